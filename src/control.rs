@@ -1,0 +1,139 @@
+//! What threads and workers of one process tell each other: stop, fail, and how it goes.
+//!
+//! Nothing here takes part in the result: the numbers are for people, the flags end the run.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+
+use crate::time::EventTime;
+
+/// Why a run cannot go on. Retrying is over when one of these exists.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// What was typed or set is wrong; the message lists everything.
+    Config(String),
+    /// Another instance of the job has taken over.
+    Fenced(String),
+    /// The world outside is not as the job needs it, and waiting would not mend it.
+    World(String),
+}
+
+impl Fault {
+    /// The exit code of the process.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Fault::World(_) => 1,
+            Fault::Config(_) => 2,
+            Fault::Fenced(_) => 3,
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Config(why) | Fault::Fenced(why) | Fault::World(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// Shared by all threads of a process.
+#[derive(Default)]
+pub struct Control {
+    stop: AtomicBool,
+    fault: Mutex<Option<Fault>>,
+    failed: AtomicBool,
+    abandoned: AtomicBool,
+    /// The numbers of this process.
+    pub gauges: Gauges,
+}
+
+/// How it goes, for the status line. Counters count this run; gauges say how it is now.
+#[derive(Default)]
+pub struct Gauges {
+    /// Records read.
+    pub records: AtomicU64,
+    /// Records that became dead letters.
+    pub dead: AtomicU64,
+    /// Sessions now open.
+    pub open_sessions: AtomicI64,
+    /// Rows written for sessions that closed.
+    pub rows: AtomicU64,
+    /// Late sessions that were merged with the table.
+    pub late: AtomicU64,
+    /// Transactions committed.
+    pub commits: AtomicU64,
+    /// The watermark in milliseconds; [`EventTime::NEVER`] is told by `has_watermark`.
+    watermark_ms: AtomicI64,
+    has_watermark: AtomicBool,
+    /// The last epoch that is durable everywhere.
+    pub durable_epoch: AtomicU64,
+    /// Epochs that are to be read again at the start, and how many are.
+    pub replay_epochs: AtomicU64,
+    pub replayed_epochs: AtomicU64,
+    /// Records that a bounded run has before it, when that is known.
+    pub records_ahead: AtomicU64,
+}
+
+impl Gauges {
+    /// Sets the watermark.
+    pub fn set_watermark(&self, watermark: EventTime) {
+        if watermark > EventTime::NEVER {
+            self.watermark_ms.store(watermark.millis(), Relaxed);
+            self.has_watermark.store(true, Relaxed);
+        }
+    }
+
+    /// The watermark; `None` while no event has moved it.
+    pub fn watermark(&self) -> Option<EventTime> {
+        let millis = self.watermark_ms.load(Relaxed);
+        self.has_watermark.load(Relaxed).then(|| EventTime::from_millis(millis))
+    }
+}
+
+impl Control {
+    /// Asks for a clean stop: cut, snapshot, commit, end.
+    pub fn request_stop(&self) {
+        self.stop.store(true, Relaxed);
+    }
+
+    /// Whether a clean stop was asked for.
+    pub fn stopping(&self) -> bool {
+        self.stop.load(Relaxed)
+    }
+
+    /// Ends the run at once and leaves what is not committed to the next start.
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Relaxed);
+    }
+
+    /// Whether the run ends without a last commit.
+    pub fn abandoned(&self) -> bool {
+        self.abandoned.load(Relaxed)
+    }
+
+    /// Whether the run ends, for whatever reason.
+    pub fn ending(&self) -> bool {
+        self.stopping() || self.failed() || self.abandoned()
+    }
+
+    /// Ends the run; the first fault is the one that is told.
+    pub fn fail(&self, fault: Fault) {
+        let mut slot = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.get_or_insert(fault);
+        self.failed.store(true, Relaxed);
+    }
+
+    /// Whether the run has failed.
+    pub fn failed(&self) -> bool {
+        self.failed.load(Relaxed)
+    }
+
+    /// The fault that ended the run.
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,79 @@
+//! The graph, on one screen. No logic: that is in the operators and in what they call.
+//!
+//! ```text
+//!        Kafka partition p  ->  worker (topic + p) mod workers
+//!              |
+//!   source ----+--- arrivals ---- exchange by shard ---> sessions --- outputs --> commit --> probe
+//!   (decode,   |                                           ^   |   (exchange by lane)  ^
+//!    bind)     +--- cuts -------- broadcast ---------------+   +---- summaries --------+
+//!              |                                                                       |
+//!              +--- dead letters ------ exchange by lane ------------------------------+
+//! ```
+//!
+//! The probe behind the commits is the durable frontier (I7); the source looks at it before it
+//! reads on.
+
+use std::sync::Arc;
+
+use timely::dataflow::operators::probe::{Handle, Probe};
+use timely::dataflow::operators::vec::Broadcast;
+use timely::scheduling::{Activator, SyncActivator};
+use timely::worker::Worker;
+
+use crate::control::{Control, Fault};
+use crate::operators::Feed;
+use crate::operators::commit::{OpenLedger, render_commit};
+use crate::operators::sessions::{LoadedShard, render_sessions};
+use crate::operators::source::{SourceConfig, render_source};
+use crate::plan::Plan;
+use crate::time::Epoch;
+
+/// What shapes the graph beside the plan.
+pub struct Shape {
+    pub source: SourceConfig,
+    pub snapshot_interval_ms: u64,
+    pub lanes: u32,
+}
+
+/// Builds the dataflow on this worker and gives what wakes its source and the durable frontier.
+pub fn build<F: Feed + 'static>(
+    worker: &mut Worker,
+    plan: &Arc<Plan>,
+    shape: &Shape,
+    shards: Vec<LoadedShard>,
+    open_feed: impl FnOnce(SyncActivator) -> Result<F, Fault>,
+    open_ledger: OpenLedger,
+    control: &Arc<Control>,
+) -> (Activator, Handle<Epoch>) {
+    let durable = Handle::new();
+    let activator = worker.dataflow_named::<Epoch, _, _>("sessionizer", |scope| {
+        let source = render_source(
+            scope,
+            plan,
+            shape.source.clone(),
+            Arc::clone(control),
+            durable.clone(),
+            open_feed,
+        );
+        let sessions = render_sessions(
+            source.arrivals,
+            source.cuts.broadcast(),
+            plan,
+            shards,
+            shape.snapshot_interval_ms,
+            Arc::clone(control),
+        );
+        let committed = render_commit(
+            sessions.outputs,
+            sessions.summaries,
+            source.dead_letters,
+            plan,
+            shape.lanes,
+            open_ledger,
+            Arc::clone(control),
+        );
+        committed.probe_with(&durable);
+        source.activator
+    });
+    (activator, durable)
+}

@@ -1,0 +1,508 @@
+//! One message in, one event or the reason why not out. Pure: no clock, no Kafka.
+//!
+//! Only `ip`, `host` and `event_time` matter; every other field may be missing, null, of any
+//! type, or there twice (the last one counts). Strings are borrowed from the payload unless they
+//! hold an escape.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use chrono::{NaiveDate, NaiveTime};
+use serde::Serialize;
+use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use crate::key::MAX_KEY_BYTES;
+use crate::time::EventTime;
+
+/// What a session is made of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Event<'a> {
+    /// Who: never empty, no NUL, together with `host` at most [`MAX_KEY_BYTES`].
+    pub ip: Cow<'a, str>,
+    /// Where: never empty, no NUL.
+    pub host: Cow<'a, str>,
+    /// When.
+    pub time: EventTime,
+}
+
+/// Why a record became a dead letter. The names are stored, so they never change.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, serde::Deserialize,
+)]
+pub enum Reason {
+    /// No payload (a tombstone) or an empty one.
+    Empty,
+    /// Not one JSON object.
+    BadJson,
+    /// `ip` is missing, null, empty or not a string.
+    NoIp,
+    /// `host` is missing, null, empty or not a string.
+    NoHost,
+    /// `event_time` is missing, null or empty.
+    NoTime,
+    /// `event_time` is neither RFC 3339 nor integer milliseconds, or not in the years 1 to 9999.
+    BadTime,
+    /// `ip` or `host` holds U+0000, which Postgres cannot store.
+    NulInKey,
+    /// `ip` and `host` are longer than an index entry can hold.
+    KeyTooLong,
+    /// Later than the wall clock of its epoch by more than `--max-future`.
+    Future,
+    /// Behind a closed session, and the job runs with `--late drop`.
+    Late,
+}
+
+impl Reason {
+    /// All of them, in the order of their declaration.
+    pub const ALL: [Reason; 10] = [
+        Reason::Empty,
+        Reason::BadJson,
+        Reason::NoIp,
+        Reason::NoHost,
+        Reason::NoTime,
+        Reason::BadTime,
+        Reason::NulInKey,
+        Reason::KeyTooLong,
+        Reason::Future,
+        Reason::Late,
+    ];
+
+    /// The name in `dead_letters.reason`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Reason::Empty => "empty",
+            Reason::BadJson => "bad_json",
+            Reason::NoIp => "no_ip",
+            Reason::NoHost => "no_host",
+            Reason::NoTime => "no_time",
+            Reason::BadTime => "bad_time",
+            Reason::NulInKey => "nul_in_key",
+            Reason::KeyTooLong => "key_too_long",
+            Reason::Future => "future",
+            Reason::Late => "late",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A record that is no event: why, and the detail for a person (never a secret of ours: it speaks
+/// of the payload only).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rejected {
+    pub reason: Reason,
+    pub detail: String,
+}
+
+fn rejected<T>(reason: Reason, detail: impl Into<String>) -> Result<T, Rejected> {
+    Err(Rejected { reason, detail: detail.into() })
+}
+
+/// Decodes the payload of one message; `None` is a tombstone.
+///
+/// Whether the event lies in the future is not decided here: that needs the epoch.
+pub fn decode(payload: Option<&[u8]>) -> Result<Event<'_>, Rejected> {
+    let payload = match payload {
+        None => return rejected(Reason::Empty, "a tombstone: the message has no payload"),
+        Some([]) => return rejected(Reason::Empty, "the payload has no bytes"),
+        Some(payload) => payload,
+    };
+    let fields: Fields<'_> = match serde_json::from_slice(payload) {
+        Ok(fields) => fields,
+        Err(why) => return rejected(Reason::BadJson, why.to_string()),
+    };
+    let ip = text(fields.ip, Reason::NoIp, "ip")?;
+    let host = text(fields.host, Reason::NoHost, "host")?;
+    let time = event_time(fields.event_time)?;
+    for (name, value) in [("ip", &ip), ("host", &host)] {
+        if value.as_bytes().contains(&0) {
+            return rejected(Reason::NulInKey, format!("{name} holds U+0000"));
+        }
+    }
+    let bytes = ip.len() + host.len();
+    if bytes > MAX_KEY_BYTES {
+        let detail = format!("ip and host have {bytes} bytes, at most {MAX_KEY_BYTES} fit the key");
+        return rejected(Reason::KeyTooLong, detail);
+    }
+    Ok(Event { ip, host, time })
+}
+
+fn text<'a>(field: Field<'a>, reason: Reason, name: &str) -> Result<Cow<'a, str>, Rejected> {
+    match field {
+        Field::Text(text) if !text.is_empty() => Ok(text),
+        Field::Text(_) => rejected(reason, format!("{name} is empty")),
+        Field::Absent => rejected(reason, format!("{name} is missing or null")),
+        Field::Integer(_) | Field::Other => rejected(reason, format!("{name} is not a string")),
+    }
+}
+
+fn event_time(field: Field<'_>) -> Result<EventTime, Rejected> {
+    let millis = match field {
+        Field::Integer(millis) => millis,
+        Field::Text(text) if text.is_empty() => {
+            return rejected(Reason::NoTime, "event_time is empty");
+        }
+        Field::Text(text) => match parse_rfc3339(&text) {
+            Some(millis) => millis,
+            None => return rejected(Reason::BadTime, "event_time is not an RFC 3339 time"),
+        },
+        Field::Absent => return rejected(Reason::NoTime, "event_time is missing or null"),
+        Field::Other => {
+            return rejected(Reason::BadTime, "event_time is neither a string nor an integer");
+        }
+    };
+    let time = EventTime::from_millis(millis);
+    if !(EventTime::EARLIEST..=EventTime::LATEST).contains(&time) {
+        return rejected(Reason::BadTime, "event_time is outside the years 1 to 9999");
+    }
+    Ok(time)
+}
+
+/// Milliseconds since 1970 of `2023-11-14T22:13:20.123Z`: any fraction (cut to milliseconds), any
+/// offset (`Z`, `+02:00`, `+0200`, `+02`), `T` or a space, no zone means UTC. A leap second is the
+/// first moment of the next minute.
+pub fn parse_rfc3339(text: &str) -> Option<i64> {
+    let bytes = text.as_bytes();
+    let (head, rest) = bytes.split_at_checked(19)?;
+    let separators = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];
+    if separators.iter().any(|(at, want)| head[*at] != *want)
+        || !matches!(head[10], b'T' | b't' | b' ')
+    {
+        return None;
+    }
+    let number = |at: usize, digits: usize| digits_at(head, at, digits);
+    let date = NaiveDate::from_ymd_opt(number(0, 4)? as i32, number(5, 2)?, number(8, 2)?)?;
+    let second = number(17, 2)?;
+    let time = NaiveTime::from_hms_opt(number(11, 2)?, number(14, 2)?, second.min(59))?;
+    let leap_ms = match second {
+        0..=59 => 0,
+        60 => 1_000,
+        _ => return None,
+    };
+    let (fraction_ms, zone) = fraction(rest)?;
+    let local_ms = date.and_time(time).and_utc().timestamp_millis();
+    Some(local_ms + leap_ms + fraction_ms - zone_ms(zone)?)
+}
+
+/// `.123456…` in milliseconds, and what follows it; without a point, nothing was there.
+fn fraction(rest: &[u8]) -> Option<(i64, &[u8])> {
+    let Some((b'.' | b',', digits)) = rest.split_first() else { return Some((0, rest)) };
+    let count = digits.iter().take_while(|b| b.is_ascii_digit()).count();
+    if count == 0 {
+        return None;
+    }
+    let digit = |at: usize| if at < count { i64::from(digits[at] - b'0') } else { 0 };
+    Some((digit(0) * 100 + digit(1) * 10 + digit(2), &digits[count..]))
+}
+
+/// How far the zone is ahead of UTC, in milliseconds.
+fn zone_ms(zone: &[u8]) -> Option<i64> {
+    let (sign, rest) = match zone {
+        [] | [b'Z' | b'z'] => return Some(0),
+        [b'+', rest @ ..] => (1, rest),
+        [b'-', rest @ ..] => (-1, rest),
+        _ => return None,
+    };
+    let (hours, minutes) = match rest.len() {
+        2 => (digits_at(rest, 0, 2)?, 0),
+        4 => (digits_at(rest, 0, 2)?, digits_at(rest, 2, 2)?),
+        5 if rest[2] == b':' => (digits_at(rest, 0, 2)?, digits_at(rest, 3, 2)?),
+        _ => return None,
+    };
+    (hours < 24 && minutes < 60).then(|| sign * i64::from(hours * 60 + minutes) * 60_000)
+}
+
+fn digits_at(bytes: &[u8], at: usize, digits: usize) -> Option<u32> {
+    bytes[at..at + digits].iter().try_fold(0, |sum, byte| match byte {
+        b'0'..=b'9' => Some(sum * 10 + u32::from(byte - b'0')),
+        _ => None,
+    })
+}
+
+/// One field as it stands in the JSON.
+#[derive(Default)]
+enum Field<'a> {
+    #[default]
+    Absent,
+    Text(Cow<'a, str>),
+    Integer(i64),
+    Other,
+}
+
+/// The three fields that matter.
+#[derive(Default)]
+struct Fields<'a> {
+    ip: Field<'a>,
+    host: Field<'a>,
+    event_time: Field<'a>,
+}
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+                let mut fields = Fields::default();
+                while let Some(name) = map.next_key::<Name>()? {
+                    match name {
+                        Name::Ip => fields.ip = map.next_value()?,
+                        Name::Host => fields.host = map.next_value()?,
+                        Name::EventTime => fields.event_time = map.next_value()?,
+                        Name::Other => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(fields)
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+/// The name of a field.
+enum Name {
+    Ip,
+    Host,
+    EventTime,
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Name;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a field")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<Name, E> {
+                self.visit_bytes(name.as_bytes())
+            }
+
+            /// A name that is not UTF-8 is none of ours.
+            fn visit_bytes<E>(self, name: &[u8]) -> Result<Name, E> {
+                Ok(match name {
+                    b"ip" => Name::Ip,
+                    b"host" => Name::Host,
+                    b"event_time" => Name::EventTime,
+                    _ => Name::Other,
+                })
+            }
+        }
+        deserializer.deserialize_bytes(Text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Field<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Value;
+        impl<'de> Visitor<'de> for Value {
+            type Value = Field<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any value")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Field<'de>, E> {
+                Ok(Field::Text(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Field<'de>, E> {
+                Ok(Field::Text(Cow::Owned(text.to_owned())))
+            }
+            fn visit_i64<E>(self, number: i64) -> Result<Field<'de>, E> {
+                Ok(Field::Integer(number))
+            }
+            fn visit_u64<E>(self, number: u64) -> Result<Field<'de>, E> {
+                Ok(i64::try_from(number).map_or(Field::Other, Field::Integer))
+            }
+            fn visit_f64<E>(self, _: f64) -> Result<Field<'de>, E> {
+                Ok(Field::Other)
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<Field<'de>, E> {
+                Ok(Field::Other)
+            }
+            fn visit_unit<E>(self) -> Result<Field<'de>, E> {
+                Ok(Field::Absent)
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Field<'de>, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Field::Other)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Field<'de>, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Field::Other)
+            }
+        }
+        deserializer.deserialize_any(Value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIME: i64 = 1_700_000_000_123;
+
+    fn reason(payload: impl AsRef<[u8]>) -> Reason {
+        let payload = payload.as_ref();
+        let text = String::from_utf8_lossy(payload);
+        decode(Some(payload)).expect_err(&format!("accepted {text}")).reason
+    }
+
+    #[test]
+    fn an_event_needs_three_fields_and_minds_no_other() {
+        let others = [
+            r#""url":"/","referrer":null,"user_agent":7,"headers":{"a":[1,{"b":null}]},"#,
+            r#""url":[],"referrer":{},"user_agent":true,"headers":"x","extra":1e400,"#,
+            r#""ip":17,"host":null,"event_time":[],"#,
+            "",
+        ];
+        for other in others {
+            let json = format!(
+                r#"{{{other}"host":"a.example","ip":"1.2.3.4","event_time":"2023-11-14T22:13:20.123Z"}}"#
+            );
+            let event =
+                decode(Some(json.as_bytes())).unwrap_or_else(|why| panic!("{json}: {why:?}"));
+            assert_eq!(
+                (&*event.ip, &*event.host, event.time.millis()),
+                ("1.2.3.4", "a.example", TIME)
+            );
+            assert!(matches!((event.ip, event.host), (Cow::Borrowed(_), Cow::Borrowed(_))));
+        }
+    }
+
+    #[test]
+    fn other_fields_may_nest_deeply_and_hold_bytes_that_are_not_utf8() {
+        let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+        let json = format!(r#"{{"headers":{deep},"ip":"i","host":"h","event_time":1}}"#);
+        assert!(decode(Some(json.as_bytes())).is_ok());
+        let json =
+            b"{\"url\":\"\xff\xfe\",\"\xff\":1,\"ip\":\"i\",\"host\":\"h\",\"event_time\":1}";
+        assert!(decode(Some(json)).is_ok());
+    }
+
+    #[test]
+    fn the_last_of_a_duplicate_field_counts() {
+        let json = r#"{"ip":"a","host":"h","event_time":1,"ip":"b","event_time":2}"#;
+        let event = decode(Some(json.as_bytes())).expect("valid");
+        assert_eq!((&*event.ip, event.time.millis()), ("b", 2));
+        assert_eq!(reason(r#"{"ip":"a","host":"h","event_time":1,"ip":null}"#), Reason::NoIp);
+    }
+
+    #[test]
+    fn keys_are_taken_byte_for_byte_with_escapes_resolved() {
+        let json = r#"{"ip":" 1 ","host":"m\u00fcnchen.\ud83d\ude00","event_time":1,"\u0069p2":0}"#;
+        let event = decode(Some(json.as_bytes())).expect("valid");
+        assert_eq!((&*event.ip, &*event.host), (" 1 ", "münchen.😀"));
+    }
+
+    #[test]
+    fn every_reason_has_its_inputs() {
+        let with = |ip: &str, host: &str, time: &str| {
+            format!(r#"{{"ip":{ip},"host":{host},"event_time":{time}}}"#)
+        };
+        let long = format!("\"{}\"", "x".repeat(MAX_KEY_BYTES));
+        let cases = [
+            (String::new(), Reason::Empty),
+            ("{".into(), Reason::BadJson),
+            ("[]".into(), Reason::BadJson),
+            ("null".into(), Reason::BadJson),
+            ("{} {}".into(), Reason::BadJson),
+            ("{\"ip\":\"\\ud800\",\"host\":\"h\",\"event_time\":1}".into(), Reason::BadJson),
+            (with("null", "\"h\"", "1"), Reason::NoIp),
+            (with("\"\"", "\"h\"", "1"), Reason::NoIp),
+            (with("5", "\"h\"", "1"), Reason::NoIp),
+            (with("\"i\"", "{}", "1"), Reason::NoHost),
+            (r#"{"ip":"i","event_time":1}"#.into(), Reason::NoHost),
+            (with("\"i\"", "\"h\"", "null"), Reason::NoTime),
+            (with("\"i\"", "\"h\"", "\"\""), Reason::NoTime),
+            (with("\"i\"", "\"h\"", "1.5"), Reason::BadTime),
+            (with("\"i\"", "\"h\"", "true"), Reason::BadTime),
+            (with("\"i\"", "\"h\"", "\"yesterday\""), Reason::BadTime),
+            (with("\"i\"", "\"h\"", "253402300800000"), Reason::BadTime),
+            (with("\"i\"", "\"h\"", "-62135596800001"), Reason::BadTime),
+            (with("\"i\"", "\"h\"", "18446744073709551615"), Reason::BadTime),
+            (with("\"i\"", "\"h\"", "99999999999999999999999"), Reason::BadTime),
+            (with("\"a\\u0000b\"", "\"h\"", "1"), Reason::NulInKey),
+            (with("\"i\"", "\"a\\u0000\"", "1"), Reason::NulInKey),
+            (with("\"i\"", &long, "1"), Reason::KeyTooLong),
+        ];
+        for (json, want) in cases {
+            assert_eq!(reason(&json), want, "{json}");
+        }
+        assert_eq!(decode(None).expect_err("tombstone").reason, Reason::Empty);
+        assert_eq!(reason(b"{\"ip\":\"\xff\",\"host\":\"h\",\"event_time\":1}"), Reason::BadJson);
+    }
+
+    #[test]
+    fn a_key_of_exactly_the_limit_fits() {
+        let host = "x".repeat(MAX_KEY_BYTES - 1);
+        let json = format!(r#"{{"ip":"i","host":"{host}","event_time":1}}"#);
+        assert!(decode(Some(json.as_bytes())).is_ok());
+    }
+
+    #[test]
+    fn times_of_every_shape_are_read_to_the_millisecond() {
+        let second = 1_700_000_000_000;
+        let cases = [
+            ("2023-11-14T22:13:20.123Z", second + 123),
+            ("2023-11-14T22:13:20Z", second),
+            ("2023-11-14t22:13:20z", second),
+            ("2023-11-14 22:13:20", second),
+            ("2023-11-14T22:13:20.1", second + 100),
+            ("2023-11-14T22:13:20.123999999999Z", second + 123),
+            ("2023-11-15T00:13:20.5+02:00", second + 500),
+            ("2023-11-14T16:43:20-0530", second),
+            ("2023-11-15 00:13:20+02", second),
+            ("1970-01-01T00:00:00Z", 0),
+            ("1969-12-31T23:59:59.999Z", -1),
+            ("2016-12-31T23:59:60Z", 1_483_228_800_000),
+            ("2024-02-29T00:00:00Z", 1_709_164_800_000),
+        ];
+        for (text, want) in cases {
+            assert_eq!(parse_rfc3339(text), Some(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_time_is_none() {
+        let cases = [
+            "",
+            "2023",
+            "2023-11-14",
+            "2023-11-14T22:13",
+            "2023-11-14T22:13:20.",
+            "2023-11-14T24:00:00Z",
+            "2023-02-29T00:00:00Z",
+            "2023-13-01T00:00:00Z",
+            "2023-11-14T22:13:61Z",
+            "2023-11-14T22:13:20ZZ",
+            "2023-11-14T22:13:20+25:00",
+            "2023-11-14T22:13:20+1:00",
+            "2023-11-14_22:13:20Z",
+            "+023-11-14T22:13:20Z",
+            "2023-11-14T22:13:20 UTC",
+            "1700000000000",
+            "２０２３-11-14T22:13:20Z",
+        ];
+        for text in cases {
+            assert_eq!(parse_rfc3339(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn reasons_have_names_of_their_own() {
+        let names: std::collections::BTreeSet<_> = Reason::ALL.iter().map(|r| r.name()).collect();
+        assert_eq!(names.len(), Reason::ALL.len());
+    }
+}

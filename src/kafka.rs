@@ -1,0 +1,810 @@
+//! Kafka: the only file that names rdkafka.
+//!
+//! [`Cluster`] asks questions (partitions, offsets), [`KafkaFeed`] reads the partitions of one
+//! worker, [`Watcher`] finds new partitions and notices when brokers go and come back,
+//! [`Publisher`] writes events, [`EmbeddedBroker`] is a broker inside this process for
+//! demonstrations.
+//!
+//! Partitions are assigned, never subscribed to: which worker reads what is the dataflow's
+//! business. Each has a queue of its own, so that one can be read and another left alone.
+//! Offsets are kept in Postgres; those of the group are a courtesy to tools that show lag.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::{debug, info, warn};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{Message, OwnedMessage};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{
+    BaseRecord, DefaultProducerContext, DeliveryResult, Producer, ProducerContext, ThreadedProducer,
+};
+use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
+
+use crate::binding::{Offset, Partition};
+use crate::control::Fault;
+use crate::operators::{Feed, Record, Stopped};
+use crate::secret::Secret;
+
+/// How to reach Kafka.
+#[derive(Clone, Debug)]
+pub struct KafkaConfig {
+    pub brokers: String,
+    pub group: String,
+    pub topics: Vec<String>,
+    /// Key and secret: SASL_SSL with PLAIN, as the Flink job had it; without, plaintext.
+    pub login: Option<(String, Secret)>,
+    /// Settings of librdkafka, applied last.
+    pub extra: Vec<(String, Secret)>,
+}
+
+/// Settings that the job depends on, and why nobody else may set them.
+pub const RESERVED: [(&str, &str); 7] = [
+    ("bootstrap.servers", "set KAFKA_URL instead"),
+    ("metadata.broker.list", "set KAFKA_URL instead"),
+    ("group.id", "set KAFKA_GROUP instead"),
+    ("enable.auto.commit", "offsets are committed with the rows, in Postgres"),
+    ("enable.auto.offset.store", "offsets are committed with the rows, in Postgres"),
+    ("enable.partition.eof", "the end of a partition is how idleness is told from delay"),
+    ("auto.offset.reset", "an offset that is gone must stop the job, not skip records"),
+];
+
+/// How long one question to the brokers may take.
+const QUESTION: Duration = Duration::from_secs(5);
+/// What all partitions of a worker together may hold of fetched, unread records, in KiB.
+const QUEUED_KIB: usize = 128 * 1024;
+
+impl KafkaConfig {
+    /// Whether librdkafka accepts all settings; the error names the first that it does not.
+    pub fn check(&self) -> Result<(), String> {
+        match self.client().create_native_config() {
+            Ok(_) => Ok(()),
+            Err(KafkaError::ClientConfig(_, why, name, value)) => {
+                // The value may be a secret, and the reason may repeat it.
+                let why = why.replace(&value, "...");
+                Err(format!("librdkafka does not accept {name}: {why}"))
+            }
+            Err(other) => Err(other.to_string()),
+        }
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers);
+        config.set("client.id", "sessionizer");
+        // A dead peer is noticed even when nothing is sent; the first tries come soon and the
+        // later ones often enough that a broker that is back is found within seconds.
+        config.set("socket.keepalive.enable", "true");
+        config.set("reconnect.backoff.max.ms", "2000");
+        if let Some((key, secret)) = &self.login {
+            config.set("security.protocol", "SASL_SSL");
+            config.set("sasl.mechanism", "PLAIN");
+            config.set("sasl.username", key);
+            config.set("sasl.password", secret.reveal());
+        }
+        for (name, value) in &self.extra {
+            config.set(name, value.reveal());
+        }
+        config.set_log_level(RDKafkaLogLevel::Info);
+        config
+    }
+
+    fn consumer(&self, partitions: usize) -> ClientConfig {
+        let mut config = self.client();
+        let queued_kib = (QUEUED_KIB / partitions.max(1)).clamp(1_024, 64 * 1_024);
+        for (name, value) in [
+            ("group.id", self.group.as_str()),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("auto.offset.reset", "error"),
+            ("enable.partition.eof", "true"),
+            ("allow.auto.create.topics", "false"),
+        ] {
+            config.set(name, value);
+        }
+        let defaults = [
+            // Memory stays bounded however many partitions there are.
+            ("queued.max.messages.kbytes", queued_kib.to_string()),
+            ("queued.min.messages", "100000".to_owned()),
+            // When a queue was full, ask again soon: the default of a second idles a backlog.
+            ("fetch.queue.backoff.ms", "20".to_owned()),
+        ];
+        for (name, value) in defaults {
+            if !self.extra.iter().any(|(extra, _)| extra == name) {
+                config.set(name, value);
+            }
+        }
+        config
+    }
+}
+
+/// What the callbacks of librdkafka know, shared by all clients of a process.
+#[derive(Default)]
+struct Health {
+    /// How many times a connection failed: whoever knows a smaller number knows too little.
+    troubles: AtomicU64,
+    last: Mutex<Option<String>>,
+    /// Where the partitions ended when the brokers were asked after so many troubles.
+    ends: Mutex<(u64, BTreeMap<Partition, Offset>)>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Callbacks: librdkafka's many lines become debug lines, its failures a count.
+#[derive(Clone, Default)]
+struct Context {
+    health: Arc<Health>,
+    commits: Arc<AtomicU64>,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        debug!(target: "librdkafka", "{level:?} {facility}: {message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = error.rdkafka_error_code();
+        if code == Some(RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
+        debug!(target: "librdkafka", "{error}: {reason}");
+        *lock(&self.health.last) = Some(reason.to_owned());
+        self.health.troubles.fetch_add(1, Relaxed);
+    }
+}
+
+impl ConsumerContext for Context {
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        self.commits.fetch_add(1, Relaxed);
+        if let Err(why) = result {
+            debug!("the group's offsets were not committed (lag tools will be behind): {why}");
+        }
+    }
+}
+
+/// Asks the brokers about topics and offsets.
+pub struct Cluster {
+    config: KafkaConfig,
+    client: BaseConsumer<Context>,
+    context: Context,
+}
+
+/// Where reading may begin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum From {
+    /// The oldest record there is.
+    Earliest,
+    /// Behind the newest record.
+    Latest,
+    /// The first record with this Kafka timestamp or a later one, in milliseconds since 1970.
+    Timestamp(i64),
+}
+
+impl Cluster {
+    /// Makes a client; nothing is asked yet.
+    pub fn new(config: &KafkaConfig) -> Result<Self, Fault> {
+        Cluster::with(config, Context::default())
+    }
+
+    fn with(config: &KafkaConfig, context: Context) -> Result<Self, Fault> {
+        let mut client = config.client();
+        client.set("allow.auto.create.topics", "false");
+        let client = BaseConsumer::from_config_and_context(&client, context.clone())
+            .map_err(|why| refused(config, &why))?;
+        Ok(Cluster { config: config.clone(), client, context })
+    }
+
+    /// Lets callbacks run.
+    fn serve(&self) {
+        for _ in 0..100 {
+            if self.client.poll(Duration::ZERO).is_none() {
+                break;
+            }
+        }
+    }
+
+    /// How many partitions a topic has. `Err(None)`: the brokers did not answer in time.
+    fn partitions(&self, topic: &str) -> Result<i32, Option<Fault>> {
+        self.serve();
+        let metadata = self.client.fetch_metadata(Some(topic), QUESTION);
+        self.serve();
+        let metadata = metadata.map_err(|why| self.unanswered(&why))?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        match found.and_then(|topic| topic.error()) {
+            None => {}
+            Some(error) => {
+                let code = RDKafkaErrorCode::from(error);
+                return match code {
+                    RDKafkaErrorCode::UnknownTopicOrPartition
+                    | RDKafkaErrorCode::UnknownTopic
+                    | RDKafkaErrorCode::InvalidTopic => Err(Some(no_topic(topic))),
+                    RDKafkaErrorCode::TopicAuthorizationFailed => {
+                        Err(Some(Fault::Config(format!(
+                            "Kafka does not let this login read the topic {topic}: grant it READ \
+                             and DESCRIBE"
+                        ))))
+                    }
+                    _ => Err(None),
+                };
+            }
+        }
+        match found.map(|topic| topic.partitions().len() as i32) {
+            Some(count) if count > 0 => Ok(count),
+            _ => Err(Some(no_topic(topic))),
+        }
+    }
+
+    fn unanswered(&self, why: &KafkaError) -> Option<Fault> {
+        let mut last = lock(&self.context.health.last);
+        last.get_or_insert_with(|| why.to_string());
+        None
+    }
+
+    /// How many partitions each topic has; waits for brokers at most `patience`.
+    pub fn topics(
+        &self,
+        patience: Duration,
+        mut give_up: impl FnMut() -> bool,
+    ) -> Result<Vec<i32>, Fault> {
+        let began = Instant::now();
+        let mut told = false;
+        let mut counts = Vec::new();
+        for topic in &self.config.topics {
+            counts.push(loop {
+                match self.partitions(topic) {
+                    Ok(count) => break count,
+                    Err(Some(fault)) => return Err(fault),
+                    Err(None) => {}
+                }
+                let why = lock(&self.context.health.last).clone();
+                let why = why.unwrap_or_else(|| "no answer".to_owned());
+                if began.elapsed() >= patience || give_up() {
+                    return Err(Fault::World(format!(
+                        "Kafka at {} cannot be used: {why}; check KAFKA_URL, and, if it asks for a \
+                         login, KAFKA_WEB_TRAFFIC_KEY and KAFKA_WEB_TRAFFIC_SECRET",
+                        self.config.brokers
+                    )));
+                }
+                if !told {
+                    told = true;
+                    info!("waiting for Kafka at {}: {why}", self.config.brokers);
+                }
+                thread::sleep(Duration::from_millis(200));
+            });
+        }
+        Ok(counts)
+    }
+
+    /// The oldest offset of a partition, and the one behind the newest record that is committed.
+    pub fn offsets(&self, topic: &str, partition: i32) -> Result<(Offset, Offset), Fault> {
+        let mut last = None;
+        for _ in 0..5 {
+            match self.client.fetch_watermarks(topic, partition, QUESTION) {
+                Ok(offsets) => return Ok(offsets),
+                Err(why) => last = Some(why),
+            }
+            self.serve();
+            thread::sleep(Duration::from_millis(200));
+        }
+        let why = last.map(|why| why.to_string()).unwrap_or_default();
+        Err(Fault::World(format!(
+            "Kafka at {} does not say which offsets {topic}[{partition}] has: {why}",
+            self.config.brokers
+        )))
+    }
+
+    /// The offset at which a first start begins.
+    pub fn offset_from(&self, topic: &str, partition: i32, from: From) -> Result<Offset, Fault> {
+        let (oldest, end) = self.offsets(topic, partition)?;
+        let timestamp = match from {
+            From::Earliest => return Ok(oldest),
+            From::Latest => return Ok(end),
+            From::Timestamp(timestamp) => timestamp.max(0),
+        };
+        let ails = |why: &dyn std::fmt::Display| {
+            Fault::World(format!("no offset of {topic}[{partition}] for --from: {why}"))
+        };
+        let mut wanted = TopicPartitionList::new();
+        wanted
+            .add_partition_offset(topic, partition, RdOffset::Offset(timestamp))
+            .map_err(|why| ails(&why))?;
+        let found = self.client.offsets_for_times(wanted, QUESTION).map_err(|why| ails(&why))?;
+        match found.find_partition(topic, partition).map(|element| element.offset()) {
+            Some(RdOffset::Offset(offset)) => Ok(offset),
+            // No record is that late: begin behind the newest.
+            _ => Ok(end),
+        }
+    }
+}
+
+fn refused(config: &KafkaConfig, why: &KafkaError) -> Fault {
+    Fault::Config(format!("no client for Kafka at {} can be made: {why}", config.brokers))
+}
+
+fn no_topic(topic: &str) -> Fault {
+    Fault::Config(format!(
+        "the topic {topic} does not exist: create it, or correct KAFKA_TOPIC (with Kafka's own \
+         tool: kafka-topics.sh --create --topic {topic} --partitions 4 --bootstrap-server ...; \
+         `sessionizer produce` creates the topic that it writes to)"
+    ))
+}
+
+/// Looks after the connection to the brokers, for all workers of a process.
+pub struct Watcher {
+    context: Context,
+    found: Arc<Mutex<BTreeMap<Partition, Offset>>>,
+    stop: Option<Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Watcher {
+    /// Starts watching; `known` are the partitions of the plan, by topic their number.
+    pub fn start(
+        config: &KafkaConfig,
+        topics: &[String],
+        known: BTreeMap<u16, i32>,
+        every: Duration,
+    ) -> Result<Self, Fault> {
+        let context = Context::default();
+        let cluster = Cluster::with(config, context.clone())?;
+        let found: Arc<Mutex<BTreeMap<Partition, Offset>>> = Arc::default();
+        let (stop, stopped) = channel::<()>();
+        let mut watch = Watch {
+            cluster,
+            topics: topics.to_vec(),
+            known,
+            found: Arc::clone(&found),
+            asked: Instant::now(),
+            every,
+            settled: 0,
+            away_since: None,
+        };
+        let thread = thread::Builder::new()
+            .name("kafka-watcher".to_owned())
+            .spawn(move || {
+                let pause = Duration::from_millis(250);
+                while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                    watch.look();
+                }
+            })
+            .expect("a thread can be started");
+        Ok(Watcher { context, found, stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        // A question under way may take its time; nothing depends on its answer any more.
+        drop(self.thread.take());
+    }
+}
+
+struct Watch {
+    cluster: Cluster,
+    topics: Vec<String>,
+    known: BTreeMap<u16, i32>,
+    found: Arc<Mutex<BTreeMap<Partition, Offset>>>,
+    asked: Instant,
+    every: Duration,
+    /// How many troubles are known to be over.
+    settled: u64,
+    away_since: Option<Instant>,
+}
+
+impl Watch {
+    fn look(&mut self) {
+        self.cluster.serve();
+        let troubles = self.cluster.context.health.troubles.load(Relaxed);
+        let trouble = troubles > self.settled || self.away_since.is_some();
+        if !trouble && self.asked.elapsed() < self.every {
+            return;
+        }
+        self.asked = Instant::now();
+        if self.ask(troubles, trouble) {
+            self.settled = troubles;
+            if let Some(since) = self.away_since.take() {
+                info!("Kafka is back after {:.0?}", since.elapsed());
+            }
+        } else if self.away_since.is_none() {
+            self.away_since = Some(Instant::now());
+            let why = lock(&self.cluster.context.health.last).clone();
+            warn!(
+                "Kafka at {} does not answer: {}; reading goes on when it is back",
+                self.cluster.config.brokers,
+                why.unwrap_or_else(|| "timed out".to_owned())
+            );
+        }
+    }
+
+    /// Asks for new partitions and, after trouble, where all of them end; whether all answered.
+    fn ask(&mut self, troubles: u64, trouble: bool) -> bool {
+        let mut ends = BTreeMap::new();
+        for (index, topic) in self.topics.clone().into_iter().enumerate() {
+            let index = index as u16;
+            let Some(&known) = self.known.get(&index) else { continue };
+            let count = match self.cluster.partitions(&topic) {
+                Ok(count) => count,
+                Err(Some(fault)) => {
+                    debug!("{fault}");
+                    continue;
+                }
+                Err(None) => return false,
+            };
+            for number in if trouble { 0..count } else { known..count } {
+                let Ok((oldest, end)) = self.cluster.offsets(&topic, number) else {
+                    return false;
+                };
+                let partition = Partition { topic: index, number };
+                ends.insert(partition, end);
+                if number >= known {
+                    lock(&self.found).insert(partition, oldest);
+                    self.known.insert(index, number + 1);
+                }
+            }
+        }
+        if trouble {
+            *lock(&self.cluster.context.health.ends) = (troubles, ends);
+        }
+        true
+    }
+}
+
+/// The partitions of one worker.
+pub struct KafkaFeed {
+    parts: BTreeMap<Partition, PartFeed>,
+    consumer: Arc<BaseConsumer<Context>>,
+    context: Context,
+    topics: Vec<String>,
+    found: Arc<Mutex<BTreeMap<Partition, Offset>>>,
+    mine: Box<dyn Fn(Partition) -> bool>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+}
+
+struct PartFeed {
+    queue: PartitionQueue<Context>,
+    position: Offset,
+    /// The number of troubles when the broker said that nothing lies behind the position.
+    ended: Option<u64>,
+    /// A record that was fetched and belongs behind the wanted end.
+    held: Option<OwnedMessage>,
+}
+
+impl KafkaFeed {
+    /// A feed that reads nothing yet. `mine` says which new partitions are this worker's,
+    /// `partitions` about how many it will read; `wake` is called when records have come.
+    pub fn new(
+        config: &KafkaConfig,
+        topics: &[String],
+        watcher: &Watcher,
+        partitions: usize,
+        mine: Box<dyn Fn(Partition) -> bool>,
+        wake: Arc<dyn Fn() + Send + Sync>,
+    ) -> Result<Self, Fault> {
+        let context = Context { commits: Arc::default(), ..watcher.context.clone() };
+        let consumer =
+            BaseConsumer::from_config_and_context(&config.consumer(partitions), context.clone())
+                .map_err(|why| refused(config, &why))?;
+        Ok(KafkaFeed {
+            parts: BTreeMap::new(),
+            consumer: Arc::new(consumer),
+            context,
+            topics: topics.to_vec(),
+            found: Arc::clone(&watcher.found),
+            mine,
+            wake,
+        })
+    }
+
+    fn list(&self, offsets: impl Iterator<Item = (Partition, Offset)>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            let topic = &self.topics[usize::from(partition.topic)];
+            list.add_partition_offset(topic, partition.number, RdOffset::Offset(offset))
+                .expect("an offset is not negative");
+        }
+        list
+    }
+
+    fn failed(&self, partition: Partition, position: Offset, why: &KafkaError) -> Option<Fault> {
+        let topic = &self.topics[usize::from(partition.topic)];
+        let place = format!("{topic}[{}] at offset {position}", partition.number);
+        match why.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                Some(Fault::World(format!(
+                    "{place}: the broker does not have this offset (any more): retention has \
+                     deleted it, or the topic was made again. What is in Postgres stays right; \
+                     the records in between are gone"
+                )))
+            }
+            Some(
+                RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition,
+            ) => Some(Fault::World(format!("{place}: the topic or partition is gone"))),
+            Some(
+                RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::GroupAuthorizationFailed,
+            ) => Some(Fault::World(format!("{place}: Kafka does not let this login read it"))),
+            _ => {
+                debug!("{place}: {why}");
+                None
+            }
+        }
+    }
+}
+
+impl Feed for KafkaFeed {
+    fn assign(&mut self, partition: Partition, start: Offset) -> Result<(), Fault> {
+        let topic = &self.topics[usize::from(partition.topic)];
+        let ails = |why: &dyn std::fmt::Display| {
+            Fault::World(format!("{topic}[{}] cannot be read: {why}", partition.number))
+        };
+        // The queue is split off before the partition is assigned: otherwise the first records
+        // could come by the common queue.
+        let mut queue = self
+            .consumer
+            .split_partition_queue(topic, partition.number)
+            .ok_or_else(|| ails(&"librdkafka has no queue for it"))?;
+        let wake = Arc::clone(&self.wake);
+        queue.set_nonempty_callback(move || wake());
+        let list = self.list(std::iter::once((partition, start)));
+        self.consumer.incremental_assign(&list).map_err(|why| ails(&why))?;
+        let part = PartFeed { queue, position: start, ended: None, held: None };
+        self.parts.insert(partition, part);
+        Ok(())
+    }
+
+    fn read(
+        &mut self,
+        partition: Partition,
+        end: Option<Offset>,
+        limit: usize,
+        take: &mut dyn FnMut(Record<'_>),
+    ) -> Result<Stopped, Fault> {
+        let part = self.parts.get_mut(&partition).expect("only assigned partitions are read");
+        let behind = |offset: Offset| end.is_some_and(|end| offset >= end);
+        if let Some(held) = &part.held {
+            if behind(held.offset()) {
+                return Ok(Stopped::AtEnd);
+            }
+            take(Record { offset: held.offset(), payload: held.payload() });
+            part.position = held.offset() + 1;
+            part.held = None;
+        }
+        for _ in 0..limit {
+            if behind(part.position) {
+                return Ok(Stopped::AtEnd);
+            }
+            match part.queue.poll(Duration::ZERO) {
+                Some(Ok(message)) if behind(message.offset()) => {
+                    part.held = Some(message.detach());
+                    return Ok(Stopped::AtEnd);
+                }
+                Some(Ok(message)) => {
+                    take(Record { offset: message.offset(), payload: message.payload() });
+                    part.position = message.offset() + 1;
+                    part.ended = None;
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => {
+                    part.ended = Some(self.context.health.troubles.load(Relaxed));
+                }
+                Some(Err(why)) => {
+                    let position = part.position;
+                    if let Some(fault) = self.failed(partition, position, &why) {
+                        return Err(fault);
+                    }
+                    return Ok(Stopped::Waiting);
+                }
+                None if part.ended.is_some() && end.is_some() => return Ok(Stopped::AtEnd),
+                None => return Ok(Stopped::Waiting),
+            }
+        }
+        Ok(Stopped::AtLimit)
+    }
+
+    fn position(&self, partition: Partition) -> Offset {
+        self.parts[&partition].position
+    }
+
+    fn caught_up(&self, partition: Partition) -> bool {
+        let part = &self.parts[&partition];
+        if part.held.is_some() {
+            return false;
+        }
+        let troubles = self.context.health.troubles.load(Relaxed);
+        if part.ended == Some(troubles) {
+            return true;
+        }
+        // A connection has failed since: what the broker said then, it must say again.
+        let ends = lock(&self.context.health.ends);
+        ends.0 == troubles && ends.1.get(&partition).is_some_and(|end| *end <= part.position)
+    }
+
+    fn service(&mut self) -> Result<Vec<(Partition, Offset)>, Fault> {
+        while let Some(event) = self.consumer.poll(Duration::ZERO) {
+            // Nothing but events comes by the common queue: a record here would be lost.
+            assert!(event.is_err(), "a record came by the common queue");
+        }
+        if self.parts.values().any(|part| part.ended.is_some()) {
+            // Behind the last record may lie markers of transactions, which only the consumer
+            // itself has seen: its position is behind them.
+            if let Ok(positions) = self.consumer.position() {
+                for (partition, part) in &mut self.parts {
+                    let topic = &self.topics[usize::from(partition.topic)];
+                    let found = positions.find_partition(topic, partition.number);
+                    if let Some(RdOffset::Offset(offset)) = found.map(|found| found.offset())
+                        && part.held.is_none()
+                    {
+                        part.position = part.position.max(offset);
+                    }
+                }
+            }
+        }
+        let mut found = lock(&self.found);
+        let mine: Vec<Partition> =
+            found.keys().filter(|partition| (self.mine)(**partition)).copied().collect();
+        Ok(mine.into_iter().filter_map(|at| found.remove_entry(&at)).collect())
+    }
+
+    fn durable(&mut self, ends: &BTreeMap<Partition, Offset>, last: bool) {
+        let list = self.list(ends.iter().map(|(partition, end)| (*partition, *end)));
+        let before = self.context.commits.load(Relaxed);
+        if let Err(why) = self.consumer.commit(&list, CommitMode::Async) {
+            debug!("the group's offsets were not committed (lag tools will be behind): {why}");
+            return;
+        }
+        // The last one is given a moment, for the connection goes with the feed.
+        let until = Instant::now() + Duration::from_secs(1);
+        while last && self.context.commits.load(Relaxed) == before && Instant::now() < until {
+            let _ = self.consumer.poll(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Writes events to a topic.
+pub struct Publisher {
+    topic: String,
+    producer: ThreadedProducer<Delivery>,
+    delivery: Delivery,
+}
+
+#[derive(Clone, Default)]
+struct Delivery {
+    delivered: Arc<AtomicU64>,
+    failed: Arc<AtomicU64>,
+    last: Arc<Mutex<Option<String>>>,
+}
+
+impl ClientContext for Delivery {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        debug!(target: "librdkafka", "{level:?} {facility}: {message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        debug!(target: "librdkafka", "{error}: {reason}");
+        *lock(&self.last) = Some(reason.to_owned());
+    }
+}
+
+impl ProducerContext for Delivery {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        match result {
+            Ok(_) => self.delivered.fetch_add(1, Relaxed),
+            Err((why, _)) => {
+                *lock(&self.last) = Some(why.to_string());
+                self.failed.fetch_add(1, Relaxed)
+            }
+        };
+    }
+}
+
+impl Publisher {
+    /// Connects to the first topic of the configuration, which must exist.
+    pub fn new(config: &KafkaConfig, compression: &str) -> Result<Self, Fault> {
+        let mut client = config.client();
+        // Idempotent: a retry after a lost reply must not write a record twice.
+        client.set("enable.idempotence", "true");
+        client.set("compression.type", compression);
+        client.set("linger.ms", "5");
+        client.set("queue.buffering.max.messages", "500000");
+        for (name, value) in &config.extra {
+            client.set(name, value.reveal());
+        }
+        let delivery = Delivery::default();
+        let producer = ThreadedProducer::from_config_and_context(&client, delivery.clone())
+            .map_err(|why| refused(config, &why))?;
+        Ok(Publisher { topic: config.topics[0].clone(), producer, delivery })
+    }
+
+    /// Queues a record; waits while the queue is full. `None` is a tombstone.
+    ///
+    /// Records carry the time of writing, not that of the event: brokers delete old records and
+    /// refuse those of the future by this time.
+    pub fn send(&self, key: Option<&str>, payload: Option<&[u8]>) -> Result<(), Fault> {
+        let mut record = BaseRecord::<str, [u8]>::to(&self.topic);
+        record.key = key;
+        record.payload = payload;
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    record = back;
+                    thread::sleep(Duration::from_millis(2));
+                }
+                Err((why, _)) => {
+                    return Err(Fault::World(format!("cannot write to {}: {why}", self.topic)));
+                }
+            }
+        }
+    }
+
+    /// How many records the brokers have confirmed.
+    pub fn delivered(&self) -> u64 {
+        self.delivery.delivered.load(Relaxed)
+    }
+
+    /// Waits until everything is confirmed.
+    pub fn flush(&self) -> Result<(), Fault> {
+        let flushed = self.producer.flush(Duration::from_secs(60));
+        let failed = self.delivery.failed.load(Relaxed);
+        if flushed.is_ok() && failed == 0 {
+            return Ok(());
+        }
+        let why = lock(&self.delivery.last).clone().unwrap_or_else(|| "no answer".to_owned());
+        let lost = failed + self.producer.in_flight_count() as u64;
+        Err(Fault::World(format!("{lost} records were not written to {}: {why}", self.topic)))
+    }
+}
+
+/// Creates the first topic of the configuration unless it exists; says whether it did.
+pub fn create_topic(config: &KafkaConfig, partitions: i32) -> Result<bool, Fault> {
+    let topic = &config.topics[0];
+    let ails = |why: &dyn std::fmt::Display| Fault::World(format!("cannot create {topic}: {why}"));
+    let admin: AdminClient<Delivery> =
+        AdminClient::from_config_and_context(&config.client(), Delivery::default())
+            .map_err(|why| refused(config, &why))?;
+    // Replication as the brokers have it by default.
+    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
+    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
+    let results = futures_executor::block_on(admin.create_topics([&new], &options))
+        .map_err(|why| ails(&why))?;
+    match results.into_iter().next() {
+        Some(Ok(_)) => Ok(true),
+        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
+        Some(Err((_, why))) => Err(ails(&why)),
+        None => Err(ails(&"no answer")),
+    }
+}
+
+/// A broker inside this process: librdkafka's mock cluster. It forgets everything at the end.
+pub struct EmbeddedBroker(MockCluster<'static, DefaultProducerContext>);
+
+impl EmbeddedBroker {
+    /// Starts it with one topic.
+    pub fn start(topic: &str, partitions: i32) -> Result<Self, Fault> {
+        let ails =
+            |why: KafkaError| Fault::World(format!("the embedded broker does not start: {why}"));
+        let cluster = MockCluster::new(1).map_err(ails)?;
+        cluster.create_topic(topic, partitions, 1).map_err(ails)?;
+        Ok(EmbeddedBroker(cluster))
+    }
+
+    /// Where it listens, on the loopback interface.
+    pub fn address(&self) -> String {
+        self.0.bootstrap_servers()
+    }
+}

@@ -1,0 +1,552 @@
+//! One transaction: rows, corrections, dead letters, snapshots, books, bindings and progress of a
+//! run of epochs, together or not at all (I4).
+//!
+//! Read committed is enough: the first statement locks the rows of our shards under our
+//! generation (I5), nobody else writes our table, and every other row we touch is only ever
+//! added to. The order keeps lanes from waiting for each other in a circle: what several lanes
+//! write (epochs, then bindings) comes last and in ascending order.
+
+use std::sync::Arc;
+
+use postgres::{Client, Statement, Transaction};
+
+use super::LedgerConfig;
+use super::connect::{classify, connect};
+use super::copy::{BinaryCopy, CopyError, Timestamp};
+use super::table::{self, Table};
+use crate::control::Fault;
+use crate::correction::{Correction, correct};
+use crate::key::{Key, Shard};
+use crate::operators::{Batch, DeadLetter, EpochBooks, Ledger, LedgerError, Written};
+use crate::session::{Closed, Span};
+use crate::time::{Epoch, EventTime};
+
+/// How many late sessions one look at the table is for.
+const LATE_PER_QUERY: usize = 10_000;
+/// No detail of a dead letter is longer, in characters.
+const DETAIL_CHARS: usize = 500;
+
+/// A lane: a connection and its statements.
+pub struct Lane {
+    config: Arc<LedgerConfig>,
+    generation: i64,
+    topics: Arc<Vec<String>>,
+    client: Client,
+    table: Table,
+    /// Whether rows may touch each other, because some were there before the job.
+    found_rows: bool,
+    statements: Statements,
+}
+
+struct Statements {
+    progress: Statement,
+    epochs: Statement,
+    bindings: Statement,
+    snapshots: Statement,
+    touching: Statement,
+    delete: Statement,
+}
+
+impl Lane {
+    /// Connects and prepares.
+    pub fn open(
+        config: Arc<LedgerConfig>,
+        generation: i64,
+        topics: Arc<Vec<String>>,
+    ) -> Result<Self, LedgerError> {
+        let mut client = connect(&config)?;
+        let Some(table) = table::find(&mut client, &config)? else {
+            return Err(LedgerError::Fatal(Fault::World(format!(
+                "the table {} is gone: it was dropped while the job ran. Restore it, or delete \
+                 the job {} from sessionizer.jobs to begin afresh",
+                config.table, config.job
+            ))));
+        };
+        let ails = |why: postgres::Error| classify(&why, "preparing to commit");
+        let found_rows = client
+            .query_opt("select found_rows from sessionizer.jobs where job = $1", &[&config.job])
+            .map_err(ails)?
+            .is_some_and(|row| row.get(0));
+        let statements = Statements::prepare(&mut client, &table).map_err(ails)?;
+        Ok(Lane { config, generation, topics, client, table, found_rows, statements })
+    }
+}
+
+impl Statements {
+    fn prepare(client: &mut Client, table: &Table) -> Result<Self, postgres::Error> {
+        let (name, time) = (table.quoted(), table.time_type);
+        Ok(Statements {
+            progress: client.prepare(
+                "update sessionizer.shard_progress p
+                 set epoch = s.epoch, closed = s.closed, open = s.open, dead = s.dead
+                 from unnest($3::int4[], $4::int8[], $5::int8[], $6::int8[], $7::int8[],
+                             $8::int8[]) s(shard, was, epoch, closed, open, dead)
+                 where p.job = $1 and p.generation = $2 and p.shard = s.shard and p.epoch = s.was",
+            )?,
+            epochs: client.prepare(
+                "insert into sessionizer.epochs as e
+                     (job, epoch, watermark_ms, shards_done, closed, open, dead)
+                 select $1, n.* from unnest($2::int8[], $3::int8[], $4::int4[], $5::int8[],
+                                            $6::int8[], $7::int8[]) n(epoch)
+                 order by n.epoch
+                 on conflict (job, epoch) do update
+                 set shards_done = e.shards_done + excluded.shards_done,
+                     closed = e.closed + excluded.closed, open = e.open + excluded.open,
+                     dead = e.dead + excluded.dead",
+            )?,
+            bindings: client.prepare(
+                "insert into sessionizer.bindings
+                     (job, epoch, topic, partition, end_offset, promise_ms, status, quiet_since,
+                      records, dead)
+                 select $1, n.* from unnest($2::int8[], $3::text[], $4::int4[], $5::int8[],
+                     $6::int8[], $7::text[], $8::int8[], $9::int8[], $10::int8[])
+                     n(epoch, topic, partition)
+                 order by n.epoch, n.topic, n.partition
+                 on conflict do nothing",
+            )?,
+            snapshots: client.prepare(
+                "insert into sessionizer.snapshots (job, shard, epoch, data)
+                 select $1, n.* from unnest($2::int4[], $3::int8[], $4::bytea[]) n
+                 on conflict (job, shard) do update
+                 set epoch = excluded.epoch, data = excluded.data",
+            )?,
+            touching: client.prepare(&format!(
+                "select distinct on (r.tableoid, r.ctid)
+                        r.ip::text, r.host::text, r.session_start, r.session_end, r.num_logs
+                 from unnest($1::text[], $2::text[], $3::{time}[], $4::{time}[])
+                      k(ip, host, low, high)
+                 join {name} r on r.ip = k.ip and r.host = k.host
+                      and r.session_start <= k.high and r.session_end >= k.low"
+            ))?,
+            delete: client.prepare(&format!(
+                "delete from {name} r
+                 using unnest($1::text[], $2::text[], $3::{time}[], $4::{time}[])
+                       k(ip, host, session_start, session_end)
+                 where r.ip = k.ip and r.host = k.host and r.session_start = k.session_start
+                       and r.session_end = k.session_end"
+            ))?,
+        })
+    }
+}
+
+impl Ledger for Lane {
+    fn commit(&mut self, batch: &Batch) -> Result<Written, LedgerError> {
+        let ails = |why: postgres::Error| classify(&why, "committing");
+        let mut commit = Commit {
+            tx: self.client.transaction().map_err(ails)?,
+            config: &self.config,
+            generation: self.generation,
+            topics: &self.topics,
+            table: &self.table,
+            found_rows: self.found_rows,
+            statements: &self.statements,
+        };
+        commit.progress(batch)?;
+        let (late, on_time): (Vec<&Closed>, Vec<&Closed>) =
+            batch.closed.iter().partition(|closed| closed.late);
+        commit.rows(on_time.iter().map(|closed| (&closed.key, closed.span)))?;
+        for late in late.chunks(LATE_PER_QUERY) {
+            commit.late(late)?;
+        }
+        commit.dead_letters(&batch.dead_letters)?;
+        commit.snapshots(batch)?;
+        commit.epochs(&batch.books)?;
+        commit.bindings(&batch.books)?;
+        if !batch.snapshots.is_empty() {
+            commit.trim()?;
+        }
+        commit.tx.commit().map_err(|why| classify(&why, "waiting for the reply to COMMIT"))?;
+        Ok(batch.written())
+    }
+
+    fn progress(&mut self, shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError> {
+        let numbers: Vec<i32> = shards.iter().map(|shard| shard.0 as i32).collect();
+        let rows = self
+            .client
+            .query(
+                "select epoch from sessionizer.shard_progress
+                 where job = $1 and generation = $3 and shard = any($2)
+                 order by array_position($2, shard)",
+                &[&self.config.job, &numbers, &self.generation],
+            )
+            .map_err(|why| classify(&why, "reading progress"))?;
+        if rows.len() != shards.len() {
+            return Err(fenced(&mut self.client, &self.config, self.generation));
+        }
+        Ok(rows.iter().map(|row| row.get::<_, i64>(0) as Epoch).collect())
+    }
+}
+
+/// Why our generation is not that of the ledger any more.
+fn fenced(
+    client: &mut impl postgres::GenericClient,
+    config: &LedgerConfig,
+    generation: i64,
+) -> LedgerError {
+    let row = client.query_opt(
+        "select max(p.generation), j.started_by, j.started_at::text
+         from sessionizer.jobs j join sessionizer.shard_progress p using (job)
+         where j.job = $1 group by j.job",
+        &[&config.job],
+    );
+    let fault = match row {
+        Err(why) => return classify(&why, "finding out who has taken over"),
+        Ok(Some(row)) if row.get::<_, i64>(0) > generation => {
+            let (by, since): (String, String) = (row.get(1), row.get(2));
+            Fault::Fenced(format!(
+                "another instance of the job {} has taken over ({by}, since {since}); this one \
+                 stops, and nothing of it is written any more",
+                config.job
+            ))
+        }
+        Ok(Some(_)) => Fault::World(format!(
+            "the job {}'s rows in sessionizer.shard_progress are not as this instance left them; \
+             were they changed by hand?",
+            config.job
+        )),
+        Ok(None) => Fault::World(format!(
+            "the job {} is gone from sessionizer.jobs: it was deleted while it ran",
+            config.job
+        )),
+    };
+    LedgerError::Fatal(fault)
+}
+
+/// The steps of a commit, in their order.
+struct Commit<'a> {
+    tx: Transaction<'a>,
+    config: &'a LedgerConfig,
+    generation: i64,
+    topics: &'a [String],
+    table: &'a Table,
+    found_rows: bool,
+    statements: &'a Statements,
+}
+
+impl Commit<'_> {
+    /// The fence and the idempotence check in one (I5).
+    fn progress(&mut self, batch: &Batch) -> Result<(), LedgerError> {
+        let steps = &batch.steps;
+        let column = |value: fn(&crate::operators::ShardStep) -> u64| -> Vec<i64> {
+            steps.iter().map(|step| value(step) as i64).collect()
+        };
+        let shards: Vec<i32> = steps.iter().map(|step| step.shard.0 as i32).collect();
+        let moved = self
+            .tx
+            .execute(
+                &self.statements.progress,
+                &[
+                    &self.config.job,
+                    &self.generation,
+                    &shards,
+                    &column(|step| step.from),
+                    &column(|step| step.to.epoch),
+                    &column(|step| step.to.closed),
+                    &column(|step| step.to.open),
+                    &column(|step| step.to.dead),
+                ],
+            )
+            .map_err(|why| classify(&why, "moving the progress"))?;
+        if moved == steps.len() as u64 {
+            return Ok(());
+        }
+        Err(fenced(&mut self.tx, self.config, self.generation))
+    }
+
+    fn rows<'k>(
+        &mut self,
+        rows: impl ExactSizeIterator<Item = (&'k Key, Span)>,
+    ) -> Result<(), LedgerError> {
+        let count = rows.len() as u64;
+        if count == 0 {
+            return Ok(());
+        }
+        let copy = format!(
+            "copy {} (ip, host, session_start, session_end, num_logs) from stdin (format binary)",
+            self.table.quoted()
+        );
+        let (gap, end) = (self.config.gap, self.config.session_end);
+        let table = self.table.quoted();
+        let written = copy_in(&mut self.tx, &copy, |copy| {
+            for (key, span) in rows {
+                let (ip, host) = key.parts();
+                copy.row(5)?;
+                copy.text(ip);
+                copy.text(host);
+                copy.time(span.first);
+                copy.time(end.of(&span, gap));
+                copy.int8(span.count as i64);
+            }
+            Ok(())
+        })
+        .map_err(|error| foreign_writer(error, &table))?;
+        assert_eq!(written, count, "Postgres takes every row of a COPY");
+        Ok(())
+    }
+
+    /// Merges late sessions with the rows they touch.
+    fn late(&mut self, late: &[&Closed]) -> Result<(), LedgerError> {
+        let spans: Vec<(Key, Span)> =
+            late.iter().map(|closed| (closed.key.clone(), closed.span)).collect();
+        let mut rows = self.touching(&spans)?;
+        let mut corrections = correct(spans.clone(), rows.clone(), self.config.gap);
+        while self.found_rows {
+            // Rows of others may touch each other: look again from where the merging has got.
+            let grown: Vec<(Key, Span)> = corrections
+                .iter()
+                .flat_map(|c| c.added.iter().map(|span| (c.key.clone(), *span)))
+                .collect();
+            let more = self.touching(&grown)?;
+            if more.len() == rows.len() {
+                break;
+            }
+            rows = more;
+            corrections = correct(spans.clone(), rows.clone(), self.config.gap);
+        }
+        self.delete(&corrections)?;
+        let added: Vec<(&Key, Span)> =
+            corrections.iter().flat_map(|c| c.added.iter().map(|span| (&c.key, *span))).collect();
+        self.rows(added.into_iter())
+    }
+
+    fn touching(&mut self, spans: &[(Key, Span)]) -> Result<Vec<(Key, Span)>, LedgerError> {
+        let (gap, end) = (self.config.gap, self.config.session_end);
+        // touches: row.first <= span.last + gap and span.first <= row.last + gap; the stored
+        // end lies `end_ms` behind the row's last event.
+        let end_ms = end.of(&Span::event(EventTime::from_millis(0)), gap).millis();
+        let columns = Columns::of(
+            spans,
+            |span| span.first.plus(end_ms - gap.millis()),
+            |span| gap.end_after(span.last),
+        );
+        let rows = self
+            .tx
+            .query(&self.statements.touching, &columns.parameters())
+            .map_err(|why| classify(&why, "finding the rows that late events touch"))?;
+        let span = |row: &postgres::Row| {
+            let (first, last): (Timestamp, Timestamp) = (row.get(2), row.get(3));
+            let last = end.last_event(last.0, gap);
+            let count = row.get::<_, i64>(4) as u64;
+            (Key::new(row.get(0), row.get(1)), Span { first: first.0, last, count })
+        };
+        Ok(rows.iter().map(span).collect())
+    }
+
+    fn delete(&mut self, corrections: &[Correction]) -> Result<(), LedgerError> {
+        let removed: Vec<(Key, Span)> = corrections
+            .iter()
+            .flat_map(|c| c.removed.iter().map(|span| (c.key.clone(), *span)))
+            .collect();
+        if removed.is_empty() {
+            return Ok(());
+        }
+        let (gap, end) = (self.config.gap, self.config.session_end);
+        let columns = Columns::of(&removed, |span| span.first, |span| end.of(span, gap));
+        let deleted = self
+            .tx
+            .execute(&self.statements.delete, &columns.parameters())
+            .map_err(|why| classify(&why, "replacing rows that late events touch"))?;
+        if deleted == removed.len() as u64 {
+            return Ok(());
+        }
+        Err(LedgerError::Fatal(Fault::World(format!(
+            "{deleted} rows of {} went where {} were just read: somebody else writes it",
+            self.table.quoted(),
+            removed.len()
+        ))))
+    }
+
+    fn dead_letters(&mut self, letters: &[(Epoch, DeadLetter)]) -> Result<(), LedgerError> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let copy = "copy sessionizer.dead_letters (job, topic, partition, \"offset\", reason,
+                    detail, payload, payload_bytes, read_at) from stdin (format binary)";
+        let (job, topics) = (&self.config.job, self.topics);
+        copy_in(&mut self.tx, copy, |copy| {
+            for (epoch, letter) in letters {
+                copy.row(9)?;
+                copy.text(job);
+                copy.text(&topics[usize::from(letter.partition.topic)]);
+                copy.int4(letter.partition.number);
+                copy.int8(letter.offset);
+                copy.text(letter.reason.name());
+                copy.text(&printable(&letter.detail));
+                copy.bytes(letter.payload.as_deref());
+                copy.int8(letter.payload_bytes as i64);
+                copy.time(EventTime::from_millis(*epoch as i64));
+            }
+            Ok(())
+        })
+        .map(|_| ())
+    }
+
+    fn snapshots(&mut self, batch: &Batch) -> Result<(), LedgerError> {
+        if batch.snapshots.is_empty() {
+            return Ok(());
+        }
+        let shards: Vec<i32> = batch.snapshots.keys().map(|shard| shard.0 as i32).collect();
+        let epochs: Vec<i64> = batch.snapshots.values().map(|(epoch, _)| *epoch as i64).collect();
+        let data: Vec<&[u8]> =
+            batch.snapshots.values().map(|(_, bytes)| bytes.as_slice()).collect();
+        self.tx
+            .execute(&self.statements.snapshots, &[&self.config.job, &shards, &epochs, &data])
+            .map_err(|why| classify(&why, "writing snapshots"))?;
+        Ok(())
+    }
+
+    fn epochs(&mut self, books: &[EpochBooks]) -> Result<(), LedgerError> {
+        let column = |value: fn(&EpochBooks) -> u64| -> Vec<i64> {
+            books.iter().map(|books| value(books) as i64).collect()
+        };
+        let watermarks: Vec<Option<i64>> =
+            books.iter().map(|books| stored(books.summary.watermark)).collect();
+        let shards: Vec<i32> = books.iter().map(|books| books.shards as i32).collect();
+        self.tx
+            .execute(
+                &self.statements.epochs,
+                &[
+                    &self.config.job,
+                    &column(|books| books.epoch),
+                    &watermarks,
+                    &shards,
+                    &column(|books| books.closed),
+                    &column(|books| books.open),
+                    &column(|books| books.dead),
+                ],
+            )
+            .map_err(|why| classify(&why, "writing the books"))?;
+        Ok(())
+    }
+
+    /// All bindings of these epochs: every lane brings them, the first one writes them (I3).
+    fn bindings(&mut self, books: &[EpochBooks]) -> Result<(), LedgerError> {
+        let all: Vec<(Epoch, &crate::binding::Binding)> = books
+            .iter()
+            .flat_map(|books| books.summary.bindings.iter().map(|b| (books.epoch, b)))
+            .collect();
+        if all.is_empty() {
+            return Ok(());
+        }
+        let int8 = |value: fn(&crate::binding::Binding) -> i64| -> Vec<i64> {
+            all.iter().map(|(_, binding)| value(binding)).collect()
+        };
+        let epochs: Vec<i64> = all.iter().map(|(epoch, _)| *epoch as i64).collect();
+        let topics: Vec<&str> =
+            all.iter().map(|(_, b)| self.topics[usize::from(b.partition.topic)].as_str()).collect();
+        let partitions: Vec<i32> = all.iter().map(|(_, b)| b.partition.number).collect();
+        let promises: Vec<Option<i64>> = all.iter().map(|(_, b)| stored(b.promise)).collect();
+        let statuses: Vec<&str> = all.iter().map(|(_, b)| b.status.name()).collect();
+        self.tx
+            .execute(
+                &self.statements.bindings,
+                &[
+                    &self.config.job,
+                    &epochs,
+                    &topics,
+                    &partitions,
+                    &int8(|b| b.end),
+                    &promises,
+                    &statuses,
+                    &int8(|b| b.quiet_since as i64),
+                    &int8(|b| b.records as i64),
+                    &int8(|b| b.dead as i64),
+                ],
+            )
+            .map_err(|why| classify(&why, "writing bindings"))?;
+        Ok(())
+    }
+
+    /// Forgets what lies behind the oldest snapshot: no start will ask for it.
+    fn trim(&mut self) -> Result<(), LedgerError> {
+        let ails = |why: postgres::Error| classify(&why, "trimming bindings");
+        let base: i64 = self
+            .tx
+            .query_one(
+                "select min(epoch) from sessionizer.snapshots where job = $1",
+                &[&self.config.job],
+            )
+            .map_err(ails)?
+            .get(0);
+        self.tx
+            .execute(
+                "delete from sessionizer.epochs where job = $1 and epoch < $2",
+                &[&self.config.job, &base],
+            )
+            .map_err(ails)?;
+        self.tx
+            .execute(
+                "delete from sessionizer.bindings b where job = $1 and epoch < $2 and exists (
+                     select from sessionizer.bindings later
+                     where later.job = b.job and later.topic = b.topic
+                     and later.partition = b.partition
+                     and later.epoch > b.epoch and later.epoch <= $2)",
+                &[&self.config.job, &base],
+            )
+            .map_err(ails)?;
+        Ok(())
+    }
+}
+
+/// Keys and two times, column by column, as arrays for `unnest`.
+struct Columns<'a> {
+    ips: Vec<&'a str>,
+    hosts: Vec<&'a str>,
+    from: Vec<Timestamp>,
+    to: Vec<Timestamp>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(
+        spans: &'a [(Key, Span)],
+        from: impl Fn(&Span) -> EventTime,
+        to: impl Fn(&Span) -> EventTime,
+    ) -> Self {
+        Columns {
+            ips: spans.iter().map(|(key, _)| key.parts().0).collect(),
+            hosts: spans.iter().map(|(key, _)| key.parts().1).collect(),
+            from: spans.iter().map(|(_, span)| Timestamp(from(span))).collect(),
+            to: spans.iter().map(|(_, span)| Timestamp(to(span))).collect(),
+        }
+    }
+
+    fn parameters(&self) -> [&(dyn postgres::types::ToSql + Sync); 4] {
+        [&self.ips, &self.hosts, &self.from, &self.to]
+    }
+}
+
+fn copy_in(
+    tx: &mut Transaction<'_>,
+    statement: &str,
+    write: impl FnOnce(&mut BinaryCopy<'_>) -> std::io::Result<()>,
+) -> Result<u64, LedgerError> {
+    let writer = tx.copy_in(statement).map_err(|why| classify(&why, "beginning a COPY"))?;
+    let mut copy = BinaryCopy::new(writer);
+    let done = write(&mut copy).map_err(CopyError::from).and_then(|()| copy.finish());
+    done.map_err(|why| match why.postgres() {
+        Some(why) => classify(why, "copying rows"),
+        None => LedgerError::Retry(format!("copying rows: {why:?}")),
+    })
+}
+
+/// A row of ours that is there already was written by somebody else.
+fn foreign_writer(error: LedgerError, table: &str) -> LedgerError {
+    match error {
+        LedgerError::Fatal(Fault::World(why)) if why.contains("(23505)") => {
+            LedgerError::Fatal(Fault::World(format!(
+                "{why}; a session that this job has just closed is in {table} already: somebody \
+                 else writes it, and a table belongs to one job"
+            )))
+        }
+        other => other,
+    }
+}
+
+fn stored(time: EventTime) -> Option<i64> {
+    (time > EventTime::NEVER).then_some(time.millis())
+}
+
+/// Text that Postgres can store and a person can read: no NUL, bounded.
+fn printable(text: &str) -> String {
+    text.chars().take(DETAIL_CHARS).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect()
+}

@@ -1,0 +1,143 @@
+//! Connections: TLS as the URL asks for, keepalives, the search path; and what an error means.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use openssl::ssl::{SslConnector, SslConnectorBuilder, SslFiletype, SslMethod, SslVerifyMode};
+use postgres::config::SslMode;
+use postgres::error::SqlState;
+use postgres::{Client, Config, Error};
+use postgres_openssl::MakeTlsConnector;
+
+use super::LedgerConfig;
+use super::url::{PostgresUrl, TlsMode};
+use crate::control::Fault;
+use crate::operators::LedgerError;
+
+/// Opens a connection.
+pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
+    let url = &config.url;
+    let mut settings = Config::new();
+    for (host, port) in &url.hosts {
+        settings.host(host).port(*port);
+    }
+    settings
+        .user(&config.user)
+        .password(config.password.reveal())
+        .dbname(url.database.as_deref().unwrap_or(&config.user))
+        .application_name(&application_name(&config.job))
+        .connect_timeout(url.connect_timeout)
+        // A peer that is gone without a word is noticed within about half a minute: commits
+        // hold everything back, so waiting for the kernel's two hours would stop the job.
+        .keepalives_idle(Duration::from_secs(10))
+        .keepalives_interval(Duration::from_secs(5))
+        .keepalives_retries(3)
+        .tcp_user_timeout(Duration::from_secs(30))
+        .ssl_mode(match url.tls {
+            TlsMode::Disable => SslMode::Disable,
+            TlsMode::Prefer => SslMode::Prefer,
+            TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => SslMode::Require,
+        });
+    if let Some(options) = &url.options {
+        settings.options(options);
+    }
+    let tls = tls(url).map_err(|why| LedgerError::Fatal(Fault::Config(why)))?;
+    let mut client = settings.connect(tls).map_err(|why| classify(&why, "connecting"))?;
+    if !url.schemas.is_empty() {
+        let path: Vec<String> = url.schemas.iter().map(|schema| quote(schema)).collect();
+        client
+            .batch_execute(&format!("set search_path to {}", path.join(", ")))
+            .map_err(|why| classify(&why, "setting currentSchema"))?;
+    }
+    Ok(client)
+}
+
+/// Shown in `pg_stat_activity`, which cuts names at 63 bytes.
+fn application_name(job: &str) -> String {
+    format!("sessionizer/{job}")
+}
+
+/// An identifier in quotes.
+pub fn quote(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+fn tls(url: &PostgresUrl) -> Result<MakeTlsConnector, String> {
+    let ails = |what: &str, why: openssl::error::ErrorStack| {
+        format!("POSTGRES_URL: {what} cannot be used: {why}")
+    };
+    let mut builder =
+        SslConnector::builder(SslMethod::tls_client()).map_err(|why| ails("TLS", why))?;
+    let verify = matches!(url.tls, TlsMode::VerifyCa | TlsMode::VerifyFull);
+    builder.set_verify(if verify { SslVerifyMode::PEER } else { SslVerifyMode::NONE });
+    if verify {
+        trust(&mut builder, url).map_err(|why| ails("sslrootcert", why))?;
+    }
+    if let Some(cert) = &url.client_cert {
+        builder.set_certificate_chain_file(cert).map_err(|why| ails("sslcert", why))?;
+    }
+    if let Some(key) = &url.client_key {
+        builder.set_private_key_file(key, SslFiletype::PEM).map_err(|why| ails("sslkey", why))?;
+    }
+    let mut tls = MakeTlsConnector::new(builder.build());
+    let check_host = url.tls == TlsMode::VerifyFull;
+    tls.set_callback(move |connection, _| {
+        connection.set_verify_hostname(check_host);
+        Ok(())
+    });
+    Ok(tls)
+}
+
+fn trust(
+    builder: &mut SslConnectorBuilder,
+    url: &PostgresUrl,
+) -> Result<(), openssl::error::ErrorStack> {
+    if let Some(file) = &url.root_cert {
+        return builder.set_ca_file(file);
+    }
+    // Our OpenSSL is built in and knows no directory of this system's; look where they lie.
+    let found = openssl_probe::probe();
+    if let Some(file) = &found.cert_file {
+        builder.set_ca_file(file)?;
+    }
+    Ok(())
+}
+
+/// What an error means: try again, or give up. `doing` names the step, for the message.
+pub fn classify(error: &Error, doing: &str) -> LedgerError {
+    let Some(db) = error.as_db_error() else {
+        let mut why = format!("{doing}: {error}");
+        if let Some(source) = error.source() {
+            why = format!("{why}: {source}");
+        }
+        // No answer from a server: the connection, or TLS on the way to it.
+        return LedgerError::Retry(why);
+    };
+    let mut why = format!("{doing}: {} ({})", db.message(), db.code().code());
+    if let Some(detail) = db.detail() {
+        why = format!("{why}; {detail}");
+    }
+    let code = db.code();
+    let heals = match &code.code()[..2] {
+        // Connection, resources (disk full, memory, too many connections), operator
+        // intervention (shutdown, restart), system error, conflict with another transaction.
+        "08" | "53" | "57" | "58" | "40" => *code != SqlState::DATABASE_DROPPED,
+        _ => *code == SqlState::LOCK_NOT_AVAILABLE || *code == SqlState::READ_ONLY_SQL_TRANSACTION,
+    };
+    if heals {
+        return LedgerError::Retry(why);
+    }
+    let remedy = match *code {
+        SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+            "; check POSTGRES_USER and POSTGRES_PASSWORD"
+        }
+        SqlState::INVALID_CATALOG_NAME => "; create the database, or correct POSTGRES_URL",
+        SqlState::INSUFFICIENT_PRIVILEGE => {
+            "; grant it: the job needs a schema sessionizer of its own (`create schema \
+             sessionizer authorization ...`) and select, insert and delete on its table"
+        }
+        SqlState::UNDEFINED_TABLE => "; was it dropped while the job ran?",
+        _ => "",
+    };
+    LedgerError::Fatal(Fault::World(format!("Postgres refuses: {why}{remedy}")))
+}

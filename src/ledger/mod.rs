@@ -1,0 +1,111 @@
+//! The ledger in Postgres: the only place that names it.
+//!
+//! [`url`] says where it is, [`connect`] goes there, [`table`] knows the table of sessions,
+//! [`start`] takes the fence and reads what is durable, [`commit`] writes an epoch.
+//! Statements stand beside their one caller; what they act on is in `schema.sql`.
+
+mod commit;
+mod connect;
+mod copy;
+mod start;
+mod table;
+pub mod url;
+
+use std::sync::Arc;
+
+use log::info;
+
+pub use start::{Durable, NamedBinding, NamedEpoch};
+pub use table::SessionEnd;
+
+use crate::control::Fault;
+use crate::key::Shard;
+use crate::operators::{Ledger, LedgerError};
+use crate::secret::Secret;
+use crate::time::Gap;
+use url::PostgresUrl;
+
+/// What the ledger has to know about the job.
+#[derive(Clone, Debug)]
+pub struct LedgerConfig {
+    pub url: PostgresUrl,
+    pub user: String,
+    pub password: Secret,
+    pub job: String,
+    /// `name` or `schema.name`, each taken as it is written.
+    pub table: String,
+    pub shards: u32,
+    pub gap: Gap,
+    pub session_end: SessionEnd,
+}
+
+/// Prepares the database, takes the fence and reads what is durable.
+pub fn start(config: &LedgerConfig) -> Result<Durable, LedgerError> {
+    let mut client = connect::connect(config)?;
+    start::start(&mut client, config)
+}
+
+/// The snapshots of some shards: shard, epoch, bytes.
+pub fn snapshots(
+    config: &LedgerConfig,
+    shards: &[Shard],
+) -> Result<Vec<(Shard, u64, Vec<u8>)>, LedgerError> {
+    let mut client = connect::connect(config)?;
+    start::snapshots(&mut client, config, shards)
+}
+
+/// A lane's ledger, with a connection of its own.
+pub fn open_lane(
+    config: &Arc<LedgerConfig>,
+    generation: i64,
+    topics: &Arc<Vec<String>>,
+) -> Result<Box<dyn Ledger>, LedgerError> {
+    let lane = commit::Lane::open(Arc::clone(config), generation, Arc::clone(topics))?;
+    Ok(Box::new(lane))
+}
+
+/// The tables that a demonstration shows at its end; for people.
+pub fn query(config: &LedgerConfig, sql: &str) -> Result<Vec<Vec<String>>, LedgerError> {
+    let mut client = connect::connect(config)?;
+    let messages = client.simple_query(sql).map_err(|why| connect::classify(&why, "a query"))?;
+    let mut rows = Vec::new();
+    for message in messages {
+        if let postgres::SimpleQueryMessage::Row(row) = message {
+            if rows.is_empty() {
+                rows.push(row.columns().iter().map(|c| c.name().to_owned()).collect());
+            }
+            rows.push((0..row.len()).map(|at| row.get(at).unwrap_or("").to_owned()).collect());
+        }
+    }
+    Ok(rows)
+}
+
+/// Waits until Postgres answers, at most `patience`; says once what it waits for.
+pub fn start_patiently(
+    config: &LedgerConfig,
+    patience: std::time::Duration,
+    mut give_up: impl FnMut() -> bool,
+) -> Result<Durable, Fault> {
+    let began = std::time::Instant::now();
+    let mut told = false;
+    loop {
+        match start(config) {
+            Ok(durable) => return Ok(durable),
+            Err(LedgerError::Fatal(fault)) => return Err(fault),
+            Err(LedgerError::Retry(why)) if began.elapsed() >= patience || give_up() => {
+                return Err(Fault::World(format!(
+                    "Postgres at {} cannot be used: {why}; check POSTGRES_URL, and that the \
+                     server is up and reachable from here",
+                    config.url
+                )));
+            }
+            Err(LedgerError::Retry(why)) => {
+                if !told {
+                    told = true;
+                    info!("waiting for Postgres at {}: {why}", config.url);
+                }
+                std::thread::sleep(std::time::Duration::from_millis(500));
+            }
+        }
+    }
+}

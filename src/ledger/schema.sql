@@ -1,0 +1,117 @@
+-- What the job keeps beside the table of sessions: how far it is, what every epoch consists of,
+-- its open sessions, and what did not decode. Everything is keyed by job, so that several jobs
+-- share a database. Times in *_ms count milliseconds since 1970; an epoch is such a time.
+
+create schema if not exists sessionizer;
+
+-- One row a job: what was settled when it was created.
+create table if not exists sessionizer.jobs (
+    job           text primary key,
+    table_schema  text not null,
+    table_name    text not null,
+    shards        integer not null,
+    gap_ms        bigint not null,
+    session_end   text not null,
+    -- Whether the table had rows when the job was created. Those are the past: late events merge
+    -- with them as with rows of the job, but they may touch each other.
+    found_rows    boolean not null,
+    created_at    timestamptz not null default now(),
+    started_at    timestamptz not null default now(),
+    started_by    text not null,
+    unique (table_schema, table_name)
+);
+
+-- How far the output of each shard is. Every commit moves its shards from the epoch it knows to
+-- the next under the generation it knows: that is the fence and the idempotence check in one.
+create table if not exists sessionizer.shard_progress (
+    job           text not null references sessionizer.jobs on delete cascade,
+    shard         integer not null,
+    epoch         bigint not null,
+    generation    bigint not null,
+    closed        bigint not null,
+    open          bigint not null,
+    dead          bigint not null,
+    primary key (job, shard)
+) with (fillfactor = 50);  -- Updated in place at every commit: room for the next version.
+
+-- Every epoch that something durable depends on, and the books at its end: sums over the shards
+-- that have passed it. When all have, records = closed + open + dead.
+create table if not exists sessionizer.epochs (
+    job           text not null references sessionizer.jobs on delete cascade,
+    epoch         bigint not null,
+    watermark_ms  bigint,
+    shards_done   integer not null,
+    closed        bigint not null,
+    open          bigint not null,
+    dead          bigint not null,
+    primary key (job, epoch)
+);
+
+-- What each partition said at the end of an epoch; one that had nothing new to say is not there,
+-- and its last row counts. Trimmed behind the oldest snapshot, but for the last of each partition.
+create table if not exists sessionizer.bindings (
+    job           text not null references sessionizer.jobs on delete cascade,
+    epoch         bigint not null,
+    topic         text not null,
+    partition     integer not null,
+    end_offset    bigint not null,
+    promise_ms    bigint,
+    status        text not null,
+    quiet_since   bigint not null,
+    records       bigint not null,
+    dead          bigint not null,
+    primary key (job, epoch, topic, partition)
+);
+
+-- The open sessions of each shard at an epoch, in the program's own format.
+create table if not exists sessionizer.snapshots (
+    job           text not null references sessionizer.jobs on delete cascade,
+    shard         integer not null,
+    epoch         bigint not null,
+    data          bytea not null,
+    primary key (job, shard)
+);
+
+-- Records that are no events: where they are, why, and how they begin.
+create table if not exists sessionizer.dead_letters (
+    job           text not null references sessionizer.jobs on delete cascade,
+    topic         text not null,
+    partition     integer not null,
+    "offset"      bigint not null,
+    reason        text not null,
+    detail        text not null,
+    payload       bytea,
+    payload_bytes bigint not null,
+    read_at       timestamptz not null
+);
+create index if not exists dead_letters_place
+    on sessionizer.dead_letters (job, topic, partition, "offset");
+
+-- Nothing vanishes: every record is in a closed session, in an open one, or a dead letter. As of
+-- the last epoch that all shards have passed; the difference is zero at every commit.
+create or replace view sessionizer.balance as
+select e.job, e.epoch, to_timestamp(e.epoch / 1000.0) as as_of, r.records, e.closed, e.open, e.dead,
+       r.records - e.closed - e.open - e.dead as difference
+from sessionizer.jobs j
+cross join lateral (
+    select * from sessionizer.epochs e
+    where e.job = j.job and e.shards_done = j.shards
+    order by e.epoch desc limit 1
+) e
+cross join lateral (
+    select coalesce(sum(latest.records), 0)::bigint as records
+    from (
+        select distinct on (b.topic, b.partition) b.records
+        from sessionizer.bindings b
+        where b.job = j.job and b.epoch <= e.epoch
+        order by b.topic, b.partition, b.epoch desc
+    ) latest
+) r;
+
+-- How far each partition is: for people, and for alerts.
+create or replace view sessionizer.partitions as
+select distinct on (b.job, b.topic, b.partition)
+       b.job, b.topic, b.partition, b.end_offset, b.status, b.records, b.dead,
+       to_timestamp(b.promise_ms / 1000.0) as promise, to_timestamp(b.epoch / 1000.0) as as_of
+from sessionizer.bindings b
+order by b.job, b.topic, b.partition, b.epoch desc;

@@ -1,0 +1,381 @@
+//! The start: the schema, the job, the fence, and what is durable.
+//!
+//! All of it is one transaction under an advisory lock, so two first starts at the same moment
+//! do not meet. Taking the fence (`generation + 1` on every row of `shard_progress`) waits for
+//! commits in flight and makes every later commit of an older instance fail.
+
+use log::info;
+use postgres::{Client, Row, Transaction};
+
+use super::LedgerConfig;
+use super::connect::classify;
+use super::table::{self, Table};
+use crate::binding::{Offset, Status};
+use crate::control::Fault;
+use crate::key::Shard;
+use crate::operators::LedgerError;
+use crate::plan::ShardProgress;
+use crate::session::SessionTable;
+use crate::snapshot;
+use crate::time::{Epoch, EventTime};
+
+const SCHEMA: &str = include_str!("schema.sql");
+/// Any constant: it only has to be the same in every instance.
+const ADVISORY_LOCK: i64 = 0x7365_7373_696f_6e73;
+
+/// A binding as it is stored: the topic by its name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NamedBinding {
+    pub topic: String,
+    pub partition: i32,
+    pub end: Offset,
+    pub promise: EventTime,
+    pub status: Status,
+    pub quiet_since: Epoch,
+    pub records: u64,
+    pub dead: u64,
+}
+
+/// A bound epoch as it is stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NamedEpoch {
+    pub epoch: Epoch,
+    pub watermark: EventTime,
+    pub bindings: Vec<NamedBinding>,
+}
+
+/// What is durable of the job.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Durable {
+    pub generation: i64,
+    /// By shard.
+    pub progress: Vec<ShardProgress>,
+    /// The oldest snapshot: its epoch, the watermark then, and the last binding of each
+    /// partition at or before it.
+    pub base: NamedEpoch,
+    /// Every bound epoch after the base, in order.
+    pub replay: Vec<NamedEpoch>,
+    /// Whether the job has just been created.
+    pub created: bool,
+}
+
+/// Prepares everything and takes the fence.
+pub fn start(client: &mut Client, config: &LedgerConfig) -> Result<Durable, LedgerError> {
+    check_encoding(client)?;
+    let ails = |why: postgres::Error| classify(&why, "starting");
+    let mut tx = client.transaction().map_err(ails)?;
+    tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(ails)?;
+    ensure_schema(&mut tx)?;
+    let table = table::ensure(&mut tx, config)?;
+    let created = ensure_job(&mut tx, config, &table)?;
+    let generation = fence(&mut tx, config)?;
+    tx.commit().map_err(ails)?;
+    if created {
+        table::advise(&table);
+    }
+    read(client, config, generation, created)
+}
+
+/// Keys are UTF-8, byte for byte; any other encoding would change or refuse them.
+fn check_encoding(client: &mut Client) -> Result<(), LedgerError> {
+    let row = client
+        .query_one("select current_setting('server_encoding'), current_database()::text", &[])
+        .map_err(|why| classify(&why, "asking for the encoding"))?;
+    let (encoding, database): (String, String) = (row.get(0), row.get(1));
+    if encoding == "UTF8" || encoding == "SQL_ASCII" {
+        return Ok(());
+    }
+    Err(LedgerError::Fatal(Fault::Config(format!(
+        "the database {database} is encoded in {encoding}: the job needs UTF8 (create database \
+         ... encoding 'UTF8' template template0)"
+    ))))
+}
+
+/// Makes our schema unless it is all there: one that an administrator has made must do, even if
+/// the job may not create anything.
+fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
+    let ails = |why: postgres::Error| classify(&why, "preparing the schema sessionizer");
+    let there: bool = tx
+        .query_one(
+            "select to_regclass('sessionizer.partitions') is not null
+                and to_regclass('sessionizer.balance') is not null",
+            &[],
+        )
+        .map_err(ails)?
+        .get(0);
+    if there { Ok(()) } else { tx.batch_execute(SCHEMA).map_err(ails) }
+}
+
+/// Finds the job or creates it; says whether it was created.
+fn ensure_job(
+    tx: &mut Transaction<'_>,
+    config: &LedgerConfig,
+    table: &Table,
+) -> Result<bool, LedgerError> {
+    let ails = |why: postgres::Error| classify(&why, "looking for the job");
+    let by = format!("pid {} on {}", std::process::id(), host_name());
+    let job = tx
+        .query_opt(
+            "update sessionizer.jobs set started_at = now(), started_by = $2 where job = $1
+             returning table_schema, table_name, shards, gap_ms, session_end",
+            &[&config.job, &by],
+        )
+        .map_err(ails)?;
+    if let Some(job) = job {
+        check_settings(&job, config, table)?;
+        return Ok(false);
+    }
+    let other = tx
+        .query_opt(
+            "select job from sessionizer.jobs where table_schema = $1 and table_name = $2",
+            &[&table.schema, &table.name],
+        )
+        .map_err(ails)?;
+    if let Some(other) = other {
+        let other: String = other.get(0);
+        return Err(LedgerError::Fatal(Fault::Config(format!(
+            "the table {} belongs to the job {other}; this is the job {}: give it a table of its \
+             own (--table), or start it as {other} (--job)",
+            table.quoted(),
+            config.job
+        ))));
+    }
+    create_job(tx, config, table, &by).map(|()| true)
+}
+
+fn check_settings(job: &Row, config: &LedgerConfig, table: &Table) -> Result<(), LedgerError> {
+    let (schema, name): (String, String) = (job.get(0), job.get(1));
+    let (shards, gap_ms): (i32, i64) = (job.get(2), job.get(3));
+    let session_end: String = job.get(4);
+    let mut differences = Vec::new();
+    if (&schema, &name) != (&table.schema, &table.name) {
+        differences.push(format!("its table is {schema}.{name}, not {}", table.quoted()));
+    }
+    if shards != config.shards as i32 {
+        differences.push(format!("it has {shards} shards, not {} (--shards)", config.shards));
+    }
+    if gap_ms != config.gap.millis() {
+        differences.push(format!("its gap is {gap_ms} ms, not {} (--gap)", config.gap.millis()));
+    }
+    if session_end != config.session_end.name() {
+        let now = config.session_end.name();
+        differences.push(format!("its --session-end is {session_end}, not {now}"));
+    }
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(LedgerError::Fatal(Fault::Config(format!(
+        "the job {} was created with other settings: {}. They shape rows that are there already: \
+         start with those of its creation, or as another job (--job) with a table of its own",
+        config.job,
+        differences.join("; ")
+    ))))
+}
+
+/// Rows that are there already are the past: they set the horizon of every shard.
+fn create_job(
+    tx: &mut Transaction<'_>,
+    config: &LedgerConfig,
+    table: &Table,
+    by: &str,
+) -> Result<(), LedgerError> {
+    let ails = |why: postgres::Error| classify(&why, "creating the job");
+    let name = table.quoted();
+    let newest: Option<super::copy::Timestamp> =
+        tx.query_one(&format!("select max(session_end) from {name}"), &[]).map_err(ails)?.get(0);
+    let horizon = newest.map_or(EventTime::NEVER, |end| {
+        config.gap.end_after(config.session_end.last_event(end.0, config.gap))
+    });
+    tx.execute(
+        "insert into sessionizer.jobs (job, table_schema, table_name, shards, gap_ms,
+                                       session_end, found_rows, started_by)
+         values ($1, $2, $3, $4, $5, $6, $7, $8)",
+        &[
+            &config.job,
+            &table.schema,
+            &table.name,
+            &(config.shards as i32),
+            &config.gap.millis(),
+            &config.session_end.name(),
+            &newest.is_some(),
+            &by,
+        ],
+    )
+    .map_err(ails)?;
+    let empty = snapshot::encode(&SessionTable::new(config.gap, horizon));
+    let shards: Vec<i32> = (0..config.shards as i32).collect();
+    tx.execute(
+        "insert into sessionizer.shard_progress
+         select $1, shard, 0, 0, 0, 0, 0 from unnest($2::int4[]) shard",
+        &[&config.job, &shards],
+    )
+    .map_err(ails)?;
+    tx.execute(
+        "insert into sessionizer.snapshots
+         select $1, shard, 0, $3 from unnest($2::int4[]) shard",
+        &[&config.job, &shards, &empty],
+    )
+    .map_err(ails)?;
+    tx.execute(
+        "insert into sessionizer.epochs values ($1, 0, null, $2, 0, 0, 0)",
+        &[&config.job, &(config.shards as i32)],
+    )
+    .map_err(ails)?;
+    info!("created the job {} on the table {name}, {} shards", config.job, config.shards);
+    if newest.is_some() {
+        info!("the table has rows up to {horizon}: events up to then merge with what they touch");
+    }
+    Ok(())
+}
+
+fn fence(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<i64, LedgerError> {
+    let rows = tx
+        .query(
+            "update sessionizer.shard_progress set generation = generation + 1 where job = $1
+             returning generation",
+            &[&config.job],
+        )
+        .map_err(|why| classify(&why, "taking the fence"))?;
+    rows.iter().map(|row| row.get(0)).max().ok_or_else(|| {
+        LedgerError::Fatal(Fault::World(format!(
+            "the job {} has no rows in sessionizer.shard_progress: they were deleted; restore \
+             them, or delete the job from sessionizer.jobs and start afresh",
+            config.job
+        )))
+    })
+}
+
+/// Reads what is durable. After the fence nobody else can change it.
+fn read(
+    client: &mut Client,
+    config: &LedgerConfig,
+    generation: i64,
+    created: bool,
+) -> Result<Durable, LedgerError> {
+    let ails = |why: postgres::Error| classify(&why, "reading what is durable");
+    // One snapshot for all of it: an instance that takes over meanwhile may commit.
+    let mut tx = client
+        .build_transaction()
+        .isolation_level(postgres::IsolationLevel::RepeatableRead)
+        .read_only(true)
+        .start()
+        .map_err(ails)?;
+    let progress: Vec<ShardProgress> = tx
+        .query(
+            "select epoch, closed, open, dead from sessionizer.shard_progress where job = $1
+             order by shard",
+            &[&config.job],
+        )
+        .map_err(ails)?
+        .iter()
+        .map(|row| ShardProgress {
+            epoch: unsigned(row, 0),
+            closed: unsigned(row, 1),
+            open: unsigned(row, 2),
+            dead: unsigned(row, 3),
+        })
+        .collect();
+    let base = tx
+        .query_opt(
+            "select epoch, watermark_ms from sessionizer.epochs where job = $1 and epoch =
+             (select min(epoch) from sessionizer.snapshots where job = $1)",
+            &[&config.job],
+        )
+        .map_err(ails)?;
+    let Some(base) = base.filter(|_| progress.len() == config.shards as usize) else {
+        return Err(LedgerError::Fatal(Fault::World(format!(
+            "what sessionizer.* holds of the job {} is incomplete: rows were deleted by hand or \
+             a restore was partial; restore all of the schema sessionizer, or none of the job",
+            config.job
+        ))));
+    };
+    let mut base =
+        NamedEpoch { epoch: unsigned(&base, 0), watermark: optional(&base, 1), bindings: vec![] };
+    let columns = "topic, partition, end_offset, promise_ms, status, quiet_since, records, dead";
+    let select = format!(
+        "select distinct on (topic, partition) {columns} from sessionizer.bindings
+         where job = $1 and epoch <= $2 order by topic, partition, epoch desc"
+    );
+    let rows = tx.query(&select, &[&config.job, &(base.epoch as i64)]).map_err(ails)?;
+    base.bindings = rows.iter().map(binding).collect::<Result<_, _>>()?;
+    let mut replay: Vec<NamedEpoch> = tx
+        .query(
+            "select epoch, watermark_ms from sessionizer.epochs where job = $1 and epoch > $2
+             order by epoch",
+            &[&config.job, &(base.epoch as i64)],
+        )
+        .map_err(ails)?
+        .iter()
+        .map(|row| NamedEpoch {
+            epoch: unsigned(row, 0),
+            watermark: optional(row, 1),
+            bindings: Vec::new(),
+        })
+        .collect();
+    let select = format!(
+        "select {columns}, epoch from sessionizer.bindings where job = $1 and epoch > $2
+         order by epoch, topic, partition"
+    );
+    let mut at = 0;
+    for row in &tx.query(&select, &[&config.job, &(base.epoch as i64)]).map_err(ails)? {
+        let epoch = unsigned(row, 8);
+        while replay.get(at).is_some_and(|bound| bound.epoch < epoch) {
+            at += 1;
+        }
+        let bound = replay.get_mut(at).filter(|bound| bound.epoch == epoch);
+        bound.expect("I3: a binding is durable with its epoch").bindings.push(binding(row)?);
+    }
+    Ok(Durable { generation, progress, base, replay, created })
+}
+
+fn unsigned(row: &Row, column: usize) -> u64 {
+    u64::try_from(row.get::<_, i64>(column)).expect("counts and epochs are not negative")
+}
+
+fn optional(row: &Row, column: usize) -> EventTime {
+    row.get::<_, Option<i64>>(column).map_or(EventTime::NEVER, EventTime::from_millis)
+}
+
+fn binding(row: &Row) -> Result<NamedBinding, LedgerError> {
+    let status: &str = row.get(4);
+    let status = Status::named(status).ok_or_else(|| {
+        LedgerError::Fatal(Fault::World(format!(
+            "sessionizer.bindings holds a status {status:?} that this version does not know"
+        )))
+    })?;
+    Ok(NamedBinding {
+        topic: row.get(0),
+        partition: row.get(1),
+        end: row.get(2),
+        promise: optional(row, 3),
+        status,
+        quiet_since: unsigned(row, 5),
+        records: unsigned(row, 6),
+        dead: unsigned(row, 7),
+    })
+}
+
+/// Reads the snapshots of some shards.
+pub fn snapshots(
+    client: &mut Client,
+    config: &LedgerConfig,
+    shards: &[Shard],
+) -> Result<Vec<(Shard, Epoch, Vec<u8>)>, LedgerError> {
+    let numbers: Vec<i32> = shards.iter().map(|shard| shard.0 as i32).collect();
+    let rows = client
+        .query(
+            "select shard, epoch, data from sessionizer.snapshots
+             where job = $1 and shard = any($2) order by shard",
+            &[&config.job, &numbers],
+        )
+        .map_err(|why| classify(&why, "reading snapshots"))?;
+    let snapshot = |row: &Row| (Shard(row.get::<_, i32>(0) as u32), unsigned(row, 1), row.get(2));
+    Ok(rows.iter().map(snapshot).collect())
+}
+
+/// The name of this machine, for messages about who has taken over.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "an unnamed host".to_owned() } else { name.to_owned() }
+}

@@ -1,0 +1,55 @@
+//! sessionizer: a Kafka topic of web events into sessions in PostgreSQL, exactly once.
+//!
+//! ```text
+//!   Kafka ──> source ──> sessions ──> commit ──> Postgres          one process, -w workers
+//!             decode     one table    one transaction a lane
+//!             bind       a shard      and run of epochs
+//! ```
+//!
+//! Read [`dataflow`] for the graph, [`session`] and [`watermark`] for what a session is and when
+//! it closes, [`operators`] for who does it, [`ledger`] and [`kafka`] for the world outside.
+//! Imports point one way: `main -> run -> {kafka, ledger} -> ports in operators -> pure core`.
+//! Nothing pure knows of timely; rdkafka is named in `kafka.rs` only, postgres in `ledger` only.
+//!
+//! # Invariants
+//!
+//! They are cited by number where they are asserted.
+//!
+//! - **I1** A session depends on event times only; merging is associative and commutative.
+//! - **I2** An epoch's content is a function of its binding. A bound epoch replays identically.
+//! - **I3** Anything durable that depends on an epoch is durable with its binding.
+//! - **I4** Rows, corrections, dead letters, snapshots and progress of an epoch commit together.
+//! - **I5** A shard's output passes once: its epoch only moves forward, under its generation.
+//! - **I6** No two rows of a key touch, at any commit.
+//! - **I7** The durable probe never runs ahead of Postgres.
+//! - **I8** `records = closed + open + dead`, per commit.
+
+// The pure core: no I/O, no clock, no timely.
+pub mod binding;
+pub mod correction;
+pub mod event;
+pub mod key;
+pub mod plan;
+pub mod secret;
+pub mod session;
+pub mod snapshot;
+pub mod time;
+pub mod watermark;
+
+// The dataflow.
+pub mod control;
+pub mod dataflow;
+pub mod operators;
+
+// The world outside.
+pub mod kafka;
+pub mod ledger;
+
+// What a user runs.
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod produce;
+pub mod progress;
+pub mod run;
+pub mod start;

@@ -1,0 +1,87 @@
+//! Arguments, configuration, run, exit code.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use indicatif_log_bridge::LogWrapper;
+use log::{LevelFilter, error, info};
+use sessionizer::cli::{Cli, Command, RunArgs};
+use sessionizer::control::{Control, Fault};
+use sessionizer::{config, demo, produce, progress, run};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logging();
+    abort_on_panic();
+    let control = Arc::new(Control::default());
+    stop_on_signals(&control);
+    let result = match &cli.command {
+        None => run_job(&cli.run, &control),
+        Some(Command::Produce(args)) => produce::produce(args, &control),
+        Some(Command::Demo(args)) => demo::demo(args, &control),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            error!("{fault}");
+            ExitCode::from(fault.exit_code())
+        }
+    }
+}
+
+fn run_job(args: &RunArgs, control: &Arc<Control>) -> Result<(), Fault> {
+    let config = config::read(args, &config::environment)?;
+    run::run(&config, control)
+}
+
+fn start_logging() {
+    let environment = env_logger::Env::default().default_filter_or("info");
+    let mut builder = env_logger::Builder::from_env(environment);
+    // librdkafka says everything twice; what matters of it is said by us.
+    builder.filter_module("librdkafka", LevelFilter::Warn);
+    builder.filter_module("rdkafka", LevelFilter::Error);
+    builder.parse_default_env();
+    builder.format_target(false);
+    let logger = builder.build();
+    let level = logger.filter();
+    let started = match std::io::stderr().is_terminal() {
+        true => LogWrapper::new(progress::bars().clone(), logger).try_init(),
+        false => log::set_boxed_logger(Box::new(logger)),
+    };
+    started.expect("logging is started once");
+    log::set_max_level(level);
+}
+
+/// A panic is a broken invariant, in whichever thread: what is in memory cannot be trusted, and
+/// a restart from what is durable is the one way back.
+fn abort_on_panic() {
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        error!("a broken invariant: this is a bug. The next start goes on from what is durable");
+        std::process::abort();
+    }));
+}
+
+/// The first SIGTERM or Ctrl-C asks for a clean stop, the second does not ask.
+fn stop_on_signals(control: &Arc<Control>) {
+    let control = Arc::clone(control);
+    let mut signals = Signals::new([SIGINT, SIGTERM]).expect("signals can be handled");
+    let listen = move || {
+        for signal in signals.forever() {
+            if control.stopping() {
+                std::process::exit(128 + signal);
+            }
+            info!("stopping: the epoch is cut, committed, and that is all (again: stop at once)");
+            control.request_stop();
+        }
+    };
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(listen)
+        .expect("a thread can be started");
+}

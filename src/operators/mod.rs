@@ -1,0 +1,196 @@
+//! The three operators of the dataflow, the ports through which they see the world, and the
+//! records that travel between them.
+//!
+//! The ports ([`Feed`], [`Ledger`]) keep Kafka and Postgres out: whatever implements them can be
+//! read and written, the real ones and those of the tests.
+
+pub mod commit;
+pub mod sessions;
+pub mod source;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::binding::{Binding, Offset, Partition};
+use crate::control::Fault;
+use crate::event::Reason;
+use crate::key::{Key, Shard};
+use crate::plan::ShardProgress;
+use crate::session::{Closed, Span};
+use crate::time::{Epoch, EventTime};
+
+/// One or more events of a key on their way to its shard.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Arrival {
+    /// [`crate::key::stable_hash`] of the key, computed once at the source.
+    pub hash: u64,
+    pub key: Key,
+    pub span: Span,
+}
+
+/// What one source has bound at an epoch; empty if nothing changed. It goes to every worker.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Cut {
+    pub bindings: Vec<Binding>,
+}
+
+/// A record that is no event, on its way to `dead_letters`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// The shard in whose commit it goes and in whose books it counts.
+    pub shard: Shard,
+    pub partition: Partition,
+    pub offset: Offset,
+    pub reason: Reason,
+    pub detail: String,
+    /// The beginning of the payload; `None` for a tombstone.
+    pub payload: Option<Vec<u8>>,
+    /// How long the whole payload was, in bytes.
+    pub payload_bytes: u64,
+}
+
+/// What an epoch changed in one shard.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ShardOutput {
+    pub shard: Shard,
+    /// The sessions that closed.
+    pub closed: Vec<Closed>,
+    /// Records in sessions that are open at the end of the epoch.
+    pub open_records: u64,
+    /// The shard at the end of the epoch, if a snapshot was due.
+    pub snapshot: Option<Vec<u8>>,
+}
+
+/// What an epoch is to everybody: its bindings and its watermark.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Summary {
+    pub watermark: EventTime,
+    pub bindings: Vec<Binding>,
+}
+
+/// Everything of one epoch that one lane has to commit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LaneEpoch {
+    pub epoch: Epoch,
+    pub summary: Summary,
+    pub outputs: Vec<ShardOutput>,
+    pub dead_letters: Vec<DeadLetter>,
+}
+
+/// A record as the broker gives it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Record<'a> {
+    pub offset: Offset,
+    /// `None` is a tombstone.
+    pub payload: Option<&'a [u8]>,
+}
+
+/// Why [`Feed::read`] stopped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stopped {
+    /// There may be more at once.
+    AtLimit,
+    /// Nothing has arrived yet; the feed wakes the source when it does.
+    Waiting,
+    /// Nothing before the wanted end is left.
+    AtEnd,
+}
+
+/// Where records come from: the partitions of one worker.
+pub trait Feed {
+    /// Begins to read a partition; a feed reads only what it was told to.
+    fn assign(&mut self, partition: Partition, start: Offset) -> Result<(), Fault>;
+
+    /// Hands out the next records of a partition in order: at most `limit`, and none at or behind
+    /// `end`.
+    fn read(
+        &mut self,
+        partition: Partition,
+        end: Option<Offset>,
+        limit: usize,
+        take: &mut dyn FnMut(Record<'_>),
+    ) -> Result<Stopped, Fault>;
+
+    /// The offset behind everything handed out: never one that skips a record to come.
+    fn position(&self, partition: Partition) -> Offset;
+
+    /// Whether the broker has said that nothing lies behind the position.
+    fn caught_up(&self, partition: Partition) -> bool;
+
+    /// Lets the connection do its work, once an epoch and before the positions are taken; gives
+    /// the partitions of this worker that have appeared since the last call, with their start.
+    fn service(&mut self) -> Result<Vec<(Partition, Offset)>, Fault>;
+
+    /// Tells the broker what is durable, for lag tools only.
+    fn durable(&mut self, ends: &BTreeMap<Partition, Offset>, last: bool);
+}
+
+/// Why a ledger did not do what it was asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LedgerError {
+    /// It may work later, and it may even have worked now: ask [`Ledger::progress`] first.
+    Retry(String),
+    /// It will not work: fenced, refused, or broken.
+    Fatal(Fault),
+}
+
+impl fmt::Display for LedgerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LedgerError::Retry(why) => f.write_str(why),
+            LedgerError::Fatal(fault) => fault.fmt(f),
+        }
+    }
+}
+
+/// What one commit wrote.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Written {
+    /// Rows of sessions that closed on time.
+    pub rows: u64,
+    /// Late sessions merged with the table.
+    pub late: u64,
+}
+
+/// One shard in a [`Batch`]: what its row in `shard_progress` must say before, and says after.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ShardStep {
+    pub shard: Shard,
+    pub from: Epoch,
+    pub to: ShardProgress,
+}
+
+/// The books of one epoch, as one lane adds to them (I8).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EpochBooks {
+    pub epoch: Epoch,
+    pub summary: Summary,
+    /// How many shards of this lane pass the epoch with this commit.
+    pub shards: u32,
+    /// Sums over those shards, at this epoch.
+    pub closed: u64,
+    pub open: u64,
+    pub dead: u64,
+}
+
+/// A run of epochs of one lane: what goes into one transaction (I4).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Batch {
+    pub steps: Vec<ShardStep>,
+    pub books: Vec<EpochBooks>,
+    pub closed: Vec<Closed>,
+    pub dead_letters: Vec<(Epoch, DeadLetter)>,
+    /// The newest of each shard.
+    pub snapshots: BTreeMap<Shard, (Epoch, Vec<u8>)>,
+}
+
+/// Where commits go: one lane, with a connection of its own.
+pub trait Ledger {
+    /// Writes a batch in one transaction, or nothing at all.
+    fn commit(&mut self, batch: &Batch) -> Result<Written, LedgerError>;
+
+    /// Reads how far the shards of this lane are, on a connection that is new if need be.
+    fn progress(&mut self, shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError>;
+}

@@ -1,0 +1,90 @@
+//! Where a start begins: what is durable, what has to be read again, and where reading goes on.
+//!
+//! Worker 0 makes the plan after it has taken the fence, and broadcasts it; every worker acts on
+//! its own part of the same plan. Pure data: how it is read from Postgres and completed from
+//! Kafka is written elsewhere.
+
+use serde::{Deserialize, Serialize};
+
+use crate::binding::{Binding, BoundEpoch, Offset, Partition};
+use crate::key::Shard;
+use crate::time::{Epoch, EventTime};
+
+/// How far the output of a shard is in the table, and what it consists of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ShardProgress {
+    /// Everything up to and with this epoch is committed.
+    pub epoch: Epoch,
+    /// Records in closed sessions, since the job was created.
+    pub closed: u64,
+    /// Records in open sessions, at `epoch`.
+    pub open: u64,
+    /// Records in `dead_letters`, since the job was created.
+    pub dead: u64,
+}
+
+/// A partition and where reading it begins in this run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PartitionPlan {
+    /// Its binding at the base of the plan; for a partition that is new, where it starts.
+    pub start: Binding,
+    /// Whether the plan's base knows it; if not, its first binding in the replay, or the first
+    /// live epoch, tells the clock of it.
+    pub known: bool,
+    /// Where a bounded run stops reading it.
+    pub until: Option<Offset>,
+    /// Whether its topic is no longer among the job's: it is replayed and then ended.
+    pub retired: bool,
+}
+
+/// The whole plan.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Plan {
+    /// The fence: commits of this run carry it, those of an older run fail.
+    pub generation: i64,
+    /// Names of the topics; a [`Partition`] holds an index into them.
+    pub topics: Vec<String>,
+    /// By shard.
+    pub progress: Vec<ShardProgress>,
+    /// The epoch of the oldest snapshot: everything before it is in snapshots and in the table.
+    pub base_epoch: Epoch,
+    /// The watermark at the base.
+    pub base_watermark: EventTime,
+    /// Bound epochs after the base, in order: they are read again, each to the identical result.
+    pub replay: Vec<BoundEpoch>,
+    /// The first epoch of new input; later than every bound and every committed one.
+    pub first_epoch: Epoch,
+    /// In order of partition.
+    pub partitions: Vec<PartitionPlan>,
+}
+
+impl Plan {
+    /// How many shards the job has.
+    pub fn shards(&self) -> u32 {
+        self.progress.len() as u32
+    }
+
+    /// The partitions that `worker` reads.
+    pub fn partitions_of(
+        &self,
+        worker: usize,
+        peers: usize,
+    ) -> impl Iterator<Item = &PartitionPlan> {
+        self.partitions.iter().filter(move |plan| plan.start.partition.worker(peers) == worker)
+    }
+
+    /// The shards that `worker` keeps.
+    pub fn shards_of(&self, worker: usize, peers: usize) -> impl Iterator<Item = Shard> {
+        (0..self.shards()).map(Shard).filter(move |shard| shard.worker(peers) == worker)
+    }
+
+    /// The name of a partition's topic.
+    pub fn topic(&self, partition: Partition) -> &str {
+        &self.topics[usize::from(partition.topic)]
+    }
+
+    /// What the clock knows at the base.
+    pub fn base_bindings(&self) -> impl Iterator<Item = Binding> {
+        self.partitions.iter().filter(|plan| plan.known).map(|plan| plan.start)
+    }
+}

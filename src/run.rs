@@ -1,0 +1,249 @@
+//! One run of the job: workers, the plan, the dataflow, and how it ends.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use log::{debug, info};
+use timely::dataflow::operators::vec::{Broadcast, Input};
+use timely::dataflow::operators::{Inspect, Probe};
+use timely::worker::Worker;
+
+use crate::config::Config;
+use crate::control::{Control, Fault};
+use crate::dataflow::{self, Shape};
+use crate::kafka::{KafkaFeed, Watcher};
+use crate::key::Shard;
+use crate::ledger;
+use crate::operators::LedgerError;
+use crate::operators::commit::OpenLedger;
+use crate::operators::sessions::LoadedShard;
+use crate::operators::source::SourceConfig;
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::snapshot;
+use crate::start::make_plan;
+
+/// How long a worker sleeps at most before it looks at the flags of the run.
+const NAP: Duration = Duration::from_millis(100);
+
+/// Milliseconds since 1970 by the wall clock.
+pub fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Runs the job until it is asked to stop, has read to the end, or fails.
+pub fn run(config: &Config, control: &Arc<Control>) -> Result<(), Fault> {
+    let began = Instant::now();
+    for name in &config.ledger.url.ignored {
+        info!("POSTGRES_URL: the parameter {name} means nothing here and is ignored");
+    }
+    let progress = Progress::start(Arc::clone(control), config.until_end);
+    let communication = match config.workers {
+        1 => timely::CommunicationConfig::Thread,
+        several => timely::CommunicationConfig::Process(several),
+    };
+    let timely = timely::Config { communication, worker: timely::WorkerConfig::default() };
+    let job = Arc::new(Job {
+        config: config.clone(),
+        control: Arc::clone(control),
+        watcher: Mutex::default(),
+    });
+    let guards = timely::execute(timely, move |worker| {
+        if let Err(fault) = job.work(worker) {
+            job.control.fail(fault);
+        }
+        // What is left is of a run that has ended otherwise: nothing of it may go on.
+        for dataflow in worker.installed_dataflows() {
+            worker.drop_dataflow(dataflow);
+        }
+    });
+    let guards = guards.map_err(Fault::World)?;
+    for result in guards.join() {
+        if let Err(why) = result {
+            control.fail(Fault::World(format!("a worker thread ended abnormally: {why}")));
+        }
+    }
+    drop(progress);
+    if let Some(fault) = control.fault() {
+        return Err(fault);
+    }
+    let gauges = &control.gauges;
+    let (records, seconds) = (gauges.records.load(Relaxed), began.elapsed().as_secs_f64());
+    info!(
+        "stopped: {records} records read in {seconds:.1} s, {} rows written, {} late sessions \
+         merged, {} dead letters{}",
+        gauges.rows.load(Relaxed),
+        gauges.late.load(Relaxed),
+        gauges.dead.load(Relaxed),
+        if control.abandoned() {
+            "; stopped while reading again, nothing new was read"
+        } else {
+            ""
+        },
+    );
+    Ok(())
+}
+
+/// What the workers of this process share.
+struct Job {
+    config: Config,
+    control: Arc<Control>,
+    watcher: Mutex<Option<Arc<Watcher>>>,
+}
+
+impl Job {
+    /// What one worker does, from the plan to the end.
+    fn work(&self, worker: &mut Worker) -> Result<(), Fault> {
+        let Some(plan) = self.learn_plan(worker)? else { return Ok(()) };
+        let plan = Arc::new(plan);
+        let (index, peers) = (worker.index(), worker.peers());
+        let shards = self.load(&plan, index, peers)?;
+        let watcher = self.watch(&plan)?;
+        let ahead = |part: &crate::plan::PartitionPlan| Some(part.until? - part.start.end);
+        let ahead: i64 = plan.partitions_of(index, peers).filter_map(ahead).sum();
+        self.control.gauges.records_ahead.fetch_add(ahead.max(0) as u64, Relaxed);
+        let shape = Shape {
+            source: SourceConfig {
+                epoch_ms: self.config.epoch_ms,
+                patience: self.config.patience,
+                max_future_ms: self.config.max_future_ms,
+                dead_letter_bytes: self.config.dead_letter_bytes,
+                until_end: self.config.until_end,
+                now_ms: Arc::new(now_ms),
+            },
+            snapshot_interval_ms: self.config.snapshot_interval_ms,
+            lanes: self.config.lanes,
+        };
+        let count = plan.partitions_of(index, peers).count();
+        let open_feed = |wake| {
+            let wake: timely::scheduling::SyncActivator = wake;
+            let wake = Mutex::new(wake);
+            let wake = Arc::new(move || {
+                // Fails only when the worker is gone, and then nobody needs waking.
+                let _ = wake.lock().unwrap_or_else(PoisonError::into_inner).activate();
+            });
+            let mine = Box::new(move |p: crate::binding::Partition| p.worker(peers) == index);
+            KafkaFeed::new(&self.config.kafka, &plan.topics, &watcher, count, mine, wake)
+        };
+        let (source, durable) = dataflow::build(
+            worker,
+            &plan,
+            &shape,
+            shards,
+            open_feed,
+            self.open_ledger(&plan),
+            &self.control,
+        );
+        debug!("worker {index} of {peers} runs, {count} partitions");
+        let mut stopping_since = None;
+        while worker.has_dataflows() {
+            if self.control.failed() || self.control.abandoned() {
+                return Ok(());
+            }
+            if self.control.stopping() {
+                let since = *stopping_since.get_or_insert_with(|| {
+                    source.activate();
+                    Instant::now()
+                });
+                if since.elapsed() > self.config.stop_timeout && !durable.done() {
+                    return Err(Fault::World(format!(
+                        "stopped without a last commit: Postgres did not take it within {:?}. \
+                         Nothing is lost: the next start reads again what is not committed",
+                        self.config.stop_timeout
+                    )));
+                }
+            }
+            worker.step_or_park(Some(NAP));
+        }
+        Ok(())
+    }
+
+    /// Worker 0 makes the plan, everybody gets it; `None` if the run ends before.
+    fn learn_plan(&self, worker: &mut Worker) -> Result<Option<Plan>, Fault> {
+        let learnt: Rc<RefCell<Option<Vec<u8>>>> = Rc::default();
+        let keep = Rc::clone(&learnt);
+        let (mut input, probe) = worker.dataflow_named::<u64, _, _>("plan", |scope| {
+            let (input, stream) = scope.new_input::<Vec<u8>>();
+            let stream = stream.broadcast().inspect(move |bytes: &Vec<u8>| {
+                *keep.borrow_mut() = Some(bytes.clone());
+            });
+            let (probe, _) = stream.probe();
+            (input, probe)
+        });
+        if worker.index() == 0 {
+            match make_plan(&self.config, &self.control, now_ms()) {
+                Ok(plan) => {
+                    input.send(serde_json::to_vec(&plan).expect("a plan is plain data"));
+                }
+                // An empty stream tells the others; the fault tells the user.
+                Err(fault) => self.control.fail(fault),
+            }
+        }
+        input.close();
+        worker.step_or_park_while(Some(NAP), || !probe.done());
+        let bytes = learnt.borrow_mut().take();
+        Ok(bytes.map(|bytes| serde_json::from_slice(&bytes).expect("a plan was sent")))
+    }
+
+    /// The shards of this worker, from their snapshots.
+    fn load(&self, plan: &Plan, index: usize, peers: usize) -> Result<Vec<LoadedShard>, Fault> {
+        let mine: Vec<Shard> = plan.shards_of(index, peers).collect();
+        let give_up = |error: LedgerError| match error {
+            LedgerError::Fatal(fault) => fault,
+            LedgerError::Retry(why) => Fault::World(format!("cannot read snapshots: {why}")),
+        };
+        let stored = ledger::snapshots(&self.config.ledger, &mine).map_err(give_up)?;
+        let mut shards = Vec::with_capacity(mine.len());
+        for (shard, epoch, bytes) in stored {
+            let table = snapshot::decode(&bytes, self.config.ledger.gap).map_err(|damage| {
+                Fault::World(format!(
+                    "the snapshot of shard {} at epoch {epoch} (sessionizer.snapshots) cannot be \
+                     read: {damage}. Restore the database from a backup, or start as another job \
+                     (--job, --table) from the beginning of the topic",
+                    shard.0
+                ))
+            })?;
+            shards.push(LoadedShard { shard, epoch, table });
+        }
+        if shards.iter().map(|loaded| loaded.shard).ne(mine.iter().copied()) {
+            return Err(Fault::World(format!(
+                "snapshots of the job {} are missing in sessionizer.snapshots: found {} of {}",
+                self.config.ledger.job,
+                shards.len(),
+                mine.len()
+            )));
+        }
+        Ok(shards)
+    }
+
+    /// The watcher of this process; the first worker that asks starts it.
+    fn watch(&self, plan: &Plan) -> Result<Arc<Watcher>, Fault> {
+        let mut slot = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watcher) = &*slot {
+            return Ok(Arc::clone(watcher));
+        }
+        let mut known: BTreeMap<u16, i32> = BTreeMap::new();
+        for part in plan.partitions.iter().filter(|part| !part.retired) {
+            let partition = part.start.partition;
+            let count = known.entry(partition.topic).or_default();
+            *count = (*count).max(partition.number + 1);
+        }
+        let every = self.config.discovery_interval;
+        let watcher = Watcher::start(&self.config.kafka, &plan.topics, known, every)?;
+        let watcher = Arc::new(watcher);
+        *slot = Some(Arc::clone(&watcher));
+        Ok(watcher)
+    }
+
+    fn open_ledger(&self, plan: &Plan) -> OpenLedger {
+        let config = Arc::new(self.config.ledger.clone());
+        let topics = Arc::new(plan.topics.clone());
+        let generation = plan.generation;
+        Arc::new(move |_lane| ledger::open_lane(&config, generation, &topics))
+    }
+}

@@ -1,0 +1,219 @@
+//! A shard on disk: its open sessions and its horizon, versioned, compressed and checksummed. Pure.
+//!
+//! Layout, all integers little-endian or LEB128 varints:
+//!
+//! ```text
+//! "SSNZ"  version: u8  crc32 of the plain bytes: u32  zstd( plain bytes )
+//! plain:  horizon: zigzag varint   sessions: varint
+//!         per session  key length: varint  key  first: zigzag varint  last - first: varint
+//!                      count: varint  late: u8
+//! ```
+//!
+//! Sessions are sorted by key and start, so equal shards have equal snapshots.
+
+use std::fmt;
+
+use crate::key::Key;
+use crate::session::{Open, SessionTable, Span};
+use crate::time::{EventTime, Gap};
+
+const MAGIC: &[u8; 4] = b"SSNZ";
+const VERSION: u8 = 1;
+const HEADER_BYTES: usize = 9;
+/// Level 1: snapshots ride in commits, so their cost counts more than their size.
+const ZSTD_LEVEL: i32 = 1;
+
+/// Why a snapshot cannot be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Damage {
+    /// Not a snapshot at all.
+    NotASnapshot,
+    /// Written by a later version of this program.
+    Version(u8),
+    /// It does not unpack.
+    Compression(String),
+    /// The checksum is another.
+    Checksum,
+    /// The checksum is right and the content is not: a bug of the writer.
+    Content,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Damage::NotASnapshot => f.write_str("it does not begin like a snapshot"),
+            Damage::Version(found) => {
+                write!(f, "its format is version {found}, this program reads up to {VERSION}")
+            }
+            Damage::Compression(why) => write!(f, "it does not unpack: {why}"),
+            Damage::Checksum => f.write_str("its checksum does not match its content"),
+            Damage::Content => f.write_str("its content makes no sense although the checksum fits"),
+        }
+    }
+}
+
+/// Serialises a shard.
+pub fn encode(table: &SessionTable) -> Vec<u8> {
+    let mut open: Vec<(&Key, Span, bool)> = table.open().collect();
+    open.sort_unstable();
+    let mut plain = Vec::with_capacity(16 + open.len() * 48);
+    put_signed(table.horizon().millis(), &mut plain);
+    put(open.len() as u64, &mut plain);
+    for (key, span, late) in open {
+        put(key.bytes().len() as u64, &mut plain);
+        plain.extend_from_slice(key.bytes());
+        put_signed(span.first.millis(), &mut plain);
+        put((span.last.millis() - span.first.millis()) as u64, &mut plain);
+        put(span.count, &mut plain);
+        plain.push(u8::from(late));
+    }
+    let packed = zstd::bulk::compress(&plain, ZSTD_LEVEL).expect("memory compresses into memory");
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + packed.len());
+    bytes.extend_from_slice(MAGIC);
+    bytes.push(VERSION);
+    bytes.extend_from_slice(&crc32fast::hash(&plain).to_le_bytes());
+    bytes.extend_from_slice(&packed);
+    bytes
+}
+
+/// Reads what [`encode`] wrote.
+pub fn decode(bytes: &[u8], gap: Gap) -> Result<SessionTable, Damage> {
+    if bytes.len() < HEADER_BYTES || &bytes[..4] != MAGIC {
+        return Err(Damage::NotASnapshot);
+    }
+    if bytes[4] != VERSION {
+        return Err(Damage::Version(bytes[4]));
+    }
+    let checksum = u32::from_le_bytes(bytes[5..9].try_into().expect("four bytes"));
+    let packed = &bytes[HEADER_BYTES..];
+    let plain =
+        zstd::stream::decode_all(packed).map_err(|why| Damage::Compression(why.to_string()))?;
+    if crc32fast::hash(&plain) != checksum {
+        return Err(Damage::Checksum);
+    }
+    content(&plain, gap).ok_or(Damage::Content)
+}
+
+fn content(mut plain: &[u8], gap: Gap) -> Option<SessionTable> {
+    let rest = &mut plain;
+    let horizon = EventTime::from_millis(take_signed(rest)?);
+    let sessions = take(rest)?;
+    let mut open = Vec::with_capacity(usize::try_from(sessions).ok()?.min(rest.len()));
+    for _ in 0..sessions {
+        let length = usize::try_from(take(rest)?).ok()?;
+        let (key, after) = rest.split_at_checked(length)?;
+        *rest = after;
+        let first = EventTime::from_millis(take_signed(rest)?);
+        let last = first.plus(i64::try_from(take(rest)?).ok()?);
+        let count = take(rest)?;
+        let (late, after) = rest.split_first()?;
+        *rest = after;
+        let span = Span { first, last, count };
+        open.push(Open { key: Key::from_bytes(key)?, span, late: *late != 0 });
+    }
+    rest.is_empty().then(|| SessionTable::restore(gap, horizon, open))
+}
+
+fn put(mut value: u64, out: &mut Vec<u8>) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn put_signed(value: i64, out: &mut Vec<u8>) {
+    put((value.wrapping_shl(1) ^ (value >> 63)) as u64, out);
+}
+
+fn take(rest: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, after) = rest.split_first()?;
+        *rest = after;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+fn take_signed(rest: &mut &[u8]) -> Option<i64> {
+    take(rest).map(|value| (value >> 1) as i64 ^ -((value & 1) as i64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::stable_hash;
+
+    fn gap() -> Gap {
+        Gap::from_millis(300_000).expect("valid")
+    }
+
+    fn table() -> SessionTable {
+        let mut table = SessionTable::new(gap(), EventTime::from_millis(-5));
+        for (ip, time) in [("a", 0), ("a", 1_000_000), ("b", -77), ("ü", 1_700_000_000_123)] {
+            let key = Key::new(ip, "host.example");
+            let span = Span { count: 3, ..Span::event(EventTime::from_millis(time)) };
+            table.insert(stable_hash(key.bytes()), key.bytes(), span);
+        }
+        table
+    }
+
+    #[test]
+    fn a_shard_comes_back_as_it_was() {
+        for table in [table(), SessionTable::new(gap(), EventTime::NEVER)] {
+            let bytes = encode(&table);
+            let back = decode(&bytes, gap()).expect("readable");
+            assert_eq!(encode(&back), bytes);
+            assert_eq!((back.len(), back.horizon()), (table.len(), table.horizon()));
+            assert_eq!(back.open_records(), table.open_records());
+        }
+    }
+
+    #[test]
+    fn damage_is_named() {
+        let bytes = encode(&table());
+        assert!(matches!(decode(b"", gap()), Err(Damage::NotASnapshot)));
+        assert!(matches!(decode(b"something else", gap()), Err(Damage::NotASnapshot)));
+        let mut newer = bytes.clone();
+        newer[4] = 9;
+        assert!(matches!(decode(&newer, gap()), Err(Damage::Version(9))));
+        let mut other = bytes.clone();
+        other[5] ^= 1;
+        assert!(matches!(decode(&other, gap()), Err(Damage::Checksum)));
+        assert!(matches!(
+            decode(&bytes[..bytes.len() - 1], gap()),
+            Err(Damage::Compression(_) | Damage::Checksum)
+        ));
+    }
+
+    #[test]
+    fn no_flipped_bit_passes_for_a_snapshot() {
+        let bytes = encode(&table());
+        for at in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[at / 8] ^= 1 << (at % 8);
+            if let Ok(back) = decode(&damaged, gap()) {
+                assert_eq!(encode(&back), bytes, "bit {at} changed the content unnoticed");
+            }
+        }
+    }
+
+    #[test]
+    fn integers_of_every_size_come_back() {
+        for value in [0, 1, 127, 128, u64::from(u32::MAX), u64::MAX] {
+            let mut bytes = Vec::new();
+            put(value, &mut bytes);
+            assert_eq!(take(&mut &bytes[..]), Some(value));
+        }
+        for value in [0, -1, 1, i64::MIN, i64::MAX, EventTime::NEVER.millis()] {
+            let mut bytes = Vec::new();
+            put_signed(value, &mut bytes);
+            assert_eq!(take_signed(&mut &bytes[..]), Some(value));
+        }
+        assert_eq!(take(&mut &[0x80][..]), None);
+    }
+}

@@ -1,0 +1,128 @@
+//! Time: the newtypes and all arithmetic on them.
+//!
+//! Two kinds of time never mix. *Event time* says when something happened and shapes sessions.
+//! An *epoch* says when a record was read; it is the unit of progress and of commit. Both count
+//! milliseconds since 1970-01-01T00:00:00Z, and nothing in this file looks at a clock.
+
+use std::fmt;
+use std::ops::Add;
+
+use chrono::{DateTime, SecondsFormat};
+use serde::{Deserialize, Serialize};
+
+/// When an event happened: milliseconds since 1970, from the payload.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct EventTime(i64);
+
+impl EventTime {
+    /// 0001-01-01T00:00:00.000Z, the earliest time an event may carry.
+    pub const EARLIEST: EventTime = EventTime(-62_135_596_800_000);
+    /// 9999-12-31T23:59:59.999Z, the latest time an event may carry.
+    pub const LATEST: EventTime = EventTime(253_402_300_799_999);
+    /// Before every event; the horizon of a shard that has closed nothing.
+    pub const NEVER: EventTime = EventTime(i64::MIN / 4);
+    /// After everything; what a drained epoch closes up to.
+    pub const FOREVER: EventTime = EventTime(i64::MAX / 4);
+
+    /// From milliseconds since 1970; any value is taken, range checks belong to the decoder.
+    pub const fn from_millis(millis: i64) -> Self {
+        EventTime(millis)
+    }
+
+    /// Milliseconds since 1970.
+    pub const fn millis(self) -> i64 {
+        self.0
+    }
+
+    /// This time, `millis` later (earlier if negative), never past [`Self::FOREVER`] or
+    /// [`Self::NEVER`].
+    pub fn plus(self, millis: i64) -> Self {
+        let sum = self.0.saturating_add(millis);
+        EventTime(sum.clamp(Self::NEVER.0, Self::FOREVER.0))
+    }
+}
+
+impl fmt::Display for EventTime {
+    /// RFC 3339 in UTC with milliseconds; what lies outside the calendar prints in words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match DateTime::from_timestamp_millis(self.0) {
+            _ if *self <= Self::NEVER => f.write_str("never"),
+            _ if *self >= Self::FOREVER => f.write_str("forever"),
+            Some(time) => f.write_str(&time.to_rfc3339_opts(SecondsFormat::Millis, true)),
+            None => write!(f, "{} ms", self.0),
+        }
+    }
+}
+
+impl fmt::Debug for EventTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The timely timestamp: the wall-clock tick (milliseconds since 1970) in which a record was read.
+pub type Epoch = u64;
+
+/// The first tick of length `every_ms` that holds `now_ms`.
+pub fn tick(now_ms: u64, every_ms: u64) -> Epoch {
+    now_ms - now_ms % every_ms
+}
+
+/// The session gap: two events of a key at most this far apart are in one session (inclusive).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Gap(i64);
+
+impl Gap {
+    /// A gap of `millis`; it must be positive and shorter than a thousand years.
+    pub fn from_millis(millis: i64) -> Option<Self> {
+        (1..=31_536_000_000_000).contains(&millis).then_some(Gap(millis))
+    }
+
+    /// Milliseconds.
+    pub const fn millis(self) -> i64 {
+        self.0
+    }
+
+    /// The exclusive end of the window of a session whose last event is `last`.
+    pub fn end_after(self, last: EventTime) -> EventTime {
+        last + self
+    }
+}
+
+impl Add<Gap> for EventTime {
+    type Output = EventTime;
+    fn add(self, gap: Gap) -> EventTime {
+        self.plus(gap.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_multiples_and_never_ahead_of_the_clock() {
+        for (now, every, want) in
+            [(0, 1000, 0), (999, 1000, 0), (1000, 1000, 1000), (1750, 250, 1750)]
+        {
+            assert_eq!(tick(now, every), want);
+        }
+    }
+
+    #[test]
+    fn times_print_as_people_write_them() {
+        assert_eq!(EventTime(1_700_000_000_123).to_string(), "2023-11-14T22:13:20.123Z");
+        assert_eq!(EventTime::EARLIEST.to_string(), "0001-01-01T00:00:00.000Z");
+        assert_eq!(EventTime::LATEST.to_string(), "9999-12-31T23:59:59.999Z");
+        assert_eq!(EventTime::NEVER.to_string(), "never");
+    }
+
+    #[test]
+    fn arithmetic_saturates_at_never_and_forever() {
+        assert_eq!(EventTime::NEVER.plus(-5), EventTime::NEVER);
+        assert_eq!(EventTime::FOREVER.plus(i64::MAX), EventTime::FOREVER);
+        let gap = Gap::from_millis(300_000).expect("valid");
+        assert_eq!(gap.end_after(EventTime(0)), EventTime(300_000));
+        assert!(Gap::from_millis(0).is_none());
+    }
+}

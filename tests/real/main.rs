@@ -1,0 +1,8 @@
+//! Tests against a real Kafka and a real PostgreSQL, with the built binary as its user runs it.
+//!
+//! `scripts/test` brings both up and says where they are. Each test has a database and topics of
+//! its own, so they run side by side.
+
+mod jobs;
+mod oracle;
+mod world;

@@ -1,0 +1,458 @@
+//! What a test has to itself: a database, topics, and the job as a process.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::oracle::{self, Event, Row};
+
+/// How long anything may take before a test gives up on it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct World {
+    pub kafka: String,
+    /// `host:port` of the server.
+    pub server: String,
+    pub user: String,
+    pub database: String,
+    /// The name of the first topic, and what other names of this test begin with.
+    pub name: String,
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!("{name} is not set: these tests need a real Kafka and PostgreSQL; run scripts/test")
+    })
+}
+
+impl World {
+    /// A fresh database, and a name for topics and the job.
+    pub fn new(test: &str) -> World {
+        let url = variable("SESSIONIZER_TEST_POSTGRES");
+        let rest = url.strip_prefix("postgres://").expect("postgres://user@host:port/database");
+        let (user, rest) = rest.split_once('@').expect("a user");
+        let (server, _) = rest.split_once('/').expect("a database");
+        World::at(test, &variable("SESSIONIZER_TEST_KAFKA"), server, user)
+    }
+
+    /// The same on servers that the test has started itself.
+    pub fn at(test: &str, kafka: &str, server: &str, user: &str) -> World {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{test}-{}-{count}", std::process::id()).replace('_', "-");
+        let world = World {
+            kafka: kafka.to_owned(),
+            server: server.to_owned(),
+            user: user.to_owned(),
+            database: name.replace('-', "_"),
+            name,
+        };
+        let create = format!("create database {}", world.database);
+        world.client_of("postgres").batch_execute(&create).expect("a database can be created");
+        world
+    }
+
+    pub fn client(&self) -> postgres::Client {
+        self.client_of(&self.database)
+    }
+
+    fn client_of(&self, database: &str) -> postgres::Client {
+        let url = format!("postgres://{}@{}/{database}", self.user, self.server);
+        postgres::Client::connect(&url, postgres::NoTls).expect("PostgreSQL answers")
+    }
+
+    /// Runs statements.
+    pub fn execute(&self, sql: &str) {
+        self.client().batch_execute(sql).unwrap_or_else(|why| panic!("{sql}: {why}"));
+    }
+
+    /// The rows of a query as text.
+    pub fn query(&self, sql: &str) -> Vec<Vec<String>> {
+        let messages = self.client().simple_query(sql);
+        let messages = messages.unwrap_or_else(|why| panic!("{sql}: {why}"));
+        let rows = messages.into_iter().filter_map(|message| match message {
+            postgres::SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        rows.map(|row| (0..row.len()).map(|i| row.get(i).unwrap_or("").to_owned()).collect())
+            .collect()
+    }
+
+    /// The one value of a query.
+    pub fn value(&self, sql: &str) -> String {
+        self.query(sql)[0][0].clone()
+    }
+
+    /// The table of sessions; a row that is there twice fails.
+    pub fn rows(&self) -> BTreeSet<Row> {
+        self.rows_of("sessionized_events")
+    }
+
+    pub fn rows_of(&self, table: &str) -> BTreeSet<Row> {
+        let ms = |column: &str| format!("(extract(epoch from {column}) * 1000)::bigint");
+        let sql = format!(
+            "select ip, host, {}, {}, num_logs from {table}",
+            ms("session_start"),
+            ms("session_end")
+        );
+        let mut rows = BTreeSet::new();
+        for row in self.query(&sql) {
+            let number = |at: usize| row[at].parse().expect("a number");
+            let row = (row[0].clone(), row[1].clone(), number(2), number(3), number(4));
+            assert!(rows.insert(row.clone()), "a row is there twice: {row:?}");
+        }
+        rows
+    }
+
+    /// The difference of the balance view, or `none` while there is no balance.
+    pub fn imbalance(&self) -> String {
+        let rows = self.query("select difference from sessionizer.balance");
+        rows.first().map_or("none".to_owned(), |row| row[0].clone())
+    }
+
+    /// Dead letters as (reason, how many).
+    pub fn dead_letters(&self) -> Vec<(String, u64)> {
+        let rows = self
+            .query("select reason, count(*) from sessionizer.dead_letters group by 1 order by 1");
+        rows.into_iter().map(|row| (row[0].clone(), row[1].parse().expect("a count"))).collect()
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        self.kafka_client().create().expect("an admin client")
+    }
+
+    fn kafka_client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.kafka);
+        config
+    }
+
+    /// Creates the topic [`World::name`].
+    pub fn create_topic(&self, partitions: i32) {
+        self.create(&self.name, partitions, &[]);
+    }
+
+    pub fn create(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        for (name, value) in settings {
+            new = new.set(name, value);
+        }
+        let created = self.admin();
+        let created = created.create_topics([&new], &AdminOptions::new());
+        let created = futures_executor::block_on(created).expect("the broker answers");
+        created[0].as_ref().expect("the topic is new");
+    }
+
+    /// Raises the number of partitions.
+    pub fn add_partitions(&self, topic: &str, count: usize) {
+        let new = NewPartitions::new(topic, count);
+        let admin = self.admin();
+        let done = admin.create_partitions([&new], &AdminOptions::new());
+        let done = futures_executor::block_on(done).expect("the broker answers");
+        done[0].as_ref().expect("partitions can be added");
+    }
+
+    /// A producer with settings of its own, for what [`World::send`] does not do.
+    pub fn producer(&self, settings: &[(&str, &str)]) -> ThreadedProducer<DefaultProducerContext> {
+        let mut config = self.kafka_client();
+        for (name, value) in settings {
+            config.set(*name, *value);
+        }
+        config.create().expect("a producer")
+    }
+
+    /// Sends payloads to a partition of the topic, in order; `None` is a tombstone.
+    pub fn send<P: AsRef<[u8]>>(
+        &self,
+        partition: i32,
+        payloads: impl IntoIterator<Item = Option<P>>,
+    ) {
+        self.send_to(&self.name, partition, payloads);
+    }
+
+    /// The same for any topic.
+    pub fn send_to<P: AsRef<[u8]>>(
+        &self,
+        topic: &str,
+        partition: i32,
+        payloads: impl IntoIterator<Item = Option<P>>,
+    ) {
+        let producer = self.producer(&[("linger.ms", "1")]);
+        for payload in payloads {
+            let mut record = BaseRecord::<(), [u8]>::to(topic).partition(partition);
+            record.payload = payload.as_ref().map(AsRef::as_ref);
+            producer.send(record).map_err(|(why, _)| why).expect("queued");
+        }
+        producer.flush(PATIENCE).expect("delivered");
+    }
+
+    /// Sends events to a partition of the topic, in order.
+    pub fn send_events<'a>(&self, partition: i32, events: impl IntoIterator<Item = &'a Event>) {
+        self.send(partition, events.into_iter().map(|event| Some(json(event))));
+    }
+
+    /// A consumer of a group, to ask about offsets.
+    pub fn consumer(&self, group: &str) -> BaseConsumer {
+        let mut config = self.kafka_client();
+        config.set("group.id", group).set("isolation.level", "read_uncommitted");
+        config.create().expect("a consumer")
+    }
+
+    /// The oldest offset of a partition, and the one behind everything that was ever written.
+    pub fn log_range(&self, topic: &str, partition: i32) -> (i64, i64) {
+        let range = self.consumer("asks").fetch_watermarks(topic, partition, PATIENCE);
+        range.expect("the broker answers")
+    }
+
+    /// Moves the log start of a partition, as retention does.
+    pub fn delete_records(&self, topic: &str, partition: i32, before: i64) {
+        let mut wanted = TopicPartitionList::new();
+        wanted.add_partition_offset(topic, partition, Offset::Offset(before)).expect("an offset");
+        let admin = self.admin();
+        let done = admin.delete_records(&wanted, &AdminOptions::new());
+        let done = futures_executor::block_on(done).expect("the broker answers");
+        done.elements()[0].error().expect("records can be deleted");
+    }
+
+    /// Everything that is in a topic, read by a consumer that has nothing to do with the job.
+    pub fn read_topic(&self, topic: &str) -> Vec<Option<Vec<u8>>> {
+        let mut config = self.kafka_client();
+        config.set("group.id", "reader").set("enable.partition.eof", "true");
+        let consumer: BaseConsumer = config.create().expect("a consumer");
+        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).expect("metadata");
+        let mut wanted = TopicPartitionList::new();
+        let partitions = metadata.topics()[0].partitions().len();
+        for partition in 0..partitions {
+            wanted
+                .add_partition_offset(topic, partition as i32, Offset::Beginning)
+                .expect("a valid offset");
+        }
+        consumer.assign(&wanted).expect("assigned");
+        let (mut payloads, mut ended) = (Vec::new(), 0);
+        while ended < partitions {
+            match consumer.poll(PATIENCE).expect("the broker answers") {
+                Ok(message) => payloads.push(message.payload().map(<[u8]>::to_vec)),
+                Err(rdkafka::error::KafkaError::PartitionEOF(_)) => ended += 1,
+                Err(why) => panic!("reading {topic}: {why}"),
+            }
+        }
+        payloads
+    }
+
+    /// The batch answer over everything in a topic.
+    pub fn answer(&self, topic: &str) -> BTreeSet<Row> {
+        let latest_ms = chrono_now_ms() + oracle::GAP_MS;
+        let payloads = self.read_topic(topic);
+        let events: Vec<Event> =
+            payloads.iter().filter_map(|p| oracle::read(p.as_deref(), latest_ms)).collect();
+        oracle::sessions(&events)
+    }
+
+    /// The built program with an empty environment but for what leads it here.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sessionizer"));
+        command
+            .env_clear()
+            .env("RUST_BACKTRACE", "1")
+            .env("KAFKA_URL", &self.kafka)
+            .env("KAFKA_TOPIC", &self.name)
+            .env("KAFKA_GROUP", &self.name)
+            .env("POSTGRES_URL", format!("jdbc:postgresql://{}/{}", self.server, self.database))
+            .env("POSTGRES_USER", &self.user)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the job to the end of its topics; it must succeed. Gives its log.
+    pub fn run_to_end(&self, args: &[&str]) -> String {
+        let mut command = self.command();
+        command.arg("--until-end").args(args);
+        let (status, log) = finish(command);
+        assert!(status.success(), "{status}:\n{log}");
+        log
+    }
+
+    /// Starts the job and leaves it running.
+    pub fn start(&self, args: &[&str]) -> Running {
+        let mut command = self.command();
+        command.args(args);
+        Running::start(command)
+    }
+}
+
+pub fn chrono_now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.expect("after 1970").as_millis() as i64
+}
+
+/// An event as people send it.
+pub fn json(event: &Event) -> String {
+    let time = chrono::DateTime::from_timestamp_millis(event.time_ms).expect("a time");
+    serde_json::json!({
+        "url": "/", "referrer": null, "user_agent": "test", "headers": {},
+        "host": event.host, "ip": event.ip,
+        "event_time": time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+    })
+    .to_string()
+}
+
+/// Runs a command to its end and gives how it ended and what it said.
+pub fn finish(command: Command) -> (ExitStatus, String) {
+    Running::start(command).wait()
+}
+
+/// A process whose log is read as it comes; killed when a test forgets it.
+pub struct Running {
+    child: Child,
+    log: Arc<Mutex<String>>,
+    reader: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Running {
+    pub fn start(mut command: Command) -> Running {
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program was built");
+        let stderr = child.stderr.take().expect("piped");
+        let log: Arc<Mutex<String>> = Arc::default();
+        let sink = Arc::clone(&log);
+        let reader = std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let mut log = sink.lock().expect("not poisoned");
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        Running { child, log, reader: Some(reader) }
+    }
+
+    /// What it has said so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("not poisoned").clone()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_none()
+    }
+
+    /// Sends a signal by name: TERM, KILL, STOP, CONT.
+    pub fn signal(&self, name: &str) {
+        let status =
+            Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
+        assert!(status.expect("kill is there").success(), "cannot send {name}");
+    }
+
+    /// Asks for a clean stop; it must succeed. Gives the log.
+    pub fn stop(self) -> String {
+        self.signal("TERM");
+        let (status, log) = self.wait();
+        assert!(status.success(), "{status}:\n{log}");
+        log
+    }
+
+    /// Kills it as a power cut would.
+    pub fn kill(self) -> String {
+        self.signal("KILL");
+        self.wait().1
+    }
+
+    /// Waits for its end.
+    pub fn wait(mut self) -> (ExitStatus, String) {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                let _ = self.reader.take().expect("read once").join();
+                return (status, self.log());
+            }
+            if Instant::now() >= until {
+                panic!("it does not end:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits until the log says something; the job must not end before.
+    pub fn wait_for(&mut self, text: &str) {
+        let until = Instant::now() + PATIENCE;
+        while !self.log().contains(text) {
+            assert!(self.is_running() || self.log().contains(text), "it ended:\n{}", self.log());
+            assert!(Instant::now() < until, "it never said {text:?}:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A server that a test has to itself, to do with it as it likes; gone when the test forgets it.
+pub struct Server {
+    /// `postgres` or `kafka`.
+    kind: &'static str,
+    /// Where its state lies.
+    pub directory: std::path::PathBuf,
+    /// `host:port`; the same for ever.
+    pub address: String,
+}
+
+impl Server {
+    /// Starts one; `test` names its directory.
+    pub fn start(kind: &'static str, test: &str) -> Server {
+        let name = format!("{test}-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        let mut server = Server { kind, directory, address: String::new() };
+        server.address = server.act("start");
+        server
+    }
+
+    /// What `scripts/services` can do with it: start, stop, kill, restart, pause, continue.
+    pub fn act(&self, verb: &str) -> String {
+        let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/services"))
+            .args([self.kind, verb])
+            .arg(&self.directory)
+            .output()
+            .expect("scripts/services can be run");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{} {verb}: {said}", self.kind);
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A panic within a panic would end the whole test program, and leave other servers behind.
+        if std::panic::catch_unwind(|| self.act("kill")).is_ok() {
+            let _ = std::fs::remove_dir_all(&self.directory);
+        }
+    }
+}
+
+/// Waits until something holds.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < until, "it never happened: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
