@@ -3,6 +3,7 @@
 //! Values are taken as text: [`crate::config`] reads them, so that everything that is wrong can
 //! be told at once and not one mistake at a time.
 
+use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand};
 
 /// Turns a Kafka topic of web events into sessions in PostgreSQL, exactly once.
@@ -101,7 +102,7 @@ pub struct RunArgs {
     pub from: String,
 
     /// Read to the offsets that are the end now, close everything, and exit
-    #[arg(long, env = "SESSIONIZER_UNTIL_END")]
+    #[arg(long, env = "SESSIONIZER_UNTIL_END", value_parser = FalseyValueParser::new())]
     pub until_end: bool,
 
     /// Connections that write to Postgres [default: as many as workers]
@@ -116,6 +117,7 @@ pub struct RunArgs {
         long,
         value_name = "NAME=VALUE",
         env = "SESSIONIZER_KAFKA_CONFIG",
+        hide_env_values = true,
         value_delimiter = ';'
     )]
     pub kafka_config: Vec<String>,
@@ -179,7 +181,7 @@ pub struct ProduceArgs {
     pub host: Vec<String>,
 
     /// Stop after so many records [default: never, or the end of the log]
-    #[arg(long, short = 'c', value_name = "N", env = "SESSIONIZER_NUMBER")]
+    #[arg(long, value_name = "N", env = "SESSIONIZER_NUMBER")]
     pub number: Option<String>,
 
     /// Records a second; 0 is as fast as possible
@@ -234,7 +236,7 @@ pub struct ProduceArgs {
     pub compression: String,
 
     /// Write records without a key; otherwise the ip is the key
-    #[arg(long, env = "SESSIONIZER_NO_KEY")]
+    #[arg(long, env = "SESSIONIZER_NO_KEY", value_parser = FalseyValueParser::new())]
     pub no_key: bool,
 
     /// A setting of librdkafka, name=value; can be given several times
@@ -242,6 +244,7 @@ pub struct ProduceArgs {
         long,
         value_name = "NAME=VALUE",
         env = "SESSIONIZER_KAFKA_CONFIG",
+        hide_env_values = true,
         value_delimiter = ';'
     )]
     pub kafka_config: Vec<String>,
@@ -263,7 +266,7 @@ pub struct DemoArgs {
     pub rate: String,
 
     /// Go on until Ctrl-C
-    #[arg(long, env = "SESSIONIZER_DEMO_KEEP")]
+    #[arg(long, env = "SESSIONIZER_DEMO_KEEP", value_parser = FalseyValueParser::new())]
     pub keep: bool,
 
     /// The job's name

@@ -408,6 +408,19 @@ mod tests {
     }
 
     #[test]
+    fn the_help_shows_no_secret_of_the_environment() {
+        use clap::CommandFactory;
+        let mut command = crate::cli::Cli::command();
+        let secret = |arg: &clap::Arg| arg.get_id() == "kafka_config";
+        command.build();
+        let everywhere = std::iter::once(&command).chain(command.get_subcommands());
+        let args: Vec<&clap::Arg> =
+            everywhere.flat_map(|command| command.get_arguments().filter(|a| secret(a))).collect();
+        assert_eq!(args.len(), 2, "the job and the producer take settings");
+        assert!(args.iter().all(|arg| arg.is_hide_env_values_set()));
+    }
+
+    #[test]
     fn topics_are_a_list() {
         let mut env = GOOD.to_vec();
         env[1].1 = "a, b,a";

@@ -22,7 +22,8 @@ use timely::worker::Worker;
 
 use crate::control::{Control, Fault};
 use crate::operators::Feed;
-use crate::operators::commit::{OpenLedger, render_commit};
+use crate::operators::commit::{Drive, render_commit};
+use crate::operators::lane::OpenLedger;
 use crate::operators::sessions::{LoadedShard, render_sessions};
 use crate::operators::source::{SourceConfig, render_source};
 use crate::plan::Plan;
@@ -33,6 +34,7 @@ pub struct Shape {
     pub source: SourceConfig,
     pub snapshot_interval_ms: u64,
     pub lanes: u32,
+    pub drive: Drive,
 }
 
 /// Builds the dataflow on this worker and gives what wakes its source and the durable frontier.
@@ -68,7 +70,7 @@ pub fn build<F: Feed + 'static>(
             sessions.summaries,
             source.dead_letters,
             plan,
-            shape.lanes,
+            (shape.lanes, shape.drive),
             open_ledger,
             Arc::clone(control),
         );

@@ -60,6 +60,8 @@ pub const RESERVED: [(&str, &str); 7] = [
 
 /// How long one question to the brokers may take.
 const QUESTION: Duration = Duration::from_secs(5);
+/// How long a question may take even if a start has no patience left.
+const QUICK_QUESTION: Duration = Duration::from_millis(500);
 /// What all partitions of a worker together may hold of fetched, unread records, in KiB.
 const QUEUED_KIB: usize = 128 * 1024;
 
@@ -159,7 +161,11 @@ impl ClientContext for Context {
             return;
         }
         debug!(target: "librdkafka", "{error}: {reason}");
-        *lock(&self.health.last) = Some(reason.to_owned());
+        let mut last = lock(&self.health.last);
+        // That all brokers are down says less than why the last one went.
+        if last.is_none() || code != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *last = Some(reason.to_owned());
+        }
         self.health.troubles.fetch_add(1, Relaxed);
     }
 }
@@ -215,9 +221,9 @@ impl Cluster {
     }
 
     /// How many partitions a topic has. `Err(None)`: the brokers did not answer in time.
-    fn partitions(&self, topic: &str) -> Result<i32, Option<Fault>> {
+    fn partitions(&self, topic: &str, patience: Duration) -> Result<i32, Option<Fault>> {
         self.serve();
-        let metadata = self.client.fetch_metadata(Some(topic), QUESTION);
+        let metadata = self.client.fetch_metadata(Some(topic), patience.min(QUESTION));
         self.serve();
         let metadata = metadata.map_err(|why| self.unanswered(&why))?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
@@ -262,11 +268,15 @@ impl Cluster {
         let mut counts = Vec::new();
         for topic in &self.config.topics {
             counts.push(loop {
-                match self.partitions(topic) {
+                let left = patience.saturating_sub(began.elapsed());
+                match self.partitions(topic, left.max(QUICK_QUESTION)) {
                     Ok(count) => break count,
                     Err(Some(fault)) => return Err(fault),
                     Err(None) => {}
                 }
+                // The reason comes by a callback, a moment after the failure.
+                thread::sleep(Duration::from_millis(200));
+                self.serve();
                 let why = lock(&self.context.health.last).clone();
                 let why = why.unwrap_or_else(|| "no answer".to_owned());
                 if began.elapsed() >= patience || give_up() {
@@ -280,7 +290,6 @@ impl Cluster {
                     told = true;
                     info!("waiting for Kafka at {}: {why}", self.config.brokers);
                 }
-                thread::sleep(Duration::from_millis(200));
             });
         }
         Ok(counts)
@@ -434,7 +443,7 @@ impl Watch {
         for (index, topic) in self.topics.clone().into_iter().enumerate() {
             let index = index as u16;
             let Some(&known) = self.known.get(&index) else { continue };
-            let count = match self.cluster.partitions(&topic) {
+            let count = match self.cluster.partitions(&topic, QUESTION) {
                 Ok(count) => count,
                 Err(Some(fault)) => {
                     debug!("{fault}");

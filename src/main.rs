@@ -44,8 +44,9 @@ fn start_logging() {
     // librdkafka says everything twice; what matters of it is said by us.
     builder.filter_module("librdkafka", LevelFilter::Warn);
     builder.filter_module("rdkafka", LevelFilter::Error);
+    builder.filter_module("tokio_postgres", LevelFilter::Warn);
     builder.parse_default_env();
-    builder.format_target(false);
+    builder.format_target(false).format_timestamp_millis();
     let logger = builder.build();
     let level = logger.filter();
     let started = match std::io::stderr().is_terminal() {
@@ -76,7 +77,7 @@ fn stop_on_signals(control: &Arc<Control>) {
             if control.stopping() {
                 std::process::exit(128 + signal);
             }
-            info!("stopping: the epoch is cut, committed, and that is all (again: stop at once)");
+            info!("stopping: committing what was read; once more to stop at once");
             control.request_stop();
         }
     };

@@ -19,7 +19,8 @@ use crate::kafka::{KafkaFeed, Watcher};
 use crate::key::Shard;
 use crate::ledger;
 use crate::operators::LedgerError;
-use crate::operators::commit::OpenLedger;
+use crate::operators::commit::Drive;
+use crate::operators::lane::OpenLedger;
 use crate::operators::sessions::LoadedShard;
 use crate::operators::source::SourceConfig;
 use crate::plan::Plan;
@@ -115,9 +116,11 @@ impl Job {
                 dead_letter_bytes: self.config.dead_letter_bytes,
                 until_end: self.config.until_end,
                 now_ms: Arc::new(now_ms),
+                alarm: true,
             },
             snapshot_interval_ms: self.config.snapshot_interval_ms,
             lanes: self.config.lanes,
+            drive: Drive::Threads,
         };
         let count = plan.partitions_of(index, peers).count();
         let open_feed = |wake| {

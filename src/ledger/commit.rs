@@ -56,11 +56,7 @@ impl Lane {
     ) -> Result<Self, LedgerError> {
         let mut client = connect(&config)?;
         let Some(table) = table::find(&mut client, &config)? else {
-            return Err(LedgerError::Fatal(Fault::World(format!(
-                "the table {} is gone: it was dropped while the job ran. Restore it, or delete \
-                 the job {} from sessionizer.jobs to begin afresh",
-                config.table, config.job
-            ))));
+            return Err(table::gone(&config));
         };
         let ails = |why: postgres::Error| classify(&why, "preparing to commit");
         let found_rows = client
@@ -112,7 +108,8 @@ impl Statements {
             )?,
             touching: client.prepare(&format!(
                 "select distinct on (r.tableoid, r.ctid)
-                        r.ip::text, r.host::text, r.session_start, r.session_end, r.num_logs
+                        r.ip::text, r.host::text, r.session_start, r.session_end,
+                        coalesce(r.num_logs, 0)
                  from unnest($1::text[], $2::text[], $3::{time}[], $4::{time}[])
                       k(ip, host, low, high)
                  join {name} r on r.ip = k.ip and r.host = k.host

@@ -128,8 +128,9 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
         return LedgerError::Retry(why);
     }
     let remedy = match *code {
-        SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
-            "; check POSTGRES_USER and POSTGRES_PASSWORD"
+        SqlState::INVALID_PASSWORD => "; check POSTGRES_USER and POSTGRES_PASSWORD",
+        SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+            "; check POSTGRES_USER, and sslmode in POSTGRES_URL"
         }
         SqlState::INVALID_CATALOG_NAME => "; create the database, or correct POSTGRES_URL",
         SqlState::INSUFFICIENT_PRIVILEGE => {

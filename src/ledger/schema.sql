@@ -2,7 +2,10 @@
 -- its open sessions, and what did not decode. Everything is keyed by job, so that several jobs
 -- share a database. Times in *_ms count milliseconds since 1970; an epoch is such a time.
 
-create schema if not exists sessionizer;
+-- Not `if not exists`: that asks for the right to create a schema even if it is there.
+do $$ begin
+    if to_regnamespace('sessionizer') is null then create schema sessionizer; end if;
+end $$;
 
 -- One row a job: what was settled when it was created.
 create table if not exists sessionizer.jobs (

@@ -66,6 +66,7 @@ pub fn start(client: &mut Client, config: &LedgerConfig) -> Result<Durable, Ledg
     let mut tx = client.transaction().map_err(ails)?;
     tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(ails)?;
     ensure_schema(&mut tx)?;
+    check_table_is_there(&mut tx, config)?;
     let table = table::ensure(&mut tx, config)?;
     let created = ensure_job(&mut tx, config, &table)?;
     let generation = fence(&mut tx, config)?;
@@ -104,6 +105,21 @@ fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
         .map_err(ails)?
         .get(0);
     if there { Ok(()) } else { tx.batch_execute(SCHEMA).map_err(ails) }
+}
+
+/// A job that exists has a table: an empty one in its place would lack what was written before.
+fn check_table_is_there(
+    tx: &mut Transaction<'_>,
+    config: &LedgerConfig,
+) -> Result<(), LedgerError> {
+    let gone = tx
+        .query_opt(
+            "select from sessionizer.jobs where job = $1
+                and to_regclass(format('%I.%I', table_schema, table_name)) is null",
+            &[&config.job],
+        )
+        .map_err(|why| classify(&why, "looking for the job's table"))?;
+    if gone.is_some() { Err(table::gone(config)) } else { Ok(()) }
 }
 
 /// Finds the job or creates it; says whether it was created.

@@ -92,6 +92,15 @@ fn refuse(config: &LedgerConfig, why: &str) -> LedgerError {
     LedgerError::Fatal(Fault::Config(format!("the table {} cannot be used: {why}", config.table)))
 }
 
+/// The table of a job that exists does not: what was in it cannot be made again from here.
+pub fn gone(config: &LedgerConfig) -> LedgerError {
+    LedgerError::Fatal(Fault::World(format!(
+        "the table {} is gone: it was dropped. Restore it, or delete the job {} from \
+         sessionizer.jobs to begin afresh",
+        config.table, config.job
+    )))
+}
+
 /// Looks at the table; `None` if there is none.
 pub fn find(
     client: &mut impl GenericClient,
@@ -114,21 +123,25 @@ pub fn find(
     let columns = client
         .query(
             "select attname::text, atttypid::regtype::text, attnotnull and not atthasdef
-                    and attidentity = '' and attgenerated = ''
+                    and attidentity = '' and attgenerated = '', atttypmod
              from pg_attribute where attrelid = $1 and attnum > 0 and not attisdropped",
             &[&oid],
         )
         .map_err(ails)?;
     let mut types: std::collections::BTreeMap<String, String> = Default::default();
     for column in columns {
-        let (column, ty, needed): (String, String, bool) =
-            (column.get(0), column.get(1), column.get(2));
+        let (column, ty, needed, modifier): (String, String, bool, i32) =
+            (column.get(0), column.get(1), column.get(2), column.get(3));
         let ours = ["ip", "host", "session_start", "session_end", "num_logs"];
         if needed && !ours.contains(&column.as_str()) {
             return Err(refuse(
                 config,
                 &format!("its column {column} needs a value and has no default"),
             ));
+        }
+        // timestamp(0) to (2) would round, and a row must be found again by its times.
+        if ty.starts_with("timestamp") && (0..3).contains(&modifier) && ours.contains(&&*column) {
+            return Err(refuse(config, &format!("its column {column} does not hold milliseconds")));
         }
         types.insert(column, ty);
     }

@@ -5,6 +5,7 @@
 //! read and written, the real ones and those of the tests.
 
 pub mod commit;
+pub mod lane;
 pub mod sessions;
 pub mod source;
 
@@ -68,15 +69,6 @@ pub struct ShardOutput {
 pub struct Summary {
     pub watermark: EventTime,
     pub bindings: Vec<Binding>,
-}
-
-/// Everything of one epoch that one lane has to commit.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct LaneEpoch {
-    pub epoch: Epoch,
-    pub summary: Summary,
-    pub outputs: Vec<ShardOutput>,
-    pub dead_letters: Vec<DeadLetter>,
 }
 
 /// A record as the broker gives it.
@@ -187,7 +179,7 @@ pub struct Batch {
 }
 
 /// Where commits go: one lane, with a connection of its own.
-pub trait Ledger {
+pub trait Ledger: Send {
     /// Writes a batch in one transaction, or nothing at all.
     fn commit(&mut self, batch: &Batch) -> Result<Written, LedgerError>;
 

@@ -55,6 +55,9 @@ pub struct SourceConfig {
     pub until_end: bool,
     /// The wall clock, milliseconds since 1970.
     pub now_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// Whether the source wakes itself by the real clock; a test that has a clock of its own
+    /// wakes it instead.
+    pub alarm: bool,
 }
 
 /// What comes out of a source.
@@ -89,6 +92,7 @@ pub fn render_source<'scope, F: Feed + 'static>(
     let info = builder.operator_info();
     let activator = scope.activator_for(Rc::clone(&info.address));
     let waker = scope.worker().sync_activator_for(info.address.to_vec());
+    let mut alarm = Alarm { set: config.alarm, activator: activator.clone(), rings_at: None };
     let feed = open(waker);
     let mut source = None;
     match feed.and_then(|feed| {
@@ -97,7 +101,6 @@ pub fn render_source<'scope, F: Feed + 'static>(
         Ok(made) => source = Some(made),
         Err(fault) => control.fail(fault),
     }
-    let mut alarm = Alarm { activator: activator.clone(), rings_at: None };
     builder.build_reschedule(move |capabilities| {
         let mut capabilities = Some(capabilities);
         move |_frontiers| {
@@ -136,6 +139,7 @@ pub fn render_source<'scope, F: Feed + 'static>(
 /// Activates the source later. Each ring is set once: the source also wakes for records, and a
 /// ring set at every waking would never stop multiplying.
 struct Alarm {
+    set: bool,
     activator: Activator,
     rings_at: Option<Instant>,
 }
@@ -143,7 +147,7 @@ struct Alarm {
 impl Alarm {
     fn ring_after(&mut self, delay: Duration) {
         let now = Instant::now();
-        if self.rings_at.is_none_or(|at| at <= now || at > now + delay) {
+        if self.set && self.rings_at.is_none_or(|at| at <= now || at > now + delay) {
             self.rings_at = Some(now + delay);
             self.activator.activate_after(delay);
         }

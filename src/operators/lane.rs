@@ -1,0 +1,296 @@
+//! A lane: the books of its shards, and the way of a run of epochs into the ledger.
+//!
+//! [`Lane`] is a state machine with one step: take what waits, try to commit it, learn what became
+//! of it. Whoever drives it decides when: a thread of its own (`run`), or the operator itself,
+//! where a test wants every step in its hands.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use timely::scheduling::SyncActivator;
+
+use super::{
+    Batch, DeadLetter, EpochBooks, Ledger, LedgerError, ShardOutput, ShardStep, Summary, Written,
+};
+use crate::control::{Control, Fault};
+use crate::key::Shard;
+use crate::plan::{Plan, ShardProgress};
+use crate::time::Epoch;
+
+/// No transaction takes further epochs once it has this many rows and dead letters.
+const ROWS_PER_BATCH: usize = 500_000;
+/// How long a lane waits between tries, at least and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// How a lane gets its ledger, where it is driven; told the lane's number.
+pub type OpenLedger = Arc<dyn Fn(u32) -> Result<Box<dyn Ledger>, LedgerError> + Send + Sync>;
+
+/// Everything of one epoch that one lane has to commit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LaneEpoch {
+    pub epoch: Epoch,
+    pub summary: Summary,
+    pub outputs: Vec<ShardOutput>,
+    pub dead_letters: Vec<DeadLetter>,
+}
+
+impl LaneEpoch {
+    fn rows(&self) -> usize {
+        self.outputs.iter().map(|output| output.closed.len()).sum::<usize>()
+            + self.dead_letters.len()
+    }
+}
+
+/// What a step of a lane came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stepped {
+    /// Nothing waits.
+    Idle,
+    /// Everything up to and with this epoch is durable.
+    Durable(Epoch),
+    /// It did not work; it may later.
+    Failed,
+}
+
+/// A lane and what it has before it.
+pub struct Lane {
+    lane: u32,
+    books: LaneBooks,
+    open: OpenLedger,
+    ledger: Option<Box<dyn Ledger>>,
+    control: Arc<Control>,
+    waiting: VecDeque<LaneEpoch>,
+    /// The run that is being committed, up to which epoch; it stays the same until it is durable.
+    run: Option<(Batch, Epoch)>,
+    /// Whether the last try may have gone in: its reply may have been lost.
+    unsure: bool,
+    failing_since: Option<Instant>,
+}
+
+impl Lane {
+    pub fn new(
+        lane: u32,
+        lanes: u32,
+        plan: &Plan,
+        open: OpenLedger,
+        control: Arc<Control>,
+    ) -> Self {
+        Lane {
+            lane,
+            books: LaneBooks::new(lane, lanes, plan),
+            open,
+            ledger: None,
+            control,
+            waiting: VecDeque::new(),
+            run: None,
+            unsure: false,
+            failing_since: None,
+        }
+    }
+
+    /// Adds an epoch; they come in order.
+    pub fn submit(&mut self, part: LaneEpoch) {
+        self.waiting.push_back(part);
+    }
+
+    /// Tries to commit what waits: as many epochs as one transaction takes.
+    pub fn step(&mut self) -> Result<Stepped, Fault> {
+        if self.run.is_none() {
+            let Some(first) = self.waiting.pop_front() else { return Ok(Stepped::Idle) };
+            let mut rows = first.rows();
+            let mut upto = first.epoch;
+            let mut run = vec![first];
+            while rows < ROWS_PER_BATCH
+                && let Some(next) = self.waiting.pop_front()
+            {
+                rows += next.rows();
+                upto = next.epoch;
+                run.push(next);
+            }
+            match self.books.enter(run) {
+                Some(batch) => self.run = Some((batch, upto)),
+                None => return Ok(Stepped::Durable(upto)), // It was, before this start.
+            }
+        }
+        match self.attempt() {
+            Ok(written) => {
+                self.healed();
+                let gauges = &self.control.gauges;
+                gauges.rows.fetch_add(written.rows, Relaxed);
+                gauges.late.fetch_add(written.late, Relaxed);
+                gauges.commits.fetch_add(1, Relaxed);
+                let (_, upto) = self.run.take().expect("a run was tried");
+                Ok(Stepped::Durable(upto))
+            }
+            Err(LedgerError::Fatal(fault)) => Err(fault),
+            Err(LedgerError::Retry(why)) => {
+                self.unsure = true;
+                self.ledger = None;
+                self.ails(&why);
+                Ok(Stepped::Failed)
+            }
+        }
+    }
+
+    /// One try. After a failure it is not known whether the last one went in. The shards'
+    /// progress tells: one transaction moves all of them, or none.
+    fn attempt(&mut self) -> Result<Written, LedgerError> {
+        let (batch, _) = self.run.as_ref().expect("a run is tried");
+        if self.ledger.is_none() {
+            self.ledger = Some((self.open)(self.lane)?);
+        }
+        let ledger = self.ledger.as_mut().expect("just opened");
+        if self.unsure {
+            let shards: Vec<Shard> = batch.steps.iter().map(|step| step.shard).collect();
+            let progress = ledger.progress(&shards)?;
+            self.unsure = false;
+            if batch.steps.iter().zip(&progress).all(|(step, epoch)| step.to.epoch == *epoch) {
+                log::info!("lane {}: the commit whose reply was lost had gone in", self.lane);
+                return Ok(batch.written());
+            }
+        }
+        ledger.commit(batch)
+    }
+
+    fn ails(&mut self, why: &str) {
+        let since = *self.failing_since.get_or_insert_with(|| {
+            log::warn!("lane {}: cannot commit, will keep trying: {why}", self.lane);
+            Instant::now()
+        });
+        log::debug!("lane {}: failing for {:?}: {why}", self.lane, since.elapsed());
+    }
+
+    fn healed(&mut self) {
+        if let Some(since) = self.failing_since.take() {
+            log::info!("lane {}: commits again, after {:.1?}", self.lane, since.elapsed());
+        }
+    }
+}
+
+/// Drives a lane on the thread of its own: takes what comes, commits it, says so; until the
+/// operator is gone or the run ends.
+pub fn run(
+    mut lane: Lane,
+    inbox: &Receiver<LaneEpoch>,
+    acknowledge: &Sender<Epoch>,
+    waker: &SyncActivator,
+) -> Result<(), Fault> {
+    let mut backoff = BACKOFF.0;
+    loop {
+        loop {
+            match inbox.try_recv() {
+                Ok(part) => lane.submit(part),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+            }
+        }
+        match lane.step()? {
+            Stepped::Durable(upto) => {
+                backoff = BACKOFF.0;
+                if acknowledge.send(upto).is_err() {
+                    return Ok(());
+                }
+                let _ = waker.activate(); // Fails only when the worker is gone.
+            }
+            Stepped::Idle => match inbox.recv() {
+                Ok(part) => lane.submit(part),
+                Err(_) => return Ok(()),
+            },
+            Stepped::Failed => {
+                if !wait(backoff, &lane.control) {
+                    return Ok(()); // What is not committed is read again at the next start.
+                }
+                backoff = (backoff * 2).min(BACKOFF.1);
+            }
+        }
+    }
+}
+
+/// Waits; `false` if the run ends meanwhile.
+fn wait(backoff: Duration, control: &Control) -> bool {
+    let until = Instant::now() + backoff;
+    while Instant::now() < until {
+        if control.failed() || control.abandoned() {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    true
+}
+
+impl Batch {
+    /// What a commit of it writes.
+    pub fn written(&self) -> Written {
+        let late = self.closed.iter().filter(|closed| closed.late).count() as u64;
+        Written { rows: self.closed.len() as u64 - late, late }
+    }
+}
+
+/// The books of a lane's shards: what has passed, and the sums that go with it.
+struct LaneBooks {
+    shards: BTreeMap<Shard, ShardProgress>,
+}
+
+impl LaneBooks {
+    fn new(lane: u32, lanes: u32, plan: &Plan) -> Self {
+        let shards = (0..plan.shards()).map(Shard).filter(|shard| shard.lane(lanes) == lane);
+        let shards = shards.map(|shard| (shard, plan.progress[shard.0 as usize])).collect();
+        LaneBooks { shards }
+    }
+
+    /// Enters a run of epochs and gives what of it has to be written; `None` if all of it passed
+    /// before a restart, or no shard belongs to this lane.
+    fn enter(&mut self, run: Vec<LaneEpoch>) -> Option<Batch> {
+        let before = self.shards.clone();
+        let mut batch = Batch::default();
+        for part in run {
+            self.enter_epoch(part, &mut batch);
+        }
+        for (shard, to) in &self.shards {
+            let from = before[shard].epoch;
+            if to.epoch > from {
+                batch.steps.push(ShardStep { shard: *shard, from, to: *to });
+            }
+        }
+        (!batch.steps.is_empty()).then_some(batch)
+    }
+
+    fn enter_epoch(&mut self, part: LaneEpoch, batch: &mut Batch) {
+        let epoch = part.epoch;
+        for output in part.outputs {
+            let books = self.shards.get_mut(&output.shard).expect("a shard of this lane");
+            if epoch <= books.epoch {
+                continue; // I5: it passed before the restart.
+            }
+            let closed: u64 = output.closed.iter().map(|closed| closed.span.count).sum();
+            books.closed += closed;
+            books.open = output.open_records;
+            batch.closed.extend(output.closed);
+            if let Some(bytes) = output.snapshot {
+                batch.snapshots.insert(output.shard, (epoch, bytes));
+            }
+        }
+        for letter in part.dead_letters {
+            let books = self.shards.get_mut(&letter.shard).expect("a shard of this lane");
+            if epoch > books.epoch {
+                books.dead += 1;
+                batch.dead_letters.push((epoch, letter));
+            }
+        }
+        let mut books =
+            EpochBooks { epoch, summary: part.summary, shards: 0, closed: 0, open: 0, dead: 0 };
+        for progress in self.shards.values_mut().filter(|progress| epoch > progress.epoch) {
+            progress.epoch = epoch;
+            books.shards += 1;
+            books.closed += progress.closed;
+            books.open += progress.open;
+            books.dead += progress.dead;
+        }
+        if books.shards > 0 {
+            batch.books.push(books);
+        }
+    }
+}
