@@ -81,8 +81,9 @@ fn check_available(
     )))
 }
 
-/// The plan as far as it follows from what is durable; offsets of new partitions are 0.
-fn assemble(durable: &Durable, topics: &[String], counts: &[i32], first: Epoch) -> Plan {
+/// The plan as far as it follows from what is durable; offsets of new partitions are 0. `counts`
+/// are the partitions of each topic, `first` is the tick of the clock.
+pub fn assemble(durable: &Durable, topics: &[String], counts: &[i32], first: Epoch) -> Plan {
     let mut names = topics.to_vec();
     let bound = std::iter::once(&durable.base).chain(&durable.replay);
     for named in bound.clone().flat_map(|epoch| &epoch.bindings) {

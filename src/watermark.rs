@@ -28,6 +28,9 @@ pub struct PartitionClock {
     dead: u64,
     /// The epoch of the last record, or the one since which none can have come.
     silent_since: Epoch,
+    /// The epoch since which it is idle, if no record has come since. It outlasts doubts: when
+    /// the broker's word has expired and is renewed, the silence began when it began.
+    idle_since: Option<Epoch>,
 }
 
 impl PartitionClock {
@@ -45,6 +48,7 @@ impl PartitionClock {
             records: bound.records,
             dead: bound.dead,
             silent_since,
+            idle_since: (bound.status == Status::Idle).then_some(bound.quiet_since),
         }
     }
 
@@ -52,7 +56,7 @@ impl PartitionClock {
     pub fn event(&mut self, time: EventTime, epoch: Epoch) {
         self.records += 1;
         self.newest = self.newest.max(time);
-        self.silent_since = epoch;
+        self.heard(epoch);
     }
 
     /// A record that is no event was read in `epoch`. It never moves the promise, but a
@@ -60,7 +64,12 @@ impl PartitionClock {
     pub fn dead_letter(&mut self, epoch: Epoch) {
         self.records += 1;
         self.dead += 1;
+        self.heard(epoch);
+    }
+
+    fn heard(&mut self, epoch: Epoch) {
         self.silent_since = epoch;
+        self.idle_since = None;
     }
 
     /// What to bind at the end of `epoch`. `end` is the position reached; `caught_up` says that
@@ -73,11 +82,11 @@ impl PartitionClock {
             (false, true) => Status::Idle,
             (false, false) => Status::Active,
         };
-        let still = status == self.bound.status && self.records == self.bound.records;
         let quiet_since = match status {
             Status::Active => 0,
-            Status::Idle | Status::Ended if still => self.bound.quiet_since,
-            Status::Idle | Status::Ended => epoch,
+            Status::Idle => *self.idle_since.get_or_insert(epoch),
+            Status::Ended if self.bound.status == Status::Ended => self.bound.quiet_since,
+            Status::Ended => epoch,
         };
         let promise = self.newest.plus(-self.patience.out_of_orderness_ms);
         self.bound = Binding {
@@ -260,11 +269,16 @@ mod tests {
         assert_eq!(source.cut(31_000, 0, true, false).quiet_since, 31_000);
         let idle = source.cut(32_000, 0, true, false);
         assert_eq!(idle.quiet_since, 31_000);
+        // After a restart, or when the broker has to say again where the partition ends.
         let mut resumed = PartitionClock::resume(PATIENCE, idle, 90_000);
-        assert_eq!(resumed.cut(90_000, 0, false, false).status, Status::Active);
-        assert_eq!(resumed.cut(91_000, 0, true, false).status, Status::Idle);
-        source.event(at(1), 33_000);
-        assert_eq!(source.cut(33_000, 1, true, false).status, Status::Active);
+        for clock in [&mut source, &mut resumed] {
+            assert_eq!(clock.cut(90_000, 0, false, false).status, Status::Active);
+            let idle = clock.cut(91_000, 0, true, false);
+            assert_eq!((idle.status, idle.quiet_since), (Status::Idle, 31_000));
+        }
+        source.event(at(1), 92_000);
+        assert_eq!(source.cut(92_000, 1, true, false).status, Status::Active);
+        assert_eq!(source.cut(122_000, 1, true, false).quiet_since, 122_000);
     }
 
     #[test]

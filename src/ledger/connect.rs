@@ -33,6 +33,8 @@ pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
         .keepalives_interval(Duration::from_secs(5))
         .keepalives_retries(3)
         .tcp_user_timeout(Duration::from_secs(30))
+        // Whatever a notice announces that matters to us comes as an error as well.
+        .notice_callback(|notice| log::debug!("{}: {}", notice.severity(), notice.message()))
         .ssl_mode(match url.tls {
             TlsMode::Disable => SslMode::Disable,
             TlsMode::Prefer => SslMode::Prefer,
@@ -132,6 +134,7 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
         SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
             "; check POSTGRES_USER, and sslmode in POSTGRES_URL"
         }
+        SqlState::INVALID_SCHEMA_NAME => "; create the schema, or correct --table or currentSchema",
         SqlState::INVALID_CATALOG_NAME => "; create the database, or correct POSTGRES_URL",
         SqlState::INSUFFICIENT_PRIVILEGE => {
             "; grant it: the job needs a schema sessionizer of its own (`create schema \

@@ -67,10 +67,13 @@ pub fn start(client: &mut Client, config: &LedgerConfig) -> Result<Durable, Ledg
     tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(ails)?;
     ensure_schema(&mut tx)?;
     check_table_is_there(&mut tx, config)?;
-    let table = table::ensure(&mut tx, config)?;
+    let (table, made) = table::ensure(&mut tx, config)?;
     let created = ensure_job(&mut tx, config, &table)?;
     let generation = fence(&mut tx, config)?;
     tx.commit().map_err(ails)?;
+    if made {
+        info!("created the table {}", config.table);
+    }
     if created {
         table::advise(&table);
     }

@@ -67,10 +67,13 @@ fn typed(config: &LedgerConfig) -> String {
     config.table.split('.').map(quote).collect::<Vec<_>>().join(".")
 }
 
-/// Makes the table if it is missing and looks at it.
-pub fn ensure(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<Table, LedgerError> {
+/// Makes the table if it is missing and looks at it; says whether it was made.
+pub fn ensure(
+    tx: &mut Transaction<'_>,
+    config: &LedgerConfig,
+) -> Result<(Table, bool), LedgerError> {
     if let Some(table) = find(tx, config)? {
-        return Ok(table);
+        return Ok((table, false));
     }
     let name = typed(config);
     let create = format!(
@@ -84,8 +87,8 @@ pub fn ensure(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<Table, 
         )"
     );
     tx.batch_execute(&create).map_err(|why| classify(&why, "creating the table"))?;
-    info!("created the table {}", config.table);
-    find(tx, config)?.ok_or_else(|| refuse(config, "it is not there after it was created"))
+    let table = find(tx, config)?;
+    Ok((table.ok_or_else(|| refuse(config, "it is not there after it was created"))?, true))
 }
 
 fn refuse(config: &LedgerConfig, why: &str) -> LedgerError {

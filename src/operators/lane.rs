@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::sync::mpsc::{Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -181,12 +181,7 @@ pub fn run(
 ) -> Result<(), Fault> {
     let mut backoff = BACKOFF.0;
     loop {
-        loop {
-            match inbox.try_recv() {
-                Ok(part) => lane.submit(part),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            }
-        }
+        inbox.try_iter().for_each(|part| lane.submit(part));
         match lane.step()? {
             Stepped::Durable(upto) => {
                 backoff = BACKOFF.0;

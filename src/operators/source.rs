@@ -227,6 +227,8 @@ struct Source<F> {
     epoch: Epoch,
     parts: Vec<Part>,
     turn: usize,
+    /// New partitions that are not read yet.
+    found: Vec<(Partition, Offset)>,
     /// Epochs that are cut and not yet durable, with the ends that become durable with them.
     in_flight: VecDeque<(Epoch, Vec<(Partition, Offset)>)>,
     /// Ends that are durable and that the broker has not been told.
@@ -285,6 +287,7 @@ impl<F: Feed> Source<F> {
             epoch,
             parts,
             turn: 0,
+            found: Vec::new(),
             in_flight: VecDeque::new(),
             settled: BTreeMap::new(),
             group_committed_ms: 0,
@@ -342,7 +345,7 @@ impl<F: Feed> Source<F> {
         let Life::Replay(replay) = &mut self.life else { unreachable!("replaying") };
         let bound = replay.front().expect("a replay ends with its last epoch").clone();
         debug_assert_eq!(bound.epoch, self.epoch, "the replay goes in order");
-        self.feed.service()?;
+        self.serve()?;
         let mut limit = RECORDS_PER_ACTIVATION;
         let mut next = None;
         for binding in &bound.bindings {
@@ -405,23 +408,21 @@ impl<F: Feed> Source<F> {
         let first =
             self.parts.iter().any(|part| part.untold) || self.epoch == self.plan.first_epoch;
         if self.control.stopping() {
-            self.feed.service()?;
+            self.serve()?;
             self.cut(emit);
             self.life = Life::Stopped;
             return Ok(Next::Now);
         }
         if first || current > self.epoch {
-            let found = self.feed.service()?;
+            self.serve()?;
             self.cut(emit);
             if self.config.until_end && self.parts.iter().all(Part::has_ended) {
                 self.life = Life::Stopped;
                 return Ok(Next::Now);
             }
             self.epoch = current.max(self.epoch + 1);
-            if !self.config.until_end {
-                for (partition, start) in found {
-                    self.discover(partition, start)?;
-                }
+            for (partition, start) in std::mem::take(&mut self.found) {
+                self.discover(partition, start)?;
             }
         }
         let mut limit = RECORDS_PER_ACTIVATION;
@@ -441,7 +442,7 @@ impl<F: Feed> Source<F> {
         }
         if self.config.until_end && (0..self.parts.len()).all(|at| self.at_until(at)) {
             // Nothing is left to wait for: end with this epoch, not with its tick.
-            self.feed.service()?;
+            self.serve()?;
             self.cut(emit);
             self.life = Life::Stopped;
             return Ok(Next::Now);
@@ -451,6 +452,16 @@ impl<F: Feed> Source<F> {
         }
         let end_ms = self.epoch + self.config.epoch_ms;
         Ok(Next::After(Duration::from_millis(end_ms.saturating_sub(now_ms).clamp(1, 1_000))))
+    }
+
+    /// Lets the feed do its work; what it has found waits until an epoch has been cut. A bounded
+    /// run reads what was there at its start.
+    fn serve(&mut self) -> Result<(), Fault> {
+        let found = self.feed.service()?;
+        if !self.config.until_end {
+            self.found.extend(found);
+        }
+        Ok(())
     }
 
     /// Binds what this worker has read of the current epoch; only what has changed goes out.

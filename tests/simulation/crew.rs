@@ -1,0 +1,151 @@
+//! The workers of one life of the job: real timely threads, of which one at a time moves.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+
+use sessionizer::control::Control;
+use sessionizer::dataflow::{self, Shape};
+use sessionizer::operators::LedgerError;
+use sessionizer::operators::commit::Drive;
+use sessionizer::operators::lane::OpenLedger;
+use sessionizer::operators::sessions::LoadedShard;
+use sessionizer::operators::source::SourceConfig;
+use sessionizer::plan::Plan;
+use sessionizer::watermark::Patience;
+
+use crate::feed::{OUT_OF_ORDERNESS_MS, SimFeed, Topic};
+use crate::ledger::{Connection, Store};
+
+pub const EPOCH_MS: u64 = 10;
+
+/// What a life is made of.
+#[derive(Clone)]
+pub struct Setup {
+    pub plan: Arc<Plan>,
+    pub workers: usize,
+    pub lanes: u32,
+    pub topic: Arc<Mutex<Topic>>,
+    pub store: Arc<Mutex<Store>>,
+    pub now_ms: Arc<std::sync::atomic::AtomicU64>,
+}
+
+/// One life.
+pub struct Crew {
+    turns: Vec<Sender<()>>,
+    /// Whether a worker's dataflow is still there after its turn.
+    moved: Vec<Receiver<bool>>,
+    pub control: Arc<Control>,
+    threads: Option<timely::communication::WorkerGuards<()>>,
+}
+
+impl Crew {
+    pub fn start(setup: Setup) -> Self {
+        let control = Arc::new(Control::default());
+        let (mut turns, mut moved, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..setup.workers {
+            let (turn, my_turn) = channel();
+            let (did, done) = channel();
+            turns.push(turn);
+            moved.push(done);
+            ends.push(Some((my_turn, did)));
+        }
+        let ends = Mutex::new(ends);
+        let shared = Arc::clone(&control);
+        let configuration = timely::Config {
+            communication: timely::CommunicationConfig::Process(setup.workers),
+            worker: timely::WorkerConfig::default(),
+        };
+        let threads = timely::execute(configuration, move |worker| {
+            let (my_turn, did) = {
+                let mut ends = ends.lock().expect("not poisoned");
+                ends[worker.index()].take().expect("once a worker")
+            };
+            work(worker, &setup, &shared, &my_turn, &did);
+            for dataflow in worker.installed_dataflows() {
+                worker.drop_dataflow(dataflow);
+            }
+        });
+        Crew { turns, moved, control, threads: Some(threads.expect("threads can be started")) }
+    }
+
+    pub fn workers(&self) -> usize {
+        self.turns.len()
+    }
+
+    /// Lets one worker take a step; whether its dataflow is still there.
+    pub fn step(&self, worker: usize) -> bool {
+        let gone = "the worker panicked: see above";
+        self.turns[worker].send(()).expect(gone);
+        self.moved[worker].recv().expect(gone)
+    }
+}
+
+impl Drop for Crew {
+    /// Nobody gets a turn any more: the crash.
+    fn drop(&mut self) {
+        self.turns.clear();
+        for result in self.threads.take().expect("dropped once").join() {
+            if let Err(why) = result
+                && !std::thread::panicking()
+            {
+                panic!("a worker panicked: {why}");
+            }
+        }
+    }
+}
+
+fn work(
+    worker: &mut timely::worker::Worker,
+    setup: &Setup,
+    control: &Arc<Control>,
+    my_turn: &Receiver<()>,
+    did: &Sender<bool>,
+) {
+    // Workers build in turns too: what they ask the store for is part of the schedule.
+    if my_turn.recv().is_err() {
+        return;
+    }
+    let (index, peers) = (worker.index(), worker.peers());
+    let shards = {
+        let store = setup.store.lock().expect("one at a time");
+        let load = |shard| {
+            let (epoch, table) = store.snapshot(shard);
+            LoadedShard { shard, epoch, table }
+        };
+        setup.plan.shards_of(index, peers).map(load).collect()
+    };
+    let clock = Arc::clone(&setup.now_ms);
+    let shape = Shape {
+        source: SourceConfig {
+            epoch_ms: EPOCH_MS,
+            patience: Patience { out_of_orderness_ms: OUT_OF_ORDERNESS_MS, idle_timeout_ms: 50 },
+            max_future_ms: 10_000_000,
+            dead_letter_bytes: 100,
+            until_end: false,
+            now_ms: Arc::new(move || clock.load(std::sync::atomic::Ordering::Relaxed)),
+            alarm: false,
+        },
+        snapshot_interval_ms: 100,
+        lanes: setup.lanes,
+        drive: Drive::Inline,
+    };
+    let (store, generation) = (Arc::clone(&setup.store), setup.plan.generation);
+    let open_ledger: OpenLedger = Arc::new(move |_| {
+        let connection = Connection { store: Arc::clone(&store), generation };
+        Ok::<_, LedgerError>(Box::new(connection))
+    });
+    let (topic, known) = (Arc::clone(&setup.topic), setup.plan.partitions.len());
+    let open_feed = |_| {
+        let mine = Box::new(move |p: sessionizer::binding::Partition| p.worker(peers) == index);
+        Ok(SimFeed::new(topic, known, mine))
+    };
+    let (source, _durable) =
+        dataflow::build(worker, &setup.plan, &shape, shards, open_feed, open_ledger, control);
+    loop {
+        if did.send(worker.has_dataflows()).is_err() || my_turn.recv().is_err() {
+            return;
+        }
+        source.activate();
+        worker.step();
+    }
+}

@@ -1,0 +1,194 @@
+//! One seed, one schedule.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use sessionizer::control::Fault;
+use sessionizer::start::assemble;
+use sessionizer::time::tick;
+
+use crate::crew::{Crew, EPOCH_MS, Setup};
+use crate::feed::{BEGIN_MS, Topic};
+use crate::ledger::Store;
+use crate::oracle;
+use crate::rng::Rng;
+
+/// What a schedule has seen, to know that the simulation is not asleep.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub lives: u64,
+    pub crashes: u64,
+    pub stops: u64,
+    pub fenced: u64,
+    pub commits: u64,
+    pub lost_replies: u64,
+    pub late: u64,
+    pub dead: u64,
+    pub replayed_epochs: u64,
+}
+
+impl Seen {
+    pub fn add(&mut self, other: &Seen) {
+        self.lives += other.lives;
+        self.crashes += other.crashes;
+        self.stops += other.stops;
+        self.fenced += other.fenced;
+        self.commits += other.commits;
+        self.lost_replies += other.lost_replies;
+        self.late += other.late;
+        self.dead += other.dead;
+        self.replayed_epochs += other.replayed_epochs;
+    }
+}
+
+/// How many steps the last life may take until the table is right.
+const PATIENCE_STEPS: usize = 20_000;
+
+struct World {
+    rng: Rng,
+    topic: Arc<Mutex<Topic>>,
+    store: Arc<Mutex<Store>>,
+    now_ms: Arc<AtomicU64>,
+    /// An instance that does not know that it was replaced.
+    stale: Option<Crew>,
+    seen: Seen,
+}
+
+pub fn run(seed: u64) -> Seen {
+    let mut rng = Rng::new(seed);
+    let keys = rng.between(1, 4);
+    let shards = rng.between(1, 6) as u32;
+    let topic = Arc::new(Mutex::new(Topic::new(&mut rng, keys)));
+    let chance = Rng::new(rng.below(u64::MAX));
+    let store = Arc::new(Mutex::new(Store::new(Arc::clone(&topic), shards, chance)));
+    let now_ms = Arc::new(AtomicU64::new(BEGIN_MS));
+    let mut world = World { rng, topic, store, now_ms, stale: None, seen: Seen::default() };
+    for _ in 0..world.rng.below(6) {
+        world.live();
+    }
+    world.last_life();
+    let store = world.store.lock().expect("one at a time");
+    world.seen.commits = store.commits;
+    world.seen.lost_replies = store.lost_replies;
+    world.seen.late = store.late;
+    world.seen.dead = store.dead();
+    world.seen
+}
+
+impl World {
+    fn start(&mut self) -> Crew {
+        let durable = self.store.lock().expect("one at a time").start();
+        let existing = self.topic.lock().expect("one at a time").existing;
+        let now_ms = self.now_ms.load(Relaxed);
+        // Now and then the clock was set back meanwhile.
+        let now_ms = if self.rng.one_in(10) { now_ms - 300 } else { now_ms };
+        let first = tick(now_ms, EPOCH_MS);
+        let plan = assemble(&durable, &["t".to_owned()], &[existing as i32], first);
+        self.seen.lives += 1;
+        self.seen.replayed_epochs += plan.replay.len() as u64;
+        Crew::start(Setup {
+            plan: Arc::new(plan),
+            workers: self.rng.between(1, 4) as usize,
+            lanes: self.rng.between(1, 4) as u32,
+            topic: Arc::clone(&self.topic),
+            store: Arc::clone(&self.store),
+            now_ms: Arc::clone(&self.now_ms),
+        })
+    }
+
+    /// Time passes, records come, somebody moves.
+    fn step(&mut self, crew: &Crew) {
+        if self.rng.one_in(2) {
+            self.now_ms.fetch_add(self.rng.below(8), Relaxed);
+        }
+        if self.rng.one_in(3) {
+            let mut topic = self.topic.lock().expect("one at a time");
+            let at = self.rng.below(topic.existing as u64) as usize;
+            let log = &mut topic.logs[at];
+            log.visible = (log.visible + self.rng.below(4) as usize).min(log.entries.len());
+            if self.rng.one_in(50) {
+                topic.existing = topic.logs.len();
+            }
+        }
+        crew.step(self.rng.below(crew.workers() as u64) as usize);
+        self.step_stale();
+        self.check_fault(crew);
+    }
+
+    fn check_fault(&self, crew: &Crew) {
+        assert!(!crew.control.failed(), "the job gave up: {:?}", crew.control.fault());
+    }
+
+    /// The instance that was replaced goes on until it learns of it.
+    fn step_stale(&mut self) {
+        let Some(stale) = &self.stale else { return };
+        stale.step(self.rng.below(stale.workers() as u64) as usize);
+        if stale.control.failed() {
+            assert!(matches!(stale.control.fault(), Some(Fault::Fenced(_))));
+            self.seen.fenced += 1;
+            self.stale = None;
+        } else if self.rng.one_in(200) {
+            self.stale = None;
+        }
+    }
+
+    /// One life: it ends with a crash, a clean stop, or a successor that it knows nothing of.
+    fn live(&mut self) {
+        let crew = self.start();
+        for _ in 0..self.rng.below(400) {
+            self.step(&crew);
+        }
+        match self.rng.below(4) {
+            0 => self.stop(&crew),
+            1 => self.stale = Some(crew),
+            _ => self.seen.crashes += 1,
+        }
+    }
+
+    /// A clean stop: everything that was read is committed, and nothing has to be read again.
+    fn stop(&mut self, crew: &Crew) {
+        self.seen.stops += 1;
+        crew.control.request_stop();
+        for _ in 0..PATIENCE_STEPS {
+            let running = (0..crew.workers()).filter(|worker| crew.step(*worker)).count();
+            self.step_stale();
+            self.check_fault(crew);
+            if crew.control.abandoned() {
+                return;
+            }
+            if running == 0 {
+                let durable = self.store.lock().expect("one at a time").start();
+                assert_eq!(durable.replay, [], "a clean stop leaves nothing to read again");
+                return;
+            }
+        }
+        panic!("a clean stop does not end");
+    }
+
+    /// Everything comes, nothing fails, and then nobody sends any more.
+    fn last_life(&mut self) {
+        let crew = self.start();
+        for _ in 0..self.rng.below(300) {
+            self.step(&crew);
+        }
+        self.store.lock().expect("one at a time").faulty = false;
+        let want = {
+            let mut topic = self.topic.lock().expect("one at a time");
+            topic.existing = topic.logs.len();
+            topic.logs.iter_mut().for_each(|log| log.visible = log.entries.len());
+            let entries = topic.logs.iter().flat_map(|log| &log.entries);
+            let events = entries.filter_map(|entry| entry.event.as_ref());
+            oracle::sessions(events.map(|(key, time)| (&**key, *time)))
+        };
+        for _ in 0..PATIENCE_STEPS {
+            self.step(&crew);
+            if self.store.lock().expect("one at a time").rows() == want {
+                self.stop(&crew);
+                assert_eq!(self.store.lock().expect("one at a time").rows(), want);
+                return;
+            }
+        }
+        let rows = self.store.lock().expect("one at a time").rows();
+        panic!("the table never became the batch answer: {rows:?}, not {want:?}");
+    }
+}
