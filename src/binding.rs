@@ -59,6 +59,8 @@ impl Status {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Binding {
     pub partition: Partition,
+    /// Where the job began to read the partition, ever.
+    pub start: Offset,
     /// Where the epoch ends.
     pub end: Offset,
     /// "No on-time event of mine is older than this": the largest event time so far less the
@@ -78,6 +80,7 @@ impl Binding {
     pub fn initial(partition: Partition, start: Offset) -> Self {
         Binding {
             partition,
+            start,
             end: start,
             promise: EventTime::NEVER,
             status: Status::Active,

@@ -43,6 +43,11 @@ Exit codes: 0 done or stopped cleanly, 1 the world is not as it should be, 2 a s
 pub enum Command {
     /// Writes events to the topic: from an access log, or generated
     Produce(Box<ProduceArgs>),
+    /// Reads the topic again, computes the batch answer and holds the table against it
+    ///
+    /// Uses the environment of the job and may run beside it. Exits with 0 only if the table is the
+    /// batch answer and the balance is zero.
+    Audit(Box<AuditArgs>),
     /// Runs the job on a broker of its own with generated events, and shows what came of it
     ///
     /// Needs POSTGRES_URL only; scripts/demo gives it a private server. Everything that the demo
@@ -238,6 +243,28 @@ pub struct ProduceArgs {
     /// Write records without a key; otherwise the ip is the key
     #[arg(long, env = "SESSIONIZER_NO_KEY", value_parser = FalseyValueParser::new())]
     pub no_key: bool,
+
+    /// A setting of librdkafka, name=value; can be given several times
+    #[arg(
+        long,
+        value_name = "NAME=VALUE",
+        env = "SESSIONIZER_KAFKA_CONFIG",
+        hide_env_values = true,
+        value_delimiter = ';'
+    )]
+    pub kafka_config: Vec<String>,
+}
+
+/// `sessionizer audit`.
+#[derive(Args, Debug, Clone)]
+pub struct AuditArgs {
+    /// The job's name [default: KAFKA_GROUP]
+    #[arg(long, value_name = "NAME", env = "SESSIONIZER_JOB")]
+    pub job: Option<String>,
+
+    /// How many differences of each kind are shown
+    #[arg(long, value_name = "N", env = "SESSIONIZER_SHOW", default_value = "20")]
+    pub show: String,
 
     /// A setting of librdkafka, name=value; can be given several times
     #[arg(

@@ -11,7 +11,8 @@ use crate::cli::RunArgs;
 use crate::control::Fault;
 use crate::event::parse_rfc3339;
 use crate::kafka::{From, KafkaConfig, RESERVED};
-use crate::ledger::{LedgerConfig, SessionEnd, url};
+use crate::ledger::url::{self, PostgresUrl};
+use crate::ledger::{LedgerConfig, SessionEnd};
 use crate::secret::Secret;
 use crate::time::Gap;
 use crate::watermark::Patience;
@@ -205,7 +206,8 @@ fn read_extra(problems: &mut Problems, extra: &[String]) -> Vec<(String, Secret)
     settings
 }
 
-fn read_ledger(problems: &mut Problems, args: &RunArgs, env: Lookup<'_>) -> Option<LedgerConfig> {
+/// Where Postgres is, and as whom.
+fn read_login(problems: &mut Problems, env: Lookup<'_>) -> Option<(PostgresUrl, String, Secret)> {
     let url = match set(env, "POSTGRES_URL") {
         Some(text) => problems.take("POSTGRES_URL", url::parse(&text)),
         None => {
@@ -213,24 +215,46 @@ fn read_ledger(problems: &mut Problems, args: &RunArgs, env: Lookup<'_>) -> Opti
             problems.add("POSTGRES_URL", what);
             None
         }
-    };
-    if let Some(url) = &url {
-        let files = [
-            ("sslrootcert", &url.root_cert),
-            ("sslcert", &url.client_cert),
-            ("sslkey", &url.client_key),
-        ];
-        for (name, file) in files {
-            if file.as_ref().is_some_and(|file: &PathBuf| !file.is_absolute()) {
-                problems.add("POSTGRES_URL", format!("{name} must be an absolute path"));
-            }
+    }?;
+    let files = [
+        ("sslrootcert", &url.root_cert),
+        ("sslcert", &url.client_cert),
+        ("sslkey", &url.client_key),
+    ];
+    for (name, file) in files {
+        if file.as_ref().is_some_and(|file: &PathBuf| !file.is_absolute()) {
+            problems.add("POSTGRES_URL", format!("{name} must be an absolute path"));
         }
     }
-    let default = || Some("postgres".to_owned());
-    let user = url.as_ref().and_then(|url| url.user.clone());
-    let user = user.or_else(|| set(env, "POSTGRES_USER")).or_else(default);
-    let password = url.as_ref().and_then(|url| url.password.clone());
-    let password = password.or_else(|| set(env, "POSTGRES_PASSWORD")).or_else(default);
+    let default = || "postgres".to_owned();
+    let user = url.user.clone().or_else(|| set(env, "POSTGRES_USER")).unwrap_or_else(default);
+    let password = url.password.clone().or_else(|| set(env, "POSTGRES_PASSWORD"));
+    let password = Secret::new(password.unwrap_or_else(default));
+    Some((url, user, password))
+}
+
+/// Reads how to reach the state of a job; what was settled when it was created is in there.
+pub fn read_ledger_of(
+    problems: &mut Problems,
+    job: Option<&str>,
+    env: Lookup<'_>,
+) -> Option<LedgerConfig> {
+    let (url, user, password) = read_login(problems, env)?;
+    let job = job.map(str::to_owned).filter(|job| !job.trim().is_empty());
+    Some(LedgerConfig {
+        url,
+        user,
+        password,
+        job: job.or_else(|| set(env, "KAFKA_GROUP"))?,
+        table: String::new(),
+        shards: 0,
+        gap: Gap::from_millis(1)?,
+        session_end: SessionEnd::Window,
+    })
+}
+
+fn read_ledger(problems: &mut Problems, args: &RunArgs, env: Lookup<'_>) -> Option<LedgerConfig> {
+    let login = read_login(problems, env);
     let gap = problems.take("--gap", duration_ms(&args.gap, 1, 31_536_000_000_000));
     let session_end = [SessionEnd::Window, SessionEnd::LastEvent]
         .into_iter()
@@ -244,10 +268,11 @@ fn read_ledger(problems: &mut Problems, args: &RunArgs, env: Lookup<'_>) -> Opti
     }
     let job = args.job.clone().filter(|job| !job.trim().is_empty());
     let job = job.or_else(|| set(env, "KAFKA_GROUP"));
+    let (url, user, password) = login?;
     Some(LedgerConfig {
-        url: url?,
-        user: user?,
-        password: Secret::new(password?),
+        url,
+        user,
+        password,
         job: job?,
         table: table.to_owned(),
         shards: shards? as u32,
@@ -416,7 +441,7 @@ mod tests {
         let everywhere = std::iter::once(&command).chain(command.get_subcommands());
         let args: Vec<&clap::Arg> =
             everywhere.flat_map(|command| command.get_arguments().filter(|a| secret(a))).collect();
-        assert_eq!(args.len(), 2, "the job and the producer take settings");
+        assert_eq!(args.len(), 3, "the job, the producer and the audit take settings");
         assert!(args.iter().all(|arg| arg.is_hide_env_values_set()));
     }
 

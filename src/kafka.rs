@@ -62,6 +62,12 @@ pub const RESERVED: [(&str, &str); 7] = [
 const QUESTION: Duration = Duration::from_secs(5);
 /// How long a question may take even if a start has no patience left.
 const QUICK_QUESTION: Duration = Duration::from_millis(500);
+/// How often a client is polled for events at a time. A poll that has handled an event of its own,
+/// a line of the log for example, says the same as one that found nothing, so it is no sign.
+const EVENTS_PER_SERVICE: usize = 100;
+/// How long the last commit of the group's offsets may take: a new client needs a second to find
+/// out which broker takes it.
+const LAST_COMMIT: Duration = Duration::from_secs(3);
 /// What all partitions of a worker together may hold of fetched, unread records, in KiB.
 const QUEUED_KIB: usize = 128 * 1024;
 
@@ -147,12 +153,18 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[derive(Clone, Default)]
 struct Context {
     health: Arc<Health>,
+    /// How many commits of the group's offsets were answered.
     commits: Arc<AtomicU64>,
 }
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         debug!(target: "librdkafka", "{level:?} {facility}: {message}");
+        // A broker that hangs up on what it does not understand is told of in the log only.
+        if facility == "FAIL" {
+            let reason = message.split_once("]: ").map_or(message, |(_thread, reason)| reason);
+            *lock(&self.health.last) = Some(reason.to_owned());
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -213,10 +225,8 @@ impl Cluster {
 
     /// Lets callbacks run.
     fn serve(&self) {
-        for _ in 0..100 {
-            if self.client.poll(Duration::ZERO).is_none() {
-                break;
-            }
+        for _ in 0..EVENTS_PER_SERVICE {
+            drop(self.client.poll(Duration::ZERO));
         }
     }
 
@@ -423,6 +433,7 @@ impl Watch {
         self.asked = Instant::now();
         if self.ask(troubles, trouble) {
             self.settled = troubles;
+            *lock(&self.cluster.context.health.last) = None;
             if let Some(since) = self.away_since.take() {
                 info!("Kafka is back after {:.0?}", since.elapsed());
             }
@@ -475,6 +486,8 @@ pub struct KafkaFeed {
     parts: BTreeMap<Partition, PartFeed>,
     consumer: Arc<BaseConsumer<Context>>,
     context: Context,
+    /// How many commits of the group's offsets the broker was asked for.
+    asked: u64,
     topics: Vec<String>,
     found: Arc<Mutex<BTreeMap<Partition, Offset>>>,
     mine: Box<dyn Fn(Partition) -> bool>,
@@ -509,6 +522,7 @@ impl KafkaFeed {
             parts: BTreeMap::new(),
             consumer: Arc::new(consumer),
             context,
+            asked: 0,
             topics: topics.to_vec(),
             found: Arc::clone(&watcher.found),
             mine,
@@ -524,6 +538,10 @@ impl KafkaFeed {
                 .expect("an offset is not negative");
         }
         list
+    }
+
+    fn commit_is_under_way(&self) -> bool {
+        self.context.commits.load(Relaxed) < self.asked
     }
 
     fn failed(&self, partition: Partition, position: Offset, why: &KafkaError) -> Option<Fault> {
@@ -642,9 +660,10 @@ impl Feed for KafkaFeed {
     }
 
     fn service(&mut self) -> Result<Vec<(Partition, Offset)>, Fault> {
-        while let Some(event) = self.consumer.poll(Duration::ZERO) {
+        for _ in 0..EVENTS_PER_SERVICE {
             // Nothing but events comes by the common queue: a record here would be lost.
-            assert!(event.is_err(), "a record came by the common queue");
+            let event = self.consumer.poll(Duration::ZERO);
+            assert!(!matches!(event, Some(Ok(_))), "a record came by the common queue");
         }
         if self.parts.values().any(|part| part.ended.is_some()) {
             // Behind the last record may lie markers of transactions, which only the consumer
@@ -669,17 +688,88 @@ impl Feed for KafkaFeed {
 
     fn durable(&mut self, ends: &BTreeMap<Partition, Offset>, last: bool) {
         let list = self.list(ends.iter().map(|(partition, end)| (*partition, *end)));
-        let before = self.context.commits.load(Relaxed);
         if let Err(why) = self.consumer.commit(&list, CommitMode::Async) {
             debug!("the group's offsets were not committed (lag tools will be behind): {why}");
             return;
         }
+        self.asked += 1;
         // The last one is given a moment, for the connection goes with the feed.
-        let until = Instant::now() + Duration::from_secs(1);
-        while last && self.context.commits.load(Relaxed) == before && Instant::now() < until {
+        let until = Instant::now() + LAST_COMMIT;
+        while last && self.commit_is_under_way() && Instant::now() < until {
             let _ = self.consumer.poll(Duration::from_millis(20));
         }
     }
+}
+
+impl Drop for KafkaFeed {
+    /// A consumer that closes waits for the replies to its commits, a minute or for ever if the
+    /// broker is away. They are a courtesy and the process ends: such a consumer is left as it is.
+    fn drop(&mut self) {
+        if self.commit_is_under_way() {
+            std::mem::forget(Arc::clone(&self.consumer));
+        }
+    }
+}
+
+/// Offsets of a partition: from `start`, up to and without `end`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Range {
+    pub topic: String,
+    pub partition: i32,
+    pub start: Offset,
+    pub end: Offset,
+}
+
+/// Reads ranges, each in order, all at once; `take` gets the number of the range and the record,
+/// and says whether to go on.
+pub fn scan(
+    config: &KafkaConfig,
+    ranges: &[Range],
+    mut take: impl FnMut(usize, Record<'_>) -> bool,
+) -> Result<(), Fault> {
+    let consumer =
+        BaseConsumer::from_config_and_context(&config.consumer(ranges.len()), Context::default())
+            .map_err(|why| refused(config, &why))?;
+    let mut list = TopicPartitionList::new();
+    for range in ranges {
+        list.add_partition_offset(&range.topic, range.partition, RdOffset::Offset(range.start))
+            .expect("an offset is not negative");
+    }
+    let ails = |why: &KafkaError| Fault::World(format!("the topic cannot be read again: {why}"));
+    consumer.assign(&list).map_err(|why| ails(&why))?;
+    let places: BTreeMap<(&str, i32), usize> = ranges
+        .iter()
+        .enumerate()
+        .map(|(at, range)| ((range.topic.as_str(), range.partition), at))
+        .collect();
+    let mut open: Vec<bool> = ranges.iter().map(|range| range.start < range.end).collect();
+    while open.iter().any(|open| *open) {
+        match consumer.poll(Duration::from_millis(500)) {
+            Some(Ok(message)) => {
+                let at = places[&(message.topic(), message.partition())];
+                let offset = message.offset();
+                if offset < ranges[at].end {
+                    let record = Record { offset, payload: message.payload() };
+                    if !take(at, record) {
+                        return Ok(());
+                    }
+                }
+                open[at] &= offset + 1 < ranges[at].end;
+            }
+            // The end says which partition, not of which topic; holes may lie at the end.
+            Some(Err(KafkaError::PartitionEOF(_))) | None => {
+                let positions = consumer.position().map_err(|why| ails(&why))?;
+                for (at, range) in ranges.iter().enumerate() {
+                    let found = positions.find_partition(&range.topic, range.partition);
+                    if let Some(RdOffset::Offset(position)) = found.map(|found| found.offset()) {
+                        open[at] &= position < range.end;
+                    }
+                }
+            }
+            Some(Err(why)) => debug!("reading again: {why}"),
+        }
+    }
+    Ok(())
 }
 
 /// Writes events to a topic.

@@ -25,6 +25,7 @@
 //! - **I8** `records = closed + open + dead`, per commit.
 
 // The pure core: no I/O, no clock, no timely.
+pub mod answer;
 pub mod binding;
 pub mod correction;
 pub mod event;
@@ -46,6 +47,7 @@ pub mod kafka;
 pub mod ledger;
 
 // What a user runs.
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod demo;

@@ -9,7 +9,7 @@ use indicatif_log_bridge::LogWrapper;
 use log::{LevelFilter, error, info};
 use sessionizer::cli::{Cli, Command, RunArgs};
 use sessionizer::control::{Control, Fault};
-use sessionizer::{config, demo, produce, progress, run};
+use sessionizer::{audit, config, demo, produce, progress, run};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     let result = match &cli.command {
         None => run_job(&cli.run, &control),
         Some(Command::Produce(args)) => produce::produce(args, &control),
+        Some(Command::Audit(args)) => audit::audit(args, &control),
         Some(Command::Demo(args)) => demo::demo(args, &control),
     };
     match result {

@@ -31,7 +31,8 @@ pub fn make_plan(config: &Config, control: &Control, now_ms: u64) -> Result<Plan
         let topic = &plan.topics[usize::from(partition.topic)];
         let (oldest, end) = cluster.offsets(topic, partition.number)?;
         if is_new(part, &plan.replay) {
-            part.start.end = cluster.offset_from(topic, partition.number, from)?;
+            let start = cluster.offset_from(topic, partition.number, from)?;
+            part.start = Binding::initial(partition, start);
         }
         check_available(topic, partition.number, part.start.end, oldest, end)?;
         part.until = config.until_end.then_some(end);
@@ -95,6 +96,7 @@ pub fn assemble(durable: &Durable, topics: &[String], counts: &[i32], first: Epo
         let topic = names.iter().position(|name| *name == named.topic).expect("just added");
         Binding {
             partition: Partition { topic: topic as u16, number: named.partition },
+            start: named.start,
             end: named.end,
             promise: named.promise,
             status: named.status,
@@ -158,6 +160,7 @@ mod tests {
         NamedBinding {
             topic: topic.to_owned(),
             partition,
+            start: 0,
             end,
             promise: EventTime::NEVER,
             status: Status::Active,

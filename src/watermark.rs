@@ -91,6 +91,7 @@ impl PartitionClock {
         let promise = self.newest.plus(-self.patience.out_of_orderness_ms);
         self.bound = Binding {
             partition: self.bound.partition,
+            start: self.bound.start,
             end,
             promise: self.bound.promise.max(promise),
             status,

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use postgres::{Client, Statement, Transaction};
+use postgres::{Client, IsolationLevel, Statement, Transaction};
 
 use super::LedgerConfig;
 use super::connect::{classify, connect};
@@ -92,10 +92,10 @@ impl Statements {
             )?,
             bindings: client.prepare(
                 "insert into sessionizer.bindings
-                     (job, epoch, topic, partition, end_offset, promise_ms, status, quiet_since,
-                      records, dead)
+                     (job, epoch, topic, partition, start_offset, end_offset, promise_ms, status,
+                      quiet_since, records, dead)
                  select $1, n.* from unnest($2::int8[], $3::text[], $4::int4[], $5::int8[],
-                     $6::int8[], $7::text[], $8::int8[], $9::int8[], $10::int8[])
+                     $6::int8[], $7::int8[], $8::text[], $9::int8[], $10::int8[], $11::int8[])
                      n(epoch, topic, partition)
                  order by n.epoch, n.topic, n.partition
                  on conflict do nothing",
@@ -115,12 +115,16 @@ impl Statements {
                  join {name} r on r.ip = k.ip and r.host = k.host
                       and r.session_start <= k.high and r.session_end >= k.low"
             ))?,
+            // Rows of others may be more precise than the milliseconds that we have read of them.
             delete: client.prepare(&format!(
                 "delete from {name} r
                  using unnest($1::text[], $2::text[], $3::{time}[], $4::{time}[])
                        k(ip, host, session_start, session_end)
-                 where r.ip = k.ip and r.host = k.host and r.session_start = k.session_start
-                       and r.session_end = k.session_end"
+                 where r.ip = k.ip and r.host = k.host
+                       and r.session_start >= k.session_start
+                       and r.session_start < k.session_start + interval '1 ms'
+                       and r.session_end >= k.session_end
+                       and r.session_end < k.session_end + interval '1 ms'"
             ))?,
         })
     }
@@ -130,7 +134,13 @@ impl Ledger for Lane {
     fn commit(&mut self, batch: &Batch) -> Result<Written, LedgerError> {
         let ails = |why: postgres::Error| classify(&why, "committing");
         let mut commit = Commit {
-            tx: self.client.transaction().map_err(ails)?,
+            // The database may have another default.
+            tx: self
+                .client
+                .build_transaction()
+                .isolation_level(IsolationLevel::ReadCommitted)
+                .start()
+                .map_err(ails)?,
             config: &self.config,
             generation: self.generation,
             topics: &self.topics,
@@ -156,6 +166,8 @@ impl Ledger for Lane {
         Ok(batch.written())
     }
 
+    /// Locks what it reads: a commit whose reply was lost may still be under way, and is waited
+    /// for.
     fn progress(&mut self, shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError> {
         let numbers: Vec<i32> = shards.iter().map(|shard| shard.0 as i32).collect();
         let rows = self
@@ -163,7 +175,7 @@ impl Ledger for Lane {
             .query(
                 "select epoch from sessionizer.shard_progress
                  where job = $1 and generation = $3 and shard = any($2)
-                 order by array_position($2, shard)",
+                 order by array_position($2, shard) for update",
                 &[&self.config.job, &numbers, &self.generation],
             )
             .map_err(|why| classify(&why, "reading progress"))?;
@@ -442,6 +454,7 @@ impl Commit<'_> {
                     &epochs,
                     &topics,
                     &partitions,
+                    &int8(|b| b.start),
                     &int8(|b| b.end),
                     &promises,
                     &statuses,

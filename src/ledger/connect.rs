@@ -14,6 +14,13 @@ use super::url::{PostgresUrl, TlsMode};
 use crate::control::Fault;
 use crate::operators::LedgerError;
 
+/// Our transactions never wait for us. One whose client was frozen or cut off would keep its locks,
+/// and with them every later instance waiting, until somebody ends it by hand; unless the server
+/// has a limit already.
+const FORGET_FROZEN_CLIENTS: &str =
+    "select set_config('idle_in_transaction_session_timeout', '60000', false)
+     where current_setting('idle_in_transaction_session_timeout') = '0'";
+
 /// Opens a connection.
 pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
     let url = &config.url;
@@ -45,12 +52,12 @@ pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
     }
     let tls = tls(url).map_err(|why| LedgerError::Fatal(Fault::Config(why)))?;
     let mut client = settings.connect(tls).map_err(|why| classify(&why, "connecting"))?;
+    let mut settings = FORGET_FROZEN_CLIENTS.to_owned();
     if !url.schemas.is_empty() {
         let path: Vec<String> = url.schemas.iter().map(|schema| quote(schema)).collect();
-        client
-            .batch_execute(&format!("set search_path to {}", path.join(", ")))
-            .map_err(|why| classify(&why, "setting currentSchema"))?;
+        settings.push_str(&format!("; set search_path to {}", path.join(", ")));
     }
+    client.batch_execute(&settings).map_err(|why| classify(&why, "setting up the connection"))?;
     Ok(client)
 }
 
@@ -124,7 +131,12 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
         // Connection, resources (disk full, memory, too many connections), operator
         // intervention (shutdown, restart), system error, conflict with another transaction.
         "08" | "53" | "57" | "58" | "40" => *code != SqlState::DATABASE_DROPPED,
-        _ => *code == SqlState::LOCK_NOT_AVAILABLE || *code == SqlState::READ_ONLY_SQL_TRANSACTION,
+        _ => [
+            SqlState::LOCK_NOT_AVAILABLE,
+            SqlState::READ_ONLY_SQL_TRANSACTION,
+            SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+        ]
+        .contains(code),
     };
     if heals {
         return LedgerError::Retry(why);

@@ -4,6 +4,7 @@
 //! [`start`] takes the fence and reads what is durable, [`commit`] writes an epoch.
 //! Statements stand beside their one caller; what they act on is in `schema.sql`.
 
+mod audit;
 mod commit;
 mod connect;
 mod copy;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use log::info;
 
+pub use audit::Moment;
 pub use start::{Durable, NamedBinding, NamedEpoch};
 pub use table::SessionEnd;
 

@@ -57,6 +57,7 @@ create table if not exists sessionizer.bindings (
     epoch         bigint not null,
     topic         text not null,
     partition     integer not null,
+    start_offset  bigint not null,
     end_offset    bigint not null,
     promise_ms    bigint,
     status        text not null,
@@ -114,7 +115,7 @@ cross join lateral (
 -- How far each partition is: for people, and for alerts.
 create or replace view sessionizer.partitions as
 select distinct on (b.job, b.topic, b.partition)
-       b.job, b.topic, b.partition, b.end_offset, b.status, b.records, b.dead,
+       b.job, b.topic, b.partition, b.start_offset, b.end_offset, b.status, b.records, b.dead,
        to_timestamp(b.promise_ms / 1000.0) as promise, to_timestamp(b.epoch / 1000.0) as as_of
 from sessionizer.bindings b
 order by b.job, b.topic, b.partition, b.epoch desc;

@@ -5,7 +5,7 @@
 //! commits in flight and makes every later commit of an older instance fail.
 
 use log::info;
-use postgres::{Client, Row, Transaction};
+use postgres::{Client, GenericClient, IsolationLevel, Row, Transaction};
 
 use super::LedgerConfig;
 use super::connect::classify;
@@ -28,6 +28,7 @@ const ADVISORY_LOCK: i64 = 0x7365_7373_696f_6e73;
 pub struct NamedBinding {
     pub topic: String,
     pub partition: i32,
+    pub start: Offset,
     pub end: Offset,
     pub promise: EventTime,
     pub status: Status,
@@ -63,7 +64,9 @@ pub struct Durable {
 pub fn start(client: &mut Client, config: &LedgerConfig) -> Result<Durable, LedgerError> {
     check_encoding(client)?;
     let ails = |why: postgres::Error| classify(&why, "starting");
-    let mut tx = client.transaction().map_err(ails)?;
+    // Each statement sees what was committed while the one before waited for a lock.
+    let tx = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
+    let mut tx = tx.map_err(ails)?;
     tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(ails)?;
     ensure_schema(&mut tx)?;
     check_table_is_there(&mut tx, config)?;
@@ -275,7 +278,7 @@ fn read(
     // One snapshot for all of it: an instance that takes over meanwhile may commit.
     let mut tx = client
         .build_transaction()
-        .isolation_level(postgres::IsolationLevel::RepeatableRead)
+        .isolation_level(IsolationLevel::RepeatableRead)
         .read_only(true)
         .start()
         .map_err(ails)?;
@@ -310,13 +313,7 @@ fn read(
     };
     let mut base =
         NamedEpoch { epoch: unsigned(&base, 0), watermark: optional(&base, 1), bindings: vec![] };
-    let columns = "topic, partition, end_offset, promise_ms, status, quiet_since, records, dead";
-    let select = format!(
-        "select distinct on (topic, partition) {columns} from sessionizer.bindings
-         where job = $1 and epoch <= $2 order by topic, partition, epoch desc"
-    );
-    let rows = tx.query(&select, &[&config.job, &(base.epoch as i64)]).map_err(ails)?;
-    base.bindings = rows.iter().map(binding).collect::<Result<_, _>>()?;
+    base.bindings = bindings_at(&mut tx, &config.job, base.epoch).map_err(ails)?;
     let mut replay: Vec<NamedEpoch> = tx
         .query(
             "select epoch, watermark_ms from sessionizer.epochs where job = $1 and epoch > $2
@@ -332,17 +329,17 @@ fn read(
         })
         .collect();
     let select = format!(
-        "select {columns}, epoch from sessionizer.bindings where job = $1 and epoch > $2
+        "select {BINDING}, epoch from sessionizer.bindings where job = $1 and epoch > $2
          order by epoch, topic, partition"
     );
     let mut at = 0;
     for row in &tx.query(&select, &[&config.job, &(base.epoch as i64)]).map_err(ails)? {
-        let epoch = unsigned(row, 8);
+        let epoch = unsigned(row, 9);
         while replay.get(at).is_some_and(|bound| bound.epoch < epoch) {
             at += 1;
         }
         let bound = replay.get_mut(at).filter(|bound| bound.epoch == epoch);
-        bound.expect("I3: a binding is durable with its epoch").bindings.push(binding(row)?);
+        bound.expect("I3: a binding is durable with its epoch").bindings.push(binding(row));
     }
     Ok(Durable { generation, progress, base, replay, created })
 }
@@ -355,23 +352,37 @@ fn optional(row: &Row, column: usize) -> EventTime {
     row.get::<_, Option<i64>>(column).map_or(EventTime::NEVER, EventTime::from_millis)
 }
 
-fn binding(row: &Row) -> Result<NamedBinding, LedgerError> {
-    let status: &str = row.get(4);
-    let status = Status::named(status).ok_or_else(|| {
-        LedgerError::Fatal(Fault::World(format!(
-            "sessionizer.bindings holds a status {status:?} that this version does not know"
-        )))
-    })?;
-    Ok(NamedBinding {
+/// The columns that [`binding`] reads.
+const BINDING: &str = "topic, partition, start_offset, end_offset, promise_ms, status, \
+                       quiet_since, records, dead";
+
+/// The last binding of each partition at or before an epoch.
+pub fn bindings_at(
+    client: &mut impl GenericClient,
+    job: &str,
+    epoch: Epoch,
+) -> Result<Vec<NamedBinding>, postgres::Error> {
+    let select = format!(
+        "select distinct on (topic, partition) {BINDING} from sessionizer.bindings
+         where job = $1 and epoch <= $2 order by topic, partition, epoch desc"
+    );
+    Ok(client.query(&select, &[&job, &(epoch as i64)])?.iter().map(binding).collect())
+}
+
+fn binding(row: &Row) -> NamedBinding {
+    let status: &str = row.get(5);
+    NamedBinding {
         topic: row.get(0),
         partition: row.get(1),
-        end: row.get(2),
-        promise: optional(row, 3),
-        status,
-        quiet_since: unsigned(row, 5),
-        records: unsigned(row, 6),
-        dead: unsigned(row, 7),
-    })
+        start: row.get(2),
+        end: row.get(3),
+        promise: optional(row, 4),
+        status: Status::named(status)
+            .unwrap_or_else(|| panic!("sessionizer.bindings holds the status {status:?}")),
+        quiet_since: unsigned(row, 6),
+        records: unsigned(row, 7),
+        dead: unsigned(row, 8),
+    }
 }
 
 /// Reads the snapshots of some shards.

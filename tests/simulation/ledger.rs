@@ -84,6 +84,7 @@ impl Store {
         let named = |binding: &Binding| NamedBinding {
             topic: "t".to_owned(),
             partition: binding.partition.number,
+            start: binding.start,
             end: binding.end,
             promise: binding.promise,
             status: binding.status,

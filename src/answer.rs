@@ -1,0 +1,165 @@
+//! The batch answer, computed apart from the job's own session logic, and the table held against
+//! it. Pure.
+//!
+//! Events go into sorted spans of their key, neighbours that touch are joined: no watermark, no
+//! lateness, no shard. Memory is that of the sessions, not of the events.
+
+use std::collections::HashMap;
+
+use crate::key::Key;
+use crate::session::Span;
+use crate::time::{EventTime, Gap};
+
+/// The sessions of all events so far.
+pub struct Answer {
+    gap: Gap,
+    keys: HashMap<Key, Vec<Expected>>,
+}
+
+struct Expected {
+    span: Span,
+    /// Whether the table has a row that is just this session.
+    found: bool,
+}
+
+/// How a row of the table stands to the answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Row {
+    /// It is a session of the answer.
+    Right,
+    /// It is a part of a session that is open again: it is replaced when that closes.
+    PartOfOpen,
+    /// It is none.
+    Wrong,
+}
+
+impl Answer {
+    pub fn new(gap: Gap) -> Self {
+        Answer { gap, keys: HashMap::new() }
+    }
+
+    /// Adds an event, in any order.
+    pub fn add(&mut self, key: Key, time: EventTime) {
+        let spans = self.keys.entry(key).or_default();
+        let mut span = Span::event(time);
+        // Spans are sorted and do not touch, so those that touch this event lie side by side.
+        let from = spans.partition_point(|old| old.span.last + self.gap < time);
+        let touching = spans[from..].iter().take_while(|old| old.span.first <= time + self.gap);
+        let upto = from + touching.count();
+        span = spans[from..upto].iter().fold(span, |span, old| span.merge(old.span));
+        spans.splice(from..upto, [Expected { span, found: false }]);
+    }
+
+    /// How many sessions there are.
+    pub fn len(&self) -> usize {
+        self.keys.values().map(Vec::len).sum()
+    }
+
+    /// Whether there was no event.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Holds a row against the answer; `closed` says which sessions must be closed.
+    pub fn check(&mut self, key: &Key, row: Span, closed: impl Fn(&Span) -> bool) -> Row {
+        let Some(spans) = self.keys.get_mut(key) else { return Row::Wrong };
+        let at = spans.partition_point(|old| old.span.last < row.first);
+        match spans.get_mut(at) {
+            // A row that is there twice is right only once.
+            Some(expected) if expected.span == row && !expected.found => {
+                expected.found = true;
+                Row::Right
+            }
+            Some(Expected { span, .. })
+                if span.first <= row.first
+                    && row.last <= span.last
+                    && row.count < span.count
+                    && !closed(span) =>
+            {
+                Row::PartOfOpen
+            }
+            _ => Row::Wrong,
+        }
+    }
+
+    /// The sessions that no row was found for.
+    pub fn missing(&self) -> impl Iterator<Item = (&Key, Span)> {
+        self.keys.iter().flat_map(|(key, spans)| {
+            spans.iter().filter(|expected| !expected.found).map(move |e| (key, e.span))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::merge_touching;
+
+    const GAP: i64 = 10;
+
+    fn gap() -> Gap {
+        Gap::from_millis(GAP).expect("valid")
+    }
+
+    fn at(millis: i64) -> EventTime {
+        EventTime::from_millis(millis)
+    }
+
+    fn span(first: i64, last: i64, count: u64) -> Span {
+        Span { first: at(first), last: at(last), count }
+    }
+
+    fn answer(times: &[i64]) -> Answer {
+        let mut answer = Answer::new(gap());
+        times.iter().for_each(|time| answer.add(Key::new("a", "h"), at(*time)));
+        answer
+    }
+
+    fn spans(answer: &Answer) -> Vec<Span> {
+        answer.missing().map(|(_, span)| span).collect()
+    }
+
+    #[test]
+    fn events_join_up_to_and_with_the_gap_in_any_order() {
+        for (apart, sessions) in [(GAP - 1, 1), (GAP, 1), (GAP + 1, 2)] {
+            assert_eq!(answer(&[0, apart]).len(), sessions);
+            assert_eq!(answer(&[apart, 0]).len(), sessions);
+        }
+        assert_eq!(spans(&answer(&[0, 20, 40, 10, 30])), [span(0, 40, 5)]);
+        assert_eq!(
+            spans(&answer(&[0, 30, 60, 21])),
+            [span(0, 0, 1), span(21, 30, 2), span(60, 60, 1)]
+        );
+    }
+
+    #[test]
+    fn it_agrees_with_sorting_and_cutting() {
+        let mut state = 7u64;
+        for _ in 0..500 {
+            let mut times: Vec<i64> = Vec::new();
+            for _ in 0..30 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                times.push((state >> 33) as i64 % 200);
+            }
+            let events = times.iter().map(|time| Span::event(at(*time))).collect();
+            assert_eq!(spans(&answer(&times)), merge_touching(events, gap()));
+        }
+    }
+
+    #[test]
+    fn a_row_is_right_part_of_an_open_session_or_wrong() {
+        let key = Key::new("a", "h");
+        let closed_before = |end: i64| move |span: &Span| span.last < at(end);
+        let mut answer = answer(&[0, 5, 100, 105]);
+        let check = |answer: &mut Answer, row, w| answer.check(&key, row, closed_before(w));
+        assert_eq!(check(&mut answer, span(0, 5, 2), 50), Row::Right);
+        assert_eq!(check(&mut answer, span(0, 5, 2), 50), Row::Wrong, "it is there twice");
+        assert_eq!(check(&mut answer, span(100, 100, 1), 50), Row::PartOfOpen);
+        assert_eq!(check(&mut answer, span(100, 100, 1), 500), Row::Wrong);
+        assert_eq!(check(&mut answer, span(100, 105, 3), 50), Row::Wrong);
+        assert_eq!(check(&mut answer, span(90, 105, 2), 50), Row::Wrong);
+        let stranger = Key::new("b", "h");
+        assert_eq!(answer.check(&stranger, span(0, 5, 2), closed_before(0)), Row::Wrong);
+        assert_eq!(spans(&answer), [span(100, 105, 2)]);
+    }
+}

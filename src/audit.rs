@@ -1,0 +1,248 @@
+//! `sessionizer audit`: reads the topic again, computes the batch answer, and holds the table
+//! against it, row by row.
+//!
+//! It may run beside the job: everything in Postgres is read as of one moment, each shard at the
+//! epoch it had reached then, and the topic is read up to the offsets bound by that epoch.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Duration;
+
+use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
+use indicatif::ProgressBar;
+use log::info;
+
+use crate::answer::{Answer, Row};
+use crate::binding::Offset;
+use crate::cli::AuditArgs;
+use crate::config::{self, Problems, whole};
+use crate::control::{Control, Fault};
+use crate::event;
+use crate::kafka::{Cluster, KafkaConfig, Range, scan};
+use crate::key::{Key, Shard, stable_hash};
+use crate::ledger::{LedgerConfig, Moment};
+use crate::operators::LedgerError;
+use crate::progress::{bars, style};
+use crate::session::Span;
+
+/// Compares; the fault says that the table is not the answer.
+pub fn audit(args: &AuditArgs, control: &Arc<Control>) -> Result<(), Fault> {
+    let (kafka, ledger, show) = read(args)?;
+    let mut moment = Moment::read(&ledger).map_err(give_up)?;
+    let ranges = ranges(&moment);
+    check_available(&kafka, &ranges)?;
+    let records: i64 = ranges.iter().map(|range| range.end - range.start).sum();
+    info!("reading up to {records} records of {} partitions again", ranges.len());
+    let (mut answer, read) = batch_answer(&kafka, &moment, &ranges, control)?;
+    info!("{read} records make {} sessions; now the table", answer.len());
+    let report = compare(&mut moment, &mut answer, show)?;
+    report.print(&moment);
+    let balanced = moment.balance.last().is_none_or(|difference| difference == "0");
+    match report.missing_count + report.wrong_count {
+        0 if balanced => {
+            println!("The table is the batch answer.");
+            Ok(())
+        }
+        0 => Err(Fault::World("the table is right, but the balance is not zero".to_owned())),
+        differences => Err(Fault::World(format!(
+            "the table is not the batch answer: {differences} differences"
+        ))),
+    }
+}
+
+fn give_up(error: LedgerError) -> Fault {
+    match error {
+        LedgerError::Fatal(fault) => fault,
+        LedgerError::Retry(why) => Fault::World(format!("Postgres cannot be read: {why}")),
+    }
+}
+
+fn read(args: &AuditArgs) -> Result<(KafkaConfig, LedgerConfig, usize), Fault> {
+    let mut problems = Problems::default();
+    let env = &config::environment;
+    let kafka = config::read_kafka(&mut problems, &args.kafka_config, true, env);
+    let ledger = config::read_ledger_of(&mut problems, args.job.as_deref(), env);
+    let show = whole(&args.show, 0, 1_000_000).map_err(|what| problems.add("--show", what));
+    match (kafka, ledger, show) {
+        (Some(kafka), Some(ledger), Ok(show)) if problems.is_empty() => {
+            Ok((kafka, ledger, show as usize))
+        }
+        _ => Err(problems.fault()),
+    }
+}
+
+/// From where the job began to where the furthest shard is, by partition.
+fn ranges(moment: &Moment) -> Vec<Range> {
+    let Some((_, (_, bindings))) = moment.epochs.last_key_value() else { return Vec::new() };
+    let range = |b: &crate::ledger::NamedBinding| Range {
+        topic: b.topic.clone(),
+        partition: b.partition,
+        start: b.start,
+        end: b.end,
+    };
+    bindings.iter().map(range).filter(|range| range.end > range.start).collect()
+}
+
+fn check_available(kafka: &KafkaConfig, ranges: &[Range]) -> Result<(), Fault> {
+    let cluster = Cluster::new(kafka)?;
+    cluster.topics(Duration::from_secs(60), || false)?;
+    for range in ranges {
+        let (oldest, end) = cluster.offsets(&range.topic, range.partition)?;
+        if oldest > range.start || end < range.end {
+            return Err(Fault::World(format!(
+                "{}[{}]: the job has read offsets {} to {}, Kafka has {oldest} to {end}: what is \
+                 gone cannot be audited",
+                range.topic, range.partition, range.start, range.end
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The sessions of every event that is bound by the epoch its shard has reached.
+fn batch_answer(
+    kafka: &KafkaConfig,
+    moment: &Moment,
+    ranges: &[Range],
+    control: &Control,
+) -> Result<(Answer, u64), Fault> {
+    let bar = match std::io::stderr().is_terminal() {
+        true => bars()
+            .add(ProgressBar::new(ranges.iter().map(|r| (r.end - r.start) as u64).sum()))
+            .with_style(style("{bar:24} {percent}% of {human_len} records, {rate}, {eta} to go")),
+        false => ProgressBar::hidden(),
+    };
+    // By range and shard: the offset behind the last record that counts.
+    let ends: Vec<Vec<Offset>> = ranges.iter().map(|range| ends_by_shard(moment, range)).collect();
+    let shards = moment.shards.len() as u32;
+    let mut answer = Answer::new(moment.gap);
+    let mut read = 0u64;
+    scan(kafka, ranges, |at, record| {
+        read += 1;
+        if read.is_multiple_of(4_096) {
+            bar.set_position(read);
+        }
+        let range = &ranges[at];
+        if let Ok(event) = event::decode(record.payload) {
+            let key = Key::new(&event.ip, &event.host);
+            let shard = Shard::of(stable_hash(key.bytes()), shards);
+            let counts = record.offset < ends[at][shard.0 as usize]
+                && !moment.refused.contains(&(range.topic.clone(), range.partition, record.offset));
+            if counts {
+                answer.add(key, event.time);
+            }
+        }
+        !control.ending()
+    })?;
+    bar.finish_and_clear();
+    if control.ending() {
+        return Err(Fault::World("the audit was stopped before its end".to_owned()));
+    }
+    Ok((answer, read))
+}
+
+fn ends_by_shard(moment: &Moment, range: &Range) -> Vec<Offset> {
+    let end = |epoch| {
+        let (_, bindings) = &moment.epochs[epoch];
+        let of =
+            bindings.iter().find(|b| (&b.topic, b.partition) == (&range.topic, range.partition));
+        of.map_or(range.start, |binding| binding.end)
+    };
+    moment.shards.iter().map(end).collect()
+}
+
+/// What the audit found.
+#[derive(Default)]
+struct Report {
+    right: u64,
+    part_of_open: u64,
+    /// Sessions that are open: their rows come when they close.
+    open: u64,
+    before: u64,
+    missing_count: u64,
+    wrong_count: u64,
+    /// The first of the differences, for the table.
+    shown: Vec<(&'static str, Key, Span)>,
+}
+
+fn compare(moment: &mut Moment, answer: &mut Answer, show: usize) -> Result<Report, Fault> {
+    let shards = moment.shards.len() as u32;
+    let gap = moment.gap;
+    let watermarks: Vec<_> = moment.shards.iter().map(|epoch| moment.epochs[epoch].0).collect();
+    let shard_of = |key: &Key| Shard::of(stable_hash(key.bytes()), shards).0 as usize;
+    let mut report = Report::default();
+    let found_rows = moment.found_rows;
+    moment
+        .rows(|key, row| {
+            let watermark = watermarks[shard_of(&key)];
+            match answer.check(&key, row, |span| gap.end_after(span.last) < watermark) {
+                Row::Right => report.right += 1,
+                Row::PartOfOpen => report.part_of_open += 1,
+                // Rows that were there before the job are not of its events.
+                Row::Wrong if found_rows => report.before += 1,
+                Row::Wrong => {
+                    report.wrong_count += 1;
+                    if report.shown.len() < show {
+                        report.shown.push(("in the table, not in the answer", key, row));
+                    }
+                }
+            }
+        })
+        .map_err(give_up)?;
+    for (key, span) in answer.missing() {
+        if gap.end_after(span.last) >= watermarks[shard_of(key)] {
+            report.open += 1;
+            continue;
+        }
+        report.missing_count += 1;
+        if report.shown.len() < 2 * show {
+            report.shown.push(("in the answer, not in the table", key.clone(), span));
+        }
+    }
+    Ok(report)
+}
+
+impl Report {
+    fn print(&self, moment: &Moment) {
+        if !self.shown.is_empty() {
+            let mut table = table(&["difference", "ip", "host", "first", "last", "events"]);
+            for (what, key, span) in &self.shown {
+                let (ip, host) = key.parts();
+                table.add_row([
+                    (*what).to_owned(),
+                    ip.to_owned(),
+                    host.to_owned(),
+                    span.first.to_string(),
+                    span.last.to_string(),
+                    span.count.to_string(),
+                ]);
+            }
+            println!("{table}");
+        }
+        let mut found =
+            table(&["rows that are right", "of open sessions", "open", "missing", "wrong"]);
+        let counts =
+            [self.right, self.part_of_open, self.open, self.missing_count, self.wrong_count];
+        found.add_row(counts.map(|count| count.to_string()));
+        println!("{found}");
+        if self.before > 0 {
+            println!(
+                "{} rows are of no event of the job: the table had rows before it.",
+                self.before
+            );
+        }
+        if !moment.balance.is_empty() {
+            let mut balance = table(&["records", "closed", "open", "dead", "difference"]);
+            balance.add_row(&moment.balance);
+            println!("{balance}");
+        }
+    }
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED);
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(header.iter().copied());
+    table
+}

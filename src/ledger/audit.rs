@@ -1,0 +1,131 @@
+//! What is durable at one moment, for the audit: read in one transaction that sees that moment
+//! for as long as the audit takes.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use postgres::Client;
+use postgres::fallible_iterator::FallibleIterator;
+use postgres::types::ToSql;
+
+use super::connect::{classify, connect, quote};
+use super::copy::Timestamp;
+use super::table::SessionEnd;
+use super::{LedgerConfig, NamedBinding, start};
+use crate::binding::{Offset, Status};
+use crate::control::Fault;
+use crate::key::Key;
+use crate::operators::LedgerError;
+use crate::session::Span;
+use crate::time::{Epoch, EventTime, Gap};
+
+/// The moment.
+pub struct Moment {
+    client: Client,
+    table: String,
+    session_end: SessionEnd,
+    pub gap: Gap,
+    /// Whether the table had rows before the job.
+    pub found_rows: bool,
+    /// By shard: the epoch up to which its output is in the table.
+    pub shards: Vec<Epoch>,
+    /// By epoch of a shard: what it closes up to, and the last binding of each partition.
+    pub epochs: BTreeMap<Epoch, (EventTime, Vec<NamedBinding>)>,
+    /// Records that decode and are dead letters all the same: of the future, or dropped as late.
+    pub refused: HashSet<(String, i32, Offset)>,
+    /// Records, closed, open, dead, difference, as of the last epoch that all shards have passed.
+    pub balance: Vec<String>,
+}
+
+impl Moment {
+    /// Begins the transaction and reads all but the table.
+    pub fn read(config: &LedgerConfig) -> Result<Self, LedgerError> {
+        let ails = |why: postgres::Error| classify(&why, "reading what is durable");
+        let mut client = connect(config)?;
+        client.batch_execute("begin isolation level repeatable read read only").map_err(ails)?;
+        let job = client
+            .query_opt(
+                "select table_schema, table_name, gap_ms, session_end, found_rows
+                 from sessionizer.jobs where job = $1",
+                &[&config.job],
+            )
+            .map_err(ails)?;
+        let Some(job) = job else {
+            return Err(LedgerError::Fatal(Fault::Config(format!(
+                "there is no job {} in this database: name it by KAFKA_GROUP or --job",
+                config.job
+            ))));
+        };
+        let (schema, name): (String, String) = (job.get(0), job.get(1));
+        let session_end = match job.get::<_, &str>(3) {
+            name if name == SessionEnd::LastEvent.name() => SessionEnd::LastEvent,
+            _ => SessionEnd::Window,
+        };
+        let mut moment = Moment {
+            client,
+            table: format!("{}.{}", quote(&schema), quote(&name)),
+            session_end,
+            gap: Gap::from_millis(job.get(2)).expect("a job has a valid gap"),
+            found_rows: job.get(4),
+            shards: Vec::new(),
+            epochs: BTreeMap::new(),
+            refused: HashSet::new(),
+            balance: Vec::new(),
+        };
+        moment.read_progress(&config.job).map_err(ails)?;
+        Ok(moment)
+    }
+
+    fn read_progress(&mut self, job: &str) -> Result<(), postgres::Error> {
+        let epochs = self.client.query(
+            "select epoch from sessionizer.shard_progress where job = $1 order by shard",
+            &[&job],
+        )?;
+        self.shards = epochs.iter().map(|row| row.get::<_, i64>(0) as Epoch).collect();
+        for epoch in self.shards.iter().copied().collect::<BTreeSet<Epoch>>() {
+            let watermark = self.client.query_opt(
+                "select watermark_ms from sessionizer.epochs where job = $1 and epoch = $2",
+                &[&job, &(epoch as i64)],
+            )?;
+            let watermark = watermark.and_then(|row| row.get::<_, Option<i64>>(0));
+            let mut watermark = watermark.map_or(EventTime::NEVER, EventTime::from_millis);
+            let bindings = start::bindings_at(&mut self.client, job, epoch)?;
+            if bindings.iter().all(|binding| binding.status == Status::Ended) {
+                watermark = EventTime::FOREVER; // A drain closes everything.
+            }
+            self.epochs.insert(epoch, (watermark, bindings));
+        }
+        let refused = self.client.query(
+            "select topic, partition, \"offset\" from sessionizer.dead_letters
+             where job = $1 and reason in ('future', 'late')",
+            &[&job],
+        )?;
+        self.refused = refused.iter().map(|r| (r.get(0), r.get(1), r.get(2))).collect();
+        let balance = self.client.query_opt(
+            "select records::text, closed::text, open::text, dead::text, difference::text
+             from sessionizer.balance where job = $1",
+            &[&job],
+        )?;
+        self.balance =
+            balance.map_or(Vec::new(), |row| (0..row.len()).map(|at| row.get(at)).collect());
+        Ok(())
+    }
+
+    /// Hands out every row of the table as it was at the moment.
+    pub fn rows(&mut self, mut take: impl FnMut(Key, Span)) -> Result<(), LedgerError> {
+        let ails = |why: postgres::Error| classify(&why, "reading the table");
+        let select = format!(
+            "select ip::text, host::text, session_start, session_end, num_logs from {}",
+            self.table
+        );
+        let none: [&(dyn ToSql + Sync); 0] = [];
+        let mut rows = self.client.query_raw(&select, none).map_err(ails)?;
+        while let Some(row) = rows.next().map_err(ails)? {
+            let (first, end): (Timestamp, Timestamp) = (row.get(2), row.get(3));
+            let last = self.session_end.last_event(end.0, self.gap);
+            let count = row.get::<_, Option<i64>>(4).unwrap_or(0) as u64;
+            let (ip, host): (&str, &str) = (row.get(0), row.get(1));
+            take(Key::new(ip, host), Span { first: first.0, last, count });
+        }
+        Ok(())
+    }
+}
