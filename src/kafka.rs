@@ -22,7 +22,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{
@@ -62,12 +62,14 @@ pub const RESERVED: [(&str, &str); 7] = [
 const QUESTION: Duration = Duration::from_secs(5);
 /// How long a question may take even if a start has no patience left.
 const QUICK_QUESTION: Duration = Duration::from_millis(500);
+/// How long a producer waits for brokers.
+const CREATE_PATIENCE: Duration = Duration::from_secs(10);
 /// How often a client is polled for events at a time. A poll that has handled an event of its own,
 /// a line of the log for example, says the same as one that found nothing, so it is no sign.
 const EVENTS_PER_SERVICE: usize = 100;
-/// How long the last commit of the group's offsets may take: a new client needs a second to find
-/// out which broker takes it.
-const LAST_COMMIT: Duration = Duration::from_secs(3);
+/// How long the end of a run waits until a consumer has closed: a new one needs a second to find
+/// out which broker takes its offsets.
+const CLOSING: Duration = Duration::from_secs(3);
 /// What all partitions of a worker together may hold of fetched, unread records, in KiB.
 const QUEUED_KIB: usize = 128 * 1024;
 
@@ -153,8 +155,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 #[derive(Clone, Default)]
 struct Context {
     health: Arc<Health>,
-    /// How many commits of the group's offsets were answered.
-    commits: Arc<AtomicU64>,
 }
 
 impl ClientContext for Context {
@@ -182,14 +182,7 @@ impl ClientContext for Context {
     }
 }
 
-impl ConsumerContext for Context {
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        self.commits.fetch_add(1, Relaxed);
-        if let Err(why) = result {
-            debug!("the group's offsets were not committed (lag tools will be behind): {why}");
-        }
-    }
-}
+impl ConsumerContext for Context {}
 
 /// Asks the brokers about topics and offsets.
 pub struct Cluster {
@@ -484,10 +477,9 @@ impl Watch {
 /// The partitions of one worker.
 pub struct KafkaFeed {
     parts: BTreeMap<Partition, PartFeed>,
-    consumer: Arc<BaseConsumer<Context>>,
+    /// Taken when the feed is dropped.
+    consumer: Option<Arc<BaseConsumer<Context>>>,
     context: Context,
-    /// How many commits of the group's offsets the broker was asked for.
-    asked: u64,
     topics: Vec<String>,
     found: Arc<Mutex<BTreeMap<Partition, Offset>>>,
     mine: Box<dyn Fn(Partition) -> bool>,
@@ -514,15 +506,14 @@ impl KafkaFeed {
         mine: Box<dyn Fn(Partition) -> bool>,
         wake: Arc<dyn Fn() + Send + Sync>,
     ) -> Result<Self, Fault> {
-        let context = Context { commits: Arc::default(), ..watcher.context.clone() };
+        let context = watcher.context.clone();
         let consumer =
             BaseConsumer::from_config_and_context(&config.consumer(partitions), context.clone())
                 .map_err(|why| refused(config, &why))?;
         Ok(KafkaFeed {
             parts: BTreeMap::new(),
-            consumer: Arc::new(consumer),
+            consumer: Some(Arc::new(consumer)),
             context,
-            asked: 0,
             topics: topics.to_vec(),
             found: Arc::clone(&watcher.found),
             mine,
@@ -540,8 +531,8 @@ impl KafkaFeed {
         list
     }
 
-    fn commit_is_under_way(&self) -> bool {
-        self.context.commits.load(Relaxed) < self.asked
+    fn consumer(&self) -> &Arc<BaseConsumer<Context>> {
+        self.consumer.as_ref().expect("the consumer is there until the feed is dropped")
     }
 
     fn failed(&self, partition: Partition, position: Offset, why: &KafkaError) -> Option<Fault> {
@@ -581,13 +572,13 @@ impl Feed for KafkaFeed {
         // The queue is split off before the partition is assigned: otherwise the first records
         // could come by the common queue.
         let mut queue = self
-            .consumer
+            .consumer()
             .split_partition_queue(topic, partition.number)
             .ok_or_else(|| ails(&"librdkafka has no queue for it"))?;
         let wake = Arc::clone(&self.wake);
         queue.set_nonempty_callback(move || wake());
         let list = self.list(std::iter::once((partition, start)));
-        self.consumer.incremental_assign(&list).map_err(|why| ails(&why))?;
+        self.consumer().incremental_assign(&list).map_err(|why| ails(&why))?;
         let part = PartFeed { queue, position: start, ended: None, held: None };
         self.parts.insert(partition, part);
         Ok(())
@@ -662,13 +653,13 @@ impl Feed for KafkaFeed {
     fn service(&mut self) -> Result<Vec<(Partition, Offset)>, Fault> {
         for _ in 0..EVENTS_PER_SERVICE {
             // Nothing but events comes by the common queue: a record here would be lost.
-            let event = self.consumer.poll(Duration::ZERO);
+            let event = self.consumer().poll(Duration::ZERO);
             assert!(!matches!(event, Some(Ok(_))), "a record came by the common queue");
         }
         if self.parts.values().any(|part| part.ended.is_some()) {
             // Behind the last record may lie markers of transactions, which only the consumer
             // itself has seen: its position is behind them.
-            if let Ok(positions) = self.consumer.position() {
+            if let Ok(positions) = self.consumer().position() {
                 for (partition, part) in &mut self.parts {
                     let topic = &self.topics[usize::from(partition.topic)];
                     let found = positions.find_partition(topic, partition.number);
@@ -686,27 +677,24 @@ impl Feed for KafkaFeed {
         Ok(mine.into_iter().filter_map(|at| found.remove_entry(&at)).collect())
     }
 
-    fn durable(&mut self, ends: &BTreeMap<Partition, Offset>, last: bool) {
+    fn durable(&mut self, ends: &BTreeMap<Partition, Offset>, _last: bool) {
         let list = self.list(ends.iter().map(|(partition, end)| (*partition, *end)));
-        if let Err(why) = self.consumer.commit(&list, CommitMode::Async) {
+        if let Err(why) = self.consumer().commit(&list, CommitMode::Async) {
             debug!("the group's offsets were not committed (lag tools will be behind): {why}");
-            return;
-        }
-        self.asked += 1;
-        // The last one is given a moment, for the connection goes with the feed.
-        let until = Instant::now() + LAST_COMMIT;
-        while last && self.commit_is_under_way() && Instant::now() < until {
-            let _ = self.consumer.poll(Duration::from_millis(20));
         }
     }
 }
 
 impl Drop for KafkaFeed {
-    /// A consumer that closes waits for the replies to its commits, a minute or for ever if the
-    /// broker is away. They are a courtesy and the process ends: such a consumer is left as it is.
+    /// A consumer that closes waits for the replies to its commits, for a minute or for ever if
+    /// the broker is away. They are a courtesy: they get a moment, and then the run ends.
     fn drop(&mut self) {
-        if self.commit_is_under_way() {
-            std::mem::forget(Arc::clone(&self.consumer));
+        let (closing, closed) = channel::<()>();
+        // The queues of the partitions hold the consumer as well.
+        let all = (std::mem::take(&mut self.parts), self.consumer.take(), closing);
+        let thread = thread::Builder::new().name("kafka-close".to_owned());
+        if thread.spawn(move || drop(all)).is_ok() {
+            let _ = closed.recv_timeout(CLOSING);
         }
     }
 }
@@ -870,8 +858,16 @@ impl Publisher {
 }
 
 /// Creates the first topic of the configuration unless it exists; says whether it did.
+///
+/// Asks first: a login that may write need not be allowed to create, and a broker that cannot be
+/// reached is told with the reason.
 pub fn create_topic(config: &KafkaConfig, partitions: i32) -> Result<bool, Fault> {
     let topic = &config.topics[0];
+    match Cluster::new(config)?.topics(CREATE_PATIENCE, || false) {
+        Ok(_) => return Ok(false),
+        Err(Fault::Config(_not_there)) => {}
+        Err(unreachable) => return Err(unreachable),
+    }
     let ails = |why: &dyn std::fmt::Display| Fault::World(format!("cannot create {topic}: {why}"));
     let admin: AdminClient<Delivery> =
         AdminClient::from_config_and_context(&config.client(), Delivery::default())

@@ -22,7 +22,9 @@ pub fn make_plan(config: &Config, control: &Control, now_ms: u64) -> Result<Plan
     let durable = ledger::start_patiently(&config.ledger, config.start_timeout, give_up)?;
     let first = tick(now_ms, config.epoch_ms);
     let mut plan = assemble(&durable, &config.kafka.topics, &counts, first);
-    let from = if durable.created { config.from } else { From::Earliest };
+    // A start that ended before its first commit has left no trace: the next is the first.
+    let first_start = durable.replay.is_empty() && durable.base.bindings.is_empty();
+    let from = if first_start { config.from } else { From::Earliest };
     for part in &mut plan.partitions {
         if part.retired {
             continue;
@@ -42,7 +44,7 @@ pub fn make_plan(config: &Config, control: &Control, now_ms: u64) -> Result<Plan
         info!("{topic}[{}] is read no more: it is not in KAFKA_TOPIC", part.start.partition.number);
     }
     let (replay, generation) = (plan.replay.len(), plan.generation);
-    if durable.created {
+    if first_start {
         info!("first start of the job {}, from {:?}", config.ledger.job, config.from);
     } else {
         info!(
@@ -177,7 +179,7 @@ mod tests {
     fn durable(base: NamedEpoch, replay: Vec<NamedEpoch>) -> Durable {
         let last = replay.last().map_or(base.epoch, |bound| bound.epoch);
         let progress = vec![ShardProgress { epoch: last, ..Default::default() }; 4];
-        Durable { generation: 1, progress, base, replay, created: false }
+        Durable { generation: 1, progress, base, replay }
     }
 
     fn topics(names: &[&str]) -> Vec<String> {

@@ -56,8 +56,6 @@ pub struct Durable {
     pub base: NamedEpoch,
     /// Every bound epoch after the base, in order.
     pub replay: Vec<NamedEpoch>,
-    /// Whether the job has just been created.
-    pub created: bool,
 }
 
 /// Prepares everything and takes the fence.
@@ -80,7 +78,7 @@ pub fn start(client: &mut Client, config: &LedgerConfig) -> Result<Durable, Ledg
     if created {
         table::advise(&table);
     }
-    read(client, config, generation, created)
+    read(client, config, generation)
 }
 
 /// Keys are UTF-8, byte for byte; any other encoding would change or refuse them.
@@ -272,7 +270,6 @@ fn read(
     client: &mut Client,
     config: &LedgerConfig,
     generation: i64,
-    created: bool,
 ) -> Result<Durable, LedgerError> {
     let ails = |why: postgres::Error| classify(&why, "reading what is durable");
     // One snapshot for all of it: an instance that takes over meanwhile may commit.
@@ -341,7 +338,7 @@ fn read(
         let bound = replay.get_mut(at).filter(|bound| bound.epoch == epoch);
         bound.expect("I3: a binding is durable with its epoch").bindings.push(binding(row));
     }
-    Ok(Durable { generation, progress, base, replay, created })
+    Ok(Durable { generation, progress, base, replay })
 }
 
 fn unsigned(row: &Row, column: usize) -> u64 {

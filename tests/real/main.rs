@@ -3,6 +3,14 @@
 //! `scripts/test` brings both up and says where they are. Each test has a database and topics of
 //! its own, so they run side by side.
 
+mod connect;
+mod events;
 mod jobs;
+mod kafka;
+mod lifecycle;
 mod oracle;
+mod outage;
+mod postgres;
+mod queries;
+mod secured;
 mod world;

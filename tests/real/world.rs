@@ -46,6 +46,11 @@ impl World {
         World::at(test, &variable("SESSIONIZER_TEST_KAFKA"), server, user)
     }
 
+    /// The same on a PostgreSQL of the test's own.
+    pub fn on(server: &Server, test: &str) -> World {
+        World::at(test, &variable("SESSIONIZER_TEST_KAFKA"), &server.address, "postgres")
+    }
+
     /// The same on servers that the test has started itself.
     pub fn at(test: &str, kafka: &str, server: &str, user: &str) -> World {
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -152,6 +157,21 @@ impl World {
         let created = created.create_topics([&new], &AdminOptions::new());
         let created = futures_executor::block_on(created).expect("the broker answers");
         created[0].as_ref().expect("the topic is new");
+    }
+
+    /// Creates a topic, unless one of its name is still being deleted.
+    pub fn try_create(&self, topic: &str, partitions: i32) -> bool {
+        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        let admin = self.admin();
+        let created = admin.create_topics([&new], &AdminOptions::new());
+        futures_executor::block_on(created).expect("the broker answers")[0].is_ok()
+    }
+
+    pub fn delete_topic(&self, topic: &str) {
+        let admin = self.admin();
+        let deleted = admin.delete_topics(&[topic], &AdminOptions::new());
+        let deleted = futures_executor::block_on(deleted).expect("the broker answers");
+        deleted[0].as_ref().expect("the topic was there");
     }
 
     /// Raises the number of partitions.
@@ -406,35 +426,32 @@ impl Drop for Running {
     }
 }
 
-/// A server that a test has to itself, to do with it as it likes; gone when the test forgets it.
+/// A PostgreSQL that a test has to itself, to do with it as it likes; gone when the test is.
 pub struct Server {
-    /// `postgres` or `kafka`.
-    kind: &'static str,
-    /// Where its state lies.
     pub directory: std::path::PathBuf,
-    /// `host:port`; the same for ever.
+    /// `host:port`, the same after every restart.
     pub address: String,
 }
 
 impl Server {
     /// Starts one; `test` names its directory.
-    pub fn start(kind: &'static str, test: &str) -> Server {
+    pub fn start(test: &str) -> Server {
         let name = format!("{test}-{}", std::process::id());
         let directory = std::env::temp_dir().join(name);
-        let mut server = Server { kind, directory, address: String::new() };
+        let mut server = Server { directory, address: String::new() };
         server.address = server.act("start");
         server
     }
 
-    /// What `scripts/services` can do with it: start, stop, kill, restart, pause, continue.
+    /// What `scripts/services postgres` can do with it: start, stop, kill, restart.
     pub fn act(&self, verb: &str) -> String {
         let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/services"))
-            .args([self.kind, verb])
+            .args(["postgres", verb])
             .arg(&self.directory)
             .output()
             .expect("scripts/services can be run");
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{} {verb}: {said}", self.kind);
+        assert!(output.status.success(), "{verb}: {said}");
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 }

@@ -114,7 +114,6 @@ impl Store {
                 bindings: last.into_values().collect(),
             },
             replay: replay.collect(),
-            created: self.generation == 1,
         }
     }
 

@@ -1,0 +1,13 @@
+-- How many web events does a session on Tech Creator have on average, for each user and overall?
+--
+-- Tech Creator is techcreator.io and every host under it; a user is an ip. The first line is the
+-- average over all sessions, so that a user with many of them counts for many.
+
+select case when grouping(ip) = 1 then 'all users' else ip end as visitor,
+       count(*)                                               as sessions,
+       coalesce(sum(num_logs), 0)                             as events,
+       coalesce(round(avg(num_logs), 2), 0)                   as average_events_per_session
+from sessionized_events
+where host = 'techcreator.io' or host like '%.techcreator.io'
+group by grouping sets ((), (ip))
+order by grouping(ip) desc, average_events_per_session desc, sessions desc, ip;

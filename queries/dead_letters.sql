@@ -1,0 +1,23 @@
+-- Which records did not become events, for which reasons, and what does such a record look like?
+--
+-- The example is the newest of its reason, with the beginning of its payload; bytes that are no
+-- plain text show as \ and three digits.
+
+with reasons as (
+    select job, reason, count(*) as records, min(read_at) as first_read, max(read_at) as last_read
+    from sessionizer.dead_letters
+    group by job, reason
+)
+select r.job, r.reason, r.records, r.first_read, r.last_read,
+       format('%s[%s] offset %s', e.topic, e.partition, e."offset")  as example,
+       e.detail,
+       encode(substring(e.payload for 200), 'escape')                as payload
+from reasons r
+cross join lateral (
+    select *
+    from sessionizer.dead_letters d
+    where d.job = r.job and d.reason = r.reason
+    order by d.read_at desc, d.topic, d.partition, d."offset" desc
+    limit 1
+) e
+order by r.job, r.records desc, r.reason;

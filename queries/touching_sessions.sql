@@ -1,0 +1,27 @@
+-- Are there sessions of a visitor that should be one?
+--
+-- Of two sessions of an ip on a host, the later one begins more than the job's --gap after the last
+-- event of the earlier one. This finds pairs that do not: the job writes none, but a table that it
+-- took over may hold some, for stragglers make a Flink job write overlapping sessions.
+
+with job as (
+    -- How far behind session_end a session still joins: not at all if the gap is in it already.
+    select coalesce(max(gap_ms) filter (where session_end = 'last-event'), 0) * interval '1 ms'
+               as reach
+    from sessionizer.jobs
+    where to_regclass(format('%I.%I', table_schema, table_name)) = 'sessionized_events'::regclass
+),
+neighbours as (
+    select ip, host, session_start, session_end, num_logs,
+           max(session_end) over earlier as end_before
+    from sessionized_events
+    window earlier as (
+        partition by ip, host order by session_start, session_end
+        rows between unbounded preceding and 1 preceding
+    )
+)
+select ip, host, end_before, session_start, session_end, num_logs
+from neighbours
+cross join job
+where session_start <= end_before + reach
+order by ip, host, session_start;

@@ -1,0 +1,765 @@
+//! What a topic can hold and what brokers can do. A record counts once, whatever stands around it.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::Consumer;
+use rdkafka::message::ToBytes;
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::jobs::produce;
+use crate::oracle::{Event, event, sessions};
+use crate::world::{PATIENCE, Running, World, chrono_now_ms, eventually, finish, json};
+
+/// A job that commits often and looks around often.
+pub const QUICK: [&str; 6] =
+    ["--epoch", "100ms", "--idle-timeout", "1s", "--discovery-interval", "300ms"];
+
+/// 2023-11-14T22:13:20Z: some time in the past.
+pub const PAST_MS: i64 = 1_700_000_000_000;
+
+/// Visits of five visitors to a host: three go from page to page within the gap, two do not.
+pub fn visits(host: &str, count: usize) -> Vec<Event> {
+    let visit = |at: usize| {
+        let (visitor, page) = (at as i64 % 5, at as i64 / 5);
+        event(&format!("10.0.0.{visitor}"), host, PAST_MS + page * (299_998 + visitor))
+    };
+    (0..count).map(visit).collect()
+}
+
+/// Starts the job with [`QUICK`] and waits until it has made its plan.
+pub fn start(world: &World, args: &[&str]) -> Running {
+    start_on(world, &world.name, args)
+}
+
+fn start_on(world: &World, topics: &str, args: &[&str]) -> Running {
+    let mut command = world.command();
+    let quick = QUICK.chunks(2).filter(|pair| !args.contains(&pair[0]));
+    command.env("KAFKA_TOPIC", topics).args(quick.flatten()).args(args);
+    let mut job = Running::start(command);
+    job.wait_for(" of the job ");
+    job
+}
+
+/// Runs the job to the end of other topics than the first.
+fn run_on(world: &World, topics: &str, args: &[&str]) -> String {
+    let mut command = world.command();
+    command.env("KAFKA_TOPIC", topics).arg("--until-end").args(args);
+    let (status, log) = finish(command);
+    assert!(status.success(), "{status}:\n{log}");
+    log
+}
+
+/// Runs the job where it must fail; gives the exit code and the log.
+pub fn fail(world: &World, env: &[(&str, &str)], args: &[&str]) -> (i32, String) {
+    let mut command = world.command();
+    command.envs(env.iter().copied()).args(args);
+    let (status, log) = finish(command);
+    (status.code().unwrap_or_else(|| panic!("{status}:\n{log}")), log)
+}
+
+/// Does something with every case at the same time: most of it is waiting.
+pub fn at_once<T: Send>(cases: impl IntoIterator<Item = T>, act: impl Fn(T) + Sync) {
+    let act = &act;
+    std::thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(move || act(case));
+        }
+    });
+}
+
+/// Waits until the books hold so many records, and checks that they balance.
+pub fn wait_for_records(world: &World, records: usize) {
+    let sql = "select coalesce(max(records), 0) from sessionizer.balance";
+    eventually(&format!("{records} records in the books"), || {
+        world.value(sql).parse::<usize>().expect("a number") >= records
+    });
+    let books = world.query("select records, difference from sessionizer.balance");
+    assert_eq!(books, [[records.to_string(), "0".to_owned()]]);
+}
+
+/// The table and the books are right about these events.
+fn assert_answer<'a>(world: &World, events: impl IntoIterator<Item = &'a Event> + Clone) {
+    assert_eq!(world.rows(), sessions(events.clone()));
+    assert_eq!(world.imbalance(), "0");
+    let records = world.value("select records - dead from sessionizer.balance");
+    assert_eq!(records, events.into_iter().count().to_string());
+}
+
+fn send_by<'a>(
+    producer: &ThreadedProducer<DefaultProducerContext>,
+    topic: &str,
+    partition: i32,
+    events: impl IntoIterator<Item = &'a Event>,
+) {
+    for event in events {
+        let payload = json(event);
+        let record = BaseRecord::<(), str>::to(topic).partition(partition).payload(&payload);
+        producer.send(record).map_err(|(why, _)| why).expect("queued");
+    }
+    producer.flush(PATIENCE).expect("delivered");
+}
+
+/// Sends one record with a key.
+fn send_keyed<P: ToBytes + ?Sized>(world: &World, key: &str, payload: Option<&P>) {
+    let producer = world.producer(&[]);
+    let mut record = BaseRecord::<str, P>::to(&world.name).partition(0).key(key);
+    record.payload = payload;
+    producer.send(record).map_err(|(why, _)| why).expect("queued");
+    producer.flush(PATIENCE).expect("delivered");
+}
+
+/// Where the job is durably, by partition.
+fn durable_ends(world: &World, topic: &str) -> Vec<i64> {
+    let sql = format!(
+        "select end_offset from sessionizer.partitions where topic = '{topic}' order by partition"
+    );
+    world.query(&sql).iter().map(|row| row[0].parse().expect("an offset")).collect()
+}
+
+/// What the group has told the broker, by partition; -1 where it has told nothing.
+fn group_offsets(world: &World, topic: &str, partitions: i32) -> Vec<i64> {
+    let mut wanted = TopicPartitionList::new();
+    wanted.add_partition_range(topic, 0, partitions - 1);
+    let known = world.consumer(&world.name).committed_offsets(wanted, PATIENCE);
+    let known = known.expect("the broker answers");
+    let offset = |number| match known.find_partition(topic, number).map(|found| found.offset()) {
+        Some(Offset::Offset(offset)) => offset,
+        _ => -1,
+    };
+    (0..partitions).map(offset).collect()
+}
+
+fn log_ends(world: &World, topic: &str, partitions: i32) -> Vec<i64> {
+    (0..partitions).map(|number| world.log_range(topic, number).1).collect()
+}
+
+/// Whether the job waits for a lock that the test holds.
+fn a_commit_waits(world: &World) -> bool {
+    let sql = "select count(*) > 0 from pg_stat_activity
+               where datname = current_database() and wait_event_type = 'Lock'";
+    world.value(sql) == "t"
+}
+
+/// A broker that a test has to itself; gone when the test is.
+pub struct Broker {
+    pub directory: PathBuf,
+    /// `host:port`, the same after every restart.
+    pub address: String,
+}
+
+impl Broker {
+    /// Starts one; `test` names its directory.
+    pub fn start(test: &str) -> Broker {
+        let mut broker = Broker::new(test);
+        broker.address = broker.services("start");
+        broker
+    }
+
+    /// One that does not run yet.
+    pub fn new(test: &str) -> Broker {
+        let name = format!("{test}-{}", std::process::id());
+        Broker { directory: std::env::temp_dir().join(name), address: String::new() }
+    }
+
+    /// What `scripts/services kafka` can do with it, with its arguments behind the directory.
+    pub fn services(&self, line: &str) -> String {
+        let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/services"))
+            .args(["kafka", verb])
+            .arg(&self.directory)
+            .args(rest.split_whitespace())
+            .output()
+            .expect("scripts/services can be run");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{line}: {said}");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // A panic within a panic would end the whole test program, and leave other servers behind.
+        if std::panic::catch_unwind(|| self.services("kill")).is_ok() {
+            let _ = std::fs::remove_dir_all(&self.directory);
+        }
+    }
+}
+
+#[test]
+fn records_of_every_compression_are_read() {
+    let world = World::new("codecs");
+    world.create_topic(1);
+    let mut events = Vec::new();
+    for codec in ["gzip", "snappy", "lz4", "zstd"] {
+        let visits = visits(codec, 500);
+        let producer = world.producer(&[("compression.type", codec), ("linger.ms", "50")]);
+        send_by(&producer, &world.name, 0, &visits);
+        events.extend(visits);
+    }
+    world.run_to_end(&[]);
+    assert_answer(&world, &events);
+}
+
+#[test]
+fn keys_do_not_matter_and_records_without_payload_are_dead_letters() {
+    let world = World::new("keys");
+    world.create_topic(1);
+    let events = visits("a", 3);
+    send_keyed(&world, "somebody", Some(&json(&events[0])));
+    send_keyed(&world, "", Some(&json(&events[1])));
+    send_keyed::<str>(&world, "a tombstone", None);
+    send_keyed(&world, "no bytes", Some(""));
+    world.send(0, [Some(json(&events[2])), None, Some(String::new())]);
+    world.run_to_end(&[]);
+    assert_answer(&world, &events);
+    let letters = world.query(
+        "select \"offset\", reason, payload is null, coalesce(length(payload), 0), payload_bytes
+         from sessionizer.dead_letters order by 1",
+    );
+    let tombstone = |offset: &str| [offset, "empty", "t", "0", "0"].map(str::to_owned);
+    let no_bytes = |offset: &str| [offset, "empty", "f", "0", "0"].map(str::to_owned);
+    assert_eq!(letters, [tombstone("2"), no_bytes("3"), tombstone("5"), no_bytes("6")]);
+}
+
+#[test]
+fn of_transactions_only_what_was_committed_counts() {
+    let world = World::new("transactions");
+    world.create_topic(2);
+    let producer = world.producer(&[("transactional.id", &world.name)]);
+    producer.init_transactions(PATIENCE).expect("the broker knows transactions");
+    let write = |partition: i32, events: &[Event], commit: bool| {
+        producer.begin_transaction().expect("begun");
+        send_by(&producer, &world.name, partition, events);
+        match commit {
+            true => producer.commit_transaction(PATIENCE).expect("committed"),
+            false => producer.abort_transaction(PATIENCE).expect("aborted"),
+        }
+    };
+    let caught_up = |world: &World| {
+        let ends = log_ends(world, &world.name, 2);
+        durable_ends(world, &world.name) == ends && group_offsets(world, &world.name, 2) == ends
+    };
+    let (events, never) = (visits("committed", 60), visits("aborted", 5));
+    write(0, &events[..10], true);
+    write(0, &never, false);
+    write(0, &events[10..20], true);
+    write(0, &never, false);
+    write(1, &never, false);
+    // Behind the last record of both partitions stand aborted records and a marker.
+    world.run_to_end(&[]);
+    assert_answer(&world, &events[..20]);
+    assert!(caught_up(&world), "the job ends at {:?}", durable_ends(&world, &world.name));
+
+    write(1, &events[20..30], true);
+    write(0, &events[30..40], true);
+    world.run_to_end(&["-w", "2"]);
+    assert_answer(&world, &events[..40]);
+    assert!(caught_up(&world), "the job ends at {:?}", durable_ends(&world, &world.name));
+
+    let job = start(&world, &[]);
+    write(0, &never, false);
+    write(1, &events[40..50], true);
+    write(1, &never, false);
+    wait_for_records(&world, 50);
+    eventually("the group has no lag", || caught_up(&world));
+    job.kill();
+    write(0, &events[50..], true);
+    world.run_to_end(&[]);
+    assert_answer(&world, &events);
+}
+
+#[test]
+fn an_open_transaction_is_read_when_it_is_committed() {
+    let world = World::new("open-transaction");
+    world.create_topic(1);
+    let events = visits("a", 15);
+    world.send_events(0, &events[..5]);
+    let producer = world.producer(&[("transactional.id", &world.name)]);
+    producer.init_transactions(PATIENCE).expect("the broker knows transactions");
+    producer.begin_transaction().expect("begun");
+    send_by(&producer, &world.name, 0, &events[5..10]);
+    world.send_events(0, &events[10..]);
+    world.run_to_end(&[]);
+    assert_answer(&world, &events[..5]);
+    producer.commit_transaction(PATIENCE).expect("committed");
+    world.run_to_end(&[]);
+    assert_answer(&world, &events);
+}
+
+#[test]
+fn a_compacted_topic_is_read_over_its_holes() {
+    let world = World::new("compacted");
+    let settings =
+        [("cleanup.policy", "compact"), ("segment.ms", "100"), ("delete.retention.ms", "100")];
+    world.create(&world.name, 1, &settings);
+    let send = |events: &[Event]| {
+        let producer = world.producer(&[]);
+        for (at, event) in events.iter().enumerate() {
+            let (key, payload) = ((at % 20).to_string(), json(event));
+            let record = BaseRecord::<str, str>::to(&world.name).partition(0);
+            let record = record.key(&key).payload(&payload);
+            producer.send(record).map_err(|(why, _)| why).expect("queued");
+        }
+        producer.flush(PATIENCE).expect("delivered");
+    };
+    let events = visits("a", 80);
+    send(&events[..40]);
+    // Only segments that are full are compacted, so all forty are still there.
+    world.run_to_end(&[]);
+    assert_answer(&world, &events[..40]);
+    assert_eq!(durable_ends(&world, &world.name), [40]);
+
+    send(&events[40..]);
+    eventually("only the last record of each key is left", || {
+        // A segment is full when a record comes later than segment.ms.
+        send_keyed::<str>(&world, "later", None);
+        world.read_topic(&world.name).iter().flatten().count() == 20
+    });
+    // The offset to go on from is gone, and many behind it.
+    world.run_to_end(&[]);
+    let last = &events[60..];
+    assert_answer(&world, &[&events[..40], last].concat());
+    world.run_to_end(&["-w", "2", "--job", "anew", "--table", "anew"]);
+    assert_eq!(world.rows_of("anew"), sessions(last));
+    let differences = world.query("select distinct difference from sessionizer.balance");
+    assert_eq!(differences, [["0"]]);
+}
+
+#[test]
+fn there_may_be_more_workers_than_partitions_and_the_other_way_round() {
+    let world = World::new("workers-partitions");
+    at_once([("one", "1", "4"), ("nine", "9", "2")], |(topic, partitions, workers)| {
+        let topic = format!("{}-{topic}", world.name);
+        let mut command = world.command();
+        command.env("KAFKA_TOPIC", &topic).arg("produce");
+        command.args(["--historical", "1d", "--density", "1", "--number", "3000"]);
+        command.args(["--disorder", "5s", "--bad", "0.01", "--partitions", partitions]);
+        let (status, log) = finish(command);
+        assert!(status.success(), "{status}:\n{log}");
+        let table = format!("sessions_{workers}");
+        let args = ["-w", workers, "--job", &table, "--table", &table];
+        // Killed in between: what a worker without partitions has to replay is nothing.
+        let job = start_on(&world, &topic, &args);
+        let read = format!("select records from sessionizer.balance where job = '{table}'");
+        eventually("all is read", || world.query(&read) == [["3000"]]);
+        job.kill();
+        run_on(&world, &topic, &args);
+        assert_eq!(world.rows_of(&table), world.answer(&topic), "{workers} workers");
+    });
+    let books = world.query("select records, open, difference from sessionizer.balance");
+    assert_eq!(books, [["3000", "0", "0"], ["3000", "0", "0"]]);
+}
+
+#[test]
+fn topics_are_added_and_removed_at_a_restart() {
+    let world = World::new("topics");
+    let [a, b, c] = ["a", "b", "c"].map(|name| format!("{}-{name}", world.name));
+    for (topic, partitions) in [(&a, 1), (&b, 3), (&c, 2)] {
+        world.create(topic, partitions, &[]);
+    }
+    let mut events = Vec::new();
+    // Visitors are the same in all topics, so sessions are made of records of several.
+    let all = visits("h", 70);
+    let mut fresh = all.chunks(10);
+    let mut send = |topic: &str, partition: i32| {
+        let chunk = fresh.next().expect("enough visits");
+        world.send_to(topic, partition, chunk.iter().map(|event| Some(json(event))));
+        chunk
+    };
+    events.extend_from_slice(send(&a, 0));
+    events.extend_from_slice(send(&b, 2));
+    run_on(&world, &format!("{a},{b}"), &["-w", "2"]);
+    assert_answer(&world, &events);
+
+    events.extend_from_slice(send(&c, 1));
+    events.extend_from_slice(send(&a, 0));
+    run_on(&world, &format!("{c},{b},{a}"), &[]);
+    assert_answer(&world, &events);
+
+    let missed = send(&b, 0);
+    events.extend_from_slice(send(&a, 0));
+    let log = run_on(&world, &format!("{a},{c}"), &[]);
+    assert!(log.contains(&format!("{b}[2] is read no more")), "{log}");
+    assert_answer(&world, &events);
+
+    // Taken up again, it goes on where it was left.
+    events.extend_from_slice(missed);
+    run_on(&world, &format!("{b},{a}"), &[]);
+    assert_answer(&world, &events);
+}
+
+#[test]
+fn what_a_removed_topic_has_brought_survives_a_crash() {
+    let world = World::new("removed");
+    let [a, b] = ["a", "b"].map(|name| format!("{}-{name}", world.name));
+    world.create(&a, 1, &[]);
+    world.create(&b, 2, &[]);
+    let events = visits("h", 60);
+    let send = |topic: &str, partition: i32, events: &[Event]| {
+        world.send_to(topic, partition, events.iter().map(|event| Some(json(event))));
+    };
+    send(&a, 0, &events[..10]);
+    send(&b, 1, &events[10..20]);
+    let job = start_on(&world, &format!("{a},{b}"), &["-w", "2"]);
+    wait_for_records(&world, 20);
+    send(&b, 0, &events[20..40]);
+    wait_for_records(&world, 40);
+    job.kill();
+    send(&a, 0, &events[40..]);
+    // The open sessions are not in a snapshot: the topic is read again before it is left.
+    let job = start_on(&world, &a, &[]);
+    wait_for_records(&world, 60);
+    job.stop();
+    run_on(&world, &a, &[]);
+    assert_answer(&world, &events);
+}
+
+#[test]
+fn new_partitions_are_read_from_their_start() {
+    let world = World::new("new-partitions");
+    world.create_topic(1);
+    let events = visits("a", 90);
+    let job = start(&world, &["-w", "2"]);
+    world.send_events(0, &events[..20]);
+    wait_for_records(&world, 20);
+    // A job that is halted discovers nothing: the records are there first.
+    job.signal("STOP");
+    world.add_partitions(&world.name, 4);
+    let count = || {
+        let metadata = world.consumer("asks").fetch_metadata(Some(&world.name), PATIENCE);
+        metadata.expect("the broker answers").topics()[0].partitions().len()
+    };
+    eventually("the partitions are there", || count() == 4);
+    world.send_events(1, &events[20..30]);
+    world.send_events(3, &events[30..40]);
+    job.signal("CONT");
+    wait_for_records(&world, 40);
+    world.send_events(2, &events[40..50]);
+    world.send_events(3, &events[50..60]);
+    wait_for_records(&world, 60);
+    let log = job.kill();
+    let found = log.lines().filter(|line| line.contains("found a new partition")).count();
+    assert_eq!(found, 3, "{log}");
+    // They are in no snapshot yet: the replay begins where their reading began.
+    world.send_events(1, &events[60..]);
+    let job = start(&world, &[]);
+    wait_for_records(&world, 90);
+    job.stop();
+    world.run_to_end(&[]);
+    assert_answer(&world, &events);
+}
+
+#[test]
+fn the_offsets_of_the_group_are_what_is_durable() {
+    let world = World::new("group");
+    world.create_topic(3);
+    let events = visits("a", 40);
+    let group = || group_offsets(&world, &world.name, 3);
+    let durable = || durable_ends(&world, &world.name);
+    world.send_events(0, &events[..10]);
+    world.send_events(1, &events[10..20]);
+    let job = start(&world, &["-w", "2"]);
+    wait_for_records(&world, 20);
+    eventually("the group follows", || group() == [10, 10, 0]);
+
+    // While nothing can be committed, the group stays where it is.
+    let mut client = world.client();
+    let mut block = client.transaction().expect("a transaction");
+    block.batch_execute("lock table sessionizer.bindings in exclusive mode").expect("locked");
+    world.send_events(2, &events[20..30]);
+    eventually("a commit waits", || a_commit_waits(&world));
+    assert_eq!((group(), durable()), (vec![10, 10, 0], vec![10, 10, 0]));
+    block.rollback().expect("unlocked");
+    eventually("the group follows", || group() == [10, 10, 10]);
+    assert_eq!(durable(), [10, 10, 10]);
+
+    // A clean stop tells the last word.
+    world.send_events(1, &events[30..]);
+    wait_for_records(&world, 40);
+    job.stop();
+    assert_eq!((group(), durable()), (vec![10, 20, 10], vec![10, 20, 10]));
+}
+
+#[test]
+fn a_broker_that_goes_away_is_missed_once_and_found_again() {
+    let broker = Broker::start("away");
+    let world = World { kafka: broker.address.clone(), ..World::new("away") };
+    world.create_topic(2);
+    let events = visits("a", 50);
+    world.send_events(0, &events[..10]);
+    let mut job = start(&world, &["-w", "2"]);
+    world.send_events(1, &events[10..20]);
+    wait_for_records(&world, 20);
+
+    broker.services("kill");
+    job.wait_for("WARN");
+    broker.services("start");
+    world.send_events(0, &events[20..30]);
+    // A day later, so that everything before has closed.
+    let newest = [0, 1].map(|_| event("newest", "a", PAST_MS + 86_400_000));
+    world.send_events(1, events[30..40].iter().chain(&newest[..1]));
+    world.send_events(0, &newest[1..]);
+    wait_for_records(&world, 42);
+    job.wait_for("Kafka is back");
+    assert_eq!(world.rows(), sessions(&events[..40]));
+    let log = job.log();
+    let lines = |of: &str| log.lines().filter(|line| line.contains(of)).count();
+    assert_eq!((lines("WARN"), lines("ERROR"), lines("Kafka is back")), (1, 0, 1), "{log}");
+    let warning = log.lines().find(|line| line.contains("WARN")).expect("counted");
+    assert!(warning.contains(&world.kafka) && warning.contains("refused"), "{warning}");
+
+    // What a broker that hangs has not been told must not keep the job from stopping.
+    let mut client = world.client();
+    let mut block = client.transaction().expect("a transaction");
+    block.batch_execute("lock table sessionizer.bindings in exclusive mode").expect("locked");
+    world.send_events(0, &events[40..]);
+    eventually("a commit waits", || a_commit_waits(&world));
+    broker.services("pause");
+    block.rollback().expect("unlocked");
+    wait_for_records(&world, 52);
+    let began = Instant::now();
+    let log = job.stop();
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(8), "it stopped after {took:?}:\n{log}");
+    assert!(!log.contains("ERROR"), "{log}");
+}
+
+#[test]
+fn a_start_that_cannot_read_says_why_and_disturbs_nobody() {
+    let world = World::new("unreadable");
+    world.create_topic(1);
+    let events = visits("a", 10);
+    let mut job = start(&world, &[]);
+
+    let missing = format!("{}-missing", world.name);
+    for topics in [missing.clone(), format!("{},{missing}", world.name)] {
+        let (code, log) = fail(&world, &[("KAFKA_TOPIC", &topics)], &[]);
+        assert_eq!(code, 2, "{log}");
+        assert!(log.contains(&format!("the topic {missing} does not exist: create it")), "{log}");
+    }
+
+    let began = Instant::now();
+    let nobody = "127.0.0.1:1";
+    let (code, log) = fail(&world, &[("KAFKA_URL", nobody)], &["--start-timeout", "2s"]);
+    assert_eq!(code, 1, "{log}");
+    for part in [nobody, "refused", "check KAFKA_URL"] {
+        assert!(log.contains(part), "{part:?} is missing in\n{log}");
+    }
+    let took = began.elapsed();
+    assert!((Duration::from_secs(2)..Duration::from_secs(4)).contains(&took), "{took:?}:\n{log}");
+
+    world.send_events(0, &events);
+    wait_for_records(&world, 10);
+    assert!(job.is_running());
+    job.stop();
+}
+
+#[test]
+fn a_broker_that_is_not_there_yet_is_waited_for() {
+    let world = World::new("not-yet");
+    world.create_topic(1);
+    let events = visits("a", 10);
+    world.send_events(0, &events);
+    // The job finds a port that nobody serves; then somebody passes on what comes there.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    drop(listener);
+    let mut command = world.command();
+    command.env("KAFKA_URL", &address).args(QUICK);
+    let mut job = Running::start(command);
+    job.wait_for(&format!("waiting for Kafka at {address}"));
+    let listener = std::net::TcpListener::bind(&address).expect("the port is still free");
+    let kafka = world.kafka.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let broker = std::net::TcpStream::connect(&kafka).expect("the broker answers");
+            let pass = |from: &std::net::TcpStream, to: &std::net::TcpStream| {
+                let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            };
+            pass(&client, &broker);
+            pass(&broker, &client);
+        }
+    });
+    job.wait_for("first start of the job");
+    wait_for_records(&world, 10);
+    job.stop();
+}
+
+#[test]
+fn only_the_first_start_asks_where_to_begin() {
+    let world = World::new("from");
+    world.create_topic(3);
+    let hour_ms = 3_600_000;
+    let now_ms = chrono_now_ms();
+    let events = visits("a", 30);
+    // What counts is Kafka's time of a record, not the event's.
+    let send = |partition: i32, events: &[Event], at_ms: i64| {
+        let producer = world.producer(&[]);
+        for event in events {
+            let payload = json(event);
+            let record = BaseRecord::<(), str>::to(&world.name).partition(partition);
+            let record = record.timestamp(at_ms).payload(&payload);
+            producer.send(record).map_err(|(why, _)| why).expect("queued");
+        }
+        producer.flush(PATIENCE).expect("delivered");
+    };
+    send(0, &events[..5], now_ms - 3 * hour_ms);
+    send(0, &events[5..10], now_ms - hour_ms);
+    send(1, &events[10..15], now_ms - 3 * hour_ms);
+    let rfc_3339 = chrono::DateTime::from_timestamp_millis(now_ms - hour_ms).expect("a time");
+    let rfc_3339 = rfc_3339.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+    let since_ms = (now_ms - 2 * hour_ms).to_string();
+    let first = [
+        ("earliest", events[..15].to_vec()),
+        ("latest", Vec::new()),
+        (since_ms.as_str(), events[5..10].to_vec()),
+        (rfc_3339.as_str(), events[5..10].to_vec()),
+    ];
+    at_once(first.iter().enumerate(), |(at, (from, want))| {
+        let job = format!("job_{at}");
+        world.run_to_end(&["--job", &job, "--table", &job, "--from", from]);
+        assert_eq!(world.rows_of(&job), sessions(want), "--from {from}");
+    });
+    send(1, &events[15..20], now_ms);
+    send(2, &events[20..], now_ms);
+    at_once(first.iter().enumerate(), |(at, (from, want))| {
+        let job = format!("job_{at}");
+        let other = if at == 0 { "latest" } else { "earliest" };
+        world.run_to_end(&["--job", &job, "--table", &job, "--from", other]);
+        let want = [want, &events[15..]].concat();
+        assert_eq!(world.rows_of(&job), sessions(&want), "--from {from}, later {other}");
+    });
+    let differences = world.query("select distinct difference from sessionizer.balance");
+    assert_eq!(differences, [["0"]]);
+}
+
+#[test]
+fn a_start_says_which_offsets_are_gone() {
+    let world = World::new("retention");
+    world.create_topic(2);
+    let events = visits("a", 40);
+    world.send_events(1, &events[..5]);
+    world.run_to_end(&[]);
+    let rows = world.rows();
+    world.send_events(1, &events[5..20]);
+    world.delete_records(&world.name, 1, 8);
+    let (code, log) = fail(&world, &[], &["--until-end"]);
+    assert_eq!(code, 1, "{log}");
+    let place = format!("{}[1]", world.name);
+    for part in [place.as_str(), "offset 5", "8 to 20", "retention"] {
+        assert!(log.contains(part), "{part:?} is missing in\n{log}");
+    }
+    assert_eq!(world.rows(), rows);
+    // What is gone up to the very offset to go on from is not missed.
+    world.run_to_end(&["--job", "anew", "--table", "anew"]);
+    assert_eq!(world.rows_of("anew"), sessions(&events[8..20]));
+    world.delete_records(&world.name, 1, 20);
+    world.send_events(1, &events[20..]);
+    world.run_to_end(&["--job", "anew", "--table", "anew"]);
+    assert_eq!(world.rows_of("anew"), sessions(&events[8..]));
+}
+
+#[test]
+fn offsets_that_go_while_it_runs_end_the_run() {
+    let world = World::new("gone");
+    world.create_topic(1);
+    let events = visits("a", 30);
+    world.send_events(0, &events[..5]);
+    // The broker holds no fetch for long, so none is under way when the job stands still.
+    let job = start(&world, &["--kafka-config", "fetch.wait.max.ms=10"]);
+    wait_for_records(&world, 5);
+    job.signal("STOP");
+    std::thread::sleep(Duration::from_millis(100));
+    world.send_events(0, &events[5..]);
+    world.delete_records(&world.name, 0, 12);
+    job.signal("CONT");
+    let (status, log) = job.wait();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains(&format!("{}[0] at offset 5", world.name)), "{log}");
+    assert!(log.contains("retention"), "{log}");
+    assert_eq!(world.imbalance(), "0");
+}
+
+#[test]
+fn a_topic_that_is_deleted_ends_the_run() {
+    let world = World::new("deleted");
+    world.create_topic(2);
+    world.send_events(0, &visits("a", 5));
+    // By default, a topic may be unknown for half a minute: to a client, a new one can be.
+    let job = start(&world, &["--kafka-config", "topic.metadata.propagation.max.ms=0"]);
+    wait_for_records(&world, 5);
+    world.delete_topic(&world.name);
+    let (status, log) = job.wait();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains(&world.name) && log.contains("gone"), "{log}");
+    assert_eq!(world.imbalance(), "0");
+    let (code, log) = fail(&world, &[], &[]);
+    assert_eq!(code, 2, "{log}");
+    assert!(log.contains(&format!("the topic {} does not exist", world.name)), "{log}");
+}
+
+#[test]
+fn a_topic_that_was_made_again_and_is_shorter_is_refused() {
+    let world = World::new("made-again");
+    world.create_topic(1);
+    let events = visits("a", 20);
+    world.send_events(0, &events);
+    world.run_to_end(&[]);
+    world.delete_topic(&world.name);
+    eventually("the topic can be made again", || world.try_create(&world.name, 1));
+    world.send_events(0, &events[..5]);
+    let (code, log) = fail(&world, &[], &["--until-end"]);
+    assert_eq!(code, 1, "{log}");
+    for part in [&format!("{}[0]", world.name), "offset 20", "0 to 5", "made again"] {
+        assert!(log.contains(part), "{part:?} is missing in\n{log}");
+    }
+    assert_answer(&world, &events);
+}
+
+/// The job asks for no part in the group, so who is in it does not matter.
+#[test]
+fn a_group_with_members_is_no_trouble() {
+    let world = World::new("members");
+    world.create_topic(2);
+    let events = visits("a", 20);
+    world.send_events(0, &events);
+    let member = world.consumer(&world.name);
+    member.subscribe(&[&world.name]).expect("subscribed");
+    let assigned = || {
+        let _ = member.poll(Duration::from_millis(50));
+        member.assignment().expect("known").count() == 2
+    };
+    eventually("it has all partitions", assigned);
+    let job = start(&world, &[]);
+    wait_for_records(&world, 20);
+    let log = job.stop();
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+    world.run_to_end(&[]);
+    assert_answer(&world, &events);
+}
+
+#[test]
+fn produce_says_why_it_cannot_reach_a_broker() {
+    let world = World::new("produce-unreachable");
+    let began = Instant::now();
+    let nobody = "127.0.0.1:1";
+    let (code, log) = fail(&world, &[("KAFKA_URL", nobody)], &["produce", "--number", "1"]);
+    assert_eq!(code, 1, "{log}");
+    assert!(log.contains(nobody) && log.contains("refused"), "{log}");
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+}
+
+/// `produce` makes the topic, so a first run needs nobody else.
+#[test]
+fn a_topic_may_be_empty() {
+    let world = World::new("empty");
+    produce(&world, &["--historical", "1h", "--number", "0", "--partitions", "2"]);
+    world.run_to_end(&["-w", "2"]);
+    assert_eq!(world.rows().len(), 0);
+    assert_eq!(world.query("select records, difference from sessionizer.balance"), [["0", "0"]]);
+    assert_eq!(group_offsets(&world, &world.name, 2), [0, 0]);
+}
