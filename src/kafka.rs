@@ -88,6 +88,9 @@ impl KafkaConfig {
     }
 
     fn client(&self) -> ClientConfig {
+        // Whoever uses OpenSSL first says what it does when the process exits. Its own choice is to
+        // take itself apart, and threads of clients that are still closing crash on what is left.
+        openssl::init();
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.brokers);
         config.set("client.id", "sessionizer");

@@ -442,6 +442,29 @@ fn exactly_the_gap_joins_and_a_millisecond_more_parts() {
 }
 
 #[test]
+fn a_session_closes_when_the_watermark_has_passed_its_end_and_not_before() {
+    let world = World::new("closing");
+    world.create_topic(1);
+    let job = start(&world, &["--idle-timeout", "1h"]);
+    let clock = |time_ms: i64| event("clock", "h", time_ms + 15_000);
+    let end_ms = PAST_MS + GAP_MS;
+    let first = [event("a", "h", PAST_MS), event("b", "h", PAST_MS), clock(end_ms)];
+    world.send_events(0, &first);
+    wait_for_records(&world, 3);
+    assert_eq!((watermark(&world), world.rows()), (end_ms, BTreeSet::new()));
+    // As old as the watermark is still on time.
+    let last = [event("a", "h", end_ms), clock(end_ms + 1)];
+    world.send_events(0, &last);
+    wait_for_records(&world, 5);
+    assert_eq!(watermark(&world), end_ms + 1);
+    assert_eq!(world.rows(), [row("b", "h", PAST_MS, end_ms, 1)].into());
+    let log = job.stop();
+    assert!(log.contains(" 0 late sessions"), "{log}");
+    world.run_to_end(&[]);
+    assert_eq!(world.rows(), sessions(first.iter().chain(&last)));
+}
+
+#[test]
 fn stragglers_join_at_exactly_the_gap_as_well() {
     let world = World::new("late-boundary");
     world.create_topic(2);

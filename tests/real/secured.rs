@@ -41,7 +41,9 @@ impl Secured {
 
     /// A test's world on the open port.
     fn world(&self, test: &str) -> World {
-        World { kafka: self.broker.address.clone(), ..World::new(test) }
+        let mut world = World::new(test);
+        world.kafka.clone_from(&self.broker.address);
+        world
     }
 
     /// The setting that makes the broker's certificate a good one.

@@ -25,6 +25,7 @@ pub struct World {
     /// `host:port` of the server.
     pub server: String,
     pub user: String,
+    password: String,
     pub database: String,
     /// The name of the first topic, and what other names of this test begin with.
     pub name: String,
@@ -40,10 +41,16 @@ impl World {
     /// A fresh database, and a name for topics and the job.
     pub fn new(test: &str) -> World {
         let url = variable("SESSIONIZER_TEST_POSTGRES");
-        let rest = url.strip_prefix("postgres://").expect("postgres://user@host:port/database");
-        let (user, rest) = rest.split_once('@').expect("a user");
-        let (server, _) = rest.split_once('/').expect("a database");
-        World::at(test, &variable("SESSIONIZER_TEST_KAFKA"), server, user)
+        let config: postgres::Config = url.parse().expect("a URL of PostgreSQL");
+        let host = match &config.get_hosts()[0] {
+            postgres::config::Host::Tcp(host) => host.clone(),
+            other => panic!("the job goes by TCP, not {other:?}"),
+        };
+        let port = config.get_ports().first().copied().unwrap_or(5432);
+        let user = config.get_user().expect("a user");
+        let password = String::from_utf8_lossy(config.get_password().unwrap_or_default());
+        let server = format!("{host}:{port}");
+        World::made(test, &variable("SESSIONIZER_TEST_KAFKA"), &server, user, &password)
     }
 
     /// The same on a PostgreSQL of the test's own.
@@ -53,6 +60,10 @@ impl World {
 
     /// The same on servers that the test has started itself.
     pub fn at(test: &str, kafka: &str, server: &str, user: &str) -> World {
+        World::made(test, kafka, server, user, "")
+    }
+
+    fn made(test: &str, kafka: &str, server: &str, user: &str, password: &str) -> World {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("{test}-{}-{count}", std::process::id()).replace('_', "-");
@@ -60,21 +71,30 @@ impl World {
             kafka: kafka.to_owned(),
             server: server.to_owned(),
             user: user.to_owned(),
+            password: password.to_owned(),
             database: name.replace('-', "_"),
             name,
         };
         let create = format!("create database {}", world.database);
-        world.client_of("postgres").batch_execute(&create).expect("a database can be created");
+        let mut client = world.connect("postgres").expect("PostgreSQL answers");
+        client.batch_execute(&create).expect("a database can be created");
         world
     }
 
     pub fn client(&self) -> postgres::Client {
-        self.client_of(&self.database)
+        self.connect(&self.database).expect("PostgreSQL answers")
     }
 
-    fn client_of(&self, database: &str) -> postgres::Client {
-        let url = format!("postgres://{}@{}/{database}", self.user, self.server);
-        postgres::Client::connect(&url, postgres::NoTls).expect("PostgreSQL answers")
+    fn connect(&self, database: &str) -> Result<postgres::Client, postgres::Error> {
+        let (host, port) = self.server.rsplit_once(':').expect("host:port");
+        postgres::Config::new()
+            .host(host)
+            .port(port.parse().expect("a port"))
+            .user(&self.user)
+            .password(&self.password)
+            .dbname(database)
+            .connect_timeout(PATIENCE)
+            .connect(postgres::NoTls)
     }
 
     /// Runs statements.
@@ -157,14 +177,18 @@ impl World {
         let created = created.create_topics([&new], &AdminOptions::new());
         let created = futures_executor::block_on(created).expect("the broker answers");
         created[0].as_ref().expect("the topic is new");
+        self.wait_for_partitions(topic, partitions);
     }
 
-    /// Creates a topic, unless one of its name is still being deleted.
-    pub fn try_create(&self, topic: &str, partitions: i32) -> bool {
-        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
-        let admin = self.admin();
-        let created = admin.create_topics([&new], &AdminOptions::new());
-        futures_executor::block_on(created).expect("the broker answers")[0].is_ok()
+    /// Waits until the broker tells everybody that the topic has so many partitions: it does so a
+    /// moment after it has made them.
+    pub fn wait_for_partitions(&self, topic: &str, count: i32) {
+        let consumer = self.consumer("asks");
+        eventually("the partitions are known", || {
+            let metadata = consumer.fetch_metadata(Some(topic), PATIENCE);
+            let metadata = metadata.expect("the broker answers");
+            metadata.topics()[0].partitions().len() == count as usize
+        });
     }
 
     pub fn delete_topic(&self, topic: &str) {
@@ -172,6 +196,7 @@ impl World {
         let deleted = admin.delete_topics(&[topic], &AdminOptions::new());
         let deleted = futures_executor::block_on(deleted).expect("the broker answers");
         deleted[0].as_ref().expect("the topic was there");
+        self.wait_for_partitions(topic, 0);
     }
 
     /// Raises the number of partitions.
@@ -181,6 +206,7 @@ impl World {
         let done = admin.create_partitions([&new], &AdminOptions::new());
         let done = futures_executor::block_on(done).expect("the broker answers");
         done[0].as_ref().expect("partitions can be added");
+        self.wait_for_partitions(topic, count as i32);
     }
 
     /// A producer with settings of its own, for what [`World::send`] does not do.
@@ -290,6 +316,7 @@ impl World {
             .env("KAFKA_GROUP", &self.name)
             .env("POSTGRES_URL", format!("jdbc:postgresql://{}/{}", self.server, self.database))
             .env("POSTGRES_USER", &self.user)
+            .env("POSTGRES_PASSWORD", &self.password)
             .stdin(Stdio::null());
         command
     }
@@ -308,6 +335,32 @@ impl World {
         let mut command = self.command();
         command.args(args);
         Running::start(command)
+    }
+}
+
+impl Drop for World {
+    /// Whoever lends a server gets it back as it was; what a failed test leaves is for looking at.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        if let Ok(mut client) = self.connect("postgres") {
+            let drop = format!("drop database if exists {} with (force)", self.database);
+            let _ = client.batch_execute(&drop);
+        }
+        if self.kafka != variable("SESSIONIZER_TEST_KAFKA") {
+            return; // A broker of the test's own goes with all it has.
+        }
+        let admin = self.admin();
+        let metadata = admin.inner().fetch_metadata(None, Duration::from_secs(5));
+        let topics = metadata.iter().flat_map(|metadata| metadata.topics());
+        // The name of one test may begin that of another, with a digit more.
+        let mine = |name: &&str| {
+            let rest = name.strip_prefix(self.name.as_str());
+            rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+        };
+        let mine: Vec<&str> = topics.map(|topic| topic.name()).filter(mine).collect();
+        let _ = futures_executor::block_on(admin.delete_topics(&mine, &AdminOptions::new()));
     }
 }
 
