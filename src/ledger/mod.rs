@@ -1,7 +1,7 @@
 //! The ledger in Postgres: the only place that names it.
 //!
-//! [`url`] says where it is, [`connect`] goes there, [`table`] knows the table of sessions,
-//! [`start`] takes the fence and reads what is durable, [`commit`] writes an epoch.
+//! `url` says where it is, `connect` goes there, `table` knows the table of sessions,
+//! `start` takes the fence and reads what is durable, `commit` writes an epoch.
 //! Statements stand beside their one caller; what they act on is in `schema.sql`.
 
 mod audit;

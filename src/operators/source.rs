@@ -8,7 +8,7 @@
 //! The first live epoch is cut before anything is read in it: it binds where reading begins.
 //! The same goes for a partition that is found later: its first binding is its start.
 //!
-//! It never runs more than [`EPOCHS_IN_FLIGHT`] epochs ahead of what is durable, so a slow or
+//! It never runs more than `EPOCHS_IN_FLIGHT` epochs ahead of what is durable, so a slow or
 //! absent Postgres stops the reading, and memory stays bounded.
 
 use std::collections::{BTreeMap, VecDeque};

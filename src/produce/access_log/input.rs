@@ -45,7 +45,7 @@ fn decompressed(mut input: impl Read + Send + 'static) -> io::Result<Box<dyn Buf
 /// Why there is no line at a line number.
 #[derive(Debug)]
 pub enum ReadError {
-    /// The line is longer than [`MAX_LINE_BYTES`]; it was skipped, the next one follows.
+    /// The line is longer than `MAX_LINE_BYTES`; it was skipped, the next one follows.
     TooLong,
     /// The input broke in this line (a cut gzip is `UnexpectedEof`); nothing follows.
     Io(io::Error),

@@ -36,7 +36,7 @@ pub enum BadKind {
     UnreadableTime,
     /// `ip` holds U+0000, which PostgreSQL cannot store.
     NulInIp,
-    /// `host` is [`LONG_HOST_BYTES`] long.
+    /// `host` is `LONG_HOST_BYTES` long.
     LongKey,
     /// `event_time` is 366 days after the event, and not before the year 2100: wrong only for a
     /// job that limits how far ahead of the clock an event may be.

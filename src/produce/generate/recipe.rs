@@ -34,7 +34,7 @@ pub struct Recipe {
     pub pause_ms: i64,
     /// How much older than the newest event before it an event may be, in milliseconds.
     pub disorder_ms: i64,
-    /// Ratio of records that do not decode, of every [`BadKind`] alike.
+    /// Ratio of records that do not decode, of every `BadKind` alike.
     pub bad: f64,
     /// Ratio of stragglers: good events that are older than `disorder_ms` allows.
     pub late: f64,
