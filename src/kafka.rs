@@ -680,7 +680,7 @@ impl Feed for KafkaFeed {
         Ok(mine.into_iter().filter_map(|at| found.remove_entry(&at)).collect())
     }
 
-    fn durable(&mut self, ends: &BTreeMap<Partition, Offset>, _last: bool) {
+    fn durable(&mut self, ends: &BTreeMap<Partition, Offset>) {
         let list = self.list(ends.iter().map(|(partition, end)| (*partition, *end)));
         if let Err(why) = self.consumer().commit(&list, CommitMode::Async) {
             debug!("the group's offsets were not committed (lag tools will be behind): {why}");

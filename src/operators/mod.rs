@@ -116,7 +116,7 @@ pub trait Feed {
     fn service(&mut self) -> Result<Vec<(Partition, Offset)>, Fault>;
 
     /// Tells the broker what is durable, for lag tools only.
-    fn durable(&mut self, ends: &BTreeMap<Partition, Offset>, last: bool);
+    fn durable(&mut self, ends: &BTreeMap<Partition, Offset>);
 }
 
 /// Why a ledger did not do what it was asked.

@@ -330,7 +330,7 @@ impl<F: Feed> Source<F> {
         let due = now_ms.abs_diff(self.group_committed_ms) >= GROUP_COMMIT_EVERY_MS;
         if (last || due) && !self.settled.is_empty() {
             self.group_committed_ms = now_ms;
-            self.feed.durable(&std::mem::take(&mut self.settled), last);
+            self.feed.durable(&std::mem::take(&mut self.settled));
         }
     }
 

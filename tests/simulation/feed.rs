@@ -163,5 +163,5 @@ impl Feed for SimFeed {
         Ok(found)
     }
 
-    fn durable(&mut self, _: &BTreeMap<Partition, Offset>, _: bool) {}
+    fn durable(&mut self, _: &BTreeMap<Partition, Offset>) {}
 }
