@@ -5,6 +5,8 @@
 //! (the wall clock, how much a fetch brought, who was silent) is in it, so a bound epoch can be
 //! read again to the identical result (I2).
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::time::{Epoch, EventTime};
@@ -20,6 +22,33 @@ impl Partition {
     /// The worker that reads it. It may be another one after a restart.
     pub fn worker(self, peers: usize) -> usize {
         (usize::from(self.topic) + self.number as usize) % peers
+    }
+}
+
+/// Which topic of its name it is, as Kafka itself tells topics apart: 16 bytes in URL-safe Base64,
+/// the spelling of Kafka's own tools. A topic that was deleted and made again has another.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicId([u8; TopicId::LENGTH]);
+
+impl TopicId {
+    const LENGTH: usize = 22;
+
+    /// The id with this spelling.
+    pub fn named(text: &str) -> Option<Self> {
+        let legal = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_".contains(byte);
+        let bytes: [u8; TopicId::LENGTH] = text.as_bytes().try_into().ok()?;
+        bytes.iter().all(legal).then_some(TopicId(bytes))
+    }
+
+    /// Its spelling.
+    pub fn name(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("letters, digits, - and _")
+    }
+}
+
+impl fmt::Debug for TopicId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -59,6 +88,8 @@ impl Status {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Binding {
     pub partition: Partition,
+    /// Of which topic the offsets are; `None` if the brokers do not say.
+    pub topic_id: Option<TopicId>,
     /// Where the job began to read the partition, ever.
     pub start: Offset,
     /// Where the epoch ends.
@@ -80,6 +111,7 @@ impl Binding {
     pub fn initial(partition: Partition, start: Offset) -> Self {
         Binding {
             partition,
+            topic_id: None,
             start,
             end: start,
             promise: EventTime::NEVER,
@@ -91,11 +123,45 @@ impl Binding {
     }
 }
 
+/// What becomes of an event that is so late that its session would have closed already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Late {
+    /// It merges with the rows that it touches.
+    Merge,
+    /// It becomes a dead letter.
+    Drop,
+}
+
+impl Late {
+    /// The name in `epochs.late`, and of `--late`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Late::Merge => "merge",
+            Late::Drop => "drop",
+        }
+    }
+
+    /// The one with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Late::Merge, Late::Drop].into_iter().find(|late| late.name() == name)
+    }
+}
+
+/// The settings that decide what becomes of a record. They may change at a restart; an epoch is
+/// read again under those that it was bound with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Rules {
+    /// An event later than its epoch by more than this is none.
+    pub max_future_ms: i64,
+    pub late: Late,
+}
+
 /// All that was bound at one epoch, in the order of the partitions; it may be empty.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct BoundEpoch {
     pub epoch: Epoch,
     /// The watermark that every worker computed, kept to check the replay (I2).
     pub watermark: EventTime,
+    pub rules: Rules,
     pub bindings: Vec<Binding>,
 }

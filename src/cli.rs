@@ -89,6 +89,27 @@ pub struct RunArgs {
     #[arg(long, value_name = "DURATION", env = "SESSIONIZER_MAX_FUTURE", default_value = "5m")]
     pub max_future: String,
 
+    /// What becomes of an event so late that its session has closed: merge it with the rows that it
+    /// touches, or drop it to dead_letters
+    ///
+    /// With merge, the table is what a batch query over all events would give, however late they
+    /// come. With drop, an event is dropped if its session, with all that has come of it by the end
+    /// of the event's epoch, ends before the watermark, as Flink does it.
+    #[arg(long, value_name = "WHICH", env = "SESSIONIZER_LATE_EVENTS", default_value = "merge")]
+    pub late: String,
+
+    /// Go on although Kafka does not have records any more that the job has not read, or has to
+    /// read again
+    ///
+    /// Without it, such a start stops and says what is missing. With it, the loss is logged, and
+    /// kept in sessionizer.losses and in the balance.
+    #[arg(
+        long,
+        env = "SESSIONIZER_ACCEPT_LOST_OFFSETS",
+        value_parser = FalseyValueParser::new()
+    )]
+    pub accept_lost_offsets: bool,
+
     /// What session_end holds: window (the last event and the gap) or last-event
     #[arg(long, value_name = "WHICH", env = "SESSIONIZER_SESSION_END", default_value = "window")]
     pub session_end: String,

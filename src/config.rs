@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::binding::{Late, Rules};
 use crate::cli::RunArgs;
 use crate::control::Fault;
 use crate::event::parse_rfc3339;
@@ -27,7 +28,8 @@ pub struct Config {
     pub until_end: bool,
     pub epoch_ms: u64,
     pub patience: Patience,
-    pub max_future_ms: i64,
+    pub rules: Rules,
+    pub accept_lost_offsets: bool,
     pub lanes: u32,
     pub snapshot_interval_ms: u64,
     pub dead_letter_bytes: usize,
@@ -102,6 +104,9 @@ pub fn read(args: &RunArgs, env: Lookup<'_>) -> Result<Config, Fault> {
     let discovery_ms = ms("--discovery-interval", &args.discovery_interval, 100, YEAR);
     let start_timeout_ms = ms("--start-timeout", &args.start_timeout, 0, YEAR);
     let stop_timeout_ms = ms("--stop-timeout", &args.stop_timeout, 100, HOUR);
+    let late = Late::named(&args.late)
+        .ok_or_else(|| format!("is {:?}: it can be merge or drop", args.late));
+    let late = problems.take("--late", late);
     let from = problems.take("--from", read_from(&args.from));
     let dead_letter_bytes =
         problems.take("--dead-letter-bytes", whole(&args.dead_letter_bytes, 0, 100_000_000));
@@ -117,7 +122,8 @@ pub fn read(args: &RunArgs, env: Lookup<'_>) -> Result<Config, Fault> {
                 out_of_orderness_ms: out_of_orderness_ms? as i64,
                 idle_timeout_ms: idle_timeout_ms?,
             },
-            max_future_ms: max_future_ms? as i64,
+            rules: Rules { max_future_ms: max_future_ms? as i64, late: late? },
+            accept_lost_offsets: args.accept_lost_offsets,
             lanes: lanes? as u32,
             snapshot_interval_ms: snapshot_interval_ms?,
             dead_letter_bytes: dead_letter_bytes? as usize,

@@ -3,29 +3,30 @@
 //! ```text
 //!        Kafka partition p  ->  worker (topic + p) mod workers
 //!              |
-//!   source ----+--- arrivals ---- exchange by shard ---> sessions --- outputs --> commit --> probe
-//!   (decode,   |                                           ^   |   (exchange by lane)  ^
+//!   source ----+--- arrivals ---- exchange by shard ---> sessions --- outputs --> commit --> changes
+//!   (decode,   +--- suspects ---- exchange by shard -------^   |   (exchange by lane)  ^     (probe)
 //!    bind)     +--- cuts -------- broadcast ---------------+   +---- summaries --------+
 //!              |                                                                       |
 //!              +--- dead letters ------ exchange by lane ------------------------------+
 //! ```
 //!
 //! The probe behind the commits is the durable frontier (I7); the source looks at it before it
-//! reads on.
+//! reads on. Suspects are the events that `--late drop` may drop; otherwise there are none.
 
 use std::sync::Arc;
 
+use timely::dataflow::operators::Inspect;
 use timely::dataflow::operators::probe::{Handle, Probe};
 use timely::dataflow::operators::vec::Broadcast;
 use timely::scheduling::{Activator, SyncActivator};
 use timely::worker::Worker;
 
 use crate::control::{Control, Fault};
-use crate::operators::Feed;
 use crate::operators::commit::{Drive, render_commit};
 use crate::operators::lane::OpenLedger;
 use crate::operators::sessions::{LoadedShard, render_sessions};
 use crate::operators::source::{SourceConfig, render_source};
+use crate::operators::{Change, Feed};
 use crate::plan::Plan;
 use crate::time::Epoch;
 
@@ -35,7 +36,11 @@ pub struct Shape {
     pub snapshot_interval_ms: u64,
     pub lanes: u32,
     pub drive: Drive,
+    pub on_changes: OnChanges,
 }
+
+/// Told of the rows that a commit of this worker's lanes has added or removed.
+pub type OnChanges = Arc<dyn Fn(&[Change]) + Send + Sync>;
 
 /// Builds the dataflow on this worker and gives what wakes its source and the durable frontier.
 pub fn build<F: Feed + 'static>(
@@ -59,13 +64,14 @@ pub fn build<F: Feed + 'static>(
         );
         let sessions = render_sessions(
             source.arrivals,
+            source.suspects,
             source.cuts.broadcast(),
             plan,
             shards,
             shape.snapshot_interval_ms,
             Arc::clone(control),
         );
-        let committed = render_commit(
+        let changes = render_commit(
             sessions.outputs,
             sessions.summaries,
             source.dead_letters,
@@ -74,7 +80,13 @@ pub fn build<F: Feed + 'static>(
             open_ledger,
             Arc::clone(control),
         );
-        committed.probe_with(&durable);
+        let on_changes = Arc::clone(&shape.on_changes);
+        let changes = changes.inspect_core(move |event| {
+            if let Ok((_epoch, changes)) = event {
+                on_changes(changes);
+            }
+        });
+        changes.probe_with(&durable);
         source.activator
     });
     (activator, durable)

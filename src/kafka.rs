@@ -30,7 +30,7 @@ use rdkafka::producer::{
 };
 use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
 
-use crate::binding::{Offset, Partition};
+use crate::binding::{Offset, Partition, TopicId};
 use crate::control::Fault;
 use crate::operators::{Feed, Record, Stopped};
 use crate::secret::Secret;
@@ -301,6 +301,12 @@ impl Cluster {
         Ok(counts)
     }
 
+    /// The ids of topics; `None` for those of brokers that do not say (before Kafka 3.1, or of
+    /// another make).
+    pub fn topic_ids(&self, topics: &[String]) -> Vec<Option<TopicId>> {
+        describe::topic_ids(self.client.client(), topics, QUESTION)
+    }
+
     /// The oldest offset of a partition, and the one behind the newest record that is committed.
     pub fn offsets(&self, topic: &str, partition: i32) -> Result<(Offset, Offset), Fault> {
         let mut last = None;
@@ -343,6 +349,89 @@ impl Cluster {
     }
 }
 
+/// What topics are called inside Kafka. rdkafka has no safe way to ask, so this one room holds the
+/// calls of librdkafka's C interface.
+mod describe {
+    use std::ffi::{CStr, CString, c_char};
+    use std::ptr;
+    use std::time::Duration;
+
+    use rdkafka::bindings as c;
+    use rdkafka::client::{Client, ClientContext};
+
+    use crate::binding::TopicId;
+
+    /// Asks for the ids of topics, in their order; what is not answered in time is `None`.
+    pub fn topic_ids<C: ClientContext>(
+        client: &Client<C>,
+        topics: &[String],
+        patience: Duration,
+    ) -> Vec<Option<TopicId>> {
+        let names: Vec<CString> =
+            topics.iter().filter_map(|topic| CString::new(topic.as_str()).ok()).collect();
+        let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
+        let mut found = vec![None; topics.len()];
+        // SAFETY: the client outlives this call, and so do `names`, which librdkafka copies. Each
+        // of the four things made here is destroyed once, after the last use of what it holds:
+        // the ids point into the event. librdkafka gives null only for an event that did not come
+        // in time and for a result of another kind, and both are looked at before use.
+        unsafe {
+            let native = client.native_ptr();
+            let queue = c::rd_kafka_queue_new(native);
+            let wanted =
+                c::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
+            let options = c::rd_kafka_AdminOptions_new(
+                native,
+                c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
+            );
+            let millis = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+            c::rd_kafka_AdminOptions_set_request_timeout(options, millis, ptr::null_mut(), 0);
+            c::rd_kafka_DescribeTopics(native, wanted, options, queue);
+            let event = c::rd_kafka_queue_poll(queue, millis);
+            if !event.is_null() {
+                let result = c::rd_kafka_event_DescribeTopics_result(event);
+                if !result.is_null() {
+                    let mut count = 0;
+                    let all = c::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
+                    for at in 0..count.min(found.len()) {
+                        let topic = *all.add(at);
+                        let name = CStr::from_ptr(c::rd_kafka_TopicDescription_name(topic));
+                        let id = c::rd_kafka_TopicDescription_topic_id(topic);
+                        let place = names.iter().position(|wanted| wanted.as_c_str() == name);
+                        if let Some(place) = place.filter(|_| !id.is_null()) {
+                            found[place] = read(id);
+                        }
+                    }
+                }
+                c::rd_kafka_event_destroy(event);
+            }
+            c::rd_kafka_AdminOptions_destroy(options);
+            c::rd_kafka_TopicCollection_destroy(wanted);
+            c::rd_kafka_queue_destroy(queue);
+        }
+        found
+    }
+
+    /// The id in Kafka's spelling; all zeros is none.
+    ///
+    /// # Safety
+    /// `id` must point to an id of librdkafka.
+    unsafe fn read(id: *const c::rd_kafka_Uuid_t) -> Option<TopicId> {
+        // SAFETY: the caller's promise; the text belongs to the id and is ended by a zero.
+        let text = unsafe {
+            let bits = c::rd_kafka_Uuid_most_significant_bits(id)
+                | c::rd_kafka_Uuid_least_significant_bits(id);
+            let text = c::rd_kafka_Uuid_base64str(id);
+            if bits == 0 || text.is_null() {
+                return None;
+            }
+            CStr::from_ptr(text)
+        };
+        // librdkafka spells ids in the other Base64, which Kafka's own tools do not use.
+        TopicId::named(&text.to_str().ok()?.replace('+', "-").replace('/', "_"))
+    }
+}
+
 fn refused(config: &KafkaConfig, why: &KafkaError) -> Fault {
     Fault::Config(format!("no client for Kafka at {} can be made: {why}", config.brokers))
 }
@@ -358,26 +447,28 @@ fn no_topic(topic: &str) -> Fault {
 /// Looks after the connection to the brokers, for all workers of a process.
 pub struct Watcher {
     context: Context,
-    found: Arc<Mutex<BTreeMap<Partition, Offset>>>,
+    found: Found,
     stop: Option<Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Watcher {
-    /// Starts watching; `known` are the partitions of the plan, by topic their number.
+    /// Starts watching; `topics` are those of the plan with their ids, `known` are its partitions,
+    /// by topic their number.
     pub fn start(
         config: &KafkaConfig,
-        topics: &[String],
+        topics: (&[String], &[Option<TopicId>]),
         known: BTreeMap<u16, i32>,
         every: Duration,
     ) -> Result<Self, Fault> {
         let context = Context::default();
         let cluster = Cluster::with(config, context.clone())?;
-        let found: Arc<Mutex<BTreeMap<Partition, Offset>>> = Arc::default();
+        let found: Found = Arc::new(Mutex::new(Ok(BTreeMap::new())));
         let (stop, stopped) = channel::<()>();
         let mut watch = Watch {
             cluster,
-            topics: topics.to_vec(),
+            topics: topics.0.to_vec(),
+            ids: topics.1.to_vec(),
             known,
             found: Arc::clone(&found),
             asked: Instant::now(),
@@ -406,11 +497,16 @@ impl Drop for Watcher {
     }
 }
 
+/// What the watcher has found and the feeds have not taken notice of: partitions with their first
+/// offset, or what ends the run.
+type Found = Arc<Mutex<Result<BTreeMap<Partition, Offset>, Fault>>>;
+
 struct Watch {
     cluster: Cluster,
     topics: Vec<String>,
+    ids: Vec<Option<TopicId>>,
     known: BTreeMap<u16, i32>,
-    found: Arc<Mutex<BTreeMap<Partition, Offset>>>,
+    found: Found,
     asked: Instant,
     every: Duration,
     /// How many troubles are known to be over.
@@ -465,15 +561,36 @@ impl Watch {
                 let partition = Partition { topic: index, number };
                 ends.insert(partition, end);
                 if number >= known {
-                    lock(&self.found).insert(partition, oldest);
+                    if let Ok(found) = &mut *lock(&self.found) {
+                        found.insert(partition, oldest);
+                    }
                     self.known.insert(index, number + 1);
                 }
             }
         }
+        self.check_ids();
         if trouble {
             *lock(&self.cluster.context.health.ends) = (troubles, ends);
         }
         true
+    }
+}
+
+impl Watch {
+    /// Whether every topic is still the one that is being read.
+    fn check_ids(&self) {
+        let now = self.cluster.topic_ids(&self.topics);
+        for ((topic, known), now) in self.topics.iter().zip(&self.ids).zip(now) {
+            if let (Some(known), Some(now)) = (known, now)
+                && *known != now
+            {
+                *lock(&self.found) = Err(Fault::World(format!(
+                    "the topic {topic} was deleted and made again while the job ran (its id was \
+                     {known:?} and is {now:?}). Start with --accept-lost-offsets to go on with \
+                     the new one from its beginning"
+                )));
+            }
+        }
     }
 }
 
@@ -484,7 +601,7 @@ pub struct KafkaFeed {
     consumer: Option<Arc<BaseConsumer<Context>>>,
     context: Context,
     topics: Vec<String>,
-    found: Arc<Mutex<BTreeMap<Partition, Offset>>>,
+    found: Found,
     mine: Box<dyn Fn(Partition) -> bool>,
     wake: Arc<dyn Fn() + Send + Sync>,
 }
@@ -543,10 +660,15 @@ impl KafkaFeed {
         let place = format!("{topic}[{}] at offset {position}", partition.number);
         match why.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                let number = partition.number;
+                let there = self.consumer().fetch_watermarks(topic, number, QUESTION).ok();
+                let there = there.map_or("has others".to_owned(), |(oldest, end)| {
+                    format!("has {oldest} to {end}")
+                });
                 Some(Fault::World(format!(
-                    "{place}: the broker does not have this offset (any more): retention has \
-                     deleted it, or the topic was made again. What is in Postgres stays right; \
-                     the records in between are gone"
+                    "{place}: Kafka does not have this offset any more, it {there}: retention has \
+                     deleted it, or the topic was made again. What is in Postgres stays right. \
+                     Start with --accept-lost-offsets to go on without the records in between"
                 )))
             }
             Some(
@@ -675,6 +797,7 @@ impl Feed for KafkaFeed {
             }
         }
         let mut found = lock(&self.found);
+        let found = found.as_mut().map_err(|fault| fault.clone())?;
         let mine: Vec<Partition> =
             found.keys().filter(|partition| (self.mine)(**partition)).copied().collect();
         Ok(mine.into_iter().filter_map(|at| found.remove_entry(&at)).collect())

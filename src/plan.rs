@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::binding::{Binding, BoundEpoch, Offset, Partition};
+use crate::binding::{Binding, BoundEpoch, Offset, Partition, Rules, TopicId};
 use crate::key::Shard;
 use crate::time::{Epoch, EventTime};
 
@@ -35,6 +35,11 @@ pub struct PartitionPlan {
     pub until: Option<Offset>,
     /// Whether its topic is no longer among the job's: it is replayed and then ended.
     pub retired: bool,
+    /// Its topic was deleted and made again, and that was accepted: nothing of it can be
+    /// replayed, and reading goes on here.
+    pub restart: Option<Offset>,
+    /// The first record that there is; what lies before, and is needed, was given up.
+    pub oldest: Offset,
 }
 
 /// The whole plan.
@@ -44,6 +49,13 @@ pub struct Plan {
     pub generation: i64,
     /// Names of the topics; a [`Partition`] holds an index into them.
     pub topics: Vec<String>,
+    /// What the brokers call them, where they say.
+    pub topic_ids: Vec<Option<TopicId>>,
+    /// What new epochs are bound with.
+    pub rules: Rules,
+    /// Records that the replay needs are gone, and that was accepted. No session has ever closed
+    /// that ends later than this.
+    pub lost_before: Option<EventTime>,
     /// By shard.
     pub progress: Vec<ShardProgress>,
     /// The epoch of the oldest snapshot: everything before it is in snapshots and in the table.

@@ -112,7 +112,7 @@ impl Job {
             source: SourceConfig {
                 epoch_ms: self.config.epoch_ms,
                 patience: self.config.patience,
-                max_future_ms: self.config.max_future_ms,
+                gap: self.config.ledger.gap,
                 dead_letter_bytes: self.config.dead_letter_bytes,
                 until_end: self.config.until_end,
                 now_ms: Arc::new(now_ms),
@@ -121,6 +121,7 @@ impl Job {
             snapshot_interval_ms: self.config.snapshot_interval_ms,
             lanes: self.config.lanes,
             drive: Drive::Threads,
+            on_changes: Arc::new(|_changes| ()),
         };
         let count = plan.partitions_of(index, peers).count();
         let open_feed = |wake| {
@@ -237,7 +238,8 @@ impl Job {
             *count = (*count).max(partition.number + 1);
         }
         let every = self.config.discovery_interval;
-        let watcher = Watcher::start(&self.config.kafka, &plan.topics, known, every)?;
+        let topics = (plan.topics.as_slice(), plan.topic_ids.as_slice());
+        let watcher = Watcher::start(&self.config.kafka, topics, known, every)?;
         let watcher = Arc::new(watcher);
         *slot = Some(Arc::clone(&watcher));
         Ok(watcher)

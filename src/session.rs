@@ -179,6 +179,20 @@ impl SessionTable {
     /// Takes out every session whose end lies before `watermark`, in no order, and moves the
     /// horizon to the largest end among them.
     pub fn close(&mut self, watermark: EventTime, closed: &mut Vec<Closed>) {
+        let before = closed.len();
+        self.take_due(watermark, closed);
+        let ends = closed[before..].iter().map(|closed| self.gap.end_after(closed.span.last));
+        self.horizon = self.horizon.max(ends.max().unwrap_or(EventTime::NEVER));
+    }
+
+    /// Moves the horizon at least to `time`: later events only then count as touching nothing.
+    pub fn raise_horizon(&mut self, time: EventTime) {
+        self.horizon = self.horizon.max(time);
+    }
+
+    /// Takes out every session whose end lies before `watermark`, as if its events had never
+    /// come: the horizon stays.
+    pub fn take_due(&mut self, watermark: EventTime, closed: &mut Vec<Closed>) {
         let last_bucket = self.bucket(watermark);
         while let Some(entry) = self.due.first_entry() {
             let bucket = *entry.key();
@@ -303,7 +317,6 @@ impl SessionTable {
         }
         self.free.push(at);
         self.open_records -= span.count;
-        self.horizon = self.horizon.max(self.gap.end_after(span.last));
         Closed { key, span, late }
     }
 }

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use log::info;
+use log::{info, warn};
 
-use crate::binding::{Binding, BoundEpoch, Offset, Partition};
+use crate::binding::{Binding, BoundEpoch, Offset, Partition, Rules};
 use crate::config::Config;
 use crate::control::{Control, Fault};
 use crate::kafka::{Cluster, From};
-use crate::ledger::{self, Durable, NamedBinding};
+use crate::ledger::{self, Durable, Loss, NamedBinding};
+use crate::operators::LedgerError;
 use crate::plan::{PartitionPlan, Plan};
 use crate::time::{Epoch, tick};
 
@@ -21,23 +22,14 @@ pub fn make_plan(config: &Config, control: &Control, now_ms: u64) -> Result<Plan
     let counts = cluster.topics(config.start_timeout, give_up)?;
     let durable = ledger::start_patiently(&config.ledger, config.start_timeout, give_up)?;
     let first = tick(now_ms, config.epoch_ms);
-    let mut plan = assemble(&durable, &config.kafka.topics, &counts, first);
+    let mut plan = assemble(&durable, &config.kafka.topics, &counts, first, config.rules);
+    let ids = cluster.topic_ids(&config.kafka.topics);
+    plan.topic_ids.iter_mut().zip(ids).for_each(|(known, id)| *known = id);
     // A start that ended before its first commit has left no trace: the next is the first.
     let first_start = durable.replay.is_empty() && durable.base.bindings.is_empty();
-    let from = if first_start { config.from } else { From::Earliest };
-    for part in &mut plan.partitions {
-        if part.retired {
-            continue;
-        }
-        let partition = part.start.partition;
-        let topic = &plan.topics[usize::from(partition.topic)];
-        let (oldest, end) = cluster.offsets(topic, partition.number)?;
-        if is_new(part, &plan.replay) {
-            let start = cluster.offset_from(topic, partition.number, from)?;
-            part.start = Binding::initial(partition, start);
-        }
-        check_available(topic, partition.number, part.start.end, oldest, end)?;
-        part.until = config.until_end.then_some(end);
+    let losses = place_partitions(&mut plan, config, &cluster, first_start)?;
+    if !losses.is_empty() {
+        accept(&mut plan, config, &losses)?;
     }
     for part in plan.partitions.iter().filter(|part| part.retired) {
         let topic = plan.topic(part.start.partition);
@@ -56,37 +48,99 @@ pub fn make_plan(config: &Config, control: &Control, now_ms: u64) -> Result<Plan
     Ok(plan)
 }
 
+/// Says for each partition where reading begins and ends; gives what is needed and gone.
+fn place_partitions(
+    plan: &mut Plan,
+    config: &Config,
+    cluster: &Cluster,
+    first_start: bool,
+) -> Result<Vec<Loss>, Fault> {
+    let from = if first_start { config.from } else { From::Earliest };
+    let mut losses = Vec::new();
+    for part in plan.partitions.iter_mut().filter(|part| !part.retired) {
+        let partition = part.start.partition;
+        let topic = &plan.topics[usize::from(partition.topic)];
+        let (oldest, end) = cluster.offsets(topic, partition.number)?;
+        part.until = config.until_end.then_some(end);
+        part.oldest = oldest;
+        if is_new(part, &plan.replay) {
+            let start = cluster.offset_from(topic, partition.number, from)?;
+            part.start = Binding::initial(partition, start);
+            continue;
+        }
+        let replayed = plan.replay.iter().rev().flat_map(|epoch| &epoch.bindings);
+        let last = replayed.into_iter().find(|b| b.partition == partition).unwrap_or(&part.start);
+        let id = plan.topic_ids[usize::from(partition.topic)];
+        let made_again = id.zip(last.topic_id).is_some_and(|(now, then)| now != then);
+        let Some(loss) = find_loss(topic, (part.start.end, last), (oldest, end), made_again) else {
+            continue;
+        };
+        if loss.to.is_none() {
+            part.restart = Some(oldest);
+        }
+        losses.push(loss);
+    }
+    Ok(losses)
+}
+
 /// Whether nothing durable speaks of this partition.
 fn is_new(part: &PartitionPlan, replay: &[BoundEpoch]) -> bool {
     let partition = part.start.partition;
     !part.known && replay.iter().all(|e| e.bindings.iter().all(|b| b.partition != partition))
 }
 
-fn check_available(
+/// What of a partition is needed and gone: `from` is where reading begins, `last` what was bound
+/// last, Kafka has what lies between `oldest` and `end`.
+fn find_loss(
     topic: &str,
-    number: i32,
-    wanted: Offset,
-    oldest: Offset,
-    end: Offset,
-) -> Result<(), Fault> {
-    if (oldest..=end).contains(&wanted) {
-        return Ok(());
-    }
-    let why = if wanted < oldest {
-        "retention has deleted the records in between"
+    (from, last): (Offset, &Binding),
+    (oldest, end): (Offset, Offset),
+    made_again: bool,
+) -> Option<Loss> {
+    let (to, reason) = if made_again {
+        (None, "the topic was deleted and made again")
+    } else if end < last.end {
+        (None, "the topic was deleted and made again, or its end was lost")
+    } else if from < oldest {
+        (Some(oldest), "retention has deleted the records in between")
     } else {
-        "the topic was deleted and made again, or its end was lost"
+        return None;
     };
-    Err(Fault::World(format!(
-        "{topic}[{number}]: reading has to go on at offset {wanted}, but Kafka has {oldest} to \
-         {end}: {why}. What is in Postgres stays right; start as another job (--job, --table) to \
-         read what is there"
-    )))
+    let (topic, partition) = (topic.to_owned(), last.partition.number);
+    // Of a topic that is gone, all that was not read is lost: with a first offset and no last.
+    Some(Loss { topic, partition, from, to, read_to: last.end, available: (oldest, end), reason })
+}
+
+/// Notes the losses, or refuses to start.
+fn accept(plan: &mut Plan, config: &Config, losses: &[Loss]) -> Result<(), Fault> {
+    let places: Vec<String> = losses.iter().map(ToString::to_string).collect();
+    let places = places.join("; ");
+    if !config.accept_lost_offsets {
+        return Err(Fault::World(format!(
+            "{places}. What is in Postgres stays right. Start with --accept-lost-offsets to go on \
+             without them (the loss is counted in sessionizer.balance), or as another job (--job, \
+             --table) to read what is there"
+        )));
+    }
+    warn!("going on without what is lost, as --accept-lost-offsets says: {places}");
+    let newest = ledger::accept_losses(&config.ledger, losses, plan.first_epoch);
+    plan.lost_before = Some(newest.map_err(|error| match error {
+        LedgerError::Fatal(fault) => fault,
+        LedgerError::Retry(why) => Fault::World(format!("cannot note what is lost: {why}")),
+    })?);
+    Ok(())
 }
 
 /// The plan as far as it follows from what is durable; offsets of new partitions are 0. `counts`
-/// are the partitions of each topic, `first` is the tick of the clock.
-pub fn assemble(durable: &Durable, topics: &[String], counts: &[i32], first: Epoch) -> Plan {
+/// are the partitions of each topic, `first` is the tick of the clock, `rules` are those of new
+/// epochs.
+pub fn assemble(
+    durable: &Durable,
+    topics: &[String],
+    counts: &[i32],
+    first: Epoch,
+    rules: Rules,
+) -> Plan {
     let mut names = topics.to_vec();
     let bound = std::iter::once(&durable.base).chain(&durable.replay);
     for named in bound.clone().flat_map(|epoch| &epoch.bindings) {
@@ -98,6 +152,7 @@ pub fn assemble(durable: &Durable, topics: &[String], counts: &[i32], first: Epo
         let topic = names.iter().position(|name| *name == named.topic).expect("just added");
         Binding {
             partition: Partition { topic: topic as u16, number: named.partition },
+            topic_id: named.topic_id,
             start: named.start,
             end: named.end,
             promise: named.promise,
@@ -111,7 +166,7 @@ pub fn assemble(durable: &Durable, topics: &[String], counts: &[i32], first: Epo
     let mut partitions: BTreeMap<Partition, PartitionPlan> = BTreeMap::new();
     let mut plan = |start: Binding, known: bool| {
         let retired = retired(start.partition);
-        let plan = PartitionPlan { start, known, until: None, retired };
+        let plan = PartitionPlan { start, known, until: None, retired, restart: None, oldest: 0 };
         partitions.entry(start.partition).or_insert(plan);
     };
     for named in &durable.base.bindings {
@@ -132,6 +187,7 @@ pub fn assemble(durable: &Durable, topics: &[String], counts: &[i32], first: Epo
         .map(|epoch| BoundEpoch {
             epoch: epoch.epoch,
             watermark: epoch.watermark,
+            rules: epoch.rules.unwrap_or(rules),
             bindings: epoch.bindings.iter().map(binding).collect(),
         })
         .collect();
@@ -141,6 +197,9 @@ pub fn assemble(durable: &Durable, topics: &[String], counts: &[i32], first: Epo
     Plan {
         generation: durable.generation,
         topics: names.clone(),
+        topic_ids: vec![None; names.len()],
+        rules,
+        lost_before: None,
         progress: durable.progress.clone(),
         base_epoch: durable.base.epoch,
         base_watermark: durable.base.watermark,
@@ -158,10 +217,13 @@ mod tests {
     use crate::plan::ShardProgress;
     use crate::time::EventTime;
 
+    const RULES: Rules = Rules { max_future_ms: 0, late: crate::binding::Late::Merge };
+
     fn named(topic: &str, partition: i32, end: Offset) -> NamedBinding {
         NamedBinding {
             topic: topic.to_owned(),
             partition,
+            topic_id: None,
             start: 0,
             end,
             promise: EventTime::NEVER,
@@ -173,7 +235,7 @@ mod tests {
     }
 
     fn epoch(epoch: Epoch, bindings: Vec<NamedBinding>) -> NamedEpoch {
-        NamedEpoch { epoch, watermark: EventTime::NEVER, bindings }
+        NamedEpoch { epoch, watermark: EventTime::NEVER, rules: None, bindings }
     }
 
     fn durable(base: NamedEpoch, replay: Vec<NamedEpoch>) -> Durable {
@@ -188,8 +250,13 @@ mod tests {
 
     #[test]
     fn a_first_start_knows_no_partition_and_begins_at_the_tick() {
-        let plan =
-            assemble(&durable(epoch(0, vec![]), vec![]), &topics(&["a", "b"]), &[2, 1], 5_000);
+        let plan = assemble(
+            &durable(epoch(0, vec![]), vec![]),
+            &topics(&["a", "b"]),
+            &[2, 1],
+            5_000,
+            RULES,
+        );
         assert_eq!(plan.first_epoch, 5_000);
         assert_eq!(plan.partitions.len(), 3);
         assert!(plan.partitions.iter().all(|part| !part.known && is_new(part, &plan.replay)));
@@ -200,7 +267,7 @@ mod tests {
     fn a_restart_reads_from_the_base_and_new_partitions_from_their_first_binding() {
         let base = epoch(1_000, vec![named("a", 0, 10)]);
         let replay = vec![epoch(2_000, vec![named("a", 0, 20), named("a", 1, 3)])];
-        let plan = assemble(&durable(base, replay), &topics(&["a"]), &[3], 1_500);
+        let plan = assemble(&durable(base, replay), &topics(&["a"]), &[3], 1_500, RULES);
         let starts: Vec<_> = plan.partitions.iter().map(|p| (p.start.end, p.known)).collect();
         assert_eq!(starts, [(10, true), (3, false), (0, false)]);
         let new: Vec<_> = plan.partitions.iter().map(|p| is_new(p, &plan.replay)).collect();
@@ -211,18 +278,26 @@ mod tests {
     #[test]
     fn partitions_of_a_topic_that_is_not_read_any_more_are_retired() {
         let base = epoch(1_000, vec![named("a", 0, 10), named("old", 0, 7)]);
-        let plan = assemble(&durable(base, vec![]), &topics(&["a"]), &[1], 9_000);
+        let plan = assemble(&durable(base, vec![]), &topics(&["a"]), &[1], 9_000, RULES);
         let retired: Vec<_> = plan.partitions.iter().map(|p| p.retired).collect();
         assert_eq!((plan.topics.len(), retired), (2, vec![false, true]));
     }
 
     #[test]
-    fn offsets_that_are_not_there_stop_the_start_with_both_ends() {
-        assert!(check_available("t", 0, 5, 5, 9).is_ok());
-        assert!(check_available("t", 0, 9, 5, 9).is_ok());
-        let gone = check_available("t", 3, 4, 5, 9).expect_err("gone").to_string();
-        assert!(gone.contains("t[3]") && gone.contains("offset 4") && gone.contains("5 to 9"));
-        let again = check_available("t", 3, 10, 5, 9).expect_err("made again").to_string();
-        assert!(again.contains("made again"));
+    fn what_is_needed_and_gone_is_told_with_both_ends() {
+        let partition = Partition { topic: 0, number: 3 };
+        let last = Binding { end: 9, ..Binding::initial(partition, 0) };
+        let find = |from, available, again| find_loss("t", (from, &last), available, again);
+        assert_eq!(find(5, (5, 9), false), None);
+        assert_eq!(find(9, (9, 9), false), None);
+        let gone = find(4, (5, 9), false).expect("retention");
+        assert_eq!((gone.from, gone.to, gone.read_to), (4, Some(5), 9));
+        let text = gone.to_string();
+        assert!(text.contains("t[3]") && text.contains("offset 4") && text.contains("5 to 9"));
+        for (available, again) in [((0, 8), false), ((0, 20), true)] {
+            let gone = find(4, available, again).expect("made again");
+            assert_eq!(gone.to, None);
+            assert!(gone.to_string().contains("made again"));
+        }
     }
 }

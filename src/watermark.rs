@@ -91,6 +91,7 @@ impl PartitionClock {
         let promise = self.newest.plus(-self.patience.out_of_orderness_ms);
         self.bound = Binding {
             partition: self.bound.partition,
+            topic_id: self.bound.topic_id,
             start: self.bound.start,
             end,
             promise: self.bound.promise.max(promise),
@@ -199,6 +200,54 @@ impl Clock {
     }
 }
 
+/// What one source knows of the watermark, to which others contribute: how far it may be.
+///
+/// `W(e)` is at most the promise of any partition that is active at `e`, unless it was there
+/// before. So while a source reads an active partition, its own promises bound `W`. While it
+/// reads none, only what the sessions have computed since does.
+#[derive(Clone, Debug)]
+pub struct WatermarkBound {
+    known: EventTime,
+    /// The last epoch at which no partition of this source was active, until what became of the
+    /// watermark up to it is known.
+    blind_at: Option<Epoch>,
+}
+
+impl WatermarkBound {
+    /// It is `watermark`.
+    pub fn new(watermark: EventTime) -> Self {
+        WatermarkBound { known: watermark, blind_at: None }
+    }
+
+    /// An epoch of the replay is cut, and this was its watermark.
+    pub fn is(&mut self, watermark: EventTime) {
+        self.known = watermark;
+    }
+
+    /// `epoch` is cut, with these last bindings of the partitions of this source.
+    pub fn cut<'a>(&mut self, epoch: Epoch, own: impl Iterator<Item = &'a Binding>) {
+        let active = own.filter(|binding| binding.status == Status::Active);
+        match active.map(|binding| binding.promise).min() {
+            Some(promise) => self.known = self.known.max(promise),
+            None => self.blind_at = Some(epoch),
+        }
+    }
+
+    /// The watermark has come to `watermark` or further, in all epochs before `open` (`None`: in
+    /// all that are cut).
+    pub fn learn(&mut self, open: Option<Epoch>, watermark: Option<EventTime>) {
+        if self.blind_at.is_some_and(|blind| open.is_none_or(|open| blind < open)) {
+            self.blind_at = None;
+            self.known = self.known.max(watermark.unwrap_or(EventTime::NEVER));
+        }
+    }
+
+    /// The watermark of the last epoch that is cut is not later than this.
+    pub fn at_most(&self) -> EventTime {
+        if self.blind_at.is_some() { EventTime::FOREVER } else { self.known }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,6 +269,25 @@ mod tests {
     fn binding(number: i32, promise: i64, status: Status, quiet_since: Epoch) -> Binding {
         let initial = Binding::initial(partition(number), 0);
         Binding { promise: at(promise), status, quiet_since, ..initial }
+    }
+
+    #[test]
+    fn a_source_bounds_the_watermark_by_its_own_promises_while_it_has_any() {
+        let active = binding(0, 50, Status::Active, 0);
+        let idle = binding(1, 900, Status::Idle, 7);
+        let mut bound = WatermarkBound::new(at(10));
+        assert_eq!(bound.at_most(), at(10));
+        bound.cut(8, [&active, &idle].into_iter());
+        assert_eq!(bound.at_most(), at(50), "an active partition holds it");
+        bound.cut(9, [&idle].into_iter());
+        assert_eq!(bound.at_most(), EventTime::FOREVER, "others move it, nobody knows how far");
+        bound.cut(10, [&active].into_iter());
+        bound.learn(Some(9), Some(at(700)));
+        assert_eq!(bound.at_most(), EventTime::FOREVER, "what became of epoch 9 is not known yet");
+        bound.learn(Some(10), Some(at(800)));
+        assert_eq!(bound.at_most(), at(800));
+        bound.cut(11, [&active].into_iter());
+        assert_eq!(bound.at_most(), at(800), "the watermark never falls");
     }
 
     #[test]

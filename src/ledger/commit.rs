@@ -14,10 +14,11 @@ use super::LedgerConfig;
 use super::connect::{classify, connect};
 use super::copy::{BinaryCopy, CopyError, Timestamp};
 use super::table::{self, Table};
+use crate::binding::TopicId;
 use crate::control::Fault;
 use crate::correction::{Correction, correct};
 use crate::key::{Key, Shard};
-use crate::operators::{Batch, DeadLetter, EpochBooks, Ledger, LedgerError, Written};
+use crate::operators::{Batch, DeadLetter, EpochBooks, Ledger, LedgerError};
 use crate::session::{Closed, Span};
 use crate::time::{Epoch, EventTime};
 
@@ -35,6 +36,8 @@ pub struct Lane {
     table: Table,
     /// Whether rows may touch each other, because some were there before the job.
     found_rows: bool,
+    /// A loss was accepted that is counted when all shards have passed this epoch.
+    loss_epoch: Option<i64>,
     statements: Statements,
 }
 
@@ -59,12 +62,15 @@ impl Lane {
             return Err(table::gone(&config));
         };
         let ails = |why: postgres::Error| classify(&why, "preparing to commit");
-        let found_rows = client
-            .query_opt("select found_rows from sessionizer.jobs where job = $1", &[&config.job])
-            .map_err(ails)?
-            .is_some_and(|row| row.get(0));
+        let job = client
+            .query_opt(
+                "select found_rows, loss_epoch from sessionizer.jobs where job = $1",
+                &[&config.job],
+            )
+            .map_err(ails)?;
+        let (found_rows, loss_epoch) = job.map_or((false, None), |row| (row.get(0), row.get(1)));
         let statements = Statements::prepare(&mut client, &table).map_err(ails)?;
-        Ok(Lane { config, generation, topics, client, table, found_rows, statements })
+        Ok(Lane { config, generation, topics, client, table, found_rows, loss_epoch, statements })
     }
 }
 
@@ -81,9 +87,10 @@ impl Statements {
             )?,
             epochs: client.prepare(
                 "insert into sessionizer.epochs as e
-                     (job, epoch, watermark_ms, shards_done, closed, open, dead)
+                     (job, epoch, watermark_ms, shards_done, closed, open, dead, max_future_ms,
+                      late)
                  select $1, n.* from unnest($2::int8[], $3::int8[], $4::int4[], $5::int8[],
-                                            $6::int8[], $7::int8[]) n(epoch)
+                     $6::int8[], $7::int8[], $8::int8[], $9::text[]) n(epoch)
                  order by n.epoch
                  on conflict (job, epoch) do update
                  set shards_done = e.shards_done + excluded.shards_done,
@@ -93,9 +100,10 @@ impl Statements {
             bindings: client.prepare(
                 "insert into sessionizer.bindings
                      (job, epoch, topic, partition, start_offset, end_offset, promise_ms, status,
-                      quiet_since, records, dead)
+                      quiet_since, records, dead, topic_id)
                  select $1, n.* from unnest($2::int8[], $3::text[], $4::int4[], $5::int8[],
-                     $6::int8[], $7::int8[], $8::text[], $9::int8[], $10::int8[], $11::int8[])
+                     $6::int8[], $7::int8[], $8::text[], $9::int8[], $10::int8[], $11::int8[],
+                     $12::text[])
                      n(epoch, topic, partition)
                  order by n.epoch, n.topic, n.partition
                  on conflict do nothing",
@@ -131,7 +139,11 @@ impl Statements {
 }
 
 impl Ledger for Lane {
-    fn commit(&mut self, batch: &Batch) -> Result<Written, LedgerError> {
+    fn commit(
+        &mut self,
+        batch: &Batch,
+        corrections: &mut Vec<Correction>,
+    ) -> Result<(), LedgerError> {
         let ails = |why: postgres::Error| classify(&why, "committing");
         let mut commit = Commit {
             // The database may have another default.
@@ -153,7 +165,7 @@ impl Ledger for Lane {
             batch.closed.iter().partition(|closed| closed.late);
         commit.rows(on_time.iter().map(|closed| (&closed.key, closed.span)))?;
         for late in late.chunks(LATE_PER_QUERY) {
-            commit.late(late)?;
+            corrections.extend(commit.late(late)?);
         }
         commit.dead_letters(&batch.dead_letters)?;
         commit.snapshots(batch)?;
@@ -162,8 +174,13 @@ impl Ledger for Lane {
         if !batch.snapshots.is_empty() {
             commit.trim()?;
         }
+        let counted = match self.loss_epoch {
+            Some(epoch) => commit.count_loss(epoch)?,
+            None => true,
+        };
         commit.tx.commit().map_err(|why| classify(&why, "waiting for the reply to COMMIT"))?;
-        Ok(batch.written())
+        self.loss_epoch = self.loss_epoch.filter(|_| !counted);
+        Ok(())
     }
 
     /// Locks what it reads: a commit whose reply was lost may still be under way, and is waited
@@ -294,7 +311,7 @@ impl Commit<'_> {
     }
 
     /// Merges late sessions with the rows they touch.
-    fn late(&mut self, late: &[&Closed]) -> Result<(), LedgerError> {
+    fn late(&mut self, late: &[&Closed]) -> Result<Vec<Correction>, LedgerError> {
         let spans: Vec<(Key, Span)> =
             late.iter().map(|closed| (closed.key.clone(), closed.span)).collect();
         let mut rows = self.touching(&spans)?;
@@ -315,7 +332,8 @@ impl Commit<'_> {
         self.delete(&corrections)?;
         let added: Vec<(&Key, Span)> =
             corrections.iter().flat_map(|c| c.added.iter().map(|span| (&c.key, *span))).collect();
-        self.rows(added.into_iter())
+        self.rows(added.into_iter())?;
+        Ok(corrections)
     }
 
     fn touching(&mut self, spans: &[(Key, Span)]) -> Result<Vec<(Key, Span)>, LedgerError> {
@@ -411,6 +429,7 @@ impl Commit<'_> {
         let watermarks: Vec<Option<i64>> =
             books.iter().map(|books| stored(books.summary.watermark)).collect();
         let shards: Vec<i32> = books.iter().map(|books| books.shards as i32).collect();
+        let late: Vec<&str> = books.iter().map(|books| books.summary.rules.late.name()).collect();
         self.tx
             .execute(
                 &self.statements.epochs,
@@ -422,6 +441,8 @@ impl Commit<'_> {
                     &column(|books| books.closed),
                     &column(|books| books.open),
                     &column(|books| books.dead),
+                    &column(|books| books.summary.rules.max_future_ms as u64),
+                    &late,
                 ],
             )
             .map_err(|why| classify(&why, "writing the books"))?;
@@ -445,6 +466,8 @@ impl Commit<'_> {
             all.iter().map(|(_, b)| self.topics[usize::from(b.partition.topic)].as_str()).collect();
         let partitions: Vec<i32> = all.iter().map(|(_, b)| b.partition.number).collect();
         let promises: Vec<Option<i64>> = all.iter().map(|(_, b)| stored(b.promise)).collect();
+        let topic_ids: Vec<Option<&str>> =
+            all.iter().map(|(_, b)| b.topic_id.as_ref().map(TopicId::name)).collect();
         let statuses: Vec<&str> = all.iter().map(|(_, b)| b.status.name()).collect();
         self.tx
             .execute(
@@ -461,10 +484,42 @@ impl Commit<'_> {
                     &int8(|b| b.quiet_since as i64),
                     &int8(|b| b.records as i64),
                     &int8(|b| b.dead as i64),
+                    &topic_ids,
                 ],
             )
             .map_err(|why| classify(&why, "writing bindings"))?;
         Ok(())
+    }
+
+    /// Counts what an accepted loss has cost, if all shards have passed the epoch from which that
+    /// can be told: what the books lack then. Says whether it is counted.
+    fn count_loss(&mut self, epoch: i64) -> Result<bool, LedgerError> {
+        let ails = |why: postgres::Error| classify(&why, "counting what is lost");
+        let counted = self
+            .tx
+            .query_opt(
+                "update sessionizer.jobs j set lost = j.lost + b.difference, loss_epoch = null
+                 from sessionizer.balance b
+                 where j.job = $1 and b.job = j.job and j.loss_epoch = $2 and b.epoch >= $2
+                 returning b.difference",
+                &[&self.config.job, &epoch],
+            )
+            .map_err(ails)?;
+        if let Some(row) = counted {
+            let lost: i64 = row.get(0);
+            log::warn!(
+                "{lost} records that had been read are lost (sessionizer.losses says where)"
+            );
+            return Ok(true);
+        }
+        let pending = self
+            .tx
+            .query_opt(
+                "select from sessionizer.jobs where job = $1 and loss_epoch = $2",
+                &[&self.config.job, &epoch],
+            )
+            .map_err(ails)?;
+        Ok(pending.is_none())
     }
 
     /// Forgets what lies behind the oldest snapshot: no start will ask for it.

@@ -17,14 +17,14 @@ use std::sync::Arc;
 use log::info;
 
 pub use audit::Moment;
-pub use start::{Durable, NamedBinding, NamedEpoch};
+pub use start::{Durable, Loss, NamedBinding, NamedEpoch};
 pub use table::SessionEnd;
 
 use crate::control::Fault;
 use crate::key::Shard;
 use crate::operators::{Ledger, LedgerError};
 use crate::secret::Secret;
-use crate::time::Gap;
+use crate::time::{Epoch, EventTime, Gap};
 use url::PostgresUrl;
 
 /// What the ledger has to know about the job.
@@ -54,6 +54,16 @@ pub fn snapshots(
 ) -> Result<Vec<(Shard, u64, Vec<u8>)>, LedgerError> {
     let mut client = connect::connect(config)?;
     start::snapshots(&mut client, config, shards)
+}
+
+/// Notes losses that the user accepts; no session of the table ends later than what comes back.
+pub fn accept_losses(
+    config: &LedgerConfig,
+    losses: &[Loss],
+    first_epoch: Epoch,
+) -> Result<EventTime, LedgerError> {
+    let mut client = connect::connect(config)?;
+    start::accept_losses(&mut client, config, losses, first_epoch)
 }
 
 /// A lane's ledger, with a connection of its own.

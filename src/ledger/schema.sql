@@ -18,6 +18,10 @@ create table if not exists sessionizer.jobs (
     -- Whether the table had rows when the job was created. Those are the past: late events merge
     -- with them as with rows of the job, but they may touch each other.
     found_rows    boolean not null,
+    -- Records that had been read and were lost, and that was accepted: known so far, and the epoch
+    -- at which the last loss can be counted.
+    lost          bigint not null default 0,
+    loss_epoch    bigint,
     created_at    timestamptz not null default now(),
     started_at    timestamptz not null default now(),
     started_by    text not null,
@@ -47,6 +51,9 @@ create table if not exists sessionizer.epochs (
     closed        bigint not null,
     open          bigint not null,
     dead          bigint not null,
+    -- The settings that decided what became of its records: a replay goes by them.
+    max_future_ms bigint,
+    late          text,
     primary key (job, epoch)
 );
 
@@ -64,6 +71,8 @@ create table if not exists sessionizer.bindings (
     quiet_since   bigint not null,
     records       bigint not null,
     dead          bigint not null,
+    -- Of which topic the offsets are, as Kafka tells topics of one name apart.
+    topic_id      text,
     primary key (job, epoch, topic, partition)
 );
 
@@ -91,11 +100,33 @@ create table if not exists sessionizer.dead_letters (
 create index if not exists dead_letters_place
     on sessionizer.dead_letters (job, topic, partition, "offset");
 
--- Nothing vanishes: every record is in a closed session, in an open one, or a dead letter. As of
--- the last epoch that all shards have passed; the difference is zero at every commit.
+-- Offsets that Kafka did not have any more when they were needed, and that was accepted. Those
+-- before read_to had been read; what was known of them is in snapshots and in the table.
+create table if not exists sessionizer.losses (
+    job           text not null references sessionizer.jobs on delete cascade,
+    topic         text not null,
+    partition     integer not null,
+    lost_from     bigint not null,
+    lost_to       bigint,       -- Null: the topic was made again, nobody knows how long it was.
+    read_to       bigint not null,
+    reason        text not null,
+    accepted_at   timestamptz not null default now()
+);
+
+-- What older versions of the program made without.
+alter table sessionizer.jobs add column if not exists lost bigint not null default 0,
+    add column if not exists loss_epoch bigint;
+alter table sessionizer.epochs add column if not exists max_future_ms bigint,
+    add column if not exists late text;
+alter table sessionizer.bindings add column if not exists topic_id text;
+drop view if exists sessionizer.balance;
+
+-- Nothing vanishes: every record is in a closed session, in an open one, a dead letter, or of a
+-- loss that was accepted. As of the last epoch that all shards have passed; the difference is zero
+-- at every commit (while a loss is being counted, it is that loss).
 create or replace view sessionizer.balance as
 select e.job, e.epoch, to_timestamp(e.epoch / 1000.0) as as_of, r.records, e.closed, e.open, e.dead,
-       r.records - e.closed - e.open - e.dead as difference
+       r.records - e.closed - e.open - e.dead - j.lost as difference, j.lost
 from sessionizer.jobs j
 cross join lateral (
     select * from sessionizer.epochs e

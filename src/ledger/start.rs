@@ -4,13 +4,15 @@
 //! do not meet. Taking the fence (`generation + 1` on every row of `shard_progress`) waits for
 //! commits in flight and makes every later commit of an older instance fail.
 
+use std::fmt;
+
 use log::info;
 use postgres::{Client, GenericClient, IsolationLevel, Row, Transaction};
 
 use super::LedgerConfig;
 use super::connect::classify;
 use super::table::{self, Table};
-use crate::binding::{Offset, Status};
+use crate::binding::{Late, Offset, Rules, Status, TopicId};
 use crate::control::Fault;
 use crate::key::Shard;
 use crate::operators::LedgerError;
@@ -28,6 +30,7 @@ const ADVISORY_LOCK: i64 = 0x7365_7373_696f_6e73;
 pub struct NamedBinding {
     pub topic: String,
     pub partition: i32,
+    pub topic_id: Option<TopicId>,
     pub start: Offset,
     pub end: Offset,
     pub promise: EventTime,
@@ -42,6 +45,8 @@ pub struct NamedBinding {
 pub struct NamedEpoch {
     pub epoch: Epoch,
     pub watermark: EventTime,
+    /// `None`: an older version of the program bound it.
+    pub rules: Option<Rules>,
     pub bindings: Vec<NamedBinding>,
 }
 
@@ -103,7 +108,8 @@ fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
     let there: bool = tx
         .query_one(
             "select to_regclass('sessionizer.partitions') is not null
-                and to_regclass('sessionizer.balance') is not null",
+                and to_regclass('sessionizer.balance') is not null
+                and to_regclass('sessionizer.losses') is not null",
             &[],
         )
         .map_err(ails)?
@@ -201,11 +207,8 @@ fn create_job(
 ) -> Result<(), LedgerError> {
     let ails = |why: postgres::Error| classify(&why, "creating the job");
     let name = table.quoted();
-    let newest: Option<super::copy::Timestamp> =
-        tx.query_one(&format!("select max(session_end) from {name}"), &[]).map_err(ails)?.get(0);
-    let horizon = newest.map_or(EventTime::NEVER, |end| {
-        config.gap.end_after(config.session_end.last_event(end.0, config.gap))
-    });
+    let newest = newest_end(tx, config, &name).map_err(ails)?;
+    let horizon = newest.unwrap_or(EventTime::NEVER);
     tx.execute(
         "insert into sessionizer.jobs (job, table_schema, table_name, shards, gap_ms,
                                        session_end, found_rows, started_by)
@@ -237,7 +240,8 @@ fn create_job(
     )
     .map_err(ails)?;
     tx.execute(
-        "insert into sessionizer.epochs values ($1, 0, null, $2, 0, 0, 0)",
+        "insert into sessionizer.epochs (job, epoch, shards_done, closed, open, dead)
+         values ($1, 0, $2, 0, 0, 0)",
         &[&config.job, &(config.shards as i32)],
     )
     .map_err(ails)?;
@@ -296,7 +300,8 @@ fn read(
         .collect();
     let base = tx
         .query_opt(
-            "select epoch, watermark_ms from sessionizer.epochs where job = $1 and epoch =
+            "select epoch, watermark_ms, max_future_ms, late from sessionizer.epochs
+             where job = $1 and epoch =
              (select min(epoch) from sessionizer.snapshots where job = $1)",
             &[&config.job],
         )
@@ -308,22 +313,17 @@ fn read(
             config.job
         ))));
     };
-    let mut base =
-        NamedEpoch { epoch: unsigned(&base, 0), watermark: optional(&base, 1), bindings: vec![] };
+    let mut base = epoch(&base);
     base.bindings = bindings_at(&mut tx, &config.job, base.epoch).map_err(ails)?;
     let mut replay: Vec<NamedEpoch> = tx
         .query(
-            "select epoch, watermark_ms from sessionizer.epochs where job = $1 and epoch > $2
-             order by epoch",
+            "select epoch, watermark_ms, max_future_ms, late from sessionizer.epochs
+             where job = $1 and epoch > $2 order by epoch",
             &[&config.job, &(base.epoch as i64)],
         )
         .map_err(ails)?
         .iter()
-        .map(|row| NamedEpoch {
-            epoch: unsigned(row, 0),
-            watermark: optional(row, 1),
-            bindings: Vec::new(),
-        })
+        .map(epoch)
         .collect();
     let select = format!(
         "select {BINDING}, epoch from sessionizer.bindings where job = $1 and epoch > $2
@@ -331,7 +331,7 @@ fn read(
     );
     let mut at = 0;
     for row in &tx.query(&select, &[&config.job, &(base.epoch as i64)]).map_err(ails)? {
-        let epoch = unsigned(row, 9);
+        let epoch = unsigned(row, 10);
         while replay.get(at).is_some_and(|bound| bound.epoch < epoch) {
             at += 1;
         }
@@ -339,6 +339,17 @@ fn read(
         bound.expect("I3: a binding is durable with its epoch").bindings.push(binding(row));
     }
     Ok(Durable { generation, progress, base, replay })
+}
+
+/// An epoch without its bindings.
+fn epoch(row: &Row) -> NamedEpoch {
+    let (max_future_ms, late): (Option<i64>, Option<&str>) = (row.get(2), row.get(3));
+    let rules = max_future_ms.zip(late).map(|(max_future_ms, late)| {
+        let late =
+            Late::named(late).unwrap_or_else(|| panic!("sessionizer.epochs holds late = {late:?}"));
+        Rules { max_future_ms, late }
+    });
+    NamedEpoch { epoch: unsigned(row, 0), watermark: optional(row, 1), rules, bindings: vec![] }
 }
 
 fn unsigned(row: &Row, column: usize) -> u64 {
@@ -351,7 +362,7 @@ fn optional(row: &Row, column: usize) -> EventTime {
 
 /// The columns that [`binding`] reads.
 const BINDING: &str = "topic, partition, start_offset, end_offset, promise_ms, status, \
-                       quiet_since, records, dead";
+                       quiet_since, records, dead, topic_id";
 
 /// The last binding of each partition at or before an epoch.
 pub fn bindings_at(
@@ -371,6 +382,7 @@ fn binding(row: &Row) -> NamedBinding {
     NamedBinding {
         topic: row.get(0),
         partition: row.get(1),
+        topic_id: row.get::<_, Option<&str>>(9).and_then(TopicId::named),
         start: row.get(2),
         end: row.get(3),
         promise: optional(row, 4),
@@ -380,6 +392,94 @@ fn binding(row: &Row) -> NamedBinding {
         records: unsigned(row, 7),
         dead: unsigned(row, 8),
     }
+}
+
+/// Offsets that are needed and gone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Loss {
+    pub topic: String,
+    pub partition: i32,
+    /// The first that is needed.
+    pub from: Offset,
+    /// The first that there is; `None` if the topic was made again.
+    pub to: Option<Offset>,
+    /// Up to which offset it had been read.
+    pub read_to: Offset,
+    /// What Kafka has.
+    pub available: (Offset, Offset),
+    pub reason: &'static str,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Loss { topic, partition, from, available: (oldest, end), reason, .. } = self;
+        write!(
+            f,
+            "{topic}[{partition}]: reading has to go on at offset {from}, but Kafka has {oldest} \
+             to {end}: {reason}"
+        )
+    }
+}
+
+/// Notes what is lost, from `first_epoch` on; gives the end of the newest row of the table: no
+/// session has closed that ends later.
+pub fn accept_losses(
+    client: &mut Client,
+    config: &LedgerConfig,
+    losses: &[Loss],
+    first_epoch: Epoch,
+) -> Result<EventTime, LedgerError> {
+    let ails = |why: postgres::Error| classify(&why, "noting what is lost");
+    let mut tx = client.transaction().map_err(ails)?;
+    for loss in losses {
+        // A start that ended before its first commit has noted the same.
+        tx.execute(
+            "delete from sessionizer.losses
+             where job = $1 and topic = $2 and partition = $3 and lost_from = $4",
+            &[&config.job, &loss.topic, &loss.partition, &loss.from],
+        )
+        .map_err(ails)?;
+        tx.execute(
+            "insert into sessionizer.losses
+                 (job, topic, partition, lost_from, lost_to, read_to, reason)
+             values ($1, $2, $3, $4, $5, $6, $7)",
+            &[
+                &config.job,
+                &loss.topic,
+                &loss.partition,
+                &loss.from,
+                &loss.to,
+                &loss.read_to,
+                &loss.reason,
+            ],
+        )
+        .map_err(ails)?;
+    }
+    tx.execute(
+        "update sessionizer.jobs set loss_epoch = $2 where job = $1",
+        &[&config.job, &(first_epoch as i64)],
+    )
+    .map_err(ails)?;
+    let table = tx
+        .query_one(
+            "select format('%I.%I', table_schema, table_name) from sessionizer.jobs where job = $1",
+            &[&config.job],
+        )
+        .map_err(ails)?;
+    let newest = newest_end(&mut tx, config, table.get(0)).map_err(ails)?;
+    tx.commit().map_err(ails)?;
+    Ok(newest.unwrap_or(EventTime::NEVER))
+}
+
+/// The end of the newest row of the table, as a session counts it.
+fn newest_end(
+    client: &mut impl GenericClient,
+    config: &LedgerConfig,
+    table: &str,
+) -> Result<Option<EventTime>, postgres::Error> {
+    let row = client.query_one(&format!("select max(session_end) from {table}"), &[])?;
+    let newest: Option<super::copy::Timestamp> = row.get(0);
+    Ok(newest.map(|end| config.gap.end_after(config.session_end.last_event(end.0, config.gap))))
 }
 
 /// Reads the snapshots of some shards.

@@ -6,6 +6,10 @@
 //! the durable frontier (I7). The thread joins the epochs that wait for it into one transaction:
 //! the slower the ledger, the larger the transactions and the fewer.
 //!
+//! What a commit has changed in the table leaves as `+1` and `-1` a row, at the last of its epochs,
+//! once it is durable: at most once a run of the program, so whoever keeps sums begins with the
+//! table.
+//!
 //! What was committed before a restart comes again in a replay; each shard's output passes only
 //! if its epoch lies behind the shard's progress (I5).
 
@@ -23,17 +27,11 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::scheduling::{Activator, SyncActivator};
 
 use super::lane::{self, Lane, LaneEpoch, OpenLedger, Stepped};
-use super::{DeadLetter, ShardOutput, Summary};
+use super::{Change, DeadLetter, ShardOutput, Summary};
 use crate::control::Control;
 use crate::key::Shard;
 use crate::plan::Plan;
 use crate::time::Epoch;
-
-/// Told when a lane has committed up to and with an epoch.
-#[derive(Clone, Debug)]
-pub struct Committed {
-    pub lane: u32,
-}
 
 /// Builds the commit operator of this worker, with the lanes that live here.
 pub fn render_commit<'scope>(
@@ -44,7 +42,7 @@ pub fn render_commit<'scope>(
     (lanes, drive): (u32, Drive),
     open: OpenLedger,
     control: Arc<Control>,
-) -> StreamVec<'scope, Epoch, Committed> {
+) -> StreamVec<'scope, Epoch, Change> {
     let scope = outputs.scope();
     let mut builder = OperatorBuilder::new("Commit".to_owned(), scope);
     let by_lane = move |shard: Shard| u64::from(shard.lane(lanes));
@@ -53,8 +51,8 @@ pub fn render_commit<'scope>(
     let mut summaries = builder.new_input(summaries, Pipeline);
     let route = move |letter: &DeadLetter| by_lane(letter.shard);
     let mut dead_letters = builder.new_input(dead_letters, Exchange::new(route));
-    let (committed_out, committed) = builder.new_output();
-    let mut committed_out = OutputBuilder::from(committed_out);
+    let (changes_out, changes) = builder.new_output();
+    let mut changes_out = OutputBuilder::from(changes_out);
 
     let info = builder.operator_info();
     let mut hosted: Vec<HostedLane> = (0..lanes)
@@ -110,15 +108,15 @@ pub fn render_commit<'scope>(
                     hosted[lane].submit(capability, part);
                 }
             }
-            let mut committed_out = committed_out.activate();
+            let mut changes_out = changes_out.activate();
             for lane in &mut hosted {
-                for capability in lane.acknowledged() {
-                    committed_out.session(&capability).give(Committed { lane: lane.lane });
+                for (capability, mut changes) in lane.acknowledged() {
+                    changes_out.session(&capability).give_container(&mut changes);
                 }
             }
         }
     });
-    committed
+    changes
 }
 
 /// What has come of an epoch that is not complete.
@@ -184,7 +182,7 @@ struct HostedLane {
 }
 
 enum Driven {
-    Thread { work: Sender<LaneEpoch>, done: Receiver<Epoch> },
+    Thread { work: Sender<LaneEpoch>, done: Receiver<(Epoch, Vec<Change>)> },
     Inline { lane: Box<Lane>, again: Activator },
 }
 
@@ -214,23 +212,29 @@ impl HostedLane {
         }
     }
 
-    /// Capabilities of the epochs that have become durable.
-    fn acknowledged(&mut self) -> Vec<Capability<Epoch>> {
-        let mut upto = None;
+    /// What has become durable and what that changed. The capability is that of the last epoch of
+    /// its transaction; those of the epochs before it go.
+    fn acknowledged(&mut self) -> Vec<(Capability<Epoch>, Vec<Change>)> {
+        let mut durable = Vec::new();
         match &mut self.driven {
-            Driven::Thread { done, .. } => upto = done.try_iter().last(),
+            Driven::Thread { done, .. } => durable.extend(done.try_iter()),
             Driven::Inline { lane, again } => match lane.step() {
                 Ok(Stepped::Idle) => {}
                 Ok(Stepped::Failed) => again.activate(),
-                Ok(Stepped::Durable(epoch)) => {
-                    upto = Some(epoch);
+                Ok(Stepped::Durable(upto, changes)) => {
+                    durable.push((upto, changes));
                     again.activate();
                 }
                 Err(fault) => self.control.fail(fault),
             },
         }
-        let Some(upto) = upto else { return Vec::new() };
-        let later = self.pending.split_off(&(upto + 1));
-        std::mem::replace(&mut self.pending, later).into_values().collect()
+        let mut acknowledged = Vec::with_capacity(durable.len());
+        for (upto, changes) in durable {
+            let later = self.pending.split_off(&(upto + 1));
+            let done = std::mem::replace(&mut self.pending, later);
+            let (_, capability) = done.into_iter().next_back().expect("it was handed over");
+            acknowledged.push((capability, changes));
+        }
+        acknowledged
     }
 }

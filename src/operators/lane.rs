@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use timely::scheduling::SyncActivator;
 
 use super::{
-    Batch, DeadLetter, EpochBooks, Ledger, LedgerError, ShardOutput, ShardStep, Summary, Written,
+    Batch, Change, DeadLetter, EpochBooks, Ledger, LedgerError, ShardOutput, ShardStep, Summary,
 };
 use crate::control::{Control, Fault};
+use crate::correction::Correction;
 use crate::key::Shard;
 use crate::plan::{Plan, ShardProgress};
 use crate::time::Epoch;
@@ -40,18 +41,18 @@ pub struct LaneEpoch {
 
 impl LaneEpoch {
     fn rows(&self) -> usize {
-        self.outputs.iter().map(|output| output.closed.len()).sum::<usize>()
-            + self.dead_letters.len()
+        let of = |output: &ShardOutput| output.closed.len() + output.dropped.len();
+        self.outputs.iter().map(of).sum::<usize>() + self.dead_letters.len()
     }
 }
 
 /// What a step of a lane came to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Stepped {
     /// Nothing waits.
     Idle,
-    /// Everything up to and with this epoch is durable.
-    Durable(Epoch),
+    /// Everything up to and with this epoch is durable, and this is what it changed in the table.
+    Durable(Epoch, Vec<Change>),
     /// It did not work; it may later.
     Failed,
 }
@@ -66,6 +67,8 @@ pub struct Lane {
     waiting: VecDeque<LaneEpoch>,
     /// The run that is being committed, up to which epoch; it stays the same until it is durable.
     run: Option<(Batch, Epoch)>,
+    /// What the last try did to rows that late sessions touch.
+    corrections: Vec<Correction>,
     /// Whether the last try may have gone in: its reply may have been lost.
     unsure: bool,
     failing_since: Option<Instant>,
@@ -87,6 +90,7 @@ impl Lane {
             control,
             waiting: VecDeque::new(),
             run: None,
+            corrections: Vec::new(),
             unsure: false,
             failing_since: None,
         }
@@ -113,18 +117,21 @@ impl Lane {
             }
             match self.books.enter(run) {
                 Some(batch) => self.run = Some((batch, upto)),
-                None => return Ok(Stepped::Durable(upto)), // It was, before this start.
+                // It was, before this start.
+                None => return Ok(Stepped::Durable(upto, Vec::new())),
             }
         }
         match self.attempt() {
-            Ok(written) => {
+            Ok(()) => {
                 self.healed();
+                let (batch, upto) = self.run.take().expect("a run was tried");
+                let sessions = batch.closed.len();
+                let changes = changes(batch, std::mem::take(&mut self.corrections));
                 let gauges = &self.control.gauges;
-                gauges.rows.fetch_add(written.rows, Relaxed);
-                gauges.late.fetch_add(written.late, Relaxed);
+                gauges.rows.fetch_add(changes.on_time, Relaxed);
+                gauges.late.fetch_add(sessions as u64 - changes.on_time, Relaxed);
                 gauges.commits.fetch_add(1, Relaxed);
-                let (_, upto) = self.run.take().expect("a run was tried");
-                Ok(Stepped::Durable(upto))
+                Ok(Stepped::Durable(upto, changes.all))
             }
             Err(LedgerError::Fatal(fault)) => Err(fault),
             Err(LedgerError::Retry(why)) => {
@@ -138,7 +145,7 @@ impl Lane {
 
     /// One try. After a failure it is not known whether the last one went in. The shards'
     /// progress tells: one transaction moves all of them, or none.
-    fn attempt(&mut self) -> Result<Written, LedgerError> {
+    fn attempt(&mut self) -> Result<(), LedgerError> {
         let (batch, _) = self.run.as_ref().expect("a run is tried");
         if self.ledger.is_none() {
             self.ledger = Some((self.open)(self.lane)?);
@@ -150,10 +157,11 @@ impl Lane {
             self.unsure = false;
             if batch.steps.iter().zip(&progress).all(|(step, epoch)| step.to.epoch == *epoch) {
                 log::info!("lane {}: the commit whose reply was lost had gone in", self.lane);
-                return Ok(batch.written());
+                return Ok(());
             }
         }
-        ledger.commit(batch)
+        self.corrections.clear();
+        ledger.commit(batch, &mut self.corrections)
     }
 
     fn ails(&mut self, why: &str) {
@@ -176,16 +184,16 @@ impl Lane {
 pub fn run(
     mut lane: Lane,
     inbox: &Receiver<LaneEpoch>,
-    acknowledge: &Sender<Epoch>,
+    acknowledge: &Sender<(Epoch, Vec<Change>)>,
     waker: &SyncActivator,
 ) -> Result<(), Fault> {
     let mut backoff = BACKOFF.0;
     loop {
         inbox.try_iter().for_each(|part| lane.submit(part));
         match lane.step()? {
-            Stepped::Durable(upto) => {
+            Stepped::Durable(upto, changes) => {
                 backoff = BACKOFF.0;
-                if acknowledge.send(upto).is_err() {
+                if acknowledge.send((upto, changes)).is_err() {
                     return Ok(());
                 }
                 let _ = waker.activate(); // Fails only when the worker is gone.
@@ -216,12 +224,27 @@ fn wait(backoff: Duration, control: &Control) -> bool {
     true
 }
 
-impl Batch {
-    /// What a commit of it writes.
-    pub fn written(&self) -> Written {
-        let late = self.closed.iter().filter(|closed| closed.late).count() as u64;
-        Written { rows: self.closed.len() as u64 - late, late }
+struct Changes {
+    all: Vec<Change>,
+    /// How many of them are rows of sessions that closed on time.
+    on_time: u64,
+}
+
+/// What a committed batch has changed in the table.
+fn changes(batch: Batch, corrections: Vec<Correction>) -> Changes {
+    let on_time = batch.closed.into_iter().filter(|closed| !closed.late);
+    let mut all: Vec<Change> =
+        on_time.map(|closed| Change { key: closed.key, span: closed.span, diff: 1 }).collect();
+    let on_time = all.len() as u64;
+    for Correction { key, removed, added } in corrections {
+        let change = |diff| {
+            let key = &key;
+            move |span| Change { key: key.clone(), span, diff }
+        };
+        all.extend(removed.into_iter().map(change(-1)));
+        all.extend(added.into_iter().map(change(1)));
     }
+    Changes { all, on_time }
 }
 
 /// The books of a lane's shards: what has passed, and the sums that go with it.
@@ -263,6 +286,8 @@ impl LaneBooks {
             let closed: u64 = output.closed.iter().map(|closed| closed.span.count).sum();
             books.closed += closed;
             books.open = output.open_records;
+            books.dead += output.dropped.len() as u64;
+            batch.dead_letters.extend(output.dropped.into_iter().map(|letter| (epoch, letter)));
             batch.closed.extend(output.closed);
             if let Some(bytes) = output.snapshot {
                 batch.snapshots.insert(output.shard, (epoch, bytes));

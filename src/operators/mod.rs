@@ -5,6 +5,7 @@
 //! read and written, the real ones and those of the tests.
 
 pub mod commit;
+pub mod intake;
 pub mod lane;
 pub mod sessions;
 pub mod source;
@@ -14,8 +15,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::binding::{Binding, Offset, Partition};
+use crate::binding::{Binding, Offset, Partition, Rules};
 use crate::control::Fault;
+use crate::correction::Correction;
 use crate::event::Reason;
 use crate::key::{Key, Shard};
 use crate::plan::ShardProgress;
@@ -52,12 +54,25 @@ pub struct DeadLetter {
     pub payload_bytes: u64,
 }
 
+/// An event that may turn out to be too late, beside its [`Arrival`]. Only `--late drop` sends them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Suspect {
+    /// As in the arrival.
+    pub hash: u64,
+    pub key: Key,
+    pub time: EventTime,
+    /// What becomes of it if it is.
+    pub letter: DeadLetter,
+}
+
 /// What an epoch changed in one shard.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ShardOutput {
     pub shard: Shard,
     /// The sessions that closed.
     pub closed: Vec<Closed>,
+    /// Events that were too late, by `--late drop`.
+    pub dropped: Vec<DeadLetter>,
     /// Records in sessions that are open at the end of the epoch.
     pub open_records: u64,
     /// The shard at the end of the epoch, if a snapshot was due.
@@ -68,7 +83,17 @@ pub struct ShardOutput {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Summary {
     pub watermark: EventTime,
+    pub rules: Rules,
     pub bindings: Vec<Binding>,
+}
+
+/// A row that a commit has brought into the table, or taken out of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Change {
+    pub key: Key,
+    pub span: Span,
+    /// `+1` or `-1`.
+    pub diff: i64,
 }
 
 /// A record as the broker gives it.
@@ -137,15 +162,6 @@ impl fmt::Display for LedgerError {
     }
 }
 
-/// What one commit wrote.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Written {
-    /// Rows of sessions that closed on time.
-    pub rows: u64,
-    /// Late sessions merged with the table.
-    pub late: u64,
-}
-
 /// One shard in a [`Batch`]: what its row in `shard_progress` must say before, and says after.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ShardStep {
@@ -180,8 +196,14 @@ pub struct Batch {
 
 /// Where commits go: one lane, with a connection of its own.
 pub trait Ledger: Send {
-    /// Writes a batch in one transaction, or nothing at all.
-    fn commit(&mut self, batch: &Batch) -> Result<Written, LedgerError>;
+    /// Writes a batch in one transaction, or nothing at all. `corrections` is what becomes of the
+    /// rows that late sessions touch; it is complete before the transaction ends, for nobody can
+    /// ask later if the reply is lost.
+    fn commit(
+        &mut self,
+        batch: &Batch,
+        corrections: &mut Vec<Correction>,
+    ) -> Result<(), LedgerError>;
 
     /// Reads how far the shards of this lane are, on a connection that is new if need be.
     fn progress(&mut self, shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError>;

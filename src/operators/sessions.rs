@@ -4,7 +4,7 @@
 //! epoch and every binding is here, all workers see the same bindings, and so all close the same
 //! sessions. It stores open sessions only, never events of epochs that are done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -14,11 +14,12 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use super::{Arrival, Cut, ShardOutput, Summary};
+use super::{Arrival, Cut, DeadLetter, ShardOutput, Summary, Suspect};
+use crate::binding::{Late, Rules};
 use crate::control::Control;
-use crate::key::Shard;
+use crate::key::{Key, Shard};
 use crate::plan::Plan;
-use crate::session::{Closed, SessionTable};
+use crate::session::{Closed, SessionTable, Span};
 use crate::snapshot;
 use crate::time::{Epoch, EventTime};
 use crate::watermark::{Clock, Reading};
@@ -41,6 +42,7 @@ pub struct SessionStreams<'scope> {
 /// Builds the session operator of this worker over its `shards`.
 pub fn render_sessions<'scope>(
     arrivals: StreamVec<'scope, Epoch, Arrival>,
+    suspects: StreamVec<'scope, Epoch, Suspect>,
     cuts: StreamVec<'scope, Epoch, Cut>,
     plan: &Arc<Plan>,
     shards: Vec<LoadedShard>,
@@ -53,6 +55,8 @@ pub fn render_sessions<'scope>(
     let mut builder = OperatorBuilder::new("Sessions".to_owned(), scope);
     let route = move |arrival: &Arrival| Shard::of(arrival.hash, count).0 as u64;
     let mut arrivals = builder.new_input(arrivals, Exchange::new(route));
+    let route = move |suspect: &Suspect| Shard::of(suspect.hash, count).0 as u64;
+    let mut suspects = builder.new_input(suspects, Exchange::new(route));
     let mut cuts = builder.new_input(cuts, Pipeline);
     let (outputs_out, outputs) = builder.new_output();
     let (summaries_out, summaries) = builder.new_output();
@@ -66,13 +70,19 @@ pub fn render_sessions<'scope>(
                 let epoch = *cap.least().expect("arrivals travel under an epoch");
                 let stash = stash.entry(epoch).or_default();
                 stash.keep(|| [cap.retain_least(0), cap.retain_least(1)]);
-                stash.arrivals.extend(batches.map(std::mem::take));
+                stash.input.arrivals.extend(batches.map(std::mem::take));
+            });
+            suspects.for_each_stamp(|cap, batches| {
+                let epoch = *cap.least().expect("suspects travel under an epoch");
+                let stash = stash.entry(epoch).or_default();
+                stash.keep(|| [cap.retain_least(0), cap.retain_least(1)]);
+                stash.input.suspects.extend(batches.flat_map(std::mem::take));
             });
             cuts.for_each_stamp(|cap, batches| {
                 let epoch = *cap.least().expect("cuts travel under an epoch");
                 let stash = stash.entry(epoch).or_default();
                 stash.keep(|| [cap.retain_least(0), cap.retain_least(1)]);
-                stash.cuts.extend(batches.flat_map(std::mem::take));
+                stash.input.cuts.extend(batches.flat_map(std::mem::take));
             });
             let open = |epoch: &Epoch| frontiers.iter().any(|f| f.less_equal(epoch));
             let last = frontiers.iter().all(|f| f.frontier().is_empty());
@@ -83,10 +93,11 @@ pub fn render_sessions<'scope>(
                 if open(&epoch) {
                     break;
                 }
-                let Stash { caps, arrivals, cuts } = entry.remove();
-                let [outputs_cap, summaries_cap] = caps.expect("a stash begins with a message");
-                let (summary, outputs) =
-                    worker.step(epoch, arrivals, cuts, last && stash.is_empty());
+                let complete = entry.remove();
+                let last = last && stash.is_empty();
+                let (summary, outputs) = worker.step(epoch, complete.input, last);
+                let caps = complete.caps.expect("a stash begins with a message");
+                let [outputs_cap, summaries_cap] = caps;
                 outputs_out.session(&outputs_cap).give_iterator(outputs.into_iter());
                 summaries_out.session(&summaries_cap).give(summary);
             }
@@ -99,7 +110,14 @@ pub fn render_sessions<'scope>(
 #[derive(Default)]
 struct Stash {
     caps: Option<[Capability<Epoch>; 2]>,
+    input: Input,
+}
+
+/// What an epoch brings to the shards of a worker.
+#[derive(Default)]
+struct Input {
     arrivals: Vec<Vec<Arrival>>,
+    suspects: Vec<Suspect>,
     cuts: Vec<Cut>,
 }
 
@@ -118,8 +136,13 @@ struct Sessions {
     count: u32,
     peers: usize,
     snapshot_interval_ms: u64,
-    /// Watermarks as they were recorded, to check the replay (I2).
-    recorded: BTreeMap<Epoch, EventTime>,
+    /// What the epochs of the replay were bound with, and their watermarks, to check it (I2).
+    recorded: BTreeMap<Epoch, (EventTime, Rules)>,
+    /// What new epochs are bound with.
+    rules: Rules,
+    /// The first new epoch after a loss: a snapshot of it tells the books what is left, and spares
+    /// the next start the same loss.
+    after_loss: Option<Epoch>,
     control: Arc<Control>,
     open_sessions: i64,
 }
@@ -143,12 +166,18 @@ impl Sessions {
         snapshot_interval_ms: u64,
         control: Arc<Control>,
     ) -> Self {
-        let own = |loaded: LoadedShard| OwnShard {
-            shard: loaded.shard,
-            told_open: u64::MAX,
-            loaded: loaded.epoch,
-            snapshot: loaded.epoch.max(plan.first_epoch),
-            table: loaded.table,
+        let own = |mut loaded: LoadedShard| {
+            if let Some(horizon) = plan.lost_before {
+                // The replay does not bring back what has closed since the snapshot.
+                loaded.table.raise_horizon(horizon);
+            }
+            OwnShard {
+                shard: loaded.shard,
+                told_open: u64::MAX,
+                loaded: loaded.epoch,
+                snapshot: loaded.epoch.max(plan.first_epoch),
+                table: loaded.table,
+            }
         };
         Sessions {
             clock: Clock::new(plan.base_epoch, plan.base_watermark, plan.base_bindings()),
@@ -156,33 +185,77 @@ impl Sessions {
             count: plan.shards(),
             peers,
             snapshot_interval_ms,
-            recorded: plan.replay.iter().map(|bound| (bound.epoch, bound.watermark)).collect(),
+            recorded: plan
+                .replay
+                .iter()
+                .map(|bound| (bound.epoch, (bound.watermark, bound.rules)))
+                .collect(),
+            rules: plan.rules,
+            after_loss: plan.lost_before.map(|_| plan.first_epoch),
             control,
             open_sessions: 0,
         }
     }
 
     /// One epoch, complete: apply its events, learn its watermark, close what is due.
-    fn step(
-        &mut self,
-        epoch: Epoch,
-        arrivals: Vec<Vec<Arrival>>,
-        cuts: Vec<Cut>,
-        last: bool,
-    ) -> (Summary, Vec<ShardOutput>) {
+    fn step(&mut self, epoch: Epoch, input: Input, last: bool) -> (Summary, Vec<ShardOutput>) {
+        let Input { arrivals, suspects, cuts } = input;
         assert!(!cuts.is_empty(), "I2: epoch {epoch} has events and no binding");
         let mut bindings: Vec<_> = cuts.into_iter().flat_map(|cut| cut.bindings).collect();
         bindings.sort_unstable_by_key(|binding| binding.partition);
+        let before = self.clock.watermark();
         let reading = self.clock.advance(epoch, bindings.iter().copied());
-        if let Some(recorded) = self.recorded.remove(&epoch) {
-            assert_eq!(recorded, reading.watermark, "I2: epoch {epoch} has another watermark");
-        }
+        let recorded = self.recorded.remove(&epoch);
+        let (watermark, rules) = recorded.unwrap_or((reading.watermark, self.rules));
+        assert_eq!(watermark, reading.watermark, "I2: epoch {epoch} has another watermark");
         for arrival in arrivals.into_iter().flatten() {
             self.apply(epoch, &arrival);
         }
-        let outputs = self.close(epoch, reading, last);
+        let dropped = match rules.late {
+            Late::Merge => BTreeMap::new(),
+            Late::Drop => self.drop_late(epoch, before, suspects),
+        };
+        let outputs = self.close(epoch, reading, dropped, last);
         self.report(reading);
-        (Summary { watermark: reading.watermark, bindings }, outputs)
+        (Summary { watermark, rules, bindings }, outputs)
+    }
+
+    /// Takes out what came too late: the sessions that would have closed before this epoch. All
+    /// their events came in it, for whatever was open and ended before this watermark has closed;
+    /// so it does not matter in which order they came (I2).
+    fn drop_late(
+        &mut self,
+        epoch: Epoch,
+        watermark: EventTime,
+        suspects: Vec<Suspect>,
+    ) -> BTreeMap<Shard, Vec<DeadLetter>> {
+        let mut late: HashMap<Key, Vec<Span>> = HashMap::new();
+        let mut events = 0;
+        for own in self.shards.iter_mut().filter(|own| epoch > own.loaded) {
+            let mut due = Vec::new();
+            own.table.take_due(watermark, &mut due);
+            for Closed { key, span, .. } in due {
+                events += span.count;
+                late.entry(key).or_default().push(span);
+            }
+        }
+        let mut dropped: BTreeMap<Shard, Vec<DeadLetter>> = BTreeMap::new();
+        for Suspect { key, time, mut letter, .. } in suspects {
+            let spans = late.get(&key).map_or(&[][..], Vec::as_slice);
+            if let Some(span) = spans.iter().find(|span| span.first <= time && time <= span.last) {
+                events -= 1;
+                letter.detail = format!(
+                    "event_time {time}: its session ends less than a gap after {}, the watermark \
+                     was {watermark} already, and --late is drop",
+                    span.last
+                );
+                dropped.entry(letter.shard).or_default().push(letter);
+            }
+        }
+        assert_eq!(events, 0, "I8: epoch {epoch} drops events that nobody suspected");
+        let letters = dropped.values().map(Vec::len).sum::<usize>();
+        self.control.gauges.dead.fetch_add(letters as u64, Relaxed);
+        dropped
     }
 
     fn apply(&mut self, epoch: Epoch, arrival: &Arrival) {
@@ -193,7 +266,13 @@ impl Sessions {
         }
     }
 
-    fn close(&mut self, epoch: Epoch, reading: Reading, last: bool) -> Vec<ShardOutput> {
+    fn close(
+        &mut self,
+        epoch: Epoch,
+        reading: Reading,
+        mut dropped: BTreeMap<Shard, Vec<DeadLetter>>,
+        last: bool,
+    ) -> Vec<ShardOutput> {
         let mut outputs = Vec::new();
         for own in &mut self.shards {
             if epoch <= own.loaded {
@@ -201,15 +280,20 @@ impl Sessions {
             }
             let mut closed: Vec<Closed> = Vec::new();
             own.table.close(reading.close_before(), &mut closed);
-            let due = last || due(own, epoch, self.count, self.snapshot_interval_ms);
+            let due = last
+                || self.after_loss == Some(epoch)
+                || due(own, epoch, self.count, self.snapshot_interval_ms);
             let snapshot = due.then(|| {
                 own.snapshot = epoch;
                 snapshot::encode(&own.table)
             });
             let open_records = own.table.open_records();
-            if !closed.is_empty() || snapshot.is_some() || open_records != own.told_open {
+            let dropped = dropped.remove(&own.shard).unwrap_or_default();
+            let changed = !closed.is_empty() || !dropped.is_empty() || snapshot.is_some();
+            if changed || open_records != own.told_open {
                 own.told_open = open_records;
-                outputs.push(ShardOutput { shard: own.shard, closed, open_records, snapshot });
+                let shard = own.shard;
+                outputs.push(ShardOutput { shard, closed, dropped, open_records, snapshot });
             }
         }
         outputs

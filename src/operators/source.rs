@@ -24,15 +24,13 @@ use timely::dataflow::operators::probe;
 use timely::dataflow::{Scope, StreamVec};
 use timely::scheduling::{Activator, SyncActivator};
 
-use super::{Arrival, Cut, DeadLetter, Feed, Record, Stopped};
-use crate::binding::{Binding, BoundEpoch, Offset, Partition, Status};
+use super::intake::{Intake, Taken};
+use super::{Arrival, Cut, DeadLetter, Feed, Record, Stopped, Suspect};
+use crate::binding::{Binding, BoundEpoch, Late, Offset, Partition, Rules, Status};
 use crate::control::{Control, Fault};
-use crate::event::{self, Reason, Rejected};
-use crate::key::{self, Key, Shard, stable_hash};
 use crate::plan::{PartitionPlan, Plan};
-use crate::session::Span;
-use crate::time::{Epoch, EventTime, tick};
-use crate::watermark::{PartitionClock, Patience};
+use crate::time::{Epoch, EventTime, Gap, tick};
+use crate::watermark::{PartitionClock, Patience, WatermarkBound};
 
 /// How many epochs may be cut and not yet durable.
 const EPOCHS_IN_FLIGHT: usize = 8;
@@ -49,7 +47,7 @@ const GROUP_COMMIT_EVERY_MS: u64 = 1_000;
 pub struct SourceConfig {
     pub epoch_ms: u64,
     pub patience: Patience,
-    pub max_future_ms: i64,
+    pub gap: Gap,
     pub dead_letter_bytes: usize,
     /// Bounded run: end at the plan's `until` offsets.
     pub until_end: bool,
@@ -64,6 +62,8 @@ pub struct SourceConfig {
 pub struct SourceStreams<'scope> {
     /// To the shards.
     pub arrivals: StreamVec<'scope, Epoch, Arrival>,
+    /// To the shards, beside the arrivals.
+    pub suspects: StreamVec<'scope, Epoch, Suspect>,
     /// To every worker.
     pub cuts: StreamVec<'scope, Epoch, Cut>,
     /// To the commit lanes.
@@ -84,9 +84,11 @@ pub fn render_source<'scope, F: Feed + 'static>(
 ) -> SourceStreams<'scope> {
     let mut builder = OperatorBuilder::new("Source".to_owned(), scope);
     let (arrivals_out, arrivals) = builder.new_output();
+    let (suspects_out, suspects) = builder.new_output();
     let (cuts_out, cuts) = builder.new_output();
     let (dead_out, dead_letters) = builder.new_output();
     let mut arrivals_out = OutputBuilder::from(arrivals_out);
+    let mut suspects_out = OutputBuilder::from(suspects_out);
     let mut cuts_out = OutputBuilder::from(cuts_out);
     let mut dead_out = OutputBuilder::from(dead_out);
     let info = builder.operator_info();
@@ -108,7 +110,7 @@ pub fn render_source<'scope, F: Feed + 'static>(
             if control.failed() {
                 return true; // Capabilities stay: giving them up would be a lie about progress.
             }
-            let mut emit = Emit { out: Vec::new(), cuts: Vec::new(), dead: Vec::new() };
+            let mut emit = Emit::default();
             let next = match source.activate(&mut emit) {
                 Ok(next) => next,
                 Err(fault) => {
@@ -117,9 +119,10 @@ pub fn render_source<'scope, F: Feed + 'static>(
                 }
             };
             if let Some(caps) = capabilities.as_mut() {
-                send(&mut arrivals_out, &mut caps[0], emit.out);
-                send(&mut cuts_out, &mut caps[1], emit.cuts);
-                send(&mut dead_out, &mut caps[2], emit.dead);
+                send(&mut arrivals_out, &mut caps[0], emit.arrivals);
+                send(&mut suspects_out, &mut caps[1], emit.suspects);
+                send(&mut cuts_out, &mut caps[2], emit.cuts);
+                send(&mut dead_out, &mut caps[3], emit.dead);
                 match source.frontier() {
                     Some(epoch) => caps.iter_mut().for_each(|cap| cap.downgrade(&epoch)),
                     None => capabilities = None,
@@ -133,7 +136,7 @@ pub fn render_source<'scope, F: Feed + 'static>(
             true
         }
     });
-    SourceStreams { arrivals, cuts, dead_letters, activator }
+    SourceStreams { arrivals, suspects, cuts, dead_letters, activator }
 }
 
 /// Activates the source later. Each ring is set once: the source also wakes for records, and a
@@ -168,8 +171,10 @@ fn send<D: timely::ExchangeData>(
 }
 
 /// What one activation has made, by epoch in order.
+#[derive(Default)]
 struct Emit {
-    out: Vec<(Epoch, Vec<Arrival>)>,
+    arrivals: Vec<(Epoch, Vec<Arrival>)>,
+    suspects: Vec<(Epoch, Vec<Suspect>)>,
     cuts: Vec<(Epoch, Vec<Cut>)>,
     dead: Vec<(Epoch, Vec<DeadLetter>)>,
 }
@@ -198,6 +203,8 @@ struct Part {
     retired: bool,
     /// Whether the feed reads it.
     assigned: bool,
+    /// Where reading goes on after the replay, if not where it ended.
+    restart: Option<Offset>,
     /// Whether its next binding goes out even if nothing has changed.
     untold: bool,
 }
@@ -227,6 +234,8 @@ struct Source<F> {
     epoch: Epoch,
     parts: Vec<Part>,
     turn: usize,
+    /// How far the watermark may be before this epoch.
+    watermark: WatermarkBound,
     /// New partitions that are not read yet.
     found: Vec<(Partition, Offset)>,
     /// Epochs that are cut and not yet durable, with the ends that become durable with them.
@@ -248,20 +257,23 @@ impl<F: Feed> Source<F> {
         peers: usize,
     ) -> Result<Self, Fault> {
         let mut parts = Vec::new();
-        for PartitionPlan { start, until, retired, .. } in plan.partitions_of(worker, peers) {
+        for plan_of in plan.partitions_of(worker, peers) {
+            let PartitionPlan { start, until, retired, restart, oldest, .. } = plan_of;
             // A topic that is read no more may not exist any more: it is touched only if the
             // replay needs its records.
             let replayed = plan.replay.iter().flat_map(|bound| &bound.bindings);
-            let assigned = !retired
+            let needed = !retired
                 || replayed.clone().any(|b| b.partition == start.partition && b.end > start.end);
+            let assigned = needed && restart.is_none();
             if assigned {
-                feed.assign(start.partition, start.end)?;
+                feed.assign(start.partition, start.end.max(*oldest))?;
             }
             parts.push(Part {
                 clock: PartitionClock::resume(config.patience, *start, plan.first_epoch),
                 until: *until,
                 retired: *retired,
                 assigned,
+                restart: *restart,
                 untold: true,
             });
         }
@@ -276,23 +288,55 @@ impl<F: Feed> Source<F> {
             .collect();
         control.gauges.replay_epochs.fetch_max(replay.len() as u64, Relaxed);
         let epoch = replay.front().map_or(plan.first_epoch, |bound| bound.epoch);
-        let life = if replay.is_empty() { Life::Live } else { Life::Replay(replay) };
-        Ok(Source {
+        let replays = !replay.is_empty();
+        let mut source = Source {
             plan: Arc::clone(plan),
             config,
             control,
             durable,
             feed,
-            life,
+            life: Life::Replay(replay),
             epoch,
             parts,
             turn: 0,
+            watermark: WatermarkBound::new(plan.base_watermark),
             found: Vec::new(),
             in_flight: VecDeque::new(),
             settled: BTreeMap::new(),
             group_committed_ms: 0,
             scratch: Vec::new(),
-        })
+        };
+        if !replays {
+            source.go_live()?;
+        }
+        Ok(source)
+    }
+
+    /// The replay is over: everything from here on is new.
+    fn go_live(&mut self) -> Result<(), Fault> {
+        self.epoch = self.plan.first_epoch;
+        self.life = Life::Live;
+        for part in &mut self.parts {
+            let mut bound = *part.clock.bound();
+            let topic_id = self.plan.topic_ids[usize::from(bound.partition.topic)];
+            bound.topic_id = topic_id.or(bound.topic_id);
+            if let Some(start) = part.restart {
+                // Another topic by the same name: offsets begin anew, counts and promise go on.
+                (bound.start, bound.end, bound.status) = (start, start, Status::Active);
+                self.feed.assign(bound.partition, start)?;
+                part.assigned = true;
+            }
+            part.clock = PartitionClock::resume(self.config.patience, bound, self.epoch);
+        }
+        Ok(())
+    }
+
+    /// What the epoch at hand is bound with.
+    fn rules(&self) -> Rules {
+        match &self.life {
+            Life::Replay(replay) => replay.front().map_or(self.plan.rules, |bound| bound.rules),
+            Life::Live | Life::Stopped => self.plan.rules,
+        }
     }
 
     /// What the capabilities go down to; `None` gives them up.
@@ -326,6 +370,9 @@ impl<F: Feed> Source<F> {
             self.control.gauges.durable_epoch.fetch_max(epoch, Relaxed);
             self.settled.extend(ends);
         }
+        // What is durable has passed the sessions of all workers, and so has its watermark.
+        let open = self.in_flight.front().map(|(epoch, _)| *epoch);
+        self.watermark.learn(open, self.control.gauges.watermark());
         let last = matches!(self.life, Life::Stopped) && self.in_flight.is_empty();
         let due = now_ms.abs_diff(self.group_committed_ms) >= GROUP_COMMIT_EVERY_MS;
         if (last || due) && !self.settled.is_empty() {
@@ -371,6 +418,7 @@ impl<F: Feed> Source<F> {
             part.clock =
                 PartitionClock::resume(self.config.patience, *binding, self.plan.first_epoch);
         }
+        self.watermark.is(bound.watermark);
         Emit::at(&mut emit.cuts, bound.epoch).push(Cut { bindings: bound.bindings });
         self.in_flight.push_back((bound.epoch, Vec::new()));
         self.control.gauges.replayed_epochs.fetch_add(1, Relaxed);
@@ -378,10 +426,7 @@ impl<F: Feed> Source<F> {
         replay.pop_front();
         match replay.front() {
             Some(next) => self.epoch = next.epoch,
-            None => {
-                self.epoch = self.plan.first_epoch;
-                self.life = Life::Live;
-            }
+            None => self.go_live()?,
         }
         Ok(Next::Now)
     }
@@ -485,6 +530,7 @@ impl<F: Feed> Source<F> {
             }
             part.untold = false;
         }
+        self.watermark.cut(self.epoch, self.parts.iter().map(|part| part.clock.bound()));
         Emit::at(&mut emit.cuts, self.epoch).push(Cut { bindings });
         self.in_flight.push_back((self.epoch, ends));
     }
@@ -506,12 +552,14 @@ impl<F: Feed> Source<F> {
             partition.number
         );
         self.feed.assign(partition, start)?;
-        let initial = Binding::initial(partition, start);
+        let mut initial = Binding::initial(partition, start);
+        initial.topic_id = self.plan.topic_ids[usize::from(partition.topic)];
         self.parts.push(Part {
             clock: PartitionClock::resume(self.config.patience, initial, self.epoch),
             until: None,
             retired: false,
             assigned: true,
+            restart: None,
             untold: true,
         });
         Ok(())
@@ -530,72 +578,38 @@ impl<F: Feed> Source<F> {
         limit: &mut usize,
         emit: &mut Emit,
     ) -> Result<Stopped, Fault> {
+        let rules = self.rules();
         let Part { clock, .. } = &mut self.parts[at];
         let partition = clock.bound().partition;
-        let (config, scratch, epoch) = (&self.config, &mut self.scratch, self.epoch);
-        let latest = EventTime::from_millis(epoch as i64).plus(config.max_future_ms);
-        let (topic, shards) = (self.plan.topic(partition), self.plan.shards());
-        let (mut records, mut dead) = (0, 0);
-        let arrivals = Emit::at(&mut emit.out, epoch);
-        let dead_letters = Emit::at(&mut emit.dead, epoch);
+        let intake = Intake {
+            topic: self.plan.topic(partition),
+            partition,
+            shards: self.plan.shards(),
+            epoch: self.epoch,
+            rules,
+            gap: self.config.gap,
+            suspect_before: match rules.late {
+                Late::Merge => EventTime::NEVER,
+                Late::Drop => self.watermark.at_most(),
+            },
+            dead_letter_bytes: self.config.dead_letter_bytes,
+        };
+        let mut taken = Taken {
+            arrivals: Emit::at(&mut emit.arrivals, self.epoch),
+            suspects: Emit::at(&mut emit.suspects, self.epoch),
+            dead_letters: Emit::at(&mut emit.dead, self.epoch),
+        };
+        let (mut records, dead) = (0, taken.dead_letters.len());
+        let scratch = &mut self.scratch;
         let mut take = |record: Record<'_>| {
             records += 1;
-            match decode(&record, latest) {
-                Ok(event) => {
-                    clock.event(event.time, epoch);
-                    scratch.clear();
-                    key::encode(&event.ip, &event.host, scratch);
-                    arrivals.push(Arrival {
-                        hash: stable_hash(scratch),
-                        key: Key::from_encoded(scratch),
-                        span: Span::event(event.time),
-                    });
-                }
-                Err(rejected) => {
-                    dead += 1;
-                    clock.dead_letter(epoch);
-                    let shard = Shard::of_record(topic, partition.number, record.offset, shards);
-                    let most = config.dead_letter_bytes;
-                    dead_letters.push(dead_letter(shard, partition, &record, rejected, most));
-                }
-            }
+            intake.take(&record, clock, scratch, &mut taken);
         };
         let stopped = self.feed.read(partition, end, *limit, &mut take)?;
         *limit -= records.min(*limit);
         self.control.gauges.records.fetch_add(records as u64, Relaxed);
-        self.control.gauges.dead.fetch_add(dead, Relaxed);
+        let dead = taken.dead_letters.len() - dead;
+        self.control.gauges.dead.fetch_add(dead as u64, Relaxed);
         Ok(stopped)
-    }
-}
-
-/// Decodes a record; an event later than `latest` is none.
-fn decode<'a>(record: &Record<'a>, latest: EventTime) -> Result<event::Event<'a>, Rejected> {
-    let event = event::decode(record.payload)?;
-    if event.time > latest {
-        let detail = format!(
-            "event_time {} is later than {latest}, the epoch's clock and \
-                              --max-future",
-            event.time
-        );
-        return Err(Rejected { reason: Reason::Future, detail });
-    }
-    Ok(event)
-}
-
-fn dead_letter(
-    shard: Shard,
-    partition: Partition,
-    record: &Record<'_>,
-    rejected: Rejected,
-    most_bytes: usize,
-) -> DeadLetter {
-    DeadLetter {
-        shard,
-        partition,
-        offset: record.offset,
-        reason: rejected.reason,
-        detail: rejected.detail,
-        payload: record.payload.map(|bytes| bytes[..bytes.len().min(most_bytes)].to_vec()),
-        payload_bytes: record.payload.map_or(0, |bytes| bytes.len() as u64),
     }
 }

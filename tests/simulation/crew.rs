@@ -4,12 +4,12 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use sessionizer::control::Control;
-use sessionizer::dataflow::{self, Shape};
-use sessionizer::operators::LedgerError;
+use sessionizer::dataflow::{self, OnChanges, Shape};
 use sessionizer::operators::commit::Drive;
 use sessionizer::operators::lane::OpenLedger;
 use sessionizer::operators::sessions::LoadedShard;
 use sessionizer::operators::source::SourceConfig;
+use sessionizer::operators::{Change, LedgerError};
 use sessionizer::plan::Plan;
 use sessionizer::watermark::Patience;
 
@@ -27,6 +27,8 @@ pub struct Setup {
     pub topic: Arc<Mutex<Topic>>,
     pub store: Arc<Mutex<Store>>,
     pub now_ms: Arc<std::sync::atomic::AtomicU64>,
+    /// What has left the commit operators, to be held against the table.
+    pub changes: Arc<Mutex<Vec<Change>>>,
 }
 
 /// One life.
@@ -115,11 +117,15 @@ fn work(
         setup.plan.shards_of(index, peers).map(load).collect()
     };
     let clock = Arc::clone(&setup.now_ms);
+    let changes = Arc::clone(&setup.changes);
+    let on_changes: OnChanges = Arc::new(move |batch: &[Change]| {
+        changes.lock().expect("one at a time").extend_from_slice(batch);
+    });
     let shape = Shape {
         source: SourceConfig {
             epoch_ms: EPOCH_MS,
             patience: Patience { out_of_orderness_ms: OUT_OF_ORDERNESS_MS, idle_timeout_ms: 50 },
-            max_future_ms: 10_000_000,
+            gap: crate::ledger::gap(),
             dead_letter_bytes: 100,
             until_end: false,
             now_ms: Arc::new(move || clock.load(std::sync::atomic::Ordering::Relaxed)),
@@ -128,6 +134,7 @@ fn work(
         snapshot_interval_ms: 100,
         lanes: setup.lanes,
         drive: Drive::Inline,
+        on_changes,
     };
     let (store, generation) = (Arc::clone(&setup.store), setup.plan.generation);
     let open_ledger: OpenLedger = Arc::new(move |_| {

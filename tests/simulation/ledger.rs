@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use sessionizer::binding::{Binding, Partition};
+use sessionizer::binding::{Binding, Late, Partition, Rules, Status};
 use sessionizer::control::Fault;
-use sessionizer::correction::correct;
+use sessionizer::correction::{Correction, correct};
+use sessionizer::event::Reason;
 use sessionizer::key::{Key, Shard};
 use sessionizer::ledger::{Durable, NamedBinding, NamedEpoch};
-use sessionizer::operators::{Batch, Ledger, LedgerError, Written};
+use sessionizer::operators::{Batch, Ledger, LedgerError};
 use sessionizer::plan::ShardProgress;
-use sessionizer::session::{SessionTable, Span};
+use sessionizer::session::{SessionTable, Span, merge_touching};
 use sessionizer::snapshot;
 use sessionizer::time::{Epoch, EventTime, Gap};
 
@@ -25,6 +26,7 @@ pub fn gap() -> Gap {
 #[derive(Clone, Debug)]
 struct Books {
     watermark: EventTime,
+    rules: Option<Rules>,
     shards_done: u32,
     closed: u64,
     open: u64,
@@ -41,10 +43,13 @@ pub struct Store {
     bindings: BTreeMap<(Epoch, Partition), Binding>,
     /// What was ever bound, also what has been trimmed: for the checks only.
     history: BTreeMap<(Epoch, Partition), Binding>,
-    watermarks: BTreeMap<Epoch, EventTime>,
+    /// Every epoch ever bound, for the checks only.
+    bound: BTreeMap<Epoch, (EventTime, Rules)>,
     snapshots: Vec<(Epoch, Vec<u8>)>,
     table: BTreeMap<Key, Vec<Span>>,
     dead_letters: BTreeSet<(Partition, i64)>,
+    /// Those of them that are events, dropped because they came too late.
+    dropped: BTreeSet<(Partition, i64)>,
     rng: Rng,
     /// Whether commits may fail; not at the very end.
     pub faulty: bool,
@@ -56,8 +61,14 @@ pub struct Store {
 impl Store {
     pub fn new(topic: Arc<Mutex<Topic>>, shards: u32, rng: Rng) -> Self {
         let empty = snapshot::encode(&SessionTable::new(gap(), EventTime::NEVER));
-        let books =
-            Books { watermark: EventTime::NEVER, shards_done: shards, closed: 0, open: 0, dead: 0 };
+        let books = Books {
+            watermark: EventTime::NEVER,
+            rules: None,
+            shards_done: shards,
+            closed: 0,
+            open: 0,
+            dead: 0,
+        };
         Store {
             topic,
             generation: 0,
@@ -65,10 +76,11 @@ impl Store {
             epochs: BTreeMap::from([(0, books)]),
             bindings: BTreeMap::new(),
             history: BTreeMap::new(),
-            watermarks: BTreeMap::new(),
+            bound: BTreeMap::new(),
             snapshots: vec![(0, empty); shards as usize],
             table: BTreeMap::new(),
             dead_letters: BTreeSet::new(),
+            dropped: BTreeSet::new(),
             rng,
             faulty: true,
             lost_replies: 0,
@@ -84,6 +96,7 @@ impl Store {
         let named = |binding: &Binding| NamedBinding {
             topic: "t".to_owned(),
             partition: binding.partition.number,
+            topic_id: None,
             start: binding.start,
             end: binding.end,
             promise: binding.promise,
@@ -99,6 +112,7 @@ impl Store {
         let replay = self.epochs.range(base + 1..).map(|(epoch, books)| NamedEpoch {
             epoch: *epoch,
             watermark: books.watermark,
+            rules: books.rules,
             bindings: self
                 .bindings
                 .range((*epoch, FIRST)..(*epoch + 1, FIRST))
@@ -111,6 +125,7 @@ impl Store {
             base: NamedEpoch {
                 epoch: base,
                 watermark: self.epochs[&base].watermark,
+                rules: None,
                 bindings: last.into_values().collect(),
             },
             replay: replay.collect(),
@@ -142,7 +157,69 @@ impl Store {
         self.dead_letters.len() as u64
     }
 
-    fn commit(&mut self, batch: &Batch, generation: i64) -> Result<Written, LedgerError> {
+    /// How often each row is there: once.
+    pub fn table(&self) -> BTreeMap<(Key, Span), i64> {
+        let mut table = BTreeMap::new();
+        for (key, rows) in &self.table {
+            rows.iter().for_each(|row| *table.entry((key.clone(), *row)).or_default() += 1);
+        }
+        table
+    }
+
+    /// Whether the event at an offset of a partition was dropped.
+    pub fn dropped(&self, number: i32, offset: i64) -> bool {
+        self.dropped.contains(&(Partition { topic: 0, number }, offset))
+    }
+
+    /// What was dropped is what had to be, by a model that knows nothing but the bindings; gives
+    /// how many events that are.
+    pub fn check_dropped(&self) -> u64 {
+        let topic = self.topic.lock().expect("one at a time");
+        let mut open: BTreeMap<&str, Vec<Span>> = BTreeMap::new();
+        let mut last: BTreeMap<Partition, Binding> = BTreeMap::new();
+        let (mut before, mut want) = (EventTime::NEVER, BTreeSet::new());
+        for (epoch, (watermark, rules)) in &self.bound {
+            let mut came: Vec<(Partition, i64, &str, EventTime)> = Vec::new();
+            for ((_, at), binding) in self.history.range((*epoch, FIRST)..(*epoch + 1, FIRST)) {
+                let from = last.insert(*at, *binding).map_or(binding.start, |b| b.end);
+                for entry in &topic.logs[at.number as usize].entries {
+                    if let Some((key, time)) = &entry.event
+                        && (from..binding.end).contains(&entry.offset)
+                    {
+                        came.push((*at, entry.offset, key, EventTime::from_millis(*time)));
+                    }
+                }
+            }
+            for (_, _, key, time) in &came {
+                open.entry(key).or_default().push(Span::event(*time));
+            }
+            for (key, spans) in &mut open {
+                *spans = merge_touching(std::mem::take(spans), gap());
+                let late = |span: &Span| gap().end_after(span.last) < before;
+                if rules.late == Late::Drop {
+                    for late in spans.iter().filter(|span| late(span)) {
+                        let of = |at: &&(_, _, &str, _)| {
+                            at.2 == *key && late.first <= at.3 && at.3 <= late.last
+                        };
+                        want.extend(came.iter().filter(of).map(|came| (came.0, came.1)));
+                    }
+                    spans.retain(|span| !late(span));
+                }
+                let drained = last.values().all(|binding| binding.status == Status::Ended);
+                spans.retain(|span| !drained && gap().end_after(span.last) >= *watermark);
+            }
+            before = *watermark;
+        }
+        assert_eq!(self.dropped, want, "what is dropped is what came too late");
+        want.len() as u64
+    }
+
+    fn commit(
+        &mut self,
+        batch: &Batch,
+        corrections: &mut Vec<Correction>,
+        generation: i64,
+    ) -> Result<(), LedgerError> {
         for step in &batch.steps {
             let fits = self.progress[step.shard.0 as usize].epoch == step.from;
             if generation != self.generation || !fits {
@@ -153,17 +230,17 @@ impl Store {
         if self.faulty && self.rng.one_in(10) {
             return Err(LedgerError::Retry("it does not answer".to_owned()));
         }
-        self.apply(batch);
+        *corrections = self.apply(batch);
         self.check();
         self.commits += 1;
         if self.faulty && self.rng.one_in(10) {
             self.lost_replies += 1;
             return Err(LedgerError::Retry("the reply is lost".to_owned()));
         }
-        Ok(batch.written())
+        Ok(())
     }
 
-    fn apply(&mut self, batch: &Batch) {
+    fn apply(&mut self, batch: &Batch) -> Vec<Correction> {
         for step in &batch.steps {
             self.progress[step.shard.0 as usize] = step.to;
         }
@@ -179,30 +256,37 @@ impl Store {
                 |row: &Span| late.iter().any(|(k, span)| k == key && span.touches(row, gap()));
             touched.extend(rows.iter().filter(|row| touches(row)).map(|row| (key.clone(), *row)));
         }
-        for correction in correct(late, touched, gap()) {
-            let rows = self.table.entry(correction.key).or_default();
+        let corrections = correct(late, touched, gap());
+        for correction in &corrections {
+            let rows = self.table.entry(correction.key.clone()).or_default();
             rows.retain(|row| !correction.removed.contains(row));
-            rows.extend(correction.added);
+            rows.extend(&correction.added);
         }
         for (_, letter) in &batch.dead_letters {
             let place = (letter.partition, letter.offset);
             assert!(self.dead_letters.insert(place), "I5: the dead letter {place:?} came twice");
+            if letter.reason == Reason::Late {
+                self.dropped.insert(place);
+            }
         }
         for books in &batch.books {
             let watermark = books.summary.watermark;
             let row = self.epochs.entry(books.epoch).or_insert(Books {
                 watermark,
+                rules: Some(books.summary.rules),
                 shards_done: 0,
                 closed: 0,
                 open: 0,
                 dead: 0,
             });
             assert_eq!(row.watermark, watermark, "I2: lanes disagree on W({})", books.epoch);
+            let rules = Some(books.summary.rules);
+            assert_eq!(row.rules, rules, "I2: lanes disagree on the rules of {}", books.epoch);
             row.shards_done += books.shards;
             row.closed += books.closed;
             row.open += books.open;
             row.dead += books.dead;
-            self.watermarks.insert(books.epoch, watermark);
+            self.bound.insert(books.epoch, (watermark, books.summary.rules));
             for binding in &books.summary.bindings {
                 let at = (books.epoch, binding.partition);
                 let known = *self.history.entry(at).or_insert(*binding);
@@ -216,6 +300,7 @@ impl Store {
         if !batch.snapshots.is_empty() {
             self.trim();
         }
+        corrections
     }
 
     fn trim(&mut self) {
@@ -249,7 +334,10 @@ impl Store {
             }
             let bound = ends.iter().flat_map(|(partition, end)| {
                 let entries = topic.logs[partition.number as usize].entries.iter();
-                entries.filter(move |entry| entry.offset < *end).filter_map(|e| e.event.as_ref())
+                entries
+                    .filter(move |entry| entry.offset < *end)
+                    .filter(move |entry| !self.dropped.contains(&(*partition, entry.offset)))
+                    .filter_map(|e| e.event.as_ref())
             });
             let shards = self.progress.len() as u32;
             let mine = |key: &str| {
@@ -258,7 +346,8 @@ impl Store {
             };
             let bound = bound.filter(|(key, _)| mine(key)).map(|(key, time)| (&**key, *time));
             let sessions = oracle::sessions(bound);
-            let watermark = self.watermarks.get(&upto).copied().unwrap_or(EventTime::NEVER);
+            let watermark =
+                self.bound.get(&upto).map_or(EventTime::NEVER, |(watermark, _)| *watermark);
             self.check_shard(shard, &sessions, watermark, &mine);
         }
     }
@@ -314,8 +403,12 @@ pub struct Connection {
 }
 
 impl Ledger for Connection {
-    fn commit(&mut self, batch: &Batch) -> Result<Written, LedgerError> {
-        self.store.lock().expect("one at a time").commit(batch, self.generation)
+    fn commit(
+        &mut self,
+        batch: &Batch,
+        corrections: &mut Vec<Correction>,
+    ) -> Result<(), LedgerError> {
+        self.store.lock().expect("one at a time").commit(batch, corrections, self.generation)
     }
 
     fn progress(&mut self, shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError> {

@@ -36,7 +36,7 @@ fn whatever_happens_the_contract_holds_and_the_table_is_the_batch_answer() {
     println!("{seen:?}");
     // A simulation in which nothing goes wrong proves nothing.
     assert!(seen.crashes > 0 && seen.stops > 0 && seen.lost_replies > 0 && seen.fenced > 0);
-    assert!(seen.late > 0 && seen.dead > 0 && seen.replayed_epochs > 0);
+    assert!(seen.late > 0 && seen.dead > 0 && seen.dropped > 0 && seen.replayed_epochs > 0);
 }
 
 fn all(seeds: impl Iterator<Item = u64>) -> schedule::Seen {

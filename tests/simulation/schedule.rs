@@ -1,9 +1,14 @@
 //! One seed, one schedule.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
+use sessionizer::binding::{Late, Rules};
 use sessionizer::control::Fault;
+use sessionizer::key::Key;
+use sessionizer::operators::Change;
+use sessionizer::session::Span;
 use sessionizer::start::assemble;
 use sessionizer::time::tick;
 
@@ -24,6 +29,7 @@ pub struct Seen {
     pub lost_replies: u64,
     pub late: u64,
     pub dead: u64,
+    pub dropped: u64,
     pub replayed_epochs: u64,
 }
 
@@ -37,6 +43,7 @@ impl Seen {
         self.lost_replies += other.lost_replies;
         self.late += other.late;
         self.dead += other.dead;
+        self.dropped += other.dropped;
         self.replayed_epochs += other.replayed_epochs;
     }
 }
@@ -49,6 +56,9 @@ struct World {
     topic: Arc<Mutex<Topic>>,
     store: Arc<Mutex<Store>>,
     now_ms: Arc<AtomicU64>,
+    /// What has left the commit operators of the present life, and the table at its start.
+    changes: Arc<Mutex<Vec<Change>>>,
+    rows: BTreeMap<(Key, Span), i64>,
     /// An instance that does not know that it was replaced.
     stale: Option<Crew>,
     seen: Seen,
@@ -62,7 +72,8 @@ pub fn run(seed: u64) -> Seen {
     let chance = Rng::new(rng.below(u64::MAX));
     let store = Arc::new(Mutex::new(Store::new(Arc::clone(&topic), shards, chance)));
     let now_ms = Arc::new(AtomicU64::new(BEGIN_MS));
-    let mut world = World { rng, topic, store, now_ms, stale: None, seen: Seen::default() };
+    let (changes, rows, seen) = (Arc::default(), BTreeMap::new(), Seen::default());
+    let mut world = World { rng, topic, store, now_ms, changes, rows, stale: None, seen };
     for _ in 0..world.rng.below(6) {
         world.live();
     }
@@ -72,6 +83,7 @@ pub fn run(seed: u64) -> Seen {
     world.seen.lost_replies = store.lost_replies;
     world.seen.late = store.late;
     world.seen.dead = store.dead();
+    world.seen.dropped = store.check_dropped();
     world.seen
 }
 
@@ -83,7 +95,12 @@ impl World {
         // Now and then the clock was set back meanwhile.
         let now_ms = if self.rng.one_in(10) { now_ms - 300 } else { now_ms };
         let first = tick(now_ms, EPOCH_MS);
-        let plan = assemble(&durable, &["t".to_owned()], &[existing as i32], first);
+        // What becomes of late events may change at every start.
+        let late = if self.rng.one_in(3) { Late::Drop } else { Late::Merge };
+        let rules = Rules { max_future_ms: 10_000_000, late };
+        let plan = assemble(&durable, &["t".to_owned()], &[existing as i32], first, rules);
+        self.changes = Arc::default();
+        self.rows = self.store.lock().expect("one at a time").table();
         self.seen.lives += 1;
         self.seen.replayed_epochs += plan.replay.len() as u64;
         Crew::start(Setup {
@@ -93,6 +110,7 @@ impl World {
             topic: Arc::clone(&self.topic),
             store: Arc::clone(&self.store),
             now_ms: Arc::clone(&self.now_ms),
+            changes: Arc::clone(&self.changes),
         })
     }
 
@@ -159,10 +177,33 @@ impl World {
             if running == 0 {
                 let durable = self.store.lock().expect("one at a time").start();
                 assert_eq!(durable.replay, [], "a clean stop leaves nothing to read again");
+                self.check_changes();
                 return;
             }
         }
         panic!("a clean stop does not end");
+    }
+
+    /// The table at the start of a life and all changes that left since are the table.
+    fn check_changes(&self) {
+        let mut rows = self.rows.clone();
+        for Change { key, span, diff } in self.changes.lock().expect("one at a time").iter() {
+            *rows.entry((key.clone(), *span)).or_default() += diff;
+        }
+        rows.retain(|_, count| *count != 0);
+        let table = self.store.lock().expect("one at a time").table();
+        assert_eq!(rows, table, "the changes that left are not those of the table");
+    }
+
+    /// The batch answer over everything that was not dropped.
+    fn want(&self) -> oracle::Sessions {
+        let store = self.store.lock().expect("one at a time");
+        let topic = self.topic.lock().expect("one at a time");
+        let logs = topic.logs.iter().zip(0..);
+        let entries = logs.flat_map(|(log, at)| log.entries.iter().map(move |entry| (at, entry)));
+        let kept = entries.filter(|(at, entry)| !store.dropped(*at, entry.offset));
+        let events = kept.filter_map(|(_, entry)| entry.event.as_ref());
+        oracle::sessions(events.map(|(key, time)| (&**key, *time)))
     }
 
     /// Everything comes, nothing fails, and then nobody sends any more.
@@ -172,18 +213,23 @@ impl World {
             self.step(&crew);
         }
         self.store.lock().expect("one at a time").faulty = false;
-        let want = {
+        {
             let mut topic = self.topic.lock().expect("one at a time");
             topic.existing = topic.logs.len();
             topic.logs.iter_mut().for_each(|log| log.visible = log.entries.len());
-            let entries = topic.logs.iter().flat_map(|log| &log.entries);
-            let events = entries.filter_map(|entry| entry.event.as_ref());
-            oracle::sessions(events.map(|(key, time)| (&**key, *time)))
-        };
+        }
+        let (mut commits, mut want) = (0, oracle::Sessions::new());
         for _ in 0..PATIENCE_STEPS {
             self.step(&crew);
+            let now = self.store.lock().expect("one at a time").commits;
+            if now == commits {
+                continue;
+            }
+            // Only a commit changes the table, or what was dropped.
+            (commits, want) = (now, self.want());
             if self.store.lock().expect("one at a time").rows() == want {
                 self.stop(&crew);
+                let want = self.want();
                 assert_eq!(self.store.lock().expect("one at a time").rows(), want);
                 return;
             }

@@ -1,0 +1,93 @@
+//! One record of a partition, in one epoch: an arrival, or a dead letter. Pure.
+//!
+//! What becomes of a record depends on the record and on what its epoch is bound with, and on
+//! nothing else (I2): an epoch that is read again comes out the same.
+
+use super::{Arrival, DeadLetter, Record, Suspect};
+use crate::binding::{Partition, Rules};
+use crate::event::{self, Event, Reason, Rejected};
+use crate::key::{self, Key, Shard, stable_hash};
+use crate::session::Span;
+use crate::time::{Epoch, EventTime, Gap};
+use crate::watermark::PartitionClock;
+
+/// Takes in records of one partition, in one epoch.
+pub struct Intake<'a> {
+    pub topic: &'a str,
+    pub partition: Partition,
+    pub shards: u32,
+    pub epoch: Epoch,
+    pub rules: Rules,
+    pub gap: Gap,
+    /// An event whose session could end before this may be too late.
+    pub suspect_before: EventTime,
+    pub dead_letter_bytes: usize,
+}
+
+/// Where records go.
+pub struct Taken<'a> {
+    pub arrivals: &'a mut Vec<Arrival>,
+    pub suspects: &'a mut Vec<Suspect>,
+    pub dead_letters: &'a mut Vec<DeadLetter>,
+}
+
+impl Intake<'_> {
+    /// Decodes a record and sends it where it belongs; `scratch` is reused from call to call.
+    pub fn take(
+        &self,
+        record: &Record<'_>,
+        clock: &mut PartitionClock,
+        scratch: &mut Vec<u8>,
+        out: &mut Taken<'_>,
+    ) {
+        let event = match self.decode(record) {
+            Ok(event) => event,
+            Err(rejected) => {
+                clock.dead_letter(self.epoch);
+                // It has no key: it belongs to the shard of its place.
+                let (number, offset) = (self.partition.number, record.offset);
+                let shard = Shard::of_record(self.topic, number, offset, self.shards);
+                return out.dead_letters.push(self.dead_letter(shard, record, rejected));
+            }
+        };
+        clock.event(event.time, self.epoch);
+        scratch.clear();
+        key::encode(&event.ip, &event.host, scratch);
+        let (hash, key) = (stable_hash(scratch), Key::from_encoded(scratch));
+        if self.gap.end_after(event.time) < self.suspect_before {
+            let rejected = Rejected { reason: Reason::Late, detail: String::new() };
+            // It has a key, and is dropped and counted where the sessions of the key are.
+            let letter = self.dead_letter(Shard::of(hash, self.shards), record, rejected);
+            let (key, time) = (key.clone(), event.time);
+            out.suspects.push(Suspect { hash, key, time, letter });
+        }
+        out.arrivals.push(Arrival { hash, key, span: Span::event(event.time) });
+    }
+
+    /// Decodes a record; an event too far in the future is none.
+    fn decode<'r>(&self, record: &Record<'r>) -> Result<Event<'r>, Rejected> {
+        let event = event::decode(record.payload)?;
+        let latest = EventTime::from_millis(self.epoch as i64).plus(self.rules.max_future_ms);
+        if event.time > latest {
+            let detail = format!(
+                "event_time {} is later than {latest}, the epoch's clock and --max-future",
+                event.time
+            );
+            return Err(Rejected { reason: Reason::Future, detail });
+        }
+        Ok(event)
+    }
+
+    fn dead_letter(&self, shard: Shard, record: &Record<'_>, rejected: Rejected) -> DeadLetter {
+        let most = self.dead_letter_bytes;
+        DeadLetter {
+            shard,
+            partition: self.partition,
+            offset: record.offset,
+            reason: rejected.reason,
+            detail: rejected.detail,
+            payload: record.payload.map(|bytes| bytes[..bytes.len().min(most)].to_vec()),
+            payload_bytes: record.payload.map_or(0, |bytes| bytes.len() as u64),
+        }
+    }
+}

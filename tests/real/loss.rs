@@ -1,0 +1,146 @@
+//! What Kafka has no more: a start stops and says so, or goes on if it was told to, and then the
+//! loss is in the books.
+
+use std::collections::BTreeSet;
+
+use crate::kafka::{fail, start, visits, wait_for_records};
+use crate::oracle::{Event, Row, sessions};
+use crate::world::World;
+
+const ACCEPT: &str = "--accept-lost-offsets";
+
+/// (records, closed, open, dead, lost, difference) of the books.
+fn books(world: &World) -> Vec<i64> {
+    let sql = "select records, closed, open, dead, lost, difference from sessionizer.balance";
+    world.query(sql)[0].iter().map(|number| number.parse().expect("a number")).collect()
+}
+
+fn events_in(rows: &BTreeSet<Row>) -> i64 {
+    rows.iter().map(|row| row.4).sum()
+}
+
+fn all<'a>(one: &'a [Event], other: &'a [Event]) -> Vec<Event> {
+    [one, other].concat()
+}
+
+#[test]
+fn records_that_were_not_read_yet_can_be_given_up() {
+    let world = World::new("given-up");
+    world.create_topic(2);
+    let events = visits("a", 40);
+    world.send_events(1, &events[..5]);
+    world.run_to_end(&[]);
+    world.send_events(1, &events[5..20]);
+    world.delete_records(&world.name, 1, 8);
+    let (code, log) = fail(&world, &[], &["--until-end"]);
+    assert_eq!(code, 1, "{log}");
+    let place = format!("{}[1]", world.name);
+    for part in [place.as_str(), "offset 5", "8 to 20", "retention", ACCEPT] {
+        assert!(log.contains(part), "{part:?} is missing in\n{log}");
+    }
+    let log = world.run_to_end(&[ACCEPT]);
+    assert!(log.contains("WARN") && log.contains("retention"), "{log}");
+    assert_eq!(world.rows(), sessions(&all(&events[..5], &events[8..20])));
+    // Nothing that had been read is lost: those records were never in the books.
+    assert_eq!(books(&world), [17, 17, 0, 0, 0, 0]);
+    let losses = "select partition, lost_from, lost_to, read_to from sessionizer.losses";
+    assert_eq!(world.query(losses), [["1", "5", "8", "5"]]);
+    // The next start misses nothing.
+    world.send_events(1, &events[20..]);
+    world.run_to_end(&[]);
+    assert_eq!(world.rows(), sessions(&all(&events[..5], &events[8..])));
+}
+
+#[test]
+fn records_that_a_replay_needs_are_counted_when_they_are_gone() {
+    let world = World::new("replay-lost");
+    world.create_topic(1);
+    let events = visits("a", 200);
+    // No snapshot before the kill: everything has to be read again.
+    let job = start(&world, &["--snapshot-interval", "1h", "--idle-timeout", "1h", "-w", "2"]);
+    world.send_events(0, &events[..100]);
+    wait_for_records(&world, 100);
+    job.kill();
+    let closed = world.rows();
+    assert!(!closed.is_empty() && events_in(&closed) < 100, "some are closed, some are open");
+    // Of the sessions that are open, most of the beginning is gone.
+    world.delete_records(&world.name, 0, 90);
+    let (code, log) = fail(&world, &[], &["--until-end"]);
+    assert_eq!(code, 1, "{log}");
+    assert!(log.contains("offset 0") && log.contains("90 to 100"), "{log}");
+    let log = world.run_to_end(&[ACCEPT, "-w", "3"]);
+    let rows = world.rows();
+    let lost = 100 - events_in(&rows);
+    assert!(lost > 0, "{rows:?}");
+    assert_eq!(books(&world), [100, 100 - lost, 0, 0, lost, 0]);
+    assert!(log.contains(&format!("{lost} records that had been read are lost")), "{log}");
+    assert!(rows.is_superset(&closed), "what had been written stays");
+    // From there on, it is a job like any other: late events still merge with what they touch.
+    world.send_events(0, &events[100..]);
+    world.send_events(0, &events[..1]);
+    world.run_to_end(&[]);
+    let books = books(&world);
+    assert_eq!((books[0], books[4], books[5]), (201, lost, 0));
+    assert_eq!(events_in(&world.rows()), 201 - lost);
+}
+
+#[test]
+fn a_topic_that_was_made_again_is_noticed_however_long_it_is() {
+    let world = World::new("again-longer");
+    world.create_topic(2);
+    let events = visits("a", 60);
+    world.send_events(0, &events[..10]);
+    world.run_to_end(&[]);
+    world.delete_topic(&world.name);
+    world.create_topic(2);
+    world.send_events(0, &events[10..40]);
+    let (code, log) = fail(&world, &[], &["--until-end"]);
+    assert_eq!(code, 1, "{log}");
+    for part in [&format!("{}[0]", world.name), "made again", ACCEPT] {
+        assert!(log.contains(part), "{part:?} is missing in\n{log}");
+    }
+    assert_eq!(world.rows(), sessions(&events[..10]));
+    world.run_to_end(&[ACCEPT]);
+    assert_eq!(world.rows(), sessions(&events[..40]));
+    assert_eq!(books(&world), [40, 40, 0, 0, 0, 0]);
+    world.send_events(1, &events[40..]);
+    world.run_to_end(&[]);
+    assert_eq!(world.rows(), sessions(&events));
+}
+
+#[test]
+fn what_was_open_of_a_topic_that_was_made_again_is_lost_and_counted() {
+    let world = World::new("again-open");
+    world.create_topic(1);
+    let events = visits("a", 60);
+    let job = start(&world, &["--snapshot-interval", "1h", "--idle-timeout", "1h"]);
+    world.send_events(0, &events[..40]);
+    wait_for_records(&world, 40);
+    job.kill();
+    let closed = world.rows();
+    world.delete_topic(&world.name);
+    world.create_topic(1);
+    let new = visits("b", 60);
+    world.send_events(0, &new);
+    world.run_to_end(&[ACCEPT]);
+    let lost = 40 - events_in(&closed);
+    assert!(lost > 0);
+    assert_eq!(books(&world), [100, 100 - lost, 0, 0, lost, 0]);
+    assert_eq!(world.rows(), &closed | &sessions(&new));
+}
+
+#[test]
+fn a_topic_that_is_made_again_while_the_job_runs_ends_the_run() {
+    let world = World::new("again-live");
+    world.create_topic(1);
+    world.send_events(0, &visits("a", 5));
+    let job = start(&world, &[]);
+    wait_for_records(&world, 5);
+    world.delete_topic(&world.name);
+    world.create_topic(1);
+    world.send_events(0, &visits("b", 50));
+    let (status, log) = job.wait();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains(&world.name), "{log}");
+    assert_eq!(world.imbalance(), "0");
+}
