@@ -60,6 +60,10 @@ pub const RESERVED: [(&str, &str); 7] = [
 
 /// How long one question to the brokers may take.
 const QUESTION: Duration = Duration::from_secs(5);
+/// How long a start asks at a time: in between it notices that it is to stop.
+const START_QUESTION: Duration = Duration::from_secs(1);
+/// How often the brokers are asked again whether a partition without a leader has one.
+const ASK_FOR_LEADERS: Duration = Duration::from_secs(1);
 /// How long a question may take even if a start has no patience left.
 const QUICK_QUESTION: Duration = Duration::from_millis(500);
 /// How long a producer waits for brokers.
@@ -194,6 +198,13 @@ pub struct Cluster {
     context: Context,
 }
 
+/// What the brokers say of a topic.
+struct Layout {
+    partitions: i32,
+    /// Those that no broker serves now.
+    leaderless: Vec<i32>,
+}
+
 /// Where reading may begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum From {
@@ -226,10 +237,10 @@ impl Cluster {
         }
     }
 
-    /// How many partitions a topic has. `Err(None)`: the brokers did not answer in time.
-    fn partitions(&self, topic: &str, patience: Duration) -> Result<i32, Option<Fault>> {
+    /// The partitions of a topic. `Err(None)`: the brokers did not answer in time.
+    fn partitions(&self, topic: &str, patience: Duration) -> Result<Layout, Option<Fault>> {
         self.serve();
-        let metadata = self.client.fetch_metadata(Some(topic), patience.min(QUESTION));
+        let metadata = self.client.fetch_metadata(Some(topic), patience);
         self.serve();
         let metadata = metadata.map_err(|why| self.unanswered(&why))?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
@@ -251,10 +262,14 @@ impl Cluster {
                 };
             }
         }
-        match found.map(|topic| topic.partitions().len() as i32) {
-            Some(count) if count > 0 => Ok(count),
-            _ => Err(Some(no_topic(topic))),
-        }
+        let Some(found) = found.filter(|found| !found.partitions().is_empty()) else {
+            return Err(Some(no_topic(topic)));
+        };
+        let leaderless = found.partitions().iter().filter(|partition| partition.leader() < 0);
+        Ok(Layout {
+            partitions: found.partitions().len() as i32,
+            leaderless: leaderless.map(|partition| partition.id()).collect(),
+        })
     }
 
     fn unanswered(&self, why: &KafkaError) -> Option<Fault> {
@@ -263,7 +278,8 @@ impl Cluster {
         None
     }
 
-    /// How many partitions each topic has; waits for brokers at most `patience`.
+    /// How many partitions each topic has; waits at most `patience` for brokers, and for one that
+    /// leads each partition: nobody could say where the others begin and end.
     pub fn topics(
         &self,
         patience: Duration,
@@ -275,8 +291,12 @@ impl Cluster {
         for topic in &self.config.topics {
             counts.push(loop {
                 let left = patience.saturating_sub(began.elapsed());
-                match self.partitions(topic, left.max(QUICK_QUESTION)) {
-                    Ok(count) => break count,
+                match self.partitions(topic, left.clamp(QUICK_QUESTION, START_QUESTION)) {
+                    Ok(layout) if layout.leaderless.is_empty() => break layout.partitions,
+                    Ok(layout) => {
+                        let why = format!("{topic}{:?} has no leader", layout.leaderless);
+                        *lock(&self.context.health.last) = Some(why);
+                    }
                     Err(Some(fault)) => return Err(fault),
                     Err(None) => {}
                 }
@@ -475,6 +495,7 @@ impl Watcher {
             every,
             settled: 0,
             away_since: None,
+            leaderless: BTreeMap::new(),
         };
         let thread = thread::Builder::new()
             .name("kafka-watcher".to_owned())
@@ -512,6 +533,8 @@ struct Watch {
     /// How many troubles are known to be over.
     settled: u64,
     away_since: Option<Instant>,
+    /// Partitions that no broker serves, and since when.
+    leaderless: BTreeMap<Partition, Instant>,
 }
 
 impl Watch {
@@ -519,7 +542,11 @@ impl Watch {
         self.cluster.serve();
         let troubles = self.cluster.context.health.troubles.load(Relaxed);
         let trouble = troubles > self.settled || self.away_since.is_some();
-        if !trouble && self.asked.elapsed() < self.every {
+        let every = match self.leaderless.is_empty() {
+            true => self.every,
+            false => self.every.min(ASK_FOR_LEADERS),
+        };
+        if !trouble && self.asked.elapsed() < every {
             return;
         }
         self.asked = Instant::now();
@@ -546,19 +573,24 @@ impl Watch {
         for (index, topic) in self.topics.clone().into_iter().enumerate() {
             let index = index as u16;
             let Some(&known) = self.known.get(&index) else { continue };
-            let count = match self.cluster.partitions(&topic, QUESTION) {
-                Ok(count) => count,
+            let layout = match self.cluster.partitions(&topic, QUESTION) {
+                Ok(layout) => layout,
                 Err(Some(fault)) => {
                     debug!("{fault}");
                     continue;
                 }
                 Err(None) => return false,
             };
+            self.look_for_leaders(index, &topic, known, &layout);
+            let count = layout.partitions;
             for number in if trouble { 0..count } else { known..count } {
+                let partition = Partition { topic: index, number };
+                if self.leaderless.contains_key(&partition) {
+                    continue; // Nobody knows where it ends.
+                }
                 let Ok((oldest, end)) = self.cluster.offsets(&topic, number) else {
                     return false;
                 };
-                let partition = Partition { topic: index, number };
                 ends.insert(partition, end);
                 if number >= known {
                     if let Ok(found) = &mut *lock(&self.found) {
@@ -573,6 +605,40 @@ impl Watch {
             *lock(&self.cluster.context.health.ends) = (troubles, ends);
         }
         true
+    }
+
+    /// Says which partitions have lost their leader, and which have one again. Clients notice
+    /// neither as a failure: they wait. What was said of where partitions end is old after both.
+    fn look_for_leaders(&mut self, topic: u16, name: &str, known: i32, layout: &Layout) {
+        let without = |number: i32| layout.leaderless.contains(&number);
+        let mut lost = Vec::new();
+        let mut changed = false;
+        // A partition that has just been made gets its leader a moment later.
+        for number in 0..known.min(layout.partitions) {
+            let partition = Partition { topic, number };
+            match (without(number), self.leaderless.get(&partition)) {
+                (true, None) => {
+                    self.leaderless.insert(partition, Instant::now());
+                    lost.push(number);
+                }
+                (false, Some(since)) => {
+                    info!("{name}[{number}] has a leader again after {:.0?}", since.elapsed());
+                    self.leaderless.remove(&partition);
+                    changed = true;
+                }
+                _ => {}
+            }
+        }
+        if !lost.is_empty() {
+            warn!(
+                "{name}{lost:?} has no leader: no broker of {} serves it. The other partitions are \
+                 read; the watermark waits for it, and goes on when it is back",
+                self.cluster.config.brokers
+            );
+        }
+        if changed || !lost.is_empty() {
+            self.cluster.context.health.troubles.fetch_add(1, Relaxed);
+        }
     }
 }
 

@@ -18,7 +18,6 @@ use crate::dataflow::{self, Shape};
 use crate::kafka::{KafkaFeed, Watcher};
 use crate::key::Shard;
 use crate::ledger;
-use crate::operators::LedgerError;
 use crate::operators::commit::Drive;
 use crate::operators::lane::OpenLedger;
 use crate::operators::sessions::LoadedShard;
@@ -103,7 +102,14 @@ impl Job {
         let Some(plan) = self.learn_plan(worker)? else { return Ok(()) };
         let plan = Arc::new(plan);
         let (index, peers) = (worker.index(), worker.peers());
-        let shards = self.load(&plan, index, peers)?;
+        let shards = match self.load(&plan, index, peers) {
+            Err(_) if self.control.stopping() => {
+                // The others may run already: they end as they would in the middle of a replay.
+                self.control.abandon();
+                return Ok(());
+            }
+            shards => shards?,
+        };
         let watcher = self.watch(&plan)?;
         let ahead = |part: &crate::plan::PartitionPlan| Some(part.until? - part.start.end);
         let ahead: i64 = plan.partitions_of(index, peers).filter_map(ahead).sum();
@@ -184,7 +190,9 @@ impl Job {
                 Ok(plan) => {
                     input.send(serde_json::to_vec(&plan).expect("a plan is plain data"));
                 }
-                // An empty stream tells the others; the fault tells the user.
+                // An empty stream tells the others; the fault tells the user. A start that is to
+                // stop has none: it was waiting.
+                Err(why) if self.control.stopping() => info!("stopped while starting: {why}"),
                 Err(fault) => self.control.fail(fault),
             }
         }
@@ -197,11 +205,12 @@ impl Job {
     /// The shards of this worker, from their snapshots.
     fn load(&self, plan: &Plan, index: usize, peers: usize) -> Result<Vec<LoadedShard>, Fault> {
         let mine: Vec<Shard> = plan.shards_of(index, peers).collect();
-        let give_up = |error: LedgerError| match error {
-            LedgerError::Fatal(fault) => fault,
-            LedgerError::Retry(why) => Fault::World(format!("cannot read snapshots: {why}")),
-        };
-        let stored = ledger::snapshots(&self.config.ledger, &mine).map_err(give_up)?;
+        let stored = ledger::snapshots_patiently(
+            &self.config.ledger,
+            mine.clone(),
+            self.config.start_timeout,
+            || self.control.ending(),
+        )?;
         let mut shards = Vec::with_capacity(mine.len());
         for (shard, epoch, bytes) in stored {
             let table = snapshot::decode(&bytes, self.config.ledger.gap).map_err(|damage| {

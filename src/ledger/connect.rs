@@ -21,6 +21,11 @@ const FORGET_FROZEN_CLIENTS: &str =
     "select set_config('idle_in_transaction_session_timeout', '60000', false)
      where current_setting('idle_in_transaction_session_timeout') = '0'";
 
+/// What a login needs that lacks a right.
+pub const GRANT: &str = "; grant it: the job needs a schema sessionizer of its own (`create \
+                         schema sessionizer authorization ...`) and select, insert and delete on \
+                         its table";
+
 /// Opens a connection.
 pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
     let url = &config.url;
@@ -112,12 +117,29 @@ fn trust(
     Ok(())
 }
 
+/// Whether the server's certificate is the trouble: it will be the same at the next try.
+fn distrusts(error: &Error) -> bool {
+    // postgres-openssl wraps the error of the handshake.
+    let handshake = error.source().and_then(|source| source.source());
+    let handshake = handshake.and_then(|source| source.downcast_ref::<openssl::ssl::Error>());
+    let stack = handshake.and_then(|error| error.ssl_error());
+    stack.is_some_and(|stack| {
+        stack.errors().iter().any(|error| error.reason() == Some("certificate verify failed"))
+    })
+}
+
 /// What an error means: try again, or give up. `doing` names the step, for the message.
 pub fn classify(error: &Error, doing: &str) -> LedgerError {
     let Some(db) = error.as_db_error() else {
         let mut why = format!("{doing}: {error}");
         if let Some(source) = error.source() {
             why = format!("{why}: {source}");
+        }
+        if distrusts(error) {
+            return LedgerError::Fatal(Fault::World(format!(
+                "the certificate of Postgres does not verify: {why}; check sslmode and \
+                 sslrootcert in POSTGRES_URL, and with verify-full the name of the host"
+            )));
         }
         // No answer from a server: the connection, or TLS on the way to it.
         return LedgerError::Retry(why);
@@ -148,10 +170,7 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
         }
         SqlState::INVALID_SCHEMA_NAME => "; create the schema, or correct --table or currentSchema",
         SqlState::INVALID_CATALOG_NAME => "; create the database, or correct POSTGRES_URL",
-        SqlState::INSUFFICIENT_PRIVILEGE => {
-            "; grant it: the job needs a schema sessionizer of its own (`create schema \
-             sessionizer authorization ...`) and select, insert and delete on its table"
-        }
+        SqlState::INSUFFICIENT_PRIVILEGE => GRANT,
         SqlState::UNDEFINED_TABLE => "; was it dropped while the job ran?",
         _ => "",
     };

@@ -13,6 +13,9 @@ mod table;
 pub mod url;
 
 use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use log::info;
 
@@ -26,6 +29,9 @@ use crate::operators::{Ledger, LedgerError};
 use crate::secret::Secret;
 use crate::time::{Epoch, EventTime, Gap};
 use url::PostgresUrl;
+
+/// A start that has no answer for so long says so.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// What the ledger has to know about the job.
 #[derive(Clone, Debug)]
@@ -92,32 +98,70 @@ pub fn query(config: &LedgerConfig, sql: &str) -> Result<Vec<Vec<String>>, Ledge
     Ok(rows)
 }
 
-/// Waits until Postgres answers, at most `patience`; says once what it waits for.
+/// [`start`], as soon as Postgres answers; waits at most `patience`.
 pub fn start_patiently(
     config: &LedgerConfig,
-    patience: std::time::Duration,
-    mut give_up: impl FnMut() -> bool,
+    patience: Duration,
+    give_up: impl FnMut() -> bool,
 ) -> Result<Durable, Fault> {
-    let began = std::time::Instant::now();
+    let asked = config.clone();
+    patiently(config, patience, give_up, move || start(&asked))
+}
+
+/// [`snapshots`], as soon as Postgres answers; waits at most `patience`.
+pub fn snapshots_patiently(
+    config: &LedgerConfig,
+    shards: Vec<Shard>,
+    patience: Duration,
+    give_up: impl FnMut() -> bool,
+) -> Result<Vec<(Shard, u64, Vec<u8>)>, Fault> {
+    let asked = config.clone();
+    patiently(config, patience, give_up, move || snapshots(&asked, &shards))
+}
+
+/// Asks until Postgres answers, at most `patience`; says once what it waits for.
+///
+/// Each question has a thread of its own: a connection that nobody takes, or a lock that nobody
+/// gives, must not keep a start from stopping.
+fn patiently<T: Send + 'static>(
+    config: &LedgerConfig,
+    patience: Duration,
+    mut give_up: impl FnMut() -> bool,
+    ask: impl Fn() -> Result<T, LedgerError> + Send + Sync + 'static,
+) -> Result<T, Fault> {
+    let ask = Arc::new(ask);
+    let began = Instant::now();
     let mut told = false;
-    loop {
-        match start(config) {
-            Ok(durable) => return Ok(durable),
-            Err(LedgerError::Fatal(fault)) => return Err(fault),
-            Err(LedgerError::Retry(why)) if began.elapsed() >= patience || give_up() => {
-                return Err(Fault::World(format!(
-                    "Postgres at {} cannot be used: {why}; check POSTGRES_URL, and that the \
-                     server is up and reachable from here",
-                    config.url
-                )));
-            }
-            Err(LedgerError::Retry(why)) => {
-                if !told {
-                    told = true;
-                    info!("waiting for Postgres at {}: {why}", config.url);
-                }
-                std::thread::sleep(std::time::Duration::from_millis(500));
-            }
+    let mut tell = |why: &str| {
+        if !std::mem::replace(&mut told, true) {
+            info!("waiting for Postgres at {}: {why}", config.url);
         }
+    };
+    loop {
+        let asked = Instant::now();
+        let (reply, answer) = channel();
+        let question = Arc::clone(&ask);
+        let thread = thread::Builder::new().name("postgres-start".to_owned());
+        // The answer to a question that was given up interests nobody.
+        thread.spawn(move || drop(reply.send(question()))).expect("a thread can be started");
+        let why = loop {
+            match answer.recv_timeout(Duration::from_millis(100)) {
+                Ok(Ok(found)) => return Ok(found),
+                Ok(Err(LedgerError::Fatal(fault))) => return Err(fault),
+                Ok(Err(LedgerError::Retry(why))) => break why,
+                Err(_) if give_up() => break "no answer".to_owned(),
+                Err(_) if asked.elapsed() >= SILENCE => tell("no answer yet"),
+                Err(_) => {}
+            }
+        };
+        if began.elapsed() >= patience || give_up() {
+            return Err(Fault::World(format!(
+                "Postgres at {} cannot be used: {why}; check POSTGRES_URL, and that the server is \
+                 up and reachable from here",
+                config.url
+            )));
+        }
+        tell(&why);
+        thread::sleep(Duration::from_millis(500));
     }
 }

@@ -10,7 +10,7 @@ use log::info;
 use postgres::{Client, GenericClient, IsolationLevel, Row, Transaction};
 
 use super::LedgerConfig;
-use super::connect::classify;
+use super::connect::{GRANT, classify};
 use super::table::{self, Table};
 use crate::binding::{Late, Offset, Rules, Status, TopicId};
 use crate::control::Fault;
@@ -74,6 +74,7 @@ pub fn start(client: &mut Client, config: &LedgerConfig) -> Result<Durable, Ledg
     ensure_schema(&mut tx)?;
     check_table_is_there(&mut tx, config)?;
     let (table, made) = table::ensure(&mut tx, config)?;
+    check_rights(&mut tx, &table)?;
     let created = ensure_job(&mut tx, config, &table)?;
     let generation = fence(&mut tx, config)?;
     tx.commit().map_err(ails)?;
@@ -130,6 +131,35 @@ fn check_table_is_there(
         )
         .map_err(|why| classify(&why, "looking for the job's table"))?;
     if gone.is_some() { Err(table::gone(config)) } else { Ok(()) }
+}
+
+/// Most rights are needed late: to delete, when the first late event comes. A job that lacks one
+/// must not run until then.
+fn check_rights(tx: &mut Transaction<'_>, table: &Table) -> Result<(), LedgerError> {
+    let row = tx
+        .query_one(
+            "select current_user::text,
+                    array_remove(array[
+                        case when not has_table_privilege(t, 'select') then 'select' end,
+                        case when not has_table_privilege(t, 'insert')
+                              and not (select bool_and(has_column_privilege(t, c, 'insert'))
+                                       from unnest(array['ip', 'host', 'session_start',
+                                                         'session_end', 'num_logs']) c)
+                             then 'insert' end,
+                        case when not has_table_privilege(t, 'delete') then 'delete' end], null)
+             from (select to_regclass($1)::oid) t(t)",
+            &[&table.quoted()],
+        )
+        .map_err(|why| classify(&why, "asking for the rights on the table"))?;
+    let (user, missing): (String, Vec<String>) = (row.get(0), row.get(1));
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(LedgerError::Fatal(Fault::World(format!(
+        "Postgres refuses: the login {user} lacks the right to {} on the table {}{GRANT}",
+        missing.join(", "),
+        table.quoted()
+    ))))
 }
 
 /// Finds the job or creates it; says whether it was created.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,8 @@ use crate::time::Epoch;
 const ROWS_PER_BATCH: usize = 500_000;
 /// How long a lane waits between tries, at least and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// A ledger that has not answered for so long is told of.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// How a lane gets its ledger, where it is driven; told the lane's number.
 pub type OpenLedger = Arc<dyn Fn(u32) -> Result<Box<dyn Ledger>, LedgerError> + Send + Sync>;
@@ -188,9 +190,19 @@ pub fn run(
     waker: &SyncActivator,
 ) -> Result<(), Fault> {
     let mut backoff = BACKOFF.0;
+    let steps = listen(lane.lane);
     loop {
         inbox.try_iter().for_each(|part| lane.submit(part));
-        match lane.step()? {
+        // A lane that is failing has said so already.
+        let failing = lane.failing_since.is_some();
+        if !failing {
+            let _ = steps.send(None);
+        }
+        let stepped = lane.step()?;
+        if !failing {
+            let _ = steps.send(Some(matches!(stepped, Stepped::Durable(..))));
+        }
+        match stepped {
             Stepped::Durable(upto, changes) => {
                 backoff = BACKOFF.0;
                 if acknowledge.send((upto, changes)).is_err() {
@@ -210,6 +222,30 @@ pub fn run(
             }
         }
     }
+}
+
+/// Listens, on a thread of its own, to a lane that begins (`None`) and ends its steps (with or
+/// without a commit): while the ledger does not answer, the lane itself can say nothing.
+fn listen(lane: u32) -> Sender<Option<bool>> {
+    let (sender, steps) = channel();
+    let listen = move || {
+        while steps.recv().is_ok() {
+            let began = Instant::now();
+            if steps.recv_timeout(SILENCE) != Err(RecvTimeoutError::Timeout) {
+                continue;
+            }
+            log::warn!(
+                "lane {lane}: Postgres has not answered for {SILENCE:?}: a lock, a slow disk, or \
+                 the way there; waiting, and reading stops meanwhile"
+            );
+            if let Ok(Some(true)) = steps.recv() {
+                log::info!("lane {lane}: Postgres has answered, after {:.1?}", began.elapsed());
+            }
+        }
+    };
+    let thread = thread::Builder::new().name(format!("lane-{lane}-silence"));
+    thread.spawn(listen).expect("a thread can be started");
+    sender
 }
 
 /// Waits; `false` if the run ends meanwhile.

@@ -17,7 +17,7 @@ use crate::postgres::{MINUTE, TEN, jdbc, refused, try_run, world_with_an_event};
 use crate::world::{Server, World};
 
 /// Appends to a file of the server's own, or replaces it, and keeps its owner.
-fn write(path: &Path, owner: &Path, contents: &[u8], mode: u32) {
+pub fn write(path: &Path, owner: &Path, contents: &[u8], mode: u32) {
     std::fs::write(path, contents).expect("written");
     let owner = std::fs::metadata(owner).expect("there");
     chown(path, Some(owner.uid()), Some(owner.gid())).expect("the server's user owns its files");
@@ -56,7 +56,7 @@ fn certificate(name: &str, authority: Option<&(X509, PKey<Private>)>) -> (X509, 
 }
 
 /// A server with TLS for `localhost`, and the files of its authority and of another one.
-fn server_with_tls(test: &str) -> (Server, PathBuf, PathBuf) {
+pub fn server_with_tls(test: &str) -> (Server, PathBuf, PathBuf) {
     let server = Server::start(test);
     let data = server.directory.join("data");
     let [ours, other] = ["ours", "other"].map(|name| certificate(name, None));
@@ -175,7 +175,7 @@ fn a_password_is_used_and_never_shown() {
 #[test]
 fn a_role_that_may_create_nothing_needs_a_schema_and_a_table() {
     let world = world_with_an_event("role");
-    let role = format!("{}_role", world.database);
+    let role = world.role();
     world.execute(&format!("create role {role} login; revoke create on schema public from public"));
     let env = [("POSTGRES_USER", &*role)];
     let says = ["create schema sessionizer authorization", "select, insert and delete"];

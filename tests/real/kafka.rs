@@ -137,7 +137,7 @@ fn log_ends(world: &World, topic: &str, partitions: i32) -> Vec<i64> {
 }
 
 /// Whether the job waits for a lock that the test holds.
-fn a_commit_waits(world: &World) -> bool {
+pub fn a_commit_waits(world: &World) -> bool {
     let sql = "select count(*) > 0 from pg_stat_activity
                where datname = current_database() and wait_event_type = 'Lock'";
     world.value(sql) == "t"

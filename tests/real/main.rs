@@ -5,6 +5,8 @@
 
 mod connect;
 mod events;
+mod faults;
+mod faults_at_start;
 mod jobs;
 mod kafka;
 mod late;

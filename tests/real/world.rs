@@ -97,6 +97,11 @@ impl World {
             .connect(postgres::NoTls)
     }
 
+    /// A login of this test's own, for one that may less than [`World::user`].
+    pub fn role(&self) -> String {
+        format!("{}_role", self.database)
+    }
+
     /// Runs statements.
     pub fn execute(&self, sql: &str) {
         self.client().batch_execute(sql).unwrap_or_else(|why| panic!("{sql}: {why}"));
@@ -346,6 +351,8 @@ impl Drop for World {
         }
         if let Ok(mut client) = self.connect("postgres") {
             let drop = format!("drop database if exists {} with (force)", self.database);
+            let _ = client.batch_execute(&drop);
+            let drop = format!("drop role if exists {}", self.role());
             let _ = client.batch_execute(&drop);
         }
         if self.kafka != variable("SESSIONIZER_TEST_KAFKA") {
