@@ -279,21 +279,7 @@ fn read(
         .read_only(true)
         .start()
         .map_err(ails)?;
-    let progress: Vec<ShardProgress> = tx
-        .query(
-            "select epoch, closed, open, dead from sessionizer.shard_progress where job = $1
-             order by shard",
-            &[&config.job],
-        )
-        .map_err(ails)?
-        .iter()
-        .map(|row| ShardProgress {
-            epoch: unsigned(row, 0),
-            closed: unsigned(row, 1),
-            open: unsigned(row, 2),
-            dead: unsigned(row, 3),
-        })
-        .collect();
+    let progress = progress(&mut tx, &config.job).map_err(ails)?;
     let base = tx
         .query_opt(
             "select epoch, watermark_ms from sessionizer.epochs where job = $1 and epoch =
@@ -339,6 +325,25 @@ fn read(
         bound.expect("I3: a binding is durable with its epoch").bindings.push(binding(row));
     }
     Ok(Durable { generation, progress, base, replay })
+}
+
+/// How far each shard is, in order.
+pub fn progress(
+    client: &mut impl GenericClient,
+    job: &str,
+) -> Result<Vec<ShardProgress>, postgres::Error> {
+    let rows = client.query(
+        "select epoch, closed, open, dead from sessionizer.shard_progress where job = $1
+         order by shard",
+        &[&job],
+    )?;
+    let shard = |row: &Row| ShardProgress {
+        epoch: unsigned(row, 0),
+        closed: unsigned(row, 1),
+        open: unsigned(row, 2),
+        dead: unsigned(row, 3),
+    };
+    Ok(rows.iter().map(shard).collect())
 }
 
 fn unsigned(row: &Row, column: usize) -> u64 {
