@@ -71,7 +71,9 @@ impl Answer {
                 Row::Right
             }
             Some(Expected { span, .. })
-                if span.first <= row.first
+                if row.count > 0
+                    && span.first <= row.first
+                    && row.first <= row.last
                     && row.last <= span.last
                     && row.count < span.count
                     && !closed(span) =>

@@ -2,7 +2,9 @@
 //! against it, row by row.
 //!
 //! It may run beside the job: everything in Postgres is read as of one moment, each shard at the
-//! epoch it had reached then, and the topic is read up to the offsets bound by that epoch.
+//! epoch it had reached then, and the topic is read up to the offsets bound by that epoch. The
+//! books are held against both: what they say of a shard must be what is in the table and in the
+//! topic.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -22,32 +24,28 @@ use crate::kafka::{Cluster, KafkaConfig, Range, scan};
 use crate::key::{Key, Shard, stable_hash};
 use crate::ledger::{LedgerConfig, Moment};
 use crate::operators::LedgerError;
+use crate::plan::ShardProgress;
 use crate::progress::{bars, style};
 use crate::session::Span;
+
+/// How many shards with wrong books are shown.
+const BOOKS_SHOWN: usize = 10;
 
 /// Compares; the fault says that the table is not the answer.
 pub fn audit(args: &AuditArgs, control: &Arc<Control>) -> Result<(), Fault> {
     let (kafka, ledger, show) = read(args)?;
     let mut moment = Moment::read(&ledger).map_err(give_up)?;
     let ranges = ranges(&moment);
-    check_available(&kafka, &ranges)?;
+    check_available(&kafka, &ranges, control)?;
     let records: i64 = ranges.iter().map(|range| range.end - range.start).sum();
     info!("reading up to {records} records of {} partitions again", ranges.len());
-    let (mut answer, read) = batch_answer(&kafka, &moment, &ranges, control)?;
-    info!("{read} records make {} sessions; now the table", answer.len());
-    let report = compare(&mut moment, &mut answer, show)?;
+    let (mut answer, topic) = batch_answer(&kafka, &moment, &ranges, control)?;
+    info!("{} records make {} sessions; now the table", topic.records, answer.len());
+    let report = compare(&mut moment, &mut answer, &topic, show, control)?;
     report.print(&moment);
-    let balanced = moment.balance.last().is_none_or(|difference| difference == "0");
-    match report.missing_count + report.wrong_count {
-        0 if balanced => {
-            println!("The table is the batch answer.");
-            Ok(())
-        }
-        0 => Err(Fault::World("the table is right, but the balance is not zero".to_owned())),
-        differences => Err(Fault::World(format!(
-            "the table is not the batch answer: {differences} differences"
-        ))),
-    }
+    report.verdict(&moment)?;
+    println!("The table is the batch answer.");
+    Ok(())
 }
 
 fn give_up(error: LedgerError) -> Fault {
@@ -83,9 +81,9 @@ fn ranges(moment: &Moment) -> Vec<Range> {
     bindings.iter().map(range).filter(|range| range.end > range.start).collect()
 }
 
-fn check_available(kafka: &KafkaConfig, ranges: &[Range]) -> Result<(), Fault> {
+fn check_available(kafka: &KafkaConfig, ranges: &[Range], control: &Control) -> Result<(), Fault> {
     let cluster = Cluster::new(kafka)?;
-    cluster.topics(Duration::from_secs(60), || false)?;
+    cluster.topics(Duration::from_secs(60), || control.ending())?;
     for range in ranges {
         let (oldest, end) = cluster.offsets(&range.topic, range.partition)?;
         if oldest > range.start || end < range.end {
@@ -99,13 +97,24 @@ fn check_available(kafka: &KafkaConfig, ranges: &[Range]) -> Result<(), Fault> {
     Ok(())
 }
 
+/// What the topic holds, of what counts.
+#[derive(Default)]
+struct Topic {
+    /// Records that were read, also such that do not count.
+    records: u64,
+    /// By shard.
+    events: Vec<u64>,
+    /// By shard: records that are no events.
+    dead: Vec<u64>,
+}
+
 /// The sessions of every event that is bound by the epoch its shard has reached.
 fn batch_answer(
     kafka: &KafkaConfig,
     moment: &Moment,
     ranges: &[Range],
     control: &Control,
-) -> Result<(Answer, u64), Fault> {
+) -> Result<(Answer, Topic), Fault> {
     let bar = match std::io::stderr().is_terminal() {
         true => bars()
             .add(ProgressBar::new(ranges.iter().map(|r| (r.end - r.start) as u64).sum()))
@@ -114,31 +123,47 @@ fn batch_answer(
     };
     // By range and shard: the offset behind the last record that counts.
     let ends: Vec<Vec<Offset>> = ranges.iter().map(|range| ends_by_shard(moment, range)).collect();
+    let refused: Vec<_> = ranges
+        .iter()
+        .map(|range| moment.refused.get(&(range.topic.clone(), range.partition)))
+        .collect();
     let shards = moment.shards.len() as u32;
     let mut answer = Answer::new(moment.gap);
-    let mut read = 0u64;
+    let none = vec![0; moment.shards.len()];
+    let mut topic = Topic { records: 0, events: none.clone(), dead: none };
     scan(kafka, ranges, |at, record| {
-        read += 1;
-        if read.is_multiple_of(4_096) {
-            bar.set_position(read);
+        topic.records += 1;
+        if topic.records.is_multiple_of(4_096) {
+            bar.set_position(topic.records);
         }
         let range = &ranges[at];
-        if let Ok(event) = event::decode(record.payload) {
-            let key = Key::new(&event.ip, &event.host);
-            let shard = Shard::of(stable_hash(key.bytes()), shards);
-            let counts = record.offset < ends[at][shard.0 as usize]
-                && !moment.refused.contains(&(range.topic.clone(), range.partition, record.offset));
-            if counts {
-                answer.add(key, event.time);
+        let refused = refused[at].is_some_and(|offsets| offsets.contains(&record.offset));
+        match event::decode(record.payload) {
+            Ok(event) if !refused => {
+                let key = Key::new(&event.ip, &event.host);
+                let shard = Shard::of(stable_hash(key.bytes()), shards).0 as usize;
+                if record.offset < ends[at][shard] {
+                    topic.events[shard] += 1;
+                    answer.add(key, event.time);
+                }
+            }
+            _ => {
+                let of = Shard::of_record(&range.topic, range.partition, record.offset, shards);
+                let shard = of.0 as usize;
+                topic.dead[shard] += u64::from(record.offset < ends[at][shard]);
             }
         }
         !control.ending()
     })?;
     bar.finish_and_clear();
     if control.ending() {
-        return Err(Fault::World("the audit was stopped before its end".to_owned()));
+        return Err(stopped());
     }
-    Ok((answer, read))
+    Ok((answer, topic))
+}
+
+fn stopped() -> Fault {
+    Fault::World("the audit was stopped before its end".to_owned())
 }
 
 fn ends_by_shard(moment: &Moment, range: &Range) -> Vec<Offset> {
@@ -148,7 +173,7 @@ fn ends_by_shard(moment: &Moment, range: &Range) -> Vec<Offset> {
             bindings.iter().find(|b| (&b.topic, b.partition) == (&range.topic, range.partition));
         of.map_or(range.start, |binding| binding.end)
     };
-    moment.shards.iter().map(end).collect()
+    moment.shards.iter().map(|shard| end(&shard.epoch)).collect()
 }
 
 /// What the audit found.
@@ -163,18 +188,30 @@ struct Report {
     wrong_count: u64,
     /// The first of the differences, for the table.
     shown: Vec<(&'static str, Key, Span)>,
+    /// Shards whose books are wrong: what they say, and what is there.
+    books: Vec<(Shard, ShardProgress, ShardProgress)>,
 }
 
-fn compare(moment: &mut Moment, answer: &mut Answer, show: usize) -> Result<Report, Fault> {
+fn compare(
+    moment: &mut Moment,
+    answer: &mut Answer,
+    topic: &Topic,
+    show: usize,
+    control: &Control,
+) -> Result<Report, Fault> {
     let shards = moment.shards.len() as u32;
     let gap = moment.gap;
-    let watermarks: Vec<_> = moment.shards.iter().map(|epoch| moment.epochs[epoch].0).collect();
+    let watermarks: Vec<_> =
+        moment.shards.iter().map(|shard| moment.epochs[&shard.epoch].0).collect();
     let shard_of = |key: &Key| Shard::of(stable_hash(key.bytes()), shards).0 as usize;
     let mut report = Report::default();
     let found_rows = moment.found_rows;
+    let mut closed = vec![0; moment.shards.len()];
     moment
         .rows(|key, row| {
-            let watermark = watermarks[shard_of(&key)];
+            let shard = shard_of(&key);
+            let watermark = watermarks[shard];
+            closed[shard] += row.count;
             match answer.check(&key, row, |span| gap.end_after(span.last) < watermark) {
                 Row::Right => report.right += 1,
                 Row::PartOfOpen => report.part_of_open += 1,
@@ -187,8 +224,12 @@ fn compare(moment: &mut Moment, answer: &mut Answer, show: usize) -> Result<Repo
                     }
                 }
             }
+            !control.ending()
         })
         .map_err(give_up)?;
+    if control.ending() {
+        return Err(stopped());
+    }
     for (key, span) in answer.missing() {
         if gap.end_after(span.last) >= watermarks[shard_of(key)] {
             report.open += 1;
@@ -199,10 +240,35 @@ fn compare(moment: &mut Moment, answer: &mut Answer, show: usize) -> Result<Repo
             report.shown.push(("in the answer, not in the table", key.clone(), span));
         }
     }
+    for (at, books) in moment.shards.iter().enumerate() {
+        // Rows that were there before the job count events that it knows nothing of.
+        let closed = if found_rows { books.closed } else { closed[at] };
+        let open = topic.events[at].saturating_sub(closed);
+        let found = ShardProgress { closed, open, dead: topic.dead[at], ..*books };
+        if found != *books {
+            report.books.push((Shard(at as u32), *books, found));
+        }
+    }
     Ok(report)
 }
 
 impl Report {
+    /// The fault names what is wrong first: rows, then the books.
+    fn verdict(&self, moment: &Moment) -> Result<(), Fault> {
+        let differences = self.missing_count + self.wrong_count;
+        let balanced = moment.balance.last().is_none_or(|difference| difference == "0");
+        let what = if differences > 0 {
+            format!("the table is not the batch answer; differences: {differences}")
+        } else if !self.books.is_empty() {
+            format!("shards whose books are not what is there: {}", self.books.len())
+        } else if !balanced {
+            "the table is right, but the balance is not zero".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Fault::World(what))
+    }
+
     fn print(&self, moment: &Moment) {
         if !self.shown.is_empty() {
             let mut table = table(&["difference", "ip", "host", "first", "last", "events"]);
@@ -230,6 +296,19 @@ impl Report {
                 "{} rows are of no event of the job: the table had rows before it.",
                 self.before
             );
+        }
+        if !self.books.is_empty() {
+            let mut books = table(&["shard", "books", "closed", "open", "dead"]);
+            for (shard, say, found) in self.books.iter().take(BOOKS_SHOWN) {
+                for (what, of) in [("say", say), ("should say", found)] {
+                    let (closed, open, dead) = (of.closed, of.open, of.dead);
+                    let counts = [closed, open, dead].map(|count| count.to_string());
+                    books.add_row(
+                        [[shard.0.to_string(), what.to_owned()].as_slice(), &counts].concat(),
+                    );
+                }
+            }
+            println!("{books}");
         }
         if !moment.balance.is_empty() {
             let mut balance = table(&["records", "closed", "open", "dead", "difference"]);

@@ -71,7 +71,10 @@ pub struct Gauges {
     has_watermark: AtomicBool,
     /// The last epoch that is durable everywhere.
     pub durable_epoch: AtomicU64,
-    /// Epochs that are to be read again at the start, and how many are.
+    /// Shards whose open sessions are to be loaded at the start, and how many are.
+    pub shards_to_load: AtomicU64,
+    pub shards_loaded: AtomicU64,
+    /// Epochs that are to be read again at the start, and how many are; each counts once a worker.
     pub replay_epochs: AtomicU64,
     pub replayed_epochs: AtomicU64,
     /// Records that a bounded run has before it, when that is known.

@@ -18,7 +18,12 @@ fn main() -> ExitCode {
     start_logging();
     abort_on_panic();
     let control = Arc::new(Control::default());
-    stop_on_signals(&control);
+    // Only the job has something to commit.
+    let commits = matches!(cli.command, None | Some(Command::Demo(_)));
+    stop_on_signals(
+        &control,
+        if commits { "stopping: committing what was read" } else { "stopping" },
+    );
     let result = match &cli.command {
         None => run_job(&cli.run, &control),
         Some(Command::Produce(args)) => produce::produce(args, &control),
@@ -70,7 +75,7 @@ fn abort_on_panic() {
 }
 
 /// The first SIGTERM or Ctrl-C asks for a clean stop, the second does not ask.
-fn stop_on_signals(control: &Arc<Control>) {
+fn stop_on_signals(control: &Arc<Control>, first: &'static str) {
     let control = Arc::clone(control);
     let mut signals = Signals::new([SIGINT, SIGTERM]).expect("signals can be handled");
     let listen = move || {
@@ -78,7 +83,7 @@ fn stop_on_signals(control: &Arc<Control>) {
             if control.stopping() {
                 std::process::exit(128 + signal);
             }
-            info!("stopping: committing what was read; once more to stop at once");
+            info!("{first}; once more to stop at once");
             control.request_stop();
         }
     };

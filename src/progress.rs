@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use log::info;
 
-use crate::control::Control;
+use crate::control::{Control, Gauges};
 
 /// How often a log line is written where there is no terminal.
 const LOG_EVERY: Duration = Duration::from_secs(10);
+/// The same while it starts: nothing else is to be seen then.
+const LOG_START_EVERY: Duration = Duration::from_secs(2);
 const DRAW_EVERY: Duration = Duration::from_millis(250);
 
 /// Shows progress until it is dropped.
@@ -51,7 +53,10 @@ struct View {
     control: Arc<Control>,
     bounded: bool,
     bar: Option<ProgressBar>,
+    began: Instant,
     logged: Instant,
+    /// Whether bound epochs were still being read again when last looked at.
+    replaying: bool,
     /// Records and when, at the last log line.
     before: (u64, Instant),
 }
@@ -63,33 +68,49 @@ impl View {
             bar.set_style(spinner());
             bar
         });
-        View { control, bounded, bar, logged: Instant::now(), before: (0, Instant::now()) }
+        let now = Instant::now();
+        let replaying = false;
+        View { control, bounded, bar, began: now, logged: now, replaying, before: (0, now) }
     }
 
     fn refresh(&mut self) {
         let gauges = &self.control.gauges;
         let records = gauges.records.load(Relaxed);
         let ahead = gauges.records_ahead.load(Relaxed);
-        let (replay, replayed) =
-            (gauges.replay_epochs.load(Relaxed), gauges.replayed_epochs.load(Relaxed));
+        let replaying = gauges.replayed_epochs.load(Relaxed) < gauges.replay_epochs.load(Relaxed);
+        if self.replaying && !replaying {
+            info!("all is read again, {:.1} s after the start", self.began.elapsed().as_secs_f64());
+        }
+        self.replaying = replaying;
+        let stage = self.stage();
+        let log_every = if stage.is_some() { LOG_START_EVERY } else { LOG_EVERY };
+        let stage = stage.map_or(String::new(), |stage| format!("{stage}; "));
         if let Some(bar) = &self.bar {
             if self.bounded && ahead > 0 && bar.length() != Some(ahead) {
                 bar.set_length(ahead);
                 bar.set_style(counted());
             }
             bar.set_position(records);
-            bar.set_message(self.message());
-        } else if self.logged.elapsed() >= LOG_EVERY {
+            bar.set_message(format!("{stage}{}", self.message()));
+        } else if self.logged.elapsed() >= log_every {
             self.logged = Instant::now();
             let seconds = self.before.1.elapsed().as_secs_f64();
             let rate = (records - self.before.0) as f64 / seconds;
             self.before = (records, Instant::now());
-            let again = match replay > replayed {
-                true => format!("reading again, epoch {replayed} of {replay}; "),
-                false => String::new(),
-            };
-            info!("{again}{records} records ({rate:.0}/s), {}", self.message());
+            info!("{stage}{records} records ({rate:.0}/s), {}", self.message());
         }
+    }
+
+    /// What a start is at; `None` when it is done.
+    fn stage(&self) -> Option<String> {
+        let Gauges { shards_to_load, shards_loaded, replay_epochs, replayed_epochs, .. } =
+            &self.control.gauges;
+        let (load, loaded) = (shards_to_load.load(Relaxed), shards_loaded.load(Relaxed));
+        if loaded < load {
+            return Some(format!("loading open sessions, shard {loaded} of {load}"));
+        }
+        let (replay, replayed) = (replay_epochs.load(Relaxed), replayed_epochs.load(Relaxed));
+        (replayed < replay).then(|| format!("reading again, {} %", replayed * 100 / replay))
     }
 
     fn message(&self) -> String {

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use indicatif::HumanCount;
 use log::{debug, info};
 use timely::dataflow::operators::vec::{Broadcast, Input};
 use timely::dataflow::operators::{Inspect, Probe};
@@ -52,6 +53,7 @@ pub fn run(config: &Config, control: &Arc<Control>) -> Result<(), Fault> {
         config: config.clone(),
         control: Arc::clone(control),
         watcher: Mutex::default(),
+        loaded: Mutex::default(),
     });
     let guards = timely::execute(timely, move |worker| {
         if let Err(fault) = job.work(worker) {
@@ -94,6 +96,14 @@ struct Job {
     config: Config,
     control: Arc<Control>,
     watcher: Mutex<Option<Arc<Watcher>>>,
+    loaded: Mutex<Loaded>,
+}
+
+/// How many workers have loaded their shards, and how many open sessions were in them.
+#[derive(Default)]
+struct Loaded {
+    workers: usize,
+    sessions: u64,
 }
 
 impl Job {
@@ -204,7 +214,9 @@ impl Job {
 
     /// The shards of this worker, from their snapshots.
     fn load(&self, plan: &Plan, index: usize, peers: usize) -> Result<Vec<LoadedShard>, Fault> {
+        let began = Instant::now();
         let mine: Vec<Shard> = plan.shards_of(index, peers).collect();
+        self.control.gauges.shards_to_load.fetch_add(mine.len() as u64, Relaxed);
         let stored = ledger::snapshots_patiently(
             &self.config.ledger,
             mine.clone(),
@@ -222,6 +234,7 @@ impl Job {
                 ))
             })?;
             shards.push(LoadedShard { shard, epoch, table });
+            self.control.gauges.shards_loaded.fetch_add(1, Relaxed);
         }
         if shards.iter().map(|loaded| loaded.shard).ne(mine.iter().copied()) {
             return Err(Fault::World(format!(
@@ -230,6 +243,13 @@ impl Job {
                 shards.len(),
                 mine.len()
             )));
+        }
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.workers += 1;
+        loaded.sessions += shards.iter().map(|shard| shard.table.len() as u64).sum::<u64>();
+        if loaded.workers == peers {
+            let (sessions, took) = (HumanCount(loaded.sessions), began.elapsed());
+            info!("loaded {sessions} open sessions in {:.2} s", took.as_secs_f64());
         }
         Ok(shards)
     }

@@ -16,6 +16,9 @@ java_major_min=17
 setup_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 # Some containers start without HOME; a bare tilde then still knows the user's own.
 [[ ${HOME:-} ]] || { HOME=~ && export HOME; }
+# Where cargo puts the program.
+# shellcheck disable=SC2034 # for whoever sources this
+program=${CARGO_TARGET_DIR:-$setup_root/target}/release/sessionizer
 setup_cache=${SESSIONIZER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/sessionizer}
 
 say() { printf '%s\n' "$*" >&2; }

@@ -1,7 +1,7 @@
 //! What is durable at one moment, for the audit: read in one transaction that sees that moment
 //! for as long as the audit takes.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use postgres::Client;
 use postgres::fallible_iterator::FallibleIterator;
@@ -15,6 +15,7 @@ use crate::binding::{Offset, Status};
 use crate::control::Fault;
 use crate::key::Key;
 use crate::operators::LedgerError;
+use crate::plan::ShardProgress;
 use crate::session::Span;
 use crate::time::{Epoch, EventTime, Gap};
 
@@ -26,12 +27,13 @@ pub struct Moment {
     pub gap: Gap,
     /// Whether the table had rows before the job.
     pub found_rows: bool,
-    /// By shard: the epoch up to which its output is in the table.
-    pub shards: Vec<Epoch>,
+    /// By shard: the epoch up to which its output is in the table, and its books.
+    pub shards: Vec<ShardProgress>,
     /// By epoch of a shard: what it closes up to, and the last binding of each partition.
     pub epochs: BTreeMap<Epoch, (EventTime, Vec<NamedBinding>)>,
     /// Records that decode and are dead letters all the same: of the future, or dropped as late.
-    pub refused: HashSet<(String, i32, Offset)>,
+    /// By topic and partition.
+    pub refused: HashMap<(String, i32), HashSet<Offset>>,
     /// Records, closed, open, dead, difference, as of the last epoch that all shards have passed.
     pub balance: Vec<String>,
 }
@@ -41,14 +43,27 @@ impl Moment {
     pub fn read(config: &LedgerConfig) -> Result<Self, LedgerError> {
         let ails = |why: postgres::Error| classify(&why, "reading what is durable");
         let mut client = connect(config)?;
-        client.batch_execute("begin isolation level repeatable read read only").map_err(ails)?;
-        let job = client
-            .query_opt(
-                "select table_schema, table_name, gap_ms, session_end, found_rows
-                 from sessionizer.jobs where job = $1",
-                &[&config.job],
+        // The transaction is idle while the topic is read, however long that takes; it holds no
+        // lock that anybody waits for.
+        client
+            .batch_execute(
+                "set idle_in_transaction_session_timeout = 0;
+                 begin isolation level repeatable read read only",
             )
             .map_err(ails)?;
+        let there = client
+            .query_one("select to_regclass('sessionizer.jobs') is not null", &[])
+            .map_err(ails)?;
+        let job = match there.get(0) {
+            false => None, // No job has ever run here.
+            true => client
+                .query_opt(
+                    "select table_schema, table_name, gap_ms, session_end, found_rows, shards
+                     from sessionizer.jobs where job = $1",
+                    &[&config.job],
+                )
+                .map_err(ails)?,
+        };
         let Some(job) = job else {
             return Err(LedgerError::Fatal(Fault::Config(format!(
                 "there is no job {} in this database: name it by KAFKA_GROUP or --job",
@@ -68,25 +83,31 @@ impl Moment {
             found_rows: job.get(4),
             shards: Vec::new(),
             epochs: BTreeMap::new(),
-            refused: HashSet::new(),
+            refused: HashMap::new(),
             balance: Vec::new(),
         };
         moment.read_progress(&config.job).map_err(ails)?;
+        let known = moment.shards.iter().all(|shard| moment.epochs.contains_key(&shard.epoch));
+        if moment.shards.len() as i32 != job.get::<_, i32>(5) || !known {
+            return Err(LedgerError::Fatal(Fault::World(format!(
+                "what sessionizer.* holds of the job {} is incomplete: a shard or the epoch it \
+                 has reached is missing. Rows were deleted or changed by hand, or a restore was \
+                 partial",
+                config.job
+            ))));
+        }
         Ok(moment)
     }
 
     fn read_progress(&mut self, job: &str) -> Result<(), postgres::Error> {
-        let epochs = self.client.query(
-            "select epoch from sessionizer.shard_progress where job = $1 order by shard",
-            &[&job],
-        )?;
-        self.shards = epochs.iter().map(|row| row.get::<_, i64>(0) as Epoch).collect();
-        for epoch in self.shards.iter().copied().collect::<BTreeSet<Epoch>>() {
+        self.shards = start::progress(&mut self.client, job)?;
+        for epoch in self.shards.iter().map(|shard| shard.epoch).collect::<BTreeSet<Epoch>>() {
             let watermark = self.client.query_opt(
                 "select watermark_ms from sessionizer.epochs where job = $1 and epoch = $2",
                 &[&job, &(epoch as i64)],
             )?;
-            let watermark = watermark.and_then(|row| row.get::<_, Option<i64>>(0));
+            let Some(watermark) = watermark else { continue };
+            let watermark = watermark.get::<_, Option<i64>>(0);
             let mut watermark = watermark.map_or(EventTime::NEVER, EventTime::from_millis);
             let bindings = start::bindings_at(&mut self.client, job, epoch)?;
             if bindings.iter().all(|binding| binding.status == Status::Ended) {
@@ -99,7 +120,9 @@ impl Moment {
              where job = $1 and reason in ('future', 'late')",
             &[&job],
         )?;
-        self.refused = refused.iter().map(|r| (r.get(0), r.get(1), r.get(2))).collect();
+        for row in &refused {
+            self.refused.entry((row.get(0), row.get(1))).or_default().insert(row.get(2));
+        }
         let balance = self.client.query_opt(
             "select records::text, closed::text, open::text, dead::text, difference::text
              from sessionizer.balance where job = $1",
@@ -110,8 +133,11 @@ impl Moment {
         Ok(())
     }
 
-    /// Hands out every row of the table as it was at the moment.
-    pub fn rows(&mut self, mut take: impl FnMut(Key, Span)) -> Result<(), LedgerError> {
+    /// Hands out every row of the table as it was at the moment, until `take` has enough.
+    ///
+    /// A table that the job has found may allow nulls. No row of the job has one, so whatever
+    /// stands for a null must not look like a session.
+    pub fn rows(&mut self, mut take: impl FnMut(Key, Span) -> bool) -> Result<(), LedgerError> {
         let ails = |why: postgres::Error| classify(&why, "reading the table");
         let select = format!(
             "select ip::text, host::text, session_start, session_end, num_logs from {}",
@@ -120,11 +146,19 @@ impl Moment {
         let none: [&(dyn ToSql + Sync); 0] = [];
         let mut rows = self.client.query_raw(&select, none).map_err(ails)?;
         while let Some(row) = rows.next().map_err(ails)? {
-            let (first, end): (Timestamp, Timestamp) = (row.get(2), row.get(3));
-            let last = self.session_end.last_event(end.0, self.gap);
-            let count = row.get::<_, Option<i64>>(4).unwrap_or(0) as u64;
-            let (ip, host): (&str, &str) = (row.get(0), row.get(1));
-            take(Key::new(ip, host), Span { first: first.0, last, count });
+            let (ip, host): (Option<&str>, Option<&str>) = (row.get(0), row.get(1));
+            let (first, end): (Option<Timestamp>, Option<Timestamp>) = (row.get(2), row.get(3));
+            let count: Option<i64> = row.get(4);
+            let key = Key::new(ip.unwrap_or_default(), host.unwrap_or_default());
+            let span = Span {
+                first: first.map_or(EventTime::NEVER, |first| first.0),
+                last: end
+                    .map_or(EventTime::NEVER, |end| self.session_end.last_event(end.0, self.gap)),
+                count: count.map_or(0, |count| u64::try_from(count).unwrap_or(0)),
+            };
+            if !take(key, span) {
+                break;
+            }
         }
         Ok(())
     }

@@ -313,21 +313,7 @@ fn read(
         .read_only(true)
         .start()
         .map_err(ails)?;
-    let progress: Vec<ShardProgress> = tx
-        .query(
-            "select epoch, closed, open, dead from sessionizer.shard_progress where job = $1
-             order by shard",
-            &[&config.job],
-        )
-        .map_err(ails)?
-        .iter()
-        .map(|row| ShardProgress {
-            epoch: unsigned(row, 0),
-            closed: unsigned(row, 1),
-            open: unsigned(row, 2),
-            dead: unsigned(row, 3),
-        })
-        .collect();
+    let progress = progress(&mut tx, &config.job).map_err(ails)?;
     let base = tx
         .query_opt(
             "select epoch, watermark_ms, max_future_ms, late from sessionizer.epochs
@@ -380,6 +366,25 @@ fn epoch(row: &Row) -> NamedEpoch {
         Rules { max_future_ms, late }
     });
     NamedEpoch { epoch: unsigned(row, 0), watermark: optional(row, 1), rules, bindings: vec![] }
+}
+
+/// How far each shard is, in order.
+pub fn progress(
+    client: &mut impl GenericClient,
+    job: &str,
+) -> Result<Vec<ShardProgress>, postgres::Error> {
+    let rows = client.query(
+        "select epoch, closed, open, dead from sessionizer.shard_progress where job = $1
+         order by shard",
+        &[&job],
+    )?;
+    let shard = |row: &Row| ShardProgress {
+        epoch: unsigned(row, 0),
+        closed: unsigned(row, 1),
+        open: unsigned(row, 2),
+        dead: unsigned(row, 3),
+    };
+    Ok(rows.iter().map(shard).collect())
 }
 
 fn unsigned(row: &Row, column: usize) -> u64 {

@@ -286,7 +286,7 @@ impl<F: Feed> Source<F> {
                 ..bound.clone()
             })
             .collect();
-        control.gauges.replay_epochs.fetch_max(replay.len() as u64, Relaxed);
+        control.gauges.replay_epochs.fetch_add(replay.len() as u64, Relaxed);
         let epoch = replay.front().map_or(plan.first_epoch, |bound| bound.epoch);
         let replays = !replay.is_empty();
         let mut source = Source {

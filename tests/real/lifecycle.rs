@@ -175,7 +175,7 @@ fn a_stop_before_the_first_commit_is_clean_too() {
 // ---- dying ---------------------------------------------------------------------------------
 
 /// Sends records until told to stop.
-fn send_until(traffic: &mut Traffic, done: &AtomicBool) {
+pub fn send_until(traffic: &mut Traffic, done: &AtomicBool) {
     while !done.load(Ordering::Relaxed) {
         traffic.send(100);
         std::thread::sleep(Duration::from_millis(10));
@@ -203,7 +203,7 @@ fn watch_balance(world: &World, done: &AtomicBool) -> usize {
 }
 
 /// Raises the flag also when a test fails, so that its other threads end.
-struct Raise<'a>(&'a AtomicBool);
+pub struct Raise<'a>(pub &'a AtomicBool);
 
 impl Drop for Raise<'_> {
     fn drop(&mut self) {

@@ -1,0 +1,357 @@
+//! `sessionizer audit`: what is right passes, also beside the job and right after a crash; what is
+//! not is named, and so is what cannot be audited.
+
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use crate::lifecycle::{Raise, SOON, Traffic, send_until, start, wait_for_records};
+use crate::oracle::event;
+use crate::world::{Running, World, eventually, finish};
+
+const RIGHT: &str = "The table is the batch answer.";
+
+/// How an audit ended.
+struct Audit {
+    code: Option<i32>,
+    /// Its tables and its verdict.
+    said: String,
+    log: String,
+}
+
+fn audit(world: &World, args: &[&str]) -> Audit {
+    let output = world.command().arg("audit").args(args).output().expect("the program was built");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Audit { code: output.status.code(), said: text(&output.stdout), log: text(&output.stderr) }
+}
+
+/// The audit must find nothing.
+fn passes(world: &World) -> Audit {
+    let audit = audit(world, &[]);
+    assert_eq!(audit.code, Some(0), "{}\n{}", audit.said, audit.log);
+    assert!(audit.said.ends_with(&format!("{RIGHT}\n")), "{}", audit.said);
+    audit
+}
+
+/// The audit must end with this code and say why.
+fn fails(world: &World, args: &[&str], code: i32, why: &str) -> Audit {
+    let audit = audit(world, args);
+    assert_eq!(audit.code, Some(code), "{}\n{}", audit.said, audit.log);
+    assert!(audit.log.contains(why), "{why:?} is not said:\n{}\n{}", audit.said, audit.log);
+    assert!(!audit.said.contains(RIGHT), "{}", audit.said);
+    audit
+}
+
+/// The counts: rows that are right, rows of open sessions, open, missing, wrong.
+fn counts(audit: &Audit) -> Vec<u64> {
+    let mut lines = audit.said.lines().skip_while(|line| !line.contains("rows that are right"));
+    let row = lines.nth(2).expect("the table of counts");
+    let cells = row.split(['│', '┆']).map(str::trim).filter(|cell| !cell.is_empty());
+    cells.map(|cell| cell.parse().expect("a count")).collect()
+}
+
+/// The differences that are shown: what, ip, host, first, last, events.
+fn differences(audit: &Audit) -> Vec<Vec<String>> {
+    let lines = audit.said.lines().filter(|line| line.contains("in the answer"));
+    let cells = |line: &str| {
+        line.split(['│', '┆'])
+            .map(|cell| cell.trim().to_owned())
+            .filter(|c| !c.is_empty())
+            .collect()
+    };
+    lines.map(cells).collect()
+}
+
+/// A job that has read everything and has ended; the topic holds stragglers and bad input.
+fn settled(test: &str) -> World {
+    let world = World::new(test);
+    let mut traffic = Traffic::new(&world);
+    for _ in 0..2 {
+        traffic.send(2_000);
+        // The second time stragglers merge with rows that the first has written.
+        traffic.check(&world, &["-w", "2"]);
+    }
+    world
+}
+
+#[test]
+fn a_table_that_is_the_batch_answer_passes() {
+    let world = settled("audit-right");
+    let audit = passes(&world);
+    let rows: u64 = world.value("select count(*) from sessionized_events").parse().expect("rows");
+    assert_eq!(counts(&audit), [rows, 0, 0, 0, 0]);
+    assert!(differences(&audit).is_empty(), "{}", audit.said);
+}
+
+#[test]
+fn open_sessions_are_no_differences() {
+    let world = World::new("audit-open");
+    let mut traffic = Traffic::new(&world);
+    traffic.send(2_000);
+    let job = start(&world, "-w 2");
+    wait_for_records(&world, traffic.records());
+    job.stop();
+    let found = counts(&passes(&world));
+    assert!(found[0] > 0 && found[2] > 0 && found[3..] == [0, 0], "{found:?}");
+    // A session that is drained and goes on is in the table with a part of its events.
+    world.run_to_end(&[]);
+    traffic.send(200);
+    let job = start(&world, "-w 2");
+    wait_for_records(&world, traffic.records());
+    job.stop();
+    let found = counts(&passes(&world));
+    assert!(found[1] > 0 && found[3..] == [0, 0], "{found:?}");
+}
+
+#[test]
+fn rows_that_are_changed_gone_or_too_many_are_named() {
+    let world = settled("audit-damaged");
+    let rows: u64 = world.value("select count(*) from sessionized_events").parse().expect("rows");
+    let (missing, too_many) =
+        ("in the answer, not in the table", "in the table, not in the answer");
+    let third = "where (ip, host, session_start) =
+                 (select ip, host, session_start from sessionized_events
+                  order by ip, host, session_start offset 3 limit 1)";
+    let victim = world.query(&format!("select ip, host, num_logs from sessionized_events {third}"));
+    let [ip, host, events] = victim[0].clone().try_into().expect("three columns");
+    let more = (events.parse::<u64>().expect("a count") + 1).to_string();
+    let named = |kind: &str, events: &str| [kind, &ip, &host, events].map(str::to_owned);
+    let copy = "create table saved as table sessionized_events;
+                alter table sessionized_events drop constraint sessionized_events_pkey";
+    world.execute(copy);
+    let cases = [
+        (
+            format!("update sessionized_events set num_logs = num_logs + 1 {third}"),
+            "differences: 2",
+            [rows - 1, 1, 1],
+            vec![named(too_many, &more), named(missing, &events)],
+        ),
+        (
+            format!("update sessionized_events set session_end = session_end + '1 ms' {third}"),
+            "differences: 2",
+            [rows - 1, 1, 1],
+            vec![named(too_many, &events), named(missing, &events)],
+        ),
+        (
+            format!("delete from sessionized_events {third}"),
+            "differences: 1",
+            [rows - 1, 1, 0],
+            vec![named(missing, &events)],
+        ),
+        (
+            format!("insert into sessionized_events select * from sessionized_events {third}"),
+            "differences: 1",
+            [rows, 0, 1],
+            vec![named(too_many, &events)],
+        ),
+        (
+            format!(
+                "insert into sessionized_events
+                 select ip, host, session_start - '1 day'::interval, session_end, num_logs
+                 from sessionized_events {third}"
+            ),
+            "differences: 1",
+            [rows, 0, 1],
+            vec![named(too_many, &events)],
+        ),
+    ];
+    for (damage, why, [right, missing, wrong], want) in cases {
+        world.execute(&damage);
+        let audit = fails(&world, &[], 1, &format!("the table is not the batch answer; {why}"));
+        assert_eq!(counts(&audit), [right, 0, 0, missing, wrong], "{damage}:\n{}", audit.said);
+        let shown: Vec<Vec<String>> =
+            differences(&audit).into_iter().map(|row| [&row[..3], &row[5..]].concat()).collect();
+        assert_eq!(shown, want, "{damage}:\n{}", audit.said);
+        world.execute("truncate sessionized_events; insert into sessionized_events table saved");
+    }
+    passes(&world);
+    // Counted, and not shown.
+    world.execute("delete from sessionized_events");
+    let audit = fails(&world, &["--show", "3"], 1, &format!("differences: {rows}"));
+    assert!(differences(&audit).len() <= 6, "{}", audit.said);
+    assert_eq!(counts(&audit), [0, 0, 0, rows, 0]);
+}
+
+#[test]
+fn books_that_are_changed_are_named() {
+    let world = settled("audit-books");
+    world.execute("create table saved as table sessionizer.shard_progress");
+    world.execute("create table saved_epochs as table sessionizer.epochs");
+    let books = "shards whose books are not what is there: 1";
+    for (damage, why) in [
+        ("update sessionizer.epochs set closed = closed + 1", "the balance is not zero"),
+        ("update sessionizer.shard_progress set closed = closed + 1 where shard = 7", books),
+        ("update sessionizer.shard_progress set dead = dead + 1 where shard = 7", books),
+        (
+            "update sessionizer.shard_progress set closed = closed - 1, open = open + 1
+             where shard = 7",
+            books,
+        ),
+        ("update sessionizer.shard_progress set epoch = epoch - 1 where shard = 7", "incomplete"),
+        ("delete from sessionizer.shard_progress where shard = 7", "incomplete"),
+    ] {
+        world.execute(damage);
+        let audit = fails(&world, &[], 1, why);
+        assert_eq!(audit.said.contains("should say"), why == books, "{damage}:\n{}", audit.said);
+        world.execute(
+            "delete from sessionizer.shard_progress;
+             insert into sessionizer.shard_progress table saved;
+             delete from sessionizer.epochs; insert into sessionizer.epochs table saved_epochs",
+        );
+    }
+    passes(&world);
+}
+
+#[test]
+fn it_passes_again_and_again_beside_a_job_that_commits() {
+    let world = World::new("audit-beside");
+    let mut traffic = Traffic::new(&world);
+    let job = start(&world, "-w 2 --sink-connections 3 --snapshot-interval 500ms");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let raise = Raise(&done);
+        let sender = scope.spawn(|| send_until(&mut traffic, &done));
+        wait_for_records(&world, 1);
+        for _ in 0..6 {
+            let before = records(&world);
+            passes(&world);
+            eventually("the job goes on committing", || records(&world) > before);
+        }
+        drop(raise);
+        sender.join().expect("it sends");
+    });
+    job.stop();
+    traffic.check(&world, &[]);
+    passes(&world);
+}
+
+fn records(world: &World) -> u64 {
+    let sql = "select coalesce(max(records), 0) from sessionizer.balance";
+    world.value(sql).parse().expect("a number")
+}
+
+#[test]
+fn it_passes_right_after_a_kill_with_shards_at_different_epochs() {
+    let world = World::new("audit-killed");
+    let mut traffic = Traffic::new(&world);
+    let apart = "select count(distinct epoch) from sessionizer.shard_progress";
+    let mut different = 0;
+    for round in 0..20 {
+        // One lane waits for a lock of ours while the other commits.
+        let job = start(&world, "-w 2 --sink-connections 2 --snapshot-interval 300ms");
+        traffic.send(300);
+        wait_for_records(&world, traffic.records() - 200);
+        let mut client = world.client();
+        let mut held = client.transaction().expect("it answers");
+        let hold = "select from sessionizer.shard_progress where shard = 0 for update";
+        held.query(hold, &[]).expect("locked");
+        traffic.send(300);
+        eventually("the other lane has gone on", || world.value(apart) != "1");
+        job.kill();
+        held.rollback().expect("it answers");
+        // A commit that was waiting for the lock fails: its client is gone.
+        eventually("the connections are gone", || {
+            let gone = "select count(*) from pg_stat_activity
+                        where application_name like 'sessionizer/%'
+                            and datname = current_database()";
+            world.value(gone) == "0"
+        });
+        different += usize::from(world.value(apart) != "1");
+        passes(&world);
+        if different == 3 {
+            traffic.check(&world, &["-w", "3"]);
+            passes(&world);
+            return;
+        }
+        assert!(round < 19, "shards stood at different epochs {different} times only");
+    }
+}
+
+#[test]
+fn rows_from_before_the_job_are_told_apart() {
+    let world = World::new("audit-before");
+    world.execute(
+        "create table sessionized_events (ip varchar, host varchar, session_start timestamp(3),
+                                          session_end timestamp(3), num_logs bigint);
+         insert into sessionized_events values
+             ('old', 'h', '2020-01-01', '2020-01-01 00:05', 1),
+             ('old', 'h', '2020-01-01 00:01', '2020-01-01 00:06', 1),
+             (null, 'h', '2020-01-02', '2020-01-02 00:05', 1),
+             ('old', null, null, null, null)",
+    );
+    Traffic::new(&world).send(1_000);
+    world.run_to_end(&[]);
+    let audit = passes(&world);
+    assert!(audit.said.contains("4 rows are of no event of the job"), "{}", audit.said);
+}
+
+#[test]
+fn records_that_are_gone_are_said_to_be() {
+    let world = settled("audit-gone");
+    world.delete_records(&world.name, 1, 100);
+    let why = format!("{}[1]: the job has read offsets 0 to ", world.name);
+    let audit = fails(&world, &[], 1, &why);
+    assert!(audit.log.contains("what is gone cannot be audited"), "{}", audit.log);
+    world.delete_topic(&world.name);
+    fails(&world, &[], 2, &format!("the topic {} does not exist", world.name));
+}
+
+#[test]
+fn a_job_that_is_not_there_is_said_not_to_be() {
+    let world = World::new("audit-nobody");
+    world.create_topic(1);
+    let why = |job: &str| format!("there is no job {job} in this database");
+    fails(&world, &[], 2, &why(&world.name));
+    world.send_events(0, &[event("a", "h", 1_700_000_000_000)]);
+    world.run_to_end(&[]);
+    passes(&world);
+    fails(&world, &["--job", "nobody"], 2, &why("nobody"));
+    world.execute("drop table sessionized_events");
+    fails(&world, &[], 1, "sessionized_events");
+}
+
+#[test]
+fn it_waits_longer_than_postgres_lets_others_idle() {
+    let world = settled("audit-patient");
+    world.execute(&format!(
+        "alter database {} set idle_in_transaction_session_timeout = '1ms'",
+        world.database
+    ));
+    passes(&world);
+}
+
+#[test]
+fn a_signal_while_it_waits_for_kafka_ends_it() {
+    let world = settled("audit-stopped");
+    let mut command = world.command();
+    command.arg("audit").env("KAFKA_URL", "127.0.0.1:1");
+    let mut audit = Running::start(command);
+    audit.wait_for("waiting for Kafka");
+    let asked = Instant::now();
+    audit.signal("TERM");
+    let (status, log) = audit.wait();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(asked.elapsed() < SOON, "{:?}:\n{log}", asked.elapsed());
+    assert!(!log.contains("committing"), "it only reads:\n{log}");
+}
+
+#[test]
+fn a_signal_while_the_topic_is_read_ends_it_at_once() {
+    let world = World::new("audit-reading");
+    let mut command = world.command();
+    command.args(["produce", "--historical", "30d", "--number", "400000"]);
+    let (status, log) = finish(command);
+    assert!(status.success(), "{log}");
+    world.run_to_end(&["-w", "2"]);
+    for signal in ["INT", "TERM"] {
+        let mut command = world.command();
+        command.arg("audit");
+        let mut audit = Running::start(command);
+        audit.wait_for("reading up to 400000 records");
+        let asked = Instant::now();
+        audit.signal(signal);
+        let (status, log) = audit.wait();
+        assert_eq!(status.code(), Some(1), "{log}");
+        assert!(log.contains("the audit was stopped before its end"), "{log}");
+        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    }
+}
