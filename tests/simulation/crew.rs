@@ -13,8 +13,9 @@ use sessionizer::operators::source::SourceConfig;
 use sessionizer::plan::Plan;
 use sessionizer::watermark::Patience;
 
-use crate::feed::{OUT_OF_ORDERNESS_MS, SimFeed, Topic};
+use crate::feed::{MAX_FUTURE_MS, OUT_OF_ORDERNESS_MS, SimFeed, Topic};
 use crate::ledger::{Connection, Store};
+use crate::witness;
 
 pub const EPOCH_MS: u64 = 10;
 
@@ -27,6 +28,8 @@ pub struct Setup {
     pub topic: Arc<Mutex<Topic>>,
     pub store: Arc<Mutex<Store>>,
     pub now_ms: Arc<std::sync::atomic::AtomicU64>,
+    /// How far the clock of each worker is behind that of the one before.
+    pub lag_ms: u64,
 }
 
 /// One life.
@@ -51,11 +54,13 @@ impl Crew {
         }
         let ends = Mutex::new(ends);
         let shared = Arc::clone(&control);
+        let witness = witness::of_this_thread();
         let configuration = timely::Config {
             communication: timely::CommunicationConfig::Process(setup.workers),
             worker: timely::WorkerConfig::default(),
         };
         let threads = timely::execute(configuration, move |worker| {
+            witness::hears_this_thread(witness.clone());
             let (my_turn, did) = {
                 let mut ends = ends.lock().expect("not poisoned");
                 ends[worker.index()].take().expect("once a worker")
@@ -114,15 +119,15 @@ fn work(
         };
         setup.plan.shards_of(index, peers).map(load).collect()
     };
-    let clock = Arc::clone(&setup.now_ms);
+    let (clock, lag_ms) = (Arc::clone(&setup.now_ms), setup.lag_ms * index as u64);
     let shape = Shape {
         source: SourceConfig {
             epoch_ms: EPOCH_MS,
             patience: Patience { out_of_orderness_ms: OUT_OF_ORDERNESS_MS, idle_timeout_ms: 50 },
-            max_future_ms: 10_000_000,
+            max_future_ms: MAX_FUTURE_MS,
             dead_letter_bytes: 100,
             until_end: false,
-            now_ms: Arc::new(move || clock.load(std::sync::atomic::Ordering::Relaxed)),
+            now_ms: Arc::new(move || clock.load(std::sync::atomic::Ordering::Relaxed) - lag_ms),
             alarm: false,
         },
         snapshot_interval_ms: 100,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use sessionizer::binding::{Binding, Partition};
+use sessionizer::binding::{Binding, Partition, Status};
 use sessionizer::control::Fault;
 use sessionizer::correction::correct;
 use sessionizer::key::{Key, Shard};
@@ -17,6 +17,7 @@ use sessionizer::time::{Epoch, EventTime, Gap};
 use crate::feed::Topic;
 use crate::oracle::{self, GAP_MS};
 use crate::rng::Rng;
+use crate::sabotage::{self, Sabotage};
 
 pub fn gap() -> Gap {
     Gap::from_millis(GAP_MS).expect("valid")
@@ -48,13 +49,21 @@ pub struct Store {
     rng: Rng,
     /// Whether commits may fail; not at the very end.
     pub faulty: bool,
+    /// Nobody answers.
+    pub away: bool,
     pub lost_replies: u64,
     pub late: u64,
     pub commits: u64,
+    sabotage: Option<Sabotage>,
+    /// What a broken rule has left behind: a commit under way, ends that were only tried.
+    under_way: Option<Batch>,
+    tried: BTreeMap<Shard, Epoch>,
+    grace: bool,
 }
 
 impl Store {
     pub fn new(topic: Arc<Mutex<Topic>>, shards: u32, rng: Rng) -> Self {
+        let sabotage = topic.lock().expect("one at a time").sabotage;
         let empty = snapshot::encode(&SessionTable::new(gap(), EventTime::NEVER));
         let books =
             Books { watermark: EventTime::NEVER, shards_done: shards, closed: 0, open: 0, dead: 0 };
@@ -71,15 +80,25 @@ impl Store {
             dead_letters: BTreeSet::new(),
             rng,
             faulty: true,
+            away: false,
             lost_replies: 0,
             late: 0,
             commits: 0,
+            sabotage,
+            under_way: None,
+            tried: BTreeMap::new(),
+            grace: false,
         }
+    }
+
+    fn breaks(&self, rule: Sabotage) -> bool {
+        self.sabotage == Some(rule)
     }
 
     /// Takes the fence and reads what is durable.
     pub fn start(&mut self) -> Durable {
         self.generation += 1;
+        self.grace = true;
         let base = self.base();
         let named = |binding: &Binding| NamedBinding {
             topic: "t".to_owned(),
@@ -110,7 +129,7 @@ impl Store {
             progress: self.progress.clone(),
             base: NamedEpoch {
                 epoch: base,
-                watermark: self.epochs[&base].watermark,
+                watermark: self.base_watermark(base),
                 bindings: last.into_values().collect(),
             },
             replay: replay.collect(),
@@ -119,7 +138,23 @@ impl Store {
 
     pub fn snapshot(&self, shard: Shard) -> (Epoch, SessionTable) {
         let (epoch, bytes) = &self.snapshots[shard.0 as usize];
-        (*epoch, snapshot::decode(bytes, gap()).expect("as it was written"))
+        let table = snapshot::decode(bytes, gap()).expect("as it was written");
+        (*epoch, sabotage::table(self.sabotage, table))
+    }
+
+    fn base_watermark(&self, base: Epoch) -> EventTime {
+        match self.epochs.get(&base) {
+            Some(books) => books.watermark,
+            None => {
+                assert!(self.sabotage.is_some(), "the epoch of the oldest snapshot is kept");
+                EventTime::NEVER
+            }
+        }
+    }
+
+    /// Up to where every shard is durable.
+    pub fn durable_epoch(&self) -> Epoch {
+        self.progress.iter().map(|shard| shard.epoch).min().expect("shards")
     }
 
     fn base(&self) -> Epoch {
@@ -144,15 +179,24 @@ impl Store {
 
     fn commit(&mut self, batch: &Batch, generation: i64) -> Result<Written, LedgerError> {
         for step in &batch.steps {
-            let fits = self.progress[step.shard.0 as usize].epoch == step.from;
-            if generation != self.generation || !fits {
+            self.tried.insert(step.shard, step.to.epoch);
+            let fits = self.progress[step.shard.0 as usize].epoch == step.from
+                || self.breaks(Sabotage::NoIdempotence)
+                || self.breaks(Sabotage::ProgressForgotten);
+            let fenced = generation != self.generation && !self.spares(generation);
+            if fenced || !fits {
                 assert_ne!(generation, self.generation, "I5: {step:?} is not the next step");
                 return Err(LedgerError::Fatal(Fault::Fenced("fenced".to_owned())));
             }
         }
-        if self.faulty && self.rng.one_in(10) {
+        if self.away || self.faulty && self.rng.one_in(10) {
+            self.half_done(batch);
             return Err(LedgerError::Retry("it does not answer".to_owned()));
         }
+        if self.breaks(Sabotage::SaidAndNotDone) && self.rng.one_in(10) {
+            return Ok(batch.written());
+        }
+        self.grace = false;
         self.apply(batch);
         self.check();
         self.commits += 1;
@@ -163,31 +207,96 @@ impl Store {
         Ok(batch.written())
     }
 
+    /// Whether a broken fence lets an older instance through.
+    fn spares(&mut self, generation: i64) -> bool {
+        self.breaks(Sabotage::NoFence)
+            || self.breaks(Sabotage::FenceDoesNotWait)
+                && self.grace
+                && generation + 1 == self.generation
+    }
+
+    /// What a commit that failed leaves behind: nothing, unless a rule is broken.
+    fn half_done(&mut self, batch: &Batch) {
+        match self.sabotage {
+            Some(Sabotage::RowsWithoutProgress) => self.apply_rows(batch),
+            Some(Sabotage::DeadLettersWithoutProgress) => self.apply_dead_letters(batch),
+            Some(Sabotage::BooksWithoutProgress) => self.apply_books(batch),
+            Some(Sabotage::SnapshotsWithoutProgress) => self.apply_snapshots(batch),
+            Some(Sabotage::ProgressWithoutRows) => {
+                self.apply_progress(batch);
+                self.apply_dead_letters(batch);
+                self.apply_books(batch);
+                self.apply_snapshots(batch);
+            }
+            Some(Sabotage::ProgressWithoutBooks) => {
+                self.apply_progress(batch);
+                self.apply_rows(batch);
+                self.apply_dead_letters(batch);
+            }
+            Some(Sabotage::ProgressDoesNotWait) => self.under_way = Some(batch.clone()),
+            _ => {}
+        }
+    }
+
     fn apply(&mut self, batch: &Batch) {
+        self.apply_progress(batch);
+        self.apply_rows(batch);
+        self.apply_dead_letters(batch);
+        self.apply_books(batch);
+        self.apply_snapshots(batch);
+    }
+
+    fn apply_progress(&mut self, batch: &Batch) {
         for step in &batch.steps {
             self.progress[step.shard.0 as usize] = step.to;
         }
+    }
+
+    fn apply_rows(&mut self, batch: &Batch) {
         let (late, on_time): (Vec<_>, Vec<_>) = batch.closed.iter().partition(|c| c.late);
+        let before = self.breaks(Sabotage::LateBeforeOnTime).then(|| self.table.clone());
         for closed in on_time {
             self.table.entry(closed.key.clone()).or_default().push(closed.span);
         }
         self.late += late.len() as u64;
         let late: Vec<(Key, Span)> = late.iter().map(|c| (c.key.clone(), c.span)).collect();
-        let mut touched = Vec::new();
-        for (key, rows) in &self.table {
-            let touches =
-                |row: &Span| late.iter().any(|(k, span)| k == key && span.touches(row, gap()));
-            touched.extend(rows.iter().filter(|row| touches(row)).map(|row| (key.clone(), *row)));
+        let fetched = before.as_ref().unwrap_or(&self.table);
+        let runs: Vec<Vec<(Key, Span)>> = match self.sabotage {
+            Some(Sabotage::NoClosure) => late.into_iter().map(|one| vec![one]).collect(),
+            _ => vec![late],
+        };
+        let wide = match self.sabotage {
+            Some(Sabotage::RowsLookedUpTooNarrowly) => Gap::from_millis(GAP_MS - 1).expect("valid"),
+            _ => gap(),
+        };
+        let mut corrections = Vec::new();
+        for late in runs {
+            let mut touched = Vec::new();
+            for (key, rows) in fetched {
+                let touches =
+                    |row: &Span| late.iter().any(|(k, span)| k == key && span.touches(row, wide));
+                let rows = rows.iter().filter(|row| touches(row));
+                touched.extend(rows.map(|row| (key.clone(), *row)));
+            }
+            corrections.extend(correct(late, touched, gap()));
         }
-        for correction in correct(late, touched, gap()) {
+        for correction in corrections {
+            let stays = self.breaks(Sabotage::CorrectedRowsStay);
             let rows = self.table.entry(correction.key).or_default();
-            rows.retain(|row| !correction.removed.contains(row));
+            rows.retain(|row| stays || !correction.removed.contains(row));
             rows.extend(correction.added);
         }
+    }
+
+    fn apply_dead_letters(&mut self, batch: &Batch) {
         for (_, letter) in &batch.dead_letters {
             let place = (letter.partition, letter.offset);
             assert!(self.dead_letters.insert(place), "I5: the dead letter {place:?} came twice");
         }
+    }
+
+    fn apply_books(&mut self, batch: &Batch) {
+        let first_lane = batch.steps.iter().any(|step| step.shard == Shard(0));
         for books in &batch.books {
             let watermark = books.summary.watermark;
             let row = self.epochs.entry(books.epoch).or_insert(Books {
@@ -203,15 +312,34 @@ impl Store {
             row.open += books.open;
             row.dead += books.dead;
             self.watermarks.insert(books.epoch, watermark);
+            let before = self.watermarks.range(..books.epoch).next_back();
+            let after = self.watermarks.range(books.epoch + 1..).next();
+            let falls = before.is_some_and(|(_, other)| *other > watermark)
+                || after.is_some_and(|(_, other)| *other < watermark);
+            assert!(!falls, "W({}) = {watermark} falls: {before:?}, {after:?}", books.epoch);
             for binding in &books.summary.bindings {
                 let at = (books.epoch, binding.partition);
                 let known = *self.history.entry(at).or_insert(*binding);
                 assert_eq!(known, *binding, "I2: another binding of {at:?}");
-                self.bindings.insert(at, *binding);
+                self.check_idle(binding);
+                let lost = self.breaks(Sabotage::BindingsOfTheFirstLaneOnly) && !first_lane
+                    || self.breaks(Sabotage::BindingsOfOnePartitionOnly)
+                        && binding.partition.number > 0;
+                if !lost {
+                    self.bindings.insert(at, *binding);
+                }
             }
         }
+    }
+
+    fn apply_snapshots(&mut self, batch: &Batch) {
         for (shard, (epoch, bytes)) in &batch.snapshots {
-            self.snapshots[shard.0 as usize] = (*epoch, bytes.clone());
+            let run_ends = batch.books.last().map_or(*epoch, |books| books.epoch);
+            let epoch = match self.breaks(Sabotage::SnapshotsUnderTheEndOfTheirRun) {
+                true => run_ends,
+                false => *epoch,
+            };
+            self.snapshots[shard.0 as usize] = (epoch, bytes.clone());
         }
         if !batch.snapshots.is_empty() {
             self.trim();
@@ -220,11 +348,17 @@ impl Store {
 
     fn trim(&mut self) {
         let base = self.base();
-        self.epochs = self.epochs.split_off(&base);
-        let mut kept = self.bindings.split_off(&(base + 1, FIRST));
+        let newest = self.snapshots.iter().map(|(epoch, _)| *epoch).max().expect("shards");
+        let epochs = if self.breaks(Sabotage::EpochsTrimmedTooEarly) { newest } else { base };
+        let bindings = if self.breaks(Sabotage::BindingsTrimmedTooEarly) { newest } else { base };
+        self.epochs = self.epochs.split_off(&epochs);
+        let mut kept = self.bindings.split_off(&(bindings + 1, FIRST));
         let mut last: BTreeMap<Partition, (Epoch, Binding)> = BTreeMap::new();
         for ((epoch, partition), binding) in &self.bindings {
             last.insert(*partition, (*epoch, *binding));
+        }
+        if self.breaks(Sabotage::LastBindingTrimmed) {
+            last.clear();
         }
         kept.extend(last.into_iter().map(|(p, (epoch, binding))| ((epoch, p), binding)));
         self.bindings = kept;
@@ -243,24 +377,54 @@ impl Store {
         let topic = self.topic.lock().expect("one at a time");
         for shard in 0..self.progress.len() {
             let upto = self.progress[shard].epoch;
-            let mut ends: BTreeMap<Partition, i64> = BTreeMap::new();
-            for ((_, partition), binding) in self.history.range(..(upto + 1, FIRST)) {
-                ends.insert(*partition, binding.end);
-            }
-            let bound = ends.iter().flat_map(|(partition, end)| {
-                let entries = topic.logs[partition.number as usize].entries.iter();
-                entries.filter(move |entry| entry.offset < *end).filter_map(|e| e.event.as_ref())
-            });
             let shards = self.progress.len() as u32;
             let mine = |key: &str| {
                 let hash = sessionizer::key::stable_hash(Key::new(key, "h").bytes());
                 Shard::of(hash, shards).0 as usize == shard
             };
-            let bound = bound.filter(|(key, _)| mine(key)).map(|(key, time)| (&**key, *time));
-            let sessions = oracle::sessions(bound);
+            let bound = self.bound(&topic, upto);
+            let sessions = oracle::sessions(bound.into_iter().filter(|(key, _)| mine(key)));
             let watermark = self.watermarks.get(&upto).copied().unwrap_or(EventTime::NEVER);
             self.check_shard(shard, &sessions, watermark, &mine);
         }
+    }
+
+    /// Every event that was bound up to and with an epoch.
+    fn bound<'a>(&self, topic: &'a Topic, upto: Epoch) -> Vec<(&'a str, i64)> {
+        let mut events = Vec::new();
+        let mut passed = vec![0; topic.logs.len()];
+        for ((epoch, partition), binding) in self.history.range(..(upto + 1, FIRST)) {
+            let at = partition.number as usize;
+            let entries = topic.logs[at].entries[passed[at]..].iter();
+            for entry in entries.take_while(|entry| entry.offset < binding.end) {
+                events.extend(entry.event_in(*epoch));
+                passed[at] += 1;
+            }
+        }
+        events
+    }
+
+    /// The batch answer over all that was ever bound; `None` as long as something is not.
+    pub fn whole_answer(&self) -> Option<oracle::Sessions> {
+        let topic = self.topic.lock().expect("one at a time");
+        let whole = topic.logs.iter().enumerate().all(|(number, log)| {
+            let bound = self.history.iter().filter(|((_, p), _)| p.number as usize == number);
+            let end = bound.map(|(_, binding)| binding.end).max();
+            let last = log.entries.last().map_or(0, |entry| entry.offset + 1);
+            end.is_some_and(|end| end >= last)
+        });
+        whole.then(|| oracle::sessions(self.bound(&topic, Epoch::MAX - 1)))
+    }
+
+    /// Nobody is idle whose end the broker has not told.
+    fn check_idle(&self, binding: &Binding) {
+        let topic = self.topic.lock().expect("one at a time");
+        let log = &topic.logs[binding.partition.number as usize];
+        let idle = binding.status == Status::Idle;
+        assert!(
+            !idle || log.said_end.contains(&binding.end),
+            "it is not known to end: {binding:?}"
+        );
     }
 
     fn check_shard(
@@ -286,6 +450,8 @@ impl Store {
                 let part = |s: &&(i64, i64, u64)| s.0 <= row.0 && row.1 <= s.1 && row.2 <= s.2;
                 let of = sessions.get(key).and_then(|sessions| sessions.iter().find(part));
                 assert!(of.is_some(), "shard {shard}: {key}'s row {row:?} is of no session");
+                let passed = row.1 + GAP_MS < watermark.millis();
+                assert!(passed, "shard {shard}: {key}'s {row:?} was closed before {watermark}");
             }
         }
     }
@@ -294,7 +460,7 @@ impl Store {
     fn check_books(&self) {
         let shards = self.progress.len() as u32;
         let complete = self.epochs.iter().rev().find(|(_, books)| books.shards_done == shards);
-        let (epoch, books) = complete.expect("the base is complete");
+        let (epoch, books) = complete.expect("I8: no epoch is kept that all shards have passed");
         let mut records: BTreeMap<Partition, u64> = BTreeMap::new();
         for ((_, partition), binding) in self.bindings.range(..(*epoch + 1, FIRST)) {
             records.insert(*partition, binding.records);
@@ -319,10 +485,22 @@ impl Ledger for Connection {
     }
 
     fn progress(&mut self, shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError> {
-        let store = self.store.lock().expect("one at a time");
-        if store.generation != self.generation {
+        let mut store = self.store.lock().expect("one at a time");
+        if store.away {
+            return Err(LedgerError::Retry("it does not answer".to_owned()));
+        }
+        if store.generation != self.generation && !store.spares(self.generation) {
             return Err(LedgerError::Fatal(Fault::Fenced("fenced".to_owned())));
         }
-        Ok(shards.iter().map(|shard| store.progress[shard.0 as usize].epoch).collect())
+        let progress = shards.iter().map(|shard| match store.sabotage {
+            Some(Sabotage::LostReplyIsFailure | Sabotage::NoIdempotence) => 0,
+            Some(Sabotage::LostReplyIsSuccess) => store.tried[shard],
+            _ => store.progress[shard.0 as usize].epoch,
+        });
+        let progress = progress.collect();
+        if let Some(batch) = store.under_way.take() {
+            store.apply(&batch);
+        }
+        Ok(progress)
     }
 }
