@@ -1,5 +1,7 @@
 //! The workers of one life of the job: real timely threads, of which one at a time moves.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
@@ -30,6 +32,8 @@ pub struct Setup {
     pub now_ms: Arc<std::sync::atomic::AtomicU64>,
     /// How far the clock of each worker is behind that of the one before.
     pub lag_ms: u64,
+    /// Whether it ends where the partitions ended at its start.
+    pub bounded: bool,
 }
 
 /// One life.
@@ -37,6 +41,9 @@ pub struct Crew {
     turns: Vec<Sender<()>>,
     /// Whether a worker's dataflow is still there after its turn.
     moved: Vec<Receiver<bool>>,
+    /// The workers whose dataflows are gone.
+    ended: RefCell<BTreeSet<usize>>,
+    pub plan: Arc<Plan>,
     pub control: Arc<Control>,
     threads: Option<timely::communication::WorkerGuards<()>>,
 }
@@ -44,6 +51,7 @@ pub struct Crew {
 impl Crew {
     pub fn start(setup: Setup) -> Self {
         let control = Arc::new(Control::default());
+        let plan = Arc::clone(&setup.plan);
         let (mut turns, mut moved, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..setup.workers {
             let (turn, my_turn) = channel();
@@ -70,7 +78,8 @@ impl Crew {
                 worker.drop_dataflow(dataflow);
             }
         });
-        Crew { turns, moved, control, threads: Some(threads.expect("threads can be started")) }
+        let threads = Some(threads.expect("threads can be started"));
+        Crew { turns, moved, ended: RefCell::default(), plan, control, threads }
     }
 
     pub fn workers(&self) -> usize {
@@ -81,7 +90,16 @@ impl Crew {
     pub fn step(&self, worker: usize) -> bool {
         let gone = "the worker panicked: see above";
         self.turns[worker].send(()).expect(gone);
-        self.moved[worker].recv().expect(gone)
+        let there = self.moved[worker].recv().expect(gone);
+        if !there {
+            self.ended.borrow_mut().insert(worker);
+        }
+        there
+    }
+
+    /// Whether the dataflow of every worker is gone: nothing is left to do.
+    pub fn ended(&self) -> bool {
+        self.ended.borrow().len() == self.workers()
     }
 }
 
@@ -126,7 +144,7 @@ fn work(
             patience: Patience { out_of_orderness_ms: OUT_OF_ORDERNESS_MS, idle_timeout_ms: 50 },
             max_future_ms: MAX_FUTURE_MS,
             dead_letter_bytes: 100,
-            until_end: false,
+            until_end: setup.bounded,
             now_ms: Arc::new(move || clock.load(std::sync::atomic::Ordering::Relaxed) - lag_ms),
             alarm: false,
         },

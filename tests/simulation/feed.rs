@@ -46,6 +46,11 @@ pub struct Log {
 }
 
 impl Log {
+    /// More records come.
+    pub fn show(&mut self, more: usize) {
+        self.visible = (self.visible + more).min(self.entries.len());
+    }
+
     /// The end as the broker gives it now.
     pub fn visible_end(&self) -> Offset {
         match self.entries.get(self.visible) {
@@ -68,9 +73,9 @@ pub struct Topic {
 impl Topic {
     pub fn new(rng: &mut Rng, keys: u64, sabotage: Option<Sabotage>) -> Self {
         // One that is accepted makes nearly everything after it late: not in every schedule.
-        let futures = rng.one_in(5);
+        let futures = rng.one_in(3);
         let logs: Vec<Log> = (0..rng.between(1, 4)).map(|_| log(rng, keys, futures)).collect();
-        let existing = match rng.one_in(3) {
+        let existing = match rng.one_in(2) {
             true => rng.between(1, logs.len() as u64) as usize,
             false => logs.len(),
         };
@@ -81,7 +86,7 @@ impl Topic {
     pub fn grow(&mut self) {
         if self.existing < self.logs.len() {
             let log = &mut self.logs[self.existing];
-            log.visible = self.rng.below(6).min(log.entries.len() as u64) as usize;
+            log.visible = self.rng.below(10).min(log.entries.len() as u64) as usize;
             self.existing += 1;
         }
     }
@@ -92,7 +97,7 @@ fn log(rng: &mut Rng, keys: u64, futures: bool) -> Log {
     let mut offset = rng.below(5) as Offset;
     let mut entries: Vec<Entry> = Vec::new();
     let steps = [0, 1, 10, GAP_MS - 1, GAP_MS, GAP_MS + 1, GAP_MS + 20, 250];
-    for _ in 0..rng.below(30) {
+    for _ in 0..rng.below(45) {
         now += steps[rng.below(steps.len() as u64) as usize];
         let back = match rng.one_in(4) {
             true => rng.below(800) as i64,
@@ -107,7 +112,7 @@ fn log(rng: &mut Rng, keys: u64, futures: bool) -> Log {
                 (key, time) = (other.clone(), at + apart[rng.below(6) as usize]);
             }
         }
-        if futures && rng.one_in(12) {
+        if futures && rng.one_in(8) {
             // At the edge of the future: the epoch decides.
             time = BEGIN_MS as i64 + MAX_FUTURE_MS + rng.below(1_500) as i64;
         }
@@ -209,7 +214,7 @@ impl Feed for SimFeed {
         if caught_up {
             log.said_end.insert(position);
         }
-        caught_up
+        caught_up || topic.sabotage == Some(Sabotage::CaughtUpTooSoon)
     }
 
     fn service(&mut self) -> Result<Vec<(Partition, Offset)>, Fault> {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use sessionizer::binding::{Binding, Partition, Status};
+use sessionizer::binding::{Binding, Offset, Partition, Status};
 use sessionizer::control::Fault;
 use sessionizer::correction::correct;
 use sessionizer::key::{Key, Shard};
@@ -382,18 +382,30 @@ impl Store {
                 let hash = sessionizer::key::stable_hash(Key::new(key, "h").bytes());
                 Shard::of(hash, shards).0 as usize == shard
             };
-            let bound = self.bound(&topic, upto);
-            let sessions = oracle::sessions(bound.into_iter().filter(|(key, _)| mine(key)));
+            let Bound { events, drained } = self.bound(&topic, upto);
+            let in_drain = oracle::sessions(events[..drained.unwrap_or(0)].iter().copied());
+            // What is bound since the last drain is nothing: everything is closed.
+            let all_closed = drained.is_some_and(|drained| drained == events.len());
+            let sessions = oracle::sessions(events.into_iter().filter(|(key, _)| mine(key)));
             let watermark = self.watermarks.get(&upto).copied().unwrap_or(EventTime::NEVER);
-            self.check_shard(shard, &sessions, watermark, &mine);
+            let close_before = if all_closed { EventTime::FOREVER } else { watermark };
+            self.check_shard(shard, &sessions, &in_drain, (watermark, close_before), &mine);
         }
     }
 
     /// Every event that was bound up to and with an epoch.
-    fn bound<'a>(&self, topic: &'a Topic, upto: Epoch) -> Vec<(&'a str, i64)> {
+    fn bound<'a>(&self, topic: &'a Topic, upto: Epoch) -> Bound<'a> {
         let mut events = Vec::new();
+        let mut drained = None;
+        let mut status = BTreeMap::new();
+        let mut now = 0;
         let mut passed = vec![0; topic.logs.len()];
         for ((epoch, partition), binding) in self.history.range(..(upto + 1, FIRST)) {
+            if *epoch > now && ended(&status) {
+                drained = Some(events.len());
+            }
+            now = *epoch;
+            status.insert(*partition, binding.status);
             let at = partition.number as usize;
             let entries = topic.logs[at].entries[passed[at]..].iter();
             for entry in entries.take_while(|entry| entry.offset < binding.end) {
@@ -401,19 +413,45 @@ impl Store {
                 passed[at] += 1;
             }
         }
-        events
+        if ended(&status) {
+            drained = Some(events.len());
+        }
+        Bound { events, drained }
     }
 
-    /// The batch answer over all that was ever bound; `None` as long as something is not.
-    pub fn whole_answer(&self) -> Option<oracle::Sessions> {
+    /// The batch answer over all that was ever bound.
+    pub fn answer(&self) -> oracle::Sessions {
         let topic = self.topic.lock().expect("one at a time");
-        let whole = topic.logs.iter().enumerate().all(|(number, log)| {
-            let bound = self.history.iter().filter(|((_, p), _)| p.number as usize == number);
-            let end = bound.map(|(_, binding)| binding.end).max();
-            let last = log.entries.last().map_or(0, |entry| entry.offset + 1);
-            end.is_some_and(|end| end >= last)
-        });
-        whole.then(|| oracle::sessions(self.bound(&topic, Epoch::MAX - 1)))
+        oracle::sessions(self.bound(&topic, Epoch::MAX - 1).events)
+    }
+
+    /// The batch answer over the topic; `None` as long as some of it is not bound.
+    pub fn whole_answer(&self) -> Option<oracle::Sessions> {
+        let everywhere = |_| Offset::MAX;
+        self.is_bound_to(everywhere).then(|| self.answer())
+    }
+
+    /// Whether every record of each partition before an offset is bound.
+    pub fn is_bound_to(&self, offset: impl Fn(Partition) -> Offset) -> bool {
+        let topic = self.topic.lock().expect("one at a time");
+        topic.logs.iter().enumerate().all(|(number, log)| {
+            let partition = Partition { topic: 0, number: number as i32 };
+            let bound = self.history.iter().filter(|((_, other), _)| *other == partition);
+            let end = bound.map(|(_, binding)| binding.end).max().unwrap_or(Offset::MIN);
+            let before = offset(partition);
+            let mut wanted = log.entries.iter().filter(|entry| entry.offset < before);
+            wanted.next_back().is_none_or(|last| last.offset < end)
+        })
+    }
+
+    /// Whether something at or behind an offset of some partition is bound.
+    pub fn is_bound_behind(&self, offset: impl Fn(Partition) -> Offset) -> bool {
+        self.history.iter().any(|((_, at), binding)| binding.end > offset(*at))
+    }
+
+    /// Whether a partition has ended in an epoch or after it.
+    pub fn has_ends_since(&self, epoch: Epoch) -> bool {
+        self.history.range((epoch, FIRST)..).any(|(_, b)| b.status == Status::Ended)
     }
 
     /// Nobody is idle whose end the broker has not told.
@@ -431,13 +469,14 @@ impl Store {
         &self,
         shard: usize,
         sessions: &oracle::Sessions,
-        watermark: EventTime,
+        in_drain: &oracle::Sessions,
+        (watermark, close_before): (EventTime, EventTime),
         mine: &dyn Fn(&str) -> bool,
     ) {
         let rows: oracle::Sessions = self.rows().into_iter().filter(|(key, _)| mine(key)).collect();
         for (key, sessions) in sessions {
             for session in sessions {
-                let closed = session.1 + GAP_MS < watermark.millis();
+                let closed = session.1 + GAP_MS < close_before.millis();
                 let there = rows.get(key).is_some_and(|rows| rows.contains(session));
                 assert!(
                     !closed || there,
@@ -450,7 +489,10 @@ impl Store {
                 let part = |s: &&(i64, i64, u64)| s.0 <= row.0 && row.1 <= s.1 && row.2 <= s.2;
                 let of = sessions.get(key).and_then(|sessions| sessions.iter().find(part));
                 assert!(of.is_some(), "shard {shard}: {key}'s row {row:?} is of no session");
-                let passed = row.1 + GAP_MS < watermark.millis();
+                let drained = in_drain.get(key).is_some_and(|drained| {
+                    drained.last().is_some_and(|(_, newest, _)| row.1 <= *newest)
+                });
+                let passed = drained || row.1 + GAP_MS < watermark.millis();
                 assert!(passed, "shard {shard}: {key}'s {row:?} was closed before {watermark}");
             }
         }
@@ -468,6 +510,18 @@ impl Store {
         let records: u64 = records.values().sum();
         assert_eq!(records, books.closed + books.open + books.dead, "I8 at {epoch}: {books:?}");
     }
+}
+
+/// What was bound up to some epoch.
+struct Bound<'a> {
+    events: Vec<(&'a str, i64)>,
+    /// How many of them were there when a bounded run last closed everything.
+    drained: Option<usize>,
+}
+
+/// Whether there are partitions, and all have ended.
+fn ended(status: &BTreeMap<Partition, Status>) -> bool {
+    !status.is_empty() && status.values().all(|status| *status == Status::Ended)
 }
 
 /// Before every partition.

@@ -3,9 +3,9 @@
 //! A seed is one schedule: partitions, keys, disorder, stragglers, bad input, events at the edge of
 //! the future, silent partitions, partitions that appear later, one to four workers and lanes that
 //! change at every start, clocks that differ and are set back, commits that fail or whose reply is
-//! lost, a ledger that is away for a while, crashes and clean stops between any two steps, and
-//! instances that do not know that they were replaced. At every commit the contract and the
-//! invariants are checked; at the end the table equals the batch answer.
+//! lost, a ledger that is away for a while, crashes and clean stops between any two steps, bounded
+//! runs that end by themselves, and instances that do not know that they were replaced. At every
+//! commit the contract and the invariants are checked; at the end the table equals the batch answer.
 //!
 //! That the checks bite is shown by breaking the protocol's rules one by one (`sabotage`).
 //!
@@ -41,7 +41,7 @@ fn whatever_happens_the_contract_holds_and_the_table_is_the_batch_answer() {
     println!("{seen:?}");
     // A simulation in which nothing goes wrong proves nothing.
     assert!(seen.crashes > 0 && seen.stops > 0 && seen.lost_replies > 0 && seen.fenced > 0);
-    assert!(seen.late > 0 && seen.dead > 0 && seen.replayed_epochs > 0);
+    assert!(seen.late > 0 && seen.dead > 0 && seen.replayed_epochs > 0 && seen.drains > 0);
 }
 
 fn all(seeds: impl Iterator<Item = u64>) -> schedule::Seen {

@@ -47,6 +47,8 @@ pub enum Sabotage {
     ReplayToThePresentEnd,
     PositionSkipsARecord,
     NewPartitionFromItsEnd,
+    CaughtUpTooSoon,
+    EndsForgotten,
     HorizonForgotten,
     LatenessForgotten,
     NoClosure,
@@ -86,6 +88,8 @@ const RULES: &[(Sabotage, &str)] = &[
     (Sabotage::ReplayToThePresentEnd, "the replay reads to the present end"),
     (Sabotage::PositionSkipsARecord, "the feed's position skips a record"),
     (Sabotage::NewPartitionFromItsEnd, "a partition that appears is read from its end"),
+    (Sabotage::CaughtUpTooSoon, "the feed is caught up with what it has not read"),
+    (Sabotage::EndsForgotten, "the replay does not know which partitions had ended"),
     (Sabotage::HorizonForgotten, "the horizon is not in the snapshot"),
     (Sabotage::LatenessForgotten, "that a session is late is not in the snapshot"),
     (Sabotage::NoClosure, "late sessions are merged one by one with the rows as they were"),
@@ -98,6 +102,13 @@ const RULES: &[(Sabotage, &str)] = &[
 pub fn durable(sabotage: Option<Sabotage>, durable: &mut Durable) {
     match sabotage {
         Some(Sabotage::BaseWatermarkForgotten) => durable.base.watermark = EventTime::NEVER,
+        Some(Sabotage::EndsForgotten) => {
+            for binding in durable.replay.iter_mut().flat_map(|e| &mut e.bindings) {
+                if binding.status == Status::Ended {
+                    (binding.status, binding.quiet_since) = (Status::Active, 0);
+                }
+            }
+        }
         Some(Sabotage::SilentEpochsUnbound) => {
             durable.replay.retain(|bound| !bound.bindings.is_empty());
         }

@@ -19,6 +19,7 @@ pub struct Seen {
     pub lives: u64,
     pub crashes: u64,
     pub stops: u64,
+    pub drains: u64,
     pub fenced: u64,
     pub commits: u64,
     pub lost_replies: u64,
@@ -32,6 +33,7 @@ impl Seen {
         self.lives += other.lives;
         self.crashes += other.crashes;
         self.stops += other.stops;
+        self.drains += other.drains;
         self.fenced += other.fenced;
         self.commits += other.commits;
         self.lost_replies += other.lost_replies;
@@ -66,7 +68,7 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Seen {
     let now_ms = Arc::new(AtomicU64::new(BEGIN_MS));
     let (stale, seen) = (None, Seen::default());
     let mut world = World { rng, topic, store, now_ms, stale, seen, sabotage };
-    for _ in 0..world.rng.below(6) {
+    for _ in 0..world.rng.below(11) {
         world.live();
     }
     world.last_life();
@@ -79,7 +81,8 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Seen {
 }
 
 impl World {
-    fn start(&mut self) -> Crew {
+    /// The next life; a bounded one ends where the partitions end now.
+    fn start(&mut self, bounded: bool) -> Crew {
         let mut durable = self.store.lock().expect("one at a time").start();
         sabotage::durable(self.sabotage, &mut durable);
         let existing = self.topic.lock().expect("one at a time").existing;
@@ -89,6 +92,13 @@ impl World {
         let first = tick(now_ms, EPOCH_MS);
         let mut plan = assemble(&durable, &["t".to_owned()], &[existing as i32], first);
         sabotage::plan(self.sabotage, &mut plan, first);
+        if bounded {
+            let topic = self.topic.lock().expect("one at a time");
+            for part in &mut plan.partitions {
+                let log = &topic.logs[part.start.partition.number as usize];
+                part.until = Some(log.visible_end());
+            }
+        }
         self.seen.lives += 1;
         self.seen.replayed_epochs += plan.replay.len() as u64;
         Crew::start(Setup {
@@ -99,6 +109,7 @@ impl World {
             store: Arc::clone(&self.store),
             now_ms: Arc::clone(&self.now_ms),
             lag_ms: self.rng.below(3) * 7,
+            bounded,
         })
     }
 
@@ -122,7 +133,7 @@ impl World {
             let mut topic = self.topic.lock().expect("one at a time");
             let at = self.rng.below(topic.existing as u64) as usize;
             let log = &mut topic.logs[at];
-            log.visible = (log.visible + self.rng.below(4) as usize).min(log.entries.len());
+            log.show(self.rng.below(4) as usize);
             if self.rng.one_in(50) {
                 topic.grow();
             }
@@ -147,22 +158,80 @@ impl World {
             assert!(matches!(stale.control.fault(), Some(Fault::Fenced(_))));
             self.seen.fenced += 1;
             self.stale = None;
-        } else if self.rng.one_in(200) {
+        } else if stale.ended() || self.rng.one_in(200) {
             self.stale = None;
         }
     }
 
-    /// One life: it ends with a crash, a clean stop, or a successor that it knows nothing of.
+    /// One life: it ends with a crash, a clean stop, or a successor that it knows nothing of. A
+    /// bounded one may come to its own end before.
     fn live(&mut self) {
-        let crew = self.start();
-        for _ in 0..self.rng.below(400) {
+        let bounded = self.rng.one_in(4);
+        if bounded || self.rng.one_in(2) {
+            // Records came while nobody ran: a bounded run would have little to do without.
+            let mut topic = self.topic.lock().expect("one at a time");
+            let existing = topic.existing;
+            for log in &mut topic.logs[..existing] {
+                log.show(self.rng.below(12) as usize);
+            }
+        }
+        let crew = self.start(bounded);
+        if bounded && self.rng.one_in(2) {
+            // What appears now is none of its business.
+            self.topic.lock().expect("one at a time").grow();
+        }
+        let crashes_at_the_end = bounded && self.rng.one_in(2);
+        // Short ones leave much to read again to the next, and to the one after it.
+        let most = if self.rng.one_in(2) { 400 } else { 100 };
+        for _ in 0..self.rng.below(most) {
             self.step(&crew);
+            if crew.ended() {
+                return self.check_drained(&crew);
+            }
+            // Shortly before it ends, when only some of that is durable, a crash tells most.
+            if crashes_at_the_end && self.is_ending(&crew) && self.rng.one_in(10) {
+                self.seen.crashes += 1;
+                return;
+            }
         }
         match self.rng.below(4) {
             0 => self.stop(&crew),
+            1 | 2 if bounded => self.drain(&crew),
             1 => self.stale = Some(crew),
             _ => self.seen.crashes += 1,
         }
+    }
+
+    /// Whether it is durable that some partition has ended in this life.
+    fn is_ending(&self, crew: &Crew) -> bool {
+        self.store.lock().expect("one at a time").has_ends_since(crew.plan.first_epoch)
+    }
+
+    /// A bounded run that nobody disturbs.
+    fn drain(&mut self, crew: &Crew) {
+        for _ in 0..PATIENCE_STEPS {
+            self.step(crew);
+            if crew.ended() {
+                return self.check_drained(crew);
+            }
+        }
+        panic!("a bounded run does not end");
+    }
+
+    /// A bounded run has read what was there at its start, closed it all, and left nothing to
+    /// read again.
+    fn check_drained(&mut self, crew: &Crew) {
+        self.seen.drains += 1;
+        let mut store = self.store.lock().expect("one at a time");
+        let until = |partition| {
+            let mut parts = crew.plan.partitions.iter();
+            let part = parts.find(|part| part.start.partition == partition);
+            part.and_then(|part| part.until).unwrap_or(0)
+        };
+        assert!(store.is_bound_to(until), "a bounded run has not read what was there");
+        assert!(!store.is_bound_behind(until), "a bounded run has read what was not there");
+        assert_eq!(store.rows(), store.answer(), "a bounded run has not closed everything");
+        assert_eq!(store.start().replay, [], "a bounded run leaves nothing to read again");
     }
 
     /// A clean stop: everything that was read is committed, and nothing has to be read again.
@@ -188,16 +257,19 @@ impl World {
 
     /// Everything comes, nothing fails, and then nobody sends any more.
     fn last_life(&mut self) {
-        let crew = self.start();
+        if self.rng.one_in(4) {
+            self.let_everything_come();
+            let crew = self.start(true);
+            self.drain(&crew);
+            let store = self.store.lock().expect("one at a time");
+            assert_eq!(Some(store.rows()), store.whole_answer());
+            return;
+        }
+        let crew = self.start(false);
         for _ in 0..self.rng.below(300) {
             self.step(&crew);
         }
-        self.store.lock().expect("one at a time").faulty = false;
-        {
-            let mut topic = self.topic.lock().expect("one at a time");
-            topic.existing = topic.logs.len();
-            topic.logs.iter_mut().for_each(|log| log.visible = log.entries.len());
-        }
+        self.let_everything_come();
         let mut want = None;
         for _ in 0..PATIENCE_STEPS {
             self.step(&crew);
@@ -213,5 +285,12 @@ impl World {
         }
         let rows = self.store.lock().expect("one at a time").rows();
         panic!("the table never became the batch answer: {rows:?}, not {want:?}");
+    }
+
+    fn let_everything_come(&mut self) {
+        self.store.lock().expect("one at a time").faulty = false;
+        let mut topic = self.topic.lock().expect("one at a time");
+        topic.existing = topic.logs.len();
+        topic.logs.iter_mut().for_each(|log| log.visible = log.entries.len());
     }
 }
