@@ -200,6 +200,9 @@ enum Next {
 struct Part {
     clock: PartitionClock,
     until: Option<Offset>,
+    /// Whether the feed has said that nothing before `until` is left. Its position may stay
+    /// before that for ever: holes lie in between, and the next record lies behind.
+    read_up: bool,
     retired: bool,
     /// Whether the feed reads it.
     assigned: bool,
@@ -271,6 +274,7 @@ impl<F: Feed> Source<F> {
             parts.push(Part {
                 clock: PartitionClock::resume(config.patience, *start, plan.first_epoch),
                 until: *until,
+                read_up: false,
                 retired: *retired,
                 assigned,
                 restart: *restart,
@@ -484,6 +488,7 @@ impl<F: Feed> Source<F> {
             let stopped = self.read(self.turn, until, &mut turn, emit)?;
             limit -= before - turn;
             at_limit |= stopped == Stopped::AtLimit;
+            self.parts[self.turn].read_up |= until.is_some() && stopped == Stopped::AtEnd;
         }
         if self.config.until_end && (0..self.parts.len()).all(|at| self.at_until(at)) {
             // Nothing is left to wait for: end with this epoch, not with its tick.
@@ -540,6 +545,7 @@ impl<F: Feed> Source<F> {
         let part = &self.parts[at];
         let partition = part.clock.bound().partition;
         part.retired
+            || part.read_up
             || part.until.is_some_and(|until| {
                 self.feed.position(partition) >= until || self.feed.caught_up(partition)
             })
@@ -557,6 +563,7 @@ impl<F: Feed> Source<F> {
         self.parts.push(Part {
             clock: PartitionClock::resume(self.config.patience, initial, self.epoch),
             until: None,
+            read_up: false,
             retired: false,
             assigned: true,
             restart: None,

@@ -1,5 +1,7 @@
 //! The workers of one life of the job: real timely threads, of which one at a time moves.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
@@ -15,6 +17,7 @@ use sessionizer::watermark::Patience;
 
 use crate::feed::{OUT_OF_ORDERNESS_MS, SimFeed, Topic};
 use crate::ledger::{Connection, Store};
+use crate::witness;
 
 pub const EPOCH_MS: u64 = 10;
 
@@ -29,6 +32,10 @@ pub struct Setup {
     pub now_ms: Arc<std::sync::atomic::AtomicU64>,
     /// What has left the commit operators, to be held against the table.
     pub changes: Arc<Mutex<Vec<Change>>>,
+    /// How far the clock of each worker is behind that of the one before.
+    pub lag_ms: u64,
+    /// Whether it ends where the partitions ended at its start.
+    pub bounded: bool,
 }
 
 /// One life.
@@ -36,6 +43,9 @@ pub struct Crew {
     turns: Vec<Sender<()>>,
     /// Whether a worker's dataflow is still there after its turn.
     moved: Vec<Receiver<bool>>,
+    /// The workers whose dataflows are gone.
+    ended: RefCell<BTreeSet<usize>>,
+    pub plan: Arc<Plan>,
     pub control: Arc<Control>,
     threads: Option<timely::communication::WorkerGuards<()>>,
 }
@@ -43,6 +53,7 @@ pub struct Crew {
 impl Crew {
     pub fn start(setup: Setup) -> Self {
         let control = Arc::new(Control::default());
+        let plan = Arc::clone(&setup.plan);
         let (mut turns, mut moved, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..setup.workers {
             let (turn, my_turn) = channel();
@@ -53,11 +64,13 @@ impl Crew {
         }
         let ends = Mutex::new(ends);
         let shared = Arc::clone(&control);
+        let witness = witness::of_this_thread();
         let configuration = timely::Config {
             communication: timely::CommunicationConfig::Process(setup.workers),
             worker: timely::WorkerConfig::default(),
         };
         let threads = timely::execute(configuration, move |worker| {
+            witness::hears_this_thread(witness.clone());
             let (my_turn, did) = {
                 let mut ends = ends.lock().expect("not poisoned");
                 ends[worker.index()].take().expect("once a worker")
@@ -67,7 +80,8 @@ impl Crew {
                 worker.drop_dataflow(dataflow);
             }
         });
-        Crew { turns, moved, control, threads: Some(threads.expect("threads can be started")) }
+        let threads = Some(threads.expect("threads can be started"));
+        Crew { turns, moved, ended: RefCell::default(), plan, control, threads }
     }
 
     pub fn workers(&self) -> usize {
@@ -78,7 +92,16 @@ impl Crew {
     pub fn step(&self, worker: usize) -> bool {
         let gone = "the worker panicked: see above";
         self.turns[worker].send(()).expect(gone);
-        self.moved[worker].recv().expect(gone)
+        let there = self.moved[worker].recv().expect(gone);
+        if !there {
+            self.ended.borrow_mut().insert(worker);
+        }
+        there
+    }
+
+    /// Whether the dataflow of every worker is gone: nothing is left to do.
+    pub fn ended(&self) -> bool {
+        self.ended.borrow().len() == self.workers()
     }
 }
 
@@ -116,7 +139,7 @@ fn work(
         };
         setup.plan.shards_of(index, peers).map(load).collect()
     };
-    let clock = Arc::clone(&setup.now_ms);
+    let (clock, lag_ms) = (Arc::clone(&setup.now_ms), setup.lag_ms * index as u64);
     let changes = Arc::clone(&setup.changes);
     let on_changes: OnChanges = Arc::new(move |batch: &[Change]| {
         changes.lock().expect("one at a time").extend_from_slice(batch);
@@ -127,8 +150,8 @@ fn work(
             patience: Patience { out_of_orderness_ms: OUT_OF_ORDERNESS_MS, idle_timeout_ms: 50 },
             gap: crate::ledger::gap(),
             dead_letter_bytes: 100,
-            until_end: false,
-            now_ms: Arc::new(move || clock.load(std::sync::atomic::Ordering::Relaxed)),
+            until_end: setup.bounded,
+            now_ms: Arc::new(move || clock.load(std::sync::atomic::Ordering::Relaxed) - lag_ms),
             alarm: false,
         },
         snapshot_interval_ms: 100,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use sessionizer::binding::{Binding, Late, Partition, Rules, Status};
+use sessionizer::binding::{Binding, Late, Offset, Partition, Rules, Status};
 use sessionizer::control::Fault;
 use sessionizer::correction::{Correction, correct};
 use sessionizer::event::Reason;
@@ -18,6 +18,7 @@ use sessionizer::time::{Epoch, EventTime, Gap};
 use crate::feed::Topic;
 use crate::oracle::{self, GAP_MS};
 use crate::rng::Rng;
+use crate::sabotage::{self, Sabotage};
 
 pub fn gap() -> Gap {
     Gap::from_millis(GAP_MS).expect("valid")
@@ -43,8 +44,9 @@ pub struct Store {
     bindings: BTreeMap<(Epoch, Partition), Binding>,
     /// What was ever bound, also what has been trimmed: for the checks only.
     history: BTreeMap<(Epoch, Partition), Binding>,
-    /// Every epoch ever bound, for the checks only.
-    bound: BTreeMap<Epoch, (EventTime, Rules)>,
+    /// What every epoch was ever bound with, for the checks only.
+    rules: BTreeMap<Epoch, Rules>,
+    watermarks: BTreeMap<Epoch, EventTime>,
     snapshots: Vec<(Epoch, Vec<u8>)>,
     table: BTreeMap<Key, Vec<Span>>,
     dead_letters: BTreeSet<(Partition, i64)>,
@@ -53,13 +55,21 @@ pub struct Store {
     rng: Rng,
     /// Whether commits may fail; not at the very end.
     pub faulty: bool,
+    /// Nobody answers.
+    pub away: bool,
     pub lost_replies: u64,
     pub late: u64,
     pub commits: u64,
+    sabotage: Option<Sabotage>,
+    /// What a broken rule has left behind: a commit under way, ends that were only tried.
+    under_way: Option<Batch>,
+    tried: BTreeMap<Shard, Epoch>,
+    grace: bool,
 }
 
 impl Store {
     pub fn new(topic: Arc<Mutex<Topic>>, shards: u32, rng: Rng) -> Self {
+        let sabotage = topic.lock().expect("one at a time").sabotage;
         let empty = snapshot::encode(&SessionTable::new(gap(), EventTime::NEVER));
         let books = Books {
             watermark: EventTime::NEVER,
@@ -76,22 +86,33 @@ impl Store {
             epochs: BTreeMap::from([(0, books)]),
             bindings: BTreeMap::new(),
             history: BTreeMap::new(),
-            bound: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            watermarks: BTreeMap::new(),
             snapshots: vec![(0, empty); shards as usize],
             table: BTreeMap::new(),
             dead_letters: BTreeSet::new(),
             dropped: BTreeSet::new(),
             rng,
             faulty: true,
+            away: false,
             lost_replies: 0,
             late: 0,
             commits: 0,
+            sabotage,
+            under_way: None,
+            tried: BTreeMap::new(),
+            grace: false,
         }
+    }
+
+    fn breaks(&self, rule: Sabotage) -> bool {
+        self.sabotage == Some(rule)
     }
 
     /// Takes the fence and reads what is durable.
     pub fn start(&mut self) -> Durable {
         self.generation += 1;
+        self.grace = true;
         let base = self.base();
         let named = |binding: &Binding| NamedBinding {
             topic: "t".to_owned(),
@@ -112,7 +133,7 @@ impl Store {
         let replay = self.epochs.range(base + 1..).map(|(epoch, books)| NamedEpoch {
             epoch: *epoch,
             watermark: books.watermark,
-            rules: books.rules,
+            rules: books.rules.filter(|_| self.sabotage != Some(Sabotage::RulesForgotten)),
             bindings: self
                 .bindings
                 .range((*epoch, FIRST)..(*epoch + 1, FIRST))
@@ -124,7 +145,7 @@ impl Store {
             progress: self.progress.clone(),
             base: NamedEpoch {
                 epoch: base,
-                watermark: self.epochs[&base].watermark,
+                watermark: self.base_watermark(base),
                 rules: None,
                 bindings: last.into_values().collect(),
             },
@@ -134,7 +155,23 @@ impl Store {
 
     pub fn snapshot(&self, shard: Shard) -> (Epoch, SessionTable) {
         let (epoch, bytes) = &self.snapshots[shard.0 as usize];
-        (*epoch, snapshot::decode(bytes, gap()).expect("as it was written"))
+        let table = snapshot::decode(bytes, gap()).expect("as it was written");
+        (*epoch, sabotage::table(self.sabotage, table))
+    }
+
+    fn base_watermark(&self, base: Epoch) -> EventTime {
+        match self.epochs.get(&base) {
+            Some(books) => books.watermark,
+            None => {
+                assert!(self.sabotage.is_some(), "the epoch of the oldest snapshot is kept");
+                EventTime::NEVER
+            }
+        }
+    }
+
+    /// Up to where every shard is durable.
+    pub fn durable_epoch(&self) -> Epoch {
+        self.progress.iter().map(|shard| shard.epoch).min().expect("shards")
     }
 
     fn base(&self) -> Epoch {
@@ -166,11 +203,6 @@ impl Store {
         table
     }
 
-    /// Whether the event at an offset of a partition was dropped.
-    pub fn dropped(&self, number: i32, offset: i64) -> bool {
-        self.dropped.contains(&(Partition { topic: 0, number }, offset))
-    }
-
     /// What was dropped is what had to be, by a model that knows nothing but the bindings; gives
     /// how many events that are.
     pub fn check_dropped(&self) -> u64 {
@@ -178,15 +210,16 @@ impl Store {
         let mut open: BTreeMap<&str, Vec<Span>> = BTreeMap::new();
         let mut last: BTreeMap<Partition, Binding> = BTreeMap::new();
         let (mut before, mut want) = (EventTime::NEVER, BTreeSet::new());
-        for (epoch, (watermark, rules)) in &self.bound {
+        for (epoch, rules) in &self.rules {
+            let watermark = self.watermarks[epoch];
             let mut came: Vec<(Partition, i64, &str, EventTime)> = Vec::new();
             for ((_, at), binding) in self.history.range((*epoch, FIRST)..(*epoch + 1, FIRST)) {
                 let from = last.insert(*at, *binding).map_or(binding.start, |b| b.end);
                 for entry in &topic.logs[at.number as usize].entries {
-                    if let Some((key, time)) = &entry.event
+                    if let Some((key, time)) = entry.event_in(*epoch)
                         && (from..binding.end).contains(&entry.offset)
                     {
-                        came.push((*at, entry.offset, key, EventTime::from_millis(*time)));
+                        came.push((*at, entry.offset, key, EventTime::from_millis(time)));
                     }
                 }
             }
@@ -206,9 +239,9 @@ impl Store {
                     spans.retain(|span| !late(span));
                 }
                 let drained = last.values().all(|binding| binding.status == Status::Ended);
-                spans.retain(|span| !drained && gap().end_after(span.last) >= *watermark);
+                spans.retain(|span| !drained && gap().end_after(span.last) >= watermark);
             }
-            before = *watermark;
+            before = watermark;
         }
         assert_eq!(self.dropped, want, "what is dropped is what came too late");
         want.len() as u64
@@ -221,15 +254,24 @@ impl Store {
         generation: i64,
     ) -> Result<(), LedgerError> {
         for step in &batch.steps {
-            let fits = self.progress[step.shard.0 as usize].epoch == step.from;
-            if generation != self.generation || !fits {
+            self.tried.insert(step.shard, step.to.epoch);
+            let fits = self.progress[step.shard.0 as usize].epoch == step.from
+                || self.breaks(Sabotage::NoIdempotence)
+                || self.breaks(Sabotage::ProgressForgotten);
+            let fenced = generation != self.generation && !self.spares(generation);
+            if fenced || !fits {
                 assert_ne!(generation, self.generation, "I5: {step:?} is not the next step");
                 return Err(LedgerError::Fatal(Fault::Fenced("fenced".to_owned())));
             }
         }
-        if self.faulty && self.rng.one_in(10) {
+        if self.away || self.faulty && self.rng.one_in(10) {
+            self.half_done(batch);
             return Err(LedgerError::Retry("it does not answer".to_owned()));
         }
+        if self.breaks(Sabotage::SaidAndNotDone) && self.rng.one_in(10) {
+            return Ok(());
+        }
+        self.grace = false;
         *corrections = self.apply(batch);
         self.check();
         self.commits += 1;
@@ -240,28 +282,90 @@ impl Store {
         Ok(())
     }
 
+    /// Whether a broken fence lets an older instance through.
+    fn spares(&mut self, generation: i64) -> bool {
+        self.breaks(Sabotage::NoFence)
+            || self.breaks(Sabotage::FenceDoesNotWait)
+                && self.grace
+                && generation + 1 == self.generation
+    }
+
+    /// What a commit that failed leaves behind: nothing, unless a rule is broken.
+    fn half_done(&mut self, batch: &Batch) {
+        match self.sabotage {
+            Some(Sabotage::RowsWithoutProgress) => drop(self.apply_rows(batch)),
+            Some(Sabotage::DeadLettersWithoutProgress) => self.apply_dead_letters(batch),
+            Some(Sabotage::BooksWithoutProgress) => self.apply_books(batch),
+            Some(Sabotage::SnapshotsWithoutProgress) => self.apply_snapshots(batch),
+            Some(Sabotage::ProgressWithoutRows) => {
+                self.apply_progress(batch);
+                self.apply_dead_letters(batch);
+                self.apply_books(batch);
+                self.apply_snapshots(batch);
+            }
+            Some(Sabotage::ProgressWithoutBooks) => {
+                self.apply_progress(batch);
+                self.apply_rows(batch);
+                self.apply_dead_letters(batch);
+            }
+            Some(Sabotage::ProgressDoesNotWait) => self.under_way = Some(batch.clone()),
+            _ => {}
+        }
+    }
+
     fn apply(&mut self, batch: &Batch) -> Vec<Correction> {
+        self.apply_progress(batch);
+        let corrections = self.apply_rows(batch);
+        self.apply_dead_letters(batch);
+        self.apply_books(batch);
+        self.apply_snapshots(batch);
+        corrections
+    }
+
+    fn apply_progress(&mut self, batch: &Batch) {
         for step in &batch.steps {
             self.progress[step.shard.0 as usize] = step.to;
         }
+    }
+
+    fn apply_rows(&mut self, batch: &Batch) -> Vec<Correction> {
         let (late, on_time): (Vec<_>, Vec<_>) = batch.closed.iter().partition(|c| c.late);
+        let before = self.breaks(Sabotage::LateBeforeOnTime).then(|| self.table.clone());
         for closed in on_time {
             self.table.entry(closed.key.clone()).or_default().push(closed.span);
         }
         self.late += late.len() as u64;
         let late: Vec<(Key, Span)> = late.iter().map(|c| (c.key.clone(), c.span)).collect();
-        let mut touched = Vec::new();
-        for (key, rows) in &self.table {
-            let touches =
-                |row: &Span| late.iter().any(|(k, span)| k == key && span.touches(row, gap()));
-            touched.extend(rows.iter().filter(|row| touches(row)).map(|row| (key.clone(), *row)));
+        let fetched = before.as_ref().unwrap_or(&self.table);
+        let runs: Vec<Vec<(Key, Span)>> = match self.sabotage {
+            Some(Sabotage::NoClosure) => late.into_iter().map(|one| vec![one]).collect(),
+            _ => vec![late],
+        };
+        let wide = match self.sabotage {
+            Some(Sabotage::RowsLookedUpTooNarrowly) => Gap::from_millis(GAP_MS - 1).expect("valid"),
+            _ => gap(),
+        };
+        let mut corrections = Vec::new();
+        for late in runs {
+            let mut touched = Vec::new();
+            for (key, rows) in fetched {
+                let touches =
+                    |row: &Span| late.iter().any(|(k, span)| k == key && span.touches(row, wide));
+                let rows = rows.iter().filter(|row| touches(row));
+                touched.extend(rows.map(|row| (key.clone(), *row)));
+            }
+            corrections.extend(correct(late, touched, gap()));
         }
-        let corrections = correct(late, touched, gap());
         for correction in &corrections {
+            let stays = self.breaks(Sabotage::CorrectedRowsStay);
             let rows = self.table.entry(correction.key.clone()).or_default();
-            rows.retain(|row| !correction.removed.contains(row));
+            rows.retain(|row| stays || !correction.removed.contains(row));
             rows.extend(&correction.added);
         }
+        corrections
+    }
+
+    fn apply_dead_letters(&mut self, batch: &Batch) {
         for (_, letter) in &batch.dead_letters {
             let place = (letter.partition, letter.offset);
             assert!(self.dead_letters.insert(place), "I5: the dead letter {place:?} came twice");
@@ -269,6 +373,10 @@ impl Store {
                 self.dropped.insert(place);
             }
         }
+    }
+
+    fn apply_books(&mut self, batch: &Batch) {
+        let first_lane = batch.steps.iter().any(|step| step.shard == Shard(0));
         for books in &batch.books {
             let watermark = books.summary.watermark;
             let row = self.epochs.entry(books.epoch).or_insert(Books {
@@ -286,30 +394,55 @@ impl Store {
             row.closed += books.closed;
             row.open += books.open;
             row.dead += books.dead;
-            self.bound.insert(books.epoch, (watermark, books.summary.rules));
+            self.rules.insert(books.epoch, books.summary.rules);
+            self.watermarks.insert(books.epoch, watermark);
+            let before = self.watermarks.range(..books.epoch).next_back();
+            let after = self.watermarks.range(books.epoch + 1..).next();
+            let falls = before.is_some_and(|(_, other)| *other > watermark)
+                || after.is_some_and(|(_, other)| *other < watermark);
+            assert!(!falls, "W({}) = {watermark} falls: {before:?}, {after:?}", books.epoch);
             for binding in &books.summary.bindings {
                 let at = (books.epoch, binding.partition);
                 let known = *self.history.entry(at).or_insert(*binding);
                 assert_eq!(known, *binding, "I2: another binding of {at:?}");
-                self.bindings.insert(at, *binding);
+                self.check_idle(binding);
+                let lost = self.breaks(Sabotage::BindingsOfTheFirstLaneOnly) && !first_lane
+                    || self.breaks(Sabotage::BindingsOfOnePartitionOnly)
+                        && binding.partition.number > 0;
+                if !lost {
+                    self.bindings.insert(at, *binding);
+                }
             }
         }
+    }
+
+    fn apply_snapshots(&mut self, batch: &Batch) {
         for (shard, (epoch, bytes)) in &batch.snapshots {
-            self.snapshots[shard.0 as usize] = (*epoch, bytes.clone());
+            let run_ends = batch.books.last().map_or(*epoch, |books| books.epoch);
+            let epoch = match self.breaks(Sabotage::SnapshotsUnderTheEndOfTheirRun) {
+                true => run_ends,
+                false => *epoch,
+            };
+            self.snapshots[shard.0 as usize] = (epoch, bytes.clone());
         }
         if !batch.snapshots.is_empty() {
             self.trim();
         }
-        corrections
     }
 
     fn trim(&mut self) {
         let base = self.base();
-        self.epochs = self.epochs.split_off(&base);
-        let mut kept = self.bindings.split_off(&(base + 1, FIRST));
+        let newest = self.snapshots.iter().map(|(epoch, _)| *epoch).max().expect("shards");
+        let epochs = if self.breaks(Sabotage::EpochsTrimmedTooEarly) { newest } else { base };
+        let bindings = if self.breaks(Sabotage::BindingsTrimmedTooEarly) { newest } else { base };
+        self.epochs = self.epochs.split_off(&epochs);
+        let mut kept = self.bindings.split_off(&(bindings + 1, FIRST));
         let mut last: BTreeMap<Partition, (Epoch, Binding)> = BTreeMap::new();
         for ((epoch, partition), binding) in &self.bindings {
             last.insert(*partition, (*epoch, *binding));
+        }
+        if self.breaks(Sabotage::LastBindingTrimmed) {
+            last.clear();
         }
         kept.extend(last.into_iter().map(|(p, (epoch, binding))| ((epoch, p), binding)));
         self.bindings = kept;
@@ -328,41 +461,108 @@ impl Store {
         let topic = self.topic.lock().expect("one at a time");
         for shard in 0..self.progress.len() {
             let upto = self.progress[shard].epoch;
-            let mut ends: BTreeMap<Partition, i64> = BTreeMap::new();
-            for ((_, partition), binding) in self.history.range(..(upto + 1, FIRST)) {
-                ends.insert(*partition, binding.end);
-            }
-            let bound = ends.iter().flat_map(|(partition, end)| {
-                let entries = topic.logs[partition.number as usize].entries.iter();
-                entries
-                    .filter(move |entry| entry.offset < *end)
-                    .filter(move |entry| !self.dropped.contains(&(*partition, entry.offset)))
-                    .filter_map(|e| e.event.as_ref())
-            });
             let shards = self.progress.len() as u32;
             let mine = |key: &str| {
                 let hash = sessionizer::key::stable_hash(Key::new(key, "h").bytes());
                 Shard::of(hash, shards).0 as usize == shard
             };
-            let bound = bound.filter(|(key, _)| mine(key)).map(|(key, time)| (&**key, *time));
-            let sessions = oracle::sessions(bound);
-            let watermark =
-                self.bound.get(&upto).map_or(EventTime::NEVER, |(watermark, _)| *watermark);
-            self.check_shard(shard, &sessions, watermark, &mine);
+            let Bound { events, drained } = self.bound(&topic, upto);
+            let in_drain = oracle::sessions(events[..drained.unwrap_or(0)].iter().copied());
+            // What is bound since the last drain is nothing: everything is closed.
+            let all_closed = drained.is_some_and(|drained| drained == events.len());
+            let sessions = oracle::sessions(events.into_iter().filter(|(key, _)| mine(key)));
+            let watermark = self.watermarks.get(&upto).copied().unwrap_or(EventTime::NEVER);
+            let close_before = if all_closed { EventTime::FOREVER } else { watermark };
+            self.check_shard(shard, &sessions, &in_drain, (watermark, close_before), &mine);
         }
+    }
+
+    /// Every event that was bound up to and with an epoch.
+    fn bound<'a>(&self, topic: &'a Topic, upto: Epoch) -> Bound<'a> {
+        let mut events = Vec::new();
+        let mut drained = None;
+        let mut status = BTreeMap::new();
+        let mut now = 0;
+        let mut passed = vec![0; topic.logs.len()];
+        for ((epoch, partition), binding) in self.history.range(..(upto + 1, FIRST)) {
+            if *epoch > now && ended(&status) {
+                drained = Some(events.len());
+            }
+            now = *epoch;
+            status.insert(*partition, binding.status);
+            let at = partition.number as usize;
+            let entries = topic.logs[at].entries[passed[at]..].iter();
+            for entry in entries.take_while(|entry| entry.offset < binding.end) {
+                if !self.dropped.contains(&(*partition, entry.offset)) {
+                    events.extend(entry.event_in(*epoch));
+                }
+                passed[at] += 1;
+            }
+        }
+        if ended(&status) {
+            drained = Some(events.len());
+        }
+        Bound { events, drained }
+    }
+
+    /// The batch answer over all that was ever bound.
+    pub fn answer(&self) -> oracle::Sessions {
+        let topic = self.topic.lock().expect("one at a time");
+        oracle::sessions(self.bound(&topic, Epoch::MAX - 1).events)
+    }
+
+    /// The batch answer over the topic; `None` as long as some of it is not bound.
+    pub fn whole_answer(&self) -> Option<oracle::Sessions> {
+        let everywhere = |_| Offset::MAX;
+        self.is_bound_to(everywhere).then(|| self.answer())
+    }
+
+    /// Whether every record of each partition before an offset is bound.
+    pub fn is_bound_to(&self, offset: impl Fn(Partition) -> Offset) -> bool {
+        let topic = self.topic.lock().expect("one at a time");
+        topic.logs.iter().enumerate().all(|(number, log)| {
+            let partition = Partition { topic: 0, number: number as i32 };
+            let bound = self.history.iter().filter(|((_, other), _)| *other == partition);
+            let end = bound.map(|(_, binding)| binding.end).max().unwrap_or(Offset::MIN);
+            let before = offset(partition);
+            let mut wanted = log.entries.iter().filter(|entry| entry.offset < before);
+            wanted.next_back().is_none_or(|last| last.offset < end)
+        })
+    }
+
+    /// Whether something at or behind an offset of some partition is bound.
+    pub fn is_bound_behind(&self, offset: impl Fn(Partition) -> Offset) -> bool {
+        self.history.iter().any(|((_, at), binding)| binding.end > offset(*at))
+    }
+
+    /// Whether a partition has ended in an epoch or after it.
+    pub fn has_ends_since(&self, epoch: Epoch) -> bool {
+        self.history.range((epoch, FIRST)..).any(|(_, b)| b.status == Status::Ended)
+    }
+
+    /// Nobody is idle whose end the broker has not told.
+    fn check_idle(&self, binding: &Binding) {
+        let topic = self.topic.lock().expect("one at a time");
+        let log = &topic.logs[binding.partition.number as usize];
+        let idle = binding.status == Status::Idle;
+        assert!(
+            !idle || log.said_end.contains(&binding.end),
+            "it is not known to end: {binding:?}"
+        );
     }
 
     fn check_shard(
         &self,
         shard: usize,
         sessions: &oracle::Sessions,
-        watermark: EventTime,
+        in_drain: &oracle::Sessions,
+        (watermark, close_before): (EventTime, EventTime),
         mine: &dyn Fn(&str) -> bool,
     ) {
         let rows: oracle::Sessions = self.rows().into_iter().filter(|(key, _)| mine(key)).collect();
         for (key, sessions) in sessions {
             for session in sessions {
-                let closed = session.1 + GAP_MS < watermark.millis();
+                let closed = session.1 + GAP_MS < close_before.millis();
                 let there = rows.get(key).is_some_and(|rows| rows.contains(session));
                 assert!(
                     !closed || there,
@@ -375,6 +575,11 @@ impl Store {
                 let part = |s: &&(i64, i64, u64)| s.0 <= row.0 && row.1 <= s.1 && row.2 <= s.2;
                 let of = sessions.get(key).and_then(|sessions| sessions.iter().find(part));
                 assert!(of.is_some(), "shard {shard}: {key}'s row {row:?} is of no session");
+                let drained = in_drain.get(key).is_some_and(|drained| {
+                    drained.last().is_some_and(|(_, newest, _)| row.1 <= *newest)
+                });
+                let passed = drained || row.1 + GAP_MS < watermark.millis();
+                assert!(passed, "shard {shard}: {key}'s {row:?} was closed before {watermark}");
             }
         }
     }
@@ -383,7 +588,7 @@ impl Store {
     fn check_books(&self) {
         let shards = self.progress.len() as u32;
         let complete = self.epochs.iter().rev().find(|(_, books)| books.shards_done == shards);
-        let (epoch, books) = complete.expect("the base is complete");
+        let (epoch, books) = complete.expect("I8: no epoch is kept that all shards have passed");
         let mut records: BTreeMap<Partition, u64> = BTreeMap::new();
         for ((_, partition), binding) in self.bindings.range(..(*epoch + 1, FIRST)) {
             records.insert(*partition, binding.records);
@@ -391,6 +596,18 @@ impl Store {
         let records: u64 = records.values().sum();
         assert_eq!(records, books.closed + books.open + books.dead, "I8 at {epoch}: {books:?}");
     }
+}
+
+/// What was bound up to some epoch.
+struct Bound<'a> {
+    events: Vec<(&'a str, i64)>,
+    /// How many of them were there when a bounded run last closed everything.
+    drained: Option<usize>,
+}
+
+/// Whether there are partitions, and all have ended.
+fn ended(status: &BTreeMap<Partition, Status>) -> bool {
+    !status.is_empty() && status.values().all(|status| *status == Status::Ended)
 }
 
 /// Before every partition.
@@ -412,10 +629,22 @@ impl Ledger for Connection {
     }
 
     fn progress(&mut self, shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError> {
-        let store = self.store.lock().expect("one at a time");
-        if store.generation != self.generation {
+        let mut store = self.store.lock().expect("one at a time");
+        if store.away {
+            return Err(LedgerError::Retry("it does not answer".to_owned()));
+        }
+        if store.generation != self.generation && !store.spares(self.generation) {
             return Err(LedgerError::Fatal(Fault::Fenced("fenced".to_owned())));
         }
-        Ok(shards.iter().map(|shard| store.progress[shard.0 as usize].epoch).collect())
+        let progress = shards.iter().map(|shard| match store.sabotage {
+            Some(Sabotage::LostReplyIsFailure | Sabotage::NoIdempotence) => 0,
+            Some(Sabotage::LostReplyIsSuccess) => store.tried[shard],
+            _ => store.progress[shard.0 as usize].epoch,
+        });
+        let progress = progress.collect();
+        if let Some(batch) = store.under_way.take() {
+            store.apply(&batch);
+        }
+        Ok(progress)
     }
 }

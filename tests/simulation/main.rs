@@ -1,10 +1,13 @@
 //! The real operators, watermark, recovery and commit logic on a feed and a ledger in memory.
 //!
-//! A seed is one schedule: partitions, keys, disorder, stragglers, bad input, silent partitions,
-//! a partition that appears later, one to four workers and lanes that change at every start,
-//! commits that fail or whose reply is lost, crashes and clean stops between any two steps, and
-//! instances that do not know that they were replaced. At every commit the contract and the
-//! invariants are checked; at the end the table equals the batch answer.
+//! A seed is one schedule: partitions, keys, disorder, stragglers, bad input, events at the edge of
+//! the future, silent partitions, partitions that appear later, one to four workers and lanes that
+//! change at every start, clocks that differ and are set back, commits that fail or whose reply is
+//! lost, a ledger that is away for a while, crashes and clean stops between any two steps, bounded
+//! runs that end by themselves, and instances that do not know that they were replaced. At every
+//! commit the contract and the invariants are checked; at the end the table equals the batch answer.
+//!
+//! That the checks bite is shown by breaking the protocol's rules one by one (`sabotage`).
 //!
 //! `SESSIONIZER_SEEDS=N` sets how many schedules run, `SESSIONIZER_SEED=N` runs one of them.
 
@@ -13,7 +16,9 @@ mod feed;
 mod ledger;
 mod oracle;
 mod rng;
+mod sabotage;
 mod schedule;
+mod witness;
 
 const SEEDS: u64 = 1_000;
 
@@ -24,7 +29,7 @@ fn variable(name: &str) -> Option<u64> {
 #[test]
 fn whatever_happens_the_contract_holds_and_the_table_is_the_batch_answer() {
     if let Some(seed) = variable("SESSIONIZER_SEED") {
-        return println!("{:?}", schedule::run(seed));
+        return println!("{:?}", schedule::run(seed, None));
     }
     let seeds = variable("SESSIONIZER_SEEDS").unwrap_or(SEEDS);
     // A schedule moves one thread at a time: two of them fill two processors.
@@ -37,12 +42,13 @@ fn whatever_happens_the_contract_holds_and_the_table_is_the_batch_answer() {
     // A simulation in which nothing goes wrong proves nothing.
     assert!(seen.crashes > 0 && seen.stops > 0 && seen.lost_replies > 0 && seen.fenced > 0);
     assert!(seen.late > 0 && seen.dead > 0 && seen.dropped > 0 && seen.replayed_epochs > 0);
+    assert!(seen.drains > 0);
 }
 
 fn all(seeds: impl Iterator<Item = u64>) -> schedule::Seen {
     let mut seen = schedule::Seen::default();
     for seed in seeds {
-        let one = std::panic::catch_unwind(|| schedule::run(seed));
+        let one = std::panic::catch_unwind(|| schedule::run(seed, None));
         seen.add(&one.unwrap_or_else(|_| {
             panic!("to replay it: SESSIONIZER_SEED={seed} cargo test --release --test simulation")
         }));

@@ -13,10 +13,10 @@ use sessionizer::start::assemble;
 use sessionizer::time::tick;
 
 use crate::crew::{Crew, EPOCH_MS, Setup};
-use crate::feed::{BEGIN_MS, Topic};
+use crate::feed::{BEGIN_MS, MAX_FUTURE_MS, Topic};
 use crate::ledger::Store;
-use crate::oracle;
 use crate::rng::Rng;
+use crate::sabotage::{self, Sabotage};
 
 /// What a schedule has seen, to know that the simulation is not asleep.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +24,7 @@ pub struct Seen {
     pub lives: u64,
     pub crashes: u64,
     pub stops: u64,
+    pub drains: u64,
     pub fenced: u64,
     pub commits: u64,
     pub lost_replies: u64,
@@ -38,6 +39,7 @@ impl Seen {
         self.lives += other.lives;
         self.crashes += other.crashes;
         self.stops += other.stops;
+        self.drains += other.drains;
         self.fenced += other.fenced;
         self.commits += other.commits;
         self.lost_replies += other.lost_replies;
@@ -62,19 +64,22 @@ struct World {
     /// An instance that does not know that it was replaced.
     stale: Option<Crew>,
     seen: Seen,
+    sabotage: Option<Sabotage>,
 }
 
-pub fn run(seed: u64) -> Seen {
+/// Runs a schedule; with a sabotage, it is expected to panic.
+pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Seen {
     let mut rng = Rng::new(seed);
     let keys = rng.between(1, 4);
     let shards = rng.between(1, 6) as u32;
-    let topic = Arc::new(Mutex::new(Topic::new(&mut rng, keys)));
+    let topic = Arc::new(Mutex::new(Topic::new(&mut rng, keys, sabotage)));
     let chance = Rng::new(rng.below(u64::MAX));
     let store = Arc::new(Mutex::new(Store::new(Arc::clone(&topic), shards, chance)));
     let now_ms = Arc::new(AtomicU64::new(BEGIN_MS));
     let (changes, rows, seen) = (Arc::default(), BTreeMap::new(), Seen::default());
-    let mut world = World { rng, topic, store, now_ms, changes, rows, stale: None, seen };
-    for _ in 0..world.rng.below(6) {
+    let stale = None;
+    let mut world = World { rng, topic, store, now_ms, changes, rows, stale, seen, sabotage };
+    for _ in 0..world.rng.below(11) {
         world.live();
     }
     world.last_life();
@@ -88,8 +93,10 @@ pub fn run(seed: u64) -> Seen {
 }
 
 impl World {
-    fn start(&mut self) -> Crew {
-        let durable = self.store.lock().expect("one at a time").start();
+    /// The next life; a bounded one ends where the partitions end now.
+    fn start(&mut self, bounded: bool) -> Crew {
+        let mut durable = self.store.lock().expect("one at a time").start();
+        sabotage::durable(self.sabotage, &mut durable);
         let existing = self.topic.lock().expect("one at a time").existing;
         let now_ms = self.now_ms.load(Relaxed);
         // Now and then the clock was set back meanwhile.
@@ -97,10 +104,19 @@ impl World {
         let first = tick(now_ms, EPOCH_MS);
         // What becomes of late events may change at every start.
         let late = if self.rng.one_in(3) { Late::Drop } else { Late::Merge };
-        let rules = Rules { max_future_ms: 10_000_000, late };
-        let plan = assemble(&durable, &["t".to_owned()], &[existing as i32], first, rules);
+        let rules = Rules { max_future_ms: MAX_FUTURE_MS, late };
+        let topics = ["t".to_owned()];
+        let mut plan = assemble(&durable, &topics, &[existing as i32], first, rules);
         self.changes = Arc::default();
         self.rows = self.store.lock().expect("one at a time").table();
+        sabotage::plan(self.sabotage, &mut plan, first);
+        if bounded {
+            let topic = self.topic.lock().expect("one at a time");
+            for part in &mut plan.partitions {
+                let log = &topic.logs[part.start.partition.number as usize];
+                part.until = Some(log.visible_end());
+            }
+        }
         self.seen.lives += 1;
         self.seen.replayed_epochs += plan.replay.len() as u64;
         Crew::start(Setup {
@@ -111,21 +127,34 @@ impl World {
             store: Arc::clone(&self.store),
             now_ms: Arc::clone(&self.now_ms),
             changes: Arc::clone(&self.changes),
+            lag_ms: self.rng.below(3) * 7,
+            bounded,
         })
+    }
+
+    /// Now and then the ledger does not answer for a while.
+    fn change_the_weather(&mut self) {
+        let mut store = self.store.lock().expect("one at a time");
+        let changes = self.rng.one_in(if store.away { 60 } else { 300 });
+        store.away = store.faulty && (store.away != changes);
     }
 
     /// Time passes, records come, somebody moves.
     fn step(&mut self, crew: &Crew) {
+        self.change_the_weather();
         if self.rng.one_in(2) {
             self.now_ms.fetch_add(self.rng.below(8), Relaxed);
+        } else if self.rng.one_in(200) {
+            let back = self.rng.below(50);
+            self.now_ms.fetch_sub(back, Relaxed);
         }
         if self.rng.one_in(3) {
             let mut topic = self.topic.lock().expect("one at a time");
             let at = self.rng.below(topic.existing as u64) as usize;
             let log = &mut topic.logs[at];
-            log.visible = (log.visible + self.rng.below(4) as usize).min(log.entries.len());
+            log.show(self.rng.below(4) as usize);
             if self.rng.one_in(50) {
-                topic.existing = topic.logs.len();
+                topic.grow();
             }
         }
         crew.step(self.rng.below(crew.workers() as u64) as usize);
@@ -135,6 +164,9 @@ impl World {
 
     fn check_fault(&self, crew: &Crew) {
         assert!(!crew.control.failed(), "the job gave up: {:?}", crew.control.fault());
+        let believed = crew.control.gauges.durable_epoch.load(Relaxed);
+        let durable = self.store.lock().expect("one at a time").durable_epoch();
+        assert!(believed <= durable, "I7: {believed} is taken for durable, {durable} is");
     }
 
     /// The instance that was replaced goes on until it learns of it.
@@ -145,22 +177,80 @@ impl World {
             assert!(matches!(stale.control.fault(), Some(Fault::Fenced(_))));
             self.seen.fenced += 1;
             self.stale = None;
-        } else if self.rng.one_in(200) {
+        } else if stale.ended() || self.rng.one_in(200) {
             self.stale = None;
         }
     }
 
-    /// One life: it ends with a crash, a clean stop, or a successor that it knows nothing of.
+    /// One life: it ends with a crash, a clean stop, or a successor that it knows nothing of. A
+    /// bounded one may come to its own end before.
     fn live(&mut self) {
-        let crew = self.start();
-        for _ in 0..self.rng.below(400) {
+        let bounded = self.rng.one_in(4);
+        if bounded || self.rng.one_in(2) {
+            // Records came while nobody ran: a bounded run would have little to do without.
+            let mut topic = self.topic.lock().expect("one at a time");
+            let existing = topic.existing;
+            for log in &mut topic.logs[..existing] {
+                log.show(self.rng.below(12) as usize);
+            }
+        }
+        let crew = self.start(bounded);
+        if bounded && self.rng.one_in(2) {
+            // What appears now is none of its business.
+            self.topic.lock().expect("one at a time").grow();
+        }
+        let crashes_at_the_end = bounded && self.rng.one_in(2);
+        // Short ones leave much to read again to the next, and to the one after it.
+        let most = if self.rng.one_in(2) { 400 } else { 100 };
+        for _ in 0..self.rng.below(most) {
             self.step(&crew);
+            if crew.ended() {
+                return self.check_drained(&crew);
+            }
+            // Shortly before it ends, when only some of that is durable, a crash tells most.
+            if crashes_at_the_end && self.is_ending(&crew) && self.rng.one_in(10) {
+                self.seen.crashes += 1;
+                return;
+            }
         }
         match self.rng.below(4) {
             0 => self.stop(&crew),
+            1 | 2 if bounded => self.drain(&crew),
             1 => self.stale = Some(crew),
             _ => self.seen.crashes += 1,
         }
+    }
+
+    /// Whether it is durable that some partition has ended in this life.
+    fn is_ending(&self, crew: &Crew) -> bool {
+        self.store.lock().expect("one at a time").has_ends_since(crew.plan.first_epoch)
+    }
+
+    /// A bounded run that nobody disturbs.
+    fn drain(&mut self, crew: &Crew) {
+        for _ in 0..PATIENCE_STEPS {
+            self.step(crew);
+            if crew.ended() {
+                return self.check_drained(crew);
+            }
+        }
+        panic!("a bounded run does not end");
+    }
+
+    /// A bounded run has read what was there at its start, closed it all, and left nothing to
+    /// read again.
+    fn check_drained(&mut self, crew: &Crew) {
+        self.seen.drains += 1;
+        let mut store = self.store.lock().expect("one at a time");
+        let until = |partition| {
+            let mut parts = crew.plan.partitions.iter();
+            let part = parts.find(|part| part.start.partition == partition);
+            part.and_then(|part| part.until).unwrap_or(0)
+        };
+        assert!(store.is_bound_to(until), "a bounded run has not read what was there");
+        assert!(!store.is_bound_behind(until), "a bounded run has read what was not there");
+        assert_eq!(store.rows(), store.answer(), "a bounded run has not closed everything");
+        assert_eq!(store.start().replay, [], "a bounded run leaves nothing to read again");
     }
 
     /// A clean stop: everything that was read is committed, and nothing has to be read again.
@@ -168,6 +258,7 @@ impl World {
         self.seen.stops += 1;
         crew.control.request_stop();
         for _ in 0..PATIENCE_STEPS {
+            self.change_the_weather();
             let running = (0..crew.workers()).filter(|worker| crew.step(*worker)).count();
             self.step_stale();
             self.check_fault(crew);
@@ -195,46 +286,46 @@ impl World {
         assert_eq!(rows, table, "the changes that left are not those of the table");
     }
 
-    /// The batch answer over everything that was not dropped.
-    fn want(&self) -> oracle::Sessions {
-        let store = self.store.lock().expect("one at a time");
-        let topic = self.topic.lock().expect("one at a time");
-        let logs = topic.logs.iter().zip(0..);
-        let entries = logs.flat_map(|(log, at)| log.entries.iter().map(move |entry| (at, entry)));
-        let kept = entries.filter(|(at, entry)| !store.dropped(*at, entry.offset));
-        let events = kept.filter_map(|(_, entry)| entry.event.as_ref());
-        oracle::sessions(events.map(|(key, time)| (&**key, *time)))
-    }
-
     /// Everything comes, nothing fails, and then nobody sends any more.
     fn last_life(&mut self) {
-        let crew = self.start();
+        if self.rng.one_in(4) {
+            self.let_everything_come();
+            let crew = self.start(true);
+            self.drain(&crew);
+            let store = self.store.lock().expect("one at a time");
+            assert_eq!(Some(store.rows()), store.whole_answer());
+            return;
+        }
+        let crew = self.start(false);
         for _ in 0..self.rng.below(300) {
             self.step(&crew);
         }
-        self.store.lock().expect("one at a time").faulty = false;
-        {
-            let mut topic = self.topic.lock().expect("one at a time");
-            topic.existing = topic.logs.len();
-            topic.logs.iter_mut().for_each(|log| log.visible = log.entries.len());
-        }
-        let (mut commits, mut want) = (0, oracle::Sessions::new());
+        self.let_everything_come();
+        let (mut commits, mut want) = (0, None);
         for _ in 0..PATIENCE_STEPS {
             self.step(&crew);
-            let now = self.store.lock().expect("one at a time").commits;
-            if now == commits {
-                continue;
+            let store = self.store.lock().expect("one at a time");
+            // Only a commit changes the table, what is bound, or what was dropped.
+            if store.commits != commits {
+                (commits, want) = (store.commits, store.whole_answer());
             }
-            // Only a commit changes the table, or what was dropped.
-            (commits, want) = (now, self.want());
-            if self.store.lock().expect("one at a time").rows() == want {
+            let equal = want.as_ref().is_some_and(|want| *want == store.rows());
+            drop(store);
+            if equal {
                 self.stop(&crew);
-                let want = self.want();
-                assert_eq!(self.store.lock().expect("one at a time").rows(), want);
+                let store = self.store.lock().expect("one at a time");
+                assert_eq!(Some(store.rows()), store.whole_answer());
                 return;
             }
         }
         let rows = self.store.lock().expect("one at a time").rows();
         panic!("the table never became the batch answer: {rows:?}, not {want:?}");
+    }
+
+    fn let_everything_come(&mut self) {
+        self.store.lock().expect("one at a time").faulty = false;
+        let mut topic = self.topic.lock().expect("one at a time");
+        topic.existing = topic.logs.len();
+        topic.logs.iter_mut().for_each(|log| log.visible = log.entries.len());
     }
 }

@@ -1,0 +1,175 @@
+//! Broken rules: each shows that a schedule notices when the protocol is not kept.
+//!
+//! A rule is broken in what surrounds the operators (the ledger, the feed, the plan, the clock),
+//! never in them. Rules that live inside them were broken by hand; docs/ARCHITECTURE.md has both.
+
+use sessionizer::binding::Status;
+use sessionizer::ledger::Durable;
+use sessionizer::plan::{Plan, ShardProgress};
+use sessionizer::session::{Open, SessionTable};
+use sessionizer::time::{Epoch, EventTime};
+
+use crate::ledger::gap;
+use crate::{schedule, witness};
+
+/// How many schedules a broken rule may survive.
+const SEEDS: u64 = 300;
+
+/// A rule of the protocol that is not kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sabotage {
+    NoFence,
+    FenceDoesNotWait,
+    NoIdempotence,
+    ProgressForgotten,
+    LostReplyIsFailure,
+    LostReplyIsSuccess,
+    ProgressDoesNotWait,
+    SaidAndNotDone,
+    RowsWithoutProgress,
+    ProgressWithoutRows,
+    DeadLettersWithoutProgress,
+    BooksWithoutProgress,
+    ProgressWithoutBooks,
+    SnapshotsWithoutProgress,
+    SnapshotsUnderTheEndOfTheirRun,
+    BindingsOfTheFirstLaneOnly,
+    BindingsOfOnePartitionOnly,
+    SilentEpochsUnbound,
+    BindingsTrimmedTooEarly,
+    EpochsTrimmedTooEarly,
+    LastBindingTrimmed,
+    EpochsGoBack,
+    AnotherPromiseInTheReplay,
+    BaseWatermarkForgotten,
+    IdlenessForgotten,
+    RulesForgotten,
+    ReplayFromTheLastBinding,
+    ReplayToThePresentEnd,
+    PositionSkipsARecord,
+    NewPartitionFromItsEnd,
+    CaughtUpTooSoon,
+    EndsForgotten,
+    HorizonForgotten,
+    LatenessForgotten,
+    NoClosure,
+    RowsLookedUpTooNarrowly,
+    CorrectedRowsStay,
+    LateBeforeOnTime,
+}
+
+/// What each rule says when it is broken.
+const RULES: &[(Sabotage, &str)] = &[
+    (Sabotage::NoFence, "commits of an older generation are taken"),
+    (Sabotage::FenceDoesNotWait, "a commit in flight goes in after the fence was taken"),
+    (Sabotage::NoIdempotence, "a commit is taken whatever the shard's epoch is, and told lost"),
+    (Sabotage::ProgressForgotten, "a restart suppresses nothing"),
+    (Sabotage::LostReplyIsFailure, "a lost reply is taken for a failure"),
+    (Sabotage::LostReplyIsSuccess, "a lost reply is taken for a success"),
+    (Sabotage::ProgressDoesNotWait, "progress is read while the commit is still under way"),
+    (Sabotage::SaidAndNotDone, "a commit is acknowledged and lost"),
+    (Sabotage::RowsWithoutProgress, "rows go in, progress does not"),
+    (Sabotage::ProgressWithoutRows, "progress goes in, rows do not"),
+    (Sabotage::DeadLettersWithoutProgress, "dead letters go in, progress does not"),
+    (Sabotage::BooksWithoutProgress, "books and bindings go in, progress does not"),
+    (Sabotage::ProgressWithoutBooks, "progress goes in, books and bindings do not"),
+    (Sabotage::SnapshotsWithoutProgress, "snapshots go in, progress does not"),
+    (Sabotage::SnapshotsUnderTheEndOfTheirRun, "a snapshot is filed under the last epoch of a run"),
+    (Sabotage::BindingsOfTheFirstLaneOnly, "only one lane brings bindings"),
+    (Sabotage::BindingsOfOnePartitionOnly, "only one partition's bindings are kept"),
+    (Sabotage::SilentEpochsUnbound, "epochs in which nothing came are not replayed"),
+    (Sabotage::BindingsTrimmedTooEarly, "bindings are trimmed behind the newest snapshot"),
+    (Sabotage::EpochsTrimmedTooEarly, "epochs are trimmed behind the newest snapshot"),
+    (Sabotage::LastBindingTrimmed, "a partition's last binding is trimmed with its epoch"),
+    (Sabotage::EpochsGoBack, "the first epoch is the clock's, which was set back"),
+    (Sabotage::AnotherPromiseInTheReplay, "the replay makes the promises of the present"),
+    (Sabotage::BaseWatermarkForgotten, "the watermark at the base is forgotten"),
+    (Sabotage::RulesForgotten, "an epoch is read again under the rules of today"),
+    (Sabotage::IdlenessForgotten, "who was idle at the base is forgotten"),
+    (Sabotage::ReplayFromTheLastBinding, "reading begins at the last binding, not at the base"),
+    (Sabotage::ReplayToThePresentEnd, "the replay reads to the present end"),
+    (Sabotage::PositionSkipsARecord, "the feed's position skips a record"),
+    (Sabotage::NewPartitionFromItsEnd, "a partition that appears is read from its end"),
+    (Sabotage::CaughtUpTooSoon, "the feed is caught up with what it has not read"),
+    (Sabotage::EndsForgotten, "the replay does not know which partitions had ended"),
+    (Sabotage::HorizonForgotten, "the horizon is not in the snapshot"),
+    (Sabotage::LatenessForgotten, "that a session is late is not in the snapshot"),
+    (Sabotage::NoClosure, "late sessions are merged one by one with the rows as they were"),
+    (Sabotage::RowsLookedUpTooNarrowly, "rows exactly a gap away are not looked up"),
+    (Sabotage::CorrectedRowsStay, "corrected rows are not deleted"),
+    (Sabotage::LateBeforeOnTime, "late sessions look up rows before the run's rows are in"),
+];
+
+/// What a start reads, as far as a broken rule changes it.
+pub fn durable(sabotage: Option<Sabotage>, durable: &mut Durable) {
+    match sabotage {
+        Some(Sabotage::BaseWatermarkForgotten) => durable.base.watermark = EventTime::NEVER,
+        Some(Sabotage::EndsForgotten) => {
+            for binding in durable.replay.iter_mut().flat_map(|e| &mut e.bindings) {
+                if binding.status == Status::Ended {
+                    (binding.status, binding.quiet_since) = (Status::Active, 0);
+                }
+            }
+        }
+        Some(Sabotage::SilentEpochsUnbound) => {
+            durable.replay.retain(|bound| !bound.bindings.is_empty());
+        }
+        Some(Sabotage::IdlenessForgotten) => {
+            for binding in &mut durable.base.bindings {
+                (binding.status, binding.quiet_since) = (Status::Active, 0);
+            }
+        }
+        Some(Sabotage::AnotherPromiseInTheReplay | Sabotage::ReplayFromTheLastBinding) => {
+            let bound: Vec<_> = durable.replay.iter().flat_map(|e| e.bindings.clone()).collect();
+            let newest = |partition| bound.iter().rfind(|b| b.partition == partition);
+            if sabotage == Some(Sabotage::ReplayFromTheLastBinding) {
+                for binding in &mut durable.base.bindings {
+                    binding.end = newest(binding.partition).map_or(binding.end, |b| b.end);
+                }
+            } else {
+                for binding in durable.replay.iter_mut().flat_map(|e| &mut e.bindings) {
+                    binding.promise = newest(binding.partition).expect("itself").promise;
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The plan, as far as a broken rule changes it; `first` is the tick of the clock.
+pub fn plan(sabotage: Option<Sabotage>, plan: &mut Plan, first: Epoch) {
+    match sabotage {
+        Some(Sabotage::EpochsGoBack) => plan.first_epoch = first,
+        Some(Sabotage::ProgressForgotten) => plan.progress.fill(ShardProgress::default()),
+        _ => {}
+    }
+}
+
+/// A shard as it is loaded, as far as a broken rule changes it.
+pub fn table(sabotage: Option<Sabotage>, table: SessionTable) -> SessionTable {
+    let (horizon, forgets) = match sabotage {
+        Some(Sabotage::HorizonForgotten) => (EventTime::NEVER, false),
+        Some(Sabotage::LatenessForgotten) => (table.horizon(), true),
+        _ => return table,
+    };
+    let open = table.open().map(|(key, span, late)| {
+        let key = key.clone();
+        Open { key, span, late: late && !forgets }
+    });
+    SessionTable::restore(gap(), horizon, open)
+}
+
+#[test]
+fn every_broken_rule_is_caught() {
+    let mut escaped = Vec::new();
+    for (sabotage, rule) in RULES {
+        let tried =
+            (0..SEEDS).map(|seed| (seed, witness::of(|| schedule::run(seed, Some(*sabotage)))));
+        let caught = tried.filter_map(|(seed, result)| Some((seed, result.err()?))).next();
+        match caught {
+            Some((seed, said)) => println!("| {rule} | {seed} | {said} |"),
+            None => escaped.push(rule),
+        }
+    }
+    assert!(escaped.is_empty(), "in {SEEDS} schedules nobody noticed that {escaped:?}");
+}
