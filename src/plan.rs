@@ -35,8 +35,8 @@ pub struct PartitionPlan {
     pub until: Option<Offset>,
     /// Whether its topic is no longer among the job's: it is replayed and then ended.
     pub retired: bool,
-    /// Its topic was deleted and made again, and that was accepted: nothing of it can be
-    /// replayed, and reading goes on here.
+    /// Its topic was deleted and made again, or has lost its end, and that was accepted: nothing
+    /// of it is replayed, and reading goes on here.
     pub restart: Option<Offset>,
     /// The first record that there is; what lies before, and is needed, was given up.
     pub oldest: Offset,

@@ -70,13 +70,15 @@ fn place_partitions(
         }
         let replayed = plan.replay.iter().rev().flat_map(|epoch| &epoch.bindings);
         let last = replayed.into_iter().find(|b| b.partition == partition).unwrap_or(&part.start);
-        let id = plan.topic_ids[usize::from(partition.topic)];
-        let made_again = id.zip(last.topic_id).is_some_and(|(now, then)| now != then);
-        let Some(loss) = find_loss(topic, (part.start.end, last), (oldest, end), made_again) else {
+        let now = plan.topic_ids[usize::from(partition.topic)];
+        let same = now.zip(last.topic_id).map(|(now, then)| now == then);
+        let Some(loss) = find_loss(topic, (part.start.end, last), (oldest, end), same) else {
             continue;
         };
         if loss.to.is_none() {
             part.restart = Some(oldest);
+        } else if end < last.end {
+            part.restart = Some(end);
         }
         losses.push(loss);
     }
@@ -90,24 +92,26 @@ fn is_new(part: &PartitionPlan, replay: &[BoundEpoch]) -> bool {
 }
 
 /// What of a partition is needed and gone: `from` is where reading begins, `last` what was bound
-/// last, Kafka has what lies between `oldest` and `end`.
+/// last, Kafka has what lies between `oldest` and `end`. `same` says whether it is the topic of then.
 fn find_loss(
     topic: &str,
     (from, last): (Offset, &Binding),
     (oldest, end): (Offset, Offset),
-    made_again: bool,
+    same: Option<bool>,
 ) -> Option<Loss> {
-    let (to, reason) = if made_again {
-        (None, "the topic was deleted and made again")
+    // Of a topic that is gone, nobody knows how long it was.
+    let (from, to, reason) = if same == Some(false) {
+        (from, None, "the topic was deleted and made again")
+    } else if end < last.end && same.is_none() {
+        (from, None, "the topic was deleted and made again, or its end was lost")
     } else if end < last.end {
-        (None, "the topic was deleted and made again, or its end was lost")
+        (end, Some(last.end), "the end of the log was lost (an unclean leader election?)")
     } else if from < oldest {
-        (Some(oldest), "retention has deleted the records in between")
+        (from, Some(oldest), "retention has deleted the records in between")
     } else {
         return None;
     };
     let (topic, partition) = (topic.to_owned(), last.partition.number);
-    // Of a topic that is gone, all that was not read is lost: with a first offset and no last.
     Some(Loss { topic, partition, from, to, read_to: last.end, available: (oldest, end), reason })
 }
 
@@ -287,17 +291,21 @@ mod tests {
     fn what_is_needed_and_gone_is_told_with_both_ends() {
         let partition = Partition { topic: 0, number: 3 };
         let last = Binding { end: 9, ..Binding::initial(partition, 0) };
-        let find = |from, available, again| find_loss("t", (from, &last), available, again);
-        assert_eq!(find(5, (5, 9), false), None);
-        assert_eq!(find(9, (9, 9), false), None);
-        let gone = find(4, (5, 9), false).expect("retention");
+        let find = |from, available, same| find_loss("t", (from, &last), available, same);
+        let same = Some(true);
+        assert_eq!(find(5, (5, 9), same), None);
+        assert_eq!(find(9, (9, 9), None), None);
+        let gone = find(4, (5, 9), same).expect("retention");
         assert_eq!((gone.from, gone.to, gone.read_to), (4, Some(5), 9));
         let text = gone.to_string();
         assert!(text.contains("t[3]") && text.contains("offset 4") && text.contains("5 to 9"));
-        for (available, again) in [((0, 8), false), ((0, 20), true)] {
-            let gone = find(4, available, again).expect("made again");
+        for (available, same) in [((0, 8), None), ((0, 20), Some(false))] {
+            let gone = find(4, available, same).expect("made again");
             assert_eq!(gone.to, None);
             assert!(gone.to_string().contains("made again"));
         }
+        let cut = find(4, (0, 8), same).expect("the end is gone");
+        assert_eq!((cut.from, cut.to, cut.read_to), (8, Some(9), 9));
+        assert!(cut.to_string().contains("offset 9, but Kafka has 0 to 8: the end"));
     }
 }

@@ -70,6 +70,7 @@ impl Moment {
                 config.job
             ))));
         };
+        refuse_after_loss(&mut client, &config.job)?;
         let (schema, name): (String, String) = (job.get(0), job.get(1));
         let session_end = match job.get::<_, &str>(3) {
             name if name == SessionEnd::LastEvent.name() => SessionEnd::LastEvent,
@@ -162,4 +163,28 @@ impl Moment {
         }
         Ok(())
     }
+}
+
+/// Of a topic that was made again, the first one is gone, and with it the answer.
+fn refuse_after_loss(client: &mut Client, job: &str) -> Result<(), LedgerError> {
+    let ails = |why: postgres::Error| classify(&why, "looking for losses");
+    let there = client
+        .query_one("select to_regclass('sessionizer.losses') is not null", &[])
+        .map_err(ails)?;
+    if !there.get::<_, bool>(0) {
+        return Ok(()); // An older version of the program made the schema.
+    }
+    let lost = client
+        .query_opt(
+            "select topic, accepted_at::text from sessionizer.losses
+             where job = $1 and lost_to is null order by accepted_at desc limit 1",
+            &[&job],
+        )
+        .map_err(ails)?;
+    let Some(lost) = lost else { return Ok(()) };
+    let (topic, since): (String, String) = (lost.get(0), lost.get(1));
+    Err(LedgerError::Fatal(Fault::World(format!(
+        "the topic {topic} was made again, and the job went on with it ({since}): what is gone \
+         cannot be audited"
+    ))))
 }

@@ -447,10 +447,12 @@ pub struct Loss {
 
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Loss { topic, partition, from, available: (oldest, end), reason, .. } = self;
+        let Loss { topic, partition, from, read_to, available, reason, .. } = self;
+        let (oldest, end) = available;
+        let needed = if end < read_to { read_to } else { from };
         write!(
             f,
-            "{topic}[{partition}]: reading has to go on at offset {from}, but Kafka has {oldest} \
+            "{topic}[{partition}]: reading has to go on at offset {needed}, but Kafka has {oldest} \
              to {end}: {reason}"
         )
     }

@@ -106,6 +106,9 @@ fn a_topic_that_was_made_again_is_noticed_however_long_it_is() {
     world.send_events(1, &events[40..]);
     world.run_to_end(&[]);
     assert_eq!(world.rows(), sessions(&events));
+    let (code, log) = fail(&world, &[], &["audit"]);
+    assert_eq!(code, 1, "{log}");
+    assert!(log.contains("cannot be audited"), "{log}");
 }
 
 #[test]
