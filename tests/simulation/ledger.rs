@@ -540,6 +540,11 @@ impl Store {
         self.history.range((epoch, FIRST)..).any(|(_, b)| b.status == Status::Ended)
     }
 
+    /// Whether all partitions have ended.
+    pub fn is_drained(&self) -> bool {
+        ended(&self.history.iter().map(|((_, at), binding)| (*at, binding.status)).collect())
+    }
+
     /// Nobody is idle whose end the broker has not told.
     fn check_idle(&self, binding: &Binding) {
         let topic = self.topic.lock().expect("one at a time");

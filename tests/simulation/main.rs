@@ -5,7 +5,8 @@
 //! change at every start, clocks that differ and are set back, commits that fail or whose reply is
 //! lost, a ledger that is away for a while, crashes and clean stops between any two steps, bounded
 //! runs that end by themselves, and instances that do not know that they were replaced. At every
-//! commit the contract and the invariants are checked; at the end the table equals the batch answer.
+//! commit the contract and the invariants are checked; after a bounded run and at the end the table
+//! equals the batch answer.
 //!
 //! That the checks bite is shown by breaking the protocol's rules one by one (`sabotage`).
 //!

@@ -63,6 +63,8 @@ struct World {
     rows: BTreeMap<(Key, Span), i64>,
     /// An instance that does not know that it was replaced.
     stale: Option<Crew>,
+    /// The last life crashed while it drained.
+    shaken: bool,
     seen: Seen,
     sabotage: Option<Sabotage>,
 }
@@ -77,8 +79,9 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Seen {
     let store = Arc::new(Mutex::new(Store::new(Arc::clone(&topic), shards, chance)));
     let now_ms = Arc::new(AtomicU64::new(BEGIN_MS));
     let (changes, rows, seen) = (Arc::default(), BTreeMap::new(), Seen::default());
-    let stale = None;
-    let mut world = World { rng, topic, store, now_ms, changes, rows, stale, seen, sabotage };
+    let (stale, shaken) = (None, false);
+    let mut world =
+        World { rng, topic, store, now_ms, changes, rows, stale, shaken, seen, sabotage };
     for _ in 0..world.rng.below(11) {
         world.live();
     }
@@ -185,8 +188,11 @@ impl World {
     /// One life: it ends with a crash, a clean stop, or a successor that it knows nothing of. A
     /// bounded one may come to its own end before.
     fn live(&mut self) {
-        let bounded = self.rng.one_in(4);
-        if bounded || self.rng.one_in(2) {
+        // A second crash soon after one in a drain: the drain is read again, into shards of which
+        // some have gone on since.
+        let shaken = std::mem::take(&mut self.shaken);
+        let bounded = !shaken && self.rng.one_in(4);
+        if bounded || shaken || self.rng.one_in(2) {
             // Records came while nobody ran: a bounded run would have little to do without.
             let mut topic = self.topic.lock().expect("one at a time");
             let existing = topic.existing;
@@ -201,19 +207,21 @@ impl World {
         }
         let crashes_at_the_end = bounded && self.rng.one_in(2);
         // Short ones leave much to read again to the next, and to the one after it.
-        let most = if self.rng.one_in(2) { 400 } else { 100 };
+        let most = if !shaken && self.rng.one_in(2) { 400 } else { 150 };
         for _ in 0..self.rng.below(most) {
             self.step(&crew);
             if crew.ended() {
                 return self.check_drained(&crew);
             }
             // Shortly before it ends, when only some of that is durable, a crash tells most.
-            if crashes_at_the_end && self.is_ending(&crew) && self.rng.one_in(10) {
+            if crashes_at_the_end && self.is_ending(&crew) {
                 self.seen.crashes += 1;
+                self.shaken = true;
                 return;
             }
         }
         match self.rng.below(4) {
+            _ if shaken => self.seen.crashes += 1,
             0 => self.stop(&crew),
             1 | 2 if bounded => self.drain(&crew),
             1 => self.stale = Some(crew),
@@ -221,9 +229,11 @@ impl World {
         }
     }
 
-    /// Whether it is durable that some partition has ended in this life.
-    fn is_ending(&self, crew: &Crew) -> bool {
-        self.store.lock().expect("one at a time").has_ends_since(crew.plan.first_epoch)
+    /// Now and then, once it is durable somewhere that partitions have ended in this life.
+    fn is_ending(&mut self, crew: &Crew) -> bool {
+        let store = self.store.lock().expect("one at a time");
+        let ends = store.has_ends_since(crew.plan.first_epoch);
+        ends && self.rng.one_in(if store.is_drained() { 2 } else { 15 })
     }
 
     /// A bounded run that nobody disturbs.
