@@ -19,7 +19,7 @@ use crate::binding::Offset;
 use crate::cli::AuditArgs;
 use crate::config::{self, Problems, whole};
 use crate::control::{Control, Fault};
-use crate::event;
+use crate::event::{self, Reason};
 use crate::kafka::{Cluster, KafkaConfig, Range, scan};
 use crate::key::{Key, Shard, stable_hash};
 use crate::ledger::{LedgerConfig, Moment};
@@ -137,20 +137,22 @@ fn batch_answer(
             bar.set_position(topic.records);
         }
         let range = &ranges[at];
-        let refused = refused[at].is_some_and(|offsets| offsets.contains(&record.offset));
-        match event::decode(record.payload) {
-            Ok(event) if !refused => {
-                let key = Key::new(&event.ip, &event.host);
-                let shard = Shard::of(stable_hash(key.bytes()), shards).0 as usize;
-                if record.offset < ends[at][shard] {
+        let refused = refused[at].and_then(|offsets| offsets.get(&record.offset));
+        let event = event::decode(record.payload).ok();
+        let key = event.as_ref().map(|event| Key::new(&event.ip, &event.host));
+        let of_key = key.as_ref().map(|key| Shard::of(stable_hash(key.bytes()), shards));
+        // A dead letter counts in the shard of its place, unless it is an event that came too late.
+        let shard = of_key.filter(|_| refused != Some(&Reason::Future)).unwrap_or_else(|| {
+            Shard::of_record(&range.topic, range.partition, record.offset, shards)
+        });
+        let shard = shard.0 as usize;
+        if record.offset < ends[at][shard] {
+            match event.zip(key).filter(|_| refused.is_none()) {
+                Some((event, key)) => {
                     topic.events[shard] += 1;
                     answer.add(key, event.time);
                 }
-            }
-            _ => {
-                let of = Shard::of_record(&range.topic, range.partition, record.offset, shards);
-                let shard = of.0 as usize;
-                topic.dead[shard] += u64::from(record.offset < ends[at][shard]);
+                None => topic.dead[shard] += 1,
             }
         }
         !control.ending()

@@ -1,7 +1,7 @@
 //! What is durable at one moment, for the audit: read in one transaction that sees that moment
 //! for as long as the audit takes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use postgres::Client;
 use postgres::fallible_iterator::FallibleIterator;
@@ -13,6 +13,7 @@ use super::table::SessionEnd;
 use super::{LedgerConfig, NamedBinding, start};
 use crate::binding::{Offset, Status};
 use crate::control::Fault;
+use crate::event::Reason;
 use crate::key::Key;
 use crate::operators::LedgerError;
 use crate::plan::ShardProgress;
@@ -32,8 +33,8 @@ pub struct Moment {
     /// By epoch of a shard: what it closes up to, and the last binding of each partition.
     pub epochs: BTreeMap<Epoch, (EventTime, Vec<NamedBinding>)>,
     /// Records that decode and are dead letters all the same: of the future, or dropped as late.
-    /// By topic and partition.
-    pub refused: HashMap<(String, i32), HashSet<Offset>>,
+    /// By topic and partition; the latter are counted in the shard of their key.
+    pub refused: HashMap<(String, i32), HashMap<Offset, Reason>>,
     /// Records, closed, open, dead, difference, as of the last epoch that all shards have passed.
     pub balance: Vec<String>,
 }
@@ -117,12 +118,13 @@ impl Moment {
             self.epochs.insert(epoch, (watermark, bindings));
         }
         let refused = self.client.query(
-            "select topic, partition, \"offset\" from sessionizer.dead_letters
+            "select topic, partition, \"offset\", reason = 'late' from sessionizer.dead_letters
              where job = $1 and reason in ('future', 'late')",
             &[&job],
         )?;
         for row in &refused {
-            self.refused.entry((row.get(0), row.get(1))).or_default().insert(row.get(2));
+            let reason = if row.get(3) { Reason::Late } else { Reason::Future };
+            self.refused.entry((row.get(0), row.get(1))).or_default().insert(row.get(2), reason);
         }
         let balance = self.client.query_opt(
             "select records::text, closed::text, open::text, dead::text, difference::text
