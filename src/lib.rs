@@ -22,7 +22,7 @@
 //! - **I5** A shard's output passes once: its epoch only moves forward, under its generation.
 //! - **I6** No two rows of a key touch, at any commit.
 //! - **I7** The durable probe never runs ahead of Postgres.
-//! - **I8** `records = closed + open + dead`, per commit.
+//! - **I8** `records = closed + open + dead`, per commit; what was lost and accepted is counted.
 
 // The pure core: no I/O, no clock, no timely.
 pub mod answer;
