@@ -127,6 +127,10 @@ fn batch_answer(
         .iter()
         .map(|range| moment.refused.get(&(range.topic.clone(), range.partition)))
         .collect();
+    let latest: Vec<_> = ranges
+        .iter()
+        .map(|range| moment.latest.get(&(range.topic.clone(), range.partition)))
+        .collect();
     let shards = moment.shards.len() as u32;
     let mut answer = Answer::new(moment.gap);
     let none = vec![0; moment.shards.len()];
@@ -137,12 +141,18 @@ fn batch_answer(
             bar.set_position(topic.records);
         }
         let range = &ranges[at];
-        let refused = refused[at].and_then(|offsets| offsets.get(&record.offset));
         let event = event::decode(record.payload).ok();
+        let refused = refused[at].and_then(|offsets| offsets.get(&record.offset)).copied();
+        let refused = refused.or_else(|| {
+            let passed_by_all = ends[at].iter().all(|end| record.offset < *end);
+            let time = event.as_ref().filter(|_| !passed_by_all)?.time;
+            let (_, latest) = latest[at]?.iter().find(|(end, _)| record.offset < *end)?;
+            (time > *latest).then_some(Reason::Future)
+        });
         let key = event.as_ref().map(|event| Key::new(&event.ip, &event.host));
         let of_key = key.as_ref().map(|key| Shard::of(stable_hash(key.bytes()), shards));
         // A dead letter counts in the shard of its place, unless it is an event that came too late.
-        let shard = of_key.filter(|_| refused != Some(&Reason::Future)).unwrap_or_else(|| {
+        let shard = of_key.filter(|_| refused != Some(Reason::Future)).unwrap_or_else(|| {
             Shard::of_record(&range.topic, range.partition, record.offset, shards)
         });
         let shard = shard.0 as usize;

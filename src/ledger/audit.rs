@@ -35,6 +35,10 @@ pub struct Moment {
     /// Records that decode and are dead letters all the same: of the future, or dropped as late.
     /// By topic and partition; the latter are counted in the shard of their key.
     pub refused: HashMap<(String, i32), HashMap<Offset, Reason>>,
+    /// What shards have passed and others have not: by topic and partition, the end of each such
+    /// epoch and the latest event of it that is none of the future. The dead letters that tell
+    /// belong to shards of their own, and those may be behind.
+    pub latest: HashMap<(String, i32), Vec<(Offset, EventTime)>>,
     /// Records, closed, open, dead, difference, as of the last epoch that all shards have passed.
     pub balance: Vec<String>,
 }
@@ -86,6 +90,7 @@ impl Moment {
             shards: Vec::new(),
             epochs: BTreeMap::new(),
             refused: HashMap::new(),
+            latest: HashMap::new(),
             balance: Vec::new(),
         };
         moment.read_progress(&config.job).map_err(ails)?;
@@ -125,6 +130,17 @@ impl Moment {
         for row in &refused {
             let reason = if row.get(3) { Reason::Late } else { Reason::Future };
             self.refused.entry((row.get(0), row.get(1))).or_default().insert(row.get(2), reason);
+        }
+        let behind = self.shards.iter().map(|shard| shard.epoch).min().unwrap_or(0);
+        let latest = self.client.query(
+            "select b.topic, b.partition, b.end_offset, b.epoch + e.max_future_ms
+             from sessionizer.bindings b join sessionizer.epochs e using (job, epoch)
+             where job = $1 and epoch > $2 and e.max_future_ms is not null order by epoch",
+            &[&job, &(behind as i64)],
+        )?;
+        for row in &latest {
+            let latest = (row.get(2), EventTime::from_millis(row.get(3)));
+            self.latest.entry((row.get(0), row.get(1))).or_default().push(latest);
         }
         let balance = self.client.query_opt(
             "select records::text, closed::text, open::text, dead::text, difference::text
