@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::lifecycle::{Raise, SOON, Traffic, send_until, start, wait_for_records};
 use crate::oracle::event;
-use crate::world::{Running, World, eventually, finish};
+use crate::world::{Running, World, chrono_now_ms, eventually, finish};
 
 const RIGHT: &str = "The table is the batch answer.";
 
@@ -264,6 +264,32 @@ fn it_passes_right_after_a_kill_with_shards_at_different_epochs() {
         }
         assert!(round < 19, "shards stood at different epochs {different} times only");
     }
+}
+
+/// Its dead letter belongs to another shard than its key, and that may be behind.
+#[test]
+fn an_event_of_the_future_is_none_before_its_dead_letter_is_there() {
+    let world = World::new("audit-future");
+    world.create_topic(1);
+    let now_ms = chrono_now_ms();
+    let job = start(&world, "-w 2");
+    world.send_events(0, &[event("now", "h", now_ms)]);
+    wait_for_records(&world, 1);
+    let mut client = world.client();
+    let mut held = client.transaction().expect("begun");
+    let hold = "select from sessionizer.shard_progress where shard % 2 = 1 for update";
+    held.execute(hold, &[]).expect("one of the two lanes waits");
+    let day_ms = 86_400_000;
+    let ahead: Vec<_> =
+        (0..30).map(|n| event(&format!("ahead-{n}"), "h", now_ms + day_ms)).collect();
+    world.send_events(0, &ahead);
+    eventually("the other lane goes on", || !world.dead_letters().is_empty());
+    assert_ne!(world.dead_letters(), [("future".to_owned(), 30)], "both lanes go on");
+    passes(&world);
+    drop(held);
+    job.stop();
+    assert_eq!(world.dead_letters(), [("future".to_owned(), 30)]);
+    passes(&world);
 }
 
 #[test]
