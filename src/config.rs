@@ -291,12 +291,15 @@ fn read_from(text: &str) -> Result<From, String> {
     match text.trim() {
         "earliest" => Ok(From::Earliest),
         "latest" => Ok(From::Latest),
-        other => {
-            other.parse().ok().or_else(|| parse_rfc3339(other)).map(From::Timestamp).ok_or(format!(
+        other => other
+            .parse()
+            .ok()
+            .or_else(|| parse_rfc3339(other.as_bytes()))
+            .map(From::Timestamp)
+            .ok_or(format!(
                 "is {other:?}: it can be earliest, latest, a time like 2026-01-31T12:00:00Z or \
                  milliseconds since 1970"
-            ))
-        }
+            )),
     }
 }
 

@@ -31,6 +31,7 @@ pub mod correction;
 pub mod event;
 pub mod key;
 pub mod plan;
+pub mod scan;
 pub mod secret;
 pub mod session;
 pub mod snapshot;
