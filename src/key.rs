@@ -26,8 +26,12 @@ impl Key {
 
     /// A key from what [`encode`] wrote or [`Key::bytes`] gave; `None` if it is no such thing.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(bytes).ok()?;
-        (text.matches('\0').count() == 1).then(|| Key(bytes.into()))
+        Key::is_encoded(bytes).then(|| Key(bytes.into()))
+    }
+
+    /// Whether the bytes are those of a key.
+    pub fn is_encoded(bytes: &[u8]) -> bool {
+        std::str::from_utf8(bytes).is_ok_and(|text| text.matches('\0').count() == 1)
     }
 
     /// Takes bytes that [`encode`] has just written, unchecked.

@@ -7,6 +7,7 @@
 pub mod commit;
 pub mod intake;
 pub mod lane;
+pub mod parcel;
 pub mod sessions;
 pub mod source;
 
@@ -23,15 +24,6 @@ use crate::key::{Key, Shard};
 use crate::plan::ShardProgress;
 use crate::session::{Closed, Span};
 use crate::time::{Epoch, EventTime};
-
-/// One or more events of a key on their way to its shard.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Arrival {
-    /// [`crate::key::stable_hash`] of the key, computed once at the source.
-    pub hash: u64,
-    pub key: Key,
-    pub span: Span,
-}
 
 /// What one source has bound at an epoch; empty if nothing changed. It goes to every worker.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -54,10 +46,11 @@ pub struct DeadLetter {
     pub payload_bytes: u64,
 }
 
-/// An event that may turn out to be too late, beside its [`Arrival`]. Only `--late drop` sends them.
+/// An event that may turn out to be too late, beside its arrival. Only `--late drop`
+/// sends them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Suspect {
-    /// As in the arrival.
+    /// [`crate::key::stable_hash`] of the key.
     pub hash: u64,
     pub key: Key,
     pub time: EventTime,

@@ -14,7 +14,8 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use super::{Arrival, Cut, DeadLetter, ShardOutput, Summary, Suspect};
+use super::parcel::{Arrival, Parcel};
+use super::{Cut, DeadLetter, ShardOutput, Summary, Suspect};
 use crate::binding::{Late, Rules};
 use crate::control::Control;
 use crate::key::{Key, Shard};
@@ -41,7 +42,7 @@ pub struct SessionStreams<'scope> {
 
 /// Builds the session operator of this worker over its `shards`.
 pub fn render_sessions<'scope>(
-    arrivals: StreamVec<'scope, Epoch, Arrival>,
+    arrivals: StreamVec<'scope, Epoch, Parcel>,
     suspects: StreamVec<'scope, Epoch, Suspect>,
     cuts: StreamVec<'scope, Epoch, Cut>,
     plan: &Arc<Plan>,
@@ -53,7 +54,7 @@ pub fn render_sessions<'scope>(
     let peers = scope.peers();
     let count = plan.shards();
     let mut builder = OperatorBuilder::new("Sessions".to_owned(), scope);
-    let route = move |arrival: &Arrival| Shard::of(arrival.hash, count).0 as u64;
+    let route = |parcel: &Parcel| u64::from(parcel.worker);
     let mut arrivals = builder.new_input(arrivals, Exchange::new(route));
     let route = move |suspect: &Suspect| Shard::of(suspect.hash, count).0 as u64;
     let mut suspects = builder.new_input(suspects, Exchange::new(route));
@@ -116,7 +117,7 @@ struct Stash {
 /// What an epoch brings to the shards of a worker.
 #[derive(Default)]
 struct Input {
-    arrivals: Vec<Vec<Arrival>>,
+    arrivals: Vec<Vec<Parcel>>,
     suspects: Vec<Suspect>,
     cuts: Vec<Cut>,
 }
@@ -208,8 +209,8 @@ impl Sessions {
         let recorded = self.recorded.remove(&epoch);
         let (watermark, rules) = recorded.unwrap_or((reading.watermark, self.rules));
         assert_eq!(watermark, reading.watermark, "I2: epoch {epoch} has another watermark");
-        for arrival in arrivals.into_iter().flatten() {
-            self.apply(epoch, &arrival);
+        for parcel in arrivals.into_iter().flatten() {
+            parcel.arrivals().for_each(|arrival| self.apply(epoch, arrival));
         }
         let dropped = match rules.late {
             Late::Merge => BTreeMap::new(),
@@ -258,11 +259,11 @@ impl Sessions {
         dropped
     }
 
-    fn apply(&mut self, epoch: Epoch, arrival: &Arrival) {
-        let at = Shard::of(arrival.hash, self.count).0 as usize / self.peers;
+    fn apply(&mut self, epoch: Epoch, Arrival { hash, span, key }: Arrival<'_>) {
+        let at = Shard::of(hash, self.count).0 as usize / self.peers;
         let own = &mut self.shards[at];
         if epoch > own.loaded {
-            own.table.insert(arrival.hash, arrival.key.bytes(), arrival.span);
+            own.table.insert(hash, key, span);
         }
     }
 

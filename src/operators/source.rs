@@ -25,7 +25,8 @@ use timely::dataflow::{Scope, StreamVec};
 use timely::scheduling::{Activator, SyncActivator};
 
 use super::intake::{Intake, Taken};
-use super::{Arrival, Cut, DeadLetter, Feed, Record, Stopped, Suspect};
+use super::parcel::{Packer, Parcel};
+use super::{Cut, DeadLetter, Feed, Record, Stopped, Suspect};
 use crate::binding::{Binding, BoundEpoch, Late, Offset, Partition, Rules, Status};
 use crate::control::{Control, Fault};
 use crate::plan::{PartitionPlan, Plan};
@@ -61,7 +62,7 @@ pub struct SourceConfig {
 /// What comes out of a source.
 pub struct SourceStreams<'scope> {
     /// To the shards.
-    pub arrivals: StreamVec<'scope, Epoch, Arrival>,
+    pub arrivals: StreamVec<'scope, Epoch, Parcel>,
     /// To the shards, beside the arrivals.
     pub suspects: StreamVec<'scope, Epoch, Suspect>,
     /// To every worker.
@@ -173,7 +174,7 @@ fn send<D: timely::ExchangeData>(
 /// What one activation has made, by epoch in order.
 #[derive(Default)]
 struct Emit {
-    arrivals: Vec<(Epoch, Vec<Arrival>)>,
+    arrivals: Vec<(Epoch, Vec<Parcel>)>,
     suspects: Vec<(Epoch, Vec<Suspect>)>,
     cuts: Vec<(Epoch, Vec<Cut>)>,
     dead: Vec<(Epoch, Vec<DeadLetter>)>,
@@ -246,6 +247,8 @@ struct Source<F> {
     /// Ends that are durable and that the broker has not been told.
     settled: BTreeMap<Partition, Offset>,
     group_committed_ms: u64,
+    /// Events of the epoch that have been read and not sent.
+    packer: Packer,
     scratch: Vec<u8>,
 }
 
@@ -293,6 +296,7 @@ impl<F: Feed> Source<F> {
         control.gauges.replay_epochs.fetch_add(replay.len() as u64, Relaxed);
         let epoch = replay.front().map_or(plan.first_epoch, |bound| bound.epoch);
         let replays = !replay.is_empty();
+        let packer = Packer::new(config.gap, plan.shards(), peers);
         let mut source = Source {
             plan: Arc::clone(plan),
             config,
@@ -308,6 +312,7 @@ impl<F: Feed> Source<F> {
             in_flight: VecDeque::new(),
             settled: BTreeMap::new(),
             group_committed_ms: 0,
+            packer,
             scratch: Vec::new(),
         };
         if !replays {
@@ -354,6 +359,12 @@ impl<F: Feed> Source<F> {
     fn activate(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
         let now_ms = (self.config.now_ms)();
         self.settle(now_ms);
+        let next = self.advance(emit, now_ms)?;
+        self.send_off(emit);
+        Ok(next)
+    }
+
+    fn advance(&mut self, emit: &mut Emit, now_ms: u64) -> Result<Next, Fault> {
         match &self.life {
             Life::Stopped if self.in_flight.is_empty() => Ok(Next::Done),
             Life::Stopped => Ok(Next::After(Duration::from_millis(10))),
@@ -362,6 +373,14 @@ impl<F: Feed> Source<F> {
             }
             Life::Replay(_) => self.replay(emit),
             Life::Live => self.live(emit, now_ms),
+        }
+    }
+
+    /// Lets go what has been read of the epoch at hand.
+    fn send_off(&mut self, emit: &mut Emit) {
+        let parcels = self.packer.take();
+        if !parcels.is_empty() {
+            Emit::at(&mut emit.arrivals, self.epoch).extend(parcels);
         }
     }
 
@@ -422,6 +441,7 @@ impl<F: Feed> Source<F> {
             part.clock =
                 PartitionClock::resume(self.config.patience, *binding, self.plan.first_epoch);
         }
+        self.send_off(emit);
         self.watermark.is(bound.watermark);
         Emit::at(&mut emit.cuts, bound.epoch).push(Cut { bindings: bound.bindings });
         self.in_flight.push_back((bound.epoch, Vec::new()));
@@ -516,6 +536,7 @@ impl<F: Feed> Source<F> {
 
     /// Binds what this worker has read of the current epoch; only what has changed goes out.
     fn cut(&mut self, emit: &mut Emit) {
+        self.send_off(emit);
         let mut bindings = Vec::new();
         let mut ends = Vec::new();
         for at in 0..self.parts.len() {
@@ -602,7 +623,7 @@ impl<F: Feed> Source<F> {
             dead_letter_bytes: self.config.dead_letter_bytes,
         };
         let mut taken = Taken {
-            arrivals: Emit::at(&mut emit.arrivals, self.epoch),
+            arrivals: &mut self.packer,
             suspects: Emit::at(&mut emit.suspects, self.epoch),
             dead_letters: Emit::at(&mut emit.dead, self.epoch),
         };

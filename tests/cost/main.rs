@@ -1,8 +1,9 @@
 //! What the hot path costs.
 use sessionizer::binding::{Binding, Late, Partition, Rules};
 use sessionizer::key::Shard;
+use sessionizer::operators::Record;
 use sessionizer::operators::intake::{Intake, Taken};
-use sessionizer::operators::{Arrival, Record};
+use sessionizer::operators::parcel::{Packer, Parcel};
 use sessionizer::produce::generate::{Generator, Recipe};
 use sessionizer::session::{Closed, SessionTable};
 use sessionizer::time::{EventTime, Gap};
@@ -43,6 +44,8 @@ fn measured(payloads: &[Vec<u8>]) -> (u64, u64) {
         (0..SHARDS).map(|_| SessionTable::new(gap, EventTime::NEVER)).collect();
     let mut rows = 0;
     let mut scratch = Vec::new();
+    let mut packer = Packer::new(gap, SHARDS, 2);
+    let mut inserts = 0;
     for (at, batch) in payloads.chunks(PER_EPOCH).enumerate() {
         let epoch = 2_000_000_000_000 + at as u64;
         let intake = Intake {
@@ -55,17 +58,17 @@ fn measured(payloads: &[Vec<u8>]) -> (u64, u64) {
             suspect_before: EventTime::NEVER,
             dead_letter_bytes: 1_000,
         };
-        let (mut arrivals, mut suspects, mut dead) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut suspects, mut dead) = (Vec::new(), Vec::new());
         for (offset, payload) in batch.iter().enumerate() {
             let record = Record { offset: offset as i64, payload: Some(payload) };
             let mut taken =
-                Taken { arrivals: &mut arrivals, suspects: &mut suspects, dead_letters: &mut dead };
+                Taken { arrivals: &mut packer, suspects: &mut suspects, dead_letters: &mut dead };
             intake.take(&record, &mut clock, &mut scratch, &mut taken);
         }
-        let arrivals = exchange(arrivals);
-        for arrival in arrivals {
+        for arrival in packer.take().iter().flat_map(Parcel::arrivals) {
             let table = &mut tables[Shard::of(arrival.hash, SHARDS).0 as usize];
-            table.insert(arrival.hash, arrival.key.bytes(), arrival.span);
+            table.insert(arrival.hash, arrival.key, arrival.span);
+            inserts += 1;
         }
         let watermark = clock.cut(epoch, 0, false, false).promise;
         for table in &mut tables {
@@ -74,15 +77,6 @@ fn measured(payloads: &[Vec<u8>]) -> (u64, u64) {
             rows += closed.len() as u64;
         }
     }
+    println!("inserts {inserts}");
     (rows, tables.iter().map(|table| table.len() as u64).sum())
-}
-
-fn exchange(arrivals: Vec<Arrival>) -> Vec<Arrival> {
-    let mut to: [Vec<Arrival>; 2] = Default::default();
-    for arrival in arrivals {
-        to[(arrival.hash >> 32) as usize & 1].push(arrival);
-    }
-    let [mut a, b] = to;
-    a.extend(b);
-    a
 }
