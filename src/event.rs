@@ -10,19 +10,28 @@ use std::fmt;
 use serde::Serialize;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::key::MAX_KEY_BYTES;
+use crate::key::{self, Key, MAX_KEY_BYTES};
 use crate::scan::{Scanned, ScannedTime, scan};
 use crate::time::EventTime;
 
-/// What a session is made of.
+/// What a session is made of. The texts are UTF-8, kept as bytes: nobody reads them here.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event<'a> {
     /// Who: never empty, no NUL, together with `host` at most [`MAX_KEY_BYTES`].
-    pub ip: Cow<'a, str>,
+    pub ip: Cow<'a, [u8]>,
     /// Where: never empty, no NUL.
-    pub host: Cow<'a, str>,
+    pub host: Cow<'a, [u8]>,
     /// When.
     pub time: EventTime,
+}
+
+impl Event<'_> {
+    /// Whose it is.
+    pub fn key(&self) -> Key {
+        let mut bytes = Vec::new();
+        key::encode(&self.ip, &self.host, &mut bytes);
+        Key::from_encoded(&bytes)
+    }
 }
 
 /// Why a record became a dead letter. The names are stored, so they never change.
@@ -142,7 +151,7 @@ fn decode_any(payload: &[u8]) -> Result<Event<'_>, Rejected> {
     let host = text(fields.host, Reason::NoHost, "host")?;
     let time = event_time(fields.event_time)?;
     for (name, value) in [("ip", &ip), ("host", &host)] {
-        if value.as_bytes().contains(&0) {
+        if value.contains(&0) {
             return rejected(Reason::NulInKey, format!("{name} holds U+0000"));
         }
     }
@@ -154,9 +163,10 @@ fn decode_any(payload: &[u8]) -> Result<Event<'_>, Rejected> {
     Ok(Event { ip, host, time })
 }
 
-fn text<'a>(field: Field<'a>, reason: Reason, name: &str) -> Result<Cow<'a, str>, Rejected> {
+fn text<'a>(field: Field<'a>, reason: Reason, name: &str) -> Result<Cow<'a, [u8]>, Rejected> {
     match field {
-        Field::Text(text) if !text.is_empty() => Ok(text),
+        Field::Text(Cow::Borrowed(text)) if !text.is_empty() => Ok(Cow::Borrowed(text.as_bytes())),
+        Field::Text(Cow::Owned(text)) if !text.is_empty() => Ok(Cow::Owned(text.into_bytes())),
         Field::Text(_) => rejected(reason, format!("{name} is empty")),
         Field::Absent => rejected(reason, format!("{name} is missing or null")),
         Field::Integer(_) | Field::Other => rejected(reason, format!("{name} is not a string")),
@@ -424,7 +434,7 @@ mod tests {
                 decode(Some(json.as_bytes())).unwrap_or_else(|why| panic!("{json}: {why:?}"));
             assert_eq!(
                 (&*event.ip, &*event.host, event.time.millis()),
-                ("1.2.3.4", "a.example", TIME)
+                (&b"1.2.3.4"[..], &b"a.example"[..], TIME)
             );
             assert!(matches!((event.ip, event.host), (Cow::Borrowed(_), Cow::Borrowed(_))));
         }
@@ -444,7 +454,7 @@ mod tests {
     fn the_last_of_a_duplicate_field_counts() {
         let json = r#"{"ip":"a","host":"h","event_time":1,"ip":"b","event_time":2}"#;
         let event = decode(Some(json.as_bytes())).expect("valid");
-        assert_eq!((&*event.ip, event.time.millis()), ("b", 2));
+        assert_eq!((&*event.ip, event.time.millis()), (&b"b"[..], 2));
         assert_eq!(reason(r#"{"ip":"a","host":"h","event_time":1,"ip":null}"#), Reason::NoIp);
     }
 
@@ -452,7 +462,7 @@ mod tests {
     fn keys_are_taken_byte_for_byte_with_escapes_resolved() {
         let json = r#"{"ip":" 1 ","host":"m\u00fcnchen.\ud83d\ude00","event_time":1,"\u0069p2":0}"#;
         let event = decode(Some(json.as_bytes())).expect("valid");
-        assert_eq!((&*event.ip, &*event.host), (" 1 ", "münchen.😀"));
+        assert_eq!((&*event.ip, &*event.host), (&b" 1 "[..], "münchen.😀".as_bytes()));
     }
 
     #[test]

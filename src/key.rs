@@ -20,7 +20,7 @@ impl Key {
     /// The key of a visitor; both parts must be free of NUL.
     pub fn new(ip: &str, host: &str) -> Self {
         let mut bytes = Vec::with_capacity(ip.len() + 1 + host.len());
-        encode(ip, host, &mut bytes);
+        encode(ip.as_bytes(), host.as_bytes(), &mut bytes);
         Key(bytes.into_boxed_slice())
     }
 
@@ -59,11 +59,12 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Appends the encoded key to `out`, which a hot loop reuses.
-pub fn encode(ip: &str, host: &str, out: &mut Vec<u8>) {
-    out.extend_from_slice(ip.as_bytes());
+/// Appends the encoded key to `out`, which a hot loop reuses; both parts are UTF-8 without NUL.
+pub fn encode(ip: &[u8], host: &[u8], out: &mut Vec<u8>) {
+    out.reserve(ip.len() + 1 + host.len());
+    out.extend_from_slice(ip);
     out.push(0);
-    out.extend_from_slice(host.as_bytes());
+    out.extend_from_slice(host);
 }
 
 /// The hash of an encoded key: XXH3 with 64 bits and no seed, fixed by its specification.

@@ -25,6 +25,7 @@
 //! - **I8** `records = closed + open + dead`, per commit; what was lost and accepted is counted.
 
 // The pure core: no I/O, no clock, no timely.
+pub mod alignment;
 pub mod answer;
 pub mod binding;
 pub mod correction;

@@ -5,6 +5,7 @@
 //! sessions. It stores open sessions only, never events of epochs that are done.
 
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -15,7 +16,8 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::parcel::{Arrival, Parcel};
-use super::{Cut, DeadLetter, ShardOutput, Summary, Suspect};
+use super::{Brake, Cut, DeadLetter, ShardOutput, Summary, Suspect};
+use crate::alignment::Alignment;
 use crate::binding::{Late, Rules};
 use crate::control::Control;
 use crate::key::{Key, Shard};
@@ -30,6 +32,15 @@ pub struct LoadedShard {
     pub shard: Shard,
     pub epoch: Epoch,
     pub table: SessionTable,
+}
+
+/// What the session operator has to know.
+pub struct SessionConfig {
+    pub snapshot_interval_ms: u64,
+    /// How far a partition may be ahead of the slowest, in milliseconds of event time.
+    pub max_drift_ms: i64,
+    /// Holds partitions of this worker's source.
+    pub brake: Rc<Brake>,
 }
 
 /// What comes out of the session operator.
@@ -47,7 +58,7 @@ pub fn render_sessions<'scope>(
     cuts: StreamVec<'scope, Epoch, Cut>,
     plan: &Arc<Plan>,
     shards: Vec<LoadedShard>,
-    snapshot_interval_ms: u64,
+    config: SessionConfig,
     control: Arc<Control>,
 ) -> SessionStreams<'scope> {
     let scope = arrivals.scope();
@@ -63,7 +74,7 @@ pub fn render_sessions<'scope>(
     let (summaries_out, summaries) = builder.new_output();
     let mut outputs_out = OutputBuilder::from(outputs_out);
     let mut summaries_out = OutputBuilder::from(summaries_out);
-    let mut worker = Sessions::new(plan, shards, peers, snapshot_interval_ms, control);
+    let mut worker = Sessions::new(plan, shards, peers, config, control);
     builder.build(move |_capabilities| {
         let mut stash: BTreeMap<Epoch, Stash> = BTreeMap::new();
         move |frontiers| {
@@ -136,7 +147,8 @@ struct Sessions {
     shards: Vec<OwnShard>,
     count: u32,
     peers: usize,
-    snapshot_interval_ms: u64,
+    config: SessionConfig,
+    alignment: Alignment,
     /// What the epochs of the replay were bound with, and their watermarks, to check it (I2).
     recorded: BTreeMap<Epoch, (EventTime, Rules)>,
     /// What new epochs are bound with.
@@ -164,7 +176,7 @@ impl Sessions {
         plan: &Plan,
         shards: Vec<LoadedShard>,
         peers: usize,
-        snapshot_interval_ms: u64,
+        config: SessionConfig,
         control: Arc<Control>,
     ) -> Self {
         let own = |mut loaded: LoadedShard| {
@@ -185,7 +197,8 @@ impl Sessions {
             shards: shards.into_iter().map(own).collect(),
             count: plan.shards(),
             peers,
-            snapshot_interval_ms,
+            alignment: Alignment::new(config.max_drift_ms),
+            config,
             recorded: plan
                 .replay
                 .iter()
@@ -202,7 +215,11 @@ impl Sessions {
     fn step(&mut self, epoch: Epoch, input: Input, last: bool) -> (Summary, Vec<ShardOutput>) {
         let Input { arrivals, suspects, cuts } = input;
         assert!(!cuts.is_empty(), "I2: epoch {epoch} has events and no binding");
-        let mut bindings: Vec<_> = cuts.into_iter().flat_map(|cut| cut.bindings).collect();
+        let mut bindings = Vec::new();
+        for cut in cuts {
+            bindings.extend(cut.bindings);
+            self.alignment.learn(cut.worker, cut.behind);
+        }
         bindings.sort_unstable_by_key(|binding| binding.partition);
         let before = self.clock.watermark();
         let reading = self.clock.advance(epoch, bindings.iter().copied());
@@ -218,6 +235,7 @@ impl Sessions {
         };
         let outputs = self.close(epoch, reading, dropped, last);
         self.report(reading);
+        self.config.brake.hold(self.alignment.held(self.clock.bindings()));
         (Summary { watermark, rules, bindings }, outputs)
     }
 
@@ -283,7 +301,7 @@ impl Sessions {
             own.table.close(reading.close_before(), &mut closed);
             let due = last
                 || self.after_loss == Some(epoch)
-                || due(own, epoch, self.count, self.snapshot_interval_ms);
+                || due(own, epoch, self.count, self.config.snapshot_interval_ms);
             let snapshot = due.then(|| {
                 own.snapshot = epoch;
                 snapshot::encode(&own.table)

@@ -26,7 +26,7 @@ use timely::scheduling::{Activator, SyncActivator};
 
 use super::intake::{Intake, Taken};
 use super::parcel::{Packer, Parcel};
-use super::{Cut, DeadLetter, Feed, Record, Stopped, Suspect};
+use super::{Brake, Cut, DeadLetter, Feed, Record, Stopped, Suspect};
 use crate::binding::{Binding, BoundEpoch, Late, Offset, Partition, Rules, Status};
 use crate::control::{Control, Fault};
 use crate::plan::{PartitionPlan, Plan};
@@ -71,6 +71,8 @@ pub struct SourceStreams<'scope> {
     pub dead_letters: StreamVec<'scope, Epoch, DeadLetter>,
     /// Wakes the source of this worker, for a clean stop.
     pub activator: Activator,
+    /// Holds partitions of this worker.
+    pub brake: Rc<Brake>,
 }
 
 /// Builds the source of this worker. `open` makes the feed, given what wakes the source when
@@ -96,10 +98,13 @@ pub fn render_source<'scope, F: Feed + 'static>(
     let activator = scope.activator_for(Rc::clone(&info.address));
     let waker = scope.worker().sync_activator_for(info.address.to_vec());
     let mut alarm = Alarm { set: config.alarm, activator: activator.clone(), rings_at: None };
+    let brake = Rc::new(Brake::new(activator.clone()));
     let feed = open(waker);
     let mut source = None;
     match feed.and_then(|feed| {
-        Source::new(plan, config, Arc::clone(&control), durable, feed, scope.index(), scope.peers())
+        let place = (scope.index(), scope.peers());
+        let brake = Rc::clone(&brake);
+        Source::new(plan, config, Arc::clone(&control), durable, feed, place, brake)
     }) {
         Ok(made) => source = Some(made),
         Err(fault) => control.fail(fault),
@@ -137,7 +142,7 @@ pub fn render_source<'scope, F: Feed + 'static>(
             true
         }
     });
-    SourceStreams { arrivals, suspects, cuts, dead_letters, activator }
+    SourceStreams { arrivals, suspects, cuts, dead_letters, activator, brake }
 }
 
 /// Activates the source later. Each ring is set once: the source also wakes for records, and a
@@ -211,6 +216,10 @@ struct Part {
     restart: Option<Offset>,
     /// Whether its next binding goes out even if nothing has changed.
     untold: bool,
+    /// Whether in this epoch all was read that there was, at some moment.
+    kept_up: bool,
+    /// Whether it was held, and has not been read since: nobody knows what has come meanwhile.
+    passed_over: bool,
 }
 
 impl Part {
@@ -228,10 +237,12 @@ enum Life {
 }
 
 struct Source<F> {
+    worker: usize,
     plan: Arc<Plan>,
     config: SourceConfig,
     control: Arc<Control>,
     durable: probe::Handle<Epoch>,
+    brake: Rc<Brake>,
     feed: F,
     life: Life,
     /// The epoch that records are read into; every earlier one is cut.
@@ -259,8 +270,8 @@ impl<F: Feed> Source<F> {
         control: Arc<Control>,
         durable: probe::Handle<Epoch>,
         mut feed: F,
-        worker: usize,
-        peers: usize,
+        (worker, peers): (usize, usize),
+        brake: Rc<Brake>,
     ) -> Result<Self, Fault> {
         let mut parts = Vec::new();
         for plan_of in plan.partitions_of(worker, peers) {
@@ -282,6 +293,8 @@ impl<F: Feed> Source<F> {
                 assigned,
                 restart: *restart,
                 untold: true,
+                kept_up: false,
+                passed_over: false,
             });
         }
         let mine = |binding: &Binding| binding.partition.worker(peers) == worker;
@@ -298,10 +311,12 @@ impl<F: Feed> Source<F> {
         let replays = !replay.is_empty();
         let packer = Packer::new(config.gap, plan.shards(), peers);
         let mut source = Source {
+            worker,
             plan: Arc::clone(plan),
             config,
             control,
             durable,
+            brake,
             feed,
             life: Life::Replay(replay),
             epoch,
@@ -443,7 +458,11 @@ impl<F: Feed> Source<F> {
         }
         self.send_off(emit);
         self.watermark.is(bound.watermark);
-        Emit::at(&mut emit.cuts, bound.epoch).push(Cut { bindings: bound.bindings });
+        Emit::at(&mut emit.cuts, bound.epoch).push(Cut {
+            worker: self.worker,
+            bindings: bound.bindings,
+            behind: Vec::new(),
+        });
         self.in_flight.push_back((bound.epoch, Vec::new()));
         self.control.gauges.replayed_epochs.fetch_add(1, Relaxed);
         let Life::Replay(replay) = &mut self.life else { unreachable!("replaying") };
@@ -497,9 +516,19 @@ impl<F: Feed> Source<F> {
         let mut limit = RECORDS_PER_ACTIVATION;
         let mut at_limit = false;
         for _ in 0..self.parts.len() {
+            if limit == 0 {
+                // The next activation begins with those that have had no turn.
+                at_limit = true;
+                break;
+            }
             self.turn = (self.turn + 1) % self.parts.len();
-            let part = &self.parts[self.turn];
+            let part = &mut self.parts[self.turn];
             if part.untold || part.retired {
+                continue;
+            }
+            let partition = part.clock.bound().partition;
+            part.passed_over = self.brake.holds(partition);
+            if part.passed_over {
                 continue;
             }
             let before = limit.min(RECORDS_PER_TURN);
@@ -508,6 +537,8 @@ impl<F: Feed> Source<F> {
             let stopped = self.read(self.turn, until, &mut turn, emit)?;
             limit -= before - turn;
             at_limit |= stopped == Stopped::AtLimit;
+            let kept_up = stopped != Stopped::AtLimit && self.feed.keeps_up(partition);
+            self.parts[self.turn].kept_up |= kept_up;
             self.parts[self.turn].read_up |= until.is_some() && stopped == Stopped::AtEnd;
         }
         if self.config.until_end && (0..self.parts.len()).all(|at| self.at_until(at)) {
@@ -538,6 +569,7 @@ impl<F: Feed> Source<F> {
     fn cut(&mut self, emit: &mut Emit) {
         self.send_off(emit);
         let mut bindings = Vec::new();
+        let mut behind = Vec::new();
         let mut ends = Vec::new();
         for at in 0..self.parts.len() {
             let ended = self.at_until(at) || self.parts[at].retired;
@@ -548,7 +580,11 @@ impl<F: Feed> Source<F> {
                 true => self.feed.position(partition).max(before.end),
                 false => before.end,
             };
-            let caught_up = part.assigned && self.feed.caught_up(partition);
+            let caught_up = part.assigned && !part.passed_over && self.feed.caught_up(partition);
+            let keeps_up = std::mem::take(&mut part.kept_up) || caught_up || part.passed_over;
+            if part.assigned && !ended && !keeps_up && !part.clock.is_silent(self.epoch) {
+                behind.push(partition);
+            }
             let bound = part.clock.cut(self.epoch, position, caught_up, ended);
             if bound != before || part.untold {
                 bindings.push(bound);
@@ -557,7 +593,7 @@ impl<F: Feed> Source<F> {
             part.untold = false;
         }
         self.watermark.cut(self.epoch, self.parts.iter().map(|part| part.clock.bound()));
-        Emit::at(&mut emit.cuts, self.epoch).push(Cut { bindings });
+        Emit::at(&mut emit.cuts, self.epoch).push(Cut { worker: self.worker, bindings, behind });
         self.in_flight.push_back((self.epoch, ends));
     }
 
@@ -589,6 +625,8 @@ impl<F: Feed> Source<F> {
             assigned: true,
             restart: None,
             untold: true,
+            kept_up: false,
+            passed_over: false,
         });
         Ok(())
     }
