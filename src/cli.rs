@@ -109,6 +109,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "DURATION", env = "SESSIONIZER_IDLE_TIMEOUT", default_value = "30s")]
     pub idle_timeout: String,
 
+    /// How far a partition may be read ahead of the slowest one that is behind, in event time
+    ///
+    /// In a backlog, partitions that are further ahead wait until the others catch up, so that
+    /// memory stays bounded. A partition that has nothing to read holds nobody.
+    #[arg(long, value_name = "DURATION", env = "SESSIONIZER_MAX_DRIFT", default_value = "10m")]
+    pub max_drift: String,
+
     /// An event later than the clock by more than this goes to dead_letters
     #[arg(long, value_name = "DURATION", env = "SESSIONIZER_MAX_FUTURE", default_value = "5m")]
     pub max_future: String,

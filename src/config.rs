@@ -34,6 +34,8 @@ pub struct Config {
     pub until_end: bool,
     pub epoch_ms: u64,
     pub patience: Patience,
+    /// How far a partition may be ahead of the slowest one that is behind, in event time.
+    pub max_drift_ms: i64,
     pub rules: Rules,
     pub accept_lost_offsets: bool,
     pub lanes: u32,
@@ -108,6 +110,7 @@ pub fn read(args: &RunArgs, env: Lookup<'_>) -> Result<Config, Fault> {
     let epoch_ms = ms("--epoch", &args.epoch, 10, HOUR);
     let out_of_orderness_ms = ms("--out-of-orderness", &args.out_of_orderness, 0, YEAR);
     let idle_timeout_ms = ms("--idle-timeout", &args.idle_timeout, 1, YEAR);
+    let max_drift_ms = ms("--max-drift", &args.max_drift, 0, YEAR);
     let max_future_ms = ms("--max-future", &args.max_future, 0, YEAR);
     let snapshot_interval_ms = ms("--snapshot-interval", &args.snapshot_interval, 100, YEAR);
     let discovery_ms = ms("--discovery-interval", &args.discovery_interval, 100, YEAR);
@@ -136,6 +139,7 @@ pub fn read(args: &RunArgs, env: Lookup<'_>) -> Result<Config, Fault> {
                 out_of_orderness_ms: out_of_orderness_ms? as i64,
                 idle_timeout_ms: idle_timeout_ms?,
             },
+            max_drift_ms: max_drift_ms? as i64,
             rules: Rules { max_future_ms: max_future_ms? as i64, late: late? },
             accept_lost_offsets: args.accept_lost_offsets,
             lanes: lanes? as u32,
@@ -340,12 +344,15 @@ fn read_from(text: &str) -> Result<From, String> {
     match text.trim() {
         "earliest" => Ok(From::Earliest),
         "latest" => Ok(From::Latest),
-        other => {
-            other.parse().ok().or_else(|| parse_rfc3339(other)).map(From::Timestamp).ok_or(format!(
+        other => other
+            .parse()
+            .ok()
+            .or_else(|| parse_rfc3339(other.as_bytes()))
+            .map(From::Timestamp)
+            .ok_or(format!(
                 "is {other:?}: it can be earliest, latest, a time like 2026-01-31T12:00:00Z or \
                  milliseconds since 1970"
-            ))
-        }
+            )),
     }
 }
 
@@ -402,6 +409,7 @@ mod tests {
         let config = read_with(&GOOD, &[]).expect("valid");
         assert_eq!(config.ledger.gap.millis(), 300_000);
         assert_eq!(config.patience.out_of_orderness_ms, 15_000);
+        assert_eq!(config.max_drift_ms, 600_000);
         assert_eq!((config.workers, config.lanes, config.epoch_ms), (1, 1, 1_000));
         assert_eq!((config.ledger.job.as_str(), config.ledger.shards), ("group", 128));
         assert_eq!(config.ledger.table, "sessionized_events");

@@ -26,12 +26,14 @@
 //! - **I8** `records = closed + open + dead`, per commit; what was lost and accepted is counted.
 
 // The pure core: no I/O, no clock, no timely.
+pub mod alignment;
 pub mod answer;
 pub mod binding;
 pub mod correction;
 pub mod event;
 pub mod key;
 pub mod plan;
+pub mod scan;
 pub mod secret;
 pub mod session;
 pub mod snapshot;

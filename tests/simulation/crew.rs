@@ -42,6 +42,8 @@ pub struct Setup {
     pub changes: Arc<Mutex<Vec<Change>>>,
     /// How far the clock of each worker is behind that of the one before.
     pub lag_ms: u64,
+    /// How far a partition may be ahead of the slowest.
+    pub max_drift_ms: i64,
     /// Whether it ends where the partitions ended at its start.
     pub bounded: bool,
 }
@@ -203,6 +205,7 @@ fn work(
             alarm: false,
         },
         snapshot_interval_ms: 100,
+        max_drift_ms: setup.max_drift_ms,
         lanes: setup.lanes,
         drive: Drive::Inline,
         on_changes,

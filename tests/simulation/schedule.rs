@@ -148,6 +148,7 @@ impl World {
             now_ms: Arc::clone(&self.now_ms),
             changes: Arc::clone(&self.changes),
             lag_ms: self.rng.below(3) * 7,
+            max_drift_ms: [0, 30, 500, 1_000_000][self.rng.below(4) as usize],
             bounded,
         })
     }
