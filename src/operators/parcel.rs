@@ -79,9 +79,18 @@ pub struct Packer {
     /// What is being filled, by worker.
     open: Vec<Vec<u8>>,
     full: Vec<Parcel>,
-    /// Where the last arrival of a hash lies in the parcel of its worker, by low bits of the hash.
-    /// An entry may be out of date: what lies there says whether it is.
-    recent: Vec<(u64, u32)>,
+    /// Where the last arrival of a hash lies, by low bits of the hash.
+    recent: Vec<Recent>,
+    /// Counts the parcels that were closed, by worker: what lies in those is out of reach.
+    rounds: Vec<u32>,
+}
+
+/// An arrival in a parcel that is being filled, if it still is.
+#[derive(Clone, Copy)]
+struct Recent {
+    hash: u64,
+    at: u32,
+    round: u32,
 }
 
 impl Packer {
@@ -92,19 +101,21 @@ impl Packer {
             shards,
             open: vec![Vec::new(); workers],
             full: Vec::new(),
-            recent: vec![(0, 0); RECENT],
+            recent: vec![Recent { hash: 0, at: 0, round: 0 }; RECENT],
+            rounds: vec![1; workers],
         }
     }
 
     /// Adds an event; `hash` is [`crate::key::stable_hash`] of the encoded key.
     pub fn add(&mut self, hash: u64, key: &[u8], time: EventTime) {
         let worker = Shard::of(hash, self.shards).worker(self.open.len());
-        let open = &mut self.open[worker];
+        let (open, round) = (&mut self.open[worker], &mut self.rounds[worker]);
         let recent = &mut self.recent[hash as usize % RECENT];
-        if recent.0 == hash && join(open, recent.1 as usize, hash, key, time, self.gap) {
+        let there = recent.hash == hash && recent.round == *round;
+        if there && join(open, recent.at as usize, key, time, self.gap) {
             return;
         }
-        *recent = (hash, open.len() as u32);
+        *recent = Recent { hash, at: open.len() as u32, round: *round };
         let mut head = [0; KEY];
         head[..FIRST].copy_from_slice(&hash.to_le_bytes());
         head[FIRST..LENGTH_MS].copy_from_slice(&time.millis().to_le_bytes());
@@ -114,6 +125,7 @@ impl Packer {
         open.extend_from_slice(&head);
         open.extend_from_slice(key);
         if open.len() >= PARCEL_BYTES {
+            *round = round.wrapping_add(1);
             let bytes = std::mem::replace(open, Vec::with_capacity(PARCEL_BYTES + 4_096));
             self.full.push(Parcel { worker: worker as u32, bytes });
         }
@@ -123,6 +135,7 @@ impl Packer {
     pub fn take(&mut self) -> Vec<Parcel> {
         for (worker, open) in self.open.iter_mut().enumerate().filter(|(_, open)| !open.is_empty())
         {
+            self.rounds[worker] = self.rounds[worker].wrapping_add(1);
             let bytes = std::mem::take(open);
             self.full.push(Parcel { worker: worker as u32, bytes });
         }
@@ -130,19 +143,14 @@ impl Packer {
     }
 }
 
-/// Joins an event to the arrival at `at`, if that is one of the same key and they touch. The place
-/// may be in a parcel that is gone; then something else is there, or nothing.
-fn join(open: &mut [u8], at: usize, hash: u64, key: &[u8], time: EventTime, gap: Gap) -> bool {
-    let Some((head, rest)) =
-        open.get_mut(at..).and_then(|open| open.split_first_chunk_mut::<KEY>())
-    else {
-        return false;
-    };
-    let known = head[..FIRST] == hash.to_le_bytes()
-        && head[KEY_BYTES..] == (key.len() as u16).to_le_bytes()
+/// Joins an event to the arrival at `at`, one with the hash of the same key, if it is of that key
+/// and they touch.
+fn join(open: &mut [u8], at: usize, key: &[u8], time: EventTime, gap: Gap) -> bool {
+    let (head, rest) = open[at..].split_first_chunk_mut::<KEY>().expect("an arrival lies there");
+    let same = usize::from(u16::from_le_bytes(part(head, KEY_BYTES))) == key.len()
         && rest.get(..key.len()) == Some(key);
     let (before, event) = (span(head), Span::event(time));
-    if !known || !before.touches(&event, gap) {
+    if !same || !before.touches(&event, gap) {
         return false;
     }
     let joined = before.merge(event);
