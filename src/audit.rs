@@ -19,7 +19,7 @@ use crate::binding::Offset;
 use crate::cli::AuditArgs;
 use crate::config::{self, Problems, whole};
 use crate::control::{Control, Fault};
-use crate::event::{self, Reason};
+use crate::event::{self, Event, Reason};
 use crate::kafka::{Cluster, KafkaConfig, Range, scan};
 use crate::key::{Key, Shard, stable_hash};
 use crate::ledger::{LedgerConfig, Moment};
@@ -149,7 +149,7 @@ fn batch_answer(
             let (_, latest) = latest[at]?.iter().find(|(end, _)| record.offset < *end)?;
             (time > *latest).then_some(Reason::Future)
         });
-        let key = event.as_ref().map(|event| Key::new(&event.ip, &event.host));
+        let key = event.as_ref().map(Event::key);
         let of_key = key.as_ref().map(|key| Shard::of(stable_hash(key.bytes()), shards));
         // A dead letter counts in the shard of its place, unless it is an event that came too late.
         let shard = of_key.filter(|_| refused != Some(Reason::Future)).unwrap_or_else(|| {

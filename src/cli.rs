@@ -36,7 +36,7 @@ Environment (required unless a default is named):
   RUST_LOG                  what is logged: warn, info (default), debug
 
 Exit codes: 0 done or stopped cleanly, 1 the world is not as it should be, 2 a setting is wrong,
-3 another instance of the job has taken over.";
+3 another instance of the job has taken over, 4 another process of the job is lost.";
 
 /// What else it can do.
 #[derive(Subcommand, Debug)]
@@ -62,6 +62,30 @@ pub struct RunArgs {
     #[arg(short = 'w', long, value_name = "N", env = "SESSIONIZER_WORKERS", default_value = "1")]
     pub workers: String,
 
+    /// Processes that run the job together, each with so many worker threads
+    ///
+    /// Start each with its own --process and otherwise the same settings: they find each other by
+    /// the hostfile, and wait for each other as long as it takes.
+    #[arg(short = 'n', long, value_name = "N", env = "SESSIONIZER_PROCESSES", default_value = "1")]
+    pub processes: String,
+
+    /// Which of them this one is, from 0
+    #[arg(short = 'p', long, value_name = "I", env = "SESSIONIZER_PROCESS", default_value = "0")]
+    pub process: String,
+
+    /// A file with the address of each process: one host:port a line, process 0 first
+    ///
+    /// Each process listens on its own address only. Blank lines and what follows a # do not count;
+    /// the port is 2101 where none is named. What goes between processes is neither encrypted nor
+    /// asks for a password: keep it in a network of its own. [default: all processes on localhost,
+    /// at the ports 2101, 2102, ...]
+    #[arg(long, value_name = "FILE", env = "SESSIONIZER_HOSTFILE")]
+    pub hostfile: Option<String>,
+
+    /// A process that is silent for so long is lost, and the others end
+    #[arg(long, value_name = "DURATION", env = "SESSIONIZER_PEER_TIMEOUT", default_value = "10s")]
+    pub peer_timeout: String,
+
     /// Events of a visitor at most this far apart are one session
     #[arg(long, value_name = "DURATION", env = "SESSIONIZER_GAP", default_value = "5m")]
     pub gap: String,
@@ -85,6 +109,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "DURATION", env = "SESSIONIZER_IDLE_TIMEOUT", default_value = "30s")]
     pub idle_timeout: String,
 
+    /// How far a partition may be read ahead of the slowest one that is behind, in event time
+    ///
+    /// In a backlog, partitions that are further ahead wait until the others catch up, so that
+    /// memory stays bounded. A partition that has nothing to read holds nobody.
+    #[arg(long, value_name = "DURATION", env = "SESSIONIZER_MAX_DRIFT", default_value = "10m")]
+    pub max_drift: String,
+
     /// An event later than the clock by more than this goes to dead_letters
     #[arg(long, value_name = "DURATION", env = "SESSIONIZER_MAX_FUTURE", default_value = "5m")]
     pub max_future: String,
@@ -102,7 +133,7 @@ pub struct RunArgs {
     /// read again
     ///
     /// Without it, such a start stops and says what is missing. With it, the loss is logged, and
-    /// kept in sessionizer.losses and in the balance.
+    /// kept in sessionizer.losses and in the balance. Of several processes, process 0 decides.
     #[arg(
         long,
         env = "SESSIONIZER_ACCEPT_LOST_OFFSETS",
@@ -124,6 +155,8 @@ pub struct RunArgs {
     pub table: String,
 
     /// Where the first start of a job begins: earliest, latest or a time (2026-01-31T12:00:00Z)
+    ///
+    /// Of several processes, process 0 decides.
     #[arg(long, value_name = "WHERE", env = "SESSIONIZER_FROM", default_value = "earliest")]
     pub from: String,
 
@@ -131,7 +164,7 @@ pub struct RunArgs {
     #[arg(long, env = "SESSIONIZER_UNTIL_END", value_parser = FalseyValueParser::new())]
     pub until_end: bool,
 
-    /// Connections that write to Postgres [default: as many as workers]
+    /// Connections that write to Postgres, all processes together [default: as many as workers]
     #[arg(long, value_name = "N", env = "SESSIONIZER_SINK_CONNECTIONS")]
     pub sink_connections: Option<String>,
 

@@ -21,13 +21,21 @@ use crate::watermark::Patience;
 /// A valid configuration of the job.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Of each process.
     pub workers: usize,
+    pub processes: usize,
+    /// Which of them this one is.
+    pub process: usize,
+    pub hostfile: Option<PathBuf>,
+    pub peer_timeout: Duration,
     pub kafka: KafkaConfig,
     pub ledger: LedgerConfig,
     pub from: From,
     pub until_end: bool,
     pub epoch_ms: u64,
     pub patience: Patience,
+    /// How far a partition may be ahead of the slowest one that is behind, in event time.
+    pub max_drift_ms: i64,
     pub rules: Rules,
     pub accept_lost_offsets: bool,
     pub lanes: u32,
@@ -87,9 +95,12 @@ pub fn read(args: &RunArgs, env: Lookup<'_>) -> Result<Config, Fault> {
     let kafka = read_kafka(&mut problems, &args.kafka_config, true, env);
     let ledger = read_ledger(&mut problems, args, env);
     let workers = problems.take("--workers", whole(&args.workers, 1, 1_024));
+    let processes = problems.take("--processes", whole(&args.processes, 1, 1_024));
+    let last = processes.map_or(u64::MAX, |processes| processes - 1);
+    let process = problems.take("--process", process(&args.process, last));
     let lanes = match &args.sink_connections {
         Some(text) => problems.take("--sink-connections", whole(text, 1, 1_024)),
-        None => workers,
+        None => workers.zip(processes).map(|(workers, processes)| workers * processes),
     };
     let mut ms = |name: &str, text: &str, least: u64, most: u64| {
         problems.take(name, duration_ms(text, least, most))
@@ -99,11 +110,13 @@ pub fn read(args: &RunArgs, env: Lookup<'_>) -> Result<Config, Fault> {
     let epoch_ms = ms("--epoch", &args.epoch, 10, HOUR);
     let out_of_orderness_ms = ms("--out-of-orderness", &args.out_of_orderness, 0, YEAR);
     let idle_timeout_ms = ms("--idle-timeout", &args.idle_timeout, 1, YEAR);
+    let max_drift_ms = ms("--max-drift", &args.max_drift, 0, YEAR);
     let max_future_ms = ms("--max-future", &args.max_future, 0, YEAR);
     let snapshot_interval_ms = ms("--snapshot-interval", &args.snapshot_interval, 100, YEAR);
     let discovery_ms = ms("--discovery-interval", &args.discovery_interval, 100, YEAR);
     let start_timeout_ms = ms("--start-timeout", &args.start_timeout, 0, YEAR);
     let stop_timeout_ms = ms("--stop-timeout", &args.stop_timeout, 100, HOUR);
+    let peer_timeout_ms = ms("--peer-timeout", &args.peer_timeout, 1_000, HOUR);
     let late = Late::named(&args.late)
         .ok_or_else(|| format!("is {:?}: it can be merge or drop", args.late));
     let late = problems.take("--late", late);
@@ -113,6 +126,10 @@ pub fn read(args: &RunArgs, env: Lookup<'_>) -> Result<Config, Fault> {
     let all = || {
         Some(Config {
             workers: workers? as usize,
+            processes: processes? as usize,
+            process: process? as usize,
+            hostfile: args.hostfile.as_deref().filter(|path| !path.is_empty()).map(PathBuf::from),
+            peer_timeout: Duration::from_millis(peer_timeout_ms?),
             kafka: kafka?,
             ledger: ledger?,
             from: from?,
@@ -122,6 +139,7 @@ pub fn read(args: &RunArgs, env: Lookup<'_>) -> Result<Config, Fault> {
                 out_of_orderness_ms: out_of_orderness_ms? as i64,
                 idle_timeout_ms: idle_timeout_ms?,
             },
+            max_drift_ms: max_drift_ms? as i64,
             rules: Rules { max_future_ms: max_future_ms? as i64, late: late? },
             accept_lost_offsets: args.accept_lost_offsets,
             lanes: lanes? as u32,
@@ -133,6 +151,41 @@ pub fn read(args: &RunArgs, env: Lookup<'_>) -> Result<Config, Fault> {
         })
     };
     all().filter(|_| problems.is_empty()).ok_or_else(|| problems.fault())
+}
+
+impl Config {
+    /// What all processes of a job must agree on, by the names that users know. Where servers are
+    /// and how to log in may be told to each process in its own way.
+    pub fn shared(&self) -> Vec<(String, String)> {
+        let Config { kafka, ledger, patience, rules, .. } = self;
+        let ms = |ms: u64| humantime::format_duration(Duration::from_millis(ms)).to_string();
+        let settings = [
+            ("the version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("--processes", self.processes.to_string()),
+            ("--workers", self.workers.to_string()),
+            ("KAFKA_TOPIC", kafka.topics.join(",")),
+            ("--job", ledger.job.clone()),
+            ("--table", ledger.table.clone()),
+            ("--shards", ledger.shards.to_string()),
+            ("--gap", ms(ledger.gap.millis() as u64)),
+            ("--session-end", ledger.session_end.name().to_owned()),
+            ("--epoch", ms(self.epoch_ms)),
+            ("--out-of-orderness", ms(patience.out_of_orderness_ms as u64)),
+            ("--idle-timeout", ms(patience.idle_timeout_ms)),
+            ("--max-future", ms(rules.max_future_ms as u64)),
+            ("--late", rules.late.name().to_owned()),
+            ("--until-end", self.until_end.to_string()),
+            ("--sink-connections", self.lanes.to_string()),
+            ("--snapshot-interval", ms(self.snapshot_interval_ms)),
+            ("--dead-letter-bytes", self.dead_letter_bytes.to_string()),
+        ];
+        settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+/// The index of a process, which is at most `last`.
+fn process(text: &str, last: u64) -> Result<u64, String> {
+    whole(text, 0, last.min(1_023)).map_err(|what| format!("{what} (--processes less one)"))
 }
 
 fn set(env: Lookup<'_>, name: &str) -> Option<String> {
@@ -291,12 +344,15 @@ fn read_from(text: &str) -> Result<From, String> {
     match text.trim() {
         "earliest" => Ok(From::Earliest),
         "latest" => Ok(From::Latest),
-        other => {
-            other.parse().ok().or_else(|| parse_rfc3339(other)).map(From::Timestamp).ok_or(format!(
+        other => other
+            .parse()
+            .ok()
+            .or_else(|| parse_rfc3339(other.as_bytes()))
+            .map(From::Timestamp)
+            .ok_or(format!(
                 "is {other:?}: it can be earliest, latest, a time like 2026-01-31T12:00:00Z or \
                  milliseconds since 1970"
-            ))
-        }
+            )),
     }
 }
 
@@ -353,6 +409,7 @@ mod tests {
         let config = read_with(&GOOD, &[]).expect("valid");
         assert_eq!(config.ledger.gap.millis(), 300_000);
         assert_eq!(config.patience.out_of_orderness_ms, 15_000);
+        assert_eq!(config.max_drift_ms, 600_000);
         assert_eq!((config.workers, config.lanes, config.epoch_ms), (1, 1, 1_000));
         assert_eq!((config.ledger.job.as_str(), config.ledger.shards), ("group", 128));
         assert_eq!(config.ledger.table, "sessionized_events");
@@ -449,6 +506,31 @@ mod tests {
             everywhere.flat_map(|command| command.get_arguments().filter(|a| secret(a))).collect();
         assert_eq!(args.len(), 3, "the job, the producer and the audit take settings");
         assert!(args.iter().all(|arg| arg.is_hide_env_values_set()));
+    }
+
+    #[test]
+    fn a_process_has_its_place_and_lanes_go_by_all_workers() {
+        let config = read_with(&GOOD, &["-n", "3", "-p", "2", "-w", "2"]).expect("valid");
+        assert_eq!((config.processes, config.process, config.lanes), (3, 2, 6));
+        let why = read_with(&GOOD, &["-n", "3", "-p", "3"]).expect_err("only 0 to 2");
+        assert!(why.contains("--process ") && why.contains("from 0 to 2"), "{why}");
+        assert!(read_with(&GOOD, &["-p", "1"]).is_err(), "one process is process 0");
+        assert!(read_with(&GOOD, &["--peer-timeout", "100ms"]).is_err(), "a beat may be late");
+    }
+
+    #[test]
+    fn what_processes_must_agree_on_names_no_server_and_no_secret() {
+        let shared =
+            |env: &[(&str, &str)], args: &[&str]| read_with(env, args).expect("valid").shared();
+        let mut env = GOOD.to_vec();
+        let here = shared(&env, &["-n", "2", "-p", "0"]);
+        env.extend([("POSTGRES_PASSWORD", "hunter2"), ("POSTGRES_USER", "other")]);
+        (env[0].1, env[3].1) = ("other:9092", "jdbc:postgresql://other:5432/web");
+        let elsewhere = ["-n", "2", "-p", "1", "--from", "latest", "--hostfile", "hosts"];
+        assert_eq!(here, shared(&env, &elsewhere));
+        for (flag, value) in [("--gap", "1m"), ("-w", "2"), ("--late", "drop"), ("--epoch", "2s")] {
+            assert_ne!(here, shared(&GOOD, &["-n", "2", flag, value]), "{flag}");
+        }
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub enum Fault {
     Config(String),
     /// Another instance of the job has taken over.
     Fenced(String),
+    /// Another process of the cluster is lost.
+    Peer(String),
     /// The world outside is not as the job needs it, and waiting would not mend it.
     World(String),
 }
@@ -26,6 +28,17 @@ impl Fault {
             Fault::World(_) => 1,
             Fault::Config(_) => 2,
             Fault::Fenced(_) => 3,
+            Fault::Peer(_) => 4,
+        }
+    }
+
+    /// The fault with this exit code; what has none of ours is of the world.
+    pub fn with_code(code: u8, why: String) -> Self {
+        match code {
+            2 => Fault::Config(why),
+            3 => Fault::Fenced(why),
+            4 => Fault::Peer(why),
+            _ => Fault::World(why),
         }
     }
 }
@@ -33,7 +46,9 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::Config(why) | Fault::Fenced(why) | Fault::World(why) => f.write_str(why),
+            Fault::Config(why) | Fault::Fenced(why) | Fault::World(why) | Fault::Peer(why) => {
+                f.write_str(why)
+            }
         }
     }
 }

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! The probe behind the commits is the durable frontier (I7); the source looks at it before it
-//! reads on. Suspects are the events that `--late drop` may drop; otherwise there are none.
+//! reads on. The sessions tell the source of their worker which partitions are too far ahead. Suspects are the events that `--late drop` may drop; otherwise there are none.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use timely::worker::Worker;
 use crate::control::{Control, Fault};
 use crate::operators::commit::{Drive, render_commit};
 use crate::operators::lane::OpenLedger;
-use crate::operators::sessions::{LoadedShard, render_sessions};
+use crate::operators::sessions::{LoadedShard, SessionConfig, render_sessions};
 use crate::operators::source::{SourceConfig, render_source};
 use crate::operators::{Change, Feed};
 use crate::plan::Plan;
@@ -34,6 +34,8 @@ use crate::time::Epoch;
 pub struct Shape {
     pub source: SourceConfig,
     pub snapshot_interval_ms: u64,
+    /// How far a partition may be ahead of the slowest, in milliseconds of event time.
+    pub max_drift_ms: i64,
     pub lanes: u32,
     pub drive: Drive,
     pub on_changes: OnChanges,
@@ -68,7 +70,11 @@ pub fn build<F: Feed + 'static>(
             source.cuts.broadcast(),
             plan,
             shards,
-            shape.snapshot_interval_ms,
+            SessionConfig {
+                snapshot_interval_ms: shape.snapshot_interval_ms,
+                max_drift_ms: shape.max_drift_ms,
+                brake: source.brake,
+            },
             Arc::clone(control),
         );
         let changes = render_commit(

@@ -7,22 +7,31 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use chrono::{NaiveDate, NaiveTime};
 use serde::Serialize;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::key::MAX_KEY_BYTES;
+use crate::key::{self, Key, MAX_KEY_BYTES};
+use crate::scan::{Scanned, ScannedTime, scan};
 use crate::time::EventTime;
 
-/// What a session is made of.
+/// What a session is made of. The texts are UTF-8, kept as bytes: nobody reads them here.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event<'a> {
     /// Who: never empty, no NUL, together with `host` at most [`MAX_KEY_BYTES`].
-    pub ip: Cow<'a, str>,
+    pub ip: Cow<'a, [u8]>,
     /// Where: never empty, no NUL.
-    pub host: Cow<'a, str>,
+    pub host: Cow<'a, [u8]>,
     /// When.
     pub time: EventTime,
+}
+
+impl Event<'_> {
+    /// Whose it is.
+    pub fn key(&self) -> Key {
+        let mut bytes = Vec::new();
+        key::encode(&self.ip, &self.host, &mut bytes);
+        Key::from_encoded(&bytes)
+    }
 }
 
 /// Why a record became a dead letter. The names are stored, so they never change.
@@ -111,6 +120,29 @@ pub fn decode(payload: Option<&[u8]>) -> Result<Event<'_>, Rejected> {
         Some([]) => return rejected(Reason::Empty, "the payload has no bytes"),
         Some(payload) => payload,
     };
+    match scan(payload).and_then(usual) {
+        Some(event) => Ok(event),
+        None => decode_any(payload),
+    }
+}
+
+/// A good event in the usual shape: its strings hold no escapes and no control characters, so no
+/// NUL. Why another is none, only the general way says.
+fn usual(scanned: Scanned<'_>) -> Option<Event<'_>> {
+    let Scanned { ip, host, event_time } = scanned;
+    let time = EventTime::from_millis(match event_time {
+        ScannedTime::Text(text) => parse_rfc3339(text)?,
+        ScannedTime::Integer(millis) => millis,
+    });
+    let good = !ip.is_empty()
+        && !host.is_empty()
+        && (EventTime::EARLIEST..=EventTime::LATEST).contains(&time)
+        && ip.len() + host.len() <= MAX_KEY_BYTES;
+    good.then_some(Event { ip: Cow::Borrowed(ip), host: Cow::Borrowed(host), time })
+}
+
+/// Any JSON whatsoever.
+fn decode_any(payload: &[u8]) -> Result<Event<'_>, Rejected> {
     let fields: Fields<'_> = match serde_json::from_slice(payload) {
         Ok(fields) => fields,
         Err(why) => return rejected(Reason::BadJson, why.to_string()),
@@ -119,7 +151,7 @@ pub fn decode(payload: Option<&[u8]>) -> Result<Event<'_>, Rejected> {
     let host = text(fields.host, Reason::NoHost, "host")?;
     let time = event_time(fields.event_time)?;
     for (name, value) in [("ip", &ip), ("host", &host)] {
-        if value.as_bytes().contains(&0) {
+        if value.contains(&0) {
             return rejected(Reason::NulInKey, format!("{name} holds U+0000"));
         }
     }
@@ -131,9 +163,10 @@ pub fn decode(payload: Option<&[u8]>) -> Result<Event<'_>, Rejected> {
     Ok(Event { ip, host, time })
 }
 
-fn text<'a>(field: Field<'a>, reason: Reason, name: &str) -> Result<Cow<'a, str>, Rejected> {
+fn text<'a>(field: Field<'a>, reason: Reason, name: &str) -> Result<Cow<'a, [u8]>, Rejected> {
     match field {
-        Field::Text(text) if !text.is_empty() => Ok(text),
+        Field::Text(Cow::Borrowed(text)) if !text.is_empty() => Ok(Cow::Borrowed(text.as_bytes())),
+        Field::Text(Cow::Owned(text)) if !text.is_empty() => Ok(Cow::Owned(text.into_bytes())),
         Field::Text(_) => rejected(reason, format!("{name} is empty")),
         Field::Absent => rejected(reason, format!("{name} is missing or null")),
         Field::Integer(_) | Field::Other => rejected(reason, format!("{name} is not a string")),
@@ -146,7 +179,7 @@ fn event_time(field: Field<'_>) -> Result<EventTime, Rejected> {
         Field::Text(text) if text.is_empty() => {
             return rejected(Reason::NoTime, "event_time is empty");
         }
-        Field::Text(text) => match parse_rfc3339(&text) {
+        Field::Text(text) => match parse_rfc3339(text.as_bytes()) {
             Some(millis) => millis,
             None => return rejected(Reason::BadTime, "event_time is not an RFC 3339 time"),
         },
@@ -165,28 +198,54 @@ fn event_time(field: Field<'_>) -> Result<EventTime, Rejected> {
 /// Milliseconds since 1970 of `2023-11-14T22:13:20.123Z`: any fraction (cut to milliseconds), any
 /// offset (`Z`, `+02:00`, `+0200`, `+02`), `T` or a space, no zone means UTC. A leap second is the
 /// first moment of the next minute.
-pub fn parse_rfc3339(text: &str) -> Option<i64> {
-    let bytes = text.as_bytes();
-    let (head, rest) = bytes.split_at_checked(19)?;
-    let separators = [(4, b'-'), (7, b'-'), (13, b':'), (16, b':')];
-    if separators.iter().any(|(at, want)| head[*at] != *want)
-        || !matches!(head[10], b'T' | b't' | b' ')
-    {
+pub fn parse_rfc3339(text: &[u8]) -> Option<i64> {
+    let (head, rest) = text.split_first_chunk::<19>()?;
+    let separators = [head[4], head[7], head[13], head[16]] == *b"--::";
+    if !separators || !matches!(head[10], b'T' | b't' | b' ') {
         return None;
     }
-    let number = |at: usize, digits: usize| digits_at(head, at, digits);
-    let date = NaiveDate::from_ymd_opt(number(0, 4)? as i32, number(5, 2)?, number(8, 2)?)?;
-    let second = number(17, 2)?;
-    let time = NaiveTime::from_hms_opt(number(11, 2)?, number(14, 2)?, second.min(59))?;
-    let leap_ms = match second {
-        0..=59 => 0,
-        60 => 1_000,
+    // One look at the end for all fourteen digits: what is no digit sets a bit above the low four
+    // in itself or in what it becomes six later.
+    let mut doubt = 0;
+    let mut number = |at: usize| {
+        let (tens, ones) = (head[at].wrapping_sub(b'0'), head[at + 1].wrapping_sub(b'0'));
+        doubt |= (tens | tens.wrapping_add(6)) | (ones | ones.wrapping_add(6));
+        u32::from(tens) * 10 + u32::from(ones)
+    };
+    let year = number(0) * 100 + number(2);
+    let (month, day) = (number(5), number(8));
+    let (hour, minute, second) = (number(11), number(14), number(17));
+    if doubt & 0xf0 != 0 || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    let days = days_since_1970(year, month, day)?;
+    let (fraction_ms, zone) = fraction(rest)?;
+    // A leap second is counted like any other: it is the first of the next minute.
+    let seconds = i64::from((hour * 60 + minute) * 60 + second);
+    Some((days * 86_400 + seconds) * 1_000 + fraction_ms - zone_ms(zone)?)
+}
+
+/// The number of a day, in the calendar of today for all times; `None` if there is no such day.
+fn days_since_1970(year: u32, month: u32, day: u32) -> Option<i64> {
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let length = match month {
+        1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+        4 | 6 | 9 | 11 => 30,
+        2 => 28 + u32::from(leap),
         _ => return None,
     };
-    let (fraction_ms, zone) = fraction(rest)?;
-    let local_ms = date.and_time(time).and_utc().timestamp_millis();
-    Some(local_ms + leap_ms + fraction_ms - zone_ms(zone)?)
+    if day == 0 || day > length {
+        return None;
+    }
+    // Years that begin in March have their odd day at the end, and 153 days in five months. They
+    // are counted from 400 years before the year 0, so that nothing is negative.
+    let (year, month) = if month > 2 { (year + 400, month - 3) } else { (year + 399, month + 9) };
+    let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day - 1;
+    Some(i64::from(days) - DAYS_TO_1970)
 }
+
+/// From the first of March of the year -400 to 1970.
+const DAYS_TO_1970: i64 = 146_097 + 719_468;
 
 /// `.123456…` in milliseconds, and what follows it; without a point, nothing was there.
 fn fraction(rest: &[u8]) -> Option<(i64, &[u8])> {
@@ -375,7 +434,7 @@ mod tests {
                 decode(Some(json.as_bytes())).unwrap_or_else(|why| panic!("{json}: {why:?}"));
             assert_eq!(
                 (&*event.ip, &*event.host, event.time.millis()),
-                ("1.2.3.4", "a.example", TIME)
+                (&b"1.2.3.4"[..], &b"a.example"[..], TIME)
             );
             assert!(matches!((event.ip, event.host), (Cow::Borrowed(_), Cow::Borrowed(_))));
         }
@@ -395,7 +454,7 @@ mod tests {
     fn the_last_of_a_duplicate_field_counts() {
         let json = r#"{"ip":"a","host":"h","event_time":1,"ip":"b","event_time":2}"#;
         let event = decode(Some(json.as_bytes())).expect("valid");
-        assert_eq!((&*event.ip, event.time.millis()), ("b", 2));
+        assert_eq!((&*event.ip, event.time.millis()), (&b"b"[..], 2));
         assert_eq!(reason(r#"{"ip":"a","host":"h","event_time":1,"ip":null}"#), Reason::NoIp);
     }
 
@@ -403,7 +462,7 @@ mod tests {
     fn keys_are_taken_byte_for_byte_with_escapes_resolved() {
         let json = r#"{"ip":" 1 ","host":"m\u00fcnchen.\ud83d\ude00","event_time":1,"\u0069p2":0}"#;
         let event = decode(Some(json.as_bytes())).expect("valid");
-        assert_eq!((&*event.ip, &*event.host), (" 1 ", "münchen.😀"));
+        assert_eq!((&*event.ip, &*event.host), (&b" 1 "[..], "münchen.😀".as_bytes()));
     }
 
     #[test]
@@ -470,7 +529,7 @@ mod tests {
             ("2024-02-29T00:00:00Z", 1_709_164_800_000),
         ];
         for (text, want) in cases {
-            assert_eq!(parse_rfc3339(text), Some(want), "{text}");
+            assert_eq!(parse_rfc3339(text.as_bytes()), Some(want), "{text}");
         }
     }
 
@@ -496,8 +555,85 @@ mod tests {
             "２０２３-11-14T22:13:20Z",
         ];
         for text in cases {
-            assert_eq!(parse_rfc3339(text), None, "{text}");
+            assert_eq!(parse_rfc3339(text.as_bytes()), None, "{text}");
         }
+    }
+
+    #[test]
+    fn every_day_of_the_calendar_has_its_number_and_no_other_day_has_one() {
+        for year in 0..=9_999 {
+            for month in 0..=13 {
+                for day in 0..=32 {
+                    let want = chrono::NaiveDate::from_ymd_opt(year as i32, month, day)
+                        .map(|date| date.and_time(chrono::NaiveTime::MIN).and_utc().timestamp());
+                    let got = days_since_1970(year, month, day).map(|days| days * 86_400);
+                    assert_eq!(got, want, "{year}-{month}-{day}");
+                }
+            }
+        }
+    }
+
+    /// The scanner and the general parser: whatever is broken, and however, both paths give the
+    /// same event, the same reason and the same words.
+    #[test]
+    fn the_scanner_never_shows() {
+        let seeds = [
+            r#"{"url":"/a?b=\"c\"","referrer":"","user_agent":"k\u00e4fer","host":"example.org","ip":"192.0.2.7","headers":{"a":"b","c":["d",1,null]},"event_time":"2023-11-14T22:13:20.123Z"}"#,
+            r#" { "ip" : "1" , "host":"m\u00fcnchen" ,"event_time": 1700000000123 , "x":[ ] } "#,
+            r#"{"event_time":"2023-11-14 22:13:20+02:00","n":-1.5e3,"ip":"ü","t":true,"host":"h","f":false}"#,
+            r#"{"ip":"","host":"","event_time":"","ip":"i","host":"h","event_time":0}"#,
+        ];
+        let pieces: Vec<&[u8]> = [
+            "\"",
+            "\\",
+            ",",
+            ":",
+            "{",
+            "}",
+            "[",
+            "]",
+            "0",
+            "-",
+            "null",
+            "\u{1}",
+            " ",
+            "\n",
+            "1e5",
+            "\\u12G4",
+            "\\ud800",
+            "\\n",
+            "\"ip\":",
+            "\"host\":7,",
+            "\"event_time\":\"\",",
+            "ü",
+            "é",
+        ]
+        .iter()
+        .map(|piece| piece.as_bytes())
+        .chain([&b"\xff"[..], b"\0", b"\x1f", b""])
+        .collect();
+        let mut random = 1u64;
+        let mut below = |n: usize| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) as usize % n
+        };
+        let (mut scanned, mut rejected) = (0, 0);
+        for round in 0..400_000 {
+            let mut json = seeds[round % seeds.len()].as_bytes().to_vec();
+            for _ in 0..below(4) {
+                let at = below(json.len() + 1);
+                let gone = below(3).min(json.len() - at);
+                json.splice(at..at + gone, pieces[below(pieces.len())].iter().copied());
+            }
+            if json.is_empty() {
+                continue;
+            }
+            let got = decode(Some(&json));
+            assert_eq!(got, decode_any(&json), "{}", String::from_utf8_lossy(&json));
+            scanned += usize::from(scan(&json).is_some());
+            rejected += usize::from(got.is_err());
+        }
+        assert!(scanned > 20_000 && rejected > 20_000, "{scanned} scanned, {rejected} rejected");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Kafka: the only file that names rdkafka.
+//! Kafka: the only file that names rdkafka, with its one room, `kafka/batch.rs`.
 //!
 //! [`Cluster`] asks questions (partitions, offsets), [`KafkaFeed`] reads the partitions of one
 //! worker, [`Watcher`] finds new partitions and notices when brokers go and come back,
@@ -8,6 +8,8 @@
 //! Partitions are assigned, never subscribed to: which worker reads what is the dataflow's
 //! business. Each has a queue of its own, so that one can be read and another left alone.
 //! Offsets are kept in Postgres; those of the group are a courtesy to tools that show lag.
+
+mod batch;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -20,16 +22,16 @@ use log::{debug, info, warn};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Message, OwnedMessage};
+use rdkafka::message::Message;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{
     BaseRecord, DefaultProducerContext, DeliveryResult, Producer, ProducerContext, ThreadedProducer,
 };
 use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
 
+use self::batch::{Batches, Next};
 use crate::binding::{Offset, Partition, TopicId};
 use crate::control::Fault;
 use crate::operators::{Feed, Record, Stopped};
@@ -673,12 +675,11 @@ pub struct KafkaFeed {
 }
 
 struct PartFeed {
-    queue: PartitionQueue<Context>,
+    /// What has been fetched; a record behind the wanted end stays there.
+    batches: Batches<Context>,
     position: Offset,
     /// The number of troubles when the broker said that nothing lies behind the position.
     ended: Option<u64>,
-    /// A record that was fetched and belongs behind the wanted end.
-    held: Option<OwnedMessage>,
 }
 
 impl KafkaFeed {
@@ -760,17 +761,12 @@ impl Feed for KafkaFeed {
         let ails = |why: &dyn std::fmt::Display| {
             Fault::World(format!("{topic}[{}] cannot be read: {why}", partition.number))
         };
-        // The queue is split off before the partition is assigned: otherwise the first records
-        // could come by the common queue.
-        let mut queue = self
-            .consumer()
-            .split_partition_queue(topic, partition.number)
-            .ok_or_else(|| ails(&"librdkafka has no queue for it"))?;
         let wake = Arc::clone(&self.wake);
-        queue.set_nonempty_callback(move || wake());
+        let batches = Batches::split(self.consumer(), topic, partition.number, move || wake())
+            .ok_or_else(|| ails(&"librdkafka has no queue for it"))?;
         let list = self.list(std::iter::once((partition, start)));
         self.consumer().incremental_assign(&list).map_err(|why| ails(&why))?;
-        let part = PartFeed { queue, position: start, ended: None, held: None };
+        let part = PartFeed { batches, position: start, ended: None };
         self.parts.insert(partition, part);
         Ok(())
     }
@@ -784,33 +780,28 @@ impl Feed for KafkaFeed {
     ) -> Result<Stopped, Fault> {
         let part = self.parts.get_mut(&partition).expect("only assigned partitions are read");
         let behind = |offset: Offset| end.is_some_and(|end| offset >= end);
-        if let Some(held) = &part.held {
-            if behind(held.offset()) {
-                return Ok(Stopped::AtEnd);
-            }
-            take(Record { offset: held.offset(), payload: held.payload() });
-            part.position = held.offset() + 1;
-            part.held = None;
-        }
-        for _ in 0..limit {
+        let mut left = limit;
+        while left > 0 {
             if behind(part.position) {
                 return Ok(Stopped::AtEnd);
             }
-            match part.queue.poll(Duration::ZERO) {
-                Some(Ok(message)) if behind(message.offset()) => {
-                    part.held = Some(message.detach());
-                    return Ok(Stopped::AtEnd);
-                }
-                Some(Ok(message)) => {
-                    take(Record { offset: message.offset(), payload: message.payload() });
-                    part.position = message.offset() + 1;
+            match part.batches.peek() {
+                Some(Next::Record(record)) if behind(record.offset) => return Ok(Stopped::AtEnd),
+                Some(Next::Record(record)) => {
+                    let next = record.offset + 1;
+                    take(record);
+                    part.position = next;
                     part.ended = None;
+                    left -= 1;
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) => {
+                Some(Next::End(offset)) => {
+                    // Markers of transactions may lie behind the last record: this is behind them.
+                    part.position = part.position.max(offset);
                     part.ended = Some(self.context.health.troubles.load(Relaxed));
                 }
-                Some(Err(why)) => {
-                    let position = part.position;
+                Some(Next::Failed(code)) => {
+                    part.batches.pass();
+                    let (position, why) = (part.position, KafkaError::MessageConsumption(code));
                     if let Some(fault) = self.failed(partition, position, &why) {
                         return Err(fault);
                     }
@@ -819,6 +810,7 @@ impl Feed for KafkaFeed {
                 None if part.ended.is_some() && end.is_some() => return Ok(Stopped::AtEnd),
                 None => return Ok(Stopped::Waiting),
             }
+            part.batches.pass();
         }
         Ok(Stopped::AtLimit)
     }
@@ -829,7 +821,7 @@ impl Feed for KafkaFeed {
 
     fn caught_up(&self, partition: Partition) -> bool {
         let part = &self.parts[&partition];
-        if part.held.is_some() {
+        if part.batches.holds() {
             return false;
         }
         let troubles = self.context.health.troubles.load(Relaxed);
@@ -841,26 +833,19 @@ impl Feed for KafkaFeed {
         ends.0 == troubles && ends.1.get(&partition).is_some_and(|end| *end <= part.position)
     }
 
+    fn keeps_up(&self, partition: Partition) -> bool {
+        // Where records come all the time, the broker never says that this was the last.
+        let part = &self.parts[&partition];
+        let end = part.batches.known_end();
+        !part.batches.holds()
+            && (part.ended.is_some() || end.is_some_and(|end| end <= part.position))
+    }
+
     fn service(&mut self) -> Result<Vec<(Partition, Offset)>, Fault> {
         for _ in 0..EVENTS_PER_SERVICE {
             // Nothing but events comes by the common queue: a record here would be lost.
             let event = self.consumer().poll(Duration::ZERO);
             assert!(!matches!(event, Some(Ok(_))), "a record came by the common queue");
-        }
-        if self.parts.values().any(|part| part.ended.is_some()) {
-            // Behind the last record may lie markers of transactions, which only the consumer
-            // itself has seen: its position is behind them.
-            if let Ok(positions) = self.consumer().position() {
-                for (partition, part) in &mut self.parts {
-                    let topic = &self.topics[usize::from(partition.topic)];
-                    let found = positions.find_partition(topic, partition.number);
-                    if let Some(RdOffset::Offset(offset)) = found.map(|found| found.offset())
-                        && part.held.is_none()
-                    {
-                        part.position = part.position.max(offset);
-                    }
-                }
-            }
         }
         let mut found = lock(&self.found);
         let found = found.as_mut().map_err(|fault| fault.clone())?;

@@ -20,14 +20,18 @@ impl Key {
     /// The key of a visitor; both parts must be free of NUL.
     pub fn new(ip: &str, host: &str) -> Self {
         let mut bytes = Vec::with_capacity(ip.len() + 1 + host.len());
-        encode(ip, host, &mut bytes);
+        encode(ip.as_bytes(), host.as_bytes(), &mut bytes);
         Key(bytes.into_boxed_slice())
     }
 
     /// A key from what [`encode`] wrote or [`Key::bytes`] gave; `None` if it is no such thing.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let text = std::str::from_utf8(bytes).ok()?;
-        (text.matches('\0').count() == 1).then(|| Key(bytes.into()))
+        Key::is_encoded(bytes).then(|| Key(bytes.into()))
+    }
+
+    /// Whether the bytes are those of a key.
+    pub fn is_encoded(bytes: &[u8]) -> bool {
+        std::str::from_utf8(bytes).is_ok_and(|text| text.matches('\0').count() == 1)
     }
 
     /// Takes bytes that [`encode`] has just written, unchecked.
@@ -55,11 +59,12 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Appends the encoded key to `out`, which a hot loop reuses.
-pub fn encode(ip: &str, host: &str, out: &mut Vec<u8>) {
-    out.extend_from_slice(ip.as_bytes());
+/// Appends the encoded key to `out`, which a hot loop reuses; both parts are UTF-8 without NUL.
+pub fn encode(ip: &[u8], host: &[u8], out: &mut Vec<u8>) {
+    out.reserve(ip.len() + 1 + host.len());
+    out.extend_from_slice(ip);
     out.push(0);
-    out.extend_from_slice(host.as_bytes());
+    out.extend_from_slice(host);
 }
 
 /// The hash of an encoded key: XXH3 with 64 bits and no seed, fixed by its specification.

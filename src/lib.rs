@@ -1,7 +1,7 @@
 //! sessionizer: a Kafka topic of web events into sessions in PostgreSQL, exactly once.
 //!
 //! ```text
-//!   Kafka ──> source ──> sessions ──> commit ──> Postgres          one process, -w workers
+//!   Kafka ──> source ──> sessions ──> commit ──> Postgres          -n processes, -w workers each
 //!             decode     one table    one transaction a lane
 //!             bind       a shard      and run of epochs
 //! ```
@@ -9,6 +9,7 @@
 //! Read [`dataflow`] for the graph, [`session`] and [`watermark`] for what a session is and when
 //! it closes, [`operators`] for who does it, [`ledger`] and [`kafka`] for the world outside.
 //! Imports point one way: `main -> run -> {kafka, ledger} -> ports in operators -> pure core`.
+//! [`cluster`] is how several processes become one job.
 //! Nothing pure knows of timely; rdkafka is named in `kafka.rs` only, postgres in `ledger` only.
 //!
 //! # Invariants
@@ -25,12 +26,14 @@
 //! - **I8** `records = closed + open + dead`, per commit; what was lost and accepted is counted.
 
 // The pure core: no I/O, no clock, no timely.
+pub mod alignment;
 pub mod answer;
 pub mod binding;
 pub mod correction;
 pub mod event;
 pub mod key;
 pub mod plan;
+pub mod scan;
 pub mod secret;
 pub mod session;
 pub mod snapshot;
@@ -43,6 +46,7 @@ pub mod dataflow;
 pub mod operators;
 
 // The world outside.
+pub mod cluster;
 pub mod kafka;
 pub mod ledger;
 

@@ -79,8 +79,10 @@ fn stop_on_signals(control: &Arc<Control>, first: &'static str) {
     let control = Arc::clone(control);
     let mut signals = Signals::new([SIGINT, SIGTERM]).expect("signals can be handled");
     let listen = move || {
+        // Another process of a cluster may have asked already; that is no second signal.
+        let mut asked = false;
         for signal in signals.forever() {
-            if control.stopping() {
+            if std::mem::replace(&mut asked, true) {
                 std::process::exit(128 + signal);
             }
             info!("{first}; once more to stop at once");

@@ -1,22 +1,26 @@
-//! One run of the job: workers, the plan, the dataflow, and how it ends.
+//! One run of the job in this process: workers, the plan, the dataflow, and how it ends.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use indicatif::HumanCount;
-use log::{debug, info};
+use log::{debug, error, info};
+use timely::communication::WorkerGuards;
 use timely::dataflow::operators::vec::{Broadcast, Input};
 use timely::dataflow::operators::{Inspect, Probe};
 use timely::worker::Worker;
 
+use crate::cluster::{Allocators, Cluster, ClusterConfig, hosts};
 use crate::config::Config;
 use crate::control::{Control, Fault};
 use crate::dataflow::{self, Shape};
-use crate::kafka::{KafkaFeed, Watcher};
+use crate::kafka::{self, KafkaFeed, Watcher};
 use crate::key::Shard;
 use crate::ledger;
 use crate::operators::commit::Drive;
@@ -30,6 +34,11 @@ use crate::start::make_plan;
 
 /// How long a worker sleeps at most before it looks at the flags of the run.
 const NAP: Duration = Duration::from_millis(100);
+/// How long a failed process of a cluster takes to end by itself. Then it is ended: the others are
+/// to be started again, and must not wait for what hangs here.
+const LAST_WORDS: Duration = Duration::from_millis(1_500);
+/// How long the end of a run waits for the peers to close their connections.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Milliseconds since 1970 by the wall clock.
 pub fn now_ms() -> u64 {
@@ -43,19 +52,28 @@ pub fn run(config: &Config, control: &Arc<Control>) -> Result<(), Fault> {
     for name in &config.ledger.url.ignored {
         info!("POSTGRES_URL: the parameter {name} means nothing here and is ignored");
     }
-    let progress = Progress::start(Arc::clone(control), config.until_end);
-    let communication = match config.workers {
-        1 => timely::CommunicationConfig::Thread,
-        several => timely::CommunicationConfig::Process(several),
+    let (cluster, (builders, others)) = if config.processes == 1 {
+        (None, alone(config.workers)?)
+    } else {
+        match join(config, control)? {
+            Some((cluster, allocators)) => (Some(cluster), allocators),
+            None => {
+                info!("stopped while other processes were missing");
+                return Ok(());
+            }
+        }
     };
-    let timely = timely::Config { communication, worker: timely::WorkerConfig::default() };
+    let watchdog = cluster.as_ref().map(|_| watch_the_end(control));
+    let progress = Progress::start(Arc::clone(control), config.until_end);
     let job = Arc::new(Job {
         config: config.clone(),
         control: Arc::clone(control),
         watcher: Mutex::default(),
         loaded: Mutex::default(),
     });
-    let guards = timely::execute(timely, move |worker| {
+    let (ended, ends) = channel();
+    let worker_config = timely::WorkerConfig::default();
+    let guards = timely::execute::execute_from(builders, others, worker_config, move |worker| {
         if let Err(fault) = job.work(worker) {
             job.control.fail(fault);
         }
@@ -63,14 +81,16 @@ pub fn run(config: &Config, control: &Arc<Control>) -> Result<(), Fault> {
         for dataflow in worker.installed_dataflows() {
             worker.drop_dataflow(dataflow);
         }
+        let _ = ended.send(()); // Nobody listens any more if it took too long.
     });
     let guards = guards.map_err(Fault::World)?;
-    for result in guards.join() {
-        if let Err(why) = result {
-            control.fail(Fault::World(format!("a worker thread ended abnormally: {why}")));
-        }
+    match &cluster {
+        None => join_workers(guards, control),
+        Some(cluster) => part(cluster, guards, &ends, config.workers, control),
     }
     drop(progress);
+    drop(cluster);
+    drop(watchdog);
     if let Some(fault) = control.fault() {
         return Err(fault);
     }
@@ -91,6 +111,110 @@ pub fn run(config: &Config, control: &Arc<Control>) -> Result<(), Fault> {
     Ok(())
 }
 
+/// What the workers of a job of one process are built from.
+fn alone(workers: usize) -> Result<Allocators, Fault> {
+    let communication = match workers {
+        1 => timely::CommunicationConfig::Thread,
+        several => timely::CommunicationConfig::Process(several),
+    };
+    communication.try_build().map_err(Fault::World)
+}
+
+/// Waits for the other processes of the job; `None` if this one is to stop before.
+fn join(config: &Config, control: &Arc<Control>) -> Result<Option<(Cluster, Allocators)>, Fault> {
+    let addresses = match &config.hostfile {
+        None => hosts::local(config.processes),
+        Some(path) => {
+            let place = path.display();
+            let text = std::fs::read_to_string(path).map_err(|why| {
+                Fault::Config(format!("the hostfile {place} (--hostfile) cannot be read: {why}"))
+            })?;
+            hosts::parse(&text, config.processes)
+                .map_err(|what| Fault::Config(format!("the hostfile {place} {what}")))?
+        }
+    };
+    let cluster = ClusterConfig {
+        process: config.process,
+        addresses,
+        peer_timeout: config.peer_timeout,
+        start_timeout: config.start_timeout,
+    };
+    let Some(mut cluster) = Cluster::gather(&cluster, config.shared(), control)? else {
+        return Ok(None);
+    };
+    let allocators = cluster.allocators(config.workers)?;
+    Ok(Some((cluster, allocators)))
+}
+
+fn join_workers(guards: WorkerGuards<()>, control: &Control) {
+    for result in guards.join() {
+        if let Err(why) = result {
+            control.fail(Fault::World(format!("a worker thread ended abnormally: {why}")));
+        }
+    }
+}
+
+/// The end of a process of a cluster. After a clean end, what timely still has to send is sent, and
+/// the peers say that they are done. After any other, nobody waits for anybody.
+fn part(
+    cluster: &Cluster,
+    guards: WorkerGuards<()>,
+    ends: &Receiver<()>,
+    workers: usize,
+    control: &Arc<Control>,
+) {
+    let mut running = workers;
+    let mut failed_since = None;
+    while running > 0 {
+        match ends.recv_timeout(NAP) {
+            Ok(()) => running -= 1,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if control.failed() && failed_since.get_or_insert_with(Instant::now).elapsed() >= LAST_WORDS
+        {
+            break;
+        }
+    }
+    if control.failed() || control.abandoned() {
+        // Its threads wait for peers that may be gone: they end with the process.
+        std::mem::forget(guards);
+        return;
+    }
+    cluster.finished();
+    let (joined, all) = channel();
+    let control = Arc::clone(control);
+    thread::spawn(move || {
+        join_workers(guards, &control);
+        let _ = joined.send(());
+    });
+    if all.recv_timeout(FAREWELL).is_err() {
+        debug!("a peer has not closed its connection within {FAREWELL:?}");
+    }
+}
+
+/// Ends the process if it has failed and does not end by itself, until what is returned is dropped.
+fn watch_the_end(control: &Arc<Control>) -> std::sync::mpsc::Sender<()> {
+    let (running, over) = channel::<()>();
+    let control = Arc::clone(control);
+    let work = move || {
+        while !control.failed() {
+            if over.recv_timeout(NAP) == Err(RecvTimeoutError::Disconnected) {
+                return;
+            }
+        }
+        if over.recv_timeout(LAST_WORDS) == Err(RecvTimeoutError::Timeout)
+            && let Some(fault) = control.fault()
+        {
+            error!("{fault}");
+            signal_hook::low_level::exit(i32::from(fault.exit_code()));
+        }
+    };
+    let thread = thread::Builder::new().name("watchdog".to_owned());
+    thread.spawn(work).expect("a thread can be started");
+    running
+}
+
 /// What the workers of this process share.
 struct Job {
     config: Config,
@@ -99,7 +223,8 @@ struct Job {
     loaded: Mutex<Loaded>,
 }
 
-/// How many workers have loaded their shards, and how many open sessions were in them.
+/// How many workers of this process have loaded their shards, and how many open sessions were in
+/// them.
 #[derive(Default)]
 struct Loaded {
     workers: usize,
@@ -135,6 +260,7 @@ impl Job {
                 alarm: true,
             },
             snapshot_interval_ms: self.config.snapshot_interval_ms,
+            max_drift_ms: self.config.max_drift_ms,
             lanes: self.config.lanes,
             drive: Drive::Threads,
             on_changes: Arc::new(|_changes| ()),
@@ -183,7 +309,7 @@ impl Job {
         Ok(())
     }
 
-    /// Worker 0 makes the plan, everybody gets it; `None` if the run ends before.
+    /// Worker 0 of process 0 makes the plan, everybody gets it; `None` if the run ends before.
     fn learn_plan(&self, worker: &mut Worker) -> Result<Option<Plan>, Fault> {
         let learnt: Rc<RefCell<Option<Vec<u8>>>> = Rc::default();
         let keep = Rc::clone(&learnt);
@@ -207,7 +333,8 @@ impl Job {
             }
         }
         input.close();
-        worker.step_or_park_while(Some(NAP), || !probe.done());
+        // Process 0 may be lost meanwhile.
+        worker.step_or_park_while(Some(NAP), || !probe.done() && !self.control.failed());
         let bytes = learnt.borrow_mut().take();
         Ok(bytes.map(|bytes| serde_json::from_slice(&bytes).expect("a plan was sent")))
     }
@@ -219,6 +346,7 @@ impl Job {
         self.control.gauges.shards_to_load.fetch_add(mine.len() as u64, Relaxed);
         let stored = ledger::snapshots_patiently(
             &self.config.ledger,
+            plan.generation,
             mine.clone(),
             self.config.start_timeout,
             || self.control.ending(),
@@ -247,7 +375,7 @@ impl Job {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         loaded.workers += 1;
         loaded.sessions += shards.iter().map(|shard| shard.table.len() as u64).sum::<u64>();
-        if loaded.workers == peers {
+        if loaded.workers == self.config.workers {
             let (sessions, took) = (HumanCount(loaded.sessions), began.elapsed());
             info!("loaded {sessions} open sessions in {:.2} s", took.as_secs_f64());
         }
@@ -259,6 +387,9 @@ impl Job {
         let mut slot = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(watcher) = &*slot {
             return Ok(Arc::clone(watcher));
+        }
+        if self.config.process > 0 {
+            self.check_kafka(plan)?;
         }
         let mut known: BTreeMap<u16, i32> = BTreeMap::new();
         for part in plan.partitions.iter().filter(|part| !part.retired) {
@@ -272,6 +403,27 @@ impl Job {
         let watcher = Arc::new(watcher);
         *slot = Some(Arc::clone(&watcher));
         Ok(watcher)
+    }
+
+    /// Each process is told by itself where Kafka is: it must be the one that process 0 has asked.
+    fn check_kafka(&self, plan: &Plan) -> Result<(), Fault> {
+        let kafka = kafka::Cluster::new(&self.config.kafka)?;
+        kafka.topics(self.config.start_timeout, || self.control.ending())?;
+        let topics = &self.config.kafka.topics;
+        for ((topic, there), here) in
+            topics.iter().zip(&plan.topic_ids).zip(kafka.topic_ids(topics))
+        {
+            if let (Some(there), Some(here)) = (there, here)
+                && *there != here
+            {
+                return Err(Fault::Config(format!(
+                    "KAFKA_URL of process {} leads to another Kafka than that of process 0: the \
+                     topic {topic} has the id {here:?} here and {there:?} there",
+                    self.config.process
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn open_ledger(&self, plan: &Plan) -> OpenLedger {

@@ -54,14 +54,14 @@ impl fmt::Display for Damage {
 
 /// Serialises a shard.
 pub fn encode(table: &SessionTable) -> Vec<u8> {
-    let mut open: Vec<(&Key, Span, bool)> = table.open().collect();
+    let mut open: Vec<Open<'_>> = table.open().collect();
     open.sort_unstable();
     let mut plain = Vec::with_capacity(16 + open.len() * 48);
     put_signed(table.horizon().millis(), &mut plain);
     put(open.len() as u64, &mut plain);
-    for (key, span, late) in open {
-        put(key.bytes().len() as u64, &mut plain);
-        plain.extend_from_slice(key.bytes());
+    for Open { key, span, late } in open {
+        put(key.len() as u64, &mut plain);
+        plain.extend_from_slice(key);
         put_signed(span.first.millis(), &mut plain);
         put((span.last.millis() - span.first.millis()) as u64, &mut plain);
         put(span.count, &mut plain);
@@ -109,7 +109,10 @@ fn content(mut plain: &[u8], gap: Gap) -> Option<SessionTable> {
         let (late, after) = rest.split_first()?;
         *rest = after;
         let span = Span { first, last, count };
-        open.push(Open { key: Key::from_bytes(key)?, span, late: *late != 0 });
+        if !Key::is_encoded(key) {
+            return None;
+        }
+        open.push(Open { key, span, late: *late != 0 });
     }
     rest.is_empty().then(|| SessionTable::restore(gap, horizon, open))
 }

@@ -72,12 +72,16 @@ impl PartitionClock {
         self.idle_since = None;
     }
 
+    /// Whether at the end of `epoch` it has been silent for the idle timeout.
+    pub fn is_silent(&self, epoch: Epoch) -> bool {
+        epoch.saturating_sub(self.silent_since) >= self.patience.idle_timeout_ms
+    }
+
     /// What to bind at the end of `epoch`. `end` is the position reached; `caught_up` says that
     /// the broker has nothing behind it; `ended` that the job reads no further.
     pub fn cut(&mut self, epoch: Epoch, end: Offset, caught_up: bool, ended: bool) -> Binding {
         assert!(end >= self.bound.end, "an epoch ends at {end}, before {}", self.bound.end);
-        let silent_ms = epoch.saturating_sub(self.silent_since);
-        let status = match (ended, caught_up && silent_ms >= self.patience.idle_timeout_ms) {
+        let status = match (ended, caught_up && self.is_silent(epoch)) {
             (true, _) => Status::Ended,
             (false, true) => Status::Idle,
             (false, false) => Status::Active,
@@ -175,7 +179,7 @@ impl Clock {
     }
 
     /// The latest binding of every partition.
-    pub fn bindings(&self) -> impl Iterator<Item = &Binding> {
+    pub fn bindings(&self) -> impl Iterator<Item = &Binding> + Clone {
         self.bindings.values()
     }
 

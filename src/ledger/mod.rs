@@ -53,13 +53,15 @@ pub fn start(config: &LedgerConfig) -> Result<Durable, LedgerError> {
     start::start(&mut client, config)
 }
 
-/// The snapshots of some shards: shard, epoch, bytes.
+/// The snapshots of some shards: shard, epoch, bytes; fails if the run `generation` is not the
+/// newest.
 pub fn snapshots(
     config: &LedgerConfig,
+    generation: i64,
     shards: &[Shard],
 ) -> Result<Vec<(Shard, u64, Vec<u8>)>, LedgerError> {
     let mut client = connect::connect(config)?;
-    start::snapshots(&mut client, config, shards)
+    start::snapshots(&mut client, config, generation, shards)
 }
 
 /// Notes losses that the user accepts; no session of the table ends later than what comes back.
@@ -111,12 +113,13 @@ pub fn start_patiently(
 /// [`snapshots`], as soon as Postgres answers; waits at most `patience`.
 pub fn snapshots_patiently(
     config: &LedgerConfig,
+    generation: i64,
     shards: Vec<Shard>,
     patience: Duration,
     give_up: impl FnMut() -> bool,
 ) -> Result<Vec<(Shard, u64, Vec<u8>)>, Fault> {
     let asked = config.clone();
-    patiently(config, patience, give_up, move || snapshots(&asked, &shards))
+    patiently(config, patience, give_up, move || snapshots(&asked, generation, &shards))
 }
 
 /// Asks until Postgres answers, at most `patience`; says once what it waits for.

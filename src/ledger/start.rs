@@ -519,12 +519,14 @@ fn newest_end(
     Ok(newest.map(|end| config.gap.end_after(config.session_end.last_event(end.0, config.gap))))
 }
 
-/// Reads the snapshots of some shards.
+/// Reads the snapshots of some shards, for the run that has taken the fence as `generation`.
 pub fn snapshots(
     client: &mut Client,
     config: &LedgerConfig,
+    generation: i64,
     shards: &[Shard],
 ) -> Result<Vec<(Shard, Epoch, Vec<u8>)>, LedgerError> {
+    check_generation(client, config, generation)?;
     let numbers: Vec<i32> = shards.iter().map(|shard| shard.0 as i32).collect();
     let rows = client
         .query(
@@ -535,6 +537,40 @@ pub fn snapshots(
         .map_err(|why| classify(&why, "reading snapshots"))?;
     let snapshot = |row: &Row| (Shard(row.get::<_, i32>(0) as u32), unsigned(row, 1), row.get(2));
     Ok(rows.iter().map(snapshot).collect())
+}
+
+/// Whether this is the database in which the run has taken its fence: each process of a cluster is
+/// told by itself where Postgres is.
+fn check_generation(
+    client: &mut Client,
+    config: &LedgerConfig,
+    generation: i64,
+) -> Result<(), LedgerError> {
+    let ails = |why: postgres::Error| classify(&why, "asking for the generation");
+    // A database that never had a job has no such table.
+    let there: bool = client
+        .query_one("select to_regclass('sessionizer.shard_progress') is not null", &[])
+        .map_err(ails)?
+        .get(0);
+    let newest: Option<i64> = if there {
+        let newest = "select max(generation) from sessionizer.shard_progress where job = $1";
+        client.query_one(newest, &[&config.job]).map_err(ails)?.get(0)
+    } else {
+        None
+    };
+    match newest {
+        Some(newest) if newest == generation => Ok(()),
+        Some(newest) if newest > generation => Err(LedgerError::Fatal(Fault::Fenced(format!(
+            "another instance of the job {} has taken over during the start: it is generation \
+             {newest}, this one is {generation}",
+            config.job
+        )))),
+        _ => Err(LedgerError::Fatal(Fault::Config(format!(
+            "the database at {} is not the one in which process 0 has started the job {}: \
+             POSTGRES_URL must lead every process to the same",
+            config.url, config.job
+        )))),
+    }
 }
 
 /// The name of this machine, for messages about who has taken over.

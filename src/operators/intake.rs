@@ -3,11 +3,11 @@
 //! What becomes of a record depends on the record and on what its epoch is bound with, and on
 //! nothing else (I2): an epoch that is read again comes out the same.
 
-use super::{Arrival, DeadLetter, Record, Suspect};
+use super::parcel::Packer;
+use super::{DeadLetter, Record, Suspect};
 use crate::binding::{Partition, Rules};
 use crate::event::{self, Event, Reason, Rejected};
 use crate::key::{self, Key, Shard, stable_hash};
-use crate::session::Span;
 use crate::time::{Epoch, EventTime, Gap};
 use crate::watermark::PartitionClock;
 
@@ -26,7 +26,7 @@ pub struct Intake<'a> {
 
 /// Where records go.
 pub struct Taken<'a> {
-    pub arrivals: &'a mut Vec<Arrival>,
+    pub arrivals: &'a mut Packer,
     pub suspects: &'a mut Vec<Suspect>,
     pub dead_letters: &'a mut Vec<DeadLetter>,
 }
@@ -53,15 +53,15 @@ impl Intake<'_> {
         clock.event(event.time, self.epoch);
         scratch.clear();
         key::encode(&event.ip, &event.host, scratch);
-        let (hash, key) = (stable_hash(scratch), Key::from_encoded(scratch));
+        let hash = stable_hash(scratch);
         if self.gap.end_after(event.time) < self.suspect_before {
             let rejected = Rejected { reason: Reason::Late, detail: String::new() };
             // It has a key, and is dropped and counted where the sessions of the key are.
             let letter = self.dead_letter(Shard::of(hash, self.shards), record, rejected);
-            let (key, time) = (key.clone(), event.time);
+            let (key, time) = (Key::from_encoded(scratch), event.time);
             out.suspects.push(Suspect { hash, key, time, letter });
         }
-        out.arrivals.push(Arrival { hash, key, span: Span::event(event.time) });
+        out.arrivals.add(hash, scratch, event.time);
     }
 
     /// Decodes a record; an event too far in the future is none.

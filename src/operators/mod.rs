@@ -7,13 +7,16 @@
 pub mod commit;
 pub mod intake;
 pub mod lane;
+pub mod parcel;
 pub mod sessions;
 pub mod source;
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use timely::scheduling::Activator;
 
 use crate::binding::{Binding, Offset, Partition, Rules};
 use crate::control::Fault;
@@ -24,19 +27,43 @@ use crate::plan::ShardProgress;
 use crate::session::{Closed, Span};
 use crate::time::{Epoch, EventTime};
 
-/// One or more events of a key on their way to its shard.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Arrival {
-    /// [`crate::key::stable_hash`] of the key, computed once at the source.
-    pub hash: u64,
-    pub key: Key,
-    pub span: Span,
-}
-
-/// What one source has bound at an epoch; empty if nothing changed. It goes to every worker.
+/// What one source has bound at an epoch. It goes to every worker.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Cut {
+    /// The worker of the source.
+    pub worker: usize,
+    /// Of the partitions for which something has changed.
     pub bindings: Vec<Binding>,
+    /// The partitions that had more to read than was read: others wait for them. A matter of this
+    /// moment, not of the epoch: it is not bound.
+    pub behind: Vec<Partition>,
+}
+
+/// What the sessions of a worker tell its source: the partitions that are to wait for others.
+pub struct Brake {
+    held: RefCell<BTreeSet<Partition>>,
+    source: Activator,
+}
+
+impl Brake {
+    /// Nobody waits.
+    pub fn new(source: Activator) -> Self {
+        Brake { held: RefCell::default(), source }
+    }
+
+    /// These wait from now on, and no others.
+    pub fn hold(&self, held: BTreeSet<Partition>) {
+        let before = self.held.replace(held);
+        if !before.is_subset(&self.held.borrow()) {
+            // Somebody may go on, and the source may be asleep.
+            self.source.activate();
+        }
+    }
+
+    /// Whether a partition is to wait.
+    pub fn holds(&self, partition: Partition) -> bool {
+        self.held.borrow().contains(&partition)
+    }
 }
 
 /// A record that is no event, on its way to `dead_letters`.
@@ -54,10 +81,11 @@ pub struct DeadLetter {
     pub payload_bytes: u64,
 }
 
-/// An event that may turn out to be too late, beside its [`Arrival`]. Only `--late drop` sends them.
+/// An event that may turn out to be too late, beside its arrival. Only `--late drop`
+/// sends them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Suspect {
-    /// As in the arrival.
+    /// [`crate::key::stable_hash`] of the key.
     pub hash: u64,
     pub key: Key,
     pub time: EventTime,
@@ -135,6 +163,12 @@ pub trait Feed {
 
     /// Whether the broker has said that nothing lies behind the position.
     fn caught_up(&self, partition: Partition) -> bool;
+
+    /// Whether everything has been handed out that the broker was known to have, a moment ago. For
+    /// what may be a guess; [`Self::caught_up`] is for what may not.
+    fn keeps_up(&self, partition: Partition) -> bool {
+        self.caught_up(partition)
+    }
 
     /// Lets the connection do its work, once an epoch and before the positions are taken; gives
     /// the partitions of this worker that have appeared since the last call, with their start.

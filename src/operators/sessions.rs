@@ -5,6 +5,7 @@
 //! sessions. It stores open sessions only, never events of epochs that are done.
 
 use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -14,7 +15,9 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use super::{Arrival, Cut, DeadLetter, ShardOutput, Summary, Suspect};
+use super::parcel::{Arrival, Parcel};
+use super::{Brake, Cut, DeadLetter, ShardOutput, Summary, Suspect};
+use crate::alignment::Alignment;
 use crate::binding::{Late, Rules};
 use crate::control::Control;
 use crate::key::{Key, Shard};
@@ -31,6 +34,15 @@ pub struct LoadedShard {
     pub table: SessionTable,
 }
 
+/// What the session operator has to know.
+pub struct SessionConfig {
+    pub snapshot_interval_ms: u64,
+    /// How far a partition may be ahead of the slowest, in milliseconds of event time.
+    pub max_drift_ms: i64,
+    /// Holds partitions of this worker's source.
+    pub brake: Rc<Brake>,
+}
+
 /// What comes out of the session operator.
 pub struct SessionStreams<'scope> {
     /// To the lane of each shard; a shard in which nothing happened sends nothing.
@@ -41,19 +53,19 @@ pub struct SessionStreams<'scope> {
 
 /// Builds the session operator of this worker over its `shards`.
 pub fn render_sessions<'scope>(
-    arrivals: StreamVec<'scope, Epoch, Arrival>,
+    arrivals: StreamVec<'scope, Epoch, Parcel>,
     suspects: StreamVec<'scope, Epoch, Suspect>,
     cuts: StreamVec<'scope, Epoch, Cut>,
     plan: &Arc<Plan>,
     shards: Vec<LoadedShard>,
-    snapshot_interval_ms: u64,
+    config: SessionConfig,
     control: Arc<Control>,
 ) -> SessionStreams<'scope> {
     let scope = arrivals.scope();
     let peers = scope.peers();
     let count = plan.shards();
     let mut builder = OperatorBuilder::new("Sessions".to_owned(), scope);
-    let route = move |arrival: &Arrival| Shard::of(arrival.hash, count).0 as u64;
+    let route = |parcel: &Parcel| u64::from(parcel.worker);
     let mut arrivals = builder.new_input(arrivals, Exchange::new(route));
     let route = move |suspect: &Suspect| Shard::of(suspect.hash, count).0 as u64;
     let mut suspects = builder.new_input(suspects, Exchange::new(route));
@@ -62,7 +74,7 @@ pub fn render_sessions<'scope>(
     let (summaries_out, summaries) = builder.new_output();
     let mut outputs_out = OutputBuilder::from(outputs_out);
     let mut summaries_out = OutputBuilder::from(summaries_out);
-    let mut worker = Sessions::new(plan, shards, peers, snapshot_interval_ms, control);
+    let mut worker = Sessions::new(plan, shards, peers, config, control);
     builder.build(move |_capabilities| {
         let mut stash: BTreeMap<Epoch, Stash> = BTreeMap::new();
         move |frontiers| {
@@ -116,7 +128,7 @@ struct Stash {
 /// What an epoch brings to the shards of a worker.
 #[derive(Default)]
 struct Input {
-    arrivals: Vec<Vec<Arrival>>,
+    arrivals: Vec<Vec<Parcel>>,
     suspects: Vec<Suspect>,
     cuts: Vec<Cut>,
 }
@@ -135,7 +147,8 @@ struct Sessions {
     shards: Vec<OwnShard>,
     count: u32,
     peers: usize,
-    snapshot_interval_ms: u64,
+    config: SessionConfig,
+    alignment: Alignment,
     /// What the epochs of the replay were bound with, and their watermarks, to check it (I2).
     recorded: BTreeMap<Epoch, (EventTime, Rules)>,
     /// What new epochs are bound with.
@@ -163,7 +176,7 @@ impl Sessions {
         plan: &Plan,
         shards: Vec<LoadedShard>,
         peers: usize,
-        snapshot_interval_ms: u64,
+        config: SessionConfig,
         control: Arc<Control>,
     ) -> Self {
         let own = |mut loaded: LoadedShard| {
@@ -184,7 +197,8 @@ impl Sessions {
             shards: shards.into_iter().map(own).collect(),
             count: plan.shards(),
             peers,
-            snapshot_interval_ms,
+            alignment: Alignment::new(config.max_drift_ms),
+            config,
             recorded: plan
                 .replay
                 .iter()
@@ -201,15 +215,19 @@ impl Sessions {
     fn step(&mut self, epoch: Epoch, input: Input, last: bool) -> (Summary, Vec<ShardOutput>) {
         let Input { arrivals, suspects, cuts } = input;
         assert!(!cuts.is_empty(), "I2: epoch {epoch} has events and no binding");
-        let mut bindings: Vec<_> = cuts.into_iter().flat_map(|cut| cut.bindings).collect();
+        let mut bindings = Vec::new();
+        for cut in cuts {
+            bindings.extend(cut.bindings);
+            self.alignment.learn(cut.worker, cut.behind);
+        }
         bindings.sort_unstable_by_key(|binding| binding.partition);
         let before = self.clock.watermark();
         let reading = self.clock.advance(epoch, bindings.iter().copied());
         let recorded = self.recorded.remove(&epoch);
         let (watermark, rules) = recorded.unwrap_or((reading.watermark, self.rules));
         assert_eq!(watermark, reading.watermark, "I2: epoch {epoch} has another watermark");
-        for arrival in arrivals.into_iter().flatten() {
-            self.apply(epoch, &arrival);
+        for parcel in arrivals.into_iter().flatten() {
+            parcel.arrivals().for_each(|arrival| self.apply(epoch, arrival));
         }
         let dropped = match rules.late {
             Late::Merge => BTreeMap::new(),
@@ -217,6 +235,7 @@ impl Sessions {
         };
         let outputs = self.close(epoch, reading, dropped, last);
         self.report(reading);
+        self.config.brake.hold(self.alignment.held(self.clock.bindings()));
         (Summary { watermark, rules, bindings }, outputs)
     }
 
@@ -258,11 +277,11 @@ impl Sessions {
         dropped
     }
 
-    fn apply(&mut self, epoch: Epoch, arrival: &Arrival) {
-        let at = Shard::of(arrival.hash, self.count).0 as usize / self.peers;
+    fn apply(&mut self, epoch: Epoch, Arrival { hash, span, key }: Arrival<'_>) {
+        let at = Shard::of(hash, self.count).0 as usize / self.peers;
         let own = &mut self.shards[at];
         if epoch > own.loaded {
-            own.table.insert(arrival.hash, arrival.key.bytes(), arrival.span);
+            own.table.insert(hash, key, span);
         }
     }
 
@@ -282,7 +301,7 @@ impl Sessions {
             own.table.close(reading.close_before(), &mut closed);
             let due = last
                 || self.after_loss == Some(epoch)
-                || due(own, epoch, self.count, self.snapshot_interval_ms);
+                || due(own, epoch, self.count, self.config.snapshot_interval_ms);
             let snapshot = due.then(|| {
                 own.snapshot = epoch;
                 snapshot::encode(&own.table)

@@ -25,7 +25,8 @@ use timely::dataflow::{Scope, StreamVec};
 use timely::scheduling::{Activator, SyncActivator};
 
 use super::intake::{Intake, Taken};
-use super::{Arrival, Cut, DeadLetter, Feed, Record, Stopped, Suspect};
+use super::parcel::{Packer, Parcel};
+use super::{Brake, Cut, DeadLetter, Feed, Record, Stopped, Suspect};
 use crate::binding::{Binding, BoundEpoch, Late, Offset, Partition, Rules, Status};
 use crate::control::{Control, Fault};
 use crate::plan::{PartitionPlan, Plan};
@@ -61,7 +62,7 @@ pub struct SourceConfig {
 /// What comes out of a source.
 pub struct SourceStreams<'scope> {
     /// To the shards.
-    pub arrivals: StreamVec<'scope, Epoch, Arrival>,
+    pub arrivals: StreamVec<'scope, Epoch, Parcel>,
     /// To the shards, beside the arrivals.
     pub suspects: StreamVec<'scope, Epoch, Suspect>,
     /// To every worker.
@@ -70,6 +71,8 @@ pub struct SourceStreams<'scope> {
     pub dead_letters: StreamVec<'scope, Epoch, DeadLetter>,
     /// Wakes the source of this worker, for a clean stop.
     pub activator: Activator,
+    /// Holds partitions of this worker.
+    pub brake: Rc<Brake>,
 }
 
 /// Builds the source of this worker. `open` makes the feed, given what wakes the source when
@@ -95,10 +98,13 @@ pub fn render_source<'scope, F: Feed + 'static>(
     let activator = scope.activator_for(Rc::clone(&info.address));
     let waker = scope.worker().sync_activator_for(info.address.to_vec());
     let mut alarm = Alarm { set: config.alarm, activator: activator.clone(), rings_at: None };
+    let brake = Rc::new(Brake::new(activator.clone()));
     let feed = open(waker);
     let mut source = None;
     match feed.and_then(|feed| {
-        Source::new(plan, config, Arc::clone(&control), durable, feed, scope.index(), scope.peers())
+        let place = (scope.index(), scope.peers());
+        let brake = Rc::clone(&brake);
+        Source::new(plan, config, Arc::clone(&control), durable, feed, place, brake)
     }) {
         Ok(made) => source = Some(made),
         Err(fault) => control.fail(fault),
@@ -136,7 +142,7 @@ pub fn render_source<'scope, F: Feed + 'static>(
             true
         }
     });
-    SourceStreams { arrivals, suspects, cuts, dead_letters, activator }
+    SourceStreams { arrivals, suspects, cuts, dead_letters, activator, brake }
 }
 
 /// Activates the source later. Each ring is set once: the source also wakes for records, and a
@@ -173,7 +179,7 @@ fn send<D: timely::ExchangeData>(
 /// What one activation has made, by epoch in order.
 #[derive(Default)]
 struct Emit {
-    arrivals: Vec<(Epoch, Vec<Arrival>)>,
+    arrivals: Vec<(Epoch, Vec<Parcel>)>,
     suspects: Vec<(Epoch, Vec<Suspect>)>,
     cuts: Vec<(Epoch, Vec<Cut>)>,
     dead: Vec<(Epoch, Vec<DeadLetter>)>,
@@ -210,6 +216,10 @@ struct Part {
     restart: Option<Offset>,
     /// Whether its next binding goes out even if nothing has changed.
     untold: bool,
+    /// Whether in this epoch all was read that there was, at some moment.
+    kept_up: bool,
+    /// Whether it was held, and has not been read since: nobody knows what has come meanwhile.
+    passed_over: bool,
 }
 
 impl Part {
@@ -227,10 +237,12 @@ enum Life {
 }
 
 struct Source<F> {
+    worker: usize,
     plan: Arc<Plan>,
     config: SourceConfig,
     control: Arc<Control>,
     durable: probe::Handle<Epoch>,
+    brake: Rc<Brake>,
     feed: F,
     life: Life,
     /// The epoch that records are read into; every earlier one is cut.
@@ -246,6 +258,8 @@ struct Source<F> {
     /// Ends that are durable and that the broker has not been told.
     settled: BTreeMap<Partition, Offset>,
     group_committed_ms: u64,
+    /// Events of the epoch that have been read and not sent.
+    packer: Packer,
     scratch: Vec<u8>,
 }
 
@@ -256,8 +270,8 @@ impl<F: Feed> Source<F> {
         control: Arc<Control>,
         durable: probe::Handle<Epoch>,
         mut feed: F,
-        worker: usize,
-        peers: usize,
+        (worker, peers): (usize, usize),
+        brake: Rc<Brake>,
     ) -> Result<Self, Fault> {
         let mut parts = Vec::new();
         for plan_of in plan.partitions_of(worker, peers) {
@@ -279,6 +293,8 @@ impl<F: Feed> Source<F> {
                 assigned,
                 restart: *restart,
                 untold: true,
+                kept_up: false,
+                passed_over: false,
             });
         }
         let mine = |binding: &Binding| binding.partition.worker(peers) == worker;
@@ -293,11 +309,14 @@ impl<F: Feed> Source<F> {
         control.gauges.replay_epochs.fetch_add(replay.len() as u64, Relaxed);
         let epoch = replay.front().map_or(plan.first_epoch, |bound| bound.epoch);
         let replays = !replay.is_empty();
+        let packer = Packer::new(config.gap, plan.shards(), peers);
         let mut source = Source {
+            worker,
             plan: Arc::clone(plan),
             config,
             control,
             durable,
+            brake,
             feed,
             life: Life::Replay(replay),
             epoch,
@@ -308,6 +327,7 @@ impl<F: Feed> Source<F> {
             in_flight: VecDeque::new(),
             settled: BTreeMap::new(),
             group_committed_ms: 0,
+            packer,
             scratch: Vec::new(),
         };
         if !replays {
@@ -354,6 +374,12 @@ impl<F: Feed> Source<F> {
     fn activate(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
         let now_ms = (self.config.now_ms)();
         self.settle(now_ms);
+        let next = self.advance(emit, now_ms)?;
+        self.send_off(emit);
+        Ok(next)
+    }
+
+    fn advance(&mut self, emit: &mut Emit, now_ms: u64) -> Result<Next, Fault> {
         match &self.life {
             Life::Stopped if self.in_flight.is_empty() => Ok(Next::Done),
             Life::Stopped => Ok(Next::After(Duration::from_millis(10))),
@@ -362,6 +388,14 @@ impl<F: Feed> Source<F> {
             }
             Life::Replay(_) => self.replay(emit),
             Life::Live => self.live(emit, now_ms),
+        }
+    }
+
+    /// Lets go what has been read of the epoch at hand.
+    fn send_off(&mut self, emit: &mut Emit) {
+        let parcels = self.packer.take();
+        if !parcels.is_empty() {
+            Emit::at(&mut emit.arrivals, self.epoch).extend(parcels);
         }
     }
 
@@ -422,8 +456,13 @@ impl<F: Feed> Source<F> {
             part.clock =
                 PartitionClock::resume(self.config.patience, *binding, self.plan.first_epoch);
         }
+        self.send_off(emit);
         self.watermark.is(bound.watermark);
-        Emit::at(&mut emit.cuts, bound.epoch).push(Cut { bindings: bound.bindings });
+        Emit::at(&mut emit.cuts, bound.epoch).push(Cut {
+            worker: self.worker,
+            bindings: bound.bindings,
+            behind: Vec::new(),
+        });
         self.in_flight.push_back((bound.epoch, Vec::new()));
         self.control.gauges.replayed_epochs.fetch_add(1, Relaxed);
         let Life::Replay(replay) = &mut self.life else { unreachable!("replaying") };
@@ -477,9 +516,19 @@ impl<F: Feed> Source<F> {
         let mut limit = RECORDS_PER_ACTIVATION;
         let mut at_limit = false;
         for _ in 0..self.parts.len() {
+            if limit == 0 {
+                // The next activation begins with those that have had no turn.
+                at_limit = true;
+                break;
+            }
             self.turn = (self.turn + 1) % self.parts.len();
-            let part = &self.parts[self.turn];
+            let part = &mut self.parts[self.turn];
             if part.untold || part.retired {
+                continue;
+            }
+            let partition = part.clock.bound().partition;
+            part.passed_over = self.brake.holds(partition);
+            if part.passed_over {
                 continue;
             }
             let before = limit.min(RECORDS_PER_TURN);
@@ -488,6 +537,8 @@ impl<F: Feed> Source<F> {
             let stopped = self.read(self.turn, until, &mut turn, emit)?;
             limit -= before - turn;
             at_limit |= stopped == Stopped::AtLimit;
+            let kept_up = stopped != Stopped::AtLimit && self.feed.keeps_up(partition);
+            self.parts[self.turn].kept_up |= kept_up;
             self.parts[self.turn].read_up |= until.is_some() && stopped == Stopped::AtEnd;
         }
         if self.config.until_end && (0..self.parts.len()).all(|at| self.at_until(at)) {
@@ -516,7 +567,9 @@ impl<F: Feed> Source<F> {
 
     /// Binds what this worker has read of the current epoch; only what has changed goes out.
     fn cut(&mut self, emit: &mut Emit) {
+        self.send_off(emit);
         let mut bindings = Vec::new();
+        let mut behind = Vec::new();
         let mut ends = Vec::new();
         for at in 0..self.parts.len() {
             let ended = self.at_until(at) || self.parts[at].retired;
@@ -527,7 +580,11 @@ impl<F: Feed> Source<F> {
                 true => self.feed.position(partition).max(before.end),
                 false => before.end,
             };
-            let caught_up = part.assigned && self.feed.caught_up(partition);
+            let caught_up = part.assigned && !part.passed_over && self.feed.caught_up(partition);
+            let keeps_up = std::mem::take(&mut part.kept_up) || caught_up || part.passed_over;
+            if part.assigned && !ended && !keeps_up && !part.clock.is_silent(self.epoch) {
+                behind.push(partition);
+            }
             let bound = part.clock.cut(self.epoch, position, caught_up, ended);
             if bound != before || part.untold {
                 bindings.push(bound);
@@ -536,7 +593,7 @@ impl<F: Feed> Source<F> {
             part.untold = false;
         }
         self.watermark.cut(self.epoch, self.parts.iter().map(|part| part.clock.bound()));
-        Emit::at(&mut emit.cuts, self.epoch).push(Cut { bindings });
+        Emit::at(&mut emit.cuts, self.epoch).push(Cut { worker: self.worker, bindings, behind });
         self.in_flight.push_back((self.epoch, ends));
     }
 
@@ -568,6 +625,8 @@ impl<F: Feed> Source<F> {
             assigned: true,
             restart: None,
             untold: true,
+            kept_up: false,
+            passed_over: false,
         });
         Ok(())
     }
@@ -602,7 +661,7 @@ impl<F: Feed> Source<F> {
             dead_letter_bytes: self.config.dead_letter_bytes,
         };
         let mut taken = Taken {
-            arrivals: Emit::at(&mut emit.arrivals, self.epoch),
+            arrivals: &mut self.packer,
             suspects: Emit::at(&mut emit.suspects, self.epoch),
             dead_letters: Emit::at(&mut emit.dead, self.epoch),
         };

@@ -155,7 +155,7 @@ fn read(args: &ProduceArgs) -> Result<Order, Fault> {
 
 /// A time, or how long ago.
 fn point_in_time(text: &str) -> Result<i64, String> {
-    if let Some(ms) = parse_rfc3339(text) {
+    if let Some(ms) = parse_rfc3339(text.as_bytes()) {
         return Ok(ms);
     }
     let ago = duration_ms(text, 0, 100 * 366 * 86_400_000).map_err(|_| {

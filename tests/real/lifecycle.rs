@@ -27,10 +27,10 @@ pub struct Traffic {
 }
 
 /// The same numbers in every run (SplitMix64).
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -87,6 +87,11 @@ impl Traffic {
     /// Runs the job to the end: all of it must be there, once.
     pub fn check(&self, world: &World, args: &[&str]) {
         world.run_to_end(args);
+        self.compare(world);
+    }
+
+    /// What was sent is in the table and in the books, all of it and once.
+    pub fn compare(&self, world: &World) {
         let (got, want) = (world.rows(), sessions(&self.events));
         let missing: BTreeSet<_> = want.difference(&got).take(5).collect();
         let too_many: BTreeSet<_> = got.difference(&want).take(5).collect();
@@ -121,7 +126,7 @@ pub fn count(log: &str, text: &str) -> usize {
 }
 
 /// Whether a stop was clean. Before the program handles signals, one ends it as it would any other.
-fn ends_well(status: ExitStatus, log: &str) -> bool {
+pub fn ends_well(status: ExitStatus, log: &str) -> bool {
     status.success() || status.code().is_none() && log.is_empty()
 }
 

@@ -4,6 +4,7 @@
 //! its own, so they run side by side.
 
 mod audit;
+mod cluster;
 mod connect;
 mod events;
 mod faults;
@@ -13,6 +14,7 @@ mod kafka;
 mod late;
 mod lifecycle;
 mod loss;
+mod network;
 mod oracle;
 mod outage;
 mod postgres;

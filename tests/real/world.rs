@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -29,6 +30,8 @@ pub struct World {
     pub database: String,
     /// The name of the first topic, and what other names of this test begin with.
     pub name: String,
+    /// Files that go with the test.
+    files: Mutex<Vec<PathBuf>>,
 }
 
 fn variable(name: &str) -> String {
@@ -74,6 +77,7 @@ impl World {
             password: password.to_owned(),
             database: name.replace('-', "_"),
             name,
+            files: Mutex::default(),
         };
         let create = format!("create database {}", world.database);
         let mut client = world.connect("postgres").expect("PostgreSQL answers");
@@ -326,6 +330,12 @@ impl World {
         command
     }
 
+    /// Writes a file that goes with the test.
+    pub fn write(&self, file: &Path, text: &str) {
+        std::fs::write(file, text).expect("a temporary file");
+        self.files.lock().expect("not poisoned").push(file.to_owned());
+    }
+
     /// Runs the job to the end of its topics; it must succeed. Gives its log.
     pub fn run_to_end(&self, args: &[&str]) -> String {
         let mut command = self.command();
@@ -348,6 +358,9 @@ impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() {
             return;
+        }
+        for file in self.files.lock().expect("not poisoned").drain(..) {
+            let _ = std::fs::remove_file(file);
         }
         if let Ok(mut client) = self.connect("postgres") {
             let drop = format!("drop database if exists {} with (force)", self.database);
@@ -488,7 +501,7 @@ impl Drop for Running {
 
 /// A PostgreSQL that a test has to itself, to do with it as it likes; gone when the test is.
 pub struct Server {
-    pub directory: std::path::PathBuf,
+    pub directory: PathBuf,
     /// `host:port`, the same after every restart.
     pub address: String,
 }

@@ -1,11 +1,16 @@
 //! The workers of one life of the job: real timely threads, of which one at a time moves.
+//!
+//! They belong to one process or to several, each with flags of its own: what one process knows,
+//! the others learn some steps later, and one that is lost moves no more while the others go on.
+//! What goes between workers of several processes is serialised, as it is on a network.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
-use sessionizer::control::Control;
+use sessionizer::control::{Control, Fault};
 use sessionizer::dataflow::{self, OnChanges, Shape};
 use sessionizer::operators::commit::Drive;
 use sessionizer::operators::lane::OpenLedger;
@@ -13,6 +18,7 @@ use sessionizer::operators::sessions::LoadedShard;
 use sessionizer::operators::source::SourceConfig;
 use sessionizer::operators::{Change, LedgerError};
 use sessionizer::plan::Plan;
+use sessionizer::time::Epoch;
 use sessionizer::watermark::Patience;
 
 use crate::feed::{OUT_OF_ORDERNESS_MS, SimFeed, Topic};
@@ -25,7 +31,9 @@ pub const EPOCH_MS: u64 = 10;
 #[derive(Clone)]
 pub struct Setup {
     pub plan: Arc<Plan>,
+    /// Of all processes together.
     pub workers: usize,
+    pub processes: usize,
     pub lanes: u32,
     pub topic: Arc<Mutex<Topic>>,
     pub store: Arc<Mutex<Store>>,
@@ -34,6 +42,8 @@ pub struct Setup {
     pub changes: Arc<Mutex<Vec<Change>>>,
     /// How far the clock of each worker is behind that of the one before.
     pub lag_ms: u64,
+    /// How far a partition may be ahead of the slowest.
+    pub max_drift_ms: i64,
     /// Whether it ends where the partitions ended at its start.
     pub bounded: bool,
 }
@@ -46,13 +56,16 @@ pub struct Crew {
     /// The workers whose dataflows are gone.
     ended: RefCell<BTreeSet<usize>>,
     pub plan: Arc<Plan>,
-    pub control: Arc<Control>,
+    /// By process.
+    pub controls: Vec<Arc<Control>>,
+    /// The process that moves no more.
+    lost: Cell<Option<usize>>,
     threads: Option<timely::communication::WorkerGuards<()>>,
 }
 
 impl Crew {
     pub fn start(setup: Setup) -> Self {
-        let control = Arc::new(Control::default());
+        let controls: Vec<Arc<Control>> = (0..setup.processes).map(|_| Arc::default()).collect();
         let plan = Arc::clone(&setup.plan);
         let (mut turns, mut moved, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..setup.workers {
@@ -63,10 +76,13 @@ impl Crew {
             ends.push(Some((my_turn, did)));
         }
         let ends = Mutex::new(ends);
-        let shared = Arc::clone(&control);
+        let shared = controls.clone();
         let witness = witness::of_this_thread();
         let configuration = timely::Config {
-            communication: timely::CommunicationConfig::Process(setup.workers),
+            communication: match setup.processes {
+                1 => timely::CommunicationConfig::Process(setup.workers),
+                _ => timely::CommunicationConfig::ProcessBinary(setup.workers),
+            },
             worker: timely::WorkerConfig::default(),
         };
         let threads = timely::execute(configuration, move |worker| {
@@ -75,13 +91,39 @@ impl Crew {
                 let mut ends = ends.lock().expect("not poisoned");
                 ends[worker.index()].take().expect("once a worker")
             };
-            work(worker, &setup, &shared, &my_turn, &did);
+            let process = process_of(worker.index(), setup.processes, setup.workers);
+            work(worker, &setup, (process, &shared[process]), &my_turn, &did);
             for dataflow in worker.installed_dataflows() {
                 worker.drop_dataflow(dataflow);
             }
         });
         let threads = Some(threads.expect("threads can be started"));
-        Crew { turns, moved, ended: RefCell::default(), plan, control, threads }
+        let (ended, lost) = (RefCell::default(), Cell::new(None));
+        Crew { turns, moved, ended, plan, controls, lost, threads }
+    }
+
+    pub fn processes(&self) -> usize {
+        self.controls.len()
+    }
+
+    pub fn process_of(&self, worker: usize) -> usize {
+        process_of(worker, self.processes(), self.workers())
+    }
+
+    /// The fault of a process, if one has failed.
+    pub fn fault(&self) -> Option<Fault> {
+        self.controls.iter().find_map(|control| control.fault())
+    }
+
+    /// The last epoch that a process takes for durable everywhere.
+    pub fn believed_durable(&self) -> Epoch {
+        let believed = |control: &Arc<Control>| control.gauges.durable_epoch.load(Relaxed);
+        self.controls.iter().map(believed).max().expect("a process")
+    }
+
+    /// From here on a process moves no more: it was killed, or is frozen for ever.
+    pub fn lose(&self, process: usize) {
+        self.lost.set(Some(process));
     }
 
     pub fn workers(&self) -> usize {
@@ -90,6 +132,9 @@ impl Crew {
 
     /// Lets one worker take a step; whether its dataflow is still there.
     pub fn step(&self, worker: usize) -> bool {
+        if self.lost.get() == Some(self.process_of(worker)) {
+            return true;
+        }
         let gone = "the worker panicked: see above";
         self.turns[worker].send(()).expect(gone);
         let there = self.moved[worker].recv().expect(gone);
@@ -119,10 +164,15 @@ impl Drop for Crew {
     }
 }
 
+/// Processes have as many workers as each other, and those of one follow each other.
+fn process_of(worker: usize, processes: usize, workers: usize) -> usize {
+    worker * processes / workers
+}
+
 fn work(
     worker: &mut timely::worker::Worker,
     setup: &Setup,
-    control: &Arc<Control>,
+    (process, control): (usize, &Arc<Control>),
     my_turn: &Receiver<()>,
     did: &Sender<bool>,
 ) {
@@ -151,17 +201,18 @@ fn work(
             gap: crate::ledger::gap(),
             dead_letter_bytes: 100,
             until_end: setup.bounded,
-            now_ms: Arc::new(move || clock.load(std::sync::atomic::Ordering::Relaxed) - lag_ms),
+            now_ms: Arc::new(move || clock.load(Relaxed) - lag_ms),
             alarm: false,
         },
         snapshot_interval_ms: 100,
+        max_drift_ms: setup.max_drift_ms,
         lanes: setup.lanes,
         drive: Drive::Inline,
         on_changes,
     };
     let (store, generation) = (Arc::clone(&setup.store), setup.plan.generation);
     let open_ledger: OpenLedger = Arc::new(move |_| {
-        let connection = Connection { store: Arc::clone(&store), generation };
+        let connection = Connection { store: Arc::clone(&store), generation, process };
         Ok::<_, LedgerError>(Box::new(connection))
     });
     let (topic, known) = (Arc::clone(&setup.topic), setup.plan.partitions.len());

@@ -57,6 +57,8 @@ pub struct Store {
     pub faulty: bool,
     /// Nobody answers.
     pub away: bool,
+    /// Nobody answers this process of the job.
+    pub cut_off: Option<usize>,
     pub lost_replies: u64,
     pub late: u64,
     pub commits: u64,
@@ -95,6 +97,7 @@ impl Store {
             rng,
             faulty: true,
             away: false,
+            cut_off: None,
             lost_replies: 0,
             late: 0,
             commits: 0,
@@ -622,6 +625,8 @@ const FIRST: Partition = Partition { topic: 0, number: i32::MIN };
 pub struct Connection {
     pub store: Arc<Mutex<Store>>,
     pub generation: i64,
+    /// Whose it is.
+    pub process: usize,
 }
 
 impl Ledger for Connection {
@@ -630,12 +635,16 @@ impl Ledger for Connection {
         batch: &Batch,
         corrections: &mut Vec<Correction>,
     ) -> Result<(), LedgerError> {
-        self.store.lock().expect("one at a time").commit(batch, corrections, self.generation)
+        let mut store = self.store.lock().expect("one at a time");
+        if store.cut_off == Some(self.process) {
+            return Err(LedgerError::Retry("the network is down".to_owned()));
+        }
+        store.commit(batch, corrections, self.generation)
     }
 
     fn progress(&mut self, shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError> {
         let mut store = self.store.lock().expect("one at a time");
-        if store.away {
+        if store.away || store.cut_off == Some(self.process) {
             return Err(LedgerError::Retry("it does not answer".to_owned()));
         }
         if store.generation != self.generation && !store.spares(self.generation) {

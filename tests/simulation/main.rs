@@ -4,7 +4,9 @@
 //! the future, silent partitions, partitions that appear later, one to four workers and lanes that
 //! change at every start, clocks that differ and are set back, commits that fail or whose reply is
 //! lost, a ledger that is away for a while, crashes and clean stops between any two steps, bounded
-//! runs that end by themselves, and instances that do not know that they were replaced. At every
+//! runs that end by themselves, and instances that do not know that they were replaced. Half of the
+//! lives are a cluster: two or three processes of which one may be slow, cut off from the ledger, or
+//! lost while the others go on for a while, and to which a stop comes at different times. At every
 //! commit the contract and the invariants are checked; after a bounded run and at the end the table
 //! equals the batch answer.
 //!
@@ -43,7 +45,7 @@ fn whatever_happens_the_contract_holds_and_the_table_is_the_batch_answer() {
     // A simulation in which nothing goes wrong proves nothing.
     assert!(seen.crashes > 0 && seen.stops > 0 && seen.lost_replies > 0 && seen.fenced > 0);
     assert!(seen.late > 0 && seen.dead > 0 && seen.dropped > 0 && seen.replayed_epochs > 0);
-    assert!(seen.drains > 0);
+    assert!(seen.drains > 0 && seen.clusters > 0 && seen.losses > 0);
 }
 
 fn all(seeds: impl Iterator<Item = u64>) -> schedule::Seen {

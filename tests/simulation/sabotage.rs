@@ -152,10 +152,7 @@ pub fn table(sabotage: Option<Sabotage>, table: SessionTable) -> SessionTable {
         Some(Sabotage::LatenessForgotten) => (table.horizon(), true),
         _ => return table,
     };
-    let open = table.open().map(|(key, span, late)| {
-        let key = key.clone();
-        Open { key, span, late: late && !forgets }
-    });
+    let open = table.open().map(|open| Open { late: open.late && !forgets, ..open });
     SessionTable::restore(gap(), horizon, open)
 }
 

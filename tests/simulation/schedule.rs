@@ -26,6 +26,9 @@ pub struct Seen {
     pub stops: u64,
     pub drains: u64,
     pub fenced: u64,
+    /// Lives of several processes, and those in which one was lost while the others went on.
+    pub clusters: u64,
+    pub losses: u64,
     pub commits: u64,
     pub lost_replies: u64,
     pub late: u64,
@@ -41,6 +44,8 @@ impl Seen {
         self.stops += other.stops;
         self.drains += other.drains;
         self.fenced += other.fenced;
+        self.clusters += other.clusters;
+        self.losses += other.losses;
         self.commits += other.commits;
         self.lost_replies += other.lost_replies;
         self.late += other.late;
@@ -65,6 +70,8 @@ struct World {
     stale: Option<Crew>,
     /// The last life crashed while it drained.
     shaken: bool,
+    /// The process of the present life that moves less often than the others.
+    slow: Option<usize>,
     seen: Seen,
     sabotage: Option<Sabotage>,
 }
@@ -79,9 +86,9 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Seen {
     let store = Arc::new(Mutex::new(Store::new(Arc::clone(&topic), shards, chance)));
     let now_ms = Arc::new(AtomicU64::new(BEGIN_MS));
     let (changes, rows, seen) = (Arc::default(), BTreeMap::new(), Seen::default());
-    let (stale, shaken) = (None, false);
+    let (stale, shaken, slow) = (None, false, None);
     let mut world =
-        World { rng, topic, store, now_ms, changes, rows, stale, shaken, seen, sabotage };
+        World { rng, topic, store, now_ms, changes, rows, stale, shaken, slow, seen, sabotage };
     for _ in 0..world.rng.below(11) {
         world.live();
     }
@@ -122,15 +129,26 @@ impl World {
         }
         self.seen.lives += 1;
         self.seen.replayed_epochs += plan.replay.len() as u64;
+        let processes = if self.rng.one_in(2) { 1 } else { self.rng.between(2, 3) as usize };
+        let workers = match processes {
+            1 => self.rng.between(1, 4) as usize,
+            several => several * self.rng.between(1, 2) as usize,
+        };
+        self.seen.clusters += u64::from(processes > 1);
+        let slow = (processes > 1 && self.rng.one_in(2))
+            .then(|| self.rng.below(processes as u64) as usize);
+        self.slow = slow;
         Crew::start(Setup {
             plan: Arc::new(plan),
-            workers: self.rng.between(1, 4) as usize,
+            workers,
+            processes,
             lanes: self.rng.between(1, 4) as u32,
             topic: Arc::clone(&self.topic),
             store: Arc::clone(&self.store),
             now_ms: Arc::clone(&self.now_ms),
             changes: Arc::clone(&self.changes),
             lag_ms: self.rng.below(3) * 7,
+            max_drift_ms: [0, 30, 500, 1_000_000][self.rng.below(4) as usize],
             bounded,
         })
     }
@@ -140,6 +158,21 @@ impl World {
         let mut store = self.store.lock().expect("one at a time");
         let changes = self.rng.one_in(if store.away { 60 } else { 300 });
         store.away = store.faulty && (store.away != changes);
+        // The same for one process alone; the lanes of the others go on.
+        if !store.faulty || store.cut_off.is_some() && self.rng.one_in(60) {
+            store.cut_off = None;
+        } else if self.rng.one_in(300) {
+            store.cut_off = Some(self.rng.below(3) as usize);
+        }
+    }
+
+    /// Whose turn it is: a slow process has fewer than the others.
+    fn pick(&mut self, crew: &Crew) -> usize {
+        let worker = self.rng.below(crew.workers() as u64) as usize;
+        if self.slow == Some(crew.process_of(worker)) && !self.rng.one_in(6) {
+            return self.rng.below(crew.workers() as u64) as usize;
+        }
+        worker
     }
 
     /// Time passes, records come, somebody moves.
@@ -160,14 +193,15 @@ impl World {
                 topic.grow();
             }
         }
-        crew.step(self.rng.below(crew.workers() as u64) as usize);
+        let worker = self.pick(crew);
+        crew.step(worker);
         self.step_stale();
         self.check_fault(crew);
     }
 
     fn check_fault(&self, crew: &Crew) {
-        assert!(!crew.control.failed(), "the job gave up: {:?}", crew.control.fault());
-        let believed = crew.control.gauges.durable_epoch.load(Relaxed);
+        assert_eq!(crew.fault(), None, "the job gave up");
+        let believed = crew.believed_durable();
         let durable = self.store.lock().expect("one at a time").durable_epoch();
         assert!(believed <= durable, "I7: {believed} is taken for durable, {durable} is");
     }
@@ -176,8 +210,8 @@ impl World {
     fn step_stale(&mut self) {
         let Some(stale) = &self.stale else { return };
         stale.step(self.rng.below(stale.workers() as u64) as usize);
-        if stale.control.failed() {
-            assert!(matches!(stale.control.fault(), Some(Fault::Fenced(_))));
+        if let Some(fault) = stale.fault() {
+            assert!(matches!(fault, Fault::Fenced(_)), "{fault:?}");
             self.seen.fenced += 1;
             self.stale = None;
         } else if stale.ended() || self.rng.one_in(200) {
@@ -220,6 +254,9 @@ impl World {
                 return;
             }
         }
+        if crew.processes() > 1 && self.rng.one_in(3) {
+            return self.lose_one(crew);
+        }
         match self.rng.below(4) {
             _ if shaken => self.seen.crashes += 1,
             0 => self.stop(&crew),
@@ -227,6 +264,20 @@ impl World {
             1 => self.stale = Some(crew),
             _ => self.seen.crashes += 1,
         }
+    }
+
+    /// One process is killed or cut off. The others notice after a while, and until then they go
+    /// on: what is complete is committed, lane by lane, also beside the life that comes next.
+    fn lose_one(&mut self, crew: Crew) {
+        self.seen.losses += 1;
+        crew.lose(self.rng.below(crew.processes() as u64) as usize);
+        for _ in 0..self.rng.below(100) {
+            self.step(&crew);
+        }
+        if self.rng.one_in(2) {
+            self.stale = Some(crew);
+        }
+        self.seen.crashes += 1;
     }
 
     /// Now and then, once it is durable somewhere that partitions have ended in this life.
@@ -266,13 +317,19 @@ impl World {
     /// A clean stop: everything that was read is committed, and nothing has to be read again.
     fn stop(&mut self, crew: &Crew) {
         self.seen.stops += 1;
-        crew.control.request_stop();
+        // One process is asked. The others learn it from each other, some steps later.
+        let asked = self.rng.below(crew.processes() as u64) as usize;
+        crew.controls[asked].request_stop();
         for _ in 0..PATIENCE_STEPS {
             self.change_the_weather();
             let running = (0..crew.workers()).filter(|worker| crew.step(*worker)).count();
             self.step_stale();
             self.check_fault(crew);
-            if crew.control.abandoned() {
+            let untold = crew.controls.iter().find(|control| !control.stopping());
+            if let Some(control) = untold.filter(|_| self.rng.one_in(4)) {
+                control.request_stop();
+            }
+            if crew.controls.iter().any(|control| control.abandoned()) && self.rng.one_in(4) {
                 return;
             }
             if running == 0 {

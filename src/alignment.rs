@@ -1,0 +1,176 @@
+//! Watermark alignment: which partitions wait for the slowest one. Pure.
+//!
+//! In a backlog partitions are read at different speeds, and the watermark is that of the slowest.
+//! Whatever the others bring from beyond it stays open, so without a bound memory grows with how
+//! far they run ahead. Here is the bound: a partition whose promise lies more than the *drift*
+//! beyond the least promise of those that are *behind* is *held*: not read for a while.
+//!
+//! Behind is a partition that in its last epoch had more to read than it has read. One that has
+//! nothing to read holds nobody, however old its promise: live traffic is never held for live
+//! traffic. Neither does one that has been silent for the idle timeout, for want of a leader for
+//! example.
+//!
+//! Nobody waits for ever. The partition with the least promise of those behind is not held, for
+//! its promise is not beyond itself. It is read, and in every epoch its promise moves, or it has
+//! come to its end, or it is silent and after the idle timeout counts no more: the bound moves or
+//! goes. Epochs are cut by the clock, whoever is held.
+//!
+//! What is held decides only what is read in which epoch. That is chance, and bound like all
+//! chance: it cannot show in the result, and a replay does not ask.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::binding::{Binding, Partition, Status};
+use crate::time::EventTime;
+
+/// What one worker knows of the distances between all partitions. Every worker learns the same.
+#[derive(Clone, Debug)]
+pub struct Alignment {
+    max_drift_ms: i64,
+    /// Those that are behind, by the worker that reads them, as of its last cut.
+    behind: BTreeMap<usize, Vec<Partition>>,
+}
+
+impl Alignment {
+    /// Nothing is known to be behind.
+    pub fn new(max_drift_ms: i64) -> Self {
+        Alignment { max_drift_ms, behind: BTreeMap::new() }
+    }
+
+    /// At its last cut, these partitions of a worker were behind.
+    pub fn learn(&mut self, worker: usize, behind: Vec<Partition>) {
+        self.behind.insert(worker, behind);
+    }
+
+    /// The partitions that are to wait, given the latest bindings of all. Promises are compared
+    /// as of one epoch: how far a partition has come since is not held against it.
+    pub fn held<'a>(
+        &self,
+        bindings: impl Iterator<Item = &'a Binding> + Clone,
+    ) -> BTreeSet<Partition> {
+        let is_behind = |b: &&Binding| {
+            b.status == Status::Active
+                && b.promise > EventTime::NEVER
+                && self.behind.values().any(|behind| behind.contains(&b.partition))
+        };
+        let Some(least) = bindings.clone().filter(is_behind).map(|b| b.promise).min() else {
+            return BTreeSet::new();
+        };
+        let limit = least.plus(self.max_drift_ms);
+        let beyond = bindings.filter(|b| b.status != Status::Ended && b.promise > limit);
+        beyond.map(|b| b.partition).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DRIFT_MS: i64 = 100;
+    const NOBODY: [i32; 0] = [];
+
+    fn partition(number: i32) -> Partition {
+        Partition { topic: 0, number }
+    }
+
+    fn binding(number: i32, promise: i64, status: Status) -> Binding {
+        let promise = EventTime::from_millis(promise);
+        Binding { promise, status, ..Binding::initial(partition(number), 0) }
+    }
+
+    fn held(behind: &[i32], bindings: &[Binding]) -> Vec<i32> {
+        let mut alignment = Alignment::new(DRIFT_MS);
+        for number in behind {
+            alignment.learn(*number as usize, vec![partition(*number)]);
+        }
+        alignment.held(bindings.iter()).iter().map(|partition| partition.number).collect()
+    }
+
+    #[test]
+    fn those_that_are_further_ahead_of_the_slowest_than_the_drift_are_held() {
+        let at = |promise| [binding(0, 50, Status::Active), binding(1, promise, Status::Active)];
+        assert_eq!(held(&[0], &at(150)), NOBODY);
+        assert_eq!(held(&[0], &at(151)), [1]);
+        assert_eq!(held(&[0, 1], &at(151)), [1]);
+        // The slowest itself is never held.
+        assert_eq!(held(&[1], &at(151)), NOBODY);
+    }
+
+    #[test]
+    fn nobody_waits_for_one_that_has_nothing_to_read() {
+        let far = binding(1, 10_000, Status::Active);
+        assert_eq!(held(&[], &[binding(0, 50, Status::Active), far]), NOBODY);
+        assert_eq!(held(&[0], &[binding(0, 50, Status::Idle), far]), NOBODY);
+        assert_eq!(held(&[0], &[binding(0, 50, Status::Ended), far]), NOBODY);
+        let silent = Binding::initial(partition(0), 0);
+        assert_eq!(held(&[0], &[silent, far]), NOBODY, "nothing is known of its time");
+    }
+
+    #[test]
+    fn one_that_has_ended_is_not_held_and_an_idle_one_is() {
+        let slow = binding(0, 50, Status::Active);
+        let far = |status| binding(1, 10_000, status);
+        assert_eq!(held(&[0], &[slow, far(Status::Ended)]), NOBODY);
+        assert_eq!(held(&[0], &[slow, far(Status::Idle)]), [1]);
+    }
+
+    #[test]
+    fn the_last_word_of_a_worker_counts() {
+        let bindings = [binding(0, 50, Status::Active), binding(1, 500, Status::Active)];
+        let mut alignment = Alignment::new(DRIFT_MS);
+        alignment.learn(0, vec![partition(0)]);
+        assert_eq!(alignment.held(bindings.iter()).len(), 1);
+        alignment.learn(1, vec![]);
+        assert_eq!(alignment.held(bindings.iter()).len(), 1);
+        alignment.learn(0, vec![]);
+        assert_eq!(alignment.held(bindings.iter()).len(), 0);
+    }
+
+    /// Partitions of any length and speed, some of which dry up: reading always goes on, and
+    /// nobody who has something to read runs further ahead than the drift and an epoch's reading.
+    #[test]
+    fn reading_goes_on_to_the_end_whatever_the_speeds() {
+        for seed in 1..500u64 {
+            let mut state = seed;
+            let mut below = |n: u64| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 33) % n
+            };
+            let count = 2 + below(4) as usize;
+            let ends: Vec<i64> = (0..count).map(|_| below(3_000) as i64).collect();
+            let speeds: Vec<i64> = (0..count).map(|_| 1 + below(60) as i64).collect();
+            let mut at = vec![0i64; count];
+            let mut alignment = Alignment::new(DRIFT_MS);
+            let mut waiting = BTreeSet::new();
+            let mut epochs = 0;
+            while at != ends {
+                epochs += 1;
+                assert!(epochs < 20_000, "seed {seed}: stuck at {at:?} of {ends:?}");
+                let slowest = (0..count).filter(|p| at[*p] < ends[*p]).map(|p| at[p]).min();
+                for number in 0..count {
+                    let held = waiting.contains(&partition(number as i32));
+                    let read = !held && below(3) > 0;
+                    at[number] =
+                        (at[number] + if read { speeds[number] } else { 0 }).min(ends[number]);
+                    let behind = !held && at[number] < ends[number];
+                    alignment.learn(
+                        number,
+                        behind.then(|| partition(number as i32)).into_iter().collect(),
+                    );
+                }
+                let bindings: Vec<Binding> =
+                    (0..count).map(|n| binding(n as i32, at[n], Status::Active)).collect();
+                // Every other epoch the word comes late.
+                if below(2) == 0 {
+                    waiting = alignment.held(bindings.iter());
+                }
+                if let Some(slowest) = slowest {
+                    let reading = (0..count).filter(|p| !waiting.contains(&partition(*p as i32)));
+                    let furthest = reading.filter(|p| at[*p] < ends[*p]).map(|p| at[p]).max();
+                    let most = slowest + DRIFT_MS + 60 * 20;
+                    assert!(furthest.is_none_or(|at| at <= most), "seed {seed}: {at:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Where the processes of a cluster are: the hostfile. Text in, addresses out; no I/O.
+
+/// The port of a line that names none.
+const PORT: u16 = 2101;
+
+/// The addresses of `processes` processes, process 0 first: one `host:port` a line. Blank lines
+/// and what follows a `#` do not count, nor do lines behind the last process.
+pub fn parse(text: &str, processes: usize) -> Result<Vec<String>, String> {
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    let mut addresses: Vec<String> = Vec::with_capacity(processes);
+    for line in lines.filter(|line| !line.is_empty()).take(processes) {
+        let address = address(line)?;
+        if addresses.contains(&address) {
+            return Err(format!("names {address} twice: each process needs an address of its own"));
+        }
+        addresses.push(address);
+    }
+    if addresses.len() < processes {
+        return Err(format!(
+            "names {} processes, and --processes is {processes}: it needs a line host:port for \
+             each, process 0 first",
+            addresses.len()
+        ));
+    }
+    Ok(addresses)
+}
+
+/// Where the processes are without a hostfile: all on this machine.
+pub fn local(processes: usize) -> Vec<String> {
+    (0..processes).map(|process| format!("localhost:{}", usize::from(PORT) + process)).collect()
+}
+
+fn address(line: &str) -> Result<String, String> {
+    let wrong = || Err(format!("has the line {line:?}: it must be host:port, or [IPv6]:port"));
+    let (host, port) = match line.rsplit_once(':') {
+        _ if line.starts_with('[') && line.ends_with(']') => (line, PORT),
+        // An IPv6 address has colons of its own, so it stands in brackets.
+        Some((host, _)) if host.contains(':') && !host.ends_with(']') => return wrong(),
+        Some((host, port)) => match port.parse::<u16>() {
+            Ok(port) if port > 0 => (host, port),
+            _ => return wrong(),
+        },
+        None => (line, PORT),
+    };
+    if host.is_empty() || host.chars().any(char::is_whitespace) {
+        return wrong();
+    }
+    Ok(format!("{host}:{port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_a_process_and_comments_and_blank_lines_are_none() {
+        let text = "# ours\nalpha:4000\n\n  beta  # the second\n[::1]:5\n[::2]\nunused:1\n";
+        let want = ["alpha:4000", "beta:2101", "[::1]:5", "[::2]:2101"];
+        assert_eq!(parse(text, 4).expect("valid"), want);
+    }
+
+    #[test]
+    fn what_is_no_address_is_told_with_its_line() {
+        for bad in ["a:", "a:0", "a:99999", ":4000", "a b:1", "::1", "fe80::1:2101"] {
+            let why = parse(bad, 1).expect_err(bad);
+            assert!(why.contains(bad), "{why}");
+        }
+    }
+
+    #[test]
+    fn too_few_lines_and_the_same_twice_are_refused() {
+        assert!(parse("a:1\nb:1", 3).expect_err("short").contains("names 2 processes"));
+        assert!(parse("a:1\na:1", 2).expect_err("twice").contains("a:1 twice"));
+        assert!(parse("a\na:2101", 2).expect_err("twice").contains("twice"));
+    }
+
+    #[test]
+    fn without_a_hostfile_all_are_here() {
+        assert_eq!(local(2), ["localhost:2101", "localhost:2102"]);
+    }
+}

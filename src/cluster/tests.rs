@@ -1,0 +1,191 @@
+//! Processes as threads of one test, on ports of loopback.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Addresses that nobody else has: the ports are bound for a moment, all at once.
+fn addresses(count: usize) -> Vec<String> {
+    let bind = |_| TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let bound: Vec<TcpListener> = (0..count).map(bind).collect();
+    bound.iter().map(|it| it.local_addr().expect("bound").to_string()).collect()
+}
+
+type Gathering = JoinHandle<Result<Option<Cluster>, Fault>>;
+
+/// One process that waits for the others.
+fn process(addresses: &[String], process: usize, gap: &str) -> (Arc<Control>, Gathering) {
+    let config = ClusterConfig {
+        process,
+        addresses: addresses.to_vec(),
+        peer_timeout: Duration::from_secs(2),
+        start_timeout: Duration::from_secs(5),
+    };
+    let settings = vec![
+        ("--processes".to_owned(), addresses.len().to_string()),
+        ("--gap".to_owned(), gap.to_owned()),
+    ];
+    let control = Arc::new(Control::default());
+    let ours = Arc::clone(&control);
+    (control, thread::spawn(move || Cluster::gather(&config, settings, &ours)))
+}
+
+fn all(addresses: &[String]) -> Vec<(Arc<Control>, Cluster)> {
+    gathered((0..addresses.len()).map(|at| process(addresses, at, "5m")).collect())
+}
+
+fn gathered(started: Vec<(Arc<Control>, Gathering)>) -> Vec<(Arc<Control>, Cluster)> {
+    let gathered = |(control, gathering): (Arc<Control>, Gathering)| {
+        let cluster = gathering.join().expect("no panic").expect("no fault");
+        (control, cluster.expect("nobody stopped it"))
+    };
+    started.into_iter().map(gathered).collect()
+}
+
+fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < PATIENCE, "it never happened: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn all_find_each_other_in_whatever_order_they_come() {
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+        let addresses = addresses(3);
+        let mut started = Vec::new();
+        for at in order {
+            started.push(process(&addresses, at, "5m"));
+            thread::sleep(Duration::from_millis(50));
+        }
+        let gathered = gathered(started);
+        for (control, cluster) in &gathered {
+            let others = cluster.wires.iter().flatten().count();
+            assert_eq!((cluster.wires.len(), others), (3, 2));
+            assert!(control.fault().is_none());
+        }
+    }
+}
+
+#[test]
+fn bytes_that_one_sends_are_read_by_the_other_and_the_end_is_one_when_the_work_is_done() {
+    let mut pair = all(&addresses(2));
+    let (_, mut second) = pair.pop().expect("two");
+    let (_, mut first) = pair.pop().expect("two");
+    let mut there = first.wires[1].take().expect("a wire to process 1");
+    let mut here = second.wires[0].take().expect("a wire to process 0");
+    there.write_all(b"abc").expect("sent");
+    let mut bytes = [0; 3];
+    here.read_exact(&mut bytes).expect("received");
+    assert_eq!(&bytes, b"abc");
+    first.finished();
+    second.finished();
+    drop(there);
+    assert_eq!(here.read(&mut bytes).expect("the end"), 0);
+}
+
+#[test]
+fn whoever_has_other_settings_is_told_which_and_so_are_all_others() {
+    let addresses = addresses(3);
+    let started: Vec<_> = ["5m", "1m", "5m"]
+        .iter()
+        .enumerate()
+        .map(|(at, gap)| process(&addresses, at, gap).1)
+        .collect();
+    for (at, gathering) in started.into_iter().enumerate() {
+        let Err(Fault::Config(why)) = gathering.join().expect("no panic") else {
+            panic!("process {at} has begun");
+        };
+        let want = if at == 1 { "--gap is 5m there and 1m here" } else { "--gap is 1m there" };
+        assert!(why.contains(want) && why.contains("process "), "process {at}: {why}");
+    }
+}
+
+#[test]
+fn a_process_that_goes_before_all_are_there_may_come_again() {
+    let addresses = addresses(3);
+    let (_, first) = process(&addresses, 0, "5m");
+    let (stopping, second) = process(&addresses, 1, "5m");
+    thread::sleep(Duration::from_millis(700));
+    // It fails for a reason of its own that nobody is told: it is killed.
+    drop(TcpStream::connect(&addresses[1]).expect("it listens"));
+    stopping.request_stop();
+    assert!(second.join().expect("no panic").expect("a stop is no fault").is_none());
+    // A cluster stops as one, also while it waits.
+    assert!(first.join().expect("no panic").expect("a stop is no fault").is_none());
+}
+
+#[test]
+fn a_lost_process_ends_the_run_of_the_others_with_its_name() {
+    let addresses = addresses(3);
+    let mut members = all(&addresses);
+    let (_, lost) = members.remove(1);
+    // As when it is killed: the connections close, and nothing is said.
+    lost.members.close();
+    for (control, _) in &members {
+        eventually("the loss is noticed", || control.failed());
+        let Some(Fault::Peer(why)) = control.fault() else { panic!("another fault") };
+        assert!(why.contains(&format!("lost process 1 ({})", addresses[1])), "{why}");
+    }
+}
+
+#[test]
+fn a_fault_of_one_is_the_fault_of_all() {
+    let members = all(&addresses(3));
+    members[2].0.fail(Fault::Fenced("another instance has taken over".to_owned()));
+    for (control, _) in &members[..2] {
+        eventually("the fault is told", || control.failed());
+        let Some(Fault::Fenced(why)) = control.fault() else { panic!("another fault") };
+        assert!(why.starts_with("process 2 (") && why.ends_with("taken over"), "{why}");
+    }
+}
+
+#[test]
+fn a_stop_of_one_is_a_stop_of_all_and_so_is_an_end_without_a_commit() {
+    let members = all(&addresses(2));
+    members[1].0.request_stop();
+    eventually("the stop is told", || members[0].0.stopping());
+    members[0].0.abandon();
+    eventually("the end is told", || members[1].0.abandoned());
+    assert!(members.iter().all(|(control, _)| control.fault().is_none()));
+}
+
+#[test]
+fn strangers_are_turned_away_and_stop_nothing() {
+    let addresses = addresses(2);
+    let (_, first) = process(&addresses, 0, "5m");
+    let mut silent = None;
+    eventually("it listens", || TcpStream::connect(&addresses[0]).is_ok());
+    for bytes in [b"GET / HTTP/1.1\r\n\r\n".to_vec(), vec![0; 100_000], Vec::new()] {
+        let mut stranger = TcpStream::connect(&addresses[0]).expect("it listens");
+        // It may be turned away before it has said everything.
+        let _ = stranger.write_all(&bytes);
+        silent = Some(stranger);
+    }
+    let (_, second) = process(&addresses, 1, "5m");
+    let first = first.join().expect("no panic").expect("no fault").expect("all came");
+    let second = second.join().expect("no panic").expect("no fault").expect("all came");
+    drop(silent);
+    // The cluster is complete: nobody else is let in, and it goes on.
+    let elsewhere = [addresses[0].clone(), self::addresses(1).remove(0)];
+    let (control, newcomer) = process(&elsewhere, 1, "5m");
+    thread::sleep(Duration::from_millis(500));
+    assert!(!first.members.control.failed() && !second.members.control.failed());
+    control.request_stop();
+    drop(newcomer.join().expect("no panic"));
+}
+
+#[test]
+fn an_address_of_another_machine_is_told_as_such() {
+    let addresses = vec!["192.0.2.1:4000".to_owned(), "127.0.0.1:4001".to_owned()];
+    let (_, gathering) = process(&addresses, 0, "5m");
+    let Err(Fault::World(why)) = gathering.join().expect("no panic") else { panic!("it listens") };
+    assert!(why.contains("192.0.2.1:4000") && why.contains("is --process right?"), "{why}");
+}
