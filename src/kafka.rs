@@ -117,6 +117,14 @@ impl KafkaConfig {
         config
     }
 
+    /// How long a topic may be unknown to the brokers before it counts as gone: as librdkafka has
+    /// it, half a minute, for a broker that has just started may not know of it yet.
+    fn gone_patience(&self) -> Duration {
+        let set = self.extra.iter().rfind(|(name, _)| name == "topic.metadata.propagation.max.ms");
+        let millis = set.and_then(|(_, value)| value.reveal().trim().parse().ok());
+        Duration::from_millis(millis.unwrap_or(30_000))
+    }
+
     fn consumer(&self, partitions: usize) -> ClientConfig {
         let mut config = self.client();
         let queued_kib = (QUEUED_KIB / partitions.max(1)).clamp(1_024, 64 * 1_024);
@@ -173,6 +181,11 @@ impl ClientContext for Context {
         if facility == "FAIL" {
             let reason = message.split_once("]: ").map_or(message, |(_thread, reason)| reason);
             *lock(&self.health.last) = Some(reason.to_owned());
+        }
+        // An error of a partition that is no answer to a fetch, for example that its topic is gone,
+        // comes with a batch and is told of in the log only: the watcher finds out what it is.
+        if facility == "ERROR" {
+            self.health.troubles.fetch_add(1, Relaxed);
         }
     }
 
@@ -498,6 +511,8 @@ impl Watcher {
             settled: 0,
             away_since: None,
             leaderless: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            gone_patience: config.gone_patience(),
         };
         let thread = thread::Builder::new()
             .name("kafka-watcher".to_owned())
@@ -537,6 +552,9 @@ struct Watch {
     away_since: Option<Instant>,
     /// Partitions that no broker serves, and since when.
     leaderless: BTreeMap<Partition, Instant>,
+    /// Topics that the brokers do not know or do not show any more, and since when.
+    gone: BTreeMap<u16, Instant>,
+    gone_patience: Duration,
 }
 
 impl Watch {
@@ -544,7 +562,7 @@ impl Watch {
         self.cluster.serve();
         let troubles = self.cluster.context.health.troubles.load(Relaxed);
         let trouble = troubles > self.settled || self.away_since.is_some();
-        let every = match self.leaderless.is_empty() {
+        let every = match self.leaderless.is_empty() && self.gone.is_empty() {
             true => self.every,
             false => self.every.min(ASK_FOR_LEADERS),
         };
@@ -576,13 +594,19 @@ impl Watch {
             let index = index as u16;
             let Some(&known) = self.known.get(&index) else { continue };
             let layout = match self.cluster.partitions(&topic, QUESTION) {
+                Ok(layout) if layout.partitions < known => {
+                    let count = layout.partitions;
+                    self.miss(index, &format!("the topic {topic} has only {count} partitions"));
+                    continue;
+                }
                 Ok(layout) => layout,
                 Err(Some(fault)) => {
-                    debug!("{fault}");
+                    self.miss(index, &fault.to_string());
                     continue;
                 }
                 Err(None) => return false,
             };
+            self.gone.remove(&index);
             self.look_for_leaders(index, &topic, known, &layout);
             let count = layout.partitions;
             for number in if trouble { 0..count } else { known..count } {
@@ -607,6 +631,20 @@ impl Watch {
             *lock(&self.cluster.context.health.ends) = (troubles, ends);
         }
         true
+    }
+
+    /// Ends the run if a topic that is being read has been gone for too long.
+    fn miss(&mut self, topic: u16, why: &str) {
+        let name = &self.topics[usize::from(topic)];
+        let since = *self.gone.entry(topic).or_insert_with(|| {
+            debug!("{name} is gone: {why}");
+            Instant::now()
+        });
+        if since.elapsed() >= self.gone_patience {
+            *lock(&self.found) = Err(Fault::World(format!(
+                "the topic {name} or a part of it is gone while the job runs: {why}"
+            )));
+        }
     }
 
     /// Says which partitions have lost their leader, and which have one again. Clients notice
