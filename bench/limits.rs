@@ -149,7 +149,9 @@ fn live(rate: f64, seconds: f64, partitions: i32) -> Result<(), Fault> {
     let mut sent = 0;
     while began.elapsed().as_secs_f64() < seconds {
         for _ in 0..pace.due(began.elapsed()) {
-            let visitor = sent % at_once + sent / (at_once * events) * at_once;
+            // They begin and end at different times: some at every moment.
+            let (place, round) = (sent % at_once, sent / at_once);
+            let visitor = place + (round + place % events) / events * at_once;
             let event = event(visitor, now_ms() as i64);
             publisher.send(Some(&event.ip), Some(&event.to_json()))?;
             sent += 1;

@@ -197,16 +197,27 @@ quotients() {
 
 # ---- topics --------------------------------------------------------------------------------
 
-# fill OPTIONS...: writes the topic KAFKA_TOPIC, of four partitions unless said otherwise.
+# fill OPTION VALUE...: writes the topic KAFKA_TOPIC, of four partitions unless said otherwise; of
+# an option that is there twice, the last counts.
 fill() {
+    local -A last=([--partitions]=4)
+    local -a options=()
+    local name
+    while (($#)); do
+        last[$1]=$2
+        shift 2
+    done
+    for name in "${!last[@]}"; do
+        options+=("$name" "${last[$name]}")
+    done
     say "filling the topic $KAFKA_TOPIC"
-    "$program" produce --partitions 4 "$@" 2>"$work/produce.log" ||
+    "$program" produce "${options[@]}" 2>"$work/produce.log" ||
         die "the producer failed: $(tail -n 3 "$work/produce.log")"
 }
 
 # What most cases read: a site with 100 events a second, 50,000 visitors, eight events a visit, up
 # to ten seconds out of order; about 360 bytes an event. No unusual ways to write an event: Flink's
-# JSON format does not know them all. A later option overrides one before.
+# JSON format does not know them all.
 ordinary=(--historical 300d --density 100 --visitors 50000 --disorder 10s --odd 0)
 
 # backlog_topic: KAFKA_TOPIC is the ordinary backlog, filled once.

@@ -6,16 +6,18 @@
 # The dataflow alone, so that what Kafka's client holds is not mistaken for sessions; then the
 # whole job with a million, which saves them as well.
 case_memory() {
-    local i sessions count=3
-    local -a open=(100000 1000000 10000000)
+    local i sessions count=3 empty=0
+    # The first is what there is without any.
+    local -a open=(1000 100000 1000000 10000000)
     ((runs > count)) || count=$runs
     for ((i = 1; i <= count; i++)); do
         for sessions in "${open[@]}"; do
             launch "$limits" memory --sessions "$sessions"
             await "$(thousands "$sessions") open sessions, $i of $count"
             lists[memory-$sessions.rss]+=" $(calculate "$(measured rss_kib) * 1024 / 1e6" 1)"
+            ((sessions > 1000)) || empty=$(measured rss_kib)
             lists[memory-$sessions.each]+=" $(calculate \
-                "($(measured rss_kib) - $(measured before_kib)) * 1024 / $sessions" 1)"
+                "($(measured rss_kib) - $empty) * 1024 / $sessions" 1)"
             say "$(thousands "$sessions") open sessions: $(measured rss_kib) KiB"
         done
     done
@@ -23,7 +25,7 @@ case_memory() {
     for sessions in "${open[@]}"; do
         result memory "$(thousands "$sessions") open sessions: resident" MB \
             ${lists[memory-$sessions.rss]}
-        result memory "... growth a session" bytes ${lists[memory-$sessions.each]}
+        ((sessions == 1000)) || result memory "... growth a session" bytes ${lists[memory-$sessions.each]}
     done
     memory_of_the_job
 }
