@@ -61,19 +61,18 @@ memory_of_the_job() {
 
 # PostgreSQL goes away in the middle of a backlog, and comes back after a minute.
 case_flow() {
-    local i began epoch records
+    local i began epoch records count=$((events < 1000000 ? 4000000 : events * 4))
     local before=() during=() back=() rates=() rates_before=() cpus=() away_cpu
-    backlog_topic
-    # Long enough not to be over before.
+    # Long enough not to be over before; what is read and not yet committed is a part of it.
     export KAFKA_TOPIC=flow
-    fill "${ordinary[@]}" --number "$((events * 4))"
+    fill "${ordinary[@]}" --number "$count"
     for ((i = 1; i <= runs; i++)); do
         KAFKA_GROUP=flow-$i
         run_job "$KAFKA_GROUP" -w 2
-        wait_for_records "$((events / 10))"
+        wait_for_records "$((count / 40))"
         began=$EPOCHREALTIME
         records=$(records_now)
-        wait_for_records "$events"
+        wait_for_records "$((count / 4))"
         rates_before+=("$(calculate "($(records_now) - $records) / $(since "$began")" 0)")
         before+=("$(memory_now VmHWM)")
         scripts/services postgres stop "$work/postgres"
@@ -89,7 +88,7 @@ case_flow() {
         back+=("$(since "$began")")
         began=$EPOCHREALTIME
         records=$(records_now)
-        wait_for_records "$((events * 3))"
+        wait_for_records "$((count / 8 * 7))"
         rates+=("$(calculate "($(records_now) - $records) / $(since "$began")" 0)")
         end_job TERM
         forget_job

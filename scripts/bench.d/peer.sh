@@ -1,10 +1,11 @@
 # shellcheck shell=bash
 # The same job on Apache Flink, in turn with this one. Sourced by scripts/bench, not run.
 
-# What Flink's own start scripts give its processes: the collector, and what its serializers reach
-# into. The heap may grow to 4 GiB.
+# What Flink's own start scripts give its processes: a heap that has its size from the start, the
+# collector, and what its serializers reach into.
+flink_heap=(-Xms4g -Xmx4g)
 flink_options=(
-    -Xmx4g -XX:+UseG1GC
+    -XX:+UseG1GC
     --add-opens=java.base/java.lang=ALL-UNNAMED
     --add-opens=java.base/java.lang.reflect=ALL-UNNAMED
     --add-opens=java.base/java.net=ALL-UNNAMED
@@ -35,6 +36,14 @@ case_peer() {
         sql "drop table peer_sql, peer_stream"
         forget_job
     done
+    # The other way to be fair: what it takes when it is not given everything at once.
+    flink_heap=(-Xms64m -Xmx4g)
+    for way in sql stream; do
+        measure_peer "Flink, $way, a heap that grows" "$way"
+        keep "small-$way"
+        sql "drop table peer_$way"
+    done
+    flink_heap=(-Xms4g -Xmx4g)
     report_peer "Flink, Table API" sql
     report_peer "Flink, DataStream API" stream
     report_peer "sessionizer -w 2" ours
@@ -42,6 +51,8 @@ case_peer() {
         ratio peer "sessionizer / $way: throughput" peer-ours.rate "peer-$way.rate"
         ratio peer "... events per CPU-second" "peer-$way.each" peer-ours.each
         ratio peer "... peak memory" peer-ours.rss "peer-$way.rss"
+        result peer "$way, a heap that grows: peak memory" MB "${lists[small-$way.rss]# }"
+        result peer "... throughput" "events/s" "${lists[small-$way.rate]# }"
     done
 }
 
@@ -76,7 +87,7 @@ measure_peer() {
     began=$EPOCHREALTIME
     launch env PEER_TABLE="$table" PEER_CHECKPOINTS="$work/checkpoints" \
         POSTGRES_URL="$POSTGRES_URL" \
-        "$java" "${flink_options[@]}" -cp "$peer_jars/peer.jar:$peer_jars/lib/*" \
+        "$java" "${flink_heap[@]}" "${flink_options[@]}" -cp "$peer_jars/peer.jar:$peer_jars/lib/*" \
         sessionizer.peer.Peer "$2"
     await "$1"
     wall=$(since "$began")
