@@ -270,6 +270,11 @@ pub struct ProduceArgs {
     #[arg(long, value_name = "SHARE", env = "SESSIONIZER_BAD", default_value = "0")]
     pub bad: String,
 
+    /// The share of good events that are written in an unusual form, 0 to 1: times with an offset,
+    /// escaped text, fields of other types, and whatever else is allowed
+    #[arg(long, value_name = "SHARE", env = "SESSIONIZER_ODD", default_value = "0.005")]
+    pub odd: String,
+
     /// The share of stragglers, 0 to 1: events that come much later than --disorder allows
     #[arg(long, value_name = "SHARE", env = "SESSIONIZER_LATE", default_value = "0")]
     pub late: String,

@@ -32,9 +32,6 @@ use visits::{View, Visits};
 
 const NS_PER_MS: u64 = 1_000_000;
 
-/// How often a good event is written in one of the unusual forms that the contract allows.
-const ODD_RATIO: f64 = 1.0 / 200.0;
-
 /// One message for the topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -95,7 +92,7 @@ impl Generator {
             let (payload, event_time_ms) = bad::spoil(&event, kind, &mut self.fate);
             return Record { key: Some(ip), payload, event_time_ms, bad: Some(kind) };
         }
-        let payload = if self.fate.chance(ODD_RATIO) {
+        let payload = if self.fate.chance(self.recipe.odd) {
             let kind = OddKind::ALL[self.made_odd % OddKind::ALL.len()];
             self.made_odd += 1;
             odd::dress(&event, kind, &mut self.fate)

@@ -90,6 +90,7 @@ fn read(args: &ProduceArgs) -> Result<Order, Fault> {
     let disorder_ms = note("--disorder", ms(&args.disorder)) as i64;
     let late_by_ms = note("--late-by", ms(&args.late_by)) as i64;
     let bad = note("--bad", number(&args.bad, 0.0, 1.0));
+    let odd = note("--odd", number(&args.odd, 0.0, 1.0));
     let late = note("--late", number(&args.late, 0.0, 1.0));
     let hot = note("--hot", number(&args.hot, 0.0, 1.0));
     let seed = note("--seed", whole_in(&args.seed, 0, most)) as u64;
@@ -125,6 +126,7 @@ fn read(args: &ProduceArgs) -> Result<Order, Fault> {
                 hosts: if args.host.is_empty() { defaults.hosts } else { args.host.clone() },
                 disorder_ms,
                 bad,
+                odd,
                 late,
                 late_by_ms,
                 hot,

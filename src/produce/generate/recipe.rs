@@ -36,6 +36,8 @@ pub struct Recipe {
     pub disorder_ms: i64,
     /// Ratio of records that do not decode, of every `BadKind` alike.
     pub bad: f64,
+    /// Ratio of good events that are written in one of the unusual forms that the contract allows.
+    pub odd: f64,
     /// Ratio of stragglers: good events that are older than `disorder_ms` allows.
     pub late: f64,
     /// How much older than the newest event stragglers are at most, in milliseconds.
@@ -63,6 +65,7 @@ impl Default for Recipe {
             pause_ms: 20_000,
             disorder_ms: 0,
             bad: 0.0,
+            odd: 1.0 / 200.0,
             late: 0.0,
             late_by_ms: 3_600_000,
             hot: 0.0,
@@ -92,6 +95,7 @@ impl Recipe {
         within("disorder (ms)", self.disorder_ms, 0, MAX_SPAN_MS)?;
         within("ratio of bad records", self.bad, 0.0, 1.0)?;
         within("ratio of late events", self.late, 0.0, 1.0)?;
+        within("ratio of odd events", self.odd, 0.0, 1.0)?;
         within("ratio of bad and late records together", self.bad + self.late, 0.0, 1.0)?;
         within("lateness (ms)", self.late_by_ms, 0, MAX_SPAN_MS)?;
         if self.late > 0.0 && self.late_by_ms <= self.disorder_ms {

@@ -1,0 +1,127 @@
+# shellcheck shell=bash
+# The same job on Apache Flink, in turn with this one. Sourced by scripts/bench, not run.
+
+# What Flink's own start scripts give its processes: a heap that has its size from the start, the
+# collector, and what its serializers reach into.
+flink_heap=(-Xms4g -Xmx4g)
+flink_options=(
+    -XX:+UseG1GC
+    --add-opens=java.base/java.lang=ALL-UNNAMED
+    --add-opens=java.base/java.lang.reflect=ALL-UNNAMED
+    --add-opens=java.base/java.net=ALL-UNNAMED
+    --add-opens=java.base/java.nio=ALL-UNNAMED
+    --add-opens=java.base/java.text=ALL-UNNAMED
+    --add-opens=java.base/java.time=ALL-UNNAMED
+    --add-opens=java.base/java.util=ALL-UNNAMED
+    --add-opens=java.base/java.util.concurrent=ALL-UNNAMED
+    --add-opens=java.base/java.util.concurrent.atomic=ALL-UNNAMED
+    --add-opens=java.base/java.util.concurrent.locks=ALL-UNNAMED
+)
+
+case_peer() {
+    local i way
+    need_peer
+    backlog_topic
+    measure_raw "raw, to bring the topic into memory" 1
+    for ((i = 1; i <= runs; i++)); do
+        for way in sql stream; do
+            measure_peer "Flink, $way, $i of $runs" "$way"
+            keep "peer-$way"
+            lists[peer-$way.reads]+=" $reads"
+        done
+        measure "sessionizer, $i of $runs" -w 2
+        keep peer-ours
+        lists[peer-ours.reads]+=" $(reads_after "$KAFKA_GROUP" "$wall")"
+        ((i > 1)) || compare_tables
+        sql "drop table peer_sql, peer_stream"
+        forget_job
+    done
+    # The other way to be fair: what it takes when it is not given everything at once.
+    flink_heap=(-Xms64m -Xmx4g)
+    for way in sql stream; do
+        measure_peer "Flink, $way, a heap that grows" "$way"
+        keep "small-$way"
+        sql "drop table peer_$way"
+    done
+    flink_heap=(-Xms4g -Xmx4g)
+    report_peer "Flink, Table API" sql
+    report_peer "Flink, DataStream API" stream
+    report_peer "sessionizer -w 2" ours
+    for way in sql stream; do
+        ratio peer "sessionizer / $way: throughput" peer-ours.rate "peer-$way.rate"
+        ratio peer "... events per CPU-second" "peer-$way.each" peer-ours.each
+        ratio peer "... peak memory" peer-ours.rss "peer-$way.rss"
+        result peer "$way, a heap that grows: peak memory" MB "${lists[small-$way.rss]# }"
+        result peer "... throughput" "events/s" "${lists[small-$way.rate]# }"
+    done
+}
+
+# report_peer NAME WAY
+# shellcheck disable=SC2086 # words on purpose
+report_peer() {
+    report peer "peer-$2" "$1"
+    result peer "$1: from start to the first row" s ${lists[peer-$2.reads]}
+}
+
+# Builds the two jobs with Maven, into the cache.
+need_peer() {
+    need_java
+    have mvn || need_packages "builds the jobs for Flink, from Maven Central" maven
+    have "${java%/*}/javac" || have javac ||
+        need_packages "compiles the jobs for Flink" default-jdk-headless
+    peer_jars=$setup_cache/peer
+    say "building bench/flink (the first time, Flink is downloaded from Maven Central)"
+    mvn -q -B -f bench/flink/pom.xml "-Dout=$peer_jars" package </dev/null >"$work/mvn.log" 2>&1 ||
+        die "bench/flink cannot be built: $(tail -n 5 "$work/mvn.log")"
+}
+
+# measure_peer LABEL WAY: as measure, for one of the two.
+measure_peer() {
+    local table=peer_$2 before began rows events_in
+    # As the job makes its own, but without a time zone: that is what Flink's sink can write.
+    sql "drop table if exists $table; create table $table (ip text collate \"C\",
+        host text collate \"C\", session_start timestamp(3), session_end timestamp(3),
+        num_logs bigint, primary key (ip, host, session_start))" 2>/dev/null
+    rm -rf "$work/checkpoints"
+    before="$(postgres_seconds) $(kafka_seconds)"
+    began=$EPOCHREALTIME
+    launch env PEER_TABLE="$table" PEER_CHECKPOINTS="$work/checkpoints" \
+        POSTGRES_URL="$POSTGRES_URL" \
+        "$java" "${flink_heap[@]}" "${flink_options[@]}" -cp "$peer_jars/peer.jar:$peer_jars/lib/*" \
+        sessionizer.peer.Peer "$2"
+    await "$1"
+    wall=$(since "$began")
+    # Of all its events: how many came before the first row nobody knows, and it favours Flink.
+    read -r rows events_in seconds < <(sql "select count(*), sum(num_logs),
+            extract(epoch from max(pg_xact_commit_timestamp(xmin))
+                - min(pg_xact_commit_timestamp(xmin)))
+        from $table" | tr '|' ' ')
+    ((rows)) || die "$1: no session came: $(tail -n 3 "$job_log")"
+    reads=$(reads_after "$table" "$wall")
+    rate=$(calculate "$events_in / ($seconds > 0 ? $seconds : $wall)" 0)
+    each=$(calculate "1e6 * $cpu / $events_in" 3)
+    read -r postgres_cpu kafka_cpu < <(echo "$before $(postgres_seconds) $(kafka_seconds)" |
+        awk '{ printf "%.2f %.2f\n", $3 - $1, $4 - $2 }')
+    say "$1: $(thousands "$rate") events/s, $cpu s of CPU ($each µs an event), $rss MB;" \
+        "$wall s in all, $reads s to the first row"
+}
+
+# reads_after TABLE WALL: seconds from the start to the first row, of a process that has just ended.
+reads_after() {
+    sql "select round(extract(epoch from min(pg_xact_commit_timestamp(xmin))
+        - (clock_timestamp() - interval '$2 s'))::numeric, 2) from \"$1\""
+}
+
+# All three must have found the same, else nothing is comparable.
+compare_tables() {
+    local ours other differing
+    ours="select ip, host, session_start at time zone 'UTC' as session_start,
+        session_end at time zone 'UTC' as session_end, num_logs from \"$KAFKA_GROUP\""
+    for other in peer_sql peer_stream; do
+        differing=$(sql "with ours as ($ours)
+            select (select count(*) from (table ours except all table $other) a)
+                 + (select count(*) from (table $other except all table ours) b)")
+        say "$other: $differing rows differ from ours"
+        result peer "$other: rows that differ from ours" "" "$differing"
+    done
+}
