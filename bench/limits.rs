@@ -342,6 +342,7 @@ impl Setup {
                     now_ms: Arc::new(now_ms),
                     alarm: true,
                 },
+                max_drift_ms: 3_600_000,
                 // None is taken but the last.
                 snapshot_interval_ms: 86_400_000,
                 lanes: self.workers as u32,

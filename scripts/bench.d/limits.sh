@@ -98,6 +98,33 @@ case_backlog() {
     ratio backlog "-w 2: throughput / -w 1" backlog-2.rate backlog-1.rate
 }
 
+# ---- cluster -------------------------------------------------------------------------------
+
+# What it costs that two workers are two processes: all that goes between them is serialised.
+case_cluster() {
+    local i
+    backlog_topic
+    write_hosts 2 "$(free_ports 2)" >"$work/hosts"
+    measure_raw "raw, to bring the topic into memory" 1
+    for ((i = 1; i <= runs; i++)); do
+        measure "one process of two workers, $i of $runs" -w 2
+        keep cluster-1x2
+        forget_job
+        runner=(scripts/bench.d/together 2 "$work/hosts" "$program")
+        measure "two processes of one worker, $i of $runs" -w 1
+        runner=("$program")
+        keep cluster-2x1
+        forget_job
+    done
+    # shellcheck disable=SC2046,SC2086 # words on purpose
+    for i in 1x2 2x1; do
+        result cluster "$i: throughput" "events/s" ${lists[cluster-$i.rate]}
+        result cluster "$i: events per CPU-second" "" $(quotients "1e6" "${lists[cluster-$i.each]}" 0)
+    done
+    ratio cluster "two processes: throughput / one" cluster-2x1.rate cluster-1x2.rate
+    ratio cluster "... CPU time / one" cluster-2x1.cpu cluster-1x2.cpu
+}
+
 # ---- scaling -------------------------------------------------------------------------------
 
 case_scaling() {

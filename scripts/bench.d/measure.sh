@@ -107,7 +107,7 @@ measure() {
         select clock_timestamp() as at, 0::bigint as records limit 0" >/dev/null
     watch_first_commit
     began=$EPOCHREALTIME
-    launch "$program" --table "$KAFKA_GROUP" --until-end "$@"
+    launch "${runner[@]}" --table "$KAFKA_GROUP" --until-end "$@"
     await "$label"
     wall=$(since "$began")
     end_poller
@@ -126,6 +126,8 @@ measure() {
 }
 
 jobs_run=0
+# What runs the job.
+runner=("$program")
 
 # Keeps when the first commit was seen, and how many records were in it.
 watch_first_commit() {
