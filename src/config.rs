@@ -177,6 +177,7 @@ impl Config {
             ("--until-end", self.until_end.to_string()),
             ("--sink-connections", self.lanes.to_string()),
             ("--snapshot-interval", ms(self.snapshot_interval_ms)),
+            ("--max-drift", ms(self.max_drift_ms as u64)),
             ("--dead-letter-bytes", self.dead_letter_bytes.to_string()),
         ];
         settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
