@@ -1,5 +1,5 @@
-# shellcheck shell=bash
-# The limits of the machine, and how near the job comes. Sourced by scripts/bench, not run.
+# The limits of the machine, and how near the job comes.
+# A part of scripts/bench, and checked with it.
 
 # ---- raw -----------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
-# shellcheck shell=bash
-# How soon a session is in the table, and a job that has nothing to do. Sourced by scripts/bench.
+# How soon a session is in the table, and a job that has nothing to do.
+# A part of scripts/bench, and checked with it.
 
 # ---- latency -------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
-# shellcheck shell=bash
-# How a process is run and what is counted meanwhile. Sourced by scripts/bench, not run.
+# How a process is run and what is counted meanwhile.
+# A part of scripts/bench, and checked with it.
 
 limits=${CARGO_TARGET_DIR:-target}/release/examples/limits
 
@@ -236,7 +236,9 @@ drop_topic() {
 
 # ---- clocks and counters -------------------------------------------------------------------
 
-sql() { PGOPTIONS="-c client_min_messages=warning" psql -qAtX -v ON_ERROR_STOP=1 "$psql_url" -c "$1"; }
+sql() {
+    PGOPTIONS="-c client_min_messages=warning" psql -qAtX -v ON_ERROR_STOP=1 "$psql_url" -c "$1"
+}
 
 # Waits within the server until a query gives true: no client is started again and again.
 wait_for_sql() {

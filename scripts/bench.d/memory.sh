@@ -1,5 +1,5 @@
-# shellcheck shell=bash
-# What memory is used for, and what happens when nothing flows. Sourced by scripts/bench, not run.
+# What memory is used for, and what happens when nothing flows.
+# A part of scripts/bench, and checked with it.
 
 # ---- memory --------------------------------------------------------------------------------
 
@@ -25,7 +25,8 @@ case_memory() {
     for sessions in "${open[@]}"; do
         result memory "$(thousands "$sessions") open sessions: resident" MB \
             ${lists[memory-$sessions.rss]}
-        ((sessions == 1000)) || result memory "... growth a session" bytes ${lists[memory-$sessions.each]}
+        ((sessions == 1000)) ||
+            result memory "... growth a session" bytes ${lists[memory-$sessions.each]}
     done
     memory_of_the_job
 }

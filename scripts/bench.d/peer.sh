@@ -1,5 +1,5 @@
-# shellcheck shell=bash
-# The same job on Apache Flink, in turn with this one. Sourced by scripts/bench, not run.
+# The same job on Apache Flink, in turn with this one.
+# A part of scripts/bench, and checked with it.
 
 # What Flink's own start scripts give its processes: a heap that has its size from the start, the
 # collector, and what its serializers reach into.
@@ -87,7 +87,8 @@ measure_peer() {
     began=$EPOCHREALTIME
     launch env PEER_TABLE="$table" PEER_CHECKPOINTS="$work/checkpoints" \
         POSTGRES_URL="$POSTGRES_URL" \
-        "$java" "${flink_heap[@]}" "${flink_options[@]}" -cp "$peer_jars/peer.jar:$peer_jars/lib/*" \
+        "$java" "${flink_heap[@]}" "${flink_options[@]}" \
+        -cp "$peer_jars/peer.jar:$peer_jars/lib/*" \
         sessionizer.peer.Peer "$2"
     await "$1"
     wall=$(since "$began")

@@ -1,5 +1,5 @@
-# shellcheck shell=bash
-# What a restart takes, and what it costs to be ready for one. Sourced by scripts/bench, not run.
+# What a restart takes, and what it costs to be ready for one.
+# A part of scripts/bench, and checked with it.
 
 # ---- recovery ------------------------------------------------------------------------------
 

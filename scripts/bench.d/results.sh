@@ -1,5 +1,5 @@
-# shellcheck shell=bash
-# What was found, for people and as JSON. Sourced by scripts/bench, not run.
+# What was found, for people and as JSON.
+# A part of scripts/bench, and checked with it.
 
 results=()
 

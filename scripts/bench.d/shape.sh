@@ -1,5 +1,5 @@
-# shellcheck shell=bash
-# What the shape of the traffic changes. Sourced by scripts/bench, not run.
+# What the shape of the traffic changes.
+# A part of scripts/bench, and checked with it.
 
 # ---- flat ----------------------------------------------------------------------------------
 
@@ -134,7 +134,7 @@ case_skew() {
     local i name
     local -a others=(--density 750 --partitions 3 --number "$((events * 3 / 4))" --seed 1)
     local -a one=(--density 250 --partitions 1 --number "$((events / 4))" --seed 2)
-    local -a names=(even default) drift=()
+    local -a names=(even default)
     local -A options=([even]="" [default]="" [off]="") topics=([even]=rest,even)
     if grep -q -e '--max-drift' <("$program" --help); then
         # As good as without: a thousand years.
