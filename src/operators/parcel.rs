@@ -77,11 +77,33 @@ pub struct Packer {
     gap: Gap,
     shards: u32,
     /// What is being filled, by worker.
-    open: Vec<Vec<u8>>,
+    open: Vec<Open>,
     full: Vec<Parcel>,
-    /// Where the last arrival of a hash lies in the parcel of its worker, by low bits of the hash.
-    /// An entry may be out of date: what lies there says whether it is.
-    recent: Vec<(u64, u32)>,
+    /// Where the last arrival of a hash lies among all bytes for its worker, by low bits of the
+    /// hash. It may have left already.
+    recent: Vec<(u64, u64)>,
+}
+
+/// A parcel that is being filled.
+#[derive(Clone, Default)]
+struct Open {
+    /// How many bytes for this worker have left before.
+    sent: u64,
+    bytes: Vec<u8>,
+}
+
+impl Open {
+    /// The parcel; the next one has room for `capacity` bytes.
+    fn close(&mut self, worker: usize, capacity: usize) -> Parcel {
+        self.sent += self.bytes.len() as u64;
+        let bytes = std::mem::replace(&mut self.bytes, Vec::with_capacity(capacity));
+        Parcel { worker: worker as u32, bytes }
+    }
+
+    /// What has been packed from `place` on, if it has not left.
+    fn from(&mut self, place: u64) -> Option<&mut [u8]> {
+        self.bytes.get_mut(usize::try_from(place.checked_sub(self.sent)?).ok()?..)
+    }
 }
 
 impl Packer {
@@ -90,7 +112,7 @@ impl Packer {
         Packer {
             gap,
             shards,
-            open: vec![Vec::new(); workers],
+            open: vec![Open::default(); workers],
             full: Vec::new(),
             recent: vec![(0, 0); RECENT],
         }
@@ -101,43 +123,38 @@ impl Packer {
         let worker = Shard::of(hash, self.shards).worker(self.open.len());
         let open = &mut self.open[worker];
         let recent = &mut self.recent[hash as usize % RECENT];
-        if recent.0 == hash && join(open, recent.1 as usize, hash, key, time, self.gap) {
+        if recent.0 == hash
+            && let Some(last) = open.from(recent.1)
+            && join(last, hash, key, time, self.gap)
+        {
             return;
         }
-        *recent = (hash, open.len() as u32);
+        *recent = (hash, open.sent + open.bytes.len() as u64);
         let mut head = [0; KEY];
         head[..FIRST].copy_from_slice(&hash.to_le_bytes());
         head[FIRST..LENGTH_MS].copy_from_slice(&time.millis().to_le_bytes());
         head[COUNT..KEY_BYTES].copy_from_slice(&1u32.to_le_bytes());
         let key_bytes = u16::try_from(key.len()).expect("the decoder bounds the key");
         head[KEY_BYTES..].copy_from_slice(&key_bytes.to_le_bytes());
-        open.extend_from_slice(&head);
-        open.extend_from_slice(key);
-        if open.len() >= PARCEL_BYTES {
-            let bytes = std::mem::replace(open, Vec::with_capacity(PARCEL_BYTES + 4_096));
-            self.full.push(Parcel { worker: worker as u32, bytes });
+        open.bytes.extend_from_slice(&head);
+        open.bytes.extend_from_slice(key);
+        if open.bytes.len() >= PARCEL_BYTES {
+            self.full.push(open.close(worker, PARCEL_BYTES + 4_096));
         }
     }
 
     /// Takes out everything; the next arrivals may be of another epoch.
     pub fn take(&mut self) -> Vec<Parcel> {
-        for (worker, open) in self.open.iter_mut().enumerate().filter(|(_, open)| !open.is_empty())
-        {
-            let bytes = std::mem::take(open);
-            self.full.push(Parcel { worker: worker as u32, bytes });
-        }
+        let open = self.open.iter_mut().enumerate().filter(|(_, open)| !open.bytes.is_empty());
+        self.full.extend(open.map(|(worker, open)| open.close(worker, 0)));
         std::mem::take(&mut self.full)
     }
 }
 
-/// Joins an event to the arrival at `at`, if that is one of the same key and they touch. The place
-/// may be in a parcel that is gone; then something else is there, or nothing.
-fn join(open: &mut [u8], at: usize, hash: u64, key: &[u8], time: EventTime, gap: Gap) -> bool {
-    let Some((head, rest)) =
-        open.get_mut(at..).and_then(|open| open.split_first_chunk_mut::<KEY>())
-    else {
-        return false;
-    };
+/// Joins an event to the arrival that `last` begins with, if that is one of the same key and they
+/// touch.
+fn join(last: &mut [u8], hash: u64, key: &[u8], time: EventTime, gap: Gap) -> bool {
+    let Some((head, rest)) = last.split_first_chunk_mut::<KEY>() else { return false };
     let known = head[..FIRST] == hash.to_le_bytes()
         && head[KEY_BYTES..] == (key.len() as u16).to_le_bytes()
         && rest.get(..key.len()) == Some(key);
