@@ -48,10 +48,11 @@ impl Alignment {
         &self,
         bindings: impl Iterator<Item = &'a Binding> + Clone,
     ) -> BTreeSet<Partition> {
+        let behind: BTreeSet<Partition> = self.behind.values().flatten().copied().collect();
         let is_behind = |b: &&Binding| {
             b.status == Status::Active
                 && b.promise > EventTime::NEVER
-                && self.behind.values().any(|behind| behind.contains(&b.partition))
+                && behind.contains(&b.partition)
         };
         let Some(least) = bindings.clone().filter(is_behind).map(|b| b.promise).min() else {
             return BTreeSet::new();

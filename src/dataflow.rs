@@ -11,7 +11,8 @@
 //! ```
 //!
 //! The probe behind the commits is the durable frontier (I7); the source looks at it before it
-//! reads on. The sessions tell the source of their worker which partitions are too far ahead. Suspects are the events that `--late drop` may drop; otherwise there are none.
+//! reads on. The sessions tell the source of their worker which partitions are too far ahead.
+//! Suspects are the events that `--late drop` may drop; otherwise there are none.
 
 use std::sync::Arc;
 

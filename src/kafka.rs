@@ -77,7 +77,11 @@ const EVENTS_PER_SERVICE: usize = 100;
 /// out which broker takes its offsets.
 const CLOSING: Duration = Duration::from_secs(3);
 /// What all partitions of a worker together may hold of fetched, unread records, in KiB.
-const QUEUED_KIB: usize = 128 * 1024;
+const QUEUED_KIB: usize = 64 * 1024;
+/// How many fetched, unread records of all partitions together are enough for a while: 50 ms of
+/// work. Each takes 200 bytes beside its own, so that more of them make the better part of the
+/// memory of a job, and none of its speed.
+const QUEUED_RECORDS: usize = 40_000;
 
 impl KafkaConfig {
     /// Whether librdkafka accepts all settings; the error names the first that it does not.
@@ -127,7 +131,9 @@ impl KafkaConfig {
 
     fn consumer(&self, partitions: usize) -> ClientConfig {
         let mut config = self.client();
-        let queued_kib = (QUEUED_KIB / partitions.max(1)).clamp(1_024, 64 * 1_024);
+        let partitions = partitions.max(1);
+        let queued_kib = (QUEUED_KIB / partitions).clamp(1_024, 16 * 1_024);
+        let queued_records = (QUEUED_RECORDS / partitions).clamp(1_000, 20_000);
         for (name, value) in [
             ("group.id", self.group.as_str()),
             ("enable.auto.commit", "false"),
@@ -141,9 +147,9 @@ impl KafkaConfig {
         let defaults = [
             // Memory stays bounded however many partitions there are.
             ("queued.max.messages.kbytes", queued_kib.to_string()),
-            ("queued.min.messages", "100000".to_owned()),
+            ("queued.min.messages", queued_records.to_string()),
             // When a queue was full, ask again soon: the default of a second idles a backlog.
-            ("fetch.queue.backoff.ms", "20".to_owned()),
+            ("fetch.queue.backoff.ms", "5".to_owned()),
         ];
         for (name, value) in defaults {
             if !self.extra.iter().any(|(extra, _)| extra == name) {

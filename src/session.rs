@@ -83,9 +83,10 @@ pub struct Open<'a> {
 
 /// The open sessions of a shard and its horizon.
 ///
-/// Costs: 40 bytes, the key and its length rounded up to eight, about 9 bytes of index and 6 of `due` a session;
-/// an insert is one probe of a hash table; closing touches sessions that are due and, once in about
-/// a gap, each that is not. Memory that sessions have left is used again, not given back.
+/// Costs: 40 bytes, the key and its length rounded up to eight, about 9 bytes of index and 6 of
+/// `due` a session; an insert is one probe of a hash table; closing touches sessions that are due
+/// and, once in about a gap, each that is not. Memory that sessions have left is used again, not
+/// given back.
 #[derive(Debug)]
 pub struct SessionTable {
     gap: Gap,

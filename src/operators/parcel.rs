@@ -77,20 +77,33 @@ pub struct Packer {
     gap: Gap,
     shards: u32,
     /// What is being filled, by worker.
-    open: Vec<Vec<u8>>,
+    open: Vec<Open>,
     full: Vec<Parcel>,
-    /// Where the last arrival of a hash lies, by low bits of the hash.
-    recent: Vec<Recent>,
-    /// Counts the parcels that were closed, by worker: what lies in those is out of reach.
-    rounds: Vec<u32>,
+    /// Where the last arrival of a hash lies among all bytes for its worker, by low bits of the
+    /// hash. It may have left already.
+    recent: Vec<(u64, u64)>,
 }
 
-/// An arrival in a parcel that is being filled, if it still is.
-#[derive(Clone, Copy)]
-struct Recent {
-    hash: u64,
-    at: u32,
-    round: u32,
+/// A parcel that is being filled.
+#[derive(Clone, Default)]
+struct Open {
+    /// How many bytes for this worker have left before.
+    sent: u64,
+    bytes: Vec<u8>,
+}
+
+impl Open {
+    /// The parcel; the next one has room for `capacity` bytes.
+    fn close(&mut self, worker: usize, capacity: usize) -> Parcel {
+        self.sent += self.bytes.len() as u64;
+        let bytes = std::mem::replace(&mut self.bytes, Vec::with_capacity(capacity));
+        Parcel { worker: worker as u32, bytes }
+    }
+
+    /// What has been packed from `place` on, if it has not left.
+    fn from(&mut self, place: u64) -> Option<&mut [u8]> {
+        self.bytes.get_mut(usize::try_from(place.checked_sub(self.sent)?).ok()?..)
+    }
 }
 
 impl Packer {
@@ -99,58 +112,54 @@ impl Packer {
         Packer {
             gap,
             shards,
-            open: vec![Vec::new(); workers],
+            open: vec![Open::default(); workers],
             full: Vec::new(),
-            recent: vec![Recent { hash: 0, at: 0, round: 0 }; RECENT],
-            rounds: vec![1; workers],
+            recent: vec![(0, 0); RECENT],
         }
     }
 
     /// Adds an event; `hash` is [`crate::key::stable_hash`] of the encoded key.
     pub fn add(&mut self, hash: u64, key: &[u8], time: EventTime) {
         let worker = Shard::of(hash, self.shards).worker(self.open.len());
-        let (open, round) = (&mut self.open[worker], &mut self.rounds[worker]);
+        let open = &mut self.open[worker];
         let recent = &mut self.recent[hash as usize % RECENT];
-        let there = recent.hash == hash && recent.round == *round;
-        if there && join(open, recent.at as usize, key, time, self.gap) {
+        if recent.0 == hash
+            && let Some(last) = open.from(recent.1)
+            && join(last, hash, key, time, self.gap)
+        {
             return;
         }
-        *recent = Recent { hash, at: open.len() as u32, round: *round };
+        *recent = (hash, open.sent + open.bytes.len() as u64);
         let mut head = [0; KEY];
         head[..FIRST].copy_from_slice(&hash.to_le_bytes());
         head[FIRST..LENGTH_MS].copy_from_slice(&time.millis().to_le_bytes());
         head[COUNT..KEY_BYTES].copy_from_slice(&1u32.to_le_bytes());
         let key_bytes = u16::try_from(key.len()).expect("the decoder bounds the key");
         head[KEY_BYTES..].copy_from_slice(&key_bytes.to_le_bytes());
-        open.extend_from_slice(&head);
-        open.extend_from_slice(key);
-        if open.len() >= PARCEL_BYTES {
-            *round = round.wrapping_add(1);
-            let bytes = std::mem::replace(open, Vec::with_capacity(PARCEL_BYTES + 4_096));
-            self.full.push(Parcel { worker: worker as u32, bytes });
+        open.bytes.extend_from_slice(&head);
+        open.bytes.extend_from_slice(key);
+        if open.bytes.len() >= PARCEL_BYTES {
+            self.full.push(open.close(worker, PARCEL_BYTES + 4_096));
         }
     }
 
     /// Takes out everything; the next arrivals may be of another epoch.
     pub fn take(&mut self) -> Vec<Parcel> {
-        for (worker, open) in self.open.iter_mut().enumerate().filter(|(_, open)| !open.is_empty())
-        {
-            self.rounds[worker] = self.rounds[worker].wrapping_add(1);
-            let bytes = std::mem::take(open);
-            self.full.push(Parcel { worker: worker as u32, bytes });
-        }
+        let open = self.open.iter_mut().enumerate().filter(|(_, open)| !open.bytes.is_empty());
+        self.full.extend(open.map(|(worker, open)| open.close(worker, 0)));
         std::mem::take(&mut self.full)
     }
 }
 
-/// Joins an event to the arrival at `at`, one with the hash of the same key, if it is of that key
-/// and they touch.
-fn join(open: &mut [u8], at: usize, key: &[u8], time: EventTime, gap: Gap) -> bool {
-    let (head, rest) = open[at..].split_first_chunk_mut::<KEY>().expect("an arrival lies there");
-    let same = usize::from(u16::from_le_bytes(part(head, KEY_BYTES))) == key.len()
+/// Joins an event to the arrival that `last` begins with, if that is one of the same key and they
+/// touch.
+fn join(last: &mut [u8], hash: u64, key: &[u8], time: EventTime, gap: Gap) -> bool {
+    let Some((head, rest)) = last.split_first_chunk_mut::<KEY>() else { return false };
+    let known = head[..FIRST] == hash.to_le_bytes()
+        && head[KEY_BYTES..] == (key.len() as u16).to_le_bytes()
         && rest.get(..key.len()) == Some(key);
     let (before, event) = (span(head), Span::event(time));
-    if !same || !before.touches(&event, gap) {
+    if !known || !before.touches(&event, gap) {
         return false;
     }
     let joined = before.merge(event);

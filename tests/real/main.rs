@@ -3,6 +3,7 @@
 //! `scripts/test` brings both up and says where they are. Each test has a database and topics of
 //! its own, so they run side by side.
 
+mod alignment;
 mod audit;
 mod cluster;
 mod connect;
