@@ -294,8 +294,9 @@ impl Members {
         )));
     }
 
-    /// Waits a moment for a process whose data connection has ended to say that it is done.
-    pub fn is_done_soon(&self, process: usize, patience: Duration) -> bool {
+    /// Waits for a process whose data connection has ended to say that it is done; `false` if it
+    /// does not, or is lost meanwhile.
+    pub fn is_done_within(&self, process: usize, patience: Duration) -> bool {
         let until = Instant::now() + patience;
         let mut state = self.lock();
         loop {
@@ -303,7 +304,7 @@ impl Members {
                 return true;
             }
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || self.control.failed() || self.control.abandoned() {
                 return false;
             }
             let waited = self.changed.wait_timeout(state, left.min(Duration::from_millis(50)));

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use timely::communication::allocator::zero_copy::stream::Stream;
+
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -134,6 +136,20 @@ fn a_lost_process_ends_the_run_of_the_others_with_its_name() {
         let Some(Fault::Peer(why)) = control.fault() else { panic!("another fault") };
         assert!(why.contains(&format!("lost process 1 ({})", addresses[1])), "{why}");
     }
+}
+
+#[test]
+fn a_data_connection_that_is_cut_alone_ends_the_run_as_well() {
+    let mut pair = all(&addresses(2));
+    let (control, mut second) = pair.pop().expect("two");
+    let wire = pair[0].1.wires[1].take().expect("a wire to process 1");
+    Stream::shutdown(&wire, std::net::Shutdown::Both).expect("an open connection");
+    // As timely's thread does; it is held for ever.
+    let mut here = second.wires[0].take().expect("a wire to process 0");
+    thread::spawn(move || here.read(&mut [0; 8]));
+    eventually("the loss is noticed", || control.failed());
+    let Some(Fault::Peer(why)) = control.fault() else { panic!("another fault") };
+    assert!(why.contains("lost process 0 (") && why.contains("closed the connection"), "{why}");
 }
 
 #[test]

@@ -8,16 +8,11 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use timely::communication::allocator::zero_copy::stream::Stream;
 
 use super::link::reason;
 use super::members::Members;
-
-/// How long a process whose data connection has ended has to say that all is well, or for its
-/// link to say what is not.
-const EXPLANATION: Duration = Duration::from_secs(1);
 
 /// A connection to one process.
 pub struct Wire {
@@ -31,13 +26,17 @@ impl Wire {
         Wire { stream, process, members: Arc::clone(members) }
     }
 
-    /// The connection has ended without need: the run ends, and this thread of timely's never
-    /// hears of it.
-    fn broken(&self, why: &io::Error) -> ! {
-        thread::sleep(EXPLANATION); // The link knows better; it is heard first.
-        self.members.lost(self.process, &reason(why, self.members.peer_timeout));
-        loop {
-            thread::park();
+    /// The connection has ended. If the process has done its work, or is about to say so, all is
+    /// well. If its link ends as well, that ends the run, with what the link knows. If neither
+    /// happens, only this connection was cut, and that ends the run, too. Then this thread of
+    /// timely's never hears of it.
+    fn ended(&self, why: &io::Error) {
+        let patience = self.members.peer_timeout;
+        if !self.members.is_done_within(self.process, patience) {
+            self.members.lost(self.process, &reason(why, patience));
+            loop {
+                thread::park();
+            }
         }
     }
 }
@@ -46,12 +45,13 @@ impl Read for Wire {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.stream.read(buffer) {
             Ok(0) if !buffer.is_empty() => {
-                if self.members.is_done_soon(self.process, EXPLANATION) {
-                    return Ok(0);
-                }
-                self.broken(&io::ErrorKind::UnexpectedEof.into())
+                self.ended(&io::ErrorKind::UnexpectedEof.into());
+                Ok(0)
             }
-            Err(why) if why.kind() != io::ErrorKind::Interrupted => self.broken(&why),
+            Err(why) if why.kind() != io::ErrorKind::Interrupted => {
+                self.ended(&why);
+                Ok(0)
+            }
             read => read,
         }
     }
@@ -60,7 +60,10 @@ impl Read for Wire {
 impl Write for Wire {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         match self.stream.write(buffer) {
-            Err(why) if why.kind() != io::ErrorKind::Interrupted => self.broken(&why),
+            Err(why) if why.kind() != io::ErrorKind::Interrupted => {
+                self.ended(&why);
+                Ok(buffer.len()) // Whoever has done its work needs nothing any more.
+            }
             written => written,
         }
     }
