@@ -77,7 +77,7 @@ measure_copy() {
 # ---- backlog -------------------------------------------------------------------------------
 
 case_backlog() {
-    local i workers
+    local i workers consumers
     backlog_topic
     measure_raw "raw, to bring the topic into memory" 1
     for ((i = 1; i <= runs; i++)); do
@@ -92,8 +92,11 @@ case_backlog() {
     report_raw backlog
     for workers in 1 2; do
         report backlog "backlog-$workers" "-w $workers"
-        ratio backlog "-w $workers: throughput / raw" "backlog-$workers.rate" "raw-$workers.rate"
-        ratio backlog "-w $workers: CPU time / raw" "backlog-$workers.cpu" "raw-$workers.cpu"
+        for consumers in 1 2; do
+            ratio backlog "-w $workers: throughput / raw, consumers: $consumers" \
+                "backlog-$workers.rate" "raw-$consumers.rate"
+            ratio backlog "... CPU time / raw" "backlog-$workers.cpu" "raw-$consumers.cpu"
+        done
     done
     ratio backlog "-w 2: throughput / -w 1" backlog-2.rate backlog-1.rate
 }

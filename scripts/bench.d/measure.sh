@@ -22,7 +22,7 @@ launch() {
         echo "$!" >"$work/pid.new"
         mv "$work/pid.new" "$work/pid"
         status=0
-        wait "$!" || status=$?
+        { wait "$!" || status=$?; } 2>/dev/null
         times >"$work/times"
         exit "$status"
     ) &
