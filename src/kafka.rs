@@ -76,7 +76,7 @@ const EVENTS_PER_SERVICE: usize = 100;
 /// How long the end of a run waits until a consumer has closed: a new one needs a second to find
 /// out which broker takes its offsets.
 const CLOSING: Duration = Duration::from_secs(3);
-/// What all partitions of a worker together may hold of fetched, unread records, in KiB.
+/// What all partitions of a process together may hold of fetched, unread records, in KiB.
 const QUEUED_KIB: usize = 64 * 1024;
 /// How many fetched, unread records of all partitions together are enough for a while: 50 ms of
 /// work. Each takes 200 bytes beside its own, so that more of them make the better part of the
@@ -133,7 +133,8 @@ impl KafkaConfig {
         let mut config = self.client();
         let partitions = partitions.max(1);
         let queued_kib = (QUEUED_KIB / partitions).clamp(1_024, 16 * 1_024);
-        let queued_records = (QUEUED_RECORDS / partitions).clamp(1_000, 20_000);
+        // Fewer than a fetch brings would be asked for again before they are there.
+        let queued_records = (QUEUED_RECORDS / partitions).clamp(2_500, 20_000);
         for (name, value) in [
             ("group.id", self.group.as_str()),
             ("enable.auto.commit", "false"),
@@ -728,7 +729,8 @@ struct PartFeed {
 
 impl KafkaFeed {
     /// A feed that reads nothing yet. `mine` says which new partitions are this worker's,
-    /// `partitions` about how many it will read; `wake` is called when records have come.
+    /// `partitions` about how many all feeds of this process will read; `wake` is called when
+    /// records have come.
     pub fn new(
         config: &KafkaConfig,
         topics: &[String],

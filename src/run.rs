@@ -274,7 +274,9 @@ impl Job {
                 let _ = wake.lock().unwrap_or_else(PoisonError::into_inner).activate();
             });
             let mine = Box::new(move |p: crate::binding::Partition| p.worker(peers) == index);
-            KafkaFeed::new(&self.config.kafka, &plan.topics, &watcher, count, mine, wake)
+            // Workers have about as many partitions each, and share the memory for records.
+            let of_process = count * self.config.workers;
+            KafkaFeed::new(&self.config.kafka, &plan.topics, &watcher, of_process, mine, wake)
         };
         let (source, durable) = dataflow::build(
             worker,
