@@ -25,7 +25,7 @@ use crate::time::Epoch;
 /// No transaction takes further epochs once it has this many rows and dead letters.
 const ROWS_PER_BATCH: usize = 500_000;
 /// How long a lane waits between tries, at least and at most.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// A ledger that has not answered for so long is told of.
 const SILENCE: Duration = Duration::from_secs(10);
 
