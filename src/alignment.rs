@@ -5,6 +5,11 @@
 //! far they run ahead. Here is the bound: a partition whose promise lies more than the *drift*
 //! beyond the least promise of those that are *behind* is *held*: not read for a while.
 //!
+//! Promises are compared once an epoch, and where events are sparse an epoch of a backlog is hours
+//! of event time. Whoever held partitions for minutes there would have them wait for each other
+//! most of the time. So the drift is at least what the slowest makes in a few epochs: as much as is
+//! in flight anyway.
+//!
 //! Behind is a partition that in its last epoch had more to read than it has read. One that has
 //! nothing to read holds nobody, however old its promise: live traffic is never held for live
 //! traffic. Neither does one that has been silent for the idle timeout, for want of a leader for
@@ -29,12 +34,20 @@ pub struct Alignment {
     max_drift_ms: i64,
     /// Those that are behind, by the worker that reads them, as of its last cut.
     behind: BTreeMap<usize, Vec<Partition>>,
+    /// The promises of one epoch before.
+    before: BTreeMap<Partition, EventTime>,
+    /// What the slowest makes in an epoch, in milliseconds of event time: the most of late.
+    pace_ms: i64,
 }
+
+/// In how many epochs of the slowest the others may be ahead, whatever the drift.
+const EPOCHS_AHEAD: i64 = 4;
 
 impl Alignment {
     /// Nothing is known to be behind.
     pub fn new(max_drift_ms: i64) -> Self {
-        Alignment { max_drift_ms, behind: BTreeMap::new() }
+        let (behind, before) = (BTreeMap::new(), BTreeMap::new());
+        Alignment { max_drift_ms, behind, before, pace_ms: 0 }
     }
 
     /// At its last cut, these partitions of a worker were behind.
@@ -42,10 +55,10 @@ impl Alignment {
         self.behind.insert(worker, behind);
     }
 
-    /// The partitions that are to wait, given the latest bindings of all. Promises are compared
-    /// as of one epoch: how far a partition has come since is not held against it.
+    /// The partitions that are to wait, given the latest bindings of all, once an epoch. Promises
+    /// are compared as of one epoch: how far a partition has come since is not held against it.
     pub fn held<'a>(
-        &self,
+        &mut self,
         bindings: impl Iterator<Item = &'a Binding> + Clone,
     ) -> BTreeSet<Partition> {
         let behind: BTreeSet<Partition> = self.behind.values().flatten().copied().collect();
@@ -54,10 +67,18 @@ impl Alignment {
                 && b.promise > EventTime::NEVER
                 && behind.contains(&b.partition)
         };
-        let Some(least) = bindings.clone().filter(is_behind).map(|b| b.promise).min() else {
+        let slowest = bindings.clone().filter(is_behind).min_by_key(|b| b.promise).copied();
+        let made_ms = slowest.and_then(|slowest| {
+            let before = self.before.get(&slowest.partition).filter(|at| **at > EventTime::NEVER);
+            Some(slowest.promise.millis() - before?.millis())
+        });
+        self.pace_ms = made_ms.unwrap_or(0).max(self.pace_ms - self.pace_ms / 4);
+        self.before = bindings.clone().map(|b| (b.partition, b.promise)).collect();
+        // Of one that has just begun nobody knows its pace: the others need not wait an epoch.
+        let Some(Binding { promise: least, .. }) = slowest.filter(|_| made_ms.is_some()) else {
             return BTreeSet::new();
         };
-        let limit = least.plus(self.max_drift_ms);
+        let limit = least.plus(self.max_drift_ms.max(EPOCHS_AHEAD * self.pace_ms));
         let beyond = bindings.filter(|b| b.status != Status::Ended && b.promise > limit);
         beyond.map(|b| b.partition).collect()
     }
@@ -84,6 +105,8 @@ mod tests {
         for number in behind {
             alignment.learn(*number as usize, vec![partition(*number)]);
         }
+        // They have stood there for an epoch: nobody has made anything.
+        alignment.held(bindings.iter());
         alignment.held(bindings.iter()).iter().map(|partition| partition.number).collect()
     }
 
@@ -95,6 +118,25 @@ mod tests {
         assert_eq!(held(&[0, 1], &at(151)), [1]);
         // The slowest itself is never held.
         assert_eq!(held(&[1], &at(151)), NOBODY);
+    }
+
+    #[test]
+    fn who_is_ahead_by_a_few_epochs_of_the_slowest_is_not_held() {
+        let mut alignment = Alignment::new(DRIFT_MS);
+        alignment.learn(0, vec![partition(0)]);
+        let mut held = |slow, fast| {
+            let at = [binding(0, slow, Status::Active), binding(1, fast, Status::Active)];
+            alignment.held(at.iter()).len()
+        };
+        assert_eq!([held(0, 101), held(0, 101)], [0, 1], "first nothing is known of the pace");
+        assert_eq!(held(1_000, 5_000), 0);
+        assert_eq!(held(2_000, 6_001), 1);
+        // The slowest stands still: what it made is forgotten, epoch by epoch.
+        assert_eq!([held(2_000, 5_000), held(2_000, 5_000)], [0, 1]);
+        for _ in 0..10 {
+            held(2_000, 2_000);
+        }
+        assert_eq!([held(2_000, 2_100), held(2_000, 2_401)], [0, 1]);
     }
 
     #[test]
@@ -120,6 +162,7 @@ mod tests {
         let bindings = [binding(0, 50, Status::Active), binding(1, 500, Status::Active)];
         let mut alignment = Alignment::new(DRIFT_MS);
         alignment.learn(0, vec![partition(0)]);
+        alignment.held(bindings.iter());
         assert_eq!(alignment.held(bindings.iter()).len(), 1);
         alignment.learn(1, vec![]);
         assert_eq!(alignment.held(bindings.iter()).len(), 1);

@@ -112,7 +112,8 @@ pub struct RunArgs {
     /// How far a partition may be read ahead of the slowest one that is behind, in event time
     ///
     /// In a backlog, partitions that are further ahead wait until the others catch up, so that
-    /// memory stays bounded. A partition that has nothing to read holds nobody.
+    /// memory stays bounded; where events are sparse it is what the slowest makes in four epochs. A
+    /// partition that has nothing to read holds nobody.
     #[arg(long, value_name = "DURATION", env = "SESSIONIZER_MAX_DRIFT", default_value = "10m")]
     pub max_drift: String,
 

@@ -235,7 +235,11 @@ impl Sessions {
         };
         let outputs = self.close(epoch, reading, dropped, last);
         self.report(reading);
-        self.config.brake.hold(self.alignment.held(self.clock.bindings()));
+        let held = self.alignment.held(self.clock.bindings());
+        if !held.is_empty() {
+            log::debug!("epoch {epoch}: {held:?} wait for those that are behind (--max-drift)");
+        }
+        self.config.brake.hold(held);
         (Summary { watermark, rules, bindings }, outputs)
     }
 
