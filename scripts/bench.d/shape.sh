@@ -137,8 +137,8 @@ case_skew() {
     local -a names=(even default)
     local -A options=([even]="" [default]="" [off]="") topics=([even]=rest,even)
     if grep -q -e '--max-drift' <("$program" --help); then
-        # As good as without: a thousand years.
-        options[off]="--max-drift 365000d"
+        # As good as without: the longest that it takes.
+        options[off]="--max-drift 366d"
         names+=(off)
     else
         say "this version has no --max-drift: nothing pauses what is far ahead"
