@@ -151,6 +151,10 @@ impl KafkaConfig {
             ("queued.min.messages", queued_records.to_string()),
             // When a queue was full, ask again soon: the default of a second idles a backlog.
             ("fetch.queue.backoff.ms", "5".to_owned()),
+            // A broker has one question at a time. If the queue of a partition is full, it is about
+            // the others only, and where those have come to their end the broker waits so long for
+            // more: the default of half a second stops a partition that still has a backlog.
+            ("fetch.wait.max.ms", "50".to_owned()),
         ];
         for (name, value) in defaults {
             if !self.extra.iter().any(|(extra, _)| extra == name) {
