@@ -32,7 +32,7 @@ use sessionizer::produce::pace::Pace;
 use sessionizer::run::now_ms;
 use sessionizer::session::SessionTable;
 use sessionizer::start::assemble;
-use sessionizer::time::{Epoch, EventTime, Gap, tick};
+use sessionizer::time::{Epoch, EpochLength, EventTime, Gap, tick};
 use sessionizer::watermark::Patience;
 
 #[derive(Parser)]
@@ -334,7 +334,7 @@ impl Setup {
             let shards = self.plan.shards_of(worker.index(), worker.peers()).map(open).collect();
             let shape = Shape {
                 source: SourceConfig {
-                    epoch_ms: self.epoch_ms,
+                    epochs: EpochLength::of_millis(self.epoch_ms),
                     patience: Patience { out_of_orderness_ms: 15_000, idle_timeout_ms: 3_600_000 },
                     gap: self.gap,
                     dead_letter_bytes: 1_000,

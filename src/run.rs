@@ -31,6 +31,7 @@ use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::snapshot;
 use crate::start::make_plan;
+use crate::time::EpochLength;
 
 /// How long a worker sleeps at most before it looks at the flags of the run.
 const NAP: Duration = Duration::from_millis(100);
@@ -251,7 +252,7 @@ impl Job {
         self.control.gauges.records_ahead.fetch_add(ahead.max(0) as u64, Relaxed);
         let shape = Shape {
             source: SourceConfig {
-                epoch_ms: self.config.epoch_ms,
+                epochs: EpochLength::of_millis(self.config.epoch_ms),
                 patience: self.config.patience,
                 gap: self.config.ledger.gap,
                 dead_letter_bytes: self.config.dead_letter_bytes,

@@ -30,7 +30,7 @@ use super::{Brake, Cut, DeadLetter, Feed, Record, Stopped, Suspect};
 use crate::binding::{Binding, BoundEpoch, Late, Offset, Partition, Rules, Status};
 use crate::control::{Control, Fault};
 use crate::plan::{PartitionPlan, Plan};
-use crate::time::{Epoch, EventTime, Gap, tick};
+use crate::time::{Epoch, EpochLength, EventTime, Gap};
 use crate::watermark::{PartitionClock, Patience, WatermarkBound};
 
 /// How many epochs may be cut and not yet durable.
@@ -46,7 +46,7 @@ const GROUP_COMMIT_EVERY_MS: u64 = 1_000;
 /// What a source has to know.
 #[derive(Clone)]
 pub struct SourceConfig {
-    pub epoch_ms: u64,
+    pub epochs: EpochLength,
     pub patience: Patience,
     pub gap: Gap,
     pub dead_letter_bytes: usize,
@@ -247,6 +247,8 @@ struct Source<F> {
     life: Life,
     /// The epoch that records are read into; every earlier one is cut.
     epoch: Epoch,
+    /// How many it has brought so far.
+    records: usize,
     parts: Vec<Part>,
     turn: usize,
     /// How far the watermark may be before this epoch.
@@ -320,6 +322,7 @@ impl<F: Feed> Source<F> {
             feed,
             life: Life::Replay(replay),
             epoch,
+            records: 0,
             parts,
             turn: 0,
             watermark: WatermarkBound::new(plan.base_watermark),
@@ -492,7 +495,7 @@ impl<F: Feed> Source<F> {
     }
 
     fn live(&mut self, emit: &mut Emit, now_ms: u64) -> Result<Next, Fault> {
-        let current = tick(now_ms, self.config.epoch_ms);
+        let current = self.config.epochs.tick(now_ms, self.records);
         let first =
             self.parts.iter().any(|part| part.untold) || self.epoch == self.plan.first_epoch;
         if self.control.stopping() {
@@ -551,7 +554,7 @@ impl<F: Feed> Source<F> {
         if at_limit {
             return Ok(Next::Now);
         }
-        let end_ms = self.epoch + self.config.epoch_ms;
+        let end_ms = self.epoch + self.config.epochs.ms;
         Ok(Next::After(Duration::from_millis(end_ms.saturating_sub(now_ms).clamp(1, 1_000))))
     }
 
@@ -595,6 +598,7 @@ impl<F: Feed> Source<F> {
         self.watermark.cut(self.epoch, self.parts.iter().map(|part| part.clock.bound()));
         Emit::at(&mut emit.cuts, self.epoch).push(Cut { worker: self.worker, bindings, behind });
         self.in_flight.push_back((self.epoch, ends));
+        self.records = 0;
     }
 
     /// Whether a bounded run has read this partition to where it ends.
@@ -673,6 +677,7 @@ impl<F: Feed> Source<F> {
         };
         let stopped = self.feed.read(partition, end, *limit, &mut take)?;
         *limit -= records.min(*limit);
+        self.records += records;
         self.control.gauges.records.fetch_add(records as u64, Relaxed);
         let dead = taken.dead_letters.len() - dead;
         self.control.gauges.dead.fetch_add(dead as u64, Relaxed);

@@ -18,7 +18,7 @@ use sessionizer::operators::sessions::LoadedShard;
 use sessionizer::operators::source::SourceConfig;
 use sessionizer::operators::{Change, LedgerError};
 use sessionizer::plan::Plan;
-use sessionizer::time::Epoch;
+use sessionizer::time::{Epoch, EpochLength};
 use sessionizer::watermark::Patience;
 
 use crate::feed::{OUT_OF_ORDERNESS_MS, SimFeed, Topic};
@@ -196,7 +196,7 @@ fn work(
     });
     let shape = Shape {
         source: SourceConfig {
-            epoch_ms: EPOCH_MS,
+            epochs: EpochLength { ms: EPOCH_MS, full_ms: 3, full_records: 5 },
             patience: Patience { out_of_orderness_ms: OUT_OF_ORDERNESS_MS, idle_timeout_ms: 50 },
             gap: crate::ledger::gap(),
             dead_letter_bytes: 100,
