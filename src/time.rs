@@ -69,8 +69,7 @@ pub fn tick(now_ms: u64, every_ms: u64) -> Epoch {
 }
 
 /// How long epochs are. In a backlog they are shorter: whatever an epoch brings is kept until it is
-/// complete, and smaller pieces take less memory, stay in the processor's caches, and let reading,
-/// sessions and commits overlap better.
+/// complete, so smaller pieces take less memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EpochLength {
     /// Milliseconds of wall clock.

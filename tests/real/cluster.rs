@@ -166,10 +166,11 @@ fn processes_and_workers_can_change_at_every_start_also_after_kills() {
             all[one].signal(signal);
             for (process, (status, log)) in wait_without_one(all).into_iter().enumerate() {
                 let found = log.contains("and so are all others");
+                let lost = status.code() == LOST;
                 let well = match signal {
-                    "TERM" => ends_well(status, &log) || status.code() == LOST,
-                    _ if process == one || !found => status.code() != Some(1),
-                    _ => status.code() == LOST,
+                    "KILL" if process == one => true,
+                    "KILL" if found => lost,
+                    _ => lost || ends_well(status, &log),
                 };
                 assert!(well, "round {round}, process {process}: {status}:\n{log}");
                 assert_eq!(count(&log, "panicked"), 0, "{log}");
