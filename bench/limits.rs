@@ -334,6 +334,7 @@ impl Setup {
             let shards = self.plan.shards_of(worker.index(), worker.peers()).map(open).collect();
             let shape = Shape {
                 source: SourceConfig {
+                    processes: 1,
                     epochs: EpochLength::of_millis(self.epoch_ms),
                     patience: Patience { out_of_orderness_ms: 15_000, idle_timeout_ms: 3_600_000 },
                     gap: self.gap,

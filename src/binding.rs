@@ -19,9 +19,12 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// The worker that reads it. It may be another one after a restart.
-    pub fn worker(self, peers: usize) -> usize {
-        (usize::from(self.topic) + self.number as usize) % peers
+    /// The worker of `peers` that reads it; it may be another one after a restart. Each process has
+    /// as many workers, one after the other. Partitions go around the processes first, so that each
+    /// has its share also where there are fewer partitions than workers.
+    pub fn worker(self, peers: usize, processes: usize) -> usize {
+        let (at, threads) = (usize::from(self.topic) + self.number as usize, peers / processes);
+        at % processes * threads + at / processes % threads
     }
 }
 
@@ -164,4 +167,28 @@ pub struct BoundEpoch {
     pub watermark: EventTime,
     pub rules: Rules,
     pub bindings: Vec<Binding>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_go_around_the_processes_and_then_around_their_workers() {
+        for (processes, threads) in [(1, 1), (1, 4), (3, 1), (3, 2), (2, 5)] {
+            let peers = processes * threads;
+            for topic in [0, 1, 7] {
+                let mut read = vec![0; peers];
+                for number in 0..3 * peers {
+                    let partition = Partition { topic, number: number as i32 };
+                    read[partition.worker(peers, processes)] += 1;
+                    let of_process = |process| read[process * threads..][..threads].iter().sum();
+                    let counts: Vec<i32> = (0..processes).map(of_process).collect();
+                    let (most, least) = (counts.iter().max(), counts.iter().min());
+                    assert!(most <= least.map(|least| least + 1).as_ref(), "{counts:?}");
+                }
+                assert_eq!(read, vec![3; peers], "{processes} of {threads}");
+            }
+        }
+    }
 }

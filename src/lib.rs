@@ -10,7 +10,7 @@
 //! it closes, [`operators`] for who does it, [`ledger`] and [`kafka`] for the world outside.
 //! Imports point one way: `main -> run -> {kafka, ledger} -> ports in operators -> pure core`.
 //! [`cluster`] is how several processes become one job.
-//! Nothing pure knows of timely; rdkafka is named in `kafka.rs` only, postgres in `ledger` only.
+//! Nothing pure knows of timely; rdkafka is named in `kafka` only, postgres in `ledger` only.
 //!
 //! # Invariants
 //!

@@ -80,9 +80,10 @@ impl Plan {
     pub fn partitions_of(
         &self,
         worker: usize,
-        peers: usize,
+        (peers, processes): (usize, usize),
     ) -> impl Iterator<Item = &PartitionPlan> {
-        self.partitions.iter().filter(move |plan| plan.start.partition.worker(peers) == worker)
+        let mine = move |partition: Partition| partition.worker(peers, processes) == worker;
+        self.partitions.iter().filter(move |plan| mine(plan.start.partition))
     }
 
     /// The shards that `worker` keeps.

@@ -16,6 +16,7 @@ use timely::dataflow::operators::vec::{Broadcast, Input};
 use timely::dataflow::operators::{Inspect, Probe};
 use timely::worker::Worker;
 
+use crate::binding::Partition;
 use crate::cluster::{Allocators, Cluster, ClusterConfig, hosts};
 use crate::config::Config;
 use crate::control::{Control, Fault};
@@ -238,6 +239,7 @@ impl Job {
         let Some(plan) = self.learn_plan(worker)? else { return Ok(()) };
         let plan = Arc::new(plan);
         let (index, peers) = (worker.index(), worker.peers());
+        let processes = self.config.processes;
         let shards = match self.load(&plan, index, peers) {
             Err(_) if self.control.stopping() => {
                 // The others may run already: they end as they would in the middle of a replay.
@@ -248,10 +250,11 @@ impl Job {
         };
         let watcher = self.watch(&plan)?;
         let ahead = |part: &crate::plan::PartitionPlan| Some(part.until? - part.start.end);
-        let ahead: i64 = plan.partitions_of(index, peers).filter_map(ahead).sum();
+        let ahead: i64 = plan.partitions_of(index, (peers, processes)).filter_map(ahead).sum();
         self.control.gauges.records_ahead.fetch_add(ahead.max(0) as u64, Relaxed);
         let shape = Shape {
             source: SourceConfig {
+                processes,
                 epochs: EpochLength::of_millis(self.config.epoch_ms),
                 patience: self.config.patience,
                 gap: self.config.ledger.gap,
@@ -266,7 +269,7 @@ impl Job {
             drive: Drive::Threads,
             on_changes: Arc::new(|_changes| ()),
         };
-        let count = plan.partitions_of(index, peers).count();
+        let count = plan.partitions_of(index, (peers, processes)).count();
         let open_feed = |wake| {
             let wake: timely::scheduling::SyncActivator = wake;
             let wake = Mutex::new(wake);
@@ -274,7 +277,8 @@ impl Job {
                 // Fails only when the worker is gone, and then nobody needs waking.
                 let _ = wake.lock().unwrap_or_else(PoisonError::into_inner).activate();
             });
-            let mine = Box::new(move |p: crate::binding::Partition| p.worker(peers) == index);
+            let mine =
+                Box::new(move |partition: Partition| partition.worker(peers, processes) == index);
             // Workers have about as many partitions each, and share the memory for records.
             let of_process = count * self.config.workers;
             KafkaFeed::new(&self.config.kafka, &plan.topics, &watcher, of_process, mine, wake)

@@ -8,6 +8,7 @@ pub mod commit;
 pub mod intake;
 pub mod lane;
 pub mod parcel;
+pub mod reader;
 pub mod sessions;
 pub mod source;
 

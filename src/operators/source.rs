@@ -1,20 +1,8 @@
-//! The source: reads the partitions of one worker, decodes, cuts epochs and binds them.
-//!
-//! It has two lives. In the *replay* it walks through the bound epochs of the plan and reads
-//! exactly what each says. *Live*, an epoch is a tick of the wall clock: what is read in it
-//! belongs to it, and at its end the source binds it and moves on. All chance ends here: behind
-//! the source, an epoch's content is a function of its binding (I2).
-//!
-//! The first live epoch is cut before anything is read in it: it binds where reading begins.
-//! The same goes for a partition that is found later: its first binding is its start.
-//!
-//! It never runs more than `EPOCHS_IN_FLIGHT` epochs ahead of what is durable, so a slow or
-//! absent Postgres stops the reading, and memory stays bounded.
+//! The source as an operator: it wakes the reader of its worker and sends what that has made,
+//! each epoch under a capability of its own.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use timely::dataflow::operators::Capability;
@@ -24,28 +12,19 @@ use timely::dataflow::operators::probe;
 use timely::dataflow::{Scope, StreamVec};
 use timely::scheduling::{Activator, SyncActivator};
 
-use super::intake::{Intake, Taken};
-use super::parcel::{Packer, Parcel};
-use super::{Brake, Cut, DeadLetter, Feed, Record, Stopped, Suspect};
-use crate::binding::{Binding, BoundEpoch, Late, Offset, Partition, Rules, Status};
+use super::parcel::Parcel;
+use super::reader::{Emit, Next, Reader};
+use super::{Brake, Cut, DeadLetter, Feed, Suspect};
 use crate::control::{Control, Fault};
-use crate::plan::{PartitionPlan, Plan};
-use crate::time::{Epoch, EpochLength, EventTime, Gap};
-use crate::watermark::{PartitionClock, Patience, WatermarkBound};
-
-/// How many epochs may be cut and not yet durable.
-const EPOCHS_IN_FLIGHT: usize = 8;
-/// How many records one activation reads at most, over all partitions: it keeps the worker
-/// responsive (about 50 ms of decoding).
-const RECORDS_PER_ACTIVATION: usize = 65_536;
-/// How many records of one partition are read before the next has its turn.
-const RECORDS_PER_TURN: usize = 4_096;
-/// How often the group's offsets are told to the broker, in milliseconds of wall clock.
-const GROUP_COMMIT_EVERY_MS: u64 = 1_000;
+use crate::plan::Plan;
+use crate::time::{Epoch, EpochLength, Gap};
+use crate::watermark::Patience;
 
 /// What a source has to know.
 #[derive(Clone)]
 pub struct SourceConfig {
+    /// How many processes the workers belong to.
+    pub processes: usize,
     pub epochs: EpochLength,
     pub patience: Patience,
     pub gap: Gap,
@@ -100,24 +79,24 @@ pub fn render_source<'scope, F: Feed + 'static>(
     let mut alarm = Alarm { set: config.alarm, activator: activator.clone(), rings_at: None };
     let brake = Rc::new(Brake::new(activator.clone()));
     let feed = open(waker);
-    let mut source = None;
+    let mut reader = None;
     match feed.and_then(|feed| {
         let place = (scope.index(), scope.peers());
         let brake = Rc::clone(&brake);
-        Source::new(plan, config, Arc::clone(&control), durable, feed, place, brake)
+        Reader::new(plan, config, Arc::clone(&control), durable, feed, place, brake)
     }) {
-        Ok(made) => source = Some(made),
+        Ok(made) => reader = Some(made),
         Err(fault) => control.fail(fault),
     }
     builder.build_reschedule(move |capabilities| {
         let mut capabilities = Some(capabilities);
         move |_frontiers| {
-            let Some(source) = source.as_mut() else { return true };
+            let Some(reader) = reader.as_mut() else { return true };
             if control.failed() {
                 return true; // Capabilities stay: giving them up would be a lie about progress.
             }
             let mut emit = Emit::default();
-            let next = match source.activate(&mut emit) {
+            let next = match reader.activate(&mut emit) {
                 Ok(next) => next,
                 Err(fault) => {
                     control.fail(fault);
@@ -129,7 +108,7 @@ pub fn render_source<'scope, F: Feed + 'static>(
                 send(&mut suspects_out, &mut caps[1], emit.suspects);
                 send(&mut cuts_out, &mut caps[2], emit.cuts);
                 send(&mut dead_out, &mut caps[3], emit.dead);
-                match source.frontier() {
+                match reader.frontier() {
                     Some(epoch) => caps.iter_mut().for_each(|cap| cap.downgrade(&epoch)),
                     None => capabilities = None,
                 }
@@ -173,514 +152,5 @@ fn send<D: timely::ExchangeData>(
     for (epoch, batch) in batches {
         let capability = capability.delayed(&epoch);
         output.session(&capability).give_iterator(batch.into_iter());
-    }
-}
-
-/// What one activation has made, by epoch in order.
-#[derive(Default)]
-struct Emit {
-    arrivals: Vec<(Epoch, Vec<Parcel>)>,
-    suspects: Vec<(Epoch, Vec<Suspect>)>,
-    cuts: Vec<(Epoch, Vec<Cut>)>,
-    dead: Vec<(Epoch, Vec<DeadLetter>)>,
-}
-
-impl Emit {
-    fn at<D>(batches: &mut Vec<(Epoch, Vec<D>)>, epoch: Epoch) -> &mut Vec<D> {
-        if batches.last().is_none_or(|(last, _)| *last != epoch) {
-            batches.push((epoch, Vec::new()));
-        }
-        &mut batches.last_mut().expect("just pushed").1
-    }
-}
-
-/// When to activate the source again.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Next {
-    Now,
-    After(Duration),
-    Done,
-}
-
-/// One partition of this worker.
-struct Part {
-    clock: PartitionClock,
-    until: Option<Offset>,
-    /// Whether the feed has said that nothing before `until` is left. Its position may stay
-    /// before that for ever: holes lie in between, and the next record lies behind.
-    read_up: bool,
-    retired: bool,
-    /// Whether the feed reads it.
-    assigned: bool,
-    /// Where reading goes on after the replay, if not where it ended.
-    restart: Option<Offset>,
-    /// Whether its next binding goes out even if nothing has changed.
-    untold: bool,
-    /// Whether in this epoch all was read that there was, at some moment.
-    kept_up: bool,
-    /// Whether it was held, and has not been read since: nobody knows what has come meanwhile.
-    passed_over: bool,
-}
-
-impl Part {
-    fn has_ended(&self) -> bool {
-        self.clock.bound().status == Status::Ended
-    }
-}
-
-enum Life {
-    /// The bound epochs that are still to be read again.
-    Replay(VecDeque<BoundEpoch>),
-    Live,
-    /// Everything is cut; waiting for it to become durable.
-    Stopped,
-}
-
-struct Source<F> {
-    worker: usize,
-    plan: Arc<Plan>,
-    config: SourceConfig,
-    control: Arc<Control>,
-    durable: probe::Handle<Epoch>,
-    brake: Rc<Brake>,
-    feed: F,
-    life: Life,
-    /// The epoch that records are read into; every earlier one is cut.
-    epoch: Epoch,
-    /// How many it has brought so far.
-    records: usize,
-    parts: Vec<Part>,
-    turn: usize,
-    /// How far the watermark may be before this epoch.
-    watermark: WatermarkBound,
-    /// New partitions that are not read yet.
-    found: Vec<(Partition, Offset)>,
-    /// Epochs that are cut and not yet durable, with the ends that become durable with them.
-    in_flight: VecDeque<(Epoch, Vec<(Partition, Offset)>)>,
-    /// Ends that are durable and that the broker has not been told.
-    settled: BTreeMap<Partition, Offset>,
-    group_committed_ms: u64,
-    /// Events of the epoch that have been read and not sent.
-    packer: Packer,
-    scratch: Vec<u8>,
-}
-
-impl<F: Feed> Source<F> {
-    fn new(
-        plan: &Arc<Plan>,
-        config: SourceConfig,
-        control: Arc<Control>,
-        durable: probe::Handle<Epoch>,
-        mut feed: F,
-        (worker, peers): (usize, usize),
-        brake: Rc<Brake>,
-    ) -> Result<Self, Fault> {
-        let mut parts = Vec::new();
-        for plan_of in plan.partitions_of(worker, peers) {
-            let PartitionPlan { start, until, retired, restart, oldest, .. } = plan_of;
-            // A topic that is read no more may not exist any more: it is touched only if the
-            // replay needs its records.
-            let replayed = plan.replay.iter().flat_map(|bound| &bound.bindings);
-            let needed = !retired
-                || replayed.clone().any(|b| b.partition == start.partition && b.end > start.end);
-            let assigned = needed && restart.is_none();
-            if assigned {
-                feed.assign(start.partition, start.end.max(*oldest))?;
-            }
-            parts.push(Part {
-                clock: PartitionClock::resume(config.patience, *start, plan.first_epoch),
-                until: *until,
-                read_up: false,
-                retired: *retired,
-                assigned,
-                restart: *restart,
-                untold: true,
-                kept_up: false,
-                passed_over: false,
-            });
-        }
-        let mine = |binding: &Binding| binding.partition.worker(peers) == worker;
-        let replay: VecDeque<BoundEpoch> = plan
-            .replay
-            .iter()
-            .map(|bound| BoundEpoch {
-                bindings: bound.bindings.iter().filter(|b| mine(b)).copied().collect(),
-                ..bound.clone()
-            })
-            .collect();
-        control.gauges.replay_epochs.fetch_add(replay.len() as u64, Relaxed);
-        let epoch = replay.front().map_or(plan.first_epoch, |bound| bound.epoch);
-        let replays = !replay.is_empty();
-        let packer = Packer::new(config.gap, plan.shards(), peers);
-        let mut source = Source {
-            worker,
-            plan: Arc::clone(plan),
-            config,
-            control,
-            durable,
-            brake,
-            feed,
-            life: Life::Replay(replay),
-            epoch,
-            records: 0,
-            parts,
-            turn: 0,
-            watermark: WatermarkBound::new(plan.base_watermark),
-            found: Vec::new(),
-            in_flight: VecDeque::new(),
-            settled: BTreeMap::new(),
-            group_committed_ms: 0,
-            packer,
-            scratch: Vec::new(),
-        };
-        if !replays {
-            source.go_live()?;
-        }
-        Ok(source)
-    }
-
-    /// The replay is over: everything from here on is new.
-    fn go_live(&mut self) -> Result<(), Fault> {
-        self.epoch = self.plan.first_epoch;
-        self.life = Life::Live;
-        for part in &mut self.parts {
-            let mut bound = *part.clock.bound();
-            let topic_id = self.plan.topic_ids[usize::from(bound.partition.topic)];
-            bound.topic_id = topic_id.or(bound.topic_id);
-            if let Some(start) = part.restart {
-                // Another topic by the same name: offsets begin anew, counts and promise go on.
-                (bound.start, bound.end, bound.status) = (start, start, Status::Active);
-                self.feed.assign(bound.partition, start)?;
-                part.assigned = true;
-            }
-            part.clock = PartitionClock::resume(self.config.patience, bound, self.epoch);
-        }
-        Ok(())
-    }
-
-    /// What the epoch at hand is bound with.
-    fn rules(&self) -> Rules {
-        match &self.life {
-            Life::Replay(replay) => replay.front().map_or(self.plan.rules, |bound| bound.rules),
-            Life::Live | Life::Stopped => self.plan.rules,
-        }
-    }
-
-    /// What the capabilities go down to; `None` gives them up.
-    fn frontier(&self) -> Option<Epoch> {
-        match self.life {
-            Life::Stopped => None,
-            Life::Replay(_) | Life::Live => Some(self.epoch),
-        }
-    }
-
-    fn activate(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
-        let now_ms = (self.config.now_ms)();
-        self.settle(now_ms);
-        let next = self.advance(emit, now_ms)?;
-        self.send_off(emit);
-        Ok(next)
-    }
-
-    fn advance(&mut self, emit: &mut Emit, now_ms: u64) -> Result<Next, Fault> {
-        match &self.life {
-            Life::Stopped if self.in_flight.is_empty() => Ok(Next::Done),
-            Life::Stopped => Ok(Next::After(Duration::from_millis(10))),
-            _ if self.in_flight.len() >= EPOCHS_IN_FLIGHT && !self.control.stopping() => {
-                Ok(Next::After(Duration::from_millis(2)))
-            }
-            Life::Replay(_) => self.replay(emit),
-            Life::Live => self.live(emit, now_ms),
-        }
-    }
-
-    /// Lets go what has been read of the epoch at hand.
-    fn send_off(&mut self, emit: &mut Emit) {
-        let parcels = self.packer.take();
-        if !parcels.is_empty() {
-            Emit::at(&mut emit.arrivals, self.epoch).extend(parcels);
-        }
-    }
-
-    /// Takes note of what has become durable, and tells the broker now and then.
-    fn settle(&mut self, now_ms: u64) {
-        while let Some((epoch, _)) = self.in_flight.front()
-            && !self.durable.less_equal(epoch)
-        {
-            let (epoch, ends) = self.in_flight.pop_front().expect("there is a front");
-            self.control.gauges.durable_epoch.fetch_max(epoch, Relaxed);
-            self.settled.extend(ends);
-        }
-        // What is durable has passed the sessions of all workers, and so has its watermark.
-        let open = self.in_flight.front().map(|(epoch, _)| *epoch);
-        self.watermark.learn(open, self.control.gauges.watermark());
-        let last = matches!(self.life, Life::Stopped) && self.in_flight.is_empty();
-        let due = now_ms.abs_diff(self.group_committed_ms) >= GROUP_COMMIT_EVERY_MS;
-        if (last || due) && !self.settled.is_empty() {
-            self.group_committed_ms = now_ms;
-            self.feed.durable(&std::mem::take(&mut self.settled));
-        }
-    }
-
-    /// Reads the oldest bound epoch again; when it is complete, cuts it as it was cut.
-    fn replay(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
-        if self.control.stopping() {
-            // The epoch at hand is half read and cannot be cut. Nothing new was read, so leaving
-            // everything where it is loses nothing: the next start begins where this one did.
-            self.control.abandon();
-            return Ok(Next::After(Duration::from_millis(100)));
-        }
-        let Life::Replay(replay) = &mut self.life else { unreachable!("replaying") };
-        let bound = replay.front().expect("a replay ends with its last epoch").clone();
-        debug_assert_eq!(bound.epoch, self.epoch, "the replay goes in order");
-        self.serve()?;
-        let mut limit = RECORDS_PER_ACTIVATION;
-        let mut next = None;
-        for binding in &bound.bindings {
-            let at = self.part(binding.partition);
-            if !self.parts[at].assigned {
-                continue;
-            }
-            match self.read(at, Some(binding.end), &mut limit, emit)? {
-                Stopped::AtEnd => {}
-                Stopped::AtLimit => next = Some(Next::Now),
-                Stopped::Waiting => {
-                    next = next.or(Some(Next::After(Duration::from_millis(100))));
-                }
-            }
-        }
-        if let Some(next) = next {
-            return Ok(next);
-        }
-        for binding in &bound.bindings {
-            self.check_replayed(binding);
-            let at = self.part(binding.partition);
-            let part = &mut self.parts[at];
-            part.clock =
-                PartitionClock::resume(self.config.patience, *binding, self.plan.first_epoch);
-        }
-        self.send_off(emit);
-        self.watermark.is(bound.watermark);
-        Emit::at(&mut emit.cuts, bound.epoch).push(Cut {
-            worker: self.worker,
-            bindings: bound.bindings,
-            behind: Vec::new(),
-        });
-        self.in_flight.push_back((bound.epoch, Vec::new()));
-        self.control.gauges.replayed_epochs.fetch_add(1, Relaxed);
-        let Life::Replay(replay) = &mut self.life else { unreachable!("replaying") };
-        replay.pop_front();
-        match replay.front() {
-            Some(next) => self.epoch = next.epoch,
-            None => self.go_live()?,
-        }
-        Ok(Next::Now)
-    }
-
-    /// A bound epoch brings what it brought (I2), unless the topic has lost records since.
-    fn check_replayed(&self, binding: &Binding) {
-        let clock = &self.parts[self.part(binding.partition)].clock;
-        let (records, dead) = clock.counts();
-        if (records, dead) != (binding.records, binding.dead) {
-            log::warn!(
-                "{}[{}]: reading up to offset {} again brought {} records, {} were recorded: \
-                 the topic has lost records since (compaction, deletion)",
-                self.plan.topic(binding.partition),
-                binding.partition.number,
-                binding.end,
-                records,
-                binding.records,
-            );
-        }
-    }
-
-    fn live(&mut self, emit: &mut Emit, now_ms: u64) -> Result<Next, Fault> {
-        let current = self.config.epochs.tick(now_ms, self.records);
-        let first =
-            self.parts.iter().any(|part| part.untold) || self.epoch == self.plan.first_epoch;
-        if self.control.stopping() {
-            self.serve()?;
-            self.cut(emit);
-            self.life = Life::Stopped;
-            return Ok(Next::Now);
-        }
-        if first || current > self.epoch {
-            self.serve()?;
-            self.cut(emit);
-            if self.config.until_end && self.parts.iter().all(Part::has_ended) {
-                self.life = Life::Stopped;
-                return Ok(Next::Now);
-            }
-            self.epoch = current.max(self.epoch + 1);
-            for (partition, start) in std::mem::take(&mut self.found) {
-                self.discover(partition, start)?;
-            }
-        }
-        let mut limit = RECORDS_PER_ACTIVATION;
-        let mut at_limit = false;
-        for _ in 0..self.parts.len() {
-            if limit == 0 {
-                // The next activation begins with those that have had no turn.
-                at_limit = true;
-                break;
-            }
-            self.turn = (self.turn + 1) % self.parts.len();
-            let part = &mut self.parts[self.turn];
-            if part.untold || part.retired {
-                continue;
-            }
-            let partition = part.clock.bound().partition;
-            part.passed_over = self.brake.holds(partition);
-            if part.passed_over {
-                continue;
-            }
-            let before = limit.min(RECORDS_PER_TURN);
-            let mut turn = before;
-            let until = part.until;
-            let stopped = self.read(self.turn, until, &mut turn, emit)?;
-            limit -= before - turn;
-            at_limit |= stopped == Stopped::AtLimit;
-            let kept_up = stopped != Stopped::AtLimit && self.feed.keeps_up(partition);
-            self.parts[self.turn].kept_up |= kept_up;
-            self.parts[self.turn].read_up |= until.is_some() && stopped == Stopped::AtEnd;
-        }
-        if self.config.until_end && (0..self.parts.len()).all(|at| self.at_until(at)) {
-            // Nothing is left to wait for: end with this epoch, not with its tick.
-            self.serve()?;
-            self.cut(emit);
-            self.life = Life::Stopped;
-            return Ok(Next::Now);
-        }
-        if at_limit {
-            return Ok(Next::Now);
-        }
-        let end_ms = self.epoch + self.config.epochs.ms;
-        Ok(Next::After(Duration::from_millis(end_ms.saturating_sub(now_ms).clamp(1, 1_000))))
-    }
-
-    /// Lets the feed do its work; what it has found waits until an epoch has been cut. A bounded
-    /// run reads what was there at its start.
-    fn serve(&mut self) -> Result<(), Fault> {
-        let found = self.feed.service()?;
-        if !self.config.until_end {
-            self.found.extend(found);
-        }
-        Ok(())
-    }
-
-    /// Binds what this worker has read of the current epoch; only what has changed goes out.
-    fn cut(&mut self, emit: &mut Emit) {
-        self.send_off(emit);
-        let mut bindings = Vec::new();
-        let mut behind = Vec::new();
-        let mut ends = Vec::new();
-        for at in 0..self.parts.len() {
-            let ended = self.at_until(at) || self.parts[at].retired;
-            let part = &mut self.parts[at];
-            let before = *part.clock.bound();
-            let partition = before.partition;
-            let position = match part.assigned {
-                true => self.feed.position(partition).max(before.end),
-                false => before.end,
-            };
-            let caught_up = part.assigned && !part.passed_over && self.feed.caught_up(partition);
-            let keeps_up = std::mem::take(&mut part.kept_up) || caught_up || part.passed_over;
-            if part.assigned && !ended && !keeps_up && !part.clock.is_silent(self.epoch) {
-                behind.push(partition);
-            }
-            let bound = part.clock.cut(self.epoch, position, caught_up, ended);
-            if bound != before || part.untold {
-                bindings.push(bound);
-                ends.push((partition, bound.end));
-            }
-            part.untold = false;
-        }
-        self.watermark.cut(self.epoch, self.parts.iter().map(|part| part.clock.bound()));
-        Emit::at(&mut emit.cuts, self.epoch).push(Cut { worker: self.worker, bindings, behind });
-        self.in_flight.push_back((self.epoch, ends));
-        self.records = 0;
-    }
-
-    /// Whether a bounded run has read this partition to where it ends.
-    fn at_until(&self, at: usize) -> bool {
-        let part = &self.parts[at];
-        let partition = part.clock.bound().partition;
-        part.retired
-            || part.read_up
-            || part.until.is_some_and(|until| {
-                self.feed.position(partition) >= until || self.feed.caught_up(partition)
-            })
-    }
-
-    fn discover(&mut self, partition: Partition, start: Offset) -> Result<(), Fault> {
-        log::info!(
-            "found a new partition: {}[{}], reading it from offset {start}",
-            self.plan.topic(partition),
-            partition.number
-        );
-        self.feed.assign(partition, start)?;
-        let mut initial = Binding::initial(partition, start);
-        initial.topic_id = self.plan.topic_ids[usize::from(partition.topic)];
-        self.parts.push(Part {
-            clock: PartitionClock::resume(self.config.patience, initial, self.epoch),
-            until: None,
-            read_up: false,
-            retired: false,
-            assigned: true,
-            restart: None,
-            untold: true,
-            kept_up: false,
-            passed_over: false,
-        });
-        Ok(())
-    }
-
-    fn part(&self, partition: Partition) -> usize {
-        let found = self.parts.iter().position(|part| part.clock.bound().partition == partition);
-        found.expect("a bound partition is in the plan")
-    }
-
-    /// Reads records of one partition into the current epoch, and takes them off `limit`.
-    fn read(
-        &mut self,
-        at: usize,
-        end: Option<Offset>,
-        limit: &mut usize,
-        emit: &mut Emit,
-    ) -> Result<Stopped, Fault> {
-        let rules = self.rules();
-        let Part { clock, .. } = &mut self.parts[at];
-        let partition = clock.bound().partition;
-        let intake = Intake {
-            topic: self.plan.topic(partition),
-            partition,
-            shards: self.plan.shards(),
-            epoch: self.epoch,
-            rules,
-            gap: self.config.gap,
-            suspect_before: match rules.late {
-                Late::Merge => EventTime::NEVER,
-                Late::Drop => self.watermark.at_most(),
-            },
-            dead_letter_bytes: self.config.dead_letter_bytes,
-        };
-        let mut taken = Taken {
-            arrivals: &mut self.packer,
-            suspects: Emit::at(&mut emit.suspects, self.epoch),
-            dead_letters: Emit::at(&mut emit.dead, self.epoch),
-        };
-        let (mut records, dead) = (0, taken.dead_letters.len());
-        let scratch = &mut self.scratch;
-        let mut take = |record: Record<'_>| {
-            records += 1;
-            intake.take(&record, clock, scratch, &mut taken);
-        };
-        let stopped = self.feed.read(partition, end, *limit, &mut take)?;
-        *limit -= records.min(*limit);
-        self.records += records;
-        self.control.gauges.records.fetch_add(records as u64, Relaxed);
-        let dead = taken.dead_letters.len() - dead;
-        self.control.gauges.dead.fetch_add(dead as u64, Relaxed);
-        Ok(stopped)
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 
 use crate::oracle::{Event, event, sessions};
-use crate::world::{PATIENCE, Running, World, eventually, json};
+use crate::world::{PATIENCE, Running, World, chrono_now_ms, eventually, finish, json};
 
 const PARTITIONS: i32 = 3;
 /// Whatever happens, a process that was told to end is gone within this.
@@ -268,6 +268,49 @@ fn the_books_balance_at_every_commit() {
 }
 
 // ---- being replaced ------------------------------------------------------------------------
+
+/// What is read in an epoch stays in memory until it ends, so one that brings much ends early.
+#[test]
+fn epochs_of_a_backlog_are_shorter_than_those_of_live_traffic() {
+    const FULL: i64 = 65_536;
+    let world = World::new("short-epochs");
+    world.create_topic(1);
+    let mut produce = world.command();
+    produce.args(["produce", "--number", "400000", "--historical", "3d", "--density", "50"]);
+    let (status, log) = finish(produce);
+    assert!(status.success(), "{status}:\n{log}");
+    let running = world.start(&["-w", "1", "--epoch", "1s"]);
+    wait_for_records(&world, 400_000);
+    let mut live = Vec::new();
+    for number in 0..5 {
+        live.push(event("10.1.1.1", "live", chrono_now_ms() + number));
+        world.send_events(0, live.last());
+        std::thread::sleep(Duration::from_millis(400));
+    }
+    wait_for_records(&world, 400_005);
+    let epochs = "select epoch, coalesce((select max(records) from sessionizer.bindings b
+                         where b.epoch <= e.epoch), 0) from sessionizer.epochs e order by epoch";
+    let epochs = world.query(epochs).into_iter().map(|row| {
+        let number = |at: usize| row[at].parse::<i64>().expect("a number");
+        (number(0), number(1))
+    });
+    let epochs: Vec<(i64, i64)> = epochs.collect();
+    let (mut shorter, mut live) = (0, 0);
+    // The first epoch of a start says where reading begins, and ends before anything is read.
+    for three in epochs.windows(3).filter(|three| three[2].0 > three[1].0 + 1) {
+        let [(_, before), (began, read), (ended, _)] = three else { unreachable!("three") };
+        let full = read - before >= FULL;
+        let place = format!("the epoch {began} brought {} and ended at {ended}", read - before);
+        assert_eq!(ended % if full { 250 } else { 1_000 }, 0, "{place}: {epochs:?}");
+        shorter += usize::from(full && ended % 1_000 != 0);
+        live += usize::from(*before >= 400_000 && read > before);
+    }
+    assert!(shorter > 0 && live > 0, "{shorter} short ones, {live} live ones: {epochs:?}");
+
+    running.stop();
+    world.run_to_end(&["-w", "1"]);
+    assert_eq!(world.rows(), world.answer(&world.name));
+}
 
 #[test]
 fn a_second_instance_takes_over_and_the_first_says_who() {

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
+use sessionizer::binding::Partition;
 use sessionizer::control::{Control, Fault};
 use sessionizer::dataflow::{self, OnChanges, Shape};
 use sessionizer::operators::commit::Drive;
@@ -196,6 +197,7 @@ fn work(
     });
     let shape = Shape {
         source: SourceConfig {
+            processes: setup.processes,
             epochs: EpochLength { ms: EPOCH_MS, full_ms: 3, full_records: 5 },
             patience: Patience { out_of_orderness_ms: OUT_OF_ORDERNESS_MS, idle_timeout_ms: 50 },
             gap: crate::ledger::gap(),
@@ -216,8 +218,10 @@ fn work(
         Ok::<_, LedgerError>(Box::new(connection))
     });
     let (topic, known) = (Arc::clone(&setup.topic), setup.plan.partitions.len());
+    let processes = setup.processes;
     let open_feed = |_| {
-        let mine = Box::new(move |p: sessionizer::binding::Partition| p.worker(peers) == index);
+        let mine =
+            Box::new(move |partition: Partition| partition.worker(peers, processes) == index);
         Ok(SimFeed::new(topic, known, mine))
     };
     let (source, _durable) =

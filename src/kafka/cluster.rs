@@ -1,0 +1,210 @@
+//! Questions to the brokers: which partitions a topic has, where they begin and end, what a topic is
+//! called inside Kafka.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::info;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
+
+use super::{Context, EVENTS_PER_SERVICE, KafkaConfig, QUESTION, describe, lock, refused};
+use crate::binding::{Offset, TopicId};
+use crate::control::Fault;
+
+/// How long a start asks at a time: in between it notices that it is to stop.
+const START_QUESTION: Duration = Duration::from_secs(1);
+/// How long a question may take even if a start has no patience left.
+const QUICK_QUESTION: Duration = Duration::from_millis(500);
+
+/// Asks the brokers about topics and offsets.
+pub struct Cluster {
+    pub(super) config: KafkaConfig,
+    client: BaseConsumer<Context>,
+    pub(super) context: Context,
+}
+
+/// What the brokers say of a topic.
+pub(super) struct Layout {
+    pub(super) partitions: i32,
+    /// Those that no broker serves now.
+    pub(super) leaderless: Vec<i32>,
+}
+
+/// Where reading may begin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum From {
+    /// The oldest record there is.
+    Earliest,
+    /// Behind the newest record.
+    Latest,
+    /// The first record with this Kafka timestamp or a later one, in milliseconds since 1970.
+    Timestamp(i64),
+}
+
+impl Cluster {
+    /// Makes a client; nothing is asked yet.
+    pub fn new(config: &KafkaConfig) -> Result<Self, Fault> {
+        Cluster::with(config, Context::default())
+    }
+
+    pub(super) fn with(config: &KafkaConfig, context: Context) -> Result<Self, Fault> {
+        let mut client = config.client();
+        client.set("allow.auto.create.topics", "false");
+        let client = BaseConsumer::from_config_and_context(&client, context.clone())
+            .map_err(|why| refused(config, &why))?;
+        Ok(Cluster { config: config.clone(), client, context })
+    }
+
+    /// Lets callbacks run.
+    pub(super) fn serve(&self) {
+        for _ in 0..EVENTS_PER_SERVICE {
+            drop(self.client.poll(Duration::ZERO));
+        }
+    }
+
+    /// The partitions of a topic. `Err(None)`: the brokers did not answer in time.
+    pub(super) fn partitions(
+        &self,
+        topic: &str,
+        patience: Duration,
+    ) -> Result<Layout, Option<Fault>> {
+        self.serve();
+        let metadata = self.client.fetch_metadata(Some(topic), patience);
+        self.serve();
+        let metadata = metadata.map_err(|why| self.unanswered(&why))?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        match found.and_then(|topic| topic.error()) {
+            None => {}
+            Some(error) => {
+                let code = RDKafkaErrorCode::from(error);
+                return match code {
+                    RDKafkaErrorCode::UnknownTopicOrPartition
+                    | RDKafkaErrorCode::UnknownTopic
+                    | RDKafkaErrorCode::InvalidTopic => Err(Some(no_topic(topic))),
+                    RDKafkaErrorCode::TopicAuthorizationFailed => {
+                        Err(Some(Fault::Config(format!(
+                            "Kafka does not let this login read the topic {topic}: grant it READ \
+                             and DESCRIBE"
+                        ))))
+                    }
+                    _ => Err(None),
+                };
+            }
+        }
+        let Some(found) = found.filter(|found| !found.partitions().is_empty()) else {
+            return Err(Some(no_topic(topic)));
+        };
+        let leaderless = found.partitions().iter().filter(|partition| partition.leader() < 0);
+        Ok(Layout {
+            partitions: found.partitions().len() as i32,
+            leaderless: leaderless.map(|partition| partition.id()).collect(),
+        })
+    }
+
+    fn unanswered(&self, why: &KafkaError) -> Option<Fault> {
+        let mut last = lock(&self.context.health.last);
+        last.get_or_insert_with(|| why.to_string());
+        None
+    }
+
+    /// How many partitions each topic has; waits at most `patience` for brokers, and for one that
+    /// leads each partition: nobody could say where the others begin and end.
+    pub fn topics(
+        &self,
+        patience: Duration,
+        mut give_up: impl FnMut() -> bool,
+    ) -> Result<Vec<i32>, Fault> {
+        let began = Instant::now();
+        let mut told = false;
+        let mut counts = Vec::new();
+        for topic in &self.config.topics {
+            counts.push(loop {
+                let left = patience.saturating_sub(began.elapsed());
+                match self.partitions(topic, left.clamp(QUICK_QUESTION, START_QUESTION)) {
+                    Ok(layout) if layout.leaderless.is_empty() => break layout.partitions,
+                    Ok(layout) => {
+                        let why = format!("{topic}{:?} has no leader", layout.leaderless);
+                        *lock(&self.context.health.last) = Some(why);
+                    }
+                    Err(Some(fault)) => return Err(fault),
+                    Err(None) => {}
+                }
+                // The reason comes by a callback, a moment after the failure.
+                thread::sleep(Duration::from_millis(200));
+                self.serve();
+                let why = lock(&self.context.health.last).clone();
+                let why = why.unwrap_or_else(|| "no answer".to_owned());
+                if began.elapsed() >= patience || give_up() {
+                    return Err(Fault::World(format!(
+                        "Kafka at {} cannot be used: {why}; check KAFKA_URL, and, if it asks for a \
+                         login, KAFKA_WEB_TRAFFIC_KEY and KAFKA_WEB_TRAFFIC_SECRET",
+                        self.config.brokers
+                    )));
+                }
+                if !told {
+                    told = true;
+                    info!("waiting for Kafka at {}: {why}", self.config.brokers);
+                }
+            });
+        }
+        Ok(counts)
+    }
+
+    /// The ids of topics; `None` for those of brokers that do not say (before Kafka 3.1, or of
+    /// another make).
+    pub fn topic_ids(&self, topics: &[String]) -> Vec<Option<TopicId>> {
+        describe::topic_ids(self.client.client(), topics, QUESTION)
+    }
+
+    /// The oldest offset of a partition, and the one behind the newest record that is committed.
+    pub fn offsets(&self, topic: &str, partition: i32) -> Result<(Offset, Offset), Fault> {
+        let mut last = None;
+        for _ in 0..5 {
+            match self.client.fetch_watermarks(topic, partition, QUESTION) {
+                Ok(offsets) => return Ok(offsets),
+                Err(why) => last = Some(why),
+            }
+            self.serve();
+            thread::sleep(Duration::from_millis(200));
+        }
+        let why = last.map(|why| why.to_string()).unwrap_or_default();
+        Err(Fault::World(format!(
+            "Kafka at {} does not say which offsets {topic}[{partition}] has: {why}",
+            self.config.brokers
+        )))
+    }
+
+    /// The offset at which a first start begins.
+    pub fn offset_from(&self, topic: &str, partition: i32, from: From) -> Result<Offset, Fault> {
+        let (oldest, end) = self.offsets(topic, partition)?;
+        let timestamp = match from {
+            From::Earliest => return Ok(oldest),
+            From::Latest => return Ok(end),
+            From::Timestamp(timestamp) => timestamp.max(0),
+        };
+        let ails = |why: &dyn std::fmt::Display| {
+            Fault::World(format!("no offset of {topic}[{partition}] for --from: {why}"))
+        };
+        let mut wanted = TopicPartitionList::new();
+        wanted
+            .add_partition_offset(topic, partition, RdOffset::Offset(timestamp))
+            .map_err(|why| ails(&why))?;
+        let found = self.client.offsets_for_times(wanted, QUESTION).map_err(|why| ails(&why))?;
+        match found.find_partition(topic, partition).map(|element| element.offset()) {
+            Some(RdOffset::Offset(offset)) => Ok(offset),
+            // No record is that late: begin behind the newest.
+            _ => Ok(end),
+        }
+    }
+}
+
+fn no_topic(topic: &str) -> Fault {
+    Fault::Config(format!(
+        "the topic {topic} does not exist: create it, or correct KAFKA_TOPIC (with Kafka's own \
+         tool: kafka-topics.sh --create --topic {topic} --partitions 4 --bootstrap-server ...; \
+         `sessionizer produce` creates the topic that it writes to)"
+    ))
+}

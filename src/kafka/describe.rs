@@ -1,0 +1,81 @@
+//! What topics are called inside Kafka. rdkafka has no safe way to ask, so this room holds the
+//! calls of librdkafka's C interface.
+
+use std::ffi::{CStr, CString, c_char};
+use std::ptr;
+use std::time::Duration;
+
+use rdkafka::bindings as c;
+use rdkafka::client::{Client, ClientContext};
+
+use crate::binding::TopicId;
+
+/// Asks for the ids of topics, in their order; what is not answered in time is `None`.
+pub fn topic_ids<C: ClientContext>(
+    client: &Client<C>,
+    topics: &[String],
+    patience: Duration,
+) -> Vec<Option<TopicId>> {
+    let names: Vec<CString> =
+        topics.iter().filter_map(|topic| CString::new(topic.as_str()).ok()).collect();
+    let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
+    let mut found = vec![None; topics.len()];
+    // SAFETY: the client outlives this call, and so do `names`, which librdkafka copies. Each
+    // of the four things made here is destroyed once, after the last use of what it holds:
+    // the ids point into the event. librdkafka gives null only for an event that did not come
+    // in time and for a result of another kind, and both are looked at before use.
+    unsafe {
+        let native = client.native_ptr();
+        let queue = c::rd_kafka_queue_new(native);
+        let wanted =
+            c::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
+        let options = c::rd_kafka_AdminOptions_new(
+            native,
+            c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
+        );
+        let millis = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+        c::rd_kafka_AdminOptions_set_request_timeout(options, millis, ptr::null_mut(), 0);
+        c::rd_kafka_DescribeTopics(native, wanted, options, queue);
+        let event = c::rd_kafka_queue_poll(queue, millis);
+        if !event.is_null() {
+            let result = c::rd_kafka_event_DescribeTopics_result(event);
+            if !result.is_null() {
+                let mut count = 0;
+                let all = c::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
+                for at in 0..count.min(found.len()) {
+                    let topic = *all.add(at);
+                    let name = CStr::from_ptr(c::rd_kafka_TopicDescription_name(topic));
+                    let id = c::rd_kafka_TopicDescription_topic_id(topic);
+                    let place = names.iter().position(|wanted| wanted.as_c_str() == name);
+                    if let Some(place) = place.filter(|_| !id.is_null()) {
+                        found[place] = read(id);
+                    }
+                }
+            }
+            c::rd_kafka_event_destroy(event);
+        }
+        c::rd_kafka_AdminOptions_destroy(options);
+        c::rd_kafka_TopicCollection_destroy(wanted);
+        c::rd_kafka_queue_destroy(queue);
+    }
+    found
+}
+
+/// The id in Kafka's spelling; all zeros is none.
+///
+/// # Safety
+/// `id` must point to an id of librdkafka.
+unsafe fn read(id: *const c::rd_kafka_Uuid_t) -> Option<TopicId> {
+    // SAFETY: the caller's promise; the text belongs to the id and is ended by a zero.
+    let text = unsafe {
+        let bits = c::rd_kafka_Uuid_most_significant_bits(id)
+            | c::rd_kafka_Uuid_least_significant_bits(id);
+        let text = c::rd_kafka_Uuid_base64str(id);
+        if bits == 0 || text.is_null() {
+            return None;
+        }
+        CStr::from_ptr(text)
+    };
+    // librdkafka spells ids in the other Base64, which Kafka's own tools do not use.
+    TopicId::named(&text.to_str().ok()?.replace('+', "-").replace('/', "_"))
+}

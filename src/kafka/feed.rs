@@ -1,0 +1,302 @@
+//! Reads partitions: those of a worker, as they grow, and ranges of offsets once more.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use log::debug;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
+
+use super::batch::{Batches, Next};
+use super::watcher::{Found, Watcher};
+use super::{Context, EVENTS_PER_SERVICE, KafkaConfig, QUESTION, lock, refused};
+use crate::binding::{Offset, Partition};
+use crate::control::Fault;
+use crate::operators::{Feed, Record, Stopped};
+
+/// How long the end of a run waits until a consumer has closed: a new one needs a second to find
+/// out which broker takes its offsets.
+const CLOSING: Duration = Duration::from_secs(3);
+
+/// The partitions of one worker.
+pub struct KafkaFeed {
+    parts: BTreeMap<Partition, PartFeed>,
+    /// Taken when the feed is dropped.
+    consumer: Option<Arc<BaseConsumer<Context>>>,
+    context: Context,
+    topics: Vec<String>,
+    found: Found,
+    mine: Box<dyn Fn(Partition) -> bool>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+}
+
+struct PartFeed {
+    /// What has been fetched; a record behind the wanted end stays there.
+    batches: Batches<Context>,
+    position: Offset,
+    /// The number of troubles when the broker said that nothing lies behind the position.
+    ended: Option<u64>,
+}
+
+impl KafkaFeed {
+    /// A feed that reads nothing yet. `mine` says which new partitions are this worker's,
+    /// `partitions` about how many all feeds of this process will read; `wake` is called when
+    /// records have come.
+    pub fn new(
+        config: &KafkaConfig,
+        topics: &[String],
+        watcher: &Watcher,
+        partitions: usize,
+        mine: Box<dyn Fn(Partition) -> bool>,
+        wake: Arc<dyn Fn() + Send + Sync>,
+    ) -> Result<Self, Fault> {
+        let context = watcher.context.clone();
+        let consumer =
+            BaseConsumer::from_config_and_context(&config.consumer(partitions), context.clone())
+                .map_err(|why| refused(config, &why))?;
+        Ok(KafkaFeed {
+            parts: BTreeMap::new(),
+            consumer: Some(Arc::new(consumer)),
+            context,
+            topics: topics.to_vec(),
+            found: Arc::clone(&watcher.found),
+            mine,
+            wake,
+        })
+    }
+
+    fn list(&self, offsets: impl Iterator<Item = (Partition, Offset)>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            let topic = &self.topics[usize::from(partition.topic)];
+            list.add_partition_offset(topic, partition.number, RdOffset::Offset(offset))
+                .expect("an offset is not negative");
+        }
+        list
+    }
+
+    fn consumer(&self) -> &Arc<BaseConsumer<Context>> {
+        self.consumer.as_ref().expect("the consumer is there until the feed is dropped")
+    }
+
+    fn failed(&self, partition: Partition, position: Offset, why: &KafkaError) -> Option<Fault> {
+        let topic = &self.topics[usize::from(partition.topic)];
+        let place = format!("{topic}[{}] at offset {position}", partition.number);
+        match why.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                let number = partition.number;
+                let there = self.consumer().fetch_watermarks(topic, number, QUESTION).ok();
+                let there = there.map_or("has others".to_owned(), |(oldest, end)| {
+                    format!("has {oldest} to {end}")
+                });
+                Some(Fault::World(format!(
+                    "{place}: Kafka does not have this offset any more, it {there}: retention has \
+                     deleted it, or the topic was made again. What is in Postgres stays right. \
+                     Start with --accept-lost-offsets to go on without the records in between"
+                )))
+            }
+            Some(
+                RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition,
+            ) => Some(Fault::World(format!("{place}: the topic or partition is gone"))),
+            Some(
+                RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::GroupAuthorizationFailed,
+            ) => Some(Fault::World(format!("{place}: Kafka does not let this login read it"))),
+            _ => {
+                debug!("{place}: {why}");
+                None
+            }
+        }
+    }
+}
+
+impl Feed for KafkaFeed {
+    fn assign(&mut self, partition: Partition, start: Offset) -> Result<(), Fault> {
+        let topic = &self.topics[usize::from(partition.topic)];
+        let ails = |why: &dyn std::fmt::Display| {
+            Fault::World(format!("{topic}[{}] cannot be read: {why}", partition.number))
+        };
+        let wake = Arc::clone(&self.wake);
+        let batches = Batches::split(self.consumer(), topic, partition.number, move || wake())
+            .ok_or_else(|| ails(&"librdkafka has no queue for it"))?;
+        let list = self.list(std::iter::once((partition, start)));
+        self.consumer().incremental_assign(&list).map_err(|why| ails(&why))?;
+        let part = PartFeed { batches, position: start, ended: None };
+        self.parts.insert(partition, part);
+        Ok(())
+    }
+
+    fn read(
+        &mut self,
+        partition: Partition,
+        end: Option<Offset>,
+        limit: usize,
+        take: &mut dyn FnMut(Record<'_>),
+    ) -> Result<Stopped, Fault> {
+        let part = self.parts.get_mut(&partition).expect("only assigned partitions are read");
+        let behind = |offset: Offset| end.is_some_and(|end| offset >= end);
+        let mut left = limit;
+        while left > 0 {
+            if behind(part.position) {
+                return Ok(Stopped::AtEnd);
+            }
+            match part.batches.peek() {
+                Some(Next::Record(record)) if behind(record.offset) => return Ok(Stopped::AtEnd),
+                Some(Next::Record(record)) => {
+                    let next = record.offset + 1;
+                    take(record);
+                    part.position = next;
+                    part.ended = None;
+                    left -= 1;
+                }
+                Some(Next::End(offset)) => {
+                    // Markers of transactions may lie behind the last record: this is behind them.
+                    part.position = part.position.max(offset);
+                    part.ended = Some(self.context.health.troubles.load(Relaxed));
+                }
+                Some(Next::Failed(code)) => {
+                    part.batches.pass();
+                    let (position, why) = (part.position, KafkaError::MessageConsumption(code));
+                    if let Some(fault) = self.failed(partition, position, &why) {
+                        return Err(fault);
+                    }
+                    return Ok(Stopped::Waiting);
+                }
+                None if part.ended.is_some() && end.is_some() => return Ok(Stopped::AtEnd),
+                None => return Ok(Stopped::Waiting),
+            }
+            part.batches.pass();
+        }
+        Ok(Stopped::AtLimit)
+    }
+
+    fn position(&self, partition: Partition) -> Offset {
+        self.parts[&partition].position
+    }
+
+    fn caught_up(&self, partition: Partition) -> bool {
+        let part = &self.parts[&partition];
+        if part.batches.holds() {
+            return false;
+        }
+        let troubles = self.context.health.troubles.load(Relaxed);
+        if part.ended == Some(troubles) {
+            return true;
+        }
+        // A connection has failed since: what the broker said then, it must say again.
+        let ends = lock(&self.context.health.ends);
+        ends.0 == troubles && ends.1.get(&partition).is_some_and(|end| *end <= part.position)
+    }
+
+    fn keeps_up(&self, partition: Partition) -> bool {
+        // Where records come all the time, the broker never says that this was the last.
+        let part = &self.parts[&partition];
+        let end = part.batches.known_end();
+        !part.batches.holds()
+            && (part.ended.is_some() || end.is_some_and(|end| end <= part.position))
+    }
+
+    fn service(&mut self) -> Result<Vec<(Partition, Offset)>, Fault> {
+        for _ in 0..EVENTS_PER_SERVICE {
+            // Nothing but events comes by the common queue: a record here would be lost.
+            let event = self.consumer().poll(Duration::ZERO);
+            assert!(!matches!(event, Some(Ok(_))), "a record came by the common queue");
+        }
+        let mut found = lock(&self.found);
+        let found = found.as_mut().map_err(|fault| fault.clone())?;
+        let mine: Vec<Partition> =
+            found.keys().filter(|partition| (self.mine)(**partition)).copied().collect();
+        Ok(mine.into_iter().filter_map(|at| found.remove_entry(&at)).collect())
+    }
+
+    fn durable(&mut self, ends: &BTreeMap<Partition, Offset>) {
+        let list = self.list(ends.iter().map(|(partition, end)| (*partition, *end)));
+        if let Err(why) = self.consumer().commit(&list, CommitMode::Async) {
+            debug!("the group's offsets were not committed (lag tools will be behind): {why}");
+        }
+    }
+}
+
+impl Drop for KafkaFeed {
+    /// A consumer that closes waits for the replies to its commits, for a minute or for ever if
+    /// the broker is away. They are a courtesy: they get a moment, and then the run ends.
+    fn drop(&mut self) {
+        let (closing, closed) = channel::<()>();
+        // The queues of the partitions hold the consumer as well.
+        let all = (std::mem::take(&mut self.parts), self.consumer.take(), closing);
+        let thread = thread::Builder::new().name("kafka-close".to_owned());
+        if thread.spawn(move || drop(all)).is_ok() {
+            let _ = closed.recv_timeout(CLOSING);
+        }
+    }
+}
+
+/// Offsets of a partition: from `start`, up to and without `end`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Range {
+    pub topic: String,
+    pub partition: i32,
+    pub start: Offset,
+    pub end: Offset,
+}
+
+/// Reads ranges, each in order, all at once; `take` gets the number of the range and the record,
+/// and says whether to go on.
+pub fn scan(
+    config: &KafkaConfig,
+    ranges: &[Range],
+    mut take: impl FnMut(usize, Record<'_>) -> bool,
+) -> Result<(), Fault> {
+    let consumer =
+        BaseConsumer::from_config_and_context(&config.consumer(ranges.len()), Context::default())
+            .map_err(|why| refused(config, &why))?;
+    let mut list = TopicPartitionList::new();
+    for range in ranges {
+        list.add_partition_offset(&range.topic, range.partition, RdOffset::Offset(range.start))
+            .expect("an offset is not negative");
+    }
+    let ails = |why: &KafkaError| Fault::World(format!("the topic cannot be read again: {why}"));
+    consumer.assign(&list).map_err(|why| ails(&why))?;
+    let places: BTreeMap<(&str, i32), usize> = ranges
+        .iter()
+        .enumerate()
+        .map(|(at, range)| ((range.topic.as_str(), range.partition), at))
+        .collect();
+    let mut open: Vec<bool> = ranges.iter().map(|range| range.start < range.end).collect();
+    while open.iter().any(|open| *open) {
+        match consumer.poll(Duration::from_millis(500)) {
+            Some(Ok(message)) => {
+                let at = places[&(message.topic(), message.partition())];
+                let offset = message.offset();
+                if offset < ranges[at].end {
+                    let record = Record { offset, payload: message.payload() };
+                    if !take(at, record) {
+                        return Ok(());
+                    }
+                }
+                open[at] &= offset + 1 < ranges[at].end;
+            }
+            // The end says which partition, not of which topic; holes may lie at the end.
+            Some(Err(KafkaError::PartitionEOF(_))) | None => {
+                let positions = consumer.position().map_err(|why| ails(&why))?;
+                for (at, range) in ranges.iter().enumerate() {
+                    let found = positions.find_partition(&range.topic, range.partition);
+                    if let Some(RdOffset::Offset(position)) = found.map(|found| found.offset()) {
+                        open[at] &= position < range.end;
+                    }
+                }
+            }
+            Some(Err(why)) => debug!("reading again: {why}"),
+        }
+    }
+    Ok(())
+}

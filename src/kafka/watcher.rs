@@ -1,0 +1,237 @@
+//! Finds new partitions, and notices when brokers, leaders and topics go and come back.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::{debug, info, warn};
+
+use super::cluster::{Cluster, Layout};
+use super::{Context, KafkaConfig, QUESTION, lock};
+use crate::binding::{Offset, Partition, TopicId};
+use crate::control::Fault;
+
+/// How often the brokers are asked again whether a partition without a leader has one.
+const ASK_FOR_LEADERS: Duration = Duration::from_secs(1);
+
+/// Looks after the connection to the brokers, for all workers of a process.
+pub struct Watcher {
+    pub(super) context: Context,
+    pub(super) found: Found,
+    stop: Option<Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Watcher {
+    /// Starts watching; `topics` are those of the plan with their ids, `known` are its partitions,
+    /// by topic their number.
+    pub fn start(
+        config: &KafkaConfig,
+        topics: (&[String], &[Option<TopicId>]),
+        known: BTreeMap<u16, i32>,
+        every: Duration,
+    ) -> Result<Self, Fault> {
+        let context = Context::default();
+        let cluster = Cluster::with(config, context.clone())?;
+        let found: Found = Arc::new(Mutex::new(Ok(BTreeMap::new())));
+        let (stop, stopped) = channel::<()>();
+        let mut watch = Watch {
+            cluster,
+            topics: topics.0.to_vec(),
+            ids: topics.1.to_vec(),
+            known,
+            found: Arc::clone(&found),
+            asked: Instant::now(),
+            every,
+            settled: 0,
+            away_since: None,
+            leaderless: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            gone_patience: config.gone_patience(),
+        };
+        let thread = thread::Builder::new()
+            .name("kafka-watcher".to_owned())
+            .spawn(move || {
+                let pause = Duration::from_millis(250);
+                while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                    watch.look();
+                }
+            })
+            .expect("a thread can be started");
+        Ok(Watcher { context, found, stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        // A question under way may take its time; nothing depends on its answer any more.
+        drop(self.thread.take());
+    }
+}
+
+/// What the watcher has found and the feeds have not taken notice of: partitions with their first
+/// offset, or what ends the run.
+pub(super) type Found = Arc<Mutex<Result<BTreeMap<Partition, Offset>, Fault>>>;
+
+struct Watch {
+    cluster: Cluster,
+    topics: Vec<String>,
+    ids: Vec<Option<TopicId>>,
+    known: BTreeMap<u16, i32>,
+    found: Found,
+    asked: Instant,
+    every: Duration,
+    /// How many troubles are known to be over.
+    settled: u64,
+    away_since: Option<Instant>,
+    /// Partitions that no broker serves, and since when.
+    leaderless: BTreeMap<Partition, Instant>,
+    /// Topics that the brokers do not know or do not show any more, and since when.
+    gone: BTreeMap<u16, Instant>,
+    gone_patience: Duration,
+}
+
+impl Watch {
+    fn look(&mut self) {
+        self.cluster.serve();
+        let troubles = self.cluster.context.health.troubles.load(Relaxed);
+        let trouble = troubles > self.settled || self.away_since.is_some();
+        let every = match self.leaderless.is_empty() && self.gone.is_empty() {
+            true => self.every,
+            false => self.every.min(ASK_FOR_LEADERS),
+        };
+        if !trouble && self.asked.elapsed() < every {
+            return;
+        }
+        self.asked = Instant::now();
+        if self.ask(troubles, trouble) {
+            self.settled = troubles;
+            *lock(&self.cluster.context.health.last) = None;
+            if let Some(since) = self.away_since.take() {
+                info!("Kafka is back after {:.0?}", since.elapsed());
+            }
+        } else if self.away_since.is_none() {
+            self.away_since = Some(Instant::now());
+            let why = lock(&self.cluster.context.health.last).clone();
+            warn!(
+                "Kafka at {} does not answer: {}; reading goes on when it is back",
+                self.cluster.config.brokers,
+                why.unwrap_or_else(|| "timed out".to_owned())
+            );
+        }
+    }
+
+    /// Asks for new partitions and, after trouble, where all of them end; whether all answered.
+    fn ask(&mut self, troubles: u64, trouble: bool) -> bool {
+        let mut ends = BTreeMap::new();
+        for (index, topic) in self.topics.clone().into_iter().enumerate() {
+            let index = index as u16;
+            let Some(&known) = self.known.get(&index) else { continue };
+            let layout = match self.cluster.partitions(&topic, QUESTION) {
+                Ok(layout) if layout.partitions < known => {
+                    let count = layout.partitions;
+                    self.miss(index, &format!("the topic {topic} has only {count} partitions"));
+                    continue;
+                }
+                Ok(layout) => layout,
+                Err(Some(fault)) => {
+                    self.miss(index, &fault.to_string());
+                    continue;
+                }
+                Err(None) => return false,
+            };
+            self.gone.remove(&index);
+            self.look_for_leaders(index, &topic, known, &layout);
+            let count = layout.partitions;
+            for number in if trouble { 0..count } else { known..count } {
+                let partition = Partition { topic: index, number };
+                if self.leaderless.contains_key(&partition) {
+                    continue; // Nobody knows where it ends.
+                }
+                let Ok((oldest, end)) = self.cluster.offsets(&topic, number) else {
+                    return false;
+                };
+                ends.insert(partition, end);
+                if number >= known {
+                    if let Ok(found) = &mut *lock(&self.found) {
+                        found.insert(partition, oldest);
+                    }
+                    self.known.insert(index, number + 1);
+                }
+            }
+        }
+        self.check_ids();
+        if trouble {
+            *lock(&self.cluster.context.health.ends) = (troubles, ends);
+        }
+        true
+    }
+
+    /// Ends the run if a topic that is being read has been gone for too long.
+    fn miss(&mut self, topic: u16, why: &str) {
+        let name = &self.topics[usize::from(topic)];
+        let since = *self.gone.entry(topic).or_insert_with(|| {
+            debug!("{name} is gone: {why}");
+            Instant::now()
+        });
+        if since.elapsed() >= self.gone_patience {
+            *lock(&self.found) = Err(Fault::World(format!(
+                "the topic {name} or a part of it is gone while the job runs: {why}"
+            )));
+        }
+    }
+
+    /// Says which partitions have lost their leader, and which have one again. Clients notice
+    /// neither as a failure: they wait. What was said of where partitions end is old after both.
+    fn look_for_leaders(&mut self, topic: u16, name: &str, known: i32, layout: &Layout) {
+        let without = |number: i32| layout.leaderless.contains(&number);
+        let mut lost = Vec::new();
+        let mut changed = false;
+        // A partition that has just been made gets its leader a moment later.
+        for number in 0..known.min(layout.partitions) {
+            let partition = Partition { topic, number };
+            match (without(number), self.leaderless.get(&partition)) {
+                (true, None) => {
+                    self.leaderless.insert(partition, Instant::now());
+                    lost.push(number);
+                }
+                (false, Some(since)) => {
+                    info!("{name}[{number}] has a leader again after {:.0?}", since.elapsed());
+                    self.leaderless.remove(&partition);
+                    changed = true;
+                }
+                _ => {}
+            }
+        }
+        if !lost.is_empty() {
+            warn!(
+                "{name}{lost:?} has no leader: no broker of {} serves it. The other partitions are \
+                 read; the watermark waits for it, and goes on when it is back",
+                self.cluster.config.brokers
+            );
+        }
+        if changed || !lost.is_empty() {
+            self.cluster.context.health.troubles.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Whether every topic is still the one that is being read.
+    fn check_ids(&self) {
+        let now = self.cluster.topic_ids(&self.topics);
+        for ((topic, known), now) in self.topics.iter().zip(&self.ids).zip(now) {
+            if let (Some(known), Some(now)) = (known, now)
+                && *known != now
+            {
+                *lock(&self.found) = Err(Fault::World(format!(
+                    "the topic {topic} was deleted and made again while the job ran (its id was \
+                     {known:?} and is {now:?}). Start with --accept-lost-offsets to go on with \
+                     the new one from its beginning"
+                )));
+            }
+        }
+    }
+}
