@@ -1,9 +1,9 @@
 # The same job on Apache Flink, in turn with this one.
 # A part of scripts/bench, and checked with it.
 
-# What Flink's own start scripts give its processes: a heap that has its size from the start, the
-# collector, and what its serializers reach into.
-flink_heap=(-Xms4g -Xmx4g)
+# What Flink's own start scripts give its processes: the collector, and what its serializers reach
+# into. The heap has its size from the start, as they have it, or grows to it.
+flink_heap=()
 flink_options=(
     -XX:+UseG1GC
     --add-opens=java.base/java.lang=ALL-UNNAMED
@@ -25,41 +25,42 @@ case_peer() {
     measure_raw "raw, to bring the topic into memory" 1
     for ((i = 1; i <= runs; i++)); do
         for way in sql stream; do
+            flink_heap=(-Xms4g -Xmx4g)
             measure_peer "Flink, $way, $i of $runs" "$way"
-            keep "peer-$way"
-            lists[peer-$way.reads]+=" $reads"
-            lists[peer-$way.rows]+=" $rate"
+            keep_peer "$way"
+            # The other way to be fair: what it takes when it is not given everything at once.
+            flink_heap=(-Xms64m -Xmx4g)
+            measure_peer "Flink, $way, a heap that grows, $i of $runs" "$way"
+            keep_peer "$way-grows"
         done
         measure "sessionizer, $i of $runs" -w 2
-        keep peer-ours
-        lists[peer-ours.reads]+=" $(reads_after "$KAFKA_GROUP" "$wall")"
+        reads=$(reads_after "$KAFKA_GROUP" "$wall")
+        keep_peer ours
         lists[peer-ours.rows]+=" $(rate_of_rows "$KAFKA_GROUP")"
         ((i > 1)) || compare_tables
         sql "drop table peer_sql, peer_stream"
         forget_job
     done
-    # The other way to be fair: what it takes when it is not given everything at once.
-    flink_heap=(-Xms64m -Xmx4g)
-    for way in sql stream; do
-        measure_peer "Flink, $way, a heap that grows" "$way"
-        keep "small-$way"
-        sql "drop table peer_$way"
-    done
-    flink_heap=(-Xms4g -Xmx4g)
     report_peer "Flink, Table API" sql
+    report_peer "Flink, Table API, a heap that grows" sql-grows
     report_peer "Flink, DataStream API" stream
+    report_peer "Flink, DataStream API, a heap that grows" stream-grows
     report_peer "sessionizer -w 2" ours
-    for way in sql stream; do
+    for way in sql sql-grows stream stream-grows; do
         # From the first row to the last, all events counted: the rule that is known for both.
-        ratio peer "sessionizer / $way: throughput" peer-ours.rows "peer-$way.rows"
+        ratio peer "sessionizer / $way: throughput" peer-ours.rows "peer-$way.rate"
         ratio peer "... less what ours read before its first commit" peer-ours.rate \
             "peer-$way.rate"
         ratio peer "... from start to end" "peer-$way.wall" peer-ours.wall
         ratio peer "... events per CPU-second" "peer-$way.each" peer-ours.each
         ratio peer "... peak memory" peer-ours.rss "peer-$way.rss"
-        result peer "$way, a heap that grows: peak memory" MB "${lists[small-$way.rss]# }"
-        result peer "... throughput" "events/s" "${lists[small-$way.rate]# }"
     done
+}
+
+# keep_peer WAY: what was measured, and when it began to write.
+keep_peer() {
+    keep "peer-$1"
+    lists[peer-$1.reads]+=" $reads"
 }
 
 # report_peer NAME WAY
