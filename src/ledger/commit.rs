@@ -69,13 +69,17 @@ impl Lane {
             )
             .map_err(ails)?;
         let (found_rows, loss_epoch) = job.map_or((false, None), |row| (row.get(0), row.get(1)));
-        let statements = Statements::prepare(&mut client, &table).map_err(ails)?;
+        let statements = Statements::prepare(&mut client, &table, found_rows).map_err(ails)?;
         Ok(Lane { config, generation, topics, client, table, found_rows, loss_epoch, statements })
     }
 }
 
 impl Statements {
-    fn prepare(client: &mut Client, table: &Table) -> Result<Self, postgres::Error> {
+    fn prepare(
+        client: &mut Client,
+        table: &Table,
+        found_rows: bool,
+    ) -> Result<Self, postgres::Error> {
         let (name, time) = (table.quoted(), table.time_type);
         Ok(Statements {
             progress: client.prepare(
@@ -114,15 +118,7 @@ impl Statements {
                  on conflict (job, shard) do update
                  set epoch = excluded.epoch, data = excluded.data",
             )?,
-            touching: client.prepare(&format!(
-                "select distinct on (r.tableoid, r.ctid)
-                        r.ip::text, r.host::text, r.session_start, r.session_end,
-                        coalesce(r.num_logs, 0)
-                 from unnest($1::text[], $2::text[], $3::{time}[], $4::{time}[])
-                      k(ip, host, low, high)
-                 join {name} r on r.ip = k.ip and r.host = k.host
-                      and r.session_start <= k.high and r.session_end >= k.low"
-            ))?,
+            touching: client.prepare(&touching(table, found_rows))?,
             // Rows of others may be more precise than the milliseconds that we have read of them.
             delete: client.prepare(&format!(
                 "delete from {name} r
@@ -136,6 +132,39 @@ impl Statements {
             ))?,
         })
     }
+}
+
+/// The rows that touch any of the spans `k`. Our own do not touch each other, so that of all that
+/// begin before a span only the last one can: two steps into the index find them, however many
+/// sessions a visitor has had. Rows of others may lie over each other, and all are looked at, as
+/// they are where no index helps.
+fn touching(table: &Table, found_rows: bool) -> String {
+    let name = table.quoted();
+    let rows = if table.keyed && !found_rows {
+        let of_key = format!(
+            "select ip, host, session_start, session_end, num_logs, tableoid, ctid
+             from {name} where (ip, host) = (k.ip, k.host)"
+        );
+        format!(
+            "cross join lateral (
+                 ({of_key} and session_start >= k.low and session_start <= k.high)
+                 union all
+                 ({of_key} and session_start < k.low order by session_start desc limit 1)
+             ) r"
+        )
+    } else {
+        format!("join {name} r on (r.ip, r.host) = (k.ip, k.host) and r.session_start <= k.high")
+    };
+    format!(
+        "select distinct on (r.tableoid, r.ctid)
+                r.ip::text, r.host::text, r.session_start, r.session_end,
+                coalesce(r.num_logs, 0)
+         from unnest($1::text[], $2::text[], $3::{time}[], $4::{time}[])
+              k(ip, host, low, high)
+         {rows}
+         where r.session_end >= k.low",
+        time = table.time_type,
+    )
 }
 
 impl Ledger for Lane {
@@ -164,6 +193,10 @@ impl Ledger for Lane {
         let (late, on_time): (Vec<&Closed>, Vec<&Closed>) =
             batch.closed.iter().partition(|closed| closed.late);
         commit.rows(in_key_order(on_time).into_iter())?;
+        if !late.is_empty() && commit.table.keyed {
+            // A plan is kept, and may have been made when the table had a page.
+            commit.tx.batch_execute("set local enable_seqscan = off").map_err(ails)?;
+        }
         for late in late.chunks(LATE_PER_QUERY) {
             corrections.extend(commit.late(late)?);
         }

@@ -503,3 +503,37 @@ fn late_events_may_come_one_by_one_while_the_job_runs() {
     assert_eq!(world.rows(), sessions(sent));
     assert_eq!(world.imbalance(), "0");
 }
+
+/// A visitor may have any number of sessions: what a late event costs does not grow with them.
+#[test]
+fn a_late_event_reads_the_rows_that_it_may_touch_and_no_others() {
+    const SESSIONS: i64 = 3_000;
+    const LATE: i64 = 40;
+    let world = World::new("long-history");
+    world.create_topic(1);
+    let at = |session: i64| TEN + session * 2 * GAP_MS;
+    let mut sent: Vec<Event> =
+        (0..SESSIONS).map(|session| event("regular", "h", at(session))).collect();
+    let mover = event("mover", "h", at(2 * SESSIONS));
+    world.send_events(0, with(&sent, std::slice::from_ref(&mover)));
+    let args = ["--epoch", "50ms", "--out-of-orderness", "0s", "--idle-timeout", "1h"];
+    let job = world.start(&args);
+    eventually("the history is there", || {
+        let made = world.value("select to_regclass('sessionized_events') is not null");
+        made == "t" && world.rows().len() as i64 == SESSIONS
+    });
+    for number in 1..=LATE {
+        let late = event("regular", "h", at(SESSIONS - number) + number);
+        world.send_events(0, [&late]);
+        sent.push(late);
+        std::thread::sleep(std::time::Duration::from_millis(60));
+    }
+    let want = sessions(&sent);
+    eventually("the rows are those of the batch answer", || world.rows() == want);
+    job.stop();
+    // By the index, so those of the job alone: whoever looks at all rows here reads the table.
+    let read = "select idx_tup_fetch from pg_stat_user_tables where relname = 'sessionized_events'";
+    let counted = || world.value(read).parse::<i64>().unwrap_or(0);
+    eventually("the server has counted", || counted() >= LATE);
+    assert!(counted() < 30 * LATE, "{} rows for {LATE} late events", counted());
+}
