@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 
+use sessionizer::alignment::Drift;
 use sessionizer::binding::{Late, Offset, Partition, Rules};
 use sessionizer::config::{self, Problems};
 use sessionizer::control::{Control, Fault};
@@ -343,7 +344,7 @@ impl Setup {
                     now_ms: Arc::new(now_ms),
                     alarm: true,
                 },
-                max_drift_ms: 3_600_000,
+                drift: Drift { most_ms: 3_600_000, sessions: 0 },
                 // None is taken but the last.
                 snapshot_interval_ms: 86_400_000,
                 lanes: self.workers as u32,

@@ -15,6 +15,9 @@
 //! traffic. Neither does one that has been silent for the idle timeout, for want of a leader for
 //! example.
 //!
+//! Waiting costs time: who waits could have been read by a worker that has nothing else to do. It
+//! buys memory, so nobody waits while there is little to buy: as long as few sessions are open.
+//!
 //! Nobody waits for ever. The partition with the least promise of those behind is not held, for
 //! its promise is not beyond itself. It is read, and in every epoch its promise moves, or it has
 //! come to its end, or it is silent and after the idle timeout counts no more: the bound moves or
@@ -28,10 +31,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::binding::{Binding, Partition, Status};
 use crate::time::EventTime;
 
+/// How far partitions may be apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Drift {
+    /// In milliseconds of event time.
+    pub most_ms: i64,
+    /// And further while no more sessions than so many are open.
+    pub sessions: u64,
+}
+
 /// What one worker knows of the distances between all partitions. Every worker learns the same.
 #[derive(Clone, Debug)]
 pub struct Alignment {
-    max_drift_ms: i64,
+    drift: Drift,
     /// Those that are behind, by the worker that reads them, as of its last cut.
     behind: BTreeMap<usize, Vec<Partition>>,
     /// The promises of one epoch before.
@@ -45,9 +57,9 @@ const EPOCHS_AHEAD: i64 = 4;
 
 impl Alignment {
     /// Nothing is known to be behind.
-    pub fn new(max_drift_ms: i64) -> Self {
+    pub fn new(drift: Drift) -> Self {
         let (behind, before) = (BTreeMap::new(), BTreeMap::new());
-        Alignment { max_drift_ms, behind, before, pace_ms: 0 }
+        Alignment { drift, behind, before, pace_ms: 0 }
     }
 
     /// At its last cut, these partitions of a worker were behind.
@@ -55,11 +67,13 @@ impl Alignment {
         self.behind.insert(worker, behind);
     }
 
-    /// The partitions that are to wait, given the latest bindings of all, once an epoch. Promises
-    /// are compared as of one epoch: how far a partition has come since is not held against it.
+    /// The partitions that are to wait, given the latest bindings of all and how many sessions are
+    /// open, once an epoch. Promises are compared as of one epoch: how far a partition has come
+    /// since is not held against it.
     pub fn held<'a>(
         &mut self,
         bindings: impl Iterator<Item = &'a Binding> + Clone,
+        open_sessions: u64,
     ) -> BTreeSet<Partition> {
         let behind: BTreeSet<Partition> = self.behind.values().flatten().copied().collect();
         let is_behind = |b: &&Binding| {
@@ -78,7 +92,10 @@ impl Alignment {
         let Some(Binding { promise: least, .. }) = slowest.filter(|_| made_ms.is_some()) else {
             return BTreeSet::new();
         };
-        let limit = least.plus(self.max_drift_ms.max(EPOCHS_AHEAD * self.pace_ms));
+        if open_sessions <= self.drift.sessions {
+            return BTreeSet::new();
+        }
+        let limit = least.plus(self.drift.most_ms.max(EPOCHS_AHEAD * self.pace_ms));
         let beyond = bindings.filter(|b| b.status != Status::Ended && b.promise > limit);
         beyond.map(|b| b.partition).collect()
     }
@@ -89,6 +106,8 @@ mod tests {
     use super::*;
 
     const DRIFT_MS: i64 = 100;
+    const DRIFT: Drift = Drift { most_ms: DRIFT_MS, sessions: 1_000 };
+    const MANY: u64 = 1_001;
     const NOBODY: [i32; 0] = [];
 
     fn partition(number: i32) -> Partition {
@@ -101,13 +120,13 @@ mod tests {
     }
 
     fn held(behind: &[i32], bindings: &[Binding]) -> Vec<i32> {
-        let mut alignment = Alignment::new(DRIFT_MS);
+        let mut alignment = Alignment::new(DRIFT);
         for number in behind {
             alignment.learn(*number as usize, vec![partition(*number)]);
         }
         // They have stood there for an epoch: nobody has made anything.
-        alignment.held(bindings.iter());
-        alignment.held(bindings.iter()).iter().map(|partition| partition.number).collect()
+        alignment.held(bindings.iter(), MANY);
+        alignment.held(bindings.iter(), MANY).iter().map(|partition| partition.number).collect()
     }
 
     #[test]
@@ -121,12 +140,22 @@ mod tests {
     }
 
     #[test]
+    fn nobody_waits_while_few_sessions_are_open() {
+        let mut alignment = Alignment::new(DRIFT);
+        alignment.learn(0, vec![partition(0)]);
+        let at = [binding(0, 50, Status::Active), binding(1, 10_000, Status::Active)];
+        let mut held = |open| alignment.held(at.iter(), open).len();
+        assert_eq!(held(0), 0);
+        assert_eq!([held(MANY - 1), held(MANY), held(MANY - 1)], [0, 1, 0]);
+    }
+
+    #[test]
     fn who_is_ahead_by_a_few_epochs_of_the_slowest_is_not_held() {
-        let mut alignment = Alignment::new(DRIFT_MS);
+        let mut alignment = Alignment::new(DRIFT);
         alignment.learn(0, vec![partition(0)]);
         let mut held = |slow, fast| {
             let at = [binding(0, slow, Status::Active), binding(1, fast, Status::Active)];
-            alignment.held(at.iter()).len()
+            alignment.held(at.iter(), MANY).len()
         };
         assert_eq!([held(0, 101), held(0, 101)], [0, 1], "first nothing is known of the pace");
         assert_eq!(held(1_000, 5_000), 0);
@@ -160,14 +189,14 @@ mod tests {
     #[test]
     fn the_last_word_of_a_worker_counts() {
         let bindings = [binding(0, 50, Status::Active), binding(1, 500, Status::Active)];
-        let mut alignment = Alignment::new(DRIFT_MS);
+        let mut alignment = Alignment::new(DRIFT);
         alignment.learn(0, vec![partition(0)]);
-        alignment.held(bindings.iter());
-        assert_eq!(alignment.held(bindings.iter()).len(), 1);
+        alignment.held(bindings.iter(), MANY);
+        assert_eq!(alignment.held(bindings.iter(), MANY).len(), 1);
         alignment.learn(1, vec![]);
-        assert_eq!(alignment.held(bindings.iter()).len(), 1);
+        assert_eq!(alignment.held(bindings.iter(), MANY).len(), 1);
         alignment.learn(0, vec![]);
-        assert_eq!(alignment.held(bindings.iter()).len(), 0);
+        assert_eq!(alignment.held(bindings.iter(), MANY).len(), 0);
     }
 
     /// Partitions of any length and speed, some of which dry up: reading always goes on, and
@@ -184,7 +213,7 @@ mod tests {
             let ends: Vec<i64> = (0..count).map(|_| below(3_000) as i64).collect();
             let speeds: Vec<i64> = (0..count).map(|_| 1 + below(60) as i64).collect();
             let mut at = vec![0i64; count];
-            let mut alignment = Alignment::new(DRIFT_MS);
+            let mut alignment = Alignment::new(DRIFT);
             let mut waiting = BTreeSet::new();
             let mut epochs = 0;
             while at != ends {
@@ -206,7 +235,7 @@ mod tests {
                     (0..count).map(|n| binding(n as i32, at[n], Status::Active)).collect();
                 // Every other epoch the word comes late.
                 if below(2) == 0 {
-                    waiting = alignment.held(bindings.iter());
+                    waiting = alignment.held(bindings.iter(), MANY);
                 }
                 if let Some(slowest) = slowest {
                     let reading = (0..count).filter(|p| !waiting.contains(&partition(*p as i32)));

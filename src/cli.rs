@@ -117,6 +117,17 @@ pub struct RunArgs {
     #[arg(long, value_name = "DURATION", env = "SESSIONIZER_MAX_DRIFT", default_value = "10m")]
     pub max_drift: String,
 
+    /// Partitions wait for slower ones only while a process has more sessions open than this
+    ///
+    /// Waiting costs time and saves memory: 50 MB of half a million open sessions are not worth it.
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        env = "SESSIONIZER_DRIFT_SESSIONS",
+        default_value = "500000"
+    )]
+    pub drift_sessions: String,
+
     /// An event later than the clock by more than this goes to dead_letters
     #[arg(long, value_name = "DURATION", env = "SESSIONIZER_MAX_FUTURE", default_value = "5m")]
     pub max_future: String,

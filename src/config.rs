@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::alignment::Drift;
 use crate::binding::{Late, Rules};
 use crate::cli::RunArgs;
 use crate::control::Fault;
@@ -35,7 +36,7 @@ pub struct Config {
     pub epoch_ms: u64,
     pub patience: Patience,
     /// How far a partition may be ahead of the slowest one that is behind, in event time.
-    pub max_drift_ms: i64,
+    pub drift: Drift,
     pub rules: Rules,
     pub accept_lost_offsets: bool,
     pub lanes: u32,
@@ -123,6 +124,8 @@ pub fn read(args: &RunArgs, env: Lookup<'_>) -> Result<Config, Fault> {
     let from = problems.take("--from", read_from(&args.from));
     let dead_letter_bytes =
         problems.take("--dead-letter-bytes", whole(&args.dead_letter_bytes, 0, 100_000_000));
+    let drift_sessions =
+        problems.take("--drift-sessions", whole(&args.drift_sessions, 0, u64::MAX));
     let all = || {
         Some(Config {
             workers: workers? as usize,
@@ -139,7 +142,7 @@ pub fn read(args: &RunArgs, env: Lookup<'_>) -> Result<Config, Fault> {
                 out_of_orderness_ms: out_of_orderness_ms? as i64,
                 idle_timeout_ms: idle_timeout_ms?,
             },
-            max_drift_ms: max_drift_ms? as i64,
+            drift: Drift { most_ms: max_drift_ms? as i64, sessions: drift_sessions? },
             rules: Rules { max_future_ms: max_future_ms? as i64, late: late? },
             accept_lost_offsets: args.accept_lost_offsets,
             lanes: lanes? as u32,
@@ -157,7 +160,7 @@ impl Config {
     /// What all processes of a job must agree on, by the names that users know. Where servers are
     /// and how to log in may be told to each process in its own way.
     pub fn shared(&self) -> Vec<(String, String)> {
-        let Config { kafka, ledger, patience, rules, .. } = self;
+        let Config { kafka, ledger, patience, rules, drift, .. } = self;
         let ms = |ms: u64| humantime::format_duration(Duration::from_millis(ms)).to_string();
         let settings = [
             ("the version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -177,7 +180,8 @@ impl Config {
             ("--until-end", self.until_end.to_string()),
             ("--sink-connections", self.lanes.to_string()),
             ("--snapshot-interval", ms(self.snapshot_interval_ms)),
-            ("--max-drift", ms(self.max_drift_ms as u64)),
+            ("--max-drift", ms(drift.most_ms as u64)),
+            ("--drift-sessions", drift.sessions.to_string()),
             ("--dead-letter-bytes", self.dead_letter_bytes.to_string()),
         ];
         settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
@@ -410,7 +414,7 @@ mod tests {
         let config = read_with(&GOOD, &[]).expect("valid");
         assert_eq!(config.ledger.gap.millis(), 300_000);
         assert_eq!(config.patience.out_of_orderness_ms, 15_000);
-        assert_eq!(config.max_drift_ms, 600_000);
+        assert_eq!(config.drift, Drift { most_ms: 600_000, sessions: 500_000 });
         assert_eq!((config.workers, config.lanes, config.epoch_ms), (1, 1, 1_000));
         assert_eq!((config.ledger.job.as_str(), config.ledger.shards), ("group", 128));
         assert_eq!(config.ledger.table, "sessionized_events");

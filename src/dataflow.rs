@@ -22,8 +22,9 @@ use timely::dataflow::operators::vec::Broadcast;
 use timely::scheduling::{Activator, SyncActivator};
 use timely::worker::Worker;
 
+use crate::alignment::Drift;
 use crate::control::{Control, Fault};
-use crate::operators::commit::{Drive, render_commit};
+use crate::operators::commit::{CommitConfig, Drive, render_commit};
 use crate::operators::lane::OpenLedger;
 use crate::operators::sessions::{LoadedShard, SessionConfig, render_sessions};
 use crate::operators::source::{SourceConfig, render_source};
@@ -35,8 +36,8 @@ use crate::time::Epoch;
 pub struct Shape {
     pub source: SourceConfig,
     pub snapshot_interval_ms: u64,
-    /// How far a partition may be ahead of the slowest, in milliseconds of event time.
-    pub max_drift_ms: i64,
+    /// How far a partition may be ahead of the slowest.
+    pub drift: Drift,
     pub lanes: u32,
     pub drive: Drive,
     pub on_changes: OnChanges,
@@ -73,7 +74,7 @@ pub fn build<F: Feed + 'static>(
             shards,
             SessionConfig {
                 snapshot_interval_ms: shape.snapshot_interval_ms,
-                max_drift_ms: shape.max_drift_ms,
+                drift: shape.drift,
                 brake: source.brake,
             },
             Arc::clone(control),
@@ -83,8 +84,12 @@ pub fn build<F: Feed + 'static>(
             sessions.summaries,
             source.dead_letters,
             plan,
-            (shape.lanes, shape.drive),
-            open_ledger,
+            CommitConfig {
+                lanes: shape.lanes,
+                drive: shape.drive,
+                tick_ms: shape.source.epochs.ms,
+                open: open_ledger,
+            },
             Arc::clone(control),
         );
         let on_changes = Arc::clone(&shape.on_changes);

@@ -264,7 +264,7 @@ impl Job {
                 alarm: true,
             },
             snapshot_interval_ms: self.config.snapshot_interval_ms,
-            max_drift_ms: self.config.max_drift_ms,
+            drift: self.config.drift,
             lanes: self.config.lanes,
             drive: Drive::Threads,
             on_changes: Arc::new(|_changes| ()),

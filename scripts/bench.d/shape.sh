@@ -128,12 +128,14 @@ case_late() {
 
 # ---- skew ----------------------------------------------------------------------------------
 
-# Two topics of one job: three partitions, and one that is an hour of event time behind. A thousand
-# events a second, so that an hour is worth many sessions.
+# Two topics of one job: three partitions, and one that is an hour of event time behind. They are
+# 5,000 seconds long however many events there are, so an hour is worth many sessions: more than
+# --drift-sessions allows if there are 20 million events, fewer if there are 5.
 case_skew() {
-    local i name
-    local -a others=(--density 750 --partitions 3 --number "$((events * 3 / 4))" --seed 1)
-    local -a one=(--density 250 --partitions 1 --number "$((events / 4))" --seed 2)
+    local i name rate=$((events / 20000)) # A quarter of the events a second.
+    local -a skewed=("${ordinary[@]}" --visitors "$((events / 20))")
+    local -a others=(--density "$((3 * rate))" --partitions 3 --number "$((events * 3 / 4))" --seed 1)
+    local -a one=(--density "$rate" --partitions 1 --number "$((events / 4))" --seed 2)
     local -a names=(even default)
     local -A options=([even]="" [default]="" [off]="") topics=([even]=rest,even)
     if grep -q -e '--max-drift' <("$program" --help); then
@@ -145,9 +147,9 @@ case_skew() {
     fi
     topics[default]=rest,behind
     topics[off]=rest,behind
-    KAFKA_TOPIC=rest fill "${ordinary[@]}" --historical 2024-05-01T12:00:00Z "${others[@]}"
-    KAFKA_TOPIC=even fill "${ordinary[@]}" --historical 2024-05-01T12:00:00Z "${one[@]}"
-    KAFKA_TOPIC=behind fill "${ordinary[@]}" --historical 2024-05-01T11:00:00Z "${one[@]}"
+    KAFKA_TOPIC=rest fill "${skewed[@]}" --historical 2024-05-01T12:00:00Z "${others[@]}"
+    KAFKA_TOPIC=even fill "${skewed[@]}" --historical 2024-05-01T12:00:00Z "${one[@]}"
+    KAFKA_TOPIC=behind fill "${skewed[@]}" --historical 2024-05-01T11:00:00Z "${one[@]}"
     for ((i = 1; i <= runs; i++)); do
         for name in "${names[@]}"; do
             export KAFKA_TOPIC=${topics[$name]}

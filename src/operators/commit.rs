@@ -6,6 +6,12 @@
 //! the durable frontier (I7). The thread joins the epochs that wait for it into one transaction:
 //! the slower the ledger, the larger the transactions and the fewer.
 //!
+//! Epochs of a backlog are shorter than others, to take less memory. Written one by one they would
+//! make the ledger find its way to the pages of its index several times as often. So epochs that
+//! have rows are handed over once the tick of full length has passed to which they belong: as late
+//! as if they had not been cut, and no later than half of the epochs are waiting that may be in
+//! flight, so that whoever waits for them to be durable has not to wait for itself.
+//!
 //! What a commit has changed in the table leaves as `+1` and `-1` a row, at the last of its epochs,
 //! once it is durable: at most once a run of the program, so whoever keeps sums begins with the
 //! table.
@@ -27,11 +33,11 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::scheduling::{Activator, SyncActivator};
 
 use super::lane::{self, Lane, LaneEpoch, OpenLedger, Stepped};
-use super::{Change, DeadLetter, ShardOutput, Summary};
+use super::{Change, DeadLetter, EPOCHS_IN_FLIGHT, ShardOutput, Summary};
 use crate::control::Control;
 use crate::key::Shard;
 use crate::plan::Plan;
-use crate::time::Epoch;
+use crate::time::{Epoch, tick};
 
 /// Builds the commit operator of this worker, with the lanes that live here.
 pub fn render_commit<'scope>(
@@ -39,10 +45,10 @@ pub fn render_commit<'scope>(
     summaries: StreamVec<'scope, Epoch, Summary>,
     dead_letters: StreamVec<'scope, Epoch, DeadLetter>,
     plan: &Arc<Plan>,
-    (lanes, drive): (u32, Drive),
-    open: OpenLedger,
+    config: CommitConfig,
     control: Arc<Control>,
 ) -> StreamVec<'scope, Epoch, Change> {
+    let CommitConfig { lanes, drive, tick_ms, open } = config;
     let scope = outputs.scope();
     let mut builder = OperatorBuilder::new("Commit".to_owned(), scope);
     let by_lane = move |shard: Shard| u64::from(shard.lane(lanes));
@@ -79,6 +85,8 @@ pub fn render_commit<'scope>(
 
     builder.build(move |_capabilities| {
         let mut stash: BTreeMap<Epoch, Stash> = BTreeMap::new();
+        // The first rows do not wait: somebody may be looking whether it works.
+        let mut has_written = false;
         move |frontiers| {
             outputs.for_each_stamp(|cap, batches| {
                 let epoch = *cap.least().expect("outputs travel under an epoch");
@@ -98,14 +106,17 @@ pub fn render_commit<'scope>(
                 stash.keep(|| cap.retain_least(0));
                 stash.dead_letters.extend(batches.flat_map(std::mem::take));
             });
-            while let Some(entry) = stash.first_entry() {
-                let epoch = *entry.key();
-                if frontiers.iter().any(|frontier| frontier.less_equal(&epoch)) {
-                    break;
-                }
-                let complete = entry.remove();
-                for (lane, capability, part) in complete.split(epoch, lanes, &hosted) {
-                    hosted[lane].submit(capability, part);
+            // Behind the last epoch there is nothing.
+            let ahead =
+                frontiers.iter().filter_map(|frontier| frontier.frontier().first().copied());
+            let ahead = ahead.min().unwrap_or(Epoch::MAX);
+            if !has_written || !waits(stash.range(..ahead), ahead, tick_ms) {
+                let incomplete = stash.split_off(&ahead);
+                for (epoch, complete) in std::mem::replace(&mut stash, incomplete) {
+                    has_written |= complete.has_rows();
+                    for (lane, capability, part) in complete.split(epoch, lanes, &hosted) {
+                        hosted[lane].submit(capability, part);
+                    }
                 }
             }
             let mut changes_out = changes_out.activate();
@@ -119,7 +130,29 @@ pub fn render_commit<'scope>(
     changes
 }
 
-/// What has come of an epoch that is not complete.
+/// How epochs are written.
+pub struct CommitConfig {
+    pub lanes: u32,
+    pub drive: Drive,
+    /// The length of an epoch that is not cut short.
+    pub tick_ms: u64,
+    pub open: OpenLedger,
+}
+
+/// Whether complete epochs wait for those behind them that belong to the same tick.
+fn waits<'a>(
+    complete: impl Iterator<Item = (&'a Epoch, &'a Stash)> + Clone,
+    ahead: Epoch,
+    tick_ms: u64,
+) -> bool {
+    let mut epochs = complete.clone().map(|(epoch, _)| *epoch);
+    let same_tick = |first| tick(first, tick_ms) == tick(ahead, tick_ms);
+    epochs.next().is_some_and(same_tick)
+        && epochs.count() + 1 < EPOCHS_IN_FLIGHT / 2
+        && complete.into_iter().any(|(_, stash)| stash.has_rows())
+}
+
+/// What has come of an epoch that is not complete, or that waits for others.
 #[derive(Default)]
 struct Stash {
     capability: Option<Capability<Epoch>>,
@@ -131,6 +164,10 @@ struct Stash {
 impl Stash {
     fn keep(&mut self, retain: impl FnOnce() -> Option<Capability<Epoch>>) {
         self.capability.get_or_insert_with(|| retain().expect("a message's stamp holds its epoch"));
+    }
+
+    fn has_rows(&self) -> bool {
+        self.outputs.iter().any(|output| !output.closed.is_empty())
     }
 
     /// The part of each hosted lane, by its place among them.
@@ -236,5 +273,59 @@ impl HostedLane {
             acknowledged.push((capability, changes));
         }
         acknowledged
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Key;
+    use crate::session::{Closed, Span};
+    use crate::time::EventTime;
+
+    const TICK_MS: u64 = 1_000;
+
+    /// Whether these complete epochs wait; each is told whether it has rows.
+    fn wait(complete: &[(Epoch, bool)], ahead: Epoch) -> bool {
+        let stash = |rows: &bool| {
+            let span = Span::event(EventTime::from_millis(0));
+            let closed = Closed { key: Key::new("ip", "host"), span, late: false };
+            let closed = rows.then_some(closed).into_iter().collect();
+            let output = ShardOutput {
+                shard: Shard(0),
+                closed,
+                dropped: Vec::new(),
+                open_records: 1,
+                snapshot: None,
+            };
+            Stash { outputs: vec![output], ..Stash::default() }
+        };
+        let stashes: BTreeMap<Epoch, Stash> =
+            complete.iter().map(|(epoch, rows)| (*epoch, stash(rows))).collect();
+        waits(stashes.iter(), ahead, TICK_MS)
+    }
+
+    #[test]
+    fn short_epochs_wait_until_their_tick_has_passed() {
+        assert!(wait(&[(5_000, true)], 5_250));
+        assert!(wait(&[(5_000, true), (5_250, true), (5_500, false)], 5_750));
+        assert!(!wait(&[(5_000, true), (5_250, true)], 6_000));
+        assert!(!wait(&[(5_750, true)], 6_000));
+        assert!(!wait(&[(5_000, true)], Epoch::MAX), "nothing comes behind the last");
+        assert!(!wait(&[], 5_000));
+    }
+
+    #[test]
+    fn epochs_without_rows_do_not_wait_for_rows() {
+        assert!(!wait(&[(5_000, false), (5_250, false)], 5_500));
+        assert!(wait(&[(5_000, false), (5_250, true)], 5_500));
+    }
+
+    #[test]
+    fn those_that_wait_are_fewer_than_half_of_what_may_be_in_flight() {
+        let epochs = |count: u64| (0..count).map(|at| (5_000 + at, true)).collect::<Vec<_>>();
+        let half = EPOCHS_IN_FLIGHT as u64 / 2;
+        assert!(wait(&epochs(half - 1), 5_900));
+        assert!(!wait(&epochs(half), 5_900));
     }
 }

@@ -28,6 +28,9 @@ use crate::plan::ShardProgress;
 use crate::session::{Closed, Span};
 use crate::time::{Epoch, EventTime};
 
+/// How many epochs may be cut and not yet durable.
+const EPOCHS_IN_FLIGHT: usize = 8;
+
 /// What one source has bound at an epoch. It goes to every worker.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Cut {

@@ -22,15 +22,13 @@ use timely::dataflow::operators::probe;
 use super::intake::{Intake, Taken};
 use super::parcel::{Packer, Parcel};
 use super::source::SourceConfig;
-use super::{Brake, Cut, DeadLetter, Feed, Record, Stopped, Suspect};
+use super::{Brake, Cut, DeadLetter, EPOCHS_IN_FLIGHT, Feed, Record, Stopped, Suspect};
 use crate::binding::{Binding, BoundEpoch, Late, Offset, Partition, Rules, Status};
 use crate::control::{Control, Fault};
 use crate::plan::{PartitionPlan, Plan};
 use crate::time::{Epoch, EventTime};
 use crate::watermark::{PartitionClock, WatermarkBound};
 
-/// How many epochs may be cut and not yet durable.
-const EPOCHS_IN_FLIGHT: usize = 8;
 /// How many records one activation reads at most, over all partitions: it keeps the worker
 /// responsive (about 50 ms of decoding).
 const RECORDS_PER_ACTIVATION: usize = 65_536;
@@ -252,7 +250,7 @@ impl<F: Feed> Reader<F> {
             Life::Stopped if self.in_flight.is_empty() => Ok(Next::Done),
             Life::Stopped => Ok(Next::After(Duration::from_millis(10))),
             _ if self.in_flight.len() >= EPOCHS_IN_FLIGHT && !self.control.stopping() => {
-                Ok(Next::After(Duration::from_millis(2)))
+                Ok(Next::After(Duration::from_millis(10)))
             }
             Life::Replay(_) => self.replay(emit),
             Life::Live => self.live(emit, now_ms),

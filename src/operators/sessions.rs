@@ -17,7 +17,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::parcel::{Arrival, Parcel};
 use super::{Brake, Cut, DeadLetter, ShardOutput, Summary, Suspect};
-use crate::alignment::Alignment;
+use crate::alignment::{Alignment, Drift};
 use crate::binding::{Late, Rules};
 use crate::control::Control;
 use crate::key::{Key, Shard};
@@ -37,8 +37,8 @@ pub struct LoadedShard {
 /// What the session operator has to know.
 pub struct SessionConfig {
     pub snapshot_interval_ms: u64,
-    /// How far a partition may be ahead of the slowest, in milliseconds of event time.
-    pub max_drift_ms: i64,
+    /// How far a partition may be ahead of the slowest.
+    pub drift: Drift,
     /// Holds partitions of this worker's source.
     pub brake: Rc<Brake>,
 }
@@ -197,7 +197,7 @@ impl Sessions {
             shards: shards.into_iter().map(own).collect(),
             count: plan.shards(),
             peers,
-            alignment: Alignment::new(config.max_drift_ms),
+            alignment: Alignment::new(config.drift),
             config,
             recorded: plan
                 .replay
@@ -235,7 +235,8 @@ impl Sessions {
         };
         let outputs = self.close(epoch, reading, dropped, last);
         self.report(reading);
-        let held = self.alignment.held(self.clock.bindings());
+        let open = self.control.gauges.open_sessions.load(Relaxed).max(0) as u64;
+        let held = self.alignment.held(self.clock.bindings(), open);
         if !held.is_empty() {
             log::debug!("epoch {epoch}: {held:?} wait for those that are behind (--max-drift)");
         }

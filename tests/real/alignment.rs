@@ -21,7 +21,16 @@ fn a_backlog_that_is_far_apart_in_time_is_read_to_its_end() {
         world.send_events(0, &events("slow", 30_000, 10));
         world.send_events(1, &events("fast", 3_000, 60_000));
         world.send_events(2, &events("once", 1, 0));
-        let log = world.run_to_end(&["-w", workers, "--epoch", "20ms", "--max-drift", "1s"]);
+        let log = world.run_to_end(&[
+            "-w",
+            workers,
+            "--epoch",
+            "20ms",
+            "--max-drift",
+            "1s",
+            "--drift-sessions",
+            "0",
+        ]);
         assert!(log.contains("33001 records read"), "{log}");
         assert!(log.contains(" 0 late sessions merged"), "{log}");
         assert_eq!(world.rows(), world.answer(&world.name));
@@ -34,7 +43,8 @@ fn a_backlog_that_is_far_apart_in_time_is_read_to_its_end() {
 fn live_traffic_does_not_wait_for_live_traffic() {
     let world = World::new("live");
     world.create_topic(2);
-    let job = start(&world, &["--idle-timeout", "1h", "--max-drift", "1s"]);
+    let job =
+        start(&world, &["--idle-timeout", "1h", "--max-drift", "1s", "--drift-sessions", "0"]);
     for round in 0..20 {
         let at = |name: &str, hours: i64| event(name, "h", PAST_MS + hours * 3_600_000 + round);
         world.send_events(0, [&at("old", 0)]);

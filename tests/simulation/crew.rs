@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
+use sessionizer::alignment::Drift;
 use sessionizer::binding::Partition;
 use sessionizer::control::{Control, Fault};
 use sessionizer::dataflow::{self, OnChanges, Shape};
@@ -44,7 +45,7 @@ pub struct Setup {
     /// How far the clock of each worker is behind that of the one before.
     pub lag_ms: u64,
     /// How far a partition may be ahead of the slowest.
-    pub max_drift_ms: i64,
+    pub drift: Drift,
     /// Whether it ends where the partitions ended at its start.
     pub bounded: bool,
 }
@@ -207,7 +208,7 @@ fn work(
             alarm: false,
         },
         snapshot_interval_ms: 100,
-        max_drift_ms: setup.max_drift_ms,
+        drift: setup.drift,
         lanes: setup.lanes,
         drive: Drive::Inline,
         on_changes,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
+use sessionizer::alignment::Drift;
 use sessionizer::binding::{Late, Rules};
 use sessionizer::control::Fault;
 use sessionizer::key::Key;
@@ -148,7 +149,10 @@ impl World {
             now_ms: Arc::clone(&self.now_ms),
             changes: Arc::clone(&self.changes),
             lag_ms: self.rng.below(3) * 7,
-            max_drift_ms: [0, 30, 500, 1_000_000][self.rng.below(4) as usize],
+            drift: Drift {
+                most_ms: [0, 30, 500, 1_000_000][self.rng.below(4) as usize],
+                sessions: [0, 0, 3, 1_000][self.rng.below(4) as usize],
+            },
             bounded,
         })
     }
