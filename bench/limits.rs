@@ -348,6 +348,7 @@ impl Setup {
                 // None is taken but the last.
                 snapshot_interval_ms: 86_400_000,
                 lanes: self.workers as u32,
+                gather_from_rows: 0,
                 drive: Drive::Threads,
                 on_changes: Arc::new(|_| ()),
             };

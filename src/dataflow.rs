@@ -39,6 +39,8 @@ pub struct Shape {
     /// How far a partition may be ahead of the slowest.
     pub drift: Drift,
     pub lanes: u32,
+    /// Short epochs are committed together once this process has written so many rows.
+    pub gather_from_rows: u64,
     pub drive: Drive,
     pub on_changes: OnChanges,
 }
@@ -88,6 +90,7 @@ pub fn build<F: Feed + 'static>(
                 lanes: shape.lanes,
                 drive: shape.drive,
                 tick_ms: shape.source.epochs.ms,
+                gather_from_rows: shape.gather_from_rows,
                 open: open_ledger,
             },
             Arc::clone(control),

@@ -34,6 +34,9 @@ use crate::snapshot;
 use crate::start::make_plan;
 use crate::time::EpochLength;
 
+/// From how many rows of this process on short epochs are committed together. Before, the pages of
+/// the table's key are few, and to wait costs more than it saves (docs/ARCHITECTURE.md, Decisions).
+const GATHER_FROM_ROWS: u64 = 1_000_000;
 /// How long a worker sleeps at most before it looks at the flags of the run.
 const NAP: Duration = Duration::from_millis(100);
 /// How long a failed process of a cluster takes to end by itself. Then it is ended: the others are
@@ -266,6 +269,7 @@ impl Job {
             snapshot_interval_ms: self.config.snapshot_interval_ms,
             drift: self.config.drift,
             lanes: self.config.lanes,
+            gather_from_rows: GATHER_FROM_ROWS,
             drive: Drive::Threads,
             on_changes: Arc::new(|_changes| ()),
         };

@@ -6,11 +6,12 @@
 //! the durable frontier (I7). The thread joins the epochs that wait for it into one transaction:
 //! the slower the ledger, the larger the transactions and the fewer.
 //!
-//! Epochs of a backlog are shorter than others, to take less memory. Written one by one they would
-//! make the ledger find its way to the pages of its index several times as often. So epochs that
-//! have rows are handed over once the tick of full length has passed to which they belong: as late
-//! as if they had not been cut, and no later than half of the epochs are waiting that may be in
-//! flight, so that whoever waits for them to be durable has not to wait for itself.
+//! Epochs of a backlog are shorter than others, to take less memory. Where the table is large, to
+//! write them one by one makes the ledger find its way to the pages of its index several times as
+//! often. So once many rows have been written, epochs that have rows are *gathered*: handed over
+//! when the tick of full length has passed to which they belong, as if they had not been cut, or
+//! when half of the epochs wait that may be in flight: who waits for them to be durable must not
+//! wait for itself.
 //!
 //! What a commit has changed in the table leaves as `+1` and `-1` a row, at the last of its epochs,
 //! once it is durable: at most once a run of the program, so whoever keeps sums begins with the
@@ -22,6 +23,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
@@ -48,7 +50,7 @@ pub fn render_commit<'scope>(
     config: CommitConfig,
     control: Arc<Control>,
 ) -> StreamVec<'scope, Epoch, Change> {
-    let CommitConfig { lanes, drive, tick_ms, open } = config;
+    let CommitConfig { lanes, drive, tick_ms, gather_from_rows, open } = config;
     let scope = outputs.scope();
     let mut builder = OperatorBuilder::new("Commit".to_owned(), scope);
     let by_lane = move |shard: Shard| u64::from(shard.lane(lanes));
@@ -85,8 +87,6 @@ pub fn render_commit<'scope>(
 
     builder.build(move |_capabilities| {
         let mut stash: BTreeMap<Epoch, Stash> = BTreeMap::new();
-        // The first rows do not wait: somebody may be looking whether it works.
-        let mut has_written = false;
         move |frontiers| {
             outputs.for_each_stamp(|cap, batches| {
                 let epoch = *cap.least().expect("outputs travel under an epoch");
@@ -110,10 +110,10 @@ pub fn render_commit<'scope>(
             let ahead =
                 frontiers.iter().filter_map(|frontier| frontier.frontier().first().copied());
             let ahead = ahead.min().unwrap_or(Epoch::MAX);
-            if !has_written || !waits(stash.range(..ahead), ahead, tick_ms) {
+            let gathers = control.gauges.rows.load(Relaxed) >= gather_from_rows;
+            if !gathers || !waits(stash.range(..ahead), ahead, tick_ms) {
                 let incomplete = stash.split_off(&ahead);
                 for (epoch, complete) in std::mem::replace(&mut stash, incomplete) {
-                    has_written |= complete.has_rows();
                     for (lane, capability, part) in complete.split(epoch, lanes, &hosted) {
                         hosted[lane].submit(capability, part);
                     }
@@ -136,6 +136,8 @@ pub struct CommitConfig {
     pub drive: Drive,
     /// The length of an epoch that is not cut short.
     pub tick_ms: u64,
+    /// Short epochs are gathered once this process has written so many rows.
+    pub gather_from_rows: u64,
     pub open: OpenLedger,
 }
 

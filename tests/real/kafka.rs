@@ -1,8 +1,6 @@
-//! What a topic can hold and what brokers can do. A record counts once, whatever stands around it.
+//! What a topic can hold. A record counts once, whatever stands around it.
 
-use std::path::PathBuf;
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::consumer::Consumer;
 use rdkafka::message::ToBytes;
@@ -81,7 +79,7 @@ pub fn wait_for_records(world: &World, records: usize) {
 }
 
 /// The table and the books are right about these events.
-fn assert_answer<'a>(world: &World, events: impl IntoIterator<Item = &'a Event> + Clone) {
+pub fn assert_answer<'a>(world: &World, events: impl IntoIterator<Item = &'a Event> + Clone) {
     assert_eq!(world.rows(), sessions(events.clone()));
     assert_eq!(world.imbalance(), "0");
     let records = world.value("select records - dead from sessionizer.balance");
@@ -141,51 +139,6 @@ pub fn a_commit_waits(world: &World) -> bool {
     let sql = "select count(*) > 0 from pg_stat_activity
                where datname = current_database() and wait_event_type = 'Lock'";
     world.value(sql) == "t"
-}
-
-/// A broker that a test has to itself; gone when the test is.
-pub struct Broker {
-    pub directory: PathBuf,
-    /// `host:port`, the same after every restart.
-    pub address: String,
-}
-
-impl Broker {
-    /// Starts one; `test` names its directory.
-    pub fn start(test: &str) -> Broker {
-        let mut broker = Broker::new(test);
-        broker.address = broker.services("start");
-        broker
-    }
-
-    /// One that does not run yet.
-    pub fn new(test: &str) -> Broker {
-        let name = format!("{test}-{}", std::process::id());
-        Broker { directory: std::env::temp_dir().join(name), address: String::new() }
-    }
-
-    /// What `scripts/services kafka` can do with it, with its arguments behind the directory.
-    pub fn services(&self, line: &str) -> String {
-        let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
-        let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/services"))
-            .args(["kafka", verb])
-            .arg(&self.directory)
-            .args(rest.split_whitespace())
-            .output()
-            .expect("scripts/services can be run");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{line}: {said}");
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        // A panic within a panic would end the whole test program, and leave other servers behind.
-        if std::panic::catch_unwind(|| self.services("kill")).is_ok() {
-            let _ = std::fs::remove_dir_all(&self.directory);
-        }
-    }
 }
 
 #[test]
@@ -483,127 +436,6 @@ fn the_offsets_of_the_group_are_what_is_durable() {
 }
 
 #[test]
-fn a_broker_that_goes_away_is_missed_once_and_found_again() {
-    let broker = Broker::start("away");
-    let mut world = World::new("away");
-    world.kafka.clone_from(&broker.address);
-    world.create_topic(2);
-    let events = visits("a", 50);
-    world.send_events(0, &events[..10]);
-    let mut job = start(&world, &["-w", "2"]);
-    world.send_events(1, &events[10..20]);
-    wait_for_records(&world, 20);
-
-    broker.services("kill");
-    job.wait_for("WARN");
-    broker.services("start");
-    world.send_events(0, &events[20..30]);
-    // A day later, so that everything before has closed.
-    let newest = [0, 1].map(|_| event("newest", "a", PAST_MS + 86_400_000));
-    world.send_events(1, events[30..40].iter().chain(&newest[..1]));
-    world.send_events(0, &newest[1..]);
-    wait_for_records(&world, 42);
-    job.wait_for("Kafka is back");
-    assert_eq!(world.rows(), sessions(&events[..40]));
-    let log = job.log();
-    let lines = |of: &str| log.lines().filter(|line| line.contains(of)).count();
-    assert_eq!((lines("WARN"), lines("ERROR"), lines("Kafka is back")), (1, 0, 1), "{log}");
-    let warning = log.lines().find(|line| line.contains("WARN")).expect("counted");
-    assert!(warning.contains(&world.kafka) && warning.contains("refused"), "{warning}");
-
-    // What a broker that hangs has not been told must not keep the job from stopping.
-    let mut client = world.client();
-    let mut block = client.transaction().expect("a transaction");
-    block.batch_execute("lock table sessionizer.bindings in exclusive mode").expect("locked");
-    world.send_events(0, &events[40..]);
-    eventually("a commit waits", || a_commit_waits(&world));
-    broker.services("pause");
-    block.rollback().expect("unlocked");
-    wait_for_records(&world, 52);
-    let began = Instant::now();
-    let log = job.stop();
-    let took = began.elapsed();
-    assert!(took < Duration::from_secs(8), "it stopped after {took:?}:\n{log}");
-    assert!(!log.contains("ERROR"), "{log}");
-}
-
-#[test]
-fn a_start_that_cannot_read_says_why_and_disturbs_nobody() {
-    let world = World::new("unreadable");
-    world.create_topic(1);
-    let events = visits("a", 10);
-    let mut job = start(&world, &[]);
-
-    let missing = format!("{}-missing", world.name);
-    for topics in [missing.clone(), format!("{},{missing}", world.name)] {
-        let (code, log) = fail(&world, &[("KAFKA_TOPIC", &topics)], &[]);
-        assert_eq!(code, 2, "{log}");
-        assert!(log.contains(&format!("the topic {missing} does not exist: create it")), "{log}");
-    }
-
-    let began = Instant::now();
-    let nobody = "127.0.0.1:1";
-    let (code, log) = fail(&world, &[("KAFKA_URL", nobody)], &["--start-timeout", "2s"]);
-    assert_eq!(code, 1, "{log}");
-    for part in [nobody, "refused", "check KAFKA_URL"] {
-        assert!(log.contains(part), "{part:?} is missing in\n{log}");
-    }
-    let took = began.elapsed();
-    assert!((Duration::from_secs(2)..Duration::from_secs(4)).contains(&took), "{took:?}:\n{log}");
-
-    world.send_events(0, &events);
-    wait_for_records(&world, 10);
-    assert!(job.is_running());
-    job.stop();
-}
-
-#[test]
-fn one_of_the_brokers_in_the_url_is_enough() {
-    let world = World::new("one-is-enough");
-    world.create_topic(1);
-    let events = visits("a", 10);
-    world.send_events(0, &events);
-    let url = format!("127.0.0.1:1,127.0.0.1:2,{}", world.kafka);
-    let mut command = world.command();
-    command.env("KAFKA_URL", url).arg("--until-end");
-    let (status, log) = finish(command);
-    assert!(status.success() && !log.contains("WARN"), "{status}:\n{log}");
-    assert_answer(&world, &events);
-}
-
-#[test]
-fn a_broker_that_is_not_there_yet_is_waited_for() {
-    let world = World::new("not-yet");
-    world.create_topic(1);
-    let events = visits("a", 10);
-    world.send_events(0, &events);
-    // The job finds a port that nobody serves; then somebody passes on what comes there.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("bound").to_string();
-    drop(listener);
-    let mut command = world.command();
-    command.env("KAFKA_URL", &address).args(QUICK);
-    let mut job = Running::start(command);
-    job.wait_for(&format!("waiting for Kafka at {address}"));
-    let listener = std::net::TcpListener::bind(&address).expect("the port is still free");
-    let kafka = world.kafka.clone();
-    std::thread::spawn(move || {
-        for client in listener.incoming().map_while(Result::ok) {
-            let broker = std::net::TcpStream::connect(&kafka).expect("the broker answers");
-            let pass = |from: &std::net::TcpStream, to: &std::net::TcpStream| {
-                let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
-            };
-            pass(&client, &broker);
-            pass(&broker, &client);
-        }
-    });
-    job.wait_for("first start of the job");
-    wait_for_records(&world, 10);
-    job.stop();
-}
-
-#[test]
 fn only_the_first_start_asks_where_to_begin() {
     let world = World::new("from");
     world.create_topic(3);
@@ -651,89 +483,6 @@ fn only_the_first_start_asks_where_to_begin() {
     assert_eq!(differences, [["0"]]);
 }
 
-#[test]
-fn a_start_says_which_offsets_are_gone() {
-    let world = World::new("retention");
-    world.create_topic(2);
-    let events = visits("a", 40);
-    world.send_events(1, &events[..5]);
-    world.run_to_end(&[]);
-    let rows = world.rows();
-    world.send_events(1, &events[5..20]);
-    world.delete_records(&world.name, 1, 8);
-    let (code, log) = fail(&world, &[], &["--until-end"]);
-    assert_eq!(code, 1, "{log}");
-    let place = format!("{}[1]", world.name);
-    for part in [place.as_str(), "offset 5", "8 to 20", "retention"] {
-        assert!(log.contains(part), "{part:?} is missing in\n{log}");
-    }
-    assert_eq!(world.rows(), rows);
-    // What is gone up to the very offset to go on from is not missed.
-    world.run_to_end(&["--job", "anew", "--table", "anew"]);
-    assert_eq!(world.rows_of("anew"), sessions(&events[8..20]));
-    world.delete_records(&world.name, 1, 20);
-    world.send_events(1, &events[20..]);
-    world.run_to_end(&["--job", "anew", "--table", "anew"]);
-    assert_eq!(world.rows_of("anew"), sessions(&events[8..]));
-}
-
-#[test]
-fn offsets_that_go_while_it_runs_end_the_run() {
-    let world = World::new("gone");
-    world.create_topic(1);
-    let events = visits("a", 30);
-    world.send_events(0, &events[..5]);
-    // The broker holds no fetch for long, so none is under way when the job stands still.
-    let job = start(&world, &["--kafka-config", "fetch.wait.max.ms=10"]);
-    wait_for_records(&world, 5);
-    job.signal("STOP");
-    std::thread::sleep(Duration::from_millis(100));
-    world.send_events(0, &events[5..]);
-    world.delete_records(&world.name, 0, 12);
-    job.signal("CONT");
-    let (status, log) = job.wait();
-    assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains(&format!("{}[0] at offset 5", world.name)), "{log}");
-    assert!(log.contains("retention"), "{log}");
-    assert_eq!(world.imbalance(), "0");
-}
-
-#[test]
-fn a_topic_that_is_deleted_ends_the_run() {
-    let world = World::new("deleted");
-    world.create_topic(2);
-    world.send_events(0, &visits("a", 5));
-    // By default, a topic may be unknown for half a minute: to a client, a new one can be.
-    let job = start(&world, &["--kafka-config", "topic.metadata.propagation.max.ms=0"]);
-    wait_for_records(&world, 5);
-    world.delete_topic(&world.name);
-    let (status, log) = job.wait();
-    assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains(&world.name) && log.contains("gone"), "{log}");
-    assert_eq!(world.imbalance(), "0");
-    let (code, log) = fail(&world, &[], &[]);
-    assert_eq!(code, 2, "{log}");
-    assert!(log.contains(&format!("the topic {} does not exist", world.name)), "{log}");
-}
-
-#[test]
-fn a_topic_that_was_made_again_and_is_shorter_is_refused() {
-    let world = World::new("made-again");
-    world.create_topic(1);
-    let events = visits("a", 20);
-    world.send_events(0, &events);
-    world.run_to_end(&[]);
-    world.delete_topic(&world.name);
-    world.create_topic(1);
-    world.send_events(0, &events[..5]);
-    let (code, log) = fail(&world, &[], &["--until-end"]);
-    assert_eq!(code, 1, "{log}");
-    for part in [&format!("{}[0]", world.name), "offset 20", "0 to 5", "made again"] {
-        assert!(log.contains(part), "{part:?} is missing in\n{log}");
-    }
-    assert_answer(&world, &events);
-}
-
 /// The job asks for no part in the group, so who is in it does not matter.
 #[test]
 fn a_group_with_members_is_no_trouble() {
@@ -754,17 +503,6 @@ fn a_group_with_members_is_no_trouble() {
     assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
     world.run_to_end(&[]);
     assert_answer(&world, &events);
-}
-
-#[test]
-fn produce_says_why_it_cannot_reach_a_broker() {
-    let world = World::new("produce-unreachable");
-    let began = Instant::now();
-    let nobody = "127.0.0.1:1";
-    let (code, log) = fail(&world, &[("KAFKA_URL", nobody)], &["produce", "--number", "1"]);
-    assert_eq!(code, 1, "{log}");
-    assert!(log.contains(nobody) && log.contains("refused"), "{log}");
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
 }
 
 /// `produce` makes the topic, so a first run needs nobody else.

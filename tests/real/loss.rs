@@ -2,8 +2,9 @@
 //! loss is in the books.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use crate::kafka::{fail, start, visits, wait_for_records};
+use crate::kafka::{assert_answer, fail, start, visits, wait_for_records};
 use crate::oracle::{Event, Row, sessions};
 use crate::world::World;
 
@@ -146,4 +147,87 @@ fn a_topic_that_is_made_again_while_the_job_runs_ends_the_run() {
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains(&world.name), "{log}");
     assert_eq!(world.imbalance(), "0");
+}
+
+#[test]
+fn a_start_says_which_offsets_are_gone() {
+    let world = World::new("retention");
+    world.create_topic(2);
+    let events = visits("a", 40);
+    world.send_events(1, &events[..5]);
+    world.run_to_end(&[]);
+    let rows = world.rows();
+    world.send_events(1, &events[5..20]);
+    world.delete_records(&world.name, 1, 8);
+    let (code, log) = fail(&world, &[], &["--until-end"]);
+    assert_eq!(code, 1, "{log}");
+    let place = format!("{}[1]", world.name);
+    for part in [place.as_str(), "offset 5", "8 to 20", "retention"] {
+        assert!(log.contains(part), "{part:?} is missing in\n{log}");
+    }
+    assert_eq!(world.rows(), rows);
+    // What is gone up to the very offset to go on from is not missed.
+    world.run_to_end(&["--job", "anew", "--table", "anew"]);
+    assert_eq!(world.rows_of("anew"), sessions(&events[8..20]));
+    world.delete_records(&world.name, 1, 20);
+    world.send_events(1, &events[20..]);
+    world.run_to_end(&["--job", "anew", "--table", "anew"]);
+    assert_eq!(world.rows_of("anew"), sessions(&events[8..]));
+}
+
+#[test]
+fn offsets_that_go_while_it_runs_end_the_run() {
+    let world = World::new("gone");
+    world.create_topic(1);
+    let events = visits("a", 30);
+    world.send_events(0, &events[..5]);
+    // The broker holds no fetch for long, so none is under way when the job stands still.
+    let job = start(&world, &["--kafka-config", "fetch.wait.max.ms=10"]);
+    wait_for_records(&world, 5);
+    job.signal("STOP");
+    std::thread::sleep(Duration::from_millis(100));
+    world.send_events(0, &events[5..]);
+    world.delete_records(&world.name, 0, 12);
+    job.signal("CONT");
+    let (status, log) = job.wait();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains(&format!("{}[0] at offset 5", world.name)), "{log}");
+    assert!(log.contains("retention"), "{log}");
+    assert_eq!(world.imbalance(), "0");
+}
+
+#[test]
+fn a_topic_that_is_deleted_ends_the_run() {
+    let world = World::new("deleted");
+    world.create_topic(2);
+    world.send_events(0, &visits("a", 5));
+    // By default, a topic may be unknown for half a minute: to a client, a new one can be.
+    let job = start(&world, &["--kafka-config", "topic.metadata.propagation.max.ms=0"]);
+    wait_for_records(&world, 5);
+    world.delete_topic(&world.name);
+    let (status, log) = job.wait();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains(&world.name) && log.contains("gone"), "{log}");
+    assert_eq!(world.imbalance(), "0");
+    let (code, log) = fail(&world, &[], &[]);
+    assert_eq!(code, 2, "{log}");
+    assert!(log.contains(&format!("the topic {} does not exist", world.name)), "{log}");
+}
+
+#[test]
+fn a_topic_that_was_made_again_and_is_shorter_is_refused() {
+    let world = World::new("made-again");
+    world.create_topic(1);
+    let events = visits("a", 20);
+    world.send_events(0, &events);
+    world.run_to_end(&[]);
+    world.delete_topic(&world.name);
+    world.create_topic(1);
+    world.send_events(0, &events[..5]);
+    let (code, log) = fail(&world, &[], &["--until-end"]);
+    assert_eq!(code, 1, "{log}");
+    for part in [&format!("{}[0]", world.name), "offset 20", "0 to 5", "made again"] {
+        assert!(log.contains(part), "{part:?} is missing in\n{log}");
+    }
+    assert_answer(&world, &events);
 }

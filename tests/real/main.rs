@@ -5,6 +5,7 @@
 
 mod alignment;
 mod audit;
+mod brokers;
 mod cluster;
 mod connect;
 mod events;
@@ -19,6 +20,7 @@ mod network;
 mod oracle;
 mod outage;
 mod postgres;
+mod produce;
 mod queries;
 mod secured;
 mod world;

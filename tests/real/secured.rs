@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crate::kafka::{Broker, at_once, fail, visits};
+use crate::brokers::Broker;
+use crate::kafka::{at_once, fail, visits};
 use crate::oracle::sessions;
 use crate::world::{World, finish};
 

@@ -44,6 +44,8 @@ pub struct Setup {
     pub changes: Arc<Mutex<Vec<Change>>>,
     /// How far the clock of each worker is behind that of the one before.
     pub lag_ms: u64,
+    /// From how many rows on short epochs are committed together.
+    pub gather_from_rows: u64,
     /// How far a partition may be ahead of the slowest.
     pub drift: Drift,
     /// Whether it ends where the partitions ended at its start.
@@ -210,6 +212,7 @@ fn work(
         snapshot_interval_ms: 100,
         drift: setup.drift,
         lanes: setup.lanes,
+        gather_from_rows: setup.gather_from_rows,
         drive: Drive::Inline,
         on_changes,
     };

@@ -149,6 +149,7 @@ impl World {
             now_ms: Arc::clone(&self.now_ms),
             changes: Arc::clone(&self.changes),
             lag_ms: self.rng.below(3) * 7,
+            gather_from_rows: self.rng.below(2) * 5,
             drift: Drift {
                 most_ms: [0, 30, 500, 1_000_000][self.rng.below(4) as usize],
                 sessions: [0, 0, 3, 1_000][self.rng.below(4) as usize],

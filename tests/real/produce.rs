@@ -1,0 +1,191 @@
+//! `produce`: what it makes of access logs, of chance and of its options.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::kafka::{at_once, fail, visits};
+use crate::oracle::{Event, sessions};
+use crate::world::{PATIENCE, World, chrono_now_ms, finish};
+
+/// A file of this test, gone when dropped.
+struct TestFile(PathBuf);
+
+impl TestFile {
+    fn new(world: &World, name: &str, content: &[u8]) -> TestFile {
+        let path = std::env::temp_dir().join(format!("{}-{name}", world.name));
+        std::fs::write(&path, content).expect("the temporary directory is writable");
+        TestFile(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("a path of text")
+    }
+}
+
+impl Drop for TestFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn log_line(event: &Event) -> String {
+    let time = chrono::DateTime::from_timestamp_millis(event.time_ms).expect("a time");
+    format!(
+        "{} - - [{}] \"GET /a?b HTTP/1.1\" 200 2326 \"-\" \"Mozilla/5.0 (X11)\"\n",
+        event.ip,
+        time.format("%d/%b/%Y:%H:%M:%S +0000")
+    )
+}
+
+/// Runs `produce` into a topic; it must succeed. Gives its log.
+fn produce_to(world: &World, topic: &str, args: &[&str]) -> String {
+    let mut command = world.command();
+    command.env("KAFKA_TOPIC", topic).arg("produce").args(args);
+    let (status, log) = finish(command);
+    assert!(status.success(), "{status}:\n{log}");
+    log
+}
+
+/// A key or a payload, if there is one.
+type Bytes = Option<Vec<u8>>;
+
+/// Keys and payloads of a partition, in order.
+fn read_partition(world: &World, topic: &str, number: i32) -> Vec<(Bytes, Bytes)> {
+    let consumer: BaseConsumer = world.consumer("reads");
+    let (oldest, end) = world.log_range(topic, number);
+    let mut from = TopicPartitionList::new();
+    from.add_partition_offset(topic, number, Offset::Offset(oldest)).expect("an offset");
+    consumer.assign(&from).expect("assigned");
+    let read = |_| {
+        let message = consumer.poll(PATIENCE).expect("a record").expect("the broker answers");
+        (message.key().map(<[u8]>::to_vec), message.payload().map(<[u8]>::to_vec))
+    };
+    (oldest..end).map(read).collect()
+}
+
+#[test]
+fn an_access_log_plain_or_gzip_gives_the_batch_answer() {
+    let world = World::new("access-log");
+    // Whole seconds: a log knows no others.
+    let mut events: Vec<Event> = visits("www.example", 200);
+    events.iter_mut().for_each(|event| event.time_ms = event.time_ms / 1_000 * 1_000);
+    let mut text = String::from("no line of a log\n");
+    for (at, event) in events.iter().enumerate() {
+        text.push_str(&log_line(event));
+        if at == 99 {
+            text.push_str("10.0.0.1 - - [99/Foo/2023:00:00:00 +0000] \"GET /\" 200 1\n\n");
+        }
+    }
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(text.as_bytes()).expect("memory");
+    let gzip = gzip.finish().expect("memory");
+    at_once([("plain", text.as_bytes()), ("gzip", gzip.as_slice())], |(name, content)| {
+        let file = TestFile::new(&world, name, content);
+        let topic = format!("{}-{name}", world.name);
+        let args = ["--access-log", file.path(), "--host", "www.example", "--partitions", "2"];
+        let log = produce_to(&world, &topic, &args);
+        assert!(log.contains(&format!("created the topic {topic}, 2 partitions")), "{log}");
+        for line in [1, 102, 103] {
+            assert!(log.contains(&format!("{}: line {line} is skipped: ", file.path())), "{log}");
+        }
+        assert!(log.contains("3 lines did not parse"), "{log}");
+        assert!(log.contains("wrote 200 records"), "{log}");
+        let mut command = world.command();
+        command.env("KAFKA_TOPIC", &topic);
+        command.args(["--until-end", "--job", name, "--table", name]);
+        let (status, log) = finish(command);
+        assert!(status.success(), "{status}:\n{log}");
+        assert_eq!(world.rows_of(name), sessions(&events), "{name}");
+    });
+    let books = world.query("select distinct records, dead, difference from sessionizer.balance");
+    assert_eq!(books, [["200", "0", "0"]]);
+}
+
+#[test]
+fn an_access_log_may_come_by_standard_input_and_needs_a_host() {
+    let world = World::new("standard-input");
+    let events = visits("h", 20);
+    let text: String = events.iter().map(log_line).collect();
+    let file = TestFile::new(&world, "log", text.as_bytes());
+    let mut command = world.command();
+    command.args(["produce", "--access-log", "-", "--host", "h", "--number", "12"]);
+    command.stdin(std::fs::File::open(&file.0).expect("just written"));
+    let (status, log) = finish(command);
+    assert!(status.success() && log.contains("wrote 12 records"), "{status}:\n{log}");
+
+    let (code, log) = fail(&world, &[], &["produce", "--access-log", file.path()]);
+    assert!(code == 2 && log.contains("--host"), "{code}:\n{log}");
+    let missing = format!("{}-missing", file.path());
+    let args = ["produce", "--access-log", &missing, "--host", "h"];
+    let (code, log) = fail(&world, &[], &args);
+    assert!(code == 1 && log.contains(&missing), "{code}:\n{log}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_events_and_another_one_others() {
+    let world = World::new("seeds");
+    let payloads = |name: &str, seed: &str| {
+        let topic = format!("{}-{name}", world.name);
+        let mut args = vec!["--historical", "2026-01-01T00:00:00Z", "--seed", seed];
+        let more = "--number 500 --partitions 1 --bad 0.05 --late 0.05 --disorder 5s";
+        args.extend(more.split(' '));
+        produce_to(&world, &topic, &args);
+        read_partition(&world, &topic, 0)
+    };
+    let first = payloads("first", "7");
+    assert_eq!(first.len(), 500);
+    at_once([("again", "7", true), ("other", "8", false)], |(name, seed, same)| {
+        assert_eq!(payloads(name, seed) == first, same, "--seed {seed}");
+    });
+}
+
+#[test]
+fn records_are_written_as_asked() {
+    let world = World::new("written");
+    let write = |name: &str, args: &[&str]| {
+        let topic = format!("{}-{name}", world.name);
+        let args = [&["--historical", "2026-01-01T00:00:00Z", "--partitions", "1"], args].concat();
+        produce_to(&world, &topic, &args);
+        read_partition(&world, &topic, 0)
+    };
+    let plain = write("keyed", &["--number", "300"]);
+    assert_eq!(plain.len(), 300);
+    for (key, payload) in &plain {
+        let payload = payload.as_deref().expect("an event");
+        let event: serde_json::Value = serde_json::from_slice(payload).expect("JSON");
+        assert_eq!(key.as_deref(), event["ip"].as_str().map(str::as_bytes), "the ip is the key");
+    }
+    let payloads: Vec<_> = plain.iter().map(|(_, payload)| (None, payload.clone())).collect();
+    at_once(["gzip", "snappy", "lz4", "zstd", "none"], |codec| {
+        assert_eq!(write(codec, &["--number", "300", "--compression", codec]), plain, "{codec}");
+    });
+    assert_eq!(write("unkeyed", &["--number", "300", "--no-key"]), payloads);
+    assert_eq!(write("nothing", &["--number", "0"]), []);
+    let (code, log) = fail(&world, &[], &["produce", "--compression", "rar"]);
+    assert!(code == 2 && log.contains("--compression") && log.contains("zstd"), "{code}:\n{log}");
+}
+
+#[test]
+fn a_rate_is_kept() {
+    let world = World::new("rate");
+    let began = Instant::now();
+    let log = produce_to(&world, &world.name, &["--rate", "100", "--number", "150"]);
+    let took = began.elapsed();
+    assert!(log.contains("wrote 150 records"), "{log}");
+    // The last of 150 is due after a second and a half.
+    assert!((Duration::from_millis(1_490)..Duration::from_secs(10)).contains(&took), "{took:?}");
+    // Live events have the time of the clock.
+    let now_ms = chrono_now_ms();
+    let payloads = world.read_topic(&world.name);
+    let times = payloads.iter().map(|payload| {
+        let event = crate::oracle::read(payload.as_deref(), now_ms + 1_000).expect("an event");
+        event.time_ms
+    });
+    let recent = (now_ms - 60_000)..=now_ms;
+    assert!(times.into_iter().all(|time_ms| recent.contains(&time_ms)));
+}
