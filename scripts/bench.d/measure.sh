@@ -283,7 +283,9 @@ kafka_seconds() { cpu_seconds "$(<"$work/kafka/pid")"; }
 postgres_seconds() {
     local server
     server=$(head -n 1 "$work/postgres/data/postmaster.pid")
-    cat /proc/[0-9]*/stat 2>/dev/null | awk -v server="$server" -v hz="$(getconf CLK_TCK)" '
+    # Others may end between their being listed and being read.
+    { cat /proc/[0-9]*/stat 2>/dev/null || true; } |
+        awk -v server="$server" -v hz="$(getconf CLK_TCK)" '
         { pid = $1; sub(/.*\) /, "") }
         pid == server { sum += $12 + $13 + $14 + $15 }
         $2 == server { sum += $12 + $13 }
