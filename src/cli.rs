@@ -176,7 +176,11 @@ pub struct RunArgs {
     #[arg(long, env = "SESSIONIZER_UNTIL_END", value_parser = FalseyValueParser::new())]
     pub until_end: bool,
 
-    /// Connections that write to Postgres, all processes together [default: as many as workers]
+    /// Connections that write to Postgres [default: one for two workers]
+    ///
+    /// Of all processes together; if there are several, the default is one for each worker. The
+    /// fewer, the less work it is for Postgres. More may be faster where most sessions have one or
+    /// two events, and Postgres has processors to spare.
     #[arg(long, value_name = "N", env = "SESSIONIZER_SINK_CONNECTIONS")]
     pub sink_connections: Option<String>,
 

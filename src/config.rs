@@ -101,7 +101,11 @@ pub fn read(args: &RunArgs, env: Lookup<'_>) -> Result<Config, Fault> {
     let process = problems.take("--process", process(&args.process, last));
     let lanes = match &args.sink_connections {
         Some(text) => problems.take("--sink-connections", whole(text, 1, 1_024)),
-        None => workers.zip(processes).map(|(workers, processes)| workers * processes),
+        // The fewer, the less work they are for Postgres; but between processes rows would travel.
+        None => workers.zip(processes).map(|(workers, processes)| match processes {
+            1 => workers.div_ceil(2),
+            _ => workers * processes,
+        }),
     };
     let mut ms = |name: &str, text: &str, least: u64, most: u64| {
         problems.take(name, duration_ms(text, least, most))
@@ -517,6 +521,10 @@ mod tests {
     fn a_process_has_its_place_and_lanes_go_by_all_workers() {
         let config = read_with(&GOOD, &["-n", "3", "-p", "2", "-w", "2"]).expect("valid");
         assert_eq!((config.processes, config.process, config.lanes), (3, 2, 6));
+        let lanes = |args: &[&str]| read_with(&GOOD, args).expect("valid").lanes;
+        let of_one = |workers| lanes(&["-w", workers]);
+        assert_eq!([of_one("1"), of_one("2"), of_one("3"), of_one("8")], [1, 1, 2, 4]);
+        assert_eq!(lanes(&["-w", "8", "--sink-connections", "3"]), 3);
         let why = read_with(&GOOD, &["-n", "3", "-p", "3"]).expect_err("only 0 to 2");
         assert!(why.contains("--process ") && why.contains("from 0 to 2"), "{why}");
         assert!(read_with(&GOOD, &["-p", "1"]).is_err(), "one process is process 0");

@@ -13,7 +13,7 @@ case_raw() {
             keep "raw-$consumers"
         done
     done
-    report_raw raw
+    report_raw raw raw
     measure_copy
 }
 
@@ -38,15 +38,15 @@ measured() {
     awk -v name="$1" '{ for (i = 1; i < NF; i += 2) if ($i == name) print $(i + 1) }' "$work/out"
 }
 
-# report_raw CASE
+# report_raw CASE PREFIX
 # shellcheck disable=SC2086 # words on purpose
 report_raw() {
     local consumers
     for consumers in 1 2; do
-        result "$1" "raw, consumers: $consumers" "events/s" ${lists[raw-$consumers.rate]}
-        result "$1" "... CPU time" s ${lists[raw-$consumers.cpu]}
-        result "$1" "... CPU time of an event" µs ${lists[raw-$consumers.each]}
-        result "$1" "... CPU time of Kafka" s ${lists[raw-$consumers.kafka_cpu]}
+        result "$1" "raw, consumers: $consumers" "events/s" ${lists[$2-$consumers.rate]}
+        result "$1" "... CPU time" s ${lists[$2-$consumers.cpu]}
+        result "$1" "... CPU time of an event" µs ${lists[$2-$consumers.each]}
+        result "$1" "... CPU time of Kafka" s ${lists[$2-$consumers.kafka_cpu]}
     done
 }
 
@@ -83,19 +83,19 @@ case_backlog() {
     for ((i = 1; i <= runs; i++)); do
         for workers in 1 2; do
             measure_raw "raw, $workers consumers, $i of $runs" "$workers"
-            keep "raw-$workers"
+            keep "beside-$workers"
             measure "-w $workers, $i of $runs" -w "$workers"
             keep "backlog-$workers"
             forget_job
         done
     done
-    report_raw backlog
+    report_raw backlog beside
     for workers in 1 2; do
         report backlog "backlog-$workers" "-w $workers"
         for consumers in 1 2; do
             ratio backlog "-w $workers: throughput / raw, consumers: $consumers" \
-                "backlog-$workers.rate" "raw-$consumers.rate"
-            ratio backlog "... CPU time / raw" "backlog-$workers.cpu" "raw-$consumers.cpu"
+                "backlog-$workers.rate" "beside-$consumers.rate"
+            ratio backlog "... CPU time / raw" "backlog-$workers.cpu" "beside-$consumers.cpu"
         done
     done
     ratio backlog "-w 2: throughput / -w 1" backlog-2.rate backlog-1.rate

@@ -193,6 +193,7 @@ ratio() {
 quotients() {
     awk -v a="$1" -v b="$2" -v decimals="$3" 'BEGIN {
         many = split(a, x, " "); n = split(b, y, " ")
+        if (many != 1 && many != n) { print many " turns and " n >"/dev/stderr"; exit 1 }
         for (i = 1; i <= n; i++) printf "%.*f ", decimals, x[many == 1 ? 1 : i] / y[i]
     }'
 }
