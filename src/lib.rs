@@ -59,3 +59,4 @@ pub mod produce;
 pub mod progress;
 pub mod run;
 pub mod start;
+pub mod version;
