@@ -12,6 +12,9 @@
 //! SESSIONIZER_RECORD_COST=yes cargo test --release --test cost
 //! ```
 
+#[path = "../shared/skipped.rs"]
+mod skipped;
+
 use std::io::Write;
 use std::process::Command;
 
@@ -44,7 +47,7 @@ const HOT: &str = "SESSIONIZER_COST_HOT";
 #[test]
 fn an_event_costs_what_is_recorded_and_a_hot_key_no_more() {
     if let Some(why) = cannot_count() {
-        return skip(&why);
+        return skipped::skipped("the instructions of an event", &why);
     }
     let (even, hot) = (count("0"), count("0.5"));
     tell(&format!("{even:.0} instructions an event, {hot:.0} if half are of one visitor"));
@@ -57,7 +60,8 @@ fn an_event_costs_what_is_recorded_and_a_hot_key_no_more() {
     let record = std::fs::read_to_string(RECORD).expect("there is a record");
     let recorded = record.lines().find_map(|line| line.strip_prefix(machine)?.trim().parse().ok());
     let Some(recorded): Option<f64> = recorded else {
-        return skip(&format!("nothing is recorded for {machine}"));
+        let why = format!("tests/cost/recorded has nothing for {machine}");
+        return skipped::skipped("the instructions of an event", &why);
     };
     assert!(
         even <= recorded * (1.0 + SLACK),
@@ -71,12 +75,12 @@ fn an_event_costs_what_is_recorded_and_a_hot_key_no_more() {
 
 fn cannot_count() -> Option<String> {
     if cfg!(debug_assertions) {
-        return Some("this is no release build".to_owned());
+        return Some("this is not a release build".to_owned());
     }
     let version = Command::new("valgrind").arg("--version").output();
     match version.is_ok_and(|version| version.status.success()) {
         true => None,
-        false => Some("valgrind is not here to count instructions".to_owned()),
+        false => Some("there is no valgrind to count them".to_owned()),
     }
 }
 
@@ -104,10 +108,6 @@ fn count(hot: &str) -> f64 {
 /// Says it on the screen: what a test that passes prints is not shown.
 fn tell(what: &str) {
     let _ = writeln!(std::io::stderr(), "cost: {what}");
-}
-
-fn skip(why: &str) {
-    tell(&format!("SKIPPED: instructions are not counted: {why}"));
 }
 
 /// What the test above measures in a process of its own; by itself it does nothing.

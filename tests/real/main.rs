@@ -23,4 +23,6 @@ mod postgres;
 mod produce;
 mod queries;
 mod secured;
+#[path = "../shared/skipped.rs"]
+mod skipped;
 mod world;

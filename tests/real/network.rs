@@ -2,7 +2,8 @@
 //! behind a bridge, each with its own address and loopback. Kafka and Postgres are reached by a
 //! forwarder in each, so that what is cut is the network between processes and nothing else.
 //!
-//! Needs root, `ip` and `socat`; `scripts/test` says whether they are here (`SESSIONIZER_TEST_NETNS`).
+//! Needs root, `ip` and `socat`; `scripts/test` tries whether they work (`SESSIONIZER_TEST_NETNS`: `yes`,
+//! or the reason why not).
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::{Hosts, LOST};
 use crate::lifecycle::{Traffic, count, wait_for_records};
+use crate::skipped::skipped;
 use crate::world::{Running, World, eventually};
 
 /// How long a peer may be silent in these tests.
@@ -33,8 +35,10 @@ fn ip(args: &str) {
 impl Network {
     /// `None`, where there can be none; `number` tells the networks of a test run apart.
     fn new(world: &World, number: u32) -> Option<Network> {
-        if std::env::var("SESSIONIZER_TEST_NETNS").as_deref() != Ok("yes") {
-            eprintln!("SKIPPED: needs root, ip and socat; scripts/test sees to them");
+        let possible = std::env::var("SESSIONIZER_TEST_NETNS");
+        let possible = possible.as_deref().unwrap_or("SESSIONIZER_TEST_NETNS is not set");
+        if possible != "yes" {
+            skipped(&format!("the network test {}", world.name), possible);
             return None;
         }
         let own = std::process::id() % 250;
