@@ -77,36 +77,61 @@ available() { [[ $(apt-cache policy "$1" 2>/dev/null) == *"Candidate: "[0-9]* ]]
 
 can_install() { have apt-get && { ((EUID == 0)) || have sudo; }; }
 
-# need_packages WHY PACKAGE...
+# need_packages WHY PACKAGE...: they are here afterwards, or the script has ended.
 need_packages() {
-    local why=$1 package missing=()
+    try_packages "$@" && return
+    have apt-get || die "this needs ${missing[*]} ($1), and there is no apt-get here:" \
+        "install what your system calls these, then try again"
+    can_install || die "this needs ${missing[*]} ($1), and there is no sudo here:" \
+        "run as root \`apt-get install ${missing[*]}\`, then try again"
+    die "could not install ${missing[*]};" \
+        "run as root \`apt-get install ${missing[*]}\`, then try again"
+}
+
+# try_packages WHY PACKAGE...: whether they are here afterwards. Sets missing to those that were not.
+try_packages() {
+    local why=$1 package
+    missing=()
     shift
     for package; do
         installed "$package" || missing+=("$package")
     done
     ((${#missing[@]})) || return 0
-    have apt-get || die "this needs ${missing[*]} ($why), and there is no apt-get here:" \
-        "install what your system calls these, then try again"
-    can_install || die "this needs ${missing[*]} ($why), and there is no sudo here:" \
-        "run as root \`apt-get install ${missing[*]}\`, then try again"
+    can_install || return 1
     say "installing ${missing[*]}: $why"
     apt_update_once
-    apt_get install -y --no-install-recommends "${missing[@]}" ||
-        die "could not install ${missing[*]};" \
-            "run as root \`apt-get install ${missing[*]}\`, then try again"
+    apt_get install -y --no-install-recommends "${missing[@]}"
 }
 
 # ---- compilers -----------------------------------------------------------------------------
 
-# librdkafka, curl and OpenSSL are built from source; OpenSSL's Configure is Perl and asks for
-# modules that the perl-base of a minimal system lacks.
 need_c_compiler() {
-    if ! { have cc && have c++ && have make && have_libc_headers && have_perl_modules; }; then
-        need_packages "librdkafka and OpenSSL are built from source" build-essential perl
+    if ! { have cc && have c++ && have make && have_libc_headers; }; then
+        need_packages "librdkafka is built from source" build-essential
     fi
 }
 
 have_libc_headers() { cc -E - <<<'#include <stdlib.h>' >/dev/null 2>&1; }
+
+# With OpenSSL, zlib and zstd of the system a first build takes half the time. The tests, the demo
+# and the benchmarks are all built with these features, so that nothing is built twice. A plain
+# `cargo build` takes the libraries from source, and so does this where they cannot be had.
+#
+# Sets cargo_features, arguments for cargo.
+# shellcheck disable=SC2034 # for whoever sources this
+need_c_libraries() {
+    cargo_features=(--no-default-features --features system-zstd)
+    have_c_libraries && return
+    try_packages "OpenSSL, zlib and zstd, which the program links" \
+        libssl-dev zlib1g-dev libzstd-dev pkg-config && have_c_libraries && return
+    say "OpenSSL, zlib and zstd of this system cannot be used: they are built from source," \
+        "which takes some minutes more"
+    cargo_features=()
+    # OpenSSL's Configure asks for modules that the perl-base of a minimal system lacks.
+    have_perl_modules || need_packages "OpenSSL is built from source" perl
+}
+
+have_c_libraries() { have pkg-config && pkg-config --exists openssl zlib libzstd; }
 
 have_perl_modules() { perl -MFindBin -MIPC::Cmd -e 1 2>/dev/null; }
 
@@ -158,7 +183,7 @@ debian_rustup() {
     can_install && ! installed cargo && ! installed rustc || return 1
     apt_update_once
     available rustup || return 1
-    (need_packages "brings Rust" rustup) || return 1
+    try_packages "brings Rust" rustup || return 1
     rustup_stable && rustup default stable
 }
 
