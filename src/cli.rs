@@ -270,6 +270,13 @@ pub struct ProduceArgs {
     #[arg(long, value_name = "WHEN", env = "SESSIONIZER_HISTORICAL")]
     pub historical: Option<String>,
 
+    /// Give an empty topic a past first: so much of it, up to now, then live events
+    ///
+    /// The past is written as fast as possible, with --density events a second of event time, and
+    /// live events at --rate go on where it ends. A topic that holds records already gets none.
+    #[arg(long, value_name = "DURATION", env = "SESSIONIZER_HISTORY")]
+    pub history: Option<String>,
+
     /// Events a second of event time, for historical events
     #[arg(long, value_name = "N", env = "SESSIONIZER_DENSITY", default_value = "100")]
     pub density: String,

@@ -2,13 +2,17 @@
 //! calls of librdkafka's C interface.
 
 use std::ffi::{CStr, CString, c_char};
-use std::ptr;
 use std::time::Duration;
+use std::{ptr, thread};
 
 use rdkafka::bindings as c;
 use rdkafka::client::{Client, ClientContext};
 
 use crate::binding::TopicId;
+
+/// How often, and how far apart, brokers are asked again for a controller that is one of them.
+const CONTROLLER_TRIES: usize = 3;
+const CONTROLLER_PAUSE: Duration = Duration::from_millis(100);
 
 /// Asks for the ids of topics, in their order; what is not answered in time is `None`.
 pub fn topic_ids<C: ClientContext>(
@@ -16,6 +20,9 @@ pub fn topic_ids<C: ClientContext>(
     topics: &[String],
     patience: Duration,
 ) -> Vec<Option<TopicId>> {
+    if topics.is_empty() || !has_controller(client, &topics[0], patience) {
+        return vec![None; topics.len()];
+    }
     let names: Vec<CString> =
         topics.iter().filter_map(|topic| CString::new(topic.as_str()).ok()).collect();
     let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
@@ -59,6 +66,29 @@ pub fn topic_ids<C: ClientContext>(
         c::rd_kafka_queue_destroy(queue);
     }
     found
+}
+
+/// Whether anybody could answer. librdkafka sends the question to the controller, and waits for as
+/// long as it may if the brokers name one that is none of them. librdkafka's own mock cluster
+/// always does; an old cluster does for a moment, while a new controller is elected.
+fn has_controller<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    patience: Duration,
+) -> bool {
+    for attempt in 0..CONTROLLER_TRIES {
+        if attempt > 0 {
+            thread::sleep(CONTROLLER_PAUSE);
+        }
+        // Brokers that do not answer now, or name no controller yet, may do so later.
+        let Ok(metadata) = client.fetch_metadata(Some(topic), patience) else { return true };
+        // SAFETY: the client outlives this call, which takes nothing else.
+        let controller = unsafe { c::rd_kafka_controllerid(client.native_ptr(), 0) };
+        if controller < 0 || metadata.brokers().iter().any(|broker| broker.id() == controller) {
+            return true;
+        }
+    }
+    false
 }
 
 /// The id in Kafka's spelling; all zeros is none.

@@ -23,6 +23,9 @@ use crate::time::{Epoch, EventTime, Gap};
 /// The moment.
 pub struct Moment {
     client: Client,
+    schema: String,
+    name: String,
+    /// Both, quoted.
     table: String,
     session_end: SessionEnd,
     pub gap: Gap,
@@ -39,8 +42,19 @@ pub struct Moment {
     /// epoch and the latest event of it that is none of the future. The dead letters that tell
     /// belong to shards of their own, and those may be behind.
     pub latest: HashMap<(String, i32), Vec<(Offset, EventTime)>>,
-    /// Records, closed, open, dead, difference, as of the last epoch that all shards have passed.
-    pub balance: Vec<String>,
+    /// As of the last epoch that all shards have passed.
+    pub balance: Option<Balance>,
+}
+
+/// What became of the records that the job has read; each number counts records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Balance {
+    pub records: i64,
+    pub closed: i64,
+    pub open: i64,
+    pub dead: i64,
+    pub lost: i64,
+    pub difference: i64,
 }
 
 impl Moment {
@@ -84,6 +98,8 @@ impl Moment {
         let mut moment = Moment {
             client,
             table: format!("{}.{}", quote(&schema), quote(&name)),
+            schema,
+            name,
             session_end,
             gap: Gap::from_millis(job.get(2)).expect("a job has a valid gap"),
             found_rows: job.get(4),
@@ -91,7 +107,7 @@ impl Moment {
             epochs: BTreeMap::new(),
             refused: HashMap::new(),
             latest: HashMap::new(),
-            balance: Vec::new(),
+            balance: None,
         };
         moment.read_progress(&config.job).map_err(ails)?;
         let known = moment.shards.iter().all(|shard| moment.epochs.contains_key(&shard.epoch));
@@ -104,6 +120,16 @@ impl Moment {
             ))));
         }
         Ok(moment)
+    }
+
+    /// The table as SQL takes it.
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// The table as people write it.
+    pub fn table_name(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
     }
 
     fn read_progress(&mut self, job: &str) -> Result<(), postgres::Error> {
@@ -142,13 +168,21 @@ impl Moment {
             let latest = (row.get(2), EventTime::from_millis(row.get(3)));
             self.latest.entry((row.get(0), row.get(1))).or_default().push(latest);
         }
+        // A view of an older version of the program has no column `lost`.
         let balance = self.client.query_opt(
-            "select records::text, closed::text, open::text, dead::text, difference::text
-             from sessionizer.balance where job = $1",
+            "select records, closed, open, dead, difference,
+                    coalesce((to_jsonb(b) ->> 'lost')::bigint, 0)
+             from sessionizer.balance b where job = $1",
             &[&job],
         )?;
-        self.balance =
-            balance.map_or(Vec::new(), |row| (0..row.len()).map(|at| row.get(at)).collect());
+        self.balance = balance.map(|row| Balance {
+            records: row.get(0),
+            closed: row.get(1),
+            open: row.get(2),
+            dead: row.get(3),
+            difference: row.get(4),
+            lost: row.get(5),
+        });
         Ok(())
     }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use log::info;
 
-pub use audit::Moment;
+pub use audit::{Balance, Moment};
 pub use start::{Durable, Loss, NamedBinding, NamedEpoch};
 pub use table::SessionEnd;
 

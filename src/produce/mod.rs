@@ -3,25 +3,28 @@
 pub mod access_log;
 pub mod event;
 pub mod generate;
+pub mod history;
 pub mod pace;
 
+use std::cell::Cell;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use indicatif::ProgressBar;
+use indicatif::{HumanCount, ProgressBar};
 use log::{info, warn};
 
 use crate::cli::ProduceArgs;
 use crate::config::{self, Problems, duration_ms, number, whole};
 use crate::control::{Control, Fault};
 use crate::event::parse_rfc3339;
-use crate::kafka::{KafkaConfig, Publisher, create_topic};
+use crate::kafka::{Cluster, KafkaConfig, Publisher, create_topic};
 use crate::progress::{bars, style};
 use crate::run::now_ms;
 use access_log::{Lines, ReadError, parse_line, reader};
-use generate::{Generator, Recipe};
+use generate::{Generator, Record, Recipe};
+use history::History;
 use pace::Pace;
 
 /// How many lines of an access log that do not parse are shown; the others are only counted.
@@ -36,6 +39,8 @@ struct Order {
     /// Records a second; 0 is as fast as possible.
     rate: f64,
     number: Option<u64>,
+    /// What an empty topic gets before live events.
+    history: Option<History>,
     source: Source,
 }
 
@@ -58,14 +63,33 @@ pub fn produce(args: &ProduceArgs, control: &Arc<Control>) -> Result<(), Fault> 
     }
     let publisher = Publisher::new(&order.kafka, &order.compression)?;
     let writer = Writer::new(&order, publisher, control);
-    match &order.source {
-        Source::AccessLog { path, host } => writer.access_log(path, host),
-        Source::Generated(recipe) => {
-            let generator = Generator::new((**recipe).clone()).map_err(Fault::Config)?;
-            let records =
-                generator.map(|record| Outgoing { key: record.key, payload: record.payload });
-            writer.write(records.map(Ok))
+    match (&order.source, order.history) {
+        (Source::AccessLog { path, host }, _) => writer.access_log(path, host),
+        (Source::Generated(recipe), None) => writer.write(records(recipe.as_ref().clone())?),
+        (Source::Generated(recipe), Some(history)) => writer.history_then_live(recipe, history),
+    }
+}
+
+fn records(recipe: Recipe) -> Result<impl Iterator<Item = Result<Outgoing, Fault>>, Fault> {
+    let generator = Generator::new(recipe).map_err(Fault::Config)?;
+    Ok(generator.map(|record| Ok(Outgoing::from(record))))
+}
+
+/// Whether nothing was ever written to the topic.
+fn is_empty(kafka: &KafkaConfig, control: &Control) -> Result<bool, Fault> {
+    let cluster = Cluster::new(kafka)?;
+    let partitions = cluster.topics(Duration::from_secs(60), || control.ending())?[0];
+    for partition in 0..partitions {
+        if cluster.offsets(&kafka.topics[0], partition)?.1 > 0 {
+            return Ok(false);
         }
+    }
+    Ok(true)
+}
+
+impl From<Record> for Outgoing {
+    fn from(record: Record) -> Self {
+        Outgoing { key: record.key, payload: record.payload }
     }
 }
 
@@ -95,6 +119,7 @@ fn read(args: &ProduceArgs) -> Result<Order, Fault> {
     let hot = note("--hot", number(&args.hot, 0.0, 1.0));
     let seed = note("--seed", whole_in(&args.seed, 0, most)) as u64;
     let partitions = note("--partitions", whole_in(&args.partitions, 1, 100_000)) as i32;
+    let history_ms = args.history.as_ref().map(|text| note("--history", ms(text)) as i64);
     let historical = args.historical.as_ref().map(|text| match point_in_time(text) {
         Ok(ms) => ms,
         Err(what) => {
@@ -106,6 +131,11 @@ fn read(args: &ProduceArgs) -> Result<Order, Fault> {
     if !codecs.contains(&args.compression.as_str()) {
         problems.add("--compression", format!("can be {}", codecs.join(", ")));
     }
+    if history_ms.is_some() && (historical.is_some() || args.access_log.is_some()) {
+        let what = "is for live events: leave out --historical and --access-log";
+        problems.add("--history", what);
+    }
+    let history = history_ms.map(|length_ms| History { length_ms, density });
     let source = match &args.access_log {
         Some(path) => {
             if args.host.len() != 1 {
@@ -138,6 +168,10 @@ fn read(args: &ProduceArgs) -> Result<Order, Fault> {
             };
             if let Err(what) = recipe.check() {
                 problems.add("produce", what);
+            } else if let Some(history) = history
+                && let Err(what) = history.recipe(&recipe, now_ms() as i64).check()
+            {
+                problems.add("--history", what);
             }
             Source::Generated(Box::new(recipe))
         }
@@ -150,6 +184,7 @@ fn read(args: &ProduceArgs) -> Result<Order, Fault> {
         keyed: !args.no_key,
         rate: rate.unwrap_or(if paced { 100.0 } else { 0.0 }),
         number: limit,
+        history,
         source,
     });
     order.filter(|_| problems.is_empty()).ok_or_else(|| problems.fault())
@@ -172,6 +207,7 @@ struct Writer<'a> {
     publisher: Publisher,
     control: &'a Control,
     bar: ProgressBar,
+    sent: Cell<u64>,
 }
 
 impl<'a> Writer<'a> {
@@ -185,7 +221,32 @@ impl<'a> Writer<'a> {
                 .add(ProgressBar::new_spinner())
                 .with_style(style("{spinner} {human_pos} records, {rate}")),
         };
-        Writer { order, publisher, control, bar }
+        Writer { order, publisher, control, bar, sent: Cell::new(0) }
+    }
+
+    /// Gives the topic a past if it has none, then goes on live.
+    fn history_then_live(&self, recipe: &Recipe, history: History) -> Result<(), Fault> {
+        let topic = &self.order.kafka.topics[0];
+        let limit = self.order.number.unwrap_or(u64::MAX);
+        let now = || now_ms() as i64;
+        if is_empty(&self.order.kafka, self.control)? {
+            let began = Instant::now();
+            let past = history.records(recipe, now).map_err(Fault::Config)?;
+            let past = past.take(usize::try_from(limit).unwrap_or(usize::MAX));
+            self.send(past.map(|record| Ok(Outgoing::from(record))), 0.0)?;
+            self.publisher.flush()?;
+            let length = Duration::from_millis(history.length_ms.unsigned_abs());
+            info!(
+                "wrote {} records, the history of {}, in {:.1} s; live events follow",
+                HumanCount(self.sent.get()),
+                humantime::format_duration(length),
+                began.elapsed().as_secs_f64()
+            );
+        } else {
+            info!("{topic} holds records already: no history is written, live events follow");
+        }
+        let number = self.order.number.map(|number| number.saturating_sub(self.sent.get()));
+        self.write(records(history::live(&Recipe { number, ..recipe.clone() }, now()))?)
     }
 
     fn access_log(&self, path: &str, host: &str) -> Result<(), Fault> {
@@ -225,12 +286,30 @@ impl<'a> Writer<'a> {
         result
     }
 
+    /// Sends the records at the rate of the order, waits until all are confirmed, and says so.
     fn write(&self, records: impl Iterator<Item = Result<Outgoing, Fault>>) -> Result<(), Fault> {
         let began = Instant::now();
-        let mut pace = (self.order.rate > 0.0).then(|| Pace::new(self.order.rate));
+        let ended = self.send(records, self.order.rate);
+        self.publisher.flush()?;
+        self.bar.finish_and_clear();
+        let seconds = began.elapsed().as_secs_f64();
+        info!(
+            "wrote {} records to {} in {seconds:.1} s",
+            self.publisher.delivered(),
+            self.order.kafka.topics[0]
+        );
+        ended
+    }
+
+    /// Sends records at a rate, 0 is as fast as possible, until somebody asks to stop.
+    fn send(
+        &self,
+        records: impl Iterator<Item = Result<Outgoing, Fault>>,
+        rate: f64,
+    ) -> Result<(), Fault> {
+        let began = Instant::now();
+        let mut pace = (rate > 0.0).then(|| Pace::new(rate));
         let mut due = 0;
-        let mut sent = 0u64;
-        let mut ended = Ok(());
         for record in records {
             while let Some(pace) = &mut pace
                 && due == 0
@@ -245,28 +324,14 @@ impl<'a> Writer<'a> {
                 break;
             }
             due = due.saturating_sub(1);
-            let record = match record {
-                Ok(record) => record,
-                Err(fault) => {
-                    ended = Err(fault);
-                    break;
-                }
-            };
+            let record = record?;
             let key = record.key.as_deref().filter(|_| self.order.keyed);
             self.publisher.send(key, record.payload.as_deref())?;
-            sent += 1;
-            if sent.is_multiple_of(1_000) || pace.is_some() {
-                self.bar.set_position(sent);
+            self.sent.set(self.sent.get() + 1);
+            if self.sent.get().is_multiple_of(1_000) || pace.is_some() {
+                self.bar.set_position(self.sent.get());
             }
         }
-        self.publisher.flush()?;
-        self.bar.finish_and_clear();
-        let seconds = began.elapsed().as_secs_f64();
-        info!(
-            "wrote {} records to {} in {seconds:.1} s",
-            self.publisher.delivered(),
-            self.order.kafka.topics[0]
-        );
-        ended
+        Ok(())
     }
 }

@@ -8,7 +8,7 @@ use crate::lifecycle::{Raise, SOON, Traffic, send_until, start, wait_for_records
 use crate::oracle::event;
 use crate::world::{Running, World, chrono_now_ms, eventually, finish};
 
-const RIGHT: &str = "The table is the batch answer.";
+const RIGHT: &str = "The table equals the batch answer: ";
 
 /// How an audit ended.
 struct Audit {
@@ -28,7 +28,9 @@ fn audit(world: &World, args: &[&str]) -> Audit {
 fn passes(world: &World) -> Audit {
     let audit = audit(world, &[]);
     assert_eq!(audit.code, Some(0), "{}\n{}", audit.said, audit.log);
-    assert!(audit.said.ends_with(&format!("{RIGHT}\n")), "{}", audit.said);
+    let last = audit.said.lines().last().expect("a verdict");
+    assert!(last.starts_with(RIGHT), "{}", audit.said);
+    assert!(audit.said.lines().all(|line| line.chars().count() <= 100), "{}", audit.said);
     audit
 }
 
@@ -43,22 +45,33 @@ fn fails(world: &World, args: &[&str], code: i32, why: &str) -> Audit {
 
 /// The counts: rows that are right, rows of open sessions, open, missing, wrong.
 fn counts(audit: &Audit) -> Vec<u64> {
-    let mut lines = audit.said.lines().skip_while(|line| !line.contains("rows that are right"));
-    let row = lines.nth(2).expect("the table of counts");
-    let cells = row.split(['│', '┆']).map(str::trim).filter(|cell| !cell.is_empty());
-    cells.map(|cell| cell.parse().expect("a count")).collect()
+    let of = |what: &str| {
+        let line = audit.said.lines().find(|line| line.contains(what))?;
+        let number = line.split_whitespace().next().expect("a count").replace(',', "");
+        Some(number.parse().expect("a count"))
+    };
+    assert!(of("rows are right").is_some(), "{}", audit.said);
+    [
+        "rows are right",
+        "parts of sessions that are open again",
+        "are still open",
+        "sessions are missing",
+        "rows are wrong",
+    ]
+    .map(|what| of(what).unwrap_or(0))
+    .to_vec()
 }
 
 /// The differences that are shown: what, ip, host, first, last, events.
 fn differences(audit: &Audit) -> Vec<Vec<String>> {
-    let lines = audit.said.lines().filter(|line| line.contains("in the answer"));
-    let cells = |line: &str| {
-        line.split(['│', '┆'])
-            .map(|cell| cell.trim().to_owned())
-            .filter(|c| !c.is_empty())
-            .collect()
+    let cells = |line: &str| -> Vec<String> {
+        let cells = line.split(['│', '┆']).map(|cell| cell.trim().to_owned());
+        cells.filter(|cell| !cell.is_empty()).collect()
     };
-    lines.map(cells).collect()
+    let of_table = |cells: &Vec<String>| {
+        cells.len() == 6 && ["missing", "wrong"].contains(&cells[0].as_str())
+    };
+    audit.said.lines().map(cells).filter(of_table).collect()
 }
 
 /// A job that has read everything and has ended; the topic holds stragglers and bad input.
@@ -106,8 +119,7 @@ fn open_sessions_are_no_differences() {
 fn rows_that_are_changed_gone_or_too_many_are_named() {
     let world = settled("audit-damaged");
     let rows: u64 = world.value("select count(*) from sessionized_events").parse().expect("rows");
-    let (missing, too_many) =
-        ("in the answer, not in the table", "in the table, not in the answer");
+    let (missing, too_many) = ("missing", "wrong");
     let third = "where (ip, host, session_start) =
                  (select ip, host, session_start from sessionized_events
                   order by ip, host, session_start offset 3 limit 1)";
@@ -121,25 +133,25 @@ fn rows_that_are_changed_gone_or_too_many_are_named() {
     let cases = [
         (
             format!("update sessionized_events set num_logs = num_logs + 1 {third}"),
-            "differences: 2",
+            "1 session missing, 1 row wrong",
             [rows - 1, 1, 1],
             vec![named(too_many, &more), named(missing, &events)],
         ),
         (
             format!("update sessionized_events set session_end = session_end + '1 ms' {third}"),
-            "differences: 2",
+            "1 session missing, 1 row wrong",
             [rows - 1, 1, 1],
             vec![named(too_many, &events), named(missing, &events)],
         ),
         (
             format!("delete from sessionized_events {third}"),
-            "differences: 1",
+            "1 session missing, 0 rows wrong",
             [rows - 1, 1, 0],
             vec![named(missing, &events)],
         ),
         (
             format!("insert into sessionized_events select * from sessionized_events {third}"),
-            "differences: 1",
+            "0 sessions missing, 1 row wrong",
             [rows, 0, 1],
             vec![named(too_many, &events)],
         ),
@@ -149,14 +161,19 @@ fn rows_that_are_changed_gone_or_too_many_are_named() {
                  select ip, host, session_start - '1 day'::interval, session_end, num_logs
                  from sessionized_events {third}"
             ),
-            "differences: 1",
+            "0 sessions missing, 1 row wrong",
             [rows, 0, 1],
             vec![named(too_many, &events)],
         ),
     ];
     for (damage, why, [right, missing, wrong], want) in cases {
         world.execute(&damage);
-        let audit = fails(&world, &[], 1, &format!("the table is not the batch answer; {why}"));
+        let why = format!("the table public.sessionized_events is not the batch answer: {why}");
+        let audit = fails(&world, &[], 1, &why);
+        let look = format!(
+            "select * from \"public\".\"sessionized_events\" where ip = '{ip}' and host = '{host}'"
+        );
+        assert!(audit.said.contains(&look), "{}", audit.said);
         assert_eq!(counts(&audit), [right, 0, 0, missing, wrong], "{damage}:\n{}", audit.said);
         let shown: Vec<Vec<String>> =
             differences(&audit).into_iter().map(|row| [&row[..3], &row[5..]].concat()).collect();
@@ -166,7 +183,7 @@ fn rows_that_are_changed_gone_or_too_many_are_named() {
     passes(&world);
     // Counted, and not shown.
     world.execute("delete from sessionized_events");
-    let audit = fails(&world, &["--show", "3"], 1, &format!("differences: {rows}"));
+    let audit = fails(&world, &["--show", "3"], 1, "sessions missing, 0 rows wrong");
     assert!(differences(&audit).len() <= 6, "{}", audit.said);
     assert_eq!(counts(&audit), [0, 0, 0, rows, 0]);
 }
@@ -176,9 +193,9 @@ fn books_that_are_changed_are_named() {
     let world = settled("audit-books");
     world.execute("create table saved as table sessionizer.shard_progress");
     world.execute("create table saved_epochs as table sessionizer.epochs");
-    let books = "shards whose books are not what is there: 1";
+    let books = "the counts of 1 shard in sessionizer.shard_progress are not";
     for (damage, why) in [
-        ("update sessionizer.epochs set closed = closed + 1", "the balance is not zero"),
+        ("update sessionizer.epochs set closed = closed + 1", "sessionizer.balance shows a difference of -1 records"),
         ("update sessionizer.shard_progress set closed = closed + 1 where shard = 7", books),
         ("update sessionizer.shard_progress set dead = dead + 1 where shard = 7", books),
         (
@@ -191,7 +208,7 @@ fn books_that_are_changed_are_named() {
     ] {
         world.execute(damage);
         let audit = fails(&world, &[], 1, why);
-        assert_eq!(audit.said.contains("should say"), why == books, "{damage}:\n{}", audit.said);
+        assert_eq!(audit.said.contains("found by the audit"), why == books, "{damage}:\n{}", audit.said);
         world.execute(
             "delete from sessionizer.shard_progress;
              insert into sessionizer.shard_progress table saved;
@@ -307,7 +324,7 @@ fn rows_from_before_the_job_are_told_apart() {
     Traffic::new(&world).send(1_000);
     world.run_to_end(&[]);
     let audit = passes(&world);
-    assert!(audit.said.contains("4 rows are of no event of the job"), "{}", audit.said);
+    assert!(audit.said.contains("4  rows are older than the job"), "{}", audit.said);
 }
 
 #[test]
@@ -316,7 +333,7 @@ fn records_that_are_gone_are_said_to_be() {
     world.delete_records(&world.name, 1, 100);
     let why = format!("{}[1]: the job has read offsets 0 to ", world.name);
     let audit = fails(&world, &[], 1, &why);
-    assert!(audit.log.contains("what is gone cannot be audited"), "{}", audit.log);
+    assert!(audit.log.contains("records that are gone cannot be audited"), "{}", audit.log);
     world.delete_topic(&world.name);
     fails(&world, &[], 2, &format!("the topic {} does not exist", world.name));
 }
@@ -372,7 +389,7 @@ fn a_signal_while_the_topic_is_read_ends_it_at_once() {
         let mut command = world.command();
         command.arg("audit");
         let mut audit = Running::start(command);
-        audit.wait_for("reading up to 400000 records");
+        audit.wait_for("reading up to 400,000 records");
         let asked = Instant::now();
         audit.signal(signal);
         let (status, log) = audit.wait();
@@ -380,4 +397,29 @@ fn a_signal_while_the_topic_is_read_ends_it_at_once() {
         assert!(log.contains("the audit was stopped before its end"), "{log}");
         assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
     }
+}
+
+#[test]
+fn an_output_that_nobody_reads_changes_no_verdict() {
+    use std::process::Stdio;
+    let world = settled("audit-closed");
+    let run = |output: Stdio| {
+        let mut command = world.command();
+        command.arg("audit").stdout(output).stderr(Stdio::piped());
+        let output = command.output().expect("the program was built");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let closed = || {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        Stdio::from(writer)
+    };
+    let (code, log) = run(closed());
+    assert_eq!(code, Some(0), "{log}");
+    let full = std::fs::File::create("/dev/full").expect("Linux has it");
+    let (code, log) = run(Stdio::from(full));
+    assert!(code == Some(1) && log.contains("cannot be written to standard output"), "{log}");
+    world.execute("delete from sessionized_events");
+    let (code, log) = run(closed());
+    assert!(code == Some(1) && log.contains("is not the batch answer"), "{log}");
 }

@@ -6,13 +6,17 @@
 //! books are held against both: what they say of a shard must be what is in the table and in the
 //! topic.
 
-use std::io::IsTerminal;
+mod report;
+
+use std::io::{self, IsTerminal};
 use std::sync::Arc;
 use std::time::Duration;
 
-use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use indicatif::ProgressBar;
 use log::info;
+
+use self::report::Difference;
+pub use self::report::Report;
 
 use crate::answer::{Answer, Row};
 use crate::binding::Offset;
@@ -26,26 +30,67 @@ use crate::ledger::{LedgerConfig, Moment};
 use crate::operators::LedgerError;
 use crate::plan::ShardProgress;
 use crate::progress::{bars, style};
-use crate::session::Span;
+use crate::text;
 
-/// How many shards with wrong books are shown.
-const BOOKS_SHOWN: usize = 10;
+/// How many differences of each kind are kept, unless somebody asks for more.
+const SHOWN: usize = 20;
 
-/// Compares; the fault says that the table is not the answer.
+/// Compares and prints the report; the fault says that the table is not the answer.
 pub fn audit(args: &AuditArgs, control: &Arc<Control>) -> Result<(), Fault> {
     let (kafka, ledger, show) = read(args)?;
-    let mut moment = Moment::read(&ledger).map_err(give_up)?;
+    let report = check(&kafka, &ledger, show, control)?;
+    printed(report.print(&mut io::stdout().lock()))?;
+    let sentence = report.verdict()?;
+    printed(writeln(&sentence))
+}
+
+/// Compares the table of a job with the topic. The fault says why that cannot be done; whether
+/// the table is right says [`Report::verdict`].
+pub fn verify(
+    kafka: &KafkaConfig,
+    ledger: &LedgerConfig,
+    control: &Control,
+) -> Result<Report, Fault> {
+    check(kafka, ledger, SHOWN, control)
+}
+
+fn check(
+    kafka: &KafkaConfig,
+    ledger: &LedgerConfig,
+    show: usize,
+    control: &Control,
+) -> Result<Report, Fault> {
+    let mut moment = Moment::read(ledger).map_err(give_up)?;
     let ranges = ranges(&moment);
-    check_available(&kafka, &ranges, control)?;
+    check_available(kafka, &ranges, control)?;
     let records: i64 = ranges.iter().map(|range| range.end - range.start).sum();
-    info!("reading up to {records} records of {} partitions again", ranges.len());
-    let (mut answer, topic) = batch_answer(&kafka, &moment, &ranges, control)?;
-    info!("{} records make {} sessions; now the table", topic.records, answer.len());
-    let report = compare(&mut moment, &mut answer, &topic, show, control)?;
-    report.print(&moment);
-    report.verdict(&moment)?;
-    println!("The table is the batch answer.");
-    Ok(())
+    info!(
+        "reading up to {} of {} again",
+        text::plural(records, "record"),
+        text::plural(ranges.len(), "partition")
+    );
+    let (mut answer, topic) = batch_answer(kafka, &moment, &ranges, control)?;
+    info!(
+        "{} make {}; reading the table",
+        text::plural(topic.records, "record"),
+        text::plural(answer.len(), "session")
+    );
+    compare(&mut moment, &mut answer, &topic, show, control)
+}
+
+fn writeln(line: &str) -> io::Result<()> {
+    use io::Write;
+    writeln!(io::stdout().lock(), "{line}")
+}
+
+/// Who reads the output may have seen enough (`audit | head`): that changes no verdict.
+fn printed(result: io::Result<()>) -> Result<(), Fault> {
+    match result {
+        Err(why) if why.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Fault::World(format!("the report cannot be written to standard output: {why}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn give_up(error: LedgerError) -> Fault {
@@ -88,8 +133,8 @@ fn check_available(kafka: &KafkaConfig, ranges: &[Range], control: &Control) -> 
         let (oldest, end) = cluster.offsets(&range.topic, range.partition)?;
         if oldest > range.start || end < range.end {
             return Err(Fault::World(format!(
-                "{}[{}]: the job has read offsets {} to {}, Kafka has {oldest} to {end}: what is \
-                 gone cannot be audited",
+                "{}[{}]: the job has read offsets {} to {}, Kafka has {oldest} to {end}: records \
+                 that are gone cannot be audited",
                 range.topic, range.partition, range.start, range.end
             )));
         }
@@ -188,22 +233,6 @@ fn ends_by_shard(moment: &Moment, range: &Range) -> Vec<Offset> {
     moment.shards.iter().map(|shard| end(&shard.epoch)).collect()
 }
 
-/// What the audit found.
-#[derive(Default)]
-struct Report {
-    right: u64,
-    part_of_open: u64,
-    /// Sessions that are open: their rows come when they close.
-    open: u64,
-    before: u64,
-    missing_count: u64,
-    wrong_count: u64,
-    /// The first of the differences, for the table.
-    shown: Vec<(&'static str, Key, Span)>,
-    /// Shards whose books are wrong: what they say, and what is there.
-    books: Vec<(Shard, ShardProgress, ShardProgress)>,
-}
-
 fn compare(
     moment: &mut Moment,
     answer: &mut Answer,
@@ -216,7 +245,7 @@ fn compare(
     let watermarks: Vec<_> =
         moment.shards.iter().map(|shard| moment.epochs[&shard.epoch].0).collect();
     let shard_of = |key: &Key| Shard::of(stable_hash(key.bytes()), shards).0 as usize;
-    let mut report = Report::default();
+    let mut report = Report { events: topic.events.iter().sum(), ..Report::of(moment) };
     let found_rows = moment.found_rows;
     let mut closed = vec![0; moment.shards.len()];
     moment
@@ -232,7 +261,7 @@ fn compare(
                 Row::Wrong => {
                     report.wrong_count += 1;
                     if report.shown.len() < show {
-                        report.shown.push(("in the table, not in the answer", key, row));
+                        report.shown.push((Difference::Wrong, key, row));
                     }
                 }
             }
@@ -249,7 +278,7 @@ fn compare(
         }
         report.missing_count += 1;
         if report.shown.len() < 2 * show {
-            report.shown.push(("in the answer, not in the table", key.clone(), span));
+            report.shown.push((Difference::Missing, key.clone(), span));
         }
     }
     for (at, books) in moment.shards.iter().enumerate() {
@@ -262,78 +291,4 @@ fn compare(
         }
     }
     Ok(report)
-}
-
-impl Report {
-    /// The fault names what is wrong first: rows, then the books.
-    fn verdict(&self, moment: &Moment) -> Result<(), Fault> {
-        let differences = self.missing_count + self.wrong_count;
-        let balanced = moment.balance.last().is_none_or(|difference| difference == "0");
-        let what = if differences > 0 {
-            format!("the table is not the batch answer; differences: {differences}")
-        } else if !self.books.is_empty() {
-            format!("shards whose books are not what is there: {}", self.books.len())
-        } else if !balanced {
-            "the table is right, but the balance is not zero".to_owned()
-        } else {
-            return Ok(());
-        };
-        Err(Fault::World(what))
-    }
-
-    fn print(&self, moment: &Moment) {
-        if !self.shown.is_empty() {
-            let mut table = table(&["difference", "ip", "host", "first", "last", "events"]);
-            for (what, key, span) in &self.shown {
-                let (ip, host) = key.parts();
-                table.add_row([
-                    (*what).to_owned(),
-                    ip.to_owned(),
-                    host.to_owned(),
-                    span.first.to_string(),
-                    span.last.to_string(),
-                    span.count.to_string(),
-                ]);
-            }
-            println!("{table}");
-        }
-        let mut found =
-            table(&["rows that are right", "of open sessions", "open", "missing", "wrong"]);
-        let counts =
-            [self.right, self.part_of_open, self.open, self.missing_count, self.wrong_count];
-        found.add_row(counts.map(|count| count.to_string()));
-        println!("{found}");
-        if self.before > 0 {
-            println!(
-                "{} rows are of no event of the job: the table had rows before it.",
-                self.before
-            );
-        }
-        if !self.books.is_empty() {
-            let mut books = table(&["shard", "books", "closed", "open", "dead"]);
-            for (shard, say, found) in self.books.iter().take(BOOKS_SHOWN) {
-                for (what, of) in [("say", say), ("should say", found)] {
-                    let (closed, open, dead) = (of.closed, of.open, of.dead);
-                    let counts = [closed, open, dead].map(|count| count.to_string());
-                    books.add_row(
-                        [[shard.0.to_string(), what.to_owned()].as_slice(), &counts].concat(),
-                    );
-                }
-            }
-            println!("{books}");
-        }
-        if !moment.balance.is_empty() {
-            let mut balance = table(&["records", "closed", "open", "dead", "difference"]);
-            balance.add_row(&moment.balance);
-            println!("{balance}");
-        }
-    }
-}
-
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED);
-    table.set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(header.iter().copied());
-    table
 }
