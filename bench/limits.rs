@@ -95,8 +95,9 @@ fn main() -> ExitCode {
 // ---- Kafka alone ---------------------------------------------------------------------------
 
 fn kafka() -> Result<KafkaConfig, Fault> {
-    let mut problems = Problems::default();
-    let config = config::read_kafka(&mut problems, &[], true, &config::environment);
+    let env = config::Environment::new(std::env::vars_os());
+    let mut problems = Problems::new(&env);
+    let config = config::read_kafka(&mut problems, &[], true, &env);
     config.filter(|_| problems.is_empty()).ok_or_else(|| problems.fault())
 }
 

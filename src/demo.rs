@@ -12,7 +12,7 @@ use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use log::info;
 
 use crate::cli::{DemoArgs, RunArgs};
-use crate::config::{self, Config, Lookup, Problems, duration_ms, number};
+use crate::config::{self, Config, Environment, Problems, duration_ms, number};
 use crate::control::{Control, Fault};
 use crate::kafka::{EmbeddedBroker, Publisher};
 use crate::ledger;
@@ -52,8 +52,8 @@ const TABLES: [(&str, &str); 4] = [
 ];
 
 /// Runs the demo.
-pub fn demo(args: &DemoArgs, control: &Arc<Control>) -> Result<(), Fault> {
-    let mut problems = Problems::default();
+pub fn demo(args: &DemoArgs, env: &Environment, control: &Arc<Control>) -> Result<(), Fault> {
+    let mut problems = Problems::new(env);
     let length_ms = duration_ms(&args.length, 1_000, 3_600_000).unwrap_or_else(|what| {
         problems.add("--length", what);
         0
@@ -66,7 +66,7 @@ pub fn demo(args: &DemoArgs, control: &Arc<Control>) -> Result<(), Fault> {
         return Err(problems.fault());
     }
     let broker = EmbeddedBroker::start(TOPIC, PARTITIONS)?;
-    let config = configure(args, &broker.address())?;
+    let config = configure(args, env, &broker.address())?;
     info!(
         "the demo: {rate} events/s from 20,000 visitors, out of order by up to 2 s, one in 500 bad, \
          one in 200 late; a session ends after {GAP} of silence"
@@ -97,7 +97,7 @@ fn records(control: &Control) -> u64 {
     control.gauges.records.load(std::sync::atomic::Ordering::Relaxed)
 }
 
-fn configure(args: &DemoArgs, broker: &str) -> Result<Config, Fault> {
+fn configure(args: &DemoArgs, env: &Environment, broker: &str) -> Result<Config, Fault> {
     use clap::Parser;
     let settings = [
         ("--workers", args.workers.as_str()),
@@ -110,14 +110,14 @@ fn configure(args: &DemoArgs, broker: &str) -> Result<Config, Fault> {
     let typed = settings.iter().flat_map(|(name, value)| [*name, *value]);
     let cli = crate::cli::Cli::parse_from(std::iter::once("sessionizer").chain(typed));
     let run: RunArgs = cli.run;
-    let env: Lookup<'_> = &|name| match name {
-        "KAFKA_URL" => Some(broker.to_owned()),
-        "KAFKA_TOPIC" => Some(TOPIC.to_owned()),
-        "KAFKA_GROUP" => Some(args.job.clone()),
-        "KAFKA_WEB_TRAFFIC_KEY" | "KAFKA_WEB_TRAFFIC_SECRET" => None,
-        other => config::environment(other),
-    };
-    config::read(&run, env)
+    let env = env.with(&[
+        ("KAFKA_URL", Some(broker)),
+        ("KAFKA_TOPIC", Some(TOPIC)),
+        ("KAFKA_GROUP", Some(&args.job)),
+        ("KAFKA_WEB_TRAFFIC_KEY", None),
+        ("KAFKA_WEB_TRAFFIC_SECRET", None),
+    ]);
+    config::read(&run, &env)
 }
 
 /// The visitors: live events at a rate, until the time is over or somebody stops the demo.

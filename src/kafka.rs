@@ -205,6 +205,14 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {}
 
+/// The version of librdkafka, and what it was built with.
+pub fn library() -> (String, String) {
+    let config = ClientConfig::new().create_native_config();
+    let features = config.and_then(|config| config.get("builtin.features"));
+    let features = features.unwrap_or_else(|why| why.to_string()).replace(',', ", ");
+    (rdkafka::util::get_rdkafka_version().1, features)
+}
+
 fn refused(config: &KafkaConfig, why: &KafkaError) -> Fault {
     Fault::Config(format!("no client for Kafka at {} can be made: {why}", config.brokers))
 }

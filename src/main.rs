@@ -4,19 +4,25 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
 use indicatif_log_bridge::LogWrapper;
-use log::{LevelFilter, error, info};
-use sessionizer::cli::{Cli, Command, RunArgs};
+use log::{LevelFilter, error, info, warn};
+use sessionizer::cli::{self, Command, RunArgs};
+use sessionizer::config::Environment;
 use sessionizer::control::{Control, Fault};
 use sessionizer::{audit, config, demo, produce, progress, run};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    start_logging();
     abort_on_panic();
+    let (cli, env) = match cli::parse(std::env::args_os(), std::env::vars_os()) {
+        Ok(parsed) => parsed,
+        Err(said) => said.exit(),
+    };
+    start_logging();
+    for warning in env.warnings() {
+        warn!("{warning}");
+    }
     let control = Arc::new(Control::default());
     // Only the job has something to commit.
     let commits = matches!(cli.command, None | Some(Command::Demo(_)));
@@ -25,10 +31,10 @@ fn main() -> ExitCode {
         if commits { "stopping: committing what was read" } else { "stopping" },
     );
     let result = match &cli.command {
-        None => run_job(&cli.run, &control),
-        Some(Command::Produce(args)) => produce::produce(args, &control),
-        Some(Command::Audit(args)) => audit::audit(args, &control),
-        Some(Command::Demo(args)) => demo::demo(args, &control),
+        None => run_job(&cli.run, &env, &control),
+        Some(Command::Produce(args)) => produce::produce(args, &env, &control),
+        Some(Command::Audit(args)) => audit::audit(args, &env, &control),
+        Some(Command::Demo(args)) => demo::demo(args, &env, &control),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -39,8 +45,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run_job(args: &RunArgs, control: &Arc<Control>) -> Result<(), Fault> {
-    let config = config::read(args, &config::environment)?;
+fn run_job(args: &RunArgs, env: &Environment, control: &Arc<Control>) -> Result<(), Fault> {
+    let config = config::read(args, env)?;
     run::run(&config, control)
 }
 

@@ -21,7 +21,7 @@ pub use self::report::Report;
 use crate::answer::{Answer, Row};
 use crate::binding::Offset;
 use crate::cli::AuditArgs;
-use crate::config::{self, Problems, whole};
+use crate::config::{self, Environment, Problems, whole};
 use crate::control::{Control, Fault};
 use crate::event::{self, Event, Reason};
 use crate::kafka::{Cluster, KafkaConfig, Range, scan};
@@ -36,8 +36,8 @@ use crate::text;
 const SHOWN: usize = 20;
 
 /// Compares and prints the report; the fault says that the table is not the answer.
-pub fn audit(args: &AuditArgs, control: &Arc<Control>) -> Result<(), Fault> {
-    let (kafka, ledger, show) = read(args)?;
+pub fn audit(args: &AuditArgs, env: &Environment, control: &Arc<Control>) -> Result<(), Fault> {
+    let (kafka, ledger, show) = read(args, env)?;
     let report = check(&kafka, &ledger, show, control)?;
     printed(report.print(&mut io::stdout().lock()))?;
     let sentence = report.verdict()?;
@@ -100,9 +100,8 @@ fn give_up(error: LedgerError) -> Fault {
     }
 }
 
-fn read(args: &AuditArgs) -> Result<(KafkaConfig, LedgerConfig, usize), Fault> {
-    let mut problems = Problems::default();
-    let env = &config::environment;
+fn read(args: &AuditArgs, env: &Environment) -> Result<(KafkaConfig, LedgerConfig, usize), Fault> {
+    let mut problems = Problems::new(env);
     let kafka = config::read_kafka(&mut problems, &args.kafka_config, true, env);
     let ledger = config::read_ledger_of(&mut problems, args.job.as_deref(), env);
     let show = whole(&args.show, 0, 1_000_000).map_err(|what| problems.add("--show", what));

@@ -16,7 +16,7 @@ use indicatif::{HumanCount, ProgressBar};
 use log::{info, warn};
 
 use crate::cli::ProduceArgs;
-use crate::config::{self, Problems, duration_ms, number, whole};
+use crate::config::{self, Environment, Problems, duration_ms, number, whole};
 use crate::control::{Control, Fault};
 use crate::event::parse_rfc3339;
 use crate::kafka::{Cluster, KafkaConfig, Publisher, create_topic};
@@ -56,8 +56,8 @@ struct Outgoing {
 }
 
 /// Writes until the number is reached, the log ends, or somebody asks to stop.
-pub fn produce(args: &ProduceArgs, control: &Arc<Control>) -> Result<(), Fault> {
-    let order = read(args)?;
+pub fn produce(args: &ProduceArgs, env: &Environment, control: &Arc<Control>) -> Result<(), Fault> {
+    let order = read(args, env)?;
     if create_topic(&order.kafka, order.partitions)? {
         info!("created the topic {}, {} partitions", order.kafka.topics[0], order.partitions);
     }
@@ -93,9 +93,9 @@ impl From<Record> for Outgoing {
     }
 }
 
-fn read(args: &ProduceArgs) -> Result<Order, Fault> {
-    let mut problems = Problems::default();
-    let kafka = config::read_kafka(&mut problems, &args.kafka_config, false, &config::environment);
+fn read(args: &ProduceArgs, env: &Environment) -> Result<Order, Fault> {
+    let mut problems = Problems::new(env);
+    let kafka = config::read_kafka(&mut problems, &args.kafka_config, false, env);
     let mut note = |name: &str, result: Result<f64, String>| match result {
         Ok(value) => value,
         Err(what) => {

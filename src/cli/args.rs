@@ -1,0 +1,290 @@
+//! The flags of each command. Every flag has an environment variable (SESSIONIZER_ and its name)
+//! and a default that serves.
+//!
+//! Values are taken as text: [`crate::config`] reads them, so that everything that is wrong can
+//! be told at once and not one mistake at a time. No flag names its variable: [`super::variables`]
+//! derives it.
+
+use clap::Args;
+
+const SESSIONS: &str = "Sessions";
+const READ: &str = "Where to read";
+const WRITE: &str = "Where to write";
+const CLUSTER: &str = "Workers and processes";
+const TUNING: &str = "Tuning";
+
+/// The job.
+#[derive(Args, Debug, Clone)]
+pub struct RunArgs {
+    /// Events of a visitor at most this far apart are one session
+    #[arg(help_heading = SESSIONS, long, value_name = "DURATION", default_value = "5m")]
+    pub gap: String,
+
+    /// How much older than the newest event of its partition an on-time event may be
+    ///
+    /// Events that are older still are not lost: they are merged with the rows they belong to.
+    #[arg(help_heading = SESSIONS, long, value_name = "DURATION", default_value = "15s")]
+    pub out_of_orderness: String,
+
+    /// What becomes of an event so late that its session has closed: merge it with the rows that it
+    /// touches, or drop it to dead_letters
+    ///
+    /// With merge, the table is what a batch query over all events would give, however late they
+    /// come. With drop, an event is dropped if its session, with all that has come of it by the end
+    /// of the event's epoch, ends before the watermark, as Flink does it.
+    #[arg(help_heading = SESSIONS, long, value_name = "WHICH", default_value = "merge")]
+    pub late: String,
+
+    /// What session_end holds: window (the last event and the gap) or last-event
+    #[arg(help_heading = SESSIONS, long, value_name = "WHICH", default_value = "window")]
+    pub session_end: String,
+
+    /// An event later than the clock by more than this goes to dead_letters
+    #[arg(help_heading = SESSIONS, long, value_name = "DURATION", default_value = "5m")]
+    pub max_future: String,
+
+    /// A partition that was read to its end and is silent for so long holds nothing back
+    #[arg(help_heading = SESSIONS, long, value_name = "DURATION", default_value = "30s")]
+    pub idle_timeout: String,
+
+    /// Where the first start of a job begins: earliest, latest or a time (2026-01-31T12:00:00Z)
+    ///
+    /// Of several processes, process 0 decides.
+    #[arg(help_heading = READ, long, value_name = "WHERE", default_value = "earliest")]
+    pub from: String,
+
+    /// Read to the offsets that are the end now, close everything, and exit
+    #[arg(help_heading = READ, long)]
+    pub until_end: bool,
+
+    /// Go on although Kafka does not have records any more that the job has not read, or has to
+    /// read again
+    ///
+    /// Without it, such a start stops and says what is missing. With it, the loss is logged, and
+    /// kept in sessionizer.losses and in the balance. Of several processes, process 0 decides.
+    #[arg(help_heading = READ, long)]
+    pub accept_lost_offsets: bool,
+
+    /// A setting of librdkafka, name=value; can be given several times
+    ///
+    /// For SCRAM, OAUTHBEARER, client certificates, a CA file (ssl.ca.location=...), and anything
+    /// else that librdkafka can do. In the environment variable, separate them by semicolons.
+    #[arg(help_heading = READ, long, value_name = "NAME=VALUE", value_delimiter = ';')]
+    pub kafka_config: Vec<String>,
+
+    /// How often new partitions are looked for
+    #[arg(help_heading = READ, long, value_name = "DURATION", default_value = "30s")]
+    pub discovery_interval: String,
+
+    /// The job's name, under which its state is kept [default: KAFKA_GROUP]
+    #[arg(help_heading = WRITE, long, value_name = "NAME")]
+    pub job: Option<String>,
+
+    /// The table of sessions, made if it is missing: name or schema.name
+    #[arg(help_heading = WRITE, long, value_name = "NAME", default_value = "sessionized_events")]
+    pub table: String,
+
+    /// Connections that write to Postgres [default: one for two workers]
+    ///
+    /// Of all processes together; if there are several, the default is one for each worker. The
+    /// fewer, the less work it is for Postgres. More may be faster where most sessions have one or
+    /// two events, and Postgres has processors to spare.
+    #[arg(help_heading = WRITE, long, value_name = "N")]
+    pub sink_connections: Option<String>,
+
+    /// How many bytes of a payload a dead letter keeps
+    #[arg(help_heading = WRITE, long, value_name = "BYTES", default_value = "65536")]
+    pub dead_letter_bytes: String,
+
+    /// Parts into which the keys are divided; fixed when the job is created
+    #[arg(help_heading = WRITE, long, value_name = "N", default_value = "128")]
+    pub shards: String,
+
+    /// Worker threads
+    #[arg(help_heading = CLUSTER, short = 'w', long, value_name = "N", default_value = "1")]
+    pub workers: String,
+
+    /// Processes that run the job together, each with so many worker threads
+    ///
+    /// Start each with its own --process and otherwise the same settings: they find each other by
+    /// the hostfile, and wait for each other as long as it takes.
+    #[arg(help_heading = CLUSTER, short = 'n', long, value_name = "N", default_value = "1")]
+    pub processes: String,
+
+    /// Which of them this one is, from 0
+    #[arg(help_heading = CLUSTER, short = 'p', long, value_name = "I", default_value = "0")]
+    pub process: String,
+
+    /// A file with the address of each process: one host:port a line, process 0 first
+    ///
+    /// Each process listens on its own address only. Blank lines and what follows a # do not count;
+    /// the port is 2101 where none is named. What goes between processes is neither encrypted nor
+    /// asks for a password: keep it in a network of its own. [default: all processes on localhost,
+    /// at the ports 2101, 2102, ...]
+    #[arg(help_heading = CLUSTER, long, value_name = "FILE")]
+    pub hostfile: Option<String>,
+
+    /// A process that is silent for so long is lost, and the others end
+    #[arg(help_heading = CLUSTER, long, value_name = "DURATION", default_value = "10s")]
+    pub peer_timeout: String,
+
+    /// How often progress is made and committed
+    #[arg(help_heading = TUNING, long, value_name = "DURATION", default_value = "1s")]
+    pub epoch: String,
+
+    /// How far a partition may be read ahead of the slowest one that is behind, in event time
+    ///
+    /// In a backlog, partitions that are further ahead wait until the others catch up, so that
+    /// memory stays bounded; where events are sparse it is what the slowest makes in four epochs. A
+    /// partition that has nothing to read holds nobody.
+    #[arg(help_heading = TUNING, long, value_name = "DURATION", default_value = "10m")]
+    pub max_drift: String,
+
+    /// Partitions wait for slower ones only while a process has more sessions open than this
+    ///
+    /// Waiting costs time and saves memory: 50 MB of half a million open sessions are not worth it.
+    #[arg(help_heading = TUNING, long, value_name = "NUMBER", default_value = "500000")]
+    pub drift_sessions: String,
+
+    /// How often the open sessions of each shard are saved; a restart reads again what came since
+    #[arg(help_heading = TUNING, long, value_name = "DURATION", default_value = "1m")]
+    pub snapshot_interval: String,
+
+    /// How long a start waits for Kafka and Postgres
+    #[arg(help_heading = TUNING, long, value_name = "DURATION", default_value = "1m")]
+    pub start_timeout: String,
+
+    /// How long a clean stop waits for its last commit
+    #[arg(help_heading = TUNING, long, value_name = "DURATION", default_value = "10s")]
+    pub stop_timeout: String,
+}
+
+/// `sessionizer produce`.
+///
+/// Uses KAFKA_URL, KAFKA_TOPIC and the login of the job; creates the topic if it is missing.
+#[derive(Args, Debug, Clone)]
+pub struct ProduceArgs {
+    /// Read events from this access log (Apache or nginx, combined format, plain or gzip; - is
+    /// standard input) instead of generating them
+    #[arg(long, value_name = "FILE")]
+    pub access_log: Option<String>,
+
+    /// The host of every event: an access log has none; generated events are spread over these
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub host: Vec<String>,
+
+    /// Stop after so many records [default: never, or the end of the log]
+    #[arg(long, value_name = "N")]
+    pub number: Option<String>,
+
+    /// Records a second; 0 is as fast as possible
+    ///
+    /// [default: 100 for live events, 0 for an access log or historical events]
+    #[arg(long, value_name = "N")]
+    pub rate: Option<String>,
+
+    /// Begin in the past and give events times from there on, instead of the time of the clock:
+    /// a time (2026-01-31T12:00:00Z) or how long ago (30d)
+    #[arg(long, value_name = "WHEN")]
+    pub historical: Option<String>,
+
+    /// Give an empty topic a past first: so much of it, up to now, then live events
+    ///
+    /// The past is written as fast as possible, with --density events a second of event time, and
+    /// live events at --rate go on where it ends. A topic that holds records already gets none.
+    #[arg(long, value_name = "DURATION")]
+    pub history: Option<String>,
+
+    /// Events a second of event time, for historical events
+    #[arg(long, value_name = "N", default_value = "100")]
+    pub density: String,
+
+    /// How many visitors there are
+    #[arg(long, value_name = "N", default_value = "1000")]
+    pub visitors: String,
+
+    /// How far out of order events may arrive
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    pub disorder: String,
+
+    /// The share of records that do not decode, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value = "0")]
+    pub bad: String,
+
+    /// The share of good events that are written in an unusual form, 0 to 1: times with an offset,
+    /// escaped text, fields of other types, and whatever else is allowed
+    #[arg(long, value_name = "SHARE", default_value = "0.005")]
+    pub odd: String,
+
+    /// The share of stragglers, 0 to 1: events that come much later than --disorder allows
+    #[arg(long, value_name = "SHARE", default_value = "0")]
+    pub late: String,
+
+    /// How late stragglers are, at most
+    #[arg(long, value_name = "DURATION", default_value = "1h")]
+    pub late_by: String,
+
+    /// The share of events that come from one single visitor, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value = "0")]
+    pub hot: String,
+
+    /// The same seed gives the same events
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub seed: String,
+
+    /// Partitions of the topic, if it has to be created
+    #[arg(long, value_name = "N", default_value = "4")]
+    pub partitions: String,
+
+    /// gzip, snappy, lz4, zstd or none
+    #[arg(long, value_name = "CODEC", default_value = "none")]
+    pub compression: String,
+
+    /// Write records without a key; otherwise the ip is the key
+    #[arg(long)]
+    pub no_key: bool,
+
+    /// A setting of librdkafka, name=value; can be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_delimiter = ';')]
+    pub kafka_config: Vec<String>,
+}
+
+/// `sessionizer audit`.
+#[derive(Args, Debug, Clone)]
+pub struct AuditArgs {
+    /// The job's name [default: KAFKA_GROUP]
+    #[arg(long, value_name = "NAME")]
+    pub job: Option<String>,
+
+    /// How many differences of each kind are shown
+    #[arg(long, value_name = "N", default_value = "20")]
+    pub show: String,
+
+    /// A setting of librdkafka, name=value; can be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_delimiter = ';')]
+    pub kafka_config: Vec<String>,
+}
+
+/// `sessionizer demo`.
+#[derive(Args, Debug, Clone)]
+pub struct DemoArgs {
+    /// Worker threads
+    #[arg(short = 'w', long, value_name = "N", default_value = "2")]
+    pub workers: String,
+
+    /// How long events are sent
+    #[arg(long, value_name = "DURATION", default_value = "40s")]
+    pub length: String,
+
+    /// Events a second
+    #[arg(long, value_name = "N", default_value = "2000")]
+    pub rate: String,
+
+    /// Go on until Ctrl-C
+    #[arg(long)]
+    pub keep: bool,
+
+    /// The job's name
+    #[arg(long, value_name = "NAME", default_value = "demo")]
+    pub job: String,
+}

@@ -1,0 +1,137 @@
+//! The help: what is required first, the variable and the default of each flag, examples.
+
+use clap::{Arg, ArgAction, Command};
+
+use super::variables::{has_variable, names};
+
+const TEMPLATE: &str = "\
+{about-with-newline}
+{usage-heading} {usage}
+
+{before-help}{all-args}{after-help}";
+
+const JOB: &str = "\
+Required environment variables:
+  KAFKA_URL      the brokers: host:port[,host:port]
+  KAFKA_TOPIC    the topic, or several: a,b
+  KAFKA_GROUP    names the job, and the consumer group whose lag tools can show
+  POSTGRES_URL   jdbc:postgresql://host:port/database
+                 or postgres://host:port/database
+";
+
+const JOB_MORE: &str = "
+Logins, if the servers ask for them:
+  KAFKA_WEB_TRAFFIC_KEY, KAFKA_WEB_TRAFFIC_SECRET
+                      both: SASL_SSL with PLAIN; neither: plaintext
+  POSTGRES_USER       default: postgres (a user in the URL counts more)
+  POSTGRES_PASSWORD   default: postgres (a password in the URL counts more)
+
+What is logged:
+  RUST_LOG            warn, info (default) or debug
+
+A flag counts more than its variable, a variable more than --env-file.
+";
+
+const PRODUCE: &str = "\
+Required environment variables:
+  KAFKA_URL      the brokers: host:port[,host:port]
+  KAFKA_TOPIC    the topic to write to; it is created if it is missing
+
+If the brokers ask for a login: KAFKA_WEB_TRAFFIC_KEY, KAFKA_WEB_TRAFFIC_SECRET.
+";
+
+const AUDIT: &str = "\
+Required environment variables, those of the job:
+  KAFKA_URL, KAFKA_TOPIC, KAFKA_GROUP, POSTGRES_URL
+
+Logins, if the servers ask for them:
+  KAFKA_WEB_TRAFFIC_KEY, KAFKA_WEB_TRAFFIC_SECRET
+  POSTGRES_USER, POSTGRES_PASSWORD
+";
+
+const DEMO: &str = "\
+Required environment variable:
+  POSTGRES_URL   jdbc:postgresql://host:port/database
+                 or postgres://host:port/database
+
+The login: POSTGRES_USER, POSTGRES_PASSWORD (default: postgres).
+";
+
+const CODES: &str = "\
+Exit codes:
+  0  done, or stopped as asked
+  1  something outside failed that may heal by waiting: start it again
+  2  a setting is wrong, or something else has to be corrected by hand first
+  3  another instance of the job has taken over
+  4  another process of the job was lost: start all of them again
+Another signal after the first ends it at once, with 128 and its number.";
+
+const JOB_EXAMPLES: &str = "\
+Examples:
+  sessionizer                          run the job with the defaults
+  sessionizer -w 4 --gap 30m           four workers, sessions with half an hour
+  sessionizer --until-end              read what is there and exit
+  sessionizer --from 2026-01-31T12:00:00Z --job second --table second
+                                       another job beside it, from a time on
+  sessionizer --env-file job.env --kafka-config ssl.ca.location=/etc/ca.pem
+
+";
+
+const PRODUCE_EXAMPLES: &str = "\
+Examples:
+  sessionizer produce                            100 events a second, for ever
+  sessionizer produce --rate 5000 --number 1000000
+  sessionizer produce --historical 30d --disorder 10s --late 0.01
+  sessionizer produce --access-log access.log.gz --host www.example.org";
+
+const AUDIT_EXAMPLES: &str = "\
+Exit codes: 0 the table is right, 1 it is not (or a server failed), 2 as for the job.
+
+Examples:
+  sessionizer audit
+  sessionizer audit --env-file job.env --show 100";
+
+/// Adds what derives from the flags, and the texts around them.
+pub fn describe(root: Command) -> Command {
+    let short = "`sessionizer --help` says more, and `sessionizer help COMMAND`.";
+    root.help_template(TEMPLATE)
+        .subcommand_help_heading("Commands")
+        .before_help(JOB)
+        .before_long_help(format!("{JOB}{JOB_MORE}"))
+        .after_help(short)
+        .after_long_help(format!("{JOB_EXAMPLES}{CODES}"))
+        .mut_args(|arg| with_variable("", arg))
+        .mut_subcommands(|command| {
+            let name = command.get_name().to_owned();
+            let (before, after) = match name.as_str() {
+                "produce" => (PRODUCE, PRODUCE_EXAMPLES),
+                "audit" => (AUDIT, AUDIT_EXAMPLES),
+                "demo" => (DEMO, ""),
+                _ => ("", ""),
+            };
+            command
+                .help_template(TEMPLATE)
+                .before_help(before)
+                .after_help(after)
+                .mut_args(|arg| with_variable(&name, arg))
+        })
+}
+
+/// The short help ends with the default, the long one with the variable and the default.
+fn with_variable(command: &str, arg: Arg) -> Arg {
+    if !has_variable(&arg) {
+        return arg;
+    }
+    let flag = arg.get_long().expect("it has a variable").to_owned();
+    let variable = names(command, &flag).swap_remove(0);
+    let takes = matches!(arg.get_action(), ArgAction::Set | ArgAction::Append);
+    let default = match takes {
+        true => arg.get_default_values().first().and_then(|value| value.to_str()),
+        false => None,
+    };
+    let default = default.map_or(String::new(), |value| format!(" [default: {value}]"));
+    let short = arg.get_help().map(ToString::to_string).unwrap_or_default();
+    let long = arg.get_long_help().map(ToString::to_string).unwrap_or_else(|| short.clone());
+    let long = format!("{long}\n\n[env: {variable}]{default}");
+    arg.help(format!("{short}{default}")).long_help(long).hide_default_value(takes)
+}

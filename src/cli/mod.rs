@@ -1,0 +1,111 @@
+//! The command line: what can be typed, and where a value comes from.
+//!
+//! A flag counts more than its environment variable, the environment more than `--env-file`, the
+//! file more than the default. [`parse`] is the one place that decides it: it gives clap the
+//! variables as if they had been typed, and remembers which, so that a message can name what has
+//! to be corrected.
+
+mod args;
+mod help;
+#[cfg(test)]
+mod tests;
+mod typed;
+mod variables;
+
+use std::ffi::OsString;
+
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+pub use args::{AuditArgs, DemoArgs, ProduceArgs, RunArgs};
+
+use crate::config::Environment;
+use crate::version;
+
+/// Turns a Kafka topic of web events into sessions in PostgreSQL, exactly once.
+///
+/// Without a command, it runs the job: it reads the topic, groups events by (ip, host) into
+/// sessions with a gap of five minutes, and writes each session that has closed to the table
+/// sessionized_events. Stop it with Ctrl-C or SIGTERM and start it again whenever you like, with
+/// any number of workers: no session is lost and none is written twice.
+#[derive(Parser, Debug)]
+#[command(version = version::FULL, max_term_width = 100, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub run: RunArgs,
+
+    /// Take environment variables from a file; those that are set count more
+    ///
+    /// A line is NAME=VALUE, as Docker and systemd have it: blank lines and lines that begin with
+    /// # do not count, `export` before the name and quotes around the value are taken off.
+    #[arg(long, value_name = "FILE", global = true, display_order = 900)]
+    pub env_file: Option<String>,
+}
+
+/// What else it can do.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Writes events to the topic: from an access log, or generated
+    Produce(Box<ProduceArgs>),
+    /// Reads the topic again, computes the batch answer and compares the table with it
+    ///
+    /// Uses the environment of the job and may run beside it. Exits with 0 only if the table is the
+    /// batch answer and the balance is zero.
+    Audit(Box<AuditArgs>),
+    /// Runs the job on a broker of its own with generated events, and shows what came of it
+    ///
+    /// Needs POSTGRES_URL only; scripts/demo gives it a private server. Everything that the demo
+    /// writes is in the job named by --job.
+    Demo(Box<DemoArgs>),
+}
+
+/// The command as clap knows it, with the variable and the default of each flag in its help.
+pub fn command() -> clap::Command {
+    help::describe(Cli::command())
+}
+
+/// Reads what was typed and set. `variables` are those of the process.
+///
+/// What is wrong with a value is noted in the environment, for [`crate::config`] to tell with
+/// everything else that is wrong.
+///
+/// # Errors
+/// What clap has to say: help, the version, or that something typed is not known.
+pub fn parse(
+    typed: impl IntoIterator<Item = OsString>,
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<(Cli, Environment), clap::Error> {
+    let typed: Vec<OsString> = typed.into_iter().collect();
+    let mut command = command();
+    if typed.iter().any(|arg| arg == "--version") {
+        command = command.long_version(version::long());
+    }
+    command.build();
+    let mut env = Environment::new(variables);
+    let typed = typed::tidy(typed, &command, &mut env);
+    let matches = command.try_get_matches_from_mut(&typed.args)?;
+    env.read_file(typed.env_file);
+    let all = variables::known(&command);
+    env.check(&all);
+    let (name, chosen, matches) = match matches.subcommand() {
+        Some((name, matches)) => {
+            let chosen = command.find_subcommand(name).expect("clap has just found it");
+            (name.to_owned(), chosen, matches)
+        }
+        None => (String::new(), &command, &matches),
+    };
+    let was_typed = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    let set = variables::resolve(&name, chosen, was_typed, &mut env);
+    let args = typed.args.into_iter().chain(set);
+    let matches: ArgMatches = command.try_get_matches_from_mut(args)?;
+    let cli = Cli::from_arg_matches(&matches)?;
+    Ok((cli, env))
+}
+
+/// Whether clap only has something to show, and nothing is wrong.
+pub fn only_shows(error: &clap::Error) -> bool {
+    matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
+}

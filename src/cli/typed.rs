@@ -1,0 +1,103 @@
+//! What was typed, in the form in which clap understands every value.
+//!
+//! Left to itself, clap takes `-5m` for a flag and `--gap --table x` for a gap of `--table`. Here
+//! the value of a flag is what follows it, unless that is a flag itself.
+
+use std::ffi::{OsStr, OsString};
+
+use clap::{Arg, ArgAction, Command};
+
+use crate::config::Environment;
+
+/// The arguments for clap.
+pub struct Typed {
+    pub args: Vec<OsString>,
+    /// `--env-file`, which may stand on either side of a subcommand.
+    pub env_file: Option<String>,
+}
+
+/// Puts each value to its flag: `--gap=-5m`. Notes flags without a value.
+pub fn tidy(typed: Vec<OsString>, root: &Command, env: &mut Environment) -> Typed {
+    let mut tidy = Typed { args: Vec::new(), env_file: None };
+    let mut command = root;
+    let mut rest = typed.into_iter().peekable();
+    tidy.args.extend(rest.next());
+    while let Some(arg) = rest.next() {
+        let Some(text) = arg.to_str() else {
+            tidy.args.push(arg);
+            continue;
+        };
+        let (flag, attached) = split(text);
+        let Some(flag) = flag.and_then(|flag| find(command, flag)).filter(|flag| takes(flag))
+        else {
+            command = command.find_subcommand(text).unwrap_or(command);
+            tidy.args.push(arg);
+            continue;
+        };
+        let name = format!("--{}", flag.get_long().expect("every flag has a long name"));
+        let value =
+            attached.map(OsString::from).or_else(|| rest.next_if(|next| !is_flag(command, next)));
+        match value {
+            None => {
+                let kind = flag.get_value_names().and_then(|names| names.first());
+                let kind = kind.map_or("VALUE", |kind| kind.as_str());
+                env.note(&name, format!("has no value: write {name} {kind}"));
+            }
+            Some(value) if value.to_str().is_some_and(|value| value.trim().is_empty()) => {
+                env.note(&name, "has an empty value: give it one, or leave the flag out");
+            }
+            Some(value) if name == "--env-file" => match value.into_string() {
+                Ok(_) if tidy.env_file.is_some() => env.note(&name, "is given twice"),
+                Ok(file) => tidy.env_file = Some(file),
+                Err(_) => env.note(&name, "is not valid UTF-8"),
+            },
+            Some(value) => {
+                let mut whole = OsString::from(format!("{name}="));
+                whole.push(value);
+                tidy.args.push(whole);
+            }
+        }
+    }
+    tidy
+}
+
+/// How a flag is written, and the value that is attached to it.
+fn split(text: &str) -> (Option<Flag<'_>>, Option<&str>) {
+    if let Some(long) = text.strip_prefix("--") {
+        return match long.split_once('=') {
+            Some((long, value)) => (Some(Flag::Long(long)), Some(value)),
+            None => (Some(Flag::Long(long)), None),
+        };
+    }
+    let mut chars = text.strip_prefix('-').unwrap_or("").chars();
+    let Some(short) = chars.next() else { return (None, None) };
+    let value = Some(chars.as_str()).filter(|value| !value.is_empty());
+    (Some(Flag::Short(short)), value.map(|value| value.strip_prefix('=').unwrap_or(value)))
+}
+
+#[derive(Clone, Copy)]
+enum Flag<'a> {
+    Long(&'a str),
+    Short(char),
+}
+
+fn find<'a>(command: &'a Command, flag: Flag<'_>) -> Option<&'a Arg> {
+    command.get_arguments().find(|arg| match flag {
+        Flag::Long(long) => arg.get_long() == Some(long),
+        Flag::Short(short) => arg.get_short() == Some(short),
+    })
+}
+
+fn takes(arg: &Arg) -> bool {
+    matches!(arg.get_action(), ArgAction::Set | ArgAction::Append)
+}
+
+/// Whether it can only be a flag: it has two dashes, or is the short name of one.
+fn is_flag(command: &Command, arg: &OsStr) -> bool {
+    let Some(text) = arg.to_str() else { return false };
+    match split(text) {
+        (Some(Flag::Long(_)), _) => true,
+        (Some(short), _) => text.chars().count() == 2 && find(command, short).is_some(),
+        (None, _) => false,
+    }
+}

@@ -1,0 +1,110 @@
+//! The environment variable of each flag: SESSIONIZER_ and the name of the flag.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+
+use clap::{ArgAction, Command};
+
+use crate::config::Environment;
+use crate::config::value::{boolean, number};
+
+/// Variables that are no flags: those of Kafka and Postgres.
+pub const PLAIN: [&str; 8] = [
+    "KAFKA_URL",
+    "KAFKA_TOPIC",
+    "KAFKA_GROUP",
+    "KAFKA_WEB_TRAFFIC_KEY",
+    "KAFKA_WEB_TRAFFIC_SECRET",
+    "POSTGRES_URL",
+    "POSTGRES_USER",
+    "POSTGRES_PASSWORD",
+];
+
+/// Variables that only the scripts and tests of this repository read.
+const OF_SCRIPTS: [&str; 6] = [
+    "SESSIONIZER_CACHE",
+    "SESSIONIZER_PROGRAM",
+    "SESSIONIZER_RECORD_COST",
+    "SESSIONIZER_COST_HOT",
+    "SESSIONIZER_SEED",
+    "SESSIONIZER_SEEDS",
+];
+
+/// The variables of a flag; the first is the one to use, the others are what it was called before.
+pub fn names(command: &str, flag: &str) -> Vec<String> {
+    let regular = format!("SESSIONIZER_{}", flag.to_uppercase().replace('-', "_"));
+    let listed: &[&str] = match (command, flag) {
+        ("", "late") => &["SESSIONIZER_LATE", "SESSIONIZER_LATE_EVENTS"],
+        // The job has a flag of this name that means something else.
+        ("produce", "late") => &["SESSIONIZER_PRODUCE_LATE", "SESSIONIZER_LATE"],
+        ("demo", "length") => &["SESSIONIZER_LENGTH", "SESSIONIZER_DEMO_LENGTH"],
+        ("demo", "keep") => &["SESSIONIZER_KEEP", "SESSIONIZER_DEMO_KEEP"],
+        _ => return vec![regular],
+    };
+    listed.iter().map(|name| (*name).to_owned()).collect()
+}
+
+/// Whether a flag has a variable: all but those that clap adds.
+pub fn has_variable(arg: &clap::Arg) -> bool {
+    !["help", "version"].contains(&arg.get_id().as_str()) && arg.get_long().is_some()
+}
+
+/// Every variable that any command reads.
+pub fn known(root: &Command) -> BTreeSet<String> {
+    let mut all: BTreeSet<String> =
+        PLAIN.iter().chain(&OF_SCRIPTS).map(|name| (*name).to_owned()).collect();
+    let commands = std::iter::once(("", root))
+        .chain(root.get_subcommands().map(|command| (command.get_name(), command)));
+    for (name, command) in commands.filter(|(name, _)| *name != "help") {
+        for arg in command.get_arguments().filter(|arg| has_variable(arg)) {
+            all.extend(names(name, arg.get_long().expect("it has a variable")));
+        }
+    }
+    all
+}
+
+/// The flags of a command that were not typed and whose variable is set, as if they were typed.
+pub fn resolve(
+    name: &str,
+    command: &Command,
+    was_typed: impl Fn(&str) -> bool,
+    env: &mut Environment,
+) -> Vec<OsString> {
+    let mut args = Vec::new();
+    for arg in command.get_arguments().filter(|arg| has_variable(arg)) {
+        let flag = arg.get_long().expect("it has a variable");
+        if flag == "env-file" || was_typed(arg.get_id().as_str()) {
+            continue;
+        }
+        let set = names(name, flag).into_iter().filter_map(|variable| {
+            let value = env.value(&variable)?;
+            Some((variable, value)).filter(|(variable, value)| is_meant(name, variable, value))
+        });
+        let set: Vec<(String, String)> = set.collect();
+        let Some((variable, value)) = set.first().cloned() else { continue };
+        if let Some((other, _)) = set.iter().find(|(_, other)| *other != value) {
+            env.note(other, format!("is not the same as {variable}: they set --{flag}, keep one"));
+        }
+        env.set_by(&format!("--{flag}"), &variable);
+        match arg.get_action() {
+            ArgAction::SetTrue => match boolean(&value) {
+                Ok(true) => args.push(format!("--{flag}").into()),
+                Ok(false) => {}
+                Err(what) => env.note(&variable, what),
+            },
+            _ => args.push(format!("--{flag}={value}").into()),
+        }
+    }
+    args
+}
+
+/// SESSIONIZER_LATE was a share of the events for `produce` before it was a rule for the job. A
+/// file that both read may hold either: no number is a rule.
+fn is_meant(command: &str, variable: &str, value: &str) -> bool {
+    let is_share = number(value, f64::MIN, f64::MAX).is_ok();
+    match (command, variable) {
+        ("", "SESSIONIZER_LATE") => !is_share,
+        ("produce", "SESSIONIZER_LATE") => is_share,
+        _ => true,
+    }
+}

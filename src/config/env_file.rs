@@ -1,0 +1,101 @@
+//! The format of `--env-file`: what systemd and Docker read alike, and a shell as well.
+
+/// A variable that a file sets.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Line {
+    pub number: usize,
+    pub name: String,
+    pub value: String,
+}
+
+/// Reads all lines, or gives for each one that is wrong what is wrong with it. No message holds
+/// anything of a line: it may be a secret.
+pub fn parse(bytes: &[u8]) -> Result<Vec<Line>, Vec<(usize, &'static str)>> {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let (mut lines, mut wrong) = (Vec::new(), Vec::new());
+    for (number, line) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
+        match std::str::from_utf8(line).map_err(|_| "is not valid UTF-8").and_then(variable) {
+            Ok(Some((name, value))) => lines.push(Line { number, name, value }),
+            Ok(None) => {}
+            Err(what) => wrong.push((number, what)),
+        }
+    }
+    if wrong.is_empty() { Ok(lines) } else { Err(wrong) }
+}
+
+/// Name and value, or nothing in a blank line or a comment.
+fn variable(line: &str) -> Result<Option<(String, String)>, &'static str> {
+    let line = line.trim();
+    if line.is_empty() || line.starts_with(['#', ';']) {
+        return Ok(None);
+    }
+    let line = line.strip_prefix("export ").map_or(line, str::trim_start);
+    let (name, value) = line.split_once('=').ok_or("is not of the form NAME=VALUE")?;
+    let name = name.trim_end();
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(legal)
+    {
+        return Err("does not begin with the name of a variable");
+    }
+    Ok(Some((name.to_owned(), unquote(value.trim())?)))
+}
+
+/// The value without quotes around it. Between double quotes, a backslash keeps a quote, a dollar
+/// sign, a backtick or a backslash.
+fn unquote(value: &str) -> Result<String, &'static str> {
+    let Some(quote) = value.chars().next().filter(|c| ['"', '\''].contains(c)) else {
+        return Ok(value.to_owned());
+    };
+    let mut plain = String::with_capacity(value.len());
+    let mut chars = value[1..].chars();
+    while let Some(c) = chars.next() {
+        if c == quote {
+            let rest = chars.as_str().trim_start();
+            let ends = rest.is_empty() || rest.starts_with('#');
+            return if ends { Ok(plain) } else { Err("goes on behind the closing quote") };
+        }
+        let escaped = chars.clone().next().filter(|c| ['"', '$', '`', '\\'].contains(c));
+        match escaped.filter(|_| c == '\\' && quote == '"') {
+            Some(escaped) => {
+                chars.next();
+                plain.push(escaped);
+            }
+            None => plain.push(c),
+        }
+    }
+    Err("has no closing quote")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(text: &str) -> Vec<(String, String)> {
+        let lines = parse(text.as_bytes()).expect("well-formed");
+        lines.into_iter().map(|line| (line.name, line.value)).collect()
+    }
+
+    #[test]
+    fn the_format_is_that_of_docker_and_systemd() {
+        let text = "\u{feff}# a comment\r\n\r\n; another\nA=1\r\nexport B = two words \n\
+                    C=\"in \\\"double\\\" \\n quotes\" # why\nD='in $single \\ quotes'\nE=\nF=a#b=c\n";
+        let want = [
+            ("A", "1"),
+            ("B", "two words"),
+            ("C", "in \"double\" \\n quotes"),
+            ("D", "in $single \\ quotes"),
+            ("E", ""),
+            ("F", "a#b=c"),
+        ];
+        assert_eq!(values(text), want.map(|(n, v)| (n.to_owned(), v.to_owned())));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_by_its_line_and_not_repeated() {
+        let text = b"A=1\nhunter2\n1A=hunter2\nB=\"hunter2\nC='hunter'2\n\xff=hunter2\n=hunter2\n";
+        let wrong = parse(text).expect_err("five lines are wrong");
+        let lines: Vec<usize> = wrong.iter().map(|(number, _)| *number).collect();
+        assert_eq!(lines, [2, 3, 4, 5, 6, 7]);
+        assert!(wrong.iter().all(|(_, what)| !what.contains("hunter")), "{wrong:?}");
+    }
+}

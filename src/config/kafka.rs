@@ -1,0 +1,163 @@
+//! How to reach Kafka: what KAFKA_URL and its kin may be, checked before anything connects.
+
+use super::value::name;
+use super::{Environment, Problems};
+use crate::kafka::{KafkaConfig, RESERVED};
+use crate::secret::Secret;
+
+/// The longest name of a job and of a consumer group.
+pub const LONGEST_NAME: usize = 255;
+
+/// Reads how to reach Kafka; a producer needs no group.
+pub fn read_kafka(
+    problems: &mut Problems<'_>,
+    extra: &[String],
+    consumes: bool,
+    env: &Environment,
+) -> Option<KafkaConfig> {
+    let mut need = |variable: &str, what: &str| {
+        let value = env.value(variable);
+        if value.is_none() {
+            problems.add(variable, format!("is not set: {what}"));
+        }
+        value.unwrap_or_default()
+    };
+    let brokers = need("KAFKA_URL", "the brokers, as host:port[,host:port]");
+    let topics = match consumes {
+        true => need("KAFKA_TOPIC", "the topic to read, or several: a,b"),
+        false => need("KAFKA_TOPIC", "the topic to write to"),
+    };
+    let group = match consumes {
+        true => need("KAFKA_GROUP", "the name of the job and of its consumer group"),
+        false => String::new(),
+    };
+    let reachable = brokers.is_empty() || problems.take("KAFKA_URL", check(&brokers)).is_some();
+    let topics = if topics.is_empty() { Vec::new() } else { read_topics(problems, &topics) };
+    problems.take("KAFKA_GROUP", name(&group, LONGEST_NAME));
+    let login = read_login(problems, env);
+    let extra = read_extra(problems, extra);
+    let config = KafkaConfig { brokers, group, topics, login, extra };
+    if reachable
+        && !config.brokers.is_empty()
+        && let Err(why) = config.check()
+    {
+        problems.add("--kafka-config", why);
+    }
+    Some(config)
+}
+
+fn read_login(problems: &mut Problems<'_>, env: &Environment) -> Option<(String, Secret)> {
+    let (key, secret) = ("KAFKA_WEB_TRAFFIC_KEY", "KAFKA_WEB_TRAFFIC_SECRET");
+    let (unset, set) = match (env.value(key), env.secret(secret)) {
+        (Some(key), Some(secret)) => return Some((key, Secret::new(secret))),
+        (None, None) => return None,
+        (Some(_), None) => (secret, key),
+        (None, Some(_)) => (key, secret),
+    };
+    problems.add(unset, format!("is not set and {set} is: set both, or neither"));
+    None
+}
+
+/// Whether it is a list of host:port. Nothing of it is repeated if it may hold a login.
+fn check(brokers: &str) -> Result<(), String> {
+    if brokers.contains('@') {
+        return Err("has an @ in it: write host:port[,host:port], and set a login by \
+                    KAFKA_WEB_TRAFFIC_KEY and KAFKA_WEB_TRAFFIC_SECRET"
+            .to_owned());
+    }
+    brokers.split(',').try_for_each(|entry| check_broker(entry.trim()))
+}
+
+fn check_broker(entry: &str) -> Result<(), String> {
+    if entry.is_empty() {
+        return Err(
+            "has a comma with nothing before or behind it: write host:port,host:port".into()
+        );
+    }
+    if let Some((scheme, rest)) = entry.split_once("://") {
+        let place = rest.trim_end_matches('/');
+        let how = match scheme.to_ascii_uppercase().as_str() {
+            "SSL" => "; for TLS, add --kafka-config security.protocol=ssl",
+            "SASL_SSL" => {
+                "; for TLS and a login, set KAFKA_WEB_TRAFFIC_KEY and KAFKA_WEB_TRAFFIC_SECRET"
+            }
+            "SASL_PLAINTEXT" => {
+                "; for a login without TLS, add --kafka-config security.protocol=sasl_plaintext"
+            }
+            _ => "",
+        };
+        return Err(format!("begins with {scheme}://: write {place} alone{how}"));
+    }
+    if entry.contains(char::is_whitespace) {
+        return Err(format!("has a blank in {entry:?}: write host:port, and commas between them"));
+    }
+    let (host, port) = match entry.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((host, rest)) if host.parse::<std::net::Ipv6Addr>().is_ok() => {
+                (host, rest.strip_prefix(':'))
+            }
+            _ => return Err(format!("has {entry:?}: write an IPv6 address like [::1]:9092")),
+        },
+        None => entry.rsplit_once(':').map_or((entry, None), |(host, port)| (host, Some(port))),
+    };
+    if !entry.starts_with('[') && host.contains(':') {
+        return Err(format!("has {entry:?}: write an IPv6 address in brackets, like [::1]:9092"));
+    }
+    let legal = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
+    if host.is_empty() || !host.chars().all(legal) {
+        return Err(format!("has {entry:?}, which is not host:port"));
+    }
+    match port {
+        None => Err(format!("has no port in {entry:?}: write host:port, like {host}:9092")),
+        Some(port) if port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(()),
+        Some(_) => Err(format!("has {entry:?}: a port is a number from 1 to 65535")),
+    }
+}
+
+fn read_topics(problems: &mut Problems<'_>, list: &str) -> Vec<String> {
+    let mut topics: Vec<String> = Vec::new();
+    for topic in list.split(',').map(str::trim) {
+        let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let what = if topic.is_empty() {
+            "has a comma with nothing before or behind it".to_owned()
+        } else if topic.len() > 249 {
+            format!("has a name of {} characters: a topic's name has at most 249", topic.len())
+        } else if !topic.chars().all(legal) || topic == "." || topic == ".." {
+            format!("has {topic:?}: a topic's name has letters, digits, dots, _ and - only")
+        } else {
+            if !topics.iter().any(|known| known == topic) {
+                topics.push(topic.to_owned());
+            }
+            continue;
+        };
+        problems.add("KAFKA_TOPIC", what);
+    }
+    topics
+}
+
+fn read_extra(problems: &mut Problems<'_>, extra: &[String]) -> Vec<(String, Secret)> {
+    let mut settings = Vec::new();
+    for text in extra.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
+        let named = text.split_once('=').map(|(name, value)| (name.trim(), value));
+        let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let Some((name, value)) =
+            named.filter(|(name, _)| !name.is_empty() && name.chars().all(legal))
+        else {
+            // Not repeated: what is not name=value may be a secret.
+            problems.add("--kafka-config", "is not of the form name=value");
+            continue;
+        };
+        if value.trim().is_empty() {
+            let what = format!("has no value for {name}: write {name}=VALUE, or leave it out");
+            problems.add("--kafka-config", what);
+            continue;
+        }
+        match RESERVED.iter().find(|(reserved, _)| *reserved == name) {
+            Some((_, why)) => {
+                problems.add("--kafka-config", format!("{name} cannot be set: {why}"));
+            }
+            None => settings.push((name.to_owned(), Secret::new(value))),
+        }
+    }
+    settings
+}

@@ -1,0 +1,183 @@
+//! What was typed, and what is valid. Text in, settings out: of I/O, there is `--env-file` only.
+//!
+//! Everything that is missing or wrong is collected and told in one message, each with the name
+//! of the variable or flag and what to do.
+
+mod env_file;
+mod environment;
+mod kafka;
+mod postgres;
+mod problems;
+#[cfg(test)]
+mod tests;
+pub mod value;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use environment::Environment;
+pub use kafka::read_kafka;
+pub use postgres::read_ledger_of;
+pub use problems::Problems;
+pub use value::{duration_ms, number, whole};
+
+use crate::alignment::Drift;
+use crate::binding::{Late, Rules};
+use crate::cli::RunArgs;
+use crate::control::Fault;
+use crate::event::parse_rfc3339;
+use crate::kafka::{From, KafkaConfig};
+use crate::ledger::LedgerConfig;
+use crate::watermark::Patience;
+use postgres::read_ledger;
+
+/// A valid configuration of the job.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Of each process.
+    pub workers: usize,
+    pub processes: usize,
+    /// Which of them this one is.
+    pub process: usize,
+    pub hostfile: Option<PathBuf>,
+    pub peer_timeout: Duration,
+    pub kafka: KafkaConfig,
+    pub ledger: LedgerConfig,
+    pub from: From,
+    pub until_end: bool,
+    pub epoch_ms: u64,
+    pub patience: Patience,
+    /// How far a partition may be ahead of the slowest one that is behind, in event time.
+    pub drift: Drift,
+    pub rules: Rules,
+    pub accept_lost_offsets: bool,
+    pub lanes: u32,
+    pub snapshot_interval_ms: u64,
+    pub dead_letter_bytes: usize,
+    pub discovery_interval: Duration,
+    pub start_timeout: Duration,
+    pub stop_timeout: Duration,
+}
+
+/// Reads the settings of the job.
+pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
+    let mut problems = Problems::new(env);
+    let kafka = read_kafka(&mut problems, &args.kafka_config, true, env);
+    let ledger = read_ledger(&mut problems, args, env);
+    let workers = problems.take("--workers", whole(&args.workers, 1, 1_024));
+    let processes = problems.take("--processes", whole(&args.processes, 1, 1_024));
+    let last = processes.map_or(u64::MAX, |processes| processes - 1);
+    let process = problems.take("--process", process(&args.process, last));
+    let lanes = match &args.sink_connections {
+        Some(text) => problems.take("--sink-connections", whole(text, 1, 1_024)),
+        // The fewer, the less work they are for Postgres; but between processes rows would travel.
+        None => workers.zip(processes).map(|(workers, processes)| match processes {
+            1 => workers.div_ceil(2),
+            _ => workers * processes,
+        }),
+    };
+    let mut ms = |name: &str, text: &str, least: u64, most: u64| {
+        problems.take(name, duration_ms(text, least, most))
+    };
+    const HOUR: u64 = 3_600_000;
+    const YEAR: u64 = 366 * 24 * HOUR;
+    let epoch_ms = ms("--epoch", &args.epoch, 10, HOUR);
+    let out_of_orderness_ms = ms("--out-of-orderness", &args.out_of_orderness, 0, YEAR);
+    let idle_timeout_ms = ms("--idle-timeout", &args.idle_timeout, 1, YEAR);
+    let max_drift_ms = ms("--max-drift", &args.max_drift, 0, YEAR);
+    let max_future_ms = ms("--max-future", &args.max_future, 0, YEAR);
+    let snapshot_interval_ms = ms("--snapshot-interval", &args.snapshot_interval, 100, YEAR);
+    let discovery_ms = ms("--discovery-interval", &args.discovery_interval, 100, YEAR);
+    let start_timeout_ms = ms("--start-timeout", &args.start_timeout, 0, YEAR);
+    let stop_timeout_ms = ms("--stop-timeout", &args.stop_timeout, 100, HOUR);
+    let peer_timeout_ms = ms("--peer-timeout", &args.peer_timeout, 1_000, HOUR);
+    let late = Late::named(args.late.trim())
+        .ok_or_else(|| format!("is {:?}: it can be merge or drop", args.late));
+    let late = problems.take("--late", late);
+    let from = problems.take("--from", read_from(&args.from));
+    let dead_letter_bytes =
+        problems.take("--dead-letter-bytes", whole(&args.dead_letter_bytes, 0, 100_000_000));
+    let drift_sessions =
+        problems.take("--drift-sessions", whole(&args.drift_sessions, 0, u64::MAX));
+    let all = || {
+        Some(Config {
+            workers: workers? as usize,
+            processes: processes? as usize,
+            process: process? as usize,
+            hostfile: args.hostfile.as_deref().filter(|path| !path.is_empty()).map(PathBuf::from),
+            peer_timeout: Duration::from_millis(peer_timeout_ms?),
+            kafka: kafka?,
+            ledger: ledger?,
+            from: from?,
+            until_end: args.until_end,
+            epoch_ms: epoch_ms?,
+            patience: Patience {
+                out_of_orderness_ms: out_of_orderness_ms? as i64,
+                idle_timeout_ms: idle_timeout_ms?,
+            },
+            drift: Drift { most_ms: max_drift_ms? as i64, sessions: drift_sessions? },
+            rules: Rules { max_future_ms: max_future_ms? as i64, late: late? },
+            accept_lost_offsets: args.accept_lost_offsets,
+            lanes: lanes? as u32,
+            snapshot_interval_ms: snapshot_interval_ms?,
+            dead_letter_bytes: dead_letter_bytes? as usize,
+            discovery_interval: Duration::from_millis(discovery_ms?),
+            start_timeout: Duration::from_millis(start_timeout_ms?),
+            stop_timeout: Duration::from_millis(stop_timeout_ms?),
+        })
+    };
+    all().filter(|_| problems.is_empty()).ok_or_else(|| problems.fault())
+}
+
+impl Config {
+    /// What all processes of a job must agree on, by the names that users know. Where servers are
+    /// and how to log in may be told to each process in its own way.
+    pub fn shared(&self) -> Vec<(String, String)> {
+        let Config { kafka, ledger, patience, rules, drift, .. } = self;
+        let ms = |ms: u64| humantime::format_duration(Duration::from_millis(ms)).to_string();
+        let settings = [
+            ("the version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("--processes", self.processes.to_string()),
+            ("--workers", self.workers.to_string()),
+            ("KAFKA_TOPIC", kafka.topics.join(",")),
+            ("--job", ledger.job.clone()),
+            ("--table", ledger.table.clone()),
+            ("--shards", ledger.shards.to_string()),
+            ("--gap", ms(ledger.gap.millis() as u64)),
+            ("--session-end", ledger.session_end.name().to_owned()),
+            ("--epoch", ms(self.epoch_ms)),
+            ("--out-of-orderness", ms(patience.out_of_orderness_ms as u64)),
+            ("--idle-timeout", ms(patience.idle_timeout_ms)),
+            ("--max-future", ms(rules.max_future_ms as u64)),
+            ("--late", rules.late.name().to_owned()),
+            ("--until-end", self.until_end.to_string()),
+            ("--sink-connections", self.lanes.to_string()),
+            ("--snapshot-interval", ms(self.snapshot_interval_ms)),
+            ("--max-drift", ms(drift.most_ms as u64)),
+            ("--drift-sessions", drift.sessions.to_string()),
+            ("--dead-letter-bytes", self.dead_letter_bytes.to_string()),
+        ];
+        settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+/// The index of a process, which is at most `last`.
+fn process(text: &str, last: u64) -> Result<u64, String> {
+    whole(text, 0, last.min(1_023)).map_err(|what| format!("{what} (--processes less one)"))
+}
+
+fn read_from(text: &str) -> Result<From, String> {
+    match text.trim() {
+        "earliest" => Ok(From::Earliest),
+        "latest" => Ok(From::Latest),
+        other => other
+            .parse()
+            .ok()
+            .or_else(|| parse_rfc3339(other.as_bytes()))
+            .map(From::Timestamp)
+            .ok_or(format!(
+                "is {other:?}: it can be earliest, latest, a time like 2026-01-31T12:00:00Z or \
+                 milliseconds since 1970"
+            )),
+    }
+}

@@ -1,0 +1,51 @@
+//! What is wrong, collected: everything is told in one message.
+
+use std::fmt::Write as _;
+
+use super::Environment;
+use crate::control::Fault;
+
+/// Collects what is wrong.
+pub struct Problems<'a> {
+    env: &'a Environment,
+    found: Vec<(String, String)>,
+}
+
+impl<'a> Problems<'a> {
+    /// Begins with what was found when the environment was read.
+    pub fn new(env: &'a Environment) -> Self {
+        Problems { env, found: env.notes().to_vec() }
+    }
+
+    /// Notes that a flag or a variable is wrong. A flag whose value came from a variable is told by
+    /// the name of the variable.
+    pub fn add(&mut self, name: &str, what: impl Into<String>) {
+        self.found.push(self.env.blame(name, what.into()));
+    }
+
+    /// The value, or a note of what is wrong with it.
+    pub fn take<T>(&mut self, name: &str, result: Result<T, String>) -> Option<T> {
+        result.map_err(|what| self.add(name, what)).ok()
+    }
+
+    /// All of it in one message.
+    pub fn fault(mut self) -> Fault {
+        let mut seen = Vec::new();
+        self.found.retain(|found| !seen.contains(found) && (seen.push(found.clone()), true).1);
+        let width = self.found.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let mut message = match self.found.len() {
+            1 => "a setting is missing or wrong:".to_owned(),
+            several => format!("{several} settings are missing or wrong:"),
+        };
+        for (name, what) in &self.found {
+            write!(message, "\n  {name:width$}  {what}").expect("a string takes all");
+        }
+        message.push_str("\n(sessionizer --help explains every setting)");
+        Fault::Config(message)
+    }
+
+    /// Whether nothing is wrong.
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+}

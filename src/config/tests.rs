@@ -1,0 +1,155 @@
+//! Settings from the command line and the environment, right and wrong.
+
+use super::*;
+use crate::ledger::SessionEnd;
+
+const GOOD: [(&str, &str); 4] = [
+    ("KAFKA_URL", "localhost:9092"),
+    ("KAFKA_TOPIC", "web-events"),
+    ("KAFKA_GROUP", "group"),
+    ("POSTGRES_URL", "jdbc:postgresql://localhost:5432/web"),
+];
+
+fn read_with(env: &[(&str, &str)], args: &[&str]) -> Result<Config, String> {
+    let env = env.iter().map(|(name, value)| (name.into(), value.into()));
+    let args = std::iter::once(&"sessionizer").chain(args).map(Into::into);
+    let (cli, env) = crate::cli::parse(args, env).map_err(|why| why.to_string())?;
+    read(&cli.run, &env).map_err(|fault| fault.to_string())
+}
+
+#[test]
+fn four_variables_are_enough_and_the_defaults_are_those_of_the_flink_job() {
+    let config = read_with(&GOOD, &[]).expect("valid");
+    assert_eq!(config.ledger.gap.millis(), 300_000);
+    assert_eq!(config.patience.out_of_orderness_ms, 15_000);
+    assert_eq!(config.drift, Drift { most_ms: 600_000, sessions: 500_000 });
+    assert_eq!((config.workers, config.lanes, config.epoch_ms), (1, 1, 1_000));
+    assert_eq!((config.ledger.job.as_str(), config.ledger.shards), ("group", 128));
+    assert_eq!(config.ledger.table, "sessionized_events");
+    assert_eq!(config.ledger.user, "postgres");
+    assert_eq!(config.ledger.password.reveal(), "postgres");
+    assert_eq!(config.ledger.session_end, SessionEnd::Window);
+    assert!(config.kafka.login.is_none());
+    assert_eq!(config.from, From::Earliest);
+}
+
+#[test]
+fn all_that_is_wrong_is_told_at_once_with_its_name() {
+    let env = [("KAFKA_WEB_TRAFFIC_KEY", "k"), ("POSTGRES_URL", "mysql://u:hunter2@h/d")];
+    let args = ["--gap", "soon", "-w", "0", "--session-end", "never", "--from", "x"];
+    let why = read_with(&env, &args).expect_err("invalid");
+    for name in [
+        "KAFKA_URL",
+        "KAFKA_TOPIC",
+        "KAFKA_GROUP",
+        "KAFKA_WEB_TRAFFIC_SECRET",
+        "POSTGRES_URL",
+        "--gap",
+        "--workers",
+        "--session-end",
+        "--from",
+    ] {
+        assert!(why.contains(&format!("\n  {name} ")), "{name} is missing in {why}");
+    }
+    assert!(why.starts_with("9 settings") && !why.contains("hunter2"), "{why}");
+}
+
+#[test]
+fn an_empty_variable_is_one_that_is_not_set() {
+    let mut env = GOOD.to_vec();
+    env.extend([("KAFKA_WEB_TRAFFIC_KEY", ""), ("KAFKA_WEB_TRAFFIC_SECRET", " ")]);
+    assert!(read_with(&env, &[]).expect("valid").kafka.login.is_none());
+    env[0].1 = "";
+    assert!(read_with(&env, &[]).expect_err("invalid").contains("KAFKA_URL"));
+}
+
+#[test]
+fn a_user_in_the_url_counts_more_than_the_variable() {
+    let mut env = GOOD.to_vec();
+    env.extend([("POSTGRES_USER", "env"), ("POSTGRES_PASSWORD", "env-secret")]);
+    let config = read_with(&env, &[]).expect("valid");
+    assert_eq!((&*config.ledger.user, config.ledger.password.reveal()), ("env", "env-secret"));
+    env[3].1 = "postgres://url:url-secret@localhost/web";
+    let config = read_with(&env, &[]).expect("valid");
+    assert_eq!((&*config.ledger.user, config.ledger.password.reveal()), ("url", "url-secret"));
+}
+
+#[test]
+fn durations_are_written_as_people_write_them() {
+    let args = ["--gap", "300s", "--epoch", "250ms", "--idle-timeout", "1m 30s"];
+    let config = read_with(&GOOD, &args).expect("valid");
+    assert_eq!((config.ledger.gap.millis(), config.epoch_ms), (300_000, 250));
+    assert_eq!(config.patience.idle_timeout_ms, 90_000);
+    for bad in ["0s", "5", "-1s", "1ns"] {
+        assert!(read_with(&GOOD, &[&format!("--gap={bad}")]).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn settings_of_librdkafka_pass_through_and_never_show() {
+    let args = [
+        "--kafka-config",
+        "sasl.mechanism=SCRAM-SHA-512",
+        "--kafka-config",
+        "sasl.password=hunter2",
+    ];
+    let config = read_with(&GOOD, &args).expect("valid");
+    assert_eq!(config.kafka.extra[1].1.reveal(), "hunter2");
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let cases = [
+        ("no.such.setting=hunter2", "no.such.setting"),
+        ("fetch.wait.max.ms=hunter2", "fetch.wait.max.ms"),
+        ("enable.auto.commit=true", "enable.auto.commit cannot be set"),
+        ("hunter2", "name=value"),
+    ];
+    for (setting, want) in cases {
+        let why = read_with(&GOOD, &["--kafka-config", setting]).expect_err(setting);
+        assert!(why.contains(want) && !why.contains("hunter2"), "{setting}: {why}");
+    }
+}
+
+#[test]
+fn a_process_has_its_place_and_lanes_go_by_all_workers() {
+    let config = read_with(&GOOD, &["-n", "3", "-p", "2", "-w", "2"]).expect("valid");
+    assert_eq!((config.processes, config.process, config.lanes), (3, 2, 6));
+    let lanes = |args: &[&str]| read_with(&GOOD, args).expect("valid").lanes;
+    let of_one = |workers| lanes(&["-w", workers]);
+    assert_eq!([of_one("1"), of_one("2"), of_one("3"), of_one("8")], [1, 1, 2, 4]);
+    assert_eq!(lanes(&["-w", "8", "--sink-connections", "3"]), 3);
+    let why = read_with(&GOOD, &["-n", "3", "-p", "3"]).expect_err("only 0 to 2");
+    assert!(why.contains("--process ") && why.contains("from 0 to 2"), "{why}");
+    assert!(read_with(&GOOD, &["-p", "1"]).is_err(), "one process is process 0");
+    assert!(read_with(&GOOD, &["--peer-timeout", "100ms"]).is_err(), "a beat may be late");
+}
+
+#[test]
+fn what_processes_must_agree_on_names_no_server_and_no_secret() {
+    let shared =
+        |env: &[(&str, &str)], args: &[&str]| read_with(env, args).expect("valid").shared();
+    let mut env = GOOD.to_vec();
+    let here = shared(&env, &["-n", "2", "-p", "0"]);
+    env.extend([("POSTGRES_PASSWORD", "hunter2"), ("POSTGRES_USER", "other")]);
+    (env[0].1, env[3].1) = ("other:9092", "jdbc:postgresql://other:5432/web");
+    let elsewhere = ["-n", "2", "-p", "1", "--from", "latest", "--hostfile", "hosts"];
+    assert_eq!(here, shared(&env, &elsewhere));
+    for (flag, value) in [("--gap", "1m"), ("-w", "2"), ("--late", "drop"), ("--epoch", "2s")] {
+        assert_ne!(here, shared(&GOOD, &["-n", "2", flag, value]), "{flag}");
+    }
+}
+
+#[test]
+fn topics_are_a_list() {
+    let mut env = GOOD.to_vec();
+    env[1].1 = "a, b,a";
+    assert_eq!(read_with(&env, &[]).expect("valid").kafka.topics, ["a", "b"]);
+    env[1].1 = "a b";
+    assert!(read_with(&env, &[]).expect_err("invalid").contains("a topic's name has letters"));
+}
+
+#[test]
+fn a_start_can_be_a_time() {
+    let from = |text| read_with(&GOOD, &["--from", text]).map(|config| config.from);
+    assert_eq!(from("latest"), Ok(From::Latest));
+    assert_eq!(from("2023-11-14T22:13:20Z"), Ok(From::Timestamp(1_700_000_000_000)));
+    assert_eq!(from("1700000000000"), Ok(From::Timestamp(1_700_000_000_000)));
+}

@@ -1,0 +1,85 @@
+//! How values are written: numbers, durations, yes and no.
+
+use std::time::Duration;
+
+/// A whole number between bounds.
+pub fn whole(text: &str, least: u64, most: u64) -> Result<u64, String> {
+    let number = text.trim().parse().ok().filter(|number| (least..=most).contains(number));
+    number.ok_or_else(|| format!("is {text:?}: it must be a whole number from {least} to {most}"))
+}
+
+/// A number between bounds.
+pub fn number(text: &str, least: f64, most: f64) -> Result<f64, String> {
+    let number = text.trim().parse().ok().filter(|number| (least..=most).contains(number));
+    number.ok_or_else(|| format!("is {text:?}: it must be a number from {least} to {most}"))
+}
+
+/// A duration as people write it, in milliseconds, between bounds.
+pub fn duration_ms(text: &str, least: u64, most: u64) -> Result<u64, String> {
+    let duration = humantime::parse_duration(text.trim())
+        .map_err(|_| format!("is {text:?}: it must be a duration like 300s, 5m or 250ms"))?;
+    let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    if (least..=most).contains(&ms) && duration.subsec_nanos().is_multiple_of(1_000_000) {
+        return Ok(ms);
+    }
+    let show = |ms| humantime::format_duration(Duration::from_millis(ms)).to_string();
+    Err(format!(
+        "is {text:?}: it must be from {} to {}, in whole milliseconds",
+        show(least),
+        show(most)
+    ))
+}
+
+/// The value of a variable that stands for a flag without a value.
+pub fn boolean(text: &str) -> Result<bool, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => Ok(true),
+        "false" | "no" | "off" | "0" => Ok(false),
+        _ => Err(format!("is {text:?}: it must be true or false (or yes, no, on, off, 1, 0)")),
+    }
+}
+
+/// Whether a text is a name that can be shown and sent: not empty, of at most `most` bytes, and
+/// without control characters.
+pub fn name(text: &str, most: usize) -> Result<String, String> {
+    if text.len() > most {
+        return Err(format!("is {} bytes long: at most {most} are possible", text.len()));
+    }
+    if text.chars().any(char::is_control) {
+        return Err("holds a control character, for example a line break".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_words_for_yes_and_no_are_a_boolean() {
+        for yes in ["true", "YES", "On", "1", " yes "] {
+            assert_eq!(boolean(yes), Ok(true), "{yes}");
+        }
+        for no in ["false", "NO", "off", "0"] {
+            assert_eq!(boolean(no), Ok(false), "{no}");
+        }
+        for neither in ["never", "2", "y", "n", "disabled", ""] {
+            assert!(boolean(neither).expect_err(neither).contains("true or false"), "{neither}");
+        }
+    }
+
+    #[test]
+    fn a_duration_has_a_unit_and_bounds() {
+        assert_eq!(duration_ms(" 1m 30s ", 0, 100_000), Ok(90_000));
+        for bad in ["-5m", "5", "soon", "", "1ns", "2m"] {
+            assert!(duration_ms(bad, 1, 100_000).expect_err(bad).contains("it must be"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_name_has_a_length_and_no_control_character() {
+        assert_eq!(name("web é", 63), Ok("web é".to_owned()));
+        assert!(name(&"x".repeat(64), 63).expect_err("long").contains("64 bytes"));
+        assert!(name("a\nb", 63).expect_err("a line break").contains("control"));
+    }
+}
