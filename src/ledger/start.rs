@@ -8,7 +8,7 @@ use postgres::{Client, IsolationLevel, Row, Transaction};
 
 use super::connect::{GRANT, classify};
 use super::durable::{self, Durable};
-use super::peek::{self, Place};
+use super::peek::Place;
 use super::table::{self, Table};
 use super::{LedgerConfig, humane};
 use crate::control::Fault;

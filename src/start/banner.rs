@@ -84,5 +84,6 @@ pub fn topic_change(started: &Started, topics: &[String]) -> Option<String> {
         parts.extend(topics.iter().map(|topic| format!("{topic} {what}")));
     }
     let was = before.into_iter().collect::<Vec<&str>>().join(",");
-    (!parts.is_empty()).then(|| format!("KAFKA_TOPIC has changed, it was {was}: {}", parts.join("; ")))
+    (!parts.is_empty())
+        .then(|| format!("KAFKA_TOPIC has changed, it was {was}: {}", parts.join("; ")))
 }
