@@ -8,9 +8,8 @@ use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::producer::{BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::kafka::{PAST_MS, at_once};
+use crate::kafka::{PAST_MS, at_once, fail};
 use crate::oracle::{Event, GAP_MS, Row, event, sessions};
-use crate::postgres::{refused, try_run};
 use crate::world::{PATIENCE, World, chrono_now_ms, eventually, json};
 
 const HOUR_MS: i64 = 3_600_000;
@@ -105,6 +104,28 @@ fn commit(world: &World, group: &str, offsets: &[(i32, i64)]) {
     world.consumer(group).commit(&list, CommitMode::Sync).expect("committed");
 }
 
+/// Runs the job to the end of its topics; gives the exit code and the log.
+fn try_run(world: &World, args: &[&str], env: &[(&str, &str)]) -> (i32, String) {
+    fail(world, env, &[&["--until-end"], args].concat())
+}
+
+/// The job must refuse to run: the exit code, and what its message has to say.
+pub fn refused(
+    world: &World,
+    args: &[&str],
+    env: &[(&str, &str)],
+    code: i32,
+    says: &[&str],
+) -> String {
+    let (got, log) = try_run(world, args, env);
+    assert_eq!(got, code, "{args:?}:\n{log}");
+    for text in says {
+        assert!(log.contains(text), "{args:?} does not say {text:?}:\n{log}");
+    }
+    assert!(!log.contains("panicked"), "{args:?}:\n{log}");
+    log
+}
+
 fn sum(world: &World) -> String {
     world.value("select sum(num_logs) from sessionized_events")
 }
@@ -184,21 +205,24 @@ fn every_way_to_begin_ends_in_the_batch_answer() {
 fn what_a_group_has_read_is_not_read_again_not_even_one_record() {
     let world = World::new("boundary");
     world.create_topic(1);
-    // Every record has an hour of its own, in the event as in Kafka.
+    // Every event has an hour of its own, and its record a second of its own. Kafka soon deletes
+    // what is stamped with a time long past.
     let events: Vec<Event> =
         (0..10).map(|at| event(&format!("10.0.0.{at}"), "h", PAST_MS + at * HOUR_MS)).collect();
+    let first_ms = chrono_now_ms() - 60_000;
+    let stamp_ms = |at: usize| first_ms + at as i64 * 1_000;
     let producer = world.producer(&[]);
-    for event in &events {
+    for (at, event) in events.iter().enumerate() {
         let payload = json(event);
         let record = BaseRecord::<(), str>::to(&world.name).partition(0).payload(&payload);
-        let record = record.timestamp(event.time_ms);
+        let record = record.timestamp(stamp_ms(at));
         producer.send(record).map_err(|(why, _)| why).expect("queued");
     }
     producer.flush(PATIENCE).expect("delivered");
     commit(&world, &world.name, &[(0, 6)]);
     make_table(&world);
     insert(&world, &sessions(&events[..6]));
-    let from = |at: usize| events[at].time_ms.to_string();
+    let from = |at: usize| stamp_ms(at).to_string();
     let place = format!("{}[0] would be read from offset 5", world.name);
     let says = [&*place, "has read up to 6", "--accept-overlap"];
     refused(&world, &["--from", &from(5)], &[], 2, &says);
