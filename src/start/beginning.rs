@@ -283,7 +283,7 @@ fn refuse_overlap(
     let shown = overlaps.iter().take(NAMED).map(place);
     shown.for_each(|line| what.push_str(&format!("\n  {line}")));
     if overlaps.len() > NAMED {
-        what.push_str(&format!("\n  and {} more partitions", overlaps.len() - NAMED));
+        what.push_str(&format!("\n  and {} more", overlaps.len() - NAMED));
     }
     if config.accept_overlap {
         warn!("{what}\nGoing on, as --accept-overlap says: events may be counted twice");
