@@ -9,7 +9,7 @@ use log::{LevelFilter, error, info, warn};
 use sessionizer::cli::{self, Command, RunArgs};
 use sessionizer::config::Environment;
 use sessionizer::control::{Control, Fault};
-use sessionizer::{audit, config, demo, produce, progress, run};
+use sessionizer::{audit, config, demo, produce, progress, reset, run};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         None => run_job(&cli.run, &env, &control),
         Some(Command::Produce(args)) => produce::produce(args, &env, &control),
         Some(Command::Audit(args)) => audit::audit(args, &env, &control),
+        Some(Command::Reset(args)) => reset::reset(args, &env),
         Some(Command::Demo(args)) => demo::demo(args, &env, &control),
     };
     match result {

@@ -75,7 +75,13 @@ fn check(
         text::plural(topic.records, "record"),
         text::plural(answer.len(), "session")
     );
-    compare(&mut moment, &mut answer, &topic, show, control)
+    let mut report = compare(&mut moment, &mut answer, &topic, show, control)?;
+    report.next_start = match moment.check_next_start() {
+        Ok(()) => None,
+        Err(LedgerError::Fatal(fault)) => Some(fault),
+        Err(error) => return Err(give_up(error)),
+    };
+    Ok(report)
 }
 
 fn writeln(line: &str) -> io::Result<()> {

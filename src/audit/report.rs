@@ -48,6 +48,8 @@ pub struct Report {
     /// Shards whose counts are wrong: what is recorded, and what is there.
     pub(super) books: Vec<(Shard, ShardProgress, ShardProgress)>,
     pub(super) balance: Option<Balance>,
+    /// Why the next start of the job would fail.
+    pub(super) next_start: Option<Fault>,
 }
 
 impl Report {
@@ -82,6 +84,8 @@ impl Report {
                 "the rows are right, but sessionizer.balance shows a difference of {unbalanced} \
                  records: its counts in sessionizer.epochs or sessionizer.bindings were changed"
             )
+        } else if let Some(fault) = &self.next_start {
+            return Err(fault.clone());
         } else {
             return Ok(format!(
                 "The table equals the batch answer: {} of {}, {} still open.",

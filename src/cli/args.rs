@@ -47,11 +47,23 @@ pub struct RunArgs {
     #[arg(help_heading = SESSIONS, long, value_name = "DURATION", default_value = "30s")]
     pub idle_timeout: String,
 
-    /// Where the first start of a job begins: earliest, latest or a time (2026-01-31T12:00:00Z)
+    /// Where the first start of a job begins: earliest, latest, group, group:NAME or a time
+    /// (2026-01-31T12:00:00Z) [default: earliest]
     ///
-    /// Of several processes, process 0 decides.
-    #[arg(help_heading = READ, long, value_name = "WHERE", default_value = "earliest")]
-    pub from: String,
+    /// With group, it begins at the offsets that the consumer group KAFKA_GROUP (or NAME) has
+    /// committed: where a Flink job has stopped, this one goes on. A time is looked up among the
+    /// timestamps of the records in Kafka. If the table has rows already, a first start has to be
+    /// told where to begin. Of several processes, process 0 decides.
+    #[arg(help_heading = READ, long, value_name = "WHERE")]
+    pub from: Option<String>,
+
+    /// Begin where --from says although the table has rows of events that lie behind it
+    ///
+    /// Without it, such a first start is refused: those events would be counted a second time. It
+    /// also lets --from group begin at the earliest record of a partition for which the group has
+    /// committed no offset.
+    #[arg(help_heading = READ, long)]
+    pub accept_overlap: bool,
 
     /// Read to the offsets that are the end now, close everything, and exit
     #[arg(help_heading = READ, long)]
@@ -263,6 +275,18 @@ pub struct AuditArgs {
     /// A setting of librdkafka, name=value; can be given several times
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = ';')]
     pub kafka_config: Vec<String>,
+}
+
+/// `sessionizer reset`.
+#[derive(Args, Debug, Clone)]
+pub struct ResetArgs {
+    /// The job's name [default: KAFKA_GROUP]
+    #[arg(long, value_name = "NAME")]
+    pub job: Option<String>,
+
+    /// Do not ask; has no variable
+    #[arg(short = 'y', long)]
+    pub yes: bool,
 }
 
 /// `sessionizer demo`.

@@ -57,6 +57,13 @@ Required environment variable:
 The login: POSTGRES_USER, POSTGRES_PASSWORD (default: postgres).
 ";
 
+const RESET: &str = "\
+Required environment variables, those of the job:
+  POSTGRES_URL, and KAFKA_GROUP or --job
+
+The login: POSTGRES_USER, POSTGRES_PASSWORD (default: postgres).
+";
+
 const CODES: &str = "\
 Exit codes:
   0  done, or stopped as asked
@@ -106,6 +113,7 @@ pub fn describe(root: Command) -> Command {
             let (before, after) = match name.as_str() {
                 "produce" => (PRODUCE, PRODUCE_EXAMPLES),
                 "audit" => (AUDIT, AUDIT_EXAMPLES),
+                "reset" => (RESET, ""),
                 "demo" => (DEMO, ""),
                 _ => ("", ""),
             };

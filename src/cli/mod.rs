@@ -18,7 +18,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use args::{AuditArgs, DemoArgs, ProduceArgs, RunArgs};
+pub use args::{AuditArgs, DemoArgs, ProduceArgs, ResetArgs, RunArgs};
 
 use crate::config::Environment;
 use crate::version;
@@ -55,6 +55,11 @@ pub enum Command {
     /// Uses the environment of the job and may run beside it. Exits with 0 only if the table is the
     /// batch answer and the balance is zero.
     Audit(Box<AuditArgs>),
+    /// Removes a job and its rows, so that the next start begins afresh
+    ///
+    /// Uses POSTGRES_URL and the login of the job. Shows what it is connected to and what will be
+    /// gone, and asks for the job's name. Refuses a job that runs.
+    Reset(Box<ResetArgs>),
     /// Runs the job on a broker of its own with generated events, and shows what came of it
     ///
     /// Needs POSTGRES_URL only; scripts/demo gives it a private server. Everything that the demo

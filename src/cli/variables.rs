@@ -44,9 +44,10 @@ pub fn names(command: &str, flag: &str) -> Vec<String> {
     listed.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// Whether a flag has a variable: all but those that clap adds.
+/// Whether a flag has a variable: all but those that clap adds, and the one that spares a question:
+/// nobody should answer it without having typed something.
 pub fn has_variable(arg: &clap::Arg) -> bool {
-    !["help", "version"].contains(&arg.get_id().as_str()) && arg.get_long().is_some()
+    !["help", "version", "yes"].contains(&arg.get_id().as_str()) && arg.get_long().is_some()
 }
 
 /// Every variable that any command reads.

@@ -43,7 +43,9 @@ pub struct Config {
     pub peer_timeout: Duration,
     pub kafka: KafkaConfig,
     pub ledger: LedgerConfig,
-    pub from: From,
+    /// `None`: nothing was said, so that a table with rows is not begun upon by default.
+    pub from: Option<From>,
+    pub accept_overlap: bool,
     pub until_end: bool,
     pub epoch_ms: u64,
     pub patience: Patience,
@@ -94,7 +96,10 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
     let late = Late::named(args.late.trim())
         .ok_or_else(|| format!("is {:?}: it can be merge or drop", args.late));
     let late = problems.take("--late", late);
-    let from = problems.take("--from", read_from(&args.from));
+    let from = match &args.from {
+        None => Some(None),
+        Some(from) => problems.take("--from", read_from(from, env)).map(Some),
+    };
     let dead_letter_bytes =
         problems.take("--dead-letter-bytes", whole(&args.dead_letter_bytes, 0, 100_000_000));
     let drift_sessions =
@@ -109,6 +114,7 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
             kafka: kafka?,
             ledger: ledger?,
             from: from?,
+            accept_overlap: args.accept_overlap,
             until_end: args.until_end,
             epoch_ms: epoch_ms?,
             patience: Patience {
@@ -166,18 +172,23 @@ fn process(text: &str, last: u64) -> Result<u64, String> {
     whole(text, 0, last.min(1_023)).map_err(|what| format!("{what} (--processes less one)"))
 }
 
-fn read_from(text: &str) -> Result<From, String> {
+fn read_from(text: &str, env: &Environment) -> Result<From, String> {
     match text.trim() {
         "earliest" => Ok(From::Earliest),
         "latest" => Ok(From::Latest),
+        "group" => Ok(From::Group(env.value("KAFKA_GROUP").unwrap_or_default())),
+        other if other.starts_with("group:") => match other["group:".len()..].trim() {
+            "" => Err("is \"group:\": the name of the consumer group is missing".to_owned()),
+            name => Ok(From::Group(name.to_owned())),
+        },
         other => other
             .parse()
             .ok()
             .or_else(|| parse_rfc3339(other.as_bytes()))
             .map(From::Timestamp)
             .ok_or(format!(
-                "is {other:?}: it can be earliest, latest, a time like 2026-01-31T12:00:00Z or \
-                 milliseconds since 1970"
+                "is {other:?}: it can be earliest, latest, group, group:NAME, a time like \
+                 2026-01-31T12:00:00Z or milliseconds since 1970"
             )),
     }
 }

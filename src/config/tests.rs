@@ -30,7 +30,7 @@ fn four_variables_are_enough_and_the_defaults_are_those_of_the_flink_job() {
     assert_eq!(config.ledger.password.reveal(), "postgres");
     assert_eq!(config.ledger.session_end, SessionEnd::Window);
     assert!(config.kafka.login.is_none());
-    assert_eq!(config.from, From::Earliest);
+    assert_eq!((config.from, config.accept_overlap), (None, false));
 }
 
 #[test]
@@ -149,7 +149,17 @@ fn topics_are_a_list() {
 #[test]
 fn a_start_can_be_a_time() {
     let from = |text| read_with(&GOOD, &["--from", text]).map(|config| config.from);
-    assert_eq!(from("latest"), Ok(From::Latest));
-    assert_eq!(from("2023-11-14T22:13:20Z"), Ok(From::Timestamp(1_700_000_000_000)));
-    assert_eq!(from("1700000000000"), Ok(From::Timestamp(1_700_000_000_000)));
+    assert_eq!(from("latest"), Ok(Some(From::Latest)));
+    assert_eq!(from("2023-11-14T22:13:20Z"), Ok(Some(From::Timestamp(1_700_000_000_000))));
+    assert_eq!(from("1700000000000"), Ok(Some(From::Timestamp(1_700_000_000_000))));
+}
+
+#[test]
+fn a_start_can_be_the_offsets_of_a_consumer_group() {
+    let from = |text| read_with(&GOOD, &["--from", text]).map(|config| config.from);
+    assert_eq!(from("group"), Ok(Some(From::Group("group".to_owned()))));
+    assert_eq!(from("group:flink: web"), Ok(Some(From::Group("flink: web".to_owned()))));
+    for bad in ["group:", "groups", "group: "] {
+        assert!(from(bad).expect_err("no group").contains("--from"), "{bad}");
+    }
 }

@@ -71,11 +71,7 @@ pub fn topic_ids<C: ClientContext>(
 /// Whether anybody could answer. librdkafka sends the question to the controller, and waits for as
 /// long as it may if the brokers name one that is none of them. librdkafka's own mock cluster
 /// always does; an old cluster does for a moment, while a new controller is elected.
-fn has_controller<C: ClientContext>(
-    client: &Client<C>,
-    topic: &str,
-    patience: Duration,
-) -> bool {
+fn has_controller<C: ClientContext>(client: &Client<C>, topic: &str, patience: Duration) -> bool {
     for attempt in 0..CONTROLLER_TRIES {
         if attempt > 0 {
             thread::sleep(CONTROLLER_PAUSE);

@@ -10,19 +10,21 @@ use postgres::types::ToSql;
 use super::connect::{classify, connect, quote};
 use super::copy::Timestamp;
 use super::table::SessionEnd;
-use super::{LedgerConfig, NamedBinding, start};
+use super::{LedgerConfig, NamedBinding, durable};
 use crate::binding::{Offset, Status};
 use crate::control::Fault;
 use crate::event::Reason;
-use crate::key::Key;
+use crate::key::{Key, Shard};
 use crate::operators::LedgerError;
 use crate::plan::ShardProgress;
 use crate::session::Span;
+use crate::snapshot;
 use crate::time::{Epoch, EventTime, Gap};
 
 /// The moment.
 pub struct Moment {
     client: Client,
+    job: String,
     schema: String,
     name: String,
     /// Both, quoted.
@@ -95,13 +97,17 @@ impl Moment {
             name if name == SessionEnd::LastEvent.name() => SessionEnd::LastEvent,
             _ => SessionEnd::Window,
         };
+        let gap = Gap::from_millis(job.get(2)).ok_or_else(|| {
+            durable::incomplete(&config.job, "sessionizer.jobs holds a gap that is none")
+        })?;
         let mut moment = Moment {
             client,
+            job: config.job.clone(),
             table: format!("{}.{}", quote(&schema), quote(&name)),
             schema,
             name,
             session_end,
-            gap: Gap::from_millis(job.get(2)).expect("a job has a valid gap"),
+            gap,
             found_rows: job.get(4),
             shards: Vec::new(),
             epochs: BTreeMap::new(),
@@ -109,7 +115,7 @@ impl Moment {
             latest: HashMap::new(),
             balance: None,
         };
-        moment.read_progress(&config.job).map_err(ails)?;
+        moment.read_progress(&config.job)?;
         let known = moment.shards.iter().all(|shard| moment.epochs.contains_key(&shard.epoch));
         if moment.shards.len() as i32 != job.get::<_, i32>(5) || !known {
             return Err(LedgerError::Fatal(Fault::World(format!(
@@ -132,49 +138,62 @@ impl Moment {
         format!("{}.{}", self.schema, self.name)
     }
 
-    fn read_progress(&mut self, job: &str) -> Result<(), postgres::Error> {
-        self.shards = start::progress(&mut self.client, job)?;
+    fn read_progress(&mut self, job: &str) -> Result<(), LedgerError> {
+        let ails = |why: postgres::Error| classify(&why, "reading what is durable");
+        self.shards = durable::progress(&mut self.client, job)?;
         for epoch in self.shards.iter().map(|shard| shard.epoch).collect::<BTreeSet<Epoch>>() {
-            let watermark = self.client.query_opt(
-                "select watermark_ms from sessionizer.epochs where job = $1 and epoch = $2",
-                &[&job, &(epoch as i64)],
-            )?;
+            let watermark = self
+                .client
+                .query_opt(
+                    "select watermark_ms from sessionizer.epochs where job = $1 and epoch = $2",
+                    &[&job, &(epoch as i64)],
+                )
+                .map_err(ails)?;
             let Some(watermark) = watermark else { continue };
             let watermark = watermark.get::<_, Option<i64>>(0);
             let mut watermark = watermark.map_or(EventTime::NEVER, EventTime::from_millis);
-            let bindings = start::bindings_at(&mut self.client, job, epoch)?;
+            let bindings = durable::bindings_at(&mut self.client, job, epoch)?;
             if bindings.iter().all(|binding| binding.status == Status::Ended) {
                 watermark = EventTime::FOREVER; // A drain closes everything.
             }
             self.epochs.insert(epoch, (watermark, bindings));
         }
-        let refused = self.client.query(
-            "select topic, partition, \"offset\", reason = 'late' from sessionizer.dead_letters
+        let refused = self
+            .client
+            .query(
+                "select topic, partition, \"offset\", reason = 'late' from sessionizer.dead_letters
              where job = $1 and reason in ('future', 'late')",
-            &[&job],
-        )?;
+                &[&job],
+            )
+            .map_err(ails)?;
         for row in &refused {
             let reason = if row.get(3) { Reason::Late } else { Reason::Future };
             self.refused.entry((row.get(0), row.get(1))).or_default().insert(row.get(2), reason);
         }
         let behind = self.shards.iter().map(|shard| shard.epoch).min().unwrap_or(0);
-        let latest = self.client.query(
-            "select b.topic, b.partition, b.end_offset, b.epoch + e.max_future_ms
+        let latest = self
+            .client
+            .query(
+                "select b.topic, b.partition, b.end_offset, b.epoch + e.max_future_ms
              from sessionizer.bindings b join sessionizer.epochs e using (job, epoch)
              where job = $1 and epoch > $2 and e.max_future_ms is not null order by epoch",
-            &[&job, &(behind as i64)],
-        )?;
+                &[&job, &(behind as i64)],
+            )
+            .map_err(ails)?;
         for row in &latest {
             let latest = (row.get(2), EventTime::from_millis(row.get(3)));
             self.latest.entry((row.get(0), row.get(1))).or_default().push(latest);
         }
         // A view of an older version of the program has no column `lost`.
-        let balance = self.client.query_opt(
-            "select records, closed, open, dead, difference,
+        let balance = self
+            .client
+            .query_opt(
+                "select records, closed, open, dead, difference,
                     coalesce((to_jsonb(b) ->> 'lost')::bigint, 0)
              from sessionizer.balance b where job = $1",
-            &[&job],
-        )?;
+                &[&job],
+            )
+            .map_err(ails)?;
         self.balance = balance.map(|row| Balance {
             records: row.get(0),
             closed: row.get(1),
@@ -183,6 +202,42 @@ impl Moment {
             difference: row.get(4),
             lost: row.get(5),
         });
+        Ok(())
+    }
+
+    /// Fails if the next start would: what it goes on from is not in the table, so the table can be
+    /// right all the same.
+    pub fn check_next_start(&mut self) -> Result<(), LedgerError> {
+        let cannot = |why: String| {
+            LedgerError::Fatal(Fault::World(format!("the next start will fail: {why}")))
+        };
+        durable::check(&mut self.client, &self.job, &self.table).map_err(|error| match error {
+            LedgerError::Fatal(fault) => cannot(fault.to_string()),
+            LedgerError::Retry(why) => LedgerError::Retry(why),
+        })?;
+        let shards = self.shards.len() as u32;
+        for (at, progress) in self.shards.iter().enumerate() {
+            // One by one: all of them together may be large.
+            let row = self
+                .client
+                .query_one(
+                    "select epoch, data from sessionizer.snapshots where job = $1 and shard = $2",
+                    &[&self.job, &(at as i32)],
+                )
+                .map_err(|why| classify(&why, "reading snapshots"))?;
+            let epoch = durable::unsigned(&row, "epoch")?;
+            let place = format!("the snapshot of shard {at} at epoch {epoch}");
+            let table = snapshot::decode_of(row.get(1), self.gap, Shard(at as u32), shards)
+                .map_err(|damage| cannot(format!("{place} cannot be read: {damage}")))?;
+            let open: u64 = table.open().map(|open| open.span.count).sum();
+            if epoch == progress.epoch && open != progress.open {
+                return Err(cannot(format!(
+                    "{place} holds {open} records in open sessions, and \
+                     sessionizer.shard_progress says {}",
+                    progress.open
+                )));
+            }
+        }
         Ok(())
     }
 

@@ -23,7 +23,7 @@ use crate::kafka::{Cluster, KafkaConfig, Publisher, create_topic};
 use crate::progress::{bars, style};
 use crate::run::now_ms;
 use access_log::{Lines, ReadError, parse_line, reader};
-use generate::{Generator, Record, Recipe};
+use generate::{Generator, Recipe, Record};
 use history::History;
 use pace::Pace;
 

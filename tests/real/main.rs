@@ -11,6 +11,7 @@ mod connect;
 mod events;
 mod faults;
 mod faults_at_start;
+mod first_start;
 mod jobs;
 mod kafka;
 mod late;
@@ -22,7 +23,9 @@ mod outage;
 mod postgres;
 mod produce;
 mod queries;
+mod reset;
 mod secured;
 #[path = "../shared/skipped.rs"]
 mod skipped;
+mod state;
 mod world;
