@@ -15,7 +15,7 @@ use crate::skipped::skipped;
 use crate::world::{Running, World, eventually};
 
 /// How long a peer may be silent in these tests.
-const PEER_TIMEOUT: Duration = Duration::from_secs(2);
+const PEER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A network of three machines.
 struct Network {
