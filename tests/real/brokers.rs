@@ -122,7 +122,7 @@ fn a_start_that_cannot_read_says_why_and_disturbs_nobody() {
         assert!(log.contains(part), "{part:?} is missing in\n{log}");
     }
     let took = began.elapsed();
-    assert!((Duration::from_secs(2)..Duration::from_secs(4)).contains(&took), "{took:?}:\n{log}");
+    assert!((Duration::from_secs(2)..Duration::from_secs(20)).contains(&took), "{took:?}:\n{log}");
 
     world.send_events(0, &events);
     wait_for_records(&world, 10);

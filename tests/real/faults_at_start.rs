@@ -12,8 +12,8 @@ use crate::oracle::{event, sessions};
 use crate::postgres::{MINUTE, TEN, refused, try_run, world_with_an_event};
 use crate::world::{Running, World, finish};
 
-/// A stop must not take longer, on any machine.
-const QUICKLY: Duration = Duration::from_secs(3);
+/// A stop must not take longer, also on a busy machine; a start would wait for a minute.
+const QUICKLY: Duration = Duration::from_secs(10);
 
 /// Stops a job that waits in its start: that is no fault.
 fn assert_stops(job: Running) {

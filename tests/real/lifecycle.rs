@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
@@ -187,9 +187,9 @@ pub fn send_until(traffic: &mut Traffic, done: &AtomicBool) {
     }
 }
 
-/// Looks at the balance every 20 ms until told to stop; it must always be zero. Gives how many
+/// Looks at the balance every 20 ms until told to stop; it must always be zero. Tells how many
 /// commits it has seen.
-fn watch_balance(world: &World, done: &AtomicBool) -> usize {
+fn watch_balance(world: &World, done: &AtomicBool, seen: &AtomicUsize) {
     let mut client = world.client();
     let there = "select to_regclass('sessionizer.balance') is not null";
     let mut commits = BTreeSet::new();
@@ -203,8 +203,8 @@ fn watch_balance(world: &World, done: &AtomicBool) -> usize {
             assert_eq!(row.get::<_, i64>(1), 0, "the books do not balance: {row:?}");
             commits.insert(row.get::<_, i64>(0));
         }
+        seen.store(commits.len(), Ordering::Relaxed);
     }
-    commits.len()
 }
 
 /// Raises the flag also when a test fails, so that its other threads end.
@@ -225,7 +225,7 @@ fn being_killed_or_stopped_at_any_moment_loses_and_repeats_nothing() {
     std::thread::scope(|scope| {
         let _raise = Raise(&done);
         scope.spawn(|| send_until(&mut traffic, &done));
-        scope.spawn(|| watch_balance(&world, &done));
+        scope.spawn(|| watch_balance(&world, &done, &AtomicUsize::new(0)));
         let shapes = [("1", "1"), ("3", "2"), ("2", "3"), ("4", "4"), ("1", "3"), ("2", "1")];
         for (round, (workers, lanes)) in shapes.into_iter().cycle().take(12).enumerate() {
             // With and without snapshots that come while it runs.
@@ -250,18 +250,19 @@ fn being_killed_or_stopped_at_any_moment_loses_and_repeats_nothing() {
 fn the_books_balance_at_every_commit() {
     let world = World::new("balance");
     let mut traffic = Traffic::new(&world);
-    let done = AtomicBool::new(false);
+    let (done, seen) = (AtomicBool::new(false), AtomicUsize::new(0));
     let job = start(&world, "-w 2 --sink-connections 3 --snapshot-interval 500ms");
     std::thread::scope(|scope| {
         let raise = Raise(&done);
-        let watch = scope.spawn(|| watch_balance(&world, &done));
-        for _ in 0..40 {
+        let watch = scope.spawn(|| watch_balance(&world, &done, &seen));
+        eventually("ten commits were looked at", || {
+            assert!(!watch.is_finished(), "the books do not balance: see above");
             traffic.send(200);
-        }
+            seen.load(Ordering::Relaxed) >= 10
+        });
         wait_for_records(&world, traffic.records());
         drop(raise);
-        let commits = watch.join().expect("it balances");
-        assert!(commits >= 10, "only {commits} commits were looked at");
+        watch.join().expect("it balances");
     });
     job.stop();
     traffic.check(&world, &[]);
@@ -269,24 +270,46 @@ fn the_books_balance_at_every_commit() {
 
 // ---- being replaced ------------------------------------------------------------------------
 
+/// Records after which an epoch ends early.
+const FULL: i64 = 65_536;
+const BACKLOG: i64 = 800_000;
+
 /// What is read in an epoch stays in memory until it ends, so one that brings much ends early.
 #[test]
 fn epochs_of_a_backlog_are_shorter_than_those_of_live_traffic() {
-    const FULL: i64 = 65_536;
     // More than a worker reads in a quarter of a second, or all could end with a whole one.
     let world = World::new("short-epochs");
     world.create_topic(1);
     let mut produce = world.command();
-    produce.args(["produce", "--number", "800000", "--historical", "3d", "--density", "50"]);
+    produce.args([
+        "produce",
+        "--number",
+        &BACKLOG.to_string(),
+        "--historical",
+        "3d",
+        "--density",
+        "50",
+    ]);
     let (status, log) = finish(produce);
     assert!(status.success(), "{status}:\n{log}");
     let running = world.start(&["-w", "1", "--epoch", "1s"]);
-    wait_for_records(&world, 800_000);
-    for _ in 0..5 {
+    wait_for_records(&world, BACKLOG as u64);
+    // An epoch is known by the one after it, so live events come until one has both.
+    eventually("an epoch of live traffic is over", || {
         world.send_events(0, [&event("10.1.1.1", "live", chrono_now_ms())]);
-        std::thread::sleep(Duration::from_millis(400));
-    }
-    wait_for_records(&world, 800_005);
+        epochs_of_a_backlog(&world).1 > 0
+    });
+    let (shorter, _) = epochs_of_a_backlog(&world);
+    assert!(shorter > 0, "no epoch of the backlog ended early");
+
+    running.stop();
+    world.run_to_end(&["-w", "1"]);
+    assert_eq!(world.rows(), world.answer(&world.name));
+}
+
+/// How many epochs ended early because they were full, and how many brought something after the
+/// backlog. Each must have ended when it should.
+fn epochs_of_a_backlog(world: &World) -> (usize, usize) {
     let epochs = "select epoch, coalesce((select max(records) from sessionizer.bindings b
                          where b.epoch <= e.epoch), 0) from sessionizer.epochs e order by epoch";
     let epochs = world.query(epochs).into_iter().map(|row| {
@@ -302,13 +325,9 @@ fn epochs_of_a_backlog_are_shorter_than_those_of_live_traffic() {
         let place = format!("the epoch {began} brought {} and ended at {ended}", read - before);
         assert_eq!(ended % if full { 250 } else { 1_000 }, 0, "{place}: {epochs:?}");
         shorter += usize::from(full && ended % 1_000 != 0);
-        live += usize::from(*before >= 800_000 && read > before);
+        live += usize::from(*before >= BACKLOG && read > before);
     }
-    assert!(shorter > 0 && live > 0, "{shorter} short ones, {live} live ones: {epochs:?}");
-
-    running.stop();
-    world.run_to_end(&["-w", "1"]);
-    assert_eq!(world.rows(), world.answer(&world.name));
+    (shorter, live)
 }
 
 #[test]

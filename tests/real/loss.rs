@@ -181,11 +181,12 @@ fn offsets_that_go_while_it_runs_end_the_run() {
     world.create_topic(1);
     let events = visits("a", 30);
     world.send_events(0, &events[..5]);
-    // The broker holds no fetch for long, so none is under way when the job stands still.
+    // The broker holds no fetch for long, so none is under way when the job has stood still for a
+    // while.
     let job = start(&world, &["--kafka-config", "fetch.wait.max.ms=10"]);
     wait_for_records(&world, 5);
     job.signal("STOP");
-    std::thread::sleep(Duration::from_millis(100));
+    std::thread::sleep(Duration::from_secs(1));
     world.send_events(0, &events[5..]);
     world.delete_records(&world.name, 0, 12);
     job.signal("CONT");

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::lifecycle::{SOON, Traffic, count, start, wait_for_records};
 use crate::world::{Running, Server, World, eventually};
@@ -93,7 +93,7 @@ fn a_stop_without_postgres_gives_up_in_time_and_loses_nothing() {
         }
         let (status, log) = job.wait();
         assert_eq!(status.code(), Some(code), "{log}");
-        assert!(asked.elapsed() < Duration::from_secs(5), "{:?}:\n{log}", asked.elapsed());
+        assert!(asked.elapsed() < SOON, "{:?}:\n{log}", asked.elapsed());
         assert_eq!(log.contains("Nothing is lost"), code == 1, "{log}");
         server.act("start");
     }

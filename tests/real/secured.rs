@@ -63,14 +63,14 @@ impl Secured {
     }
 }
 
-/// Runs a command that must give up within its start timeout of three seconds; gives its log.
+/// Runs a command that must give up after its start timeout of three seconds, not the usual minute; gives its log.
 fn give_up(mut command: Command) -> String {
     let began = Instant::now();
     command.args(["--start-timeout", "3s"]);
     let (status, log) = finish(command);
     let took = began.elapsed();
     assert_eq!(status.code(), Some(1), "{log}");
-    assert!(took < Duration::from_secs(6), "after {took:?}:\n{log}");
+    assert!(took < Duration::from_secs(20), "after {took:?}:\n{log}");
     log
 }
 

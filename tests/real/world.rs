@@ -270,6 +270,18 @@ impl World {
         range.expect("the broker answers")
     }
 
+    /// Waits until no transaction is open in a partition. A producer has its reply when the end of a
+    /// transaction is decided; the markers in the partitions, which readers need, come later.
+    pub fn wait_for_markers(&self, topic: &str, partition: i32) {
+        let mut config = self.kafka_client();
+        config.set("group.id", "asks").set("isolation.level", "read_committed");
+        let consumer: BaseConsumer = config.create().expect("a consumer");
+        eventually("the markers of the transaction are written", || {
+            let stable = consumer.fetch_watermarks(topic, partition, PATIENCE);
+            stable.expect("the broker answers").1 == self.log_range(topic, partition).1
+        });
+    }
+
     /// Moves the log start of a partition, as retention does.
     pub fn delete_records(&self, topic: &str, partition: i32, before: i64) {
         let mut wanted = TopicPartitionList::new();
