@@ -3,6 +3,9 @@
 FROM rust:1-bookworm AS build
 WORKDIR /src
 COPY . .
+# For `--version` and the log, because there is no repository in here:
+# docker build --build-arg BUILD_COMMIT="$(git rev-parse --short=10 HEAD)" .
+ARG BUILD_COMMIT=
 # The caches outlive the layer; the program has to be copied out of them in the same step.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target,sharing=locked \
