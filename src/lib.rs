@@ -59,4 +59,5 @@ pub mod produce;
 pub mod progress;
 pub mod run;
 pub mod start;
+pub mod system;
 pub mod version;

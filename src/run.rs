@@ -365,7 +365,7 @@ impl Job {
         let mut shards = Vec::with_capacity(mine.len());
         for (shard, epoch, bytes) in stored {
             let table = snapshot::decode(&bytes, self.config.ledger.gap).map_err(|damage| {
-                Fault::World(format!(
+                Fault::Config(format!(
                     "the snapshot of shard {} at epoch {epoch} (sessionizer.snapshots) cannot be \
                      read: {damage}. Restore the database from a backup, or start as another job \
                      (--job, --table) from the beginning of the topic",
@@ -376,7 +376,7 @@ impl Job {
             self.control.gauges.shards_loaded.fetch_add(1, Relaxed);
         }
         if shards.iter().map(|loaded| loaded.shard).ne(mine.iter().copied()) {
-            return Err(Fault::World(format!(
+            return Err(Fault::Config(format!(
                 "snapshots of the job {} are missing in sessionizer.snapshots: found {} of {}",
                 self.config.ledger.job,
                 shards.len(),

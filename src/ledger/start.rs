@@ -155,7 +155,7 @@ fn check_rights(tx: &mut Transaction<'_>, table: &Table) -> Result<(), LedgerErr
     if missing.is_empty() {
         return Ok(());
     }
-    Err(LedgerError::Fatal(Fault::World(format!(
+    Err(LedgerError::Fatal(Fault::Config(format!(
         "Postgres refuses: the login {user} lacks the right to {} on the table {}{GRANT}",
         missing.join(", "),
         table.quoted()
@@ -291,7 +291,7 @@ fn fence(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<i64, LedgerE
         )
         .map_err(|why| classify(&why, "taking the fence"))?;
     rows.iter().map(|row| row.get(0)).max().ok_or_else(|| {
-        LedgerError::Fatal(Fault::World(format!(
+        LedgerError::Fatal(Fault::Config(format!(
             "the job {} has no rows in sessionizer.shard_progress: they were deleted; restore \
              them, or delete the job from sessionizer.jobs and start afresh",
             config.job
@@ -323,7 +323,7 @@ fn read(
         )
         .map_err(ails)?;
     let Some(base) = base.filter(|_| progress.len() == config.shards as usize) else {
-        return Err(LedgerError::Fatal(Fault::World(format!(
+        return Err(LedgerError::Fatal(Fault::Config(format!(
             "what sessionizer.* holds of the job {} is incomplete: rows were deleted by hand or \
              a restore was partial; restore all of the schema sessionizer, or none of the job",
             config.job

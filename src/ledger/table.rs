@@ -97,7 +97,7 @@ fn refuse(config: &LedgerConfig, why: &str) -> LedgerError {
 
 /// The table of a job that exists does not: what was in it cannot be made again from here.
 pub fn gone(config: &LedgerConfig) -> LedgerError {
-    LedgerError::Fatal(Fault::World(format!(
+    LedgerError::Fatal(Fault::Config(format!(
         "the table {} is gone: it was dropped. Restore it, or delete the job {} from \
          sessionizer.jobs to begin afresh",
         config.table, config.job

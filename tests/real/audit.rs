@@ -381,3 +381,26 @@ fn a_signal_while_the_topic_is_read_ends_it_at_once() {
         assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
     }
 }
+
+/// A shell that runs the audit: its exit code, and what it logged.
+fn audit_in_shell(world: &World, line: &str) -> (Option<i32>, String) {
+    let program = world.command();
+    let mut command = std::process::Command::new("bash");
+    command.env_clear().args(["-c", line]).arg(program.get_program());
+    command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let (status, log) = finish(command);
+    (status.code(), log)
+}
+
+#[test]
+fn an_output_that_nobody_takes_ends_it_without_a_word_about_bugs() {
+    let world = settled("audit-closed");
+    let (code, log) = audit_in_shell(&world, "exec $0 audit >/dev/full");
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("cannot write to standard output: No space left"), "{log}");
+    let (code, piped) = audit_in_shell(&world, "set -o pipefail; $0 audit | true");
+    assert_eq!(code, Some(141), "{piped}");
+    for log in [log, piped] {
+        assert!(!log.contains("bug") && !log.contains("panicked"), "{log}");
+    }
+}

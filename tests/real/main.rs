@@ -23,4 +23,5 @@ mod postgres;
 mod produce;
 mod queries;
 mod secured;
+mod settings;
 mod world;
