@@ -11,13 +11,14 @@ use crate::time::EventTime;
 /// Why a run cannot go on. Retrying is over when one of these exists.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// What was typed or set is wrong; the message lists everything.
+    /// What was typed or set is wrong, or something else that waiting does not mend: a right that
+    /// is missing, records that are gone. Somebody has to act before the next start.
     Config(String),
     /// Another instance of the job has taken over.
     Fenced(String),
     /// Another process of the cluster is lost.
     Peer(String),
-    /// The world outside is not as the job needs it, and waiting would not mend it.
+    /// Something outside has failed and may heal: another start may succeed.
     World(String),
 }
 
@@ -32,7 +33,7 @@ impl Fault {
         }
     }
 
-    /// The fault with this exit code; what has none of ours is of the world.
+    /// The fault with this exit code; any other code counts as 1.
     pub fn with_code(code: u8, why: String) -> Self {
         match code {
             2 => Fault::Config(why),

@@ -21,7 +21,7 @@ mod watcher;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::debug;
 use rdkafka::client::ClientContext;
@@ -51,7 +51,7 @@ pub struct KafkaConfig {
 }
 
 /// Settings that the job depends on, and why nobody else may set them.
-pub const RESERVED: [(&str, &str); 7] = [
+pub const RESERVED: [(&str, &str); 21] = [
     ("bootstrap.servers", "set KAFKA_URL instead"),
     ("metadata.broker.list", "set KAFKA_URL instead"),
     ("group.id", "set KAFKA_GROUP instead"),
@@ -59,6 +59,20 @@ pub const RESERVED: [(&str, &str); 7] = [
     ("enable.auto.offset.store", "offsets are committed with the rows, in Postgres"),
     ("enable.partition.eof", "the end of a partition is how idleness is told from delay"),
     ("auto.offset.reset", "an offset that is gone must stop the job, not skip records"),
+    ("auto.commit.enable", "offsets are committed with the rows, in Postgres"),
+    ("offset.store.method", "offsets are committed with the rows, in Postgres"),
+    ("isolation.level", "records of transactions that were aborted must not count"),
+    ("allow.auto.create.topics", "a missing topic must be told, not created"),
+    ("partition.assignment.strategy", "the job itself divides the partitions"),
+    ("group.instance.id", "the job itself divides the partitions"),
+    ("group.protocol", "the job itself divides the partitions"),
+    ("group.remote.assignor", "the job itself divides the partitions"),
+    ("transactional.id", "the producer writes without transactions"),
+    ("enabled_events", "the job depends on the events of librdkafka"),
+    ("log.queue", "the log tells why a broker hangs up"),
+    ("log_level", "the log tells why a broker hangs up"),
+    ("test.mock.num.brokers", "the brokers are those of KAFKA_URL"),
+    ("test.mock.broker.rtt", "the brokers are those of KAFKA_URL"),
 ];
 
 /// How long one question to the brokers may take.
@@ -161,6 +175,8 @@ struct Health {
     /// How many times a connection failed: whoever knows a smaller number knows too little.
     troubles: AtomicU64,
     last: Mutex<Option<String>>,
+    /// Since when a login or a certificate is refused, and why.
+    refused: Mutex<Option<(Instant, String)>>,
     /// Where the partitions ended when the brokers were asked after so many troubles.
     ends: Mutex<(u64, BTreeMap<Partition, Offset>)>,
 }
@@ -196,12 +212,29 @@ impl ClientContext for Context {
             return;
         }
         debug!(target: "librdkafka", "{error}: {reason}");
+        if code == Some(RDKafkaErrorCode::Authentication)
+            || code == Some(RDKafkaErrorCode::SSL) && reason.contains("certificate verify failed")
+        {
+            let mut refused = lock(&self.health.refused);
+            let since = refused.take().map_or_else(Instant::now, |(since, _)| since);
+            *refused = Some((since, reason.to_owned()));
+        }
         let mut last = lock(&self.health.last);
         // That all brokers are down says less than why the last one went.
         if last.is_none() || code != Some(RDKafkaErrorCode::AllBrokersDown) {
             *last = Some(reason.to_owned());
         }
         self.health.troubles.fetch_add(1, Relaxed);
+    }
+}
+
+impl Context {
+    /// Why brokers refuse the login or the certificate, if they have done so for so long. This does
+    /// not heal by waiting.
+    fn refused_for(&self, long: Duration) -> Option<String> {
+        let refused = lock(&self.health.refused);
+        let (since, why) = refused.as_ref()?;
+        (since.elapsed() >= long).then(|| why.clone())
     }
 }
 

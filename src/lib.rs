@@ -60,5 +60,6 @@ pub mod progress;
 pub mod reset;
 pub mod run;
 pub mod start;
+pub mod system;
 pub mod text;
 pub mod version;

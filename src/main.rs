@@ -9,8 +9,8 @@ use log::{LevelFilter, error, info, warn};
 use sessionizer::cli::{self, Command, RunArgs};
 use sessionizer::config::Environment;
 use sessionizer::control::{Control, Fault};
-use sessionizer::{audit, config, demo, produce, progress, reset, run};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use sessionizer::{audit, config, demo, produce, progress, reset, run, system};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 fn main() -> ExitCode {
@@ -48,6 +48,7 @@ fn main() -> ExitCode {
 
 fn run_job(args: &RunArgs, env: &Environment, control: &Arc<Control>) -> Result<(), Fault> {
     let config = config::read(args, env)?;
+    system::check_open_files(&config)?;
     run::run(&config, control)
 }
 
@@ -70,21 +71,45 @@ fn start_logging() {
     log::set_max_level(level);
 }
 
+/// What `println!` says when nobody takes what it prints: that is no bug of ours.
+fn output_closed(panic: &str) -> Option<&str> {
+    panic.strip_prefix("failed printing to stdout: ")
+}
+
+/// A reader that has seen enough is not worth a word: the exit code is that of a program which
+/// SIGPIPE has ended. Anything else, a full disk for example, is.
+fn end_without_output(why: &str) -> ! {
+    if why.contains("Broken pipe") {
+        std::process::exit(128 + signal_hook::consts::SIGPIPE);
+    }
+    error!("cannot write to standard output: {why}");
+    std::process::exit(1);
+}
+
 /// A panic is a broken invariant, in whichever thread: what is in memory cannot be trusted, and
 /// a restart from what is durable is the one way back.
 fn abort_on_panic() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        if let Some(why) =
+            panic.payload().downcast_ref::<String>().and_then(|what| output_closed(what))
+        {
+            end_without_output(why);
+        }
         tell(panic);
         error!("a broken invariant: this is a bug. The next start goes on from what is durable");
         std::process::abort();
     }));
 }
 
-/// The first SIGTERM or Ctrl-C asks for a clean stop, the second does not ask.
+/// The first SIGTERM, SIGHUP or Ctrl-C asks for a clean stop, the second does not ask.
 fn stop_on_signals(control: &Arc<Control>, first: &'static str) {
     let control = Arc::clone(control);
-    let mut signals = Signals::new([SIGINT, SIGTERM]).expect("signals can be handled");
+    let mut handled = vec![SIGINT, SIGTERM];
+    if !system::ignores_hangup() {
+        handled.push(SIGHUP);
+    }
+    let mut signals = Signals::new(handled).expect("signals can be handled");
     let listen = move || {
         // Another process of a cluster may have asked already; that is no second signal.
         let mut asked = false;

@@ -378,7 +378,7 @@ impl Job {
             self.control.gauges.shards_loaded.fetch_add(1, Relaxed);
         }
         if shards.iter().map(|loaded| loaded.shard).ne(mine.iter().copied()) {
-            return Err(Fault::World(format!(
+            return Err(Fault::Config(format!(
                 "snapshots of the job {} are missing in sessionizer.snapshots: found {} of {}",
                 self.config.ledger.job,
                 shards.len(),

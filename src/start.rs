@@ -141,7 +141,7 @@ fn accept(plan: &mut Plan, config: &Config, losses: &[Loss]) -> Result<(), Fault
     let places: Vec<String> = losses.iter().map(ToString::to_string).collect();
     let places = places.join("; ");
     if !config.accept_lost_offsets {
-        return Err(Fault::World(format!(
+        return Err(Fault::Config(format!(
             "{places}. What is in Postgres stays right. Start with --accept-lost-offsets to go on \
              without them (the loss is counted in sessionizer.balance), or begin afresh with what is \
              there: `sessionizer reset` removes the job and its rows"

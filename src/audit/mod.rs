@@ -137,7 +137,7 @@ fn check_available(kafka: &KafkaConfig, ranges: &[Range], control: &Control) -> 
     for range in ranges {
         let (oldest, end) = cluster.offsets(&range.topic, range.partition)?;
         if oldest > range.start || end < range.end {
-            return Err(Fault::World(format!(
+            return Err(Fault::Config(format!(
                 "{}[{}]: the job has read offsets {} to {}, Kafka has {oldest} to {end}: records \
                  that are gone cannot be audited",
                 range.topic, range.partition, range.start, range.end

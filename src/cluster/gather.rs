@@ -61,10 +61,12 @@ pub(super) fn listen(
                 io::ErrorKind::AddrInUse => ". Another program has it, or a process of this job",
                 _ => "",
             };
-            return Err(Fault::World(format!(
+            let what = format!(
                 "cannot listen on {address}, the address of process {} in the hostfile: {why}{hint}",
                 members.me
-            )));
+            );
+            let heals = why.kind() == io::ErrorKind::AddrInUse;
+            return Err(if heals { Fault::World(what) } else { Fault::Config(what) });
         }
         if members.control.ending() {
             return Ok(None);

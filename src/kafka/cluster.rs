@@ -16,6 +16,9 @@ use crate::control::Fault;
 
 /// How long a start asks at a time: in between it notices that it is to stop.
 const START_QUESTION: Duration = Duration::from_secs(1);
+/// For how long brokers refuse a login or a certificate until a start believes them: one that has
+/// just started may not know of a login yet.
+const REFUSALS: Duration = Duration::from_secs(3);
 /// How long a question may take even if a start has no patience left.
 const QUICK_QUESTION: Duration = Duration::from_millis(500);
 
@@ -139,7 +142,17 @@ impl Cluster {
                 self.serve();
                 let why = lock(&self.context.health.last).clone();
                 let why = why.unwrap_or_else(|| "no answer".to_owned());
-                if began.elapsed() >= patience || give_up() {
+                let over = began.elapsed() >= patience || give_up();
+                let refused = if over { Duration::ZERO } else { REFUSALS };
+                if let Some(why) = self.context.refused_for(refused) {
+                    return Err(Fault::Config(format!(
+                        "Kafka at {} refuses the connection: {why}; check KAFKA_WEB_TRAFFIC_KEY \
+                         and KAFKA_WEB_TRAFFIC_SECRET, or the sasl.* and ssl.* settings of \
+                         --kafka-config",
+                        self.config.brokers
+                    )));
+                }
+                if over {
                     return Err(Fault::World(format!(
                         "Kafka at {} cannot be used: {why}; check KAFKA_URL, and, if it asks for a \
                          login, KAFKA_WEB_TRAFFIC_KEY and KAFKA_WEB_TRAFFIC_SECRET",
@@ -203,7 +216,7 @@ impl Cluster {
     }
 }
 
-fn no_topic(topic: &str) -> Fault {
+pub(super) fn no_topic(topic: &str) -> Fault {
     Fault::Config(format!(
         "the topic {topic} does not exist: create it, or correct KAFKA_TOPIC (with Kafka's own \
          tool: kafka-topics.sh --create --topic {topic} --partitions 4 --bootstrap-server ...; \

@@ -96,7 +96,7 @@ impl KafkaFeed {
                 let there = there.map_or("has others".to_owned(), |(oldest, end)| {
                     format!("has {oldest} to {end}")
                 });
-                Some(Fault::World(format!(
+                Some(Fault::Config(format!(
                     "{place}: Kafka does not have this offset any more, it {there}: retention has \
                      deleted it, or the topic was made again. What is in Postgres stays right. \
                      Start with --accept-lost-offsets to go on without the records in between"

@@ -15,6 +15,7 @@ use rdkafka::producer::{
     BaseRecord, DefaultProducerContext, DeliveryResult, Producer, ProducerContext, ThreadedProducer,
 };
 
+use super::cluster::no_topic;
 use super::{Cluster, KafkaConfig, lock, refused};
 use crate::control::Fault;
 
@@ -126,8 +127,8 @@ pub fn create_topic(config: &KafkaConfig, partitions: i32) -> Result<bool, Fault
     let topic = &config.topics[0];
     match Cluster::new(config)?.topics(CREATE_PATIENCE, || false) {
         Ok(_) => return Ok(false),
-        Err(Fault::Config(_not_there)) => {}
-        Err(unreachable) => return Err(unreachable),
+        Err(fault) if fault == no_topic(topic) => {}
+        Err(other) => return Err(other),
     }
     let ails = |why: &dyn std::fmt::Display| Fault::World(format!("cannot create {topic}: {why}"));
     let admin: AdminClient<Delivery> =
@@ -141,6 +142,12 @@ pub fn create_topic(config: &KafkaConfig, partitions: i32) -> Result<bool, Fault
     match results.into_iter().next() {
         Some(Ok(_)) => Ok(true),
         Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
+        Some(Err((
+            _,
+            why @ (RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+            | RDKafkaErrorCode::PolicyViolation),
+        ))) => Err(Fault::Config(format!("cannot create {topic}: {why}; create it another way"))),
         Some(Err((_, why))) => Err(ails(&why)),
         None => Err(ails(&"no answer")),
     }

@@ -179,7 +179,7 @@ impl Watch {
             Instant::now()
         });
         if since.elapsed() >= self.gone_patience {
-            *lock(&self.found) = Err(Fault::World(format!(
+            *lock(&self.found) = Err(Fault::Config(format!(
                 "the topic {name} or a part of it is gone while the job runs: {why}"
             )));
         }
@@ -226,7 +226,7 @@ impl Watch {
             if let (Some(known), Some(now)) = (known, now)
                 && *known != now
             {
-                *lock(&self.found) = Err(Fault::World(format!(
+                *lock(&self.found) = Err(Fault::Config(format!(
                     "the topic {topic} was deleted and made again while the job ran (its id was \
                      {known:?} and is {now:?}). Start with --accept-lost-offsets to go on with \
                      the new one from its beginning"

@@ -118,7 +118,7 @@ impl Moment {
         moment.read_progress(&config.job)?;
         let known = moment.shards.iter().all(|shard| moment.epochs.contains_key(&shard.epoch));
         if moment.shards.len() as i32 != job.get::<_, i32>(5) || !known {
-            return Err(LedgerError::Fatal(Fault::World(format!(
+            return Err(LedgerError::Fatal(Fault::Config(format!(
                 "what sessionizer.* holds of the job {} is incomplete: a shard or the epoch it \
                  has reached is missing. Rows were deleted or changed by hand, or a restore was \
                  partial",
@@ -290,7 +290,7 @@ fn refuse_after_loss(client: &mut Client, job: &str) -> Result<(), LedgerError> 
         .map_err(ails)?;
     let Some(lost) = lost else { return Ok(()) };
     let (topic, since): (String, String) = (lost.get(0), lost.get(1));
-    Err(LedgerError::Fatal(Fault::World(format!(
+    Err(LedgerError::Fatal(Fault::Config(format!(
         "the topic {topic} was made again, and the job went on with it ({since}): what is gone \
          cannot be audited"
     ))))

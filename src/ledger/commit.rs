@@ -56,7 +56,7 @@ impl Lane {
         generation: i64,
         topics: Arc<Vec<String>>,
     ) -> Result<Self, LedgerError> {
-        let mut client = connect(&config)?;
+        let mut client = connect(&config).map_err(in_a_run)?;
         let Some(table) = table::find(&mut client, &config)? else {
             return Err(table::gone(&config.job, &config.table));
         };
@@ -227,7 +227,7 @@ fn fenced(
              were they changed by hand?",
             config.job
         )),
-        Ok(None) => Fault::World(format!(
+        Ok(None) => Fault::Config(format!(
             "the job {} is gone from sessionizer.jobs: it was deleted while it ran",
             config.job
         )),
@@ -491,11 +491,20 @@ fn copy_in(
     })
 }
 
+/// A login that was right at the start and is not any more, or a database that is gone, may come
+/// back: a password is being changed, or a backup restored. The next start finds out.
+fn in_a_run(error: LedgerError) -> LedgerError {
+    match error {
+        LedgerError::Fatal(Fault::Config(why)) => LedgerError::Fatal(Fault::World(why)),
+        other => other,
+    }
+}
+
 /// A row of ours that is there already was written by somebody else.
 fn foreign_writer(error: LedgerError, table: &str) -> LedgerError {
     match error {
-        LedgerError::Fatal(Fault::World(why)) if why.contains("(23505)") => {
-            LedgerError::Fatal(Fault::World(format!(
+        LedgerError::Fatal(Fault::Config(why)) if why.contains("(23505)") => {
+            LedgerError::Fatal(Fault::Config(format!(
                 "{why}; a session that this job has just closed is in {table} already: somebody \
                  else writes it, and a table belongs to one job"
             )))

@@ -3,16 +3,18 @@
 use std::error::Error as _;
 use std::time::Duration;
 
-use openssl::ssl::{SslConnector, SslConnectorBuilder, SslFiletype, SslMethod, SslVerifyMode};
-use postgres::config::SslMode;
+use openssl::pkey::PKey;
+use openssl::ssl::{SslConnector, SslConnectorBuilder, SslMethod, SslVerifyMode};
+use postgres::config::{ChannelBinding, SslMode, TargetSessionAttrs};
 use postgres::error::SqlState;
 use postgres::{Client, Config, Error};
 use postgres_openssl::MakeTlsConnector;
 
 use super::LedgerConfig;
-use super::url::{PostgresUrl, TlsMode};
+use super::url::{self, PostgresUrl, TlsMode};
 use crate::control::Fault;
 use crate::operators::LedgerError;
+use crate::secret::Secret;
 
 /// Our transactions never wait for us. One whose client was frozen or cut off would keep its locks,
 /// and with them every later instance waiting, until somebody ends it by hand; unless the server
@@ -36,7 +38,7 @@ pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
     settings
         .user(&config.user)
         .password(config.password.reveal())
-        .dbname(url.database.as_deref().unwrap_or(&config.user))
+        .dbname(&url.database)
         .application_name(&application_name(&config.job))
         .connect_timeout(url.connect_timeout)
         // A peer that is gone without a word is noticed within about half a minute: commits
@@ -55,6 +57,13 @@ pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
     if let Some(options) = &url.options {
         settings.options(options);
     }
+    // After a failover the old primary is a standby: it cannot take what the job writes.
+    settings.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    settings.channel_binding(match url.channel_binding {
+        Some(url::ChannelBinding::Disable) => ChannelBinding::Disable,
+        Some(url::ChannelBinding::Require) => ChannelBinding::Require,
+        Some(url::ChannelBinding::Prefer) | None => ChannelBinding::Prefer,
+    });
     let tls = tls(url).map_err(|why| LedgerError::Fatal(Fault::Config(why)))?;
     let mut client = settings.connect(tls).map_err(|why| classify(&why, "connecting"))?;
     let mut settings = FORGET_FROZEN_CLIENTS.to_owned();
@@ -91,7 +100,14 @@ fn tls(url: &PostgresUrl) -> Result<MakeTlsConnector, String> {
         builder.set_certificate_chain_file(cert).map_err(|why| ails("sslcert", why))?;
     }
     if let Some(key) = &url.client_key {
-        builder.set_private_key_file(key, SslFiletype::PEM).map_err(|why| ails("sslkey", why))?;
+        // Never asks on the terminal: without sslpassword, an encrypted key is refused.
+        let pem = std::fs::read(key).map_err(|why| {
+            format!("POSTGRES_URL: sslkey {} cannot be read: {why}", key.display())
+        })?;
+        let password = url.client_key_password.as_ref().map_or("", Secret::reveal);
+        let key = PKey::private_key_from_pem_passphrase(&pem, password.as_bytes());
+        let key = key.map_err(|why| ails("sslkey (and sslpassword)", why))?;
+        builder.set_private_key(&key).map_err(|why| ails("sslkey", why))?;
     }
     let mut tls = MakeTlsConnector::new(builder.build());
     let check_host = url.tls == TlsMode::VerifyFull;
@@ -136,7 +152,7 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
             why = format!("{why}: {source}");
         }
         if distrusts(error) {
-            return LedgerError::Fatal(Fault::World(format!(
+            return LedgerError::Fatal(Fault::Config(format!(
                 "the certificate of Postgres does not verify: {why}; check sslmode and \
                  sslrootcert in POSTGRES_URL, and with verify-full the name of the host"
             )));
@@ -174,5 +190,11 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
         SqlState::UNDEFINED_TABLE => "; was it dropped while the job ran?",
         _ => "",
     };
-    LedgerError::Fatal(Fault::World(format!("Postgres refuses: {why}{remedy}")))
+    let why = format!("Postgres refuses: {why}{remedy}");
+    // An error inside the server may be gone after its restart; nothing else is.
+    LedgerError::Fatal(if code.code().starts_with("XX") {
+        Fault::World(why)
+    } else {
+        Fault::Config(why)
+    })
 }

@@ -152,7 +152,7 @@ pub fn check_rights(tx: &mut Transaction<'_>, table: &Table) -> Result<(), Ledge
     if missing.is_empty() {
         return Ok(());
     }
-    Err(LedgerError::Fatal(Fault::World(format!(
+    Err(LedgerError::Fatal(Fault::Config(format!(
         "Postgres refuses: the login {user} lacks the right to {} on the table {}{GRANT}",
         missing.join(", "),
         table.shown

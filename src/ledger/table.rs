@@ -99,7 +99,7 @@ fn refuse(config: &LedgerConfig, why: &str) -> LedgerError {
 
 /// The table of a job that exists does not: what was in it cannot be made again from here.
 pub fn gone(job: &str, table: &str) -> LedgerError {
-    LedgerError::Fatal(Fault::World(format!(
+    LedgerError::Fatal(Fault::Config(format!(
         "the table {table} of the job {job} is gone: it was dropped. Restore it, or begin afresh: \
          `sessionizer reset` removes the job, and the next start makes the table and reads the \
          topic again"

@@ -251,7 +251,10 @@ impl<'a> Writer<'a> {
 
     fn access_log(&self, path: &str, host: &str) -> Result<(), Fault> {
         let unreadable = |why: &dyn std::fmt::Display| Fault::World(format!("{path}: {why}"));
-        let lines = Lines::new(reader(Path::new(path)).map_err(|why| unreadable(&why))?);
+        // A file that cannot be opened was named wrong.
+        let opened = reader(Path::new(path));
+        let lines =
+            Lines::new(opened.map_err(|why| Fault::Config(format!("--access-log {path}: {why}")))?);
         let mut skipped = 0;
         let mut skip = |number: u64, why: &dyn std::fmt::Display| {
             skipped += 1;

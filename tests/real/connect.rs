@@ -95,6 +95,7 @@ fn tls_is_as_strict_as_the_url_asks_for() {
         ("127.0.0.1", "sslmode=prefer".to_owned()),
         ("127.0.0.1", "sslmode=require".to_owned()),
         ("127.0.0.1", format!("sslmode=verify-ca&{ours}")),
+        ("127.0.0.1", format!("sslmode=require&{ours}")),
         ("localhost", format!("sslmode=verify-full&{ours}")),
         ("localhost", format!("ssl=true&{ours}")),
     ] {
@@ -104,11 +105,12 @@ fn tls_is_as_strict_as_the_url_asks_for() {
     }
     let missing = "sslmode=verify-ca&sslrootcert=/nowhere/ca.pem".to_owned();
     for (host, parameters, code, says) in [
-        ("127.0.0.1", format!("sslmode=verify-full&{ours}"), 1, ["certificate", "mismatch"]),
-        ("localhost", format!("sslmode=verify-full&{other}"), 1, ["certificate", "issuer"]),
-        ("127.0.0.1", format!("sslmode=verify-ca&{other}"), 1, ["certificate", "issuer"]),
-        ("localhost", "sslmode=verify-full".to_owned(), 1, ["certificate", "issuer"]),
-        ("127.0.0.1", "sslmode=disable".to_owned(), 1, ["no pg_hba.conf entry", "sslmode"]),
+        ("127.0.0.1", format!("sslmode=verify-full&{ours}"), 2, ["certificate", "mismatch"]),
+        ("localhost", format!("sslmode=verify-full&{other}"), 2, ["certificate", "issuer"]),
+        ("127.0.0.1", format!("sslmode=verify-ca&{other}"), 2, ["certificate", "issuer"]),
+        ("127.0.0.1", format!("sslmode=require&{other}"), 2, ["certificate", "issuer"]),
+        ("localhost", "sslmode=verify-full".to_owned(), 2, ["certificate", "issuer"]),
+        ("127.0.0.1", "sslmode=disable".to_owned(), 2, ["no pg_hba.conf entry", "sslmode"]),
         ("127.0.0.1", missing, 2, ["sslrootcert", "/nowhere/ca.pem"]),
     ] {
         let env = [("POSTGRES_URL", &*url(host, &parameters)), ("POSTGRES_USER", "careful")];
@@ -165,7 +167,7 @@ fn a_password_is_used_and_never_shown() {
         [("POSTGRES_URL", &*wrong_url), ("POSTGRES_USER", "alice"), ("POSTGRES_PASSWORD", right)],
     ] {
         let env = [&env[..], &[debug]].concat();
-        let log = refused(&world, &[], &env, 1, &["POSTGRES_PASSWORD", "alice"]);
+        let log = refused(&world, &[], &env, 2, &["POSTGRES_PASSWORD", "alice"]);
         for secret in [right, wrong, "wr0ng"] {
             assert!(!log.contains(secret), "{log}");
         }
@@ -179,7 +181,7 @@ fn a_role_that_may_create_nothing_needs_a_schema_and_a_table() {
     world.execute(&format!("create role {role} login; revoke create on schema public from public"));
     let env = [("POSTGRES_USER", &*role)];
     let says = ["create schema sessionizer authorization", "select, insert and delete"];
-    refused(&world, &[], &env, 1, &says);
+    refused(&world, &[], &env, 2, &says);
     world.execute(&format!(
         "create schema sessionizer authorization {role};
          create table sessionized_events (
@@ -187,7 +189,7 @@ fn a_role_that_may_create_nothing_needs_a_schema_and_a_table() {
              session_end timestamptz(3), num_logs bigint not null,
              primary key (ip, host, session_start));"
     ));
-    refused(&world, &[], &env, 1, &says);
+    refused(&world, &[], &env, 2, &says);
     world.execute(&format!("grant select, insert, delete on sessionized_events to {role}"));
     for time in [TEN, TEN - MINUTE] {
         world.send_events(0, &[event("10.0.0.1", "h", time)]);

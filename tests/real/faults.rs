@@ -472,7 +472,7 @@ fn a_row_of_ours_that_somebody_else_has_written_ends_the_job() {
     // A day later: the session closes.
     world.send_events(0, &[event("10.0.0.2", "h", TEN + 1_440 * MINUTE)]);
     let (status, log) = job.wait();
-    assert_eq!(status.code(), Some(1), "{log}");
+    assert_eq!(status.code(), Some(2), "{log}");
     for part in ["(23505)", "is in public.sessionized_events already", "somebody else"] {
         assert!(log.contains(part), "{part:?} is missing in\n{log}");
     }

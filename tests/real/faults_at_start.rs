@@ -100,7 +100,7 @@ fn a_certificate_that_does_not_verify_is_told_at_once() {
         let mut command = world.command();
         command.env("POSTGRES_URL", url).args(["--start-timeout", "1h"]);
         let (status, log) = finish(command);
-        assert_eq!(status.code(), Some(1), "{log}");
+        assert_eq!(status.code(), Some(2), "{log}");
         for part in ["certificate", reason, "sslmode", "sslrootcert", "POSTGRES_URL"] {
             assert!(log.contains(part), "{part:?} is missing in\n{log}");
         }
@@ -135,7 +135,7 @@ fn a_right_that_is_missing_is_told_before_anything_is_read() {
     ] {
         grant(granted);
         let lacks = format!("the login {role} lacks the right to {missing} on the table");
-        let log = refused(&world, &[], &env, 1, &[&lacks, "public.sessionized_events; grant it"]);
+        let log = refused(&world, &[], &env, 2, &[&lacks, "public.sessionized_events; grant it"]);
         assert_eq!(count(&log, "ERROR]"), 1, "{log}");
     }
     assert_eq!(world.value("select to_regclass('sessionizer.jobs') is null"), "t");

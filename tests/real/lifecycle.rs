@@ -362,8 +362,50 @@ fn a_job_that_is_deleted_while_it_runs_ends() {
     wait_for_records(&world, 100);
     world.execute("delete from sessionizer.jobs");
     let (status, log) = job.wait();
-    assert_eq!(status.code(), Some(1), "{log}");
+    assert_eq!(status.code(), Some(2), "{log}");
     assert!(log.contains("is gone from sessionizer.jobs"), "{log}");
+}
+
+// ---- signals -------------------------------------------------------------------------------
+
+#[test]
+fn a_hangup_is_a_clean_stop() {
+    let world = World::new("hangup");
+    let mut traffic = Traffic::new(&world);
+    traffic.send(500);
+    let job = start(&world, "-w 1");
+    wait_for_records(&world, traffic.records());
+    job.signal("HUP");
+    let (status, log) = job.wait();
+    assert!(status.success(), "{status}:\n{log}");
+    assert!(log.contains("committing what was read"), "{log}");
+    traffic.check(&world, &[]);
+    let mut waiting = world.command();
+    waiting.env("KAFKA_URL", "127.0.0.1:1").args(["audit", "--show", "1"]);
+    let mut waiting = Running::start(waiting);
+    waiting.wait_for("waiting for Kafka");
+    waiting.signal("HUP");
+    let (status, log) = waiting.wait();
+    assert_eq!(status.code(), Some(1), "the audit was stopped:\n{log}");
+}
+
+#[test]
+fn under_nohup_a_hangup_means_nothing() {
+    let world = World::new("nohup");
+    let mut traffic = Traffic::new(&world);
+    traffic.send(500);
+    let program = world.command();
+    let mut command = std::process::Command::new("nohup");
+    command.env_clear().arg(program.get_program()).stdin(std::process::Stdio::null());
+    command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut job = Running::start(command);
+    wait_for_records(&world, traffic.records());
+    job.signal("HUP");
+    traffic.send(500);
+    wait_for_records(&world, traffic.records());
+    assert!(job.is_running(), "{}", job.log());
+    job.stop();
+    traffic.check(&world, &[]);
 }
 
 // ---- Postgres refusing ---------------------------------------------------------------------
@@ -378,7 +420,7 @@ fn a_table_that_is_dropped_ends_the_job() {
     world.execute("drop table sessionized_events");
     traffic.send(2_000);
     let (status, log) = job.wait();
-    assert_eq!(status.code(), Some(1), "{log}");
+    assert_eq!(status.code(), Some(2), "{log}");
     assert!(log.contains("sessionized_events") && log.contains("dropped"), "{log}");
     assert_eq!((count(&log, "ERROR]"), count(&log, "panicked")), (1, 0), "{log}");
 }
@@ -404,7 +446,7 @@ fn a_permission_that_is_revoked_ends_the_job_and_nothing_is_lost() {
     world.execute(&format!("revoke insert on sessionized_events from {role}"));
     traffic.send(2_000);
     let (status, log) = job.wait();
-    assert_eq!(status.code(), Some(1), "{log}");
+    assert_eq!(status.code(), Some(2), "{log}");
     assert!(log.contains("permission denied for table sessionized_events"), "{log}");
     assert!(log.contains("grant it"), "{log}");
     world.execute(&format!("grant insert on sessionized_events to {role}"));

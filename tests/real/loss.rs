@@ -34,7 +34,7 @@ fn records_that_were_not_read_yet_can_be_given_up() {
     world.send_events(1, &events[5..20]);
     world.delete_records(&world.name, 1, 8);
     let (code, log) = fail(&world, &[], &["--until-end"]);
-    assert_eq!(code, 1, "{log}");
+    assert_eq!(code, 2, "{log}");
     let place = format!("{}[1]", world.name);
     for part in [place.as_str(), "offset 5", "8 to 20", "retention", ACCEPT] {
         assert!(log.contains(part), "{part:?} is missing in\n{log}");
@@ -67,7 +67,7 @@ fn records_that_a_replay_needs_are_counted_when_they_are_gone() {
     // Of the sessions that are open, most of the beginning is gone.
     world.delete_records(&world.name, 0, 90);
     let (code, log) = fail(&world, &[], &["--until-end"]);
-    assert_eq!(code, 1, "{log}");
+    assert_eq!(code, 2, "{log}");
     assert!(log.contains("offset 0") && log.contains("90 to 100"), "{log}");
     let log = world.run_to_end(&[ACCEPT, "-w", "3"]);
     let rows = world.rows();
@@ -96,7 +96,7 @@ fn a_topic_that_was_made_again_is_noticed_however_long_it_is() {
     world.create_topic(2);
     world.send_events(0, &events[10..40]);
     let (code, log) = fail(&world, &[], &["--until-end"]);
-    assert_eq!(code, 1, "{log}");
+    assert_eq!(code, 2, "{log}");
     for part in [&format!("{}[0]", world.name), "made again", ACCEPT] {
         assert!(log.contains(part), "{part:?} is missing in\n{log}");
     }
@@ -108,7 +108,7 @@ fn a_topic_that_was_made_again_is_noticed_however_long_it_is() {
     world.run_to_end(&[]);
     assert_eq!(world.rows(), sessions(&events));
     let (code, log) = fail(&world, &[], &["audit"]);
-    assert_eq!(code, 1, "{log}");
+    assert_eq!(code, 2, "{log}");
     assert!(log.contains("cannot be audited"), "{log}");
 }
 
@@ -144,7 +144,7 @@ fn a_topic_that_is_made_again_while_the_job_runs_ends_the_run() {
     world.create_topic(1);
     world.send_events(0, &visits("b", 50));
     let (status, log) = job.wait();
-    assert_eq!(status.code(), Some(1), "{log}");
+    assert_eq!(status.code(), Some(2), "{log}");
     assert!(log.contains(&world.name), "{log}");
     assert_eq!(world.imbalance(), "0");
 }
@@ -160,7 +160,7 @@ fn a_start_says_which_offsets_are_gone() {
     world.send_events(1, &events[5..20]);
     world.delete_records(&world.name, 1, 8);
     let (code, log) = fail(&world, &[], &["--until-end"]);
-    assert_eq!(code, 1, "{log}");
+    assert_eq!(code, 2, "{log}");
     let place = format!("{}[1]", world.name);
     for part in [place.as_str(), "offset 5", "8 to 20", "retention"] {
         assert!(log.contains(part), "{part:?} is missing in\n{log}");
@@ -191,7 +191,7 @@ fn offsets_that_go_while_it_runs_end_the_run() {
     world.delete_records(&world.name, 0, 12);
     job.signal("CONT");
     let (status, log) = job.wait();
-    assert_eq!(status.code(), Some(1), "{log}");
+    assert_eq!(status.code(), Some(2), "{log}");
     assert!(log.contains(&format!("{}[0] at offset 5", world.name)), "{log}");
     assert!(log.contains("retention"), "{log}");
     assert_eq!(world.imbalance(), "0");
@@ -207,7 +207,7 @@ fn a_topic_that_is_deleted_ends_the_run() {
     wait_for_records(&world, 5);
     world.delete_topic(&world.name);
     let (status, log) = job.wait();
-    assert_eq!(status.code(), Some(1), "{log}");
+    assert_eq!(status.code(), Some(2), "{log}");
     assert!(log.contains(&world.name) && log.contains("gone"), "{log}");
     assert_eq!(world.imbalance(), "0");
     let (code, log) = fail(&world, &[], &[]);
@@ -226,7 +226,7 @@ fn a_topic_that_was_made_again_and_is_shorter_is_refused() {
     world.create_topic(1);
     world.send_events(0, &events[..5]);
     let (code, log) = fail(&world, &[], &["--until-end"]);
-    assert_eq!(code, 1, "{log}");
+    assert_eq!(code, 2, "{log}");
     for part in [&format!("{}[0]", world.name), "offset 20", "0 to 5", "made again"] {
         assert!(log.contains(part), "{part:?} is missing in\n{log}");
     }

@@ -25,6 +25,7 @@ mod produce;
 mod queries;
 mod reset;
 mod secured;
+mod settings;
 #[path = "../shared/skipped.rs"]
 mod skipped;
 mod state;

@@ -101,9 +101,9 @@ fn the_table_can_be_in_any_schema() {
     assert_eq!(code, 0, "found again:\n{log}");
     let url = jdbc(&world, "currentSchema=nowhere");
     let says = ["no schema", "create the schema", "currentSchema"];
-    refused(&world, &["--job", "c"], &[("POSTGRES_URL", &url)], 1, &says);
+    refused(&world, &["--job", "c"], &[("POSTGRES_URL", &url)], 2, &says);
     let args = ["--job", "c", "--table", "nowhere.visits"];
-    refused(&world, &args, &[], 1, &["\"nowhere\" does not exist", "create the schema", "--table"]);
+    refused(&world, &args, &[], 2, &["\"nowhere\" does not exist", "create the schema", "--table"]);
 }
 
 #[test]
@@ -411,7 +411,7 @@ fn a_job_whose_table_is_gone_does_not_begin_another_in_silence() {
     world.run_to_end(&[]);
     world.execute("drop table sessionized_events");
     world.send_events(0, &[event("10.0.0.2", "h", TEN)]);
-    refused(&world, &[], &[], 1, &["sessionized_events", "gone", &world.name]);
+    refused(&world, &[], &[], 2, &["sessionized_events", "gone", &world.name]);
     let mut reset = world.command();
     reset.args(["reset", "--yes"]);
     let (status, log) = finish(reset);

@@ -123,7 +123,7 @@ fn an_access_log_may_come_by_standard_input_and_needs_a_host() {
     let missing = format!("{}-missing", file.path());
     let args = ["produce", "--access-log", &missing, "--host", "h"];
     let (code, log) = fail(&world, &[], &args);
-    assert!(code == 1 && log.contains(&missing), "{code}:\n{log}");
+    assert!(code == 2 && log.contains(&missing), "{code}:\n{log}");
 }
 
 #[test]
