@@ -61,3 +61,4 @@ pub mod run;
 pub mod start;
 pub mod text;
 pub mod version;
+pub mod waiting;

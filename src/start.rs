@@ -1,6 +1,7 @@
 //! From what is durable and what Kafka has to a [`Plan`].
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use log::{info, warn};
 
@@ -17,10 +18,13 @@ use crate::time::{Epoch, tick};
 ///
 /// Kafka is asked first: a start that cannot read its topic must not stop an instance that can.
 pub fn make_plan(config: &Config, control: &Control, now_ms: u64) -> Result<Plan, Fault> {
+    // One timeout for all of it.
+    let began = Instant::now();
+    let patience = || config.start_timeout.saturating_sub(began.elapsed());
     let cluster = Cluster::new(&config.kafka)?;
     let give_up = || control.stopping();
-    let counts = cluster.topics(config.start_timeout, give_up)?;
-    let durable = ledger::start_patiently(&config.ledger, config.start_timeout, give_up)?;
+    let counts = cluster.topics(patience(), give_up)?;
+    let durable = ledger::start_patiently(&config.ledger, patience(), give_up)?;
     let first = tick(now_ms, config.epoch_ms);
     let mut plan = assemble(&durable, &config.kafka.topics, &counts, first, config.rules);
     let ids = cluster.topic_ids(&config.kafka.topics);

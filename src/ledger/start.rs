@@ -7,6 +7,8 @@
 use std::fmt;
 
 use log::info;
+use postgres::fallible_iterator::FallibleIterator;
+use postgres::types::ToSql;
 use postgres::{Client, GenericClient, IsolationLevel, Row, Transaction};
 
 use super::LedgerConfig;
@@ -525,18 +527,26 @@ pub fn snapshots(
     config: &LedgerConfig,
     generation: i64,
     shards: &[Shard],
+    mut arrived: impl FnMut(),
 ) -> Result<Vec<(Shard, Epoch, Vec<u8>)>, LedgerError> {
+    let ails = |why: postgres::Error| classify(&why, "reading snapshots");
     check_generation(client, config, generation)?;
     let numbers: Vec<i32> = shards.iter().map(|shard| shard.0 as i32).collect();
-    let rows = client
-        .query(
+    let parameters: [&(dyn ToSql + Sync); 2] = [&config.job, &numbers];
+    let mut rows = client
+        .query_raw(
             "select shard, epoch, data from sessionizer.snapshots
              where job = $1 and shard = any($2) order by shard",
-            &[&config.job, &numbers],
+            parameters,
         )
-        .map_err(|why| classify(&why, "reading snapshots"))?;
-    let snapshot = |row: &Row| (Shard(row.get::<_, i32>(0) as u32), unsigned(row, 1), row.get(2));
-    Ok(rows.iter().map(snapshot).collect())
+        .map_err(ails)?;
+    let mut snapshots = Vec::with_capacity(shards.len());
+    while let Some(row) = rows.next().map_err(ails)? {
+        arrived();
+        let shard = Shard(row.get::<_, i32>(0) as u32);
+        snapshots.push((shard, unsigned(&row, 1), row.get(2)));
+    }
+    Ok(snapshots)
 }
 
 /// Whether this is the database in which the run has taken its fence: each process of a cluster is

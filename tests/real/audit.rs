@@ -68,9 +68,8 @@ fn differences(audit: &Audit) -> Vec<Vec<String>> {
         let cells = line.split(['│', '┆']).map(|cell| cell.trim().to_owned());
         cells.filter(|cell| !cell.is_empty()).collect()
     };
-    let of_table = |cells: &Vec<String>| {
-        cells.len() == 6 && ["missing", "wrong"].contains(&cells[0].as_str())
-    };
+    let of_table =
+        |cells: &Vec<String>| cells.len() == 6 && ["missing", "wrong"].contains(&cells[0].as_str());
     audit.said.lines().map(cells).filter(of_table).collect()
 }
 
@@ -195,7 +194,10 @@ fn books_that_are_changed_are_named() {
     world.execute("create table saved_epochs as table sessionizer.epochs");
     let books = "the counts of 1 shard in sessionizer.shard_progress are not";
     for (damage, why) in [
-        ("update sessionizer.epochs set closed = closed + 1", "sessionizer.balance shows a difference of -1 records"),
+        (
+            "update sessionizer.epochs set closed = closed + 1",
+            "sessionizer.balance shows a difference of -1 records",
+        ),
         ("update sessionizer.shard_progress set closed = closed + 1 where shard = 7", books),
         ("update sessionizer.shard_progress set dead = dead + 1 where shard = 7", books),
         (
@@ -208,7 +210,12 @@ fn books_that_are_changed_are_named() {
     ] {
         world.execute(damage);
         let audit = fails(&world, &[], 1, why);
-        assert_eq!(audit.said.contains("found by the audit"), why == books, "{damage}:\n{}", audit.said);
+        assert_eq!(
+            audit.said.contains("found by the audit"),
+            why == books,
+            "{damage}:\n{}",
+            audit.said
+        );
         world.execute(
             "delete from sessionizer.shard_progress;
              insert into sessionizer.shard_progress table saved;
