@@ -95,6 +95,12 @@ pub struct Gauges {
     pub replayed_epochs: AtomicU64,
     /// Records that a bounded run has before it, when that is known.
     pub records_ahead: AtomicU64,
+    /// Readers that have begun.
+    pub readers: AtomicU64,
+    /// Records of all partitions that are there to be read.
+    pub records_behind: AtomicI64,
+    /// Partitions of which nobody has said yet where they end.
+    pub ends_unknown: AtomicI64,
 }
 
 impl Gauges {
@@ -104,6 +110,13 @@ impl Gauges {
             self.watermark_ms.store(watermark.millis(), Relaxed);
             self.has_watermark.store(true, Relaxed);
         }
+    }
+
+    /// How many records are there to be read; `None` as long as that is not known of all
+    /// partitions.
+    pub fn lag(&self) -> Option<u64> {
+        let known = self.readers.load(Relaxed) > 0 && self.ends_unknown.load(Relaxed) <= 0;
+        known.then(|| self.records_behind.load(Relaxed).max(0) as u64)
     }
 
     /// The watermark; `None` while no event has moved it.

@@ -63,3 +63,4 @@ pub mod start;
 pub mod system;
 pub mod text;
 pub mod version;
+pub mod waiting;

@@ -4,6 +4,7 @@ mod banner;
 mod beginning;
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use log::{info, warn};
 
@@ -23,18 +24,21 @@ use crate::time::{Epoch, EventTime, tick};
 /// Whether a first start may begin is found out before anything is made: one that may not leaves
 /// nothing behind.
 pub fn make_plan(config: &Config, control: &Control, now_ms: u64) -> Result<Plan, Fault> {
+    // One timeout for all of it.
+    let began = Instant::now();
+    let patience = || config.start_timeout.saturating_sub(began.elapsed());
     let cluster = Cluster::new(&config.kafka)?;
     let give_up = || control.stopping();
-    let counts = cluster.topics(config.start_timeout, give_up)?;
-    let found = ledger::peek_patiently(&config.ledger, config.start_timeout, give_up)?;
+    let counts = cluster.topics(patience(), give_up)?;
+    let found = ledger::peek_patiently(&config.ledger, patience(), give_up)?;
     let with_rows = found.as_ref().is_some_and(|found| found.rows.is_some());
     let beginning = match &found {
         Some(found) => Some(beginning::find(config, &cluster, &counts, found)?),
         None => None,
     };
     let topics = &config.kafka.topics;
-    let (ledger, patience) = (&config.ledger, config.start_timeout);
-    let started = ledger::start_patiently(ledger, topics, with_rows, patience, give_up)?;
+    let ledger = &config.ledger;
+    let started = ledger::start_patiently(ledger, topics, with_rows, patience(), give_up)?;
     let first = tick(now_ms, config.epoch_ms);
     let mut plan = assemble(&started.durable, topics, &counts, first, config.rules)?;
     let ids = cluster.topic_ids(topics);

@@ -13,6 +13,7 @@ use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
 use super::{Context, EVENTS_PER_SERVICE, KafkaConfig, QUESTION, describe, lock, refused};
 use crate::binding::{Offset, TopicId};
 use crate::control::Fault;
+use crate::waiting::Waiting;
 
 /// How long a start asks at a time: in between it notices that it is to stop.
 const START_QUESTION: Duration = Duration::from_secs(1);
@@ -124,6 +125,7 @@ impl Cluster {
     ) -> Result<Vec<i32>, Fault> {
         let began = Instant::now();
         let mut told = false;
+        let waiting = Waiting::new(format!("Kafka at {}", self.config.brokers), Some(patience));
         let mut counts = Vec::new();
         for topic in &self.config.topics {
             counts.push(loop {
@@ -159,6 +161,7 @@ impl Cluster {
                         self.config.brokers
                     )));
                 }
+                waiting.because(&why);
                 if !told {
                     told = true;
                     info!("waiting for Kafka at {}: {why}", self.config.brokers);

@@ -205,6 +205,14 @@ impl Feed for KafkaFeed {
             && (part.ended.is_some() || end.is_some_and(|end| end <= part.position))
     }
 
+    fn waiting(&self, partition: Partition) -> Option<u64> {
+        let part = &self.parts[&partition];
+        match part.batches.known_end() {
+            Some(end) => Some(u64::try_from(end - part.position).unwrap_or(0)),
+            None => part.ended.is_some().then_some(0),
+        }
+    }
+
     fn service(&mut self) -> Result<Vec<(Partition, Offset)>, Fault> {
         for _ in 0..EVENTS_PER_SERVICE {
             // Nothing but events comes by the common queue: a record here would be lost.

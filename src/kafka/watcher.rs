@@ -13,6 +13,8 @@ use super::cluster::{Cluster, Layout};
 use super::{Context, KafkaConfig, QUESTION, lock};
 use crate::binding::{Offset, Partition, TopicId};
 use crate::control::Fault;
+use crate::text::duration;
+use crate::waiting::Waiting;
 
 /// How often the brokers are asked again whether a partition without a leader has one.
 const ASK_FOR_LEADERS: Duration = Duration::from_secs(1);
@@ -87,7 +89,7 @@ struct Watch {
     every: Duration,
     /// How many troubles are known to be over.
     settled: u64,
-    away_since: Option<Instant>,
+    away_since: Option<(Instant, Waiting)>,
     /// Partitions that no broker serves, and since when.
     leaderless: BTreeMap<Partition, Instant>,
     /// Topics that the brokers do not know or do not show any more, and since when.
@@ -111,17 +113,17 @@ impl Watch {
         if self.ask(troubles, trouble) {
             self.settled = troubles;
             *lock(&self.cluster.context.health.last) = None;
-            if let Some(since) = self.away_since.take() {
-                info!("Kafka is back after {:.0?}", since.elapsed());
+            if let Some((since, _waiting)) = self.away_since.take() {
+                info!("Kafka is back after {}", duration(since.elapsed()));
             }
         } else if self.away_since.is_none() {
-            self.away_since = Some(Instant::now());
+            let brokers = &self.cluster.config.brokers;
             let why = lock(&self.cluster.context.health.last).clone();
-            warn!(
-                "Kafka at {} does not answer: {}; reading goes on when it is back",
-                self.cluster.config.brokers,
-                why.unwrap_or_else(|| "timed out".to_owned())
-            );
+            let why = why.unwrap_or_else(|| "timed out".to_owned());
+            let waiting = Waiting::new(format!("Kafka at {brokers}"), None);
+            waiting.because(&why);
+            self.away_since = Some((Instant::now(), waiting));
+            warn!("Kafka at {brokers} does not answer: {why}; reading goes on when it is back");
         }
     }
 
@@ -200,7 +202,10 @@ impl Watch {
                     lost.push(number);
                 }
                 (false, Some(since)) => {
-                    info!("{name}[{number}] has a leader again after {:.0?}", since.elapsed());
+                    info!(
+                        "{name}[{number}] has a leader again after {}",
+                        duration(since.elapsed())
+                    );
                     self.leaderless.remove(&partition);
                     changed = true;
                 }

@@ -18,6 +18,7 @@ mod table;
 pub mod url;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -36,7 +37,9 @@ use crate::control::Fault;
 use crate::key::Shard;
 use crate::operators::{Ledger, LedgerError};
 use crate::secret::Secret;
+use crate::text;
 use crate::time::{Epoch, EventTime, Gap};
+use crate::waiting::Waiting;
 use url::PostgresUrl;
 
 /// A start that has no answer for so long says so.
@@ -63,14 +66,15 @@ fn humane(ms: i64) -> String {
 }
 
 /// The snapshots of some shards: shard, epoch, bytes; fails if the run `generation` is not the
-/// newest.
+/// newest. Calls `arrived` for each that has come.
 pub fn snapshots(
     config: &LedgerConfig,
     generation: i64,
     shards: &[Shard],
+    arrived: impl FnMut(),
 ) -> Result<Vec<(Shard, u64, Vec<u8>)>, LedgerError> {
     let mut client = connect::connect(config)?;
-    start::snapshots(&mut client, config, generation, shards)
+    start::snapshots(&mut client, config, generation, shards, arrived)
 }
 
 /// Notes losses that the user accepts; no session of the table ends later than what comes back.
@@ -127,7 +131,9 @@ pub fn peek_patiently(
     give_up: impl FnMut() -> bool,
 ) -> Result<Option<FirstStart>, Fault> {
     let asked = config.clone();
-    patiently(config, patience, give_up, move || peek::peek(&mut connect::connect(&asked)?, &asked))
+    patiently(config, patience, give_up, move |_signs| {
+        peek::peek(&mut connect::connect(&asked)?, &asked)
+    })
 }
 
 /// Prepares the database, takes the fence and reads what is durable, as soon as Postgres answers;
@@ -140,7 +146,7 @@ pub fn start_patiently(
     give_up: impl FnMut() -> bool,
 ) -> Result<Started, Fault> {
     let (asked, topics) = (config.clone(), topics.to_vec());
-    patiently(config, patience, give_up, move || {
+    patiently(config, patience, give_up, move |_signs| {
         start::start(&mut connect::connect(&asked)?, &asked, &topics, with_rows)
     })
 }
@@ -154,10 +160,16 @@ pub fn snapshots_patiently(
     give_up: impl FnMut() -> bool,
 ) -> Result<Vec<(Shard, u64, Vec<u8>)>, Fault> {
     let asked = config.clone();
-    patiently(config, patience, give_up, move || snapshots(&asked, generation, &shards))
+    patiently(config, patience, give_up, move |signs| {
+        snapshots(&asked, generation, &shards, || {
+            signs.fetch_add(1, Relaxed);
+        })
+    })
 }
 
-/// Asks until Postgres answers, at most `patience`; says once what it waits for.
+/// Asks until Postgres answers; says once what it waits for, and gives up when nothing has been
+/// heard for `patience`. An answer that takes longer than that counts up its argument for each part
+/// that has arrived: a sign of life.
 ///
 /// Each question has a thread of its own: a connection that nobody takes, or a lock that nobody
 /// gives, must not keep a start from stopping.
@@ -165,10 +177,12 @@ fn patiently<T: Send + 'static>(
     config: &LedgerConfig,
     patience: Duration,
     mut give_up: impl FnMut() -> bool,
-    ask: impl Fn() -> Result<T, LedgerError> + Send + Sync + 'static,
+    ask: impl Fn(&AtomicU64) -> Result<T, LedgerError> + Send + Sync + 'static,
 ) -> Result<T, Fault> {
     let ask = Arc::new(ask);
-    let began = Instant::now();
+    let signs = Arc::new(AtomicU64::new(0));
+    let mut heard = (0, Instant::now());
+    let mut waiting = Some(Waiting::new(format!("Postgres at {}", config.url), Some(patience)));
     let mut told = false;
     let mut tell = |why: &str| {
         if !std::mem::replace(&mut told, true) {
@@ -178,21 +192,29 @@ fn patiently<T: Send + 'static>(
     loop {
         let asked = Instant::now();
         let (reply, answer) = channel();
-        let question = Arc::clone(&ask);
+        let (question, counts) = (Arc::clone(&ask), Arc::clone(&signs));
         let thread = thread::Builder::new().name("postgres-start".to_owned());
         // The answer to a question that was given up interests nobody.
-        thread.spawn(move || drop(reply.send(question()))).expect("a thread can be started");
+        thread.spawn(move || drop(reply.send(question(&counts)))).expect("a thread can be started");
         let why = loop {
+            let now_heard = signs.load(Relaxed);
+            if now_heard != heard.0 {
+                heard = (now_heard, Instant::now());
+                waiting = None;
+            }
             match answer.recv_timeout(Duration::from_millis(100)) {
                 Ok(Ok(found)) => return Ok(found),
                 Ok(Err(LedgerError::Fatal(fault))) => return Err(fault),
                 Ok(Err(LedgerError::Retry(why))) => break why,
                 Err(_) if give_up() => break "no answer".to_owned(),
+                Err(_) if heard.1.elapsed() >= patience => {
+                    break format!("no answer for {}", text::duration(patience));
+                }
                 Err(_) if asked.elapsed() >= SILENCE => tell("no answer yet"),
                 Err(_) => {}
             }
         };
-        if began.elapsed() >= patience || give_up() {
+        if heard.1.elapsed() >= patience || give_up() {
             return Err(Fault::World(format!(
                 "Postgres at {} cannot be used: {why}; check POSTGRES_URL, and that the server is \
                  up and reachable from here",
@@ -200,6 +222,9 @@ fn patiently<T: Send + 'static>(
             )));
         }
         tell(&why);
+        if let Some(waiting) = &waiting {
+            waiting.because(&why);
+        }
         thread::sleep(Duration::from_millis(500));
     }
 }

@@ -17,6 +17,8 @@ use crate::operators::LedgerError;
 use crate::session::SessionTable;
 use crate::snapshot;
 use crate::time::{Epoch, EventTime};
+use postgres::fallible_iterator::FallibleIterator;
+use postgres::types::ToSql;
 
 const SCHEMA: &str = include_str!("schema.sql");
 /// Any constant: it only has to be the same in every instance, and in `sessionizer reset`.
@@ -326,21 +328,26 @@ pub fn snapshots(
     config: &LedgerConfig,
     generation: i64,
     shards: &[Shard],
+    mut arrived: impl FnMut(),
 ) -> Result<Vec<(Shard, Epoch, Vec<u8>)>, LedgerError> {
+    let ails = |why: postgres::Error| classify(&why, "reading snapshots");
     check_generation(client, config, generation)?;
     let numbers: Vec<i32> = shards.iter().map(|shard| shard.0 as i32).collect();
-    let rows = client
-        .query(
+    let parameters: [&(dyn ToSql + Sync); 2] = [&config.job, &numbers];
+    let mut rows = client
+        .query_raw(
             "select shard, epoch, data from sessionizer.snapshots
              where job = $1 and shard = any($2) order by shard",
-            &[&config.job, &numbers],
+            parameters,
         )
-        .map_err(|why| classify(&why, "reading snapshots"))?;
-    let snapshot = |row: &Row| {
-        let epoch = durable::unsigned(row, "epoch")?;
-        Ok((Shard(row.get::<_, i32>(0) as u32), epoch, row.get(2)))
-    };
-    rows.iter().map(snapshot).collect()
+        .map_err(ails)?;
+    let mut snapshots = Vec::with_capacity(shards.len());
+    while let Some(row) = rows.next().map_err(ails)? {
+        arrived();
+        let shard = Shard(row.get::<_, i32>(0) as u32);
+        snapshots.push((shard, durable::unsigned(&row, "epoch")?, row.get(2)));
+    }
+    Ok(snapshots)
 }
 
 /// Whether this is the database in which the run has taken its fence: each process of a cluster is

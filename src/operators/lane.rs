@@ -20,7 +20,9 @@ use crate::control::{Control, Fault};
 use crate::correction::Correction;
 use crate::key::Shard;
 use crate::plan::{Plan, ShardProgress};
+use crate::text;
 use crate::time::Epoch;
+use crate::waiting::Waiting;
 
 /// No transaction takes further epochs once it has this many rows and dead letters.
 const ROWS_PER_BATCH: usize = 500_000;
@@ -73,7 +75,7 @@ pub struct Lane {
     corrections: Vec<Correction>,
     /// Whether the last try may have gone in: its reply may have been lost.
     unsure: bool,
-    failing_since: Option<Instant>,
+    failing_since: Option<(Instant, Waiting)>,
 }
 
 impl Lane {
@@ -167,16 +169,18 @@ impl Lane {
     }
 
     fn ails(&mut self, why: &str) {
-        let since = *self.failing_since.get_or_insert_with(|| {
+        let (since, waiting) = self.failing_since.get_or_insert_with(|| {
             log::warn!("lane {}: cannot commit, will keep trying: {why}", self.lane);
-            Instant::now()
+            (Instant::now(), Waiting::new("Postgres", None))
         });
+        waiting.because(why);
         log::debug!("lane {}: failing for {:?}: {why}", self.lane, since.elapsed());
     }
 
     fn healed(&mut self) {
-        if let Some(since) = self.failing_since.take() {
-            log::info!("lane {}: commits again, after {:.1?}", self.lane, since.elapsed());
+        if let Some((since, _waiting)) = self.failing_since.take() {
+            let lasted = text::duration(since.elapsed());
+            log::info!("lane {}: commits again, after {lasted}", self.lane);
         }
     }
 }
@@ -234,12 +238,15 @@ fn listen(lane: u32) -> Sender<Option<bool>> {
             if steps.recv_timeout(SILENCE) != Err(RecvTimeoutError::Timeout) {
                 continue;
             }
+            let waiting = Waiting::new("Postgres", None);
+            waiting.because("it has not answered a commit: a lock, a slow disk, or the way there");
             log::warn!(
-                "lane {lane}: Postgres has not answered for {SILENCE:?}: a lock, a slow disk, or \
+                "lane {lane}: Postgres has not answered for 10 s: a lock, a slow disk, or \
                  the way there; waiting, and reading stops meanwhile"
             );
             if let Ok(Some(true)) = steps.recv() {
-                log::info!("lane {lane}: Postgres has answered, after {:.1?}", began.elapsed());
+                let lasted = text::duration(began.elapsed());
+                log::info!("lane {lane}: Postgres has answered, after {lasted}");
             }
         }
     };

@@ -174,6 +174,11 @@ pub trait Feed {
         self.caught_up(partition)
     }
 
+    /// How many records wait behind the position, as far as was known a moment ago; for people.
+    fn waiting(&self, _partition: Partition) -> Option<u64> {
+        None
+    }
+
     /// Lets the connection do its work, once an epoch and before the positions are taken; gives
     /// the partitions of this worker that have appeared since the last call, with their start.
     fn service(&mut self) -> Result<Vec<(Partition, Offset)>, Fault>;

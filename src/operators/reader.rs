@@ -37,6 +37,9 @@ const RECORDS_PER_TURN: usize = 4_096;
 /// How often the group's offsets are told to the broker, in milliseconds of wall clock.
 const GROUP_COMMIT_EVERY_MS: u64 = 1_000;
 
+/// How often it is counted what is there to be read, in milliseconds of wall clock.
+const COUNT_EVERY_MS: u64 = 250;
+
 /// What one activation has made, by epoch in order.
 #[derive(Default)]
 pub struct Emit {
@@ -122,6 +125,9 @@ pub struct Reader<F> {
     /// Ends that are durable and that the broker has not been told.
     settled: BTreeMap<Partition, Offset>,
     group_committed_ms: u64,
+    /// What was there to be read when it was last counted: records, partitions without a known
+    /// end, and when that was.
+    counted: (i64, i64, u64),
     /// Events of the epoch that have been read and not sent.
     packer: Packer,
     scratch: Vec<u8>,
@@ -172,6 +178,9 @@ impl<F: Feed> Reader<F> {
             })
             .collect();
         control.gauges.replay_epochs.fetch_add(replay.len() as u64, Relaxed);
+        control.gauges.readers.fetch_add(1, Relaxed);
+        control.gauges.ends_unknown.fetch_add(parts.len() as i64, Relaxed);
+        let counted = (0, parts.len() as i64, 0);
         let epoch = replay.front().map_or(plan.first_epoch, |bound| bound.epoch);
         let replays = !replay.is_empty();
         let packer = Packer::new(config.gap, plan.shards(), peers);
@@ -193,6 +202,7 @@ impl<F: Feed> Reader<F> {
             in_flight: VecDeque::new(),
             settled: BTreeMap::new(),
             group_committed_ms: 0,
+            counted,
             packer,
             scratch: Vec::new(),
         };
@@ -242,7 +252,29 @@ impl<F: Feed> Reader<F> {
         self.settle(now_ms);
         let next = self.advance(emit, now_ms)?;
         self.send_off(emit);
+        if now_ms.abs_diff(self.counted.2) >= COUNT_EVERY_MS {
+            self.count_what_waits(now_ms);
+        }
         Ok(next)
+    }
+
+    /// Counts what is there to be read, for people.
+    fn count_what_waits(&mut self, now_ms: u64) {
+        let (mut records, mut unknown) = (0, 0);
+        for part in self.parts.iter().filter(|part| !part.retired) {
+            let waiting = match part.assigned {
+                true => self.feed.waiting(part.clock.bound().partition),
+                false => None,
+            };
+            match waiting {
+                Some(waiting) => records += waiting as i64,
+                None => unknown += 1,
+            }
+        }
+        let gauges = &self.control.gauges;
+        gauges.records_behind.fetch_add(records - self.counted.0, Relaxed);
+        gauges.ends_unknown.fetch_add(unknown - self.counted.1, Relaxed);
+        self.counted = (records, unknown, now_ms);
     }
 
     fn advance(&mut self, emit: &mut Emit, now_ms: u64) -> Result<Next, Fault> {

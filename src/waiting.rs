@@ -1,0 +1,67 @@
+//! What this process waits for, for the line that says how it goes.
+//!
+//! Whoever waits holds a [`Waiting`] for as long as it does. There is one list for the process, as
+//! there is one log and one terminal.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Something outside that does not answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Wait {
+    /// What is waited for: `Kafka at broker:9092`.
+    pub what: String,
+    /// Why it takes so long, if that is known.
+    pub why: Option<String>,
+    pub since: Instant,
+    /// When the wait is given up; `None`: never.
+    pub until: Option<Instant>,
+}
+
+#[derive(Default)]
+struct List {
+    next: u64,
+    waits: BTreeMap<u64, Wait>,
+}
+
+static LIST: Mutex<List> = Mutex::new(List { next: 0, waits: BTreeMap::new() });
+
+fn list() -> MutexGuard<'static, List> {
+    LIST.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A wait under way; it is over when this is dropped.
+#[derive(Debug)]
+pub struct Waiting(u64);
+
+impl Waiting {
+    /// Begins to wait for `what`, for at most `patience` from now.
+    pub fn new(what: impl Into<String>, patience: Option<Duration>) -> Self {
+        let since = Instant::now();
+        let until = patience.and_then(|patience| since.checked_add(patience));
+        let mut list = list();
+        let id = list.next;
+        list.next += 1;
+        list.waits.insert(id, Wait { what: what.into(), why: None, since, until });
+        Waiting(id)
+    }
+
+    /// Says why it takes so long.
+    pub fn because(&self, why: &str) {
+        if let Some(wait) = list().waits.get_mut(&self.0) {
+            wait.why = Some(why.to_owned());
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        list().waits.remove(&self.0);
+    }
+}
+
+/// The wait that has lasted longest.
+pub fn longest() -> Option<Wait> {
+    list().waits.values().next().cloned()
+}
