@@ -58,5 +58,6 @@ pub mod demo;
 pub mod produce;
 pub mod progress;
 pub mod run;
+pub mod savepoint;
 pub mod start;
 pub mod version;
