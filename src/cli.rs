@@ -48,6 +48,11 @@ pub enum Command {
     /// Uses the environment of the job and may run beside it. Exits with 0 only if the table is the
     /// batch answer and the balance is zero.
     Audit(Box<AuditArgs>),
+    /// Removes a job and its rows, so that the next start begins afresh
+    ///
+    /// Uses POSTGRES_URL and the login of the job. Shows what it is connected to and what will be
+    /// gone, and asks for the job's name. Refuses a job that runs.
+    Reset(Box<ResetArgs>),
     /// Runs the job on a broker of its own with generated events, and shows what came of it
     ///
     /// Needs POSTGRES_URL only; scripts/demo gives it a private server. Everything that the demo
@@ -166,11 +171,23 @@ pub struct RunArgs {
     )]
     pub table: String,
 
-    /// Where the first start of a job begins: earliest, latest or a time (2026-01-31T12:00:00Z)
+    /// Where the first start of a job begins: earliest, latest, group, group:NAME or a time
+    /// (2026-01-31T12:00:00Z) [default: earliest]
     ///
-    /// Of several processes, process 0 decides.
-    #[arg(long, value_name = "WHERE", env = "SESSIONIZER_FROM", default_value = "earliest")]
-    pub from: String,
+    /// With group, it begins at the offsets that the consumer group KAFKA_GROUP (or NAME) has
+    /// committed: where a Flink job has stopped, this one goes on. A time is looked up among the
+    /// timestamps of the records in Kafka. If the table has rows already, a first start has to be
+    /// told where to begin. Of several processes, process 0 decides.
+    #[arg(long, value_name = "WHERE", env = "SESSIONIZER_FROM")]
+    pub from: Option<String>,
+
+    /// Begin where --from says although the table has rows of events that lie behind it
+    ///
+    /// Without it, such a first start is refused: those events would be counted a second time. It
+    /// also lets --from group begin at the earliest record of a partition for which the group has
+    /// committed no offset.
+    #[arg(long, env = "SESSIONIZER_ACCEPT_OVERLAP", value_parser = FalseyValueParser::new())]
+    pub accept_overlap: bool,
 
     /// Read to the offsets that are the end now, close everything, and exit
     #[arg(long, env = "SESSIONIZER_UNTIL_END", value_parser = FalseyValueParser::new())]
@@ -350,6 +367,18 @@ pub struct AuditArgs {
         value_delimiter = ';'
     )]
     pub kafka_config: Vec<String>,
+}
+
+/// `sessionizer reset`.
+#[derive(Args, Debug, Clone)]
+pub struct ResetArgs {
+    /// The job's name [default: KAFKA_GROUP]
+    #[arg(long, value_name = "NAME", env = "SESSIONIZER_JOB")]
+    pub job: Option<String>,
+
+    /// Do not ask
+    #[arg(short = 'y', long)]
+    pub yes: bool,
 }
 
 /// `sessionizer demo`.

@@ -31,7 +31,9 @@ pub struct Config {
     pub peer_timeout: Duration,
     pub kafka: KafkaConfig,
     pub ledger: LedgerConfig,
-    pub from: From,
+    /// `None`: nothing was said, so that a table with rows is not begun upon by default.
+    pub from: Option<From>,
+    pub accept_overlap: bool,
     pub until_end: bool,
     pub epoch_ms: u64,
     pub patience: Patience,
@@ -125,7 +127,11 @@ pub fn read(args: &RunArgs, env: Lookup<'_>) -> Result<Config, Fault> {
     let late = Late::named(&args.late)
         .ok_or_else(|| format!("is {:?}: it can be merge or drop", args.late));
     let late = problems.take("--late", late);
-    let from = problems.take("--from", read_from(&args.from));
+    let from = args.from.as_deref().filter(|from| !from.trim().is_empty());
+    let from = match from {
+        None => Some(None),
+        Some(from) => problems.take("--from", read_from(from, env)).map(Some),
+    };
     let dead_letter_bytes =
         problems.take("--dead-letter-bytes", whole(&args.dead_letter_bytes, 0, 100_000_000));
     let drift_sessions =
@@ -140,6 +146,7 @@ pub fn read(args: &RunArgs, env: Lookup<'_>) -> Result<Config, Fault> {
             kafka: kafka?,
             ledger: ledger?,
             from: from?,
+            accept_overlap: args.accept_overlap,
             until_end: args.until_end,
             epoch_ms: epoch_ms?,
             patience: Patience {
@@ -349,18 +356,23 @@ fn read_ledger(problems: &mut Problems, args: &RunArgs, env: Lookup<'_>) -> Opti
     })
 }
 
-fn read_from(text: &str) -> Result<From, String> {
+fn read_from(text: &str, env: Lookup<'_>) -> Result<From, String> {
     match text.trim() {
         "earliest" => Ok(From::Earliest),
         "latest" => Ok(From::Latest),
+        "group" => Ok(From::Group(set(env, "KAFKA_GROUP").unwrap_or_default())),
+        other if other.starts_with("group:") => match other["group:".len()..].trim() {
+            "" => Err("is \"group:\": the name of the consumer group is missing".to_owned()),
+            name => Ok(From::Group(name.to_owned())),
+        },
         other => other
             .parse()
             .ok()
             .or_else(|| parse_rfc3339(other.as_bytes()))
             .map(From::Timestamp)
             .ok_or(format!(
-                "is {other:?}: it can be earliest, latest, a time like 2026-01-31T12:00:00Z or \
-                 milliseconds since 1970"
+                "is {other:?}: it can be earliest, latest, group, group:NAME, a time like \
+                 2026-01-31T12:00:00Z or milliseconds since 1970"
             )),
     }
 }
@@ -426,7 +438,7 @@ mod tests {
         assert_eq!(config.ledger.password.reveal(), "postgres");
         assert_eq!(config.ledger.session_end, SessionEnd::Window);
         assert!(config.kafka.login.is_none());
-        assert_eq!(config.from, From::Earliest);
+        assert_eq!((config.from, config.accept_overlap), (None, false));
     }
 
     #[test]
@@ -558,8 +570,19 @@ mod tests {
     #[test]
     fn a_start_can_be_a_time() {
         let from = |text| read_with(&GOOD, &["--from", text]).map(|config| config.from);
-        assert_eq!(from("latest"), Ok(From::Latest));
-        assert_eq!(from("2023-11-14T22:13:20Z"), Ok(From::Timestamp(1_700_000_000_000)));
-        assert_eq!(from("1700000000000"), Ok(From::Timestamp(1_700_000_000_000)));
+        assert_eq!(from("latest"), Ok(Some(From::Latest)));
+        assert_eq!(from("2023-11-14T22:13:20Z"), Ok(Some(From::Timestamp(1_700_000_000_000))));
+        assert_eq!(from("1700000000000"), Ok(Some(From::Timestamp(1_700_000_000_000))));
+        assert_eq!(from(""), Ok(None));
+    }
+
+    #[test]
+    fn a_start_can_be_the_offsets_of_a_consumer_group() {
+        let from = |text| read_with(&GOOD, &["--from", text]).map(|config| config.from);
+        assert_eq!(from("group"), Ok(Some(From::Group("group".to_owned()))));
+        assert_eq!(from("group:flink: web"), Ok(Some(From::Group("flink: web".to_owned()))));
+        for bad in ["group:", "groups", "group: "] {
+            assert!(from(bad).expect_err("no group").contains("--from"), "{bad}");
+        }
     }
 }

@@ -14,6 +14,7 @@ mod batch;
 mod cluster;
 mod describe;
 mod feed;
+mod group;
 mod publisher;
 mod watcher;
 
@@ -29,7 +30,8 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 pub use self::cluster::{Cluster, From};
-pub use self::feed::{KafkaFeed, Range, scan};
+pub use self::feed::{KafkaFeed, Range, scan, scan_for};
+pub use self::group::Committed;
 pub use self::publisher::{EmbeddedBroker, Publisher, create_topic};
 pub use self::watcher::Watcher;
 use crate::binding::{Offset, Partition};

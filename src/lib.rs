@@ -57,6 +57,7 @@ pub mod config;
 pub mod demo;
 pub mod produce;
 pub mod progress;
+pub mod reset;
 pub mod run;
 pub mod savepoint;
 pub mod start;

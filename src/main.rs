@@ -9,7 +9,7 @@ use indicatif_log_bridge::LogWrapper;
 use log::{LevelFilter, error, info};
 use sessionizer::cli::{Cli, Command, RunArgs};
 use sessionizer::control::{Control, Fault};
-use sessionizer::{audit, config, demo, produce, progress, run};
+use sessionizer::{audit, config, demo, produce, progress, reset, run};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         None => run_job(&cli.run, &control),
         Some(Command::Produce(args)) => produce::produce(args, &control),
         Some(Command::Audit(args)) => audit::audit(args, &control),
+        Some(Command::Reset(args)) => reset::reset(args),
         Some(Command::Demo(args)) => demo::demo(args, &control),
     };
     match result {

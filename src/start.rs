@@ -1,51 +1,73 @@
 //! From what is durable and what Kafka has to a [`Plan`].
 
+mod banner;
+mod beginning;
+
 use std::collections::BTreeMap;
 
 use log::{info, warn};
 
+use self::beginning::Beginning;
 use crate::binding::{Binding, BoundEpoch, Offset, Partition, Rules};
 use crate::config::Config;
 use crate::control::{Control, Fault};
-use crate::kafka::{Cluster, From};
-use crate::ledger::{self, Durable, Loss, NamedBinding};
+use crate::kafka::Cluster;
+use crate::ledger::{self, Durable, Loss, NamedBinding, Started};
 use crate::operators::LedgerError;
 use crate::plan::{PartitionPlan, Plan};
-use crate::time::{Epoch, tick};
+use crate::time::{Epoch, EventTime, tick};
 
 /// Asks Kafka, takes the fence and makes the plan. Worker 0 of process 0 does it, once a start.
 ///
 /// Kafka is asked first: a start that cannot read its topic must not stop an instance that can.
+/// Whether a first start may begin is found out before anything is made: one that may not leaves
+/// nothing behind.
 pub fn make_plan(config: &Config, control: &Control, now_ms: u64) -> Result<Plan, Fault> {
     let cluster = Cluster::new(&config.kafka)?;
     let give_up = || control.stopping();
     let counts = cluster.topics(config.start_timeout, give_up)?;
-    let durable = ledger::start_patiently(&config.ledger, config.start_timeout, give_up)?;
+    let found = ledger::peek_patiently(&config.ledger, config.start_timeout, give_up)?;
+    let with_rows = found.as_ref().is_some_and(|found| found.rows.is_some());
+    let beginning = match &found {
+        Some(found) => Some(beginning::find(config, &cluster, &counts, found)?),
+        None => None,
+    };
+    let topics = &config.kafka.topics;
+    let (ledger, patience) = (&config.ledger, config.start_timeout);
+    let started = ledger::start_patiently(ledger, topics, with_rows, patience, give_up)?;
     let first = tick(now_ms, config.epoch_ms);
-    let mut plan = assemble(&durable, &config.kafka.topics, &counts, first, config.rules);
-    let ids = cluster.topic_ids(&config.kafka.topics);
+    let mut plan = assemble(&started.durable, topics, &counts, first, config.rules)?;
+    let ids = cluster.topic_ids(topics);
     plan.topic_ids.iter_mut().zip(ids).for_each(|(known, id)| *known = id);
-    // A start that ended before its first commit has left no trace: the next is the first.
-    let first_start = durable.replay.is_empty() && durable.base.bindings.is_empty();
-    let losses = place_partitions(&mut plan, config, &cluster, first_start)?;
+    let beginning = match started.durable.is_first_start() {
+        false => Beginning::default(),
+        true => beginning.ok_or_else(|| {
+            Fault::World(format!(
+                "the job {} was removed while this start looked at it: start again",
+                config.ledger.job
+            ))
+        })?,
+    };
+    let losses = place_partitions(&mut plan, config, &cluster, beginning)?;
+    say_what_starts(config, &counts, &started, &plan);
     if !losses.is_empty() {
         accept(&mut plan, config, &losses)?;
     }
-    for part in plan.partitions.iter().filter(|part| part.retired) {
-        let topic = plan.topic(part.start.partition);
-        info!("{topic}[{}] is read no more: it is not in KAFKA_TOPIC", part.start.partition.number);
-    }
-    let (replay, generation) = (plan.replay.len(), plan.generation);
-    if first_start {
-        info!("first start of the job {}, from {:?}", config.ledger.job, config.from);
-    } else {
-        info!(
-            "start {generation} of the job {}: {replay} epochs to read again, then on from where \
-             it was",
-            config.ledger.job
-        );
-    }
     Ok(plan)
+}
+
+fn say_what_starts(config: &Config, counts: &[i32], started: &Started, plan: &Plan) {
+    info!("{}", banner::banner(config, counts, started, plan));
+    if let Some(change) = banner::topic_change(started, &config.kafka.topics) {
+        warn!("{change}");
+    }
+    match started.found_rows_to {
+        Some(EventTime::NEVER) | None => {}
+        Some(newest) => info!(
+            "the table has rows up to {newest}: an event up to then merges with the rows that it \
+             touches"
+        ),
+    }
 }
 
 /// Says for each partition where reading begins and ends; gives what is needed and gone.
@@ -53,10 +75,9 @@ fn place_partitions(
     plan: &mut Plan,
     config: &Config,
     cluster: &Cluster,
-    first_start: bool,
+    beginning: Beginning,
 ) -> Result<Vec<Loss>, Fault> {
-    let from = if first_start { config.from } else { From::Earliest };
-    let mut losses = Vec::new();
+    let mut losses = beginning.losses;
     for part in plan.partitions.iter_mut().filter(|part| !part.retired) {
         let partition = part.start.partition;
         let topic = &plan.topics[usize::from(partition.topic)];
@@ -64,8 +85,8 @@ fn place_partitions(
         part.until = config.until_end.then_some(end);
         part.oldest = oldest;
         if is_new(part, &plan.replay) {
-            let start = cluster.offset_from(topic, partition.number, from)?;
-            part.start = Binding::initial(partition, start);
+            let start = beginning.offsets.get(&(topic.clone(), partition.number));
+            part.start = Binding::initial(partition, *start.unwrap_or(&oldest));
             continue;
         }
         let replayed = plan.replay.iter().rev().flat_map(|epoch| &epoch.bindings);
@@ -144,7 +165,7 @@ pub fn assemble(
     counts: &[i32],
     first: Epoch,
     rules: Rules,
-) -> Plan {
+) -> Result<Plan, Fault> {
     let mut names = topics.to_vec();
     let bound = std::iter::once(&durable.base).chain(&durable.replay);
     for named in bound.clone().flat_map(|epoch| &epoch.bindings) {
@@ -197,8 +218,13 @@ pub fn assemble(
         .collect();
     let last = bound.map(|epoch| epoch.epoch).max().unwrap_or(0);
     let committed = durable.progress.iter().map(|shard| shard.epoch).max().unwrap_or(0);
-    assert!(committed <= last, "I3: epoch {committed} is committed, {last} is the last bound");
-    Plan {
+    if committed > last {
+        return Err(Fault::Config(format!(
+            "a shard stands at the epoch {committed} in sessionizer.shard_progress, but the last in \
+             sessionizer.epochs is {last}: rows were deleted or changed by hand"
+        )));
+    }
+    Ok(Plan {
         generation: durable.generation,
         topics: names.clone(),
         topic_ids: vec![None; names.len()],
@@ -210,7 +236,7 @@ pub fn assemble(
         replay,
         first_epoch: first.max(last + 1),
         partitions: partitions.into_values().collect(),
-    }
+    })
 }
 
 #[cfg(test)]

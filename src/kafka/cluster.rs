@@ -34,7 +34,7 @@ pub(super) struct Layout {
 }
 
 /// Where reading may begin.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum From {
     /// The oldest record there is.
     Earliest,
@@ -42,6 +42,8 @@ pub enum From {
     Latest,
     /// The first record with this Kafka timestamp or a later one, in milliseconds since 1970.
     Timestamp(i64),
+    /// The offsets that this consumer group has committed.
+    Group(String),
 }
 
 impl Cluster {
@@ -177,25 +179,25 @@ impl Cluster {
         )))
     }
 
-    /// The offset at which a first start begins.
-    pub fn offset_from(&self, topic: &str, partition: i32, from: From) -> Result<Offset, Fault> {
-        let (oldest, end) = self.offsets(topic, partition)?;
-        let timestamp = match from {
-            From::Earliest => return Ok(oldest),
-            From::Latest => return Ok(end),
-            From::Timestamp(timestamp) => timestamp.max(0),
-        };
+    /// The first record of a partition with this Kafka timestamp or a later one; the end of the
+    /// partition if there is none.
+    pub fn offset_at(
+        &self,
+        topic: &str,
+        partition: i32,
+        timestamp_ms: i64,
+        end: Offset,
+    ) -> Result<Offset, Fault> {
         let ails = |why: &dyn std::fmt::Display| {
             Fault::World(format!("no offset of {topic}[{partition}] for --from: {why}"))
         };
         let mut wanted = TopicPartitionList::new();
         wanted
-            .add_partition_offset(topic, partition, RdOffset::Offset(timestamp))
+            .add_partition_offset(topic, partition, RdOffset::Offset(timestamp_ms.max(0)))
             .map_err(|why| ails(&why))?;
         let found = self.client.offsets_for_times(wanted, QUESTION).map_err(|why| ails(&why))?;
         match found.find_partition(topic, partition).map(|element| element.offset()) {
             Some(RdOffset::Offset(offset)) => Ok(offset),
-            // No record is that late: begin behind the newest.
             _ => Ok(end),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::debug;
 use rdkafka::config::FromClientConfigAndContext;
@@ -219,7 +219,13 @@ impl Feed for KafkaFeed {
     }
 
     fn durable(&mut self, ends: &BTreeMap<Partition, Offset>) {
-        let list = self.list(ends.iter().map(|(partition, end)| (*partition, *end)));
+        let mut list = TopicPartitionList::new();
+        for (partition, end) in ends {
+            let topic = &self.topics[usize::from(partition.topic)];
+            let mut entry = list.add_partition(topic, partition.number);
+            entry.set_offset(RdOffset::Offset(*end)).expect("an offset is not negative");
+            entry.set_metadata(super::group::MARK);
+        }
         if let Err(why) = self.consumer().commit(&list, CommitMode::Async) {
             debug!("the group's offsets were not committed (lag tools will be behind): {why}");
         }
@@ -254,8 +260,19 @@ pub struct Range {
 pub fn scan(
     config: &KafkaConfig,
     ranges: &[Range],
+    take: impl FnMut(usize, Record<'_>) -> bool,
+) -> Result<(), Fault> {
+    scan_for(config, ranges, None, take)
+}
+
+/// [`scan`], for at most so long.
+pub fn scan_for(
+    config: &KafkaConfig,
+    ranges: &[Range],
+    patience: Option<Duration>,
     mut take: impl FnMut(usize, Record<'_>) -> bool,
 ) -> Result<(), Fault> {
+    let began = Instant::now();
     let consumer =
         BaseConsumer::from_config_and_context(&config.consumer(ranges.len()), Context::default())
             .map_err(|why| refused(config, &why))?;
@@ -272,7 +289,16 @@ pub fn scan(
         .map(|(at, range)| ((range.topic.as_str(), range.partition), at))
         .collect();
     let mut open: Vec<bool> = ranges.iter().map(|range| range.start < range.end).collect();
-    while open.iter().any(|open| *open) {
+    while let Some(waiting) = open.iter().position(|open| *open) {
+        if patience.is_some_and(|patience| began.elapsed() >= patience) {
+            let Range { topic, partition, start, .. } = &ranges[waiting];
+            return Err(Fault::World(format!(
+                "{topic}[{partition}]: Kafka at {} did not hand out the records from offset \
+                 {start} on within {:?}",
+                config.brokers,
+                began.elapsed()
+            )));
+        }
         match consumer.poll(Duration::from_millis(500)) {
             Some(Ok(message)) => {
                 let at = places[&(message.topic(), message.partition())];

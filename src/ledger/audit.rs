@@ -10,7 +10,7 @@ use postgres::types::ToSql;
 use super::connect::{classify, connect, quote};
 use super::copy::Timestamp;
 use super::table::SessionEnd;
-use super::{LedgerConfig, NamedBinding, start};
+use super::{LedgerConfig, NamedBinding, durable};
 use crate::binding::{Offset, Status};
 use crate::control::Fault;
 use crate::event::Reason;
@@ -93,7 +93,7 @@ impl Moment {
             latest: HashMap::new(),
             balance: Vec::new(),
         };
-        moment.read_progress(&config.job).map_err(ails)?;
+        moment.read_progress(&config.job)?;
         let known = moment.shards.iter().all(|shard| moment.epochs.contains_key(&shard.epoch));
         if moment.shards.len() as i32 != job.get::<_, i32>(5) || !known {
             return Err(LedgerError::Fatal(Fault::World(format!(
@@ -106,17 +106,18 @@ impl Moment {
         Ok(moment)
     }
 
-    fn read_progress(&mut self, job: &str) -> Result<(), postgres::Error> {
-        self.shards = start::progress(&mut self.client, job)?;
+    fn read_progress(&mut self, job: &str) -> Result<(), LedgerError> {
+        let ails = |why: postgres::Error| classify(&why, "reading what is durable");
+        self.shards = durable::progress(&mut self.client, job)?;
         for epoch in self.shards.iter().map(|shard| shard.epoch).collect::<BTreeSet<Epoch>>() {
             let watermark = self.client.query_opt(
                 "select watermark_ms from sessionizer.epochs where job = $1 and epoch = $2",
                 &[&job, &(epoch as i64)],
-            )?;
+            ).map_err(ails)?;
             let Some(watermark) = watermark else { continue };
             let watermark = watermark.get::<_, Option<i64>>(0);
             let mut watermark = watermark.map_or(EventTime::NEVER, EventTime::from_millis);
-            let bindings = start::bindings_at(&mut self.client, job, epoch)?;
+            let bindings = durable::bindings_at(&mut self.client, job, epoch)?;
             if bindings.iter().all(|binding| binding.status == Status::Ended) {
                 watermark = EventTime::FOREVER; // A drain closes everything.
             }
@@ -126,7 +127,7 @@ impl Moment {
             "select topic, partition, \"offset\", reason = 'late' from sessionizer.dead_letters
              where job = $1 and reason in ('future', 'late')",
             &[&job],
-        )?;
+        ).map_err(ails)?;
         for row in &refused {
             let reason = if row.get(3) { Reason::Late } else { Reason::Future };
             self.refused.entry((row.get(0), row.get(1))).or_default().insert(row.get(2), reason);
@@ -137,7 +138,7 @@ impl Moment {
              from sessionizer.bindings b join sessionizer.epochs e using (job, epoch)
              where job = $1 and epoch > $2 and e.max_future_ms is not null order by epoch",
             &[&job, &(behind as i64)],
-        )?;
+        ).map_err(ails)?;
         for row in &latest {
             let latest = (row.get(2), EventTime::from_millis(row.get(3)));
             self.latest.entry((row.get(0), row.get(1))).or_default().push(latest);
@@ -146,7 +147,7 @@ impl Moment {
             "select records::text, closed::text, open::text, dead::text, difference::text
              from sessionizer.balance where job = $1",
             &[&job],
-        )?;
+        ).map_err(ails)?;
         self.balance =
             balance.map_or(Vec::new(), |row| (0..row.len()).map(|at| row.get(at)).collect());
         Ok(())

@@ -58,7 +58,7 @@ impl Lane {
     ) -> Result<Self, LedgerError> {
         let mut client = connect(&config)?;
         let Some(table) = table::find(&mut client, &config)? else {
-            return Err(table::gone(&config));
+            return Err(table::gone(&config.job, &config.table));
         };
         let ails = |why: postgres::Error| classify(&why, "preparing to commit");
         let job = client
@@ -289,7 +289,7 @@ impl Commit<'_> {
             self.table.quoted()
         );
         let (gap, end) = (self.config.gap, self.config.session_end);
-        let table = self.table.quoted();
+        let table = &self.table.shown;
         let written = copy_in(&mut self.tx, &copy, |copy| {
             for (key, span) in rows {
                 let (ip, host) = key.parts();
@@ -302,7 +302,7 @@ impl Commit<'_> {
             }
             Ok(())
         })
-        .map_err(|error| foreign_writer(error, &table))?;
+        .map_err(|error| foreign_writer(error, table))?;
         assert_eq!(written, count, "Postgres takes every row of a COPY");
         Ok(())
     }

@@ -1,13 +1,18 @@
 //! The ledger in Postgres: the only place that names it.
 //!
-//! `url` says where it is, `connect` goes there, `table` knows the table of sessions,
-//! `start` takes the fence and reads what is durable, `commit` writes an epoch.
+//! `url` says where it is, `connect` goes there, `table` knows the table of sessions, `peek` looks
+//! before a start, `start` takes the fence, `durable` reads and checks what is there, `loss` notes
+//! what Kafka has lost, `commit` writes an epoch, `reset` removes a job.
 //! Statements stand beside their one caller; what they act on is in `schema.sql`.
 
 mod audit;
 mod commit;
 mod connect;
 mod copy;
+mod durable;
+mod loss;
+mod peek;
+mod reset;
 mod start;
 mod table;
 pub mod url;
@@ -20,7 +25,11 @@ use std::time::{Duration, Instant};
 use log::info;
 
 pub use audit::Moment;
-pub use start::{Durable, Loss, NamedBinding, NamedEpoch};
+pub use durable::{Durable, NamedBinding, NamedEpoch};
+pub use loss::Loss;
+pub use peek::{FirstStart, Place, Rows};
+pub use reset::{Doomed, RowCount};
+pub use start::Started;
 pub use table::SessionEnd;
 
 use crate::control::Fault;
@@ -47,10 +56,10 @@ pub struct LedgerConfig {
     pub session_end: SessionEnd,
 }
 
-/// Prepares the database, takes the fence and reads what is durable.
-pub fn start(config: &LedgerConfig) -> Result<Durable, LedgerError> {
-    let mut client = connect::connect(config)?;
-    start::start(&mut client, config)
+/// Milliseconds as people write a duration: `5m`.
+fn humane(ms: i64) -> String {
+    let duration = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+    humantime::format_duration(duration).to_string()
 }
 
 /// The snapshots of some shards: shard, epoch, bytes; fails if the run `generation` is not the
@@ -71,7 +80,17 @@ pub fn accept_losses(
     first_epoch: Epoch,
 ) -> Result<EventTime, LedgerError> {
     let mut client = connect::connect(config)?;
-    start::accept_losses(&mut client, config, losses, first_epoch)
+    loss::accept_losses(&mut client, config, losses, first_epoch)
+}
+
+/// What a reset of the job would remove; refuses a job that runs or is not there.
+pub fn look_before_reset(config: &LedgerConfig) -> Result<Doomed, LedgerError> {
+    reset::look(config)
+}
+
+/// Removes the job and the rows of its table.
+pub fn reset(config: &LedgerConfig) -> Result<(), LedgerError> {
+    reset::remove(config)
 }
 
 /// A lane's ledger, with a connection of its own.
@@ -100,14 +119,32 @@ pub fn query(config: &LedgerConfig, sql: &str) -> Result<Vec<Vec<String>>, Ledge
     Ok(rows)
 }
 
-/// [`start`], as soon as Postgres answers; waits at most `patience`.
-pub fn start_patiently(
+/// Looks at the job and its table before a start, as soon as Postgres answers; waits at most
+/// `patience`. `None`: the job has committed something already.
+pub fn peek_patiently(
     config: &LedgerConfig,
     patience: Duration,
     give_up: impl FnMut() -> bool,
-) -> Result<Durable, Fault> {
+) -> Result<Option<FirstStart>, Fault> {
     let asked = config.clone();
-    patiently(config, patience, give_up, move || start(&asked))
+    patiently(config, patience, give_up, move || {
+        peek::peek(&mut connect::connect(&asked)?, &asked)
+    })
+}
+
+/// Prepares the database, takes the fence and reads what is durable, as soon as Postgres answers;
+/// waits at most `patience`. `with_rows`: a first start may begin although the table has rows.
+pub fn start_patiently(
+    config: &LedgerConfig,
+    topics: &[String],
+    with_rows: bool,
+    patience: Duration,
+    give_up: impl FnMut() -> bool,
+) -> Result<Started, Fault> {
+    let (asked, topics) = (config.clone(), topics.to_vec());
+    patiently(config, patience, give_up, move || {
+        start::start(&mut connect::connect(&asked)?, &asked, &topics, with_rows)
+    })
 }
 
 /// [`snapshots`], as soon as Postgres answers; waits at most `patience`.

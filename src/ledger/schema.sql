@@ -25,6 +25,8 @@ create table if not exists sessionizer.jobs (
     created_at    timestamptz not null default now(),
     started_at    timestamptz not null default now(),
     started_by    text not null,
+    -- KAFKA_TOPIC at the last start.
+    topics        text[],
     unique (table_schema, table_name)
 );
 
@@ -115,7 +117,8 @@ create table if not exists sessionizer.losses (
 
 -- What older versions of the program made without.
 alter table sessionizer.jobs add column if not exists lost bigint not null default 0,
-    add column if not exists loss_epoch bigint;
+    add column if not exists loss_epoch bigint,
+    add column if not exists topics text[];
 alter table sessionizer.epochs add column if not exists max_future_ms bigint,
     add column if not exists late text;
 alter table sessionizer.bindings add column if not exists topic_id text;

@@ -4,91 +4,86 @@
 //! do not meet. Taking the fence (`generation + 1` on every row of `shard_progress`) waits for
 //! commits in flight and makes every later commit of an older instance fail.
 
-use std::fmt;
+use postgres::{Client, IsolationLevel, Row, Transaction};
 
-use log::info;
-use postgres::{Client, GenericClient, IsolationLevel, Row, Transaction};
-
-use super::LedgerConfig;
 use super::connect::{GRANT, classify};
+use super::durable::{self, Durable};
+use super::peek::{self, Place};
 use super::table::{self, Table};
-use crate::binding::{Late, Offset, Rules, Status, TopicId};
+use super::{LedgerConfig, humane};
 use crate::control::Fault;
 use crate::key::Shard;
 use crate::operators::LedgerError;
-use crate::plan::ShardProgress;
 use crate::session::SessionTable;
 use crate::snapshot;
 use crate::time::{Epoch, EventTime};
 
 const SCHEMA: &str = include_str!("schema.sql");
-/// Any constant: it only has to be the same in every instance.
-const ADVISORY_LOCK: i64 = 0x7365_7373_696f_6e73;
+/// Any constant: it only has to be the same in every instance, and in `sessionizer reset`.
+pub const ADVISORY_LOCK: i64 = 0x7365_7373_696f_6e73;
 
-/// A binding as it is stored: the topic by its name.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct NamedBinding {
-    pub topic: String,
-    pub partition: i32,
-    pub topic_id: Option<TopicId>,
-    pub start: Offset,
-    pub end: Offset,
-    pub promise: EventTime,
-    pub status: Status,
-    pub quiet_since: Epoch,
-    pub records: u64,
-    pub dead: u64,
+/// What a start has found and done.
+pub struct Started {
+    pub durable: Durable,
+    pub place: Place,
+    /// The table, as people write it.
+    pub table: String,
+    /// Whether the table was made by this start.
+    pub made_table: bool,
+    /// KAFKA_TOPIC at the start before, if that is known.
+    pub topics_before: Option<Vec<String>>,
+    /// The end of the newest row, if this is a first start on a table with rows.
+    pub found_rows_to: Option<EventTime>,
 }
 
-/// A bound epoch as it is stored.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct NamedEpoch {
-    pub epoch: Epoch,
-    pub watermark: EventTime,
-    /// `None`: an older version of the program bound it.
-    pub rules: Option<Rules>,
-    pub bindings: Vec<NamedBinding>,
-}
-
-/// What is durable of the job.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Durable {
-    pub generation: i64,
-    /// By shard.
-    pub progress: Vec<ShardProgress>,
-    /// The oldest snapshot: its epoch, the watermark then, and the last binding of each
-    /// partition at or before it.
-    pub base: NamedEpoch,
-    /// Every bound epoch after the base, in order.
-    pub replay: Vec<NamedEpoch>,
-}
-
-/// Prepares everything and takes the fence.
-pub fn start(client: &mut Client, config: &LedgerConfig) -> Result<Durable, LedgerError> {
+/// Prepares everything, takes the fence and reads what is durable.
+///
+/// `with_rows` says that a first start may begin although the table has rows: where it begins was
+/// held against them. What is missing or wrong is found before the transaction commits, so a start
+/// that is refused has changed nothing, and an instance that runs is not fenced for it.
+pub fn start(
+    client: &mut Client,
+    config: &LedgerConfig,
+    topics: &[String],
+    with_rows: bool,
+) -> Result<Started, LedgerError> {
     check_encoding(client)?;
     let ails = |why: postgres::Error| classify(&why, "starting");
+    let place = Place::of(client, config).map_err(ails)?;
     // Each statement sees what was committed while the one before waited for a lock.
     let tx = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
     let mut tx = tx.map_err(ails)?;
     tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(ails)?;
     ensure_schema(&mut tx)?;
     check_table_is_there(&mut tx, config)?;
-    let (table, made) = table::ensure(&mut tx, config)?;
+    let (table, made_table) = table::ensure(&mut tx, config)?;
     check_rights(&mut tx, &table)?;
-    let created = ensure_job(&mut tx, config, &table)?;
+    let before = ensure_job(&mut tx, config, topics, &table)?;
+    let (created_job, topics_before) = (before.is_none(), before.flatten());
     let generation = fence(&mut tx, config)?;
-    tx.commit().map_err(ails)?;
-    if made {
-        info!("created the table {}", config.table);
+    durable::check(&mut tx, &config.job, &table.quoted())?;
+    let durable = durable::read(&mut tx, config, generation)?;
+    let mut found_rows_to = None;
+    if durable.is_first_start() && table::has_rows(&mut tx, &table.quoted()).map_err(ails)? {
+        if !with_rows {
+            return Err(LedgerError::Fatal(Fault::World(format!(
+                "the table {} or the job {} was changed while this start looked at them: start \
+                 again",
+                table.shown, config.job
+            ))));
+        }
+        found_rows_to = Some(begin_after_rows(&mut tx, config, &table)?);
     }
-    if created {
+    tx.commit().map_err(ails)?;
+    if created_job {
         table::advise(&table);
     }
-    read(client, config, generation)
+    let table = table.shown;
+    Ok(Started { durable, place, table, made_table, topics_before, found_rows_to })
 }
 
 /// Keys are UTF-8, byte for byte; any other encoding would change or refuse them.
-fn check_encoding(client: &mut Client) -> Result<(), LedgerError> {
+pub fn check_encoding(client: &mut Client) -> Result<(), LedgerError> {
     let row = client
         .query_one("select current_setting('server_encoding'), current_database()::text", &[])
         .map_err(|why| classify(&why, "asking for the encoding"))?;
@@ -110,7 +105,9 @@ fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
         .query_one(
             "select to_regclass('sessionizer.partitions') is not null
                 and to_regclass('sessionizer.balance') is not null
-                and to_regclass('sessionizer.losses') is not null",
+                and to_regclass('sessionizer.losses') is not null
+                and exists (select from pg_attribute where attname = 'topics'
+                            and attrelid = to_regclass('sessionizer.jobs'))",
             &[],
         )
         .map_err(ails)?
@@ -125,17 +122,17 @@ fn check_table_is_there(
 ) -> Result<(), LedgerError> {
     let gone = tx
         .query_opt(
-            "select from sessionizer.jobs where job = $1
-                and to_regclass(format('%I.%I', table_schema, table_name)) is null",
+            "select format('%I.%I', table_schema, table_name) from sessionizer.jobs
+             where job = $1 and to_regclass(format('%I.%I', table_schema, table_name)) is null",
             &[&config.job],
         )
         .map_err(|why| classify(&why, "looking for the job's table"))?;
-    if gone.is_some() { Err(table::gone(config)) } else { Ok(()) }
+    gone.map_or(Ok(()), |row| Err(table::gone(&config.job, row.get(0))))
 }
 
 /// Most rights are needed late: to delete, when the first late event comes. A job that lacks one
 /// must not run until then.
-fn check_rights(tx: &mut Transaction<'_>, table: &Table) -> Result<(), LedgerError> {
+pub fn check_rights(tx: &mut Transaction<'_>, table: &Table) -> Result<(), LedgerError> {
     let row = tx
         .query_one(
             "select current_user::text,
@@ -158,45 +155,56 @@ fn check_rights(tx: &mut Transaction<'_>, table: &Table) -> Result<(), LedgerErr
     Err(LedgerError::Fatal(Fault::World(format!(
         "Postgres refuses: the login {user} lacks the right to {} on the table {}{GRANT}",
         missing.join(", "),
-        table.quoted()
+        table.shown
     ))))
 }
 
-/// Finds the job or creates it; says whether it was created.
+/// Finds the job, and gives the topics of its last start; `None`: it was created.
 fn ensure_job(
     tx: &mut Transaction<'_>,
     config: &LedgerConfig,
+    topics: &[String],
     table: &Table,
-) -> Result<bool, LedgerError> {
+) -> Result<Option<Option<Vec<String>>>, LedgerError> {
     let ails = |why: postgres::Error| classify(&why, "looking for the job");
     let by = format!("pid {} on {}", std::process::id(), host_name());
     let job = tx
         .query_opt(
-            "update sessionizer.jobs set started_at = now(), started_by = $2 where job = $1
-             returning table_schema, table_name, shards, gap_ms, session_end",
-            &[&config.job, &by],
+            "update sessionizer.jobs j set started_at = now(), started_by = $2, topics = $3
+             from (select job, topics from sessionizer.jobs where job = $1 for update) before
+             where j.job = before.job
+             returning table_schema, table_name, shards, gap_ms, session_end, before.topics",
+            &[&config.job, &by, &topics],
         )
         .map_err(ails)?;
     if let Some(job) = job {
         check_settings(&job, config, table)?;
-        return Ok(false);
+        return Ok(Some(job.get(5)));
     }
+    check_owner(tx, config, table)?;
+    create_job(tx, config, topics, table, &by).map(|()| None)
+}
+
+/// A table belongs to one job.
+pub fn check_owner(
+    tx: &mut Transaction<'_>,
+    config: &LedgerConfig,
+    table: &Table,
+) -> Result<(), LedgerError> {
     let other = tx
         .query_opt(
-            "select job from sessionizer.jobs where table_schema = $1 and table_name = $2",
-            &[&table.schema, &table.name],
+            "select job from sessionizer.jobs
+             where table_schema = $1 and table_name = $2 and job <> $3",
+            &[&table.schema, &table.name, &config.job],
         )
-        .map_err(ails)?;
-    if let Some(other) = other {
-        let other: String = other.get(0);
-        return Err(LedgerError::Fatal(Fault::Config(format!(
-            "the table {} belongs to the job {other}; this is the job {}: give it a table of its \
-             own (--table), or start it as {other} (--job)",
-            table.quoted(),
-            config.job
-        ))));
-    }
-    create_job(tx, config, table, &by).map(|()| true)
+        .map_err(|why| classify(&why, "looking for the job of the table"))?;
+    let Some(other) = other else { return Ok(()) };
+    let other: String = other.get(0);
+    Err(LedgerError::Fatal(Fault::Config(format!(
+        "the table {} belongs to the job {other}; this is the job {}: give it a table of its \
+         own (--table), or start it as {other} (--job)",
+        table.shown, config.job
+    ))))
 }
 
 fn check_settings(job: &Row, config: &LedgerConfig, table: &Table) -> Result<(), LedgerError> {
@@ -205,13 +213,14 @@ fn check_settings(job: &Row, config: &LedgerConfig, table: &Table) -> Result<(),
     let session_end: String = job.get(4);
     let mut differences = Vec::new();
     if (&schema, &name) != (&table.schema, &table.name) {
-        differences.push(format!("its table is {schema}.{name}, not {}", table.quoted()));
+        differences.push(format!("its table is {schema}.{name}, not {} (--table)", table.shown));
     }
     if shards != config.shards as i32 {
         differences.push(format!("it has {shards} shards, not {} (--shards)", config.shards));
     }
     if gap_ms != config.gap.millis() {
-        differences.push(format!("its gap is {gap_ms} ms, not {} (--gap)", config.gap.millis()));
+        let (was, now) = (humane(gap_ms), humane(config.gap.millis()));
+        differences.push(format!("its gap is {was}, not {now} (--gap)"));
     }
     if session_end != config.session_end.name() {
         let now = config.session_end.name();
@@ -228,21 +237,18 @@ fn check_settings(job: &Row, config: &LedgerConfig, table: &Table) -> Result<(),
     ))))
 }
 
-/// Rows that are there already are the past: they set the horizon of every shard.
 fn create_job(
     tx: &mut Transaction<'_>,
     config: &LedgerConfig,
+    topics: &[String],
     table: &Table,
     by: &str,
 ) -> Result<(), LedgerError> {
     let ails = |why: postgres::Error| classify(&why, "creating the job");
-    let name = table.quoted();
-    let newest = newest_end(tx, config, &name).map_err(ails)?;
-    let horizon = newest.unwrap_or(EventTime::NEVER);
     tx.execute(
         "insert into sessionizer.jobs (job, table_schema, table_name, shards, gap_ms,
-                                       session_end, found_rows, started_by)
-         values ($1, $2, $3, $4, $5, $6, $7, $8)",
+                                       session_end, found_rows, started_by, topics)
+         values ($1, $2, $3, $4, $5, $6, false, $7, $8)",
         &[
             &config.job,
             &table.schema,
@@ -250,12 +256,12 @@ fn create_job(
             &(config.shards as i32),
             &config.gap.millis(),
             &config.session_end.name(),
-            &newest.is_some(),
             &by,
+            &topics,
         ],
     )
     .map_err(ails)?;
-    let empty = snapshot::encode(&SessionTable::new(config.gap, horizon));
+    let empty = snapshot::encode(&SessionTable::new(config.gap, EventTime::NEVER));
     let shards: Vec<i32> = (0..config.shards as i32).collect();
     tx.execute(
         "insert into sessionizer.shard_progress
@@ -275,11 +281,28 @@ fn create_job(
         &[&config.job, &(config.shards as i32)],
     )
     .map_err(ails)?;
-    info!("created the job {} on the table {name}, {} shards", config.job, config.shards);
-    if newest.is_some() {
-        info!("the table has rows up to {horizon}: events up to then merge with what they touch");
-    }
     Ok(())
+}
+
+/// Rows that are there before a job has committed anything are the past: they set the horizon of
+/// every shard. Gives the end of the newest.
+fn begin_after_rows(
+    tx: &mut Transaction<'_>,
+    config: &LedgerConfig,
+    table: &Table,
+) -> Result<EventTime, LedgerError> {
+    let ails = |why: postgres::Error| classify(&why, "beginning after the rows of the table");
+    let newest = table::newest_end(tx, config, &table.quoted()).map_err(ails)?;
+    let horizon = newest.unwrap_or(EventTime::NEVER);
+    tx.execute("update sessionizer.jobs set found_rows = true where job = $1", &[&config.job])
+        .map_err(ails)?;
+    let empty = snapshot::encode(&SessionTable::new(config.gap, horizon));
+    tx.execute(
+        "update sessionizer.snapshots set data = $2 where job = $1 and epoch = 0",
+        &[&config.job, &empty],
+    )
+    .map_err(ails)?;
+    Ok(horizon)
 }
 
 fn fence(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<i64, LedgerError> {
@@ -290,233 +313,10 @@ fn fence(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<i64, LedgerE
             &[&config.job],
         )
         .map_err(|why| classify(&why, "taking the fence"))?;
-    rows.iter().map(|row| row.get(0)).max().ok_or_else(|| {
-        LedgerError::Fatal(Fault::World(format!(
-            "the job {} has no rows in sessionizer.shard_progress: they were deleted; restore \
-             them, or delete the job from sessionizer.jobs and start afresh",
-            config.job
-        )))
+    let newest = rows.iter().map(|row| row.get(0)).max();
+    newest.ok_or_else(|| {
+        durable::incomplete(&config.job, "sessionizer.shard_progress has no row of the job")
     })
-}
-
-/// Reads what is durable. After the fence nobody else can change it.
-fn read(
-    client: &mut Client,
-    config: &LedgerConfig,
-    generation: i64,
-) -> Result<Durable, LedgerError> {
-    let ails = |why: postgres::Error| classify(&why, "reading what is durable");
-    // One snapshot for all of it: an instance that takes over meanwhile may commit.
-    let mut tx = client
-        .build_transaction()
-        .isolation_level(IsolationLevel::RepeatableRead)
-        .read_only(true)
-        .start()
-        .map_err(ails)?;
-    let progress = progress(&mut tx, &config.job).map_err(ails)?;
-    let base = tx
-        .query_opt(
-            "select epoch, watermark_ms, max_future_ms, late from sessionizer.epochs
-             where job = $1 and epoch =
-             (select min(epoch) from sessionizer.snapshots where job = $1)",
-            &[&config.job],
-        )
-        .map_err(ails)?;
-    let Some(base) = base.filter(|_| progress.len() == config.shards as usize) else {
-        return Err(LedgerError::Fatal(Fault::World(format!(
-            "what sessionizer.* holds of the job {} is incomplete: rows were deleted by hand or \
-             a restore was partial; restore all of the schema sessionizer, or none of the job",
-            config.job
-        ))));
-    };
-    let mut base = epoch(&base);
-    base.bindings = bindings_at(&mut tx, &config.job, base.epoch).map_err(ails)?;
-    let mut replay: Vec<NamedEpoch> = tx
-        .query(
-            "select epoch, watermark_ms, max_future_ms, late from sessionizer.epochs
-             where job = $1 and epoch > $2 order by epoch",
-            &[&config.job, &(base.epoch as i64)],
-        )
-        .map_err(ails)?
-        .iter()
-        .map(epoch)
-        .collect();
-    let select = format!(
-        "select {BINDING}, epoch from sessionizer.bindings where job = $1 and epoch > $2
-         order by epoch, topic, partition"
-    );
-    let mut at = 0;
-    for row in &tx.query(&select, &[&config.job, &(base.epoch as i64)]).map_err(ails)? {
-        let epoch = unsigned(row, 10);
-        while replay.get(at).is_some_and(|bound| bound.epoch < epoch) {
-            at += 1;
-        }
-        let bound = replay.get_mut(at).filter(|bound| bound.epoch == epoch);
-        bound.expect("I3: a binding is durable with its epoch").bindings.push(binding(row));
-    }
-    Ok(Durable { generation, progress, base, replay })
-}
-
-/// An epoch without its bindings.
-fn epoch(row: &Row) -> NamedEpoch {
-    let (max_future_ms, late): (Option<i64>, Option<&str>) = (row.get(2), row.get(3));
-    let rules = max_future_ms.zip(late).map(|(max_future_ms, late)| {
-        let late =
-            Late::named(late).unwrap_or_else(|| panic!("sessionizer.epochs holds late = {late:?}"));
-        Rules { max_future_ms, late }
-    });
-    NamedEpoch { epoch: unsigned(row, 0), watermark: optional(row, 1), rules, bindings: vec![] }
-}
-
-/// How far each shard is, in order.
-pub fn progress(
-    client: &mut impl GenericClient,
-    job: &str,
-) -> Result<Vec<ShardProgress>, postgres::Error> {
-    let rows = client.query(
-        "select epoch, closed, open, dead from sessionizer.shard_progress where job = $1
-         order by shard",
-        &[&job],
-    )?;
-    let shard = |row: &Row| ShardProgress {
-        epoch: unsigned(row, 0),
-        closed: unsigned(row, 1),
-        open: unsigned(row, 2),
-        dead: unsigned(row, 3),
-    };
-    Ok(rows.iter().map(shard).collect())
-}
-
-fn unsigned(row: &Row, column: usize) -> u64 {
-    u64::try_from(row.get::<_, i64>(column)).expect("counts and epochs are not negative")
-}
-
-fn optional(row: &Row, column: usize) -> EventTime {
-    row.get::<_, Option<i64>>(column).map_or(EventTime::NEVER, EventTime::from_millis)
-}
-
-/// The columns that [`binding`] reads.
-const BINDING: &str = "topic, partition, start_offset, end_offset, promise_ms, status, \
-                       quiet_since, records, dead, topic_id";
-
-/// The last binding of each partition at or before an epoch.
-pub fn bindings_at(
-    client: &mut impl GenericClient,
-    job: &str,
-    epoch: Epoch,
-) -> Result<Vec<NamedBinding>, postgres::Error> {
-    let select = format!(
-        "select distinct on (topic, partition) {BINDING} from sessionizer.bindings
-         where job = $1 and epoch <= $2 order by topic, partition, epoch desc"
-    );
-    Ok(client.query(&select, &[&job, &(epoch as i64)])?.iter().map(binding).collect())
-}
-
-fn binding(row: &Row) -> NamedBinding {
-    let status: &str = row.get(5);
-    NamedBinding {
-        topic: row.get(0),
-        partition: row.get(1),
-        topic_id: row.get::<_, Option<&str>>(9).and_then(TopicId::named),
-        start: row.get(2),
-        end: row.get(3),
-        promise: optional(row, 4),
-        status: Status::named(status)
-            .unwrap_or_else(|| panic!("sessionizer.bindings holds the status {status:?}")),
-        quiet_since: unsigned(row, 6),
-        records: unsigned(row, 7),
-        dead: unsigned(row, 8),
-    }
-}
-
-/// Offsets that are needed and gone.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Loss {
-    pub topic: String,
-    pub partition: i32,
-    /// The first that is needed.
-    pub from: Offset,
-    /// The first that there is; `None` if the topic was made again.
-    pub to: Option<Offset>,
-    /// Up to which offset it had been read.
-    pub read_to: Offset,
-    /// What Kafka has.
-    pub available: (Offset, Offset),
-    pub reason: &'static str,
-}
-
-impl fmt::Display for Loss {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Loss { topic, partition, from, read_to, available, reason, .. } = self;
-        let (oldest, end) = available;
-        let needed = if end < read_to { read_to } else { from };
-        write!(
-            f,
-            "{topic}[{partition}]: reading has to go on at offset {needed}, but Kafka has {oldest} \
-             to {end}: {reason}"
-        )
-    }
-}
-
-/// Notes what is lost, from `first_epoch` on; gives the end of the newest row of the table: no
-/// session has closed that ends later.
-pub fn accept_losses(
-    client: &mut Client,
-    config: &LedgerConfig,
-    losses: &[Loss],
-    first_epoch: Epoch,
-) -> Result<EventTime, LedgerError> {
-    let ails = |why: postgres::Error| classify(&why, "noting what is lost");
-    let mut tx = client.transaction().map_err(ails)?;
-    for loss in losses {
-        // A start that ended before its first commit has noted the same.
-        tx.execute(
-            "delete from sessionizer.losses
-             where job = $1 and topic = $2 and partition = $3 and lost_from = $4",
-            &[&config.job, &loss.topic, &loss.partition, &loss.from],
-        )
-        .map_err(ails)?;
-        tx.execute(
-            "insert into sessionizer.losses
-                 (job, topic, partition, lost_from, lost_to, read_to, reason)
-             values ($1, $2, $3, $4, $5, $6, $7)",
-            &[
-                &config.job,
-                &loss.topic,
-                &loss.partition,
-                &loss.from,
-                &loss.to,
-                &loss.read_to,
-                &loss.reason,
-            ],
-        )
-        .map_err(ails)?;
-    }
-    tx.execute(
-        "update sessionizer.jobs set loss_epoch = $2 where job = $1",
-        &[&config.job, &(first_epoch as i64)],
-    )
-    .map_err(ails)?;
-    let table = tx
-        .query_one(
-            "select format('%I.%I', table_schema, table_name) from sessionizer.jobs where job = $1",
-            &[&config.job],
-        )
-        .map_err(ails)?;
-    let newest = newest_end(&mut tx, config, table.get(0)).map_err(ails)?;
-    tx.commit().map_err(ails)?;
-    Ok(newest.unwrap_or(EventTime::NEVER))
-}
-
-/// The end of the newest row of the table, as a session counts it.
-fn newest_end(
-    client: &mut impl GenericClient,
-    config: &LedgerConfig,
-    table: &str,
-) -> Result<Option<EventTime>, postgres::Error> {
-    let row = client.query_one(&format!("select max(session_end) from {table}"), &[])?;
-    let newest: Option<super::copy::Timestamp> = row.get(0);
-    Ok(newest.map(|end| config.gap.end_after(config.session_end.last_event(end.0, config.gap))))
 }
 
 /// Reads the snapshots of some shards, for the run that has taken the fence as `generation`.
@@ -535,8 +335,11 @@ pub fn snapshots(
             &[&config.job, &numbers],
         )
         .map_err(|why| classify(&why, "reading snapshots"))?;
-    let snapshot = |row: &Row| (Shard(row.get::<_, i32>(0) as u32), unsigned(row, 1), row.get(2));
-    Ok(rows.iter().map(snapshot).collect())
+    let snapshot = |row: &Row| {
+        let epoch = durable::unsigned(row, "epoch")?;
+        Ok((Shard(row.get::<_, i32>(0) as u32), epoch, row.get(2)))
+    };
+    rows.iter().map(snapshot).collect()
 }
 
 /// Whether this is the database in which the run has taken its fence: each process of a cluster is

@@ -50,6 +50,8 @@ impl SessionEnd {
 pub struct Table {
     pub schema: String,
     pub name: String,
+    /// As people write it: quotes only where Postgres needs them.
+    pub shown: String,
     /// `timestamptz` or `timestamp`: what its times are.
     pub time_type: &'static str,
     /// Whether its primary key, or another unique index, begins with `ip, host, session_start`.
@@ -96,11 +98,11 @@ fn refuse(config: &LedgerConfig, why: &str) -> LedgerError {
 }
 
 /// The table of a job that exists does not: what was in it cannot be made again from here.
-pub fn gone(config: &LedgerConfig) -> LedgerError {
+pub fn gone(job: &str, table: &str) -> LedgerError {
     LedgerError::Fatal(Fault::World(format!(
-        "the table {} is gone: it was dropped. Restore it, or delete the job {} from \
-         sessionizer.jobs to begin afresh",
-        config.table, config.job
+        "the table {table} of the job {job} is gone: it was dropped. Restore it, or begin afresh: \
+         `sessionizer reset` removes the job, and the next start makes the table and reads the \
+         topic again"
     )))
 }
 
@@ -112,14 +114,16 @@ pub fn find(
     let ails = |why: postgres::Error| classify(&why, "looking at the table");
     let row = client
         .query_opt(
-            "select n.nspname, c.relname, c.oid, c.relkind::text from pg_class c
+            "select n.nspname, c.relname, c.oid, c.relkind::text,
+                    format('%I.%I', n.nspname, c.relname)
+             from pg_class c
              join pg_namespace n on n.oid = c.relnamespace where c.oid = to_regclass($1)",
             &[&typed(config)],
         )
         .map_err(ails)?;
     let Some(row) = row else { return Ok(None) };
     let (schema, name, oid): (String, String, u32) = (row.get(0), row.get(1), row.get(2));
-    let kind: String = row.get(3);
+    let (kind, shown): (String, String) = (row.get(3), row.get(4));
     if kind != "r" && kind != "p" {
         return Err(refuse(config, "it is a view or something else that is no table"));
     }
@@ -161,7 +165,24 @@ pub fn find(
         )
         .map_err(ails)?
         .get(0);
-    Ok(Some(Table { schema, name, time_type, keyed }))
+    Ok(Some(Table { schema, name, shown, time_type, keyed }))
+}
+
+/// Whether a table, named in quotes, has any row.
+pub fn has_rows(client: &mut impl GenericClient, table: &str) -> Result<bool, postgres::Error> {
+    Ok(client.query_one(&format!("select exists (select from {table})"), &[])?.get(0))
+}
+
+/// The end of the newest row of a table, named in quotes, as a session counts it; `None` if no row
+/// has an end.
+pub fn newest_end(
+    client: &mut impl GenericClient,
+    config: &LedgerConfig,
+    table: &str,
+) -> Result<Option<EventTime>, postgres::Error> {
+    let row = client.query_one(&format!("select max(session_end) from {table}"), &[])?;
+    let newest: Option<super::copy::Timestamp> = row.get(0);
+    Ok(newest.map(|end| config.gap.end_after(config.session_end.last_event(end.0, config.gap))))
 }
 
 /// The type of its times, if all columns are there and can hold what we write.
@@ -189,7 +210,7 @@ fn check_types(types: &std::collections::BTreeMap<String, String>) -> Result<&'s
 /// Says what a table that we did not make lacks, and how to add it. Never adds it unasked.
 pub fn advise(table: &Table) {
     if !table.keyed {
-        let name = table.quoted();
+        let name = &table.shown;
         warn!(
             "the table {name} has no primary key: late events will be slow to find their rows, \
              and nothing keeps duplicates out. To add it: alter table {name} add primary key \
@@ -197,6 +218,6 @@ pub fn advise(table: &Table) {
         );
     }
     if table.time_type == "timestamp" {
-        info!("the times of {} have no time zone: they are written in UTC", table.quoted());
+        info!("the times of {} have no time zone: they are written in UTC", table.shown);
     }
 }

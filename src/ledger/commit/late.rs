@@ -163,7 +163,7 @@ impl Commit<'_> {
         }
         Err(LedgerError::Fatal(Fault::World(format!(
             "{deleted} rows of {} went where {} were just read: somebody else writes it",
-            self.table.quoted(),
+            self.table.shown,
             removed.len()
         ))))
     }

@@ -1,0 +1,89 @@
+//! The offsets that a consumer group has committed: where another job of that group has stopped.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
+
+use super::{Cluster, QUESTION, refused};
+use crate::binding::Offset;
+use crate::control::Fault;
+
+/// What stands beside an offset that this program has committed: sessions may be open there of
+/// which another job knows nothing.
+pub(super) const MARK: &str = "sessionizer";
+
+/// A committed offset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Committed {
+    /// The next record to read.
+    pub offset: Offset,
+    /// Whether this program has committed it, for tools that show lag, and not a job before it.
+    pub ours: bool,
+}
+
+impl Cluster {
+    /// What a group has committed, by topic and partition; a partition without is not there.
+    /// `Ok(None)`: this login may not know.
+    pub fn committed(
+        &self,
+        group: &str,
+        partitions: &[(String, i32)],
+        patience: Duration,
+    ) -> Result<Option<BTreeMap<(String, i32), Committed>>, Fault> {
+        let mut client = self.config.client();
+        client.set("group.id", group).set("allow.auto.create.topics", "false");
+        client.set("enable.auto.commit", "false");
+        let consumer: BaseConsumer<_> =
+            BaseConsumer::from_config_and_context(&client, self.context.clone())
+                .map_err(|why| refused(&self.config, &why))?;
+        let began = Instant::now();
+        let found = loop {
+            let mut wanted = TopicPartitionList::new();
+            for (topic, partition) in partitions {
+                wanted.add_partition(topic, *partition);
+            }
+            match consumer.committed_offsets(wanted, QUESTION) {
+                Ok(found) => break found,
+                Err(why) if may_not(&why) => return Ok(None),
+                Err(why) if began.elapsed() >= patience => {
+                    return Err(Fault::World(format!(
+                        "Kafka at {} does not say which offsets the consumer group {group} has \
+                         committed: {why}",
+                        self.config.brokers
+                    )));
+                }
+                Err(_) => thread::sleep(Duration::from_millis(200)),
+            }
+        };
+        let mut committed = BTreeMap::new();
+        for element in found.elements() {
+            if let Err(why) = element.error() {
+                if may_not(&why) {
+                    return Ok(None);
+                }
+                return Err(Fault::World(format!(
+                    "Kafka at {} does not say which offset of {}[{}] the consumer group {group} \
+                     has committed: {why}",
+                    self.config.brokers,
+                    element.topic(),
+                    element.partition()
+                )));
+            }
+            if let RdOffset::Offset(offset) = element.offset() {
+                let ours = element.metadata() == MARK;
+                let place = (element.topic().to_owned(), element.partition());
+                committed.insert(place, Committed { offset, ours });
+            }
+        }
+        Ok(Some(committed))
+    }
+}
+
+fn may_not(why: &KafkaError) -> bool {
+    why.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
+}

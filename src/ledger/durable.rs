@@ -1,0 +1,334 @@
+//! What is durable of a job, as a start and the audit read it.
+//!
+//! Others can reach these tables: a restore may be partial, rows may be deleted or changed by
+//! hand. So everything is checked before anything is built on it, and what is wrong is an error
+//! that says which rows to look at, never a panic.
+
+use postgres::{GenericClient, Row};
+
+use super::connect::classify;
+use super::{LedgerConfig, table};
+use crate::binding::{Late, Offset, Rules, Status, TopicId};
+use crate::control::Fault;
+use crate::operators::LedgerError;
+use crate::plan::ShardProgress;
+use crate::time::{Epoch, EventTime};
+
+/// A binding as it is stored: the topic by its name.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NamedBinding {
+    pub topic: String,
+    pub partition: i32,
+    pub topic_id: Option<TopicId>,
+    pub start: Offset,
+    pub end: Offset,
+    pub promise: EventTime,
+    pub status: Status,
+    pub quiet_since: Epoch,
+    pub records: u64,
+    pub dead: u64,
+}
+
+/// A bound epoch as it is stored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NamedEpoch {
+    pub epoch: Epoch,
+    pub watermark: EventTime,
+    /// `None`: an older version of the program bound it.
+    pub rules: Option<Rules>,
+    pub bindings: Vec<NamedBinding>,
+}
+
+/// What is durable of the job.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Durable {
+    pub generation: i64,
+    /// By shard.
+    pub progress: Vec<ShardProgress>,
+    /// The oldest snapshot: its epoch, the watermark then, and the last binding of each
+    /// partition at or before it.
+    pub base: NamedEpoch,
+    /// Every bound epoch after the base, in order.
+    pub replay: Vec<NamedEpoch>,
+}
+
+impl Durable {
+    /// Whether nothing has ever been committed: where reading begins is still open.
+    pub fn is_first_start(&self) -> bool {
+        self.replay.is_empty() && self.base.bindings.is_empty()
+    }
+}
+
+/// Reads what is durable, for the run that holds the fence as `generation`: nobody else can
+/// change it meanwhile.
+pub fn read(
+    client: &mut impl GenericClient,
+    config: &LedgerConfig,
+    generation: i64,
+) -> Result<Durable, LedgerError> {
+    let ails = |why: postgres::Error| classify(&why, "reading what is durable");
+    let progress = progress(client, &config.job)?;
+    let base = client
+        .query_opt(
+            "select epoch, watermark_ms, max_future_ms, late from sessionizer.epochs
+             where job = $1 and epoch =
+             (select min(epoch) from sessionizer.snapshots where job = $1)",
+            &[&config.job],
+        )
+        .map_err(ails)?;
+    let Some(base) = base else {
+        return Err(incomplete(&config.job, "the epoch of the oldest snapshot is missing"));
+    };
+    let mut base = epoch(&base)?;
+    base.bindings = bindings_at(client, &config.job, base.epoch)?;
+    let mut replay: Vec<NamedEpoch> = client
+        .query(
+            "select epoch, watermark_ms, max_future_ms, late from sessionizer.epochs
+             where job = $1 and epoch > $2 order by epoch",
+            &[&config.job, &(base.epoch as i64)],
+        )
+        .map_err(ails)?
+        .iter()
+        .map(epoch)
+        .collect::<Result<_, _>>()?;
+    let select = format!(
+        "select {BINDING}, epoch from sessionizer.bindings where job = $1 and epoch > $2
+         order by epoch, topic, partition"
+    );
+    let mut at = 0;
+    for row in &client.query(&select, &[&config.job, &(base.epoch as i64)]).map_err(ails)? {
+        let epoch = unsigned(row, "epoch")?;
+        while replay.get(at).is_some_and(|bound| bound.epoch < epoch) {
+            at += 1;
+        }
+        let bound = replay.get_mut(at).filter(|bound| bound.epoch == epoch);
+        let bound = bound.ok_or_else(|| {
+            incomplete(&config.job, &format!("sessionizer.epochs lacks the epoch {epoch}"))
+        })?;
+        bound.bindings.push(binding(row)?);
+    }
+    Ok(Durable { generation, progress, base, replay })
+}
+
+/// Refuses a job of which something is missing that a start depends on. `table` is its table, in
+/// quotes.
+pub fn check(
+    client: &mut impl GenericClient,
+    job: &str,
+    table: &str,
+) -> Result<(), LedgerError> {
+    let missing = find_missing(client, job, table)
+        .map_err(|why| classify(&why, "checking that nothing is missing"))?;
+    if missing.is_empty() { Ok(()) } else { Err(incomplete(job, &missing.join("; "))) }
+}
+
+fn find_missing(
+    client: &mut impl GenericClient,
+    job: &str,
+    table: &str,
+) -> Result<Vec<String>, postgres::Error> {
+    let row = client.query_one(
+        "select j.shards::int8, j.loss_epoch is not null,
+                (select count(*) from sessionizer.shard_progress p
+                 where p.job = j.job and p.shard between 0 and j.shards - 1),
+                (select count(*) from sessionizer.snapshots s
+                 where s.job = j.job and s.shard between 0 and j.shards - 1),
+                (select count(*) from sessionizer.snapshots s
+                 join sessionizer.shard_progress p using (job, shard)
+                 where job = j.job and s.epoch > p.epoch),
+                (select count(*) from
+                     (select epoch from sessionizer.shard_progress where job = j.job
+                      union select epoch from sessionizer.snapshots where job = j.job) needed
+                 where not exists (select from sessionizer.epochs e
+                                   where e.job = j.job and e.epoch = needed.epoch)),
+                (select count(*) from sessionizer.bindings b where b.job = j.job),
+                (select coalesce(max(p.epoch), 0) from sessionizer.shard_progress p
+                 where p.job = j.job),
+                (select coalesce(sum(p.closed), 0)::int8 from sessionizer.shard_progress p
+                 where p.job = j.job)
+         from sessionizer.jobs j where j.job = $1",
+        &[&job],
+    )?;
+    let number = |column: usize| row.get::<_, i64>(column);
+    let shards = number(0);
+    let mut missing = Vec::new();
+    for (of, there) in [("shard_progress", number(2)), ("snapshots", number(3))] {
+        if there != shards {
+            missing.push(format!("sessionizer.{of} has {there} of {shards} shards"));
+        }
+    }
+    if number(4) > 0 {
+        missing.push(format!(
+            "{} snapshots are newer than their shards in sessionizer.shard_progress",
+            number(4)
+        ));
+    }
+    if number(5) > 0 {
+        missing.push(format!(
+            "sessionizer.epochs lacks {} epochs at which shards or snapshots stand",
+            number(5)
+        ));
+    }
+    if number(6) == 0 && number(7) > 0 {
+        missing.push(
+            "sessionizer.bindings has no row, so nothing says up to which offsets the topic was \
+             read"
+            .to_owned(),
+        );
+    }
+    if missing.is_empty() && !row.get::<_, bool>(1) {
+        missing.extend(find_imbalance(client, job)?);
+    }
+    if number(8) > 0 && !table::has_rows(client, table)? {
+        missing.push(format!(
+            "the table is empty, although {} records are in sessions that were written to it",
+            number(8)
+        ));
+    }
+    Ok(missing)
+}
+
+/// Whether the books do not balance at the last epoch that all shards have passed.
+fn find_imbalance(
+    client: &mut impl GenericClient,
+    job: &str,
+) -> Result<Option<String>, postgres::Error> {
+    let row = client.query_opt(
+        "select records, closed, open, dead, lost, difference from sessionizer.balance
+         where job = $1",
+        &[&job],
+    )?;
+    let Some(row) = row else {
+        return Ok(Some("sessionizer.epochs has no epoch that all shards have passed".to_owned()));
+    };
+    let [records, closed, open, dead, lost, difference] =
+        [0, 1, 2, 3, 4, 5].map(|column| row.get::<_, i64>(column));
+    Ok((difference != 0).then(|| {
+        format!(
+            "sessionizer.balance has a difference of {difference}: {records} records were read, \
+             {closed} are in closed sessions, {open} in open ones, {dead} are dead letters and \
+             {lost} are lost"
+        )
+    }))
+}
+
+/// What is there of the job cannot be gone on from.
+pub fn incomplete(job: &str, what: &str) -> LedgerError {
+    LedgerError::Fatal(Fault::Config(format!(
+        "the state of the job {job} in Postgres is incomplete: {what}. Rows were deleted or \
+         changed by hand, or a restore was partial; to go on from here would lose or repeat \
+         sessions. Restore the schema sessionizer and the table from one backup, or begin afresh: \
+         `sessionizer reset` removes the job and its rows, and the next start reads the topic \
+         again"
+    )))
+}
+
+/// A value that this program did not write.
+fn foreign(row: &Row, column: &str, value: &dyn std::fmt::Debug) -> LedgerError {
+    let table = if row.columns().iter().any(|column| column.name() == "end_offset") {
+        "bindings"
+    } else if row.columns().iter().any(|column| column.name() == "watermark_ms") {
+        "epochs"
+    } else if row.columns().iter().any(|column| column.name() == "data") {
+        "snapshots"
+    } else {
+        "shard_progress"
+    };
+    LedgerError::Fatal(Fault::Config(format!(
+        "sessionizer.{table} holds {column} = {value:?}, which no version of this program writes: \
+         was it changed by hand? Restore the schema sessionizer and the table from one backup, or \
+         begin afresh with `sessionizer reset`"
+    )))
+}
+
+/// An epoch without its bindings.
+fn epoch(row: &Row) -> Result<NamedEpoch, LedgerError> {
+    let (max_future_ms, late): (Option<i64>, Option<&str>) = (row.get(2), row.get(3));
+    let rules = match max_future_ms.zip(late) {
+        None => None,
+        Some((max_future_ms, late)) => {
+            let late = Late::named(late).ok_or_else(|| foreign(row, "late", &late))?;
+            Some(Rules { max_future_ms, late })
+        }
+    };
+    let watermark = optional(row, "watermark_ms");
+    Ok(NamedEpoch { epoch: unsigned(row, "epoch")?, watermark, rules, bindings: vec![] })
+}
+
+/// How far each shard is, in order.
+pub fn progress(
+    client: &mut impl GenericClient,
+    job: &str,
+) -> Result<Vec<ShardProgress>, LedgerError> {
+    let rows = client
+        .query(
+            "select epoch, closed, open, dead from sessionizer.shard_progress where job = $1
+             order by shard",
+            &[&job],
+        )
+        .map_err(|why| classify(&why, "reading how far each shard is"))?;
+    let shard = |row: &Row| {
+        Ok(ShardProgress {
+            epoch: unsigned(row, "epoch")?,
+            closed: unsigned(row, "closed")?,
+            open: unsigned(row, "open")?,
+            dead: unsigned(row, "dead")?,
+        })
+    };
+    rows.iter().map(shard).collect()
+}
+
+/// A count or an epoch: not negative, unless somebody has changed it.
+pub fn unsigned(row: &Row, column: &str) -> Result<u64, LedgerError> {
+    let value: i64 = row.get(column);
+    u64::try_from(value).map_err(|_| foreign(row, column, &value))
+}
+
+fn optional(row: &Row, column: &str) -> EventTime {
+    row.get::<_, Option<i64>>(column).map_or(EventTime::NEVER, EventTime::from_millis)
+}
+
+/// The columns that [`binding`] reads.
+const BINDING: &str = "topic, partition, start_offset, end_offset, promise_ms, status, \
+                       quiet_since, records, dead, topic_id";
+
+/// The last binding of each partition at or before an epoch.
+pub fn bindings_at(
+    client: &mut impl GenericClient,
+    job: &str,
+    epoch: Epoch,
+) -> Result<Vec<NamedBinding>, LedgerError> {
+    let select = format!(
+        "select distinct on (topic, partition) {BINDING} from sessionizer.bindings
+         where job = $1 and epoch <= $2 order by topic, partition, epoch desc"
+    );
+    let rows = client
+        .query(&select, &[&job, &(epoch as i64)])
+        .map_err(|why| classify(&why, "reading how far each partition is"))?;
+    rows.iter().map(binding).collect()
+}
+
+fn binding(row: &Row) -> Result<NamedBinding, LedgerError> {
+    let (status, start): (&str, Offset) = (row.get("status"), row.get("start_offset"));
+    let (partition, end): (i32, Offset) = (row.get("partition"), row.get("end_offset"));
+    if partition < 0 {
+        return Err(foreign(row, "partition", &partition));
+    }
+    for (column, offset) in [("start_offset", start), ("end_offset", end)] {
+        if offset < 0 {
+            return Err(foreign(row, column, &offset));
+        }
+    }
+    Ok(NamedBinding {
+        topic: row.get("topic"),
+        partition,
+        topic_id: row.get::<_, Option<&str>>("topic_id").and_then(TopicId::named),
+        start,
+        end,
+        promise: optional(row, "promise_ms"),
+        status: Status::named(status).ok_or_else(|| foreign(row, "status", &status))?,
+        quiet_since: unsigned(row, "quiet_since")?,
+        records: unsigned(row, "records")?,
+        dead: unsigned(row, "dead")?,
+    })
+}

@@ -1,0 +1,90 @@
+//! Offsets that are needed and that Kafka does not have any more, where that was accepted.
+
+use std::fmt;
+
+use postgres::Client;
+
+use super::connect::classify;
+use super::{LedgerConfig, table};
+use crate::binding::Offset;
+use crate::operators::LedgerError;
+use crate::time::{Epoch, EventTime};
+
+/// Offsets that are needed and gone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Loss {
+    pub topic: String,
+    pub partition: i32,
+    /// The first that is needed.
+    pub from: Offset,
+    /// The first that there is; `None` if the topic was made again.
+    pub to: Option<Offset>,
+    /// Up to which offset it had been read.
+    pub read_to: Offset,
+    /// What Kafka has.
+    pub available: (Offset, Offset),
+    pub reason: &'static str,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Loss { topic, partition, from, read_to, available, reason, .. } = self;
+        let (oldest, end) = available;
+        let needed = if end < read_to { read_to } else { from };
+        write!(
+            f,
+            "{topic}[{partition}]: reading has to go on at offset {needed}, but Kafka has {oldest} \
+             to {end}: {reason}"
+        )
+    }
+}
+
+/// Notes what is lost, from `first_epoch` on; gives the end of the newest row of the table: no
+/// session has closed that ends later.
+pub fn accept_losses(
+    client: &mut Client,
+    config: &LedgerConfig,
+    losses: &[Loss],
+    first_epoch: Epoch,
+) -> Result<EventTime, LedgerError> {
+    let ails = |why: postgres::Error| classify(&why, "noting what is lost");
+    let mut tx = client.transaction().map_err(ails)?;
+    for loss in losses {
+        // A start that ended before its first commit has noted the same.
+        tx.execute(
+            "delete from sessionizer.losses
+             where job = $1 and topic = $2 and partition = $3 and lost_from = $4",
+            &[&config.job, &loss.topic, &loss.partition, &loss.from],
+        )
+        .map_err(ails)?;
+        tx.execute(
+            "insert into sessionizer.losses
+                 (job, topic, partition, lost_from, lost_to, read_to, reason)
+             values ($1, $2, $3, $4, $5, $6, $7)",
+            &[
+                &config.job,
+                &loss.topic,
+                &loss.partition,
+                &loss.from,
+                &loss.to,
+                &loss.read_to,
+                &loss.reason,
+            ],
+        )
+        .map_err(ails)?;
+    }
+    tx.execute(
+        "update sessionizer.jobs set loss_epoch = $2 where job = $1",
+        &[&config.job, &(first_epoch as i64)],
+    )
+    .map_err(ails)?;
+    let of_job = tx
+        .query_one(
+            "select format('%I.%I', table_schema, table_name) from sessionizer.jobs where job = $1",
+            &[&config.job],
+        )
+        .map_err(ails)?;
+    let newest = table::newest_end(&mut tx, config, of_job.get(0)).map_err(ails)?;
+    tx.commit().map_err(ails)?;
+    Ok(newest.unwrap_or(EventTime::NEVER))
+}

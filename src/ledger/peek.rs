@@ -1,0 +1,127 @@
+//! A look before a start: at whom this is connected to, whether the job has committed anything
+//! yet, and whether its table has rows. Nothing is made or changed.
+
+use std::fmt;
+
+use postgres::{Client, GenericClient, Transaction};
+
+use super::LedgerConfig;
+use super::connect::classify;
+use super::table::{self, Table};
+use super::start;
+use crate::operators::LedgerError;
+use crate::time::EventTime;
+
+/// Where a connection has led to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// `host:port`.
+    pub server: String,
+    pub database: String,
+    pub user: String,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Place { server, database, user } = self;
+        write!(f, "the database {database} at {server} as {user}")
+    }
+}
+
+impl Place {
+    /// Asks the server. Of several hosts in the URL it has to say which one it is itself.
+    pub fn of(client: &mut impl GenericClient, config: &LedgerConfig) -> Result<Self, postgres::Error> {
+        let row = client.query_one(
+            "select current_database()::text, current_user::text,
+                    host(inet_server_addr()) || ':' || inet_server_port()",
+            &[],
+        )?;
+        let server = match config.url.hosts.as_slice() {
+            [(host, port)] => format!("{host}:{port}"),
+            several => row.get::<_, Option<String>>(2).unwrap_or_else(|| {
+                let hosts: Vec<String> =
+                    several.iter().map(|(host, port)| format!("{host}:{port}")).collect();
+                hosts.join(",")
+            }),
+        };
+        Ok(Place { server, database: row.get(0), user: row.get(1) })
+    }
+}
+
+/// What a first start finds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FirstStart {
+    /// `None`: the table has no row, or is not there.
+    pub rows: Option<Rows>,
+}
+
+/// The rows of a table before the job has written any.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rows {
+    /// The table, as people write it.
+    pub table: String,
+    /// The end of the newest row: its last event and the gap, whatever `session_end` holds. `None`
+    /// if no row has an end.
+    pub newest: Option<EventTime>,
+}
+
+/// Looks; `None` if the job has committed something, so that it is known where reading goes on.
+pub fn peek(client: &mut Client, config: &LedgerConfig) -> Result<Option<FirstStart>, LedgerError> {
+    start::check_encoding(client)?;
+    let ails = |why: postgres::Error| classify(&why, "looking at the table and the job");
+    let mut tx = client.build_transaction().read_only(true).start().map_err(ails)?;
+    if !is_first_start(&mut tx, config).map_err(ails)? {
+        return Ok(None);
+    }
+    let Some(table) = table::find(&mut tx, config)? else {
+        return Ok(Some(FirstStart { rows: None }));
+    };
+    start::check_rights(&mut tx, &table)?;
+    let there = exists(&mut tx, &["sessionizer.jobs"]).map_err(ails)?;
+    if there {
+        start::check_owner(&mut tx, config, &table)?;
+    }
+    Ok(Some(FirstStart { rows: rows(&mut tx, config, &table).map_err(ails)? }))
+}
+
+fn exists(tx: &mut Transaction<'_>, tables: &[&str]) -> Result<bool, postgres::Error> {
+    let select = "select bool_and(to_regclass(name) is not null) from unnest($1::text[]) name";
+    Ok(tx.query_one(select, &[&tables])?.get(0))
+}
+
+/// Whether the job has committed nothing yet, or is not there. One of which something is missing
+/// is not at its first start: the start says what.
+fn is_first_start(
+    tx: &mut Transaction<'_>,
+    config: &LedgerConfig,
+) -> Result<bool, postgres::Error> {
+    if !exists(tx, &["sessionizer.jobs"])? {
+        return Ok(true);
+    }
+    let job = tx.query_opt("select shards from sessionizer.jobs where job = $1", &[&config.job])?;
+    let Some(job) = job else { return Ok(true) };
+    if !exists(tx, &["sessionizer.bindings", "sessionizer.shard_progress"])? {
+        return Ok(false);
+    }
+    let row = tx.query_one(
+        "select not exists (select from sessionizer.bindings where job = $1),
+                count(*), coalesce(max(epoch), 0)
+         from sessionizer.shard_progress where job = $1",
+        &[&config.job],
+    )?;
+    let shards = i64::from(job.get::<_, i32>(0));
+    Ok(row.get(0) && row.get::<_, i64>(1) == shards && row.get::<_, i64>(2) == 0)
+}
+
+fn rows(
+    tx: &mut Transaction<'_>,
+    config: &LedgerConfig,
+    table: &Table,
+) -> Result<Option<Rows>, postgres::Error> {
+    let name = table.quoted();
+    if !table::has_rows(tx, &name)? {
+        return Ok(None);
+    }
+    let newest = table::newest_end(tx, config, &name)?;
+    Ok(Some(Rows { table: table.shown.clone(), newest }))
+}

@@ -1,0 +1,225 @@
+//! Removes a job and the rows of its table together, in one transaction.
+//!
+//! Nothing of the job's state is relied upon: it works for a job that was damaged or of which a
+//! restore has brought back a part. A job that runs is refused; should one have been overlooked,
+//! its next commit finds its shards gone and fails, so it cannot write into the emptied table.
+
+use postgres::{Client, GenericClient, Transaction};
+
+use super::connect::{classify, connect};
+use super::peek::Place;
+use super::start::ADVISORY_LOCK;
+use super::{LedgerConfig, table};
+use crate::control::Fault;
+use crate::operators::LedgerError;
+
+/// All tables that hold something of a job, those that refer to it first.
+const TABLES: [&str; 7] =
+    ["losses", "dead_letters", "snapshots", "bindings", "epochs", "shard_progress", "jobs"];
+/// Beyond so many rows, the statistics of Postgres have to do.
+const COUNTED_ROWS: i64 = 1_000_000;
+
+/// What a reset is going to remove.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Doomed {
+    pub place: Place,
+    pub job: String,
+    pub created_at: String,
+    pub started_at: String,
+    pub started_by: String,
+    /// The table, as people write it.
+    pub table: String,
+    pub rows: RowCount,
+    /// Whether the table had rows before the job.
+    pub found_rows: bool,
+    pub dead_letters: i64,
+    /// Records in sessions that are open.
+    pub open: i64,
+}
+
+/// How many rows the table has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RowCount {
+    /// The table is not there.
+    NoTable,
+    Exactly(i64),
+    About(i64),
+}
+
+/// Looks at a job that is to be removed; refuses one that runs or is not there.
+pub fn look(config: &LedgerConfig) -> Result<Doomed, LedgerError> {
+    let mut client = open(config)?;
+    let ails = |why: postgres::Error| classify(&why, "looking at the job");
+    let place = Place::of(&mut client, config).map_err(ails)?;
+    let job = find(&mut client, &place, &config.job)?;
+    refuse_if_running(&mut client, &config.job)?;
+    let rows = count_rows(&mut client, &job).map_err(ails)?;
+    let mut sum = |table: &str, what: &str| -> Result<i64, LedgerError> {
+        if !exists(&mut client, table).map_err(ails)? {
+            return Ok(0);
+        }
+        let select = format!("select {what} from sessionizer.{table} where job = $1");
+        Ok(client.query_one(&select, &[&config.job]).map_err(ails)?.get(0))
+    };
+    let dead_letters = sum("dead_letters", "count(*)")?;
+    let open = sum("shard_progress", "coalesce(sum(open), 0)::int8")?;
+    Ok(Doomed { place, rows, dead_letters, open, ..job })
+}
+
+/// Removes what [`look`] has found.
+pub fn remove(config: &LedgerConfig) -> Result<(), LedgerError> {
+    let mut client = open(config)?;
+    let ails = |why: postgres::Error| classify(&why, "removing the job");
+    let place = Place::of(&mut client, config).map_err(ails)?;
+    let mut tx = client.transaction().map_err(ails)?;
+    tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(ails)?;
+    refuse_if_running(&mut tx, &config.job)?;
+    let job = find(&mut tx, &place, &config.job)?;
+    // This waits for commits in flight. From here on, none of another instance succeeds.
+    for table in TABLES {
+        if exists(&mut tx, table).map_err(ails)? {
+            let delete = format!("delete from sessionizer.{table} where job = $1");
+            tx.execute(&delete, &[&config.job]).map_err(ails)?;
+        }
+    }
+    if job.rows != RowCount::NoTable {
+        empty(&mut tx, &job.table)?;
+    }
+    tx.commit().map_err(ails)
+}
+
+/// A connection that is not taken for an instance of the job.
+fn open(config: &LedgerConfig) -> Result<Client, LedgerError> {
+    let mut client = connect(config)?;
+    client
+        .batch_execute("set application_name = 'sessionizer reset'; set lock_timeout = '30s'")
+        .map_err(|why| classify(&why, "setting up the connection"))?;
+    Ok(client)
+}
+
+fn exists(client: &mut impl GenericClient, table: &str) -> Result<bool, postgres::Error> {
+    let name = format!("sessionizer.{table}");
+    Ok(client.query_one("select to_regclass($1) is not null", &[&name])?.get(0))
+}
+
+/// The job's own row.
+fn find(
+    client: &mut impl GenericClient,
+    place: &Place,
+    job: &str,
+) -> Result<Doomed, LedgerError> {
+    let ails = |why: postgres::Error| classify(&why, "looking for the job");
+    if !exists(client, "jobs").map_err(ails)? {
+        return Err(no_such_job(place, job, &[]));
+    }
+    let row = client
+        .query_opt(
+            "select format('%I.%I', table_schema, table_name), found_rows,
+                    to_char(created_at, 'YYYY-MM-DD HH24:MI:SSOF'),
+                    to_char(started_at, 'YYYY-MM-DD HH24:MI:SSOF'), started_by,
+                    to_regclass(format('%I.%I', table_schema, table_name)) is not null
+             from sessionizer.jobs where job = $1",
+            &[&job],
+        )
+        .map_err(ails)?;
+    let Some(row) = row else {
+        let jobs = client
+            .query("select job from sessionizer.jobs order by job limit 20", &[])
+            .map_err(ails)?;
+        let jobs: Vec<String> = jobs.iter().map(|row| row.get(0)).collect();
+        return Err(no_such_job(place, job, &jobs));
+    };
+    let there: bool = row.get(5);
+    Ok(Doomed {
+        place: place.clone(),
+        job: job.to_owned(),
+        table: row.get(0),
+        found_rows: row.get(1),
+        created_at: row.get(2),
+        started_at: row.get(3),
+        started_by: row.get(4),
+        rows: if there { RowCount::Exactly(0) } else { RowCount::NoTable },
+        dead_letters: 0,
+        open: 0,
+    })
+}
+
+fn no_such_job(place: &Place, job: &str, jobs: &[String]) -> LedgerError {
+    let there = match jobs {
+        [] => "there is none there".to_owned(),
+        jobs => format!("the jobs there are: {}", jobs.join(", ")),
+    };
+    LedgerError::Fatal(Fault::Config(format!(
+        "there is no job {job} in {place}; {there}. Name the job with --job or KAFKA_GROUP"
+    )))
+}
+
+/// Instances are known by the name of their connections, which Postgres cuts at 63 bytes.
+fn refuse_if_running(client: &mut impl GenericClient, job: &str) -> Result<(), LedgerError> {
+    let running = client
+        .query(
+            "select pid, coalesce(host(client_addr), 'local') from pg_stat_activity
+             where datname = current_database() and pid <> pg_backend_pid()
+                 and application_name = convert_from(
+                     substring(convert_to($1, 'UTF8') for 63), 'UTF8')
+             order by pid",
+            &[&format!("sessionizer/{job}")],
+        )
+        .map_err(|why| classify(&why, "looking for instances that run"))?;
+    let Some(first) = running.first() else { return Ok(()) };
+    let (pid, from): (i32, String) = (first.get(0), first.get(1));
+    Err(LedgerError::Fatal(Fault::Config(format!(
+        "the job {job} is running, or an audit of it: {} connections to Postgres, the first from \
+         {from} (pid {pid} in pg_stat_activity). Stop it, then reset it",
+        running.len()
+    ))))
+}
+
+fn count_rows(client: &mut impl GenericClient, job: &Doomed) -> Result<RowCount, postgres::Error> {
+    if job.rows == RowCount::NoTable {
+        return Ok(RowCount::NoTable);
+    }
+    let count = format!("select count(*) from (select from {} limit $1) some", job.table);
+    let counted: i64 = client.query_one(&count, &[&(COUNTED_ROWS + 1)])?.get(0);
+    if counted <= COUNTED_ROWS {
+        return Ok(RowCount::Exactly(counted));
+    }
+    let about = client.query_one(
+        "select coalesce(sum(reltuples), 0)::int8 from pg_class
+         where oid = to_regclass($1)
+             or oid in (select relid from pg_partition_tree(to_regclass($1)))",
+        &[&job.table],
+    )?;
+    Ok(RowCount::About(about.get::<_, i64>(0).max(counted)))
+}
+
+/// Truncates the table, or deletes its rows where that is not allowed.
+fn empty(tx: &mut Transaction<'_>, name: &str) -> Result<(), LedgerError> {
+    let ails = |why: postgres::Error| classify(&why, "emptying the table");
+    let may: bool = tx
+        .query_one("select has_table_privilege($1, 'truncate')", &[&name])
+        .map_err(ails)?
+        .get(0);
+    let truncated = may && {
+        // Other tables may refer to this one, or somebody may be reading it.
+        let mut attempt = tx.savepoint("before_truncate").map_err(ails)?;
+        let done = attempt.batch_execute(&format!(
+            "set local lock_timeout = '2s'; truncate {name}"
+        ));
+        match done {
+            Ok(()) => attempt.commit().map(|()| true),
+            Err(_) => attempt.rollback().map(|()| false),
+        }
+        .map_err(ails)?
+    };
+    if !truncated {
+        tx.execute(&format!("delete from {name}"), &[]).map_err(ails)?;
+    }
+    if table::has_rows(tx, name).map_err(ails)? {
+        return Err(LedgerError::Fatal(Fault::Config(format!(
+            "the table {name} still has rows after all were deleted: a trigger or row security \
+             keeps them. Nothing was removed"
+        ))));
+    }
+    Ok(())
+}
