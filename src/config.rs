@@ -365,14 +365,18 @@ fn read_from(text: &str, env: Lookup<'_>) -> Result<From, String> {
             "" => Err("is \"group:\": the name of the consumer group is missing".to_owned()),
             name => Ok(From::Group(name.to_owned())),
         },
+        other if other.starts_with("savepoint:") => match other["savepoint:".len()..].trim() {
+            "" => Err("is \"savepoint:\": the directory of the savepoint is missing".to_owned()),
+            name => Ok(From::Savepoint(name.to_owned())),
+        },
         other => other
             .parse()
             .ok()
             .or_else(|| parse_rfc3339(other.as_bytes()))
             .map(From::Timestamp)
             .ok_or(format!(
-                "is {other:?}: it can be earliest, latest, group, group:NAME, a time like \
-                 2026-01-31T12:00:00Z or milliseconds since 1970"
+                "is {other:?}: it can be earliest, latest, group, group:NAME, savepoint:DIR, a \
+                 time like 2026-01-31T12:00:00Z or milliseconds since 1970"
             )),
     }
 }
@@ -581,7 +585,8 @@ mod tests {
         let from = |text| read_with(&GOOD, &["--from", text]).map(|config| config.from);
         assert_eq!(from("group"), Ok(Some(From::Group("group".to_owned()))));
         assert_eq!(from("group:flink: web"), Ok(Some(From::Group("flink: web".to_owned()))));
-        for bad in ["group:", "groups", "group: "] {
+        assert_eq!(from("savepoint:file:/s"), Ok(Some(From::Savepoint("file:/s".to_owned()))));
+        for bad in ["group:", "groups", "group: ", "savepoint:", "savepoint"] {
             assert!(from(bad).expect_err("no group").contains("--from"), "{bad}");
         }
     }

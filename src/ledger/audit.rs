@@ -110,10 +110,13 @@ impl Moment {
         let ails = |why: postgres::Error| classify(&why, "reading what is durable");
         self.shards = durable::progress(&mut self.client, job)?;
         for epoch in self.shards.iter().map(|shard| shard.epoch).collect::<BTreeSet<Epoch>>() {
-            let watermark = self.client.query_opt(
-                "select watermark_ms from sessionizer.epochs where job = $1 and epoch = $2",
-                &[&job, &(epoch as i64)],
-            ).map_err(ails)?;
+            let watermark = self
+                .client
+                .query_opt(
+                    "select watermark_ms from sessionizer.epochs where job = $1 and epoch = $2",
+                    &[&job, &(epoch as i64)],
+                )
+                .map_err(ails)?;
             let Some(watermark) = watermark else { continue };
             let watermark = watermark.get::<_, Option<i64>>(0);
             let mut watermark = watermark.map_or(EventTime::NEVER, EventTime::from_millis);
@@ -123,31 +126,40 @@ impl Moment {
             }
             self.epochs.insert(epoch, (watermark, bindings));
         }
-        let refused = self.client.query(
-            "select topic, partition, \"offset\", reason = 'late' from sessionizer.dead_letters
+        let refused = self
+            .client
+            .query(
+                "select topic, partition, \"offset\", reason = 'late' from sessionizer.dead_letters
              where job = $1 and reason in ('future', 'late')",
-            &[&job],
-        ).map_err(ails)?;
+                &[&job],
+            )
+            .map_err(ails)?;
         for row in &refused {
             let reason = if row.get(3) { Reason::Late } else { Reason::Future };
             self.refused.entry((row.get(0), row.get(1))).or_default().insert(row.get(2), reason);
         }
         let behind = self.shards.iter().map(|shard| shard.epoch).min().unwrap_or(0);
-        let latest = self.client.query(
-            "select b.topic, b.partition, b.end_offset, b.epoch + e.max_future_ms
+        let latest = self
+            .client
+            .query(
+                "select b.topic, b.partition, b.end_offset, b.epoch + e.max_future_ms
              from sessionizer.bindings b join sessionizer.epochs e using (job, epoch)
              where job = $1 and epoch > $2 and e.max_future_ms is not null order by epoch",
-            &[&job, &(behind as i64)],
-        ).map_err(ails)?;
+                &[&job, &(behind as i64)],
+            )
+            .map_err(ails)?;
         for row in &latest {
             let latest = (row.get(2), EventTime::from_millis(row.get(3)));
             self.latest.entry((row.get(0), row.get(1))).or_default().push(latest);
         }
-        let balance = self.client.query_opt(
-            "select records::text, closed::text, open::text, dead::text, difference::text
+        let balance = self
+            .client
+            .query_opt(
+                "select records::text, closed::text, open::text, dead::text, difference::text
              from sessionizer.balance where job = $1",
-            &[&job],
-        ).map_err(ails)?;
+                &[&job],
+            )
+            .map_err(ails)?;
         self.balance =
             balance.map_or(Vec::new(), |row| (0..row.len()).map(|at| row.get(at)).collect());
         Ok(())

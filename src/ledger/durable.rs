@@ -112,11 +112,7 @@ pub fn read(
 
 /// Refuses a job of which something is missing that a start depends on. `table` is its table, in
 /// quotes.
-pub fn check(
-    client: &mut impl GenericClient,
-    job: &str,
-    table: &str,
-) -> Result<(), LedgerError> {
+pub fn check(client: &mut impl GenericClient, job: &str, table: &str) -> Result<(), LedgerError> {
     let missing = find_missing(client, job, table)
         .map_err(|why| classify(&why, "checking that nothing is missing"))?;
     if missing.is_empty() { Ok(()) } else { Err(incomplete(job, &missing.join("; "))) }
@@ -173,7 +169,7 @@ fn find_missing(
         missing.push(
             "sessionizer.bindings has no row, so nothing says up to which offsets the topic was \
              read"
-            .to_owned(),
+                .to_owned(),
         );
     }
     if missing.is_empty() && !row.get::<_, bool>(1) {

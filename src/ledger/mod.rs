@@ -127,9 +127,7 @@ pub fn peek_patiently(
     give_up: impl FnMut() -> bool,
 ) -> Result<Option<FirstStart>, Fault> {
     let asked = config.clone();
-    patiently(config, patience, give_up, move || {
-        peek::peek(&mut connect::connect(&asked)?, &asked)
-    })
+    patiently(config, patience, give_up, move || peek::peek(&mut connect::connect(&asked)?, &asked))
 }
 
 /// Prepares the database, takes the fence and reads what is durable, as soon as Postgres answers;

@@ -7,8 +7,8 @@ use postgres::{Client, GenericClient, Transaction};
 
 use super::LedgerConfig;
 use super::connect::classify;
-use super::table::{self, Table};
 use super::start;
+use super::table::{self, Table};
 use crate::operators::LedgerError;
 use crate::time::EventTime;
 
@@ -30,7 +30,10 @@ impl fmt::Display for Place {
 
 impl Place {
     /// Asks the server. Of several hosts in the URL it has to say which one it is itself.
-    pub fn of(client: &mut impl GenericClient, config: &LedgerConfig) -> Result<Self, postgres::Error> {
+    pub fn of(
+        client: &mut impl GenericClient,
+        config: &LedgerConfig,
+    ) -> Result<Self, postgres::Error> {
         let row = client.query_one(
             "select current_database()::text, current_user::text,
                     host(inet_server_addr()) || ':' || inet_server_port()",

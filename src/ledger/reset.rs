@@ -103,11 +103,7 @@ fn exists(client: &mut impl GenericClient, table: &str) -> Result<bool, postgres
 }
 
 /// The job's own row.
-fn find(
-    client: &mut impl GenericClient,
-    place: &Place,
-    job: &str,
-) -> Result<Doomed, LedgerError> {
+fn find(client: &mut impl GenericClient, place: &Place, job: &str) -> Result<Doomed, LedgerError> {
     let ails = |why: postgres::Error| classify(&why, "looking for the job");
     if !exists(client, "jobs").map_err(ails)? {
         return Err(no_such_job(place, job, &[]));
@@ -196,16 +192,13 @@ fn count_rows(client: &mut impl GenericClient, job: &Doomed) -> Result<RowCount,
 /// Truncates the table, or deletes its rows where that is not allowed.
 fn empty(tx: &mut Transaction<'_>, name: &str) -> Result<(), LedgerError> {
     let ails = |why: postgres::Error| classify(&why, "emptying the table");
-    let may: bool = tx
-        .query_one("select has_table_privilege($1, 'truncate')", &[&name])
-        .map_err(ails)?
-        .get(0);
+    let may: bool =
+        tx.query_one("select has_table_privilege($1, 'truncate')", &[&name]).map_err(ails)?.get(0);
     let truncated = may && {
         // Other tables may refer to this one, or somebody may be reading it.
         let mut attempt = tx.savepoint("before_truncate").map_err(ails)?;
-        let done = attempt.batch_execute(&format!(
-            "set local lock_timeout = '2s'; truncate {name}"
-        ));
+        let done =
+            attempt.batch_execute(&format!("set local lock_timeout = '2s'; truncate {name}"));
         match done {
             Ok(()) => attempt.commit().map(|()| true),
             Err(_) => attempt.rollback().map(|()| false),

@@ -56,6 +56,7 @@ fn beginning(from: Option<&From>) -> String {
         Some(From::Latest) => "the latest offsets".to_owned(),
         Some(From::Timestamp(ms)) => EventTime::from_millis(*ms).to_string(),
         Some(From::Group(group)) => format!("the offsets of the consumer group {group}"),
+        Some(From::Savepoint(name)) => format!("the offsets of the savepoint {name}"),
     }
 }
 
@@ -84,5 +85,6 @@ pub fn topic_change(started: &Started, topics: &[String]) -> Option<String> {
         parts.extend(topics.iter().map(|topic| format!("{topic} {what}")));
     }
     let was = before.into_iter().collect::<Vec<&str>>().join(",");
-    (!parts.is_empty()).then(|| format!("KAFKA_TOPIC has changed, it was {was}: {}", parts.join("; ")))
+    (!parts.is_empty())
+        .then(|| format!("KAFKA_TOPIC has changed, it was {was}: {}", parts.join("; ")))
 }
