@@ -59,6 +59,7 @@ pub mod produce;
 pub mod progress;
 pub mod reset;
 pub mod run;
+pub mod savepoint;
 pub mod start;
 pub mod system;
 pub mod text;

@@ -1,22 +1,11 @@
 # The same job on Apache Flink, in turn with this one.
 # A part of scripts/bench, and checked with it.
 
-# What Flink's own start scripts give its processes: the collector, and what its serializers reach
-# into. The heap has its size from the start, as they have it, or grows to it.
+# shellcheck source=../lib/flink.sh
+source scripts/lib/flink.sh
+
+# The heap has its size from the start, as Flink's own start scripts have it, or grows to it.
 flink_heap=()
-flink_options=(
-    -XX:+UseG1GC
-    --add-opens=java.base/java.lang=ALL-UNNAMED
-    --add-opens=java.base/java.lang.reflect=ALL-UNNAMED
-    --add-opens=java.base/java.net=ALL-UNNAMED
-    --add-opens=java.base/java.nio=ALL-UNNAMED
-    --add-opens=java.base/java.text=ALL-UNNAMED
-    --add-opens=java.base/java.time=ALL-UNNAMED
-    --add-opens=java.base/java.util=ALL-UNNAMED
-    --add-opens=java.base/java.util.concurrent=ALL-UNNAMED
-    --add-opens=java.base/java.util.concurrent.atomic=ALL-UNNAMED
-    --add-opens=java.base/java.util.concurrent.locks=ALL-UNNAMED
-)
 
 case_peer() {
     local i way
@@ -74,18 +63,6 @@ report_peer() {
 rate_of_rows() {
     sql "select round(sum(num_logs) / extract(epoch from max(pg_xact_commit_timestamp(xmin))
         - min(pg_xact_commit_timestamp(xmin)))) from \"$1\""
-}
-
-# Builds the two jobs with Maven, into the cache.
-need_peer() {
-    need_java
-    have mvn || need_packages "builds the jobs for Flink, from Maven Central" maven
-    have "${java%/*}/javac" || have javac ||
-        need_packages "compiles the jobs for Flink" default-jdk-headless
-    peer_jars=$setup_cache/peer
-    say "building bench/flink (the first time, Flink is downloaded from Maven Central)"
-    mvn -q -B -f bench/flink/pom.xml "-Dout=$peer_jars" package </dev/null >"$work/mvn.log" 2>&1 ||
-        die "bench/flink cannot be built: $(tail -n 5 "$work/mvn.log")"
 }
 
 # measure_peer LABEL WAY: as measure, for one of the two.

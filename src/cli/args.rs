@@ -47,11 +47,12 @@ pub struct RunArgs {
     #[arg(help_heading = SESSIONS, long, value_name = "DURATION", default_value = "30s")]
     pub idle_timeout: String,
 
-    /// Where the first start of a job begins: earliest, latest, group, group:NAME or a time
-    /// (2026-01-31T12:00:00Z) [default: earliest]
+    /// Where the first start of a job begins: earliest, latest, group, group:NAME, savepoint:DIR or a
+    /// time (2026-01-31T12:00:00Z) [default: earliest]
     ///
     /// With group, it begins at the offsets that the consumer group KAFKA_GROUP (or NAME) has
-    /// committed: where a Flink job has stopped, this one goes on. A time is looked up among the
+    /// committed. With savepoint, it goes on where a Flink job has stopped, exactly: DIR is the
+    /// savepoint that `flink stop --drain` has made, or a directory with its file _metadata. A time is looked up among the
     /// timestamps of the records in Kafka. If the table has rows already, a first start has to be
     /// told where to begin. Of several processes, process 0 decides.
     #[arg(help_heading = READ, long, value_name = "WHERE")]

@@ -181,14 +181,18 @@ fn read_from(text: &str, env: &Environment) -> Result<From, String> {
             "" => Err("is \"group:\": the name of the consumer group is missing".to_owned()),
             name => Ok(From::Group(name.to_owned())),
         },
+        other if other.starts_with("savepoint:") => match other["savepoint:".len()..].trim() {
+            "" => Err("is \"savepoint:\": the directory of the savepoint is missing".to_owned()),
+            name => Ok(From::Savepoint(name.to_owned())),
+        },
         other => other
             .parse()
             .ok()
             .or_else(|| parse_rfc3339(other.as_bytes()))
             .map(From::Timestamp)
             .ok_or(format!(
-                "is {other:?}: it can be earliest, latest, group, group:NAME, a time like \
-                 2026-01-31T12:00:00Z or milliseconds since 1970"
+                "is {other:?}: it can be earliest, latest, group, group:NAME, savepoint:DIR, a \
+                 time like 2026-01-31T12:00:00Z or milliseconds since 1970"
             )),
     }
 }

@@ -159,7 +159,8 @@ fn a_start_can_be_the_offsets_of_a_consumer_group() {
     let from = |text| read_with(&GOOD, &["--from", text]).map(|config| config.from);
     assert_eq!(from("group"), Ok(Some(From::Group("group".to_owned()))));
     assert_eq!(from("group:flink: web"), Ok(Some(From::Group("flink: web".to_owned()))));
-    for bad in ["group:", "groups", "group: "] {
+    assert_eq!(from("savepoint:file:/s"), Ok(Some(From::Savepoint("file:/s".to_owned()))));
+    for bad in ["group:", "groups", "group: ", "savepoint:", "savepoint"] {
         assert!(from(bad).expect_err("no group").contains("--from"), "{bad}");
     }
 }

@@ -48,6 +48,8 @@ pub enum From {
     Timestamp(i64),
     /// The offsets that this consumer group has committed.
     Group(String),
+    /// The offsets in this savepoint of a Flink job.
+    Savepoint(String),
 }
 
 impl Cluster {

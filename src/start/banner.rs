@@ -56,6 +56,7 @@ fn beginning(from: Option<&From>) -> String {
         Some(From::Latest) => "the latest offsets".to_owned(),
         Some(From::Timestamp(ms)) => EventTime::from_millis(*ms).to_string(),
         Some(From::Group(group)) => format!("the offsets of the consumer group {group}"),
+        Some(From::Savepoint(name)) => format!("the offsets of the savepoint {name}"),
     }
 }
 

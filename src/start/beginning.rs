@@ -17,6 +17,7 @@ use crate::control::Fault;
 use crate::event;
 use crate::kafka::{Cluster, Committed, From, Range, scan_for};
 use crate::ledger::{FirstStart, Loss, Rows};
+use crate::savepoint;
 use crate::time::EventTime;
 
 /// How many records of a partition are looked at for events that are older than the newest row.
@@ -92,6 +93,7 @@ pub fn find(
     let mut losses = Vec::new();
     match &from {
         From::Group(group) => losses = begin_at_group(config, group, &mut places, found)?,
+        From::Savepoint(name) => losses = begin_at_savepoint(config, name, &mut places)?,
         From::Earliest => places.iter_mut().for_each(|place| place.begin = place.oldest),
         From::Latest => places.iter_mut().for_each(|place| place.begin = place.end),
         From::Timestamp(ms) => {
@@ -134,9 +136,12 @@ fn must_be_told(config: &Config, rows: &Rows) -> Fault {
         "the table {table} has rows{up_to} and the job {job} has not begun yet: reading the topic \
          from its beginning would count the events of those rows twice. Nothing was changed. Say \
          where to begin (--from), or give the job an empty table:\
+         \n  --from savepoint:DIR\
+         \n      goes on where a Flink job has stopped: DIR is the savepoint of `flink stop --drain`\
          \n  --from group\
-         \n      goes on at the offsets that the consumer group {group} has committed, as a Flink \
-         job left them (--from group:NAME: those of another group){time}\
+         \n      goes on at the offsets that the consumer group {group} has committed (--from \
+         group:NAME: those of another group); a Flink job's lag behind its rows, even after \
+         --drain{time}\
          \n  --table NAME\
          \n      another table, which is made if it is missing; everything is read\
          \n  truncate {table}\
@@ -177,36 +182,75 @@ fn begin_at_group(
         }
         warn!("{what}");
     }
-    let lost = |place: &&Place| place.committed.is_some_and(|c| c.offset > place.end);
-    if let Some(place) = places.iter().find(lost) {
-        let offset = place.committed.map_or(0, |committed| committed.offset);
+    let offsets: Vec<Option<Offset>> =
+        places.iter().map(|place| place.committed.map(|committed| committed.offset)).collect();
+    let who = format!("the consumer group {group} has committed");
+    begin_at(config, ("--from group", &who), places, &offsets)
+}
+
+/// The offsets in the savepoint of a job that was drained.
+fn begin_at_savepoint(
+    config: &Config,
+    name: &str,
+    places: &mut [Place],
+) -> Result<Vec<Loss>, Fault> {
+    let savepoint = savepoint::read(name, &config.kafka.topics)
+        .map_err(|why| Fault::Config(format!("--from savepoint: {why}")))?;
+    match savepoint.drained {
+        Some(true) => {}
+        Some(false) => {
+            return Err(Fault::Config(format!(
+                "--from savepoint: {name} was not made by `flink stop --drain`: sessions that were \
+                 open are in it and not in the table. Start the Flink job from it (`flink run \
+                 --fromSavepoint {name}`) and stop it with --drain"
+            )));
+        }
+        None => warn!(
+            "{name} does not say whether it was made by `flink stop --drain`: without --drain, the \
+             sessions that were open then are not in the table"
+        ),
+    }
+    let offset =
+        |place: &Place| savepoint.offsets.get(&(place.topic.clone(), place.partition)).copied();
+    let offsets: Vec<Option<Offset>> = places.iter().map(offset).collect();
+    begin_at(config, ("--from savepoint", "the savepoint has"), places, &offsets)
+}
+
+/// Begins at these offsets, one for each place. Messages name the flag and who has the offsets.
+fn begin_at(
+    config: &Config,
+    (flag, who): (&str, &str),
+    places: &mut [Place],
+    offsets: &[Option<Offset>],
+) -> Result<Vec<Loss>, Fault> {
+    let behind = |(place, offset): (&Place, &Option<Offset>)| {
+        let offset = offset.filter(|offset| *offset > place.end)?;
+        Some((place.name(), offset, place.oldest, place.end))
+    };
+    if let Some((name, offset, oldest, end)) = places.iter().zip(offsets).find_map(behind) {
         return Err(Fault::Config(format!(
-            "--from group: the consumer group {group} has committed the offset {offset} of {}, but \
-             Kafka has {} to {}: the topic was deleted and made again, its end was lost, or this \
-             is another Kafka. Begin at a time (--from TIME) or at --from earliest",
-            place.name(),
-            place.oldest,
-            place.end
+            "{flag}: {who} the offset {offset} of {name}, but Kafka has {oldest} to {end}: the \
+             topic was deleted and made again, its end was lost, or this is another Kafka. Begin \
+             at a time (--from TIME) or at --from earliest"
         )));
     }
-    let without = |place: &&Place| place.committed.is_none() && place.oldest < place.end;
-    let without = named(places.iter().filter(without).map(Place::name));
+    let without =
+        |(place, offset): &(&Place, &Option<Offset>)| offset.is_none() && place.oldest < place.end;
+    let without = places.iter().zip(offsets).filter(without).map(|(place, _)| place.name());
+    let without = named(without);
     if !without.is_empty() {
-        let what = format!(
-            "the consumer group {group} has committed no offset of {without}, where there are \
-             records"
-        );
+        let what = format!("{who} no offset of {without}, where there are records");
         if !config.accept_overlap {
             return Err(Fault::Config(format!(
-                "--from group: {what}. If no row of the table is of those records, add \
-                 --accept-overlap to begin there at the earliest one"
+                "{flag}: {what}. If no row of the table is of those records, add --accept-overlap \
+                 to begin there at the earliest one"
             )));
         }
         warn!("{what}: beginning there at the earliest one, as --accept-overlap says");
     }
     let mut losses = Vec::new();
-    for place in places.iter_mut() {
-        let Some(Committed { offset, .. }) = place.committed else {
+    for (place, offset) in places.iter_mut().zip(offsets) {
+        let Some(offset) = *offset else {
             place.begin = place.oldest;
             continue;
         };
@@ -226,8 +270,8 @@ fn begin_at_group(
     if !losses.is_empty() && !config.accept_lost_offsets {
         let lost = named(losses.iter().map(ToString::to_string));
         return Err(Fault::Config(format!(
-            "--from group: {lost}. Add --accept-lost-offsets to go on without them (the loss is \
-             noted in sessionizer.losses)"
+            "{flag}: {lost}. Add --accept-lost-offsets to go on without them (the loss is noted in \
+             sessionizer.losses)"
         )));
     }
     Ok(losses)
@@ -255,7 +299,8 @@ fn refuse_overlap(
             overlaps.insert(at, overlap);
         }
     }
-    if overlaps.is_empty() && !matches!(config.from, Some(From::Group(_))) {
+    let told = matches!(config.from, Some(From::Group(_) | From::Savepoint(_)));
+    if overlaps.is_empty() && !told {
         overlaps = held_against_events(config, places, rows)?;
     }
     if overlaps.is_empty() {

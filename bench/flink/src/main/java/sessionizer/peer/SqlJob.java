@@ -4,6 +4,11 @@ import org.apache.flink.table.api.bridge.java.StreamTableEnvironment;
 
 /** The job as people write it: two tables and a session window. */
 final class SqlJob {
+    private static final String BOUNDED =
+            "'scan.startup.mode' = 'earliest-offset', 'scan.bounded.mode' = 'latest-offset'";
+    private static final String LIVE =
+            "'scan.startup.mode' = 'group-offsets', 'properties.auto.offset.reset' = 'earliest'";
+
     private SqlJob() {}
 
     static void run(Peer peer) throws Exception {
@@ -23,16 +28,20 @@ final class SqlJob {
                 ) with (
                     'connector' = 'kafka',
                     'properties.bootstrap.servers' = '%s',
-                    'properties.group.id' = 'peer-sql',
+                    'properties.group.id' = '%s',
                     'topic' = '%s',
-                    'scan.startup.mode' = 'earliest-offset',
-                    'scan.bounded.mode' = 'latest-offset',
+                    %s,
                     'format' = 'json',
                     'json.timestamp-format.standard' = 'ISO-8601',
                     'json.ignore-parse-errors' = 'true'
                 )
                 """
-                        .formatted(Peer.OUT_OF_ORDERNESS_MS / 1_000, peer.brokers, peer.topic));
+                        .formatted(
+                                Peer.OUT_OF_ORDERNESS_MS / 1_000,
+                                peer.brokers,
+                                peer.group("peer-sql"),
+                                peer.topic,
+                                peer.live ? LIVE : BOUNDED));
         // The key makes it an upsert: after a failure, rows come again and must not double.
         tables.executeSql(
                 """

@@ -11,6 +11,7 @@ import org.apache.flink.connector.jdbc.JdbcExecutionOptions;
 import org.apache.flink.connector.jdbc.core.datastream.sink.JdbcSink;
 import org.apache.flink.connector.kafka.source.KafkaSource;
 import org.apache.flink.connector.kafka.source.enumerator.initializer.OffsetsInitializer;
+import org.apache.kafka.clients.consumer.OffsetResetStrategy;
 
 /**
  * The job by hand. What travels is the key as one string and the time, what is kept is a few
@@ -23,12 +24,16 @@ final class StreamJob {
         var source =
                 KafkaSource.<Tuple2<String, Long>>builder()
                         .setBootstrapServers(peer.brokers)
-                        .setGroupId("peer-stream")
+                        .setGroupId(peer.group("peer-stream"))
                         .setTopics(peer.topic)
-                        .setStartingOffsets(OffsetsInitializer.earliest())
-                        .setBounded(OffsetsInitializer.latest())
-                        .setValueOnlyDeserializer(new EventReader())
-                        .build();
+                        .setValueOnlyDeserializer(new EventReader());
+        if (peer.live) {
+            source.setStartingOffsets(
+                    OffsetsInitializer.committedOffsets(OffsetResetStrategy.EARLIEST));
+        } else {
+            source.setStartingOffsets(OffsetsInitializer.earliest())
+                    .setBounded(OffsetsInitializer.latest());
+        }
         var watermarks =
                 WatermarkStrategy.<Tuple2<String, Long>>forBoundedOutOfOrderness(
                                 Duration.ofMillis(Peer.OUT_OF_ORDERNESS_MS))
@@ -63,7 +68,7 @@ final class StreamJob {
                                         .build());
         var environment = peer.environment();
         environment
-                .fromSource(source, watermarks, "events")
+                .fromSource(source.build(), watermarks, "events")
                 .keyBy(event -> event.f0, Types.STRING)
                 .process(new Sessions())
                 .sinkTo(sink);
