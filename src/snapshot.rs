@@ -105,12 +105,8 @@ pub fn decode_of(
     shards: u32,
 ) -> Result<SessionTable, Damage> {
     let table = decode(bytes, gap)?;
-    let mut keys = table.open().map(|open| Shard::of(stable_hash(open.key), shards));
-    if keys.any(|of_key| of_key != shard) {
-        return Err(Damage::OtherShard);
-    }
-    drop(keys);
-    Ok(table)
+    let foreign = table.open().any(|open| Shard::of(stable_hash(open.key), shards) != shard);
+    if foreign { Err(Damage::OtherShard) } else { Ok(table) }
 }
 
 fn content(mut plain: &[u8], gap: Gap) -> Option<SessionTable> {

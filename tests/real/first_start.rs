@@ -106,7 +106,7 @@ fn commit(world: &World, group: &str, offsets: &[(i32, i64)]) {
 
 /// Runs the job to the end of its topics; gives the exit code and the log.
 fn try_run(world: &World, args: &[&str], env: &[(&str, &str)]) -> (i32, String) {
-    fail(world, env, &[&["--until-end"], args].concat())
+    fail(world, env, &[&["--until-end"][..], args].concat())
 }
 
 /// The job must refuse to run: the exit code, and what its message has to say.
