@@ -50,8 +50,9 @@ pub enum Command {
     Audit(Box<AuditArgs>),
     /// Runs the job on a broker of its own with generated events, and shows what came of it
     ///
-    /// Needs POSTGRES_URL only; scripts/demo gives it a private server. Everything that the demo
-    /// writes is in the job named by --job.
+    /// Needs POSTGRES_URL only (scripts/demo gives it a private server), and reads no other setting
+    /// from the environment. The rows go to the table sessionizer_demo, the state to the job of that
+    /// name; the next demo replaces both. At the end it audits its own table.
     Demo(Box<DemoArgs>),
 }
 
@@ -360,25 +361,28 @@ pub struct AuditArgs {
 }
 
 /// `sessionizer demo`.
+///
+/// None of these can be set by a variable: a demo that is tried where the environment of a job is
+/// exported must not take the settings of that job.
 #[derive(Args, Debug, Clone)]
 pub struct DemoArgs {
     /// Worker threads
-    #[arg(short = 'w', long, value_name = "N", env = "SESSIONIZER_WORKERS", default_value = "2")]
+    #[arg(short = 'w', long, value_name = "N", default_value = "2")]
     pub workers: String,
 
-    /// How long events are sent
-    #[arg(long, value_name = "DURATION", env = "SESSIONIZER_DEMO_LENGTH", default_value = "40s")]
+    /// How long live events are sent, after the history
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
     pub length: String,
 
     /// Events a second
-    #[arg(long, value_name = "N", env = "SESSIONIZER_RATE", default_value = "2000")]
+    #[arg(long, value_name = "N", default_value = "2000")]
     pub rate: String,
 
     /// Go on until Ctrl-C
-    #[arg(long, env = "SESSIONIZER_DEMO_KEEP", value_parser = FalseyValueParser::new())]
+    #[arg(long)]
     pub keep: bool,
 
-    /// The job's name
-    #[arg(long, value_name = "NAME", env = "SESSIONIZER_JOB", default_value = "demo")]
-    pub job: String,
+    /// The database is gone when the demo is over: do not point to it
+    #[arg(long, hide = true)]
+    pub temporary_database: bool,
 }

@@ -2,7 +2,7 @@
 //!
 //! So that sessions close, and rows appear, as soon as a job looks at the topic.
 
-use super::generate::{Generator, Record, Recipe};
+use super::generate::{Generator, Recipe, Record};
 
 /// How much past there is to be.
 #[derive(Clone, Copy, PartialEq, Debug)]
