@@ -1,110 +1,124 @@
 //! `sessionizer demo`: the real job on a broker inside this process, with generated events.
 //!
 //! Nothing is faked but the broker and the visitors: the events go through the same consumer,
-//! dataflow and transactions as those of a user, into the Postgres that POSTGRES_URL names. The
-//! visits are short and the gap is small, so that sessions close while one looks on.
+//! dataflow and transactions as those of a user, into the Postgres that POSTGRES_URL names, and at
+//! the end the audit reads the topic again. It begins with a minute of history, visits are short
+//! and the gap is small, so that sessions close while one looks on. Reads no setting of another
+//! job, and writes to a table and a job of its own, which the next demo replaces.
+
+mod show;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use log::info;
 
+use crate::audit;
 use crate::cli::{DemoArgs, RunArgs};
-use crate::config::{self, Config, Environment, Problems, duration_ms, number};
+use crate::config::{self, Config, Environment, Problems, duration_ms, number, whole};
 use crate::control::{Control, Fault};
-use crate::kafka::{EmbeddedBroker, Publisher};
-use crate::ledger;
+use crate::kafka::{Cluster, EmbeddedBroker, Publisher};
+use crate::ledger::{self, LedgerConfig};
+use crate::operators::LedgerError;
 use crate::produce::generate::{Generator, Recipe};
+use crate::produce::history::{self, History};
 use crate::produce::pace::Pace;
 use crate::run::{self, now_ms};
+use crate::secret::Secret;
 
+/// The job, its consumer group and its table.
+const NAME: &str = "sessionizer_demo";
 const TOPIC: &str = "web-events";
-const PARTITIONS: i32 = 4;
-/// The gap of the demo in seconds, in place of the five minutes of real life.
-const GAP: &str = "8s";
+/// The embedded broker keeps 5 MiB of each, and the audit needs all that was ever sent.
+const PARTITIONS: i32 = 24;
+/// In place of the five minutes of real life.
+const GAP: &str = "5s";
+const HISTORY_MS: i64 = 60_000;
+/// Events a second of the history, at most: with more, writing it would take longer than a second.
+const MAX_DENSITY: f64 = 2_000.0;
+/// How long the wait for the last sessions may take, beside the gap.
+const SILENCE: Duration = Duration::from_secs(15);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// A question and the query that answers it.
-const TABLES: [(&str, &str); 4] = [
-    (
-        "The longest sessions",
-        "select ip, host, to_char(session_start, 'HH24:MI:SS.MS') as session_start,
-                to_char(session_end, 'HH24:MI:SS.MS') as session_end, num_logs
-         from {table} order by num_logs desc, session_start limit 8",
-    ),
-    (
-        "Sessions by host",
-        "select host, count(*) as sessions, count(distinct ip) as visitors,
-                sum(num_logs) as events, round(avg(num_logs), 2) as events_per_session
-         from {table} group by host order by sessions desc limit 5",
-    ),
-    (
-        "What did not decode",
-        "select reason, count(*) as records, left(min(detail), 60) as example
-         from sessionizer.dead_letters where job = {job} group by reason order by 2 desc",
-    ),
-    (
-        "The balance: every record is in a closed session, an open one, or a dead letter",
-        "select records, closed, open, dead, difference from sessionizer.balance
-         where job = {job}",
-    ),
-];
+/// What was typed, valid.
+struct Options {
+    /// `None`: until Ctrl-C.
+    length: Option<Duration>,
+    rate: f64,
+}
 
 /// Runs the demo.
 pub fn demo(args: &DemoArgs, env: &Environment, control: &Arc<Control>) -> Result<(), Fault> {
-    let mut problems = Problems::new(env);
-    let length_ms = duration_ms(&args.length, 1_000, 3_600_000).unwrap_or_else(|what| {
-        problems.add("--length", what);
-        0
-    });
-    let rate = number(&args.rate, 1.0, 1e6).unwrap_or_else(|what| {
-        problems.add("--rate", what);
-        0.0
-    });
-    if !problems.is_empty() {
-        return Err(problems.fault());
-    }
+    let options = read(args, env)?;
     let broker = EmbeddedBroker::start(TOPIC, PARTITIONS)?;
-    let config = configure(args, env, &broker.address())?;
-    info!(
-        "the demo: {rate} events/s from 20,000 visitors, out of order by up to 2 s, one in 500 bad, \
-         one in 200 late; a session ends after {GAP} of silence"
-    );
-    let length = (!args.keep).then(|| Duration::from_millis(length_ms));
+    let config = configure(args, &broker.address(), env)?;
+    begin_afresh(&config.ledger)?;
+    show::intro(options.rate);
+    let began = Instant::now();
     let visitors = {
         let (config, control) = (config.clone(), Arc::clone(control));
-        thread::spawn(move || send(&config, rate, length, &control))
+        thread::spawn(move || send(&config, &options, &control))
     };
     let job = {
         let (config, control) = (config.clone(), Arc::clone(control));
         thread::spawn(move || run::run(&config, &control))
     };
+    while !visitors.is_finished() && !job.is_finished() && control.gauges.rows.load(Relaxed) == 0 {
+        thread::sleep(LOOK_EVERY);
+    }
+    if control.gauges.rows.load(Relaxed) > 0 {
+        show::first_rows(&config.ledger, began.elapsed())?;
+    }
     let sent = visitors.join().expect("the visitors do not panic");
-    if sent.is_ok() && !control.stopping() {
-        info!("no more visitors: the last sessions close when time has passed them");
-        wait_for_silence(&config, control);
+    if let Ok(sent) = sent
+        && !control.ending()
+    {
+        info!("no more visitors: waiting for the last sessions");
+        wait_for_silence(&config, sent, control);
     }
     control.request_stop();
     job.join().expect("the job does not panic")?;
     let sent = sent?;
-    show(&config)?;
-    println!("{sent} events were sent, {} records were read.", records(control));
+    if control.gauges.records.load(Relaxed) == 0 {
+        println!("Stopped before any event was read.");
+        return Ok(());
+    }
+    show::results(&config.ledger)?;
+    show::verdict(sent, verify(&config)?);
+    show::next_steps(args.temporary_database);
     Ok(())
 }
 
-fn records(control: &Control) -> u64 {
-    control.gauges.records.load(std::sync::atomic::Ordering::Relaxed)
+fn read(args: &DemoArgs, env: &Environment) -> Result<Options, Fault> {
+    let mut problems = Problems::new(env);
+    let length_ms = duration_ms(&args.length, 1_000, 3_600_000)
+        .map_err(|what| problems.add("--length", what))
+        .unwrap_or_default();
+    let rate = number(&args.rate, 1.0, 1e6)
+        .map_err(|what| problems.add("--rate", what))
+        .unwrap_or_default();
+    if let Err(what) = whole(&args.workers, 1, 1_024) {
+        problems.add("--workers", what);
+    }
+    if !problems.is_empty() {
+        return Err(problems.fault());
+    }
+    let length = (!args.keep).then(|| Duration::from_millis(length_ms));
+    Ok(Options { length, rate })
 }
 
-fn configure(args: &DemoArgs, env: &Environment, broker: &str) -> Result<Config, Fault> {
+/// The settings of the job: those here, the defaults, and from the environment where Postgres is.
+fn configure(args: &DemoArgs, broker: &str, env: &Environment) -> Result<Config, Fault> {
     use clap::Parser;
     let settings = [
         ("--workers", args.workers.as_str()),
-        ("--job", &args.job),
+        ("--job", NAME),
+        ("--table", NAME),
         ("--gap", GAP),
         ("--out-of-orderness", "2s"),
-        ("--idle-timeout", "2s"),
+        ("--idle-timeout", "1s"),
         ("--max-future", "1m"),
     ];
     let typed = settings.iter().flat_map(|(name, value)| [*name, *value]);
@@ -113,81 +127,185 @@ fn configure(args: &DemoArgs, env: &Environment, broker: &str) -> Result<Config,
     let env = env.with(&[
         ("KAFKA_URL", Some(broker)),
         ("KAFKA_TOPIC", Some(TOPIC)),
-        ("KAFKA_GROUP", Some(&args.job)),
+        ("KAFKA_GROUP", Some(NAME)),
         ("KAFKA_WEB_TRAFFIC_KEY", None),
         ("KAFKA_WEB_TRAFFIC_SECRET", None),
     ]);
     config::read(&run, &env)
 }
 
-/// The visitors: live events at a rate, until the time is over or somebody stops the demo.
-fn send(
-    config: &Config,
-    rate: f64,
-    length: Option<Duration>,
-    control: &Control,
-) -> Result<u64, Fault> {
+/// Removes what an earlier demo left in this database, and nothing else.
+fn begin_afresh(ledger: &LedgerConfig) -> Result<(), Fault> {
+    let ask = |sql: &str| {
+        ledger::query(ledger, sql).map_err(|error| match error {
+            LedgerError::Fatal(fault) => fault,
+            LedgerError::Retry(why) => Fault::World(format!("Postgres cannot be used: {why}")),
+        })
+    };
+    // Of each answer, the first row has the names of the columns.
+    let jobs = ask("select 1 where to_regclass('sessionizer.jobs') is not null")?;
+    if !jobs.is_empty() {
+        let before = ask(&format!(
+            "select format('%I.%I', table_schema, table_name), table_name
+             from sessionizer.jobs where job = '{NAME}'"
+        ))?;
+        match before.get(1).map(Vec::as_slice) {
+            None => {}
+            Some([quoted, name]) if name == NAME => {
+                // One transaction: several statements of one message are.
+                ask(&format!(
+                    "drop table if exists {quoted};
+                     delete from sessionizer.jobs where job = '{NAME}'"
+                ))?;
+            }
+            Some(other) => {
+                return Err(Fault::Config(format!(
+                    "a job of the name {NAME} writes to the table {} in this database, so it is \
+                     none of the demo's: point POSTGRES_URL to another database",
+                    other[0]
+                )));
+            }
+        }
+    }
+    let table = ask(&format!("select 1 where to_regclass('{NAME}') is not null"))?;
+    if !table.is_empty() {
+        return Err(Fault::Config(format!(
+            "the table {NAME} exists in this database and is none of the demo's: rename or drop \
+             it, or point POSTGRES_URL to another database"
+        )));
+    }
+    Ok(())
+}
+
+/// The visitors: the history at once, then live events at a rate, until the time is over or
+/// somebody stops the demo. Gives how many records were sent.
+fn send(config: &Config, options: &Options, control: &Control) -> Result<u64, Fault> {
     let recipe = Recipe {
         visitors: 20_000,
+        hosts: ["www", "shop", "docs"].map(|name| format!("{name}.example")).to_vec(),
         pause_ms: 1_000,
         disorder_ms: 2_000,
         bad: 0.002,
         late: 0.005,
         late_by_ms: 60_000,
-        rate,
-        start_ms: now_ms() as i64 - 2_000,
+        rate: options.rate,
         ..Recipe::default()
     };
-    let publisher = Publisher::new(&config.kafka, "none")?;
-    let began = Instant::now();
-    let mut pace = Pace::new(rate);
-    let mut due = 0;
+    let now = || now_ms() as i64;
+    let mut kafka = config.kafka.clone();
+    // Larger batches, so that compression pays and the broker keeps more.
+    kafka.extra.push(("linger.ms".to_owned(), Secret::new("100".to_owned())));
+    let publisher = Publisher::new(&kafka, "zstd")?;
     let mut sent = 0;
-    for record in Generator::new(recipe).map_err(Fault::Config)? {
+    let history = History { length_ms: HISTORY_MS, density: options.rate.min(MAX_DENSITY) };
+    for record in history.records(&recipe, now).map_err(Fault::Config)? {
+        if control.ending() {
+            break;
+        }
+        publisher.send(record.key.as_deref(), record.payload.as_deref())?;
+        sent += 1;
+    }
+    let began = Instant::now();
+    let mut pace = Pace::new(options.rate);
+    let mut due = 0;
+    for record in Generator::new(history::live(&recipe, now())).map_err(Fault::Config)? {
         while due == 0 {
-            if length.is_some_and(|length| began.elapsed() >= length) || control.ending() {
+            let over = options.length.is_some_and(|length| began.elapsed() >= length);
+            if over || control.ending() {
                 publisher.flush()?;
                 return Ok(sent);
             }
             due = pace.due(began.elapsed());
             if due == 0 {
-                thread::sleep(pace.wait().min(Duration::from_millis(50)));
+                thread::sleep(pace.wait().min(LOOK_EVERY));
             }
         }
         due -= 1;
         publisher.send(record.key.as_deref(), record.payload.as_deref())?;
         sent += 1;
     }
-    Ok(sent)
+    unreachable!("a recipe without a number has no end")
 }
 
-/// Waits until all sessions have closed, at most as long as that takes by the clock.
-fn wait_for_silence(config: &Config, control: &Control) {
+/// Waits until all is read and all sessions have closed, at most as long as that takes by the clock.
+fn wait_for_silence(config: &Config, sent: u64, control: &Control) {
+    let gauges = &control.gauges;
     let gap = Duration::from_millis(config.ledger.gap.millis() as u64);
-    let until = Instant::now() + gap + Duration::from_secs(15);
-    let open = || control.gauges.open_sessions.load(std::sync::atomic::Ordering::Relaxed);
-    thread::sleep(Duration::from_secs(2));
-    while open() > 0 && !control.ending() && Instant::now() < until {
-        thread::sleep(Duration::from_millis(100));
+    let until = Instant::now() + gap + SILENCE;
+    let open = || gauges.records.load(Relaxed) < sent || gauges.open_sessions.load(Relaxed) > 0;
+    while open() && !control.ending() && Instant::now() < until {
+        thread::sleep(LOOK_EVERY);
     }
 }
 
-/// Prints what came of it.
-fn show(config: &Config) -> Result<(), Fault> {
-    let quoted = format!("'{}'", config.ledger.job.replace('\'', "''"));
-    for (title, sql) in TABLES {
-        let sql = sql.replace("{table}", &config.ledger.table).replace("{job}", &quoted);
-        let rows = ledger::query(&config.ledger, &sql)
-            .map_err(|why| Fault::World(format!("the results cannot be shown: {why}")))?;
-        let mut rows = rows.into_iter();
-        let mut table = Table::new();
-        table.load_style(UTF8_FULL_CONDENSED);
-        table.set_content_arrangement(ContentArrangement::Dynamic);
-        if let Some(header) = rows.next() {
-            table.set_header(header);
+/// Audits the demo's own topic and table: what the audit says of a table that is right, or `None`
+/// if the broker has not kept the topic.
+fn verify(config: &Config) -> Result<Option<String>, Fault> {
+    let cluster = Cluster::new(&config.kafka)?;
+    for partition in 0..PARTITIONS {
+        if cluster.offsets(TOPIC, partition)?.0 > 0 {
+            return Ok(None);
         }
-        table.add_rows(rows);
-        println!("\n{title}\n{table}");
     }
-    Ok(())
+    // The run has ended, so its flags say "stop"; the audit has not begun.
+    let report = audit::verify(&config.kafka, &config.ledger, &Control::default())?;
+    report.verdict().map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args() -> DemoArgs {
+        DemoArgs {
+            workers: "3".to_owned(),
+            length: "2s".to_owned(),
+            rate: "100".to_owned(),
+            keep: false,
+            temporary_database: false,
+        }
+    }
+
+    fn environment(variables: &[(&str, &str)]) -> Environment {
+        Environment::new(variables.iter().map(|(name, value)| (name.into(), value.into())))
+    }
+
+    #[test]
+    fn only_where_postgres_is_comes_from_the_environment() {
+        let env = environment(&[
+            ("POSTGRES_URL", "postgres://db.example/d"),
+            ("POSTGRES_USER", "somebody"),
+            ("KAFKA_URL", "of another job"),
+            ("KAFKA_TOPIC", "of another job"),
+            ("KAFKA_GROUP", "of another job"),
+            ("KAFKA_WEB_TRAFFIC_KEY", "of another job"),
+            ("SESSIONIZER_JOB", "of another job"),
+            ("SESSIONIZER_GAP", "of another job"),
+        ]);
+        let config = configure(&args(), "localhost:1", &env).expect("all is valid");
+        assert_eq!(config.ledger.url.database, "d");
+        assert_eq!(config.ledger.user, "somebody");
+        let own = [&config.ledger.job, &config.ledger.table, &config.kafka.group];
+        assert_eq!(own, [NAME; 3]);
+        assert_eq!(config.kafka.topics, [TOPIC]);
+        assert_eq!(config.kafka.brokers, "localhost:1");
+        assert!(config.kafka.login.is_none());
+        assert_eq!((config.workers, config.ledger.gap.millis()), (3, 5_000));
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once() {
+        let wrong = DemoArgs {
+            workers: "0".to_owned(),
+            length: "soon".to_owned(),
+            rate: "x".to_owned(),
+            ..args()
+        };
+        let env = Environment::default();
+        let fault = read(&wrong, &env).map(|_| ()).expect_err("three settings are wrong");
+        assert_eq!(fault.exit_code(), 2);
+        for name in ["--workers", "--length", "--rate"] {
+            assert!(fault.to_string().contains(name), "{fault}");
+        }
+    }
 }

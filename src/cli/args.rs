@@ -52,9 +52,9 @@ pub struct RunArgs {
     ///
     /// With group, it begins at the offsets that the consumer group KAFKA_GROUP (or NAME) has
     /// committed. With savepoint, it goes on where a Flink job has stopped, exactly: DIR is the
-    /// savepoint that `flink stop --drain` has made, or a directory with its file _metadata. A time is looked up among the
-    /// timestamps of the records in Kafka. If the table has rows already, a first start has to be
-    /// told where to begin. Of several processes, process 0 decides.
+    /// savepoint that `flink stop --drain` has made, or a directory with its file _metadata. A time
+    /// is looked up among the timestamps of the records in Kafka. If the table has rows already, a
+    /// first start has to be told where to begin. Of several processes, process 0 decides.
     #[arg(help_heading = READ, long, value_name = "WHERE")]
     pub from: Option<String>,
 
@@ -291,14 +291,17 @@ pub struct ResetArgs {
 }
 
 /// `sessionizer demo`.
+///
+/// None of these can be set by a variable: a demo that is tried where the environment of a job is
+/// exported must not take the settings of that job.
 #[derive(Args, Debug, Clone)]
 pub struct DemoArgs {
     /// Worker threads
     #[arg(short = 'w', long, value_name = "N", default_value = "2")]
     pub workers: String,
 
-    /// How long events are sent
-    #[arg(long, value_name = "DURATION", default_value = "40s")]
+    /// How long live events are sent, after the history
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
     pub length: String,
 
     /// Events a second
@@ -309,7 +312,7 @@ pub struct DemoArgs {
     #[arg(long)]
     pub keep: bool,
 
-    /// The job's name
-    #[arg(long, value_name = "NAME", default_value = "demo")]
-    pub job: String,
+    /// The database is gone when the demo is over: do not point to it
+    #[arg(long, hide = true)]
+    pub temporary_database: bool,
 }

@@ -127,7 +127,7 @@ pub fn describe(root: Command) -> Command {
 
 /// The short help ends with the default, the long one with the variable and the default.
 fn with_variable(command: &str, arg: Arg) -> Arg {
-    if !has_variable(&arg) {
+    if !has_variable(command, &arg) {
         return arg;
     }
     let flag = arg.get_long().expect("it has a variable").to_owned();

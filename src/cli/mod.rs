@@ -62,8 +62,9 @@ pub enum Command {
     Reset(Box<ResetArgs>),
     /// Runs the job on a broker of its own with generated events, and shows what came of it
     ///
-    /// Needs POSTGRES_URL only; scripts/demo gives it a private server. Everything that the demo
-    /// writes is in the job named by --job.
+    /// Needs POSTGRES_URL only (scripts/demo gives it a private server), and reads no other setting
+    /// from the environment. The rows go to the table sessionizer_demo, the state to the job of that
+    /// name; the next demo replaces both. At the end it audits its own table.
     Demo(Box<DemoArgs>),
 }
 

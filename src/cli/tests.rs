@@ -38,7 +38,7 @@ fn every_flag_has_the_variable_of_its_name() {
         .chain(root.get_subcommands().map(|command| (command.get_name(), command)));
     let mut tried = 0;
     for (name, command) in commands.filter(|(name, _)| *name != "help") {
-        for arg in command.get_arguments().filter(|arg| variables::has_variable(arg)) {
+        for arg in command.get_arguments().filter(|arg| variables::has_variable(name, arg)) {
             let flag = arg.get_long().expect("a long name");
             if flag == "env-file" {
                 continue;
@@ -245,7 +245,7 @@ fn a_variable_that_is_not_utf8_is_named() {
 fn the_help_names_what_is_required_first_and_fits_the_screen() {
     let mut root = command();
     root.build();
-    for name in ["", "produce", "audit", "demo"] {
+    for name in ["", "produce", "audit", "reset", "demo"] {
         for width in [80, 100] {
             let command = match name {
                 "" => root.clone(),

@@ -37,17 +37,18 @@ pub fn names(command: &str, flag: &str) -> Vec<String> {
         ("", "late") => &["SESSIONIZER_LATE", "SESSIONIZER_LATE_EVENTS"],
         // The job has a flag of this name that means something else.
         ("produce", "late") => &["SESSIONIZER_PRODUCE_LATE", "SESSIONIZER_LATE"],
-        ("demo", "length") => &["SESSIONIZER_LENGTH", "SESSIONIZER_DEMO_LENGTH"],
-        ("demo", "keep") => &["SESSIONIZER_KEEP", "SESSIONIZER_DEMO_KEEP"],
         _ => return vec![regular],
     };
     listed.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// Whether a flag has a variable: all but those that clap adds, and the one that spares a question:
-/// nobody should answer it without having typed something.
-pub fn has_variable(arg: &clap::Arg) -> bool {
-    !["help", "version", "yes"].contains(&arg.get_id().as_str()) && arg.get_long().is_some()
+/// Whether a flag has a variable: all but those that clap adds, and the one that spares a question,
+/// which nobody should answer without having typed something. A demo that is tried where a job's
+/// variables are exported must not take them, so it has none.
+pub fn has_variable(command: &str, arg: &clap::Arg) -> bool {
+    command != "demo"
+        && !["help", "version", "yes"].contains(&arg.get_id().as_str())
+        && arg.get_long().is_some()
 }
 
 /// Every variable that any command reads.
@@ -57,7 +58,7 @@ pub fn known(root: &Command) -> BTreeSet<String> {
     let commands = std::iter::once(("", root))
         .chain(root.get_subcommands().map(|command| (command.get_name(), command)));
     for (name, command) in commands.filter(|(name, _)| *name != "help") {
-        for arg in command.get_arguments().filter(|arg| has_variable(arg)) {
+        for arg in command.get_arguments().filter(|arg| has_variable(name, arg)) {
             all.extend(names(name, arg.get_long().expect("it has a variable")));
         }
     }
@@ -72,7 +73,7 @@ pub fn resolve(
     env: &mut Environment,
 ) -> Vec<OsString> {
     let mut args = Vec::new();
-    for arg in command.get_arguments().filter(|arg| has_variable(arg)) {
+    for arg in command.get_arguments().filter(|arg| has_variable(name, arg)) {
         let flag = arg.get_long().expect("it has a variable");
         if flag == "env-file" || was_typed(arg.get_id().as_str()) {
             continue;

@@ -105,3 +105,29 @@ unsafe fn read(id: *const c::rd_kafka_Uuid_t) -> Option<TopicId> {
     // librdkafka spells ids in the other Base64, which Kafka's own tools do not use.
     TopicId::named(&text.to_str().ok()?.replace('+', "-").replace('/', "_"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::super::{Cluster, EmbeddedBroker, KafkaConfig};
+    use super::*;
+
+    #[test]
+    fn a_cluster_without_a_controller_is_not_waited_for() {
+        let broker = EmbeddedBroker::start("t", 1).expect("a broker");
+        let topics = vec!["t".to_owned()];
+        let config = KafkaConfig {
+            brokers: broker.address(),
+            group: "g".to_owned(),
+            topics: topics.clone(),
+            login: None,
+            extra: Vec::new(),
+        };
+        let cluster = Cluster::new(&config).expect("a client");
+        cluster.topics(Duration::from_secs(60), || false).expect("the broker answers");
+        let began = Instant::now();
+        assert_eq!(cluster.topic_ids(&topics), [None]);
+        assert!(began.elapsed() < Duration::from_secs(3), "waited {:?}", began.elapsed());
+    }
+}

@@ -17,6 +17,9 @@ use crate::control::Fault;
 /// which another job knows nothing.
 pub(super) const MARK: &str = "sessionizer";
 
+/// What a group has committed, by topic and partition; a partition without is not there.
+pub type CommittedOffsets = BTreeMap<(String, i32), Committed>;
+
 /// A committed offset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Committed {
@@ -27,14 +30,13 @@ pub struct Committed {
 }
 
 impl Cluster {
-    /// What a group has committed, by topic and partition; a partition without is not there.
-    /// `Ok(None)`: this login may not know.
+    /// What a group has committed. `Ok(None)`: this login may not know.
     pub fn committed(
         &self,
         group: &str,
         partitions: &[(String, i32)],
         patience: Duration,
-    ) -> Result<Option<BTreeMap<(String, i32), Committed>>, Fault> {
+    ) -> Result<Option<CommittedOffsets>, Fault> {
         let mut client = self.config.client();
         client.set("group.id", group).set("allow.auto.create.topics", "false");
         client.set("enable.auto.commit", "false");

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanCount, ProgressBar};
+use indicatif::ProgressBar;
 use log::{info, warn};
 
 use crate::cli::ProduceArgs;
@@ -22,6 +22,7 @@ use crate::event::parse_rfc3339;
 use crate::kafka::{Cluster, KafkaConfig, Publisher, create_topic};
 use crate::progress::{bars, style};
 use crate::run::now_ms;
+use crate::text;
 use access_log::{Lines, ReadError, parse_line, reader};
 use generate::{Generator, Recipe, Record};
 use history::History;
@@ -235,11 +236,10 @@ impl<'a> Writer<'a> {
             let past = past.take(usize::try_from(limit).unwrap_or(usize::MAX));
             self.send(past.map(|record| Ok(Outgoing::from(record))), 0.0)?;
             self.publisher.flush()?;
-            let length = Duration::from_millis(history.length_ms.unsigned_abs());
             info!(
                 "wrote {} records, the history of {}, in {:.1} s; live events follow",
-                HumanCount(self.sent.get()),
-                humantime::format_duration(length),
+                text::count(self.sent.get()),
+                text::setting(history.length_ms),
                 began.elapsed().as_secs_f64()
             );
         } else {

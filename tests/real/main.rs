@@ -8,6 +8,7 @@ mod audit;
 mod brokers;
 mod cluster;
 mod connect;
+mod demo;
 mod events;
 mod faults;
 mod faults_at_start;

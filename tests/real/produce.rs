@@ -189,3 +189,42 @@ fn a_rate_is_kept() {
     let recent = (now_ms - 60_000)..=now_ms;
     assert!(times.into_iter().all(|time_ms| recent.contains(&time_ms)));
 }
+
+#[test]
+fn an_empty_topic_gets_a_past_and_live_events_go_on_where_it_ends() {
+    let world = World::new("history");
+    let times = || -> Vec<i64> {
+        let latest_ms = chrono_now_ms() + 1_000;
+        let payloads = world.read_topic(&world.name);
+        let read = |payload: &Option<Vec<u8>>| {
+            crate::oracle::read(payload.as_deref(), latest_ms).expect("an event").time_ms
+        };
+        let mut times: Vec<i64> = payloads.iter().map(read).collect();
+        times.sort_unstable();
+        times
+    };
+    let args = ["--history", "1h", "--density", "5", "--rate", "400", "--disorder", "2s"];
+    let asked_ms = chrono_now_ms();
+    // 18,000 are the past, more or less; the others are live.
+    let log = produce_to(&world, &world.name, &[&args[..], &["--number", "19500"]].concat());
+    let ended_ms = chrono_now_ms();
+    assert!(log.contains("the history of 1h"), "{log}");
+    let all = times();
+    assert_eq!(all.len(), 19_500);
+    let (oldest, newest) = (all[0], all[all.len() - 1]);
+    assert!((oldest - (asked_ms - 3_602_000)).abs() < 5_000, "begins at {oldest}: {asked_ms}");
+    assert!((ended_ms - 5_000..=ended_ms).contains(&newest), "ends at {newest}, not {ended_ms}");
+    let widest = all.windows(2).map(|pair| pair[1] - pair[0]).max().expect("pairs");
+    assert!(widest < 5_000, "nothing for {widest} ms");
+
+    // What starts again does not write the past twice.
+    let log = produce_to(&world, &world.name, &[&args[..], &["--number", "100"]].concat());
+    assert!(log.contains("holds records already: no history"), "{log}");
+    let again = times();
+    assert_eq!(again.len(), 19_600);
+    assert_eq!(again[..19_000], all[..19_000]);
+
+    let wrong = ["produce", "--history", "1h", "--historical", "2h"];
+    let (code, log) = fail(&world, &[], &wrong);
+    assert!(code == 2 && log.contains("--history  "), "{code}:\n{log}");
+}
