@@ -26,10 +26,9 @@ pub struct RunArgs {
     #[arg(help_heading = SESSIONS, long, value_name = "DURATION", default_value = "15s")]
     pub out_of_orderness: String,
 
-    /// What becomes of an event so late that its session has closed: merge it with the rows that it
-    /// touches, or drop it to dead_letters
+    /// What becomes of an event whose session has closed: merge or drop
     ///
-    /// With merge, the table is what a batch query over all events would give, however late they
+    /// Merge it with the rows that it touches, or drop it to dead_letters. With merge, the table is what a batch query over all events would give, however late they
     /// come. With drop, an event is dropped if its session, with all that has come of it by the end
     /// of the event's epoch, ends before the watermark, as Flink does it.
     #[arg(help_heading = SESSIONS, long, value_name = "WHICH", default_value = "merge")]

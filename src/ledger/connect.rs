@@ -144,6 +144,14 @@ fn distrusts(error: &Error) -> bool {
     })
 }
 
+/// Whether it is this side that does not go on with what the server offers. The client has no names
+/// for these errors.
+fn misfits(why: &str) -> bool {
+    ["server does not support TLS", "authentication error", "invalid configuration"]
+        .iter()
+        .any(|known| why.contains(known))
+}
+
 /// What an error means: try again, or give up. `doing` names the step, for the message.
 pub fn classify(error: &Error, doing: &str) -> LedgerError {
     let Some(db) = error.as_db_error() else {
@@ -155,6 +163,12 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
             return LedgerError::Fatal(Fault::Config(format!(
                 "the certificate of Postgres does not verify: {why}; check sslmode and \
                  sslrootcert in POSTGRES_URL, and with verify-full the name of the host"
+            )));
+        }
+        if misfits(&why) {
+            return LedgerError::Fatal(Fault::Config(format!(
+                "Postgres and POSTGRES_URL do not fit together: {why}; check sslmode and \
+                 channelBinding, and how the server lets this user log in"
             )));
         }
         // No answer from a server: the connection, or TLS on the way to it.

@@ -126,7 +126,10 @@ fn tls_that_the_server_does_not_have_is_said() {
     let world = World::on(&server, "plain");
     world.create_topic(1);
     let url = jdbc(&world, "sslmode=require");
-    refused(&world, &[], &[("POSTGRES_URL", &url)], 1, &["server does not support TLS"]);
+    refused(&world, &[], &[("POSTGRES_URL", &url)], 2, &["server does not support TLS", "sslmode"]);
+    // Without a password's exchange over TLS, nothing is bound.
+    let url = jdbc(&world, "channelBinding=require");
+    refused(&world, &[], &[("POSTGRES_URL", &url)], 2, &["channel binding", "channelBinding"]);
     let (code, log) = try_run(&world, &[], &[("POSTGRES_URL", &jdbc(&world, "sslmode=prefer"))]);
     assert_eq!(code, 0, "{log}");
 }
