@@ -315,6 +315,10 @@ pub struct ProduceArgs {
     #[arg(long, value_name = "CODEC", env = "SESSIONIZER_COMPRESSION", default_value = "none")]
     pub compression: String,
 
+    /// Write to the topic even if it holds records that were not written by `produce`
+    #[arg(long, env = "SESSIONIZER_APPEND", value_parser = FalseyValueParser::new())]
+    pub append: bool,
+
     /// Write records without a key; otherwise the ip is the key
     #[arg(long, env = "SESSIONIZER_NO_KEY", value_parser = FalseyValueParser::new())]
     pub no_key: bool,

@@ -1,21 +1,19 @@
 //! Arguments, configuration, run, exit code.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use indicatif_log_bridge::LogWrapper;
-use log::{LevelFilter, error, info};
+use log::{error, info};
 use sessionizer::cli::{Cli, Command, RunArgs};
 use sessionizer::control::{Control, Fault};
-use sessionizer::{audit, config, demo, produce, progress, run};
+use sessionizer::{audit, config, demo, logging, produce, run};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_logging();
+    logging::start();
     abort_on_panic();
     let control = Arc::new(Control::default());
     // Only the job has something to commit.
@@ -42,25 +40,6 @@ fn main() -> ExitCode {
 fn run_job(args: &RunArgs, control: &Arc<Control>) -> Result<(), Fault> {
     let config = config::read(args, &config::environment)?;
     run::run(&config, control)
-}
-
-fn start_logging() {
-    let environment = env_logger::Env::default().default_filter_or("info");
-    let mut builder = env_logger::Builder::from_env(environment);
-    // librdkafka says everything twice; what matters of it is said by us.
-    builder.filter_module("librdkafka", LevelFilter::Warn);
-    builder.filter_module("rdkafka", LevelFilter::Error);
-    builder.filter_module("tokio_postgres", LevelFilter::Warn);
-    builder.parse_default_env();
-    builder.format_target(false).format_timestamp_millis();
-    let logger = builder.build();
-    let level = logger.filter();
-    let started = match std::io::stderr().is_terminal() {
-        true => LogWrapper::new(progress::bars().clone(), logger).try_init(),
-        false => log::set_boxed_logger(Box::new(logger)),
-    };
-    started.expect("logging is started once");
-    log::set_max_level(level);
 }
 
 /// A panic is a broken invariant, in whichever thread: what is in memory cannot be trusted, and
