@@ -2,12 +2,22 @@
 --
 -- Tech Creator is techcreator.io and every host under it; a user is an ip. The first line is the
 -- average over all sessions, so that a user with many of them counts for many.
+--
+-- Of the table sessionized_events; of the table of one job with
+-- `psql -v job=NAME -f queries/average_events_per_session.sql`.
+
+\if :{?job}
+select format('%I.%I', table_schema, table_name) as sessions
+from sessionizer.jobs where job = :'job' \gset
+\else
+\set sessions sessionized_events
+\endif
 
 select case when grouping(ip) = 1 then 'all users' else ip end as visitor,
        count(*)                                               as sessions,
        coalesce(sum(num_logs), 0)                             as events,
        coalesce(round(avg(num_logs), 2), 0)                   as average_events_per_session
-from sessionized_events
+from :sessions
 where host = 'techcreator.io' or host like '%.techcreator.io'
 group by grouping sets ((), (ip))
 order by grouping(ip) desc, average_events_per_session desc, sessions desc, ip;

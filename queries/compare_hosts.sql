@@ -3,6 +3,16 @@
 -- A host without any session shows with zeros. The length of a session is the time from its first
 -- event to its last: session_end lies behind the last event by the job's --gap (five minutes unless
 -- it was told otherwise), which is taken off here; with --session-end last-event it does not.
+--
+-- Of the table sessionized_events; of the table of one job with
+-- `psql -v job=NAME -f queries/compare_hosts.sql`.
+
+\if :{?job}
+select format('%I.%I', table_schema, table_name) as sessions
+from sessionizer.jobs where job = :'job' \gset
+\else
+\set sessions sessionized_events
+\endif
 
 with hosts (place, host) as (
     values (1, 'zachwilson.techcreator.io'), (2, 'zachwilson.tech'), (3, 'lulu.techcreator.io')
@@ -10,7 +20,7 @@ with hosts (place, host) as (
 job as (
     select coalesce(max(gap_ms) filter (where session_end = 'window'), 0) * interval '1 ms' as tail
     from sessionizer.jobs
-    where to_regclass(format('%I.%I', table_schema, table_name)) = 'sessionized_events'::regclass
+    where to_regclass(format('%I.%I', table_schema, table_name)) = to_regclass(:'sessions')
 )
 select hosts.host,
        count(s.ip)                                                           as sessions,
@@ -21,6 +31,6 @@ select hosts.host,
                                                                              as average_length
 from hosts
 cross join job
-left join sessionized_events s on s.host = hosts.host
+left join :sessions s on s.host = hosts.host
 group by hosts.place, hosts.host
 order by hosts.place;

@@ -2,10 +2,19 @@
 --
 -- The example is the newest of its reason, with the beginning of its payload; bytes that are no
 -- plain text show as \ and three digits.
+--
+-- Of all jobs of the database; of one with
+-- `psql -v job=NAME -f queries/dead_letters.sql`.
+
+\if :{?job}
+\else
+\set job ''
+\endif
 
 with reasons as (
     select job, reason, count(*) as records, min(read_at) as first_read, max(read_at) as last_read
     from sessionizer.dead_letters
+    where :'job' in ('', job)
     group by job, reason
 )
 select r.job, r.reason, r.records, r.first_read, r.last_read,

@@ -5,6 +5,14 @@
 -- partition counts; one that is idle or has ended holds nothing back. behind is how old that
 -- promise is now: a few seconds for live events, the age of the events while a backlog is read.
 -- How many records wait in Kafka only the brokers know: kafka-consumer-groups.sh --describe.
+--
+-- Of all jobs of the database; of one with
+-- `psql -v job=NAME -f queries/lag.sql`.
+
+\if :{?job}
+\else
+\set job ''
+\endif
 
 select job, topic, partition, status,
        end_offset                               as next_offset,
@@ -15,5 +23,6 @@ select job, topic, partition, status,
                                                 as holds_back,
        as_of                                    as changed_at
 from sessionizer.partitions
+where :'job' in ('', job)
 window of_job as (partition by job)
 order by job, topic, partition;

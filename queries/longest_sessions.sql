@@ -3,18 +3,28 @@
 -- From the first event to the last: session_end lies behind the last event by the job's --gap (five
 -- minutes unless it was told otherwise), which is taken off here; with --session-end last-event it
 -- does not. A visitor who is here for hours is often a program.
+--
+-- Of the table sessionized_events; of the table of one job with
+-- `psql -v job=NAME -f queries/longest_sessions.sql`.
+
+\if :{?job}
+select format('%I.%I', table_schema, table_name) as sessions
+from sessionizer.jobs where job = :'job' \gset
+\else
+\set sessions sessionized_events
+\endif
 
 with job as (
     select coalesce(max(gap_ms) filter (where session_end = 'window'), 0) * interval '1 ms' as tail
     from sessionizer.jobs
-    where to_regclass(format('%I.%I', table_schema, table_name)) = 'sessionized_events'::regclass
+    where to_regclass(format('%I.%I', table_schema, table_name)) = to_regclass(:'sessions')
 )
 select s.ip, s.host,
        s.session_start                           as first_event,
        s.session_end - job.tail                  as last_event,
        s.session_end - job.tail - s.session_start as length,
        s.num_logs                                as events
-from sessionized_events s
+from :sessions s
 cross join job
 order by length desc, events desc, s.ip, s.host, first_event
 limit 20;

@@ -3,18 +3,28 @@
 -- Of two sessions of an ip on a host, the later one begins more than the job's --gap after the last
 -- event of the earlier one. This finds pairs that do not: the job writes none, but a table that it
 -- took over may hold some, for stragglers make a Flink job write overlapping sessions.
+--
+-- Of the table sessionized_events; of the table of one job with
+-- `psql -v job=NAME -f queries/touching_sessions.sql`.
+
+\if :{?job}
+select format('%I.%I', table_schema, table_name) as sessions
+from sessionizer.jobs where job = :'job' \gset
+\else
+\set sessions sessionized_events
+\endif
 
 with job as (
     -- How far behind session_end a session still joins: not at all if the gap is in it already.
     select coalesce(max(gap_ms) filter (where session_end = 'last-event'), 0) * interval '1 ms'
                as reach
     from sessionizer.jobs
-    where to_regclass(format('%I.%I', table_schema, table_name)) = 'sessionized_events'::regclass
+    where to_regclass(format('%I.%I', table_schema, table_name)) = to_regclass(:'sessions')
 ),
 neighbours as (
     select ip, host, session_start, session_end, num_logs,
            max(session_end) over earlier as end_before
-    from sessionized_events
+    from :sessions
     window earlier as (
         partition by ip, host order by session_start, session_end
         rows between unbounded preceding and 1 preceding

@@ -15,6 +15,7 @@ mod cluster;
 mod describe;
 mod feed;
 mod group;
+mod origin;
 mod publisher;
 mod watcher;
 
@@ -32,11 +33,13 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 pub use self::cluster::{Cluster, From};
 pub use self::feed::{KafkaFeed, Range, scan, scan_for};
 pub use self::group::Committed;
+pub use self::origin::{Foreign, foreign_records};
 pub use self::publisher::{EmbeddedBroker, Publisher, create_topic};
 pub use self::watcher::Watcher;
 use crate::binding::{Offset, Partition};
 use crate::control::Fault;
 use crate::secret::Secret;
+use crate::tls;
 
 /// How to reach Kafka.
 #[derive(Clone, Debug)]
@@ -197,7 +200,7 @@ impl ClientContext for Context {
         // A broker that hangs up on what it does not understand is told of in the log only.
         if facility == "FAIL" {
             let reason = message.split_once("]: ").map_or(message, |(_thread, reason)| reason);
-            *lock(&self.health.last) = Some(reason.to_owned());
+            *lock(&self.health.last) = Some(tls::plain(reason));
         }
         // An error of a partition that is no answer to a fetch, for example that its topic is gone,
         // comes with a batch and is told of in the log only: the watcher finds out what it is.
@@ -222,7 +225,7 @@ impl ClientContext for Context {
         let mut last = lock(&self.health.last);
         // That all brokers are down says less than why the last one went.
         if last.is_none() || code != Some(RDKafkaErrorCode::AllBrokersDown) {
-            *last = Some(reason.to_owned());
+            *last = Some(tls::plain(reason));
         }
         self.health.troubles.fetch_add(1, Relaxed);
     }
@@ -249,5 +252,10 @@ pub fn library() -> (String, String) {
 }
 
 fn refused(config: &KafkaConfig, why: &KafkaError) -> Fault {
+    debug!(target: "librdkafka", "{why}");
+    let why = match why {
+        KafkaError::ClientCreation(why) => tls::plain(why),
+        other => other.to_string(),
+    };
     Fault::Config(format!("no client for Kafka at {} can be made: {why}", config.brokers))
 }

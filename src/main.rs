@@ -1,15 +1,13 @@
 //! Arguments, configuration, run, exit code.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use indicatif_log_bridge::LogWrapper;
-use log::{LevelFilter, error, info, warn};
+use log::{error, info, warn};
 use sessionizer::cli::{self, Command, RunArgs};
 use sessionizer::config::Environment;
 use sessionizer::control::{Control, Fault};
-use sessionizer::{audit, config, demo, produce, progress, reset, run, system};
+use sessionizer::{audit, config, demo, logging, produce, reset, run, system};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -19,7 +17,7 @@ fn main() -> ExitCode {
         Ok(parsed) => parsed,
         Err(said) => said.exit(),
     };
-    start_logging();
+    logging::start();
     for warning in env.warnings() {
         warn!("{warning}");
     }
@@ -50,25 +48,6 @@ fn run_job(args: &RunArgs, env: &Environment, control: &Arc<Control>) -> Result<
     let config = config::read(args, env)?;
     system::check_open_files(&config)?;
     run::run(&config, control)
-}
-
-fn start_logging() {
-    let environment = env_logger::Env::default().default_filter_or("info");
-    let mut builder = env_logger::Builder::from_env(environment);
-    // librdkafka says everything twice; what matters of it is said by us.
-    builder.filter_module("librdkafka", LevelFilter::Warn);
-    builder.filter_module("rdkafka", LevelFilter::Error);
-    builder.filter_module("tokio_postgres", LevelFilter::Warn);
-    builder.parse_default_env();
-    builder.format_target(false).format_timestamp_millis();
-    let logger = builder.build();
-    let level = logger.filter();
-    let started = match std::io::stderr().is_terminal() {
-        true => LogWrapper::new(progress::bars().clone(), logger).try_init(),
-        false => log::set_boxed_logger(Box::new(logger)),
-    };
-    started.expect("logging is started once");
-    log::set_max_level(level);
 }
 
 /// What `println!` says when nobody takes what it prints: that is no bug of ours.

@@ -32,6 +32,7 @@ use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::snapshot;
 use crate::start::make_plan;
+use crate::text::{duration, plural};
 use crate::time::EpochLength;
 
 /// From how many rows of this process on short epochs are committed together. Before, the pages of
@@ -100,13 +101,13 @@ pub fn run(config: &Config, control: &Arc<Control>) -> Result<(), Fault> {
         return Err(fault);
     }
     let gauges = &control.gauges;
-    let (records, seconds) = (gauges.records.load(Relaxed), began.elapsed().as_secs_f64());
     info!(
-        "stopped: {records} records read in {seconds:.1} s, {} rows written, {} late sessions \
-         merged, {} dead letters{}",
-        gauges.rows.load(Relaxed),
-        gauges.late.load(Relaxed),
-        gauges.dead.load(Relaxed),
+        "stopped: {} read in {}, {} written, {} merged, {}{}",
+        plural(gauges.records.load(Relaxed), "record"),
+        duration(began.elapsed()),
+        plural(gauges.rows.load(Relaxed), "row"),
+        plural(gauges.late.load(Relaxed), "late session"),
+        plural(gauges.dead.load(Relaxed), "dead letter"),
         if control.abandoned() {
             "; stopped while reading again, nothing new was read"
         } else {
@@ -309,9 +310,9 @@ impl Job {
                 });
                 if since.elapsed() > self.config.stop_timeout && !durable.done() {
                     return Err(Fault::World(format!(
-                        "stopped without a last commit: Postgres did not take it within {:?}. \
+                        "stopped without a last commit: Postgres did not take it within {}. \
                          Nothing is lost: the next start reads again what is not committed",
-                        self.config.stop_timeout
+                        duration(self.config.stop_timeout)
                     )));
                 }
             }

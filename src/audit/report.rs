@@ -135,8 +135,9 @@ impl Report {
                 what.to_owned(),
                 ip.to_owned(),
                 host.to_owned(),
-                span.first.to_string(),
-                span.last.to_string(),
+                // With a blank, at which a narrow table breaks the line.
+                span.first.to_string().replace('T', " "),
+                span.last.to_string().replace('T', " "),
                 count(span.count),
             ]);
         }
@@ -144,7 +145,8 @@ impl Report {
     }
 
     fn print_shards(&self, out: &mut impl Write) -> io::Result<()> {
-        if self.books.is_empty() {
+        // Where rows are wrong, so are the counts.
+        if self.books.is_empty() || self.missing_count + self.wrong_count > 0 {
             return Ok(());
         }
         let mut shards =
@@ -170,7 +172,7 @@ impl Report {
             let quote = |text: &str| format!("'{}'", text.replace('\'', "''"));
             return writeln!(
                 out,
-                "Look at the rows of the first difference:\n  select * from {} where ip = {} and \
+                "Look at the rows of the first difference:\n  select * from {}\n  where ip = {} and \
                  host = {} order by session_start;\nDid anything else than the job write to this \
                  table? If not, please report it.",
                 self.quoted,

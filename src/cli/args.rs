@@ -252,6 +252,10 @@ pub struct ProduceArgs {
     #[arg(long, value_name = "CODEC", default_value = "none")]
     pub compression: String,
 
+    /// Write to the topic even if it holds records that were not written by `produce`
+    #[arg(long)]
+    pub append: bool,
+
     /// Write records without a key; otherwise the ip is the key
     #[arg(long)]
     pub no_key: bool,

@@ -16,7 +16,7 @@ use rdkafka::producer::{
 };
 
 use super::cluster::no_topic;
-use super::{Cluster, KafkaConfig, lock, refused};
+use super::{Cluster, KafkaConfig, lock, origin, refused};
 use crate::control::Fault;
 
 /// How long a producer waits for brokers.
@@ -26,6 +26,8 @@ const CREATE_PATIENCE: Duration = Duration::from_secs(10);
 pub struct Publisher {
     topic: String,
     producer: ThreadedProducer<Delivery>,
+    /// How many records have been queued.
+    queued: AtomicU64,
     delivery: Delivery,
 }
 
@@ -43,7 +45,7 @@ impl ClientContext for Delivery {
 
     fn error(&self, error: KafkaError, reason: &str) {
         debug!(target: "librdkafka", "{error}: {reason}");
-        *lock(&self.last) = Some(reason.to_owned());
+        *lock(&self.last) = Some(crate::tls::plain(reason));
     }
 }
 
@@ -76,7 +78,12 @@ impl Publisher {
         let delivery = Delivery::default();
         let producer = ThreadedProducer::from_config_and_context(&client, delivery.clone())
             .map_err(|why| refused(config, &why))?;
-        Ok(Publisher { topic: config.topics[0].clone(), producer, delivery })
+        Ok(Publisher {
+            topic: config.topics[0].clone(),
+            producer,
+            queued: AtomicU64::new(0),
+            delivery,
+        })
     }
 
     /// Queues a record; waits while the queue is full. `None` is a tombstone.
@@ -87,6 +94,7 @@ impl Publisher {
         let mut record = BaseRecord::<str, [u8]>::to(&self.topic);
         record.key = key;
         record.payload = payload;
+        record.headers = origin::mark(self.queued.fetch_add(1, Relaxed));
         loop {
             match self.producer.send(record) {
                 Ok(()) => return Ok(()),
@@ -95,7 +103,10 @@ impl Publisher {
                     thread::sleep(Duration::from_millis(2));
                 }
                 Err((why, _)) => {
-                    return Err(Fault::World(format!("cannot write to {}: {why}", self.topic)));
+                    return Err(Fault::World(format!(
+                        "cannot write to the topic {}: {why}",
+                        self.topic
+                    )));
                 }
             }
         }
@@ -115,7 +126,8 @@ impl Publisher {
         }
         let why = lock(&self.delivery.last).clone().unwrap_or_else(|| "no answer".to_owned());
         let lost = failed + self.producer.in_flight_count() as u64;
-        Err(Fault::World(format!("{lost} records were not written to {}: {why}", self.topic)))
+        let lost = crate::text::plural(lost, "record");
+        Err(Fault::World(format!("{lost} could not be written to the topic {}: {why}", self.topic)))
     }
 }
 
@@ -130,7 +142,9 @@ pub fn create_topic(config: &KafkaConfig, partitions: i32) -> Result<bool, Fault
         Err(fault) if fault == no_topic(topic) => {}
         Err(other) => return Err(other),
     }
-    let ails = |why: &dyn std::fmt::Display| Fault::World(format!("cannot create {topic}: {why}"));
+    let ails = |why: &dyn std::fmt::Display| {
+        Fault::World(format!("cannot create the topic {topic}: {why}"))
+    };
     let admin: AdminClient<Delivery> =
         AdminClient::from_config_and_context(&config.client(), Delivery::default())
             .map_err(|why| refused(config, &why))?;

@@ -1,6 +1,7 @@
 //! Connections: TLS as the URL asks for, keepalives, the search path; and what an error means.
 
 use std::error::Error as _;
+use std::path::Path;
 use std::time::Duration;
 
 use openssl::pkey::PKey;
@@ -15,6 +16,7 @@ use super::url::{self, PostgresUrl, TlsMode};
 use crate::control::Fault;
 use crate::operators::LedgerError;
 use crate::secret::Secret;
+use crate::tls::meaning;
 
 /// Our transactions never wait for us. One whose client was frozen or cut off would keep its locks,
 /// and with them every later instance waiting, until somebody ends it by hand; unless the server
@@ -86,28 +88,26 @@ pub fn quote(identifier: &str) -> String {
 }
 
 fn tls(url: &PostgresUrl) -> Result<MakeTlsConnector, String> {
-    let ails = |what: &str, why: openssl::error::ErrorStack| {
-        format!("POSTGRES_URL: {what} cannot be used: {why}")
-    };
-    let mut builder =
-        SslConnector::builder(SslMethod::tls_client()).map_err(|why| ails("TLS", why))?;
+    let mut builder = SslConnector::builder(SslMethod::tls_client())
+        .map_err(|why| format!("POSTGRES_URL: TLS {}", meaning(&why)))?;
     let verify = matches!(url.tls, TlsMode::VerifyCa | TlsMode::VerifyFull);
     builder.set_verify(if verify { SslVerifyMode::PEER } else { SslVerifyMode::NONE });
     if verify {
-        trust(&mut builder, url).map_err(|why| ails("sslrootcert", why))?;
+        let place = url.root_cert.as_deref().unwrap_or(Path::new("(of this system)"));
+        trust(&mut builder, url).map_err(|why| ails("sslrootcert", place, &why))?;
     }
     if let Some(cert) = &url.client_cert {
-        builder.set_certificate_chain_file(cert).map_err(|why| ails("sslcert", why))?;
+        builder.set_certificate_chain_file(cert).map_err(|why| ails("sslcert", cert, &why))?;
     }
-    if let Some(key) = &url.client_key {
+    if let Some(key_file) = &url.client_key {
         // Never asks on the terminal: without sslpassword, an encrypted key is refused.
-        let pem = std::fs::read(key).map_err(|why| {
-            format!("POSTGRES_URL: sslkey {} cannot be read: {why}", key.display())
+        let pem = std::fs::read(key_file).map_err(|why| {
+            format!("POSTGRES_URL: sslkey {} cannot be read: {why}", key_file.display())
         })?;
         let password = url.client_key_password.as_ref().map_or("", Secret::reveal);
         let key = PKey::private_key_from_pem_passphrase(&pem, password.as_bytes());
-        let key = key.map_err(|why| ails("sslkey (and sslpassword)", why))?;
-        builder.set_private_key(&key).map_err(|why| ails("sslkey", why))?;
+        let key = key.map_err(|why| ails("sslkey (and sslpassword)", key_file, &why))?;
+        builder.set_private_key(&key).map_err(|why| ails("sslkey", key_file, &why))?;
     }
     let mut tls = MakeTlsConnector::new(builder.build());
     let check_host = url.tls == TlsMode::VerifyFull;
@@ -116,6 +116,20 @@ fn tls(url: &PostgresUrl) -> Result<MakeTlsConnector, String> {
         Ok(())
     });
     Ok(tls)
+}
+
+/// A file that a parameter of the URL names cannot be used.
+fn ails(parameter: &str, file: &Path, why: &openssl::error::ErrorStack) -> String {
+    log::debug!("{parameter}: {why}");
+    // OpenSSL may only say that there is nothing in it.
+    let meaning = match std::fs::File::open(file) {
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => {
+            "cannot be read: no such file".to_owned()
+        }
+        Err(why) => format!("cannot be read: {why}"),
+        Ok(_) => meaning(why),
+    };
+    format!("POSTGRES_URL: {parameter}: {} {meaning}", file.display())
 }
 
 fn trust(
@@ -152,6 +166,13 @@ fn misfits(why: &str) -> bool {
         .any(|known| why.contains(known))
 }
 
+/// `error performing TLS handshake: error:0A000086:...: self-signed certificate` ends with what is
+/// wrong.
+fn reason_for_distrust(error: &str) -> &str {
+    let (_, reason) = error.rsplit_once(": ").unwrap_or(("", error));
+    reason.trim()
+}
+
 /// What an error means: try again, or give up. `doing` names the step, for the message.
 pub fn classify(error: &Error, doing: &str) -> LedgerError {
     let Some(db) = error.as_db_error() else {
@@ -160,6 +181,8 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
             why = format!("{why}: {source}");
         }
         if distrusts(error) {
+            log::debug!("{why}");
+            let why = reason_for_distrust(&why);
             return LedgerError::Fatal(Fault::Config(format!(
                 "the certificate of Postgres does not verify: {why}; check sslmode and \
                  sslrootcert in POSTGRES_URL, and with verify-full the name of the host"
@@ -177,6 +200,9 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
     let mut why = format!("{doing}: {} ({})", db.message(), db.code().code());
     if let Some(detail) = db.detail() {
         why = format!("{why}; {detail}");
+    }
+    if let Some(hint) = db.hint() {
+        why = format!("{why}; {hint}");
     }
     let code = db.code();
     let heals = match &code.code()[..2] {

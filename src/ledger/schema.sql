@@ -146,6 +146,16 @@ cross join lateral (
     ) latest
 ) r;
 
+comment on view sessionizer.balance is
+    'One row a job (where job = ''NAME''): what became of the records it has read, as of its last '
+    'complete commit. Every column counts records, not sessions.';
+comment on column sessionizer.balance.records is 'Records read.';
+comment on column sessionizer.balance.closed is 'Records in sessions that have closed: the sum of num_logs over the job''s rows.';
+comment on column sessionizer.balance.open is 'Records in sessions that are still open.';
+comment on column sessionizer.balance.dead is 'Records that are dead letters.';
+comment on column sessionizer.balance.lost is 'Records that Kafka had lost, accepted with --accept-lost-offsets.';
+comment on column sessionizer.balance.difference is 'records - closed - open - dead - lost: zero.';
+
 -- How far each partition is: for people, and for alerts.
 create or replace view sessionizer.partitions as
 select distinct on (b.job, b.topic, b.partition)
@@ -153,3 +163,7 @@ select distinct on (b.job, b.topic, b.partition)
        to_timestamp(b.promise_ms / 1000.0) as promise, to_timestamp(b.epoch / 1000.0) as as_of
 from sessionizer.bindings b
 order by b.job, b.topic, b.partition, b.epoch desc;
+
+comment on view sessionizer.partitions is
+    'One row a job and partition (where job = ''NAME''): the next offset, the records and dead letters '
+    'so far, and the promise that no event older than this is expected any more.';

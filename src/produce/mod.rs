@@ -19,10 +19,10 @@ use crate::cli::ProduceArgs;
 use crate::config::{self, Environment, Problems, duration_ms, number, whole};
 use crate::control::{Control, Fault};
 use crate::event::parse_rfc3339;
-use crate::kafka::{Cluster, KafkaConfig, Publisher, create_topic};
+use crate::kafka::{Cluster, Foreign, KafkaConfig, Publisher, create_topic, foreign_records};
 use crate::progress::{bars, style};
 use crate::run::now_ms;
-use crate::text;
+use crate::text::{self, count, plural};
 use access_log::{Lines, ReadError, parse_line, reader};
 use generate::{Generator, Recipe, Record};
 use history::History;
@@ -37,6 +37,8 @@ struct Order {
     partitions: i32,
     compression: String,
     keyed: bool,
+    /// Whether records of others in the topic are no reason to stop.
+    append: bool,
     /// Records a second; 0 is as fast as possible.
     rate: f64,
     number: Option<u64>,
@@ -59,8 +61,14 @@ struct Outgoing {
 /// Writes until the number is reached, the log ends, or somebody asks to stop.
 pub fn produce(args: &ProduceArgs, env: &Environment, control: &Arc<Control>) -> Result<(), Fault> {
     let order = read(args, env)?;
+    let topic = &order.kafka.topics[0];
+    if order.kafka.topics.len() > 1 {
+        warn!("KAFKA_TOPIC names several topics: writing to the first, {topic}");
+    }
     if create_topic(&order.kafka, order.partitions)? {
-        info!("created the topic {}, {} partitions", order.kafka.topics[0], order.partitions);
+        info!("created the topic {topic}, {}", plural(order.partitions, "partition"));
+    } else if !order.append {
+        refuse_foreign(&order.kafka)?;
     }
     let publisher = Publisher::new(&order.kafka, &order.compression)?;
     let writer = Writer::new(&order, publisher, control);
@@ -69,6 +77,18 @@ pub fn produce(args: &ProduceArgs, env: &Environment, control: &Arc<Control>) ->
         (Source::Generated(recipe), None) => writer.write(records(recipe.as_ref().clone())?),
         (Source::Generated(recipe), Some(history)) => writer.history_then_live(recipe, history),
     }
+}
+
+/// Made-up events in a topic of real ones could not be taken out again.
+fn refuse_foreign(kafka: &KafkaConfig) -> Result<(), Fault> {
+    let Some(Foreign { partition, records }) = foreign_records(kafka)? else { return Ok(()) };
+    let topic = &kafka.topics[0];
+    Err(Fault::Config(format!(
+        "the topic {topic} holds {}, and `sessionizer produce` has not written those of \
+         {topic}[{partition}]: name another topic (KAFKA_TOPIC), or write to this one all the same \
+         with --append",
+        plural(records, "record")
+    )))
 }
 
 fn records(recipe: Recipe) -> Result<impl Iterator<Item = Result<Outgoing, Fault>>, Fault> {
@@ -183,6 +203,7 @@ fn read(args: &ProduceArgs, env: &Environment) -> Result<Order, Fault> {
         partitions,
         compression: args.compression.clone(),
         keyed: !args.no_key,
+        append: args.append,
         rate: rate.unwrap_or(if paced { 100.0 } else { 0.0 }),
         number: limit,
         history,
@@ -259,8 +280,10 @@ impl<'a> Writer<'a> {
         let mut skip = |number: u64, why: &dyn std::fmt::Display| {
             skipped += 1;
             match skipped {
-                ..=LINES_SHOWN => warn!("{path}: line {number} is skipped: {why}"),
-                n if n == LINES_SHOWN + 1 => warn!("{path}: further skipped lines are counted"),
+                ..=LINES_SHOWN => warn!("{path}: line {} is skipped: {why}", count(number)),
+                n if n == LINES_SHOWN + 1 => {
+                    warn!("{path}: further lines that are skipped are only counted")
+                }
                 _ => {}
             }
         };
@@ -284,7 +307,7 @@ impl<'a> Writer<'a> {
         let limit = self.order.number.unwrap_or(u64::MAX);
         let result = self.write(records.take(usize::try_from(limit).unwrap_or(usize::MAX)));
         if skipped > 0 {
-            warn!("{path}: {skipped} lines did not parse and were skipped");
+            warn!("{path}: skipped {} that did not parse", plural(skipped, "line"));
         }
         result
     }
@@ -295,11 +318,11 @@ impl<'a> Writer<'a> {
         let ended = self.send(records, self.order.rate);
         self.publisher.flush()?;
         self.bar.finish_and_clear();
-        let seconds = began.elapsed().as_secs_f64();
         info!(
-            "wrote {} records to {} in {seconds:.1} s",
-            self.publisher.delivered(),
-            self.order.kafka.topics[0]
+            "wrote {} to the topic {} in {}",
+            plural(self.publisher.delivered(), "record"),
+            self.order.kafka.topics[0],
+            text::duration(began.elapsed())
         );
         ended
     }

@@ -31,7 +31,7 @@ fn a_backlog_that_is_far_apart_in_time_is_read_to_its_end() {
             "--drift-sessions",
             "0",
         ]);
-        assert!(log.contains("33001 records read"), "{log}");
+        assert!(log.contains("33,001 records read"), "{log}");
         assert!(log.contains(" 0 late sessions merged"), "{log}");
         assert_eq!(world.rows(), world.answer(&world.name));
         assert_eq!(world.imbalance(), "0");

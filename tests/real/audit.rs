@@ -170,9 +170,10 @@ fn rows_that_are_changed_gone_or_too_many_are_named() {
         let why = format!("the table public.sessionized_events is not the batch answer: {why}");
         let audit = fails(&world, &[], 1, &why);
         let look = format!(
-            "select * from \"public\".\"sessionized_events\" where ip = '{ip}' and host = '{host}'"
+            "  select * from \"public\".\"sessionized_events\"\n  where ip = '{ip}' and host = '{host}'"
         );
         assert!(audit.said.contains(&look), "{}", audit.said);
+        assert!(audit.said.lines().all(|line| line.chars().count() <= 100), "{}", audit.said);
         assert_eq!(counts(&audit), [right, 0, 0, missing, wrong], "{damage}:\n{}", audit.said);
         let shown: Vec<Vec<String>> =
             differences(&audit).into_iter().map(|row| [&row[..3], &row[5..]].concat()).collect();

@@ -395,7 +395,7 @@ fn a_commit_without_an_answer_is_told_of_once_and_waited_for() {
     let (world, mut traffic, mut job, way) = running_by_a_way("silence", &[]);
     way.stall(true);
     traffic.send(500);
-    job.wait_for("lane 0: Postgres has not answered for 10s");
+    job.wait_for("lane 0: Postgres has not answered for 10 s");
     traffic.send(500);
     way.stall(false);
     job.wait_for("lane 0: Postgres has answered, after 1");

@@ -18,6 +18,7 @@ mod kafka;
 mod late;
 mod lifecycle;
 mod loss;
+mod messages;
 mod network;
 mod oracle;
 mod outage;

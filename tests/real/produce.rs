@@ -93,7 +93,7 @@ fn an_access_log_plain_or_gzip_gives_the_batch_answer() {
         for line in [1, 102, 103] {
             assert!(log.contains(&format!("{}: line {line} is skipped: ", file.path())), "{log}");
         }
-        assert!(log.contains("3 lines did not parse"), "{log}");
+        assert!(log.contains("skipped 3 lines that did not parse"), "{log}");
         assert!(log.contains("wrote 200 records"), "{log}");
         let mut command = world.command();
         command.env("KAFKA_TOPIC", &topic);
@@ -227,4 +227,44 @@ fn an_empty_topic_gets_a_past_and_live_events_go_on_where_it_ends() {
     let wrong = ["produce", "--history", "1h", "--historical", "2h"];
     let (code, log) = fail(&world, &[], &wrong);
     assert!(code == 2 && log.contains("--history  "), "{code}:\n{log}");
+}
+
+#[test]
+fn a_topic_of_others_is_left_alone() {
+    let world = World::new("foreign");
+    world.create_topic(2);
+    let historical = ["produce", "--historical", "2026-01-01T00:00:00Z", "--number"];
+    let more = |args: &[&str]| fail(&world, &[], &[&historical[..], args].concat());
+    // An empty topic is nobody's.
+    produce_to(&world, &world.name, &[&historical[1..], &["3000"]].concat());
+    // What produce has written itself, in an earlier run.
+    produce_to(&world, &world.name, &[&historical[1..], &["20"]].concat());
+    // Another program writes to one partition, behind the records of ours: more than are looked at.
+    world.send(1, (0..300).map(|_| Some("not ours")));
+    let (code, log) = more(&["1"]);
+    assert_eq!(code, 2, "{log}");
+    for part in [&*format!("the topic {} holds 3,320 records", world.name), "[1]", "--append"] {
+        assert!(log.contains(part), "{part:?} is not said:\n{log}");
+    }
+    assert_eq!(world.read_topic(&world.name).len(), 3_320, "nothing was written");
+    produce_to(&world, &world.name, &[&historical[1..], &["1", "--append"]].concat());
+    assert_eq!(world.read_topic(&world.name).len(), 3_321);
+    // A topic that others have begun.
+    let theirs = format!("{}-theirs", world.name);
+    world.create(&theirs, 1, &[]);
+    world.send_to(&theirs, 0, [Some("not ours")]);
+    let (code, log) =
+        fail(&world, &[("KAFKA_TOPIC", &theirs)], &[&historical[..], &["1"]].concat());
+    assert!(code == 2 && log.contains(&format!("{theirs} holds 1 record, ")), "{code}:\n{log}");
+}
+
+#[test]
+fn of_several_topics_the_first_is_written_to_and_that_is_said() {
+    let world = World::new("several");
+    world.create_topic(1);
+    let two = format!("{0},{0}-second", world.name);
+    world.create(&format!("{}-second", world.name), 1, &[]);
+    let log = produce_to(&world, &two, &["--historical", "1d", "--number", "5"]);
+    assert!(log.contains(&format!("writing to the first, {}", world.name)), "{log}");
+    assert_eq!(world.read_topic(&world.name).len(), 5);
 }

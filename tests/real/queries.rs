@@ -13,9 +13,73 @@ fn directory() -> PathBuf {
 
 /// Runs a file of `queries/` and gives its rows, the columns separated by ` | `.
 fn run(world: &World, file: &str) -> Vec<String> {
-    let sql = std::fs::read_to_string(directory().join(file)).expect("a file of queries/");
-    let rows = world.query(&format!("set timezone to 'UTC';\n{sql}"));
-    rows.into_iter().map(|row| row.join(" | ")).collect()
+    run_of(world, file, None)
+}
+
+/// The same, with `-v job=...`.
+fn run_of(world: &World, file: &str, job: Option<&str>) -> Vec<String> {
+    let mut psql = std::process::Command::new("psql");
+    psql.args(["-qAtX", "-F", " | ", "-v", "ON_ERROR_STOP=1"]).env("PGTZ", "UTC");
+    psql.env("PGUSER", &world.user).env("PGPASSWORD", &world.password);
+    psql.arg(format!("postgres://{}/{}", world.server, world.database));
+    if let Some(job) = job {
+        psql.args(["-v", &format!("job={job}")]);
+    }
+    let output = psql.arg("-f").arg(directory().join(file)).output().expect("psql is installed");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "{file}: {}", text(&output.stderr));
+    text(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn each_query_can_be_asked_of_one_job() {
+    let world = World::new("queries-jobs");
+    let other = format!("{}-other", world.name);
+    world.create_topic(1);
+    world.send_events(0, &events("10.0.0.9", "a.techcreator.io", &["10:00:00", "10:01:30"]));
+    world.send(0, [Some("no event")]);
+    world.run_to_end(&[]);
+    world.send_events(0, &events("10.0.0.8", "b.techcreator.io", &["12:00:00"]));
+    let apart = "Odd Table";
+    world.run_to_end(&["--job", &other, "--table", apart, "--session-end", "last-event"]);
+    let (mine, others) = (Some(world.name.as_str()), Some(other.as_str()));
+    for file in ["balance.sql", "lag.sql", "dead_letters.sql"] {
+        let jobs = |rows: Vec<String>| -> Vec<String> {
+            rows.iter().map(|row| row.split(" | ").next().unwrap().to_owned()).collect()
+        };
+        assert_eq!(jobs(run_of(&world, file, None)), [world.name.clone(), other.clone()], "{file}");
+        assert_eq!(jobs(run_of(&world, file, mine)), [world.name.clone()], "{file}");
+        assert_eq!(jobs(run_of(&world, file, others)), [other.clone()], "{file}");
+    }
+    let longest = |job| -> Vec<String> {
+        let rows = run_of(&world, "longest_sessions.sql", job);
+        let pick = |row: &String| {
+            let row: Vec<&str> = row.split(" | ").collect();
+            [row[0], row[4], row[5]].join(" | ")
+        };
+        rows.iter().map(pick).collect()
+    };
+    let first = "10.0.0.9 | 00:01:30 | 2";
+    assert_eq!(longest(None), [first]);
+    assert_eq!(longest(mine), [first]);
+    // Of another table, whose session_end is the last event.
+    assert_eq!(longest(others), [first, "10.0.0.8 | 00:00:00 | 1"]);
+    for (file, mine_has, others_has) in [
+        ("average_events_per_session.sql", "all users | 1 | 2 | 2.00", "all users | 2 | 3 | 1.50"),
+        (
+            "sessions_per_hour.sql",
+            "2024-03-05 10:00:00+00 | 1 | 1 | 2",
+            "2024-03-05 12:00:00+00 | 1 | 1 | 1",
+        ),
+    ] {
+        assert_eq!(run_of(&world, file, None)[0], mine_has, "{file}");
+        assert_eq!(run_of(&world, file, mine)[0], mine_has, "{file}");
+        assert_eq!(run_of(&world, file, others)[0], others_has, "{file}");
+    }
+    for file in ["compare_hosts.sql", "touching_sessions.sql"] {
+        assert_eq!(run_of(&world, file, mine), run_of(&world, file, None), "{file}");
+        run_of(&world, file, others);
+    }
 }
 
 /// A time on the fifth of March 2024, in milliseconds since 1970.
@@ -154,7 +218,7 @@ fn lengths_are_the_same_when_session_end_is_the_last_event() {
 fn every_record_is_in_the_balance() {
     let rows = run(&DAY, "balance.sql");
     assert_eq!(rows.len(), 1);
-    let want = format!("{} | 23 | 19 | 0 | 4 | 0 | yes | ", DAY.name);
+    let want = format!("{} | 23 | 19 | 0 | 4 | 0 | 0 | yes | ", DAY.name);
     assert!(rows[0].starts_with(&want), "{rows:?}");
 }
 
@@ -165,7 +229,7 @@ fn books_that_do_not_add_up_show() {
     world.send_events(0, &events("10.0.0.9", "h", &["10:00:00", "10:01:30"]));
     world.run_to_end(&[]);
     world.execute("update sessionizer.epochs set closed = closed - 1");
-    let want = format!("{} | 2 | 1 | 0 | 0 | 1 | NO | ", world.name);
+    let want = format!("{} | 2 | 1 | 0 | 0 | 0 | 1 | NO | ", world.name);
     let rows = run(&world, "balance.sql");
     assert!(rows[0].starts_with(&want), "{rows:?}");
 }
@@ -278,7 +342,9 @@ fn every_query_opens_with_its_question_and_has_a_test() {
         let text = std::fs::read_to_string(&path).expect("readable");
         let first = text.lines().next().unwrap_or("");
         assert!(first.starts_with("-- ") && first.ends_with('?'), "{name} opens with {first:?}");
-        assert!(!text.contains("\n\\"), "{name} is for psql only");
+        let one = format!("`psql -v job=NAME -f queries/{name}`");
+        assert!(text.contains(&one), "{name} does not say how to ask one job");
+        assert!(text.lines().all(|line| line.len() <= 100), "{name} has long lines");
         assert!(here.contains(&format!(", \"{name}\")")), "{name} is run by no test");
         files += 1;
     }

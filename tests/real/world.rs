@@ -26,7 +26,7 @@ pub struct World {
     /// `host:port` of the server.
     pub server: String,
     pub user: String,
-    password: String,
+    pub password: String,
     pub database: String,
     /// The name of the first topic, and what other names of this test begin with.
     pub name: String,

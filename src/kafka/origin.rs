@@ -1,0 +1,121 @@
+//! Who has written what a topic holds: `produce` marks its records, so that it does not write into
+//! a topic of others by mistake.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
+
+use super::{Cluster, Context, KafkaConfig, refused};
+use crate::binding::Offset;
+use crate::control::Fault;
+
+/// The header of a record that `produce` has written; it has no value.
+const MARK: &str = "sessionizer";
+/// The first records of a run are all marked, later ones are one in so many: a header on each would
+/// make the records of a topic larger by a twentieth.
+const ALL_MARKED: u64 = 1_000;
+const ONE_MARKED_IN: u64 = 16;
+/// How many records of a partition are looked at, at either end, until one has the mark. That none
+/// of so many records of ours has it happens once in fifteen million times.
+const LOOKED_AT: Offset = 256;
+/// How long this may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The headers of the record that is the `number`th of a run.
+pub(super) fn mark(number: u64) -> Option<OwnedHeaders> {
+    let marked = number < ALL_MARKED || number.is_multiple_of(ONE_MARKED_IN);
+    marked.then(|| {
+        let header = Header { key: MARK, value: None::<&[u8]> };
+        OwnedHeaders::new_with_capacity(1).insert(header)
+    })
+}
+
+/// A topic that holds records of others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Foreign {
+    /// A partition whose oldest or newest records `produce` has not written.
+    pub partition: i32,
+    /// How many records the topic holds.
+    pub records: u64,
+}
+
+/// Whether the first topic of the configuration holds records that `produce` has not written: looks
+/// at the oldest and the newest of each partition.
+pub fn foreign_records(config: &KafkaConfig) -> Result<Option<Foreign>, Fault> {
+    let topic = &config.topics[0];
+    let cluster = Cluster::new(config)?;
+    let counts = cluster.topics(PATIENCE, || false)?;
+    let mut oldest = BTreeMap::new();
+    let mut newest = BTreeMap::new();
+    let mut records = 0;
+    for partition in 0..counts[0] {
+        let (start, end) = cluster.offsets(topic, partition)?;
+        if start < end {
+            records += (end - start) as u64;
+            oldest.insert(partition, (start, end.min(start + LOOKED_AT)));
+            newest.insert(partition, (start.max(end - LOOKED_AT), end));
+        }
+    }
+    for ranges in [oldest, newest] {
+        if let Some(partition) = unmarked(config, ranges)? {
+            return Ok(Some(Foreign { partition, records }));
+        }
+    }
+    Ok(None)
+}
+
+/// A partition that has records in its range and none with the mark.
+fn unmarked(
+    config: &KafkaConfig,
+    mut ranges: BTreeMap<i32, (Offset, Offset)>,
+) -> Result<Option<i32>, Fault> {
+    let topic = &config.topics[0];
+    let ails = |why: &dyn std::fmt::Display| {
+        Fault::World(format!("the records of {topic} cannot be looked at: {why}"))
+    };
+    let consumer: BaseConsumer<Context> =
+        BaseConsumer::from_config_and_context(&config.consumer(ranges.len()), Context::default())
+            .map_err(|why| refused(config, &why))?;
+    let mut list = TopicPartitionList::new();
+    for (partition, (start, _)) in &ranges {
+        list.add_partition_offset(topic, *partition, RdOffset::Offset(*start))
+            .map_err(|why| ails(&why))?;
+    }
+    consumer.assign(&list).map_err(|why| ails(&why))?;
+    let began = Instant::now();
+    let mut seen = BTreeMap::new();
+    while !ranges.is_empty() {
+        if began.elapsed() >= PATIENCE {
+            return Err(ails(&"no answer"));
+        }
+        match consumer.poll(Duration::from_millis(200)) {
+            Some(Ok(message)) => {
+                let partition = message.partition();
+                let Some(&(_, end)) = ranges.get(&partition) else { continue };
+                let mut headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+                if headers.any(|header| header.key == MARK) {
+                    ranges.remove(&partition);
+                } else if message.offset() + 1 >= end {
+                    return Ok(Some(partition));
+                } else {
+                    seen.insert(partition, ());
+                }
+            }
+            // What is left of a range may be no records: markers of transactions, or holes.
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                let undecided = ranges.remove(&partition).is_some();
+                if undecided && seen.contains_key(&partition) {
+                    return Ok(Some(partition));
+                }
+            }
+            Some(Err(why)) => log::debug!("looking at the records of {topic}: {why}"),
+            None => {}
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,97 @@
+//! What goes wrong with TLS, in sentences: OpenSSL and librdkafka report it as stacks of codes.
+
+use openssl::error::ErrorStack;
+
+/// What OpenSSL calls a trouble, and what it means to somebody who sets certificates up.
+const MEANINGS: [(&str, &str); 9] = [
+    ("no such file or directory", "cannot be read: no such file"),
+    ("permission denied", "cannot be read: permission denied"),
+    ("is a directory", "is a directory, not a file"),
+    ("no start line", "is not what is expected there: no PEM block of that kind in it"),
+    ("no certificate or crl found", "holds no certificate in PEM form"),
+    ("key values mismatch", "does not belong to the certificate"),
+    ("bad decrypt", "is encrypted, and the password is wrong"),
+    ("bad password read", "is encrypted, and there is no password for it"),
+    ("problems getting password", "is encrypted, and there is no password for it"),
+];
+
+/// What a stack of OpenSSL says of a file, as the rest of a sentence.
+pub fn meaning(stack: &ErrorStack) -> String {
+    let reasons: Vec<&str> = stack.errors().iter().filter_map(|error| error.reason()).collect();
+    let known = MEANINGS
+        .iter()
+        .find(|(reason, _)| reasons.iter().any(|found| found.eq_ignore_ascii_case(reason)));
+    match known {
+        Some((_, meaning)) => (*meaning).to_owned(),
+        None => {
+            format!("cannot be used: {}", reasons.last().unwrap_or(&"OpenSSL does not say why"))
+        }
+    }
+}
+
+/// A message of librdkafka without OpenSSL's codes, addresses of its source, and its own states:
+/// `ssl.ca.location failed: error:80000002:system library::No such file or directory` becomes
+/// `ssl.ca.location cannot be read: no such file`.
+pub fn plain(message: &str) -> String {
+    let message = message.split(" (after ").next().unwrap_or(message).trim();
+    let Some((before, stack)) = message.split_once("error:") else { return message.to_owned() };
+    // error:CODE:LIBRARY:FUNCTION:REASON: more
+    let mut fields = stack.splitn(5, ':').skip(3);
+    let reason = fields.next().unwrap_or_default().trim();
+    let more = fields.next().unwrap_or_default().trim();
+    let lower = stack.to_ascii_lowercase();
+    let setting = before.trim().strip_suffix("failed:").map(str::trim);
+    if let Some(setting) = setting.filter(|setting| setting.starts_with("ssl."))
+        && let Some((_, meaning)) = MEANINGS.iter().find(|(reason, _)| lower.contains(reason))
+    {
+        return format!("{setting} {meaning}");
+    }
+    let more = match more.split_once(": ") {
+        // The file and line of OpenSSL's source.
+        Some((place, more)) if place.contains(".c:") => more,
+        _ if more.contains(".c:") => "",
+        _ => more,
+    };
+    match more {
+        "" => format!("{before}{reason}"),
+        more => format!("{before}{reason}: {more}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_librdkafka_lose_their_codes() {
+        for (message, want) in [
+            ("Connection refused (after 0ms in state CONNECT)", "Connection refused"),
+            (
+                "ssl.ca.location failed: error:80000002:system library::No such file or directory",
+                "ssl.ca.location cannot be read: no such file",
+            ),
+            (
+                "ssl.key.location failed: error:0B080074:x509 certificate routines:\
+                 X509_check_private_key:key values mismatch",
+                "ssl.key.location does not belong to the certificate",
+            ),
+            (
+                "SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: \
+                 broker certificate could not be verified (after 3ms in state SSL_HANDSHAKE)",
+                "SSL handshake failed: certificate verify failed: broker certificate could not be \
+                 verified",
+            ),
+        ] {
+            assert_eq!(plain(message), want);
+        }
+    }
+
+    #[test]
+    fn a_stack_of_openssl_becomes_a_sentence() {
+        let none = openssl::pkey::PKey::private_key_from_pem(b"nothing").expect_err("no key");
+        assert!(!meaning(&none).contains("error:"), "{}", meaning(&none));
+        let none = openssl::x509::X509::from_pem(b"nothing").expect_err("no certificate");
+        let want = "is not what is expected there: no PEM block of that kind in it";
+        assert_eq!(meaning(&none), want);
+    }
+}

@@ -1,0 +1,101 @@
+//! What is said when something is wrong: each message is read once and understood.
+
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use crate::kafka::fail;
+use crate::oracle::event;
+use crate::postgres::{MINUTE, TEN};
+use crate::world::{World, finish};
+
+/// A port that leads to something else than Postgres, or a proxy that is frozen.
+#[test]
+fn a_postgres_that_takes_the_connection_and_says_nothing_ends_the_start_in_time() {
+    let world = World::new("silent-postgres");
+    world.create_topic(1);
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = silent.local_addr().expect("bound");
+    let url = format!("jdbc:postgresql://{address}/db");
+    let began = Instant::now();
+    let (code, log) = fail(&world, &[("POSTGRES_URL", &url)], &["--start-timeout", "3s"]);
+    let took = began.elapsed();
+    assert_eq!(code, 1, "{log}");
+    let says = format!("Postgres at {address}/db cannot be used: no answer for ");
+    assert!(log.contains(&says) && log.contains("check POSTGRES_URL"), "{log}");
+    assert!((Duration::from_secs(2)..Duration::from_secs(10)).contains(&took), "{took:?}");
+}
+
+#[test]
+fn the_last_error_is_shown_whatever_rust_log_says_but_off() {
+    let world = World::new("rust-log");
+    let run = |rust_log: &str| fail(&world, &[("RUST_LOG", rust_log)], &["--until-end"]).1;
+    let missing = format!("the topic {} does not exist", world.name);
+    for (rust_log, warns) in
+        [("garbage", true), ("info,garbage", true), ("librdkafka=off", false), ("", false)]
+    {
+        let log = run(rust_log);
+        assert!(log.contains(&missing), "RUST_LOG={rust_log}:\n{log}");
+        let warned = log.contains(&format!("RUST_LOG: {rust_log:?} is not understood"));
+        assert_eq!(warned, warns, "RUST_LOG={rust_log}:\n{log}");
+    }
+    assert_eq!(run("off"), "");
+}
+
+#[test]
+fn files_for_tls_that_cannot_be_used_are_named_in_a_sentence() {
+    let world = World::new("tls-files");
+    world.create_topic(1);
+    let file = std::env::temp_dir().join(format!("{}-no.pem", world.name));
+    std::fs::write(&file, "this is no certificate\n").expect("the directory is writable");
+    let path = file.to_str().expect("a path of text");
+    let base = format!("jdbc:postgresql://{}/{}?", world.server, world.database);
+    for (parameters, says) in [
+        (
+            "sslmode=verify-ca&sslrootcert=/nowhere/ca.pem".to_owned(),
+            "POSTGRES_URL: sslrootcert: /nowhere/ca.pem cannot be read: no such file".to_owned(),
+        ),
+        (
+            format!("sslmode=verify-ca&sslrootcert={path}"),
+            format!("POSTGRES_URL: sslrootcert: {path} holds no certificate in PEM form"),
+        ),
+        (
+            format!("sslcert={path}"),
+            format!("POSTGRES_URL: sslcert: {path} is not what is expected there"),
+        ),
+        (
+            "sslkey=/nowhere/key".to_owned(),
+            "sslkey: /nowhere/key cannot be read: no such".to_owned(),
+        ),
+    ] {
+        let url = format!("{base}{parameters}");
+        let (code, log) = fail(&world, &[("POSTGRES_URL", &url)], &["--until-end"]);
+        assert!(code == 2 && log.contains(&says), "{says:?} is not said:\n{log}");
+        assert!(!log.contains("error:"), "{log}");
+    }
+    let args = ["--until-end", "--kafka-config", "security.protocol=ssl"];
+    let args = [&args[..], &["--kafka-config", "ssl.ca.location=/nowhere/ca.pem"]].concat();
+    let (code, log) = fail(&world, &[], &args);
+    let says = "ssl.ca.location cannot be read: no such file";
+    assert!(code == 2 && log.contains(says) && !log.contains("error:"), "{log}");
+    std::fs::remove_file(file).expect("it is there");
+}
+
+#[test]
+fn what_the_server_advises_is_passed_on() {
+    let world = World::new("hint");
+    world.create_topic(1);
+    world.execute(
+        "create table sessionized_events (ip text, host text, session_start timestamptz(3),
+                                          session_end timestamptz(3), num_logs bigint);
+         create publication everything for all tables",
+    );
+    world.send_events(0, &[event("10.0.0.1", "h", TEN)]);
+    world.run_to_end(&[]);
+    // It is late, and touches the session that is there.
+    world.send_events(0, &[event("10.0.0.1", "h", TEN - MINUTE)]);
+    let mut command = world.command();
+    command.arg("--until-end");
+    let (status, log) = finish(command);
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("set REPLICA IDENTITY using ALTER TABLE"), "{log}");
+}
