@@ -44,6 +44,7 @@ pub fn audit(args: &AuditArgs, control: &Arc<Control>) -> Result<(), Fault> {
     let report = compare(&mut moment, &mut answer, &topic, show, control)?;
     report.print(&moment);
     report.verdict(&moment)?;
+    moment.check_next_start().map_err(give_up)?;
     println!("The table is the batch answer.");
     Ok(())
 }

@@ -364,11 +364,13 @@ impl Job {
         )?;
         let mut shards = Vec::with_capacity(mine.len());
         for (shard, epoch, bytes) in stored {
-            let table = snapshot::decode(&bytes, self.config.ledger.gap).map_err(|damage| {
-                Fault::World(format!(
+            let table = snapshot::decode_of(&bytes, self.config.ledger.gap, shard, plan.shards());
+            let table = table.map_err(|damage| {
+                Fault::Config(format!(
                     "the snapshot of shard {} at epoch {epoch} (sessionizer.snapshots) cannot be \
-                     read: {damage}. Restore the database from a backup, or start as another job \
-                     (--job, --table) from the beginning of the topic",
+                     read: {damage}. Restore the schema sessionizer and the table from one backup, or \
+                     begin afresh: `sessionizer reset` removes the job and its rows, and the next \
+                     start reads the topic again",
                     shard.0
                 ))
             })?;

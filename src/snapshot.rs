@@ -13,7 +13,7 @@
 
 use std::fmt;
 
-use crate::key::Key;
+use crate::key::{Key, Shard, stable_hash};
 use crate::session::{Open, SessionTable, Span};
 use crate::time::{EventTime, Gap};
 
@@ -36,6 +36,8 @@ pub enum Damage {
     Checksum,
     /// The checksum is right and the content is not: a bug of the writer.
     Content,
+    /// It holds sessions of another shard.
+    OtherShard,
 }
 
 impl fmt::Display for Damage {
@@ -48,6 +50,7 @@ impl fmt::Display for Damage {
             Damage::Compression(why) => write!(f, "it does not unpack: {why}"),
             Damage::Checksum => f.write_str("its checksum does not match its content"),
             Damage::Content => f.write_str("its content makes no sense although the checksum fits"),
+            Damage::OtherShard => f.write_str("it holds sessions of another shard"),
         }
     }
 }
@@ -92,6 +95,18 @@ pub fn decode(bytes: &[u8], gap: Gap) -> Result<SessionTable, Damage> {
         return Err(Damage::Checksum);
     }
     content(&plain, gap).ok_or(Damage::Content)
+}
+
+/// Reads what [`encode`] wrote of one of `shards` shards: it may be that of another.
+pub fn decode_of(
+    bytes: &[u8],
+    gap: Gap,
+    shard: Shard,
+    shards: u32,
+) -> Result<SessionTable, Damage> {
+    let table = decode(bytes, gap)?;
+    let foreign = table.open().any(|open| Shard::of(stable_hash(open.key), shards) != shard);
+    if foreign { Err(Damage::OtherShard) } else { Ok(table) }
 }
 
 fn content(mut plain: &[u8], gap: Gap) -> Option<SessionTable> {

@@ -143,8 +143,8 @@ fn accept(plan: &mut Plan, config: &Config, losses: &[Loss]) -> Result<(), Fault
     if !config.accept_lost_offsets {
         return Err(Fault::World(format!(
             "{places}. What is in Postgres stays right. Start with --accept-lost-offsets to go on \
-             without them (the loss is counted in sessionizer.balance), or as another job (--job, \
-             --table) to read what is there"
+             without them (the loss is counted in sessionizer.balance), or begin afresh with what is \
+             there: `sessionizer reset` removes the job and its rows"
         )));
     }
     warn!("going on without what is lost, as --accept-lost-offsets says: {places}");
@@ -286,7 +286,8 @@ mod tests {
             &[2, 1],
             5_000,
             RULES,
-        );
+        )
+        .expect("complete");
         assert_eq!(plan.first_epoch, 5_000);
         assert_eq!(plan.partitions.len(), 3);
         assert!(plan.partitions.iter().all(|part| !part.known && is_new(part, &plan.replay)));
@@ -297,7 +298,8 @@ mod tests {
     fn a_restart_reads_from_the_base_and_new_partitions_from_their_first_binding() {
         let base = epoch(1_000, vec![named("a", 0, 10)]);
         let replay = vec![epoch(2_000, vec![named("a", 0, 20), named("a", 1, 3)])];
-        let plan = assemble(&durable(base, replay), &topics(&["a"]), &[3], 1_500, RULES);
+        let plan = assemble(&durable(base, replay), &topics(&["a"]), &[3], 1_500, RULES)
+            .expect("complete");
         let starts: Vec<_> = plan.partitions.iter().map(|p| (p.start.end, p.known)).collect();
         assert_eq!(starts, [(10, true), (3, false), (0, false)]);
         let new: Vec<_> = plan.partitions.iter().map(|p| is_new(p, &plan.replay)).collect();
@@ -308,7 +310,8 @@ mod tests {
     #[test]
     fn partitions_of_a_topic_that_is_not_read_any_more_are_retired() {
         let base = epoch(1_000, vec![named("a", 0, 10), named("old", 0, 7)]);
-        let plan = assemble(&durable(base, vec![]), &topics(&["a"]), &[1], 9_000, RULES);
+        let plan = assemble(&durable(base, vec![]), &topics(&["a"]), &[1], 9_000, RULES)
+            .expect("complete");
         let retired: Vec<_> = plan.partitions.iter().map(|p| p.retired).collect();
         assert_eq!((plan.topics.len(), retired), (2, vec![false, true]));
     }

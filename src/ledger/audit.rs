@@ -14,15 +14,17 @@ use super::{LedgerConfig, NamedBinding, durable};
 use crate::binding::{Offset, Status};
 use crate::control::Fault;
 use crate::event::Reason;
-use crate::key::Key;
+use crate::key::{Key, Shard};
 use crate::operators::LedgerError;
 use crate::plan::ShardProgress;
 use crate::session::Span;
+use crate::snapshot;
 use crate::time::{Epoch, EventTime, Gap};
 
 /// The moment.
 pub struct Moment {
     client: Client,
+    job: String,
     table: String,
     session_end: SessionEnd,
     pub gap: Gap,
@@ -81,11 +83,15 @@ impl Moment {
             name if name == SessionEnd::LastEvent.name() => SessionEnd::LastEvent,
             _ => SessionEnd::Window,
         };
+        let gap = Gap::from_millis(job.get(2)).ok_or_else(|| {
+            durable::incomplete(&config.job, "sessionizer.jobs holds a gap that is none")
+        })?;
         let mut moment = Moment {
             client,
+            job: config.job.clone(),
             table: format!("{}.{}", quote(&schema), quote(&name)),
             session_end,
-            gap: Gap::from_millis(job.get(2)).expect("a job has a valid gap"),
+            gap,
             found_rows: job.get(4),
             shards: Vec::new(),
             epochs: BTreeMap::new(),
@@ -162,6 +168,42 @@ impl Moment {
             .map_err(ails)?;
         self.balance =
             balance.map_or(Vec::new(), |row| (0..row.len()).map(|at| row.get(at)).collect());
+        Ok(())
+    }
+
+    /// Fails if the next start would: what it goes on from is not in the table, so the table can be
+    /// right all the same.
+    pub fn check_next_start(&mut self) -> Result<(), LedgerError> {
+        let cannot = |why: String| {
+            LedgerError::Fatal(Fault::World(format!("the next start will fail: {why}")))
+        };
+        durable::check(&mut self.client, &self.job, &self.table).map_err(|error| match error {
+            LedgerError::Fatal(fault) => cannot(fault.to_string()),
+            LedgerError::Retry(why) => LedgerError::Retry(why),
+        })?;
+        let shards = self.shards.len() as u32;
+        for (at, progress) in self.shards.iter().enumerate() {
+            // One by one: all of them together may be large.
+            let row = self
+                .client
+                .query_one(
+                    "select epoch, data from sessionizer.snapshots where job = $1 and shard = $2",
+                    &[&self.job, &(at as i32)],
+                )
+                .map_err(|why| classify(&why, "reading snapshots"))?;
+            let epoch = durable::unsigned(&row, "epoch")?;
+            let place = format!("the snapshot of shard {at} at epoch {epoch}");
+            let table = snapshot::decode_of(row.get(1), self.gap, Shard(at as u32), shards)
+                .map_err(|damage| cannot(format!("{place} cannot be read: {damage}")))?;
+            let open: u64 = table.open().map(|open| open.span.count).sum();
+            if epoch == progress.epoch && open != progress.open {
+                return Err(cannot(format!(
+                    "{place} holds {open} records in open sessions, and \
+                     sessionizer.shard_progress says {}",
+                    progress.open
+                )));
+            }
+        }
         Ok(())
     }
 

@@ -13,9 +13,10 @@ use super::{LedgerConfig, table};
 use crate::control::Fault;
 use crate::operators::LedgerError;
 
-/// All tables that hold something of a job, those that refer to it first.
+/// All tables that hold something of a job: first what a commit begins with, so that those in
+/// flight are waited for; last what the others refer to.
 const TABLES: [&str; 7] =
-    ["losses", "dead_letters", "snapshots", "bindings", "epochs", "shard_progress", "jobs"];
+    ["shard_progress", "losses", "dead_letters", "snapshots", "bindings", "epochs", "jobs"];
 /// Beyond so many rows, the statistics of Postgres have to do.
 const COUNTED_ROWS: i64 = 1_000_000;
 
@@ -175,7 +176,7 @@ fn count_rows(client: &mut impl GenericClient, job: &Doomed) -> Result<RowCount,
     if job.rows == RowCount::NoTable {
         return Ok(RowCount::NoTable);
     }
-    let count = format!("select count(*) from (select from {} limit $1) some", job.table);
+    let count = format!("select count(*) from (select from {} limit $1) counted", job.table);
     let counted: i64 = client.query_one(&count, &[&(COUNTED_ROWS + 1)])?.get(0);
     if counted <= COUNTED_ROWS {
         return Ok(RowCount::Exactly(counted));

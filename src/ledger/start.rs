@@ -8,7 +8,7 @@ use postgres::{Client, IsolationLevel, Row, Transaction};
 
 use super::connect::{GRANT, classify};
 use super::durable::{self, Durable};
-use super::peek::{self, Place};
+use super::peek::Place;
 use super::table::{self, Table};
 use super::{LedgerConfig, humane};
 use crate::control::Fault;
@@ -171,7 +171,8 @@ fn ensure_job(
     let job = tx
         .query_opt(
             "update sessionizer.jobs j set started_at = now(), started_by = $2, topics = $3
-             from (select job, topics from sessionizer.jobs where job = $1 for update) before
+             from (select job, topics from sessionizer.jobs where job = $1
+                   for no key update) before  -- A commit in flight may refer to the job.
              where j.job = before.job
              returning table_schema, table_name, shards, gap_ms, session_end, before.topics",
             &[&config.job, &by, &topics],

@@ -28,7 +28,7 @@ const LOOKED_AT_LEAST: i64 = 10;
 /// How long reading those may take.
 const LOOK_PATIENCE: Duration = Duration::from_secs(20);
 /// How many places a message names.
-const NAMED: usize = 5;
+const NAMED: usize = 3;
 
 /// Where each partition begins.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -128,8 +128,8 @@ fn must_be_told(config: &Config, rows: &Rows) -> Fault {
     let up_to = newest.map_or(String::new(), |newest| format!(" up to {newest}"));
     let time = newest.map_or(String::new(), |newest| {
         format!(
-            "\n  --from {newest}\n      begins at the first record that Kafka has got then, or \
-             at a later time"
+            "\n  --from {newest}\n      begins at the first record with this Kafka timestamp or \
+             a later one; any later time will do"
         )
     });
     Fault::Config(format!(
@@ -319,23 +319,26 @@ fn refuse_overlap(
         }
     };
     let Rows { table, newest } = rows;
-    let up_to = newest.map_or(String::new(), |newest| {
+    let newest = newest.map_or(String::new(), |newest| {
         let last = newest.plus(-config.ledger.gap.millis());
-        format!(", the newest with a last event of {last}")
+        format!(" (the last event of the newest is of {last})")
     });
-    let what = format!(
-        "the table {table} has rows{up_to}, and the beginning lies before their end: {}",
-        named(overlaps.iter().map(place))
-    );
+    let mut what =
+        format!("the table {table} has rows{newest}, and reading would begin before their end:");
+    let shown = overlaps.iter().take(NAMED).map(place);
+    shown.for_each(|line| what.push_str(&format!("\n  {line}")));
+    if overlaps.len() > NAMED {
+        what.push_str(&format!("\n  and {} more", overlaps.len() - NAMED));
+    }
     if config.accept_overlap {
-        warn!("{what}. Going on, as --accept-overlap says: events may be counted twice");
+        warn!("{what}\nGoing on, as --accept-overlap says: events may be counted twice");
         return Ok(());
     }
     Err(Fault::Config(format!(
-        "{what}. Their events would be counted twice. Nothing was changed. Begin at the offsets \
-         where the job before has stopped (--from group, --from group:NAME) or at a later time \
-         (--from TIME), give the job another table (--table), or empty this one. If no row is of \
-         those records, add --accept-overlap"
+        "{what}\nTheir events would be counted twice. Nothing was changed. Begin where the job \
+         before has stopped (--from group, --from group:NAME), at a later time (--from TIME), with \
+         another table (--table), or empty this one. If no row is of those records, add \
+         --accept-overlap"
     )))
 }
 
@@ -375,7 +378,7 @@ fn held_against_events(
             let overlap = Overlap::OldEvent { offset: record.offset, time };
             overlaps.entry(unknown[at]).or_insert(overlap);
         }
-        overlaps.len() < NAMED
+        overlaps.len() < unknown.len()
     })?;
     Ok(overlaps)
 }
@@ -413,6 +416,6 @@ mod tests {
         let names = |count: usize| named((0..count).map(|at| format!("t[{at}]")));
         assert_eq!(names(0), "");
         assert_eq!(names(2), "t[0]; t[1]");
-        assert!(names(1_007).ends_with("t[4]; and 1,002 more"));
+        assert!(names(1_005).ends_with("t[2]; and 1,002 more"));
     }
 }

@@ -305,7 +305,7 @@ fn rows_from_before_the_job_are_told_apart() {
              ('old', null, null, null, null)",
     );
     Traffic::new(&world).send(1_000);
-    world.run_to_end(&[]);
+    world.run_to_end(&["--from", "earliest"]);
     let audit = passes(&world);
     assert!(audit.said.contains("4 rows are of no event of the job"), "{}", audit.said);
 }

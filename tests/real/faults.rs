@@ -474,7 +474,7 @@ fn a_row_of_ours_that_somebody_else_has_written_ends_the_job() {
     world.send_events(0, &[event("10.0.0.2", "h", TEN + 1_440 * MINUTE)]);
     let (status, log) = job.wait();
     assert_eq!(status.code(), Some(1), "{log}");
-    for part in ["(23505)", "is in \"public\".\"sessionized_events\" already", "somebody else"] {
+    for part in ["(23505)", "is in public.sessionized_events already", "somebody else"] {
         assert!(log.contains(part), "{part:?} is missing in\n{log}");
     }
     assert_eq!((world.rows(), world.imbalance()), (theirs, "0".to_owned()));
@@ -491,7 +491,7 @@ fn a_row_of_ours_that_somebody_else_takes_away_ends_the_job() {
              for each row execute function keep();",
     );
     world.send_events(0, &[event("10.0.0.1", "h", TEN + MINUTE)]);
-    let says = ["0 rows of \"public\".\"sessionized_events\" went where 1", "somebody else writes"];
+    let says = ["0 rows of public.sessionized_events went where 1", "somebody else writes"];
     refused(&world, &[], &[], 1, &says);
     assert_eq!((world.rows(), world.imbalance()), (rows, "0".to_owned()));
     world.execute("drop trigger keep on sessionized_events");

@@ -135,7 +135,7 @@ fn a_right_that_is_missing_is_told_before_anything_is_read() {
     ] {
         grant(granted);
         let lacks = format!("the login {role} lacks the right to {missing} on the table");
-        let log = refused(&world, &[], &env, 1, &[&lacks, "\"sessionized_events\"; grant it"]);
+        let log = refused(&world, &[], &env, 1, &[&lacks, "public.sessionized_events; grant it"]);
         assert_eq!(count(&log, "ERROR]"), 1, "{log}");
     }
     assert_eq!(world.value("select to_regclass('sessionizer.jobs') is null"), "t");
@@ -180,7 +180,7 @@ fn a_snapshot_that_is_damaged_is_named_and_nothing_is_written() {
         world.execute(&update);
         let before = durable();
         let place = format!("the snapshot of shard 77 at epoch {epoch} (sessionizer.snapshots)");
-        let log = refused(&world, &["-w", "2"], &[], 1, &[&place, says, "backup"]);
+        let log = refused(&world, &["-w", "2"], &[], 2, &[&place, says, "backup"]);
         assert_eq!(count(&log, "ERROR]"), 1, "{log}");
         assert!(durable() == before, "something was written:\n{log}");
         world.execute(

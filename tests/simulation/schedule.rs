@@ -117,7 +117,8 @@ impl World {
         let late = if self.rng.one_in(3) { Late::Drop } else { Late::Merge };
         let rules = Rules { max_future_ms: MAX_FUTURE_MS, late };
         let topics = ["t".to_owned()];
-        let mut plan = assemble(&durable, &topics, &[existing as i32], first, rules);
+        let mut plan = assemble(&durable, &topics, &[existing as i32], first, rules)
+            .expect("nothing is missing");
         self.changes = Arc::default();
         self.rows = self.store.lock().expect("one at a time").table();
         sabotage::plan(self.sabotage, &mut plan, first);
