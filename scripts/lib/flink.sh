@@ -53,7 +53,8 @@ CONF
         sessionizer.peer.Peer sql live >>"$flink_log" 2>&1 &
     flink=$!
     flink_job=
-    until [[ $flink_job ]] && flink_ask "checkpoints" | grep -q '"completed":[1-9]'; do
+    until [[ $flink_job ]] && flink_ask "checkpoints" |
+        grep -c '"completed":[1-9]' >/dev/null; do
         kill -0 "$flink" 2>/dev/null || die "the Flink job ended: $(tail -n 3 "$flink_log")"
         ((SECONDS < deadline)) || die "the Flink job makes no checkpoint: see $flink_log"
         sleep 0.3
