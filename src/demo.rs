@@ -87,7 +87,7 @@ pub fn demo(args: &DemoArgs, env: &Environment, control: &Arc<Control>) -> Resul
     }
     show::results(&config.ledger)?;
     show::verdict(sent, verify(&config)?);
-    show::next_steps(args.temporary_database);
+    show::next_steps(args);
     Ok(())
 }
 
@@ -227,7 +227,7 @@ fn send(config: &Config, options: &Options, control: &Control) -> Result<u64, Fa
     unreachable!("a recipe without a number has no end")
 }
 
-/// Waits until all is read and all sessions have closed, at most as long as that takes by the clock.
+/// Waits until all is read and all sessions have closed; at most as long as the clock takes for it.
 fn wait_for_silence(config: &Config, sent: u64, control: &Control) {
     let gauges = &control.gauges;
     let gap = Duration::from_millis(config.ledger.gap.millis() as u64);

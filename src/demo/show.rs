@@ -5,6 +5,7 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 
 use super::{GAP, NAME};
+use crate::cli::DemoArgs;
 use crate::control::Fault;
 use crate::ledger::{self, LedgerConfig};
 use crate::progress::bars;
@@ -31,14 +32,16 @@ const RESULTS: [(&str, &str); 4] = [
     ),
     (
         "Records that are not valid events (kept in sessionizer.dead_letters)",
-        "select reason, {n:count(*)} as records, left(min(detail), 44) as example
+        "select reason, {n:count(*)} as records, left(min(detail), 43) ||
+                case when length(min(detail)) > 43 then '…' else '' end as example
          from sessionizer.dead_letters where job = '{name}' group by reason
          order by count(*) desc, reason",
     ),
     (
         "Where every record went: into a session or to the dead letters",
         "select {n:records} as records, {n:closed} as \"in closed sessions\",
-                {n:open} as \"in open ones\", {n:dead} as \"dead letters\", {n:difference} as difference
+                {n:open} as \"in open ones\", {n:dead} as \"dead letters\",
+                {n:difference} as difference
          from sessionizer.balance where job = '{name}'",
     ),
 ];
@@ -48,7 +51,7 @@ pub fn intro(rate: f64) {
     eprintln!(
         "\nVisitors of three sites send {} events a second: out of order by up to 2 s,\n\
          one in 200 later than that, one in 500 broken. A minute of history comes first.\n\
-         {GAP} without an event end a session here (by default it takes 5 minutes).\n",
+         A session ends here after {GAP} without an event; the default is 5m.\n",
         text::count(rate as u64)
     );
 }
@@ -86,7 +89,7 @@ pub fn verdict(sent: u64, audited: Option<String>) {
 }
 
 /// What to do now.
-pub fn next_steps(temporary_database: bool) {
+pub fn next_steps(args: &DemoArgs) {
     let program = std::env::args().next().unwrap_or_else(|| "sessionizer".to_owned());
     println!(
         "\nNext, with your own Kafka and PostgreSQL:\n    \
@@ -96,10 +99,10 @@ pub fn next_steps(temporary_database: bool) {
          export POSTGRES_URL=jdbc:postgresql://db.example:5432/analytics\n    \
          {program} -w 4"
     );
-    if temporary_database {
-        println!("To look around first: scripts/demo --keep");
-    } else {
+    if !args.temporary_database {
         println!("The demo's rows stay in the table {NAME} until the next demo.");
+    } else if !args.keep {
+        println!("To look around first: scripts/demo --keep");
     }
 }
 
@@ -152,7 +155,7 @@ fn draw(rows: Vec<Vec<String>>) -> Table {
         return table;
     };
     let rows: Vec<Vec<String>> = rows.collect();
-    let number = |text: &String| text.chars().all(|c| c.is_ascii_digit() || ",-".contains(c));
+    let number = |text: &String| text.chars().all(|c| c.is_ascii_digit() || ",.-".contains(c));
     let numbers: Vec<bool> =
         (0..header.len()).map(|at| rows.iter().all(|row| number(&row[at]))).collect();
     table.set_header(header);
