@@ -105,9 +105,9 @@ fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
     let ails = |why: postgres::Error| classify(&why, "preparing the schema sessionizer");
     let there: bool = tx
         .query_one(
-            "select to_regclass('sessionizer.partitions') is not null
-                and to_regclass('sessionizer.balance') is not null
-                and to_regclass('sessionizer.losses') is not null
+            "select (select bool_and(to_regclass('sessionizer.' || name) is not null)
+                     from unnest(array['jobs', 'shard_progress', 'epochs', 'bindings', 'snapshots',
+                                       'dead_letters', 'losses', 'balance', 'partitions']) name)
                 and exists (select from pg_attribute where attname = 'topics'
                             and attrelid = to_regclass('sessionizer.jobs'))",
             &[],
