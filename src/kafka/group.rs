@@ -26,15 +26,18 @@ pub struct Committed {
     pub ours: bool,
 }
 
+/// By topic and partition.
+pub type CommittedOffsets = BTreeMap<(String, i32), Committed>;
+
 impl Cluster {
-    /// What a group has committed, by topic and partition; a partition without is not there.
+    /// What a group has committed; a partition without is not there.
     /// `Ok(None)`: this login may not know.
     pub fn committed(
         &self,
         group: &str,
         partitions: &[(String, i32)],
         patience: Duration,
-    ) -> Result<Option<BTreeMap<(String, i32), Committed>>, Fault> {
+    ) -> Result<Option<CommittedOffsets>, Fault> {
         let mut client = self.config.client();
         client.set("group.id", group).set("allow.auto.create.topics", "false");
         client.set("enable.auto.commit", "false");
