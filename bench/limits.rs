@@ -309,8 +309,9 @@ impl Setup {
         let rules = Rules { max_future_ms: 300_000, late: Late::Merge };
         let topics = ["events".to_owned()];
         let first = tick(now_ms(), epoch_ms);
-        let mut plan = assemble(&durable, &topics, &[ends.len() as i32], first, rules)
-            .expect("nothing durable contradicts itself");
+        let counts = [ends.len() as i32];
+        let plan = assemble(&durable, &topics, &counts, first, rules);
+        let mut plan = plan.expect("nothing is missing");
         let until_end = ends.iter().all(Option::is_some);
         plan.partitions.iter_mut().zip(ends).for_each(|(part, end)| part.until = end);
         let gap = Gap::from_millis(gap_ms).expect("a gap is positive");

@@ -67,7 +67,7 @@ fn describe(doomed: &Doomed) -> String {
         RowCount::About(rows) => format!("about {} rows", count(rows)),
     };
     if doomed.found_rows && doomed.rows != RowCount::NoTable {
-        rows.push_str(", also those from before the job");
+        rows.push_str("\n                 with those from before the job");
     }
     let open = match doomed.open {
         0 => "none".to_owned(),
@@ -135,7 +135,7 @@ mod tests {
         let text = describe(&doomed);
         for part in [
             "the database web at db:5432 as me",
-            "public.sessionized_events: 4,115 rows, also those from before the job\n",
+            "public.sessionized_events: 4,115 rows\n                 with those from before the job\n",
             "open sessions  none\n",
             "dead letters   1,200\n",
         ] {

@@ -17,9 +17,6 @@ use crate::control::Fault;
 /// which another job knows nothing.
 pub(super) const MARK: &str = "sessionizer";
 
-/// What a group has committed, by topic and partition; a partition without is not there.
-pub type CommittedOffsets = BTreeMap<(String, i32), Committed>;
-
 /// A committed offset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Committed {
@@ -29,8 +26,12 @@ pub struct Committed {
     pub ours: bool,
 }
 
+/// By topic and partition.
+pub type CommittedOffsets = BTreeMap<(String, i32), Committed>;
+
 impl Cluster {
-    /// What a group has committed. `Ok(None)`: this login may not know.
+    /// What a group has committed; a partition without is not there.
+    /// `Ok(None)`: this login may not know.
     pub fn committed(
         &self,
         group: &str,

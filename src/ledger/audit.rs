@@ -211,10 +211,12 @@ impl Moment {
         let cannot = |why: String| {
             LedgerError::Fatal(Fault::World(format!("the next start will fail: {why}")))
         };
-        durable::check(&mut self.client, &self.job, &self.table).map_err(|error| match error {
+        let refused = |error: LedgerError| match error {
             LedgerError::Fatal(fault) => cannot(fault.to_string()),
             LedgerError::Retry(why) => LedgerError::Retry(why),
-        })?;
+        };
+        durable::check(&mut self.client, &self.job, &self.table).map_err(refused)?;
+        durable::read(&mut self.client, &self.job, 0).map_err(refused)?;
         let shards = self.shards.len() as u32;
         for (at, progress) in self.shards.iter().enumerate() {
             // One by one: all of them together may be large.

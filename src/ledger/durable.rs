@@ -7,7 +7,7 @@
 use postgres::{GenericClient, Row};
 
 use super::connect::classify;
-use super::{LedgerConfig, table};
+use super::table;
 use crate::binding::{Late, Offset, Rules, Status, TopicId};
 use crate::control::Fault;
 use crate::operators::LedgerError;
@@ -63,29 +63,29 @@ impl Durable {
 /// change it meanwhile.
 pub fn read(
     client: &mut impl GenericClient,
-    config: &LedgerConfig,
+    job: &str,
     generation: i64,
 ) -> Result<Durable, LedgerError> {
     let ails = |why: postgres::Error| classify(&why, "reading what is durable");
-    let progress = progress(client, &config.job)?;
+    let progress = progress(client, job)?;
     let base = client
         .query_opt(
             "select epoch, watermark_ms, max_future_ms, late from sessionizer.epochs
              where job = $1 and epoch =
              (select min(epoch) from sessionizer.snapshots where job = $1)",
-            &[&config.job],
+            &[&job],
         )
         .map_err(ails)?;
     let Some(base) = base else {
-        return Err(incomplete(&config.job, "the epoch of the oldest snapshot is missing"));
+        return Err(incomplete(job, "the epoch of the oldest snapshot is missing"));
     };
     let mut base = epoch(&base)?;
-    base.bindings = bindings_at(client, &config.job, base.epoch)?;
+    base.bindings = bindings_at(client, job, base.epoch)?;
     let mut replay: Vec<NamedEpoch> = client
         .query(
             "select epoch, watermark_ms, max_future_ms, late from sessionizer.epochs
              where job = $1 and epoch > $2 order by epoch",
-            &[&config.job, &(base.epoch as i64)],
+            &[&job, &(base.epoch as i64)],
         )
         .map_err(ails)?
         .iter()
@@ -96,14 +96,14 @@ pub fn read(
          order by epoch, topic, partition"
     );
     let mut at = 0;
-    for row in &client.query(&select, &[&config.job, &(base.epoch as i64)]).map_err(ails)? {
+    for row in &client.query(&select, &[&job, &(base.epoch as i64)]).map_err(ails)? {
         let epoch = unsigned(row, "epoch")?;
         while replay.get(at).is_some_and(|bound| bound.epoch < epoch) {
             at += 1;
         }
         let bound = replay.get_mut(at).filter(|bound| bound.epoch == epoch);
         let bound = bound.ok_or_else(|| {
-            incomplete(&config.job, &format!("sessionizer.epochs lacks the epoch {epoch}"))
+            incomplete(job, &format!("sessionizer.epochs lacks the epoch {epoch}"))
         })?;
         bound.bindings.push(binding(row)?);
     }

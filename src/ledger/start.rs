@@ -64,7 +64,7 @@ pub fn start(
     let (created_job, topics_before) = (before.is_none(), before.flatten());
     let generation = fence(&mut tx, config)?;
     durable::check(&mut tx, &config.job, &table.quoted())?;
-    let durable = durable::read(&mut tx, config, generation)?;
+    let durable = durable::read(&mut tx, &config.job, generation)?;
     let mut found_rows_to = None;
     if durable.is_first_start() && table::has_rows(&mut tx, &table.quoted()).map_err(ails)? {
         if !with_rows {
