@@ -3,7 +3,7 @@
 use openssl::error::ErrorStack;
 
 /// What OpenSSL calls a trouble, and what it means to somebody who sets certificates up.
-const MEANINGS: [(&str, &str); 9] = [
+const MEANINGS: [(&str, &str); 10] = [
     ("no such file or directory", "cannot be read: no such file"),
     ("permission denied", "cannot be read: permission denied"),
     ("is a directory", "is a directory, not a file"),
@@ -13,6 +13,7 @@ const MEANINGS: [(&str, &str); 9] = [
     ("bad decrypt", "is encrypted, and the password is wrong"),
     ("bad password read", "is encrypted, and there is no password for it"),
     ("problems getting password", "is encrypted, and there is no password for it"),
+    ("system lib", "cannot be read: no such file, or no right to read it"),
 ];
 
 /// What a stack of OpenSSL says of a file, as the rest of a sentence.
@@ -34,6 +35,11 @@ pub fn meaning(stack: &ErrorStack) -> String {
 /// `ssl.ca.location cannot be read: no such file`.
 pub fn plain(message: &str) -> String {
     let message = message.split(" (after ").next().unwrap_or(message).trim();
+    if message.contains("Connect to ")
+        && let Some((_, why)) = message.rsplit_once(" failed: ")
+    {
+        return why.to_owned();
+    }
     let Some((before, stack)) = message.split_once("error:") else { return message.to_owned() };
     // error:CODE:LIBRARY:FUNCTION:REASON: more
     let mut fields = stack.splitn(5, ':').skip(3);
@@ -65,7 +71,11 @@ mod tests {
     #[test]
     fn messages_of_librdkafka_lose_their_codes() {
         for (message, want) in [
-            ("Connection refused (after 0ms in state CONNECT)", "Connection refused"),
+            (
+                "a:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms \
+                 in state CONNECT)",
+                "Connection refused",
+            ),
             (
                 "ssl.ca.location failed: error:80000002:system library::No such file or directory",
                 "ssl.ca.location cannot be read: no such file",

@@ -78,8 +78,11 @@ fn unmarked(
     let ails = |why: &dyn std::fmt::Display| {
         Fault::World(format!("the records of {topic} cannot be looked at: {why}"))
     };
+    let mut settings = config.consumer(ranges.len());
+    // Nothing is committed, and `produce` needs no KAFKA_GROUP; but no consumer is without a name.
+    settings.set("group.id", "sessionizer-produce");
     let consumer: BaseConsumer<Context> =
-        BaseConsumer::from_config_and_context(&config.consumer(ranges.len()), Context::default())
+        BaseConsumer::from_config_and_context(&settings, Context::default())
             .map_err(|why| refused(config, &why))?;
     let mut list = TopicPartitionList::new();
     for (partition, (start, _)) in &ranges {

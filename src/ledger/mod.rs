@@ -44,6 +44,8 @@ use url::PostgresUrl;
 
 /// A start that has no answer for so long says so.
 const SILENCE: Duration = Duration::from_secs(5);
+/// Each question gets so much time for its answer, even if a start has no patience left.
+const QUESTION: Duration = Duration::from_secs(3);
 
 /// What the ledger has to know about the job.
 #[derive(Clone, Debug)]
@@ -207,8 +209,8 @@ fn patiently<T: Send + 'static>(
                 Ok(Err(LedgerError::Fatal(fault))) => return Err(fault),
                 Ok(Err(LedgerError::Retry(why))) => break why,
                 Err(_) if give_up() => break "no answer".to_owned(),
-                Err(_) if heard.1.elapsed() >= patience => {
-                    break format!("no answer for {}", text::duration(patience));
+                Err(_) if heard.1.elapsed() >= patience && asked.elapsed() >= QUESTION => {
+                    break format!("no answer for {}", text::duration(patience.max(QUESTION)));
                 }
                 Err(_) if asked.elapsed() >= SILENCE => tell("no answer yet"),
                 Err(_) => {}
