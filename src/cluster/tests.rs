@@ -202,6 +202,6 @@ fn strangers_are_turned_away_and_stop_nothing() {
 fn an_address_of_another_machine_is_told_as_such() {
     let addresses = vec!["192.0.2.1:4000".to_owned(), "127.0.0.1:4001".to_owned()];
     let (_, gathering) = process(&addresses, 0, "5m");
-    let Err(Fault::World(why)) = gathering.join().expect("no panic") else { panic!("it listens") };
+    let Err(Fault::Config(why)) = gathering.join().expect("no panic") else { panic!("it listens") };
     assert!(why.contains("192.0.2.1:4000") && why.contains("is --process right?"), "{why}");
 }
