@@ -30,6 +30,7 @@ pub mod alignment;
 pub mod answer;
 pub mod binding;
 pub mod correction;
+pub mod epoch_clock;
 pub mod event;
 pub mod key;
 pub mod plan;

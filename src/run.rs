@@ -27,7 +27,7 @@ use crate::ledger;
 use crate::operators::commit::Drive;
 use crate::operators::lane::OpenLedger;
 use crate::operators::sessions::LoadedShard;
-use crate::operators::source::SourceConfig;
+use crate::operators::source::{SourceConfig, WorldClocks};
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::snapshot;
@@ -240,6 +240,9 @@ impl Job {
     /// What one worker does, from the plan to the end.
     fn work(&self, worker: &mut Worker) -> Result<(), Fault> {
         let Some(plan) = self.learn_plan(worker)? else { return Ok(()) };
+        // Everybody learns the plan at about the same moment, whatever the clocks say: from here on
+        // epochs go by elapsed time, on every machine.
+        let learnt = Instant::now();
         let plan = Arc::new(plan);
         let (index, peers) = (worker.index(), worker.peers());
         let processes = self.config.processes;
@@ -263,7 +266,10 @@ impl Job {
                 gap: self.config.ledger.gap,
                 dead_letter_bytes: self.config.dead_letter_bytes,
                 until_end: self.config.until_end,
-                now_ms: Arc::new(now_ms),
+                clocks: WorldClocks {
+                    elapsed_ms: Arc::new(move || learnt.elapsed().as_millis() as u64),
+                    wall_ms: Arc::new(now_ms),
+                },
                 alarm: true,
             },
             snapshot_interval_ms: self.config.snapshot_interval_ms,
@@ -333,7 +339,7 @@ impl Job {
             (input, probe)
         });
         if worker.index() == 0 {
-            match make_plan(&self.config, &self.control, now_ms()) {
+            match make_plan(&self.config, &self.control, now_ms) {
                 Ok(plan) => {
                     input.send(serde_json::to_vec(&plan).expect("a plan is plain data"));
                 }

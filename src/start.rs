@@ -11,18 +11,22 @@ use crate::kafka::{Cluster, From};
 use crate::ledger::{self, Durable, Loss, NamedBinding};
 use crate::operators::LedgerError;
 use crate::plan::{PartitionPlan, Plan};
-use crate::time::{Epoch, tick};
+use crate::time::Epoch;
 
 /// Asks Kafka, takes the fence and makes the plan. Worker 0 of process 0 does it, once a start.
 ///
 /// Kafka is asked first: a start that cannot read its topic must not stop an instance that can.
-pub fn make_plan(config: &Config, control: &Control, now_ms: u64) -> Result<Plan, Fault> {
+/// Epochs begin at the wall clock, as it is when all questions are answered.
+pub fn make_plan(
+    config: &Config,
+    control: &Control,
+    now_ms: impl Fn() -> Epoch,
+) -> Result<Plan, Fault> {
     let cluster = Cluster::new(&config.kafka)?;
     let give_up = || control.stopping();
     let counts = cluster.topics(config.start_timeout, give_up)?;
     let durable = ledger::start_patiently(&config.ledger, config.start_timeout, give_up)?;
-    let first = tick(now_ms, config.epoch_ms);
-    let mut plan = assemble(&durable, &config.kafka.topics, &counts, first, config.rules);
+    let mut plan = assemble(&durable, &config.kafka.topics, &counts, now_ms(), config.rules);
     let ids = cluster.topic_ids(&config.kafka.topics);
     plan.topic_ids.iter_mut().zip(ids).for_each(|(known, id)| *known = id);
     // A start that ended before its first commit has left no trace: the next is the first.
@@ -136,7 +140,7 @@ fn accept(plan: &mut Plan, config: &Config, losses: &[Loss]) -> Result<(), Fault
 }
 
 /// The plan as far as it follows from what is durable; offsets of new partitions are 0. `counts`
-/// are the partitions of each topic, `first` is the tick of the clock, `rules` are those of new
+/// are the partitions of each topic, `first` is the wall clock, `rules` are those of new
 /// epochs.
 pub fn assemble(
     durable: &Durable,
@@ -164,6 +168,7 @@ pub fn assemble(
             quiet_since: named.quiet_since,
             records: named.records,
             dead: named.dead,
+            clock_ms: named.clock_ms,
         }
     };
     let retired = |partition: Partition| usize::from(partition.topic) >= topics.len();
@@ -235,6 +240,7 @@ mod tests {
             quiet_since: 0,
             records: end as u64,
             dead: 0,
+            clock_ms: None,
         }
     }
 

@@ -38,6 +38,8 @@ pub struct NamedBinding {
     pub quiet_since: Epoch,
     pub records: u64,
     pub dead: u64,
+    /// By which clock its epoch was judged; known of what is to be read again.
+    pub clock_ms: Option<u64>,
 }
 
 /// A bound epoch as it is stored.
@@ -110,7 +112,10 @@ fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
         .query_one(
             "select to_regclass('sessionizer.partitions') is not null
                 and to_regclass('sessionizer.balance') is not null
-                and to_regclass('sessionizer.losses') is not null",
+                and to_regclass('sessionizer.losses') is not null
+                and exists (select from pg_attribute
+                            where attrelid = to_regclass('sessionizer.bindings')
+                            and attname = 'clock_ms')",
             &[],
         )
         .map_err(ails)?
@@ -342,7 +347,7 @@ fn read(
         .map(epoch)
         .collect();
     let select = format!(
-        "select {BINDING}, epoch from sessionizer.bindings where job = $1 and epoch > $2
+        "select {BINDING}, epoch, clock_ms from sessionizer.bindings where job = $1 and epoch > $2
          order by epoch, topic, partition"
     );
     let mut at = 0;
@@ -352,7 +357,9 @@ fn read(
             at += 1;
         }
         let bound = replay.get_mut(at).filter(|bound| bound.epoch == epoch);
-        bound.expect("I3: a binding is durable with its epoch").bindings.push(binding(row));
+        let clock_ms = row.get::<_, Option<i64>>(11).map(|clock_ms| clock_ms.max(0) as u64);
+        let binding = NamedBinding { clock_ms, ..binding(row) };
+        bound.expect("I3: a binding is durable with its epoch").bindings.push(binding);
     }
     Ok(Durable { generation, progress, base, replay })
 }
@@ -426,6 +433,7 @@ fn binding(row: &Row) -> NamedBinding {
         quiet_since: unsigned(row, 6),
         records: unsigned(row, 7),
         dead: unsigned(row, 8),
+        clock_ms: None,
     }
 }
 

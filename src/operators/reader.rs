@@ -1,9 +1,11 @@
 //! What the source does: reads the partitions of one worker, decodes, cuts epochs and binds them.
 //!
 //! It has two lives. In the *replay* it walks through the bound epochs of the plan and reads
-//! exactly what each says. *Live*, an epoch is a tick of the wall clock: what is read in it
-//! belongs to it, and at its end the reader binds it and moves on. All chance ends here: behind
-//! the source, an epoch's content is a function of its binding (I2).
+//! exactly what each says. *Live*, an epoch is a tick of the epochs' clock, which goes by elapsed
+//! time: what is read in it belongs to it, and at its end the reader binds it and moves on. Which
+//! events are of the future is judged by the wall clock at the epoch's beginning, and that is bound
+//! as well. All chance ends here: behind the source, an epoch's content is a function of its
+//! binding (I2).
 //!
 //! The first live epoch is cut before anything is read in it: it binds where reading begins.
 //! The same goes for a partition that is found later: its first binding is its start.
@@ -19,6 +21,7 @@ use std::time::Duration;
 
 use timely::dataflow::operators::probe;
 
+use super::clocks::Clocks;
 use super::intake::{Intake, Taken};
 use super::parcel::{Packer, Parcel};
 use super::source::SourceConfig;
@@ -34,7 +37,7 @@ use crate::watermark::{PartitionClock, WatermarkBound};
 const RECORDS_PER_ACTIVATION: usize = 65_536;
 /// How many records of one partition are read before the next has its turn.
 const RECORDS_PER_TURN: usize = 4_096;
-/// How often the group's offsets are told to the broker, in milliseconds of wall clock.
+/// How often the group's offsets are told to the broker, in milliseconds.
 const GROUP_COMMIT_EVERY_MS: u64 = 1_000;
 
 /// What one activation has made, by epoch in order.
@@ -105,12 +108,15 @@ pub struct Reader<F> {
     control: Arc<Control>,
     durable: probe::Handle<Epoch>,
     brake: Rc<Brake>,
+    clocks: Clocks,
     feed: F,
     life: Life,
     /// The epoch that records are read into; every earlier one is cut.
     epoch: Epoch,
     /// How many it has brought so far.
     records: usize,
+    /// The clock by which the records of a new epoch are judged, all of them.
+    judge_ms: u64,
     parts: Vec<Part>,
     turn: usize,
     /// How far the watermark may be before this epoch.
@@ -175,6 +181,13 @@ impl<F: Feed> Reader<F> {
         let epoch = replay.front().map_or(plan.first_epoch, |bound| bound.epoch);
         let replays = !replay.is_empty();
         let packer = Packer::new(config.gap, plan.shards(), peers);
+        let watches = worker.is_multiple_of(peers / processes);
+        let clocks = Clocks::new(
+            config.clocks.clone(),
+            plan.first_epoch,
+            watches.then_some(config.epochs.ms),
+            plan.rules.max_future_ms,
+        );
         let mut reader = Reader {
             worker,
             plan: Arc::clone(plan),
@@ -182,10 +195,12 @@ impl<F: Feed> Reader<F> {
             control,
             durable,
             brake,
+            clocks,
             feed,
             life: Life::Replay(replay),
             epoch,
             records: 0,
+            judge_ms: 0,
             parts,
             turn: 0,
             watermark: WatermarkBound::new(plan.base_watermark),
@@ -204,7 +219,7 @@ impl<F: Feed> Reader<F> {
 
     /// The replay is over: everything from here on is new.
     fn go_live(&mut self) -> Result<(), Fault> {
-        self.epoch = self.plan.first_epoch;
+        self.begin(self.plan.first_epoch);
         self.life = Life::Live;
         for part in &mut self.parts {
             let mut bound = *part.clock.bound();
@@ -219,6 +234,12 @@ impl<F: Feed> Reader<F> {
             part.clock = PartitionClock::resume(self.config.patience, bound, self.epoch);
         }
         Ok(())
+    }
+
+    /// From now on records are read into this new epoch.
+    fn begin(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+        self.judge_ms = self.clocks.judge_ms();
     }
 
     /// What the epoch at hand is bound with.
@@ -238,14 +259,13 @@ impl<F: Feed> Reader<F> {
     }
 
     pub fn activate(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
-        let now_ms = (self.config.now_ms)();
-        self.settle(now_ms);
-        let next = self.advance(emit, now_ms)?;
+        self.settle();
+        let next = self.advance(emit)?;
         self.send_off(emit);
         Ok(next)
     }
 
-    fn advance(&mut self, emit: &mut Emit, now_ms: u64) -> Result<Next, Fault> {
+    fn advance(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
         match &self.life {
             Life::Stopped if self.in_flight.is_empty() => Ok(Next::Done),
             Life::Stopped => Ok(Next::After(Duration::from_millis(10))),
@@ -253,7 +273,7 @@ impl<F: Feed> Reader<F> {
                 Ok(Next::After(Duration::from_millis(10)))
             }
             Life::Replay(_) => self.replay(emit),
-            Life::Live => self.live(emit, now_ms),
+            Life::Live => self.live(emit),
         }
     }
 
@@ -266,7 +286,7 @@ impl<F: Feed> Reader<F> {
     }
 
     /// Takes note of what has become durable, and tells the broker now and then.
-    fn settle(&mut self, now_ms: u64) {
+    fn settle(&mut self) {
         while let Some((epoch, _)) = self.in_flight.front()
             && !self.durable.less_equal(epoch)
         {
@@ -278,7 +298,8 @@ impl<F: Feed> Reader<F> {
         let open = self.in_flight.front().map(|(epoch, _)| *epoch);
         self.watermark.learn(open, self.control.gauges.watermark());
         let last = matches!(self.life, Life::Stopped) && self.in_flight.is_empty();
-        let due = now_ms.abs_diff(self.group_committed_ms) >= GROUP_COMMIT_EVERY_MS;
+        let now_ms = self.clocks.elapsed_ms();
+        let due = now_ms.saturating_sub(self.group_committed_ms) >= GROUP_COMMIT_EVERY_MS;
         if (last || due) && !self.settled.is_empty() {
             self.group_committed_ms = now_ms;
             self.feed.durable(&std::mem::take(&mut self.settled));
@@ -304,7 +325,8 @@ impl<F: Feed> Reader<F> {
             if !self.parts[at].assigned {
                 continue;
             }
-            match self.read(at, Some(binding.end), &mut limit, emit)? {
+            let clock_ms = binding.clock_in(bound.epoch);
+            match self.read(at, Some(binding.end), clock_ms, &mut limit, emit)? {
                 Stopped::AtEnd => {}
                 Stopped::AtLimit => next = Some(Next::Now),
                 Stopped::Waiting => {
@@ -357,7 +379,8 @@ impl<F: Feed> Reader<F> {
         }
     }
 
-    fn live(&mut self, emit: &mut Emit, now_ms: u64) -> Result<Next, Fault> {
+    fn live(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
+        let now_ms = self.clocks.epoch_ms(self.brake.latest_cut());
         let current = self.config.epochs.tick(now_ms, self.records);
         let first =
             self.parts.iter().any(|part| part.untold) || self.epoch == self.plan.first_epoch;
@@ -374,7 +397,7 @@ impl<F: Feed> Reader<F> {
                 self.life = Life::Stopped;
                 return Ok(Next::Now);
             }
-            self.epoch = current.max(self.epoch + 1);
+            self.begin(current.max(self.epoch + 1));
             for (partition, start) in std::mem::take(&mut self.found) {
                 self.discover(partition, start)?;
             }
@@ -400,7 +423,7 @@ impl<F: Feed> Reader<F> {
             let before = limit.min(RECORDS_PER_TURN);
             let mut turn = before;
             let until = part.until;
-            let stopped = self.read(self.turn, until, &mut turn, emit)?;
+            let stopped = self.read(self.turn, until, self.judge_ms, &mut turn, emit)?;
             limit -= before - turn;
             at_limit |= stopped == Stopped::AtLimit;
             let kept_up = stopped != Stopped::AtLimit && self.feed.keeps_up(partition);
@@ -453,7 +476,7 @@ impl<F: Feed> Reader<F> {
             }
             let bound = part.clock.cut(self.epoch, position, caught_up, ended);
             if bound != before || part.untold {
-                bindings.push(bound);
+                bindings.push(Binding { clock_ms: Some(self.judge_ms), ..bound });
                 ends.push((partition, bound.end));
             }
             part.untold = false;
@@ -503,11 +526,13 @@ impl<F: Feed> Reader<F> {
         found.expect("a bound partition is in the plan")
     }
 
-    /// Reads records of one partition into the current epoch, and takes them off `limit`.
+    /// Reads records of one partition into the current epoch, judges them by a clock, and takes
+    /// them off `limit`.
     fn read(
         &mut self,
         at: usize,
         end: Option<Offset>,
+        clock_ms: u64,
         limit: &mut usize,
         emit: &mut Emit,
     ) -> Result<Stopped, Fault> {
@@ -519,7 +544,7 @@ impl<F: Feed> Reader<F> {
             partition,
             shards: self.plan.shards(),
             epoch: self.epoch,
-            rules,
+            latest: rules.latest(clock_ms),
             gap: self.config.gap,
             suspect_before: match rules.late {
                 Late::Merge => EventTime::NEVER,

@@ -14,6 +14,7 @@
 //!
 //! `SESSIONIZER_SEEDS=N` sets how many schedules run, `SESSIONIZER_SEED=N` runs one of them.
 
+mod clocks;
 mod crew;
 mod feed;
 mod ledger;
