@@ -49,7 +49,7 @@ const LEAST_MS: u64 = 5_000;
 /// How often the same distance is told again.
 const AGAIN_MS: u64 = 3_600_000;
 /// How soon after a line another one may follow.
-const REST_MS: u64 = 10_000;
+const REST_MS: u64 = 3_000;
 
 /// Watches how far the wall clock is from the epochs, and decides when to say so.
 #[derive(Clone, Debug)]
@@ -102,23 +102,22 @@ impl ClockWatch {
     }
 }
 
-/// A distance between clocks as people say it: the two largest units, down to a tenth of a second.
+/// A duration in milliseconds as people say it: as exact as its size asks for.
 pub struct Distance(pub u64);
 
 impl fmt::Display for Distance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.0;
-        let (minutes, hours, days) = (ms / 60_000, ms / 3_600_000, ms / 86_400_000);
-        let two = |f: &mut fmt::Formatter<'_>, (large, name), (small, of)| match small {
-            0 => write!(f, "{large} {name}"),
-            small => write!(f, "{large} {name} {small} {of}"),
+        let rounded = |unit_ms: u64| (ms + unit_ms / 2) / unit_ms;
+        let (large, name, small, of) = match ms {
+            0..59_500 => return write!(f, "{}.{} s", ms / 1_000, ms % 1_000 / 100),
+            59_500..297_500 => (rounded(1_000) / 60, "min", rounded(1_000) % 60, "s"),
+            297_500..3_570_000 => (rounded(60_000), "min", 0, ""),
+            3_570_000..172_800_000 => (rounded(60_000) / 60, "h", rounded(60_000) % 60, "min"),
+            _ => (rounded(3_600_000) / 24, "days", rounded(3_600_000) % 24, "h"),
         };
-        match ms {
-            0..60_000 => write!(f, "{}.{} s", ms / 1_000, ms % 1_000 / 100),
-            60_000..3_600_000 => two(f, (minutes, "min"), (ms / 1_000 % 60, "s")),
-            3_600_000..172_800_000 => two(f, (hours, "h"), (minutes % 60, "min")),
-            _ => two(f, (days, "days"), (hours % 24, "h")),
-        }
+        write!(f, "{large} {name}")?;
+        if small > 0 { write!(f, " {small} {of}") } else { Ok(()) }
     }
 }
 
@@ -196,10 +195,13 @@ mod tests {
     fn distances_are_in_units_that_fit() {
         for (ms, text) in [
             (5_940, "5.9 s"),
-            (120_000, "2 min"),
+            (59_499, "59.4 s"),
+            (59_500, "1 min"),
+            (120_499, "2 min"),
             (125_400, "2 min 5 s"),
-            (DAY_MS - 1, "23 h 59 min"),
-            (DAY_MS, "24 h"),
+            (9 * 60_000 + 40_000, "10 min"),
+            (HOUR_MS - 1, "1 h"),
+            (DAY_MS - 1, "24 h"),
             (DAY_MS + 61_000, "24 h 1 min"),
             (3 * DAY_MS + HOUR_MS, "3 days 1 h"),
         ] {

@@ -214,6 +214,7 @@ pub fn assemble(
         base_watermark: durable.base.watermark,
         replay,
         first_epoch: first.max(last + 1),
+        age_ms: 0,
         partitions: partitions.into_values().collect(),
     }
 }
