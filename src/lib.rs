@@ -39,6 +39,7 @@ pub mod secret;
 pub mod session;
 pub mod snapshot;
 pub mod time;
+pub mod watchdog;
 pub mod watermark;
 
 // The dataflow.

@@ -16,12 +16,7 @@ pub struct Clocks {
 impl Clocks {
     /// Epochs begin at `first`. `watched` is the length of an epoch, if this source is the one of
     /// its process that says how far the clocks are apart.
-    pub fn new(
-        world: WorldClocks,
-        first: Epoch,
-        watched: Option<u64>,
-        max_future_ms: i64,
-    ) -> Self {
+    pub fn new(world: WorldClocks, first: Epoch, watched: Option<u64>, max_future_ms: i64) -> Self {
         let (epochs, watch) = (EpochClock::new(first), watched.map(ClockWatch::new));
         Clocks { world, epochs, watch, max_future_ms }
     }

@@ -28,8 +28,10 @@ use super::source::SourceConfig;
 use super::{Brake, Cut, DeadLetter, EPOCHS_IN_FLIGHT, Feed, Record, Stopped, Suspect};
 use crate::binding::{Binding, BoundEpoch, Late, Offset, Partition, Rules, Status};
 use crate::control::{Control, Fault};
+use crate::epoch_clock::Distance;
 use crate::plan::{PartitionPlan, Plan};
 use crate::time::{Epoch, EventTime};
+use crate::watchdog::Watchdog;
 use crate::watermark::{PartitionClock, WatermarkBound};
 
 /// How many records one activation reads at most, over all partitions: it keeps the worker
@@ -84,6 +86,8 @@ struct Part {
     kept_up: bool,
     /// Whether it was held, and has not been read since: nobody knows what has come meanwhile.
     passed_over: bool,
+    /// Watches its position while more is there to be read.
+    watchdog: Watchdog<Offset>,
 }
 
 impl Part {
@@ -125,6 +129,8 @@ pub struct Reader<F> {
     found: Vec<(Partition, Offset)>,
     /// Epochs that are cut and not yet durable, with the ends that become durable with them.
     in_flight: VecDeque<(Epoch, Vec<(Partition, Offset)>)>,
+    /// Watches the oldest of them; one source of a process does.
+    watchdog: Option<Watchdog<Epoch>>,
     /// Ends that are durable and that the broker has not been told.
     settled: BTreeMap<Partition, Offset>,
     group_committed_ms: u64,
@@ -165,6 +171,7 @@ impl<F: Feed> Reader<F> {
                 untold: true,
                 kept_up: false,
                 passed_over: false,
+                watchdog: Watchdog::default(),
             });
         }
         let processes = config.processes;
@@ -206,6 +213,7 @@ impl<F: Feed> Reader<F> {
             watermark: WatermarkBound::new(plan.base_watermark),
             found: Vec::new(),
             in_flight: VecDeque::new(),
+            watchdog: watches.then(Watchdog::default),
             settled: BTreeMap::new(),
             group_committed_ms: 0,
             packer,
@@ -299,11 +307,45 @@ impl<F: Feed> Reader<F> {
         self.watermark.learn(open, self.control.gauges.watermark());
         let last = matches!(self.life, Life::Stopped) && self.in_flight.is_empty();
         let now_ms = self.clocks.elapsed_ms();
+        if let Some(ms) = self.watchdog.as_mut().and_then(|dog| dog.look(open, now_ms)) {
+            self.say_nothing_is_durable(ms);
+        }
         let due = now_ms.saturating_sub(self.group_committed_ms) >= GROUP_COMMIT_EVERY_MS;
         if (last || due) && !self.settled.is_empty() {
             self.group_committed_ms = now_ms;
             self.feed.durable(&std::mem::take(&mut self.settled));
         }
+    }
+
+    /// Epochs are cut and do not become durable: for whom do they wait?
+    fn say_nothing_is_durable(&self, for_ms: u64) {
+        let waits_for = match self.control.gauges.lanes_committing.load(Relaxed) {
+            0 if self.config.processes > 1 => "another process, or for sessions of this one",
+            0 => "another worker of this process",
+            _ => "Postgres: a commit is under way",
+        };
+        log::warn!(
+            "nothing has become durable for {}: the job waits for {waits_for}. Nothing is lost; \
+             reading stops meanwhile",
+            Distance(for_ms)
+        );
+    }
+
+    /// More may be there to be read of these partitions, and they stand where they stood.
+    fn say_nothing_comes(&self, stuck: &[(Partition, Offset, u64)]) {
+        let Some((partition, position, for_ms)) = stuck.first() else { return };
+        let others = match stuck.len() - 1 {
+            0 => String::new(),
+            others => format!(" ({others} other partitions as well)"),
+        };
+        log::warn!(
+            "{}[{}]: nothing has come for {}, and offset {position} is not known to be its \
+             end{others}: the broker does not answer, the partition has no leader, or a record \
+             cannot be fetched. The watermark waits for it",
+            self.plan.topic(*partition),
+            partition.number,
+            Distance(*for_ms)
+        );
     }
 
     /// Reads the oldest bound epoch again; when it is complete, cuts it as it was cut.
@@ -331,6 +373,11 @@ impl<F: Feed> Reader<F> {
                 Stopped::AtLimit => next = Some(Next::Now),
                 Stopped::Waiting => {
                     next = next.or(Some(Next::After(Duration::from_millis(100))));
+                    let position = self.feed.position(binding.partition);
+                    let now_ms = self.clocks.elapsed_ms();
+                    if let Some(ms) = self.parts[at].watchdog.look(Some(position), now_ms) {
+                        self.say_nothing_comes(&[(binding.partition, position, ms)]);
+                    }
                 }
             }
         }
@@ -457,8 +504,10 @@ impl<F: Feed> Reader<F> {
     /// Binds what this worker has read of the current epoch; only what has changed goes out.
     fn cut(&mut self, emit: &mut Emit) {
         self.send_off(emit);
+        let now_ms = self.clocks.elapsed_ms();
         let mut bindings = Vec::new();
         let mut behind = Vec::new();
+        let mut stuck = Vec::new();
         let mut ends = Vec::new();
         for at in 0..self.parts.len() {
             let ended = self.at_until(at) || self.parts[at].retired;
@@ -480,7 +529,12 @@ impl<F: Feed> Reader<F> {
                 ends.push((partition, bound.end));
             }
             part.untold = false;
+            let reads = part.assigned && !ended && !caught_up && !part.passed_over;
+            if let Some(ms) = part.watchdog.look(reads.then_some(position), now_ms) {
+                stuck.push((partition, position, ms));
+            }
         }
+        self.say_nothing_comes(&stuck);
         self.watermark.cut(self.epoch, self.parts.iter().map(|part| part.clock.bound()));
         Emit::at(&mut emit.cuts, self.epoch).push(Cut { worker: self.worker, bindings, behind });
         self.in_flight.push_back((self.epoch, ends));
@@ -517,6 +571,7 @@ impl<F: Feed> Reader<F> {
             untold: true,
             kept_up: false,
             passed_over: false,
+            watchdog: Watchdog::default(),
         });
         Ok(())
     }
