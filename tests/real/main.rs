@@ -6,6 +6,7 @@
 mod alignment;
 mod audit;
 mod brokers;
+mod clock;
 mod cluster;
 mod connect;
 mod events;
@@ -23,4 +24,5 @@ mod postgres;
 mod produce;
 mod queries;
 mod secured;
+mod stuck;
 mod world;

@@ -74,6 +74,9 @@ impl SimClocks {
         let walls = [0, process].map(|process| self.wall_ms(process));
         let elapsed: Arc<dyn Fn() -> u64 + Send + Sync> = match sabotage {
             Some(Sabotage::EpochsWaitForTheWallClock) => {
+                Arc::new(move || elapsed().min(clocks.wall_ms(process).saturating_sub(first_epoch)))
+            }
+            Some(Sabotage::EpochsFollowTheWallClock) => {
                 Arc::new(move || clocks.wall_ms(process).saturating_sub(first_epoch))
             }
             Some(Sabotage::EveryProcessHasItsOwnEpochs) => {

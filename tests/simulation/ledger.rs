@@ -72,12 +72,7 @@ pub struct Store {
 }
 
 impl Store {
-    pub fn new(
-        topic: Arc<Mutex<Topic>>,
-        clocks: Arc<SimClocks>,
-        shards: u32,
-        rng: Rng,
-    ) -> Self {
+    pub fn new(topic: Arc<Mutex<Topic>>, clocks: Arc<SimClocks>, shards: u32, rng: Rng) -> Self {
         let sabotage = topic.lock().expect("one at a time").sabotage;
         let empty = snapshot::encode(&SessionTable::new(gap(), EventTime::NEVER));
         let books = Books {
