@@ -24,7 +24,7 @@ use sessionizer::key::Shard;
 use sessionizer::ledger::{Durable, NamedEpoch};
 use sessionizer::operators::commit::Drive;
 use sessionizer::operators::sessions::LoadedShard;
-use sessionizer::operators::source::SourceConfig;
+use sessionizer::operators::source::{SourceConfig, WorldClocks};
 use sessionizer::operators::{Batch, Feed, Ledger, LedgerError, Record, Stopped};
 use sessionizer::plan::{Plan, ShardProgress};
 use sessionizer::produce::event::WebEvent;
@@ -330,6 +330,7 @@ impl Setup {
             several => timely::CommunicationConfig::Process(several),
         };
         let timely = timely::Config { communication, worker: timely::WorkerConfig::default() };
+        let began = Instant::now();
         let guards = timely::execute(timely, move |worker| {
             let open = |shard| {
                 let table = SessionTable::new(self.gap, EventTime::NEVER);
@@ -344,7 +345,10 @@ impl Setup {
                     gap: self.gap,
                     dead_letter_bytes: 1_000,
                     until_end: self.until_end,
-                    now_ms: Arc::new(now_ms),
+                    clocks: WorldClocks {
+                        elapsed_ms: Arc::new(move || began.elapsed().as_millis() as u64),
+                        wall_ms: Arc::new(now_ms),
+                    },
                     alarm: true,
                 },
                 drift: Drift { most_ms: 3_600_000, sessions: 0 },

@@ -107,6 +107,9 @@ pub struct Binding {
     pub records: u64,
     /// How many of those the source turned into dead letters.
     pub dead: u64,
+    /// The wall clock of whoever read the epoch, when the epoch began: what is later than this by
+    /// more than [`Rules::max_future_ms`] is of the future. `None`: the epoch is the clock.
+    pub clock_ms: Option<u64>,
 }
 
 impl Binding {
@@ -122,7 +125,13 @@ impl Binding {
             quiet_since: 0,
             records: 0,
             dead: 0,
+            clock_ms: None,
         }
+    }
+
+    /// The clock by which the records of `epoch` were judged.
+    pub fn clock_in(&self, epoch: Epoch) -> u64 {
+        self.clock_ms.unwrap_or(epoch)
     }
 }
 
@@ -154,9 +163,16 @@ impl Late {
 /// read again under those that it was bound with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Rules {
-    /// An event later than its epoch by more than this is none.
+    /// An event later than the clock by more than this is none.
     pub max_future_ms: i64,
     pub late: Late,
+}
+
+impl Rules {
+    /// The latest time that an event may have by a clock.
+    pub fn latest(&self, clock_ms: u64) -> EventTime {
+        EventTime::from_millis(clock_ms as i64).plus(self.max_future_ms)
+    }
 }
 
 /// All that was bound at one epoch, in the order of the partitions; it may be empty.

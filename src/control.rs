@@ -85,6 +85,8 @@ pub struct Gauges {
     /// The watermark in milliseconds; [`EventTime::NEVER`] is told by `has_watermark`.
     watermark_ms: AtomicI64,
     has_watermark: AtomicBool,
+    /// Lanes that have something to commit and have not yet done it.
+    pub lanes_committing: AtomicU64,
     /// The last epoch that is durable everywhere.
     pub durable_epoch: AtomicU64,
     /// Shards whose open sessions are to be loaded at the start, and how many are.

@@ -30,6 +30,7 @@ pub mod alignment;
 pub mod answer;
 pub mod binding;
 pub mod correction;
+pub mod epoch_clock;
 pub mod event;
 pub mod key;
 pub mod plan;
@@ -38,6 +39,7 @@ pub mod secret;
 pub mod session;
 pub mod snapshot;
 pub mod time;
+pub mod watchdog;
 pub mod watermark;
 
 // The dataflow.

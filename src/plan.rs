@@ -66,6 +66,8 @@ pub struct Plan {
     pub replay: Vec<BoundEpoch>,
     /// The first epoch of new input; later than every bound and every committed one.
     pub first_epoch: Epoch,
+    /// How long ago that was the present, when the plan was sent, in milliseconds.
+    pub age_ms: u64,
     /// In order of partition.
     pub partitions: Vec<PartitionPlan>,
 }

@@ -1,6 +1,6 @@
 //! One run of the job in this process: workers, the plan, the dataflow, and how it ends.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -27,7 +27,7 @@ use crate::ledger;
 use crate::operators::commit::Drive;
 use crate::operators::lane::OpenLedger;
 use crate::operators::sessions::LoadedShard;
-use crate::operators::source::SourceConfig;
+use crate::operators::source::{SourceConfig, WorldClocks};
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::snapshot;
@@ -144,6 +144,7 @@ fn join(config: &Config, control: &Arc<Control>) -> Result<Option<(Cluster, Allo
         addresses,
         peer_timeout: config.peer_timeout,
         start_timeout: config.start_timeout,
+        wall_ms: now_ms,
     };
     let Some(mut cluster) = Cluster::gather(&cluster, config.shared(), control)? else {
         return Ok(None);
@@ -241,6 +242,9 @@ impl Job {
     /// What one worker does, from the plan to the end.
     fn work(&self, worker: &mut Worker) -> Result<(), Fault> {
         let Some(plan) = self.learn_plan(worker)? else { return Ok(()) };
+        // Everybody learns the plan at about the same moment, whatever the clocks say: from here on
+        // epochs go by elapsed time, on every machine.
+        let (learnt, age_ms) = (Instant::now(), plan.age_ms);
         let plan = Arc::new(plan);
         let (index, peers) = (worker.index(), worker.peers());
         let processes = self.config.processes;
@@ -264,7 +268,10 @@ impl Job {
                 gap: self.config.ledger.gap,
                 dead_letter_bytes: self.config.dead_letter_bytes,
                 until_end: self.config.until_end,
-                now_ms: Arc::new(now_ms),
+                clocks: WorldClocks {
+                    elapsed_ms: Arc::new(move || age_ms + learnt.elapsed().as_millis() as u64),
+                    wall_ms: Arc::new(now_ms),
+                },
                 alarm: true,
             },
             snapshot_interval_ms: self.config.snapshot_interval_ms,
@@ -334,8 +341,14 @@ impl Job {
             (input, probe)
         });
         if worker.index() == 0 {
-            match make_plan(&self.config, &self.control, now_ms()) {
-                Ok(plan) => {
+            let asked = Cell::new(Instant::now());
+            let first_epoch = || {
+                asked.set(Instant::now());
+                now_ms()
+            };
+            match make_plan(&self.config, &self.control, first_epoch) {
+                Ok(mut plan) => {
+                    plan.age_ms = asked.get().elapsed().as_millis() as u64;
                     input.send(serde_json::to_vec(&plan).expect("a plan is plain data"));
                 }
                 // An empty stream tells the others; the fault tells the user. A start that is to

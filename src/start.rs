@@ -16,14 +16,18 @@ use crate::kafka::Cluster;
 use crate::ledger::{self, Durable, Loss, NamedBinding, Started};
 use crate::operators::LedgerError;
 use crate::plan::{PartitionPlan, Plan};
-use crate::time::{Epoch, EventTime, tick};
+use crate::time::{Epoch, EventTime};
 
 /// Asks Kafka, takes the fence and makes the plan. Worker 0 of process 0 does it, once a start.
 ///
 /// Kafka is asked first: a start that cannot read its topic must not stop an instance that can.
 /// Whether a first start may begin is found out before anything is made: one that may not leaves
-/// nothing behind.
-pub fn make_plan(config: &Config, control: &Control, now_ms: u64) -> Result<Plan, Fault> {
+/// nothing behind. Epochs begin at the wall clock, as it is when all questions are answered.
+pub fn make_plan(
+    config: &Config,
+    control: &Control,
+    now_ms: impl Fn() -> Epoch,
+) -> Result<Plan, Fault> {
     // One timeout for all of it.
     let began = Instant::now();
     let patience = || config.start_timeout.saturating_sub(began.elapsed());
@@ -39,8 +43,7 @@ pub fn make_plan(config: &Config, control: &Control, now_ms: u64) -> Result<Plan
     let topics = &config.kafka.topics;
     let ledger = &config.ledger;
     let started = ledger::start_patiently(ledger, topics, with_rows, patience(), give_up)?;
-    let first = tick(now_ms, config.epoch_ms);
-    let mut plan = assemble(&started.durable, topics, &counts, first, config.rules)?;
+    let mut plan = assemble(&started.durable, topics, &counts, now_ms(), config.rules)?;
     let ids = cluster.topic_ids(topics);
     plan.topic_ids.iter_mut().zip(ids).for_each(|(known, id)| *known = id);
     let beginning = match started.durable.is_first_start() {
@@ -161,7 +164,7 @@ fn accept(plan: &mut Plan, config: &Config, losses: &[Loss]) -> Result<(), Fault
 }
 
 /// The plan as far as it follows from what is durable; offsets of new partitions are 0. `counts`
-/// are the partitions of each topic, `first` is the tick of the clock, `rules` are those of new
+/// are the partitions of each topic, `first` is the wall clock, `rules` are those of new
 /// epochs.
 pub fn assemble(
     durable: &Durable,
@@ -189,6 +192,7 @@ pub fn assemble(
             quiet_since: named.quiet_since,
             records: named.records,
             dead: named.dead,
+            clock_ms: named.clock_ms,
         }
     };
     let retired = |partition: Partition| usize::from(partition.topic) >= topics.len();
@@ -239,6 +243,7 @@ pub fn assemble(
         base_watermark: durable.base.watermark,
         replay,
         first_epoch: first.max(last + 1),
+        age_ms: 0,
         partitions: partitions.into_values().collect(),
     })
 }
@@ -265,6 +270,7 @@ mod tests {
             quiet_since: 0,
             records: end as u64,
             dead: 0,
+            clock_ms: None,
         }
     }
 

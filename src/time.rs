@@ -60,7 +60,8 @@ impl fmt::Debug for EventTime {
     }
 }
 
-/// The timely timestamp: the wall-clock tick (milliseconds since 1970) in which a record was read.
+/// The timely timestamp: the tick (milliseconds since 1970, by the clock of the epochs) in which a
+/// record was read.
 pub type Epoch = u64;
 
 /// The first tick of length `every_ms` that holds `now_ms`.
@@ -72,7 +73,7 @@ pub fn tick(now_ms: u64, every_ms: u64) -> Epoch {
 /// complete, so smaller pieces take less memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EpochLength {
-    /// Milliseconds of wall clock.
+    /// Milliseconds.
     pub ms: u64,
     /// The same in an epoch that is full.
     pub full_ms: u64,

@@ -103,6 +103,7 @@ impl PartitionClock {
             quiet_since,
             records: self.records,
             dead: self.dead,
+            clock_ms: self.bound.clock_ms,
         };
         self.bound
     }
@@ -193,8 +194,8 @@ impl Clock {
         if let Some(promise) = active.map(|b| b.promise).min() {
             return promise;
         }
-        // Nobody sends: time goes on from the newest promise with the epochs, which are ticks
-        // of the wall clock, so that the last sessions close as well.
+        // Nobody sends: time goes on from the newest promise with the epochs, which go by elapsed
+        // time, so that the last sessions close as well.
         let newest = self.bindings.values().map(|b| b.promise).max().unwrap_or(EventTime::NEVER);
         if newest == EventTime::NEVER {
             return newest;

@@ -152,7 +152,8 @@ fn greet(members: &Arc<Members>, mut stream: TcpStream, from: SocketAddr) -> io:
             greeting::send(&mut stream, &Answer::Busy(why))
         }
         Ok(token) => {
-            let begun = greeting::send(&mut stream, &Answer::Welcome)
+            members.compare_clocks(hello.process, hello.clock_ms);
+            let begun = greeting::send(&mut stream, &members.welcome())
                 .and_then(|()| link::start(members, hello.process, token, stream));
             if let Err(why) = &begun {
                 members.left(hello.process, token, &why.to_string());
@@ -223,7 +224,13 @@ fn greet_at(
     stream.set_read_timeout(None).map_err(ails)?;
     stream.set_write_timeout(None).map_err(ails)?;
     match answer {
-        Answer::Welcome => Ok((stream, place)),
+        Answer::Welcome { clock_ms } => {
+            // Once is enough: the data connection follows at once.
+            if purpose == Purpose::Watch {
+                members.compare_clocks(process, clock_ms);
+            }
+            Ok((stream, place))
+        }
         Answer::Busy(why) => Err(format!("it does not take this process: {why}")),
         Answer::Differs(theirs) => {
             let differences = differences(&members.settings, &theirs);

@@ -9,10 +9,15 @@ use std::io::{self, Read, Write};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::epoch_clock::Distance;
+
 /// Nothing that speaks another protocol begins with this.
 const MAGIC: &[u8; 16] = b"sessionizer-peer";
 /// A greeting is a few hundred bytes; the settings may hold long lists of topics.
 const MAX_BYTES: u32 = 256 * 1024;
+
+/// Clocks that are further apart than this are told of. A greeting may be under way for a moment.
+const CLOCKS_APART_MS: u64 = 5_000;
 
 /// A setting that all processes must agree on: its name and its value.
 pub type Setting = (String, String);
@@ -25,6 +30,8 @@ pub struct Hello {
     /// Another number at each start of a process: an old connection is not taken for a new one.
     pub incarnation: u64,
     pub purpose: Purpose,
+    /// The wall clock of its machine, milliseconds since 1970.
+    pub clock_ms: u64,
     pub settings: Vec<Setting>,
 }
 
@@ -40,8 +47,8 @@ pub enum Purpose {
 /// What whoever listens says.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Answer {
-    /// The connection stands.
-    Welcome,
+    /// The connection stands; the wall clock here, milliseconds since 1970.
+    Welcome { clock_ms: u64 },
     /// These are my settings; they are not yours.
     Differs(Vec<Setting>),
     /// Not now; the reason is for people.
@@ -94,13 +101,29 @@ pub fn differences(here: &[Setting], there: &[Setting]) -> Vec<String> {
     names.into_iter().filter(differs).map(tell).collect()
 }
 
+/// How far the clock of a process is from the one here, for people; `None` if that is not worth a
+/// word.
+pub fn clocks_apart(process: &str, here_ms: u64, there_ms: u64) -> Option<String> {
+    let apart_ms = there_ms.abs_diff(here_ms);
+    let direction = if there_ms > here_ms { "ahead of" } else { "behind" };
+    (apart_ms >= CLOCKS_APART_MS).then(|| {
+        format!(
+            "the clock of {process} is {} {direction} the one here. Epochs begin with the clock of \
+             process 0 and go on by elapsed time; but each process judges by its own clock which \
+             events are of the future (--max-future): set the clocks right",
+            Distance(apart_ms)
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn hello() -> Hello {
         let settings = vec![("--gap".to_owned(), "5m".to_owned())];
-        Hello { process: 1, incarnation: u64::MAX, purpose: Purpose::Watch, settings }
+        let (incarnation, clock_ms) = (u64::MAX, 1_700_000_000_000);
+        Hello { process: 1, incarnation, purpose: Purpose::Watch, clock_ms, settings }
     }
 
     #[test]
@@ -127,6 +150,17 @@ mod tests {
         for bytes in [long, other] {
             let why = receive::<Hello>(&mut bytes.as_slice()).expect_err("a stranger");
             assert_eq!(why.kind(), io::ErrorKind::InvalidData);
+        }
+    }
+
+    #[test]
+    fn clocks_that_are_seconds_apart_are_told_with_a_direction() {
+        let apart = |there| clocks_apart("process 1 (b:1)", 100_000, there);
+        assert_eq!([apart(104_999), apart(95_001)], [None, None]);
+        for (there, says) in [(220_000, "2 min ahead of"), (95_000, "5.0 s behind")] {
+            let told = apart(there).expect("they are apart");
+            let begins = format!("the clock of process 1 (b:1) is {says} the one here.");
+            assert!(told.starts_with(&begins), "{told}");
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
-use super::greeting::{Answer, Hello, Purpose, Setting};
+use super::greeting::{Answer, Hello, Purpose, Setting, clocks_apart};
 use crate::control::{Control, Fault};
 
 /// How often strangers are logged at most; what knocks in between is counted.
@@ -28,6 +28,7 @@ pub(super) struct Members {
     pub settings: Vec<Setting>,
     pub peer_timeout: Duration,
     pub control: Arc<Control>,
+    wall_ms: fn() -> u64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -98,7 +99,7 @@ impl Members {
         (me, addresses): (usize, Vec<String>),
         incarnation: u64,
         settings: Vec<Setting>,
-        peer_timeout: Duration,
+        (peer_timeout, wall_ms): (Duration, fn() -> u64),
         control: Arc<Control>,
     ) -> Self {
         let state = State {
@@ -113,7 +114,17 @@ impl Members {
             waiting: (Instant::now(), None),
         };
         let (state, changed) = (Mutex::new(state), Condvar::new());
-        Members { me, addresses, incarnation, settings, peer_timeout, control, state, changed }
+        Members {
+            me,
+            addresses,
+            incarnation,
+            settings,
+            peer_timeout,
+            control,
+            wall_ms,
+            state,
+            changed,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -128,7 +139,19 @@ impl Members {
 
     pub fn hello(&self, purpose: Purpose) -> Hello {
         let (process, incarnation) = (self.me, self.incarnation);
-        Hello { process, incarnation, purpose, settings: self.settings.clone() }
+        let clock_ms = (self.wall_ms)();
+        Hello { process, incarnation, purpose, clock_ms, settings: self.settings.clone() }
+    }
+
+    pub fn welcome(&self) -> Answer {
+        Answer::Welcome { clock_ms: (self.wall_ms)() }
+    }
+
+    /// Says so if the clock of another process, as it was a moment ago, is not the one here.
+    pub fn compare_clocks(&self, process: usize, there_ms: u64) {
+        if let Some(apart) = clocks_apart(&self.name(process), (self.wall_ms)(), there_ms) {
+            warn!("{apart}");
+        }
     }
 
     pub fn phase(&self) -> Phase {
@@ -197,7 +220,7 @@ impl Members {
         let Some(member) = slot.filter(fits) else {
             return answer(&stream, &Answer::Busy("its other connection is not here".to_owned()));
         };
-        answer(&stream, &Answer::Welcome)?;
+        answer(&stream, &self.welcome())?;
         member.data = Some(stream);
         drop(state);
         self.changed.notify_all();

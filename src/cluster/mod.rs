@@ -44,7 +44,7 @@ use wire::Wire;
 const TELLING: Duration = Duration::from_millis(500);
 
 /// Where a process is in its cluster.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct ClusterConfig {
     /// The index of this process.
     pub process: usize,
@@ -54,6 +54,8 @@ pub struct ClusterConfig {
     pub peer_timeout: Duration,
     /// How long an address of our own may be in use by somebody else.
     pub start_timeout: Duration,
+    /// The wall clock, milliseconds since 1970: processes compare theirs.
+    pub wall_ms: fn() -> u64,
 }
 
 /// All processes of a job, seen from one of them.
@@ -79,7 +81,7 @@ impl Cluster {
             (config.process, config.addresses.clone()),
             RandomState::new().build_hasher().finish(),
             settings,
-            config.peer_timeout,
+            (config.peer_timeout, config.wall_ms),
             Arc::clone(control),
         ));
         let Some(listener) = gather::listen(&members, config.start_timeout)? else {

@@ -28,6 +28,7 @@ fn process(addresses: &[String], process: usize, gap: &str) -> (Arc<Control>, Ga
         addresses: addresses.to_vec(),
         peer_timeout: Duration::from_secs(2),
         start_timeout: Duration::from_secs(5),
+        wall_ms: crate::run::now_ms,
     };
     let settings = vec![
         ("--processes".to_owned(), addresses.len().to_string()),

@@ -7,7 +7,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use log::debug;
+use log::{debug, warn};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -43,7 +43,12 @@ struct PartFeed {
     position: Offset,
     /// The number of troubles when the broker said that nothing lies behind the position.
     ended: Option<u64>,
+    /// Where a fetch has failed last, how often in a row, with what.
+    failing: Option<(Offset, RDKafkaErrorCode, u32)>,
 }
+
+/// A fetch that fails so often at one offset will not work by itself.
+const FAILS: u32 = 3;
 
 impl KafkaFeed {
     /// A feed that reads nothing yet. `mine` says which new partitions are this worker's,
@@ -119,6 +124,29 @@ impl KafkaFeed {
     }
 }
 
+impl KafkaFeed {
+    /// What fails again and again at one offset is told once, with what may help.
+    fn say_that_it_fails(&self, partition: Partition, position: Offset, why: &KafkaError) {
+        let help = match why.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::BadCompression) => {
+                ". A batch that is larger than receive.message.max.bytes when it is unpacked cannot \
+                 be read: raise it (--kafka-config receive.message.max.bytes=1000000000)"
+            }
+            Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize) => {
+                ". Raise what a fetch may hold (--kafka-config fetch.message.max.bytes=..., and \
+                 receive.message.max.bytes=... above it)"
+            }
+            _ => "",
+        };
+        warn!(
+            "{}[{}]: the records at offset {position} cannot be read, and it is tried again and \
+             again: {why}{help}",
+            self.topics[usize::from(partition.topic)],
+            partition.number
+        );
+    }
+}
+
 impl Feed for KafkaFeed {
     fn assign(&mut self, partition: Partition, start: Offset) -> Result<(), Fault> {
         let topic = &self.topics[usize::from(partition.topic)];
@@ -130,7 +158,7 @@ impl Feed for KafkaFeed {
             .ok_or_else(|| ails(&"librdkafka has no queue for it"))?;
         let list = self.list(std::iter::once((partition, start)));
         self.consumer().incremental_assign(&list).map_err(|why| ails(&why))?;
-        let part = PartFeed { batches, position: start, ended: None };
+        let part = PartFeed { batches, position: start, ended: None, failing: None };
         self.parts.insert(partition, part);
         Ok(())
     }
@@ -166,8 +194,15 @@ impl Feed for KafkaFeed {
                 Some(Next::Failed(code)) => {
                     part.batches.pass();
                     let (position, why) = (part.position, KafkaError::MessageConsumption(code));
+                    let before =
+                        part.failing.filter(|(at, same, _)| (*at, *same) == (position, code));
+                    let times = before.map_or(1, |(_, _, times)| times + 1);
+                    part.failing = Some((position, code, times));
                     if let Some(fault) = self.failed(partition, position, &why) {
                         return Err(fault);
+                    }
+                    if times == FAILS {
+                        self.say_that_it_fails(partition, position, &why);
                     }
                     return Ok(Stopped::Waiting);
                 }

@@ -102,10 +102,10 @@ impl Statements {
             bindings: client.prepare(
                 "insert into sessionizer.bindings
                      (job, epoch, topic, partition, start_offset, end_offset, promise_ms, status,
-                      quiet_since, records, dead, topic_id)
+                      quiet_since, records, dead, topic_id, clock_ms)
                  select $1, n.* from unnest($2::int8[], $3::text[], $4::int4[], $5::int8[],
                      $6::int8[], $7::int8[], $8::text[], $9::int8[], $10::int8[], $11::int8[],
-                     $12::text[])
+                     $12::text[], $13::int8[])
                      n(epoch, topic, partition)
                  order by n.epoch, n.topic, n.partition
                  on conflict do nothing",
@@ -392,6 +392,8 @@ impl Commit<'_> {
         let promises: Vec<Option<i64>> = all.iter().map(|(_, b)| stored(b.promise)).collect();
         let topic_ids: Vec<Option<&str>> =
             all.iter().map(|(_, b)| b.topic_id.as_ref().map(TopicId::name)).collect();
+        let clocks: Vec<Option<i64>> =
+            all.iter().map(|(_, b)| b.clock_ms.map(|clock_ms| clock_ms as i64)).collect();
         let statuses: Vec<&str> = all.iter().map(|(_, b)| b.status.name()).collect();
         self.tx
             .execute(
@@ -409,6 +411,7 @@ impl Commit<'_> {
                     &int8(|b| b.records as i64),
                     &int8(|b| b.dead as i64),
                     &topic_ids,
+                    &clocks,
                 ],
             )
             .map_err(|why| classify(&why, "writing bindings"))?;

@@ -27,6 +27,8 @@ pub struct NamedBinding {
     pub quiet_since: Epoch,
     pub records: u64,
     pub dead: u64,
+    /// By which clock its epoch was judged; known of what is to be read again.
+    pub clock_ms: Option<u64>,
 }
 
 /// A bound epoch as it is stored.
@@ -92,7 +94,7 @@ pub fn read(
         .map(epoch)
         .collect::<Result<_, _>>()?;
     let select = format!(
-        "select {BINDING}, epoch from sessionizer.bindings where job = $1 and epoch > $2
+        "select {BINDING}, epoch, clock_ms from sessionizer.bindings where job = $1 and epoch > $2
          order by epoch, topic, partition"
     );
     let mut at = 0;
@@ -105,7 +107,8 @@ pub fn read(
         let bound = bound.ok_or_else(|| {
             incomplete(job, &format!("sessionizer.epochs lacks the epoch {epoch}"))
         })?;
-        bound.bindings.push(binding(row)?);
+        let clock_ms = row.get::<_, Option<i64>>("clock_ms").map(|clock_ms| clock_ms.max(0) as u64);
+        bound.bindings.push(NamedBinding { clock_ms, ..binding(row)? });
     }
     Ok(Durable { generation, progress, base, replay })
 }
@@ -326,5 +329,6 @@ fn binding(row: &Row) -> Result<NamedBinding, LedgerError> {
         quiet_since: unsigned(row, "quiet_since")?,
         records: unsigned(row, "records")?,
         dead: unsigned(row, "dead")?,
+        clock_ms: None,
     })
 }

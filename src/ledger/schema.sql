@@ -75,6 +75,8 @@ create table if not exists sessionizer.bindings (
     dead          bigint not null,
     -- Of which topic the offsets are, as Kafka tells topics of one name apart.
     topic_id      text,
+    -- The wall clock by which events of the future were told. Null: the epoch was the clock.
+    clock_ms      bigint,
     primary key (job, epoch, topic, partition)
 );
 
@@ -121,7 +123,8 @@ alter table sessionizer.jobs add column if not exists lost bigint not null defau
     add column if not exists topics text[];
 alter table sessionizer.epochs add column if not exists max_future_ms bigint,
     add column if not exists late text;
-alter table sessionizer.bindings add column if not exists topic_id text;
+alter table sessionizer.bindings add column if not exists topic_id text,
+    add column if not exists clock_ms bigint;
 drop view if exists sessionizer.balance;
 
 -- Nothing vanishes: every record is in a closed session, in an open one, a dead letter, or of a

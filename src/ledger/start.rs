@@ -109,7 +109,9 @@ fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
                      from unnest(array['jobs', 'shard_progress', 'epochs', 'bindings', 'snapshots',
                                        'dead_letters', 'losses', 'balance', 'partitions']) name)
                 and exists (select from pg_attribute where attname = 'topics'
-                            and attrelid = to_regclass('sessionizer.jobs'))",
+                            and attrelid = to_regclass('sessionizer.jobs'))
+                and exists (select from pg_attribute where attname = 'clock_ms'
+                            and attrelid = to_regclass('sessionizer.bindings'))",
             &[],
         )
         .map_err(ails)?

@@ -5,7 +5,7 @@
 
 use super::parcel::Packer;
 use super::{DeadLetter, Record, Suspect};
-use crate::binding::{Partition, Rules};
+use crate::binding::Partition;
 use crate::event::{self, Event, Reason, Rejected};
 use crate::key::{self, Key, Shard, stable_hash};
 use crate::time::{Epoch, EventTime, Gap};
@@ -17,7 +17,8 @@ pub struct Intake<'a> {
     pub partition: Partition,
     pub shards: u32,
     pub epoch: Epoch,
-    pub rules: Rules,
+    /// A later event is of the future.
+    pub latest: EventTime,
     pub gap: Gap,
     /// An event whose session could end before this may be too late.
     pub suspect_before: EventTime,
@@ -67,11 +68,10 @@ impl Intake<'_> {
     /// Decodes a record; an event too far in the future is none.
     fn decode<'r>(&self, record: &Record<'r>) -> Result<Event<'r>, Rejected> {
         let event = event::decode(record.payload)?;
-        let latest = EventTime::from_millis(self.epoch as i64).plus(self.rules.max_future_ms);
-        if event.time > latest {
+        if event.time > self.latest {
             let detail = format!(
-                "event_time {} is later than {latest}, the epoch's clock and --max-future",
-                event.time
+                "event_time {} is later than {}, the clock of the job plus --max-future",
+                event.time, self.latest
             );
             return Err(Rejected { reason: Reason::Future, detail });
         }

@@ -120,7 +120,10 @@ impl Lane {
                 run.push(next);
             }
             match self.books.enter(run) {
-                Some(batch) => self.run = Some((batch, upto)),
+                Some(batch) => {
+                    self.run = Some((batch, upto));
+                    self.control.gauges.lanes_committing.fetch_add(1, Relaxed);
+                }
                 // It was, before this start.
                 None => return Ok(Stepped::Durable(upto, Vec::new())),
             }
@@ -135,6 +138,7 @@ impl Lane {
                 gauges.rows.fetch_add(changes.on_time, Relaxed);
                 gauges.late.fetch_add(sessions as u64 - changes.on_time, Relaxed);
                 gauges.commits.fetch_add(1, Relaxed);
+                gauges.lanes_committing.fetch_sub(1, Relaxed);
                 Ok(Stepped::Durable(upto, changes.all))
             }
             Err(LedgerError::Fatal(fault)) => Err(fault),

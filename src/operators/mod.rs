@@ -4,6 +4,7 @@
 //! The ports ([`Feed`], [`Ledger`]) keep Kafka and Postgres out: whatever implements them can be
 //! read and written, the real ones and those of the tests.
 
+mod clocks;
 pub mod commit;
 pub mod intake;
 pub mod lane;
@@ -12,7 +13,7 @@ pub mod reader;
 pub mod sessions;
 pub mod source;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -43,16 +44,28 @@ pub struct Cut {
     pub behind: Vec<Partition>,
 }
 
-/// What the sessions of a worker tell its source: the partitions that are to wait for others.
+/// What the sessions of a worker tell its source: the partitions that are to wait for others, and
+/// how far the epochs of others are.
 pub struct Brake {
     held: RefCell<BTreeSet<Partition>>,
+    cut: Cell<Epoch>,
     source: Activator,
 }
 
 impl Brake {
     /// Nobody waits.
     pub fn new(source: Activator) -> Self {
-        Brake { held: RefCell::default(), source }
+        Brake { held: RefCell::default(), cut: Cell::new(0), source }
+    }
+
+    /// Some worker has cut this epoch.
+    pub fn learn(&self, cut: Epoch) {
+        self.cut.set(self.cut.get().max(cut));
+    }
+
+    /// The latest epoch that any worker is known to have cut.
+    pub fn latest_cut(&self) -> Epoch {
+        self.cut.get()
     }
 
     /// These wait from now on, and no others.

@@ -1,9 +1,11 @@
 //! What the source does: reads the partitions of one worker, decodes, cuts epochs and binds them.
 //!
 //! It has two lives. In the *replay* it walks through the bound epochs of the plan and reads
-//! exactly what each says. *Live*, an epoch is a tick of the wall clock: what is read in it
-//! belongs to it, and at its end the reader binds it and moves on. All chance ends here: behind
-//! the source, an epoch's content is a function of its binding (I2).
+//! exactly what each says. *Live*, an epoch is a tick of the epochs' clock, which goes by elapsed
+//! time: what is read in it belongs to it, and at its end the reader binds it and moves on. Which
+//! events are of the future is judged by the wall clock at the epoch's beginning, and that is bound
+//! as well. All chance ends here: behind the source, an epoch's content is a function of its
+//! binding (I2).
 //!
 //! The first live epoch is cut before anything is read in it: it binds where reading begins.
 //! The same goes for a partition that is found later: its first binding is its start.
@@ -19,14 +21,17 @@ use std::time::Duration;
 
 use timely::dataflow::operators::probe;
 
+use super::clocks::Clocks;
 use super::intake::{Intake, Taken};
 use super::parcel::{Packer, Parcel};
 use super::source::SourceConfig;
 use super::{Brake, Cut, DeadLetter, EPOCHS_IN_FLIGHT, Feed, Record, Stopped, Suspect};
 use crate::binding::{Binding, BoundEpoch, Late, Offset, Partition, Rules, Status};
 use crate::control::{Control, Fault};
+use crate::epoch_clock::Distance;
 use crate::plan::{PartitionPlan, Plan};
 use crate::time::{Epoch, EventTime};
+use crate::watchdog::Watchdog;
 use crate::watermark::{PartitionClock, WatermarkBound};
 
 /// How many records one activation reads at most, over all partitions: it keeps the worker
@@ -34,10 +39,10 @@ use crate::watermark::{PartitionClock, WatermarkBound};
 const RECORDS_PER_ACTIVATION: usize = 65_536;
 /// How many records of one partition are read before the next has its turn.
 const RECORDS_PER_TURN: usize = 4_096;
-/// How often the group's offsets are told to the broker, in milliseconds of wall clock.
+/// How often the group's offsets are told to the broker, in milliseconds.
 const GROUP_COMMIT_EVERY_MS: u64 = 1_000;
 
-/// How often it is counted what is there to be read, in milliseconds of wall clock.
+/// How often it is counted what is there to be read, in milliseconds.
 const COUNT_EVERY_MS: u64 = 250;
 
 /// What one activation has made, by epoch in order.
@@ -84,6 +89,8 @@ struct Part {
     kept_up: bool,
     /// Whether it was held, and has not been read since: nobody knows what has come meanwhile.
     passed_over: bool,
+    /// Watches its position while more is there to be read.
+    watchdog: Watchdog<Offset>,
 }
 
 impl Part {
@@ -108,12 +115,15 @@ pub struct Reader<F> {
     control: Arc<Control>,
     durable: probe::Handle<Epoch>,
     brake: Rc<Brake>,
+    clocks: Clocks,
     feed: F,
     life: Life,
     /// The epoch that records are read into; every earlier one is cut.
     epoch: Epoch,
     /// How many it has brought so far.
     records: usize,
+    /// The clock by which the records of a new epoch are judged, all of them.
+    judge_ms: u64,
     parts: Vec<Part>,
     turn: usize,
     /// How far the watermark may be before this epoch.
@@ -122,6 +132,8 @@ pub struct Reader<F> {
     found: Vec<(Partition, Offset)>,
     /// Epochs that are cut and not yet durable, with the ends that become durable with them.
     in_flight: VecDeque<(Epoch, Vec<(Partition, Offset)>)>,
+    /// Watches the oldest of them; one source of a process does.
+    watchdog: Option<Watchdog<Epoch>>,
     /// Ends that are durable and that the broker has not been told.
     settled: BTreeMap<Partition, Offset>,
     group_committed_ms: u64,
@@ -165,6 +177,7 @@ impl<F: Feed> Reader<F> {
                 untold: true,
                 kept_up: false,
                 passed_over: false,
+                watchdog: Watchdog::default(),
             });
         }
         let processes = config.processes;
@@ -184,6 +197,13 @@ impl<F: Feed> Reader<F> {
         let epoch = replay.front().map_or(plan.first_epoch, |bound| bound.epoch);
         let replays = !replay.is_empty();
         let packer = Packer::new(config.gap, plan.shards(), peers);
+        let watches = worker.is_multiple_of(peers / processes);
+        let clocks = Clocks::new(
+            config.clocks.clone(),
+            plan.first_epoch,
+            watches.then_some(config.epochs.ms),
+            plan.rules.max_future_ms,
+        );
         let mut reader = Reader {
             worker,
             plan: Arc::clone(plan),
@@ -191,15 +211,18 @@ impl<F: Feed> Reader<F> {
             control,
             durable,
             brake,
+            clocks,
             feed,
             life: Life::Replay(replay),
             epoch,
             records: 0,
+            judge_ms: 0,
             parts,
             turn: 0,
             watermark: WatermarkBound::new(plan.base_watermark),
             found: Vec::new(),
             in_flight: VecDeque::new(),
+            watchdog: watches.then(Watchdog::default),
             settled: BTreeMap::new(),
             group_committed_ms: 0,
             counted,
@@ -214,7 +237,7 @@ impl<F: Feed> Reader<F> {
 
     /// The replay is over: everything from here on is new.
     fn go_live(&mut self) -> Result<(), Fault> {
-        self.epoch = self.plan.first_epoch;
+        self.begin(self.plan.first_epoch);
         self.life = Life::Live;
         for part in &mut self.parts {
             let mut bound = *part.clock.bound();
@@ -229,6 +252,12 @@ impl<F: Feed> Reader<F> {
             part.clock = PartitionClock::resume(self.config.patience, bound, self.epoch);
         }
         Ok(())
+    }
+
+    /// From now on records are read into this new epoch.
+    fn begin(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+        self.judge_ms = self.clocks.judge_ms();
     }
 
     /// What the epoch at hand is bound with.
@@ -248,11 +277,11 @@ impl<F: Feed> Reader<F> {
     }
 
     pub fn activate(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
-        let now_ms = (self.config.now_ms)();
-        self.settle(now_ms);
-        let next = self.advance(emit, now_ms)?;
+        self.settle();
+        let next = self.advance(emit)?;
         self.send_off(emit);
-        if now_ms.abs_diff(self.counted.2) >= COUNT_EVERY_MS {
+        let now_ms = self.clocks.elapsed_ms();
+        if now_ms.saturating_sub(self.counted.2) >= COUNT_EVERY_MS {
             self.count_what_waits(now_ms);
         }
         Ok(next)
@@ -277,7 +306,7 @@ impl<F: Feed> Reader<F> {
         self.counted = (records, unknown, now_ms);
     }
 
-    fn advance(&mut self, emit: &mut Emit, now_ms: u64) -> Result<Next, Fault> {
+    fn advance(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
         match &self.life {
             Life::Stopped if self.in_flight.is_empty() => Ok(Next::Done),
             Life::Stopped => Ok(Next::After(Duration::from_millis(10))),
@@ -285,7 +314,7 @@ impl<F: Feed> Reader<F> {
                 Ok(Next::After(Duration::from_millis(10)))
             }
             Life::Replay(_) => self.replay(emit),
-            Life::Live => self.live(emit, now_ms),
+            Life::Live => self.live(emit),
         }
     }
 
@@ -298,7 +327,7 @@ impl<F: Feed> Reader<F> {
     }
 
     /// Takes note of what has become durable, and tells the broker now and then.
-    fn settle(&mut self, now_ms: u64) {
+    fn settle(&mut self) {
         while let Some((epoch, _)) = self.in_flight.front()
             && !self.durable.less_equal(epoch)
         {
@@ -310,11 +339,46 @@ impl<F: Feed> Reader<F> {
         let open = self.in_flight.front().map(|(epoch, _)| *epoch);
         self.watermark.learn(open, self.control.gauges.watermark());
         let last = matches!(self.life, Life::Stopped) && self.in_flight.is_empty();
-        let due = now_ms.abs_diff(self.group_committed_ms) >= GROUP_COMMIT_EVERY_MS;
+        let now_ms = self.clocks.elapsed_ms();
+        if let Some(ms) = self.watchdog.as_mut().and_then(|dog| dog.look(open, now_ms)) {
+            self.say_nothing_is_durable(ms);
+        }
+        let due = now_ms.saturating_sub(self.group_committed_ms) >= GROUP_COMMIT_EVERY_MS;
         if (last || due) && !self.settled.is_empty() {
             self.group_committed_ms = now_ms;
             self.feed.durable(&std::mem::take(&mut self.settled));
         }
+    }
+
+    /// Epochs are cut and do not become durable: for whom do they wait?
+    fn say_nothing_is_durable(&self, for_ms: u64) {
+        let waits_for = match self.control.gauges.lanes_committing.load(Relaxed) {
+            0 if self.config.processes > 1 => "another process, or for sessions of this one",
+            0 => "another worker of this process",
+            _ => "Postgres: a commit is under way",
+        };
+        log::warn!(
+            "nothing has become durable for {}: the job waits for {waits_for}. Nothing is lost; \
+             reading stops meanwhile",
+            Distance(for_ms)
+        );
+    }
+
+    /// More may be there to be read of these partitions, and they stand where they stood.
+    fn say_nothing_comes(&self, stuck: &[(Partition, Offset, u64)]) {
+        let Some((partition, position, for_ms)) = stuck.first() else { return };
+        let others = match stuck.len() - 1 {
+            0 => String::new(),
+            others => format!(" ({others} other partitions as well)"),
+        };
+        log::warn!(
+            "{}[{}]: nothing has come for {}, and offset {position} is not known to be its \
+             end{others}: the broker does not answer, the partition has no leader, or a record \
+             cannot be fetched. The watermark waits for it",
+            self.plan.topic(*partition),
+            partition.number,
+            Distance(*for_ms)
+        );
     }
 
     /// Reads the oldest bound epoch again; when it is complete, cuts it as it was cut.
@@ -336,11 +400,17 @@ impl<F: Feed> Reader<F> {
             if !self.parts[at].assigned {
                 continue;
             }
-            match self.read(at, Some(binding.end), &mut limit, emit)? {
+            let clock_ms = binding.clock_in(bound.epoch);
+            match self.read(at, Some(binding.end), clock_ms, &mut limit, emit)? {
                 Stopped::AtEnd => {}
                 Stopped::AtLimit => next = Some(Next::Now),
                 Stopped::Waiting => {
                     next = next.or(Some(Next::After(Duration::from_millis(100))));
+                    let position = self.feed.position(binding.partition);
+                    let now_ms = self.clocks.elapsed_ms();
+                    if let Some(ms) = self.parts[at].watchdog.look(Some(position), now_ms) {
+                        self.say_nothing_comes(&[(binding.partition, position, ms)]);
+                    }
                 }
             }
         }
@@ -389,7 +459,8 @@ impl<F: Feed> Reader<F> {
         }
     }
 
-    fn live(&mut self, emit: &mut Emit, now_ms: u64) -> Result<Next, Fault> {
+    fn live(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
+        let now_ms = self.clocks.epoch_ms(self.brake.latest_cut());
         let current = self.config.epochs.tick(now_ms, self.records);
         let first =
             self.parts.iter().any(|part| part.untold) || self.epoch == self.plan.first_epoch;
@@ -406,7 +477,7 @@ impl<F: Feed> Reader<F> {
                 self.life = Life::Stopped;
                 return Ok(Next::Now);
             }
-            self.epoch = current.max(self.epoch + 1);
+            self.begin(current.max(self.epoch + 1));
             for (partition, start) in std::mem::take(&mut self.found) {
                 self.discover(partition, start)?;
             }
@@ -432,7 +503,7 @@ impl<F: Feed> Reader<F> {
             let before = limit.min(RECORDS_PER_TURN);
             let mut turn = before;
             let until = part.until;
-            let stopped = self.read(self.turn, until, &mut turn, emit)?;
+            let stopped = self.read(self.turn, until, self.judge_ms, &mut turn, emit)?;
             limit -= before - turn;
             at_limit |= stopped == Stopped::AtLimit;
             let kept_up = stopped != Stopped::AtLimit && self.feed.keeps_up(partition);
@@ -466,8 +537,10 @@ impl<F: Feed> Reader<F> {
     /// Binds what this worker has read of the current epoch; only what has changed goes out.
     fn cut(&mut self, emit: &mut Emit) {
         self.send_off(emit);
+        let now_ms = self.clocks.elapsed_ms();
         let mut bindings = Vec::new();
         let mut behind = Vec::new();
+        let mut stuck = Vec::new();
         let mut ends = Vec::new();
         for at in 0..self.parts.len() {
             let ended = self.at_until(at) || self.parts[at].retired;
@@ -485,11 +558,16 @@ impl<F: Feed> Reader<F> {
             }
             let bound = part.clock.cut(self.epoch, position, caught_up, ended);
             if bound != before || part.untold {
-                bindings.push(bound);
+                bindings.push(Binding { clock_ms: Some(self.judge_ms), ..bound });
                 ends.push((partition, bound.end));
             }
             part.untold = false;
+            let reads = part.assigned && !ended && !caught_up && !part.passed_over;
+            if let Some(ms) = part.watchdog.look(reads.then_some(position), now_ms) {
+                stuck.push((partition, position, ms));
+            }
         }
+        self.say_nothing_comes(&stuck);
         self.watermark.cut(self.epoch, self.parts.iter().map(|part| part.clock.bound()));
         Emit::at(&mut emit.cuts, self.epoch).push(Cut { worker: self.worker, bindings, behind });
         self.in_flight.push_back((self.epoch, ends));
@@ -526,6 +604,7 @@ impl<F: Feed> Reader<F> {
             untold: true,
             kept_up: false,
             passed_over: false,
+            watchdog: Watchdog::default(),
         });
         Ok(())
     }
@@ -535,11 +614,13 @@ impl<F: Feed> Reader<F> {
         found.expect("a bound partition is in the plan")
     }
 
-    /// Reads records of one partition into the current epoch, and takes them off `limit`.
+    /// Reads records of one partition into the current epoch, judges them by a clock, and takes
+    /// them off `limit`.
     fn read(
         &mut self,
         at: usize,
         end: Option<Offset>,
+        clock_ms: u64,
         limit: &mut usize,
         emit: &mut Emit,
     ) -> Result<Stopped, Fault> {
@@ -551,7 +632,7 @@ impl<F: Feed> Reader<F> {
             partition,
             shards: self.plan.shards(),
             epoch: self.epoch,
-            rules,
+            latest: rules.latest(clock_ms),
             gap: self.config.gap,
             suspect_before: match rules.late {
                 Late::Merge => EventTime::NEVER,

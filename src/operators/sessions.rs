@@ -92,6 +92,7 @@ pub fn render_sessions<'scope>(
             });
             cuts.for_each_stamp(|cap, batches| {
                 let epoch = *cap.least().expect("cuts travel under an epoch");
+                worker.config.brake.learn(epoch);
                 let stash = stash.entry(epoch).or_default();
                 stash.keep(|| [cap.retain_least(0), cap.retain_least(1)]);
                 stash.input.cuts.extend(batches.flat_map(std::mem::take));

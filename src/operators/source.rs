@@ -31,11 +31,19 @@ pub struct SourceConfig {
     pub dead_letter_bytes: usize,
     /// Bounded run: end at the plan's `until` offsets.
     pub until_end: bool,
-    /// The wall clock, milliseconds since 1970.
-    pub now_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
+    pub clocks: WorldClocks,
     /// Whether the source wakes itself by the real clock; a test that has a clock of its own
     /// wakes it instead.
     pub alarm: bool,
+}
+
+/// The clocks of a process; nothing below the source looks at one.
+#[derive(Clone)]
+pub struct WorldClocks {
+    /// Milliseconds since the plan was made, by a clock that only goes forward: when epochs end.
+    pub elapsed_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// The wall clock, milliseconds since 1970: which events are of the future.
+    pub wall_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
 
 /// What comes out of a source.

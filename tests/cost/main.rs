@@ -18,7 +18,7 @@ mod skipped;
 use std::io::Write;
 use std::process::Command;
 
-use sessionizer::binding::{Binding, Late, Partition, Rules};
+use sessionizer::binding::{Binding, Partition};
 use sessionizer::key::{Shard, stable_hash};
 use sessionizer::operators::Record;
 use sessionizer::operators::intake::{Intake, Taken};
@@ -146,7 +146,7 @@ fn under_measurement(payloads: &[Vec<u8>]) -> (usize, usize) {
             partition,
             shards: SHARDS,
             epoch,
-            rules: Rules { max_future_ms: 300_000, late: Late::Merge },
+            latest: EventTime::from_millis(epoch as i64 + 300_000),
             gap,
             suspect_before: EventTime::NEVER,
             dead_letter_bytes: 1_000,

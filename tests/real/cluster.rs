@@ -44,7 +44,7 @@ impl Hosts {
         Hosts { addresses, file }
     }
 
-    fn local(world: &World, processes: usize) -> Hosts {
+    pub fn local(world: &World, processes: usize) -> Hosts {
         Hosts::new(world, addresses(processes))
     }
 

@@ -6,6 +6,7 @@
 mod alignment;
 mod audit;
 mod brokers;
+mod clock;
 mod cluster;
 mod connect;
 mod demo;
@@ -31,4 +32,5 @@ mod settings;
 #[path = "../shared/skipped.rs"]
 mod skipped;
 mod state;
+mod stuck;
 mod world;

@@ -23,8 +23,10 @@ use sessionizer::plan::Plan;
 use sessionizer::time::{Epoch, EpochLength};
 use sessionizer::watermark::Patience;
 
+use crate::clocks::SimClocks;
 use crate::feed::{OUT_OF_ORDERNESS_MS, SimFeed, Topic};
 use crate::ledger::{Connection, Store};
+use crate::sabotage::Sabotage;
 use crate::witness;
 
 pub const EPOCH_MS: u64 = 10;
@@ -39,11 +41,14 @@ pub struct Setup {
     pub lanes: u32,
     pub topic: Arc<Mutex<Topic>>,
     pub store: Arc<Mutex<Store>>,
-    pub now_ms: Arc<std::sync::atomic::AtomicU64>,
+    pub clocks: Arc<SimClocks>,
     /// What has left the commit operators, to be held against the table.
     pub changes: Arc<Mutex<Vec<Change>>>,
-    /// How far the clock of each worker is behind that of the one before.
+    /// How long after the one before each worker learns the plan.
     pub lag_ms: u64,
+    /// By how many percent the clock of each worker is faster than that of the one before.
+    pub fast_percent: u64,
+    pub sabotage: Option<Sabotage>,
     /// From how many rows on short epochs are committed together.
     pub gather_from_rows: u64,
     /// How far a partition may be ahead of the slowest.
@@ -193,7 +198,7 @@ fn work(
         };
         setup.plan.shards_of(index, peers).map(load).collect()
     };
-    let (clock, lag_ms) = (Arc::clone(&setup.now_ms), setup.lag_ms * index as u64);
+    let odd = (setup.lag_ms * index as u64, setup.fast_percent * index as u64);
     let changes = Arc::clone(&setup.changes);
     let on_changes: OnChanges = Arc::new(move |batch: &[Change]| {
         changes.lock().expect("one at a time").extend_from_slice(batch);
@@ -206,7 +211,7 @@ fn work(
             gap: crate::ledger::gap(),
             dead_letter_bytes: 100,
             until_end: setup.bounded,
-            now_ms: Arc::new(move || clock.load(Relaxed) - lag_ms),
+            clocks: setup.clocks.of_worker(process, &setup.plan, odd, setup.sabotage),
             alarm: false,
         },
         snapshot_interval_ms: 100,

@@ -6,16 +6,15 @@ use std::sync::{Arc, Mutex};
 use sessionizer::binding::{Offset, Partition};
 use sessionizer::control::Fault;
 use sessionizer::operators::{Feed, Record, Stopped};
-use sessionizer::time::Epoch;
 
 use crate::oracle::GAP_MS;
 use crate::rng::Rng;
 use crate::sabotage::Sabotage;
 
 /// Where the clock of a schedule begins.
-pub const BEGIN_MS: u64 = 1_000_000;
+pub const BEGIN_MS: u64 = 1_000_000_000;
 pub const OUT_OF_ORDERNESS_MS: i64 = 30;
-/// An event further ahead of its epoch than this is none.
+/// An event further ahead of the clock than this is none.
 pub const MAX_FUTURE_MS: i64 = 3_600_000;
 
 /// A record; an event if it has a key and a time, and if the time is not in the future.
@@ -27,10 +26,10 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The event that it is if it was read in `epoch`.
-    pub fn event_in(&self, epoch: Epoch) -> Option<(&str, i64)> {
+    /// The event that it is if it is judged by a clock.
+    pub fn event_by(&self, clock_ms: u64) -> Option<(&str, i64)> {
         let (key, time) = self.event.as_ref()?;
-        (*time <= epoch as i64 + MAX_FUTURE_MS).then_some((&**key, *time))
+        (*time <= clock_ms as i64 + MAX_FUTURE_MS).then_some((&**key, *time))
     }
 }
 
@@ -113,7 +112,7 @@ fn log(rng: &mut Rng, keys: u64, futures: bool) -> Log {
             }
         }
         if futures && rng.one_in(8) {
-            // At the edge of the future: the epoch decides.
+            // At the edge of the future: the clock decides.
             time = BEGIN_MS as i64 + MAX_FUTURE_MS + rng.below(1_500) as i64;
         }
         let good = format!(r#"{{"ip":"{key}","host":"h","event_time":{time}}}"#);

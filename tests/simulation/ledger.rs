@@ -15,6 +15,7 @@ use sessionizer::session::{SessionTable, Span, merge_touching};
 use sessionizer::snapshot;
 use sessionizer::time::{Epoch, EventTime, Gap};
 
+use crate::clocks::SimClocks;
 use crate::feed::Topic;
 use crate::oracle::{self, GAP_MS};
 use crate::rng::Rng;
@@ -38,6 +39,7 @@ struct Books {
 #[derive(Debug)]
 pub struct Store {
     topic: Arc<Mutex<Topic>>,
+    clocks: Arc<SimClocks>,
     pub generation: i64,
     progress: Vec<ShardProgress>,
     epochs: BTreeMap<Epoch, Books>,
@@ -70,7 +72,7 @@ pub struct Store {
 }
 
 impl Store {
-    pub fn new(topic: Arc<Mutex<Topic>>, shards: u32, rng: Rng) -> Self {
+    pub fn new(topic: Arc<Mutex<Topic>>, clocks: Arc<SimClocks>, shards: u32, rng: Rng) -> Self {
         let sabotage = topic.lock().expect("one at a time").sabotage;
         let empty = snapshot::encode(&SessionTable::new(gap(), EventTime::NEVER));
         let books = Books {
@@ -83,6 +85,7 @@ impl Store {
         };
         Store {
             topic,
+            clocks,
             generation: 0,
             progress: vec![ShardProgress::default(); shards as usize],
             epochs: BTreeMap::from([(0, books)]),
@@ -128,6 +131,7 @@ impl Store {
             quiet_since: binding.quiet_since,
             records: binding.records,
             dead: binding.dead,
+            clock_ms: binding.clock_ms,
         };
         let mut last: BTreeMap<Partition, NamedBinding> = BTreeMap::new();
         for ((_, partition), binding) in self.bindings.range(..(base + 1, FIRST)) {
@@ -219,7 +223,7 @@ impl Store {
             for ((_, at), binding) in self.history.range((*epoch, FIRST)..(*epoch + 1, FIRST)) {
                 let from = last.insert(*at, *binding).map_or(binding.start, |b| b.end);
                 for entry in &topic.logs[at.number as usize].entries {
-                    if let Some((key, time)) = entry.event_in(*epoch)
+                    if let Some((key, time)) = entry.event_by(binding.clock_in(*epoch))
                         && (from..binding.end).contains(&entry.offset)
                     {
                         came.push((*at, entry.offset, key, EventTime::from_millis(time)));
@@ -409,6 +413,8 @@ impl Store {
                 let known = *self.history.entry(at).or_insert(*binding);
                 assert_eq!(known, *binding, "I2: another binding of {at:?}");
                 self.check_idle(binding);
+                let told = binding.clock_ms.is_some_and(|ms| self.clocks.have_said(ms));
+                assert!(told, "no wall clock has said what {at:?} is judged by: {binding:?}");
                 let lost = self.breaks(Sabotage::BindingsOfTheFirstLaneOnly) && !first_lane
                     || self.breaks(Sabotage::BindingsOfOnePartitionOnly)
                         && binding.partition.number > 0;
@@ -497,7 +503,7 @@ impl Store {
             let entries = topic.logs[at].entries[passed[at]..].iter();
             for entry in entries.take_while(|entry| entry.offset < binding.end) {
                 if !self.dropped.contains(&(*partition, entry.offset)) {
-                    events.extend(entry.event_in(*epoch));
+                    events.extend(entry.event_by(binding.clock_in(*epoch)));
                 }
                 passed[at] += 1;
             }

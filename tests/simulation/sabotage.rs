@@ -44,6 +44,12 @@ pub enum Sabotage {
     BaseWatermarkForgotten,
     IdlenessForgotten,
     RulesForgotten,
+    ClockForgotten,
+    ReplayJudgedByTheClockOfToday,
+    FutureJudgedByTheEpoch,
+    EpochsWaitForTheWallClock,
+    EpochsFollowTheWallClock,
+    EveryProcessHasItsOwnEpochs,
     ReplayFromTheLastBinding,
     ReplayToThePresentEnd,
     PositionSkipsARecord,
@@ -85,6 +91,12 @@ const RULES: &[(Sabotage, &str)] = &[
     (Sabotage::AnotherPromiseInTheReplay, "the replay makes the promises of the present"),
     (Sabotage::BaseWatermarkForgotten, "the watermark at the base is forgotten"),
     (Sabotage::RulesForgotten, "an epoch is read again under the rules of today"),
+    (Sabotage::ClockForgotten, "the replay judges the future by the epoch"),
+    (Sabotage::ReplayJudgedByTheClockOfToday, "the replay judges the future by today's clock"),
+    (Sabotage::FutureJudgedByTheEpoch, "the future is judged by the epoch, not by the clock"),
+    (Sabotage::EpochsWaitForTheWallClock, "an epoch ends when the wall clock has passed it"),
+    (Sabotage::EpochsFollowTheWallClock, "epochs follow the wall clock forward and back"),
+    (Sabotage::EveryProcessHasItsOwnEpochs, "each process begins with the epoch of its own clock"),
     (Sabotage::IdlenessForgotten, "who was idle at the base is forgotten"),
     (Sabotage::ReplayFromTheLastBinding, "reading begins at the last binding, not at the base"),
     (Sabotage::ReplayToThePresentEnd, "the replay reads to the present end"),
@@ -101,8 +113,14 @@ const RULES: &[(Sabotage, &str)] = &[
 ];
 
 /// What a start reads, as far as a broken rule changes it.
-pub fn durable(sabotage: Option<Sabotage>, durable: &mut Durable) {
+pub fn durable(sabotage: Option<Sabotage>, durable: &mut Durable, wall_ms: u64) {
     match sabotage {
+        Some(Sabotage::ClockForgotten | Sabotage::ReplayJudgedByTheClockOfToday) => {
+            let today = sabotage == Some(Sabotage::ReplayJudgedByTheClockOfToday);
+            for binding in durable.replay.iter_mut().flat_map(|e| &mut e.bindings) {
+                binding.clock_ms = today.then_some(wall_ms);
+            }
+        }
         Some(Sabotage::BaseWatermarkForgotten) => durable.base.watermark = EventTime::NEVER,
         Some(Sabotage::EndsForgotten) => {
             for binding in durable.replay.iter_mut().flat_map(|e| &mut e.bindings) {
@@ -136,7 +154,7 @@ pub fn durable(sabotage: Option<Sabotage>, durable: &mut Durable) {
     }
 }
 
-/// The plan, as far as a broken rule changes it; `first` is the tick of the clock.
+/// The plan, as far as a broken rule changes it; `first` is the wall clock.
 pub fn plan(sabotage: Option<Sabotage>, plan: &mut Plan, first: Epoch) {
     match sabotage {
         Some(Sabotage::EpochsGoBack) => plan.first_epoch = first,

@@ -1,7 +1,6 @@
 //! One seed, one schedule.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use sessionizer::alignment::Drift;
@@ -11,10 +10,10 @@ use sessionizer::key::Key;
 use sessionizer::operators::Change;
 use sessionizer::session::Span;
 use sessionizer::start::assemble;
-use sessionizer::time::tick;
 
-use crate::crew::{Crew, EPOCH_MS, Setup};
-use crate::feed::{BEGIN_MS, MAX_FUTURE_MS, Topic};
+use crate::clocks::SimClocks;
+use crate::crew::{Crew, Setup};
+use crate::feed::{MAX_FUTURE_MS, Topic};
 use crate::ledger::Store;
 use crate::rng::Rng;
 use crate::sabotage::{self, Sabotage};
@@ -36,6 +35,10 @@ pub struct Seen {
     pub dead: u64,
     pub dropped: u64,
     pub replayed_epochs: u64,
+    /// How often a clock was set by hours.
+    pub leaps: u64,
+    /// How many steps a quiet world has taken until everything was durable, at most.
+    pub quiet_steps: u64,
 }
 
 impl Seen {
@@ -53,17 +56,29 @@ impl Seen {
         self.dead += other.dead;
         self.dropped += other.dropped;
         self.replayed_epochs += other.replayed_epochs;
+        self.leaps += other.leaps;
+        self.quiet_steps = self.quiet_steps.max(other.quiet_steps);
     }
 }
 
-/// How many steps the last life may take until the table is right.
+/// How many steps a run may take to its end, once that is near.
 const PATIENCE_STEPS: usize = 20_000;
+/// How many steps a quiet world may take until everything is durable.
+const QUIET_STEPS: u64 = 2_000;
+/// For how long it is then watched.
+const GO_ON_MS: u64 = 1_000;
 
 struct World {
     rng: Rng,
     topic: Arc<Mutex<Topic>>,
     store: Arc<Mutex<Store>>,
-    now_ms: Arc<AtomicU64>,
+    clocks: Arc<SimClocks>,
+    /// When the present life began.
+    began_ms: u64,
+    /// By how many percent its fastest clock is faster than time.
+    fastest_percent: u64,
+    /// Whether clocks are set by hours.
+    leaps: bool,
     /// What has left the commit operators of the present life, and the table at its start.
     changes: Arc<Mutex<Vec<Change>>>,
     rows: BTreeMap<(Key, Span), i64>,
@@ -75,6 +90,7 @@ struct World {
     slow: Option<usize>,
     seen: Seen,
     sabotage: Option<Sabotage>,
+    story: bool,
 }
 
 /// Runs a schedule; with a sabotage, it is expected to panic.
@@ -84,12 +100,29 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Seen {
     let shards = rng.between(1, 6) as u32;
     let topic = Arc::new(Mutex::new(Topic::new(&mut rng, keys, sabotage)));
     let chance = Rng::new(rng.below(u64::MAX));
-    let store = Arc::new(Mutex::new(Store::new(Arc::clone(&topic), shards, chance)));
-    let now_ms = Arc::new(AtomicU64::new(BEGIN_MS));
+    let clocks: Arc<SimClocks> = Arc::default();
+    let store =
+        Arc::new(Mutex::new(Store::new(Arc::clone(&topic), Arc::clone(&clocks), shards, chance)));
+    let leaps = rng.one_in(2);
     let (changes, rows, seen) = (Arc::default(), BTreeMap::new(), Seen::default());
     let (stale, shaken, slow) = (None, false, None);
-    let mut world =
-        World { rng, topic, store, now_ms, changes, rows, stale, shaken, slow, seen, sabotage };
+    let mut world = World {
+        rng,
+        topic,
+        store,
+        clocks,
+        began_ms: 0,
+        fastest_percent: 0,
+        leaps,
+        changes,
+        rows,
+        stale,
+        shaken,
+        slow,
+        seen,
+        sabotage,
+        story: std::env::var_os("SESSIONIZER_SEED").is_some(),
+    };
     for _ in 0..world.rng.below(11) {
         world.live();
     }
@@ -107,12 +140,16 @@ impl World {
     /// The next life; a bounded one ends where the partitions end now.
     fn start(&mut self, bounded: bool) -> Crew {
         let mut durable = self.store.lock().expect("one at a time").start();
-        sabotage::durable(self.sabotage, &mut durable);
+        // Now and then clocks were set meanwhile.
+        if self.rng.one_in(10) {
+            self.clocks.set(0, -300);
+        }
+        if self.rng.one_in(4) {
+            self.leap();
+        }
+        let first = self.clocks.wall_ms(0);
+        sabotage::durable(self.sabotage, &mut durable, first);
         let existing = self.topic.lock().expect("one at a time").existing;
-        let now_ms = self.now_ms.load(Relaxed);
-        // Now and then the clock was set back meanwhile.
-        let now_ms = if self.rng.one_in(10) { now_ms - 300 } else { now_ms };
-        let first = tick(now_ms, EPOCH_MS);
         // What becomes of late events may change at every start.
         let late = if self.rng.one_in(3) { Late::Drop } else { Late::Merge };
         let rules = Rules { max_future_ms: MAX_FUTURE_MS, late };
@@ -140,6 +177,17 @@ impl World {
         let slow = (processes > 1 && self.rng.one_in(2))
             .then(|| self.rng.below(processes as u64) as usize);
         self.slow = slow;
+        self.began_ms = self.clocks.elapsed_ms();
+        let fast_percent = self.rng.below(3) * 5;
+        self.fastest_percent = fast_percent * (workers as u64 - 1);
+        self.tell(|| {
+            let (kind, replay) = (if bounded { "bounded " } else { "" }, plan.replay.len());
+            format!(
+                "a {kind}life of {processes} processes and {workers} workers begins: epochs from \
+                 {}, {replay} to read again, the clock says {first}, slow: {slow:?}, late: {late:?}",
+                plan.first_epoch
+            )
+        });
         Crew::start(Setup {
             plan: Arc::new(plan),
             workers,
@@ -147,9 +195,11 @@ impl World {
             lanes: self.rng.between(1, 4) as u32,
             topic: Arc::clone(&self.topic),
             store: Arc::clone(&self.store),
-            now_ms: Arc::clone(&self.now_ms),
+            clocks: Arc::clone(&self.clocks),
             changes: Arc::clone(&self.changes),
             lag_ms: self.rng.below(3) * 7,
+            fast_percent,
+            sabotage: self.sabotage,
             gather_from_rows: self.rng.below(2) * 5,
             drift: Drift {
                 most_ms: [0, 30, 500, 1_000_000][self.rng.below(4) as usize],
@@ -163,7 +213,11 @@ impl World {
     fn change_the_weather(&mut self) {
         let mut store = self.store.lock().expect("one at a time");
         let changes = self.rng.one_in(if store.away { 60 } else { 300 });
+        let before = store.away;
         store.away = store.faulty && (store.away != changes);
+        if before != store.away {
+            self.tell(|| (if before { "the ledger answers" } else { "nobody answers" }).to_owned());
+        }
         // The same for one process alone; the lanes of the others go on.
         if !store.faulty || store.cut_off.is_some() && self.rng.one_in(60) {
             store.cut_off = None;
@@ -185,10 +239,12 @@ impl World {
     fn step(&mut self, crew: &Crew) {
         self.change_the_weather();
         if self.rng.one_in(2) {
-            self.now_ms.fetch_add(self.rng.below(8), Relaxed);
+            self.clocks.pass(self.rng.below(8));
         } else if self.rng.one_in(200) {
-            let back = self.rng.below(50);
-            self.now_ms.fetch_sub(back, Relaxed);
+            let process = self.rng.below(3) as usize;
+            self.clocks.set(process, self.rng.below(100) as i64 - 50);
+        } else if self.rng.one_in(150) {
+            self.leap();
         }
         if self.rng.one_in(3) {
             let mut topic = self.topic.lock().expect("one at a time");
@@ -203,6 +259,24 @@ impl World {
         crew.step(worker);
         self.step_stale();
         self.check_fault(crew);
+    }
+
+    /// The clock of a process is set by hours, in a schedule in which that happens.
+    fn leap(&mut self) {
+        if self.leaps {
+            self.seen.leaps += 1;
+            let hours = [-24, -5, -1, 1, 5, 24][self.rng.below(6) as usize];
+            let process = self.rng.below(3) as usize;
+            self.clocks.set(process, hours * 3_600_000 + self.rng.below(1_000) as i64);
+            self.tell(|| format!("the clock of process {process} is set by {hours} h"));
+        }
+    }
+
+    /// A line of the story of a schedule that is run alone.
+    fn tell(&self, what: impl Fn() -> String) {
+        if self.story {
+            println!("{:>6} ms: {}", self.clocks.elapsed_ms(), what());
+        }
     }
 
     fn check_fault(&self, crew: &Crew) {
@@ -251,10 +325,12 @@ impl World {
         for _ in 0..self.rng.below(most) {
             self.step(&crew);
             if crew.ended() {
+                self.tell(|| "it has read to the end".to_owned());
                 return self.check_drained(&crew);
             }
             // Shortly before it ends, when only some of that is durable, a crash tells most.
             if crashes_at_the_end && self.is_ending(&crew) {
+                self.tell(|| "it crashes while it drains".to_owned());
                 self.seen.crashes += 1;
                 self.shaken = true;
                 return;
@@ -263,7 +339,15 @@ impl World {
         if crew.processes() > 1 && self.rng.one_in(3) {
             return self.lose_one(crew);
         }
-        match self.rng.below(4) {
+        let end = self.rng.below(4);
+        self.tell(|| match end {
+            _ if shaken => "it crashes".to_owned(),
+            0 => "it is stopped".to_owned(),
+            1 | 2 if bounded => "it drains".to_owned(),
+            1 => "it is replaced and does not know".to_owned(),
+            _ => "it crashes".to_owned(),
+        });
+        match end {
             _ if shaken => self.seen.crashes += 1,
             0 => self.stop(&crew),
             1 | 2 if bounded => self.drain(&crew),
@@ -276,6 +360,7 @@ impl World {
     /// on: what is complete is committed, lane by lane, also beside the life that comes next.
     fn lose_one(&mut self, crew: Crew) {
         self.seen.losses += 1;
+        self.tell(|| "it loses a process".to_owned());
         crew.lose(self.rng.below(crew.processes() as u64) as usize);
         for _ in 0..self.rng.below(100) {
             self.step(&crew);
@@ -373,26 +458,62 @@ impl World {
         for _ in 0..self.rng.below(300) {
             self.step(&crew);
         }
+        self.leap();
         self.let_everything_come();
+        self.tell(|| "the last disturbance is over".to_owned());
+        self.settle(&crew);
+        self.tell(|| "everything is durable".to_owned());
+        self.go_on(&crew);
+        self.stop(&crew);
+        let store = self.store.lock().expect("one at a time");
+        assert_eq!(Some(store.rows()), store.whole_answer());
+    }
+
+    /// Liveness: in a quiet world everything that there is becomes durable, and sessions close,
+    /// within a bounded number of steps.
+    fn settle(&mut self, crew: &Crew) {
         let (mut commits, mut want) = (0, None);
-        for _ in 0..PATIENCE_STEPS {
-            self.step(&crew);
+        for steps in 0..QUIET_STEPS {
+            self.step_quietly(crew);
             let store = self.store.lock().expect("one at a time");
             // Only a commit changes the table, what is bound, or what was dropped.
             if store.commits != commits {
                 (commits, want) = (store.commits, store.whole_answer());
             }
-            let equal = want.as_ref().is_some_and(|want| *want == store.rows());
-            drop(store);
-            if equal {
-                self.stop(&crew);
-                let store = self.store.lock().expect("one at a time");
-                assert_eq!(Some(store.rows()), store.whole_answer());
+            if want.as_ref().is_some_and(|want| *want == store.rows()) {
+                self.seen.quiet_steps = steps;
                 return;
             }
         }
         let rows = self.store.lock().expect("one at a time").rows();
-        panic!("the table never became the batch answer: {rows:?}, not {want:?}");
+        panic!("a quiet world does not become the batch answer: {rows:?}, not {want:?}");
+    }
+
+    /// Liveness: epochs go on, and become durable, at the speed at which time passes.
+    fn go_on(&mut self, crew: &Crew) {
+        let first = crew.plan.first_epoch;
+        let durable = |world: &World| world.store.lock().expect("one at a time").durable_epoch();
+        let (began, before) = (self.clocks.elapsed_ms(), durable(self).max(first));
+        while self.clocks.elapsed_ms() < began + GO_ON_MS {
+            self.step_quietly(crew);
+        }
+        let (passed, made) = (self.clocks.elapsed_ms() - began, durable(self) - before);
+        // All go by the fastest of their clocks.
+        let least = passed * (100 + self.fastest_percent) / 100 * 4 / 5;
+        assert!(made >= least, "in {passed} ms of quiet, {made} ms became durable, not {least}");
+        // The fastest clock is half as fast again as time; a partition that appears ends an epoch.
+        let (passed, made) = (self.clocks.elapsed_ms() - self.began_ms, durable(self) - first);
+        assert!(made <= passed * 3 / 2 + 10, "in {passed} ms of a life, {made} ms became durable");
+    }
+
+    /// Time passes and somebody moves; nothing else happens.
+    fn step_quietly(&mut self, crew: &Crew) {
+        self.change_the_weather();
+        self.clocks.pass(self.rng.below(4));
+        let worker = self.rng.below(crew.workers() as u64) as usize;
+        crew.step(worker);
+        self.step_stale();
+        self.check_fault(crew);
     }
 
     fn let_everything_come(&mut self) {

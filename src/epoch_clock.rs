@@ -1,0 +1,220 @@
+//! The clock of the epochs, and how far it is from the wall clock. Pure: both are told the time.
+//!
+//! Epochs look like the wall clock and do not depend on it. A run begins at the wall clock of
+//! process 0, or behind the last bound epoch if that is later, and from there on epochs go by
+//! elapsed time: by a clock that nobody sets. So a step of the wall clock of any size, in either
+//! direction, neither stops epochs nor makes them run, and durations between epochs (idle
+//! timeouts, the watermark of a silent topic) are durations.
+//!
+//! During a run epochs do not follow the wall clock, not even forward. Whoever jumps ahead of the
+//! other processes of a cluster has to wait for them; and when every partition is idle, the
+//! watermark goes on with the epochs, so a jump of hours would make everything late that comes
+//! next. A restart brings epochs that are behind back to the wall clock; epochs that are ahead of
+//! it stay ahead by the same distance until the wall clock has come that far.
+//!
+//! Clocks that count elapsed time differ a little, too. A worker follows the others forward: when
+//! it learns that an epoch was cut elsewhere, its own clock is at least there. Nobody ever waits
+//! for a clock, and all go by the fastest.
+
+use std::fmt;
+
+use crate::time::{Epoch, EventTime};
+
+/// Tells which epoch it is, given how much time has passed since the run began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct EpochClock {
+    /// What it shows when nothing has passed.
+    origin: Epoch,
+}
+
+impl EpochClock {
+    /// Shows `first` at the beginning.
+    pub fn new(first: Epoch) -> Self {
+        EpochClock { origin: first }
+    }
+
+    /// What it shows, in milliseconds; epochs are ticks of it.
+    pub fn at(&self, elapsed_ms: u64) -> u64 {
+        self.origin.saturating_add(elapsed_ms)
+    }
+
+    /// Another worker has cut `epoch`: this clock is not behind it.
+    pub fn follow(&mut self, epoch: Epoch, elapsed_ms: u64) {
+        self.origin += epoch.saturating_sub(self.at(elapsed_ms));
+    }
+}
+
+/// Clocks that are closer than this are not worth a word.
+const LEAST_MS: u64 = 5_000;
+/// How often the same distance is told again.
+const AGAIN_MS: u64 = 3_600_000;
+/// How soon after a line another one may follow.
+const REST_MS: u64 = 3_000;
+
+/// Watches how far the wall clock is from the epochs, and decides when to say so.
+#[derive(Clone, Debug)]
+pub struct ClockWatch {
+    /// From which distance on the clocks are apart.
+    least_ms: u64,
+    /// What was said last, and when.
+    told: Option<(i64, u64)>,
+}
+
+/// What there is to say about the wall clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClockNews {
+    /// It is ahead of the epochs by so many milliseconds; behind them, if negative.
+    Apart(i64),
+    /// It was apart and is not any more.
+    Together,
+}
+
+impl ClockWatch {
+    /// For epochs of so many milliseconds.
+    pub fn new(epoch_ms: u64) -> Self {
+        ClockWatch { least_ms: LEAST_MS.max(epoch_ms.saturating_mul(2)), told: None }
+    }
+
+    /// Compares; gives what is worth a line in the log.
+    pub fn look(&mut self, wall_ms: u64, epoch_ms: u64, elapsed_ms: u64) -> Option<ClockNews> {
+        let ahead_ms = wall_ms as i64 - epoch_ms as i64;
+        let distance = ahead_ms.unsigned_abs();
+        let Some((before, when)) = self.told else {
+            return (distance >= self.least_ms).then(|| self.tell(ahead_ms, elapsed_ms));
+        };
+        let since = elapsed_ms.saturating_sub(when);
+        if since < REST_MS {
+            return None;
+        }
+        // Half the distance: a clock at the edge does not come and go.
+        if distance < self.least_ms / 2 {
+            self.told = None;
+            return Some(ClockNews::Together);
+        }
+        let moved = ahead_ms.abs_diff(before);
+        let much = moved >= self.least_ms.max(before.unsigned_abs() / 10);
+        (much || since >= AGAIN_MS).then(|| self.tell(ahead_ms, elapsed_ms))
+    }
+
+    fn tell(&mut self, ahead_ms: i64, elapsed_ms: u64) -> ClockNews {
+        self.told = Some((ahead_ms, elapsed_ms));
+        ClockNews::Apart(ahead_ms)
+    }
+}
+
+/// A duration in milliseconds as people say it: as exact as its size asks for.
+pub struct Distance(pub u64);
+
+impl fmt::Display for Distance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = self.0;
+        let rounded = |unit_ms: u64| (ms + unit_ms / 2) / unit_ms;
+        let (large, name, small, of) = match ms {
+            0..59_500 => return write!(f, "{}.{} s", ms / 1_000, ms % 1_000 / 100),
+            59_500..297_500 => (rounded(1_000) / 60, "min", rounded(1_000) % 60, "s"),
+            297_500..3_570_000 => (rounded(60_000), "min", 0, ""),
+            3_570_000..172_800_000 => (rounded(60_000) / 60, "h", rounded(60_000) % 60, "min"),
+            _ => (rounded(3_600_000) / 24, "days", rounded(3_600_000) % 24, "h"),
+        };
+        write!(f, "{large} {name}")?;
+        if small > 0 { write!(f, " {small} {of}") } else { Ok(()) }
+    }
+}
+
+/// What a distance between the wall clock and the epochs means, for the log.
+pub fn explain(ahead_ms: i64, wall_ms: u64, max_future_ms: i64) -> String {
+    let distance = Distance(ahead_ms.unsigned_abs());
+    if ahead_ms < 0 {
+        let latest = EventTime::from_millis(wall_ms as i64).plus(max_future_ms);
+        return format!(
+            "the clock of this machine is {distance} behind the job's epochs: it was set back, or \
+             the job ran with a clock that was ahead. Epochs go on by elapsed time. Events later \
+             than this clock plus --max-future (now {latest}) become dead letters: if they should \
+             not, set the clock right"
+        );
+    }
+    format!(
+        "the clock of this machine is {distance} ahead of the job's epochs: it was set forward, or \
+         the machine slept. Epochs go on by elapsed time, and as_of in sessionizer.balance is \
+         behind by as much; a restart of the job brings it up to date"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR_MS: u64 = 3_600_000;
+    const DAY_MS: u64 = 24 * HOUR_MS;
+
+    #[test]
+    fn epochs_go_by_elapsed_time_from_where_they_begin() {
+        let clock = EpochClock::new(5_000);
+        assert_eq!([clock.at(0), clock.at(999), clock.at(DAY_MS)], [5_000, 5_999, 5_000 + DAY_MS]);
+    }
+
+    #[test]
+    fn a_clock_follows_epochs_of_others_forward_and_never_back() {
+        let mut clock = EpochClock::new(5_000);
+        clock.follow(5_500, 700);
+        assert_eq!(clock.at(700), 5_700, "it was there already");
+        clock.follow(6_000, 700);
+        assert_eq!([clock.at(700), clock.at(800)], [6_000, 6_100]);
+        clock.follow(0, 900);
+        assert_eq!(clock.at(900), 6_200);
+    }
+
+    #[test]
+    fn clocks_that_are_apart_are_told_once_and_again_when_that_changes_much() {
+        let mut watch = ClockWatch::new(1_000);
+        let mut look = |ahead: i64, at: u64| {
+            let epoch = 10 * DAY_MS + at;
+            watch.look((epoch as i64 + ahead) as u64, epoch, at)
+        };
+        let day = DAY_MS as i64;
+        assert_eq!([look(4_999, 0), look(-4_999, 1_000)], [None, None]);
+        assert_eq!(look(-5_000, 2_000), Some(ClockNews::Apart(-5_000)));
+        assert_eq!(look(-day, 3_000), None, "a clock that jitters does not fill the log");
+        assert_eq!(look(-day, 12_000), Some(ClockNews::Apart(-day)));
+        assert_eq!(look(-day + 60_000, 60_000), None, "a minute of a day is not much");
+        assert_eq!(look(-day, 12_000 + AGAIN_MS), Some(ClockNews::Apart(-day)));
+        assert_eq!(look(day, 2 * AGAIN_MS), Some(ClockNews::Apart(day)));
+        assert_eq!(look(2_500, 3 * AGAIN_MS), Some(ClockNews::Apart(2_500)));
+        assert_eq!(look(2_499, 4 * AGAIN_MS), Some(ClockNews::Together));
+        assert_eq!(look(0, 5 * AGAIN_MS), None);
+    }
+
+    #[test]
+    fn long_epochs_are_apart_from_the_clock_by_nature() {
+        let mut watch = ClockWatch::new(60_000);
+        assert_eq!(watch.look(119_999, 0, 0), None);
+        assert_eq!(watch.look(120_000, 0, 0), Some(ClockNews::Apart(120_000)));
+    }
+
+    #[test]
+    fn distances_are_in_units_that_fit() {
+        for (ms, text) in [
+            (5_940, "5.9 s"),
+            (59_499, "59.4 s"),
+            (59_500, "1 min"),
+            (120_499, "2 min"),
+            (125_400, "2 min 5 s"),
+            (9 * 60_000 + 40_000, "10 min"),
+            (HOUR_MS - 1, "1 h"),
+            (DAY_MS - 1, "24 h"),
+            (DAY_MS + 61_000, "24 h 1 min"),
+            (3 * DAY_MS + HOUR_MS, "3 days 1 h"),
+        ] {
+            assert_eq!(Distance(ms).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn an_explanation_says_how_far_and_what_follows() {
+        let behind = explain(-(DAY_MS as i64), 1_700_000_000_000, 300_000);
+        assert!(behind.contains("24 h behind the job's epochs"), "{behind}");
+        assert!(behind.contains("2023-11-14T22:18:20.000Z"), "{behind}");
+        let ahead = explain(120_000, 0, 0);
+        assert!(ahead.contains("2 min ahead of the job's epochs"), "{ahead}");
+    }
+}

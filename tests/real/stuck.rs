@@ -1,0 +1,55 @@
+//! What stands still is told: nobody has to guess why nothing comes.
+
+use rdkafka::producer::{BaseRecord, Producer};
+
+use crate::oracle::event;
+use crate::world::{PATIENCE, World, json};
+
+#[test]
+fn a_batch_that_cannot_be_unpacked_is_told_with_the_setting_that_helps() {
+    let world = World::new("stuck-batch");
+    world.create_topic(1);
+    world.send_events(0, &[event("a", "h", 1_700_000_000_000)]);
+    // Sixty megabytes that take a few kilobytes: more than a consumer unpacks by default.
+    let producer = world.producer(&[
+        ("compression.type", "zstd"),
+        ("linger.ms", "3000"),
+        ("batch.size", "200000000"),
+        ("message.max.bytes", "200000000"),
+    ]);
+    let mut large = json(&event("a", "h", 1_700_000_001_000));
+    large.push_str(&" ".repeat(1_000_000));
+    for _ in 0..60 {
+        let record = BaseRecord::<(), str>::to(&world.name).partition(0).payload(large.as_str());
+        producer.send(record).map_err(|(why, _)| why).expect("queued");
+    }
+    producer.flush(PATIENCE).expect("delivered");
+    let mut job = world.start(&[]);
+    let place = format!("{}[0]: the records at offset 1 cannot be read", world.name);
+    job.wait_for(&place);
+    job.wait_for("receive.message.max.bytes");
+    let stands = format!("{}[0]: nothing has come for 30.", world.name);
+    job.wait_for(&stands);
+    let log = job.stop();
+    assert_eq!(log.matches(&place).count(), 1, "{log}");
+    assert_eq!(log.matches(&stands).count(), 1, "{log}");
+    world.run_to_end(&["--kafka-config", "receive.message.max.bytes=1000000000"]);
+    assert_eq!(world.value("select sum(num_logs) from sessionized_events"), "61");
+}
+
+#[test]
+fn commits_that_wait_for_a_lock_are_told() {
+    let world = World::new("stuck-commit");
+    world.create_topic(1);
+    world.send_events(0, &[event("a", "h", 1_700_000_000_000)]);
+    let mut job = world.start(&["--epoch", "50ms"]);
+    crate::lifecycle::wait_for_records(&world, 1);
+    let mut client = world.client();
+    let mut held = client.transaction().expect("begun");
+    held.execute("select from sessionizer.shard_progress for update", &[]).expect("locked");
+    job.wait_for("nothing has become durable for 30.");
+    assert!(job.log().contains("waits for Postgres: a commit is under way"), "{}", job.log());
+    drop(held);
+    job.stop();
+    assert_eq!(world.imbalance(), "0");
+}
