@@ -84,6 +84,22 @@ impl Answer {
         }
     }
 
+    /// Whether a row holds whole sessions of the answer and events besides, as one does that was
+    /// there before the job and that the job has merged its sessions into. These sessions are found
+    /// then.
+    pub fn joins(&mut self, key: &Key, row: Span) -> bool {
+        let Some(spans) = self.keys.get_mut(key) else { return false };
+        let from = spans.partition_point(|old| old.span.first < row.first);
+        let upto = from + spans[from..].partition_point(|old| old.span.last <= row.last);
+        let within = &mut spans[from..upto];
+        let events: u64 = within.iter().map(|old| old.span.count).sum();
+        if events == 0 || events >= row.count || within.iter().any(|old| old.found) {
+            return false;
+        }
+        within.iter_mut().for_each(|old| old.found = true);
+        true
+    }
+
     /// The sessions that no row was found for.
     pub fn missing(&self) -> impl Iterator<Item = (&Key, Span)> {
         self.keys.iter().flat_map(|(key, spans)| {
@@ -119,6 +135,29 @@ mod tests {
 
     fn spans(answer: &Answer) -> Vec<Span> {
         answer.missing().map(|(_, span)| span).collect()
+    }
+
+    #[test]
+    fn a_row_from_before_may_hold_whole_sessions_and_events_besides() {
+        let key = Key::new("a", "h");
+        let times = [100, 105, 200];
+        let cases = [
+            (span(95, 105, 3), true, "begins earlier"),
+            (span(100, 112, 3), true, "ends later"),
+            (span(100, 105, 3), true, "has more events at the same times"),
+            (span(90, 210, 4), true, "bridges two"),
+            (span(90, 210, 3), false, "has no event besides"),
+            (span(101, 112, 3), false, "holds only a part"),
+            (span(95, 104, 3), false, "holds only a part at the end"),
+            (span(300, 310, 3), false, "holds none"),
+        ];
+        for (row, joins, what) in cases {
+            let mut answer = answer(&times);
+            assert_eq!(answer.joins(&key, row), joins, "{what}");
+            assert_eq!(answer.missing().count() < 2, joins, "{what}");
+            assert!(!answer.joins(&key, row), "a row counts once: {what}");
+        }
+        assert!(!answer(&times).joins(&Key::new("b", "h"), span(90, 210, 9)));
     }
 
     #[test]

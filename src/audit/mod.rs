@@ -261,7 +261,8 @@ fn compare(
             match answer.check(&key, row, |span| gap.end_after(span.last) < watermark) {
                 Row::Right => report.right += 1,
                 Row::PartOfOpen => report.part_of_open += 1,
-                // Rows that were there before the job are not of its events.
+                // Rows that were there before the job are not of its events, or not of them alone.
+                Row::Wrong if found_rows && answer.joins(&key, row) => report.joined += 1,
                 Row::Wrong if found_rows => report.before += 1,
                 Row::Wrong => {
                     report.wrong_count += 1;

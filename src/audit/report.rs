@@ -39,6 +39,8 @@ pub struct Report {
     pub(super) part_of_open: u64,
     /// Sessions that are open: their rows come when they close.
     pub(super) open: u64,
+    /// Rows of a table that had rows before the job, and that hold events of both.
+    pub(super) joined: u64,
     /// Rows of a table that had rows before the job, and that are of no event of the job.
     pub(super) before: u64,
     pub(super) missing_count: u64,
@@ -89,7 +91,7 @@ impl Report {
         } else {
             return Ok(format!(
                 "The table equals the batch answer: {} of {}, {} still open.",
-                plural(self.right + self.part_of_open, "session"),
+                plural(self.right + self.part_of_open + self.joined, "session"),
                 plural(self.events, "event"),
                 count(self.open)
             ));
@@ -104,6 +106,7 @@ impl Report {
         line(out, self.right, "rows are right")?;
         for (count, what) in [
             (self.part_of_open, "rows are parts of sessions that are open again"),
+            (self.joined, "rows were there before the job, and it has merged events into them"),
             (self.before, "rows are older than the job, and of no event that it has read"),
             (self.open, "sessions are still open: their rows come when they close"),
         ] {
