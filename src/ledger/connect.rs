@@ -101,9 +101,8 @@ fn tls(url: &PostgresUrl) -> Result<MakeTlsConnector, String> {
     }
     if let Some(key_file) = &url.client_key {
         // Never asks on the terminal: without sslpassword, an encrypted key is refused.
-        let pem = std::fs::read(key_file).map_err(|why| {
-            format!("POSTGRES_URL: sslkey {} cannot be read: {why}", key_file.display())
-        })?;
+        let nothing = openssl::error::ErrorStack::get();
+        let pem = std::fs::read(key_file).map_err(|_| ails("sslkey", key_file, &nothing))?;
         let password = url.client_key_password.as_ref().map_or("", Secret::reveal);
         let key = PKey::private_key_from_pem_passphrase(&pem, password.as_bytes());
         let key = key.map_err(|why| ails("sslkey (and sslpassword)", key_file, &why))?;

@@ -96,6 +96,6 @@ fn what_the_server_advises_is_passed_on() {
     let mut command = world.command();
     command.arg("--until-end");
     let (status, log) = finish(command);
-    assert_eq!(status.code(), Some(1), "{log}");
+    assert_eq!(status.code(), Some(2), "{log}");
     assert!(log.contains("set REPLICA IDENTITY using ALTER TABLE"), "{log}");
 }

@@ -120,7 +120,7 @@ fn a_start_waits_for_postgres() {
     server.act("start");
     wait_for_records(&world, traffic.records());
     let log = job.stop();
-    assert_eq!(count(&log, "waiting for Postgres"), 1, "said once:\n{log}");
+    assert_eq!(count(&log, ": connecting: "), 1, "the reason is said once:\n{log}");
     traffic.check(&world, &[]);
 }
 
