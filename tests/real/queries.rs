@@ -48,8 +48,8 @@ fn each_query_can_be_asked_of_one_job() {
             rows.iter().map(|row| row.split(" | ").next().unwrap().to_owned()).collect()
         };
         assert_eq!(jobs(run_of(&world, file, None)), [world.name.clone(), other.clone()], "{file}");
-        assert_eq!(jobs(run_of(&world, file, mine)), [world.name.clone()], "{file}");
-        assert_eq!(jobs(run_of(&world, file, others)), [other.clone()], "{file}");
+        assert_eq!(jobs(run_of(&world, file, mine)), [world.name.as_str()], "{file}");
+        assert_eq!(jobs(run_of(&world, file, others)), [other.as_str()], "{file}");
     }
     let longest = |job| -> Vec<String> {
         let rows = run_of(&world, "longest_sessions.sql", job);
