@@ -40,7 +40,12 @@ pub fn plain(message: &str) -> String {
     {
         return why.to_owned();
     }
-    let Some((before, stack)) = message.split_once("error:") else { return message.to_owned() };
+    let stack = message.match_indices("error:").map(|(at, word)| at + word.len()).find(|at| {
+        let code = message[*at..].split(':').next().unwrap_or_default();
+        code.len() >= 8 && code.bytes().all(|byte| byte.is_ascii_hexdigit())
+    });
+    let Some(at) = stack else { return message.to_owned() };
+    let (before, stack) = (&message[..at - "error:".len()], &message[at..]);
     // error:CODE:LIBRARY:FUNCTION:REASON: more
     let mut fields = stack.splitn(5, ':').skip(3);
     let reason = fields.next().unwrap_or_default().trim();
@@ -75,6 +80,11 @@ mod tests {
                 "a:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms \
                  in state CONNECT)",
                 "Connection refused",
+            ),
+            (
+                "SASL authentication error: Authentication failed: Invalid username or password \
+                 (after 114ms in state AUTH_REQ)",
+                "SASL authentication error: Authentication failed: Invalid username or password",
             ),
             (
                 "ssl.ca.location failed: error:80000002:system library::No such file or directory",

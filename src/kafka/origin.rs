@@ -1,7 +1,7 @@
 //! Who has written what a topic holds: `produce` marks its records, so that it does not write into
 //! a topic of others by mistake.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::FromClientConfigAndContext;
@@ -91,7 +91,7 @@ fn unmarked(
     }
     consumer.assign(&list).map_err(|why| ails(&why))?;
     let began = Instant::now();
-    let mut seen = BTreeMap::new();
+    let mut seen = BTreeSet::new();
     while !ranges.is_empty() {
         if began.elapsed() >= PATIENCE {
             return Err(ails(&"no answer"));
@@ -106,13 +106,18 @@ fn unmarked(
                 } else if message.offset() + 1 >= end {
                     return Ok(Some(partition));
                 } else {
-                    seen.insert(partition, ());
+                    seen.insert(partition);
                 }
             }
             // What is left of a range may be no records: markers of transactions, or holes.
             Some(Err(KafkaError::PartitionEOF(partition))) => {
+<<<<<<< HEAD
                 let undecided = ranges.remove(&partition).is_some();
                 if undecided && seen.contains_key(&partition) {
+=======
+                let open = ranges.remove(&partition).is_some();
+                if open && seen.contains(&partition) {
+>>>>>>> screens
                     return Ok(Some(partition));
                 }
             }
