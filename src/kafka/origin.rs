@@ -111,13 +111,8 @@ fn unmarked(
             }
             // What is left of a range may be no records: markers of transactions, or holes.
             Some(Err(KafkaError::PartitionEOF(partition))) => {
-<<<<<<< HEAD
-                let undecided = ranges.remove(&partition).is_some();
-                if undecided && seen.contains_key(&partition) {
-=======
                 let open = ranges.remove(&partition).is_some();
                 if open && seen.contains(&partition) {
->>>>>>> screens
                     return Ok(Some(partition));
                 }
             }
