@@ -33,6 +33,8 @@ Environment (required unless a default is named):
   POSTGRES_PASSWORD         default: postgres (a password in the URL counts more)
   KAFKA_WEB_TRAFFIC_KEY     with the secret: SASL_SSL with PLAIN; neither: plaintext
   KAFKA_WEB_TRAFFIC_SECRET
+  SESSIONIZER_CLUSTER_SECRET
+                            the secret of --cluster-secret-file itself
   RUST_LOG                  what is logged: warn, info (default), debug
 
 Exit codes: 0 done or stopped cleanly, 1 the world is not as it should be, 2 a setting is wrong,
@@ -76,11 +78,24 @@ pub struct RunArgs {
     /// A file with the address of each process: one host:port a line, process 0 first
     ///
     /// Each process listens on its own address only. Blank lines and what follows a # do not count;
-    /// the port is 2101 where none is named. What goes between processes is neither encrypted nor
-    /// asks for a password: keep it in a network of its own. [default: all processes on localhost,
-    /// at the ports 2101, 2102, ...]
+    /// the port is 2101 where none is named. Addresses other than those of loopback need a cluster
+    /// secret. [default: all processes on localhost, at the ports 2101, 2102, ...]
     #[arg(long, value_name = "FILE", env = "SESSIONIZER_HOSTFILE")]
     pub hostfile: Option<String>,
+
+    /// A file with the secret that all processes share: 16 bytes or more, best random
+    ///
+    /// With it, the processes prove to each other that they belong together, and encrypt what they
+    /// send (TLS 1.3). Make one with: head -c 32 /dev/urandom | base64 > FILE. The environment
+    /// variable SESSIONIZER_CLUSTER_SECRET can hold the secret itself instead.
+    #[arg(long, value_name = "FILE", env = "SESSIONIZER_CLUSTER_SECRET_FILE")]
+    pub cluster_secret_file: Option<String>,
+
+    /// Let processes on several machines talk without a secret, unencrypted
+    ///
+    /// Whoever can connect can then read and forge what they send, and can stop the job.
+    #[arg(long, env = "SESSIONIZER_CLUSTER_INSECURE", value_parser = FalseyValueParser::new())]
+    pub cluster_insecure: bool,
 
     /// A process that is silent for so long is lost, and the others end
     #[arg(long, value_name = "DURATION", env = "SESSIONIZER_PEER_TIMEOUT", default_value = "10s")]

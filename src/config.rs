@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::alignment::Drift;
 use crate::binding::{Late, Rules};
 use crate::cli::RunArgs;
+use crate::cluster::SecretSource;
 use crate::control::Fault;
 use crate::event::parse_rfc3339;
 use crate::kafka::{From, KafkaConfig, RESERVED};
@@ -29,6 +30,9 @@ pub struct Config {
     pub process: usize,
     pub hostfile: Option<PathBuf>,
     pub peer_timeout: Duration,
+    /// The secret that the processes share.
+    pub cluster_secret: Option<SecretSource>,
+    pub cluster_insecure: bool,
     pub kafka: KafkaConfig,
     pub ledger: LedgerConfig,
     pub from: From,
@@ -122,6 +126,7 @@ pub fn read(args: &RunArgs, env: Lookup<'_>) -> Result<Config, Fault> {
     let start_timeout_ms = ms("--start-timeout", &args.start_timeout, 0, YEAR);
     let stop_timeout_ms = ms("--stop-timeout", &args.stop_timeout, 100, HOUR);
     let peer_timeout_ms = ms("--peer-timeout", &args.peer_timeout, 1_000, HOUR);
+    let cluster_secret = read_cluster_secret(&mut problems, args, env);
     let late = Late::named(&args.late)
         .ok_or_else(|| format!("is {:?}: it can be merge or drop", args.late));
     let late = problems.take("--late", late);
@@ -137,6 +142,8 @@ pub fn read(args: &RunArgs, env: Lookup<'_>) -> Result<Config, Fault> {
             process: process? as usize,
             hostfile: args.hostfile.as_deref().filter(|path| !path.is_empty()).map(PathBuf::from),
             peer_timeout: Duration::from_millis(peer_timeout_ms?),
+            cluster_secret: cluster_secret.clone(),
+            cluster_insecure: args.cluster_insecure,
             kafka: kafka?,
             ledger: ledger?,
             from: from?,
@@ -272,6 +279,29 @@ fn read_extra(problems: &mut Problems, extra: &[String]) -> Vec<(String, Secret)
         }
     }
     settings
+}
+
+/// Where the cluster's secret is. The secret itself is only taken from a variable: the arguments of
+/// a process can be seen by everybody on the machine.
+fn read_cluster_secret(
+    problems: &mut Problems,
+    args: &RunArgs,
+    env: Lookup<'_>,
+) -> Option<SecretSource> {
+    const VARIABLE: &str = "SESSIONIZER_CLUSTER_SECRET";
+    let file = args.cluster_secret_file.as_deref().filter(|path| !path.trim().is_empty());
+    let secret = match (file, set(env, VARIABLE)) {
+        (Some(_), Some(_)) => {
+            problems.add(VARIABLE, "is set, and so is --cluster-secret-file: only one can be");
+            None
+        }
+        (Some(file), None) => Some(SecretSource::File(PathBuf::from(file))),
+        (None, secret) => secret.map(|secret| SecretSource::Variable(Secret::new(secret))),
+    };
+    if secret.is_some() && args.cluster_insecure {
+        problems.add("--cluster-insecure", "contradicts the cluster secret: only one can be set");
+    }
+    secret
 }
 
 /// Where Postgres is, and as whom.
@@ -544,6 +574,30 @@ mod tests {
         for (flag, value) in [("--gap", "1m"), ("-w", "2"), ("--late", "drop"), ("--epoch", "2s")] {
             assert_ne!(here, shared(&GOOD, &["-n", "2", flag, value]), "{flag}");
         }
+    }
+
+    #[test]
+    fn a_cluster_has_one_secret_which_shows_nowhere() {
+        let mut env = GOOD.to_vec();
+        let file = ["--cluster-secret-file", "/run/secrets/cluster"];
+        let config = read_with(&env, &file).expect("valid");
+        let path = PathBuf::from("/run/secrets/cluster");
+        assert_eq!(config.cluster_secret, Some(SecretSource::File(path)));
+        assert!(!read_with(&env, &[]).expect("valid").cluster_insecure);
+        env.push(("SESSIONIZER_CLUSTER_SECRET", "hunter2hunter2hunter2"));
+        let config = read_with(&env, &[]).expect("valid");
+        let secret = SecretSource::Variable(Secret::new("hunter2hunter2hunter2"));
+        assert_eq!(config.cluster_secret, Some(secret));
+        assert!(!format!("{config:?} {:?}", config.shared()).contains("hunter2"));
+        for (args, says) in [
+            (&file[..], "SESSIONIZER_CLUSTER_SECRET  is set, and so is --cluster-secret-file"),
+            (&["--cluster-insecure"], "--cluster-insecure  contradicts the cluster secret"),
+        ] {
+            let why = read_with(&env, args).expect_err("only one of them");
+            assert!(why.contains(says) && !why.contains("hunter2"), "{why}");
+        }
+        env.last_mut().expect("the variable").1 = "";
+        assert!(read_with(&env, &[]).expect("valid").cluster_secret.is_none());
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod alignment;
 mod audit;
 mod brokers;
 mod cluster;
+mod cluster_secret;
 mod connect;
 mod events;
 mod faults;
