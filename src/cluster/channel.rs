@@ -82,8 +82,8 @@ impl Protection {
         with_the_key(stream)
     }
 
-    /// As the one who is connected to, and has received the first byte. Says which process it is, if
-    /// it had to prove that.
+    /// As the one who is connected to, and has received the first byte. Says which process it is,
+    /// if it had to prove that.
     pub fn accept(&self, socket: Socket, first: u8) -> io::Result<(Channel, Option<usize>)> {
         let refused = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidData, what));
         match self {

@@ -2,10 +2,10 @@
 //! show who he is.
 //!
 //! The hall has few places, and fewer for each address, because anybody may come. Where there is no
-//! place, whoever has been there for a while and has said nothing goes. If nobody has been there for
-//! long, whoever comes from an address of the hostfile waits outside, in the order in which they have
-//! come; others are turned away. So a crowd that says nothing costs a start a moment, and no more: a
-//! process of ours says who it is at once.
+//! place, whoever has been there for a while and has said nothing goes. If nobody has been there
+//! for long, whoever comes from an address of the hostfile waits outside, in the order in which they
+//! have come; others are turned away. So a crowd that says nothing costs a start a moment, and no more:
+//! a process of ours says who it is at once.
 
 use std::collections::BTreeSet;
 use std::io;

@@ -1,8 +1,8 @@
 //! What two processes say to each other first, and whether they fit. No sockets: readers, writers.
 //!
-//! Whoever connects sends a [`Hello`], whoever listens gives an [`Answer`]. Both are a magic number,
-//! a length and JSON. What comes from the other side is bounded before it is looked at, and none of
-//! it is taken for an index, or shown to people as it is.
+//! Whoever connects sends a [`Hello`], whoever listens gives an [`Answer`]. Both are a magic
+//! number, a length and JSON. What comes from the other side is bounded before it is looked at, and none
+//! of it is taken for an index, or shown to people as it is.
 
 use std::io::{self, Read, Write};
 

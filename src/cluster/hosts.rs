@@ -32,8 +32,8 @@ pub fn local(processes: usize) -> Vec<String> {
     (0..processes).map(|process| format!("localhost:{}", usize::from(PORT) + process)).collect()
 }
 
-/// Whether an address is on loopback, as far as its text says so: a name other than localhost may be
-/// anywhere.
+/// Whether an address is on loopback, as far as its text says so: a name other than localhost may
+/// be anywhere.
 pub fn is_loopback(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   gather     every process listens on its own address and dials those before it in the hostfile.
-//!              Three connections a pair: a link (signs of life, notices) and a wire (timely's data,
-//!              a connection for each direction).
+//!              Three connections a pair: a link (signs of life, notices) and a wire (timely's
+//!              data, a connection for each direction).
 //!   prove      with a cluster secret, every connection is TLS with a key that is derived from it.
 //!              Whoever does not have it is turned away before anything is said.
 //!   agree      whoever connects says how it was started; processes with other settings are told
@@ -190,8 +190,8 @@ impl Cluster {
         Ok((builders.into_iter().map(AllocatorBuilder::Tcp).collect(), Box::new(guard)))
     }
 
-    /// The work of this process is done, and everything is durable: the others are told, and whoever
-    /// goes from here on is not missed.
+    /// The work of this process is done, and everything is durable: the others are told, and
+    /// whoever goes from here on is not missed.
     pub fn finished(&self) {
         self.members.finish();
     }

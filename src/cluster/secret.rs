@@ -79,7 +79,8 @@ impl Key {
     }
 
     /// The key with which `client` connects to `server`. Each direction of each pair has a key of
-    /// its own: a connection that is led to another process, or back to its sender, is not accepted.
+    /// its own: a connection that is led to another process, or back to its sender, is not
+    /// accepted.
     pub fn between(&self, client: usize, server: usize) -> Result<[u8; 32], ErrorStack> {
         derive(&self.0, format!("process {client} to process {server}").as_bytes())
     }

@@ -1,10 +1,10 @@
 //! A wire: over which timely sends between two processes. Two connections, one for each direction,
 //! because an encrypted connection has one owner at a time.
 //!
-//! Timely's network threads panic when a connection ends before they have seen timely's own end, and
-//! its workers wait for ever. Here nothing of the kind gets as far as timely: such an end is held
-//! back, and [`Members`] ends the run instead, with a message that names the process. If the work
-//! was done by then, nothing is missing, and the run ends as if nothing had happened.
+//! Timely's network threads panic when a connection ends before they have seen timely's own end,
+//! and its workers wait for ever. Here nothing of the kind gets as far as timely: such an end is
+//! held back, and [`Members`] ends the run instead, with a message that names the process. If the
+//! work was done by then, nothing is missing, and the run ends as if nothing had happened.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -65,9 +65,9 @@ impl Wire {
     }
 
     /// A connection has ended before timely's own end. If this process has done its work, or is
-    /// about to, all is well. If the link ends as well, that ends the run, with what the link knows.
-    /// If neither happens, only this connection was cut, and that ends the run, too. In each case
-    /// this thread of timely's never hears of it.
+    /// about to, all is well. If the link ends as well, that ends the run, with what the link
+    /// knows. If neither happens, only this connection was cut, and that ends the run, too. In each
+    /// case this thread of timely's never hears of it.
     fn cut(&self, why: &io::Error) -> ! {
         let patience = self.members.peer_timeout;
         // What does not decrypt needs no further explanation.
