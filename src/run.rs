@@ -17,7 +17,7 @@ use timely::dataflow::operators::{Inspect, Probe};
 use timely::worker::Worker;
 
 use crate::binding::Partition;
-use crate::cluster::{Allocators, Cluster, ClusterConfig, hosts};
+use crate::cluster::{self, Allocators, Cluster, ClusterConfig, Stage, hosts};
 use crate::config::Config;
 use crate::control::{Control, Fault};
 use crate::dataflow::{self, Shape};
@@ -74,6 +74,7 @@ pub fn run(config: &Config, control: &Arc<Control>) -> Result<(), Fault> {
     let job = Arc::new(Job {
         config: config.clone(),
         control: Arc::clone(control),
+        start: cluster.as_ref().map(Cluster::start),
         watcher: Mutex::default(),
         loaded: Mutex::default(),
     });
@@ -145,6 +146,8 @@ fn join(config: &Config, control: &Arc<Control>) -> Result<Option<(Cluster, Allo
         peer_timeout: config.peer_timeout,
         start_timeout: config.start_timeout,
         wall_ms: now_ms,
+        secret: config.cluster_secret.clone(),
+        insecure: config.cluster_insecure,
     };
     let Some(mut cluster) = Cluster::gather(&cluster, config.shared(), control)? else {
         return Ok(None);
@@ -226,6 +229,8 @@ fn watch_the_end(control: &Arc<Control>) -> std::sync::mpsc::Sender<()> {
 struct Job {
     config: Config,
     control: Arc<Control>,
+    /// Of a cluster: tells the others how far this process is.
+    start: Option<cluster::Start>,
     watcher: Mutex<Option<Arc<Watcher>>>,
     loaded: Mutex<Loaded>,
 }
@@ -245,6 +250,7 @@ impl Job {
         // Everybody learns the plan at about the same moment, whatever the clocks say: from here on
         // epochs go by elapsed time, on every machine.
         let (learnt, age_ms) = (Instant::now(), plan.age_ms);
+        self.reach(Stage::Loading(0));
         let plan = Arc::new(plan);
         let (index, peers) = (worker.index(), worker.peers());
         let processes = self.config.processes;
@@ -405,8 +411,15 @@ impl Job {
         if loaded.workers == self.config.workers {
             let (sessions, took) = (HumanCount(loaded.sessions), began.elapsed());
             info!("loaded {sessions} open sessions in {:.2} s", took.as_secs_f64());
+            self.reach(Stage::Running);
         }
         Ok(shards)
+    }
+
+    fn reach(&self, stage: Stage) {
+        if let Some(start) = &self.start {
+            start.reach(stage);
+        }
     }
 
     /// The watcher of this process; the first worker that asks starts it.

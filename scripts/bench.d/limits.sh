@@ -103,11 +103,13 @@ case_backlog() {
 
 # ---- cluster -------------------------------------------------------------------------------
 
-# What it costs that two workers are two processes: all that goes between them is serialised.
+# What it costs that two workers are two processes: all that goes between them is serialised; and,
+# with a secret, encrypted.
 case_cluster() {
     local i
     backlog_topic
     write_hosts 2 "$(free_ports 2)" >"$work/hosts"
+    (umask 077 && head -c 32 /dev/urandom | base64 >"$work/cluster-secret")
     measure_raw "raw, to bring the topic into memory" 1
     for ((i = 1; i <= runs; i++)); do
         measure "one process of two workers, $i of $runs" -w 2
@@ -118,14 +120,22 @@ case_cluster() {
         runner=("$program")
         keep cluster-2x1
         forget_job
+        runner=(env "SESSIONIZER_CLUSTER_SECRET_FILE=$work/cluster-secret"
+            scripts/bench.d/together 2 "$work/hosts" "$program")
+        measure "two processes of one worker, encrypted, $i of $runs" -w 1
+        runner=("$program")
+        keep cluster-2x1-encrypted
+        forget_job
     done
     # shellcheck disable=SC2046,SC2086 # words on purpose
-    for i in 1x2 2x1; do
+    for i in 1x2 2x1 2x1-encrypted; do
         result cluster "$i: throughput" "events/s" ${lists[cluster-$i.rate]}
         result cluster "$i: events per CPU-second" "" $(quotients "1e6" "${lists[cluster-$i.each]}" 0)
     done
     ratio cluster "two processes: throughput / one" cluster-2x1.rate cluster-1x2.rate
     ratio cluster "... CPU time / one" cluster-2x1.cpu cluster-1x2.cpu
+    ratio cluster "encrypted: throughput / not" cluster-2x1-encrypted.rate cluster-2x1.rate
+    ratio cluster "... CPU time / not" cluster-2x1-encrypted.cpu cluster-2x1.cpu
 }
 
 # ---- scaling -------------------------------------------------------------------------------

@@ -28,9 +28,10 @@ pub struct RunArgs {
 
     /// What becomes of an event whose session has closed: merge or drop
     ///
-    /// Merge it with the rows that it touches, or drop it to dead_letters. With merge, the table is what a batch query over all events would give, however late they
-    /// come. With drop, an event is dropped if its session, with all that has come of it by the end
-    /// of the event's epoch, ends before the watermark, as Flink does it.
+    /// Merge it with the rows that it touches, or drop it to dead_letters. With merge, the table is
+    /// what a batch query over all events would give, however late they come. With drop, an event
+    /// is dropped if its session, with all that has come of it by the end of the event's epoch, ends
+    /// before the watermark, as Flink does it.
     #[arg(help_heading = SESSIONS, long, value_name = "WHICH", default_value = "merge")]
     pub late: String,
 
@@ -130,11 +131,24 @@ pub struct RunArgs {
     /// A file with the address of each process: one host:port a line, process 0 first
     ///
     /// Each process listens on its own address only. Blank lines and what follows a # do not count;
-    /// the port is 2101 where none is named. What goes between processes is neither encrypted nor
-    /// asks for a password: keep it in a network of its own. [default: all processes on localhost,
-    /// at the ports 2101, 2102, ...]
+    /// the port is 2101 where none is named. Addresses other than those of loopback need a cluster
+    /// secret. [default: all processes on localhost, at the ports 2101, 2102, ...]
     #[arg(help_heading = CLUSTER, long, value_name = "FILE")]
     pub hostfile: Option<String>,
+
+    /// A file with the secret that all processes share: 16 bytes or more, best random
+    ///
+    /// With it, the processes prove to each other that they belong together, and encrypt what they
+    /// send (TLS 1.3). Make one with: head -c 32 /dev/urandom | base64 > FILE. The environment
+    /// variable SESSIONIZER_CLUSTER_SECRET can hold the secret itself instead.
+    #[arg(help_heading = CLUSTER, long, value_name = "FILE")]
+    pub cluster_secret_file: Option<String>,
+
+    /// Let processes on several machines talk without a secret, unencrypted
+    ///
+    /// Whoever can connect can then read and forge what they send, and can stop the job.
+    #[arg(help_heading = CLUSTER, long)]
+    pub cluster_insecure: bool,
 
     /// A process that is silent for so long is lost, and the others end
     #[arg(help_heading = CLUSTER, long, value_name = "DURATION", default_value = "10s")]

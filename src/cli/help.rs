@@ -26,6 +26,10 @@ Logins, if the servers ask for them:
   POSTGRES_USER       default: postgres (a user in the URL counts more)
   POSTGRES_PASSWORD   default: postgres (a password in the URL counts more)
 
+The secret that several processes share:
+  SESSIONIZER_CLUSTER_SECRET
+                      what is in --cluster-secret-file, instead of the file
+
 What is logged:
   RUST_LOG            warn, info (default) or debug
 

@@ -219,13 +219,19 @@ fn a_variable_that_nothing_reads_is_told_if_it_looks_like_ours() {
 
 #[test]
 fn secrets_are_taken_as_they_are() {
-    for (value, want) in [("\"x\"", "quotes"), (" x", "blank"), ("x\r", "line break")] {
-        let (_, env) = parse_with(&[], &[("POSTGRES_PASSWORD", value)]).expect("valid");
-        assert_eq!(env.secret("POSTGRES_PASSWORD").as_deref(), Some(value));
-        let warning = env.warnings().join("\n");
-        assert!(warning.contains("POSTGRES_PASSWORD") && warning.contains(want), "{warning}");
-        assert!(!warning.contains('x'), "{warning}");
+    let names = ["POSTGRES_PASSWORD", "KAFKA_WEB_TRAFFIC_SECRET", "SESSIONIZER_CLUSTER_SECRET"];
+    for (value, want) in [("\"x\"", "quotes"), (" x", "blank"), ("x\n\r", "line break")] {
+        for name in names {
+            let (_, env) = parse_with(&[], &[(name, value)]).expect("valid");
+            assert_eq!(env.secret(name).as_deref(), Some(value));
+            let warning = env.warnings().join("\n");
+            assert!(warning.contains(name) && warning.contains(want), "{warning}");
+            assert!(!warning.contains('x'), "{warning}");
+        }
     }
+    // One newline at its end is no part of this one.
+    let (_, env) = parse_with(&[], &[("SESSIONIZER_CLUSTER_SECRET", "x\n")]).expect("valid");
+    assert!(env.warnings().is_empty(), "{:?}", env.warnings());
 }
 
 #[cfg(unix)]

@@ -8,8 +8,9 @@ use clap::{ArgAction, Command};
 use crate::config::Environment;
 use crate::config::value::{boolean, number};
 
-/// Variables that are no flags: those of Kafka and Postgres.
-pub const PLAIN: [&str; 8] = [
+/// Variables that are no flags: those of Kafka and Postgres, and the secret of a cluster, which
+/// nobody should type where everybody on the machine can see it.
+pub const PLAIN: [&str; 9] = [
     "KAFKA_URL",
     "KAFKA_TOPIC",
     "KAFKA_GROUP",
@@ -18,6 +19,7 @@ pub const PLAIN: [&str; 8] = [
     "POSTGRES_URL",
     "POSTGRES_USER",
     "POSTGRES_PASSWORD",
+    "SESSIONIZER_CLUSTER_SECRET",
 ];
 
 /// Variables that only the scripts and tests of this repository read.

@@ -1,11 +1,12 @@
 //! What two processes say to each other first, and whether they fit. No sockets: readers, writers.
 //!
-//! Whoever connects sends a [`Hello`], whoever listens gives an [`Answer`]. Both are a magic number,
-//! a length and JSON: a stranger is told from a process of ours by the first bytes, and nothing
-//! that a stranger sends is taken for a length or an index.
+//! Whoever connects sends a [`Hello`], whoever listens gives an [`Answer`]. Both are a magic
+//! number, a length and JSON. What comes from the other side is bounded before it is looked at, and
+//! none of it is taken for an index, or shown to people as it is.
 
 use std::io::{self, Read, Write};
 
+use openssl::sha::sha256;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -13,8 +14,18 @@ use crate::epoch_clock::Distance;
 
 /// Nothing that speaks another protocol begins with this.
 const MAGIC: &[u8; 16] = b"sessionizer-peer";
-/// A greeting is a few hundred bytes; the settings may hold long lists of topics.
-const MAX_BYTES: u32 = 256 * 1024;
+/// The first byte of a greeting.
+pub const FIRST: u8 = MAGIC[0];
+/// No message is longer.
+const MAX_BYTES: u32 = 64 * 1024;
+/// No process has more settings to compare.
+const MAX_SETTINGS: usize = 64;
+/// No name of a setting is longer.
+const MAX_NAME: usize = 64;
+/// A longer value is compared by its hash: see [`shortened`].
+const MAX_VALUE: usize = 400;
+/// So many characters of a value are shown.
+const SHOWN: usize = 150;
 
 /// Clocks that are further apart than this are told of. A greeting may be under way for a moment.
 const CLOCKS_APART_MS: u64 = 5_000;
@@ -35,13 +46,17 @@ pub struct Hello {
     pub settings: Vec<Setting>,
 }
 
-/// Each pair of processes has two connections.
+/// What a connection is for. Each pair of processes has one of each of the first three.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Purpose {
     /// Signs of life and notices; it comes first.
     Watch,
-    /// What timely sends.
-    Data,
+    /// What timely sends from the one who connects.
+    Send,
+    /// What timely sends to the one who connects.
+    Receive,
+    /// Nothing: whoever connects wants to know whether the settings are the same.
+    Compare,
 }
 
 /// What whoever listens says.
@@ -66,7 +81,11 @@ pub fn send(writer: &mut impl Write, message: &impl Serialize) -> io::Result<()>
 
 /// Receives what [`send`] has sent. `InvalidData` says that the other side is no process of ours.
 pub fn receive<T: DeserializeOwned>(reader: &mut impl Read) -> io::Result<T> {
-    let stranger = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
+    parse(&receive_bytes(reader)?)
+}
+
+/// Receives a message that nobody reads.
+pub fn receive_bytes(reader: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut magic = [0; MAGIC.len()];
     // Byte by byte at the start: a stranger that says little is told by its first byte.
     for at in 0..MAGIC.len() {
@@ -77,28 +96,93 @@ pub fn receive<T: DeserializeOwned>(reader: &mut impl Read) -> io::Result<T> {
     }
     let mut length = [0; 4];
     reader.read_exact(&mut length)?;
-    let length = u32::from_be_bytes(length);
-    if length > MAX_BYTES {
-        return Err(stranger("its greeting is too long"));
-    }
-    let mut body = vec![0; length as usize];
+    let mut body = vec![0; body_length(length)?];
     reader.read_exact(&mut body)?;
-    serde_json::from_slice(&body).map_err(|_| stranger("its greeting is of another version"))
+    Ok(body)
 }
 
-/// What is not the same, for people; empty if all is.
+/// Takes the first message from what has been received, if all of it is there.
+pub fn take<T: DeserializeOwned>(received: &mut Vec<u8>) -> io::Result<Option<T>> {
+    let known = received.len().min(MAGIC.len());
+    if received[..known] != MAGIC[..known] {
+        return Err(stranger("it does not speak as a process of sessionizer does"));
+    }
+    let Some(rest) = received.get(MAGIC.len()..) else { return Ok(None) };
+    let Some(length) = rest.first_chunk::<4>() else { return Ok(None) };
+    let length = body_length(*length)?;
+    let Some(body) = rest[4..].get(..length) else { return Ok(None) };
+    let message = parse(body)?;
+    received.drain(..MAGIC.len() + 4 + length);
+    Ok(Some(message))
+}
+
+fn body_length(bytes: [u8; 4]) -> io::Result<usize> {
+    match u32::from_be_bytes(bytes) {
+        length if length <= MAX_BYTES => Ok(length as usize),
+        _ => Err(stranger("its greeting is too long")),
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> io::Result<T> {
+    serde_json::from_slice(body).map_err(|_| stranger("its greeting is of another version"))
+}
+
+fn stranger(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// Whether settings that were received are within bounds.
+pub fn check(settings: &[Setting]) -> io::Result<()> {
+    let fits = |(name, value): &Setting| name.len() <= MAX_NAME && value.len() <= MAX_VALUE;
+    match settings.len() <= MAX_SETTINGS && settings.iter().all(fits) {
+        true => Ok(()),
+        false => Err(stranger("its settings are too many or too long")),
+    }
+}
+
+/// The settings as they are sent: a long value, as of a list of many topics, by its beginning and
+/// its hash.
+pub fn shortened(settings: Vec<Setting>) -> Vec<Setting> {
+    let shorten = |(name, value): Setting| match value.len() {
+        short if short <= MAX_VALUE => (name, value),
+        long => {
+            let hash = sha256(value.as_bytes());
+            let hash: String = hash[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+            let begin: String = value.chars().take(60).collect();
+            (name, format!("{begin}... ({long} bytes, SHA-256 {hash}...)"))
+        }
+    };
+    settings.into_iter().map(shorten).collect()
+}
+
+/// What is not the same, for people; empty if all is. Only names that are known here are shown.
 pub fn differences(here: &[Setting], there: &[Setting]) -> Vec<String> {
-    let value = |of: &[Setting], name: &str| {
-        let found = of.iter().find(|(known, _)| known == name);
-        found.map_or("unknown".to_owned(), |(_, value)| value.clone())
-    };
-    let mut names: Vec<&String> = here.iter().map(|(name, _)| name).collect();
-    names.extend(there.iter().map(|(name, _)| name).filter(|name| value(here, name) == "unknown"));
-    let differs = |name: &&String| value(here, name) != value(there, name);
-    let tell = |name: &String| {
-        format!("{name} is {} there and {} here", value(there, name), value(here, name))
-    };
-    names.into_iter().filter(differs).map(tell).collect()
+    let mut all = Vec::new();
+    for (name, ours) in here {
+        let theirs = there.iter().find(|(known, _)| known == name);
+        let theirs = theirs.map_or("unknown", |(_, value)| value.as_str());
+        if theirs != ours {
+            let (theirs, ours) = (shown(theirs, SHOWN), shown(ours, SHOWN));
+            all.push(format!("{name} is {theirs} there and {ours} here"));
+        }
+    }
+    let unknown = |(name, _): &&Setting| !here.iter().any(|(known, _)| known == name);
+    match there.iter().filter(unknown).count() {
+        0 => {}
+        1 => all.push("it has one setting that is unknown here".to_owned()),
+        more => all.push(format!("it has {more} settings that are unknown here")),
+    }
+    all
+}
+
+/// What another process has said, fit for a log: on one line, and not without end.
+pub fn shown(text: &str, most: usize) -> String {
+    let mut shown: String =
+        text.chars().take(most).map(|c| if c.is_control() { '?' } else { c }).collect();
+    if text.chars().nth(most).is_some() {
+        shown.push_str("...");
+    }
+    shown
 }
 
 /// How far the clock of a process is from the one here, for people; `None` if that is not worth a
@@ -165,16 +249,59 @@ mod tests {
     }
 
     #[test]
+    fn a_message_is_taken_when_all_of_it_is_there() {
+        let mut bytes = Vec::new();
+        send(&mut bytes, &hello()).expect("written");
+        send(&mut bytes, &Answer::Welcome { clock_ms: 1 }).expect("written");
+        let mut received = Vec::new();
+        let mut found = 0;
+        for byte in bytes {
+            received.push(byte);
+            if found == 0 {
+                let hello_there = take::<Hello>(&mut received).expect("ours");
+                found += usize::from(hello_there.is_some_and(|it| it == hello()));
+            } else if take::<Answer>(&mut received).expect("ours").is_some() {
+                found += 1;
+            }
+        }
+        assert_eq!((found, received.len()), (2, 0));
+        for bytes in [&b"GET"[..], &[MAGIC.as_slice(), &[0xff; 4]].concat()] {
+            assert!(take::<Hello>(&mut bytes.to_vec()).is_err());
+        }
+    }
+
+    #[test]
     fn each_setting_that_differs_is_named_with_both_values() {
         let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let here = [setting("--gap", "5m"), setting("-w", "2"), setting("new", "1")];
-        let there = [setting("--gap", "1m"), setting("-w", "2"), setting("old", "3")];
+        let there = [setting("--gap", "1m\u{1b}[2J\n"), setting("-w", "2"), setting("old", "3")];
         let want = [
-            "--gap is 1m there and 5m here",
+            "--gap is 1m?[2J? there and 5m here",
             "new is unknown there and 1 here",
-            "old is 3 there and unknown here",
+            "it has one setting that is unknown here",
         ];
         assert_eq!(differences(&here, &there), want);
         assert!(differences(&here, &here).is_empty());
+    }
+
+    #[test]
+    fn settings_are_bounded_and_long_values_are_compared_by_their_hash() {
+        let topics = |last: &str| format!("{}{last}", "topic,".repeat(1_000));
+        let of = |last: &str| shortened(vec![("KAFKA_TOPIC".to_owned(), topics(last))]);
+        let (here, there) = (of("a"), of("b"));
+        assert!(check(&here).is_ok() && here[0].1.contains("(6001 bytes, SHA-256 "), "{here:?}");
+        assert!(differences(&here, &of("a")).is_empty());
+        assert_eq!(differences(&here, &there).len(), 1);
+        let setting = |name: usize, value: usize| ("n".repeat(name), "v".repeat(value));
+        assert!(check(&vec![setting(MAX_NAME, MAX_VALUE); MAX_SETTINGS]).is_ok());
+        for wrong in [
+            vec![setting(1, 1); MAX_SETTINGS + 1],
+            vec![setting(MAX_NAME + 1, 1)],
+            vec![setting(1, MAX_VALUE + 1)],
+        ] {
+            assert!(check(&wrong).is_err());
+        }
+        let said = differences(&[], &vec![setting(60, 400); 64]).join("; ");
+        assert!(said.len() < 100, "{said}");
     }
 }

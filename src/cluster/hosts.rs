@@ -1,5 +1,7 @@
 //! Where the processes of a cluster are: the hostfile. Text in, addresses out; no I/O.
 
+use std::net::IpAddr;
+
 /// The port of a line that names none.
 const PORT: u16 = 2101;
 
@@ -28,6 +30,17 @@ pub fn parse(text: &str, processes: usize) -> Result<Vec<String>, String> {
 /// Where the processes are without a hostfile: all on this machine.
 pub fn local(processes: usize) -> Vec<String> {
     (0..processes).map(|process| format!("localhost:{}", usize::from(PORT) + process)).collect()
+}
+
+/// Whether an address is on loopback, as far as its text says so: a name other than localhost may
+/// be anywhere.
+pub fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    match ip {
+        Ok(ip) => ip.to_canonical().is_loopback(),
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
+    }
 }
 
 fn address(line: &str) -> Result<String, String> {
@@ -77,5 +90,19 @@ mod tests {
     #[test]
     fn without_a_hostfile_all_are_here() {
         assert_eq!(local(2), ["localhost:2101", "localhost:2102"]);
+        assert!(local(2).iter().all(|address| is_loopback(address)));
+    }
+
+    #[test]
+    fn only_loopback_is_loopback() {
+        for here in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "LocalHost:1"]
+        {
+            assert!(is_loopback(here), "{here}");
+        }
+        for elsewhere in
+            ["0.0.0.0:1", "[::]:1", "10.8.0.1:1", "localhost.example:1", "alpha:1", "128.0.0.1:1"]
+        {
+            assert!(!is_loopback(elsewhere), "{elsewhere}");
+        }
     }
 }

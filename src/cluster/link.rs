@@ -4,8 +4,7 @@
 //! A process that dies closes the connection, one that hangs or is cut off falls silent. Either way
 //! [`Members`] is told, and decides what that means.
 
-use std::io;
-use std::net::TcpStream;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,13 +12,17 @@ use std::time::{Duration, Instant};
 use log::{debug, info};
 use serde::{Deserialize, Serialize};
 
+use super::channel::Channel;
 use super::greeting;
 use super::members::{Members, Told};
+use super::stage::Stage;
 
 /// How often a sign of life is sent.
 const BEAT: Duration = Duration::from_millis(200);
 /// How soon a change is told.
 const LOOK: Duration = Duration::from_millis(50);
+/// How much of a message about a fault is sent.
+const MAX_WHY: usize = 4_000;
 
 /// What goes over a link.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -28,6 +31,8 @@ enum Notice {
     Beat,
     /// Whether the sender has a connection to everybody.
     Ready(bool),
+    /// How far the sender's start is.
+    Stage(Stage),
     /// The sender stops cleanly; a cluster stops as one.
     Stop,
     /// The sender ends without a last commit.
@@ -38,35 +43,83 @@ enum Notice {
     Done,
 }
 
-/// Starts the two threads of a link.
+/// Starts the thread of a link.
 pub(super) fn start(
     members: &Arc<Members>,
     process: usize,
     token: u64,
-    stream: TcpStream,
+    mut channel: Channel,
 ) -> io::Result<()> {
-    stream.set_read_timeout(Some(members.peer_timeout))?;
-    stream.set_write_timeout(Some(members.peer_timeout))?;
-    let writer = stream.try_clone()?;
-    let (ours, theirs) = (Arc::clone(members), Arc::clone(members));
-    thread::Builder::new()
-        .name(format!("link-{process}-out"))
-        .spawn(move || speak(&ours, process, token, writer))?;
-    thread::Builder::new()
-        .name(format!("link-{process}-in"))
-        .spawn(move || listen(&theirs, process, token, stream))?;
+    channel.greeted(Some(LOOK), Some(members.peer_timeout))?;
+    let members = Arc::clone(members);
+    thread::Builder::new().name(format!("link-{process}")).spawn(move || {
+        let why = Link::new(&members, process, token).run(&mut channel);
+        if let Some(why) = why {
+            members.left(process, token, &reason(&why, members.peer_timeout));
+        }
+        channel.close();
+    })?;
     Ok(())
 }
 
-/// Sends until the process is not here any more, or the connection ends; the other thread of the
-/// link finds out why.
-fn speak(members: &Members, process: usize, token: u64, mut stream: TcpStream) {
-    let mut told = Told::default();
-    let mut beat: Option<Instant> = None;
-    while let Some((now, fault)) = members.to_tell(process, token) {
+/// One side of a link.
+struct Link<'a> {
+    members: &'a Members,
+    process: usize,
+    token: u64,
+    told: Told,
+    beat: Option<Instant>,
+    heard: Instant,
+    /// Whether nothing can be sent any more: what has come before the end is still to be read.
+    mute: bool,
+    received: Vec<u8>,
+}
+
+impl<'a> Link<'a> {
+    fn new(members: &'a Members, process: usize, token: u64) -> Self {
+        Link {
+            members,
+            process,
+            token,
+            told: Told::default(),
+            beat: None,
+            heard: Instant::now(),
+            mute: false,
+            received: Vec::new(),
+        }
+    }
+
+    /// Speaks and listens until the process is not here any more (`None`), the connection ends, or
+    /// nothing comes for too long.
+    fn run(mut self, channel: &mut Channel) -> Option<io::Error> {
+        loop {
+            let notices = self.next_notices()?;
+            for notice in notices.iter().filter(|_| !self.mute) {
+                if let Err(why) = greeting::send(channel, notice) {
+                    debug!("{}: {notice:?} was not sent: {why}", self.members.name(self.process));
+                    self.mute = true;
+                    break;
+                }
+            }
+            if !self.mute {
+                self.members.told(self.process, self.token, self.told);
+            }
+            if let Err(why) = self.hear(channel) {
+                return Some(why);
+            }
+        }
+    }
+
+    /// What there is to say; `None` when the process is not here any more.
+    fn next_notices(&mut self) -> Option<Vec<Notice>> {
+        let (now, fault) = self.members.to_tell(self.process, self.token)?;
+        let told = std::mem::replace(&mut self.told, now);
         let mut notices = Vec::new();
         if now.ready != told.ready {
             notices.push(Notice::Ready(now.ready));
+        }
+        if now.stage != told.stage {
+            notices.push(Notice::Stage(now.stage));
         }
         if now.stop && !told.stop {
             notices.push(Notice::Stop);
@@ -75,51 +128,58 @@ fn speak(members: &Members, process: usize, token: u64, mut stream: TcpStream) {
             notices.push(Notice::Abandon);
         }
         if let Some(fault) = fault.filter(|_| !told.fault) {
-            notices.push(Notice::Fault(fault.exit_code(), fault.to_string()));
+            let why: String = fault.to_string().chars().take(MAX_WHY).collect();
+            notices.push(Notice::Fault(fault.exit_code(), why));
         }
         if now.done && !told.done {
             notices.push(Notice::Done);
         }
-        if beat.is_none_or(|beat| beat.elapsed() >= BEAT) {
-            beat = Some(Instant::now());
+        if self.beat.is_none_or(|beat| beat.elapsed() >= BEAT) {
+            self.beat = Some(Instant::now());
             notices.push(Notice::Beat);
         }
-        for notice in notices {
-            if let Err(why) = greeting::send(&mut stream, &notice) {
-                debug!("{}: {notice:?} was not sent: {why}", members.name(process));
-                let _ = stream.shutdown(std::net::Shutdown::Both); // The listener ends, too.
-                return;
-            }
-        }
-        if now != told {
-            told = now;
-            members.told(process, token, told);
-        }
-        thread::sleep(LOOK);
+        Some(notices)
     }
-    let _ = stream.shutdown(std::net::Shutdown::Both);
-}
 
-/// Receives until the connection ends, or nothing comes for too long.
-fn listen(members: &Members, process: usize, token: u64, mut stream: TcpStream) {
-    loop {
-        match greeting::receive::<Notice>(&mut stream) {
-            Ok(Notice::Beat) => {}
-            Ok(Notice::Ready(ready)) => members.ready(process, token, ready),
-            Ok(Notice::Stop) => {
+    /// Takes in what comes within a moment.
+    fn hear(&mut self, channel: &mut Channel) -> io::Result<()> {
+        let mut buffer = [0; 4_096];
+        match channel.read(&mut buffer) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => {
+                self.received.extend_from_slice(&buffer[..read]);
+                while let Some(notice) = greeting::take(&mut self.received)? {
+                    self.heard = Instant::now();
+                    self.take_in(notice);
+                }
+            }
+            Err(why) => match why.kind() {
+                io::ErrorKind::Interrupted => {}
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {}
+                _ => return Err(why),
+            },
+        }
+        match self.heard.elapsed() < self.members.peer_timeout {
+            true => Ok(()),
+            false => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+
+    fn take_in(&self, notice: Notice) {
+        let Link { members, process, token, .. } = *self;
+        match notice {
+            Notice::Beat => {}
+            Notice::Ready(ready) => members.ready(process, token, ready),
+            Notice::Stage(stage) => members.at_stage(process, token, stage),
+            Notice::Stop => {
                 if !members.control.stopping() {
                     info!("{} stops, and so does this one", members.name(process));
                     members.control.request_stop();
                 }
             }
-            Ok(Notice::Abandon) => members.control.abandon(),
-            Ok(Notice::Fault(code, why)) => members.peer_failed(process, code, &why),
-            Ok(Notice::Done) => members.done(process, token),
-            Err(why) => {
-                members.left(process, token, &reason(&why, members.peer_timeout));
-                let _ = stream.shutdown(std::net::Shutdown::Both);
-                return;
-            }
+            Notice::Abandon => members.control.abandon(),
+            Notice::Fault(code, why) => members.peer_failed(process, code, &why),
+            Notice::Done => members.done(process, token),
         }
     }
 }
@@ -130,7 +190,9 @@ pub(super) fn reason(why: &io::Error, timeout: Duration) -> String {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
             format!("it has not answered for {timeout:?} (it hangs, or the network does)")
         }
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe => {
             "it has closed the connection (it has ended, or was killed)".to_owned()
         }
         _ => why.to_string(),

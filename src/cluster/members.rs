@@ -1,24 +1,28 @@
 //! Which processes are here, and what this one knows of each: the state that the listener, the
 //! dialers, the links and the wires of a process share.
 
-use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpStream};
+mod arrivals;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
 
-use super::greeting::{Answer, Hello, Purpose, Setting, clocks_apart};
+use super::channel::{Channel, Protection};
+use super::differing::Differing;
+use super::greeting::{self, Answer, Hello, Purpose, Setting, clocks_apart};
+use super::stage::Stage;
+use super::wire::Ends;
 use crate::control::{Control, Fault};
 
-/// How often strangers are logged at most; what knocks in between is counted.
-const STRANGERS_EVERY: Duration = Duration::from_secs(5);
 /// How often it is said for whom this process waits, after the first time.
 const WAITING_EVERY: Duration = Duration::from_secs(10);
 /// How long a wait is not worth a line.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
-/// How long a process whose settings differ goes on greeting, so that all find out.
-const LINGER: Duration = Duration::from_secs(3);
+/// How much of a message of another process is repeated.
+const MAX_WHY: usize = 4_000;
 
 /// What the threads of a process know of the cluster.
 pub(super) struct Members {
@@ -27,6 +31,7 @@ pub(super) struct Members {
     pub incarnation: u64,
     pub settings: Vec<Setting>,
     pub peer_timeout: Duration,
+    pub protection: Protection,
     pub control: Arc<Control>,
     wall_ms: fn() -> u64,
     state: Mutex<State>,
@@ -40,9 +45,11 @@ struct State {
     tokens: u64,
     /// Why a process is not here.
     troubles: BTreeMap<usize, String>,
-    /// How the settings of others differ, and since when that is known.
-    differing: BTreeMap<usize, String>,
-    differing_since: Option<Instant>,
+    differing: Differing,
+    /// The addresses that the names in the hostfile stand for.
+    peer_ips: Arc<BTreeSet<IpAddr>>,
+    /// How far the start of this process is.
+    stage: Stage,
     /// Whether the fault of this run is one that another process has told.
     relayed: bool,
     strangers: (Option<Instant>, u64),
@@ -67,7 +74,9 @@ struct Member {
     token: u64,
     incarnation: u64,
     place: SocketAddr,
-    data: Option<TcpStream>,
+    outbound: Option<Channel>,
+    inbound: Option<Channel>,
+    stage: Stage,
     /// It has said that it has a connection to everybody.
     ready: bool,
     /// It has said that its work is done.
@@ -75,10 +84,27 @@ struct Member {
     told: Told,
 }
 
+impl Member {
+    /// Whether both connections for data are here.
+    fn has_data(&self) -> bool {
+        self.outbound.is_some() && self.inbound.is_some()
+    }
+
+    /// Where the connection that this is for is kept.
+    fn slot(&mut self, purpose: Purpose) -> Option<&mut Option<Channel>> {
+        match purpose {
+            Purpose::Send => Some(&mut self.inbound),
+            Purpose::Receive => Some(&mut self.outbound),
+            Purpose::Watch | Purpose::Compare => None,
+        }
+    }
+}
+
 /// What a link has told its peer, of what changes once or now and then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Told {
     pub ready: bool,
+    pub stage: Stage,
     pub stop: bool,
     pub abandon: bool,
     pub fault: bool,
@@ -87,8 +113,8 @@ pub(super) struct Told {
 
 /// How the wait for all others ended.
 pub(super) enum Gathered {
-    /// The data connection of each other process, by index.
-    Complete(Vec<Option<TcpStream>>),
+    /// The data connections of each other process, by index.
+    Complete(Vec<Option<Ends>>),
     /// This process is to stop.
     Stopped,
     Failed(Fault),
@@ -100,6 +126,7 @@ impl Members {
         incarnation: u64,
         settings: Vec<Setting>,
         (peer_timeout, wall_ms): (Duration, fn() -> u64),
+        protection: Protection,
         control: Arc<Control>,
     ) -> Self {
         let state = State {
@@ -107,19 +134,22 @@ impl Members {
             slots: addresses.iter().map(|_| None).collect(),
             tokens: 0,
             troubles: BTreeMap::new(),
-            differing: BTreeMap::new(),
-            differing_since: None,
+            differing: Differing::default(),
+            peer_ips: Arc::default(),
+            stage: Stage::default(),
             relayed: false,
             strangers: (None, 0),
             waiting: (Instant::now(), None),
         };
         let (state, changed) = (Mutex::new(state), Condvar::new());
+        let settings = greeting::shortened(settings);
         Members {
             me,
             addresses,
             incarnation,
             settings,
             peer_timeout,
+            protection,
             control,
             wall_ms,
             state,
@@ -170,176 +200,42 @@ impl Members {
         self.changed.notify_all();
     }
 
-    // ---- who comes ---------------------------------------------------------------------------
-
-    /// Takes note of a process that watches this one, or says why not.
-    pub fn admit(
-        &self,
-        process: usize,
-        incarnation: u64,
-        place: SocketAddr,
-    ) -> Result<u64, String> {
-        let mut state = self.lock();
-        if state.phase != Phase::Gathering {
-            return Err(format!("{} runs in a cluster that is complete", self.name(self.me)));
-        }
-        let Some(slot) = state.slots.get(process).filter(|_| process != self.me) else {
-            return Err(format!("there is no place for a process {process} here"));
-        };
-        if let Some(there) = slot {
-            return Err(format!("a process {process} is here already, from {}", there.place));
-        }
-        state.tokens += 1;
-        let token = state.tokens;
-        state.slots[process] = Some(Member {
-            token,
-            incarnation,
-            place,
-            data: None,
-            ready: false,
-            done: false,
-            told: Told::default(),
-        });
-        Ok(token)
-    }
-
-    /// Answers a process that brings its data connection, and takes it. Nothing may be written to
-    /// it between the two: the answer comes first, and both under one lock.
-    pub fn accept_data(
-        &self,
-        hello: &Hello,
-        stream: TcpStream,
-        answer: impl FnOnce(&TcpStream, &Answer) -> std::io::Result<()>,
-    ) -> std::io::Result<()> {
-        let mut state = self.lock();
-        let gathering = state.phase == Phase::Gathering;
-        let slot = state.slots.get_mut(hello.process).and_then(Option::as_mut);
-        let fits = |member: &&mut Member| {
-            gathering && member.incarnation == hello.incarnation && member.data.is_none()
-        };
-        let Some(member) = slot.filter(fits) else {
-            return answer(&stream, &Answer::Busy("its other connection is not here".to_owned()));
-        };
-        answer(&stream, &self.welcome())?;
-        member.data = Some(stream);
-        drop(state);
-        self.changed.notify_all();
-        Ok(())
-    }
-
-    /// Takes the data connection to a process that was dialed, if its link still stands.
-    pub fn keep_data(&self, process: usize, token: u64, stream: TcpStream) {
-        self.update(process, token, |member| member.data = Some(stream));
-    }
-
-    /// Whether a process is here.
-    pub fn is_here(&self, process: usize) -> bool {
-        self.lock().slots[process].is_some()
-    }
-
-    /// Notes why a process is not here.
-    pub fn trouble(&self, process: usize, why: String) {
-        self.lock().troubles.insert(process, why);
-    }
-
-    /// Notes that a process was started with other settings. One that comes when the cluster is
-    /// complete finds out by itself, and nobody else has to care.
-    pub fn differs(&self, process: usize, differences: &[String]) {
-        let mut state = self.lock();
-        if state.phase != Phase::Gathering {
-            drop(state);
-            return self.stranger(&format!("process {process}"), "its settings are others");
-        }
-        state.differing_since.get_or_insert_with(Instant::now);
-        state.differing.insert(
-            process,
-            format!(
-                "{} was started with other settings: {}",
-                self.name(process),
-                differences.join("; ")
-            ),
-        );
-        drop(state);
-        self.changed.notify_all();
-    }
-
-    /// Says who was turned away, sparsely: whoever scans the network must not fill the disk.
-    pub fn stranger(&self, who: &str, why: &str) {
-        let mut state = self.lock();
-        let (told, count) = &mut state.strangers;
-        if told.is_some_and(|told| told.elapsed() < STRANGERS_EVERY) {
-            *count += 1;
-            return;
-        }
-        let before = match std::mem::take(count) {
-            0 => String::new(),
-            count => format!(" ({count} others before)"),
-        };
-        *told = Some(Instant::now());
-        warn!("turned away {who}: {why}{before}");
-    }
-
-    // ---- who goes ----------------------------------------------------------------------------
-
-    /// The link to a process has ended. While all gather, it may come again; later, it is lost.
-    pub fn left(&self, process: usize, token: u64, why: &str) {
-        let mut state = self.lock();
-        let slot = &mut state.slots[process];
-        let Some(member) = slot.as_mut().filter(|member| member.token == token) else { return };
-        if member.done {
-            return;
-        }
-        match state.phase {
-            Phase::Gathering => {
-                state.slots[process] = None;
-                state.troubles.insert(process, why.to_owned());
-                drop(state);
-                self.changed.notify_all();
-            }
-            Phase::Running => {
-                drop(state);
-                self.lost(process, why);
-            }
-            Phase::Finished | Phase::Closed => {}
-        }
-    }
-
-    /// A process is lost: this run ends. What it has not committed is read again at the next start.
-    pub fn lost(&self, process: usize, why: &str) {
-        let control = &self.control;
-        if self.phase() != Phase::Running || control.failed() || control.abandoned() {
-            return;
-        }
-        control.fail(Fault::Peer(format!(
-            "lost {}: {why}. What is committed stays right, and the next start goes on from there: \
-             start all processes again",
-            self.name(process)
-        )));
-    }
-
-    /// Waits for a process whose data connection has ended to say that it is done; `false` if it
-    /// does not, or is lost meanwhile.
-    pub fn is_done_within(&self, process: usize, patience: Duration) -> bool {
-        let until = Instant::now() + patience;
-        let mut state = self.lock();
-        loop {
-            if state.slots[process].as_ref().is_some_and(|member| member.done) {
-                return true;
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.control.failed() || self.control.abandoned() {
-                return false;
-            }
-            let waited = self.changed.wait_timeout(state, left.min(Duration::from_millis(50)));
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
     // ---- what processes tell each other ------------------------------------------------------
 
     /// A process has a connection to everybody, or no longer.
     pub fn ready(&self, process: usize, token: u64, ready: bool) {
         self.update(process, token, |member| member.ready = ready);
+    }
+
+    /// How far the start of a process is.
+    pub fn at_stage(&self, process: usize, token: u64, stage: Stage) {
+        self.update(process, token, |member| member.stage = member.stage.max(stage));
+    }
+
+    /// How far the start of this process is.
+    pub fn reach(&self, stage: Stage) {
+        let mut state = self.lock();
+        state.stage = state.stage.max(stage);
+    }
+
+    /// The stage of every process, by index; `None` when that does not matter any more.
+    pub fn stages(&self) -> Option<Vec<Stage>> {
+        let state = self.lock();
+        let of = |(process, slot): (usize, &Option<Member>)| match slot {
+            _ if process == self.me => self.stage(&state),
+            Some(member) => member.stage,
+            None => Stage::Planning,
+        };
+        let matters = state.phase == Phase::Running && !self.control.ending();
+        matters.then(|| state.slots.iter().enumerate().map(of).collect())
+    }
+
+    fn stage(&self, state: &State) -> Stage {
+        let loaded = self.control.gauges.shards_loaded.load(std::sync::atomic::Ordering::Relaxed);
+        match state.stage {
+            Stage::Loading(_) => Stage::Loading(loaded),
+            other => other,
+        }
     }
 
     /// A process has done its work.
@@ -376,6 +272,7 @@ impl Members {
     fn now(&self, state: &State) -> Told {
         Told {
             ready: self.has_all(state),
+            stage: self.stage(state),
             stop: self.control.stopping(),
             abandon: self.control.abandoned(),
             fault: self.control.failed() && !state.relayed,
@@ -386,7 +283,7 @@ impl Members {
     fn has_all(&self, state: &State) -> bool {
         let mut others = state.slots.iter().enumerate().filter(|(process, _)| *process != self.me);
         state.phase != Phase::Gathering
-            || others.all(|(_, slot)| slot.as_ref().is_some_and(|member| member.data.is_some()))
+            || others.all(|(_, slot)| slot.as_ref().is_some_and(Member::has_data))
     }
 
     /// A process has told why it ends: so does this one, for the same reason.
@@ -394,6 +291,8 @@ impl Members {
         let mut state = self.lock();
         if !self.control.failed() {
             state.relayed = true;
+            let fit = |c: &char| *c == '\n' || !c.is_control();
+            let why: String = why.chars().filter(fit).take(MAX_WHY).collect();
             self.control.fail(Fault::with_code(code, format!("{}: {why}", self.name(process))));
         }
     }
@@ -426,38 +325,25 @@ impl Members {
             if self.control.stopping() {
                 return Gathered::Stopped;
             }
-            if let Some(fault) = self.settled_differences(&state) {
-                return Gathered::Failed(fault);
+            if let Some(differences) = state.differing.settled(Instant::now()) {
+                return Gathered::Failed(Fault::Config(format!(
+                    "{differences}. Start all processes of a cluster with the same settings"
+                )));
             }
             let ready = state.slots.iter().flatten().filter(|member| member.ready).count();
             if self.has_all(&state) && ready + 1 == state.slots.len() {
                 state.phase = Phase::Running;
-                let data = |slot: &mut Option<Member>| slot.as_mut().and_then(|m| m.data.take());
-                return Gathered::Complete(state.slots.iter_mut().map(data).collect());
+                let ends = |slot: &mut Option<Member>| {
+                    let member = slot.as_mut()?;
+                    let (outbound, inbound) = (member.outbound.take()?, member.inbound.take()?);
+                    Some(Ends { outbound, inbound })
+                };
+                return Gathered::Complete(state.slots.iter_mut().map(ends).collect());
             }
             self.say_for_whom(&mut state);
             let waited = self.changed.wait_timeout(state, Duration::from_millis(50));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-    }
-
-    /// The differences, when all are known that are to be had soon.
-    fn settled_differences(&self, state: &State) -> Option<Fault> {
-        let since = state.differing_since?;
-        let open = |process: &usize| {
-            *process != self.me
-                && state.slots[*process].is_none()
-                && !state.differing.contains_key(process)
-        };
-        let all = !(0..state.slots.len()).any(|process| open(&process));
-        if !all && since.elapsed() < LINGER {
-            return None;
-        }
-        let told: Vec<&str> = state.differing.values().map(String::as_str).collect();
-        Some(Fault::Config(format!(
-            "{}. Start all processes of a cluster with the same settings",
-            told.join(". ")
-        )))
     }
 
     fn say_for_whom(&self, state: &mut State) {
@@ -471,8 +357,8 @@ impl Members {
         let mut missing = Vec::new();
         for (process, slot) in state.slots.iter().enumerate().filter(|(at, _)| *at != self.me) {
             let why = match slot {
-                Some(member) if member.data.is_some() && member.ready => continue,
-                Some(member) if member.data.is_some() => "it waits for others itself",
+                Some(member) if member.has_data() && member.ready => continue,
+                Some(member) if member.has_data() => "it waits for others itself",
                 _ => state.troubles.get(&process).map_or("it has not come yet", String::as_str),
             };
             missing.push(format!("{}: {why}", self.name(process)));

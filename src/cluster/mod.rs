@@ -2,9 +2,12 @@
 //!
 //! ```text
 //!   gather     every process listens on its own address and dials those before it in the hostfile.
-//!              Two connections a pair: a link (signs of life, notices) and a wire (timely's data).
+//!              Three connections a pair: a link (signs of life, notices) and a wire (timely's
+//!              data, a connection for each direction).
+//!   prove      with a cluster secret, every connection is TLS with a key that is derived from it.
+//!              Whoever does not have it is turned away before anything is said.
 //!   agree      whoever connects says how it was started; processes with other settings are told
-//!              so, both sides, and nothing has begun yet. A stranger is turned away.
+//!              so, both sides, and nothing has begun yet.
 //!   run        when everybody has everybody. Only then does process 0 take the fence.
 //!   lose       a link that ends or falls silent ends the run, with the name of the process.
 //! ```
@@ -12,13 +15,19 @@
 //! Nothing here makes a table right: a process that is cut off and wakes up later is kept out by
 //! the fence in Postgres. This is about noticing soon, and about saying what happened.
 //!
-//! The links carry no TLS and ask for no password: they belong in a network of their own.
+//! Beyond loopback a secret is required. Without one, nothing is encrypted and nobody has to prove
+//! anything.
 
+mod channel;
+mod differing;
+mod door;
 mod gather;
 mod greeting;
 pub mod hosts;
 mod link;
 mod members;
+mod secret;
+mod stage;
 #[cfg(test)]
 mod tests;
 mod wire;
@@ -27,21 +36,42 @@ use std::any::Any;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use log::info;
+use log::{info, warn};
 use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
 use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 use timely::communication::initialize::Hooks;
 
 pub use greeting::Setting;
+pub use secret::SecretSource;
+pub use stage::Stage;
 
 use crate::control::{Control, Fault};
+use channel::Protection;
 use members::{Gathered, Members};
-use wire::Wire;
+use secret::Key;
+use stage::{Look, Standstill};
+use wire::{Ends, Wire};
 
 /// How long the end of a run waits until every peer knows of it.
 const TELLING: Duration = Duration::from_millis(500);
+/// How long nothing may move in the start of a complete cluster, as a multiple of the time that it
+/// waits for Kafka or Postgres: it waits for them a few times, one after the other.
+const STANDSTILL_FACTOR: u32 = 5;
+/// The least that this is.
+const STANDSTILL_LEAST: Duration = Duration::from_secs(60);
+/// How often it is looked at.
+const STANDSTILL_LOOK: Duration = Duration::from_millis(500);
+/// What a cluster needs that reaches beyond this machine.
+const NEEDS_SECRET: &str = "\
+    processes that reach each other over a network need a secret in common, which proves that they \
+    belong together and encrypts what they send. Make one, give every process the same, and name \
+    its file with --cluster-secret-file:\n  \
+    (umask 077; head -c 32 /dev/urandom | base64 > cluster-secret)\n\
+    With --cluster-insecure they start without: then whoever can connect can read and forge what \
+    they send, and can stop them";
 
 /// Where a process is in its cluster.
 #[derive(Clone, Debug)]
@@ -56,12 +86,44 @@ pub struct ClusterConfig {
     pub start_timeout: Duration,
     /// The wall clock, milliseconds since 1970: processes compare theirs.
     pub wall_ms: fn() -> u64,
+    /// The secret that all processes share.
+    pub secret: Option<SecretSource>,
+    /// Whether a cluster that reaches beyond this machine may do without.
+    pub insecure: bool,
+}
+
+impl ClusterConfig {
+    /// How connections are protected; a wrong setting if they have to be and are not.
+    fn protection(&self) -> Result<Protection, Fault> {
+        let beyond = self.addresses.iter().find(|address| !hosts::is_loopback(address));
+        match (&self.secret, beyond) {
+            (Some(source), _) => {
+                let key = Key::read(source)?;
+                info!("connections between processes are encrypted with the cluster secret");
+                Protection::sealed(key, self.process, self.addresses.len()).map_err(|why| {
+                    Fault::World(format!("OpenSSL cannot encrypt connections: {why}"))
+                })
+            }
+            (None, None) => Ok(Protection::Open),
+            (None, Some(address)) if self.insecure => {
+                warn!(
+                    "connections between processes are NOT ENCRYPTED and NOT AUTHENTICATED \
+                     (--cluster-insecure; {address} is not on loopback): whoever can connect can \
+                     read and forge what they send, and can stop the job"
+                );
+                Ok(Protection::Open)
+            }
+            (None, Some(address)) => Err(Fault::Config(format!(
+                "the hostfile names {address}, which is not on loopback: {NEEDS_SECRET}"
+            ))),
+        }
+    }
 }
 
 /// All processes of a job, seen from one of them.
 pub struct Cluster {
     members: Arc<Members>,
-    listener: gather::Listener,
+    listener: door::Listener,
     /// By index, none for this process; timely takes them.
     wires: Vec<Option<Wire>>,
 }
@@ -77,14 +139,17 @@ impl Cluster {
         settings: Vec<Setting>,
         control: &Arc<Control>,
     ) -> Result<Option<Cluster>, Fault> {
+        let protection = config.protection()?;
+        let loopback_only = matches!(protection, Protection::Open) && !config.insecure;
         let members = Arc::new(Members::new(
             (config.process, config.addresses.clone()),
             RandomState::new().build_hasher().finish(),
             settings,
             (config.peer_timeout, config.wall_ms),
+            protection,
             Arc::clone(control),
         ));
-        let Some(listener) = gather::listen(&members, config.start_timeout)? else {
+        let Some(listener) = door::listen(&members, config.start_timeout, loopback_only)? else {
             return Ok(None);
         };
         let mut cluster = Cluster { members, listener, wires: Vec::new() };
@@ -99,11 +164,20 @@ impl Cluster {
         };
         let others = wires.len() - 1;
         info!("process {} of {} is here, and so are all others", config.process, others + 1);
-        let wire = |(process, stream): (usize, Option<_>)| {
-            Some(Wire::new(stream?, process, &cluster.members))
+        let wire = |(process, ends): (usize, Option<Ends>)| {
+            ends.map(|ends| Wire::new(ends, process, &cluster.members)).transpose()
         };
-        cluster.wires = wires.into_iter().enumerate().map(wire).collect();
+        let wires: std::io::Result<_> = wires.into_iter().enumerate().map(wire).collect();
+        cluster.wires =
+            wires.map_err(|why| Fault::World(format!("cannot set up the connections: {why}")))?;
+        let limit = (config.start_timeout * STANDSTILL_FACTOR).max(STANDSTILL_LEAST);
+        watch_the_start(&cluster.members, limit);
         Ok(Some(cluster))
+    }
+
+    /// Where this process tells how far its start is.
+    pub fn start(&self) -> Start {
+        Start(Arc::clone(&self.members))
     }
 
     /// What timely's workers of this process are built from.
@@ -118,8 +192,8 @@ impl Cluster {
         Ok((builders.into_iter().map(AllocatorBuilder::Tcp).collect(), Box::new(guard)))
     }
 
-    /// The work of this process is done, and everything is durable: the others are told, and whoever
-    /// goes from here on is not missed.
+    /// The work of this process is done, and everything is durable: the others are told, and
+    /// whoever goes from here on is not missed.
     pub fn finished(&self) {
         self.members.finish();
     }
@@ -132,4 +206,42 @@ impl Drop for Cluster {
         self.members.close();
         self.listener.close();
     }
+}
+
+/// Tells the others how far the start of this process is.
+#[derive(Clone)]
+pub struct Start(Arc<Members>);
+
+impl Start {
+    /// This process has come so far.
+    pub fn reach(&self, stage: Stage) {
+        self.0.reach(stage);
+    }
+}
+
+/// Ends the run if the start of the cluster stands still for so long.
+fn watch_the_start(members: &Arc<Members>, limit: Duration) {
+    let members = Arc::clone(members);
+    let work = move || {
+        let mut standstill = Standstill::new(limit, Instant::now());
+        while let Some(stages) = members.stages() {
+            match standstill.look(stages.clone(), Instant::now()) {
+                Look::Started => return,
+                Look::Waiting => thread::sleep(STANDSTILL_LOOK),
+                Look::Still(behind) => {
+                    let who = |process: usize| {
+                        format!("{} {}", members.name(process), stages[process].doing())
+                    };
+                    let who: Vec<String> = behind.into_iter().map(who).collect();
+                    return members.control.fail(Fault::Peer(format!(
+                        "the cluster is complete, but its start has stood still for {limit:?}: {}. \
+                         Start all processes again",
+                        who.join("; ")
+                    )));
+                }
+            }
+        }
+    };
+    let thread = thread::Builder::new().name("cluster-start".to_owned());
+    thread.spawn(work).expect("a thread can be started");
 }

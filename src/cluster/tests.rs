@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use timely::communication::allocator::zero_copy::stream::Stream;
 
 use super::*;
+use crate::secret::Secret;
+
+mod sealed;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -21,22 +24,43 @@ fn addresses(count: usize) -> Vec<String> {
 
 type Gathering = JoinHandle<Result<Option<Cluster>, Fault>>;
 
-/// One process that waits for the others.
+/// One process that waits for the others, without a secret.
 fn process(addresses: &[String], process: usize, gap: &str) -> (Arc<Control>, Gathering) {
+    process_with(addresses, process, gap, None)
+}
+
+/// One process that waits for the others.
+fn process_with(
+    addresses: &[String],
+    process: usize,
+    gap: &str,
+    secret: Option<&str>,
+) -> (Arc<Control>, Gathering) {
     let config = ClusterConfig {
         process,
         addresses: addresses.to_vec(),
         peer_timeout: Duration::from_secs(2),
         start_timeout: Duration::from_secs(5),
         wall_ms: crate::run::now_ms,
+        secret: secret.map(|secret| SecretSource::Variable(Secret::new(secret))),
+        insecure: false,
     };
-    let settings = vec![
-        ("--processes".to_owned(), addresses.len().to_string()),
-        ("--gap".to_owned(), gap.to_owned()),
-    ];
+    let settings = settings(addresses.len(), gap);
     let control = Arc::new(Control::default());
     let ours = Arc::clone(&control);
     (control, thread::spawn(move || Cluster::gather(&config, settings, &ours)))
+}
+
+fn settings(processes: usize, gap: &str) -> Vec<Setting> {
+    vec![("--processes".to_owned(), processes.to_string()), ("--gap".to_owned(), gap.to_owned())]
+}
+
+/// A message as timely sends it.
+fn message(body: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 48];
+    bytes[32..40].copy_from_slice(&(body.len() as u64).to_be_bytes());
+    bytes.extend_from_slice(body);
+    bytes
 }
 
 fn all(addresses: &[String]) -> Vec<(Arc<Control>, Cluster)> {
@@ -49,6 +73,10 @@ fn gathered(started: Vec<(Arc<Control>, Gathering)>) -> Vec<(Arc<Control>, Clust
         (control, cluster.expect("nobody stopped it"))
     };
     started.into_iter().map(gathered).collect()
+}
+
+fn complete(gathering: Gathering) -> Cluster {
+    gathering.join().expect("no panic").expect("no fault").expect("nobody stopped it")
 }
 
 fn eventually(what: &str, holds: impl Fn() -> bool) {
@@ -84,14 +112,45 @@ fn bytes_that_one_sends_are_read_by_the_other_and_the_end_is_one_when_the_work_i
     let (_, mut first) = pair.pop().expect("two");
     let mut there = first.wires[1].take().expect("a wire to process 1");
     let mut here = second.wires[0].take().expect("a wire to process 0");
-    there.write_all(b"abc").expect("sent");
-    let mut bytes = [0; 3];
+    there.write_all(&message(b"abc")).expect("sent");
+    let mut bytes = [0; 51];
     here.read_exact(&mut bytes).expect("received");
-    assert_eq!(&bytes, b"abc");
+    assert_eq!(&bytes[48..], b"abc");
     first.finished();
     second.finished();
-    drop(there);
+    there.write_all(&message(b"")).expect("sent");
+    Stream::shutdown(&there, std::net::Shutdown::Write).expect("an open connection");
+    here.read_exact(&mut bytes[..48]).expect("received");
     assert_eq!(here.read(&mut bytes).expect("the end"), 0);
+}
+
+#[test]
+fn connections_that_are_cut_at_a_clean_end_are_no_fault_and_timely_never_hears_of_it() {
+    for all_finished in [true, false] {
+        let mut pair = all(&addresses(2));
+        let (control, mut second) = pair.pop().expect("two");
+        let (_, mut first) = pair.pop().expect("two");
+        let there = first.wires[1].take().expect("a wire to process 1");
+        let mut here = second.wires[0].take().expect("a wire to process 0");
+        first.finished();
+        eventually("the first says that it is done", || second.members.is_done(0));
+        if all_finished {
+            second.finished();
+        }
+        // What timely has still to say as the last is lost.
+        Stream::shutdown(&there, std::net::Shutdown::Both).expect("an open connection");
+        let (heard, hears) = std::sync::mpsc::channel();
+        thread::spawn(move || heard.send(here.read(&mut [0; 48]).is_ok()));
+        if all_finished {
+            assert!(hears.recv_timeout(Duration::from_secs(3)).is_err(), "timely panics then");
+            assert!(control.fault().is_none(), "{:?}", control.fault());
+        } else {
+            // The second may need what was cut off: it goes on from what is durable.
+            eventually("the loss is noticed", || control.failed());
+            assert!(matches!(control.fault(), Some(Fault::Peer(_))), "{:?}", control.fault());
+            assert!(hears.try_recv().is_err(), "timely panics then");
+        }
+    }
 }
 
 #[test]
@@ -108,6 +167,44 @@ fn whoever_has_other_settings_is_told_which_and_so_are_all_others() {
         };
         let want = if at == 1 { "--gap is 5m there and 1m here" } else { "--gap is 1m there" };
         assert!(why.contains(want) && why.contains("process "), "process {at}: {why}");
+    }
+}
+
+#[test]
+fn whoever_only_says_to_have_other_settings_ends_nobody() {
+    let addresses = addresses(2);
+    let (control, first) = process(&addresses, 0, "5m");
+    eventually("it listens", || TcpStream::connect(&addresses[0]).is_ok());
+    for number in 0..30 {
+        let mut stranger = TcpStream::connect(&addresses[0]).expect("it listens");
+        let hello = greeting::Hello {
+            process: [1, 1, 7, usize::MAX][number % 4],
+            incarnation: 1,
+            purpose: greeting::Purpose::Watch,
+            clock_ms: crate::run::now_ms(),
+            settings: settings(2, "1m"),
+        };
+        greeting::send(&mut stranger, &hello).expect("sent");
+        thread::sleep(Duration::from_millis(200));
+    }
+    assert!(!control.failed(), "{:?}", control.fault());
+    let (_, second) = process(&addresses, 1, "5m");
+    drop((complete(first), complete(second)));
+}
+
+#[test]
+fn a_start_that_stands_still_ends_and_names_who_is_behind() {
+    let members = all(&addresses(2));
+    for (_, cluster) in &members {
+        watch_the_start(&cluster.members, Duration::from_secs(1));
+    }
+    members[0].1.start().reach(Stage::Running);
+    members[1].1.start().reach(Stage::Loading(0));
+    for (control, _) in &members {
+        eventually("it ends", || control.failed());
+        let Some(Fault::Peer(why)) = control.fault() else { panic!("another fault") };
+        let says = format!("process 1 ({}) is still loading", members[0].1.members.addresses[1]);
+        assert!(why.contains("stood still for 1s") && why.contains(&says), "{why}");
     }
 }
 
@@ -200,9 +297,37 @@ fn strangers_are_turned_away_and_stop_nothing() {
 }
 
 #[test]
+fn a_crowd_that_says_nothing_stops_no_start() {
+    let addresses = addresses(3);
+    let (_, first) = process(&addresses, 0, "5m");
+    eventually("it listens", || TcpStream::connect(&addresses[0]).is_ok());
+    let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let crowd: Vec<_> = (0..64)
+        .map(|_| {
+            let (address, over) = (addresses[0].clone(), Arc::clone(&over));
+            thread::spawn(move || {
+                while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                    // Until it is turned away; then it comes again at once.
+                    let Ok(mut silent) = TcpStream::connect(&address) else { return };
+                    let _ = silent.set_read_timeout(Some(Duration::from_secs(5)));
+                    let _ = silent.read(&mut [0]);
+                }
+            })
+        })
+        .collect();
+    thread::sleep(Duration::from_secs(1));
+    let others = [1, 2].map(|at| process(&addresses, at, "5m").1);
+    // All are there before the first one goes.
+    let all: Vec<Cluster> = [first].into_iter().chain(others).map(complete).collect();
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    crowd.into_iter().for_each(|silent| silent.join().expect("no panic"));
+    assert!(all.iter().all(|cluster| !cluster.members.control.failed()));
+}
+
+#[test]
 fn an_address_of_another_machine_is_told_as_such() {
     let addresses = vec!["192.0.2.1:4000".to_owned(), "127.0.0.1:4001".to_owned()];
-    let (_, gathering) = process(&addresses, 0, "5m");
+    let (_, gathering) = process_with(&addresses, 0, "5m", Some("a secret of tests"));
     let Err(Fault::Config(why)) = gathering.join().expect("no panic") else { panic!("it listens") };
     assert!(why.contains("192.0.2.1:4000") && why.contains("is --process right?"), "{why}");
 }

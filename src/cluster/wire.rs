@@ -1,90 +1,231 @@
-//! A wire: the connection over which timely sends between two processes.
+//! A wire: over which timely sends between two processes. Two connections, one for each direction,
+//! because an encrypted connection has one owner at a time.
 //!
-//! Timely's network threads panic when a connection ends, and its workers wait for ever. Here
-//! nothing of the kind gets as far as timely: the end of a connection is held back, and
-//! [`Members`] ends the run instead, with a message that names the process.
+//! Timely's network threads panic when a connection ends before they have seen timely's own end,
+//! and its workers wait for ever. Here nothing of the kind gets as far as timely: such an end is
+//! held back, and [`Members`] ends the run instead, with a message that names the process. If the
+//! work was done by then, nothing is missing, and the run ends as if nothing had happened.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use timely::communication::allocator::zero_copy::stream::Stream;
 
+use super::channel::Channel;
 use super::link::reason;
 use super::members::Members;
 
-/// A connection to one process.
+/// How many bytes of a message timely's header is, and where in it the length of the rest is.
+const HEADER_BYTES: usize = 48;
+const LENGTH_AT: usize = 32;
+
+/// The connections to one process, shared by the thread that sends and the one that receives.
+#[derive(Clone)]
 pub struct Wire {
-    stream: TcpStream,
+    outbound: Arc<Mutex<Channel>>,
+    inbound: Arc<Mutex<Inbound>>,
+    /// Ends the reading from another thread than the one that reads.
+    stop_reading: Arc<TcpStream>,
     process: usize,
     members: Arc<Members>,
 }
 
+struct Inbound {
+    channel: Channel,
+    frames: Frames,
+}
+
+/// Both connections of a wire, before timely has them.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub outbound: Channel,
+    pub inbound: Channel,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Wire {
-    pub(super) fn new(stream: TcpStream, process: usize, members: &Arc<Members>) -> Self {
-        Wire { stream, process, members: Arc::clone(members) }
+    pub(super) fn new(ends: Ends, process: usize, members: &Arc<Members>) -> io::Result<Self> {
+        let Ends { mut outbound, mut inbound } = ends;
+        outbound.greeted(None, None)?;
+        inbound.greeted(None, None)?;
+        let stop_reading = Arc::new(inbound.handle()?);
+        let inbound = Inbound { channel: inbound, frames: Frames::new() };
+        Ok(Wire {
+            outbound: Arc::new(Mutex::new(outbound)),
+            inbound: Arc::new(Mutex::new(inbound)),
+            stop_reading,
+            process,
+            members: Arc::clone(members),
+        })
     }
 
-    /// The connection has ended. If the process has done its work, or is about to say so, all is
-    /// well. If its link ends as well, that ends the run, with what the link knows. If neither
-    /// happens, only this connection was cut, and that ends the run, too. Then this thread of
-    /// timely's never hears of it.
-    fn ended(&self, why: &io::Error) {
+    /// A connection has ended before timely's own end. If this process has done its work, or is
+    /// about to, all is well. If the link ends as well, that ends the run, with what the link
+    /// knows. If neither happens, only this connection was cut, and that ends the run, too. In each
+    /// case this thread of timely's never hears of it.
+    fn cut(&self, why: &io::Error) -> ! {
         let patience = self.members.peer_timeout;
-        if !self.members.is_done_within(self.process, patience) {
+        // What does not decrypt needs no further explanation.
+        let forged = why.kind() == io::ErrorKind::InvalidData;
+        if forged || !self.members.is_finished_within(patience) {
             self.members.lost(self.process, &reason(why, patience));
-            loop {
-                thread::park();
-            }
+        }
+        loop {
+            thread::park();
         }
     }
 }
 
 impl Read for Wire {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self.stream.read(buffer) {
-            Ok(0) if !buffer.is_empty() => {
-                self.ended(&io::ErrorKind::UnexpectedEof.into());
-                Ok(0)
+        let why = {
+            let Inbound { channel, frames } = &mut *lock(&self.inbound);
+            if frames.ended() || buffer.is_empty() {
+                return Ok(0); // Nothing comes after timely's end.
             }
-            Err(why) if why.kind() != io::ErrorKind::Interrupted => {
-                self.ended(&why);
-                Ok(0)
+            loop {
+                match channel.read(buffer) {
+                    Ok(0) => break io::Error::from(io::ErrorKind::UnexpectedEof),
+                    Ok(read) => {
+                        frames.pass(&buffer[..read]);
+                        return Ok(read);
+                    }
+                    // Timely would panic.
+                    Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+                    Err(why) => break why,
+                }
             }
-            read => read,
-        }
+        };
+        self.cut(&why)
     }
 }
 
 impl Write for Wire {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        match self.stream.write(buffer) {
+        let written = lock(&self.outbound).write(buffer);
+        match written {
             Err(why) if why.kind() != io::ErrorKind::Interrupted => {
-                self.ended(&why);
-                Ok(buffer.len()) // Whoever has done its work needs nothing any more.
+                // Who has done its work needs nothing any more, and whoever does not get what this
+                // process has sent as the last notices by itself.
+                if self.members.is_finished() || self.members.is_done(self.process) {
+                    return Ok(buffer.len());
+                }
+                self.cut(&why)
             }
             written => written,
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
+        Ok(())
     }
 }
 
 impl Stream for Wire {
     fn try_clone(&self) -> io::Result<Self> {
-        let stream = self.stream.try_clone()?;
-        Ok(Wire { stream, process: self.process, members: Arc::clone(&self.members) })
+        Ok(self.clone())
     }
 
     fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        self.stream.set_nonblocking(nonblocking)
+        match nonblocking {
+            false => Ok(()),
+            true => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        // Who has gone already needs no goodbye.
-        self.stream.shutdown(how).or(Ok(()))
+        if how != Shutdown::Read {
+            lock(&self.outbound).close();
+        }
+        if how != Shutdown::Write {
+            // Who has gone already needs no goodbye.
+            let _ = self.stop_reading.shutdown(Shutdown::Both);
+        }
+        Ok(())
+    }
+}
+
+/// Follows what timely sends, to know its end from a connection that was cut: messages of a header
+/// and as many bytes as it says, and at the end a header that says none.
+struct Frames {
+    header: [u8; HEADER_BYTES],
+    /// How much of the header is here.
+    known: usize,
+    /// How much of the message is still to come.
+    rest: usize,
+    ended: bool,
+}
+
+impl Frames {
+    fn new() -> Self {
+        Frames { header: [0; HEADER_BYTES], known: 0, rest: 0, ended: false }
+    }
+
+    /// Whether the end has come.
+    fn ended(&self) -> bool {
+        self.ended
+    }
+
+    fn pass(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() && !self.ended {
+            if self.rest > 0 {
+                let passed = self.rest.min(bytes.len());
+                self.rest -= passed;
+                bytes = &bytes[passed..];
+                continue;
+            }
+            let taken = (HEADER_BYTES - self.known).min(bytes.len());
+            self.header[self.known..self.known + taken].copy_from_slice(&bytes[..taken]);
+            self.known += taken;
+            bytes = &bytes[taken..];
+            if self.known == HEADER_BYTES {
+                self.known = 0;
+                let length = self.header[LENGTH_AT..].first_chunk().expect("a header is longer");
+                self.rest = u64::from_be_bytes(*length) as usize;
+                self.ended = self.rest == 0;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use timely::communication::networking::MessageHeader;
+
+    fn message(length: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let (target_lower, target_upper) = (1, 2);
+        let header =
+            MessageHeader { channel: 3, source: 0, target_lower, target_upper, length, seqno: 7 };
+        header.write_to(&mut bytes).expect("a vector takes all");
+        bytes.resize(bytes.len() + length, 0);
+        bytes
+    }
+
+    #[test]
+    fn timelys_end_is_known_however_its_messages_are_cut_into_pieces() {
+        let mut all = Vec::new();
+        // A message of zeros looks like the end and is not.
+        for length in [1, 48, 5_000, 96] {
+            all.extend(message(length));
+        }
+        let before = all.len();
+        all.extend(message(0));
+        for piece in [1, 7, 47, 48, 49, 4_096, 10_000] {
+            let mut frames = Frames::new();
+            all[..all.len() - 1].chunks(piece).for_each(|bytes| frames.pass(bytes));
+            assert!(!frames.ended(), "pieces of {piece}: not before the last byte");
+            frames.pass(&all[all.len() - 1..]);
+            assert!(frames.ended(), "pieces of {piece}");
+        }
+        let mut frames = Frames::new();
+        frames.pass(&all[..before]);
+        assert!(!frames.ended());
     }
 }

@@ -7,7 +7,8 @@ use std::ffi::OsString;
 use super::env_file;
 
 /// Secrets are taken as they are: a password may begin with a blank or a quote.
-const SECRETS: [&str; 2] = ["POSTGRES_PASSWORD", "KAFKA_WEB_TRAFFIC_SECRET"];
+const SECRETS: [&str; 3] =
+    ["POSTGRES_PASSWORD", "KAFKA_WEB_TRAFFIC_SECRET", super::cluster::SECRET];
 
 /// What others call what is set by one of our variables.
 const ALSO_CALLED: [(&str, &[&str]); 6] = [
@@ -191,6 +192,10 @@ fn check_value(
         return;
     }
     if SECRETS.contains(&name) {
+        let value = match name {
+            super::cluster::SECRET => super::cluster::without_newline(value),
+            _ => value,
+        };
         if quoted(value) {
             warnings.push(format!(
                 "{name} has quotes around it, and they are taken as part of it: docker run \

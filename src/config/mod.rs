@@ -3,6 +3,7 @@
 //! Everything that is missing or wrong is collected and told in one message, each with the name
 //! of the variable or flag and what to do.
 
+mod cluster;
 mod env_file;
 mod environment;
 mod kafka;
@@ -24,11 +25,13 @@ pub use value::{duration_ms, number, whole};
 use crate::alignment::Drift;
 use crate::binding::{Late, Rules};
 use crate::cli::RunArgs;
+use crate::cluster::SecretSource;
 use crate::control::Fault;
 use crate::event::parse_rfc3339;
 use crate::kafka::{From, KafkaConfig};
 use crate::ledger::LedgerConfig;
 use crate::watermark::Patience;
+use cluster::read_cluster_secret;
 use postgres::read_ledger;
 
 /// A valid configuration of the job.
@@ -41,6 +44,9 @@ pub struct Config {
     pub process: usize,
     pub hostfile: Option<PathBuf>,
     pub peer_timeout: Duration,
+    /// The secret that the processes share.
+    pub cluster_secret: Option<SecretSource>,
+    pub cluster_insecure: bool,
     pub kafka: KafkaConfig,
     pub ledger: LedgerConfig,
     /// `None`: nothing was said, so that a table with rows is not begun upon by default.
@@ -93,6 +99,7 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
     let start_timeout_ms = ms("--start-timeout", &args.start_timeout, 0, YEAR);
     let stop_timeout_ms = ms("--stop-timeout", &args.stop_timeout, 100, HOUR);
     let peer_timeout_ms = ms("--peer-timeout", &args.peer_timeout, 1_000, HOUR);
+    let cluster_secret = read_cluster_secret(&mut problems, args, env);
     let late = Late::named(args.late.trim())
         .ok_or_else(|| format!("is {:?}: it can be merge or drop", args.late));
     let late = problems.take("--late", late);
@@ -111,6 +118,8 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
             process: process? as usize,
             hostfile: args.hostfile.as_deref().filter(|path| !path.is_empty()).map(PathBuf::from),
             peer_timeout: Duration::from_millis(peer_timeout_ms?),
+            cluster_secret: cluster_secret.clone(),
+            cluster_insecure: args.cluster_insecure,
             kafka: kafka?,
             ledger: ledger?,
             from: from?,

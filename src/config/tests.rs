@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ledger::SessionEnd;
+use crate::secret::Secret;
 
 const GOOD: [(&str, &str); 4] = [
     ("KAFKA_URL", "localhost:9092"),
@@ -163,4 +164,28 @@ fn a_start_can_be_the_offsets_of_a_consumer_group() {
     for bad in ["group:", "groups", "group: ", "savepoint:", "savepoint"] {
         assert!(from(bad).expect_err("no group").contains("--from"), "{bad}");
     }
+}
+
+#[test]
+fn a_cluster_has_one_secret_which_shows_nowhere() {
+    let mut env = GOOD.to_vec();
+    let file = ["--cluster-secret-file", "/run/secrets/cluster"];
+    let config = read_with(&env, &file).expect("valid");
+    let path = PathBuf::from("/run/secrets/cluster");
+    assert_eq!(config.cluster_secret, Some(SecretSource::File(path)));
+    assert!(!read_with(&env, &[]).expect("valid").cluster_insecure);
+    env.push(("SESSIONIZER_CLUSTER_SECRET", "hunter2hunter2hunter2"));
+    let config = read_with(&env, &[]).expect("valid");
+    let secret = SecretSource::Variable(Secret::new("hunter2hunter2hunter2"));
+    assert_eq!(config.cluster_secret, Some(secret));
+    assert!(!format!("{config:?} {:?}", config.shared()).contains("hunter2"));
+    for (args, says) in [
+        (&file[..], "SESSIONIZER_CLUSTER_SECRET  is set, and so is --cluster-secret-file"),
+        (&["--cluster-insecure"], "--cluster-insecure  contradicts the cluster secret"),
+    ] {
+        let why = read_with(&env, args).expect_err("only one of them");
+        assert!(why.contains(says) && !why.contains("hunter2"), "{why}");
+    }
+    env.last_mut().expect("the variable").1 = "";
+    assert!(read_with(&env, &[]).expect("valid").cluster_secret.is_none());
 }

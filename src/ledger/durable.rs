@@ -93,8 +93,10 @@ pub fn read(
         .iter()
         .map(epoch)
         .collect::<Result<_, _>>()?;
+    // The audit changes nothing, so the column may not be there yet: then no clock is known.
     let select = format!(
-        "select {BINDING}, epoch, clock_ms from sessionizer.bindings where job = $1 and epoch > $2
+        "select {BINDING}, epoch, (to_jsonb(b) ->> 'clock_ms')::int8 as clock_ms
+         from sessionizer.bindings b where job = $1 and epoch > $2
          order by epoch, topic, partition"
     );
     let mut at = 0;

@@ -21,7 +21,7 @@ pub const LOST: Option<i32> = Some(4);
 const NOTICED: Duration = Duration::from_secs(8);
 
 /// Addresses on loopback that nobody has: below the ports that a system gives to connections.
-fn addresses(count: usize) -> Vec<String> {
+pub fn addresses(count: usize) -> Vec<String> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 10_000 + (std::process::id() % 90) as u16 * 100;
     let free = std::iter::repeat_with(|| first + NEXT.fetch_add(1, Ordering::Relaxed) % 1_000)

@@ -8,6 +8,7 @@ mod audit;
 mod brokers;
 mod clock;
 mod cluster;
+mod cluster_secret;
 mod connect;
 mod demo;
 mod events;

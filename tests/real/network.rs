@@ -103,6 +103,8 @@ impl Network {
             command.arg(program.get_program()).args(hosts.place(at));
             command.args(["-w", "1", "--epoch", "50ms", "--peer-timeout"]);
             command.arg(format!("{}ms", PEER_TIMEOUT.as_millis()));
+            // Beyond loopback the processes need one.
+            command.env("SESSIONIZER_CLUSTER_SECRET", "a secret of these tests");
             for (name, value) in program.get_envs() {
                 command.env(name, value.expect("only set, never removed"));
             }

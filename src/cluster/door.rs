@@ -1,0 +1,346 @@
+//! The door of a process: its listener, and who is in the hall, where whoever has come must first
+//! show who he is.
+//!
+//! The hall has few places, and fewer for each address, because anybody may come. Where there is no
+//! place, whoever has been there for a while and has said nothing goes. If nobody has been there
+//! for long, whoever comes from an address of the hostfile waits outside, in the order in which
+//! they have come; others are turned away. So a crowd that says nothing costs a start a moment, and
+//! no more: a process of ours says who it is at once.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::{debug, warn};
+
+use super::gather;
+use super::members::{Members, Phase};
+use crate::control::Fault;
+
+/// How many may be in the hall.
+const PLACES: usize = 64;
+/// How many of them from one address.
+const PLACES_EACH: usize = 16;
+/// How long whoever has said nothing yet has its place for certain.
+const SILENT_GRACE: Duration = Duration::from_millis(100);
+/// How long whoever has begun to say something has it.
+const SPEAKING_GRACE: Duration = Duration::from_secs(1);
+/// How often it is looked whether there is a place.
+const OUTSIDE: Duration = Duration::from_millis(5);
+/// How long a connection may take that wakes the listener.
+const CONNECT: Duration = Duration::from_secs(2);
+/// How long there is between tries.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// A port that is listened on, until it is closed.
+pub(super) struct Listener {
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// Wakes the thread that listens, which then finds that it is over.
+    pub fn close(&self) {
+        drop(TcpStream::connect_timeout(&self.address, CONNECT));
+    }
+}
+
+/// Listens on this process's own address, and on no other. An instance that ends just now may still
+/// have it, and a name may be known a moment later; `None` if the run is to stop meanwhile.
+pub(super) fn listen(
+    members: &Arc<Members>,
+    patience: Duration,
+    loopback_only: bool,
+) -> Result<Option<Listener>, Fault> {
+    let address = &members.addresses[members.me];
+    let Some(listener) = bind(members, patience)? else { return Ok(None) };
+    let ails = |why: io::Error| Fault::World(format!("cannot listen on {address}: {why}"));
+    let place = listener.local_addr().map_err(ails)?;
+    if loopback_only && !place.ip().is_loopback() {
+        return Err(Fault::Config(format!(
+            "{address} is {} here, which is not on loopback: {}",
+            place.ip(),
+            super::NEEDS_SECRET
+        )));
+    }
+    let ours = Arc::clone(members);
+    let thread = thread::Builder::new().name("cluster-listen".to_owned());
+    thread.spawn(move || accept(&ours, &listener)).map_err(ails)?;
+    Ok(Some(Listener { address: place }))
+}
+
+fn bind(members: &Members, patience: Duration) -> Result<Option<TcpListener>, Fault> {
+    let address = &members.addresses[members.me];
+    let began = Instant::now();
+    let mut told = false;
+    loop {
+        let why = match TcpListener::bind(address.as_str()) {
+            Ok(listener) => return Ok(Some(listener)),
+            Err(why) => why,
+        };
+        let hopeless = why.kind() == io::ErrorKind::PermissionDenied;
+        if hopeless || began.elapsed() >= patience {
+            let hint = match why.kind() {
+                io::ErrorKind::AddrNotAvailable => {
+                    ". This machine does not have the address: is --process right?"
+                }
+                io::ErrorKind::AddrInUse => ". Another program has it, or a process of this job",
+                _ => "",
+            };
+            let me = members.me;
+            let what = format!(
+                "cannot listen on {address}, the address of process {me} in the hostfile: \
+                 {why}{hint}"
+            );
+            let heals = why.kind() == io::ErrorKind::AddrInUse;
+            return Err(if heals { Fault::World(what) } else { Fault::Config(what) });
+        }
+        if members.control.ending() {
+            return Ok(None);
+        }
+        if !std::mem::replace(&mut told, true) {
+            warn!("cannot listen on {address}: {why}; trying again for {patience:?}");
+        }
+        thread::sleep(AGAIN);
+    }
+}
+
+fn accept(members: &Arc<Members>, listener: &TcpListener) {
+    let hall = Arc::new(Mutex::new(Hall::default()));
+    loop {
+        let accepted = listener.accept();
+        if members.phase() == Phase::Closed {
+            return;
+        }
+        let entered = accepted.and_then(|(stream, from)| Ok((stream.try_clone()?, stream, from)));
+        let (handle, stream, from) = match entered {
+            Ok(entered) => entered,
+            Err(why) => {
+                // Out of file descriptors, say: that passes, and must not take the processor.
+                warn!("cannot take a connection: {why}");
+                thread::sleep(AGAIN);
+                continue;
+            }
+        };
+        let mut handle = Some(handle);
+        let place = loop {
+            let peers = members.peer_ips();
+            let entry = lock(&hall).enter(&mut handle, from.ip(), &peers, Instant::now());
+            match entry {
+                Entry::Place(place) => break place,
+                Entry::Full => break 0,
+                Entry::Wait => thread::sleep(OUTSIDE),
+            }
+            if members.phase() == Phase::Closed {
+                return;
+            }
+        };
+        if place == 0 {
+            members.stranger(&from.to_string(), "too many come at once");
+            continue;
+        }
+        let members = Arc::clone(members);
+        let mut place = Place { hall: Arc::clone(&hall), place: Some(place) };
+        let thread = thread::Builder::new().name("cluster-greet".to_owned());
+        // If no thread can be had, the stream is dropped with the closure: turned away.
+        let _ = thread.spawn(move || {
+            if let Err(why) = gather::greet(&members, stream, from, &mut place) {
+                let why = match why.kind() {
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                        "it says nothing".to_owned()
+                    }
+                    io::ErrorKind::UnexpectedEof => "it has gone again".to_owned(),
+                    _ => why.to_string(),
+                };
+                members.stranger(&from.to_string(), &why);
+            }
+        });
+    }
+}
+
+fn lock(hall: &Mutex<Hall>) -> MutexGuard<'_, Hall> {
+    hall.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A place in the hall, until it is left.
+pub(super) struct Place {
+    hall: Arc<Mutex<Hall>>,
+    place: Option<u64>,
+}
+
+impl Place {
+    /// It has said something.
+    pub fn spoke(&mut self) {
+        for guest in lock(&self.hall).guests.iter_mut() {
+            guest.spoke |= Some(guest.place) == self.place;
+        }
+    }
+
+    /// Whoever has shown who it is needs no place any more.
+    pub fn leave(&mut self) {
+        if let Some(place) = self.place.take() {
+            lock(&self.hall).guests.retain(|guest| guest.place != place);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+/// Who is in the hall, in the order in which they have come.
+#[derive(Default)]
+struct Hall {
+    guests: Vec<Guest>,
+    places: u64,
+}
+
+struct Guest {
+    place: u64,
+    from: IpAddr,
+    since: Instant,
+    spoke: bool,
+    /// Ends its connection, so that its thread ends; none in tests.
+    handle: Option<TcpStream>,
+}
+
+impl Guest {
+    /// Whether it has had its time.
+    fn may_go(&self, now: Instant) -> bool {
+        let grace = if self.spoke { SPEAKING_GRACE } else { SILENT_GRACE };
+        now.duration_since(self.since) >= grace
+    }
+}
+
+/// What whoever has come gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Entry {
+    /// A place; they are counted from 1.
+    Place(u64),
+    /// One soon.
+    Wait,
+    /// None.
+    Full,
+}
+
+impl Hall {
+    /// Gives a place to whoever comes from this address, if there is one for it.
+    fn enter(
+        &mut self,
+        handle: &mut Option<TcpStream>,
+        from: IpAddr,
+        peers: &BTreeSet<IpAddr>,
+        now: Instant,
+    ) -> Entry {
+        let of_one = self.guests.iter().filter(|guest| guest.from == from).count();
+        let crowded = of_one >= PLACES_EACH;
+        if crowded || self.guests.len() >= PLACES {
+            let leaves = self.who_leaves(crowded.then_some(from), peers, now);
+            let Some(leaves) = leaves else {
+                return if peers.contains(&from) { Entry::Wait } else { Entry::Full };
+            };
+            let guest = self.guests.remove(leaves);
+            debug!("{} has to make room for others who connect", guest.from);
+            if let Some(handle) = guest.handle {
+                let _ = handle.shutdown(Shutdown::Both);
+            }
+        }
+        self.places += 1;
+        let (place, handle) = (self.places, handle.take());
+        self.guests.push(Guest { place, from, since: now, spoke: false, handle });
+        Entry::Place(place)
+    }
+
+    /// Who has to go for somebody else: of one address, or of all; first those who are not of the
+    /// hostfile, first those who have said nothing, and of these whoever has been there longest.
+    fn who_leaves(
+        &self,
+        of: Option<IpAddr>,
+        peers: &BTreeSet<IpAddr>,
+        now: Instant,
+    ) -> Option<usize> {
+        let fits = |guest: &Guest| of.is_none_or(|of| of == guest.from) && guest.may_go(now);
+        let all = self.guests.iter().enumerate().filter(|(_, guest)| fits(guest));
+        let rank = |(at, guest): &(usize, &Guest)| (peers.contains(&guest.from), guest.spoke, *at);
+        all.min_by_key(rank).map(|(at, _)| at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    fn ip(last: u8) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(192, 0, 2, last))
+    }
+
+    fn from(hall: &Hall, ip: IpAddr) -> usize {
+        hall.guests.iter().filter(|guest| guest.from == ip).count()
+    }
+
+    #[test]
+    fn a_crowd_from_one_address_drives_only_itself_out() {
+        let (mut hall, peers) = (Hall::default(), BTreeSet::from([ip(1)]));
+        let begin = Instant::now();
+        let mut enter = |who, ms| {
+            let now = begin + Duration::from_millis(ms);
+            hall.enter(&mut None, ip(who), &peers, now)
+        };
+        assert_eq!(enter(1, 0), Entry::Place(1));
+        let (mut places, mut full) = (0, 0);
+        for ms in 0..1_000 {
+            match enter(66, ms) {
+                Entry::Place(_) => places += 1,
+                Entry::Full => full += 1,
+                Entry::Wait => panic!("a stranger holds up nobody"),
+            }
+        }
+        assert_eq!((places, full), (160, 840), "a place each for a tenth of a second");
+        assert_eq!((from(&hall, ip(1)), from(&hall, ip(66))), (1, PLACES_EACH));
+    }
+
+    #[test]
+    fn whoever_comes_from_an_address_of_the_hostfile_waits_for_its_turn() {
+        let (mut hall, peers) = (Hall::default(), BTreeSet::from([ip(1)]));
+        let begin = Instant::now();
+        let at = |ms| begin + Duration::from_millis(ms);
+        for _ in 0..PLACES_EACH {
+            assert!(matches!(hall.enter(&mut None, ip(1), &peers, begin), Entry::Place(_)));
+        }
+        assert_eq!(hall.enter(&mut None, ip(1), &peers, at(99)), Entry::Wait);
+        assert_eq!(hall.enter(&mut None, ip(1), &peers, at(100)), Entry::Place(17));
+        assert_eq!(hall.guests[0].place, 2, "the oldest has gone");
+        // Whoever speaks has more time.
+        hall.guests.iter_mut().for_each(|guest| guest.spoke = guest.place > 2);
+        assert_eq!(hall.enter(&mut None, ip(1), &peers, at(150)), Entry::Place(18));
+        assert_eq!(hall.enter(&mut None, ip(1), &peers, at(150)), Entry::Wait);
+        assert_eq!(hall.enter(&mut None, ip(1), &peers, at(250)), Entry::Place(19));
+        assert_eq!(hall.guests[0].place, 3, "the silent one has gone");
+    }
+
+    #[test]
+    fn addresses_of_the_hostfile_come_first() {
+        let (mut hall, peers) = (Hall::default(), BTreeSet::from([ip(1), ip(2), ip(3), ip(4)]));
+        let begin = Instant::now();
+        let at = |ms| begin + Duration::from_millis(ms);
+        for stranger in 100..=250 {
+            hall.enter(&mut None, ip(stranger), &peers, begin);
+        }
+        assert_eq!(hall.guests.len(), PLACES);
+        for peer in 1..=4 {
+            for _ in 0..PLACES_EACH {
+                let entry = hall.enter(&mut None, ip(peer), &peers, at(200));
+                assert!(matches!(entry, Entry::Place(_)));
+            }
+        }
+        assert!(hall.guests.iter().all(|guest| peers.contains(&guest.from)));
+        assert_eq!(hall.enter(&mut None, ip(100), &peers, at(250)), Entry::Full);
+        assert_eq!(hall.enter(&mut None, ip(1), &peers, at(250)), Entry::Wait);
+        assert_eq!(hall.guests.len(), PLACES);
+    }
+}

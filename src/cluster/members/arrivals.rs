@@ -1,0 +1,227 @@
+//! Who comes and who goes: admission, settings that differ, strangers, and what it means that a
+//! process is gone.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use log::warn;
+
+use super::super::channel::Channel;
+use super::super::greeting::{self, Answer, Hello};
+use super::super::stage::Stage;
+use super::super::wire::Ends;
+use super::{Member, Members, Phase, State, Told};
+use crate::control::Fault;
+
+/// How often strangers are logged at most; what knocks in between is counted.
+const STRANGERS_EVERY: Duration = Duration::from_secs(5);
+
+impl Members {
+    // ---- who comes ---------------------------------------------------------------------------
+
+    /// Takes note of a process that watches this one, or says why not.
+    pub fn admit(
+        &self,
+        process: usize,
+        incarnation: u64,
+        place: SocketAddr,
+    ) -> Result<u64, String> {
+        let mut state = self.lock();
+        if state.phase != Phase::Gathering {
+            return Err(format!("{} runs in a cluster that is complete", self.name(self.me)));
+        }
+        let Some(slot) = state.slots.get(process).filter(|_| process != self.me) else {
+            return Err(format!("there is no place for a process {process} here"));
+        };
+        if let Some(there) = slot {
+            return Err(format!("a process {process} is here already, from {}", there.place));
+        }
+        state.tokens += 1;
+        let token = state.tokens;
+        state.slots[process] = Some(Member {
+            token,
+            incarnation,
+            place,
+            outbound: None,
+            inbound: None,
+            stage: Stage::default(),
+            ready: false,
+            done: false,
+            told: Told::default(),
+        });
+        state.differing.agrees(process);
+        Ok(token)
+    }
+
+    /// Answers a process that brings a connection for data, and takes it. The answer comes first:
+    /// nothing may be sent before it.
+    pub fn accept_data(&self, hello: &Hello, mut channel: Channel) -> io::Result<()> {
+        let fits = |state: &mut State| {
+            let gathering = state.phase == Phase::Gathering;
+            let slot = state.slots.get_mut(hello.process).and_then(Option::as_mut);
+            let member = slot.filter(|it| gathering && it.incarnation == hello.incarnation)?;
+            member.slot(hello.purpose).filter(|slot| slot.is_none()).map(|_| ())
+        };
+        if fits(&mut self.lock()).is_none() {
+            let why = "its other connection is not here".to_owned();
+            return greeting::send(&mut channel, &Answer::Busy(why));
+        }
+        greeting::send(&mut channel, &self.welcome())?;
+        let mut state = self.lock();
+        if fits(&mut state).is_some()
+            && let Some(member) = state.slots[hello.process].as_mut()
+            && let Some(slot) = member.slot(hello.purpose)
+        {
+            *slot = Some(channel);
+        }
+        drop(state);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Takes the data connections to a process that was dialed, if its link still stands.
+    pub fn keep_data(&self, process: usize, token: u64, ends: Ends) {
+        self.update(process, token, |member| {
+            member.outbound = Some(ends.outbound);
+            member.inbound = Some(ends.inbound);
+        });
+    }
+
+    /// The addresses of all processes, as far as they are known.
+    pub fn peer_ips(&self) -> Arc<BTreeSet<IpAddr>> {
+        Arc::clone(&self.lock().peer_ips)
+    }
+
+    pub fn set_peer_ips(&self, ips: BTreeSet<IpAddr>) {
+        self.lock().peer_ips = Arc::new(ips);
+    }
+
+    /// Whether a process is here.
+    pub fn is_here(&self, process: usize) -> bool {
+        self.lock().slots[process].is_some()
+    }
+
+    /// Notes why a process is not here.
+    pub fn trouble(&self, process: usize, why: String) {
+        self.lock().troubles.insert(process, why);
+    }
+
+    /// Somebody has connected who says to be this process, and has other settings. Whether it is
+    /// this process is found out by connecting to it.
+    pub fn claims_other_settings(&self, process: usize, differences: &[String]) {
+        let differences = differences.join("; ");
+        let who = match self.addresses.get(process).filter(|_| process != self.me) {
+            Some(_) => self.name(process),
+            None => "a process that is not in the hostfile".to_owned(),
+        };
+        self.stranger(&who, &format!("its settings differ: {differences}"));
+        let mut state = self.lock();
+        if process > self.me && process < state.slots.len() {
+            state.differing.claim(process);
+            state.troubles.insert(process, format!("its settings differ: {differences}"));
+        }
+    }
+
+    /// Whether it is to be found out if a process has other settings.
+    pub fn is_to_be_compared(&self, process: usize) -> bool {
+        let state = self.lock();
+        state.slots[process].is_none() && state.differing.is_claimed(process)
+    }
+
+    /// The process at this address of the hostfile has other settings.
+    pub fn has_other_settings(&self, process: usize, differences: &[String]) {
+        let differences = differences.join("; ");
+        let what = format!("{} was started with other settings: {differences}", self.name(process));
+        self.lock().differing.found(process, what, Instant::now());
+        self.changed.notify_all();
+    }
+
+    /// The process at this address of the hostfile has the same settings.
+    pub fn has_same_settings(&self, process: usize) {
+        self.lock().differing.agrees(process);
+    }
+
+    /// Says who was turned away, sparsely: whoever scans the network must not fill the disk.
+    pub fn stranger(&self, who: &str, why: &str) {
+        let mut state = self.lock();
+        let (told, count) = &mut state.strangers;
+        if told.is_some_and(|told| told.elapsed() < STRANGERS_EVERY) {
+            *count += 1;
+            return;
+        }
+        let before = match std::mem::take(count) {
+            0 => String::new(),
+            count => format!(" ({count} others before)"),
+        };
+        *told = Some(Instant::now());
+        warn!("turned away {who}: {why}{before}");
+    }
+
+    // ---- who goes ----------------------------------------------------------------------------
+
+    /// The link to a process has ended. While all gather, it may come again; later, it is lost.
+    pub fn left(&self, process: usize, token: u64, why: &str) {
+        let mut state = self.lock();
+        let slot = &mut state.slots[process];
+        let Some(member) = slot.as_mut().filter(|member| member.token == token) else { return };
+        if member.done {
+            return;
+        }
+        match state.phase {
+            Phase::Gathering => {
+                state.slots[process] = None;
+                state.troubles.insert(process, why.to_owned());
+                drop(state);
+                self.changed.notify_all();
+            }
+            Phase::Running => {
+                drop(state);
+                self.lost(process, why);
+            }
+            Phase::Finished | Phase::Closed => {}
+        }
+    }
+
+    /// A process is lost: this run ends. What it has not committed is read again at the next start.
+    pub fn lost(&self, process: usize, why: &str) {
+        let control = &self.control;
+        if self.phase() != Phase::Running || control.failed() || control.abandoned() {
+            return;
+        }
+        control.fail(Fault::Peer(format!(
+            "lost {}: {why}. What is committed stays right, and the next start goes on from there: \
+             start all processes again",
+            self.name(process)
+        )));
+    }
+
+    /// Whether a process has said that its work is done.
+    pub fn is_done(&self, process: usize) -> bool {
+        self.lock().slots[process].as_ref().is_some_and(|member| member.done)
+    }
+
+    /// Whether the work of this process is done.
+    pub fn is_finished(&self) -> bool {
+        matches!(self.lock().phase, Phase::Finished | Phase::Closed)
+    }
+
+    /// Waits for the work of this process to be done; `false` if it does not, or fails meanwhile.
+    pub fn is_finished_within(&self, patience: Duration) -> bool {
+        let until = Instant::now() + patience;
+        let mut state = self.lock();
+        loop {
+            if matches!(state.phase, Phase::Finished | Phase::Closed) {
+                return true;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.control.failed() || self.control.abandoned() {
+                return false;
+            }
+            let waited = self.changed.wait_timeout(state, left.min(Duration::from_millis(50)));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}

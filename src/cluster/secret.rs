@@ -1,0 +1,180 @@
+//! The secret that the processes of a cluster share, and the keys that are derived from it. It is
+//! shown nowhere, and never leaves the process.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use log::warn;
+use openssl::error::ErrorStack;
+use openssl::md::Md;
+use openssl::pkey::Id;
+use openssl::pkey_ctx::PkeyCtx;
+
+use crate::control::Fault;
+use crate::secret::Secret;
+
+/// A shorter secret could be guessed.
+const LEAST_BYTES: usize = 16;
+/// Whatever is longer is not a secret but the wrong file.
+const MOST_BYTES: usize = 4_096;
+/// How to make a secret, for messages.
+pub(super) const REMEDY: &str = "make one with (umask 077; head -c 32 /dev/urandom | base64 > FILE) \
+                                 and give the same to every process";
+
+/// Where the secret comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SecretSource {
+    /// `--cluster-secret-file`.
+    File(PathBuf),
+    /// `SESSIONIZER_CLUSTER_SECRET`.
+    Variable(Secret),
+}
+
+/// A key of 32 bytes.
+#[derive(Clone)]
+pub(super) struct Key([u8; 32]);
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+impl Key {
+    /// Reads the secret. Everything that is wrong with it is a wrong setting.
+    pub fn read(source: &SecretSource) -> Result<Key, Fault> {
+        let (name, bytes) = match source {
+            SecretSource::Variable(secret) => {
+                ("SESSIONIZER_CLUSTER_SECRET".to_owned(), secret.reveal().as_bytes().to_vec())
+            }
+            SecretSource::File(path) => {
+                let name = format!("the cluster secret {} (--cluster-secret-file)", path.display());
+                let bytes = read_file(path).map_err(|why| {
+                    Fault::Config(format!("{name} cannot be read: {why}; {REMEDY}"))
+                })?;
+                warn_if_exposed(path);
+                (name, bytes)
+            }
+        };
+        Key::of(&bytes).map_err(|what| Fault::Config(format!("{name} {what}; {REMEDY}")))
+    }
+
+    /// The key of a secret. One newline at its end belongs to the file and not to the secret.
+    pub fn of(secret: &[u8]) -> Result<Key, String> {
+        let secret = secret.strip_suffix(b"\n").unwrap_or(secret);
+        let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
+        match secret.len() {
+            0 => Err("is empty".to_owned()),
+            short if short < LEAST_BYTES => {
+                Err(format!("has {short} bytes, and must have at least {LEAST_BYTES}"))
+            }
+            long if long > MOST_BYTES => Err(format!("is longer than {MOST_BYTES} bytes")),
+            _ => derive(secret, b"cluster")
+                .map(Key)
+                .map_err(|why| format!("cannot be used by OpenSSL: {why}")),
+        }
+    }
+
+    /// The key with which `client` connects to `server`. Each direction of each pair has a key of
+    /// its own: a connection that is led to another process, or back to its sender, is not
+    /// accepted.
+    pub fn between(&self, client: usize, server: usize) -> Result<[u8; 32], ErrorStack> {
+        derive(&self.0, format!("process {client} to process {server}").as_bytes())
+    }
+}
+
+/// HKDF with SHA-256 (RFC 5869).
+fn derive(secret: &[u8], purpose: &[u8]) -> Result<[u8; 32], ErrorStack> {
+    let mut key = [0; 32];
+    let mut context = PkeyCtx::new_id(Id::HKDF)?;
+    context.derive_init()?;
+    context.set_hkdf_md(Md::sha256())?;
+    context.set_hkdf_salt(b"sessionizer cluster, version 1")?;
+    context.set_hkdf_key(secret)?;
+    context.add_hkdf_info(purpose)?;
+    context.derive(Some(&mut key))?;
+    Ok(key)
+}
+
+/// At most one byte more than a secret may have, whatever the file is.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // A newline of two bytes, and one byte that shows that there is more.
+    File::open(path)?.take(MOST_BYTES as u64 + 3).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// A group may read the file: Kubernetes and systemd hand secrets out that way.
+fn warn_if_exposed(path: &Path) {
+    let Ok(about) = fs::metadata(path) else { return };
+    let mode = about.permissions().mode() & 0o777;
+    if mode & 0o026 != 0 {
+        let path = path.display();
+        warn!(
+            "the cluster secret {path} (--cluster-secret-file) has mode {mode:03o}: other users \
+             can read or replace it. Whoever knows it can join the job: chmod 600 {path}"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &[u8] = b"0123456789abcdef";
+
+    #[test]
+    fn a_newline_at_the_end_is_not_part_of_the_secret() {
+        let key = |secret: &[u8]| Key::of(secret).expect("long enough").0;
+        let want = key(SECRET);
+        assert_eq!(key(b"0123456789abcdef\n"), want);
+        assert_eq!(key(b"0123456789abcdef\r\n"), want);
+        assert_ne!(key(b"0123456789abcdef\n\n"), want);
+        assert_ne!(key(b"0123456789abcdeF"), want);
+    }
+
+    #[test]
+    fn a_secret_that_is_too_short_or_too_long_is_refused_and_not_repeated() {
+        for (secret, says) in [
+            (b"".to_vec(), "is empty"),
+            (b"\n".to_vec(), "is empty"),
+            (b"hunter2hunter2!".to_vec(), "has 15 bytes, and must have at least 16"),
+            (vec![b'x'; MOST_BYTES + 1], "is longer than 4096 bytes"),
+        ] {
+            let source = SecretSource::Variable(Secret::new(String::from_utf8_lossy(&secret)));
+            let Err(Fault::Config(why)) = Key::read(&source) else { panic!("{says}") };
+            assert!(why.contains(&format!("SESSIONIZER_CLUSTER_SECRET {says}; make one")), "{why}");
+            assert!(!why.contains("hunter2"), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_and_one_that_never_ends_is_too_long() {
+        let file = std::env::temp_dir().join(format!("sessionizer-secret-{}", std::process::id()));
+        fs::write(&file, [SECRET, b"\n"].concat()).expect("written");
+        let key = Key::read(&SecretSource::File(file.clone())).expect("valid");
+        assert_eq!(key.0, Key::of(SECRET).expect("valid").0);
+        fs::remove_file(&file).expect("removed");
+        let of = |path: &str| Key::read(&SecretSource::File(PathBuf::from(path)));
+        let Err(Fault::Config(why)) = of("/no/such/secret") else { panic!("there is none") };
+        assert!(why.contains("/no/such/secret (--cluster-secret-file) cannot be read"), "{why}");
+        let Err(Fault::Config(why)) = of("/dev/zero") else { panic!("it never ends") };
+        assert!(why.contains("is longer than"), "{why}");
+    }
+
+    #[test]
+    fn each_direction_of_each_pair_has_its_own_key_and_none_shows() {
+        let key = Key::of(SECRET).expect("valid");
+        let between = |client, server| key.between(client, server).expect("derived");
+        assert_eq!(between(1, 0), between(1, 0));
+        assert_ne!(between(1, 0), between(0, 1));
+        assert_ne!(between(1, 0), between(2, 0));
+        assert_eq!(format!("{key:?}"), "(secret)");
+        // As HMAC by hand, after RFC 5869, has it: the key is the same on every machine.
+        let hex: String = between(1, 0).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "9bd9857e2bef346c00524f0a9e1af0875ce6521d654af0d40ef3b04ec4e2e2ca");
+    }
+}
