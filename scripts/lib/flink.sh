@@ -1,6 +1,6 @@
-# shellcheck shell=bash
 # The Flink jobs of bench/flink: built with Maven, run live, drained. Sourced, after setup.sh and
-# ports.sh. Whoever starts a live job has set work, KAFKA_* and POSTGRES_URL.
+# ports.sh, and checked with who sources it. Whoever starts a live job has set work, KAFKA_* and
+# POSTGRES_URL.
 
 # What Flink's own start scripts give its processes: the collector, and what its serializers reach
 # into.
