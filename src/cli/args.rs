@@ -28,9 +28,10 @@ pub struct RunArgs {
 
     /// What becomes of an event whose session has closed: merge or drop
     ///
-    /// Merge it with the rows that it touches, or drop it to dead_letters. With merge, the table is what a batch query over all events would give, however late they
-    /// come. With drop, an event is dropped if its session, with all that has come of it by the end
-    /// of the event's epoch, ends before the watermark, as Flink does it.
+    /// Merge it with the rows that it touches, or drop it to dead_letters. With merge, the table is
+    /// what a batch query over all events would give, however late they come. With drop, an event
+    /// is dropped if its session, with all that has come of it by the end of the event's epoch, ends
+    /// before the watermark, as Flink does it.
     #[arg(help_heading = SESSIONS, long, value_name = "WHICH", default_value = "merge")]
     pub late: String,
 
