@@ -1,4 +1,4 @@
-//! What is typed or set wrong is refused with words: exit code 2, at once, before anything connects.
+//! What is typed or set wrong is refused with words: exit code 2, before anything connects.
 //! And what the program prints goes where it is sent, or ends it quietly.
 
 use std::net::TcpListener;
