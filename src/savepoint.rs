@@ -2,7 +2,7 @@
 //!
 //! Flink commits the offsets of its consumer group when a checkpoint is complete, and leaves out
 //! the last one: `flink stop --drain` closes the Kafka consumer before the offsets of the savepoint
-//! are committed. The group is then behind what the job has written, by up to a checkpoint interval,
+//! are committed. The group is then behind what the job has written, by a checkpoint or more,
 //! and the savepoint is the only place that says how far the job has read.
 //!
 //! A `KafkaSource` keeps one record for each partition in the state of its readers:
