@@ -1,8 +1,8 @@
 //! Where a Flink job has stopped: the offsets in its savepoint.
 //!
-//! Flink commits the offsets of its consumer group when a checkpoint is complete, and leaves out the
-//! last one: `flink stop --drain` closes the Kafka consumer before the offsets of the savepoint are
-//! committed. The group is then behind what the job has written, by up to a checkpoint interval,
+//! Flink commits the offsets of its consumer group when a checkpoint is complete, and leaves out
+//! the last one: `flink stop --drain` closes the Kafka consumer before the offsets of the savepoint
+//! are committed. The group is then behind what the job has written, by a checkpoint or more,
 //! and the savepoint is the only place that says how far the job has read.
 //!
 //! A `KafkaSource` keeps one record for each partition in the state of its readers:
@@ -37,7 +37,7 @@ const AFTER_TOPIC: usize = 4 + 8 + 8;
 /// The offsets in a savepoint.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Savepoint {
-    /// The next offset to be read, by topic and partition. One of which nothing was read is missing.
+    /// The next offset to be read, by topic and partition. Those never read are missing.
     pub offsets: BTreeMap<(String, i32), Offset>,
     /// Whether the job was drained, that is, whether it has written all its sessions. `None`: an
     /// older version of Flink, which does not say.

@@ -87,11 +87,11 @@ flink_drain() {
 
 # flink_dropped: how many late events the job has dropped.
 flink_dropped() {
-    local vertex metric sum=0 number
+    local vertex metric sum=0 number address=http://127.0.0.1:$flink_port/jobs/$flink_job
     for vertex in $(flink_ask "" | grep -oE '"id":"[0-9a-f]{32}"' | cut -d'"' -f4 | sort -u); do
         for metric in $(flink_ask "vertices/$vertex/metrics" |
             grep -oE '[^"]*numLateRecordsDropped'); do
-            number=$(curl -sG "http://127.0.0.1:$flink_port/jobs/$flink_job/vertices/$vertex/metrics" \
+            number=$(curl -sG "$address/vertices/$vertex/metrics" \
                 --data-urlencode "get=$metric" | grep -oE '"value":"[0-9]+"' | cut -d'"' -f4)
             sum=$((sum + ${number:-0}))
         done

@@ -137,7 +137,7 @@ fn must_be_told(config: &Config, rows: &Rows) -> Fault {
          from its beginning would count the events of those rows twice. Nothing was changed. Say \
          where to begin (--from), or give the job an empty table:\
          \n  --from savepoint:DIR\
-         \n      goes on where a Flink job has stopped: DIR is the savepoint of `flink stop --drain`\
+         \n      goes on where a Flink job has stopped: DIR is what `flink stop --drain` printed\
          \n  --from group\
          \n      goes on at the offsets that the consumer group {group} has committed (--from \
          group:NAME: those of another group); a Flink job's lag behind its rows, even after \
