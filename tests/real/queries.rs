@@ -321,7 +321,7 @@ fn sessions_that_touch_are_found_and_the_job_writes_none() {
              ('within', 'h', '2024-03-05 10:10Z', '2024-03-05 10:20Z', 2),
              ('within', 'h', '2024-03-05 10:40Z', '2024-03-05 10:50Z', 3);"
         ));
-        world.run_to_end(&["--session-end", mode]);
+        world.run_to_end(&["--session-end", mode, "--from", "earliest"]);
         let rows = run(&world, "touching_sessions.sql");
         let found: Vec<(&str, &str)> = rows
             .iter()
