@@ -65,6 +65,13 @@ pub fn make_plan(
 
 fn say_what_starts(config: &Config, counts: &[i32], started: &Started, plan: &Plan) {
     info!("{}", banner::banner(config, counts, started, plan));
+    if config.from.is_some() && !started.durable.is_first_start() {
+        warn!(
+            "--from says where a first start begins; the job {} has begun and goes on where it \
+             stopped (`sessionizer reset` begins afresh)",
+            config.ledger.job
+        );
+    }
     if let Some(change) = banner::topic_change(started, &config.kafka.topics) {
         warn!("{change}");
     }

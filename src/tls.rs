@@ -35,6 +35,11 @@ pub fn meaning(stack: &ErrorStack) -> String {
 /// `ssl.ca.location cannot be read: no such file`.
 pub fn plain(message: &str) -> String {
     let message = message.split(" (after ").next().unwrap_or(message).trim();
+    // The first bytes of something else, taken for a length: to allow for it would not help.
+    if message.contains("Invalid response size") {
+        return "what answers there does not speak Kafka: is the port right, and does it ask for TLS?"
+            .to_owned();
+    }
     if message.contains("Connect to ")
         && let Some((_, why)) = message.rsplit_once(" failed: ")
     {

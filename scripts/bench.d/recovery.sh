@@ -33,7 +33,7 @@ case_recovery() {
         kill_and_start "${start[@]}"
         killed+=("$took")
         killed_load+=("$(loading_seconds)")
-        again+=("$(sed -n 's/.*: \([0-9,]*\) epochs to read again.*/\1/p' "$job_log" | tr -d ,)")
+        again+=("$(sed -n 's/.*: \([0-9,]*\) epochs* to read again.*/\1/p' "$job_log" | tr -d ,)")
         # A random part of the interval later.
         sleep "$((3 + RANDOM % 12))"
     done

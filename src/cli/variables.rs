@@ -85,6 +85,14 @@ pub fn resolve(
             Some((variable, value)).filter(|(variable, value)| is_meant(name, variable, value))
         });
         let set: Vec<(String, String)> = set.collect();
+        if (name, flag) == ("", "late") && set.is_empty() && env.value("SESSIONIZER_LATE").is_some()
+        {
+            env.warn(
+                "SESSIONIZER_LATE is a number, which only `produce` reads: for the job it can be \
+                 merge or drop (and SESSIONIZER_PRODUCE_LATE is for `produce` alone)"
+                    .to_owned(),
+            );
+        }
         let Some((variable, value)) = set.first().cloned() else { continue };
         if let Some((other, _)) = set.iter().find(|(_, other)| *other != value) {
             env.note(other, format!("is not the same as {variable}: they set --{flag}, keep one"));

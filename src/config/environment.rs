@@ -132,6 +132,11 @@ impl Environment {
         self.notes.push(note);
     }
 
+    /// Adds what may be a mistake.
+    pub fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
+    }
+
     /// Remembers where the value of a flag came from.
     pub fn set_by(&mut self, flag: &str, variable: &str) {
         self.set_by.insert(flag.to_owned(), variable.to_owned());

@@ -88,6 +88,9 @@ fn check_broker(entry: &str) -> Result<(), String> {
         };
         return Err(format!("begins with {scheme}://: write {place} alone{how}"));
     }
+    if entry.contains(';') {
+        return Err(format!("has a ; in {entry:?}: write commas between brokers"));
+    }
     if entry.contains(char::is_whitespace) {
         return Err(format!("has a blank in {entry:?}: write host:port, and commas between them"));
     }
@@ -108,7 +111,7 @@ fn check_broker(entry: &str) -> Result<(), String> {
         return Err(format!("has {entry:?}, which is not host:port"));
     }
     match port {
-        None => Err(format!("has no port in {entry:?}: write host:port, like {host}:9092")),
+        None => Err(format!("has no port in {entry:?}: write host:port, like {entry}:9092")),
         Some(port) if port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(()),
         Some(_) => Err(format!("has {entry:?}: a port is a number from 1 to 65535")),
     }

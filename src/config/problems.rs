@@ -31,7 +31,16 @@ impl<'a> Problems<'a> {
     /// All of it in one message.
     pub fn fault(mut self) -> Fault {
         let mut seen = Vec::new();
-        self.found.retain(|found| !seen.contains(found) && (seen.push(found.clone()), true).1);
+        // What is wrong with a value in quotes besides, nobody can tell.
+        let quoted = |(name, what): &(String, String)| {
+            let of_it = self.env.notes().iter().find(|(known, _)| known == name);
+            of_it.is_some_and(|(_, note)| note.contains("quotes around it") && note != what)
+        };
+        self.found.retain(|found| {
+            let new = !seen.contains(found) && !quoted(found);
+            seen.push(found.clone());
+            new
+        });
         let width = self.found.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         let mut message = match self.found.len() {
             1 => "a setting is missing or wrong:".to_owned(),

@@ -1,6 +1,6 @@
 //! How values are written: numbers, durations, yes and no.
 
-use std::time::Duration;
+use crate::text;
 
 /// A whole number between bounds.
 pub fn whole(text: &str, least: u64, most: u64) -> Result<u64, String> {
@@ -22,7 +22,7 @@ pub fn duration_ms(text: &str, least: u64, most: u64) -> Result<u64, String> {
     if (least..=most).contains(&ms) && duration.subsec_nanos().is_multiple_of(1_000_000) {
         return Ok(ms);
     }
-    let show = |ms| humantime::format_duration(Duration::from_millis(ms)).to_string();
+    let show = |ms| text::setting(ms);
     Err(format!(
         "is {text:?}: it must be from {} to {}, in whole milliseconds",
         show(least),

@@ -175,10 +175,13 @@ fn reason_for_distrust(error: &str) -> &str {
 /// What an error means: try again, or give up. `doing` names the step, for the message.
 pub fn classify(error: &Error, doing: &str) -> LedgerError {
     let Some(db) = error.as_db_error() else {
-        let mut why = format!("{doing}: {error}");
-        if let Some(source) = error.source() {
-            why = format!("{why}: {source}");
-        }
+        let what = error.to_string();
+        let why = match error.source() {
+            // "connecting" says it already, and the reason should not be the last thing of a line.
+            Some(source) if what == "error connecting to server" => format!("{doing}: {source}"),
+            Some(source) => format!("{doing}: {what}: {source}"),
+            None => format!("{doing}: {what}"),
+        };
         if distrusts(error) {
             log::debug!("{why}");
             let why = reason_for_distrust(&why);

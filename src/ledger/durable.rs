@@ -12,6 +12,7 @@ use crate::binding::{Late, Offset, Rules, Status, TopicId};
 use crate::control::Fault;
 use crate::operators::LedgerError;
 use crate::plan::ShardProgress;
+use crate::text;
 use crate::time::{Epoch, EventTime};
 
 /// A binding as it is stored: the topic by its name.
@@ -182,8 +183,8 @@ fn find_missing(
     }
     if number(8) > 0 && !table::has_rows(client, table)? {
         missing.push(format!(
-            "the table is empty, although {} records are in sessions that were written to it",
-            number(8)
+            "the table is empty, although sessions of {} were written to it",
+            text::plural(number(8) as u64, "record")
         ));
     }
     Ok(missing)

@@ -12,6 +12,7 @@ use super::start::ADVISORY_LOCK;
 use super::{LedgerConfig, table};
 use crate::control::Fault;
 use crate::operators::LedgerError;
+use crate::text;
 
 /// All tables that hold something of a job: first what a commit begins with, so that those in
 /// flight are waited for; last what the others refer to.
@@ -143,7 +144,7 @@ fn find(client: &mut impl GenericClient, place: &Place, job: &str) -> Result<Doo
 
 fn no_such_job(place: &Place, job: &str, jobs: &[String]) -> LedgerError {
     let there = match jobs {
-        [] => "there is none there".to_owned(),
+        [] => "no job is there yet".to_owned(),
         jobs => format!("the jobs there are: {}", jobs.join(", ")),
     };
     LedgerError::Fatal(Fault::Config(format!(
@@ -166,9 +167,9 @@ fn refuse_if_running(client: &mut impl GenericClient, job: &str) -> Result<(), L
     let Some(first) = running.first() else { return Ok(()) };
     let (pid, from): (i32, String) = (first.get(0), first.get(1));
     Err(LedgerError::Fatal(Fault::Config(format!(
-        "the job {job} is running, or an audit of it: {} connections to Postgres, the first from \
+        "the job {job} is running, or an audit of it: {} to Postgres, the first from \
          {from} (pid {pid} in pg_stat_activity). Stop it, then reset it",
-        running.len()
+        text::plural(running.len(), "connection")
     ))))
 }
 

@@ -231,6 +231,9 @@ fn login<'a>(parsed: &mut PostgresUrl, authority: &'a str) -> Result<&'a str, St
 }
 
 fn database(text: &str) -> Result<String, String> {
+    if text.len() > 1 && text.find('/') == Some(text.len() - 1) {
+        return Err("has a / after the name of the database: take it off".to_owned());
+    }
     if text.contains(['/', '@', ':', '#', '"', '\'', '\\']) || text.contains(char::is_whitespace) {
         return Err(format!(
             "has a character in the name of the database that must be escaped: \

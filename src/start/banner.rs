@@ -4,12 +4,11 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use indicatif::HumanCount;
-
 use crate::config::Config;
 use crate::kafka::From;
 use crate::ledger::{Durable, Started};
 use crate::plan::Plan;
+use crate::text;
 use crate::time::EventTime;
 use crate::version;
 
@@ -19,15 +18,16 @@ pub fn banner(config: &Config, counts: &[i32], started: &Started, plan: &Plan) -
     let whence = if started.durable.is_first_start() {
         format!("first start of the job {job}, from {}", beginning(config.from.as_ref()))
     } else {
-        let (generation, epochs) = (plan.generation, HumanCount(plan.replay.len() as u64));
-        format!("start {generation} of the job {job}: {epochs} epochs to read again")
+        let (generation, epochs) =
+            (plan.generation, text::plural(plan.replay.len() as u64, "epoch"));
+        format!("start {generation} of the job {job}: {epochs} to read again")
     };
     let topics = config.kafka.topics.iter().zip(counts);
     let topics: Vec<String> = topics
-        .map(|(topic, count)| format!("{topic} ({})", plural(*count as u64, "partition")))
+        .map(|(topic, count)| format!("{topic} ({})", text::plural(*count as u64, "partition")))
         .collect();
     let gap = Duration::from_millis(config.ledger.gap.millis() as u64);
-    let workers = plural(config.workers as u64, "worker");
+    let workers = text::plural(config.workers as u64, "worker");
     let workers = match config.processes {
         1 => workers,
         processes => format!("{processes} processes with {workers} each"),
@@ -42,11 +42,6 @@ pub fn banner(config: &Config, counts: &[i32], started: &Started, plan: &Plan) -
         humantime::format_duration(gap),
         version::FULL,
     )
-}
-
-fn plural(count: u64, what: &str) -> String {
-    let s = if count == 1 { "" } else { "s" };
-    format!("{} {what}{s}", HumanCount(count))
 }
 
 /// Where a first start begins, in words.
