@@ -21,12 +21,12 @@ const SOON: Duration = Duration::from_secs(5);
 /// What a job says when it begins to read.
 const READS: &str = "open sessions in";
 
-/// The library that shifts a clock; built once.
+/// The library that shifts a clock; built once, and kept beside what cargo has built.
 fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
         let name = format!("shifted-clock-{}.so", std::process::id());
-        let library = std::env::temp_dir().join(name);
+        let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/real/shifted_clock.c");
         let status = Command::new("cc")
             .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
