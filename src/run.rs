@@ -314,6 +314,10 @@ impl Job {
             &self.control,
         );
         debug!("worker {index} of {peers} runs, {count} partitions");
+        let _pruning = match self.config.keep_dead_letters {
+            Some(keep) if index == 0 => Some(ledger::keep_dead_letters(&self.config.ledger, keep)),
+            _ => None,
+        };
         let mut stopping_since = None;
         while worker.has_dataflows() {
             if self.control.failed() || self.control.abandoned() {
