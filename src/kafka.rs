@@ -148,8 +148,9 @@ impl KafkaConfig {
     /// What each of so many partitions may hold. A queue takes one fetch more than it may hold.
     fn shares(&self, partitions: usize) -> Shares {
         let share_kib = self.queued_bytes / 1_024 / partitions.max(1) as u64;
-        let (queued_kib, fetched_kib) =
-            (share_kib.clamp(64, 16 * 1_024), share_kib.clamp(64, 1_024));
+        let queued_kib = share_kib.clamp(64, 16 * 1_024);
+        // It may become several times as much when it is unpacked.
+        let fetched_kib = (share_kib / 16).clamp(64, 1_024);
         Shares { queued_kib, fetched_kib }
     }
 
