@@ -2,7 +2,8 @@
 //!
 //! `url` says where it is, `connect` goes there, `table` knows the table of sessions, `peek` looks
 //! before a start, `start` takes the fence, `durable` reads and checks what is there, `loss` notes
-//! what Kafka has lost, `commit` writes an epoch, `reset` removes a job.
+//! what Kafka has lost, `commit` writes an epoch, `prune` removes old dead letters, `reset` a
+//! job.
 //! Statements stand beside their one caller; what they act on is in `schema.sql`.
 
 mod audit;
@@ -12,6 +13,7 @@ mod copy;
 mod durable;
 mod loss;
 mod peek;
+mod prune;
 mod reset;
 mod start;
 mod table;
@@ -29,6 +31,7 @@ pub use audit::{Balance, Moment};
 pub use durable::{Durable, NamedBinding, NamedEpoch};
 pub use loss::Loss;
 pub use peek::{FirstStart, Place, Rows};
+pub use prune::keep_dead_letters;
 pub use reset::{Doomed, RowCount};
 pub use start::Started;
 pub use table::SessionEnd;

@@ -103,6 +103,17 @@ create table if not exists sessionizer.dead_letters (
 );
 create index if not exists dead_letters_place
     on sessionizer.dead_letters (job, topic, partition, "offset");
+-- For --keep-dead-letters. They come in the order of their time, so this one costs nearly nothing.
+create index if not exists dead_letters_age
+    on sessionizer.dead_letters using brin (read_at) with (autosummarize = on);
+
+comment on table sessionizer.dead_letters is
+    'Records that are no events. --keep-dead-letters removes old ones; the balance counts them on.';
+comment on column sessionizer.dead_letters.payload is
+    'How the payload begins: at most --dead-letter-bytes of it. Null: there was none, or '
+    '--keep-dead-letters has removed it.';
+comment on column sessionizer.dead_letters.payload_bytes is
+    'How long the whole payload was. It was cut if this is more than length(payload).';
 
 -- Offsets that Kafka did not have any more when they were needed, and that was accepted. Those
 -- before read_to had been read; what was known of them is in snapshots and in the table.

@@ -20,6 +20,7 @@ mod kafka;
 mod late;
 mod lifecycle;
 mod loss;
+mod memory;
 mod messages;
 mod network;
 mod oracle;

@@ -167,7 +167,7 @@ impl Feed for SimFeed {
         partition: Partition,
         end: Option<Offset>,
         limit: usize,
-        take: &mut dyn FnMut(Record<'_>),
+        take: &mut dyn FnMut(Record<'_>) -> bool,
     ) -> Result<Stopped, Fault> {
         let mut topic = self.topic.lock().expect("one at a time");
         let limit = limit.min(topic.rng.below(5) as usize);
@@ -192,8 +192,11 @@ impl Feed for SimFeed {
             if count == limit {
                 return Ok(Stopped::AtLimit);
             }
-            take(Record { offset: entry.offset, payload: entry.payload.as_deref() });
+            let on = take(Record { offset: entry.offset, payload: entry.payload.as_deref() });
             *position = entry.offset + 1;
+            if !on {
+                return Ok(Stopped::AtLimit);
+            }
         }
         unreachable!("a log ends")
     }

@@ -62,6 +62,7 @@ pub enum Sabotage {
     RowsLookedUpTooNarrowly,
     CorrectedRowsStay,
     LateBeforeOnTime,
+    MemoryNeverReleased,
 }
 
 /// What each rule says when it is broken.
@@ -110,6 +111,7 @@ const RULES: &[(Sabotage, &str)] = &[
     (Sabotage::RowsLookedUpTooNarrowly, "rows exactly a gap away are not looked up"),
     (Sabotage::CorrectedRowsStay, "corrected rows are not deleted"),
     (Sabotage::LateBeforeOnTime, "late sessions look up rows before the run's rows are in"),
+    (Sabotage::MemoryNeverReleased, "memory is used up and never released"),
 ];
 
 /// What a start reads, as far as a broken rule changes it.
