@@ -173,15 +173,48 @@ impl KafkaConfig {
 }
 
 /// What the callbacks of librdkafka know, shared by all clients of a process.
-#[derive(Default)]
 struct Health {
-    /// How many times a connection failed: whoever knows a smaller number knows too little.
+    /// When this began: the origin of all its times in milliseconds.
+    began: Instant,
+    /// How many times a connection failed.
     troubles: AtomicU64,
+    /// When one failed last, plus one; 0: never.
+    doubted_ms: AtomicU64,
     last: Mutex<Option<String>>,
     /// Since when a login or a certificate is refused, and why.
     refused: Mutex<Option<(Instant, String)>>,
-    /// Where the partitions ended when the brokers were asked after so many troubles.
+    /// When the brokers were last asked where the partitions end, and what they said.
     ends: Mutex<(u64, BTreeMap<Partition, Offset>)>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Health {
+            began: Instant::now(),
+            troubles: AtomicU64::default(),
+            doubted_ms: AtomicU64::default(),
+            last: Mutex::default(),
+            refused: Mutex::default(),
+            ends: Mutex::default(),
+        }
+    }
+}
+
+impl Health {
+    fn now_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    /// A connection failed, or a partition has lost its leader: what was said before counts no more.
+    fn trouble(&self) {
+        self.doubted_ms.fetch_max(self.now_ms() + 1, Relaxed);
+        self.troubles.fetch_add(1, Relaxed);
+    }
+
+    /// When there was trouble last.
+    fn doubted_ms(&self) -> Option<u64> {
+        self.doubted_ms.load(Relaxed).checked_sub(1)
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -205,7 +238,7 @@ impl ClientContext for Context {
         // An error of a partition that is no answer to a fetch, for example that its topic is gone,
         // comes with a batch and is told of in the log only: the watcher finds out what it is.
         if facility == "ERROR" {
-            self.health.troubles.fetch_add(1, Relaxed);
+            self.health.trouble();
         }
     }
 
@@ -227,7 +260,7 @@ impl ClientContext for Context {
         if last.is_none() || code != Some(RDKafkaErrorCode::AllBrokersDown) {
             *last = Some(tls::plain(reason));
         }
-        self.health.troubles.fetch_add(1, Relaxed);
+        self.health.trouble();
     }
 }
 

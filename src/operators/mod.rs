@@ -178,13 +178,20 @@ pub trait Feed {
     /// The offset behind everything handed out: never one that skips a record to come.
     fn position(&self, partition: Partition) -> Offset;
 
-    /// Whether the broker has said that nothing lies behind the position.
-    fn caught_up(&self, partition: Partition) -> bool;
+    /// How many milliseconds ago, at most, the broker had nothing behind the position; `None` if
+    /// that is not known. What comes out of this is bound, so it is never a guess.
+    fn quiet_ms_ago(&self, partition: Partition) -> Option<u64>;
+
+    /// Where the partition ends, if its last records lie behind an open transaction: they are there,
+    /// and nobody can read them yet.
+    fn held_back(&self, _partition: Partition) -> Option<Offset> {
+        None
+    }
 
     /// Whether everything has been handed out that the broker was known to have, a moment ago. For
-    /// what may be a guess; [`Self::caught_up`] is for what may not.
+    /// what may be a guess; [`Self::quiet_ms_ago`] is for what may not.
     fn keeps_up(&self, partition: Partition) -> bool {
-        self.caught_up(partition)
+        self.quiet_ms_ago(partition).is_some()
     }
 
     /// How many records wait behind the position, as far as was known a moment ago; for people.

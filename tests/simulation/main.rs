@@ -3,7 +3,8 @@
 //! A seed is one schedule: partitions, keys, disorder, stragglers, bad input, events at the edge of
 //! the future, silent partitions, partitions that appear later, one to four workers and lanes that
 //! change at every start, clocks that differ and are set by milliseconds and by hours in both
-//! directions, commits that fail or whose reply is lost, a ledger that is away for a while, crashes
+//! directions, transactions that are open for a while, partitions that nobody serves, ends of
+//! partitions that are old when they are handled, commits that fail or whose reply is lost, a ledger that is away for a while, crashes
 //! and clean stops between any two steps, bounded
 //! runs that end by themselves, and instances that do not know that they were replaced. Half of the
 //! lives are a cluster: two or three processes of which one may be slow, cut off from the ledger, or
@@ -50,6 +51,7 @@ fn whatever_happens_the_contract_holds_and_the_table_is_the_batch_answer() {
     // A simulation in which nothing goes wrong proves nothing.
     assert!(seen.crashes > 0 && seen.stops > 0 && seen.lost_replies > 0 && seen.fenced > 0);
     assert!(seen.late > 0 && seen.dead > 0 && seen.dropped > 0 && seen.replayed_epochs > 0);
+    assert!(seen.transactions > 0 && seen.unserved > 0, "no partition was disturbed");
     assert!(seen.drains > 0 && seen.clusters > 0 && seen.losses > 0);
 }
 
