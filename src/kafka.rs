@@ -98,6 +98,13 @@ impl KafkaConfig {
             Err(KafkaError::ClientConfig(_, why, name, value)) => {
                 // The value may be a secret, and the reason may repeat it.
                 let why = why.replace(&value, "...");
+                if name.starts_with("sasl.oauthbearer") && !has_oidc() {
+                    return Err(format!(
+                        "{name} cannot be used: this build of sessionizer has no OIDC, as \
+                         `sessionizer --version` shows. Build it with `cargo build --release`, \
+                         or with `--features oidc` beside the features you have; it takes cmake"
+                    ));
+                }
                 Err(format!("librdkafka does not accept {name}: {why}"))
             }
             Err(other) => Err(other.to_string()),
@@ -171,6 +178,9 @@ impl KafkaConfig {
         config
     }
 }
+
+/// How librdkafka shows that a server of tokens refuses an identity or a secret.
+const DENIED: [&str; 3] = ["(400)", "(401)", "(403)"];
 
 /// What the callbacks of librdkafka know, shared by all clients of a process.
 struct Health {
@@ -248,7 +258,10 @@ impl ClientContext for Context {
             return;
         }
         debug!(target: "librdkafka", "{error}: {reason}");
-        if code == Some(RDKafkaErrorCode::Authentication)
+        // A server of tokens that is away may come back; what it says of a secret is final.
+        let no_token = reason.contains("OAUTHBEARER token");
+        let is_final = !no_token || DENIED.iter().any(|status| reason.contains(status));
+        if code == Some(RDKafkaErrorCode::Authentication) && is_final
             || code == Some(RDKafkaErrorCode::SSL) && reason.contains("certificate verify failed")
         {
             let mut refused = lock(&self.health.refused);
@@ -282,6 +295,11 @@ pub fn library() -> (String, String) {
     let features = config.and_then(|config| config.get("builtin.features"));
     let features = features.unwrap_or_else(|why| why.to_string()).replace(',', ", ");
     (rdkafka::util::get_rdkafka_version().1, features)
+}
+
+/// Whether tokens can be had from an OIDC server.
+fn has_oidc() -> bool {
+    library().1.split(", ").any(|feature| feature == "oidc")
 }
 
 fn refused(config: &KafkaConfig, why: &KafkaError) -> Fault {

@@ -198,6 +198,25 @@ impl Cluster {
         )))
     }
 
+    /// Where these partitions end, also what lies behind open transactions and cannot be read yet;
+    /// those of which it is not known now are missing.
+    pub fn log_ends(
+        &self,
+        topics: &[String],
+        partitions: &[Partition],
+    ) -> BTreeMap<Partition, Offset> {
+        // How far a client sees is settled when it is made.
+        let mut config = self.config.client();
+        config.set("allow.auto.create.topics", "false");
+        config.set("isolation.level", "read_uncommitted");
+        let context = Context::default();
+        let client = BaseConsumer::from_config_and_context(&config, context.clone());
+        let ends = client.ok().and_then(|client| {
+            Cluster { config: self.config.clone(), client, context }.ends(topics, partitions)
+        });
+        ends.unwrap_or_default()
+    }
+
     /// Where these partitions end, as far as committed records can be read; those of which it is not
     /// known now are missing. `None`: the brokers did not answer.
     pub(super) fn ends(

@@ -42,6 +42,21 @@ pub struct Cut {
     /// The partitions that had more to read than was read: others wait for them. A matter of this
     /// moment, not of the epoch: it is not bound.
     pub behind: Vec<Partition>,
+    /// What an epoch of the replay has brought otherwise than it was bound.
+    pub differences: Vec<ReplayDifference>,
+}
+
+/// A bound epoch has brought other records when it was read again: the topic was compacted, say.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct ReplayDifference {
+    pub epoch: Epoch,
+    pub partition: Partition,
+    /// Its offsets: from here on, up to and without `to`.
+    pub from: Offset,
+    pub to: Offset,
+    /// How many records it had brought, and how many it has brought now.
+    pub recorded: u64,
+    pub found: u64,
 }
 
 /// What the sessions of a worker tell its source: the partitions that are to wait for others, and
@@ -130,6 +145,8 @@ pub struct Summary {
     pub watermark: EventTime,
     pub rules: Rules,
     pub bindings: Vec<Binding>,
+    /// Of the first new epoch: what the replay before it has brought otherwise than it was bound.
+    pub differences: Vec<ReplayDifference>,
 }
 
 /// A row that a commit has brought into the table, or taken out of it.

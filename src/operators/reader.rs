@@ -26,7 +26,9 @@ use super::clocks::Clocks;
 use super::intake::{Intake, Taken};
 use super::parcel::{Packer, Parcel};
 use super::source::SourceConfig;
-use super::{Brake, Cut, DeadLetter, EPOCHS_IN_FLIGHT, Feed, Record, Stopped, Suspect};
+use super::{
+    Brake, Cut, DeadLetter, EPOCHS_IN_FLIGHT, Feed, Record, ReplayDifference, Stopped, Suspect,
+};
 use crate::binding::{Binding, BoundEpoch, Late, Offset, Partition, Rules, Status};
 use crate::control::{Control, Fault};
 use crate::epoch_clock::Distance;
@@ -442,8 +444,9 @@ impl<F: Feed> Reader<F> {
         if let Some(next) = next {
             return Ok(next);
         }
+        let mut differences = Vec::new();
         for binding in &bound.bindings {
-            self.check_replayed(binding);
+            differences.extend(self.check_replayed(bound.epoch, binding));
             let at = self.part(binding.partition);
             let part = &mut self.parts[at];
             part.clock =
@@ -455,6 +458,7 @@ impl<F: Feed> Reader<F> {
             worker: self.worker,
             bindings: bound.bindings,
             behind: Vec::new(),
+            differences,
         });
         self.in_flight.push_back((bound.epoch, Vec::new()));
         self.control.gauges.replayed_epochs.fetch_add(1, Relaxed);
@@ -468,20 +472,35 @@ impl<F: Feed> Reader<F> {
     }
 
     /// A bound epoch brings what it brought (I2), unless the topic has lost records since.
-    fn check_replayed(&self, binding: &Binding) {
-        let clock = &self.parts[self.part(binding.partition)].clock;
-        let (records, dead) = clock.counts();
-        if (records, dead) != (binding.records, binding.dead) {
-            log::warn!(
-                "{}[{}]: reading up to offset {} again brought {} records, {} were recorded: \
-                 the topic has lost records since (compaction, deletion)",
-                self.plan.topic(binding.partition),
-                binding.partition.number,
-                binding.end,
-                records,
-                binding.records,
-            );
+    fn check_replayed(&self, epoch: Epoch, binding: &Binding) -> Option<ReplayDifference> {
+        let Part { clock, assigned, .. } = &self.parts[self.part(binding.partition)];
+        let (before, (records, dead)) = (clock.bound(), clock.counts());
+        if !assigned || (records, dead) == (binding.records, binding.dead) {
+            return None;
         }
+        let difference = ReplayDifference {
+            epoch,
+            partition: binding.partition,
+            from: before.end,
+            to: binding.end,
+            recorded: binding.records.saturating_sub(before.records),
+            found: records - before.records,
+        };
+        log::warn!(
+            "{}[{}]: reading offsets {} to {} again brought {} records ({} of them dead letters), \
+             not {} ({}) as before: the topic has changed (compaction, deletion). Rows that are \
+             written stay; sessionizer.replay_differences says where, and `lost` in \
+             sessionizer.balance counts what is missing",
+            self.plan.topic(binding.partition),
+            binding.partition.number,
+            difference.from,
+            difference.to,
+            difference.found,
+            dead - before.dead,
+            difference.recorded,
+            binding.dead.saturating_sub(before.dead),
+        );
+        Some(difference)
     }
 
     fn live(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
@@ -606,7 +625,12 @@ impl<F: Feed> Reader<F> {
         self.say_nothing_comes(&stuck);
         self.say_what_is_held_back(&held_up);
         self.watermark.cut(self.epoch, self.parts.iter().map(|part| part.clock.bound()));
-        Emit::at(&mut emit.cuts, self.epoch).push(Cut { worker: self.worker, bindings, behind });
+        Emit::at(&mut emit.cuts, self.epoch).push(Cut {
+            worker: self.worker,
+            bindings,
+            behind,
+            differences: Vec::new(),
+        });
         self.in_flight.push_back((self.epoch, ends));
         self.records = 0;
     }
