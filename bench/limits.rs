@@ -266,8 +266,9 @@ impl Feed for Stored {
         self.positions[&partition] as Offset
     }
 
-    fn caught_up(&self, partition: Partition) -> bool {
-        self.positions[&partition] == self.logs[partition.number as usize].ends.len()
+    fn quiet_ms_ago(&self, partition: Partition) -> Option<u64> {
+        let all = self.logs[partition.number as usize].ends.len();
+        (self.positions[&partition] == all).then_some(0)
     }
 
     fn service(&mut self) -> Result<Vec<(Partition, Offset)>, Fault> {
@@ -465,8 +466,8 @@ impl Feed for Crowd {
         self.positions[&partition] as Offset
     }
 
-    fn caught_up(&self, _: Partition) -> bool {
-        false
+    fn quiet_ms_ago(&self, _: Partition) -> Option<u64> {
+        None
     }
 
     fn service(&mut self) -> Result<Vec<(Partition, Offset)>, Fault> {

@@ -8,6 +8,7 @@
 
 mod late;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use postgres::{Client, IsolationLevel, Statement, Transaction};
@@ -97,7 +98,8 @@ impl Statements {
                  on conflict (job, epoch) do update
                  set shards_done = e.shards_done + excluded.shards_done,
                      closed = e.closed + excluded.closed, open = e.open + excluded.open,
-                     dead = e.dead + excluded.dead",
+                     dead = e.dead + excluded.dead
+                 where e.watermark_ms is not distinct from excluded.watermark_ms",
             )?,
             bindings: client.prepare(
                 "insert into sessionizer.bindings
@@ -154,6 +156,9 @@ impl Ledger for Lane {
         commit.bindings(&batch.books)?;
         if !batch.snapshots.is_empty() {
             commit.trim()?;
+        }
+        if let Some(epoch) = commit.replay_differences(&batch.books)? {
+            self.loss_epoch = Some(epoch);
         }
         let counted = match self.loss_epoch {
             Some(epoch) => commit.count_loss(epoch)?,
@@ -354,7 +359,8 @@ impl Commit<'_> {
             books.iter().map(|books| stored(books.summary.watermark)).collect();
         let shards: Vec<i32> = books.iter().map(|books| books.shards as i32).collect();
         let late: Vec<&str> = books.iter().map(|books| books.summary.rules.late.name()).collect();
-        self.tx
+        let entered = self
+            .tx
             .execute(
                 &self.statements.epochs,
                 &[
@@ -370,7 +376,83 @@ impl Commit<'_> {
                 ],
             )
             .map_err(|why| classify(&why, "writing the books"))?;
-        Ok(())
+        match entered == books.len() as u64 {
+            true => Ok(()),
+            false => Err(self.other_watermark(books)),
+        }
+    }
+
+    /// Which epoch has another watermark than another lane has committed (I2).
+    fn other_watermark(&mut self, books: &[EpochBooks]) -> LedgerError {
+        let epochs: Vec<i64> = books.iter().map(|books| books.epoch as i64).collect();
+        let there = self.tx.query(
+            "select epoch, watermark_ms from sessionizer.epochs where job = $1 and epoch = any($2)",
+            &[&self.config.job, &epochs],
+        );
+        let there = match there {
+            Ok(there) => there,
+            Err(why) => return classify(&why, "comparing watermarks"),
+        };
+        let there: BTreeMap<i64, Option<i64>> =
+            there.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let shown = |ms: Option<i64>| match ms {
+            Some(ms) => EventTime::from_millis(ms).to_string(),
+            None => "none".to_owned(),
+        };
+        let other = books.iter().find_map(|books| {
+            let (ours, theirs) =
+                (stored(books.summary.watermark), there.get(&(books.epoch as i64))?);
+            (ours != *theirs).then(|| (books.epoch, shown(ours), shown(*theirs)))
+        });
+        let Some((epoch, ours, theirs)) = other else {
+            return LedgerError::Retry("an epoch has changed while it was written".to_owned());
+        };
+        LedgerError::Fatal(Fault::World(format!(
+            "two parts of the job {} disagree: one has committed the watermark {theirs} for the epoch \
+             {epoch}, another comes to {ours}, and sessions close by it. Nothing of this commit is \
+             written, and the next start reads the epoch again. Do all processes run the same \
+             version? If they do, this is a bug: please report it",
+            self.config.job
+        )))
+    }
+
+    /// Notes what a replay has brought otherwise than it was bound, and the epoch at which it can be
+    /// told what of that is lost.
+    fn replay_differences(&mut self, books: &[EpochBooks]) -> Result<Option<i64>, LedgerError> {
+        let ails = |why: postgres::Error| classify(&why, "noting a replay that was different");
+        let Some(books) = books.iter().rfind(|books| !books.summary.differences.is_empty()) else {
+            return Ok(None);
+        };
+        let noted = books.epoch as i64;
+        // Every lane brings them. Again and again, if a start crashes before its first snapshot.
+        for difference in &books.summary.differences {
+            self.tx
+                .execute(
+                    "insert into sessionizer.replay_differences
+                         (job, topic, partition, epoch, from_offset, to_offset, recorded, found)
+                     values ($1, $2, $3, $4, $5, $6, $7, $8)
+                     on conflict (job, topic, partition, epoch) do update
+                     set found = excluded.found, noted_at = excluded.noted_at",
+                    &[
+                        &self.config.job,
+                        &self.topics[usize::from(difference.partition.topic)],
+                        &difference.partition.number,
+                        &(difference.epoch as i64),
+                        &difference.from,
+                        &difference.to,
+                        &(difference.recorded as i64),
+                        &(difference.found as i64),
+                    ],
+                )
+                .map_err(ails)?;
+        }
+        self.tx
+            .execute(
+                "update sessionizer.jobs set loss_epoch = greatest(loss_epoch, $2) where job = $1",
+                &[&self.config.job, &noted],
+            )
+            .map_err(ails)?;
+        Ok(Some(noted))
     }
 
     /// All bindings of these epochs: every lane brings them, the first one writes them (I3).
@@ -434,9 +516,18 @@ impl Commit<'_> {
             .map_err(ails)?;
         if let Some(row) = counted {
             let lost: i64 = row.get(0);
-            log::warn!(
-                "{lost} records that had been read are lost (sessionizer.losses says where)"
-            );
+            match lost {
+                0 => {}
+                1.. => log::warn!(
+                    "{lost} records that had been read are lost (sessionizer.losses and \
+                     sessionizer.replay_differences say where)"
+                ),
+                _ => log::warn!(
+                    "a replay has brought {} records that had not been read before \
+                     (sessionizer.replay_differences says where)",
+                    -lost
+                ),
+            }
             return Ok(true);
         }
         let pending = self
