@@ -89,17 +89,21 @@ create table if not exists sessionizer.snapshots (
     primary key (job, shard)
 );
 
--- Records that are no events: where they are, why, and how they begin.
+-- Records that are no events: where they are, why, and how they begin. And sessions that the table
+-- has refused (reason row_refused): they come from several records, so they have no place; the
+-- payload is the row, in JSON.
 create table if not exists sessionizer.dead_letters (
     job           text not null references sessionizer.jobs on delete cascade,
-    topic         text not null,
-    partition     integer not null,
-    "offset"      bigint not null,
+    topic         text,
+    partition     integer,
+    "offset"      bigint,
     reason        text not null,
     detail        text not null,
     payload       bytea,
     payload_bytes bigint not null,
-    read_at       timestamptz not null
+    read_at       timestamptz not null,
+    -- How many records it stands for.
+    records       bigint not null default 1
 );
 create index if not exists dead_letters_place
     on sessionizer.dead_letters (job, topic, partition, "offset");
@@ -151,6 +155,12 @@ alter table sessionizer.epochs add column if not exists max_future_ms bigint,
     add column if not exists late text;
 alter table sessionizer.bindings add column if not exists topic_id text,
     add column if not exists clock_ms bigint;
+alter table sessionizer.dead_letters add column if not exists records bigint not null default 1,
+    alter column topic drop not null, alter column partition drop not null,
+    alter column "offset" drop not null;
+-- They have no key, and a publication of deletes needs one or this.
+alter table sessionizer.dead_letters replica identity full;
+alter table sessionizer.losses replica identity full;
 drop view if exists sessionizer.balance;
 
 -- Nothing vanishes: every record is in a closed session, in an open one, a dead letter, or of a

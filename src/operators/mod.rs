@@ -329,16 +329,28 @@ pub struct Batch {
     pub snapshots: BTreeMap<Shard, (Epoch, Vec<u8>)>,
 }
 
+/// What a commit has made of the sessions of a batch.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Outcome {
+    /// What has become of the rows that late sessions touch.
+    pub corrections: Vec<Correction>,
+    /// Sessions that the table has refused.
+    pub refused: Vec<Refused>,
+}
+
+/// A session that the table cannot hold: its events are dead letters instead.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Refused {
+    pub shard: Shard,
+    pub session: Closed,
+}
+
 /// Where commits go: one lane, with a connection of its own.
 pub trait Ledger: Send {
-    /// Writes a batch in one transaction, or nothing at all. `corrections` is what becomes of the
-    /// rows that late sessions touch; it is complete before the transaction ends, for nobody can
-    /// ask later if the reply is lost.
-    fn commit(
-        &mut self,
-        batch: &Batch,
-        corrections: &mut Vec<Correction>,
-    ) -> Result<(), LedgerError>;
+    /// Writes a batch in one transaction, or nothing at all. A session that the table refuses is
+    /// written as a dead letter, and its events move from the closed to the dead. The outcome is
+    /// complete before the transaction ends, for nobody can ask later if the reply is lost.
+    fn commit(&mut self, batch: &Batch, outcome: &mut Outcome) -> Result<(), LedgerError>;
 
     /// Reads how far the shards of this lane are, on a connection that is new if need be.
     fn progress(&mut self, shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError>;
