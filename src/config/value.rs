@@ -54,7 +54,7 @@ pub fn size(text: &str, least_mib: u64, most_mib: u64) -> Result<u64, String> {
         return Ok(bytes);
     }
     let show = |mib: u64| {
-        if mib % 1_024 == 0 { format!("{}GiB", mib / 1_024) } else { format!("{mib}MiB") }
+        if mib.is_multiple_of(1_024) { format!("{}GiB", mib / 1_024) } else { format!("{mib}MiB") }
     };
     Err(format!("is {text:?}: it must be from {} to {}", show(least_mib), show(most_mib)))
 }

@@ -11,6 +11,9 @@ use crate::key::{self, Key, Shard, stable_hash};
 use crate::time::{Epoch, EventTime, Gap};
 use crate::watermark::PartitionClock;
 
+/// No detail of a dead letter is longer, in bytes: a decoder may repeat the whole payload.
+const DETAIL_BYTES: usize = 2_000;
+
 /// Takes in records of one partition, in one epoch.
 pub struct Intake<'a> {
     pub topic: &'a str,
@@ -87,14 +90,58 @@ impl Intake<'_> {
 
     fn dead_letter(&self, shard: Shard, record: &Record<'_>, rejected: Rejected) -> DeadLetter {
         let most = self.dead_letter_bytes;
+        let mut detail = rejected.detail;
+        if detail.len() > DETAIL_BYTES {
+            let whole = |at: &usize| detail.is_char_boundary(*at);
+            let end = (0..=DETAIL_BYTES).rev().find(whole).unwrap_or(0);
+            detail = detail[..end].to_owned();
+        }
         DeadLetter {
             shard,
             partition: self.partition,
             offset: record.offset,
             reason: rejected.reason,
-            detail: rejected.detail,
+            detail,
             payload: record.payload.map(|bytes| bytes[..bytes.len().min(most)].to_vec()),
             payload_bytes: record.payload.map_or(0, |bytes| bytes.len() as u64),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::binding::Binding;
+    use crate::watermark::Patience;
+
+    #[test]
+    fn a_dead_letter_takes_little_memory_however_long_its_payload_is() {
+        let partition = Partition { topic: 0, number: 3 };
+        let gap = Gap::from_millis(300_000).expect("valid");
+        let intake = Intake {
+            topic: "t",
+            partition,
+            shards: 128,
+            epoch: 7,
+            latest: EventTime::FOREVER,
+            gap,
+            suspect_before: EventTime::NEVER,
+            dead_letter_bytes: 4_096,
+        };
+        let patience = Patience { out_of_orderness_ms: 0, idle_timeout_ms: 1 };
+        let mut clock = PartitionClock::resume(patience, Binding::initial(partition, 0), 7);
+        let (mut packer, mut suspects, mut letters) =
+            (Packer::new(gap, 128, 1), Vec::new(), Vec::new());
+        // JSON, but no object: what the decoder says of it repeats it.
+        let payload = format!("\"{}\"", "ü".repeat(100_000));
+        let record = Record { offset: 5, payload: Some(payload.as_bytes()) };
+        let mut taken =
+            Taken { arrivals: &mut packer, suspects: &mut suspects, dead_letters: &mut letters };
+        let bytes = intake.take(&record, &mut clock, &mut Vec::new(), &mut taken);
+        assert!(bytes < 8_000, "{bytes} bytes");
+        let letter = &letters[0];
+        assert_eq!((letter.bytes(), letter.payload_bytes), (bytes, 200_002));
+        assert_eq!(letter.payload.as_deref(), Some(&payload.as_bytes()[..4_096]));
+        assert!(letter.detail.starts_with("invalid type: string"), "{}", letter.detail);
     }
 }

@@ -58,7 +58,7 @@ impl Pause {
         let since_ms = *self.since_ms.get_or_insert(now_ms);
         if self.speaks && now_ms.saturating_sub(since_ms) >= SPEAK_AFTER_MS {
             let waiting = self.waiting.get_or_insert_with(|| Waiting::new("memory", None));
-            waiting.because(&format!("{memory} are not yet committed (--memory)"));
+            waiting.because(&format!("{memory} wait to be committed (--memory)"));
         }
         false
     }
