@@ -20,15 +20,16 @@ mod publisher;
 mod watcher;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use log::debug;
+use log::{debug, warn};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::TopicPartitionList;
 
 pub use self::cluster::{Cluster, From};
 pub use self::feed::{KafkaFeed, Range, scan, scan_for};
@@ -180,7 +181,8 @@ impl KafkaConfig {
 }
 
 /// How librdkafka shows that a server of tokens refuses an identity or a secret.
-const DENIED: [&str; 3] = ["(400)", "(401)", "(403)"];
+const DENIED: [&str; 5] =
+    ["invalid_client", "unauthorized_client", "invalid_grant", "(401)", "(403)"];
 
 /// What the callbacks of librdkafka know, shared by all clients of a process.
 struct Health {
@@ -191,6 +193,8 @@ struct Health {
     /// When one failed last, plus one; 0: never.
     doubted_ms: AtomicU64,
     last: Mutex<Option<String>>,
+    /// Whether it was said that the group may not be used.
+    group_denied: AtomicBool,
     /// Since when a login or a certificate is refused, and why.
     refused: Mutex<Option<(Instant, String)>>,
     /// When the brokers were last asked where the partitions end, and what they said.
@@ -204,6 +208,7 @@ impl Default for Health {
             troubles: AtomicU64::default(),
             doubted_ms: AtomicU64::default(),
             last: Mutex::default(),
+            group_denied: AtomicBool::default(),
             refused: Mutex::default(),
             ends: Mutex::default(),
         }
@@ -258,6 +263,10 @@ impl ClientContext for Context {
             return;
         }
         debug!(target: "librdkafka", "{error}: {reason}");
+        if code == Some(RDKafkaErrorCode::GroupAuthorizationFailed) {
+            // No connection has failed.
+            return self.say_group_is_denied();
+        }
         // A server of tokens that is away may come back; what it says of a secret is final.
         let no_token = reason.contains("OAUTHBEARER token");
         let is_final = !no_token || DENIED.iter().any(|status| reason.contains(status));
@@ -278,6 +287,17 @@ impl ClientContext for Context {
 }
 
 impl Context {
+    /// Says once that the group may not be used.
+    fn say_group_is_denied(&self) {
+        if !self.health.group_denied.swap(true, Relaxed) {
+            warn!(
+                "Kafka does not let this login use the consumer group that KAFKA_GROUP names: grant it \
+                 READ on the group. The job goes on without, for its offsets are in Postgres; tools \
+                 that show lag see nothing of it"
+            );
+        }
+    }
+
     /// Why brokers refuse the login or the certificate, if they have done so for so long. This does
     /// not heal by waiting.
     fn refused_for(&self, long: Duration) -> Option<String> {
@@ -287,7 +307,15 @@ impl Context {
     }
 }
 
-impl ConsumerContext for Context {}
+impl ConsumerContext for Context {
+    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+        match result.map_err(|why| why.rdkafka_error_code()) {
+            Err(Some(RDKafkaErrorCode::GroupAuthorizationFailed)) => self.say_group_is_denied(),
+            Err(why) => debug!("the group's offsets were not committed: {why:?}"),
+            Ok(()) => {}
+        }
+    }
+}
 
 /// The version of librdkafka, and what it was built with.
 pub fn library() -> (String, String) {

@@ -115,10 +115,9 @@ impl KafkaFeed {
                 | RDKafkaErrorCode::UnknownTopic
                 | RDKafkaErrorCode::UnknownPartition,
             ) => Some(Fault::World(format!("{place}: the topic or partition is gone"))),
-            Some(
-                RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::GroupAuthorizationFailed,
-            ) => Some(Fault::World(format!("{place}: Kafka does not let this login read it"))),
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Some(Fault::Config(format!(
+                "{place}: Kafka does not let this login read the topic: grant it READ on the topic"
+            ))),
             _ => {
                 debug!("{place}: {why}");
                 None
