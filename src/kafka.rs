@@ -54,8 +54,10 @@ pub struct KafkaConfig {
     pub extra: Vec<(String, Secret)>,
 }
 
-/// Settings that the job depends on, and why nobody else may set them.
-pub const RESERVED: [(&str, &str); 21] = [
+/// Settings that the job depends on, and why nobody else may set them. All are here that change which
+/// records are read: what is left shapes how they come (fetch sizes, queues, `check.crcs`, the rack
+/// they come from), and a replay brings the same whatever it is.
+pub const RESERVED: [(&str, &str); 22] = [
     ("bootstrap.servers", "set KAFKA_URL instead"),
     ("metadata.broker.list", "set KAFKA_URL instead"),
     ("group.id", "set KAFKA_GROUP instead"),
@@ -66,6 +68,7 @@ pub const RESERVED: [(&str, &str); 21] = [
     ("auto.commit.enable", "offsets are committed with the rows, in Postgres"),
     ("offset.store.method", "offsets are committed with the rows, in Postgres"),
     ("isolation.level", "records of transactions that were aborted must not count"),
+    ("topic.blacklist", "a topic that is ignored would be waited for"),
     ("allow.auto.create.topics", "a missing topic must be told, not created"),
     ("partition.assignment.strategy", "the job itself divides the partitions"),
     ("group.instance.id", "the job itself divides the partitions"),
