@@ -17,7 +17,6 @@ use sessionizer::alignment::Drift;
 use sessionizer::binding::{Late, Offset, Partition, Rules};
 use sessionizer::config::{self, Problems};
 use sessionizer::control::{Control, Fault};
-use sessionizer::correction::Correction;
 use sessionizer::dataflow::{self, Shape};
 use sessionizer::kafka::{Cluster, KafkaConfig, Publisher, Range, create_topic, scan};
 use sessionizer::key::Shard;
@@ -25,7 +24,7 @@ use sessionizer::ledger::{Durable, NamedEpoch};
 use sessionizer::operators::commit::Drive;
 use sessionizer::operators::sessions::LoadedShard;
 use sessionizer::operators::source::{SourceConfig, WorldClocks};
-use sessionizer::operators::{Batch, Feed, Ledger, LedgerError, Record, Stopped};
+use sessionizer::operators::{Batch, Feed, Ledger, LedgerError, Outcome, Record, Stopped};
 use sessionizer::plan::{Plan, ShardProgress};
 use sessionizer::produce::event::WebEvent;
 use sessionizer::produce::generate::{Generator, Recipe};
@@ -239,7 +238,7 @@ impl Feed for Stored {
         partition: Partition,
         end: Option<Offset>,
         limit: usize,
-        take: &mut dyn FnMut(Record<'_>),
+        take: &mut dyn FnMut(Record<'_>) -> bool,
     ) -> Result<Stopped, Fault> {
         let log = &self.logs[partition.number as usize];
         let position = self.positions.get_mut(&partition).expect("assigned");
@@ -247,9 +246,12 @@ impl Feed for Stored {
             self.times.note();
         }
         let until = end.map_or(log.ends.len(), |end| log.ends.len().min(end as usize));
-        let to = until.min(*position + limit);
+        let mut to = until.min(*position + limit);
         for at in *position..to {
-            take(Record { offset: at as Offset, payload: Some(log.record(at)) });
+            if !take(Record { offset: at as Offset, payload: Some(log.record(at)) }) {
+                to = at + 1;
+                break;
+            }
         }
         *position = to;
         Ok(match to < until {
@@ -279,7 +281,7 @@ impl Feed for Stored {
 struct Discard(Arc<Times>);
 
 impl Ledger for Discard {
-    fn commit(&mut self, _: &Batch, _: &mut Vec<Correction>) -> Result<(), LedgerError> {
+    fn commit(&mut self, _: &Batch, _: &mut Outcome) -> Result<(), LedgerError> {
         self.0.note();
         Ok(())
     }
@@ -439,18 +441,21 @@ impl Feed for Crowd {
         partition: Partition,
         _: Option<Offset>,
         limit: usize,
-        take: &mut dyn FnMut(Record<'_>),
+        take: &mut dyn FnMut(Record<'_>) -> bool,
     ) -> Result<Stopped, Fault> {
         let position = self.positions.get_mut(&partition).expect("assigned");
         let count = (self.visitors - *position).min(limit as u64).min(self.budget);
-        self.budget -= count;
         for _ in 0..count {
+            self.budget -= 1;
             let visitor = *position * self.partitions as u64 + partition.number as u64;
             // A minute in all, whatever their number.
             let ms = 1_700_000_000_000 + (*position * 60_000 / self.visitors) as i64;
             let payload = event(visitor, ms).to_json();
-            take(Record { offset: *position as Offset, payload: Some(&payload) });
+            let on = take(Record { offset: *position as Offset, payload: Some(&payload) });
             *position += 1;
+            if !on {
+                break;
+            }
         }
         let more = *position < self.visitors && self.budget > 0;
         Ok(if more { Stopped::AtLimit } else { Stopped::Waiting })

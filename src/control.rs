@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
+use crate::budget::Budget;
 use crate::time::EventTime;
 
 /// Why a run cannot go on. Retrying is over when one of these exists.
@@ -65,6 +66,8 @@ pub struct Control {
     abandoned: AtomicBool,
     /// The numbers of this process.
     pub gauges: Gauges,
+    /// The memory for what is in flight in this process.
+    pub memory: Budget,
 }
 
 /// How it goes, for the status line. Counters count this run; gauges say how it is now.

@@ -52,6 +52,8 @@ pub struct KafkaConfig {
     pub login: Option<(String, Secret)>,
     /// Settings of librdkafka, applied last.
     pub extra: Vec<(String, Secret)>,
+    /// What all partitions of a process together may hold of fetched, unread records, in bytes.
+    pub queued_bytes: u64,
 }
 
 /// Settings that the job depends on, and why nobody else may set them. All are here that change which
@@ -87,8 +89,9 @@ const QUESTION: Duration = Duration::from_secs(5);
 /// How often a client is polled for events at a time. A poll that has handled an event of its own,
 /// a line of the log for example, says the same as one that found nothing, so it is no sign.
 const EVENTS_PER_SERVICE: usize = 100;
-/// What all partitions of a process together may hold of fetched, unread records, in KiB.
-const QUEUED_KIB: usize = 64 * 1024;
+/// What all partitions of a process together may hold of fetched, unread records, where nobody says
+/// how much.
+pub const QUEUED_BYTES: u64 = 64 << 20;
 /// How many fetched, unread records of all partitions together are enough for a while: 50 ms of
 /// work. Each takes 200 bytes beside its own, so that more of them make the better part of the
 /// memory of a job, and none of its speed.
@@ -147,10 +150,25 @@ impl KafkaConfig {
         Duration::from_millis(millis.unwrap_or(30_000))
     }
 
+    /// What the consumers of a process that reads so many partitions hold at most.
+    pub fn held_bytes(&self, partitions: usize) -> u64 {
+        let Shares { queued_kib, fetched_kib } = self.shares(partitions);
+        (queued_kib + fetched_kib) * 1_024 * partitions as u64
+    }
+
+    /// What each of so many partitions may hold. A queue takes one fetch more than it may hold.
+    fn shares(&self, partitions: usize) -> Shares {
+        let share_kib = self.queued_bytes / 1_024 / partitions.max(1) as u64;
+        let queued_kib = share_kib.clamp(64, 16 * 1_024);
+        // It may become several times as much when it is unpacked.
+        let fetched_kib = (share_kib / 16).clamp(64, 1_024);
+        Shares { queued_kib, fetched_kib }
+    }
+
     fn consumer(&self, partitions: usize) -> ClientConfig {
         let mut config = self.client();
         let partitions = partitions.max(1);
-        let queued_kib = (QUEUED_KIB / partitions).clamp(1_024, 16 * 1_024);
+        let Shares { queued_kib, fetched_kib } = self.shares(partitions);
         // Fewer than a fetch brings would be asked for again before they are there.
         let queued_records = (QUEUED_RECORDS / partitions).clamp(2_500, 20_000);
         for (name, value) in [
@@ -166,6 +184,7 @@ impl KafkaConfig {
         let defaults = [
             // Memory stays bounded however many partitions there are.
             ("queued.max.messages.kbytes", queued_kib.to_string()),
+            ("fetch.message.max.bytes", (fetched_kib * 1_024).to_string()),
             ("queued.min.messages", queued_records.to_string()),
             // When a queue was full, ask again soon: the default of a second idles a backlog.
             ("fetch.queue.backoff.ms", "5".to_owned()),
@@ -175,12 +194,22 @@ impl KafkaConfig {
             ("fetch.wait.max.ms", "50".to_owned()),
         ];
         for (name, value) in defaults {
-            if !self.extra.iter().any(|(extra, _)| extra == name) {
+            let other =
+                if name == "fetch.message.max.bytes" { "max.partition.fetch.bytes" } else { name };
+            if !self.extra.iter().any(|(extra, _)| extra == name || extra == other) {
                 config.set(name, value);
             }
         }
         config
     }
+}
+
+/// What a partition may hold.
+struct Shares {
+    /// Of fetched, unread records.
+    queued_kib: u64,
+    /// Of a fetch. A larger batch of records comes all the same, alone.
+    fetched_kib: u64,
 }
 
 /// How librdkafka shows that a server of tokens refuses an identity or a secret.

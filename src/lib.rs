@@ -44,6 +44,7 @@ pub mod watchdog;
 pub mod watermark;
 
 // The dataflow.
+pub mod budget;
 pub mod control;
 pub mod dataflow;
 pub mod operators;

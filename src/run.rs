@@ -294,6 +294,11 @@ impl Job {
             on_changes: Arc::new(|_changes| ()),
         };
         let count = plan.partitions_of(index, (peers, processes)).count();
+        // Workers have about as many partitions each, and share the memory.
+        let of_process = count * self.config.workers;
+        let kafka = &self.config.kafka;
+        let held = kafka.held_bytes(of_process).min(self.config.memory_bytes / 2);
+        self.control.memory.set(self.config.memory_bytes - held, self.config.workers);
         let open_feed = |wake| {
             let wake: timely::scheduling::SyncActivator = wake;
             let wake = Mutex::new(wake);
@@ -303,9 +308,7 @@ impl Job {
             });
             let mine =
                 Box::new(move |partition: Partition| partition.worker(peers, processes) == index);
-            // Workers have about as many partitions each, and share the memory for records.
-            let of_process = count * self.config.workers;
-            KafkaFeed::new(&self.config.kafka, &plan.topics, &watcher, of_process, mine, wake)
+            KafkaFeed::new(kafka, &plan.topics, &watcher, of_process, mine, wake)
         };
         let (source, durable) = dataflow::build(
             worker,
@@ -317,6 +320,10 @@ impl Job {
             &self.control,
         );
         debug!("worker {index} of {peers} runs, {count} partitions");
+        let _pruning = match self.config.keep_dead_letters {
+            Some(keep) if index == 0 => Some(ledger::keep_dead_letters(&self.config.ledger, keep)),
+            _ => None,
+        };
         let mut stopping_since = None;
         while worker.has_dataflows() {
             if self.control.failed() || self.control.abandoned() {

@@ -7,7 +7,7 @@
 //! Two spans *touch* iff at most `gap` lies between them, inclusive. The open sessions of a key
 //! never touch each other; [`SessionTable::insert`] merges whatever a new span touches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
@@ -96,6 +96,8 @@ pub struct SessionTable {
     slots: Vec<Slot>,
     free: Vec<u32>,
     keys: Keys,
+    /// The open sessions of keys that have many, by their first event.
+    crowds: HashMap<KeyAt, BTreeMap<EventTime, u32>>,
     /// Slots to look at when the watermark gets there, by the bucket of their end. Each slot that
     /// is not free is filed once; if its session has grown since, it is filed again when its turn
     /// comes.
@@ -112,7 +114,7 @@ struct Slot {
     key: KeyAt,
     /// Low half of the key's hash: the index and its growth need no look at the key.
     hash: u32,
-    /// Another open session of the same key, or [`NONE`].
+    /// Another open session of the same key, or [`NONE`]; [`CROWD`] if the key has many.
     next: u32,
     late: bool,
     /// The session has gone into another; the slot is free as soon as it is filed no more.
@@ -120,6 +122,11 @@ struct Slot {
 }
 
 const NONE: u32 = u32::MAX;
+/// The sessions of the key are in `crowds`, and any of them is the one in the index.
+const CROWD: u32 = u32::MAX - 1;
+/// A key with more open sessions than this has a crowd until it has none. A look at each of a few is
+/// cheaper than to keep them in order.
+const LIST_MOST: usize = 32;
 
 /// How finely sessions are filed by their end: a part of the gap, so that a bucket that is only
 /// half due holds few sessions to look at twice.
@@ -135,6 +142,7 @@ impl SessionTable {
             slots: Vec::new(),
             free: Vec::new(),
             keys: Keys::default(),
+            crowds: HashMap::new(),
             due: BTreeMap::new(),
             bucket_ms: (gap.millis() / BUCKETS_PER_GAP).max(1),
             open: 0,
@@ -177,11 +185,18 @@ impl SessionTable {
 
     /// Every open session, in no order.
     pub fn open(&self) -> impl Iterator<Item = Open<'_>> {
-        // Every indexed slot begins the list of its key.
+        // Every indexed slot begins the list of its key, or is one of its crowd.
         self.index.iter().flat_map(|head| {
-            let in_use = |at: u32| (at != NONE).then(|| &self.slots[at as usize]);
-            let list = std::iter::successors(in_use(*head), move |slot| in_use(slot.next));
-            list.map(|slot| Open { key: self.keys.get(slot.key), span: slot.span, late: slot.late })
+            let in_use = |at: u32| (at < CROWD).then(|| &self.slots[at as usize]);
+            let first = &self.slots[*head as usize];
+            let list = std::iter::successors(Some(first), move |slot| in_use(slot.next));
+            let crowd = (first.next == CROWD).then(|| &self.crowds[&first.key]);
+            let others = crowd.into_iter().flat_map(BTreeMap::values).filter(move |at| *at != head);
+            list.chain(others.map(|at| &self.slots[*at as usize])).map(|slot| Open {
+                key: self.keys.get(slot.key),
+                span: slot.span,
+                late: slot.late,
+            })
         })
     }
 
@@ -280,10 +295,15 @@ impl SessionTable {
 
     /// Adds events of a key that has several open sessions, or will have: `head` is the first.
     fn put_among(&mut self, head: u32, hash: u32, span: Span, late: bool) {
+        if self.slots[head as usize].next == CROWD {
+            return self.put_in_crowd(head, hash, span, late);
+        }
         let mut joined = None;
         let mut before = NONE;
         let mut at = head;
+        let mut length = 0;
         while at != NONE {
+            length += 1;
             let next = self.slots[at as usize].next;
             if !self.slots[at as usize].span.touches(&span, self.gap) {
                 before = at;
@@ -304,9 +324,58 @@ impl SessionTable {
         if joined.is_none() {
             let key = self.slots[head as usize].key;
             let at = self.add(Slot { span, key, hash, next: head, late, absorbed: false });
-            let entry = self.index.find_mut(spread(hash), |at| *at == head);
-            *entry.expect("the head is indexed") = at;
+            self.index_instead(head, hash, at);
+            if length >= LIST_MOST {
+                self.crowd(at);
+            }
         }
+    }
+
+    /// From here on the sessions of a key are kept in order; `head` is the first in its list.
+    fn crowd(&mut self, head: u32) {
+        let mut crowd = BTreeMap::new();
+        let mut at = head;
+        while at != NONE {
+            let slot = &mut self.slots[at as usize];
+            crowd.insert(slot.span.first, at);
+            at = std::mem::replace(&mut slot.next, CROWD);
+        }
+        self.crowds.insert(self.slots[head as usize].key, crowd);
+    }
+
+    /// Adds events of a key that has many open sessions; `head` is the one in the index. They do not
+    /// touch each other, so those that `span` touches follow each other.
+    fn put_in_crowd(&mut self, head: u32, hash: u32, span: Span, late: bool) {
+        let key = self.slots[head as usize].key;
+        let crowd = self.crowds.get_mut(&key).expect("it has a crowd");
+        let before_its_end = crowd.range(..=span.last + self.gap).rev().map(|(_, at)| *at);
+        let touches = |at: &u32| self.slots[*at as usize].span.touches(&span, self.gap);
+        let touched: Vec<u32> = before_its_end.take_while(touches).collect();
+        for at in &touched {
+            crowd.remove(&self.slots[*at as usize].span.first);
+        }
+        let Some((&into, others)) = touched.split_first() else {
+            let at = self.add(Slot { span, key, hash, next: CROWD, late, absorbed: false });
+            self.crowds.get_mut(&key).expect("it has a crowd").insert(span.first, at);
+            return;
+        };
+        let slot = &mut self.slots[into as usize];
+        slot.span = slot.span.merge(span);
+        slot.late |= late;
+        for from in others {
+            self.absorb(into, *from);
+        }
+        let first = self.slots[into as usize].span.first;
+        self.crowds.get_mut(&key).expect("it has a crowd").insert(first, into);
+        if others.contains(&head) {
+            self.index_instead(head, hash, into);
+        }
+    }
+
+    /// Puts another session of its key into the place of `head` in the index.
+    fn index_instead(&mut self, head: u32, hash: u32, at: u32) {
+        let entry = self.index.find_mut(spread(hash), |at| *at == head);
+        *entry.expect("the head is indexed") = at;
     }
 
     fn add(&mut self, slot: Slot) -> u32 {
@@ -346,7 +415,19 @@ impl SessionTable {
             .find_entry(spread(hash), of_key)
             .expect("every open session is indexed by its key");
         let head = *entry.get();
-        if head != at {
+        if next == CROWD {
+            let crowd = self.crowds.get_mut(&key_at).expect("it has a crowd");
+            crowd.remove(&span.first);
+            match crowd.first_key_value() {
+                Some((_, other)) if head == at => *entry.get_mut() = *other,
+                Some(_) => {}
+                None => {
+                    self.crowds.remove(&key_at);
+                    entry.remove();
+                    self.keys.remove(key_at);
+                }
+            }
+        } else if head != at {
             let mut before = head;
             while self.slots[before as usize].next != at {
                 before = self.slots[before as usize].next;
@@ -372,7 +453,7 @@ fn spread(hash: u32) -> u64 {
 }
 
 /// Where a key lies among the [`Keys`], in units of [`KEY_UNIT`] bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct KeyAt(u32);
 
 /// The keys of a shard, each with its length before it, one after another. A place that is free
@@ -556,6 +637,43 @@ mod tests {
         assert_eq!(size_of::<Slot>(), 40);
     }
 
+    /// As many as one likes: neither an event nor a close looks at each of them.
+    #[test]
+    fn a_key_may_have_a_hundred_thousand_open_sessions() {
+        const MANY: i64 = 100_000;
+        let mut table = table();
+        let began = std::time::Instant::now();
+        for turn in [0, GAP / 2] {
+            for number in 0..MANY {
+                // Not in order: 7,919 and their number have no divisor in common.
+                insert(&mut table, "a", number * 7_919 % MANY * 3 * GAP + turn);
+            }
+            assert_eq!(table.len(), MANY as usize);
+        }
+        let closed = close(&mut table, MANY * 3 * GAP);
+        let want = (0..MANY).map(|at| (at * 3 * GAP, at * 3 * GAP + GAP / 2, 2, false));
+        assert!(closed.into_iter().eq(want), "each of them is there once, with both events");
+        assert!(table.is_empty() && table.crowds.is_empty());
+        // A look at each would be ten billion of them, twice.
+        assert!(began.elapsed().as_secs() < 20, "it took {:?}", began.elapsed());
+    }
+
+    #[test]
+    fn sessions_of_a_crowd_are_bridged_also_the_one_in_the_index() {
+        let mut table = table();
+        for number in 0..100 {
+            insert(&mut table, "a", number * 2 * GAP);
+        }
+        for number in (0..99).rev() {
+            insert(&mut table, "a", number * 2 * GAP + GAP);
+            assert_eq!(table.len(), number as usize + 1);
+            let restored = SessionTable::restore(gap(), table.horizon(), table.open());
+            assert_eq!(restored.open_records(), table.open_records());
+        }
+        assert_eq!(close(&mut table, 1_000 * GAP), [(0, 198 * GAP, 199, false)]);
+        assert!(table.is_empty() && table.crowds.is_empty());
+    }
+
     /// A small generator of its own, so that a failing seed is the same everywhere.
     struct Rng(u64);
 
@@ -604,11 +722,40 @@ mod tests {
             for i in (1..events.len()).rev() {
                 events.swap(i, rng.below(i as u64 + 1) as usize);
             }
-            assert_eq!(run(&events, &mut rng), want, "seed {seed}");
+            assert_eq!(run(&events, &mut rng, 8), want, "seed {seed}");
         }
     }
 
-    fn run(events: &[(u64, i64)], rng: &mut Rng) -> BTreeMap<u64, Vec<(i64, i64, u64)>> {
+    /// The same for keys with many open sessions, for seldom does one close.
+    #[test]
+    fn whatever_the_order_the_sessions_of_a_crowd_are_those_of_the_batch() {
+        let mut most = 0;
+        for seed in 0..300 {
+            let mut rng = Rng(seed);
+            let keys = 1 + rng.below(2);
+            let steps = [1, GAP, GAP + 1, GAP + 1, 2 * GAP, 2 * GAP, 3 * GAP + 5];
+            let mut now = 0;
+            let mut events: Vec<(u64, i64)> = (0..rng.below(400))
+                .map(|_| {
+                    now += steps[rng.below(7) as usize];
+                    (rng.below(keys), now)
+                })
+                .collect();
+            let want = batch(&events);
+            for i in (1..events.len()).rev() {
+                events.swap(i, rng.below(i as u64 + 1) as usize);
+            }
+            most = most.max(want.values().map(Vec::len).max().unwrap_or(0));
+            assert_eq!(run(&events, &mut rng, 150), want, "seed {seed}");
+        }
+        assert!(most > 5 * LIST_MOST, "at most {most} sessions of a key");
+    }
+
+    fn run(
+        events: &[(u64, i64)],
+        rng: &mut Rng,
+        seldom: u64,
+    ) -> BTreeMap<u64, Vec<(i64, i64, u64)>> {
         let mut table = table();
         let mut rows: BTreeMap<u64, Vec<Span>> = BTreeMap::new();
         let mut watermark = 0;
@@ -627,11 +774,11 @@ mod tests {
         };
         for (key, time) in events {
             insert(&mut table, &key.to_string(), *time);
-            if rng.below(8) == 0 {
+            if rng.below(seldom) == 0 {
                 watermark = watermark.max(time - rng.below(3 * GAP as u64) as i64);
                 commit(&mut table, watermark);
             }
-            if rng.below(8) == 0 {
+            if rng.below(seldom) == 0 {
                 let restored = SessionTable::restore(gap(), table.horizon(), table.open());
                 assert_eq!(restored.len(), table.len());
                 table = restored;

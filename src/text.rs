@@ -46,9 +46,28 @@ pub fn setting(millis: impl TryInto<u64>) -> String {
     }
 }
 
+/// A number of bytes that was measured: `900 B`, `12 KiB`, `1.5 GiB`.
+pub fn bytes(bytes: u64) -> String {
+    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let Some((unit, name)) = units.into_iter().find(|(unit, _)| bytes >= *unit) else {
+        return format!("{bytes} B");
+    };
+    let tenths = (bytes as f64 / unit as f64 * 10.0).round() / 10.0;
+    match tenths {
+        ..10.0 if tenths.fract() > 0.0 => format!("{tenths:.1} {name}"),
+        _ => format!("{tenths:.0} {name}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_written_in_their_largest_unit() {
+        let shown = [0, 1_023, 1_024, 12_000, 64 << 20, 3 << 29].map(bytes);
+        assert_eq!(shown, ["0 B", "1023 B", "1 KiB", "12 KiB", "64 MiB", "1.5 GiB"]);
+    }
 
     #[test]
     fn counts_and_plurals_read_well() {

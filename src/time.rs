@@ -82,9 +82,8 @@ pub struct EpochLength {
 }
 
 impl EpochLength {
-    /// The tick that is current in an epoch that has brought so many records.
-    pub fn tick(self, now_ms: u64, records: usize) -> Epoch {
-        let full = records >= self.full_records;
+    /// The tick that is current in an epoch that is full, or not.
+    pub fn tick(self, now_ms: u64, full: bool) -> Epoch {
         tick(now_ms, if full { self.full_ms.min(self.ms) } else { self.ms })
     }
 
@@ -138,9 +137,9 @@ mod tests {
     #[test]
     fn full_epochs_are_short_and_never_longer_than_others() {
         let epochs = EpochLength { ms: 1_000, full_ms: 250, full_records: 10 };
-        assert_eq!([epochs.tick(1_999, 9), epochs.tick(1_999, 10)], [1_000, 1_750]);
+        assert_eq!([epochs.tick(1_999, false), epochs.tick(1_999, true)], [1_000, 1_750]);
         let short = EpochLength { ms: 100, ..epochs };
-        assert_eq!([short.tick(1_999, 9), short.tick(1_999, 10)], [1_900, 1_900]);
+        assert_eq!([short.tick(1_999, false), short.tick(1_999, true)], [1_900, 1_900]);
     }
 
     #[test]

@@ -106,8 +106,18 @@ pub struct RunArgs {
     pub sink_connections: Option<String>,
 
     /// How many bytes of a payload a dead letter keeps
-    #[arg(help_heading = WRITE, long, value_name = "BYTES", default_value = "65536")]
+    ///
+    /// The column payload holds the beginning of a longer one, and payload_bytes its whole length.
+    #[arg(help_heading = WRITE, long, value_name = "BYTES", default_value = "4096")]
     pub dead_letter_bytes: String,
+
+    /// How long dead letters are kept: forever, or a duration like 90d
+    ///
+    /// Older ones are removed in the background. They stay counted: the balance does not change. Of
+    /// those with the reasons future and late only the payload is removed, for `sessionizer audit`
+    /// needs to know which they are. Of several processes, process 0 decides.
+    #[arg(help_heading = WRITE, long, value_name = "DURATION", default_value = "forever")]
+    pub keep_dead_letters: String,
 
     /// Parts into which the keys are divided; fixed when the job is created
     #[arg(help_heading = WRITE, long, value_name = "N", default_value = "128")]
@@ -157,6 +167,15 @@ pub struct RunArgs {
     /// How often progress is made and committed
     #[arg(help_heading = TUNING, long, value_name = "DURATION", default_value = "1s")]
     pub epoch: String,
+
+    /// How much memory a process may use for what is in flight: 256MiB, 1GiB
+    ///
+    /// That is all that was fetched and is not yet committed: records, events, dead letters, rows,
+    /// and snapshots that are being saved. When it is used up, reading waits until Postgres has taken
+    /// some of it. Not in it are open sessions, which take about 100 bytes each, and what the program
+    /// itself needs, about 40 MiB. At least 16MiB.
+    #[arg(help_heading = TUNING, long, value_name = "SIZE", default_value = "256MiB")]
+    pub memory: String,
 
     /// How far a partition may be read ahead of the slowest one that is behind, in event time
     ///

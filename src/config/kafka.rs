@@ -2,7 +2,7 @@
 
 use super::value::name;
 use super::{Environment, Problems};
-use crate::kafka::{KafkaConfig, RESERVED};
+use crate::kafka::{KafkaConfig, QUEUED_BYTES, RESERVED};
 use crate::secret::Secret;
 
 /// The longest name of a job and of a consumer group.
@@ -36,7 +36,8 @@ pub fn read_kafka(
     problems.take("KAFKA_GROUP", name(&group, LONGEST_NAME));
     let login = read_login(problems, env);
     let extra = read_extra(problems, extra);
-    let config = KafkaConfig { brokers, group, topics, login, extra };
+    let queued_bytes = QUEUED_BYTES;
+    let config = KafkaConfig { brokers, group, topics, login, extra, queued_bytes };
     if reachable
         && !config.brokers.is_empty()
         && let Err(why) = config.check()

@@ -20,7 +20,7 @@ pub use environment::Environment;
 pub use kafka::read_kafka;
 pub use postgres::read_ledger_of;
 pub use problems::Problems;
-pub use value::{duration_ms, number, whole};
+pub use value::{duration_ms, number, size, whole};
 
 use crate::alignment::Drift;
 use crate::binding::{Late, Rules};
@@ -62,6 +62,10 @@ pub struct Config {
     pub lanes: u32,
     pub snapshot_interval_ms: u64,
     pub dead_letter_bytes: usize,
+    /// How long dead letters are kept; `None`: for ever.
+    pub keep_dead_letters: Option<Duration>,
+    /// What is in flight may take so many bytes of memory.
+    pub memory_bytes: u64,
     pub discovery_interval: Duration,
     pub start_timeout: Duration,
     pub stop_timeout: Duration,
@@ -109,6 +113,15 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
     };
     let dead_letter_bytes =
         problems.take("--dead-letter-bytes", whole(&args.dead_letter_bytes, 0, 100_000_000));
+    let keep_ms = match args.keep_dead_letters.trim() {
+        "forever" => Some(None),
+        text => {
+            let what = duration_ms(text, 1_000, 100 * YEAR);
+            let what = what.map_err(|why| format!("{why}, or forever"));
+            problems.take("--keep-dead-letters", what).map(Some)
+        }
+    };
+    let memory_bytes = problems.take("--memory", size(&args.memory, 16, 1 << 20));
     let drift_sessions =
         problems.take("--drift-sessions", whole(&args.drift_sessions, 0, u64::MAX));
     let all = || {
@@ -120,7 +133,8 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
             peer_timeout: Duration::from_millis(peer_timeout_ms?),
             cluster_secret: cluster_secret.clone(),
             cluster_insecure: args.cluster_insecure,
-            kafka: kafka?,
+            // A quarter is for what has been fetched and not yet read.
+            kafka: KafkaConfig { queued_bytes: memory_bytes? / 4, ..kafka? },
             ledger: ledger?,
             from: from?,
             accept_overlap: args.accept_overlap,
@@ -136,6 +150,8 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
             lanes: lanes? as u32,
             snapshot_interval_ms: snapshot_interval_ms?,
             dead_letter_bytes: dead_letter_bytes? as usize,
+            keep_dead_letters: keep_ms?.map(Duration::from_millis),
+            memory_bytes: memory_bytes?,
             discovery_interval: Duration::from_millis(discovery_ms?),
             start_timeout: Duration::from_millis(start_timeout_ms?),
             stop_timeout: Duration::from_millis(stop_timeout_ms?),

@@ -30,6 +30,35 @@ pub fn duration_ms(text: &str, least: u64, most: u64) -> Result<u64, String> {
     ))
 }
 
+/// The units of a size, and how many bytes each is.
+const UNITS: [(&str, u64); 6] = [
+    ("kb", 1_000),
+    ("mb", 1_000_000),
+    ("gb", 1_000_000_000),
+    ("kib", 1 << 10),
+    ("mib", 1 << 20),
+    ("gib", 1 << 30),
+];
+
+/// A size as people write it, in bytes, between bounds in MiB.
+pub fn size(text: &str, least_mib: u64, most_mib: u64) -> Result<u64, String> {
+    let trimmed = text.trim().to_ascii_lowercase();
+    let digits = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(digits);
+    let unit = UNITS.into_iter().find(|(name, _)| *name == unit.trim_start());
+    let bytes = unit.and_then(|(_, bytes)| number.parse::<u64>().ok()?.checked_mul(bytes));
+    let bytes = bytes.ok_or_else(|| {
+        format!("is {text:?}: it must be a size with its unit, like 256MiB, 1GiB or 500MB")
+    })?;
+    if (least_mib << 20..=most_mib << 20).contains(&bytes) {
+        return Ok(bytes);
+    }
+    let show = |mib: u64| {
+        if mib % 1_024 == 0 { format!("{}GiB", mib / 1_024) } else { format!("{mib}MiB") }
+    };
+    Err(format!("is {text:?}: it must be from {} to {}", show(least_mib), show(most_mib)))
+}
+
 /// The value of a variable that stands for a flag without a value.
 pub fn boolean(text: &str) -> Result<bool, String> {
     match text.trim().to_ascii_lowercase().as_str() {
@@ -73,6 +102,25 @@ mod tests {
         assert_eq!(duration_ms(" 1m 30s ", 0, 100_000), Ok(90_000));
         for bad in ["-5m", "5", "soon", "", "1ns", "2m"] {
             assert!(duration_ms(bad, 1, 100_000).expect_err(bad).contains("it must be"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_size_has_a_unit_and_bounds() {
+        for (text, want) in [
+            ("256MiB", 256 << 20),
+            (" 1 GiB ", 1 << 30),
+            ("500MB", 500_000_000),
+            ("16384kib", 16 << 20),
+        ] {
+            assert_eq!(size(text, 16, 1_024), Ok(want), "{text}");
+        }
+        for bad in ["", "256", "MiB", "1.5GiB", "-1GiB", "256M", "1 GiB more", "99999999999999GB"] {
+            assert!(size(bad, 16, 1_024).expect_err(bad).contains("with its unit"), "{bad}");
+        }
+        for bad in ["15MiB", "0kB", "2GiB"] {
+            let why = size(bad, 16, 1_024).expect_err(bad);
+            assert!(why.ends_with("it must be from 16MiB to 1GiB"), "{why}");
         }
     }
 

@@ -21,6 +21,10 @@ use crate::operators::Record;
 /// How many records one call fetches at most: enough to make the call cheap, few enough that they
 /// are still in the cache when their turn comes.
 const BATCH: usize = 1_024;
+/// And about how many bytes, for what has been fetched does not count in the queue any more.
+const BATCH_BYTES: usize = 512 * 1_024;
+/// At least so many, however large they are.
+const LEAST: usize = 4;
 
 /// What comes next in a partition.
 pub enum Next<'a> {
@@ -43,6 +47,8 @@ pub struct Batches<C: ConsumerContext + 'static> {
     messages: Box<[*mut c::rd_kafka_message_t; BATCH]>,
     next: usize,
     fetched: usize,
+    /// How many to fetch next.
+    want: usize,
 }
 
 // SAFETY: librdkafka's queues and messages belong to no thread; any may use and destroy them, one
@@ -75,6 +81,7 @@ impl<C: ConsumerContext + 'static> Batches<C> {
             messages,
             next: 0,
             fetched: 0,
+            want: LEAST,
         })
     }
 
@@ -134,12 +141,22 @@ impl<C: ConsumerContext + 'static> Batches<C> {
     }
 
     fn fetch(&mut self) {
-        // SAFETY: the queue is ours until `drop`, and the array has room for so many pointers.
+        // SAFETY: the queue is ours until `drop`, and the array has room for `BATCH` pointers, which
+        // `want` never exceeds.
         let count = unsafe {
-            c::rd_kafka_consume_batch_queue(self.native, 0, self.messages.as_mut_ptr(), BATCH)
+            c::rd_kafka_consume_batch_queue(self.native, 0, self.messages.as_mut_ptr(), self.want)
         };
         self.next = 0;
         self.fetched = usize::try_from(count).unwrap_or(0);
+        let mut bytes = 0;
+        for message in &self.messages[..self.fetched] {
+            // SAFETY: they have just been fetched, and are not destroyed yet.
+            bytes += unsafe { (**message).len };
+        }
+        if let Some(each) = bytes.checked_div(self.fetched) {
+            let want = BATCH_BYTES.checked_div(each).unwrap_or(BATCH);
+            self.want = want.min(self.want * 4).clamp(LEAST, BATCH);
+        }
     }
 }
 

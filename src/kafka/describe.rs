@@ -118,6 +118,7 @@ mod tests {
         let broker = EmbeddedBroker::start("t", 1).expect("a broker");
         let topics = vec!["t".to_owned()];
         let config = KafkaConfig {
+            queued_bytes: crate::kafka::QUEUED_BYTES,
             brokers: broker.address(),
             group: "g".to_owned(),
             topics: topics.clone(),

@@ -170,22 +170,22 @@ impl Feed for KafkaFeed {
         partition: Partition,
         end: Option<Offset>,
         limit: usize,
-        take: &mut dyn FnMut(Record<'_>),
+        take: &mut dyn FnMut(Record<'_>) -> bool,
     ) -> Result<Stopped, Fault> {
         let part = self.parts.get_mut(&partition).expect("only assigned partitions are read");
         let behind = |offset: Offset| end.is_some_and(|end| offset >= end);
         let mut left = limit;
-        while left > 0 {
+        loop {
             if behind(part.end.position()) {
                 return Ok(Stopped::AtEnd);
             }
             match part.batches.peek() {
                 Some(Next::Record(record)) if behind(record.offset) => return Ok(Stopped::AtEnd),
+                Some(Next::Record(_)) if left == 0 => return Ok(Stopped::AtLimit),
                 Some(Next::Record(record)) => {
                     let offset = record.offset;
-                    take(record);
+                    left = if take(record) { left - 1 } else { 0 };
                     part.end.record(offset);
-                    left -= 1;
                 }
                 Some(Next::End(offset)) => part.end.end(offset),
                 Some(Next::Failed(code)) => {
@@ -212,7 +212,6 @@ impl Feed for KafkaFeed {
             }
             part.batches.pass();
         }
-        Ok(Stopped::AtLimit)
     }
 
     fn position(&self, partition: Partition) -> Offset {

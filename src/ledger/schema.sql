@@ -89,20 +89,35 @@ create table if not exists sessionizer.snapshots (
     primary key (job, shard)
 );
 
--- Records that are no events: where they are, why, and how they begin.
+-- Records that are no events: where they are, why, and how they begin. And sessions that the table
+-- has refused (reason row_refused): they come from several records, so they have no place; the
+-- payload is the row, in JSON.
 create table if not exists sessionizer.dead_letters (
     job           text not null references sessionizer.jobs on delete cascade,
-    topic         text not null,
-    partition     integer not null,
-    "offset"      bigint not null,
+    topic         text,
+    partition     integer,
+    "offset"      bigint,
     reason        text not null,
     detail        text not null,
     payload       bytea,
     payload_bytes bigint not null,
-    read_at       timestamptz not null
+    read_at       timestamptz not null,
+    -- How many records it stands for.
+    records       bigint not null default 1
 );
 create index if not exists dead_letters_place
     on sessionizer.dead_letters (job, topic, partition, "offset");
+-- For --keep-dead-letters. They come in the order of their time, so this one costs nearly nothing.
+create index if not exists dead_letters_age
+    on sessionizer.dead_letters using brin (read_at) with (autosummarize = on);
+
+comment on table sessionizer.dead_letters is
+    'Records that are no events. --keep-dead-letters removes old ones; the balance counts them on.';
+comment on column sessionizer.dead_letters.payload is
+    'How the payload begins: at most --dead-letter-bytes of it. Null: there was none, or '
+    '--keep-dead-letters has removed it.';
+comment on column sessionizer.dead_letters.payload_bytes is
+    'How long the whole payload was. It was cut if this is more than length(payload).';
 
 -- Offsets that Kafka did not have any more when they were needed, and that was accepted. Those
 -- before read_to had been read; what was known of them is in snapshots and in the table.
@@ -140,6 +155,12 @@ alter table sessionizer.epochs add column if not exists max_future_ms bigint,
     add column if not exists late text;
 alter table sessionizer.bindings add column if not exists topic_id text,
     add column if not exists clock_ms bigint;
+alter table sessionizer.dead_letters add column if not exists records bigint not null default 1,
+    alter column topic drop not null, alter column partition drop not null,
+    alter column "offset" drop not null;
+-- They have no key, and a publication of deletes needs one or this.
+alter table sessionizer.dead_letters replica identity full;
+alter table sessionizer.losses replica identity full;
 drop view if exists sessionizer.balance;
 
 -- Nothing vanishes: every record is in a closed session, in an open one, a dead letter, or of a

@@ -10,8 +10,8 @@
 //! write them one by one makes the ledger find its way to the pages of its index several times as
 //! often. So once many rows have been written, epochs that have rows are *gathered*: handed over
 //! when the tick of full length has passed to which they belong, as if they had not been cut, or
-//! when half of the epochs wait that may be in flight: who waits for them to be durable must not
-//! wait for itself.
+//! when half of the epochs wait that may be in flight, or memory is used up: who waits for them to
+//! be durable must not wait for itself.
 //!
 //! What a commit has changed in the table leaves as `+1` and `-1` a row, at the last of its epochs,
 //! once it is durable: at most once a run of the program, so whoever keeps sums begins with the
@@ -110,7 +110,8 @@ pub fn render_commit<'scope>(
             let ahead =
                 frontiers.iter().filter_map(|frontier| frontier.frontier().first().copied());
             let ahead = ahead.min().unwrap_or(Epoch::MAX);
-            let gathers = control.gauges.rows.load(Relaxed) >= gather_from_rows;
+            let gathers = control.gauges.rows.load(Relaxed) >= gather_from_rows
+                && !control.memory.is_used_up();
             if !gathers || !waits(stash.range(..ahead), ahead, tick_ms) {
                 let incomplete = stash.split_off(&ahead);
                 for (epoch, complete) in std::mem::replace(&mut stash, incomplete) {

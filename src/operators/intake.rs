@@ -33,14 +33,15 @@ pub struct Taken<'a> {
 }
 
 impl Intake<'_> {
-    /// Decodes a record and sends it where it belongs; `scratch` is reused from call to call.
+    /// Decodes a record and sends it where it belongs; `scratch` is reused from call to call. Gives
+    /// how many bytes that takes.
     pub fn take(
         &self,
         record: &Record<'_>,
         clock: &mut PartitionClock,
         scratch: &mut Vec<u8>,
         out: &mut Taken<'_>,
-    ) {
+    ) -> u64 {
         let event = match self.decode(record) {
             Ok(event) => event,
             Err(rejected) => {
@@ -48,21 +49,27 @@ impl Intake<'_> {
                 // It has no key: it belongs to the shard of its place.
                 let (number, offset) = (self.partition.number, record.offset);
                 let shard = Shard::of_record(self.topic, number, offset, self.shards);
-                return out.dead_letters.push(self.dead_letter(shard, record, rejected));
+                let letter = self.dead_letter(shard, record, rejected);
+                let bytes = letter.bytes();
+                out.dead_letters.push(letter);
+                return bytes;
             }
         };
         clock.event(event.time, self.epoch);
         scratch.clear();
         key::encode(&event.ip, &event.host, scratch);
         let hash = stable_hash(scratch);
+        let mut bytes = 0;
         if self.gap.end_after(event.time) < self.suspect_before {
             let rejected = Rejected { reason: Reason::Late, detail: String::new() };
             // It has a key, and is dropped and counted where the sessions of the key are.
             let letter = self.dead_letter(Shard::of(hash, self.shards), record, rejected);
             let (key, time) = (Key::from_encoded(scratch), event.time);
-            out.suspects.push(Suspect { hash, key, time, letter });
+            let suspect = Suspect { hash, key, time, letter };
+            bytes = suspect.bytes();
+            out.suspects.push(suspect);
         }
-        out.arrivals.add(hash, scratch, event.time);
+        bytes + out.arrivals.add(hash, scratch, event.time) as u64
     }
 
     /// Decodes a record; an event too far in the future is none.

@@ -9,6 +9,7 @@ pub mod commit;
 pub mod intake;
 pub mod lane;
 pub mod parcel;
+mod pause;
 pub mod reader;
 pub mod sessions;
 pub mod source;
@@ -42,6 +43,8 @@ pub struct Cut {
     /// The partitions that had more to read than was read: others wait for them. A matter of this
     /// moment, not of the epoch: it is not bound.
     pub behind: Vec<Partition>,
+    /// Whether it was cut before its time, because memory is used up: the others are to cut as well.
+    pub early: bool,
     /// What an epoch of the replay has brought otherwise than it was bound.
     pub differences: Vec<ReplayDifference>,
 }
@@ -64,18 +67,29 @@ pub struct ReplayDifference {
 pub struct Brake {
     held: RefCell<BTreeSet<Partition>>,
     cut: Cell<Epoch>,
+    cut_early: Cell<Epoch>,
     source: Activator,
 }
 
 impl Brake {
     /// Nobody waits.
     pub fn new(source: Activator) -> Self {
-        Brake { held: RefCell::default(), cut: Cell::new(0), source }
+        let (cut, cut_early) = (Cell::new(0), Cell::new(0));
+        Brake { held: RefCell::default(), cut, cut_early, source }
     }
 
-    /// Some worker has cut this epoch.
-    pub fn learn(&self, cut: Epoch) {
+    /// Some worker has cut this epoch, perhaps before its time.
+    pub fn learn(&self, cut: Epoch, early: bool) {
         self.cut.set(self.cut.get().max(cut));
+        if early && cut > self.cut_early.get() {
+            self.cut_early.set(cut);
+            self.source.activate();
+        }
+    }
+
+    /// The latest epoch that any worker is known to have cut before its time.
+    pub fn latest_early_cut(&self) -> Epoch {
+        self.cut_early.get()
     }
 
     /// The latest epoch that any worker is known to have cut.
@@ -113,6 +127,19 @@ pub struct DeadLetter {
     pub payload_bytes: u64,
 }
 
+impl DeadLetter {
+    /// What it takes in memory: here, and in the batch that it will be a part of.
+    pub fn bytes(&self) -> u64 {
+        let payload = self.payload.as_ref().map_or(0, |bytes| heap(bytes.capacity()));
+        (2 * size_of::<DeadLetter>() + payload + heap(self.detail.capacity())) as u64
+    }
+}
+
+/// What an allocation of so many bytes takes in all.
+fn heap(bytes: usize) -> usize {
+    if bytes > 0 { bytes + 16 } else { 0 }
+}
+
 /// An event that may turn out to be too late, beside its arrival. Only `--late drop`
 /// sends them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -123,6 +150,14 @@ pub struct Suspect {
     pub time: EventTime,
     /// What becomes of it if it is.
     pub letter: DeadLetter,
+}
+
+impl Suspect {
+    /// What it takes in memory.
+    pub fn bytes(&self) -> u64 {
+        let own = size_of::<Suspect>() - size_of::<DeadLetter>() + heap(self.key.bytes().len());
+        own as u64 + self.letter.bytes()
+    }
 }
 
 /// What an epoch changed in one shard.
@@ -137,6 +172,25 @@ pub struct ShardOutput {
     pub open_records: u64,
     /// The shard at the end of the epoch, if a snapshot was due.
     pub snapshot: Option<Vec<u8>>,
+}
+
+impl ShardOutput {
+    /// What its rows take in memory: here, in the batch that they will be a part of, and while that
+    /// is put in order.
+    pub fn row_bytes(&self) -> u64 {
+        let row = |closed: &Closed| 3 * size_of::<Closed>() + heap(closed.key.bytes().len());
+        self.closed.iter().map(row).sum::<usize>() as u64
+    }
+
+    /// What its dead letters take in memory.
+    pub fn dead_letter_bytes(&self) -> u64 {
+        self.dropped.iter().map(DeadLetter::bytes).sum()
+    }
+
+    /// What its snapshot takes in memory: here, and in the message to the ledger.
+    pub fn snapshot_bytes(&self) -> u64 {
+        self.snapshot.as_ref().map_or(0, |bytes| 2 * heap(bytes.capacity())) as u64
+    }
 }
 
 /// What an epoch is to everybody: its bindings and its watermark.
@@ -182,14 +236,15 @@ pub trait Feed {
     /// Begins to read a partition; a feed reads only what it was told to.
     fn assign(&mut self, partition: Partition, start: Offset) -> Result<(), Fault>;
 
-    /// Hands out the next records of a partition in order: at most `limit`, and none at or behind
-    /// `end`.
+    /// Hands out the next records of a partition in order, until `take` says that it is enough: at
+    /// most `limit`, and none at or behind `end`. With a limit of zero it only looks whether there
+    /// are any.
     fn read(
         &mut self,
         partition: Partition,
         end: Option<Offset>,
         limit: usize,
-        take: &mut dyn FnMut(Record<'_>),
+        take: &mut dyn FnMut(Record<'_>) -> bool,
     ) -> Result<Stopped, Fault>;
 
     /// The offset behind everything handed out: never one that skips a record to come.
@@ -274,16 +329,28 @@ pub struct Batch {
     pub snapshots: BTreeMap<Shard, (Epoch, Vec<u8>)>,
 }
 
+/// What a commit has made of the sessions of a batch.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Outcome {
+    /// What has become of the rows that late sessions touch.
+    pub corrections: Vec<Correction>,
+    /// Sessions that the table has refused.
+    pub refused: Vec<Refused>,
+}
+
+/// A session that the table cannot hold: its events are dead letters instead.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Refused {
+    pub shard: Shard,
+    pub session: Closed,
+}
+
 /// Where commits go: one lane, with a connection of its own.
 pub trait Ledger: Send {
-    /// Writes a batch in one transaction, or nothing at all. `corrections` is what becomes of the
-    /// rows that late sessions touch; it is complete before the transaction ends, for nobody can
-    /// ask later if the reply is lost.
-    fn commit(
-        &mut self,
-        batch: &Batch,
-        corrections: &mut Vec<Correction>,
-    ) -> Result<(), LedgerError>;
+    /// Writes a batch in one transaction, or nothing at all. A session that the table refuses is
+    /// written as a dead letter, and its events move from the closed to the dead. The outcome is
+    /// complete before the transaction ends, for nobody can ask later if the reply is lost.
+    fn commit(&mut self, batch: &Batch, outcome: &mut Outcome) -> Result<(), LedgerError>;
 
     /// Reads how far the shards of this lane are, on a connection that is new if need be.
     fn progress(&mut self, shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError>;

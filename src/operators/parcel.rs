@@ -47,6 +47,11 @@ const KEY_BYTES: usize = 24;
 const KEY: usize = 26;
 
 impl Parcel {
+    /// What it takes in memory.
+    pub fn size(&self) -> u64 {
+        (size_of::<Parcel>() + self.bytes.capacity()) as u64
+    }
+
     /// What is in it, in the order of packing.
     pub fn arrivals(&self) -> impl Iterator<Item = Arrival<'_>> {
         let mut rest = self.bytes.as_slice();
@@ -118,8 +123,9 @@ impl Packer {
         }
     }
 
-    /// Adds an event; `hash` is [`crate::key::stable_hash`] of the encoded key.
-    pub fn add(&mut self, hash: u64, key: &[u8], time: EventTime) {
+    /// Adds an event; `hash` is [`crate::key::stable_hash`] of the encoded key. Gives by how many
+    /// bytes the parcels have grown.
+    pub fn add(&mut self, hash: u64, key: &[u8], time: EventTime) -> usize {
         let worker = Shard::of(hash, self.shards).worker(self.open.len());
         let open = &mut self.open[worker];
         let recent = &mut self.recent[hash as usize % RECENT];
@@ -127,7 +133,7 @@ impl Packer {
             && let Some(last) = open.from(recent.1)
             && join(last, hash, key, time, self.gap)
         {
-            return;
+            return 0;
         }
         *recent = (hash, open.sent + open.bytes.len() as u64);
         let mut head = [0; KEY];
@@ -141,6 +147,7 @@ impl Packer {
         if open.bytes.len() >= PARCEL_BYTES {
             self.full.push(open.close(worker, PARCEL_BYTES + 4_096));
         }
+        KEY + key.len()
     }
 
     /// Takes out everything; the next arrivals may be of another epoch.

@@ -10,8 +10,10 @@
 //! The first live epoch is cut before anything is read in it: it binds where reading begins.
 //! The same goes for a partition that is found later: its first binding is its start.
 //!
-//! It never runs more than `EPOCHS_IN_FLIGHT` epochs ahead of what is durable, so a slow or
-//! absent Postgres stops the reading, and memory stays bounded.
+//! It never runs more than `EPOCHS_IN_FLIGHT` epochs ahead of what is durable, and reads nothing
+//! while the memory for what is in flight is used up: a slow or absent Postgres stops the reading.
+//! Epochs end all the same, and sooner, for what they have brought is released when it is durable.
+//! A bound epoch is read again whatever it takes, but none ahead of it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -25,11 +27,13 @@ use timely::dataflow::operators::probe;
 use super::clocks::Clocks;
 use super::intake::{Intake, Taken};
 use super::parcel::{Packer, Parcel};
+use super::pause::Pause;
 use super::source::SourceConfig;
 use super::{
     Brake, Cut, DeadLetter, EPOCHS_IN_FLIGHT, Feed, Record, ReplayDifference, Stopped, Suspect,
 };
 use crate::binding::{Binding, BoundEpoch, Late, Offset, Partition, Rules, Status};
+use crate::budget::Kind;
 use crate::control::{Control, Fault};
 use crate::epoch_clock::Distance;
 use crate::plan::{PartitionPlan, Plan};
@@ -42,6 +46,8 @@ use crate::watermark::{PartitionClock, WatermarkBound};
 const RECORDS_PER_ACTIVATION: usize = 65_536;
 /// How many records of one partition are read before the next has its turn.
 const RECORDS_PER_TURN: usize = 4_096;
+/// How long a reader sleeps while what is in flight is too much.
+const NAP: Duration = Duration::from_millis(10);
 /// How often the group's offsets are told to the broker, in milliseconds.
 const GROUP_COMMIT_EVERY_MS: u64 = 1_000;
 
@@ -139,6 +145,8 @@ pub struct Reader<F> {
     in_flight: VecDeque<(Epoch, Vec<(Partition, Offset)>)>,
     /// Watches the oldest of them; one source of a process does.
     watchdog: Option<Watchdog<Epoch>>,
+    /// How much may be read.
+    pause: Pause,
     /// Ends that are durable and that the broker has not been told.
     settled: BTreeMap<Partition, Offset>,
     group_committed_ms: u64,
@@ -210,6 +218,7 @@ impl<F: Feed> Reader<F> {
             watches.then_some(config.epochs.ms),
             plan.rules.max_future_ms,
         );
+        let pause = Pause::new(&control, worker, watches);
         let mut reader = Reader {
             worker,
             plan: Arc::clone(plan),
@@ -229,6 +238,7 @@ impl<F: Feed> Reader<F> {
             found: Vec::new(),
             in_flight: VecDeque::new(),
             watchdog: watches.then(Watchdog::default),
+            pause,
             settled: BTreeMap::new(),
             group_committed_ms: 0,
             counted,
@@ -315,9 +325,9 @@ impl<F: Feed> Reader<F> {
     fn advance(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
         match &self.life {
             Life::Stopped if self.in_flight.is_empty() => Ok(Next::Done),
-            Life::Stopped => Ok(Next::After(Duration::from_millis(10))),
+            Life::Stopped => Ok(Next::After(NAP)),
             _ if self.in_flight.len() >= EPOCHS_IN_FLIGHT && !self.control.stopping() => {
-                Ok(Next::After(Duration::from_millis(10)))
+                Ok(Next::After(NAP))
             }
             Life::Replay(_) => self.replay(emit),
             Life::Live => self.live(emit),
@@ -328,6 +338,8 @@ impl<F: Feed> Reader<F> {
     fn send_off(&mut self, emit: &mut Emit) {
         let parcels = self.packer.take();
         if !parcels.is_empty() {
+            let bytes = parcels.iter().map(Parcel::size).sum();
+            self.control.memory.charge(Kind::Events, self.worker, self.epoch, bytes);
             Emit::at(&mut emit.arrivals, self.epoch).extend(parcels);
         }
     }
@@ -341,6 +353,7 @@ impl<F: Feed> Reader<F> {
             self.control.gauges.durable_epoch.fetch_max(epoch, Relaxed);
             self.settled.extend(ends);
         }
+        self.pause.release(self.durable.with_frontier(|frontier| frontier.first().copied()));
         // What is durable has passed the sessions of all workers, and so has its watermark.
         let open = self.in_flight.front().map(|(epoch, _)| *epoch);
         self.watermark.learn(open, self.control.gauges.watermark());
@@ -365,8 +378,9 @@ impl<F: Feed> Reader<F> {
         };
         log::warn!(
             "nothing has become durable for {}: the job waits for {waits_for}. Nothing is lost; \
-             reading stops meanwhile",
-            Distance(for_ms)
+             reading stops meanwhile{}",
+            Distance(for_ms),
+            self.pause.explain()
         );
     }
 
@@ -423,6 +437,10 @@ impl<F: Feed> Reader<F> {
         let bound = replay.front().expect("a replay ends with its last epoch").clone();
         debug_assert_eq!(bound.epoch, self.epoch, "the replay goes in order");
         self.serve()?;
+        // An epoch is needed whole when all before it are durable, and is read whatever it takes.
+        if !self.pause.may_read(self.clocks.elapsed_ms()) && !self.in_flight.is_empty() {
+            return Ok(Next::After(NAP));
+        }
         let mut limit = RECORDS_PER_ACTIVATION;
         let mut next = None;
         for binding in &bound.bindings {
@@ -431,7 +449,7 @@ impl<F: Feed> Reader<F> {
                 continue;
             }
             let clock_ms = binding.clock_in(bound.epoch);
-            match self.read(at, Some(binding.end), clock_ms, &mut limit, emit)? {
+            match self.read(at, Some(binding.end), clock_ms, (&mut limit, u64::MAX), emit)? {
                 Stopped::AtEnd => {}
                 Stopped::AtLimit => next = Some(Next::Now),
                 Stopped::Waiting => {
@@ -461,6 +479,7 @@ impl<F: Feed> Reader<F> {
             worker: self.worker,
             bindings: bound.bindings,
             behind: Vec::new(),
+            early: false,
             differences,
         });
         self.in_flight.push_back((bound.epoch, Vec::new()));
@@ -508,18 +527,22 @@ impl<F: Feed> Reader<F> {
 
     fn live(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
         let now_ms = self.clocks.epoch_ms(self.brake.latest_cut());
-        let current = self.config.epochs.tick(now_ms, self.records);
+        let may_read = self.pause.may_read(self.clocks.elapsed_ms());
+        let early = !may_read && (self.records > 0 || self.in_flight.len() < EPOCHS_IN_FLIGHT / 2)
+            || self.brake.latest_early_cut() >= self.epoch;
+        let full = early || self.records >= self.config.epochs.full_records;
+        let current = self.config.epochs.tick(now_ms, full);
         let first =
             self.parts.iter().any(|part| part.untold) || self.epoch == self.plan.first_epoch;
         if self.control.stopping() {
             self.serve()?;
-            self.cut(emit);
+            self.cut(emit, false);
             self.life = Life::Stopped;
             return Ok(Next::Now);
         }
         if first || current > self.epoch {
             self.serve()?;
-            self.cut(emit);
+            self.cut(emit, early);
             if self.config.until_end && self.parts.iter().all(Part::has_ended) {
                 self.life = Life::Stopped;
                 return Ok(Next::Now);
@@ -547,10 +570,13 @@ impl<F: Feed> Reader<F> {
             if part.passed_over {
                 continue;
             }
-            let before = limit.min(RECORDS_PER_TURN);
+            // Who may not read looks at least: who is at its end may be idle.
+            let left = self.pause.left();
+            let before = if left > 0 { limit.min(RECORDS_PER_TURN) } else { 0 };
             let mut turn = before;
             let until = part.until;
-            let stopped = self.read(self.turn, until, self.judge_ms, &mut turn, emit)?;
+            let most = (&mut turn, left);
+            let stopped = self.read(self.turn, until, self.judge_ms, most, emit)?;
             limit -= before - turn;
             at_limit |= stopped == Stopped::AtLimit;
             let kept_up = stopped != Stopped::AtLimit && self.feed.keeps_up(partition);
@@ -560,12 +586,12 @@ impl<F: Feed> Reader<F> {
         if self.config.until_end && (0..self.parts.len()).all(|at| self.at_until(at)) {
             // Nothing is left to wait for: end with this epoch, not with its tick.
             self.serve()?;
-            self.cut(emit);
+            self.cut(emit, false);
             self.life = Life::Stopped;
             return Ok(Next::Now);
         }
         if at_limit {
-            return Ok(Next::Now);
+            return Ok(if may_read { Next::Now } else { Next::After(NAP) });
         }
         let end_ms = self.epoch + self.config.epochs.ms;
         Ok(Next::After(Duration::from_millis(end_ms.saturating_sub(now_ms).clamp(1, 1_000))))
@@ -582,7 +608,7 @@ impl<F: Feed> Reader<F> {
     }
 
     /// Binds what this worker has read of the current epoch; only what has changed goes out.
-    fn cut(&mut self, emit: &mut Emit) {
+    fn cut(&mut self, emit: &mut Emit, early: bool) {
         self.send_off(emit);
         let now_ms = self.clocks.elapsed_ms();
         let epoch_ms = self.clocks.epoch_ms(self.brake.latest_cut());
@@ -632,6 +658,7 @@ impl<F: Feed> Reader<F> {
             worker: self.worker,
             bindings,
             behind,
+            early,
             differences: Vec::new(),
         });
         self.in_flight.push_back((self.epoch, ends));
@@ -681,13 +708,13 @@ impl<F: Feed> Reader<F> {
     }
 
     /// Reads records of one partition into the current epoch, judges them by a clock, and takes
-    /// them off `limit`.
+    /// them off `limit`; stops when they have taken `most_bytes`.
     fn read(
         &mut self,
         at: usize,
         end: Option<Offset>,
         clock_ms: u64,
-        limit: &mut usize,
+        (limit, most_bytes): (&mut usize, u64),
         emit: &mut Emit,
     ) -> Result<Stopped, Fault> {
         let rules = self.rules();
@@ -711,18 +738,26 @@ impl<F: Feed> Reader<F> {
             suspects: Emit::at(&mut emit.suspects, self.epoch),
             dead_letters: Emit::at(&mut emit.dead, self.epoch),
         };
-        let (mut records, dead) = (0, taken.dead_letters.len());
+        let (dead, suspects) = (taken.dead_letters.len(), taken.suspects.len());
+        let (mut records, mut bytes) = (0, 0);
         let scratch = &mut self.scratch;
         let mut take = |record: Record<'_>| {
             records += 1;
-            intake.take(&record, clock, scratch, &mut taken);
+            bytes += intake.take(&record, clock, scratch, &mut taken);
+            bytes < most_bytes
         };
         let stopped = self.feed.read(partition, end, *limit, &mut take)?;
         *limit -= records.min(*limit);
         self.records += records;
         self.control.gauges.records.fetch_add(records as u64, Relaxed);
-        let dead = taken.dead_letters.len() - dead;
-        self.control.gauges.dead.fetch_add(dead as u64, Relaxed);
+        self.pause.take(bytes);
+        let (dead, suspects) = (&taken.dead_letters[dead..], &taken.suspects[suspects..]);
+        self.control.gauges.dead.fetch_add(dead.len() as u64, Relaxed);
+        let memory = &self.control.memory;
+        let bytes = dead.iter().map(DeadLetter::bytes).sum();
+        memory.charge(Kind::DeadLetters, self.worker, self.epoch, bytes);
+        let bytes = suspects.iter().map(Suspect::bytes).sum();
+        memory.charge(Kind::Events, self.worker, self.epoch, bytes);
         Ok(stopped)
     }
 }

@@ -19,6 +19,7 @@ use super::parcel::{Arrival, Parcel};
 use super::{Brake, Cut, DeadLetter, ReplayDifference, ShardOutput, Summary, Suspect};
 use crate::alignment::{Alignment, Drift};
 use crate::binding::{Late, Rules};
+use crate::budget::Kind;
 use crate::control::Control;
 use crate::key::{Key, Shard};
 use crate::plan::Plan;
@@ -74,7 +75,8 @@ pub fn render_sessions<'scope>(
     let (summaries_out, summaries) = builder.new_output();
     let mut outputs_out = OutputBuilder::from(outputs_out);
     let mut summaries_out = OutputBuilder::from(summaries_out);
-    let mut worker = Sessions::new(plan, shards, peers, config, control);
+    let place = (scope.index(), peers);
+    let mut worker = Sessions::new(plan, shards, place, config, control);
     builder.build(move |_capabilities| {
         let mut stash: BTreeMap<Epoch, Stash> = BTreeMap::new();
         move |frontiers| {
@@ -92,10 +94,12 @@ pub fn render_sessions<'scope>(
             });
             cuts.for_each_stamp(|cap, batches| {
                 let epoch = *cap.least().expect("cuts travel under an epoch");
-                worker.config.brake.learn(epoch);
                 let stash = stash.entry(epoch).or_default();
                 stash.keep(|| [cap.retain_least(0), cap.retain_least(1)]);
-                stash.input.cuts.extend(batches.flat_map(std::mem::take));
+                for cut in batches.flat_map(std::mem::take) {
+                    worker.config.brake.learn(epoch, cut.early);
+                    stash.input.cuts.push(cut);
+                }
             });
             let open = |epoch: &Epoch| frontiers.iter().any(|f| f.less_equal(epoch));
             let last = frontiers.iter().all(|f| f.frontier().is_empty());
@@ -147,6 +151,7 @@ struct Sessions {
     clock: Clock,
     shards: Vec<OwnShard>,
     count: u32,
+    worker: usize,
     peers: usize,
     config: SessionConfig,
     alignment: Alignment,
@@ -180,7 +185,7 @@ impl Sessions {
     fn new(
         plan: &Plan,
         shards: Vec<LoadedShard>,
-        peers: usize,
+        (worker, peers): (usize, usize),
         config: SessionConfig,
         control: Arc<Control>,
     ) -> Self {
@@ -208,6 +213,7 @@ impl Sessions {
             clock: Clock::new(plan.base_epoch, plan.base_watermark, plan.base_bindings()),
             shards: shards.into_iter().map(own).collect(),
             count: plan.shards(),
+            worker,
             peers,
             alignment: Alignment::new(config.drift),
             config,
@@ -245,11 +251,13 @@ impl Sessions {
         for parcel in arrivals.into_iter().flatten() {
             parcel.arrivals().for_each(|arrival| self.apply(epoch, arrival));
         }
+        self.control.memory.taken_in(self.worker, epoch);
         let dropped = match rules.late {
             Late::Merge => BTreeMap::new(),
             Late::Drop => self.drop_late(epoch, before, suspects),
         };
         let outputs = self.close(epoch, reading, dropped, last);
+        self.charge(epoch, &outputs);
         self.report(reading);
         let open = self.control.gauges.open_sessions.load(Relaxed).max(0) as u64;
         let held = self.alignment.held(self.clock.bindings(), open);
@@ -356,6 +364,18 @@ impl Sessions {
             }
         }
         outputs
+    }
+
+    /// What goes to the lanes is kept until it is durable.
+    fn charge(&self, epoch: Epoch, outputs: &[ShardOutput]) {
+        let sum = |of: fn(&ShardOutput) -> u64| outputs.iter().map(of).sum::<u64>();
+        for (kind, bytes) in [
+            (Kind::Rows, sum(ShardOutput::row_bytes)),
+            (Kind::DeadLetters, sum(ShardOutput::dead_letter_bytes)),
+            (Kind::Snapshots, sum(ShardOutput::snapshot_bytes)),
+        ] {
+            self.control.memory.charge(kind, self.worker, epoch, bytes);
+        }
     }
 
     fn report(&mut self, reading: Reading) {

@@ -22,6 +22,7 @@ mod kafka_rights;
 mod late;
 mod lifecycle;
 mod loss;
+mod memory;
 mod messages;
 mod network;
 mod oidc;

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use sessionizer::alignment::Drift;
 use sessionizer::binding::Partition;
+use sessionizer::budget::Kind;
 use sessionizer::control::{Control, Fault};
 use sessionizer::dataflow::{self, OnChanges, Shape};
 use sessionizer::operators::commit::Drive;
@@ -55,6 +56,8 @@ pub struct Setup {
     pub drift: Drift,
     /// Whether it ends where the partitions ended at its start.
     pub bounded: bool,
+    /// How many bytes a process may have in flight.
+    pub memory: u64,
 }
 
 /// One life.
@@ -75,6 +78,12 @@ pub struct Crew {
 impl Crew {
     pub fn start(setup: Setup) -> Self {
         let controls: Vec<Arc<Control>> = (0..setup.processes).map(|_| Arc::default()).collect();
+        for control in &controls {
+            control.memory.set(setup.memory, setup.workers / setup.processes);
+            if setup.sabotage == Some(Sabotage::MemoryNeverReleased) {
+                control.memory.charge(Kind::Rows, 0, Epoch::MAX, setup.memory);
+            }
+        }
         let plan = Arc::clone(&setup.plan);
         let (mut turns, mut moved, mut ends) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..setup.workers {

@@ -273,7 +273,7 @@ impl Feed for SimFeed {
         partition: Partition,
         end: Option<Offset>,
         limit: usize,
-        take: &mut dyn FnMut(Record<'_>),
+        take: &mut dyn FnMut(Record<'_>) -> bool,
     ) -> Result<Stopped, Fault> {
         let topic = &mut *self.topic.lock().expect("one at a time");
         let now_ms = self.clocks.elapsed_ms();
@@ -302,8 +302,9 @@ impl Feed for SimFeed {
                     if left == 0 {
                         break Stopped::AtLimit;
                     }
-                    left -= 1;
-                    take(Record { offset: entry.offset, payload: entry.payload.as_deref() });
+                    let on =
+                        take(Record { offset: entry.offset, payload: entry.payload.as_deref() });
+                    left = if on { left - 1 } else { 0 };
                     part.end.record(entry.offset);
                 }
                 Some(Fetched::End(offset)) => {

@@ -65,6 +65,7 @@ pub enum Sabotage {
     RowsLookedUpTooNarrowly,
     CorrectedRowsStay,
     LateBeforeOnTime,
+    MemoryNeverReleased,
 }
 
 /// What each rule says when it is broken.
@@ -119,6 +120,7 @@ const RULES: &[(Sabotage, &str)] = &[
     (Sabotage::RowsLookedUpTooNarrowly, "rows exactly a gap away are not looked up"),
     (Sabotage::CorrectedRowsStay, "corrected rows are not deleted"),
     (Sabotage::LateBeforeOnTime, "late sessions look up rows before the run's rows are in"),
+    (Sabotage::MemoryNeverReleased, "memory is used up and never released"),
 ];
 
 /// What a start reads, as far as a broken rule changes it.

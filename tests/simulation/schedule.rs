@@ -37,6 +37,8 @@ pub struct Seen {
     pub replayed_epochs: u64,
     /// How often a clock was set by hours.
     pub leaps: u64,
+    /// How often a reader was told to pause, because memory was used up.
+    pub pauses: u64,
     /// Transactions that were open, and partitions that lost their leader.
     pub transactions: u64,
     pub unserved: u64,
@@ -60,6 +62,7 @@ impl Seen {
         self.dropped += other.dropped;
         self.replayed_epochs += other.replayed_epochs;
         self.leaps += other.leaps;
+        self.pauses += other.pauses;
         self.transactions += other.transactions;
         self.unserved += other.unserved;
         self.quiet_steps = self.quiet_steps.max(other.quiet_steps);
@@ -84,6 +87,8 @@ struct World {
     fastest_percent: u64,
     /// Whether clocks are set by hours.
     leaps: bool,
+    /// How many bytes a process of the present life may have in flight.
+    memory: u64,
     /// What has left the commit operators of the present life, and the table at its start.
     changes: Arc<Mutex<Vec<Change>>>,
     rows: BTreeMap<(Key, Span), i64>,
@@ -119,6 +124,7 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Seen {
         began_ms: 0,
         fastest_percent: 0,
         leaps,
+        memory: u64::MAX,
         changes,
         rows,
         stale,
@@ -185,11 +191,15 @@ impl World {
         self.began_ms = self.clocks.elapsed_ms();
         let fast_percent = self.rng.below(3) * 5;
         self.fastest_percent = fast_percent * (workers as u64 - 1);
+        // Some have room for a record at a time, some for a few.
+        let memory = [u64::MAX, u64::MAX, 5_000, 1_000, 1][self.rng.below(5) as usize];
+        self.memory = memory;
         self.tell(|| {
             let (kind, replay) = (if bounded { "bounded " } else { "" }, plan.replay.len());
             format!(
                 "a {kind}life of {processes} processes and {workers} workers begins: epochs from \
-                 {}, {replay} to read again, the clock says {first}, slow: {slow:?}, late: {late:?}",
+                 {}, {replay} to read again, the clock says {first}, slow: {slow:?}, late: {late:?}, \
+                 memory: {memory}",
                 plan.first_epoch
             )
         });
@@ -211,6 +221,7 @@ impl World {
                 sessions: [0, 0, 3, 1_000][self.rng.below(4) as usize],
             },
             bounded,
+            memory,
         })
     }
 
@@ -495,6 +506,8 @@ impl World {
         self.let_everything_come();
         self.tell(|| "the last disturbance is over".to_owned());
         self.settle(&crew);
+        self.seen.pauses +=
+            crew.controls.iter().map(|control| control.memory.pauses()).sum::<u64>();
         self.tell(|| "everything is durable".to_owned());
         self.go_on(&crew);
         self.stop(&crew);
@@ -506,7 +519,9 @@ impl World {
     /// within a bounded number of steps.
     fn settle(&mut self, crew: &Crew) {
         let (mut commits, mut want) = (0, None);
-        for steps in 0..QUIET_STEPS {
+        // One record at a time takes longer.
+        let most = if self.memory == 1 { 10 * QUIET_STEPS } else { QUIET_STEPS };
+        for steps in 0..most {
             self.step_quietly(crew);
             let store = self.store.lock().expect("one at a time");
             // Only a commit changes the table, what is bound, or what was dropped.
