@@ -98,6 +98,8 @@ pub struct Gauges {
     /// Epochs that are to be read again at the start, and how many are; each counts once a worker.
     pub replay_epochs: AtomicU64,
     pub replayed_epochs: AtomicU64,
+    /// Offsets behind open transactions that a bounded run does not read.
+    pub held_back: AtomicU64,
     /// Records that a bounded run has before it, when that is known.
     pub records_ahead: AtomicU64,
     /// Readers that have begun.

@@ -20,15 +20,16 @@ mod publisher;
 mod watcher;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use log::debug;
+use log::{debug, warn};
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::TopicPartitionList;
 
 pub use self::cluster::{Cluster, From};
 pub use self::feed::{KafkaFeed, Range, scan, scan_for};
@@ -55,8 +56,10 @@ pub struct KafkaConfig {
     pub queued_bytes: u64,
 }
 
-/// Settings that the job depends on, and why nobody else may set them.
-pub const RESERVED: [(&str, &str); 21] = [
+/// Settings that the job depends on, and why nobody else may set them. All are here that change which
+/// records are read: what is left shapes how they come (fetch sizes, queues, `check.crcs`, the rack
+/// they come from), and a replay brings the same whatever it is.
+pub const RESERVED: [(&str, &str); 22] = [
     ("bootstrap.servers", "set KAFKA_URL instead"),
     ("metadata.broker.list", "set KAFKA_URL instead"),
     ("group.id", "set KAFKA_GROUP instead"),
@@ -67,6 +70,7 @@ pub const RESERVED: [(&str, &str); 21] = [
     ("auto.commit.enable", "offsets are committed with the rows, in Postgres"),
     ("offset.store.method", "offsets are committed with the rows, in Postgres"),
     ("isolation.level", "records of transactions that were aborted must not count"),
+    ("topic.blacklist", "a topic that is ignored would be waited for"),
     ("allow.auto.create.topics", "a missing topic must be told, not created"),
     ("partition.assignment.strategy", "the job itself divides the partitions"),
     ("group.instance.id", "the job itself divides the partitions"),
@@ -209,7 +213,8 @@ struct Shares {
 }
 
 /// How librdkafka shows that a server of tokens refuses an identity or a secret.
-const DENIED: [&str; 3] = ["(400)", "(401)", "(403)"];
+const DENIED: [&str; 5] =
+    ["invalid_client", "unauthorized_client", "invalid_grant", "(401)", "(403)"];
 
 /// What the callbacks of librdkafka know, shared by all clients of a process.
 struct Health {
@@ -220,6 +225,8 @@ struct Health {
     /// When one failed last, plus one; 0: never.
     doubted_ms: AtomicU64,
     last: Mutex<Option<String>>,
+    /// Whether it was said that the group may not be used.
+    group_denied: AtomicBool,
     /// Since when a login or a certificate is refused, and why.
     refused: Mutex<Option<(Instant, String)>>,
     /// When the brokers were last asked where the partitions end, and what they said.
@@ -233,6 +240,7 @@ impl Default for Health {
             troubles: AtomicU64::default(),
             doubted_ms: AtomicU64::default(),
             last: Mutex::default(),
+            group_denied: AtomicBool::default(),
             refused: Mutex::default(),
             ends: Mutex::default(),
         }
@@ -287,6 +295,10 @@ impl ClientContext for Context {
             return;
         }
         debug!(target: "librdkafka", "{error}: {reason}");
+        if code == Some(RDKafkaErrorCode::GroupAuthorizationFailed) {
+            // No connection has failed.
+            return self.say_group_is_denied();
+        }
         // A server of tokens that is away may come back; what it says of a secret is final.
         let no_token = reason.contains("OAUTHBEARER token");
         let is_final = !no_token || DENIED.iter().any(|status| reason.contains(status));
@@ -307,6 +319,17 @@ impl ClientContext for Context {
 }
 
 impl Context {
+    /// Says once that the group may not be used.
+    fn say_group_is_denied(&self) {
+        if !self.health.group_denied.swap(true, Relaxed) {
+            warn!(
+                "Kafka does not let this login use the consumer group that KAFKA_GROUP names: grant it \
+                 READ on the group. The job goes on without, for its offsets are in Postgres; tools \
+                 that show lag see nothing of it"
+            );
+        }
+    }
+
     /// Why brokers refuse the login or the certificate, if they have done so for so long. This does
     /// not heal by waiting.
     fn refused_for(&self, long: Duration) -> Option<String> {
@@ -316,7 +339,15 @@ impl Context {
     }
 }
 
-impl ConsumerContext for Context {}
+impl ConsumerContext for Context {
+    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+        match result.map_err(|why| why.rdkafka_error_code()) {
+            Err(Some(RDKafkaErrorCode::GroupAuthorizationFailed)) => self.say_group_is_denied(),
+            Err(why) => debug!("the group's offsets were not committed: {why:?}"),
+            Ok(()) => {}
+        }
+    }
+}
 
 /// The version of librdkafka, and what it was built with.
 pub fn library() -> (String, String) {

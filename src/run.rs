@@ -113,10 +113,12 @@ pub fn run(config: &Config, control: &Arc<Control>) -> Result<(), Fault> {
         plural(gauges.rows.load(Relaxed), "row"),
         plural(gauges.late.load(Relaxed), "late session"),
         plural(gauges.dead.load(Relaxed), "dead letter"),
-        if control.abandoned() {
-            "; stopped while reading again, nothing new was read"
-        } else {
-            ""
+        match gauges.held_back.load(Relaxed) {
+            _ if control.abandoned() => {
+                "; stopped while reading again, nothing new was read".to_owned()
+            }
+            0 => String::new(),
+            held => format!("; {} behind open transactions not read", plural(held, "offset")),
         },
     );
     Ok(())

@@ -4,6 +4,7 @@ mod banner;
 mod beginning;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use log::{info, warn};
@@ -55,7 +56,7 @@ pub fn make_plan(
             ))
         })?,
     };
-    let losses = place_partitions(&mut plan, config, &cluster, beginning)?;
+    let losses = place_partitions(&mut plan, (config, control), &cluster, beginning)?;
     say_what_starts(config, &counts, &started, &plan);
     if !losses.is_empty() {
         accept(&mut plan, config, &losses)?;
@@ -87,7 +88,7 @@ fn say_what_starts(config: &Config, counts: &[i32], started: &Started, plan: &Pl
 /// Says for each partition where reading begins and ends; gives what is needed and gone.
 fn place_partitions(
     plan: &mut Plan,
-    config: &Config,
+    (config, control): (&Config, &Control),
     cluster: &Cluster,
     beginning: Beginning,
 ) -> Result<Vec<Loss>, Fault> {
@@ -109,6 +110,7 @@ fn place_partitions(
         part.oldest = oldest;
         if let Some(log_end) = log_ends.get(&partition).filter(|log_end| **log_end > end) {
             let count = log_end - end;
+            control.gauges.held_back.fetch_add(count as u64, Relaxed);
             warn!(
                 "{topic}[{}]: --until-end reads to offset {end}, the last stable offset. The {count} \
                  offsets from there up to {log_end} belong to an open transaction or lie behind one: \

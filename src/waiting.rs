@@ -61,6 +61,11 @@ impl Drop for Waiting {
     }
 }
 
+/// Whether something is waited for whose name begins like this.
+pub fn waits_for(beginning: &str) -> bool {
+    list().waits.values().any(|wait| wait.what.starts_with(beginning))
+}
+
 /// The wait that has lasted longest.
 pub fn longest() -> Option<Wait> {
     list().waits.values().next().cloned()

@@ -35,6 +35,8 @@ pub struct KafkaFeed {
     found: Found,
     mine: Box<dyn Fn(Partition) -> bool>,
     wake: Arc<dyn Fn() + Send + Sync>,
+    /// For how long it counts what a broker has said of the end of a partition.
+    lifetime_ms: u64,
 }
 
 struct PartFeed {
@@ -45,10 +47,6 @@ struct PartFeed {
     /// Where a fetch has failed last, how often in a row, with what.
     failing: Option<(Offset, RDKafkaErrorCode, u32)>,
 }
-
-/// For how long it counts what a broker has said of the end of a partition: the watcher asks much
-/// more often.
-const WORD_LIFETIME_MS: u64 = 10_000;
 
 /// A fetch that fails so often at one offset will not work by itself.
 const FAILS: u32 = 3;
@@ -77,6 +75,7 @@ impl KafkaFeed {
             found: Arc::clone(&watcher.found),
             mine,
             wake,
+            lifetime_ms: watcher.word_lifetime.as_millis() as u64,
         })
     }
 
@@ -115,10 +114,9 @@ impl KafkaFeed {
                 | RDKafkaErrorCode::UnknownTopic
                 | RDKafkaErrorCode::UnknownPartition,
             ) => Some(Fault::World(format!("{place}: the topic or partition is gone"))),
-            Some(
-                RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::GroupAuthorizationFailed,
-            ) => Some(Fault::World(format!("{place}: Kafka does not let this login read it"))),
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Some(Fault::Config(format!(
+                "{place}: Kafka does not let this login read the topic: grant it READ on the topic"
+            ))),
             _ => {
                 debug!("{place}: {why}");
                 None
@@ -161,7 +159,7 @@ impl Feed for KafkaFeed {
             .ok_or_else(|| ails(&"librdkafka has no queue for it"))?;
         let list = self.list(std::iter::once((partition, start)));
         self.consumer().incremental_assign(&list).map_err(|why| ails(&why))?;
-        let end = PartitionEnd::new(start, WORD_LIFETIME_MS, self.context.health.now_ms());
+        let end = PartitionEnd::new(start, self.lifetime_ms, self.context.health.now_ms());
         let part = PartFeed { batches, end, failing: None };
         self.parts.insert(partition, part);
         Ok(())

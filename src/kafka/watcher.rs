@@ -23,6 +23,8 @@ const ASK_FOR_LEADERS: Duration = Duration::from_secs(1);
 pub struct Watcher {
     pub(super) context: Context,
     pub(super) found: Found,
+    /// For how long it counts what the brokers have said of the ends of partitions.
+    pub(super) word_lifetime: Duration,
     stop: Option<Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -66,7 +68,9 @@ impl Watcher {
                 }
             })
             .expect("a thread can be started");
-        Ok(Watcher { context, found, stop: Some(stop), thread: Some(thread) })
+        // It is asked for anew long before.
+        let word_lifetime = ends_every * 4;
+        Ok(Watcher { context, found, word_lifetime, stop: Some(stop), thread: Some(thread) })
     }
 }
 

@@ -387,6 +387,9 @@ impl<F: Feed> Reader<F> {
     /// More may be there to be read of these partitions, and they stand where they stood.
     fn say_nothing_comes(&self, stuck: &[(Partition, Offset, u64)]) {
         let Some((partition, position, for_ms)) = stuck.first() else { return };
+        if crate::waiting::waits_for("Kafka") {
+            return; // That was said, and it is why.
+        }
         let others = match stuck.len() - 1 {
             0 => String::new(),
             others => format!(" ({others} other partitions as well)"),

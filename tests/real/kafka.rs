@@ -245,6 +245,7 @@ fn an_open_transaction_is_read_when_it_is_committed() {
         world.name
     );
     assert!(log.contains("WARN") && log.contains(&unread), "{log}");
+    assert!(log.contains("; 10 offsets behind open transactions not read"), "{log}");
     producer.commit_transaction(PATIENCE).expect("committed");
     world.wait_for_markers(&world.name, 0);
     let log = world.run_to_end(&[]);

@@ -24,7 +24,7 @@ fn run(command: &mut Command) -> (Option<i32>, String, String) {
 /// Each mistake: what is typed, what is set, and what must be said.
 type Mistake = (&'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
 
-const MISTAKES: [Mistake; 66] = [
+const MISTAKES: [Mistake; 67] = [
     (&["prodcue"], &[], "produce"),
     (&["--no-such-flag"], &[], "--no-such-flag"),
     (&["--workes", "2"], &[], "--workers"),
@@ -47,6 +47,7 @@ const MISTAKES: [Mistake; 66] = [
     (&["--kafka-config", "=Qq7-geheim"], &[], "is not of the form name=value"),
     (&["--kafka-config", "no.such=Qq7-geheim"], &[], "does not accept no.such"),
     (&["--kafka-config", "isolation.level=read_uncommitted"], &[], "isolation.level cannot be set"),
+    (&["--kafka-config", "topic.blacklist=^web"], &[], "topic.blacklist cannot be set"),
     (&["--kafka-config", "group.id=x"], &[], "set KAFKA_GROUP instead"),
     (&["--env-file", "/nowhere/job.env"], &[], "--env-file  /nowhere/job.env cannot be read"),
     (&[], &[("SESSIONIZER_GAP", "soon")], "SESSIONIZER_GAP  is \"soon\""),

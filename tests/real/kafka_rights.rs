@@ -1,0 +1,103 @@
+//! What a login of Kafka may do: the least that deploy/kafka/acls.sh grants is enough, and each right
+//! that is missing is named at the start.
+
+use std::io::Write;
+use std::process::Command;
+
+use crate::brokers::Broker;
+use crate::kafka::{at_once, visits};
+use crate::oracle::sessions;
+use crate::world::{World, finish};
+
+const PASSWORD: &str = "wonder-4711";
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// A broker that asks everybody for rights who comes by its second port. The first is for the test,
+/// which may do anything.
+fn guarded(logins: &[&str]) -> (Broker, String) {
+    let mut broker = Broker::new("guarded");
+    let address = broker.services(&format!("secure admin {PASSWORD}"));
+    let users: String =
+        logins.iter().map(|login| format!(" user_{login}=\"{PASSWORD}\"")).collect();
+    let settings = format!(
+        "\nauthorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+         super.users=User:ANONYMOUS\n\
+         listener.name.secure.plain.sasl.jaas.config=\
+         org.apache.kafka.common.security.plain.PlainLoginModule required{users};\n"
+    );
+    append(&broker, &settings);
+    broker.address = broker.services("start");
+    (broker, address)
+}
+
+/// Adds to what the second port of a broker that does not run yet is like; the last setting counts.
+pub fn append(broker: &Broker, settings: &str) {
+    let path = broker.directory.join("secure.properties");
+    let file = std::fs::File::options().append(true).open(path);
+    file.and_then(|mut file| file.write_all(settings.as_bytes())).expect("it can be written");
+}
+
+#[test]
+fn the_rights_that_are_documented_are_enough_and_a_missing_one_is_named() {
+    let (broker, address) = guarded(&["least", "describes", "reads", "nobody"]);
+    let mut world = World::new("rights");
+    world.kafka.clone_from(&broker.address);
+    world.create_topic(2);
+    let events = visits("a", 30);
+    world.send_events(0, &events);
+    let acls = format!(
+        "{ROOT}/scripts/services kafka tool {} org.apache.kafka.tools.AclCommand",
+        broker.directory.display()
+    );
+    let granted = |mut command: Command| {
+        let output = command.output().expect("it can be run");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{command:?}: {said}");
+    };
+    let mut least = Command::new(format!("{ROOT}/deploy/kafka/acls.sh"));
+    least.env("KAFKA_ACLS", &acls).args(["least", &world.name, &world.name]);
+    granted(least);
+    for (login, right, resource) in [
+        ("describes", "Describe", "--topic"),
+        ("describes", "Read", "--group"),
+        ("reads", "Read", "--topic"),
+    ] {
+        let mut words = acls.split(' ');
+        let mut grant = Command::new(words.next().expect("a program"));
+        let login = format!("User:{login}");
+        grant.args(words).args(["--add", "--allow-principal", &login, "--operation", right]);
+        grant.args([resource, &world.name]);
+        granted(grant);
+    }
+    let trust = format!("ssl.ca.location={}", broker.directory.join("ca.pem").display());
+    let run = |login: &str, args: &[&str]| {
+        let mut job = world.command();
+        job.env("KAFKA_URL", &address)
+            .env("KAFKA_WEB_TRAFFIC_KEY", login)
+            .env("KAFKA_WEB_TRAFFIC_SECRET", PASSWORD)
+            .args(["--until-end", "--kafka-config", &trust, "--job", login, "--table", login])
+            .args(args);
+        let (status, log) = finish(job);
+        (status.code(), log)
+    };
+    let topic = &world.name;
+    at_once(["least", "describes", "reads", "nobody"], |login| {
+        let (code, log) = run(login, &["--from", "earliest"]);
+        let says: &[&str] = match login {
+            "least" => {
+                assert_eq!((code, log.contains("WARN")), (Some(0), false), "{log}");
+                return assert_eq!(world.rows_of(login), sessions(&events));
+            }
+            "reads" => {
+                assert_eq!(world.rows_of(login), sessions(&events), "{log}");
+                &["WARN", "consumer group", "grant it READ on the group"]
+            }
+            "describes" => &["ERROR", topic, "grant it READ on the topic"],
+            _ => &["ERROR", topic, "grant it READ and DESCRIBE"],
+        };
+        assert_eq!(code, Some(if login == "reads" { 0 } else { 2 }), "{login}: {log}");
+        for part in says {
+            assert!(log.contains(part), "{login}: {part:?} is missing in\n{log}");
+        }
+    });
+}
