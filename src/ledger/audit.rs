@@ -166,7 +166,8 @@ impl Moment {
             .client
             .query(
                 "select topic, partition, \"offset\", reason = 'late' from sessionizer.dead_letters
-             where job = $1 and reason in ('future', 'late')",
+             where job = $1 and reason in ('future', 'late') and topic is not null
+                   and partition is not null and \"offset\" is not null",
                 &[&job],
             )
             .map_err(ails)?;

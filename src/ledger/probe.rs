@@ -4,7 +4,7 @@
 //! letter when the first bad record does. Whatever does not work then is found here: the trial uses
 //! the statements of a commit, in the transaction of the start, and is rolled back to a savepoint.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use postgres::Transaction;
 
@@ -36,6 +36,7 @@ pub fn probe(
     table: &Table,
     durable: &Durable,
 ) -> Result<Vec<String>, LedgerError> {
+    let began = Instant::now();
     refuse_row_security(tx, table)?;
     let ails = |why: postgres::Error| classify(&why, "trying out a commit");
     let statements = Statements::prepare(tx, table, false).map_err(ails)?;
@@ -55,6 +56,7 @@ pub fn probe(
     })?;
     let advice = try_table(&mut trial.tx, target)?;
     trial.tx.rollback().map_err(ails)?;
+    log::debug!("a trial of a commit took {:?}", began.elapsed());
     Ok(advice)
 }
 
@@ -82,7 +84,7 @@ fn refuse_row_security(tx: &mut Transaction<'_>, table: &Table) -> Result<(), Le
 fn try_own_tables(trial: &mut Commit<'_>, durable: &Durable) -> Result<(), Failed> {
     let config = trial.target.config;
     let partition = Partition { topic: 0, number: 0 };
-    let before = durable.progress[0];
+    let before = durable.progress.first().copied().unwrap_or_default();
     let to = ShardProgress { epoch: LAST_EPOCH, closed: before.closed + 1, ..before };
     let letter = DeadLetter {
         shard: Shard(0),
@@ -301,7 +303,13 @@ pub fn advise_on_owners(
         .query_one(
             "select me.rolname::text, me.rolsuper, owner.rolname::text,
                     owner.oid <> me.oid and not owner.rolsuper
-                    and (me.rolsuper or not pg_has_role(me.oid, owner.oid, 'usage'))
+                    and (me.rolsuper or not pg_has_role(me.oid, owner.oid, 'usage')),
+                    exists (select from pg_roles other
+                            where other.rolcanlogin and not other.rolsuper
+                                  and (has_database_privilege(other.oid, current_database(),
+                                                              'create')
+                                       or has_schema_privilege(other.oid, c.relnamespace,
+                                                               'create')))
              from pg_class c join pg_roles owner on owner.oid = c.relowner
              join pg_roles me on me.rolname = current_user
              where c.oid = to_regclass($1)",
@@ -310,6 +318,7 @@ pub fn advise_on_owners(
         .map_err(|why| classify(&why, "asking for the owner of the table"))?;
     let (login, superuser): (&str, bool) = (row.get(0), row.get(1));
     let (owner, foreign): (&str, bool) = (row.get(2), row.get(3));
+    let others: bool = row.get(4);
     let mut advice = Vec::new();
     if foreign {
         advice.push(format!(
@@ -319,11 +328,19 @@ pub fn advise_on_owners(
             if superuser { ", which is a superuser" } else { "" }
         ));
     }
-    if superuser && (foreign || first_start) {
-        advice.push(format!(
+    if superuser {
+        let what = format!(
             "the job logs in as {login}, a superuser, and needs no such rights: \
              deploy/postgres/role.sql makes a role that may do just what the job does"
-        ));
+        );
+        if foreign || others {
+            advice.push(format!(
+                "{what}. Other logins may create functions and tables here, which must not come to \
+                 run as a superuser"
+            ));
+        } else if first_start {
+            log::info!("{what}");
+        }
     }
     Ok(advice)
 }

@@ -19,10 +19,13 @@ pub const CLOSE_PATH: &str = "
                                  pg_catalog.current_setting('search_path'), false);
     set search_path = pg_catalog, pg_temp;";
 
-/// A limit on a statement or on a lock would end the same commit again and again.
+/// A limit on a statement, a lock or a transaction would end the same commit again and again. First
+/// of all: it would end this, too.
 pub const LIFT_LIMITS: &str = "
-    select set_config(name, '0', false) from pg_settings
-    where name in ('statement_timeout', 'lock_timeout', 'transaction_timeout') and setting <> '0';";
+    set statement_timeout = 0;
+    set lock_timeout = 0;
+    select pg_catalog.set_config('transaction_timeout', '0', false)
+    where pg_catalog.current_setting('transaction_timeout', true) is not null;";
 
 /// Refuses what another role has put into the schema `sessionizer`.
 ///

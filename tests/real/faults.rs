@@ -480,7 +480,7 @@ fn a_row_of_ours_that_somebody_else_has_written_ends_the_job() {
 }
 
 #[test]
-fn a_row_of_ours_that_somebody_else_takes_away_ends_the_job() {
+fn a_table_that_keeps_what_late_events_replace_is_refused() {
     let world = world_with_an_event("taken");
     world.run_to_end(&[]);
     let rows = world.rows();
@@ -490,8 +490,8 @@ fn a_row_of_ours_that_somebody_else_takes_away_ends_the_job() {
              for each row execute function keep();",
     );
     world.send_events(0, &[event("10.0.0.1", "h", TEN + MINUTE)]);
-    let says = ["0 rows of public.sessionized_events went where 1", "somebody else writes"];
-    refused(&world, &[], &[], 1, &says);
+    let says = ["0 rows of public.sessionized_events went where 1", "keep (public.keep)"];
+    refused(&world, &[], &[], 2, &says);
     assert_eq!((world.rows(), world.imbalance()), (rows, "0".to_owned()));
     world.execute("drop trigger keep on sessionized_events");
     world.run_to_end(&[]);

@@ -32,10 +32,12 @@ mod postgres;
 mod produce;
 mod queries;
 mod reset;
+mod role;
 mod secured;
 mod settings;
 #[path = "../shared/skipped.rs"]
 mod skipped;
 mod state;
 mod stuck;
+mod user_table;
 mod world;

@@ -27,6 +27,8 @@ pub struct World {
     pub server: String,
     pub user: String,
     pub password: String,
+    /// As whom the job logs in, if not as [`World::user`].
+    pub login: Option<String>,
     pub database: String,
     /// The name of the first topic, and what other names of this test begin with.
     pub name: String,
@@ -75,6 +77,7 @@ impl World {
             server: server.to_owned(),
             user: user.to_owned(),
             password: password.to_owned(),
+            login: None,
             database: name.replace('-', "_"),
             name,
             files: Mutex::default(),
@@ -336,7 +339,7 @@ impl World {
             .env("KAFKA_TOPIC", &self.name)
             .env("KAFKA_GROUP", &self.name)
             .env("POSTGRES_URL", format!("jdbc:postgresql://{}/{}", self.server, self.database))
-            .env("POSTGRES_USER", &self.user)
+            .env("POSTGRES_USER", self.login.as_ref().unwrap_or(&self.user))
             .env("POSTGRES_PASSWORD", &self.password)
             .stdin(Stdio::null());
         command

@@ -19,6 +19,9 @@ use crate::time::EventTime;
 /// How many late sessions one look at the table is for.
 const LATE_PER_QUERY: usize = 10_000;
 
+/// A row that says more is none: their sum must not overflow.
+const MOST_LOGS: i64 = 1 << 50;
+
 pub(super) struct Statements {
     touching: Statement,
     delete: Statement,
@@ -186,15 +189,15 @@ impl Target<'_> {
             let (ip, host): (&str, &str) = (row.get(0), row.get(1));
             let (key, count) = (Key::new(ip, host), row.get::<_, i64>(4));
             // What the table says was never ours alone: its columns may be changed while we run.
-            let Ok(count) = u64::try_from(count) else {
+            if !(0..=MOST_LOGS).contains(&count) {
                 let what = format!("num_logs = {count} in the row of ip {ip:?} and host {host:?}");
                 return Err(self.foreign(&what));
-            };
+            }
             if !keys.contains(&key) {
                 let what = format!("ip {ip:?} and host {host:?} are found for another key");
                 return Err(self.foreign(&what));
             }
-            Ok((key, Span { first: first.0, last, count }))
+            Ok((key, Span { first: first.0, last, count: count as u64 }))
         };
         rows.iter().map(span).collect()
     }

@@ -1,0 +1,60 @@
+-- A login for the job that may do just what the job does.
+--
+--     psql -v role=sessionizer -v table=sessionized_events -f deploy/postgres/role.sql DATABASE
+--
+-- Run it in the job's database, as a superuser or as somebody who may create roles and owns the
+-- database and the table. Running it again changes nothing, but grants what is missing.
+--
+--   role      the login; it is created without a password: set one with \password ROLE
+--   table     the table of sessions (default sessionized_events), each name as it is written
+--   schema    the schema of that table (default public)
+--
+-- A table that is there stays whose it is, and the role may read it, add rows and delete rows. If
+-- there is none, it is made here: the role may not create anything in that schema. The job's own
+-- tables are in the schema `sessionizer`, which belongs to the role.
+
+\set ON_ERROR_STOP on
+\if :{?role}
+\else
+\echo 'the login is missing: psql -v role=NAME -f role.sql'
+\quit
+\endif
+\if :{?table}
+\else
+\set table sessionized_events
+\endif
+\if :{?schema}
+\else
+\set schema public
+\endif
+
+begin;
+set local search_path = pg_catalog, pg_temp;
+set local client_min_messages = warning;
+
+select format('create role %I login', :'role')
+where not exists (select from pg_roles where rolname = :'role') \gexec
+
+-- Nothing of it may make the role more than this.
+alter role :"role" nosuperuser nocreatedb nocreaterole noreplication nobypassrls;
+
+select format('grant connect on database %I to %I', current_database(), :'role') \gexec
+
+-- To make a schema for a role takes membership in it, unless by a superuser.
+select format('grant %I to %I', :'role', current_user)
+where not pg_has_role(current_user, :'role', 'member') \gexec
+select format('create schema sessionizer authorization %I', :'role')
+where to_regnamespace('sessionizer') is null \gexec
+
+create table if not exists :"schema".:"table" (
+    ip            text collate "C" not null,
+    host          text collate "C" not null,
+    session_start timestamptz(3) not null,
+    session_end   timestamptz(3) not null,
+    num_logs      bigint not null,
+    primary key (ip, host, session_start)
+);
+grant usage on schema :"schema" to :"role";
+grant select, insert, delete on :"schema".:"table" to :"role";
+
+commit;
