@@ -27,7 +27,10 @@ mod outage;
 mod postgres;
 mod produce;
 mod queries;
+mod reading;
+mod refusal;
 mod reset;
+mod savepoint;
 mod secured;
 mod settings;
 #[path = "../shared/skipped.rs"]
@@ -35,3 +38,5 @@ mod skipped;
 mod state;
 mod stuck;
 mod world;
+#[path = "../shared/savepoint.rs"]
+mod written;
