@@ -445,8 +445,13 @@ impl Running {
     }
 
     /// Waits for its end.
-    pub fn wait(mut self) -> (ExitStatus, String) {
-        let until = Instant::now() + PATIENCE;
+    pub fn wait(self) -> (ExitStatus, String) {
+        self.wait_at_most(PATIENCE)
+    }
+
+    /// Waits for its end; for work that takes long where other tests take the processors.
+    pub fn wait_at_most(mut self, patience: Duration) -> (ExitStatus, String) {
+        let until = Instant::now() + patience;
         loop {
             if let Some(status) = self.child.try_wait().expect("a child") {
                 let _ = self.reader.take().expect("read once").join();
