@@ -276,6 +276,7 @@ fn the_books_balance_at_every_commit() {
 
 /// Records after which an epoch ends early.
 const FULL: i64 = 65_536;
+const EPOCH_MS: i64 = 5_000;
 const BACKLOG: i64 = 800_000;
 
 /// What is read in an epoch stays in memory until it ends, so one that brings much ends early.
@@ -296,7 +297,8 @@ fn epochs_of_a_backlog_are_shorter_than_those_of_live_traffic() {
     ]);
     let (status, log) = Running::start(produce).wait_at_most(5 * PATIENCE);
     assert!(status.success(), "{status}:\n{log}");
-    let running = world.start(&["-w", "1", "--epoch", "1s"]);
+    // Long enough to be full before it is over, also where other tests take the processors.
+    let running = world.start(&["-w", "1", "--epoch", &format!("{EPOCH_MS}ms")]);
     wait_for_records(&world, BACKLOG as u64);
     // An epoch is known by the one after it, so live events come until one has both.
     eventually("an epoch of live traffic is over", || {
@@ -327,8 +329,8 @@ fn epochs_of_a_backlog(world: &World) -> (usize, usize) {
         let [(_, before), (began, read), (ended, _)] = three else { unreachable!("three") };
         let full = read - before >= FULL;
         let place = format!("the epoch {began} brought {} and ended at {ended}", read - before);
-        assert_eq!(ended % if full { 250 } else { 1_000 }, 0, "{place}: {epochs:?}");
-        shorter += usize::from(full && ended % 1_000 != 0);
+        assert_eq!(ended % if full { 250 } else { EPOCH_MS }, 0, "{place}: {epochs:?}");
+        shorter += usize::from(full && ended % EPOCH_MS != 0);
         live += usize::from(*before >= BACKLOG && read > before);
     }
     (shorter, live)
