@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use indicatif::HumanCount;
 use log::{debug, error, info};
 use timely::communication::WorkerGuards;
 use timely::dataflow::operators::vec::{Broadcast, Input};
@@ -29,7 +28,7 @@ use crate::operators::lane::OpenLedger;
 use crate::operators::sessions::LoadedShard;
 use crate::operators::source::{SourceConfig, WorldClocks};
 use crate::plan::Plan;
-use crate::progress::Progress;
+use crate::progress::{Done, Ending, Progress, ending};
 use crate::snapshot;
 use crate::start::make_plan;
 use crate::text::{duration, plural};
@@ -105,22 +104,21 @@ pub fn run(config: &Config, control: &Arc<Control>) -> Result<(), Fault> {
     if let Some(fault) = control.fault() {
         return Err(fault);
     }
+    let how = match (control.abandoned(), config.until_end && !control.stopping()) {
+        (true, _) => Ending::StoppedWhileReadingAgain,
+        (false, true) => Ending::ReadToTheEnd,
+        (false, false) => Ending::Stopped,
+    };
     let gauges = &control.gauges;
-    info!(
-        "stopped: {} read in {}, {} written, {} merged, {}{}",
-        plural(gauges.records.load(Relaxed), "record"),
-        duration(began.elapsed()),
-        plural(gauges.rows.load(Relaxed), "row"),
-        plural(gauges.late.load(Relaxed), "late session"),
-        plural(gauges.dead.load(Relaxed), "dead letter"),
-        match gauges.held_back.load(Relaxed) {
-            _ if control.abandoned() => {
-                "; stopped while reading again, nothing new was read".to_owned()
-            }
-            0 => String::new(),
-            held => format!("; {} behind open transactions not read", plural(held, "offset")),
-        },
-    );
+    let done = Done {
+        records: gauges.records.load(Relaxed),
+        rows: gauges.rows.load(Relaxed),
+        late: gauges.late.load(Relaxed),
+        dead: gauges.dead.load(Relaxed),
+        held_back: gauges.held_back.load(Relaxed),
+        took: began.elapsed(),
+    };
+    info!("{}", ending(how, done));
     Ok(())
 }
 
@@ -422,8 +420,11 @@ impl Job {
         loaded.workers += 1;
         loaded.sessions += shards.iter().map(|shard| shard.table.len() as u64).sum::<u64>();
         if loaded.workers == self.config.workers {
-            let (sessions, took) = (HumanCount(loaded.sessions), began.elapsed());
-            info!("loaded {sessions} open sessions in {:.2} s", took.as_secs_f64());
+            // A first start has none.
+            if loaded.sessions > 0 {
+                let sessions = plural(loaded.sessions, "open session");
+                info!("loaded {sessions} in {:.2} s", began.elapsed().as_secs_f64());
+            }
             self.reach(Stage::Running);
         }
         Ok(shards)

@@ -19,11 +19,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::binding::Offset;
 
-/// The first bytes of every `_metadata`.
+/// The file that every savepoint has.
+const METADATA: &str = "_metadata";
+/// The first bytes of it.
 const MAGIC: [u8; 4] = 0x4960_672d_u32.to_be_bytes();
 /// Newer versions of Flink add what kind of snapshot it is.
 const PROPERTIES: &[u8] = b"org.apache.flink.runtime.checkpoint.CheckpointProperties";
@@ -51,7 +54,10 @@ pub struct Savepoint {
 /// Says what is wrong with the savepoint.
 pub fn read(name: &str, topics: &[String]) -> Result<Savepoint, String> {
     let directory = directory(name)?;
-    let metadata = directory.join("_metadata");
+    let metadata = directory.join(METADATA);
+    if !metadata.exists() {
+        return Err(missing(&directory));
+    }
     let mut files = vec![load(&metadata)?];
     let entries = fs::read_dir(&directory).map_err(|why| unreadable(&directory, &why))?;
     for entry in entries {
@@ -61,6 +67,26 @@ pub fn read(name: &str, topics: &[String]) -> Result<Savepoint, String> {
         }
     }
     decode(&files, topics).map_err(|why| format!("{} {why}", directory.display()))
+}
+
+/// What to say of a directory without a savepoint: often it is the one above.
+fn missing(directory: &Path) -> String {
+    let place = directory.display();
+    let entries = fs::read_dir(directory);
+    let what = match &entries {
+        Err(why) if why.kind() == ErrorKind::NotFound => format!("there is no directory {place}"),
+        _ => format!("the directory {place} has no file {METADATA}"),
+    };
+    let below = entries.into_iter().flatten().flatten().map(|entry| entry.path());
+    let newest = below
+        .filter_map(|path| Some((path.join(METADATA).metadata().ok()?.modified().ok()?, path)));
+    let newest = newest.max().map_or(String::new(), |(_, path)| {
+        format!(" The newest one in there is {}", path.display())
+    });
+    format!(
+        "{what}. DIR is the directory that `flink stop --savepointPath` printed, the one that \
+         contains {METADATA}, or a copy of it.{newest}"
+    )
 }
 
 fn load(path: &Path) -> Result<Vec<u8>, String> {
@@ -103,7 +129,7 @@ fn directory(name: &str) -> Result<PathBuf, String> {
         }
         _ => Path::new(name),
     };
-    let path = if path.ends_with("_metadata") { path.parent().unwrap_or(path) } else { path };
+    let path = if path.ends_with(METADATA) { path.parent().unwrap_or(path) } else { path };
     // Flink prints file:/..., others write file:///...
     Ok(path.components().collect())
 }
@@ -148,32 +174,23 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
 }
 
 #[cfg(test)]
+#[path = "../tests/shared/savepoint.rs"]
+mod written;
+
+#[cfg(test)]
 mod tests {
+    use super::written::{metadata, record};
     use super::*;
 
-    fn record(topic: &str, partition: i32, next: i64) -> Vec<u8> {
-        let mut bytes = record_head(topic).expect("a short name");
-        bytes.extend(partition.to_be_bytes());
-        bytes.extend(next.to_be_bytes());
-        bytes.extend(i64::MIN.to_be_bytes());
-        bytes
-    }
-
-    fn decoded(files: &[&[Vec<u8>]], topics: &[&str]) -> Result<Savepoint, String> {
-        let files: Vec<Vec<u8>> = files.iter().map(|parts| parts.concat()).collect();
+    fn decoded(files: &[Vec<u8>], topics: &[&str]) -> Result<Savepoint, String> {
         let topics: Vec<String> = topics.iter().map(|&topic| topic.to_owned()).collect();
-        decode(&files, &topics)
-    }
-
-    fn magic() -> Vec<u8> {
-        MAGIC.to_vec()
+        decode(files, &topics)
     }
 
     #[test]
     fn the_greatest_offset_of_a_partition_counts_and_what_was_not_read_is_missing() {
         let begun = record("web", 0, 5);
-        let parts = vec![
-            magic(),
+        let records = [
             begun,
             record("web", 1, -3),
             b"...".to_vec(),
@@ -181,34 +198,67 @@ mod tests {
             record("web-2", 0, 99),
             record("web", 2, -2),
         ];
-        let found = decoded(&[&parts, &[record("web", 1, 8)]], &["web"]).expect("a savepoint");
+        let files = [metadata(None, &records), record("web", 1, 8)];
+        let found = decoded(&files, &["web"]).expect("a savepoint");
         let offsets = [(("web".to_owned(), 0), 70), (("web".to_owned(), 1), 8)];
         assert_eq!(found, Savepoint { offsets: offsets.into(), drained: None });
     }
 
     #[test]
     fn a_savepoint_says_whether_the_job_was_drained() {
-        for (name, drained) in [("Terminate Savepoint", true), ("Suspend Savepoint", false)] {
-            let mut text = (name.len() as u16).to_be_bytes().to_vec();
-            text.extend(name.as_bytes());
-            let parts = vec![magic(), record("t", 0, 1), PROPERTIES.to_vec(), text];
-            let found = decoded(&[&parts], &["t"]).expect("a savepoint");
-            assert_eq!(found.drained, Some(drained), "{name}");
+        for (kind, drained) in [("Terminate Savepoint", true), ("Suspend Savepoint", false)] {
+            let file = metadata(Some(kind), &[record("t", 0, 1)]);
+            let found = decoded(&[file], &["t"]).expect("a savepoint");
+            assert_eq!(found.drained, Some(drained), "{kind}");
         }
+    }
+
+    /// Written by the job of bench/flink. The table that it left had 280,418 events in its rows.
+    #[test]
+    fn what_flink_has_written_is_read() {
+        let topics = ["events-drained".to_owned()];
+        let written = |name: &str| {
+            let name = format!("{}/tests/fixtures/flink-2.3/{name}", env!("CARGO_MANIFEST_DIR"));
+            read(&name, &topics).expect("it is one")
+        };
+        let drained = written("savepoint-drained");
+        assert_eq!(drained.drained, Some(true));
+        let partitions: Vec<i32> = drained.offsets.keys().map(|(_, number)| *number).collect();
+        assert_eq!(partitions, [0, 1, 2, 3]);
+        assert_eq!(drained.offsets.values().sum::<Offset>(), 280_418);
+        let checkpoint = written("checkpoint");
+        assert_eq!(checkpoint.drained, Some(false));
+        assert!(checkpoint.offsets.iter().all(|(place, offset)| *offset < drained.offsets[place]));
     }
 
     #[test]
     fn what_is_no_savepoint_or_of_another_topic_is_an_error() {
-        let why = |parts: &[Vec<u8>], topics: &[&str]| {
-            decoded(&[parts], topics).expect_err("not of these")
-        };
+        let why =
+            |file: Vec<u8>, topics: &[&str]| decoded(&[file], topics).expect_err("not of these");
         let record = record("t", 0, 1);
-        assert!(why(&[magic(), record.clone()], &["t", "u"]).contains("offset of the topic u"));
-        assert!(why(&[magic(), record[..30].to_vec()], &["t"]).contains("no offset"));
-        assert!(why(&[record], &["t"]).contains("not a savepoint"));
-        assert!(why(&[], &["t"]).contains("not a savepoint"));
+        assert!(
+            why(metadata(None, std::slice::from_ref(&record)), &["t", "u"])
+                .contains("of the topic u")
+        );
+        assert!(why(metadata(None, &[record[..30].to_vec()]), &["t"]).contains("no offset"));
+        assert!(why(record, &["t"]).contains("not a savepoint"));
+        assert!(why(Vec::new(), &["t"]).contains("not a savepoint"));
         let why = read("/nowhere/savepoint-1", &[]).expect_err("not there");
-        assert!(why.contains("/nowhere/savepoint-1/_metadata cannot be read"), "{why}");
+        assert!(why.contains("there is no directory /nowhere/savepoint-1. DIR is the"), "{why}");
+    }
+
+    #[test]
+    fn the_directory_above_a_savepoint_names_it() {
+        let above = std::env::temp_dir().join(format!("savepoints-{}", std::process::id()));
+        let why = || read(above.to_str().expect("UTF-8"), &[]).expect_err("no savepoint");
+        fs::create_dir_all(above.join("savepoint-1")).expect("a directory");
+        let said = why();
+        assert!(said.contains(&format!("{} has no file _metadata", above.display())), "{said}");
+        assert!(said.ends_with("or a copy of it."), "{said}");
+        fs::write(above.join("savepoint-1/_metadata"), "").expect("a file");
+        let said = why();
+        assert!(said.ends_with(&above.join("savepoint-1").display().to_string()), "{said}");
+        fs::remove_dir_all(above).expect("ours");
     }
 
     #[test]

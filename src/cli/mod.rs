@@ -9,6 +9,7 @@ mod args;
 mod help;
 #[cfg(test)]
 mod tests;
+mod tips;
 mod typed;
 mod variables;
 
@@ -91,8 +92,11 @@ pub fn parse(
     }
     command.build();
     let mut env = Environment::new(variables);
+    let words = typed.clone();
     let typed = typed::tidy(typed, &command, &mut env);
-    let matches = command.try_get_matches_from_mut(&typed.args)?;
+    let matches = command
+        .try_get_matches_from_mut(&typed.args)
+        .map_err(|error| tips::with_tip(error, &words, &command))?;
     env.read_file(typed.env_file);
     let all = variables::known(&command);
     env.check(&all);

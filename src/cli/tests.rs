@@ -122,14 +122,56 @@ fn a_value_may_begin_with_a_dash_and_may_not_be_missing() {
 
 #[test]
 fn what_is_not_known_is_told_with_what_was_meant() {
+    let takes_options = "takes nothing but options";
     for (args, want) in [
-        (&["prodcue"][..], "produce"),
-        (&["--workes", "5"], "--workers"),
-        (&["audit", "--shwo", "3"], "--show"),
+        (&["prodcue"][..], "did you mean `produce`?"),
+        (&["run"], "runs the job: leave out `run`"),
+        (&["version"], "--version"),
+        (&["web-events"], "brokers, topic and database are set by variables"),
+        (&["--until-end", "no"], "--until-end takes no value"),
+        (&["--workes", "5"], "did you mean --workers?"),
+        (&["--Late_Events", "drop"], "'--Late_Events' found"),
+        (&["--max_drift", "5m"], "did you mean --max-drift?"),
+        (&["--gpa", "5m"], "did you mean --gap?"),
+        (&["-gpa", "5m"], "did you mean --gap?"),
+        (&["-W", "5"], "did you mean -w, --workers?"),
+        (&["--no-until-end"], "--until-end is off unless it is given"),
+        (&["--topic", "x"], "set by the environment variable KAFKA_TOPIC"),
+        (&["--bootstrap-server", "x"], "set by the environment variable KAFKA_URL"),
+        (&["--postgres-url=x"], "set by the environment variable POSTGRES_URL"),
+        (&["--yes"], "--yes is an option of `sessionizer reset`"),
+        (&["audit", "--table", "x"], "--table is an option of `sessionizer` without a command"),
+        (&["audit", "--shwo", "3"], "did you mean --show?"),
+        (&["audit", "web"], takes_options),
+        (&["produce", "5"], takes_options),
     ] {
-        let why = parse_with(args, &[]).err().expect("unknown");
-        assert!(why.to_string().contains(want), "{args:?}: {why}");
+        let why = parse_with(args, &[]).err().unwrap_or_else(|| panic!("{args:?} is known"));
+        let text = why.to_string();
+        assert!(text.contains(want), "{args:?}: {text}");
+        assert!(text.matches("tip:").count() <= 1, "{args:?}: {text}");
+        assert!(text.lines().all(|line| line.len() <= 80), "{args:?}: {text}");
         assert_eq!((why.exit_code(), only_shows(&why)), (2, false));
+    }
+}
+
+#[test]
+fn a_tip_that_is_ours_is_not_beside_one_of_clap() {
+    let text = parse_with(&["--topic", "x"], &[]).err().expect("unknown").to_string();
+    assert!(!text.contains("--stop-timeout"), "{text}");
+    assert!(text.contains("Usage: sessionizer [OPTIONS]"), "{text}");
+}
+
+#[test]
+fn a_flag_with_one_dash_or_a_value_too_many_is_told() {
+    for (args, want) in [
+        (&["-workers", "4"][..], "-workers  has one dash too few: write --workers"),
+        (&["-gap=5m", "-w", "2"], "-gap=5m  has one dash too few: write --gap"),
+        (&["-until-end"], "-until-end  has one dash too few: write --until-end"),
+        (&["--until-end=no"], "--until-end  takes no value: leave it out"),
+    ] {
+        let why = wrong(args, &[]);
+        assert!(why.contains(want), "{args:?}: {why}");
+        assert!(!why.contains("--workers  is"), "{args:?}: {why}");
     }
 }
 

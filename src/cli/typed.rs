@@ -1,12 +1,14 @@
 //! What was typed, in the form in which clap understands every value.
 //!
-//! Left to itself, clap takes `-5m` for a flag and `--gap --table x` for a gap of `--table`. Here
-//! the value of a flag is what follows it, unless that is a flag itself.
+//! Left to itself, clap takes `-5m` for a flag, `--gap --table x` for a gap of `--table` and
+//! `-workers 4` for a `-w` of `orkers`. Here the value of a flag is what follows it, unless that is
+//! a flag itself, and a flag with one dash too few is told.
 
 use std::ffi::{OsStr, OsString};
 
 use clap::{Arg, ArgAction, Command};
 
+use super::tips::NO_VALUE;
 use crate::config::Environment;
 
 /// The arguments for clap.
@@ -28,8 +30,25 @@ pub fn tidy(typed: Vec<OsString>, root: &Command, env: &mut Environment) -> Type
             continue;
         };
         let (flag, attached) = split(text);
-        let Some(flag) = flag.and_then(|flag| find(command, flag)).filter(|flag| takes(flag))
-        else {
+        if let Some((flag, attached)) = one_dash_too_few(command, text) {
+            env.note(
+                text,
+                format!("has one dash too few: write --{}", flag.get_long().unwrap_or("")),
+            );
+            if takes(flag) && attached.is_none() {
+                rest.next_if(|next| !is_flag(command, next));
+            }
+            continue;
+        }
+        let flag = flag.and_then(|flag| find(command, flag));
+        if let (Some(flag), Some(_), true) = (flag, attached, text.starts_with("--"))
+            && !takes(flag)
+        {
+            let name = text.split_once('=').map_or(text, |(name, _)| name);
+            env.note(name, NO_VALUE);
+            continue;
+        }
+        let Some(flag) = flag.filter(|flag| takes(flag)) else {
             command = command.find_subcommand(text).unwrap_or(command);
             tidy.args.push(arg);
             continue;
@@ -88,7 +107,20 @@ fn find<'a>(command: &'a Command, flag: Flag<'_>) -> Option<&'a Arg> {
     })
 }
 
-fn takes(arg: &Arg) -> bool {
+/// `-workers`, with a value that may be attached to it.
+fn one_dash_too_few<'a, 'b>(
+    command: &'a Command,
+    text: &'b str,
+) -> Option<(&'a Arg, Option<&'b str>)> {
+    let text = text.strip_prefix('-').filter(|text| text.len() > 1 && !text.starts_with('-'))?;
+    let (name, attached) = match text.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (text, None),
+    };
+    find(command, Flag::Long(name)).map(|flag| (flag, attached))
+}
+
+pub fn takes(arg: &Arg) -> bool {
     matches!(arg.get_action(), ArgAction::Set | ArgAction::Append)
 }
 

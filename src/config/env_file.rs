@@ -78,7 +78,8 @@ mod tests {
     #[test]
     fn the_format_is_that_of_docker_and_systemd() {
         let text = "\u{feff}# a comment\r\n\r\n; another\nA=1\r\nexport B = two words \n\
-                    C=\"in \\\"double\\\" \\n quotes\" # why\nD='in $single \\ quotes'\nE=\nF=a#b=c\n";
+                    C=\"in \\\"double\\\" \\n quotes\" # why\nD='in $single \\ quotes'\nE=\n\
+                    F=a#b=c\n";
         let want = [
             ("A", "1"),
             ("B", "two words"),

@@ -1,5 +1,5 @@
-//! Questions to the brokers: which partitions a topic has, where they begin and end, what a topic is
-//! called inside Kafka.
+//! Questions to the brokers: which partitions a topic has, where they begin and end, what a topic
+//! is called inside Kafka.
 
 use std::collections::BTreeMap;
 use std::thread;

@@ -22,7 +22,7 @@ mod trust;
 pub mod url;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -49,8 +49,10 @@ use url::PostgresUrl;
 
 /// A start that has no answer for so long says so.
 const SILENCE: Duration = Duration::from_secs(5);
-/// Each question gets so much time for its answer, even if a start has no patience left.
+/// A question gets so much time for its answer, even if a start has no patience left...
 const QUESTION: Duration = Duration::from_secs(3);
+/// ... and so much until there is a connection: not every port leads to a server that says a word.
+const CONNECTION: Duration = Duration::from_millis(500);
 
 /// What the ledger has to know about the job.
 #[derive(Clone, Debug)]
@@ -70,18 +72,6 @@ pub struct LedgerConfig {
 fn humane(ms: i64) -> String {
     let duration = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
     humantime::format_duration(duration).to_string()
-}
-
-/// The snapshots of some shards: shard, epoch, bytes; fails if the run `generation` is not the
-/// newest. Calls `arrived` for each that has come.
-pub fn snapshots(
-    config: &LedgerConfig,
-    generation: i64,
-    shards: &[Shard],
-    arrived: impl FnMut(),
-) -> Result<Vec<(Shard, u64, Vec<u8>)>, LedgerError> {
-    let mut client = connect::connect(config)?;
-    start::snapshots(&mut client, config, generation, shards, arrived)
 }
 
 /// Notes losses that the user accepts; no session of the table ends later than what comes back.
@@ -138,8 +128,8 @@ pub fn peek_patiently(
     give_up: impl FnMut() -> bool,
 ) -> Result<Option<FirstStart>, Fault> {
     let asked = config.clone();
-    patiently(config, patience, give_up, move |_signs| {
-        peek::peek(&mut connect::connect(&asked)?, &asked)
+    patiently(config, patience, give_up, move |signs| {
+        peek::peek(&mut signs.connect(&asked)?, &asked)
     })
 }
 
@@ -153,12 +143,13 @@ pub fn start_patiently(
     give_up: impl FnMut() -> bool,
 ) -> Result<Started, Fault> {
     let (asked, topics) = (config.clone(), topics.to_vec());
-    patiently(config, patience, give_up, move |_signs| {
-        start::start(&mut connect::connect(&asked)?, &asked, &topics, with_rows)
+    patiently(config, patience, give_up, move |signs| {
+        start::start(&mut signs.connect(&asked)?, &asked, &topics, with_rows)
     })
 }
 
-/// [`snapshots`], as soon as Postgres answers; waits at most `patience`.
+/// The snapshots of some shards: shard, epoch, bytes; as soon as Postgres answers, waiting at most
+/// `patience`. Fails if the run `generation` is not the newest.
 pub fn snapshots_patiently(
     config: &LedgerConfig,
     generation: i64,
@@ -168,10 +159,26 @@ pub fn snapshots_patiently(
 ) -> Result<Vec<(Shard, u64, Vec<u8>)>, Fault> {
     let asked = config.clone();
     patiently(config, patience, give_up, move |signs| {
-        snapshots(&asked, generation, &shards, || {
-            signs.fetch_add(1, Relaxed);
+        start::snapshots(&mut signs.connect(&asked)?, &asked, generation, &shards, || {
+            signs.parts.fetch_add(1, Relaxed);
         })
     })
+}
+
+/// What is heard of a question before its answer.
+#[derive(Default)]
+struct Signs {
+    connected: AtomicBool,
+    /// How many parts of the answer have arrived.
+    parts: AtomicU64,
+}
+
+impl Signs {
+    fn connect(&self, config: &LedgerConfig) -> Result<postgres::Client, LedgerError> {
+        let client = connect::connect(config)?;
+        self.connected.store(true, Relaxed);
+        Ok(client)
+    }
 }
 
 /// Asks until Postgres answers; says once what it waits for, and gives up when nothing has been
@@ -184,10 +191,10 @@ fn patiently<T: Send + 'static>(
     config: &LedgerConfig,
     patience: Duration,
     mut give_up: impl FnMut() -> bool,
-    ask: impl Fn(&AtomicU64) -> Result<T, LedgerError> + Send + Sync + 'static,
+    ask: impl Fn(&Signs) -> Result<T, LedgerError> + Send + Sync + 'static,
 ) -> Result<T, Fault> {
     let ask = Arc::new(ask);
-    let signs = Arc::new(AtomicU64::new(0));
+    let signs = Arc::new(Signs::default());
     let mut heard = (0, Instant::now());
     let mut waiting = Some(Waiting::new(format!("Postgres at {}", config.url), Some(patience)));
     let mut told = false;
@@ -204,7 +211,8 @@ fn patiently<T: Send + 'static>(
         // The answer to a question that was given up interests nobody.
         thread.spawn(move || drop(reply.send(question(&counts)))).expect("a thread can be started");
         let why = loop {
-            let now_heard = signs.load(Relaxed);
+            let now_heard = signs.parts.load(Relaxed);
+            let least = if signs.connected.load(Relaxed) { QUESTION } else { CONNECTION };
             if now_heard != heard.0 {
                 heard = (now_heard, Instant::now());
                 waiting = None;
@@ -214,8 +222,8 @@ fn patiently<T: Send + 'static>(
                 Ok(Err(LedgerError::Fatal(fault))) => return Err(fault),
                 Ok(Err(LedgerError::Retry(why))) => break why,
                 Err(_) if give_up() => break "no answer".to_owned(),
-                Err(_) if heard.1.elapsed() >= patience && asked.elapsed() >= QUESTION => {
-                    break format!("no answer for {}", text::duration(patience.max(QUESTION)));
+                Err(_) if heard.1.elapsed() >= patience && asked.elapsed() >= least => {
+                    break format!("no answer for {}", text::duration(patience.max(least)));
                 }
                 Err(_) if asked.elapsed() >= SILENCE => tell("no answer yet"),
                 Err(_) => {}

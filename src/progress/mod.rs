@@ -1,6 +1,7 @@
 //! The line that says how it goes: on a terminal it stays at the bottom, elsewhere it is logged now
 //! and then, in the same words.
 
+mod ending;
 mod line;
 
 use std::collections::VecDeque;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use log::info;
 
+pub use self::ending::{Done, Ending, ending};
 use self::line::{Stage, State, Wait, line};
 use crate::control::Control;
 use crate::run::now_ms;

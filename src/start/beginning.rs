@@ -17,7 +17,9 @@ use crate::control::Fault;
 use crate::event;
 use crate::kafka::{Cluster, Committed, From, Range, scan_for};
 use crate::ledger::{FirstStart, Loss, Rows};
+use crate::run::now_ms;
 use crate::savepoint;
+use crate::text::duration;
 use crate::time::EventTime;
 
 /// How many records of a partition are looked at for events that are older than the newest row.
@@ -97,6 +99,7 @@ pub fn find(
         From::Earliest => places.iter_mut().for_each(|place| place.begin = place.oldest),
         From::Latest => places.iter_mut().for_each(|place| place.begin = place.end),
         From::Timestamp(ms) => {
+            warn_of_the_future(*ms);
             for place in &mut places {
                 place.begin = cluster.offset_at(&place.topic, place.partition, *ms, place.end)?;
             }
@@ -107,6 +110,20 @@ pub fn find(
     }
     let offsets = places.into_iter().map(|p| ((p.topic, p.partition), p.begin)).collect();
     Ok(Beginning { offsets, losses })
+}
+
+/// Says that a time has not come yet: it may be a slip, or a time of another zone.
+fn warn_of_the_future(ms: i64) {
+    let ahead = u64::try_from(ms.saturating_sub(now_ms() as i64)).unwrap_or(0);
+    // Clocks differ a little.
+    if ahead >= 1_000 {
+        warn!(
+            "--from {} lies {} in the future, by this machine's clock: a partition without a \
+             record of then or later is read from its end, as with --from latest",
+            EventTime::from_millis(ms),
+            duration(Duration::from_millis(ahead))
+        );
+    }
 }
 
 fn find_places(config: &Config, cluster: &Cluster, counts: &[i32]) -> Result<Vec<Place>, Fault> {

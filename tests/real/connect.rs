@@ -13,7 +13,8 @@ use openssl::x509::extension::{BasicConstraints, SubjectAlternativeName};
 use openssl::x509::{X509, X509Builder, X509NameBuilder};
 
 use crate::oracle::event;
-use crate::postgres::{MINUTE, TEN, jdbc, refused, try_run, world_with_an_event};
+use crate::postgres::{MINUTE, TEN, jdbc, world_with_an_event};
+use crate::refusal::{refused, try_run};
 use crate::world::{Server, World};
 
 /// Appends to a file of the server's own, or replaces it, and keeps its owner.

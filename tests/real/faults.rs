@@ -18,7 +18,8 @@ use crate::kafka::{a_commit_waits, at_once, visits};
 use crate::lifecycle::{Traffic, count, wait_for_records};
 use crate::oracle::{event, sessions};
 use crate::outage::wait_for_times;
-use crate::postgres::{MINUTE, TEN, jdbc, refused, world_with_an_event};
+use crate::postgres::{MINUTE, TEN, jdbc, world_with_an_event};
+use crate::refusal::refused;
 use crate::skipped::skipped;
 use crate::world::{Running, Server, World, eventually};
 

@@ -9,7 +9,8 @@ use crate::faults::mock;
 use crate::kafka::{at_once, visits, wait_for_records};
 use crate::lifecycle::{Traffic, count, start};
 use crate::oracle::{event, sessions};
-use crate::postgres::{MINUTE, TEN, refused, try_run, world_with_an_event};
+use crate::postgres::{MINUTE, TEN, world_with_an_event};
+use crate::refusal::{refused, try_run};
 use crate::world::{Running, World, finish};
 
 /// A stop must not take longer, also on a busy machine; a start would wait for a minute.

@@ -8,13 +8,14 @@ use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::producer::{BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::kafka::{PAST_MS, at_once, fail};
+use crate::kafka::{PAST_MS, at_once};
 use crate::oracle::{Event, GAP_MS, Row, event, sessions};
+use crate::refusal::{refused, try_run};
 use crate::world::{PATIENCE, World, chrono_now_ms, eventually, finish, json};
 
 const HOUR_MS: i64 = 3_600_000;
 /// How many records each partition has of the time of the job before, and of the time after.
-const BEFORE: i64 = 40;
+pub const BEFORE: i64 = 40;
 
 /// Visits that end within an hour from a time on.
 fn visits_from(time_ms: i64, partition: i64) -> Vec<Event> {
@@ -27,8 +28,8 @@ fn visits_from(time_ms: i64, partition: i64) -> Vec<Event> {
 
 /// A topic that another job has read up to the middle, and the table that it has written. The
 /// third partition is empty.
-struct Handover {
-    world: World,
+pub struct Handover {
+    pub world: World,
     before: Vec<Event>,
     after: Vec<Event>,
     /// A moment between the two halves, by the timestamps of the records.
@@ -36,7 +37,7 @@ struct Handover {
 }
 
 impl Handover {
-    fn new(test: &str) -> Handover {
+    pub fn new(test: &str) -> Handover {
         let world = World::new(test);
         world.create_topic(3);
         let (mut before, mut after) = (Vec::new(), Vec::new());
@@ -59,7 +60,7 @@ impl Handover {
         Handover { world, before, after, middle_ms }
     }
 
-    fn all(&self) -> BTreeSet<Row> {
+    pub fn all(&self) -> BTreeSet<Row> {
         sessions(self.before.iter().chain(&self.after))
     }
 
@@ -69,7 +70,7 @@ impl Handover {
     }
 
     /// Nothing was made or changed.
-    fn assert_untouched(&self) {
+    pub fn assert_untouched(&self) {
         let world = &self.world;
         assert_eq!(world.value("select to_regnamespace('sessionizer') is null"), "t");
         assert_eq!(world.rows(), sessions(&self.before));
@@ -95,35 +96,13 @@ fn insert(world: &World, rows: &BTreeSet<Row>) {
 }
 
 /// Commits offsets as a consumer of a group does.
-fn commit(world: &World, group: &str, offsets: &[(i32, i64)]) {
+pub fn commit(world: &World, group: &str, offsets: &[(i32, i64)]) {
     let mut list = TopicPartitionList::new();
     for (partition, offset) in offsets {
         let offset = Offset::Offset(*offset);
         list.add_partition_offset(&world.name, *partition, offset).expect("an offset");
     }
     world.consumer(group).commit(&list, CommitMode::Sync).expect("committed");
-}
-
-/// Runs the job to the end of its topics; gives the exit code and the log.
-fn try_run(world: &World, args: &[&str], env: &[(&str, &str)]) -> (i32, String) {
-    fail(world, env, &[&["--until-end"][..], args].concat())
-}
-
-/// The job must refuse to run: the exit code, and what its message has to say.
-pub fn refused(
-    world: &World,
-    args: &[&str],
-    env: &[(&str, &str)],
-    code: i32,
-    says: &[&str],
-) -> String {
-    let (got, log) = try_run(world, args, env);
-    assert_eq!(got, code, "{args:?}:\n{log}");
-    for text in says {
-        assert!(log.contains(text), "{args:?} does not say {text:?}:\n{log}");
-    }
-    assert!(!log.contains("panicked"), "{args:?}:\n{log}");
-    log
 }
 
 fn sum(world: &World) -> String {
@@ -304,6 +283,21 @@ fn a_group_that_has_committed_nothing_is_named() {
     refused(world, &["--from", "group"], &[], 2, &[&says]);
 }
 
+/// Somebody has typed the time of another zone, or another year.
+#[test]
+fn a_beginning_in_the_future_is_told() {
+    let handover = Handover::new("future");
+    let world = &handover.world;
+    let later = (chrono_now_ms() + 2 * HOUR_MS + 300_000).to_string();
+    let log = world.run_to_end(&["--from", &later]);
+    let told = log.lines().find(|line| line.contains("in the future")).expect("it is told");
+    assert!(told.contains("WARN") && told.contains("lies 2 h "), "{told}");
+    assert_eq!(world.rows(), sessions(&handover.before));
+    let before = handover.middle_ms.to_string();
+    let log = world.run_to_end(&["--from", &before, "--job", "other", "--table", "other"]);
+    assert!(!log.contains("in the future"), "{log}");
+}
+
 #[test]
 fn a_partition_without_an_offset_is_named_if_it_has_records() {
     let handover = Handover::new("no-offset");
@@ -375,7 +369,7 @@ fn a_start_that_ended_before_its_first_commit_is_followed_by_a_first_start() {
     let world = &handover.world;
     handover.commit_middle(&world.name);
     let mut job = world.start(&["--epoch", "1h", "--from", "group"]);
-    job.wait_for("loaded");
+    job.wait_for("first start of the job");
     job.kill();
     assert_eq!(world.value("select found_rows from sessionizer.jobs"), "t");
     refused(world, &[], &[], 2, &["--from group"]);
@@ -392,7 +386,7 @@ fn rows_that_come_between_two_first_starts_are_seen() {
     handover.commit_middle(&world.name);
     world.execute("truncate sessionized_events");
     let mut job = world.start(&["--epoch", "1h"]);
-    job.wait_for("loaded");
+    job.wait_for("first start of the job");
     job.kill();
     assert_eq!(world.value("select found_rows from sessionizer.jobs"), "f");
     insert(world, &sessions(&handover.before));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 
 use crate::oracle::{Event, event, sessions};
-use crate::world::{PATIENCE, Running, World, chrono_now_ms, eventually, finish, json};
+use crate::world::{PATIENCE, Running, World, chrono_now_ms, eventually, json};
 
 const PARTITIONS: i32 = 3;
 /// Whatever happens, a process that was told to end is gone within this.
@@ -111,13 +111,17 @@ pub fn start(world: &World, args: &str) -> Running {
     world.start(&args)
 }
 
-/// Waits until so many records are in the books.
+/// Waits until so many records are in the books, as long as they become more.
 pub fn wait_for_records(world: &World, records: u64) {
     let sql = "select coalesce(max(records), 0) from sessionizer.balance";
-    eventually("the records are in the books", || {
-        world.value("select to_regclass('sessionizer.balance') is not null") == "t"
-            && world.value(sql).parse::<u64>().expect("a number") >= records
-    });
+    let there = || world.value("select to_regclass('sessionizer.balance') is not null") == "t";
+    let mut before = 0;
+    while before < records {
+        eventually(&format!("more than {before} of {records} records in the books"), || {
+            let now = if there() { world.value(sql).parse().expect("a number") } else { 0 };
+            std::mem::replace(&mut before, now) < now || now >= records
+        });
+    }
 }
 
 /// Lines of the log that hold a text; a level is written as in `WARN ]`.
@@ -272,6 +276,7 @@ fn the_books_balance_at_every_commit() {
 
 /// Records after which an epoch ends early.
 const FULL: i64 = 65_536;
+const EPOCH_MS: i64 = 5_000;
 const BACKLOG: i64 = 800_000;
 
 /// What is read in an epoch stays in memory until it ends, so one that brings much ends early.
@@ -290,9 +295,10 @@ fn epochs_of_a_backlog_are_shorter_than_those_of_live_traffic() {
         "--density",
         "50",
     ]);
-    let (status, log) = finish(produce);
+    let (status, log) = Running::start(produce).wait_at_most(5 * PATIENCE);
     assert!(status.success(), "{status}:\n{log}");
-    let running = world.start(&["-w", "1", "--epoch", "1s"]);
+    // Long enough to be full before it is over, also where other tests take the processors.
+    let running = world.start(&["-w", "1", "--epoch", &format!("{EPOCH_MS}ms")]);
     wait_for_records(&world, BACKLOG as u64);
     // An epoch is known by the one after it, so live events come until one has both.
     eventually("an epoch of live traffic is over", || {
@@ -323,8 +329,8 @@ fn epochs_of_a_backlog(world: &World) -> (usize, usize) {
         let [(_, before), (began, read), (ended, _)] = three else { unreachable!("three") };
         let full = read - before >= FULL;
         let place = format!("the epoch {began} brought {} and ended at {ended}", read - before);
-        assert_eq!(ended % if full { 250 } else { 1_000 }, 0, "{place}: {epochs:?}");
-        shorter += usize::from(full && ended % 1_000 != 0);
+        assert_eq!(ended % if full { 250 } else { EPOCH_MS }, 0, "{place}: {epochs:?}");
+        shorter += usize::from(full && ended % EPOCH_MS != 0);
         live += usize::from(*before >= BACKLOG && read > before);
     }
     (shorter, live)

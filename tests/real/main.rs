@@ -31,8 +31,11 @@ mod outage;
 mod postgres;
 mod produce;
 mod queries;
+mod reading;
+mod refusal;
 mod reset;
 mod role;
+mod savepoint;
 mod secured;
 mod settings;
 #[path = "../shared/skipped.rs"]
@@ -41,3 +44,5 @@ mod state;
 mod stuck;
 mod user_table;
 mod world;
+#[path = "../shared/savepoint.rs"]
+mod written;

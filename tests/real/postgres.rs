@@ -1,6 +1,7 @@
 //! The table of sessions and the database around it: made, found, refused, corrected.
 
 use crate::oracle::{Event, GAP_MS, event, sessions};
+use crate::refusal::{refused, try_run};
 use crate::world::{World, eventually, finish};
 
 pub const MINUTE: i64 = 60_000;
@@ -15,32 +16,6 @@ pub fn world_with_an_event(test: &str) -> World {
     world.create_topic(1);
     world.send_events(0, &[event("10.0.0.1", "h", TEN)]);
     world
-}
-
-/// Runs the job to the end of its topics, with changes to its environment; gives the exit code and
-/// the log.
-pub fn try_run(world: &World, args: &[&str], env: &[(&str, &str)]) -> (i32, String) {
-    let mut command = world.command();
-    command.args(["--until-end", "--start-timeout", "0s"]).args(args).envs(env.iter().copied());
-    let (status, log) = finish(command);
-    (status.code().unwrap_or_else(|| panic!("{status}:\n{log}")), log)
-}
-
-/// The job must refuse to run: the exit code, and what its message has to say.
-pub fn refused(
-    world: &World,
-    args: &[&str],
-    env: &[(&str, &str)],
-    code: i32,
-    says: &[&str],
-) -> String {
-    let (got, log) = try_run(world, args, env);
-    assert_eq!(got, code, "{args:?}:\n{log}");
-    for text in says {
-        assert!(log.contains(text), "{args:?} does not say {text:?}:\n{log}");
-    }
-    assert!(!log.contains("panicked"), "{args:?}:\n{log}");
-    log
 }
 
 pub fn jdbc(world: &World, parameters: &str) -> String {

@@ -4,7 +4,8 @@
 use std::process::Command;
 
 use crate::oracle::event;
-use crate::postgres::{MINUTE, TEN, refused, try_run};
+use crate::postgres::{MINUTE, TEN};
+use crate::refusal::{refused, try_run};
 use crate::world::{World, finish};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/postgres/role.sql");

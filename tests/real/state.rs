@@ -1,8 +1,8 @@
 //! What Postgres holds of a job, in part gone or changed by hand: a start refuses it with words
 //! and changes nothing, and the audit notices.
 
-use crate::first_start::refused;
 use crate::lifecycle::{Traffic, count, start, wait_for_records};
+use crate::refusal::refused;
 use crate::world::{World, finish};
 
 const TABLES: [&str; 4] = ["bindings", "epochs", "snapshots", "shard_progress"];

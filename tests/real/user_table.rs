@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 
 use crate::kafka::at_once;
 use crate::oracle::{Event, Row, event};
-use crate::postgres::{MINUTE, TEN, refused, world_with_an_event};
+use crate::postgres::{MINUTE, TEN, world_with_an_event};
+use crate::refusal::refused;
 use crate::world::{World, eventually, finish};
 
 const COLUMNS: &str = "ip text, host text, session_start timestamptz(3), \

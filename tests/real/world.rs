@@ -12,11 +12,10 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::Message;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::oracle::{self, Event, Row};
+use crate::oracle::{Event, Row};
 
 /// How long anything may take before a test gives up on it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -169,7 +168,7 @@ impl World {
         self.kafka_client().create().expect("an admin client")
     }
 
-    fn kafka_client(&self) -> ClientConfig {
+    pub fn kafka_client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.kafka);
         config
@@ -293,40 +292,6 @@ impl World {
         let done = admin.delete_records(&wanted, &AdminOptions::new());
         let done = futures_executor::block_on(done).expect("the broker answers");
         done.elements()[0].error().expect("records can be deleted");
-    }
-
-    /// Everything that is in a topic, read by a consumer that has nothing to do with the job.
-    pub fn read_topic(&self, topic: &str) -> Vec<Option<Vec<u8>>> {
-        let mut config = self.kafka_client();
-        config.set("group.id", "reader").set("enable.partition.eof", "true");
-        let consumer: BaseConsumer = config.create().expect("a consumer");
-        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).expect("metadata");
-        let mut wanted = TopicPartitionList::new();
-        let partitions = metadata.topics()[0].partitions().len();
-        for partition in 0..partitions {
-            wanted
-                .add_partition_offset(topic, partition as i32, Offset::Beginning)
-                .expect("a valid offset");
-        }
-        consumer.assign(&wanted).expect("assigned");
-        let (mut payloads, mut ended) = (Vec::new(), 0);
-        while ended < partitions {
-            match consumer.poll(PATIENCE).expect("the broker answers") {
-                Ok(message) => payloads.push(message.payload().map(<[u8]>::to_vec)),
-                Err(rdkafka::error::KafkaError::PartitionEOF(_)) => ended += 1,
-                Err(why) => panic!("reading {topic}: {why}"),
-            }
-        }
-        payloads
-    }
-
-    /// The batch answer over everything in a topic.
-    pub fn answer(&self, topic: &str) -> BTreeSet<Row> {
-        let latest_ms = chrono_now_ms() + oracle::GAP_MS;
-        let payloads = self.read_topic(topic);
-        let events: Vec<Event> =
-            payloads.iter().filter_map(|p| oracle::read(p.as_deref(), latest_ms)).collect();
-        oracle::sessions(&events)
     }
 
     /// The built program with an empty environment but for what leads it here.
@@ -483,8 +448,13 @@ impl Running {
     }
 
     /// Waits for its end.
-    pub fn wait(mut self) -> (ExitStatus, String) {
-        let until = Instant::now() + PATIENCE;
+    pub fn wait(self) -> (ExitStatus, String) {
+        self.wait_at_most(PATIENCE)
+    }
+
+    /// Waits for its end; for work that takes long where other tests take the processors.
+    pub fn wait_at_most(mut self, patience: Duration) -> (ExitStatus, String) {
+        let until = Instant::now() + patience;
         loop {
             if let Some(status) = self.child.try_wait().expect("a child") {
                 let _ = self.reader.take().expect("read once").join();

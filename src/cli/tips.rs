@@ -1,0 +1,164 @@
+//! What was meant by something typed that clap does not know.
+//!
+//! clap's own suggestions compare names by a measure that misses short ones (`--gpa`) and guesses
+//! at long ones (`--topic` is no `--stop-timeout`), and it does not know that Kafka and Postgres
+//! are named by variables. Where one of these rules applies, its tip takes the place of clap's.
+
+use std::ffi::OsString;
+
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Arg, Command, Error};
+
+use super::typed::takes;
+use super::variables::PLAIN;
+
+/// What people type for what is set by a variable.
+const ALSO_CALLED: [(&str, &[&str]); 6] = [
+    ("KAFKA_URL", &["broker", "brokers", "broker-list", "bootstrap-server", "bootstrap-servers"]),
+    ("KAFKA_TOPIC", &["topic", "topics", "kafka-topics"]),
+    ("KAFKA_GROUP", &["group", "group-id", "consumer-group"]),
+    ("POSTGRES_URL", &["url", "jdbc-url", "database", "database-url", "db", "dsn", "postgres"]),
+    ("POSTGRES_USER", &["user", "username"]),
+    ("POSTGRES_PASSWORD", &["password"]),
+];
+/// What people type to run the job.
+const RUN: [&str; 7] = ["run", "start", "job", "serve", "up", "exec", "consume"];
+
+/// Says in the error what was meant, if that can be told. `typed` is what the user has typed, and
+/// `root` the command as it was built.
+pub fn with_tip(error: Error, typed: &[OsString], root: &Command) -> Error {
+    let words: Vec<&str> = typed.iter().skip(1).filter_map(|word| word.to_str()).collect();
+    let culprit = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        _ => None,
+    };
+    let (kind, tip) = match error.kind() {
+        kind @ ErrorKind::UnknownArgument => {
+            let arg = culprit(ContextKind::InvalidArg);
+            (kind, arg.and_then(|arg| of_argument(&arg, &words, root)))
+        }
+        // What follows an option may be no command at all.
+        ErrorKind::InvalidSubcommand | ErrorKind::ArgumentConflict => {
+            let word = culprit(ContextKind::InvalidSubcommand);
+            let word = word.filter(|word| root.find_subcommand(word).is_none());
+            (ErrorKind::InvalidSubcommand, word.and_then(|word| of_command(&word, &words, root)))
+        }
+        kind => (kind, None),
+    };
+    let Some(tip) = tip else { return error };
+    let command = chosen(&words, root);
+    // A new error, for what clap suggests cannot be taken out of its own.
+    let mut ours = Error::new(kind).with_cmd(command);
+    for kind in [ContextKind::InvalidArg, ContextKind::InvalidSubcommand] {
+        if let Some(culprit) = error.get(kind) {
+            ours.insert(kind, culprit.clone());
+        }
+    }
+    ours.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(tip)]));
+    let usage = command.clone().render_usage();
+    ours.insert(ContextKind::Usage, ContextValue::StyledStr(usage));
+    ours
+}
+
+/// The command whose options were typed.
+fn chosen<'a>(words: &[&str], root: &'a Command) -> &'a Command {
+    words.iter().find_map(|word| root.find_subcommand(word)).unwrap_or(root)
+}
+
+/// What was meant by an option that the command does not have.
+fn of_argument(arg: &str, words: &[&str], root: &Command) -> Option<String> {
+    let command = chosen(words, root);
+    if !arg.starts_with('-') {
+        return Some(format!(
+            "`{}` takes nothing but options, which begin with dashes",
+            command.get_bin_name().unwrap_or("sessionizer")
+        ));
+    }
+    // Of `-gpa`, clap names the first letter.
+    let whole = words.iter().find(|word| word.starts_with(arg)).unwrap_or(&arg);
+    let name = whole.trim_start_matches('-');
+    let name = name.split_once('=').map_or(name, |(name, _)| name);
+    let name = name.to_lowercase().replace('_', "-");
+    if let Some(flag) = name.strip_prefix("no-").and_then(|rest| find(command, rest))
+        && !takes(flag)
+    {
+        return Some(format!("{} is off unless it is given: leave this out", long(flag)));
+    }
+    if let Some(flag) = find(command, &name) {
+        return Some(format!("did you mean {}?", long(flag)));
+    }
+    let upper = name.to_uppercase().replace('-', "_");
+    let also = ALSO_CALLED.iter().find(|(_, names)| names.contains(&&*name));
+    if let Some(variable) = also.map(|(ours, _)| *ours).or(PLAIN.into_iter().find(|n| *n == upper))
+    {
+        return Some(format!("this is set by the environment variable {variable}"));
+    }
+    if name.chars().count() == 1 {
+        let lower = command.get_arguments().find(|arg| {
+            arg.get_short().is_some_and(|short| name.eq_ignore_ascii_case(&short.to_string()))
+        });
+        return lower.map(|flag| {
+            let short = flag.get_short().expect("found by it");
+            format!("did you mean -{short}, {}?", long(flag))
+        });
+    }
+    let elsewhere = || {
+        let others = std::iter::once(root).chain(root.get_subcommands());
+        let mut others = others.filter(|other| other.get_name() != command.get_name());
+        let other = others.find(|other| find(other, &name).is_some())?;
+        Some(format!("--{name} is an option of {}", called(other, root)))
+    };
+    elsewhere().or_else(|| nearest(command, &name).map(|flag| format!("did you mean --{flag}?")))
+}
+
+/// What was meant by a word that is no command.
+fn of_command(word: &str, words: &[&str], root: &Command) -> Option<String> {
+    let before = words.iter().position(|typed| *typed == word).and_then(|at| at.checked_sub(1));
+    let before = before.and_then(|at| words[at].strip_prefix("--"));
+    if let Some(flag) = before.and_then(|name| find(root, name)).filter(|flag| !takes(flag)) {
+        return Some(format!("{} {NO_VALUE}", long(flag)));
+    }
+    let commands = root.get_subcommands().map(Command::get_name);
+    let near = commands.map(|name| (strsim::osa_distance(word, name), name)).min();
+    match word.to_lowercase().as_str() {
+        word if RUN.contains(&word) => {
+            Some(format!("without a command, `sessionizer` runs the job: leave out `{word}`"))
+        }
+        "version" => Some("did you mean --version?".to_owned()),
+        _ => match near {
+            Some((distance, name)) if distance <= 2 => Some(format!("did you mean `{name}`?")),
+            _ => Some(
+                "brokers, topic and database are set by variables, see sessionizer --help"
+                    .to_owned(),
+            ),
+        },
+    }
+}
+
+/// What is wrong with a value for a flag that is on or off.
+pub const NO_VALUE: &str = "takes no value: leave it out to turn it off";
+
+fn find<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
+    command.get_arguments().find(|arg| arg.get_long() == Some(name))
+}
+
+fn long(flag: &Arg) -> String {
+    format!("--{}", flag.get_long().expect("every flag has a long name"))
+}
+
+/// How a command is called in a message.
+fn called(command: &Command, root: &Command) -> String {
+    if command.get_name() == root.get_name() {
+        "`sessionizer` without a command".to_owned()
+    } else {
+        format!("`sessionizer {}`", command.get_name())
+    }
+}
+
+/// The name of a flag that may have been meant: a slip in one letter of three, three at most.
+fn nearest<'a>(command: &'a Command, name: &str) -> Option<&'a str> {
+    let names = command.get_arguments().filter_map(Arg::get_long);
+    let (distance, nearest) = names.map(|long| (strsim::osa_distance(name, long), long)).min()?;
+    (distance <= (nearest.len() / 3).clamp(1, 3)).then_some(nearest)
+}
