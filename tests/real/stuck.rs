@@ -1,10 +1,7 @@
 //! What stands still is told: nobody has to guess why nothing comes.
 
-use std::time::Duration;
-
 use rdkafka::producer::{BaseRecord, Producer};
 
-use crate::brokers::Broker;
 use crate::kafka::{assert_answer, send_by, start, visits, wait_for_records};
 use crate::oracle::event;
 use crate::world::{PATIENCE, World, eventually, json};
@@ -88,35 +85,4 @@ fn an_open_transaction_that_holds_records_back_is_told_and_is_no_silence() {
     assert!(!log.contains("nothing has come for"), "{log}");
     world.run_to_end(&[]);
     assert_answer(&world, &events);
-}
-
-#[test]
-fn what_a_broker_has_said_does_not_count_while_it_is_mute() {
-    let broker = Broker::start("mute");
-    let mut world = World::new("mute");
-    world.kafka.clone_from(&broker.address);
-    world.create_topic(1);
-    let visit = |ms: i64| event("a", "h", 1_700_000_000_000 + ms);
-    world.send_events(0, &[visit(0)]);
-    let mut args = vec!["--gap", "5s", "--out-of-orderness", "0s", "--late", "drop"];
-    args.extend(["--idle-timeout", "2s", "--epoch", "50ms"]);
-    let job = start(&world, &args);
-    eventually("silence", || {
-        world.query("select status from sessionizer.partitions") == [["idle"]]
-    });
-    // While nothing is sent, the watermark goes on with time. Now nobody knows whether anything is.
-    broker.services("pause");
-    let producer = world.producer(&[]);
-    let payload = json(&visit(1_000));
-    let record = BaseRecord::<(), str>::to(&world.name).partition(0).payload(&payload);
-    producer.send(record).map_err(|(why, _)| why).expect("queued");
-    std::thread::sleep(Duration::from_secs(10));
-    broker.services("continue");
-    producer.flush(PATIENCE).expect("delivered");
-    wait_for_records(&world, 2);
-    job.stop();
-    args.truncate(6);
-    world.run_to_end(&args);
-    assert_eq!(world.dead_letters(), []);
-    assert_eq!(world.value("select num_logs from sessionized_events"), "2");
 }
