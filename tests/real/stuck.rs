@@ -1,7 +1,5 @@
 //! What stands still is told: nobody has to guess why nothing comes.
 
-use std::time::Duration;
-
 use rdkafka::producer::{BaseRecord, Producer};
 
 use crate::kafka::{assert_answer, send_by, start, visits, wait_for_records};
@@ -87,30 +85,4 @@ fn an_open_transaction_that_holds_records_back_is_told_and_is_no_silence() {
     assert!(!log.contains("nothing has come for"), "{log}");
     world.run_to_end(&[]);
     assert_answer(&world, &events);
-}
-
-#[test]
-fn what_was_known_before_a_process_slept_is_not_known_after() {
-    let world = World::new("slept");
-    world.create_topic(1);
-    let visit = |ms: i64| event("a", "h", 1_700_000_000_000 + ms);
-    world.send_events(0, &[visit(0)]);
-    let mut args = vec!["--gap", "5s", "--out-of-orderness", "0s", "--late", "drop"];
-    args.extend(["--idle-timeout", "2s", "--epoch", "50ms"]);
-    let job = start(&world, &args);
-    eventually("silence", || {
-        world.query("select status from sessionizer.partitions") == [["idle"]]
-    });
-    // While nothing is sent, the watermark goes on with time; but who sleeps does not know that.
-    job.signal("STOP");
-    std::thread::sleep(Duration::from_secs(4));
-    world.send_events(0, &[visit(1_000)]);
-    std::thread::sleep(Duration::from_secs(4));
-    job.signal("CONT");
-    wait_for_records(&world, 2);
-    job.stop();
-    args.truncate(6);
-    world.run_to_end(&args);
-    assert_eq!(world.dead_letters(), []);
-    assert_eq!(world.value("select num_logs from sessionized_events"), "2");
 }
