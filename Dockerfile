@@ -1,7 +1,7 @@
 # The C libraries (librdkafka, OpenSSL, curl) are built from source with everything else, so the
 # runtime image needs nothing but libc and the certificate authorities.
 FROM rust:1-bookworm AS build
-# librdkafka is built with cmake. Any version serves.
+# With OIDC, librdkafka is built with cmake. Any version serves.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends cmake && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
@@ -12,7 +12,7 @@ ARG BUILD_COMMIT=
 # The caches outlive the layer; the program has to be copied out of them in the same step.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target,sharing=locked \
-    cargo build --release --locked --bin sessionizer \
+    cargo build --release --locked --features oidc --bin sessionizer \
     && install target/release/sessionizer /usr/local/bin/sessionizer
 
 FROM debian:bookworm-slim

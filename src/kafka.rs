@@ -108,8 +108,8 @@ impl KafkaConfig {
                 if name.starts_with("sasl.oauthbearer") && !has_oidc() {
                     return Err(format!(
                         "{name} cannot be used: this build of sessionizer has no OIDC, as \
-                         `sessionizer --version` shows. Build it with `cargo build --release`, \
-                         or with `--features oidc` beside the features you have; it takes cmake"
+                         `sessionizer --version` shows. Build it with `cargo build --release \
+                         --features oidc`, which takes cmake, or use the image"
                     ));
                 }
                 Err(format!("librdkafka does not accept {name}: {why}"))
