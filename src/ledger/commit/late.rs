@@ -138,18 +138,20 @@ impl Target<'_> {
     ) -> Result<Vec<Correction>, Failed> {
         let mut rows = self.touching(tx, late)?;
         let mut corrections = correct(late.to_vec(), rows.clone(), self.config.gap);
-        while self.found_rows {
+        if self.found_rows {
             // Rows of others may touch each other: look again from where the merging has got.
-            let grown: Vec<(Key, Span)> = corrections
-                .iter()
-                .flat_map(|c| c.added.iter().map(|span| (c.key.clone(), *span)))
-                .collect();
-            let more = self.touching(tx, &grown)?;
-            if more.len() == rows.len() {
-                break;
+            loop {
+                let grown: Vec<(Key, Span)> = corrections
+                    .iter()
+                    .flat_map(|c| c.added.iter().map(|span| (c.key.clone(), *span)))
+                    .collect();
+                let more = self.touching(tx, &grown)?;
+                if more.len() == rows.len() {
+                    break;
+                }
+                rows = more;
+                corrections = correct(late.to_vec(), rows.clone(), self.config.gap);
             }
-            rows = more;
-            corrections = correct(late.to_vec(), rows.clone(), self.config.gap);
         }
         let removed: Vec<(Key, Span)> = corrections
             .iter()
