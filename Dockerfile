@@ -1,6 +1,9 @@
 # The C libraries (librdkafka, OpenSSL, curl) are built from source with everything else, so the
 # runtime image needs nothing but libc and the certificate authorities.
 FROM rust:1-bookworm AS build
+# librdkafka is built with cmake. Any version serves.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends cmake && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
 # For `--version` and the log, because there is no repository in here:

@@ -17,7 +17,6 @@ use sessionizer::alignment::Drift;
 use sessionizer::binding::{Late, Offset, Partition, Rules};
 use sessionizer::config::{self, Problems};
 use sessionizer::control::{Control, Fault};
-use sessionizer::correction::Correction;
 use sessionizer::dataflow::{self, Shape};
 use sessionizer::kafka::{Cluster, KafkaConfig, Publisher, Range, create_topic, scan};
 use sessionizer::key::Shard;
@@ -25,7 +24,7 @@ use sessionizer::ledger::{Durable, NamedEpoch};
 use sessionizer::operators::commit::Drive;
 use sessionizer::operators::sessions::LoadedShard;
 use sessionizer::operators::source::{SourceConfig, WorldClocks};
-use sessionizer::operators::{Batch, Feed, Ledger, LedgerError, Record, Stopped};
+use sessionizer::operators::{Batch, Feed, Ledger, LedgerError, Outcome, Record, Stopped};
 use sessionizer::plan::{Plan, ShardProgress};
 use sessionizer::produce::event::WebEvent;
 use sessionizer::produce::generate::{Generator, Recipe};
@@ -266,8 +265,9 @@ impl Feed for Stored {
         self.positions[&partition] as Offset
     }
 
-    fn caught_up(&self, partition: Partition) -> bool {
-        self.positions[&partition] == self.logs[partition.number as usize].ends.len()
+    fn quiet_ms_ago(&self, partition: Partition) -> Option<u64> {
+        let all = self.logs[partition.number as usize].ends.len();
+        (self.positions[&partition] == all).then_some(0)
     }
 
     fn service(&mut self) -> Result<Vec<(Partition, Offset)>, Fault> {
@@ -281,7 +281,7 @@ impl Feed for Stored {
 struct Discard(Arc<Times>);
 
 impl Ledger for Discard {
-    fn commit(&mut self, _: &Batch, _: &mut Vec<Correction>) -> Result<(), LedgerError> {
+    fn commit(&mut self, _: &Batch, _: &mut Outcome) -> Result<(), LedgerError> {
         self.0.note();
         Ok(())
     }
@@ -465,8 +465,8 @@ impl Feed for Crowd {
         self.positions[&partition] as Offset
     }
 
-    fn caught_up(&self, _: Partition) -> bool {
-        false
+    fn quiet_ms_ago(&self, _: Partition) -> Option<u64> {
+        None
     }
 
     fn service(&mut self) -> Result<Vec<(Partition, Offset)>, Fault> {

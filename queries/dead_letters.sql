@@ -12,13 +12,14 @@
 \endif
 
 with reasons as (
-    select job, reason, count(*) as records, min(read_at) as first_read, max(read_at) as last_read
+    select job, reason, sum(records)::bigint as records, min(read_at) as first_read, max(read_at) as last_read
     from sessionizer.dead_letters
     where :'job' in ('', job)
     group by job, reason
 )
 select r.job, r.reason, r.records, r.first_read, r.last_read,
-       format('%s[%s] offset %s', e.topic, e.partition, e."offset")  as example,
+       case when e.topic is null then 'a session that the table has refused'
+            else format('%s[%s] offset %s', e.topic, e.partition, e."offset") end as example,
        e.detail,
        encode(substring(e.payload for 200), 'escape')                as payload
 from reasons r

@@ -20,6 +20,24 @@ struct Expected {
     span: Span,
     /// Whether the table has a row that is just this session.
     found: bool,
+    /// How many of its events the table has refused.
+    refused: u64,
+    /// How many of the others its rows hold.
+    stored: u64,
+}
+
+impl Expected {
+    fn new(span: Span) -> Self {
+        Expected { span, found: false, refused: 0, stored: 0 }
+    }
+
+    fn holds(&self, part: &Span) -> bool {
+        let whole = &self.span;
+        part.count > 0
+            && whole.first <= part.first
+            && part.first <= part.last
+            && part.last <= whole.last
+    }
 }
 
 /// How a row of the table stands to the answer.
@@ -47,7 +65,7 @@ impl Answer {
         let touching = spans[from..].iter().take_while(|old| old.span.first <= time + self.gap);
         let upto = from + touching.count();
         span = spans[from..upto].iter().fold(span, |span, old| span.merge(old.span));
-        spans.splice(from..upto, [Expected { span, found: false }]);
+        spans.splice(from..upto, [Expected::new(span)]);
     }
 
     /// How many sessions there are.
@@ -60,23 +78,52 @@ impl Answer {
         self.keys.is_empty()
     }
 
+    /// Takes out events of a session that the table has refused; `false`: they are of none. After
+    /// all events, and before all rows.
+    pub fn refuse(&mut self, key: &Key, part: Span) -> bool {
+        let Some(spans) = self.keys.get_mut(key) else { return false };
+        let at = spans.partition_point(|old| old.span.last < part.first);
+        match spans.get_mut(at) {
+            Some(expected)
+                if expected.holds(&part)
+                    && expected.refused + part.count <= expected.span.count =>
+            {
+                expected.refused += part.count;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// How many sessions are not in the table, or not whole, because it has refused them.
+    pub fn refused(&self) -> u64 {
+        let all = self.keys.values().flatten();
+        all.filter(|expected| expected.refused > 0).count() as u64
+    }
+
     /// Holds a row against the answer; `closed` says which sessions must be closed.
     pub fn check(&mut self, key: &Key, row: Span, closed: impl Fn(&Span) -> bool) -> Row {
         let Some(spans) = self.keys.get_mut(key) else { return Row::Wrong };
         let at = spans.partition_point(|old| old.span.last < row.first);
         match spans.get_mut(at) {
+            // Of a session that was refused in part, the rows are the other parts.
+            Some(expected) if expected.refused > 0 => {
+                let room = expected.span.count - expected.refused - expected.stored;
+                if expected.holds(&row) && row.count <= room {
+                    expected.stored += row.count;
+                    return Row::Right;
+                }
+                Row::Wrong
+            }
             // A row that is there twice is right only once.
             Some(expected) if expected.span == row && !expected.found => {
                 expected.found = true;
                 Row::Right
             }
-            Some(Expected { span, .. })
-                if row.count > 0
-                    && span.first <= row.first
-                    && row.first <= row.last
-                    && row.last <= span.last
-                    && row.count < span.count
-                    && !closed(span) =>
+            Some(expected)
+                if expected.holds(&row)
+                    && row.count < expected.span.count
+                    && !closed(&expected.span) =>
             {
                 Row::PartOfOpen
             }
@@ -100,11 +147,16 @@ impl Answer {
         true
     }
 
-    /// The sessions that no row was found for.
+    /// The sessions that no row was found for, and that were not refused.
     pub fn missing(&self) -> impl Iterator<Item = (&Key, Span)> {
-        self.keys.iter().flat_map(|(key, spans)| {
-            spans.iter().filter(|expected| !expected.found).map(move |e| (key, e.span))
-        })
+        let missing = |expected: &&Expected| {
+            !expected.found
+                && (expected.refused == 0
+                    || expected.refused + expected.stored < expected.span.count)
+        };
+        self.keys
+            .iter()
+            .flat_map(move |(key, spans)| spans.iter().filter(missing).map(move |e| (key, e.span)))
     }
 }
 
@@ -158,6 +210,27 @@ mod tests {
             assert!(!answer.joins(&key, row), "a row counts once: {what}");
         }
         assert!(!answer(&times).joins(&Key::new("b", "h"), span(90, 210, 9)));
+    }
+
+    #[test]
+    fn what_was_refused_is_not_missing_and_the_rest_of_it_is_right() {
+        let key = Key::new("a", "h");
+        let whole = span(100, 110, 3);
+        let open = |_: &Span| false;
+        let mut refused = answer(&[100, 105, 110, 200]);
+        assert!(refused.refuse(&key, whole));
+        assert_eq!((spans(&refused), refused.refused()), (vec![span(200, 200, 1)], 1));
+        assert_eq!(refused.check(&key, whole, open), Row::Wrong, "it was refused");
+        assert!(!refused.refuse(&key, span(105, 105, 1)), "more than there is");
+        assert!(!refused.refuse(&key, span(195, 200, 1)), "it begins before");
+        assert!(!refused.refuse(&Key::new("b", "h"), whole));
+        let mut in_part = answer(&[100, 105, 110]);
+        assert!(in_part.refuse(&key, span(105, 105, 1)));
+        assert_eq!(in_part.check(&key, span(100, 100, 1), open), Row::Right);
+        assert_eq!(spans(&in_part), [whole], "a part of it is missing");
+        assert_eq!(in_part.check(&key, span(110, 110, 2), open), Row::Wrong);
+        assert_eq!(in_part.check(&key, span(110, 110, 1), open), Row::Right);
+        assert_eq!(spans(&in_part), []);
     }
 
     #[test]

@@ -6,9 +6,11 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::Serialize;
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use crate::key::{self, Key, MAX_KEY_BYTES};
 use crate::scan::{Scanned, ScannedTime, scan};
@@ -143,10 +145,17 @@ fn usual(scanned: Scanned<'_>) -> Option<Event<'_>> {
 
 /// Any JSON whatsoever.
 fn decode_any(payload: &[u8]) -> Result<Event<'_>, Rejected> {
-    let fields: Fields<'_> = match serde_json::from_slice(payload) {
+    let fields: Fields<Field<'_>> = match serde_json::from_slice(payload) {
         Ok(fields) => fields,
-        Err(why) => return rejected(Reason::BadJson, why.to_string()),
+        Err(why) => match overridden(payload) {
+            Some(fields) => fields,
+            None => return rejected(Reason::BadJson, why.to_string()),
+        },
     };
+    if has_raw_control_character(payload) {
+        let detail = "control character (\\u0000-\\u001F) found in the name of a field";
+        return rejected(Reason::BadJson, detail);
+    }
     let ip = text(fields.ip, Reason::NoIp, "ip")?;
     let host = text(fields.host, Reason::NoHost, "host")?;
     let time = event_time(fields.event_time)?;
@@ -161,6 +170,32 @@ fn decode_any(payload: &[u8]) -> Result<Event<'_>, Rejected> {
         return rejected(Reason::KeyTooLong, detail);
     }
     Ok(Event { ip, host, time })
+}
+
+/// The fields of an object in which a value cannot be had (a number beyond all bounds, half of a
+/// surrogate pair), if a later field of the same name overrides it: the last one counts, and of the
+/// others only that they are JSON.
+fn overridden(payload: &[u8]) -> Option<Fields<Field<'_>>> {
+    let Fields { ip, host, event_time } = serde_json::from_slice(payload).ok()?;
+    fn field(value: Option<&RawValue>) -> Option<Field<'_>> {
+        value.map_or(Some(Field::Absent), |value| serde_json::from_str(value.get()).ok())
+    }
+    Some(Fields { ip: field(ip)?, host: field(host)?, event_time: field(event_time)? })
+}
+
+/// Whether a string of a JSON text holds a control character that is not escaped. Only names of
+/// fields can: whatever else holds one was refused.
+fn has_raw_control_character(json: &[u8]) -> bool {
+    let (mut in_string, mut escaped) = (false, false);
+    json.iter().any(|byte| {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            _ => return in_string && *byte < 0x20,
+        }
+        false
+    })
 }
 
 fn text<'a>(field: Field<'a>, reason: Reason, name: &str) -> Result<Cow<'a, [u8]>, Rejected> {
@@ -292,25 +327,25 @@ enum Field<'a> {
     Other,
 }
 
-/// The three fields that matter.
+/// The values of the three fields that matter.
 #[derive(Default)]
-struct Fields<'a> {
-    ip: Field<'a>,
-    host: Field<'a>,
-    event_time: Field<'a>,
+struct Fields<V> {
+    ip: V,
+    host: V,
+    event_time: V,
 }
 
-impl<'de> Deserialize<'de> for Fields<'de> {
+impl<'de, V: Deserialize<'de> + Default> Deserialize<'de> for Fields<V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-        impl<'de> Visitor<'de> for Object {
-            type Value = Fields<'de>;
+        struct Object<V>(PhantomData<V>);
+        impl<'de, V: Deserialize<'de> + Default> Visitor<'de> for Object<V> {
+            type Value = Fields<V>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a JSON object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<V>, A::Error> {
                 let mut fields = Fields::default();
                 while let Some(name) = map.next_key::<Name>()? {
                     match name {
@@ -323,7 +358,7 @@ impl<'de> Deserialize<'de> for Fields<'de> {
                 Ok(fields)
             }
         }
-        deserializer.deserialize_map(Object)
+        deserializer.deserialize_map(Object(PhantomData))
     }
 }
 
@@ -611,6 +646,10 @@ mod tests {
             "\\n",
             "\"ip\":",
             "\"host\":7,",
+            "\"ip\":1e999,",
+            "\"\t\":0,",
+            "\"\\n\":0,",
+            "\"event_time\":\"\\ud800\",",
             "\"event_time\":\"\",",
             "ü",
             "é",
@@ -641,6 +680,52 @@ mod tests {
             rejected += usize::from(got.is_err());
         }
         assert!(scanned > 20_000 && rejected > 20_000, "{scanned} scanned, {rejected} rejected");
+    }
+
+    #[test]
+    fn of_a_field_that_is_there_twice_the_first_must_only_be_json() {
+        let with = |first: &str| {
+            let (ip, host, time) = (r#""ip":"i""#, r#""host":"h""#, r#""event_time":17"#);
+            ["ip", "host", "event_time"].map(|name| {
+                format!(r#"{{"x":1e999,"{name}":{first},{ip},"y":"\ud800",{host},{time}}}"#)
+            })
+        };
+        for first in
+            ["1e999", "-1e999", r#""\ud800""#, r#""\udc00\ud800""#, "[1e999]", "{}", "null"]
+        {
+            for json in with(first) {
+                let event = decode(Some(json.as_bytes())).expect(&json);
+                assert_eq!(
+                    (&*event.ip, &*event.host, event.time.millis()),
+                    (b"i" as &[u8], b"h" as &[u8], 17),
+                    "{json}"
+                );
+            }
+        }
+        for first in ["1e", "01", "\"\\x\"", "\"\u{1}\"", "[", "nul", "\"\\ud8\""] {
+            for json in with(first) {
+                assert_eq!(reason(&json), Reason::BadJson, "{json}");
+            }
+        }
+        for last in [r#""ip":"i","ip":1e999"#, r#""ip":"i","ip":"\ud800""#] {
+            let json = format!(r#"{{{last},"host":"h","event_time":17}}"#);
+            assert_eq!(reason(&json), Reason::BadJson, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_control_character_must_be_escaped_in_names_as_in_values() {
+        let event = |name: &str| format!(r#"{{"{name}":1,"ip":"i","host":"h","event_time":17}}"#);
+        for name in ["\u{1}", "a\tb", "\\n\u{1f}", "\\\"\n", "\\\\\u{0}", "ip\n"] {
+            assert_eq!(reason(event(name)), Reason::BadJson, "{name:?}");
+            let nested = format!(r#"{{"x":{},"ip":"i","host":"h","event_time":17}}"#, event(name));
+            assert_eq!(reason(nested), Reason::BadJson, "{name:?}");
+        }
+        for name in ["", "\\u0001", "\\n", "\\\\", "\\\"", "\u{7f}", "ü", "\\ud800"] {
+            decode(Some(event(name).as_bytes())).expect(name);
+        }
+        let spaced = "{\t\"ip\"\n:\r\"i\" ,\"host\":\"h\",\"event_time\":17, \"\\n\":0\t}";
+        decode(Some(spaced.as_bytes())).expect("white space between strings");
     }
 
     #[test]

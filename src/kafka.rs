@@ -101,6 +101,13 @@ impl KafkaConfig {
             Err(KafkaError::ClientConfig(_, why, name, value)) => {
                 // The value may be a secret, and the reason may repeat it.
                 let why = why.replace(&value, "...");
+                if name.starts_with("sasl.oauthbearer") && !has_oidc() {
+                    return Err(format!(
+                        "{name} cannot be used: this build of sessionizer has no OIDC, as \
+                         `sessionizer --version` shows. Build it with `cargo build --release`, \
+                         or with `--features oidc` beside the features you have; it takes cmake"
+                    ));
+                }
                 Err(format!("librdkafka does not accept {name}: {why}"))
             }
             Err(other) => Err(other.to_string()),
@@ -201,16 +208,52 @@ struct Shares {
     fetched_kib: u64,
 }
 
+/// How librdkafka shows that a server of tokens refuses an identity or a secret.
+const DENIED: [&str; 3] = ["(400)", "(401)", "(403)"];
+
 /// What the callbacks of librdkafka know, shared by all clients of a process.
-#[derive(Default)]
 struct Health {
-    /// How many times a connection failed: whoever knows a smaller number knows too little.
+    /// When this began: the origin of all its times in milliseconds.
+    began: Instant,
+    /// How many times a connection failed.
     troubles: AtomicU64,
+    /// When one failed last, plus one; 0: never.
+    doubted_ms: AtomicU64,
     last: Mutex<Option<String>>,
     /// Since when a login or a certificate is refused, and why.
     refused: Mutex<Option<(Instant, String)>>,
-    /// Where the partitions ended when the brokers were asked after so many troubles.
+    /// When the brokers were last asked where the partitions end, and what they said.
     ends: Mutex<(u64, BTreeMap<Partition, Offset>)>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Health {
+            began: Instant::now(),
+            troubles: AtomicU64::default(),
+            doubted_ms: AtomicU64::default(),
+            last: Mutex::default(),
+            refused: Mutex::default(),
+            ends: Mutex::default(),
+        }
+    }
+}
+
+impl Health {
+    fn now_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    /// A connection failed, or a partition has lost its leader: what was said before counts no more.
+    fn trouble(&self) {
+        self.doubted_ms.fetch_max(self.now_ms() + 1, Relaxed);
+        self.troubles.fetch_add(1, Relaxed);
+    }
+
+    /// When there was trouble last.
+    fn doubted_ms(&self) -> Option<u64> {
+        self.doubted_ms.load(Relaxed).checked_sub(1)
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -234,7 +277,7 @@ impl ClientContext for Context {
         // An error of a partition that is no answer to a fetch, for example that its topic is gone,
         // comes with a batch and is told of in the log only: the watcher finds out what it is.
         if facility == "ERROR" {
-            self.health.troubles.fetch_add(1, Relaxed);
+            self.health.trouble();
         }
     }
 
@@ -244,7 +287,10 @@ impl ClientContext for Context {
             return;
         }
         debug!(target: "librdkafka", "{error}: {reason}");
-        if code == Some(RDKafkaErrorCode::Authentication)
+        // A server of tokens that is away may come back; what it says of a secret is final.
+        let no_token = reason.contains("OAUTHBEARER token");
+        let is_final = !no_token || DENIED.iter().any(|status| reason.contains(status));
+        if code == Some(RDKafkaErrorCode::Authentication) && is_final
             || code == Some(RDKafkaErrorCode::SSL) && reason.contains("certificate verify failed")
         {
             let mut refused = lock(&self.health.refused);
@@ -256,7 +302,7 @@ impl ClientContext for Context {
         if last.is_none() || code != Some(RDKafkaErrorCode::AllBrokersDown) {
             *last = Some(tls::plain(reason));
         }
-        self.health.troubles.fetch_add(1, Relaxed);
+        self.health.trouble();
     }
 }
 
@@ -278,6 +324,11 @@ pub fn library() -> (String, String) {
     let features = config.and_then(|config| config.get("builtin.features"));
     let features = features.unwrap_or_else(|why| why.to_string()).replace(',', ", ");
     (rdkafka::util::get_rdkafka_version().1, features)
+}
+
+/// Whether tokens can be had from an OIDC server.
+fn has_oidc() -> bool {
+    library().1.split(", ").any(|feature| feature == "oidc")
 }
 
 fn refused(config: &KafkaConfig, why: &KafkaError) -> Fault {

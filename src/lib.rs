@@ -33,6 +33,7 @@ pub mod correction;
 pub mod epoch_clock;
 pub mod event;
 pub mod key;
+pub mod partition_end;
 pub mod plan;
 pub mod scan;
 pub mod secret;

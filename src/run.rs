@@ -45,6 +45,10 @@ const NAP: Duration = Duration::from_millis(100);
 const LAST_WORDS: Duration = Duration::from_millis(1_500);
 /// How long the end of a run waits for the peers to close their connections.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// How often the brokers are asked where the partitions end: at a quarter of the idle timeout, but
+/// neither more often nor more seldom than this.
+const ENDS_OFTEN: Duration = Duration::from_millis(250);
+const ENDS_SELDOM: Duration = Duration::from_secs(2);
 
 /// Milliseconds since 1970 by the wall clock.
 pub fn now_ms() -> u64 {
@@ -446,7 +450,10 @@ impl Job {
         }
         let every = self.config.discovery_interval;
         let topics = (plan.topics.as_slice(), plan.topic_ids.as_slice());
-        let watcher = Watcher::start(&self.config.kafka, topics, known, every)?;
+        // Silence is counted up to the last answer: ask often enough to notice it in time.
+        let idle_timeout = Duration::from_millis(self.config.patience.idle_timeout_ms);
+        let ends_every = (idle_timeout / 4).clamp(ENDS_OFTEN, ENDS_SELDOM);
+        let watcher = Watcher::start(&self.config.kafka, topics, known, (every, ends_every))?;
         let watcher = Arc::new(watcher);
         *slot = Some(Arc::clone(&watcher));
         Ok(watcher)

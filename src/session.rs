@@ -219,6 +219,11 @@ impl SessionTable {
         self.horizon = self.horizon.max(ends.max().unwrap_or(EventTime::NEVER));
     }
 
+    /// How far neighbouring events of a session may lie apart.
+    pub fn gap(&self) -> Gap {
+        self.gap
+    }
+
     /// Moves the horizon at least to `time`: later events only then count as touching nothing.
     pub fn raise_horizon(&mut self, time: EventTime) {
         self.horizon = self.horizon.max(time);

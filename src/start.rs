@@ -92,12 +92,30 @@ fn place_partitions(
     beginning: Beginning,
 ) -> Result<Vec<Loss>, Fault> {
     let mut losses = beginning.losses;
+    // Asked first: where a partition can be read to less far than this, it is not because it grows.
+    let log_ends = match config.until_end {
+        true => {
+            let read = plan.partitions.iter().filter(|part| !part.retired);
+            let read: Vec<Partition> = read.map(|part| part.start.partition).collect();
+            cluster.log_ends(&plan.topics, &read)
+        }
+        false => BTreeMap::new(),
+    };
     for part in plan.partitions.iter_mut().filter(|part| !part.retired) {
         let partition = part.start.partition;
         let topic = &plan.topics[usize::from(partition.topic)];
         let (oldest, end) = cluster.offsets(topic, partition.number)?;
         part.until = config.until_end.then_some(end);
         part.oldest = oldest;
+        if let Some(log_end) = log_ends.get(&partition).filter(|log_end| **log_end > end) {
+            let count = log_end - end;
+            warn!(
+                "{topic}[{}]: --until-end reads to offset {end}, the last stable offset. The {count} \
+                 offsets from there up to {log_end} belong to an open transaction or lie behind one: \
+                 Kafka hands them out when it has ended. Run --until-end again then",
+                partition.number
+            );
+        }
         if is_new(part, &plan.replay) {
             let start = beginning.offsets.get(&(topic.clone(), partition.number));
             part.start = Binding::initial(partition, *start.unwrap_or(&oldest));

@@ -72,16 +72,18 @@ impl PartitionClock {
         self.idle_since = None;
     }
 
-    /// Whether at the end of `epoch` it has been silent for the idle timeout.
+    /// Whether at `epoch` it has been silent for the idle timeout.
     pub fn is_silent(&self, epoch: Epoch) -> bool {
         epoch.saturating_sub(self.silent_since) >= self.patience.idle_timeout_ms
     }
 
-    /// What to bind at the end of `epoch`. `end` is the position reached; `caught_up` says that
-    /// the broker has nothing behind it; `ended` that the job reads no further.
-    pub fn cut(&mut self, epoch: Epoch, end: Offset, caught_up: bool, ended: bool) -> Binding {
+    /// What to bind at the end of `epoch`. `end` is the position reached; `quiet` is the epoch as of
+    /// which the broker is known to have had nothing behind it: silence is counted up to then, for
+    /// nobody knows what has come since. `ended` says that the job reads no further.
+    pub fn cut(&mut self, epoch: Epoch, end: Offset, quiet: Option<Epoch>, ended: bool) -> Binding {
         assert!(end >= self.bound.end, "an epoch ends at {end}, before {}", self.bound.end);
-        let status = match (ended, caught_up && self.is_silent(epoch)) {
+        let silent = quiet.is_some_and(|quiet| self.is_silent(quiet.min(epoch)));
+        let status = match (ended, silent) {
             (true, _) => Status::Ended,
             (false, true) => Status::Idle,
             (false, false) => Status::Active,
@@ -298,27 +300,27 @@ mod tests {
     #[test]
     fn a_promise_is_the_newest_event_less_the_out_of_orderness_and_never_falls() {
         let mut source = source(0);
-        assert_eq!(source.cut(1_000, 0, false, false).promise, EventTime::NEVER);
+        assert_eq!(source.cut(1_000, 0, None, false).promise, EventTime::NEVER);
         source.event(at(100_000), 2_000);
         source.event(at(90_000), 2_000);
-        assert_eq!(source.cut(2_000, 2, false, false).promise, at(85_000));
+        assert_eq!(source.cut(2_000, 2, None, false).promise, at(85_000));
         source.event(at(99_000), 3_000);
-        let bound = source.cut(3_000, 3, false, false);
+        let bound = source.cut(3_000, 3, None, false);
         assert_eq!((bound.promise, bound.records, bound.dead), (at(85_000), 3, 0));
         let mut resumed = PartitionClock::resume(PATIENCE, bound, 4_000);
         resumed.event(at(50_000), 4_000);
-        assert_eq!(resumed.cut(4_000, 4, false, false).promise, at(85_000));
+        assert_eq!(resumed.cut(4_000, 4, None, false).promise, at(85_000));
     }
 
     #[test]
     fn bad_input_counts_but_never_moves_the_promise() {
         let mut source = source(0);
         source.dead_letter(1_000);
-        let bound = source.cut(1_000, 1, true, false);
+        let bound = source.cut(1_000, 1, Some(1_000), false);
         assert_eq!((bound.promise, bound.records, bound.dead), (EventTime::NEVER, 1, 1));
-        assert_eq!(source.cut(31_000, 1, true, false).status, Status::Idle);
+        assert_eq!(source.cut(31_000, 1, Some(31_000), false).status, Status::Idle);
         source.dead_letter(32_000);
-        assert_eq!(source.cut(32_000, 2, true, false).status, Status::Active);
+        assert_eq!(source.cut(32_000, 2, Some(32_000), false).status, Status::Active);
     }
 
     #[test]
@@ -331,7 +333,7 @@ mod tests {
         ] {
             let mut source = source(0);
             source.event(at(5), 1_000);
-            let bound = source.cut(epoch, 1, caught_up, false);
+            let bound = source.cut(epoch, 1, caught_up.then_some(epoch), false);
             assert_eq!(bound.status, want, "{epoch} {caught_up}");
             assert_eq!(bound.quiet_since, if want == Status::Idle { epoch } else { 0 });
         }
@@ -340,28 +342,28 @@ mod tests {
     #[test]
     fn idleness_ends_with_a_record_and_keeps_its_beginning_until_then() {
         let mut source = source(0);
-        assert_eq!(source.cut(31_000, 0, true, false).quiet_since, 31_000);
-        let idle = source.cut(32_000, 0, true, false);
+        assert_eq!(source.cut(31_000, 0, Some(31_000), false).quiet_since, 31_000);
+        let idle = source.cut(32_000, 0, Some(32_000), false);
         assert_eq!(idle.quiet_since, 31_000);
         // After a restart, or when the broker has to say again where the partition ends.
         let mut resumed = PartitionClock::resume(PATIENCE, idle, 90_000);
         for clock in [&mut source, &mut resumed] {
-            assert_eq!(clock.cut(90_000, 0, false, false).status, Status::Active);
-            let idle = clock.cut(91_000, 0, true, false);
+            assert_eq!(clock.cut(90_000, 0, None, false).status, Status::Active);
+            let idle = clock.cut(91_000, 0, Some(91_000), false);
             assert_eq!((idle.status, idle.quiet_since), (Status::Idle, 31_000));
         }
         source.event(at(1), 92_000);
-        assert_eq!(source.cut(92_000, 1, true, false).status, Status::Active);
-        assert_eq!(source.cut(122_000, 1, true, false).quiet_since, 122_000);
+        assert_eq!(source.cut(92_000, 1, Some(92_000), false).status, Status::Active);
+        assert_eq!(source.cut(122_000, 1, Some(122_000), false).quiet_since, 122_000);
     }
 
     #[test]
     fn an_ended_partition_stays_ended_only_as_long_as_the_caller_says() {
         let mut source = source(0);
-        let ended = source.cut(2_000, 0, false, true);
+        let ended = source.cut(2_000, 0, None, true);
         assert_eq!((ended.status, ended.quiet_since), (Status::Ended, 2_000));
         let mut resumed = PartitionClock::resume(PATIENCE, ended, 3_000);
-        assert_eq!(resumed.cut(3_000, 0, true, false).status, Status::Active);
+        assert_eq!(resumed.cut(3_000, 0, Some(3_000), false).status, Status::Active);
     }
 
     #[test]

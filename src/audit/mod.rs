@@ -253,6 +253,15 @@ fn compare(
     let mut report = Report { events: topic.events.iter().sum(), ..Report::of(moment) };
     let found_rows = moment.found_rows;
     let mut closed = vec![0; moment.shards.len()];
+    let mut refused = vec![0; moment.shards.len()];
+    for (key, span) in std::mem::take(&mut moment.refused_rows) {
+        refused[shard_of(&key)] += span.count;
+        if !answer.refuse(&key, span) {
+            report.wrong_count += 1;
+            report.shown.push((Difference::Wrong, key, span));
+        }
+    }
+    report.refused = answer.refused();
     moment
         .rows(|key, row| {
             let shard = shard_of(&key);
@@ -290,8 +299,8 @@ fn compare(
     for (at, books) in moment.shards.iter().enumerate() {
         // Rows that were there before the job count events that it knows nothing of.
         let closed = if found_rows { books.closed } else { closed[at] };
-        let open = topic.events[at].saturating_sub(closed);
-        let found = ShardProgress { closed, open, dead: topic.dead[at], ..*books };
+        let open = topic.events[at].saturating_sub(closed + refused[at]);
+        let found = ShardProgress { closed, open, dead: topic.dead[at] + refused[at], ..*books };
         if found != *books {
             report.books.push((Shard(at as u32), *books, found));
         }

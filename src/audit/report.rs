@@ -43,6 +43,8 @@ pub struct Report {
     pub(super) joined: u64,
     /// Rows of a table that had rows before the job, and that are of no event of the job.
     pub(super) before: u64,
+    /// Sessions that are dead letters, in whole or in part, because the table has refused them.
+    pub(super) refused: u64,
     pub(super) missing_count: u64,
     pub(super) wrong_count: u64,
     /// The first of the differences.
@@ -109,6 +111,7 @@ impl Report {
             (self.joined, "rows were there before the job, and it has merged events into them"),
             (self.before, "rows are older than the job, and of no event that it has read"),
             (self.open, "sessions are still open: their rows come when they close"),
+            (self.refused, "sessions are dead letters: the table has refused them (row_refused)"),
         ] {
             if count > 0 {
                 line(out, count, what)?;

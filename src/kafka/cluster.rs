@@ -1,6 +1,7 @@
 //! Questions to the brokers: which partitions a topic has, where they begin and end, what a topic is
 //! called inside Kafka.
 
+use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
 
 use super::{Context, EVENTS_PER_SERVICE, KafkaConfig, QUESTION, describe, lock, refused};
-use crate::binding::{Offset, TopicId};
+use crate::binding::{Offset, Partition, TopicId};
 use crate::control::Fault;
 use crate::waiting::Waiting;
 
@@ -195,6 +196,55 @@ impl Cluster {
             "Kafka at {} does not say which offsets {topic}[{partition}] has: {why}",
             self.config.brokers
         )))
+    }
+
+    /// Where these partitions end, also what lies behind open transactions and cannot be read yet;
+    /// those of which it is not known now are missing.
+    pub fn log_ends(
+        &self,
+        topics: &[String],
+        partitions: &[Partition],
+    ) -> BTreeMap<Partition, Offset> {
+        // How far a client sees is settled when it is made.
+        let mut config = self.config.client();
+        config.set("allow.auto.create.topics", "false");
+        config.set("isolation.level", "read_uncommitted");
+        let context = Context::default();
+        let client = BaseConsumer::from_config_and_context(&config, context.clone());
+        let ends = client.ok().and_then(|client| {
+            Cluster { config: self.config.clone(), client, context }.ends(topics, partitions)
+        });
+        ends.unwrap_or_default()
+    }
+
+    /// Where these partitions end, as far as committed records can be read; those of which it is not
+    /// known now are missing. `None`: the brokers did not answer.
+    pub(super) fn ends(
+        &self,
+        topics: &[String],
+        partitions: &[Partition],
+    ) -> Option<BTreeMap<Partition, Offset>> {
+        if partitions.is_empty() {
+            return Some(BTreeMap::new());
+        }
+        let mut wanted = TopicPartitionList::new();
+        for partition in partitions {
+            let topic = &topics[usize::from(partition.topic)];
+            wanted.add_partition_offset(topic, partition.number, RdOffset::End).ok()?;
+        }
+        let found = match self.client.offsets_for_times(wanted, QUESTION) {
+            Ok(found) => found,
+            Err(why) => return self.unanswered(&why).map(|_| BTreeMap::new()),
+        };
+        let end = |partition: &Partition| {
+            let topic = &topics[usize::from(partition.topic)];
+            let found = found.find_partition(topic, partition.number)?;
+            match (found.error(), found.offset()) {
+                (Ok(()), RdOffset::Offset(end)) => Some((*partition, end)),
+                _ => None,
+            }
+        };
+        Some(partitions.iter().filter_map(end).collect())
     }
 
     /// The first record of a partition with this Kafka timestamp or a later one; the end of the

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,6 +19,7 @@ use super::{Context, EVENTS_PER_SERVICE, KafkaConfig, QUESTION, lock, refused};
 use crate::binding::{Offset, Partition};
 use crate::control::Fault;
 use crate::operators::{Feed, Record, Stopped};
+use crate::partition_end::PartitionEnd;
 
 /// How long the end of a run waits until a consumer has closed: a new one needs a second to find
 /// out which broker takes its offsets.
@@ -40,12 +40,15 @@ pub struct KafkaFeed {
 struct PartFeed {
     /// What has been fetched; a record behind the wanted end stays there.
     batches: Batches<Context>,
-    position: Offset,
-    /// The number of troubles when the broker said that nothing lies behind the position.
-    ended: Option<u64>,
+    /// Where reading stands, and what is known of what lies behind that.
+    end: PartitionEnd,
     /// Where a fetch has failed last, how often in a row, with what.
     failing: Option<(Offset, RDKafkaErrorCode, u32)>,
 }
+
+/// For how long it counts what a broker has said of the end of a partition: the watcher asks much
+/// more often.
+const WORD_LIFETIME_MS: u64 = 10_000;
 
 /// A fetch that fails so often at one offset will not work by itself.
 const FAILS: u32 = 3;
@@ -158,7 +161,8 @@ impl Feed for KafkaFeed {
             .ok_or_else(|| ails(&"librdkafka has no queue for it"))?;
         let list = self.list(std::iter::once((partition, start)));
         self.consumer().incremental_assign(&list).map_err(|why| ails(&why))?;
-        let part = PartFeed { batches, position: start, ended: None, failing: None };
+        let end = PartitionEnd::new(start, WORD_LIFETIME_MS, self.context.health.now_ms());
+        let part = PartFeed { batches, end, failing: None };
         self.parts.insert(partition, part);
         Ok(())
     }
@@ -174,26 +178,22 @@ impl Feed for KafkaFeed {
         let behind = |offset: Offset| end.is_some_and(|end| offset >= end);
         let mut left = limit;
         loop {
-            if behind(part.position) {
+            if behind(part.end.position()) {
                 return Ok(Stopped::AtEnd);
             }
             match part.batches.peek() {
                 Some(Next::Record(record)) if behind(record.offset) => return Ok(Stopped::AtEnd),
                 Some(Next::Record(_)) if left == 0 => return Ok(Stopped::AtLimit),
                 Some(Next::Record(record)) => {
-                    let next = record.offset + 1;
+                    let offset = record.offset;
                     left = if take(record) { left - 1 } else { 0 };
-                    part.position = next;
-                    part.ended = None;
+                    part.end.record(offset);
                 }
-                Some(Next::End(offset)) => {
-                    // Markers of transactions may lie behind the last record: this is behind them.
-                    part.position = part.position.max(offset);
-                    part.ended = Some(self.context.health.troubles.load(Relaxed));
-                }
+                Some(Next::End(offset)) => part.end.end(offset),
                 Some(Next::Failed(code)) => {
                     part.batches.pass();
-                    let (position, why) = (part.position, KafkaError::MessageConsumption(code));
+                    let (position, why) =
+                        (part.end.position(), KafkaError::MessageConsumption(code));
                     let before =
                         part.failing.filter(|(at, same, _)| (*at, *same) == (position, code));
                     let times = before.map_or(1, |(_, _, times)| times + 1);
@@ -206,29 +206,33 @@ impl Feed for KafkaFeed {
                     }
                     return Ok(Stopped::Waiting);
                 }
-                None if part.ended.is_some() && end.is_some() => return Ok(Stopped::AtEnd),
-                None => return Ok(Stopped::Waiting),
+                None => {
+                    part.end.emptied(self.context.health.now_ms());
+                    let all = part.end.has_ended() && end.is_some();
+                    return Ok(if all { Stopped::AtEnd } else { Stopped::Waiting });
+                }
             }
             part.batches.pass();
         }
     }
 
     fn position(&self, partition: Partition) -> Offset {
-        self.parts[&partition].position
+        self.parts[&partition].end.position()
     }
 
-    fn caught_up(&self, partition: Partition) -> bool {
+    fn quiet_ms_ago(&self, partition: Partition) -> Option<u64> {
         let part = &self.parts[&partition];
         if part.batches.holds() {
-            return false;
+            return None;
         }
-        let troubles = self.context.health.troubles.load(Relaxed);
-        if part.ended == Some(troubles) {
-            return true;
-        }
-        // A connection has failed since: what the broker said then, it must say again.
-        let ends = lock(&self.context.health.ends);
-        ends.0 == troubles && ends.1.get(&partition).is_some_and(|end| *end <= part.position)
+        let health = &self.context.health;
+        part.end.quiet_ms_ago(health.now_ms(), health.doubted_ms())
+    }
+
+    fn held_back(&self, partition: Partition) -> Option<Offset> {
+        // The end of the log, where `end` knows of the last stable offset.
+        let (part, end) = (&self.parts[&partition], self.quiet_ms_ago(partition));
+        end.and(part.batches.known_end()).filter(|end| *end > part.end.position())
     }
 
     fn keeps_up(&self, partition: Partition) -> bool {
@@ -236,14 +240,14 @@ impl Feed for KafkaFeed {
         let part = &self.parts[&partition];
         let end = part.batches.known_end();
         !part.batches.holds()
-            && (part.ended.is_some() || end.is_some_and(|end| end <= part.position))
+            && (part.end.has_ended() || end.is_some_and(|end| end <= part.end.position()))
     }
 
     fn waiting(&self, partition: Partition) -> Option<u64> {
         let part = &self.parts[&partition];
         match part.batches.known_end() {
-            Some(end) => Some(u64::try_from(end - part.position).unwrap_or(0)),
-            None => part.ended.is_some().then_some(0),
+            Some(end) => Some(u64::try_from(end - part.end.position()).unwrap_or(0)),
+            None => part.end.has_ended().then_some(0),
         }
     }
 
@@ -252,6 +256,12 @@ impl Feed for KafkaFeed {
             // Nothing but events comes by the common queue: a record here would be lost.
             let event = self.consumer().poll(Duration::ZERO);
             assert!(!matches!(event, Some(Ok(_))), "a record came by the common queue");
+        }
+        let (asked_ms, ends) = &*lock(&self.context.health.ends);
+        for (partition, part) in &mut self.parts {
+            if let Some(end) = ends.get(partition) {
+                part.end.answer(*end, *asked_ms);
+            }
         }
         let mut found = lock(&self.found);
         let found = found.as_mut().map_err(|fault| fault.clone())?;

@@ -29,12 +29,13 @@ pub struct Watcher {
 
 impl Watcher {
     /// Starts watching; `topics` are those of the plan with their ids, `known` are its partitions,
-    /// by topic their number.
+    /// by topic their number. Brokers are asked for new partitions `every` so often, and where the
+    /// partitions end `ends_every`.
     pub fn start(
         config: &KafkaConfig,
         topics: (&[String], &[Option<TopicId>]),
         known: BTreeMap<u16, i32>,
-        every: Duration,
+        (every, ends_every): (Duration, Duration),
     ) -> Result<Self, Fault> {
         let context = Context::default();
         let cluster = Cluster::with(config, context.clone())?;
@@ -48,6 +49,8 @@ impl Watcher {
             found: Arc::clone(&found),
             asked: Instant::now(),
             every,
+            ends_asked: Instant::now(),
+            ends_every,
             settled: 0,
             away_since: None,
             leaderless: BTreeMap::new(),
@@ -87,6 +90,8 @@ struct Watch {
     found: Found,
     asked: Instant,
     every: Duration,
+    ends_asked: Instant,
+    ends_every: Duration,
     /// How many troubles are known to be over.
     settled: u64,
     away_since: Option<(Instant, Waiting)>,
@@ -107,10 +112,14 @@ impl Watch {
             false => self.every.min(ASK_FOR_LEADERS),
         };
         if !trouble && self.asked.elapsed() < every {
+            if self.ends_asked.elapsed() >= self.ends_every && !self.ask_for_ends() {
+                // The next look asks for everything, and says so if nobody answers.
+                self.cluster.context.health.trouble();
+            }
             return;
         }
         self.asked = Instant::now();
-        if self.ask(troubles, trouble) {
+        if self.ask() && self.ask_for_ends() {
             self.settled = troubles;
             *lock(&self.cluster.context.health.last) = None;
             if let Some((since, _waiting)) = self.away_since.take() {
@@ -127,9 +136,23 @@ impl Watch {
         }
     }
 
-    /// Asks for new partitions and, after trouble, where all of them end; whether all answered.
-    fn ask(&mut self, troubles: u64, trouble: bool) -> bool {
-        let mut ends = BTreeMap::new();
+    /// Asks where all partitions end that somebody serves; whether the brokers answered.
+    fn ask_for_ends(&mut self) -> bool {
+        let health = Arc::clone(&self.cluster.context.health);
+        let asked_ms = health.now_ms();
+        self.ends_asked = Instant::now();
+        let all = self.known.iter().filter(|(topic, _)| !self.gone.contains_key(topic));
+        let all = all
+            .flat_map(|(&topic, &known)| (0..known).map(move |number| Partition { topic, number }));
+        let served: Vec<Partition> =
+            all.filter(|partition| !self.leaderless.contains_key(partition)).collect();
+        let Some(ends) = self.cluster.ends(&self.topics, &served) else { return false };
+        *lock(&health.ends) = (asked_ms, ends);
+        true
+    }
+
+    /// Asks for new partitions; whether all answered.
+    fn ask(&mut self) -> bool {
         for (index, topic) in self.topics.clone().into_iter().enumerate() {
             let index = index as u16;
             let Some(&known) = self.known.get(&index) else { continue };
@@ -149,27 +172,18 @@ impl Watch {
             self.gone.remove(&index);
             self.look_for_leaders(index, &topic, known, &layout);
             let count = layout.partitions;
-            for number in if trouble { 0..count } else { known..count } {
+            for number in known..count {
                 let partition = Partition { topic: index, number };
-                if self.leaderless.contains_key(&partition) {
-                    continue; // Nobody knows where it ends.
-                }
-                let Ok((oldest, end)) = self.cluster.offsets(&topic, number) else {
+                let Ok((oldest, _)) = self.cluster.offsets(&topic, number) else {
                     return false;
                 };
-                ends.insert(partition, end);
-                if number >= known {
-                    if let Ok(found) = &mut *lock(&self.found) {
-                        found.insert(partition, oldest);
-                    }
-                    self.known.insert(index, number + 1);
+                if let Ok(found) = &mut *lock(&self.found) {
+                    found.insert(partition, oldest);
                 }
+                self.known.insert(index, number + 1);
             }
         }
         self.check_ids();
-        if trouble {
-            *lock(&self.cluster.context.health.ends) = (troubles, ends);
-        }
         true
     }
 
@@ -220,7 +234,7 @@ impl Watch {
             );
         }
         if changed || !lost.is_empty() {
-            self.cluster.context.health.troubles.fetch_add(1, Relaxed);
+            self.cluster.context.health.trouble();
         }
     }
 

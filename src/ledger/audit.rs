@@ -7,6 +7,7 @@ use postgres::Client;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
 
+use super::commit::{ROW_REFUSED, RefusedRow};
 use super::connect::{classify, connect, quote};
 use super::copy::Timestamp;
 use super::table::SessionEnd;
@@ -44,6 +45,8 @@ pub struct Moment {
     /// epoch and the latest event of it that is none of the future. The dead letters that tell
     /// belong to shards of their own, and those may be behind.
     pub latest: HashMap<(String, i32), Vec<(Offset, EventTime)>>,
+    /// Sessions that the table has refused: their events are dead letters.
+    pub refused_rows: Vec<(Key, Span)>,
     /// As of the last epoch that all shards have passed.
     pub balance: Option<Balance>,
 }
@@ -113,6 +116,7 @@ impl Moment {
             epochs: BTreeMap::new(),
             refused: HashMap::new(),
             latest: HashMap::new(),
+            refused_rows: Vec::new(),
             balance: None,
         };
         moment.read_progress(&config.job)?;
@@ -170,6 +174,7 @@ impl Moment {
             let reason = if row.get(3) { Reason::Late } else { Reason::Future };
             self.refused.entry((row.get(0), row.get(1))).or_default().insert(row.get(2), reason);
         }
+        self.read_refused_rows(job)?;
         let behind = self.shards.iter().map(|shard| shard.epoch).min().unwrap_or(0);
         // By way of JSON: a job that an older version runs has no such column.
         let latest = self
@@ -204,6 +209,24 @@ impl Moment {
             difference: row.get(4),
             lost: row.get(5),
         });
+        Ok(())
+    }
+
+    fn read_refused_rows(&mut self, job: &str) -> Result<(), LedgerError> {
+        let rows = self
+            .client
+            .query(
+                "select payload from sessionizer.dead_letters where job = $1 and reason = $2",
+                &[&job, &ROW_REFUSED],
+            )
+            .map_err(|why| classify(&why, "reading what is durable"))?;
+        for row in rows {
+            let payload: Option<&[u8]> = row.get(0);
+            let (key, span) = RefusedRow::read(payload.unwrap_or_default()).ok_or_else(|| {
+                durable::incomplete(job, "a dead letter row_refused does not hold a row")
+            })?;
+            self.refused_rows.push((key, span));
+        }
         Ok(())
     }
 

@@ -7,20 +7,26 @@
 //! write (epochs, then bindings) comes last and in ascending order.
 
 mod late;
+mod refused;
+mod rows;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use postgres::{Client, IsolationLevel, Statement, Transaction};
+use postgres::{Client, GenericClient, IsolationLevel, Statement, Transaction};
 
+use self::refused::Told;
+pub(super) use self::refused::{ROW_REFUSED, RefusedRow};
+use self::rows::{CopyFailed, Tried};
+pub(super) use self::rows::{Failed, Keep, Refusal, Target};
 use super::LedgerConfig;
 use super::connect::{classify, connect};
 use super::copy::{BinaryCopy, CopyError};
 use super::table::{self, Table};
 use crate::binding::TopicId;
 use crate::control::Fault;
-use crate::correction::Correction;
 use crate::key::{Key, Shard};
-use crate::operators::{Batch, DeadLetter, EpochBooks, Ledger, LedgerError};
+use crate::operators::{Batch, DeadLetter, EpochBooks, Ledger, LedgerError, Outcome};
 use crate::session::{Closed, Span};
 use crate::time::{Epoch, EventTime};
 
@@ -39,9 +45,12 @@ pub struct Lane {
     /// A loss was accepted that is counted when all shards have passed this epoch.
     loss_epoch: Option<i64>,
     statements: Statements,
+    tried: Tried,
+    told: Told,
 }
 
-struct Statements {
+/// Statements that are prepared once.
+pub(super) struct Statements {
     progress: Statement,
     epochs: Statement,
     bindings: Statement,
@@ -57,9 +66,7 @@ impl Lane {
         topics: Arc<Vec<String>>,
     ) -> Result<Self, LedgerError> {
         let mut client = connect(&config).map_err(in_a_run)?;
-        let Some(table) = table::find(&mut client, &config)? else {
-            return Err(table::gone(&config.job, &config.table));
-        };
+        let table = table::of_job(&mut client, &config)?;
         let ails = |why: postgres::Error| classify(&why, "preparing to commit");
         let job = client
             .query_opt(
@@ -69,13 +76,81 @@ impl Lane {
             .map_err(ails)?;
         let (found_rows, loss_epoch) = job.map_or((false, None), |row| (row.get(0), row.get(1)));
         let statements = Statements::prepare(&mut client, &table, found_rows).map_err(ails)?;
-        Ok(Lane { config, generation, topics, client, table, found_rows, loss_epoch, statements })
+        let (tried, told) = (Tried::default(), Told::default());
+        Ok(Lane {
+            config,
+            generation,
+            topics,
+            client,
+            table,
+            found_rows,
+            loss_epoch,
+            statements,
+            tried,
+            told,
+        })
+    }
+
+    /// One transaction. With care, it finds out which rows the table refuses, and goes on without.
+    fn attempt(
+        &mut self,
+        batch: &Batch,
+        outcome: &mut Outcome,
+        careful: bool,
+    ) -> Result<(), Failed> {
+        let ails = |why: postgres::Error| classify(&why, "committing");
+        let target = Target {
+            config: &self.config,
+            table: &self.table,
+            found_rows: self.found_rows,
+            statements: &self.statements,
+        };
+        let mut commit = Commit {
+            // The database may have another default.
+            tx: self
+                .client
+                .build_transaction()
+                .isolation_level(IsolationLevel::ReadCommitted)
+                .start()
+                .map_err(ails)?,
+            target,
+            generation: self.generation,
+            topics: &self.topics,
+            careful,
+            tried: self.tried,
+            letters: Vec::new(),
+        };
+        commit.progress(batch)?;
+        let (late, on_time): (Vec<&Closed>, Vec<&Closed>) =
+            batch.closed.iter().partition(|closed| closed.late);
+        commit.rows(&in_key_order(on_time), outcome)?;
+        commit.late(&late, outcome)?;
+        commit.dead_letters(&batch.dead_letters)?;
+        commit.snapshots(batch)?;
+        commit.refused(batch, outcome)?;
+        if !batch.snapshots.is_empty() {
+            commit.trim()?;
+        }
+        let loss_epoch = commit.replay_differences(&batch.books)?.or(self.loss_epoch);
+        let counted = match loss_epoch {
+            Some(epoch) => commit.count_loss(epoch)?,
+            None => true,
+        };
+        let (tried, letters) = (commit.tried, commit.letters);
+        let done = commit.tx.commit();
+        // What is deferred to the end of a transaction is checked there.
+        done.map_err(|why| target.failed_at(&why, "waiting for the reply to COMMIT"))?;
+        self.tried = tried;
+        self.tried.stored |= batch.closed.len() > outcome.refused.len();
+        self.loss_epoch = loss_epoch.filter(|_| !counted);
+        self.told.tell(&letters, &self.table, &self.config);
+        Ok(())
     }
 }
 
 impl Statements {
-    fn prepare(
-        client: &mut Client,
+    pub(super) fn prepare(
+        client: &mut impl GenericClient,
         table: &Table,
         found_rows: bool,
     ) -> Result<Self, postgres::Error> {
@@ -97,7 +172,8 @@ impl Statements {
                  on conflict (job, epoch) do update
                  set shards_done = e.shards_done + excluded.shards_done,
                      closed = e.closed + excluded.closed, open = e.open + excluded.open,
-                     dead = e.dead + excluded.dead",
+                     dead = e.dead + excluded.dead
+                 where e.watermark_ms is not distinct from excluded.watermark_ms",
             )?,
             bindings: client.prepare(
                 "insert into sessionizer.bindings
@@ -122,46 +198,23 @@ impl Statements {
 }
 
 impl Ledger for Lane {
-    fn commit(
-        &mut self,
-        batch: &Batch,
-        corrections: &mut Vec<Correction>,
-    ) -> Result<(), LedgerError> {
-        let ails = |why: postgres::Error| classify(&why, "committing");
-        let mut commit = Commit {
-            // The database may have another default.
-            tx: self
-                .client
-                .build_transaction()
-                .isolation_level(IsolationLevel::ReadCommitted)
-                .start()
-                .map_err(ails)?,
-            config: &self.config,
-            generation: self.generation,
-            topics: &self.topics,
-            table: &self.table,
-            found_rows: self.found_rows,
-            statements: &self.statements,
+    fn commit(&mut self, batch: &Batch, outcome: &mut Outcome) -> Result<(), LedgerError> {
+        let failed = match self.attempt(batch, outcome, false) {
+            Ok(()) => return Ok(()),
+            Err(Failed::Ledger(error)) => return Err(error),
+            Err(Failed::Refused(refusal)) => refusal,
         };
-        commit.progress(batch)?;
-        let (late, on_time): (Vec<&Closed>, Vec<&Closed>) =
-            batch.closed.iter().partition(|closed| closed.late);
-        commit.rows(in_key_order(on_time).into_iter())?;
-        commit.late(&late, corrections)?;
-        commit.dead_letters(&batch.dead_letters)?;
-        commit.snapshots(batch)?;
-        commit.epochs(&batch.books)?;
-        commit.bindings(&batch.books)?;
-        if !batch.snapshots.is_empty() {
-            commit.trim()?;
-        }
-        let counted = match self.loss_epoch {
-            Some(epoch) => commit.count_loss(epoch)?,
-            None => true,
-        };
-        commit.tx.commit().map_err(|why| classify(&why, "waiting for the reply to COMMIT"))?;
-        self.loss_epoch = self.loss_epoch.filter(|_| !counted);
-        Ok(())
+        log::debug!("a row is refused, so they are tried apart: {}", failed.message);
+        *outcome = Outcome::default();
+        self.attempt(batch, outcome, true).map_err(|failed| match failed {
+            Failed::Ledger(error) => error,
+            Failed::Refused(refusal) => LedgerError::Fatal(Fault::Config(format!(
+                "the table {} refuses what it took a moment ago: {}. {}",
+                self.table.shown,
+                refusal.message,
+                refusal.remedy(&self.table.shown)
+            ))),
+        })
     }
 
     /// Locks what it reads: a commit whose reply was lost may still be under way, and is waited
@@ -236,19 +289,32 @@ fn fenced(
 }
 
 /// The steps of a commit, in their order.
-struct Commit<'a> {
-    tx: Transaction<'a>,
-    config: &'a LedgerConfig,
-    generation: i64,
-    topics: &'a [String],
-    table: &'a Table,
-    found_rows: bool,
-    statements: &'a Statements,
+pub(super) struct Commit<'a> {
+    pub tx: Transaction<'a>,
+    pub target: Target<'a>,
+    pub generation: i64,
+    pub topics: &'a [String],
+    /// Whether rows are tried apart, so that one that is refused does not stop the others.
+    careful: bool,
+    tried: Tried,
+    /// What the table has refused, and why.
+    letters: Vec<refused::Letter>,
 }
 
-impl Commit<'_> {
+impl<'a> Commit<'a> {
+    /// For a trial of single steps.
+    pub fn trial(
+        tx: Transaction<'a>,
+        target: Target<'a>,
+        generation: i64,
+        topics: &'a [String],
+    ) -> Self {
+        let (careful, tried, letters) = (true, Tried::default(), Vec::new());
+        Commit { tx, target, generation, topics, careful, tried, letters }
+    }
+
     /// The fence and the idempotence check in one (I5).
-    fn progress(&mut self, batch: &Batch) -> Result<(), LedgerError> {
+    pub fn progress(&mut self, batch: &Batch) -> Result<(), LedgerError> {
         let steps = &batch.steps;
         let column = |value: fn(&crate::operators::ShardStep) -> u64| -> Vec<i64> {
             steps.iter().map(|step| value(step) as i64).collect()
@@ -257,9 +323,9 @@ impl Commit<'_> {
         let moved = self
             .tx
             .execute(
-                &self.statements.progress,
+                &self.target.statements.progress,
                 &[
-                    &self.config.job,
+                    &self.target.config.job,
                     &self.generation,
                     &shards,
                     &column(|step| step.from),
@@ -273,47 +339,34 @@ impl Commit<'_> {
         if moved == steps.len() as u64 {
             return Ok(());
         }
-        Err(fenced(&mut self.tx, self.config, self.generation))
+        Err(fenced(&mut self.tx, self.target.config, self.generation))
     }
 
-    fn rows<'k>(
-        &mut self,
-        rows: impl ExactSizeIterator<Item = (&'k Key, Span)>,
-    ) -> Result<(), LedgerError> {
-        let count = rows.len() as u64;
-        if count == 0 {
+    fn rows(&mut self, rows: &[(&Key, Span)], outcome: &mut Outcome) -> Result<(), Failed> {
+        if rows.is_empty() {
             return Ok(());
         }
-        let copy = format!(
-            "copy {} (ip, host, session_start, session_end, num_logs) from stdin (format binary)",
-            self.table.quoted()
-        );
-        let (gap, end) = (self.config.gap, self.config.session_end);
-        let table = &self.table.shown;
-        let written = copy_in(&mut self.tx, &copy, |copy| {
-            for (key, span) in rows {
-                let (ip, host) = key.parts();
-                copy.row(5)?;
-                copy.text(ip);
-                copy.text(host);
-                copy.time(span.first);
-                copy.time(end.of(&span, gap));
-                copy.int8(span.count as i64);
-            }
-            Ok(())
-        })
-        .map_err(|error| foreign_writer(error, table))?;
-        assert_eq!(written, count, "Postgres takes every row of a COPY");
+        if !self.careful {
+            return self.target.copy(&mut self.tx, rows);
+        }
+        self.check_without_rows()?;
+        let (target, tx) = (self.target, &mut self.tx);
+        let refused = rows::sift(rows, &mut self.tried, target.table, |part, keep| {
+            target.attempt(tx, keep, |tx| target.copy(tx, part))
+        })?;
+        for ((key, span), refusal) in refused {
+            self.refuse(key, *span, false, refusal, outcome);
+        }
         Ok(())
     }
 
-    fn dead_letters(&mut self, letters: &[(Epoch, DeadLetter)]) -> Result<(), LedgerError> {
+    pub fn dead_letters(&mut self, letters: &[(Epoch, DeadLetter)]) -> Result<(), LedgerError> {
         if letters.is_empty() {
             return Ok(());
         }
         let copy = "copy sessionizer.dead_letters (job, topic, partition, \"offset\", reason,
                     detail, payload, payload_bytes, read_at) from stdin (format binary)";
-        let (job, topics) = (&self.config.job, self.topics);
+        let (job, topics) = (&self.target.config.job, self.topics);
         copy_in(&mut self.tx, copy, |copy| {
             for (epoch, letter) in letters {
                 copy.row(9)?;
@@ -328,11 +381,11 @@ impl Commit<'_> {
                 copy.time(EventTime::from_millis(*epoch as i64));
             }
             Ok(())
-        })
-        .map(|_| ())
+        })?;
+        Ok(())
     }
 
-    fn snapshots(&mut self, batch: &Batch) -> Result<(), LedgerError> {
+    pub fn snapshots(&mut self, batch: &Batch) -> Result<(), LedgerError> {
         if batch.snapshots.is_empty() {
             return Ok(());
         }
@@ -341,12 +394,15 @@ impl Commit<'_> {
         let data: Vec<&[u8]> =
             batch.snapshots.values().map(|(_, bytes)| bytes.as_slice()).collect();
         self.tx
-            .execute(&self.statements.snapshots, &[&self.config.job, &shards, &epochs, &data])
+            .execute(
+                &self.target.statements.snapshots,
+                &[&self.target.config.job, &shards, &epochs, &data],
+            )
             .map_err(|why| classify(&why, "writing snapshots"))?;
         Ok(())
     }
 
-    fn epochs(&mut self, books: &[EpochBooks]) -> Result<(), LedgerError> {
+    pub fn epochs(&mut self, books: &[EpochBooks]) -> Result<(), LedgerError> {
         let column = |value: fn(&EpochBooks) -> u64| -> Vec<i64> {
             books.iter().map(|books| value(books) as i64).collect()
         };
@@ -354,11 +410,12 @@ impl Commit<'_> {
             books.iter().map(|books| stored(books.summary.watermark)).collect();
         let shards: Vec<i32> = books.iter().map(|books| books.shards as i32).collect();
         let late: Vec<&str> = books.iter().map(|books| books.summary.rules.late.name()).collect();
-        self.tx
+        let entered = self
+            .tx
             .execute(
-                &self.statements.epochs,
+                &self.target.statements.epochs,
                 &[
-                    &self.config.job,
+                    &self.target.config.job,
                     &column(|books| books.epoch),
                     &watermarks,
                     &shards,
@@ -370,11 +427,87 @@ impl Commit<'_> {
                 ],
             )
             .map_err(|why| classify(&why, "writing the books"))?;
-        Ok(())
+        match entered == books.len() as u64 {
+            true => Ok(()),
+            false => Err(self.other_watermark(books)),
+        }
+    }
+
+    /// Which epoch has another watermark than another lane has committed (I2).
+    fn other_watermark(&mut self, books: &[EpochBooks]) -> LedgerError {
+        let epochs: Vec<i64> = books.iter().map(|books| books.epoch as i64).collect();
+        let there = self.tx.query(
+            "select epoch, watermark_ms from sessionizer.epochs where job = $1 and epoch = any($2)",
+            &[&self.target.config.job, &epochs],
+        );
+        let there = match there {
+            Ok(there) => there,
+            Err(why) => return classify(&why, "comparing watermarks"),
+        };
+        let there: BTreeMap<i64, Option<i64>> =
+            there.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let shown = |ms: Option<i64>| match ms {
+            Some(ms) => EventTime::from_millis(ms).to_string(),
+            None => "none".to_owned(),
+        };
+        let other = books.iter().find_map(|books| {
+            let (ours, theirs) =
+                (stored(books.summary.watermark), there.get(&(books.epoch as i64))?);
+            (ours != *theirs).then(|| (books.epoch, shown(ours), shown(*theirs)))
+        });
+        let Some((epoch, ours, theirs)) = other else {
+            return LedgerError::Retry("an epoch has changed while it was written".to_owned());
+        };
+        LedgerError::Fatal(Fault::World(format!(
+            "two parts of the job {} disagree: one has committed the watermark {theirs} for the epoch \
+             {epoch}, another comes to {ours}, and sessions close by it. Nothing of this commit is \
+             written, and the next start reads the epoch again. Do all processes run the same \
+             version? If they do, this is a bug: please report it",
+            self.target.config.job
+        )))
+    }
+
+    /// Notes what a replay has brought otherwise than it was bound, and the epoch at which it can be
+    /// told what of that is lost.
+    fn replay_differences(&mut self, books: &[EpochBooks]) -> Result<Option<i64>, LedgerError> {
+        let ails = |why: postgres::Error| classify(&why, "noting a replay that was different");
+        let Some(books) = books.iter().rfind(|books| !books.summary.differences.is_empty()) else {
+            return Ok(None);
+        };
+        let noted = books.epoch as i64;
+        // Every lane brings them. Again and again, if a start crashes before its first snapshot.
+        for difference in &books.summary.differences {
+            self.tx
+                .execute(
+                    "insert into sessionizer.replay_differences
+                         (job, topic, partition, epoch, from_offset, to_offset, recorded, found)
+                     values ($1, $2, $3, $4, $5, $6, $7, $8)
+                     on conflict (job, topic, partition, epoch) do update
+                     set found = excluded.found, noted_at = excluded.noted_at",
+                    &[
+                        &self.target.config.job,
+                        &self.topics[usize::from(difference.partition.topic)],
+                        &difference.partition.number,
+                        &(difference.epoch as i64),
+                        &difference.from,
+                        &difference.to,
+                        &(difference.recorded as i64),
+                        &(difference.found as i64),
+                    ],
+                )
+                .map_err(ails)?;
+        }
+        self.tx
+            .execute(
+                "update sessionizer.jobs set loss_epoch = greatest(loss_epoch, $2) where job = $1",
+                &[&self.target.config.job, &noted],
+            )
+            .map_err(ails)?;
+        Ok(Some(noted))
     }
 
     /// All bindings of these epochs: every lane brings them, the first one writes them (I3).
-    fn bindings(&mut self, books: &[EpochBooks]) -> Result<(), LedgerError> {
+    pub fn bindings(&mut self, books: &[EpochBooks]) -> Result<(), LedgerError> {
         let all: Vec<(Epoch, &crate::binding::Binding)> = books
             .iter()
             .flat_map(|books| books.summary.bindings.iter().map(|b| (books.epoch, b)))
@@ -397,9 +530,9 @@ impl Commit<'_> {
         let statuses: Vec<&str> = all.iter().map(|(_, b)| b.status.name()).collect();
         self.tx
             .execute(
-                &self.statements.bindings,
+                &self.target.statements.bindings,
                 &[
-                    &self.config.job,
+                    &self.target.config.job,
                     &epochs,
                     &topics,
                     &partitions,
@@ -420,7 +553,7 @@ impl Commit<'_> {
 
     /// Counts what an accepted loss has cost, if all shards have passed the epoch from which that
     /// can be told: what the books lack then. Says whether it is counted.
-    fn count_loss(&mut self, epoch: i64) -> Result<bool, LedgerError> {
+    pub fn count_loss(&mut self, epoch: i64) -> Result<bool, LedgerError> {
         let ails = |why: postgres::Error| classify(&why, "counting what is lost");
         let counted = self
             .tx
@@ -429,41 +562,50 @@ impl Commit<'_> {
                  from sessionizer.balance b
                  where j.job = $1 and b.job = j.job and j.loss_epoch = $2 and b.epoch >= $2
                  returning b.difference",
-                &[&self.config.job, &epoch],
+                &[&self.target.config.job, &epoch],
             )
             .map_err(ails)?;
         if let Some(row) = counted {
             let lost: i64 = row.get(0);
-            log::warn!(
-                "{lost} records that had been read are lost (sessionizer.losses says where)"
-            );
+            match lost {
+                0 => {}
+                1.. => log::warn!(
+                    "{lost} records that had been read are lost (sessionizer.losses and \
+                     sessionizer.replay_differences say where)"
+                ),
+                _ => log::warn!(
+                    "a replay has brought {} records that had not been read before \
+                     (sessionizer.replay_differences says where)",
+                    -lost
+                ),
+            }
             return Ok(true);
         }
         let pending = self
             .tx
             .query_opt(
                 "select from sessionizer.jobs where job = $1 and loss_epoch = $2",
-                &[&self.config.job, &epoch],
+                &[&self.target.config.job, &epoch],
             )
             .map_err(ails)?;
         Ok(pending.is_none())
     }
 
     /// Forgets what lies behind the oldest snapshot: no start will ask for it.
-    fn trim(&mut self) -> Result<(), LedgerError> {
+    pub fn trim(&mut self) -> Result<(), LedgerError> {
         let ails = |why: postgres::Error| classify(&why, "trimming bindings");
         let base: i64 = self
             .tx
             .query_one(
                 "select min(epoch) from sessionizer.snapshots where job = $1",
-                &[&self.config.job],
+                &[&self.target.config.job],
             )
             .map_err(ails)?
             .get(0);
         self.tx
             .execute(
                 "delete from sessionizer.epochs where job = $1 and epoch < $2",
-                &[&self.config.job, &base],
+                &[&self.target.config.job, &base],
             )
             .map_err(ails)?;
         self.tx
@@ -473,7 +615,7 @@ impl Commit<'_> {
                      where later.job = b.job and later.topic = b.topic
                      and later.partition = b.partition
                      and later.epoch > b.epoch and later.epoch <= $2)",
-                &[&self.config.job, &base],
+                &[&self.target.config.job, &base],
             )
             .map_err(ails)?;
         Ok(())
@@ -484,14 +626,13 @@ fn copy_in(
     tx: &mut Transaction<'_>,
     statement: &str,
     write: impl FnOnce(&mut BinaryCopy<'_>) -> std::io::Result<()>,
-) -> Result<u64, LedgerError> {
-    let writer = tx.copy_in(statement).map_err(|why| classify(&why, "beginning a COPY"))?;
+) -> Result<u64, CopyFailed> {
+    let writer = tx
+        .copy_in(statement)
+        .map_err(|why| CopyFailed::Begin(classify(&why, "beginning a COPY")))?;
     let mut copy = BinaryCopy::new(writer);
     let done = write(&mut copy).map_err(CopyError::from).and_then(|()| copy.finish());
-    done.map_err(|why| match why.postgres() {
-        Some(why) => classify(why, "copying rows"),
-        None => LedgerError::Retry(format!("copying rows: {why:?}")),
-    })
+    done.map_err(CopyFailed::Rows)
 }
 
 /// A login that was right at the start and is not any more, or a database that is gone, may come
@@ -499,19 +640,6 @@ fn copy_in(
 fn in_a_run(error: LedgerError) -> LedgerError {
     match error {
         LedgerError::Fatal(Fault::Config(why)) => LedgerError::Fatal(Fault::World(why)),
-        other => other,
-    }
-}
-
-/// A row of ours that is there already was written by somebody else.
-fn foreign_writer(error: LedgerError, table: &str) -> LedgerError {
-    match error {
-        LedgerError::Fatal(Fault::Config(why)) if why.contains("(23505)") => {
-            LedgerError::Fatal(Fault::Config(format!(
-                "{why}; a session that this job has just closed is in {table} already: somebody \
-                 else writes it, and a table belongs to one job"
-            )))
-        }
         other => other,
     }
 }

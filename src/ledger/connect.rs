@@ -11,8 +11,8 @@ use postgres::error::SqlState;
 use postgres::{Client, Config, Error};
 use postgres_openssl::MakeTlsConnector;
 
-use super::LedgerConfig;
 use super::url::{self, PostgresUrl, TlsMode};
+use super::{LedgerConfig, trust};
 use crate::control::Fault;
 use crate::operators::LedgerError;
 use crate::secret::Secret;
@@ -26,9 +26,9 @@ const FORGET_FROZEN_CLIENTS: &str =
      where current_setting('idle_in_transaction_session_timeout') = '0'";
 
 /// What a login needs that lacks a right.
-pub const GRANT: &str = "; grant it: the job needs a schema sessionizer of its own (`create \
+const GRANT: &str = "; grant it: the job needs a schema sessionizer of its own (`create \
                          schema sessionizer authorization ...`) and select, insert and delete on \
-                         its table";
+                         its table (deploy/postgres/role.sql grants all of it)";
 
 /// Opens a connection.
 pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
@@ -68,12 +68,14 @@ pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
     });
     let tls = tls(url).map_err(|why| LedgerError::Fatal(Fault::Config(why)))?;
     let mut client = settings.connect(tls).map_err(|why| classify(&why, "connecting"))?;
-    let mut settings = FORGET_FROZEN_CLIENTS.to_owned();
+    let mut settings = String::new();
     if !url.schemas.is_empty() {
         let path: Vec<String> = url.schemas.iter().map(|schema| quote(schema)).collect();
-        settings.push_str(&format!("; set search_path to {}", path.join(", ")));
+        settings.push_str(&format!("set search_path to {};", path.join(", ")));
     }
+    settings.extend([trust::CLOSE_PATH, trust::LIFT_LIMITS, FORGET_FROZEN_CLIENTS]);
     client.batch_execute(&settings).map_err(|why| classify(&why, "setting up the connection"))?;
+    trust::refuse_foreign(&mut client)?;
     Ok(client)
 }
 

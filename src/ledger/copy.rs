@@ -15,7 +15,8 @@ const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Microseconds since 2000, as a timestamp of either kind travels.
 fn to_postgres(time: EventTime) -> i64 {
-    (time.millis() - POSTGRES_EPOCH_MS) * 1_000
+    // Rows of others may begin or end at infinity.
+    time.millis().saturating_sub(POSTGRES_EPOCH_MS).saturating_mul(1_000)
 }
 
 /// A timestamp, with or without time zone (then it is in UTC), as a parameter or a column.

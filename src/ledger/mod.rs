@@ -1,9 +1,9 @@
 //! The ledger in Postgres: the only place that names it.
 //!
-//! `url` says where it is, `connect` goes there, `table` knows the table of sessions, `peek` looks
-//! before a start, `start` takes the fence, `durable` reads and checks what is there, `loss` notes
-//! what Kafka has lost, `commit` writes an epoch, `prune` removes old dead letters, `reset` a
-//! job.
+//! `url` says where it is, `connect` goes there, `trust` decides whose code may run, `table` knows
+//! the table of sessions, `peek` looks before a start, `start` takes the fence, `probe` tries what
+//! the job will do, `durable` reads and checks what is there, `loss` notes what Kafka has lost,
+//! `commit` writes an epoch, `prune` removes old dead letters, `reset` a job.
 //! Statements stand beside their one caller; what they act on is in `schema.sql`.
 
 mod audit;
@@ -13,10 +13,12 @@ mod copy;
 mod durable;
 mod loss;
 mod peek;
+mod probe;
 mod prune;
 mod reset;
 mod start;
 mod table;
+mod trust;
 pub mod url;
 
 use std::sync::Arc;

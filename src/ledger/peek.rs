@@ -5,10 +5,10 @@ use std::fmt;
 
 use postgres::{Client, GenericClient, Transaction};
 
-use super::LedgerConfig;
 use super::connect::classify;
 use super::start;
 use super::table::{self, Table};
+use super::{LedgerConfig, probe};
 use crate::operators::LedgerError;
 use crate::time::EventTime;
 
@@ -73,6 +73,7 @@ pub fn peek(client: &mut Client, config: &LedgerConfig) -> Result<Option<FirstSt
     start::check_encoding(client)?;
     let ails = |why: postgres::Error| classify(&why, "looking at the table and the job");
     let mut tx = client.build_transaction().read_only(true).start().map_err(ails)?;
+    probe::check_rights(&mut tx)?;
     if !is_first_start(&mut tx, config).map_err(ails)? {
         return Ok(None);
     }

@@ -16,8 +16,16 @@ use crate::text;
 
 /// All tables that hold something of a job: first what a commit begins with, so that those in
 /// flight are waited for; last what the others refer to.
-const TABLES: [&str; 7] =
-    ["shard_progress", "losses", "dead_letters", "snapshots", "bindings", "epochs", "jobs"];
+const TABLES: [&str; 8] = [
+    "shard_progress",
+    "losses",
+    "replay_differences",
+    "dead_letters",
+    "snapshots",
+    "bindings",
+    "epochs",
+    "jobs",
+];
 /// Beyond so many rows, the statistics of Postgres have to do.
 const COUNTED_ROWS: i64 = 1_000_000;
 

@@ -89,17 +89,21 @@ create table if not exists sessionizer.snapshots (
     primary key (job, shard)
 );
 
--- Records that are no events: where they are, why, and how they begin.
+-- Records that are no events: where they are, why, and how they begin. And sessions that the table
+-- has refused (reason row_refused): they come from several records, so they have no place; the
+-- payload is the row, in JSON.
 create table if not exists sessionizer.dead_letters (
     job           text not null references sessionizer.jobs on delete cascade,
-    topic         text not null,
-    partition     integer not null,
-    "offset"      bigint not null,
+    topic         text,
+    partition     integer,
+    "offset"      bigint,
     reason        text not null,
     detail        text not null,
     payload       bytea,
     payload_bytes bigint not null,
-    read_at       timestamptz not null
+    read_at       timestamptz not null,
+    -- How many records it stands for.
+    records       bigint not null default 1
 );
 create index if not exists dead_letters_place
     on sessionizer.dead_letters (job, topic, partition, "offset");
@@ -128,6 +132,21 @@ create table if not exists sessionizer.losses (
     accepted_at   timestamptz not null default now()
 );
 
+-- Epochs that brought other records when they were read again after a crash than when they were bound:
+-- the topic had been compacted meanwhile, for example. What that has cost is in jobs.lost.
+create table if not exists sessionizer.replay_differences (
+    job           text not null references sessionizer.jobs on delete cascade,
+    topic         text not null,
+    partition     integer not null,
+    epoch         bigint not null,
+    from_offset   bigint not null,
+    to_offset     bigint not null,
+    recorded      bigint not null,
+    found         bigint not null,
+    noted_at      timestamptz not null default now(),
+    primary key (job, topic, partition, epoch)
+);
+
 -- What older versions of the program made without.
 alter table sessionizer.jobs add column if not exists lost bigint not null default 0,
     add column if not exists loss_epoch bigint,
@@ -136,6 +155,12 @@ alter table sessionizer.epochs add column if not exists max_future_ms bigint,
     add column if not exists late text;
 alter table sessionizer.bindings add column if not exists topic_id text,
     add column if not exists clock_ms bigint;
+alter table sessionizer.dead_letters add column if not exists records bigint not null default 1,
+    alter column topic drop not null, alter column partition drop not null,
+    alter column "offset" drop not null;
+-- They have no key, and a publication of deletes needs one or this.
+alter table sessionizer.dead_letters replica identity full;
+alter table sessionizer.losses replica identity full;
 drop view if exists sessionizer.balance;
 
 -- Nothing vanishes: every record is in a closed session, in an open one, a dead letter, or of a
@@ -143,7 +168,9 @@ drop view if exists sessionizer.balance;
 -- at every commit (while a loss is being counted, it is that loss).
 create or replace view sessionizer.balance as
 select e.job, e.epoch, to_timestamp(e.epoch / 1000.0) as as_of, r.records, e.closed, e.open, e.dead,
-       r.records - e.closed - e.open - e.dead - j.lost as difference, j.lost
+       r.records - e.closed - e.open - e.dead - j.lost as difference, j.lost,
+       (select coalesce(sum(d.found - d.recorded), 0)::bigint
+        from sessionizer.replay_differences d where d.job = j.job) as replay_difference
 from sessionizer.jobs j
 cross join lateral (
     select * from sessionizer.epochs e
@@ -167,7 +194,8 @@ comment on column sessionizer.balance.records is 'Records read.';
 comment on column sessionizer.balance.closed is 'Records in sessions that have closed: the sum of num_logs over the job''s rows.';
 comment on column sessionizer.balance.open is 'Records in sessions that are still open.';
 comment on column sessionizer.balance.dead is 'Records that are dead letters.';
-comment on column sessionizer.balance.lost is 'Records that Kafka had lost, accepted with --accept-lost-offsets.';
+comment on column sessionizer.balance.lost is 'Records that had been read and that Kafka had lost when they were needed again.';
+comment on column sessionizer.balance.replay_difference is 'Records that reading again has brought more (or, if negative, less) than before: sessionizer.replay_differences has them by epoch and partition. Those whose sessions were written already are not lost.';
 comment on column sessionizer.balance.difference is 'records - closed - open - dead - lost: zero.';
 
 -- How far each partition is: for people, and for alerts.

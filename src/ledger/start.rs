@@ -6,11 +6,11 @@
 
 use postgres::{Client, IsolationLevel, Row, Transaction};
 
-use super::connect::{GRANT, classify};
+use super::connect::{classify, quote};
 use super::durable::{self, Durable};
 use super::peek::Place;
 use super::table::{self, Table};
-use super::{LedgerConfig, humane};
+use super::{LedgerConfig, humane, probe};
 use crate::control::Fault;
 use crate::key::Shard;
 use crate::operators::LedgerError;
@@ -57,6 +57,7 @@ pub fn start(
     let mut tx = tx.map_err(ails)?;
     tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(ails)?;
     ensure_schema(&mut tx)?;
+    probe::check_rights(&mut tx)?;
     check_table_is_there(&mut tx, config)?;
     let (table, made_table) = table::ensure(&mut tx, config)?;
     check_rights(&mut tx, &table)?;
@@ -76,10 +77,13 @@ pub fn start(
         }
         found_rows_to = Some(begin_after_rows(&mut tx, config, &table)?);
     }
+    let mut advice = probe::advise_on_owners(&mut tx, &table, created_job)?;
+    advice.extend(probe::probe(&mut tx, config, topics, &table, &durable)?);
     tx.commit().map_err(ails)?;
     if created_job {
         table::advise(&table);
     }
+    table.advice.iter().chain(&advice).for_each(|advice| log::warn!("{advice}"));
     let table = table.shown;
     Ok(Started { durable, place, table, made_table, topics_before, found_rows_to })
 }
@@ -107,11 +111,14 @@ fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
         .query_one(
             "select (select bool_and(to_regclass('sessionizer.' || name) is not null)
                      from unnest(array['jobs', 'shard_progress', 'epochs', 'bindings', 'snapshots',
-                                       'dead_letters', 'losses', 'balance', 'partitions']) name)
+                                       'dead_letters', 'losses', 'replay_differences',
+                                       'balance', 'partitions']) name)
                 and exists (select from pg_attribute where attname = 'topics'
                             and attrelid = to_regclass('sessionizer.jobs'))
                 and exists (select from pg_attribute where attname = 'clock_ms'
-                            and attrelid = to_regclass('sessionizer.bindings'))",
+                            and attrelid = to_regclass('sessionizer.bindings'))
+                and exists (select from pg_attribute where attname = 'records'
+                            and attrelid = to_regclass('sessionizer.dead_letters'))",
             &[],
         )
         .map_err(ails)?
@@ -156,10 +163,11 @@ pub fn check_rights(tx: &mut Transaction<'_>, table: &Table) -> Result<(), Ledge
     if missing.is_empty() {
         return Ok(());
     }
+    let (rights, shown) = (missing.join(", "), &table.shown);
     Err(LedgerError::Fatal(Fault::Config(format!(
-        "Postgres refuses: the login {user} lacks the right to {} on the table {}{GRANT}",
-        missing.join(", "),
-        table.shown
+        "Postgres refuses: the login {user} lacks the right to {rights} on the table {shown}; \
+         grant it: grant {rights} on {shown} to {};",
+        quote(&user)
     ))))
 }
 

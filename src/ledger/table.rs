@@ -1,6 +1,7 @@
 //! The table of sessions: made if it is missing, accepted as it stands if it is not.
 
 use log::{info, warn};
+use postgres::error::SqlState;
 use postgres::{GenericClient, Transaction};
 
 use super::LedgerConfig;
@@ -56,6 +57,10 @@ pub struct Table {
     pub time_type: &'static str,
     /// Whether its primary key, or another unique index, begins with `ip, host, session_start`.
     pub keyed: bool,
+    /// Whether something may change a row on its way in: a BEFORE trigger.
+    pub rewritten: bool,
+    /// What a person should know of it, or do about it.
+    pub advice: Vec<String>,
 }
 
 impl Table {
@@ -74,10 +79,21 @@ pub fn ensure(
     tx: &mut Transaction<'_>,
     config: &LedgerConfig,
 ) -> Result<(Table, bool), LedgerError> {
-    if let Some(table) = find(tx, config)? {
-        return Ok((table, false));
+    let (oid, first_schema) = resolve(tx, config)?;
+    if let Some(oid) = oid {
+        return Ok((look(tx, config, oid)?, false));
     }
-    let name = typed(config);
+    let name = match (config.table.contains('.'), first_schema) {
+        (true, _) => typed(config),
+        (false, Some(schema)) => format!("{}.{}", quote(&schema), typed(config)),
+        (false, None) => {
+            return Err(refuse(
+                config,
+                "it is not there, and no schema of the search path is: create the schema, or \
+                 correct --table or currentSchema",
+            ));
+        }
+    };
     let create = format!(
         "create table {name} (
             ip            text collate \"C\" not null,
@@ -89,8 +105,9 @@ pub fn ensure(
         )"
     );
     tx.batch_execute(&create).map_err(|why| classify(&why, "creating the table"))?;
-    let table = find(tx, config)?;
-    Ok((table.ok_or_else(|| refuse(config, "it is not there after it was created"))?, true))
+    let (oid, _) = resolve(tx, config)?;
+    let oid = oid.ok_or_else(|| refuse(config, "it is not there after it was created"))?;
+    Ok((look(tx, config, oid)?, true))
 }
 
 fn refuse(config: &LedgerConfig, why: &str) -> LedgerError {
@@ -106,66 +123,205 @@ pub fn gone(job: &str, table: &str) -> LedgerError {
     )))
 }
 
+/// Finds the table by the search path of the user, and the first schema there. The path counts for
+/// this statement alone, in which every name is qualified.
+fn resolve(
+    client: &mut impl GenericClient,
+    config: &LedgerConfig,
+) -> Result<(Option<u32>, Option<String>), LedgerError> {
+    let row = client
+        .query_one(
+            "select pg_catalog.set_config('search_path',
+                                          pg_catalog.current_setting('sessionizer.path'), false),
+                    pg_catalog.to_regclass($1)::pg_catalog.oid,
+                    pg_catalog.current_schema()::pg_catalog.text,
+                    pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false)",
+            &[&typed(config)],
+        )
+        .map_err(|why| {
+            let lacks = why.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
+            match config.table.split_once('.').filter(|_| lacks) {
+                Some((schema, _)) => LedgerError::Fatal(Fault::Config(format!(
+                    "Postgres refuses: the login {} may not look into the schema {schema} of the \
+                     table {}; grant it: grant usage on schema {} to {};",
+                    config.user,
+                    config.table,
+                    quote(schema),
+                    quote(&config.user)
+                ))),
+                None => classify(&why, "looking for the table"),
+            }
+        })?;
+    Ok((row.get(1), row.get(2)))
+}
+
 /// Looks at the table; `None` if there is none.
 pub fn find(
     client: &mut impl GenericClient,
     config: &LedgerConfig,
 ) -> Result<Option<Table>, LedgerError> {
+    match resolve(client, config)? {
+        (Some(oid), _) => look(client, config, oid).map(Some),
+        (None, _) => Ok(None),
+    }
+}
+
+/// Looks at the table that the job has had since its creation, whatever the search path is now.
+pub fn of_job(
+    client: &mut impl GenericClient,
+    config: &LedgerConfig,
+) -> Result<Table, LedgerError> {
+    let oid = client
+        .query_opt(
+            "select to_regclass(format('%I.%I', table_schema, table_name))::oid
+             from sessionizer.jobs where job = $1",
+            &[&config.job],
+        )
+        .map_err(|why| classify(&why, "looking for the job's table"))?;
+    match oid.map(|row| row.get::<_, Option<u32>>(0)) {
+        Some(Some(oid)) => look(client, config, oid),
+        Some(None) => Err(gone(&config.job, &config.table)),
+        None => Err(LedgerError::Fatal(Fault::Config(format!(
+            "the job {} is gone from sessionizer.jobs: it was deleted while it started",
+            config.job
+        )))),
+    }
+}
+
+const COLUMNS: [&str; 5] = ["ip", "host", "session_start", "session_end", "num_logs"];
+
+fn look(
+    client: &mut impl GenericClient,
+    config: &LedgerConfig,
+    oid: u32,
+) -> Result<Table, LedgerError> {
     let ails = |why: postgres::Error| classify(&why, "looking at the table");
     let row = client
         .query_opt(
-            "select n.nspname, c.relname, c.oid, c.relkind::text,
-                    format('%I.%I', n.nspname, c.relname)
-             from pg_class c
-             join pg_namespace n on n.oid = c.relnamespace where c.oid = to_regclass($1)",
-            &[&typed(config)],
-        )
-        .map_err(ails)?;
-    let Some(row) = row else { return Ok(None) };
-    let (schema, name, oid): (String, String, u32) = (row.get(0), row.get(1), row.get(2));
-    let (kind, shown): (String, String) = (row.get(3), row.get(4));
-    if kind != "r" && kind != "p" {
-        return Err(refuse(config, "it is a view or something else that is no table"));
-    }
-    let columns = client
-        .query(
-            "select attname::text, atttypid::regtype::text, attnotnull and not atthasdef
-                    and attidentity = '' and attgenerated = '', atttypmod
-             from pg_attribute where attrelid = $1 and attnum > 0 and not attisdropped",
+            "select n.nspname::text, c.relname::text, c.relkind::text,
+                    format('%I.%I', n.nspname, c.relname), c.relpersistence::text,
+                    c.relkind = 'p' and not exists
+                        (select from pg_inherits where inhparent = c.oid),
+                    exists (select from pg_trigger t
+                            where t.tgrelid in (select c.oid union all
+                                                select relid from pg_partition_tree(c.oid))
+                                  and not t.tgisinternal and t.tgenabled <> 'D'
+                                  and t.tgtype & 7 = 7),
+                    exists (select from pg_index i where i.indrelid = c.oid and i.indisvalid
+                            and i.indpred is null
+                            and (select array_agg(a.attname::text order by k.at)
+                                 from unnest(i.indkey[0:2]) with ordinality k(attnum, at)
+                                 join pg_attribute a on a.attrelid = c.oid
+                                                    and a.attnum = k.attnum)
+                                = '{ip,host,session_start}'),
+                    exists (select from pg_class p
+                            where p.oid in (select relid from pg_partition_tree(c.oid))
+                                  and p.relpersistence = 'u')
+             from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1",
             &[&oid],
         )
         .map_err(ails)?;
+    let row = row.ok_or_else(|| refuse(config, "it was dropped just now"))?;
+    let (schema, name): (String, String) = (row.get(0), row.get(1));
+    let (kind, shown): (&str, String) = (row.get(2), row.get(3));
+    check_kind(kind, row.get(4)).map_err(|why| refuse(config, &why))?;
+    let mut advice = Vec::new();
+    if row.get::<_, &str>(4) == "u" || row.get(8) {
+        advice.push(format!(
+            "the table {shown} is unlogged (or a partition of it): after a crash of Postgres its \
+             rows are gone, and the job does not make them again. To keep them: alter table \
+             {shown} set logged;"
+        ));
+    }
+    if row.get(5) {
+        advice.push(format!(
+            "the table {shown} has no partition, so it can hold no row: sessions become dead \
+             letters (row_refused). Make one, for example: create table ... partition of {shown} \
+             default;"
+        ));
+    }
+    let (rewritten, keyed) = (row.get(6), row.get(7));
+    let time_type = check_columns(client, config, oid, &shown, &mut advice)?;
+    Ok(Table { schema, name, shown, time_type, keyed, rewritten, advice })
+}
+
+fn check_kind(kind: &str, persistence: &str) -> Result<(), String> {
+    let what = match kind {
+        "r" | "p" if persistence == "t" => "a temporary table, gone with its session",
+        "r" | "p" => return Ok(()),
+        "v" => "a view",
+        "m" => "a materialized view",
+        "f" => "a foreign table: what is written there is not in this transaction",
+        "S" => "a sequence",
+        "i" | "I" => "an index",
+        _ => "something else that is no table",
+    };
+    Err(format!("it is {what}; name a table with --table, or rename it and let the job make one"))
+}
+
+/// Whether the columns can hold what we write; gives the type of the times.
+fn check_columns(
+    client: &mut impl GenericClient,
+    config: &LedgerConfig,
+    oid: u32,
+    shown: &str,
+    advice: &mut Vec<String>,
+) -> Result<&'static str, LedgerError> {
+    let columns = client
+        .query(
+            "select a.attname::text, format_type(a.atttypid, null),
+                    a.attnotnull and not a.atthasdef and a.attidentity = ''
+                        and a.attgenerated = '',
+                    a.atttypmod, a.attgenerated <> '' or a.attidentity = 'a',
+                    case when not c.collisdeterministic then c.collname::text end,
+                    format_type(a.atttypid, a.atttypmod)
+             from pg_attribute a left join pg_collation c on c.oid = a.attcollation
+             where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped",
+            &[&oid],
+        )
+        .map_err(|why| classify(&why, "looking at the columns of the table"))?;
     let mut types: std::collections::BTreeMap<String, String> = Default::default();
-    for column in columns {
+    for row in columns {
         let (column, ty, needed, modifier): (String, String, bool, i32) =
-            (column.get(0), column.get(1), column.get(2), column.get(3));
-        let ours = ["ip", "host", "session_start", "session_end", "num_logs"];
-        if needed && !ours.contains(&column.as_str()) {
-            return Err(refuse(
-                config,
-                &format!("its column {column} needs a value and has no default"),
-            ));
+            (row.get(0), row.get(1), row.get(2), row.get(3));
+        if !COLUMNS.contains(&&*column) {
+            if needed {
+                let why = format!("its column {column} needs a value and has no default");
+                return Err(refuse(config, &why));
+            }
+            continue;
         }
         // timestamp(0) to (2) would round, and a row must be found again by its times.
-        if ty.starts_with("timestamp") && (0..3).contains(&modifier) && ours.contains(&&*column) {
+        if ty.starts_with("timestamp") && (0..3).contains(&modifier) {
             return Err(refuse(config, &format!("its column {column} does not hold milliseconds")));
+        }
+        if row.get(4) {
+            let why = format!("its column {column} is generated: the job writes it itself");
+            return Err(refuse(config, &why));
+        }
+        let full: String = row.get(6);
+        if let Some(collation) = row.get::<_, Option<&str>>(5) {
+            return Err(refuse(
+                config,
+                &format!(
+                    "its column {column} has the collation {collation}, in which different texts \
+                     can be equal, so that sessions of different visitors would be one. Give it \
+                     another: alter table {shown} alter column {column} type {full} collate \"C\";"
+                ),
+            ));
+        }
+        // An IPv6 address has up to 45 characters, the name of a host up to 253.
+        let longest = if column == "ip" { 45 } else { 253 };
+        if ty == "character varying" && modifier >= 0 && modifier - 4 < longest {
+            advice.push(format!(
+                "the column {column} of the table {shown} is a {full}: a session with a longer \
+                 {column} cannot be stored and becomes a dead letter (row_refused). To make room: \
+                 alter table {shown} alter column {column} type text;"
+            ));
         }
         types.insert(column, ty);
     }
-    let time_type = check_types(&types).map_err(|why| refuse(config, &why))?;
-    let keyed = client
-        .query_one(
-            "select exists (
-                select from pg_index i where i.indrelid = $1 and i.indisvalid and i.indpred is null
-                and (select array_agg(a.attname::text order by k.at)
-                     from unnest(i.indkey[0:2]) with ordinality k(attnum, at)
-                     join pg_attribute a on a.attrelid = $1 and a.attnum = k.attnum)
-                    = '{ip,host,session_start}')",
-            &[&oid],
-        )
-        .map_err(ails)?
-        .get(0);
-    Ok(Some(Table { schema, name, shown, time_type, keyed }))
+    check_types(&types).map_err(|why| refuse(config, &why))
 }
 
 /// Whether a table, named in quotes, has any row.

@@ -4,7 +4,7 @@
 //! of it. Whoever drives it decides when: a thread of its own (`run`), or the operator itself,
 //! where a test wants every step in its hands.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -14,12 +14,14 @@ use std::time::{Duration, Instant};
 use timely::scheduling::SyncActivator;
 
 use super::{
-    Batch, Change, DeadLetter, EpochBooks, Ledger, LedgerError, ShardOutput, ShardStep, Summary,
+    Batch, Change, DeadLetter, EpochBooks, Ledger, LedgerError, Outcome, Refused, ShardOutput,
+    ShardStep, Summary,
 };
 use crate::control::{Control, Fault};
 use crate::correction::Correction;
 use crate::key::Shard;
 use crate::plan::{Plan, ShardProgress};
+use crate::session::Closed;
 use crate::text;
 use crate::time::Epoch;
 use crate::waiting::Waiting;
@@ -71,8 +73,8 @@ pub struct Lane {
     waiting: VecDeque<LaneEpoch>,
     /// The run that is being committed, up to which epoch; it stays the same until it is durable.
     run: Option<(Batch, Epoch)>,
-    /// What the last try did to rows that late sessions touch.
-    corrections: Vec<Correction>,
+    /// What the last try did to the table.
+    outcome: Outcome,
     /// Whether the last try may have gone in: its reply may have been lost.
     unsure: bool,
     failing_since: Option<(Instant, Waiting)>,
@@ -94,7 +96,7 @@ impl Lane {
             control,
             waiting: VecDeque::new(),
             run: None,
-            corrections: Vec::new(),
+            outcome: Outcome::default(),
             unsure: false,
             failing_since: None,
         }
@@ -132,9 +134,12 @@ impl Lane {
             Ok(()) => {
                 self.healed();
                 let (batch, upto) = self.run.take().expect("a run was tried");
-                let sessions = batch.closed.len();
-                let changes = changes(batch, std::mem::take(&mut self.corrections));
+                let outcome = std::mem::take(&mut self.outcome);
+                let refused = self.books.refuse(&outcome.refused);
+                let sessions = batch.closed.len() - outcome.refused.len();
+                let changes = changes(batch, outcome);
                 let gauges = &self.control.gauges;
+                gauges.dead.fetch_add(refused, Relaxed);
                 gauges.rows.fetch_add(changes.on_time, Relaxed);
                 gauges.late.fetch_add(sessions as u64 - changes.on_time, Relaxed);
                 gauges.commits.fetch_add(1, Relaxed);
@@ -168,8 +173,8 @@ impl Lane {
                 return Ok(());
             }
         }
-        self.corrections.clear();
-        ledger.commit(batch, &mut self.corrections)
+        self.outcome = Outcome::default();
+        ledger.commit(batch, &mut self.outcome)
     }
 
     fn ails(&mut self, why: &str) {
@@ -278,8 +283,11 @@ struct Changes {
 }
 
 /// What a committed batch has changed in the table.
-fn changes(batch: Batch, corrections: Vec<Correction>) -> Changes {
+fn changes(batch: Batch, outcome: Outcome) -> Changes {
+    let Outcome { corrections, refused } = outcome;
+    let refused: BTreeSet<Closed> = refused.into_iter().map(|refused| refused.session).collect();
     let on_time = batch.closed.into_iter().filter(|closed| !closed.late);
+    let on_time = on_time.filter(|closed| !refused.contains(closed));
     let mut all: Vec<Change> =
         on_time.map(|closed| Change { key: closed.key, span: closed.span, diff: 1 }).collect();
     let on_time = all.len() as u64;
@@ -304,6 +312,17 @@ impl LaneBooks {
         let shards = (0..plan.shards()).map(Shard).filter(|shard| shard.lane(lanes) == lane);
         let shards = shards.map(|shard| (shard, plan.progress[shard.0 as usize])).collect();
         LaneBooks { shards }
+    }
+
+    /// Moves the events of sessions that the table has refused from the closed to the dead, and
+    /// gives how many they are.
+    fn refuse(&mut self, refused: &[Refused]) -> u64 {
+        for Refused { shard, session } in refused {
+            let books = self.shards.get_mut(shard).expect("a shard of this lane");
+            books.closed -= session.span.count;
+            books.dead += session.span.count;
+        }
+        refused.iter().map(|refused| refused.session.span.count).sum()
     }
 
     /// Enters a run of epochs and gives what of it has to be written; `None` if all of it passed

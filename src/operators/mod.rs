@@ -45,6 +45,21 @@ pub struct Cut {
     pub behind: Vec<Partition>,
     /// Whether it was cut before its time, because memory is used up: the others are to cut as well.
     pub early: bool,
+    /// What an epoch of the replay has brought otherwise than it was bound.
+    pub differences: Vec<ReplayDifference>,
+}
+
+/// A bound epoch has brought other records when it was read again: the topic was compacted, say.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct ReplayDifference {
+    pub epoch: Epoch,
+    pub partition: Partition,
+    /// Its offsets: from here on, up to and without `to`.
+    pub from: Offset,
+    pub to: Offset,
+    /// How many records it had brought, and how many it has brought now.
+    pub recorded: u64,
+    pub found: u64,
 }
 
 /// What the sessions of a worker tell its source: the partitions that are to wait for others, and
@@ -184,6 +199,8 @@ pub struct Summary {
     pub watermark: EventTime,
     pub rules: Rules,
     pub bindings: Vec<Binding>,
+    /// Of the first new epoch: what the replay before it has brought otherwise than it was bound.
+    pub differences: Vec<ReplayDifference>,
 }
 
 /// A row that a commit has brought into the table, or taken out of it.
@@ -233,13 +250,20 @@ pub trait Feed {
     /// The offset behind everything handed out: never one that skips a record to come.
     fn position(&self, partition: Partition) -> Offset;
 
-    /// Whether the broker has said that nothing lies behind the position.
-    fn caught_up(&self, partition: Partition) -> bool;
+    /// How many milliseconds ago, at most, the broker had nothing behind the position; `None` if
+    /// that is not known. What comes out of this is bound, so it is never a guess.
+    fn quiet_ms_ago(&self, partition: Partition) -> Option<u64>;
+
+    /// Where the partition ends, if its last records lie behind an open transaction: they are there,
+    /// and nobody can read them yet.
+    fn held_back(&self, _partition: Partition) -> Option<Offset> {
+        None
+    }
 
     /// Whether everything has been handed out that the broker was known to have, a moment ago. For
-    /// what may be a guess; [`Self::caught_up`] is for what may not.
+    /// what may be a guess; [`Self::quiet_ms_ago`] is for what may not.
     fn keeps_up(&self, partition: Partition) -> bool {
-        self.caught_up(partition)
+        self.quiet_ms_ago(partition).is_some()
     }
 
     /// How many records wait behind the position, as far as was known a moment ago; for people.
@@ -305,16 +329,28 @@ pub struct Batch {
     pub snapshots: BTreeMap<Shard, (Epoch, Vec<u8>)>,
 }
 
+/// What a commit has made of the sessions of a batch.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Outcome {
+    /// What has become of the rows that late sessions touch.
+    pub corrections: Vec<Correction>,
+    /// Sessions that the table has refused.
+    pub refused: Vec<Refused>,
+}
+
+/// A session that the table cannot hold: its events are dead letters instead.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Refused {
+    pub shard: Shard,
+    pub session: Closed,
+}
+
 /// Where commits go: one lane, with a connection of its own.
 pub trait Ledger: Send {
-    /// Writes a batch in one transaction, or nothing at all. `corrections` is what becomes of the
-    /// rows that late sessions touch; it is complete before the transaction ends, for nobody can
-    /// ask later if the reply is lost.
-    fn commit(
-        &mut self,
-        batch: &Batch,
-        corrections: &mut Vec<Correction>,
-    ) -> Result<(), LedgerError>;
+    /// Writes a batch in one transaction, or nothing at all. A session that the table refuses is
+    /// written as a dead letter, and its events move from the closed to the dead. The outcome is
+    /// complete before the transaction ends, for nobody can ask later if the reply is lost.
+    fn commit(&mut self, batch: &Batch, outcome: &mut Outcome) -> Result<(), LedgerError>;
 
     /// Reads how far the shards of this lane are, on a connection that is new if need be.
     fn progress(&mut self, shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError>;

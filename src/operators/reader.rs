@@ -16,6 +16,7 @@
 //! A bound epoch is read again whatever it takes, but none ahead of it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -28,7 +29,9 @@ use super::intake::{Intake, Taken};
 use super::parcel::{Packer, Parcel};
 use super::pause::Pause;
 use super::source::SourceConfig;
-use super::{Brake, Cut, DeadLetter, EPOCHS_IN_FLIGHT, Feed, Record, Stopped, Suspect};
+use super::{
+    Brake, Cut, DeadLetter, EPOCHS_IN_FLIGHT, Feed, Record, ReplayDifference, Stopped, Suspect,
+};
 use crate::binding::{Binding, BoundEpoch, Late, Offset, Partition, Rules, Status};
 use crate::budget::Kind;
 use crate::control::{Control, Fault};
@@ -97,6 +100,8 @@ struct Part {
     passed_over: bool,
     /// Watches its position while more is there to be read.
     watchdog: Watchdog<Offset>,
+    /// Watches it while an open transaction holds records back.
+    transaction: Watchdog<Offset>,
 }
 
 impl Part {
@@ -186,6 +191,7 @@ impl<F: Feed> Reader<F> {
                 kept_up: false,
                 passed_over: false,
                 watchdog: Watchdog::default(),
+                transaction: Watchdog::default(),
             });
         }
         let processes = config.processes;
@@ -395,6 +401,27 @@ impl<F: Feed> Reader<F> {
         );
     }
 
+    /// Records of these partitions are there, and open transactions keep them from being read.
+    fn say_what_is_held_back(&self, held: &[(Partition, Range<Offset>, u64)]) {
+        let Some((partition, offsets, for_ms)) = held.first() else { return };
+        let others = match held.len() - 1 {
+            0 => String::new(),
+            others => format!(" ({others} other partitions as well)"),
+        };
+        log::warn!(
+            "{}[{}]: an open transaction has held back what lies from offset {} up to {} for {}\
+             {others}: Kafka hands out nothing behind it until its producer commits or aborts, or \
+             its transaction.timeout.ms has passed. The watermark waits for it. \
+             `kafka-transactions.sh find-hanging` shows one that nobody will end, and `abort` ends \
+             it",
+            self.plan.topic(*partition),
+            partition.number,
+            offsets.start,
+            offsets.end,
+            Distance(*for_ms)
+        );
+    }
+
     /// Reads the oldest bound epoch again; when it is complete, cuts it as it was cut.
     fn replay(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
         if self.control.stopping() {
@@ -435,8 +462,9 @@ impl<F: Feed> Reader<F> {
         if let Some(next) = next {
             return Ok(next);
         }
+        let mut differences = Vec::new();
         for binding in &bound.bindings {
-            self.check_replayed(binding);
+            differences.extend(self.check_replayed(bound.epoch, binding));
             let at = self.part(binding.partition);
             let part = &mut self.parts[at];
             part.clock =
@@ -449,6 +477,7 @@ impl<F: Feed> Reader<F> {
             bindings: bound.bindings,
             behind: Vec::new(),
             early: false,
+            differences,
         });
         self.in_flight.push_back((bound.epoch, Vec::new()));
         self.control.gauges.replayed_epochs.fetch_add(1, Relaxed);
@@ -462,20 +491,35 @@ impl<F: Feed> Reader<F> {
     }
 
     /// A bound epoch brings what it brought (I2), unless the topic has lost records since.
-    fn check_replayed(&self, binding: &Binding) {
-        let clock = &self.parts[self.part(binding.partition)].clock;
-        let (records, dead) = clock.counts();
-        if (records, dead) != (binding.records, binding.dead) {
-            log::warn!(
-                "{}[{}]: reading up to offset {} again brought {} records, {} were recorded: \
-                 the topic has lost records since (compaction, deletion)",
-                self.plan.topic(binding.partition),
-                binding.partition.number,
-                binding.end,
-                records,
-                binding.records,
-            );
+    fn check_replayed(&self, epoch: Epoch, binding: &Binding) -> Option<ReplayDifference> {
+        let Part { clock, assigned, .. } = &self.parts[self.part(binding.partition)];
+        let (before, (records, dead)) = (clock.bound(), clock.counts());
+        if !assigned || (records, dead) == (binding.records, binding.dead) {
+            return None;
         }
+        let difference = ReplayDifference {
+            epoch,
+            partition: binding.partition,
+            from: before.end,
+            to: binding.end,
+            recorded: binding.records.saturating_sub(before.records),
+            found: records - before.records,
+        };
+        log::warn!(
+            "{}[{}]: reading offsets {} to {} again brought {} records ({} of them dead letters), \
+             not {} ({}) as before: the topic has changed (compaction, deletion). Rows that are \
+             written stay; sessionizer.replay_differences says where, and `lost` in \
+             sessionizer.balance counts what is missing",
+            self.plan.topic(binding.partition),
+            binding.partition.number,
+            difference.from,
+            difference.to,
+            difference.found,
+            dead - before.dead,
+            difference.recorded,
+            binding.dead.saturating_sub(before.dead),
+        );
+        Some(difference)
     }
 
     fn live(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
@@ -564,9 +608,10 @@ impl<F: Feed> Reader<F> {
     fn cut(&mut self, emit: &mut Emit, early: bool) {
         self.send_off(emit);
         let now_ms = self.clocks.elapsed_ms();
+        let epoch_ms = self.clocks.epoch_ms(self.brake.latest_cut());
         let mut bindings = Vec::new();
         let mut behind = Vec::new();
-        let mut stuck = Vec::new();
+        let (mut stuck, mut held_up) = (Vec::new(), Vec::new());
         let mut ends = Vec::new();
         for at in 0..self.parts.len() {
             let ended = self.at_until(at) || self.parts[at].retired;
@@ -577,29 +622,41 @@ impl<F: Feed> Reader<F> {
                 true => self.feed.position(partition).max(before.end),
                 false => before.end,
             };
-            let caught_up = part.assigned && !part.passed_over && self.feed.caught_up(partition);
+            let reads = part.assigned && !part.passed_over;
+            let quiet_ms_ago = reads.then(|| self.feed.quiet_ms_ago(partition)).flatten();
+            let caught_up = quiet_ms_ago.is_some();
+            // What lies behind an open transaction is there: the partition is not silent.
+            let held_back = reads.then(|| self.feed.held_back(partition)).flatten();
+            let quiet = quiet_ms_ago.filter(|_| held_back.is_none());
+            let quiet = quiet.map(|ago| epoch_ms.saturating_sub(ago));
             let keeps_up = std::mem::take(&mut part.kept_up) || caught_up || part.passed_over;
             if part.assigned && !ended && !keeps_up && !part.clock.is_silent(self.epoch) {
                 behind.push(partition);
             }
-            let bound = part.clock.cut(self.epoch, position, caught_up, ended);
+            let bound = part.clock.cut(self.epoch, position, quiet, ended);
             if bound != before || part.untold {
                 bindings.push(Binding { clock_ms: Some(self.judge_ms), ..bound });
                 ends.push((partition, bound.end));
             }
             part.untold = false;
-            let reads = part.assigned && !ended && !caught_up && !part.passed_over;
-            if let Some(ms) = part.watchdog.look(reads.then_some(position), now_ms) {
+            let waits = reads && !ended && !caught_up;
+            if let Some(ms) = part.watchdog.look(waits.then_some(position), now_ms) {
                 stuck.push((partition, position, ms));
+            }
+            let held = held_back.filter(|_| !ended);
+            if let Some(ms) = part.transaction.look(held.map(|_| position), now_ms) {
+                held_up.push((partition, position..held.unwrap_or(position), ms));
             }
         }
         self.say_nothing_comes(&stuck);
+        self.say_what_is_held_back(&held_up);
         self.watermark.cut(self.epoch, self.parts.iter().map(|part| part.clock.bound()));
         Emit::at(&mut emit.cuts, self.epoch).push(Cut {
             worker: self.worker,
             bindings,
             behind,
             early,
+            differences: Vec::new(),
         });
         self.in_flight.push_back((self.epoch, ends));
         self.records = 0;
@@ -612,7 +669,8 @@ impl<F: Feed> Reader<F> {
         part.retired
             || part.read_up
             || part.until.is_some_and(|until| {
-                self.feed.position(partition) >= until || self.feed.caught_up(partition)
+                self.feed.position(partition) >= until
+                    || self.feed.quiet_ms_ago(partition).is_some()
             })
     }
 
@@ -636,6 +694,7 @@ impl<F: Feed> Reader<F> {
             kept_up: false,
             passed_over: false,
             watchdog: Watchdog::default(),
+            transaction: Watchdog::default(),
         });
         Ok(())
     }

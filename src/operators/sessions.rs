@@ -16,7 +16,7 @@ use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::parcel::{Arrival, Parcel};
-use super::{Brake, Cut, DeadLetter, ShardOutput, Summary, Suspect};
+use super::{Brake, Cut, DeadLetter, ReplayDifference, ShardOutput, Summary, Suspect};
 use crate::alignment::{Alignment, Drift};
 use crate::binding::{Late, Rules};
 use crate::budget::Kind;
@@ -162,6 +162,10 @@ struct Sessions {
     /// The first new epoch after a loss: a snapshot of it tells the books what is left, and spares
     /// the next start the same loss.
     after_loss: Option<Epoch>,
+    /// What the replay has brought otherwise than it was bound, so far.
+    differences: Vec<ReplayDifference>,
+    /// No session ends later that the replayed epochs can have closed.
+    replay_horizon: EventTime,
     control: Arc<Control>,
     open_sessions: i64,
 }
@@ -185,6 +189,13 @@ impl Sessions {
         config: SessionConfig,
         control: Arc<Control>,
     ) -> Self {
+        // No event is later than the clock allows, and a session ends a gap after its last one.
+        let gap = shards.first().map(|loaded| loaded.table.gap());
+        let latest = plan.replay.iter().flat_map(|bound| {
+            bound.bindings.iter().map(|b| bound.rules.latest(b.clock_in(bound.epoch)))
+        });
+        let latest = latest.max().unwrap_or(EventTime::NEVER);
+        let replay_horizon = gap.map_or(latest, |gap| gap.end_after(latest));
         let own = |mut loaded: LoadedShard| {
             if let Some(horizon) = plan.lost_before {
                 // The replay does not bring back what has closed since the snapshot.
@@ -213,6 +224,8 @@ impl Sessions {
                 .collect(),
             rules: plan.rules,
             after_loss: plan.lost_before.map(|_| plan.first_epoch),
+            differences: Vec::new(),
+            replay_horizon,
             control,
             open_sessions: 0,
         }
@@ -225,12 +238,14 @@ impl Sessions {
         let mut bindings = Vec::new();
         for cut in cuts {
             bindings.extend(cut.bindings);
+            self.differences.extend(cut.differences);
             self.alignment.learn(cut.worker, cut.behind);
         }
         bindings.sort_unstable_by_key(|binding| binding.partition);
         let before = self.clock.watermark();
         let reading = self.clock.advance(epoch, bindings.iter().copied());
         let recorded = self.recorded.remove(&epoch);
+        let differences = self.learn_differences(epoch, recorded.is_none());
         let (watermark, rules) = recorded.unwrap_or((reading.watermark, self.rules));
         assert_eq!(watermark, reading.watermark, "I2: epoch {epoch} has another watermark");
         for parcel in arrivals.into_iter().flatten() {
@@ -250,7 +265,26 @@ impl Sessions {
             log::debug!("epoch {epoch}: {held:?} wait for those that are behind (--max-drift)");
         }
         self.config.brake.hold(held);
-        (Summary { watermark, rules, bindings }, outputs)
+        (Summary { watermark, rules, bindings, differences }, outputs)
+    }
+
+    /// A replay that brings other records than before may not close what has closed before: whatever
+    /// can have closed counts as closed. The first new epoch brings the differences to the books,
+    /// and a snapshot, which spares the next start the same.
+    fn learn_differences(&mut self, epoch: Epoch, is_new: bool) -> Vec<ReplayDifference> {
+        if self.differences.is_empty() {
+            return Vec::new();
+        }
+        for own in &mut self.shards {
+            own.table.raise_horizon(self.replay_horizon);
+        }
+        if !is_new {
+            return Vec::new();
+        }
+        self.after_loss = Some(epoch);
+        let mut differences = std::mem::take(&mut self.differences);
+        differences.sort_unstable();
+        differences
     }
 
     /// Takes out what came too late: the sessions that would have closed before this epoch. All

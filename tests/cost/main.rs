@@ -165,7 +165,7 @@ fn under_measurement(payloads: &[Vec<u8>]) -> (usize, usize) {
             let table = &mut tables[Shard::of(arrival.hash, SHARDS).0 as usize];
             table.insert(arrival.hash, arrival.key, arrival.span);
         }
-        let watermark = clock.cut(epoch, 0, false, false).promise;
+        let watermark = clock.cut(epoch, 0, None, false).promise;
         for table in &mut tables {
             let mut closed: Vec<Closed> = Vec::new();
             table.close(watermark, &mut closed);

@@ -86,7 +86,7 @@ pub fn assert_answer<'a>(world: &World, events: impl IntoIterator<Item = &'a Eve
     assert_eq!(records, events.into_iter().count().to_string());
 }
 
-fn send_by<'a>(
+pub fn send_by<'a>(
     producer: &ThreadedProducer<DefaultProducerContext>,
     topic: &str,
     partition: i32,
@@ -237,11 +237,18 @@ fn an_open_transaction_is_read_when_it_is_committed() {
     producer.begin_transaction().expect("begun");
     send_by(&producer, &world.name, 0, &events[5..10]);
     world.send_events(0, &events[10..]);
-    world.run_to_end(&[]);
+    let log = world.run_to_end(&[]);
     assert_answer(&world, &events[..5]);
+    let unread = format!(
+        "{}[0]: --until-end reads to offset 5, the last stable offset. The 10 offsets from there up \
+         to 15",
+        world.name
+    );
+    assert!(log.contains("WARN") && log.contains(&unread), "{log}");
     producer.commit_transaction(PATIENCE).expect("committed");
     world.wait_for_markers(&world.name, 0);
-    world.run_to_end(&[]);
+    let log = world.run_to_end(&[]);
+    assert!(!log.contains("last stable offset"), "{log}");
     assert_answer(&world, &events);
 }
 

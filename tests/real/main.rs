@@ -11,6 +11,7 @@ mod cluster;
 mod cluster_secret;
 mod connect;
 mod demo;
+mod differences;
 mod events;
 mod faults;
 mod faults_at_start;

@@ -2,6 +2,7 @@
 
 use rdkafka::producer::{BaseRecord, Producer};
 
+use crate::kafka::{assert_answer, send_by, start, visits, wait_for_records};
 use crate::oracle::event;
 use crate::world::{PATIENCE, World, json};
 
@@ -52,4 +53,36 @@ fn commits_that_wait_for_a_lock_are_told() {
     drop(held);
     job.stop();
     assert_eq!(world.imbalance(), "0");
+}
+
+#[test]
+fn an_open_transaction_that_holds_records_back_is_told_and_is_no_silence() {
+    let world = World::new("stuck-transaction");
+    world.create_topic(2);
+    let events = visits("a", 30);
+    world.send_events(0, &events[..5]);
+    let mut job = start(&world, &[]);
+    wait_for_records(&world, 5);
+    let producer = world.producer(&[("transactional.id", &world.name)]);
+    producer.init_transactions(PATIENCE).expect("the broker knows transactions");
+    producer.begin_transaction().expect("begun");
+    send_by(&producer, &world.name, 0, &events[5..10]);
+    world.send_events(0, &events[10..20]);
+    world.send_events(1, &events[20..]);
+    let told = format!(
+        "{}[0]: an open transaction has held back what lies from offset 5 up to 20 for 30.",
+        world.name
+    );
+    job.wait_for(&told);
+    // One is silent for longer than the idle timeout, the other waits for the transaction.
+    let statuses = "select status from sessionizer.partitions order by partition";
+    assert_eq!(world.query(statuses), [["active"], ["idle"]]);
+    producer.commit_transaction(PATIENCE).expect("committed");
+    wait_for_records(&world, 30);
+    crate::world::eventually("silence", || world.query(statuses) == [["idle"], ["idle"]]);
+    let log = job.stop();
+    assert_eq!(log.matches(&told).count(), 1, "{log}");
+    assert!(!log.contains("nothing has come for"), "{log}");
+    world.run_to_end(&[]);
+    assert_answer(&world, &events);
 }

@@ -235,12 +235,13 @@ fn work(
         let connection = Connection { store: Arc::clone(&store), generation, process };
         Ok::<_, LedgerError>(Box::new(connection))
     });
-    let (topic, known) = (Arc::clone(&setup.topic), setup.plan.partitions.len());
+    let (topic, clocks) = (Arc::clone(&setup.topic), Arc::clone(&setup.clocks));
+    let known = setup.plan.partitions.len();
     let processes = setup.processes;
     let open_feed = |_| {
         let mine =
             Box::new(move |partition: Partition| partition.worker(peers, processes) == index);
-        Ok(SimFeed::new(topic, known, mine))
+        Ok(SimFeed::new(topic, clocks, known, mine))
     };
     let (source, _durable) =
         dataflow::build(worker, &setup.plan, &shape, shards, open_feed, open_ledger, control);

@@ -1,12 +1,18 @@
 //! Kafka in memory: logs with holes that grow before the reader's eyes.
+//!
+//! Between a log and its reader is a queue of what was fetched, and what lies there grows old.
+//! Brokers are asked where partitions end, and answer later, or fall silent. An open transaction
+//! keeps what is written behind it from being read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use sessionizer::binding::{Offset, Partition};
 use sessionizer::control::Fault;
 use sessionizer::operators::{Feed, Record, Stopped};
+use sessionizer::partition_end::PartitionEnd;
 
+use crate::clocks::SimClocks;
 use crate::oracle::GAP_MS;
 use crate::rng::Rng;
 use crate::sabotage::Sabotage;
@@ -16,6 +22,8 @@ pub const BEGIN_MS: u64 = 1_000_000_000;
 pub const OUT_OF_ORDERNESS_MS: i64 = 30;
 /// An event further ahead of the clock than this is none.
 pub const MAX_FUTURE_MS: i64 = 3_600_000;
+/// For how long it counts what a broker has said of the end of a partition.
+const WORD_LIFETIME_MS: u64 = 40;
 
 /// A record; an event if it has a key and a time, and if the time is not in the future.
 #[derive(Clone, Debug)]
@@ -38,6 +46,12 @@ impl Entry {
 pub struct Log {
     pub entries: Vec<Entry>,
     pub visible: usize,
+    /// When each record that can be read could be read first.
+    readable: Vec<u64>,
+    /// Whether a transaction is open: what has come since cannot be read.
+    transaction: bool,
+    /// Whether nobody serves it: no fetch and no question is answered.
+    pub unserved: bool,
     /// The offset behind everything: holes may lie at the end.
     pub end: Offset,
     /// The positions behind which the broker has said that nothing lies.
@@ -46,16 +60,35 @@ pub struct Log {
 
 impl Log {
     /// More records come.
-    pub fn show(&mut self, more: usize) {
+    pub fn show(&mut self, more: usize, now_ms: u64) {
         self.visible = (self.visible + more).min(self.entries.len());
+        if !self.transaction {
+            self.readable.resize(self.visible, now_ms);
+        }
     }
 
-    /// The end as the broker gives it now.
-    pub fn visible_end(&self) -> Offset {
-        match self.entries.get(self.visible) {
-            Some(next) => next.offset,
-            None => self.end,
-        }
+    /// A transaction is begun, or it ends.
+    pub fn set_transaction(&mut self, open: bool, now_ms: u64) {
+        self.transaction = open;
+        self.show(0, now_ms);
+    }
+
+    pub fn is_in_a_transaction(&self) -> bool {
+        self.transaction
+    }
+
+    fn offset_of(&self, index: usize) -> Offset {
+        self.entries.get(index).map_or(self.end, |entry| entry.offset)
+    }
+
+    /// The end as the broker gives it now: the last stable offset.
+    pub fn readable_end(&self) -> Offset {
+        self.offset_of(self.readable.len())
+    }
+
+    /// What that was when this millisecond began.
+    fn readable_end_at(&self, ms: u64) -> Offset {
+        self.offset_of(self.readable.partition_point(|since| *since < ms))
     }
 }
 
@@ -82,10 +115,10 @@ impl Topic {
     }
 
     /// A partition appears, and some records may be in it already.
-    pub fn grow(&mut self) {
+    pub fn grow(&mut self, now_ms: u64) {
         if self.existing < self.logs.len() {
             let log = &mut self.logs[self.existing];
-            log.visible = self.rng.below(10).min(log.entries.len() as u64) as usize;
+            log.show(self.rng.below(10) as usize, now_ms);
             self.existing += 1;
         }
     }
@@ -130,35 +163,108 @@ fn log(rng: &mut Rng, keys: u64, futures: bool) -> Log {
         entries.push(Entry { offset, payload, event });
         offset += 1 + if rng.one_in(5) { rng.below(4) as Offset } else { 0 };
     }
-    Log { entries, visible: 0, end: offset, said_end: BTreeSet::new() }
+    Log { entries, end: offset, ..Log::default() }
+}
+
+/// What was fetched and not taken.
+enum Fetched {
+    /// The index of a record.
+    Record(usize),
+    End(Offset),
+}
+
+/// A partition that is read.
+struct Reading {
+    end: PartitionEnd,
+    queue: VecDeque<Fetched>,
+    /// What is fetched next, and whether the end was told there.
+    next: Offset,
+    told_end: bool,
 }
 
 /// The partitions of one worker.
 pub struct SimFeed {
     topic: Arc<Mutex<Topic>>,
+    clocks: Arc<SimClocks>,
     mine: Box<dyn Fn(Partition) -> bool>,
     known: usize,
-    positions: BTreeMap<Partition, Offset>,
+    parts: BTreeMap<Partition, Reading>,
+    /// Answers under way: what was asked when.
+    answers: Vec<(Partition, Offset, u64)>,
+    /// When a connection has failed last, as far as this worker knows.
+    doubted_ms: Option<u64>,
 }
 
 impl SimFeed {
     /// `known` partitions are in the plan.
     pub fn new(
         topic: Arc<Mutex<Topic>>,
+        clocks: Arc<SimClocks>,
         known: usize,
         mine: Box<dyn Fn(Partition) -> bool>,
     ) -> Self {
-        SimFeed { topic, mine, known, positions: BTreeMap::new() }
+        let (parts, answers, doubted_ms) = (BTreeMap::new(), Vec::new(), None);
+        SimFeed { topic, clocks, mine, known, parts, answers, doubted_ms }
     }
 
     fn sabotage(&self) -> Option<Sabotage> {
         self.topic.lock().expect("one at a time").sabotage
     }
+
+    /// Asks where the partitions end, and takes answers that have come.
+    fn ask(&mut self) {
+        let mut topic = self.topic.lock().expect("one at a time");
+        let now_ms = self.clocks.elapsed_ms();
+        for partition in self.parts.keys() {
+            let log = &topic.logs[partition.number as usize];
+            let (served, end) = (!log.unserved, log.readable_end());
+            if served && topic.rng.one_in(2) {
+                self.answers.push((*partition, end, now_ms));
+            }
+        }
+        while !self.answers.is_empty() && !topic.rng.one_in(3) {
+            let at = topic.rng.below(self.answers.len() as u64) as usize;
+            let (partition, end, asked_ms) = self.answers.swap_remove(at);
+            let asked_ms = match topic.sabotage {
+                Some(Sabotage::AnswerCountsAsOfItsArrival) => now_ms,
+                _ => asked_ms,
+            };
+            self.parts.get_mut(&partition).expect("asked").end.answer(end, asked_ms);
+        }
+        if topic.rng.one_in(40) {
+            self.doubted_ms = Some(now_ms);
+        }
+    }
+}
+
+impl Reading {
+    /// The broker answers a fetch.
+    fn fetch(&mut self, topic: &mut Topic, partition: Partition) {
+        let most = topic.rng.below(8) as usize;
+        let log = &topic.logs[partition.number as usize];
+        if log.unserved || self.queue.len() > 10 {
+            return;
+        }
+        let readable = &log.entries[..log.readable.len()];
+        let first = readable.partition_point(|entry| entry.offset < self.next);
+        for (index, entry) in readable.iter().enumerate().skip(first).take(most) {
+            self.queue.push_back(Fetched::Record(index));
+            (self.next, self.told_end) = (entry.offset + 1, false);
+        }
+        let left = readable.len().saturating_sub(first);
+        let end = log.readable_end();
+        if left <= most && (!self.told_end || self.next < end) {
+            self.queue.push_back(Fetched::End(end));
+            (self.next, self.told_end) = (self.next.max(end), true);
+        }
+    }
 }
 
 impl Feed for SimFeed {
     fn assign(&mut self, partition: Partition, start: Offset) -> Result<(), Fault> {
-        self.positions.insert(partition, start);
+        let end = PartitionEnd::new(start, WORD_LIFETIME_MS, self.clocks.elapsed_ms());
+        let (queue, next, told_end) = (VecDeque::new(), start, false);
+        self.parts.insert(partition, Reading { end, queue, next, told_end });
         Ok(())
     }
 
@@ -169,62 +275,94 @@ impl Feed for SimFeed {
         limit: usize,
         take: &mut dyn FnMut(Record<'_>) -> bool,
     ) -> Result<Stopped, Fault> {
-        let mut topic = self.topic.lock().expect("one at a time");
-        let limit = limit.min(topic.rng.below(5) as usize);
+        let topic = &mut *self.topic.lock().expect("one at a time");
+        let now_ms = self.clocks.elapsed_ms();
+        let mut left = limit.min(topic.rng.below(5) as usize);
         let wanted = end;
         let end = match topic.sabotage {
             Some(Sabotage::ReplayToThePresentEnd) => None,
             _ => end,
         };
-        let log = &topic.logs[partition.number as usize];
-        let position = self.positions.get_mut(&partition).expect("assigned");
-        for count in 0.. {
-            let next = log.entries[..log.visible].iter().find(|entry| entry.offset >= *position);
-            let Some(entry) = next else {
-                // What lies between here and the end is holes.
-                *position = (*position).max(log.visible_end());
-                let at_end = wanted.is_some_and(|end| *position >= end);
-                return Ok(if at_end { Stopped::AtEnd } else { Stopped::Waiting });
-            };
-            if end.is_some_and(|end| entry.offset >= end) {
-                return Ok(Stopped::AtEnd);
-            }
-            if count == limit {
-                return Ok(Stopped::AtLimit);
-            }
-            let on = take(Record { offset: entry.offset, payload: entry.payload.as_deref() });
-            *position = entry.offset + 1;
-            if !on {
-                return Ok(Stopped::AtLimit);
-            }
+        let part = self.parts.get_mut(&partition).expect("assigned");
+        // Now and then something came before, and more comes after what is taken now.
+        if topic.rng.one_in(2) {
+            part.fetch(topic, partition);
         }
-        unreachable!("a log ends")
+        let stopped = loop {
+            if end.is_some_and(|end| part.end.position() >= end) {
+                break Stopped::AtEnd;
+            }
+            let log = &topic.logs[partition.number as usize];
+            match part.queue.front() {
+                Some(Fetched::Record(at)) => {
+                    let entry = &log.entries[*at];
+                    if end.is_some_and(|end| entry.offset >= end) {
+                        break Stopped::AtEnd;
+                    }
+                    if left == 0 {
+                        break Stopped::AtLimit;
+                    }
+                    let on =
+                        take(Record { offset: entry.offset, payload: entry.payload.as_deref() });
+                    left = if on { left - 1 } else { 0 };
+                    part.end.record(entry.offset);
+                }
+                Some(Fetched::End(offset)) => {
+                    if topic.sabotage == Some(Sabotage::StaleEndBelieved) {
+                        part.end.emptied(now_ms);
+                    }
+                    part.end.end(*offset);
+                }
+                None => {
+                    part.end.emptied(now_ms);
+                    let all = part.end.has_ended() && wanted.is_some();
+                    break if all { Stopped::AtEnd } else { Stopped::Waiting };
+                }
+            }
+            part.queue.pop_front();
+        };
+        if topic.rng.one_in(2) {
+            part.fetch(topic, partition);
+        }
+        Ok(stopped)
     }
 
     fn position(&self, partition: Partition) -> Offset {
         let skips = self.sabotage() == Some(Sabotage::PositionSkipsARecord);
-        self.positions[&partition] + Offset::from(skips)
+        self.parts[&partition].end.position() + Offset::from(skips)
     }
 
-    fn caught_up(&self, partition: Partition) -> bool {
+    fn quiet_ms_ago(&self, partition: Partition) -> Option<u64> {
         let mut topic = self.topic.lock().expect("one at a time");
-        // Now and then the broker has not said so yet.
-        let said = !topic.rng.one_in(8);
-        let log = &mut topic.logs[partition.number as usize];
-        let position = self.positions[&partition];
-        let caught_up = said && position >= log.visible_end();
-        if caught_up {
+        if topic.sabotage == Some(Sabotage::CaughtUpTooSoon) {
+            return Some(0);
+        }
+        let (now_ms, end) = (self.clocks.elapsed_ms(), &self.parts[&partition].end);
+        let ago = end.quiet_ms_ago(now_ms, self.doubted_ms)?;
+        let (position, log) = (end.position(), &mut topic.logs[partition.number as usize]);
+        let then = log.readable_end_at(now_ms - ago);
+        assert!(then <= position, "{ago} ms ago records lay behind {position} of {partition:?}");
+        if log.readable.len() == log.visible {
             log.said_end.insert(position);
         }
-        caught_up || topic.sabotage == Some(Sabotage::CaughtUpTooSoon)
+        Some(ago)
+    }
+
+    fn held_back(&self, partition: Partition) -> Option<Offset> {
+        let topic = self.topic.lock().expect("one at a time");
+        let log = &topic.logs[partition.number as usize];
+        let ignored = topic.sabotage == Some(Sabotage::OpenTransactionIsSilence);
+        let held = log.readable.len() < log.visible && !ignored;
+        held.then(|| log.offset_of(log.visible))
     }
 
     fn service(&mut self) -> Result<Vec<(Partition, Offset)>, Fault> {
+        self.ask();
         let topic = self.topic.lock().expect("one at a time");
         let existing = topic.existing;
         let begins = |partition: Partition| match topic.sabotage {
             Some(Sabotage::NewPartitionFromItsEnd) => {
-                topic.logs[partition.number as usize].visible_end()
+                topic.logs[partition.number as usize].readable_end()
             }
             _ => 0,
         };

@@ -9,7 +9,7 @@ use sessionizer::correction::{Correction, correct};
 use sessionizer::event::Reason;
 use sessionizer::key::{Key, Shard};
 use sessionizer::ledger::{Durable, NamedBinding, NamedEpoch};
-use sessionizer::operators::{Batch, Ledger, LedgerError};
+use sessionizer::operators::{Batch, Ledger, LedgerError, Outcome};
 use sessionizer::plan::ShardProgress;
 use sessionizer::session::{SessionTable, Span, merge_touching};
 use sessionizer::snapshot;
@@ -257,7 +257,7 @@ impl Store {
     fn commit(
         &mut self,
         batch: &Batch,
-        corrections: &mut Vec<Correction>,
+        outcome: &mut Outcome,
         generation: i64,
     ) -> Result<(), LedgerError> {
         for step in &batch.steps {
@@ -279,7 +279,7 @@ impl Store {
             return Ok(());
         }
         self.grace = false;
-        *corrections = self.apply(batch);
+        outcome.corrections = self.apply(batch);
         self.check();
         self.commits += 1;
         if self.faulty && self.rng.one_in(10) {
@@ -636,16 +636,12 @@ pub struct Connection {
 }
 
 impl Ledger for Connection {
-    fn commit(
-        &mut self,
-        batch: &Batch,
-        corrections: &mut Vec<Correction>,
-    ) -> Result<(), LedgerError> {
+    fn commit(&mut self, batch: &Batch, outcome: &mut Outcome) -> Result<(), LedgerError> {
         let mut store = self.store.lock().expect("one at a time");
         if store.cut_off == Some(self.process) {
             return Err(LedgerError::Retry("the network is down".to_owned()));
         }
-        store.commit(batch, corrections, self.generation)
+        store.commit(batch, outcome, self.generation)
     }
 
     fn progress(&mut self, shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError> {

@@ -3,9 +3,11 @@
 //! A seed is one schedule: partitions, keys, disorder, stragglers, bad input, events at the edge of
 //! the future, silent partitions, partitions that appear later, one to four workers and lanes that
 //! change at every start, clocks that differ and are set by milliseconds and by hours in both
-//! directions, commits that fail or whose reply is lost, a ledger that is away for a while, crashes
-//! and clean stops between any two steps, memory for a few records in flight or for a single one,
-//! bounded runs that end by themselves, and instances that do not know that they were replaced. Half of the
+//! directions, transactions that are open for a while, partitions that nobody serves, ends of
+//! partitions that are old when they are handled, commits that fail or whose reply is lost, a
+//! ledger that is away for a while, crashes and clean stops between any two steps, memory for a few
+//! records in flight or for a single one, bounded runs that end by themselves, and instances that
+//! do not know that they were replaced. Half of the
 //! lives are a cluster: two or three processes of which one may be slow, cut off from the ledger, or
 //! lost while the others go on for a while, and to which a stop comes at different times. At every
 //! commit the contract and the invariants are checked; after a bounded run and at the end the table
@@ -51,6 +53,7 @@ fn whatever_happens_the_contract_holds_and_the_table_is_the_batch_answer() {
     // A simulation in which nothing goes wrong proves nothing.
     assert!(seen.crashes > 0 && seen.stops > 0 && seen.lost_replies > 0 && seen.fenced > 0);
     assert!(seen.late > 0 && seen.dead > 0 && seen.dropped > 0 && seen.replayed_epochs > 0);
+    assert!(seen.transactions > 0 && seen.unserved > 0, "no partition was disturbed");
     assert!(seen.drains > 0 && seen.clusters > 0 && seen.losses > 0);
 }
 

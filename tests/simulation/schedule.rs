@@ -39,6 +39,9 @@ pub struct Seen {
     pub leaps: u64,
     /// How often a reader was told to pause, because memory was used up.
     pub pauses: u64,
+    /// Transactions that were open, and partitions that lost their leader.
+    pub transactions: u64,
+    pub unserved: u64,
     /// How many steps a quiet world has taken until everything was durable, at most.
     pub quiet_steps: u64,
 }
@@ -60,6 +63,8 @@ impl Seen {
         self.replayed_epochs += other.replayed_epochs;
         self.leaps += other.leaps;
         self.pauses += other.pauses;
+        self.transactions += other.transactions;
+        self.unserved += other.unserved;
         self.quiet_steps = self.quiet_steps.max(other.quiet_steps);
     }
 }
@@ -169,7 +174,7 @@ impl World {
             let topic = self.topic.lock().expect("one at a time");
             for part in &mut plan.partitions {
                 let log = &topic.logs[part.start.partition.number as usize];
-                part.until = Some(log.visible_end());
+                part.until = Some(log.readable_end());
             }
         }
         self.seen.lives += 1;
@@ -235,6 +240,31 @@ impl World {
         } else if self.rng.one_in(300) {
             store.cut_off = Some(self.rng.below(3) as usize);
         }
+        let faulty = store.faulty;
+        drop(store);
+        if faulty {
+            self.disturb_the_topic();
+        }
+    }
+
+    /// Transactions begin and end, and partitions lose their leader for a while.
+    fn disturb_the_topic(&mut self) {
+        let now_ms = self.clocks.elapsed_ms();
+        let topic = &mut *self.topic.lock().expect("one at a time");
+        for (at, log) in topic.logs.iter_mut().enumerate() {
+            if self.rng.one_in(if log.is_in_a_transaction() { 60 } else { 600 }) {
+                let open = !log.is_in_a_transaction();
+                log.set_transaction(open, now_ms);
+                self.seen.transactions += u64::from(open);
+            }
+            if self.rng.one_in(if log.unserved { 60 } else { 600 }) {
+                log.unserved = !log.unserved;
+                self.seen.unserved += u64::from(log.unserved);
+                if self.story {
+                    println!("{now_ms:>6} ms: partition {at} unserved: {}", log.unserved);
+                }
+            }
+        }
     }
 
     /// Whose turn it is: a slow process has fewer than the others.
@@ -258,12 +288,13 @@ impl World {
             self.leap();
         }
         if self.rng.one_in(3) {
+            let now_ms = self.clocks.elapsed_ms();
             let mut topic = self.topic.lock().expect("one at a time");
             let at = self.rng.below(topic.existing as u64) as usize;
             let log = &mut topic.logs[at];
-            log.show(self.rng.below(4) as usize);
+            log.show(self.rng.below(4) as usize, now_ms);
             if self.rng.one_in(50) {
-                topic.grow();
+                topic.grow(now_ms);
             }
         }
         let worker = self.pick(crew);
@@ -319,16 +350,18 @@ impl World {
         let bounded = !shaken && self.rng.one_in(4);
         if bounded || shaken || self.rng.one_in(2) {
             // Records came while nobody ran: a bounded run would have little to do without.
+            let now_ms = self.clocks.elapsed_ms();
             let mut topic = self.topic.lock().expect("one at a time");
             let existing = topic.existing;
             for log in &mut topic.logs[..existing] {
-                log.show(self.rng.below(12) as usize);
+                log.show(self.rng.below(12) as usize, now_ms);
             }
         }
         let crew = self.start(bounded);
         if bounded && self.rng.one_in(2) {
             // What appears now is none of its business.
-            self.topic.lock().expect("one at a time").grow();
+            let now_ms = self.clocks.elapsed_ms();
+            self.topic.lock().expect("one at a time").grow(now_ms);
         }
         let crashes_at_the_end = bounded && self.rng.one_in(2);
         // Short ones leave much to read again to the next, and to the one after it.
@@ -533,8 +566,13 @@ impl World {
 
     fn let_everything_come(&mut self) {
         self.store.lock().expect("one at a time").faulty = false;
+        let now_ms = self.clocks.elapsed_ms();
         let mut topic = self.topic.lock().expect("one at a time");
         topic.existing = topic.logs.len();
-        topic.logs.iter_mut().for_each(|log| log.visible = log.entries.len());
+        for log in &mut topic.logs {
+            log.unserved = false;
+            log.set_transaction(false, now_ms);
+            log.show(usize::MAX / 2, now_ms);
+        }
     }
 }

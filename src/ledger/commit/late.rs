@@ -1,15 +1,18 @@
 //! Late sessions and the rows they touch: found, merged in a pure function, replaced.
 
-use postgres::{Client, Statement};
+use std::collections::HashSet;
+
+use postgres::{GenericClient, Statement, Transaction};
 
 use super::Commit;
+use super::rows::{self, Failed, Keep, Refusal, Target};
 use crate::control::Fault;
 use crate::correction::{Correction, correct};
 use crate::key::Key;
 use crate::ledger::connect::classify;
 use crate::ledger::copy::Timestamp;
 use crate::ledger::table::Table;
-use crate::operators::LedgerError;
+use crate::operators::{LedgerError, Outcome};
 use crate::session::{Closed, Span};
 use crate::time::EventTime;
 
@@ -23,7 +26,7 @@ pub(super) struct Statements {
 
 impl Statements {
     pub(super) fn prepare(
-        client: &mut Client,
+        client: &mut impl GenericClient,
         table: &Table,
         found_rows: bool,
     ) -> Result<Self, postgres::Error> {
@@ -79,49 +82,91 @@ fn touching(table: &Table, found_rows: bool) -> String {
 }
 
 impl Commit<'_> {
-    /// Merges late sessions with the rows they touch, and adds what that changes to `corrections`.
-    pub(super) fn late(
-        &mut self,
-        late: &[&Closed],
-        corrections: &mut Vec<Correction>,
-    ) -> Result<(), LedgerError> {
-        if !late.is_empty() && self.table.keyed {
+    /// Merges late sessions with the rows they touch, and adds what that changes to the outcome.
+    pub(super) fn late(&mut self, late: &[&Closed], outcome: &mut Outcome) -> Result<(), Failed> {
+        if late.is_empty() {
+            return Ok(());
+        }
+        if self.target.table.keyed {
             // A plan is kept, and may have been made when the table had a page.
             let set = self.tx.batch_execute("set local enable_seqscan = off");
             set.map_err(|why| classify(&why, "preparing for late events"))?;
         }
+        let late: Vec<(Key, Span)> =
+            late.iter().map(|closed| (closed.key.clone(), closed.span)).collect();
         for late in late.chunks(LATE_PER_QUERY) {
-            corrections.extend(self.merge(late)?);
+            if self.careful {
+                self.sift_late(late, outcome)?;
+            } else {
+                outcome.corrections.extend(self.target.merge(&mut self.tx, late)?);
+            }
         }
         Ok(())
     }
 
-    fn merge(&mut self, late: &[&Closed]) -> Result<Vec<Correction>, LedgerError> {
-        let spans: Vec<(Key, Span)> =
-            late.iter().map(|closed| (closed.key.clone(), closed.span)).collect();
-        let mut rows = self.touching(&spans)?;
-        let mut corrections = correct(spans.clone(), rows.clone(), self.config.gap);
+    fn sift_late(
+        &mut self,
+        late: &[(Key, Span)],
+        outcome: &mut Outcome,
+    ) -> Result<(), LedgerError> {
+        let (target, tx) = (self.target, &mut self.tx);
+        let mut corrections = Vec::new();
+        let refused = rows::sift(late, &mut self.tried, target.table, |part, keep| {
+            let merged = target.attempt(tx, keep, |tx| target.merge(tx, part))?;
+            Ok(merged.map(|merged| match keep {
+                Keep::Written => corrections.extend(merged),
+                Keep::Nothing => {}
+            }))
+        })?;
+        outcome.corrections.extend(corrections);
+        for ((key, span), refusal) in refused {
+            self.refuse(key, *span, true, refusal, outcome);
+        }
+        Ok(())
+    }
+}
+
+impl Target<'_> {
+    /// Merges late sessions with the rows that they touch.
+    pub(in crate::ledger) fn merge(
+        &self,
+        tx: &mut Transaction<'_>,
+        late: &[(Key, Span)],
+    ) -> Result<Vec<Correction>, Failed> {
+        let mut rows = self.touching(tx, late)?;
+        let mut corrections = correct(late.to_vec(), rows.clone(), self.config.gap);
         while self.found_rows {
             // Rows of others may touch each other: look again from where the merging has got.
             let grown: Vec<(Key, Span)> = corrections
                 .iter()
                 .flat_map(|c| c.added.iter().map(|span| (c.key.clone(), *span)))
                 .collect();
-            let more = self.touching(&grown)?;
+            let more = self.touching(tx, &grown)?;
             if more.len() == rows.len() {
                 break;
             }
             rows = more;
-            corrections = correct(spans.clone(), rows.clone(), self.config.gap);
+            corrections = correct(late.to_vec(), rows.clone(), self.config.gap);
         }
-        self.delete(&corrections)?;
+        let removed: Vec<(Key, Span)> = corrections
+            .iter()
+            .flat_map(|c| c.removed.iter().map(|span| (c.key.clone(), *span)))
+            .collect();
+        if !removed.is_empty() {
+            self.delete(tx, &removed)?;
+        }
         let added: Vec<(&Key, Span)> =
             corrections.iter().flat_map(|c| c.added.iter().map(|span| (&c.key, *span))).collect();
-        self.rows(added.into_iter())?;
+        self.copy(tx, &added)?;
         Ok(corrections)
     }
 
-    fn touching(&mut self, spans: &[(Key, Span)]) -> Result<Vec<(Key, Span)>, LedgerError> {
+    /// The rows that touch any of these spans. Whatever their texts are, they are of these keys.
+    pub(in crate::ledger) fn touching(
+        &self,
+        tx: &mut Transaction<'_>,
+        spans: &[(Key, Span)],
+    ) -> Result<Vec<(Key, Span)>, LedgerError> {
         let (gap, end) = (self.config.gap, self.config.session_end);
         // touches: row.first <= span.last + gap and span.first <= row.last + gap; the stored
         // end lies `end_ms` behind the row's last event.
@@ -131,41 +176,96 @@ impl Commit<'_> {
             |span| span.first.plus(end_ms - gap.millis()),
             |span| gap.end_after(span.last),
         );
-        let rows = self
-            .tx
+        let rows = tx
             .query(&self.statements.late.touching, &columns.parameters())
             .map_err(|why| classify(&why, "finding the rows that late events touch"))?;
+        let keys: HashSet<&Key> = spans.iter().map(|(key, _)| key).collect();
         let span = |row: &postgres::Row| {
             let (first, last): (Timestamp, Timestamp) = (row.get(2), row.get(3));
             let last = end.last_event(last.0, gap);
-            let count = row.get::<_, i64>(4) as u64;
-            (Key::new(row.get(0), row.get(1)), Span { first: first.0, last, count })
+            let (ip, host): (&str, &str) = (row.get(0), row.get(1));
+            let (key, count) = (Key::new(ip, host), row.get::<_, i64>(4));
+            // What the table says was never ours alone: its columns may be changed while we run.
+            let Ok(count) = u64::try_from(count) else {
+                let what = format!("num_logs = {count} in the row of ip {ip:?} and host {host:?}");
+                return Err(self.foreign(&what));
+            };
+            if !keys.contains(&key) {
+                let what = format!("ip {ip:?} and host {host:?} are found for another key");
+                return Err(self.foreign(&what));
+            }
+            Ok((key, Span { first: first.0, last, count }))
         };
-        Ok(rows.iter().map(span).collect())
+        rows.iter().map(span).collect()
     }
 
-    fn delete(&mut self, corrections: &[Correction]) -> Result<(), LedgerError> {
-        let removed: Vec<(Key, Span)> = corrections
-            .iter()
-            .flat_map(|c| c.removed.iter().map(|span| (c.key.clone(), *span)))
-            .collect();
-        if removed.is_empty() {
-            return Ok(());
-        }
+    fn foreign(&self, what: &str) -> LedgerError {
+        LedgerError::Fatal(Fault::Config(format!(
+            "the table {} holds what this program does not write: {what}. Was the row, or the type \
+             or collation of a column, changed by hand?",
+            self.table.shown
+        )))
+    }
+
+    /// Takes rows out that were just read.
+    fn delete(&self, tx: &mut Transaction<'_>, removed: &[(Key, Span)]) -> Result<(), Failed> {
         let (gap, end) = (self.config.gap, self.config.session_end);
-        let columns = Columns::of(&removed, |span| span.first, |span| end.of(span, gap));
-        let deleted = self
-            .tx
+        let columns = Columns::of(removed, |span| span.first, |span| end.of(span, gap));
+        let deleted = tx
             .execute(&self.statements.late.delete, &columns.parameters())
-            .map_err(|why| classify(&why, "replacing rows that late events touch"))?;
+            .map_err(|why| self.failed_at(&why, "replacing rows that late events touch"))?;
         if deleted == removed.len() as u64 {
             return Ok(());
         }
-        Err(LedgerError::Fatal(Fault::World(format!(
-            "{deleted} rows of {} went where {} were just read: somebody else writes it",
+        let what = format!(
+            "{deleted} rows of {} went where {} were just read",
             self.table.shown,
             removed.len()
-        ))))
+        );
+        let mut there = self.touching(tx, removed)?;
+        there.retain(|row| removed.contains(row));
+        if there.len() as u64 + deleted == removed.len() as u64 {
+            let why = "a trigger, a rule or a policy of the table keeps the others";
+            return Err(Failed::Refused(Refusal::silent(format!("{what}: {why}"))));
+        }
+        let why = format!("{what}: somebody else writes it");
+        Err(Failed::Ledger(LedgerError::Fatal(Fault::World(why))))
+    }
+
+    /// A deletion of nothing: what it takes apart from rows.
+    pub(in crate::ledger) fn delete_nothing(
+        &self,
+        tx: &mut Transaction<'_>,
+    ) -> Result<(), postgres::Error> {
+        let columns = Columns::of(&[], |span| span.first, |span| span.last);
+        tx.execute(&self.statements.late.delete, &columns.parameters()).map(|_| ())
+    }
+
+    /// How many of these rows are in the table, just as they are.
+    pub(super) fn count(
+        &self,
+        tx: &mut Transaction<'_>,
+        rows: &[(&Key, Span)],
+    ) -> Result<i64, LedgerError> {
+        let (gap, end) = (self.config.gap, self.config.session_end);
+        let keys: Vec<(Key, Span)> =
+            rows.iter().map(|(key, span)| ((*key).clone(), *span)).collect();
+        let columns = Columns::of(&keys, |span| span.first, |span| end.of(span, gap));
+        let counts: Vec<i64> = rows.iter().map(|(_, span)| span.count as i64).collect();
+        let sql = format!(
+            "select count(*) from unnest($1::text[], $2::text[], $3::{time}[], $4::{time}[],
+                                         $5::int8[])
+                                  k(ip, host, session_start, session_end, num_logs)
+             where exists (select from {name} r
+                           where (r.ip, r.host, r.session_start, r.session_end, r.num_logs)
+                                 = (k.ip, k.host, k.session_start, k.session_end, k.num_logs))",
+            time = self.table.time_type,
+            name = self.table.quoted(),
+        );
+        let [ips, hosts, from, to] = columns.parameters();
+        tx.query_one(&sql, &[ips, hosts, from, to, &counts])
+            .map(|row| row.get(0))
+            .map_err(|why| classify(&why, "reading what was written"))
     }
 }
 

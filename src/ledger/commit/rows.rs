@@ -1,0 +1,343 @@
+//! Rows of sessions on their way into the table, which is not ours: it may refuse any of them.
+//!
+//! Nearly always it takes them all, in one COPY. Should it refuse one, the transaction is rolled
+//! back and done again with care: the rows are halved, in savepoints, until those that cannot be
+//! stored stand alone. Each of them becomes a dead letter in this same transaction, and its events
+//! move from the closed to the dead; so the decision is made once, whatever crashes.
+
+use postgres::Transaction;
+use postgres::error::DbError;
+
+use super::{Statements, copy_in};
+use crate::control::Fault;
+use crate::key::Key;
+use crate::ledger::LedgerConfig;
+use crate::ledger::connect::classify;
+use crate::ledger::copy::CopyError;
+use crate::ledger::table::Table;
+use crate::operators::LedgerError;
+use crate::session::Span;
+
+/// A table that has refused so many rows of a run, and stored none, is not usable.
+pub(super) const REFUSED_IN_VAIN: u64 = 1_000;
+/// Of so many of the rows that are left, none must be storable either.
+const SAMPLE: usize = 100;
+
+/// Why rows were not written.
+#[derive(Debug)]
+pub(in crate::ledger) enum Failed {
+    /// It has nothing to do with what is in them.
+    Ledger(LedgerError),
+    /// The table refuses one of them, at least.
+    Refused(Refusal),
+}
+
+impl From<LedgerError> for Failed {
+    fn from(error: LedgerError) -> Self {
+        Failed::Ledger(error)
+    }
+}
+
+/// What the server says of a row that it refuses.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(in crate::ledger) struct Refusal {
+    /// The SQLSTATE; empty if the server has said nothing.
+    pub code: String,
+    pub message: String,
+    /// The column it is about, if that is known.
+    pub column: Option<String>,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    /// The server has reported an error.
+    Error,
+    /// It has not stored a row, or not found it again, and has said nothing.
+    Silent,
+    /// It has stored something else.
+    Change,
+}
+
+impl Refusal {
+    /// `None`: the error is not about a row.
+    fn of(error: &postgres::Error) -> Option<Self> {
+        let db = error.as_db_error()?;
+        may_concern_a_row(db.code().code()).then(|| Refusal {
+            code: db.code().code().to_owned(),
+            message: describe(db),
+            column: db.column().map(str::to_owned).or_else(|| column_in(db.where_()?)),
+            kind: Kind::Error,
+        })
+    }
+
+    /// The server keeps silent about it.
+    pub(in crate::ledger) fn silent(message: String) -> Self {
+        Refusal { code: String::new(), message, column: None, kind: Kind::Silent }
+    }
+
+    pub(in crate::ledger) fn of_a_trial() -> Self {
+        Refusal::silent("a trial".to_owned())
+    }
+
+    /// Whether a row was stored as another.
+    pub(in crate::ledger) fn is_change(&self) -> bool {
+        self.kind == Kind::Change
+    }
+
+    /// Whether this looks like a fault of the table, of which no other row would be free: one that
+    /// keeps rows out in silence, or a trigger whose function cannot run. Constraints, and what a
+    /// trigger raises by itself, may be about the row.
+    pub(in crate::ledger) fn is_of_the_table(&self) -> bool {
+        self.kind != Kind::Error || self.code.starts_with("42")
+    }
+
+    /// What would make room for such a row.
+    pub(in crate::ledger) fn remedy(&self, table: &str) -> String {
+        match (&*self.code, &self.column) {
+            ("22001", Some(column)) => {
+                format!("To store such rows: alter table {table} alter column {column} type text;")
+            }
+            ("23514", _) if self.message.contains("partition") => format!(
+                "To store such rows, add a partition for them, or: create table ... partition of \
+                 {table} default;"
+            ),
+            ("54000", _) => format!(
+                "To store such rows, drop the index of {table} that is named, or make it one over \
+                 md5(...)"
+            ),
+            _ => format!("To store such rows, change what refuses them in {table}"),
+        }
+    }
+}
+
+/// Message, detail and hint of the server.
+fn describe(db: &DbError) -> String {
+    let mut text = format!("{} ({})", db.message(), db.code().code());
+    for more in [db.detail(), db.hint()].into_iter().flatten() {
+        text.push_str("; ");
+        text.push_str(more);
+    }
+    text
+}
+
+/// The column in the context of an error: `COPY visits, line 3, column ip`.
+fn column_in(context: &str) -> Option<String> {
+    let line = context.lines().find(|line| line.starts_with("COPY "))?;
+    let (_, column) = line.rsplit_once(", column ")?;
+    Some(column.split(':').next().unwrap_or(column).trim_matches('"').to_owned())
+}
+
+/// Whether an error with this code, raised while rows go in or out, may be about one of them. A
+/// trigger can raise any code, so what is left out are those that the server itself uses for
+/// something else: connection, transaction, rights, resources, operators, the inside of the server.
+fn may_concern_a_row(code: &str) -> bool {
+    const OTHERS: [&str; 17] = [
+        "08", "0A", "25", "26", "28", "2D", "3D", "3F", "40", "53", "55", "57", "58", "72", "F0",
+        "HV", "XX",
+    ];
+    !OTHERS.iter().any(|class| code.starts_with(class)) && !["42501", "54001"].contains(&code)
+}
+
+/// Whether what was tried in a savepoint stays.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::ledger) enum Keep {
+    Written,
+    Nothing,
+}
+
+/// What it takes to write rows.
+#[derive(Clone, Copy)]
+pub(in crate::ledger) struct Target<'a> {
+    pub config: &'a LedgerConfig,
+    pub table: &'a Table,
+    pub found_rows: bool,
+    pub statements: &'a Statements,
+}
+
+impl Target<'_> {
+    /// Writes rows, all or none.
+    pub(in crate::ledger) fn copy(
+        &self,
+        tx: &mut Transaction<'_>,
+        rows: &[(&Key, Span)],
+    ) -> Result<(), Failed> {
+        let copy = format!(
+            "copy {} (ip, host, session_start, session_end, num_logs) from stdin (format binary)",
+            self.table.quoted()
+        );
+        let (gap, end) = (self.config.gap, self.config.session_end);
+        let written = copy_in(tx, &copy, |copy| {
+            for (key, span) in rows {
+                let (ip, host) = key.parts();
+                copy.row(5)?;
+                copy.text(ip);
+                copy.text(host);
+                copy.time(span.first);
+                copy.time(end.of(span, gap));
+                copy.int8(span.count as i64);
+            }
+            Ok(())
+        });
+        match written {
+            Ok(written) if written == rows.len() as u64 => {}
+            Ok(written) => {
+                return Err(Failed::Refused(Refusal::silent(format!(
+                    "Postgres has stored {written} of {} without an error: a trigger of {} keeps \
+                     rows out",
+                    crate::text::plural(rows.len(), "row"),
+                    self.table.shown
+                ))));
+            }
+            Err(error) => return Err(self.failed(error)),
+        }
+        if self.table.rewritten && !rows.is_empty() && self.count(tx, rows)? < rows.len() as i64 {
+            let message = format!(
+                "a trigger of {} has changed the row, so that it would not be found again",
+                self.table.shown
+            );
+            let refusal = Refusal { kind: Kind::Change, ..Refusal::silent(message) };
+            return Err(Failed::Refused(refusal));
+        }
+        Ok(())
+    }
+
+    fn failed(&self, error: CopyFailed) -> Failed {
+        match error {
+            CopyFailed::Begin(error) => Failed::Ledger(error),
+            CopyFailed::Rows(error) => match error.postgres() {
+                Some(why) => self.failed_at(why, "copying rows"),
+                None => Failed::Ledger(LedgerError::Retry(format!("copying rows: {error:?}"))),
+            },
+        }
+    }
+
+    /// What an error means that came while rows went in or out.
+    pub(in crate::ledger) fn failed_at(&self, why: &postgres::Error, doing: &str) -> Failed {
+        match Refusal::of(why) {
+            Some(refusal) if self.is_foreign_writer(why) => {
+                Failed::Ledger(LedgerError::Fatal(Fault::Config(format!(
+                    "Postgres refuses: {doing}: {}; a session that this job has just closed is in \
+                     {} already: somebody else writes it, and a table belongs to one job",
+                    refusal.message, self.table.shown
+                ))))
+            }
+            Some(refusal) => Failed::Refused(refusal),
+            None => Failed::Ledger(classify(why, doing)),
+        }
+    }
+
+    /// A row of ours that is there already was written by somebody else. Other unique indexes may
+    /// be about anything.
+    fn is_foreign_writer(&self, why: &postgres::Error) -> bool {
+        let detail = why.as_db_error().and_then(DbError::detail).unwrap_or("");
+        why.code() == Some(&postgres::error::SqlState::UNIQUE_VIOLATION)
+            && detail.contains("(ip, host, session_start)=(")
+    }
+
+    /// Runs something in a savepoint; what is deferred to the end of the transaction is checked
+    /// there as well. A row that is refused leaves nothing behind.
+    pub(in crate::ledger) fn attempt<T>(
+        &self,
+        tx: &mut Transaction<'_>,
+        keep: Keep,
+        act: impl FnOnce(&mut Transaction<'_>) -> Result<T, Failed>,
+    ) -> Result<Result<T, Refusal>, LedgerError> {
+        let ails = |why: postgres::Error| classify(&why, "setting a savepoint");
+        let mut savepoint = tx.transaction().map_err(ails)?;
+        let done = act(&mut savepoint).and_then(|done| {
+            let immediate = savepoint.batch_execute("set constraints all immediate");
+            immediate.map_err(|why| self.failed_at(&why, "checking constraints"))?;
+            Ok(done)
+        });
+        match done {
+            Ok(done) if keep == Keep::Nothing => {
+                savepoint.rollback().map_err(ails)?;
+                Ok(Ok(done))
+            }
+            Ok(done) => {
+                savepoint.batch_execute("set constraints all deferred").map_err(ails)?;
+                savepoint.commit().map_err(ails)?;
+                Ok(Ok(done))
+            }
+            Err(Failed::Refused(refusal)) => {
+                savepoint.rollback().map_err(ails)?;
+                Ok(Err(refusal))
+            }
+            Err(Failed::Ledger(error)) => Err(error),
+        }
+    }
+}
+
+/// How a COPY failed.
+pub(super) enum CopyFailed {
+    /// Before any row.
+    Begin(LedgerError),
+    Rows(CopyError),
+}
+
+impl From<CopyFailed> for LedgerError {
+    fn from(error: CopyFailed) -> Self {
+        match error {
+            CopyFailed::Begin(error) => error,
+            CopyFailed::Rows(error) => match error.postgres() {
+                Some(why) => classify(why, "copying rows"),
+                None => LedgerError::Retry(format!("copying rows: {error:?}")),
+            },
+        }
+    }
+}
+
+/// Whether a run has stored any row, or how many it has tried in vain.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Tried {
+    pub stored: bool,
+    pub refused: u64,
+}
+
+/// Writes what can be written, and gives the others with the reason. `write` takes a part of them
+/// in a savepoint.
+pub(super) fn sift<'t, T>(
+    all: &'t [T],
+    tried: &mut Tried,
+    table: &Table,
+    mut write: impl FnMut(&'t [T], Keep) -> Result<Result<(), Refusal>, LedgerError>,
+) -> Result<Vec<(&'t T, Refusal)>, LedgerError> {
+    let mut refused = Vec::new();
+    let mut parts = vec![all];
+    while let Some(part) = parts.pop() {
+        match write(part, Keep::Written)? {
+            Ok(()) => tried.stored |= !part.is_empty(),
+            Err(refusal) if part.len() <= 1 => {
+                tried.refused += 1;
+                if !tried.stored && tried.refused >= REFUSED_IN_VAIN {
+                    // Those that were tried may lie together: look at others before giving up.
+                    let left: Vec<&[T]> = parts.iter().flat_map(|part| part.chunks(1)).collect();
+                    let step = left.len().div_ceil(SAMPLE).max(1);
+                    for one in left.into_iter().step_by(step) {
+                        tried.stored |= write(one, Keep::Nothing)?.is_ok();
+                    }
+                    if !tried.stored {
+                        return Err(refuses_everything(table, &refusal));
+                    }
+                }
+                refused.extend(part.first().map(|one| (one, refusal)));
+            }
+            Err(_) => {
+                let (first, second) = part.split_at(part.len() / 2);
+                parts.extend([second, first]);
+            }
+        }
+    }
+    Ok(refused)
+}
+
+fn refuses_everything(table: &Table, refusal: &Refusal) -> LedgerError {
+    LedgerError::Fatal(Fault::Config(format!(
+        "the table {} has refused the first {REFUSED_IN_VAIN} rows of this run and stored none: {}. \
+         {}; then start again: the rows of this transaction are made again",
+        table.shown,
+        refusal.message,
+        refusal.remedy(&table.shown)
+    )))
+}

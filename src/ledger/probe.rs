@@ -1,0 +1,382 @@
+//! A trial of all that the job will do in Postgres, at each start and before it does anything.
+//!
+//! Most of it is needed late: to delete a row when the first late event comes, to write a dead
+//! letter when the first bad record does. Whatever does not work then is found here: the trial uses
+//! the statements of a commit, in the transaction of the start, and is rolled back to a savepoint.
+
+use std::time::SystemTime;
+
+use postgres::Transaction;
+
+use super::LedgerConfig;
+use super::commit::{Commit, Failed, Keep, Refusal, Statements, Target};
+use super::connect::{classify, quote};
+use super::copy::Timestamp;
+use super::durable::Durable;
+use super::table::Table;
+use crate::binding::{Binding, Late, Partition, Rules};
+use crate::control::Fault;
+use crate::event::Reason;
+use crate::key::{Key, Shard};
+use crate::operators::{Batch, DeadLetter, EpochBooks, LedgerError, Outcome, ShardStep, Summary};
+use crate::plan::ShardProgress;
+use crate::session::{SessionTable, Span};
+use crate::snapshot;
+use crate::time::{Epoch, EventTime};
+
+/// An epoch that no job reaches.
+const LAST_EPOCH: Epoch = 1 << 50;
+
+/// Tries everything; gives what a person should know. An error says what does not work, which part
+/// of the job needs it, and what to do.
+pub fn probe(
+    tx: &mut Transaction<'_>,
+    config: &LedgerConfig,
+    topics: &[String],
+    table: &Table,
+    durable: &Durable,
+) -> Result<Vec<String>, LedgerError> {
+    refuse_row_security(tx, table)?;
+    let ails = |why: postgres::Error| classify(&why, "trying out a commit");
+    let statements = Statements::prepare(tx, table, false).map_err(ails)?;
+    let target = Target { config, table, found_rows: false, statements: &statements };
+    let savepoint = tx.savepoint("probe").map_err(ails)?;
+    let mut trial = Commit::trial(savepoint, target, durable.generation, topics);
+    try_own_tables(&mut trial, durable).map_err(|failed| match failed {
+        Failed::Ledger(LedgerError::Fatal(fault)) => LedgerError::Fatal(Fault::with_code(
+            fault.exit_code(),
+            format!("a trial of what the job does in the schema sessionizer has failed: {fault}"),
+        )),
+        Failed::Ledger(error) => error,
+        Failed::Refused(refusal) => LedgerError::Fatal(Fault::Config(format!(
+            "a trial of what the job does in the schema sessionizer has failed: {}",
+            refusal.message
+        ))),
+    })?;
+    let advice = try_table(&mut trial.tx, target)?;
+    trial.tx.rollback().map_err(ails)?;
+    Ok(advice)
+}
+
+/// Policies hide rows, and COPY does not go with them.
+fn refuse_row_security(tx: &mut Transaction<'_>, table: &Table) -> Result<(), LedgerError> {
+    let row = tx
+        .query_one(
+            "select row_security_active(to_regclass($1)::oid), current_user::text",
+            &[&table.quoted()],
+        )
+        .map_err(|why| classify(&why, "asking for row security"))?;
+    if !row.get::<_, bool>(0) {
+        return Ok(());
+    }
+    let (shown, login) = (&table.shown, row.get::<_, &str>(1));
+    Err(LedgerError::Fatal(Fault::Config(format!(
+        "the table {shown} has row level security that counts for the login {login}: it can hide \
+         rows that late events touch, and COPY does not work with it. Either alter role {} \
+         bypassrls; or alter table {shown} disable row level security;",
+        quote(login)
+    ))))
+}
+
+/// The steps of a commit in the schema `sessionizer`.
+fn try_own_tables(trial: &mut Commit<'_>, durable: &Durable) -> Result<(), Failed> {
+    let config = trial.target.config;
+    let partition = Partition { topic: 0, number: 0 };
+    let before = durable.progress[0];
+    let to = ShardProgress { epoch: LAST_EPOCH, closed: before.closed + 1, ..before };
+    let letter = DeadLetter {
+        shard: Shard(0),
+        partition,
+        offset: 0,
+        reason: Reason::BadJson,
+        detail: "a trial".to_owned(),
+        payload: Some(b"{".to_vec()),
+        payload_bytes: 1,
+    };
+    let summary = Summary {
+        watermark: EventTime::from_millis(0),
+        rules: Rules { max_future_ms: 0, late: Late::Merge },
+        bindings: vec![Binding::initial(partition, 0)],
+        differences: Vec::new(),
+    };
+    let empty = snapshot::encode(&SessionTable::new(config.gap, EventTime::NEVER));
+    let batch = Batch {
+        steps: vec![ShardStep { shard: Shard(0), from: before.epoch, to }],
+        books: vec![EpochBooks {
+            epoch: LAST_EPOCH,
+            summary,
+            shards: 1,
+            closed: to.closed,
+            open: to.open,
+            dead: to.dead,
+        }],
+        closed: Vec::new(),
+        dead_letters: vec![(LAST_EPOCH, letter)],
+        snapshots: [(Shard(0), (LAST_EPOCH, empty))].into(),
+    };
+    trial.progress(&batch)?;
+    trial.dead_letters(&batch.dead_letters)?;
+    trial.snapshots(&batch)?;
+    let mut outcome = Outcome::default();
+    let (key, span) = (Key::new("192.0.2.1", "example.invalid"), Span::event(EventTime::EARLIEST));
+    trial.refuse(&key, span, false, Refusal::of_a_trial(), &mut outcome);
+    trial.refused(&batch, &outcome)?;
+    trial.epochs(&batch.books)?; // Again: another lane has written the epoch.
+    trial.trim()?;
+    Ok(())
+}
+
+/// Rows go in, are found, and are replaced.
+fn try_table(tx: &mut Transaction<'_>, target: Target<'_>) -> Result<Vec<String>, LedgerError> {
+    let shown = &target.table.shown;
+    let nothing = target.attempt(tx, Keep::Nothing, |tx| target.copy(tx, &[]));
+    works(tx, target, WRITE, nothing)?;
+    let nothing = target.attempt(tx, Keep::Nothing, |tx| {
+        target.delete_nothing(tx).map_err(|why| target.failed_at(&why, "deleting rows"))
+    });
+    works(tx, target, LATE, nothing)?;
+    let mut refusals: Vec<Refusal> = Vec::new();
+    let mut taken = false;
+    for rows in candidates(tx, target)? {
+        let copied: Vec<(&Key, Span)> = rows.iter().map(|(key, span)| (key, *span)).collect();
+        let written = target.attempt(tx, Keep::Written, |tx| target.copy(tx, &copied));
+        match written.map_err(|error| cannot(target, WRITE, error))? {
+            Ok(()) => {
+                find_again(tx, target, &rows)?;
+                taken = true;
+                break;
+            }
+            Err(refusal) if refusal.is_change() => {
+                return Err(cannot_because(tx, target, WRITE, &refusal));
+            }
+            Err(refusal) => refusals.push(refusal),
+        }
+    }
+    let Some(first) = refusals.first() else { return Ok(Vec::new()) };
+    if !taken && refusals.iter().all(Refusal::is_of_the_table) {
+        return Err(cannot_because(tx, target, WRITE, first));
+    }
+    if first.code == "22001" && !target.table.advice.is_empty() {
+        return Ok(Vec::new()); // The column was named already.
+    }
+    Ok(vec![format!(
+        "the table {shown} refuses a row that was tried and taken back: {}. Sessions that it \
+         refuses become dead letters (row_refused), and the others are stored. {}",
+        first.message,
+        first.remedy(shown)
+    )])
+}
+
+const WRITE: &str = "sessions that close are written by COPY";
+const LATE: &str = "a late event deletes and writes again the rows that it touches";
+
+/// Rows to try, one kind after another until one is taken: long keys, short ones, and what is like
+/// a row that is there, for the table may have constraints that made-up keys do not meet.
+fn candidates(
+    tx: &mut Transaction<'_>,
+    target: Target<'_>,
+) -> Result<Vec<Vec<(Key, Span)>>, LedgerError> {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let now = EventTime::from_millis(since.as_millis() as i64);
+    let span = |first: EventTime| Span { first, last: first.plus(1_000), count: 3 };
+    let long = |time| {
+        let ip = "2001:0db8:ffff:ffff:ffff:ffff:192.0.2.255";
+        let hosts = ["A.Trial-Of-The-Job.Example.Invalid", "a.trial-of-the-job.example.invalid"];
+        hosts.map(|host| (Key::new(ip, host), span(time))).to_vec()
+    };
+    let short = ["A.invalid", "a.invalid"].map(|host| (Key::new("::", host), span(now))).to_vec();
+    let mut candidates = vec![long(now), short];
+    let select = format!(
+        "select ip::text, host::text, session_start from {}
+         where ip is not null and host is not null and session_start is not null limit 1",
+        target.table.quoted()
+    );
+    let like = tx.query_opt(&select, &[]).map_err(|why| classify(&why, "looking for a row"))?;
+    if let Some(row) = like {
+        let (ip, host, start): (&str, &str, Timestamp) = (row.get(0), row.get(1), row.get(2));
+        if (EventTime::EARLIEST..=EventTime::LATEST).contains(&start.0) {
+            candidates.push(long(start.0));
+        }
+        candidates.push(vec![(Key::new(ip, host), span(now))]);
+    }
+    Ok(candidates)
+}
+
+/// What was written must be found as it was written, and be replaced when a late event comes.
+fn find_again(
+    tx: &mut Transaction<'_>,
+    target: Target<'_>,
+    rows: &[(Key, Span)],
+) -> Result<(), LedgerError> {
+    let there = target.touching(tx, rows)?;
+    let found = rows.iter().filter(|row| there.contains(row)).count();
+    if found < rows.len() {
+        let what = format!("of {} rows that were written, {found} are found again", rows.len());
+        return Err(cannot_because(tx, target, LATE, &Refusal::silent(what)));
+    }
+    let (key, span) = &rows[0];
+    let late = [(key.clone(), Span::event(span.first.plus(1)))];
+    let merged = target.attempt(tx, Keep::Written, |tx| target.merge(tx, &late));
+    works(tx, target, LATE, merged)
+}
+
+fn works<T>(
+    tx: &mut Transaction<'_>,
+    target: Target<'_>,
+    needed: &str,
+    tried: Result<Result<T, Refusal>, LedgerError>,
+) -> Result<(), LedgerError> {
+    match tried {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(refusal)) => Err(cannot_because(tx, target, needed, &refusal)),
+        Err(error) => Err(cannot(target, needed, error)),
+    }
+}
+
+fn cannot_because(
+    tx: &mut Transaction<'_>,
+    target: Target<'_>,
+    needed: &str,
+    refusal: &Refusal,
+) -> LedgerError {
+    let shown = &target.table.shown;
+    let triggers = triggers(tx, target.table);
+    let remedy = match triggers.as_str() {
+        "" => format!("Look at the rules and constraints of {shown}"),
+        triggers => format!(
+            "Its triggers are {triggers}. To do without one: alter table {shown} disable trigger \
+             ...; if a function does not find what it names, it has relied on the search path, \
+             which is pg_catalog here: alter function ... set search_path = ...;"
+        ),
+    };
+    LedgerError::Fatal(Fault::Config(format!(
+        "the table {shown} cannot be used as it is: {needed}, and a trial of that has failed \
+         (nothing of it stays): {}. {remedy}",
+        refusal.message
+    )))
+}
+
+/// The same for what the server does not do, whatever is in the rows.
+fn cannot(target: Target<'_>, needed: &str, error: LedgerError) -> LedgerError {
+    let LedgerError::Fatal(fault) = error else { return error };
+    let (shown, why) = (&target.table.shown, fault.to_string());
+    let remedy = if why.contains("(55000)") || why.contains("(42P10)") {
+        // A publication that publishes deletes needs to know which row has gone.
+        format!(
+            ". Either alter table {shown} add primary key (ip, host, session_start); or alter \
+             table {shown} replica identity full;"
+        )
+    } else {
+        String::new()
+    };
+    LedgerError::Fatal(Fault::with_code(
+        fault.exit_code(),
+        format!(
+            "the table {shown} cannot be used as it is: {needed}, and a trial of that has failed \
+             (nothing of it stays): {why}{remedy}"
+        ),
+    ))
+}
+
+/// The triggers of the table, for a message. The transaction may have failed: then nothing is said.
+fn triggers(tx: &mut Transaction<'_>, table: &Table) -> String {
+    let row = tx.query_one(
+        "select coalesce(string_agg(distinct format('%I (%s)', tgname, tgfoid::regproc), ', '), '')
+         from pg_trigger
+         where tgrelid in (select to_regclass($1)::oid
+                           union all select relid from pg_partition_tree(to_regclass($1)))
+               and not tgisinternal and tgenabled <> 'D'",
+        &[&table.quoted()],
+    );
+    row.map(|row| row.get(0)).unwrap_or_default()
+}
+
+/// Whose the table is, and what the login may do, where that is more than it should be.
+pub fn advise_on_owners(
+    tx: &mut Transaction<'_>,
+    table: &Table,
+    first_start: bool,
+) -> Result<Vec<String>, LedgerError> {
+    let row = tx
+        .query_one(
+            "select me.rolname::text, me.rolsuper, owner.rolname::text,
+                    owner.oid <> me.oid and not owner.rolsuper
+                    and (me.rolsuper or not pg_has_role(me.oid, owner.oid, 'usage'))
+             from pg_class c join pg_roles owner on owner.oid = c.relowner
+             join pg_roles me on me.rolname = current_user
+             where c.oid = to_regclass($1)",
+            &[&table.quoted()],
+        )
+        .map_err(|why| classify(&why, "asking for the owner of the table"))?;
+    let (login, superuser): (&str, bool) = (row.get(0), row.get(1));
+    let (owner, foreign): (&str, bool) = (row.get(2), row.get(3));
+    let mut advice = Vec::new();
+    if foreign {
+        advice.push(format!(
+            "the table {} belongs to the role {owner}: its triggers run with the rights of the \
+             job's login, {login}{}",
+            table.shown,
+            if superuser { ", which is a superuser" } else { "" }
+        ));
+    }
+    if superuser && (foreign || first_start) {
+        advice.push(format!(
+            "the job logs in as {login}, a superuser, and needs no such rights: \
+             deploy/postgres/role.sql makes a role that may do just what the job does"
+        ));
+    }
+    Ok(advice)
+}
+
+/// What the job does with each of its own tables, from its first start to a reset.
+const RIGHTS: [(&str, &str); 20] = [
+    ("jobs", "select"),
+    ("jobs", "insert"),
+    ("jobs", "update"),
+    ("shard_progress", "select"),
+    ("shard_progress", "insert"),
+    ("shard_progress", "update"),
+    ("epochs", "select"),
+    ("epochs", "insert"),
+    ("epochs", "update"),
+    ("epochs", "delete"),
+    ("bindings", "select"),
+    ("bindings", "insert"),
+    ("bindings", "delete"),
+    ("snapshots", "select"),
+    ("snapshots", "insert"),
+    ("snapshots", "update"),
+    ("dead_letters", "insert"),
+    ("losses", "insert"),
+    ("losses", "delete"),
+    ("balance", "select"),
+];
+
+/// Fails if the login lacks a right in the schema `sessionizer`, as far as that is there.
+pub fn check_rights(tx: &mut impl postgres::GenericClient) -> Result<(), LedgerError> {
+    let (tables, rights): (Vec<&str>, Vec<&str>) = RIGHTS.into_iter().unzip();
+    let missing = tx
+        .query(
+            "select format('grant usage on schema sessionizer to %I;', current_user),
+                    current_user::text
+             from pg_namespace n
+             where n.nspname = 'sessionizer' and not has_schema_privilege(n.oid, 'usage')
+             union all
+             (select format('grant %s on sessionizer.%I to %I;', string_agg(r, ', ' order by at), t,
+                            current_user), current_user::text
+              from unnest($1::text[], $2::text[]) with ordinality needed(t, r, at)
+              join pg_class c on c.relname = t
+              join pg_namespace n on n.oid = c.relnamespace and n.nspname = 'sessionizer'
+              where not has_table_privilege(c.oid, r) group by t order by min(at))",
+            &[&tables, &rights],
+        )
+        .map_err(|why| classify(&why, "asking for the rights in the schema sessionizer"))?;
+    let Some(first) = missing.first() else { return Ok(()) };
+    let login: String = first.get(1);
+    let grants: Vec<&str> = missing.iter().map(|row| row.get(0)).collect();
+    Err(LedgerError::Fatal(Fault::Config(format!(
+        "Postgres refuses: the login {login} lacks rights in the schema sessionizer, all of which \
+         the job needs sooner or later. Grant them: {}",
+        grants.join(" ")
+    ))))
+}
