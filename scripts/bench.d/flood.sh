@@ -16,7 +16,8 @@ case_flood() {
         keep flood
         lists[flood.mb]+=" $(calculate "$rate * $size / 1e6" 1)"
         forget_job
-        run_job "flood-$i" -w 2 --memory "${budget}MiB"
+        # Whole, or they would all fit.
+        run_job "flood-$i" -w 2 --memory "${budget}MiB" --dead-letter-bytes "$size"
         wait_for_records 1
         lock_dead_letters
         sleep 20

@@ -642,7 +642,8 @@ impl<F: Feed> Reader<F> {
                 ends.push((partition, bound.end));
             }
             part.untold = false;
-            let waits = reads && !ended && !caught_up;
+            // Who may not read does not wait for more.
+            let waits = reads && !ended && !caught_up && self.pause.left() > 0;
             if let Some(ms) = part.watchdog.look(waits.then_some(position), now_ms) {
                 stuck.push((partition, position, ms));
             }

@@ -75,7 +75,8 @@ fn a_flood_of_bad_records_that_cannot_be_written_stays_within_the_memory() {
     let after = peak_mb(&job);
     assert!(after < 2 * 67 + 150, "{after} MB in the end:\n{}", job.log());
     let log = job.stop();
-    assert!(!log.contains("ERROR"), "{log}");
+    // Nobody blames the broker.
+    assert!(!log.contains("ERROR") && !log.contains("nothing has come"), "{log}");
     // The last sessions are open, and close at the end of this.
     world.run_to_end(&["-w", "1", "--memory", "16MiB"]);
     assert_answer(&world, &events);
