@@ -17,7 +17,6 @@ use sessionizer::alignment::Drift;
 use sessionizer::binding::{Late, Offset, Partition, Rules};
 use sessionizer::config::{self, Problems};
 use sessionizer::control::{Control, Fault};
-use sessionizer::correction::Correction;
 use sessionizer::dataflow::{self, Shape};
 use sessionizer::kafka::{Cluster, KafkaConfig, Publisher, Range, create_topic, scan};
 use sessionizer::key::Shard;
@@ -25,7 +24,7 @@ use sessionizer::ledger::{Durable, NamedEpoch};
 use sessionizer::operators::commit::Drive;
 use sessionizer::operators::sessions::LoadedShard;
 use sessionizer::operators::source::{SourceConfig, WorldClocks};
-use sessionizer::operators::{Batch, Feed, Ledger, LedgerError, Record, Stopped};
+use sessionizer::operators::{Batch, Feed, Ledger, LedgerError, Outcome, Record, Stopped};
 use sessionizer::plan::{Plan, ShardProgress};
 use sessionizer::produce::event::WebEvent;
 use sessionizer::produce::generate::{Generator, Recipe};
@@ -278,7 +277,7 @@ impl Feed for Stored {
 struct Discard(Arc<Times>);
 
 impl Ledger for Discard {
-    fn commit(&mut self, _: &Batch, _: &mut Vec<Correction>) -> Result<(), LedgerError> {
+    fn commit(&mut self, _: &Batch, _: &mut Outcome) -> Result<(), LedgerError> {
         self.0.note();
         Ok(())
     }

@@ -138,14 +138,14 @@ impl Target<'_> {
     ) -> Result<Vec<Correction>, Failed> {
         let mut rows = self.touching(tx, late)?;
         let mut corrections = correct(late.to_vec(), rows.clone(), self.config.gap);
-        while self.found_rows {
-            // Rows of others may touch each other: look again from where the merging has got.
+        // Rows of others may touch each other: look again from where the merging has got.
+        loop {
             let grown: Vec<(Key, Span)> = corrections
                 .iter()
                 .flat_map(|c| c.added.iter().map(|span| (c.key.clone(), *span)))
                 .collect();
-            let more = self.touching(tx, &grown)?;
-            if more.len() == rows.len() {
+            let more = if self.found_rows { self.touching(tx, &grown)? } else { Vec::new() };
+            if more.len() <= rows.len() {
                 break;
             }
             rows = more;
