@@ -12,7 +12,8 @@
 \endif
 
 with reasons as (
-    select job, reason, sum(records)::bigint as records, min(read_at) as first_read, max(read_at) as last_read
+    select job, reason, sum(records)::bigint as records,
+           min(read_at) as first_read, max(read_at) as last_read
     from sessionizer.dead_letters
     where :'job' in ('', job)
     group by job, reason

@@ -68,12 +68,12 @@ pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
     });
     let tls = tls(url).map_err(|why| LedgerError::Fatal(Fault::Config(why)))?;
     let mut client = settings.connect(tls).map_err(|why| classify(&why, "connecting"))?;
-    let mut settings = trust::LIFT_LIMITS.to_owned();
+    let mut settings = String::new();
     if !url.schemas.is_empty() {
         let path: Vec<String> = url.schemas.iter().map(|schema| quote(schema)).collect();
         settings.push_str(&format!("set search_path to {};", path.join(", ")));
     }
-    settings.extend([trust::CLOSE_PATH, FORGET_FROZEN_CLIENTS]);
+    settings.extend([trust::CLOSE_PATH, trust::LIFT_LIMITS, FORGET_FROZEN_CLIENTS]);
     client.batch_execute(&settings).map_err(|why| classify(&why, "setting up the connection"))?;
     trust::refuse_foreign(&mut client)?;
     Ok(client)

@@ -19,13 +19,12 @@ pub const CLOSE_PATH: &str = "
                                  pg_catalog.current_setting('search_path'), false);
     set search_path = pg_catalog, pg_temp;";
 
-/// A limit on a statement, a lock or a transaction would end the same commit again and again. First
-/// of all: it would end this, too.
+/// A limit on statements or locks that was set for everything this login does, or the database,
+/// would end the same commit again and again. One in POSTGRES_URL is meant for the job.
 pub const LIFT_LIMITS: &str = "
-    set statement_timeout = 0;
-    set lock_timeout = 0;
-    select pg_catalog.set_config('transaction_timeout', '0', false)
-    where pg_catalog.current_setting('transaction_timeout', true) is not null;";
+    select set_config(name, '0', false) from pg_settings
+    where name in ('statement_timeout', 'lock_timeout', 'transaction_timeout')
+          and setting <> '0' and source <> 'client';";
 
 /// Refuses what another role has put into the schema `sessionizer`.
 ///

@@ -69,7 +69,7 @@ fn raise(world: &World, code: &str, times: u32) {
     world.execute(&format!(
         "create sequence raised;
          create function raise() returns trigger language plpgsql as $$ begin
-             if nextval('raised') <= {times} then
+             if nextval('public.raised') <= {times} then
                  raise exception 'raised by a test' using errcode = '{code}';
              end if;
              return null;
@@ -258,8 +258,11 @@ fn a_server_in_recovery_is_waited_for() {
 
 #[test]
 fn too_many_connections_are_waited_for_at_the_start_and_later() {
-    let world = World::new("connections");
-    let (database, role) = (&world.database, world.role());
+    let mut world = World::new("connections");
+    let role = world.role();
+    // Only who has made the schema sessionizer, and whom that one trusts, may use it.
+    world.login = Some(role.clone());
+    let database = &world.database;
     world.execute(&format!(
         "create role {role} login; grant create on database {database} to {role};
          grant create, usage on schema public to {role}"

@@ -440,8 +440,9 @@ fn a_table_that_is_dropped_ends_the_job() {
 
 #[test]
 fn a_permission_that_is_revoked_ends_the_job_and_nothing_is_lost() {
-    let world = World::new("revoked");
+    let mut world = World::new("revoked");
     let role = world.role();
+    world.login = Some(role.clone());
     world.execute(&format!(
         "create role {role} login; grant create on database {} to {role};
          grant create, usage on schema public to {role}",

@@ -298,7 +298,7 @@ fn a_transaction_of_a_client_that_is_gone_does_not_stay_for_ever() {
     world.execute(
         "create table seen (value text);
          create function see() returns trigger language plpgsql as
-             'begin insert into seen values
+             'begin insert into public.seen values
                   (current_setting(''idle_in_transaction_session_timeout'')); return null; end';
          create trigger see after insert on sessionizer.dead_letters execute function see();",
     );

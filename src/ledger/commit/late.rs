@@ -146,7 +146,7 @@ impl Target<'_> {
                     .flat_map(|c| c.added.iter().map(|span| (c.key.clone(), *span)))
                     .collect();
                 let more = self.touching(tx, &grown)?;
-                if more.len() == rows.len() {
+                if more.len() <= rows.len() {
                     break;
                 }
                 rows = more;
