@@ -3,8 +3,12 @@
 //!
 //! Read committed is enough: the first statement locks the rows of our shards under our
 //! generation (I5), nobody else writes our table, and every other row we touch is only ever
-//! added to. The order keeps lanes from waiting for each other in a circle: what several lanes
-//! write (epochs, then bindings) comes last and in ascending order.
+//! added to.
+//!
+//! Nobody waits for anybody in a circle, because everybody locks in one order: shards, ascending;
+//! then what several lanes write, epochs and bindings, ascending; then the row of the job. A start
+//! takes all shards before it touches the row of the job. What is trimmed is locked without waiting:
+//! where another lane is at it, nothing is left to do.
 
 mod late;
 
@@ -15,6 +19,7 @@ use postgres::{Client, IsolationLevel, Statement, Transaction};
 use super::LedgerConfig;
 use super::connect::{classify, connect};
 use super::copy::{BinaryCopy, CopyError};
+use super::past::{self, Run};
 use super::table::{self, Table};
 use crate::binding::TopicId;
 use crate::control::Fault;
@@ -30,8 +35,7 @@ const DETAIL_CHARS: usize = 500;
 /// A lane: a connection and its statements.
 pub struct Lane {
     config: Arc<LedgerConfig>,
-    generation: i64,
-    topics: Arc<Vec<String>>,
+    run: Arc<Run>,
     client: Client,
     table: Table,
     /// Whether rows may touch each other, because some were there before the job.
@@ -51,12 +55,9 @@ struct Statements {
 
 impl Lane {
     /// Connects and prepares.
-    pub fn open(
-        config: Arc<LedgerConfig>,
-        generation: i64,
-        topics: Arc<Vec<String>>,
-    ) -> Result<Self, LedgerError> {
+    pub fn open(config: Arc<LedgerConfig>, run: Arc<Run>) -> Result<Self, LedgerError> {
         let mut client = connect(&config).map_err(in_a_run)?;
+        run.meet(&mut client);
         let Some(table) = table::find(&mut client, &config)? else {
             return Err(table::gone(&config.job, &config.table));
         };
@@ -69,7 +70,7 @@ impl Lane {
             .map_err(ails)?;
         let (found_rows, loss_epoch) = job.map_or((false, None), |row| (row.get(0), row.get(1)));
         let statements = Statements::prepare(&mut client, &table, found_rows).map_err(ails)?;
-        Ok(Lane { config, generation, topics, client, table, found_rows, loss_epoch, statements })
+        Ok(Lane { config, run, client, table, found_rows, loss_epoch, statements })
     }
 }
 
@@ -81,11 +82,17 @@ impl Statements {
     ) -> Result<Self, postgres::Error> {
         Ok(Statements {
             progress: client.prepare(
-                "update sessionizer.shard_progress p
+                "with mine as materialized (
+                     select shard from sessionizer.shard_progress
+                     where job = $1 and shard = any($3) order by shard for update
+                 )
+                 update sessionizer.shard_progress p
                  set epoch = s.epoch, closed = s.closed, open = s.open, dead = s.dead
                  from unnest($3::int4[], $4::int8[], $5::int8[], $6::int8[], $7::int8[],
                              $8::int8[]) s(shard, was, epoch, closed, open, dead)
-                 where p.job = $1 and p.generation = $2 and p.shard = s.shard and p.epoch = s.was",
+                 join mine using (shard)
+                 where p.job = $1 and p.generation = $2 and p.run = $9 and p.shard = s.shard
+                     and p.epoch = s.was",
             )?,
             epochs: client.prepare(
                 "insert into sessionizer.epochs as e
@@ -137,8 +144,7 @@ impl Ledger for Lane {
                 .start()
                 .map_err(ails)?,
             config: &self.config,
-            generation: self.generation,
-            topics: &self.topics,
+            run: &self.run,
             table: &self.table,
             found_rows: self.found_rows,
             statements: &self.statements,
@@ -161,6 +167,7 @@ impl Ledger for Lane {
         };
         commit.tx.commit().map_err(|why| classify(&why, "waiting for the reply to COMMIT"))?;
         self.loss_epoch = self.loss_epoch.filter(|_| !counted);
+        self.run.committed(batch.steps.iter().map(|step| step.to.epoch).max().unwrap_or(0));
         Ok(())
     }
 
@@ -172,13 +179,13 @@ impl Ledger for Lane {
             .client
             .query(
                 "select epoch from sessionizer.shard_progress
-                 where job = $1 and generation = $3 and shard = any($2)
-                 order by array_position($2, shard) for update",
-                &[&self.config.job, &numbers, &self.generation],
+                 where job = $1 and generation = $3 and run = $4 and shard = any($2)
+                 order by shard for update",
+                &[&self.config.job, &numbers, &self.run.fence.generation, &self.run.fence.run],
             )
             .map_err(|why| classify(&why, "reading progress"))?;
         if rows.len() != shards.len() {
-            return Err(fenced(&mut self.client, &self.config, self.generation));
+            return Err(past::why_not(&mut self.client, &self.config, &self.run));
         }
         Ok(rows.iter().map(|row| row.get::<_, i64>(0) as Epoch).collect())
     }
@@ -200,47 +207,11 @@ fn in_key_order(closed: Vec<&Closed>) -> Vec<(&Key, Span)> {
     rows.into_iter().map(|(_, key, span)| (key, span)).collect()
 }
 
-/// Why our generation is not that of the ledger any more.
-fn fenced(
-    client: &mut impl postgres::GenericClient,
-    config: &LedgerConfig,
-    generation: i64,
-) -> LedgerError {
-    let row = client.query_opt(
-        "select max(p.generation), j.started_by, j.started_at::text
-         from sessionizer.jobs j join sessionizer.shard_progress p using (job)
-         where j.job = $1 group by j.job",
-        &[&config.job],
-    );
-    let fault = match row {
-        Err(why) => return classify(&why, "finding out who has taken over"),
-        Ok(Some(row)) if row.get::<_, i64>(0) > generation => {
-            let (by, since): (String, String) = (row.get(1), row.get(2));
-            Fault::Fenced(format!(
-                "another instance of the job {} has taken over ({by}, since {since}); this one \
-                 stops, and nothing of it is written any more",
-                config.job
-            ))
-        }
-        Ok(Some(_)) => Fault::World(format!(
-            "the job {}'s rows in sessionizer.shard_progress are not as this instance left them; \
-             were they changed by hand?",
-            config.job
-        )),
-        Ok(None) => Fault::Config(format!(
-            "the job {} is gone from sessionizer.jobs: it was deleted while it ran",
-            config.job
-        )),
-    };
-    LedgerError::Fatal(fault)
-}
-
 /// The steps of a commit, in their order.
 struct Commit<'a> {
     tx: Transaction<'a>,
     config: &'a LedgerConfig,
-    generation: i64,
-    topics: &'a [String],
+    run: &'a Run,
     table: &'a Table,
     found_rows: bool,
     statements: &'a Statements,
@@ -260,20 +231,21 @@ impl Commit<'_> {
                 &self.statements.progress,
                 &[
                     &self.config.job,
-                    &self.generation,
+                    &self.run.fence.generation,
                     &shards,
                     &column(|step| step.from),
                     &column(|step| step.to.epoch),
                     &column(|step| step.to.closed),
                     &column(|step| step.to.open),
                     &column(|step| step.to.dead),
+                    &self.run.fence.run,
                 ],
             )
             .map_err(|why| classify(&why, "moving the progress"))?;
         if moved == steps.len() as u64 {
             return Ok(());
         }
-        Err(fenced(&mut self.tx, self.config, self.generation))
+        Err(past::why_not(&mut self.tx, self.config, self.run))
     }
 
     fn rows<'k>(
@@ -313,7 +285,7 @@ impl Commit<'_> {
         }
         let copy = "copy sessionizer.dead_letters (job, topic, partition, \"offset\", reason,
                     detail, payload, payload_bytes, read_at) from stdin (format binary)";
-        let (job, topics) = (&self.config.job, self.topics);
+        let (job, topics) = (&self.config.job, &self.run.topics);
         copy_in(&mut self.tx, copy, |copy| {
             for (epoch, letter) in letters {
                 copy.row(9)?;
@@ -386,8 +358,10 @@ impl Commit<'_> {
             all.iter().map(|(_, binding)| value(binding)).collect()
         };
         let epochs: Vec<i64> = all.iter().map(|(epoch, _)| *epoch as i64).collect();
-        let topics: Vec<&str> =
-            all.iter().map(|(_, b)| self.topics[usize::from(b.partition.topic)].as_str()).collect();
+        let topics: Vec<&str> = all
+            .iter()
+            .map(|(_, b)| self.run.topics[usize::from(b.partition.topic)].as_str())
+            .collect();
         let partitions: Vec<i32> = all.iter().map(|(_, b)| b.partition.number).collect();
         let promises: Vec<Option<i64>> = all.iter().map(|(_, b)| stored(b.promise)).collect();
         let topic_ids: Vec<Option<&str>> =
@@ -462,17 +436,22 @@ impl Commit<'_> {
             .get(0);
         self.tx
             .execute(
-                "delete from sessionizer.epochs where job = $1 and epoch < $2",
+                "delete from sessionizer.epochs where ctid = any(array(
+                     select ctid from sessionizer.epochs where job = $1 and epoch < $2
+                     for update skip locked))",
                 &[&self.config.job, &base],
             )
             .map_err(ails)?;
         self.tx
             .execute(
-                "delete from sessionizer.bindings b where job = $1 and epoch < $2 and exists (
-                     select from sessionizer.bindings later
-                     where later.job = b.job and later.topic = b.topic
-                     and later.partition = b.partition
-                     and later.epoch > b.epoch and later.epoch <= $2)",
+                "delete from sessionizer.bindings where ctid = any(array(
+                     select ctid from sessionizer.bindings b
+                     where job = $1 and epoch < $2 and exists (
+                         select from sessionizer.bindings later
+                         where later.job = b.job and later.topic = b.topic
+                         and later.partition = b.partition
+                         and later.epoch > b.epoch and later.epoch <= $2)
+                     for update skip locked))",
                 &[&self.config.job, &base],
             )
             .map_err(ails)?;

@@ -2,7 +2,8 @@
 //!
 //! `url` says where it is, `connect` goes there, `table` knows the table of sessions, `peek` looks
 //! before a start, `start` takes the fence, `durable` reads and checks what is there, `loss` notes
-//! what Kafka has lost, `commit` writes an epoch, `reset` removes a job.
+//! what Kafka has lost, `commit` writes an epoch, `past` tells when the database has gone back to an
+//! earlier state, `pooler` finds what shares connections between clients, `reset` removes a job.
 //! Statements stand beside their one caller; what they act on is in `schema.sql`.
 
 mod audit;
@@ -11,7 +12,9 @@ mod connect;
 mod copy;
 mod durable;
 mod loss;
+mod past;
 mod peek;
+mod pooler;
 mod reset;
 mod start;
 mod table;
@@ -28,6 +31,7 @@ use log::info;
 pub use audit::{Balance, Moment};
 pub use durable::{Durable, NamedBinding, NamedEpoch};
 pub use loss::Loss;
+pub use past::Run;
 pub use peek::{FirstStart, Place, Rows};
 pub use reset::{Doomed, RowCount};
 pub use start::Started;
@@ -36,6 +40,7 @@ pub use table::SessionEnd;
 use crate::control::Fault;
 use crate::key::Shard;
 use crate::operators::{Ledger, LedgerError};
+use crate::plan::Fence;
 use crate::secret::Secret;
 use crate::text;
 use crate::time::{Epoch, EventTime, Gap};
@@ -67,16 +72,16 @@ fn humane(ms: i64) -> String {
     humantime::format_duration(duration).to_string()
 }
 
-/// The snapshots of some shards: shard, epoch, bytes; fails if the run `generation` is not the
-/// newest. Calls `arrived` for each that has come.
+/// The snapshots of some shards: shard, epoch, bytes; fails if the run that holds this fence is not
+/// the newest. Calls `arrived` for each that has come.
 pub fn snapshots(
     config: &LedgerConfig,
-    generation: i64,
+    fence: (Fence, bool),
     shards: &[Shard],
     arrived: impl FnMut(),
 ) -> Result<Vec<(Shard, u64, Vec<u8>)>, LedgerError> {
     let mut client = connect::connect(config)?;
-    start::snapshots(&mut client, config, generation, shards, arrived)
+    start::snapshots(&mut client, config, fence, shards, arrived)
 }
 
 /// Notes losses that the user accepts; no session of the table ends later than what comes back.
@@ -102,10 +107,9 @@ pub fn reset(config: &LedgerConfig) -> Result<(), LedgerError> {
 /// A lane's ledger, with a connection of its own.
 pub fn open_lane(
     config: &Arc<LedgerConfig>,
-    generation: i64,
-    topics: &Arc<Vec<String>>,
+    run: &Arc<Run>,
 ) -> Result<Box<dyn Ledger>, LedgerError> {
-    let lane = commit::Lane::open(Arc::clone(config), generation, Arc::clone(topics))?;
+    let lane = commit::Lane::open(Arc::clone(config), Arc::clone(run))?;
     Ok(Box::new(lane))
 }
 
@@ -134,7 +138,7 @@ pub fn peek_patiently(
 ) -> Result<Option<FirstStart>, Fault> {
     let asked = config.clone();
     patiently(config, patience, give_up, move |_signs| {
-        peek::peek(&mut connect::connect(&asked)?, &asked)
+        peek::peek(&mut pooler::connect_directly(&asked)?, &asked)
     })
 }
 
@@ -156,14 +160,14 @@ pub fn start_patiently(
 /// [`snapshots`], as soon as Postgres answers; waits at most `patience`.
 pub fn snapshots_patiently(
     config: &LedgerConfig,
-    generation: i64,
+    fence: (Fence, bool),
     shards: Vec<Shard>,
     patience: Duration,
     give_up: impl FnMut() -> bool,
 ) -> Result<Vec<(Shard, u64, Vec<u8>)>, Fault> {
     let asked = config.clone();
     patiently(config, patience, give_up, move |signs| {
-        snapshots(&asked, generation, &shards, || {
+        snapshots(&asked, fence, &shards, || {
             signs.fetch_add(1, Relaxed);
         })
     })

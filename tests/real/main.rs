@@ -24,6 +24,8 @@ mod messages;
 mod network;
 mod oracle;
 mod outage;
+mod past;
+mod pooler;
 mod postgres;
 mod produce;
 mod queries;
