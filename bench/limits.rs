@@ -25,7 +25,7 @@ use sessionizer::operators::commit::Drive;
 use sessionizer::operators::sessions::LoadedShard;
 use sessionizer::operators::source::{SourceConfig, WorldClocks};
 use sessionizer::operators::{Batch, Feed, Ledger, LedgerError, Outcome, Record, Stopped};
-use sessionizer::plan::{Plan, ShardProgress};
+use sessionizer::plan::{Fence, Plan, ShardProgress};
 use sessionizer::produce::event::WebEvent;
 use sessionizer::produce::generate::{Generator, Recipe};
 use sessionizer::produce::pace::Pace;
@@ -308,7 +308,7 @@ impl Setup {
         let base =
             NamedEpoch { epoch: 0, watermark: EventTime::NEVER, rules: None, bindings: Vec::new() };
         let progress = vec![ShardProgress::default(); 128];
-        let durable = Durable { generation: 1, progress, base, replay: Vec::new() };
+        let durable = Durable { fence: Fence::default(), progress, base, replay: Vec::new() };
         let rules = Rules { max_future_ms: 300_000, late: Late::Merge };
         let topics = ["events".to_owned()];
         let first = tick(now_ms(), epoch_ms);

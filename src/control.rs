@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::budget::Budget;
 use crate::time::EventTime;
@@ -19,6 +19,8 @@ pub enum Fault {
     Fenced(String),
     /// Another process of the cluster is lost.
     Peer(String),
+    /// The database is as it was earlier: a start goes on from there.
+    GoneBack(String),
     /// Something outside has failed and may heal: another start may succeed.
     World(String),
 }
@@ -27,7 +29,7 @@ impl Fault {
     /// The exit code of the process.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Fault::World(_) => 1,
+            Fault::World(_) | Fault::GoneBack(_) => 1,
             Fault::Config(_) => 2,
             Fault::Fenced(_) => 3,
             Fault::Peer(_) => 4,
@@ -48,9 +50,11 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::Config(why) | Fault::Fenced(why) | Fault::World(why) | Fault::Peer(why) => {
-                f.write_str(why)
-            }
+            Fault::Config(why)
+            | Fault::Fenced(why)
+            | Fault::World(why)
+            | Fault::GoneBack(why)
+            | Fault::Peer(why) => f.write_str(why),
         }
     }
 }
@@ -60,7 +64,8 @@ impl std::error::Error for Fault {}
 /// Shared by all threads of a process.
 #[derive(Default)]
 pub struct Control {
-    stop: AtomicBool,
+    /// Shared with the control of a run that goes on after this one.
+    stop: Arc<AtomicBool>,
     fault: Mutex<Option<Fault>>,
     failed: AtomicBool,
     abandoned: AtomicBool,
@@ -142,6 +147,11 @@ impl Control {
     /// Whether a clean stop was asked for.
     pub fn stopping(&self) -> bool {
         self.stop.load(Relaxed)
+    }
+
+    /// For a run that goes on in this process after this one: only the wish to stop is the same.
+    pub fn successor(&self) -> Self {
+        Control { stop: Arc::clone(&self.stop), ..Control::default() }
     }
 
     /// Ends the run at once and leaves what is not committed to the next start.

@@ -42,11 +42,20 @@ pub struct PartitionPlan {
     pub oldest: Offset,
 }
 
+/// By which run the shards are held. A database that goes back to an earlier state gives the same
+/// generation again, to another run: so each has a number of its own as well, at random.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Fence {
+    /// How many starts the job has had.
+    pub generation: i64,
+    pub run: i64,
+}
+
 /// The whole plan.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Plan {
-    /// The fence: commits of this run carry it, those of an older run fail.
-    pub generation: i64,
+    /// The fence: commits of this run carry it, those of another run fail.
+    pub fence: Fence,
     /// Names of the topics; a [`Partition`] holds an index into them.
     pub topics: Vec<String>,
     /// What the brokers call them, where they say.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use log::{debug, error, info};
+use log::{debug, error, info, warn};
 use timely::communication::WorkerGuards;
 use timely::dataflow::operators::vec::{Broadcast, Input};
 use timely::dataflow::operators::{Inspect, Probe};
@@ -55,8 +55,34 @@ pub fn now_ms() -> u64 {
     since.map_or(0, |since| since.as_millis() as u64)
 }
 
-/// Runs the job until it is asked to stop, has read to the end, or fails.
+/// A run that ends so soon because the database has gone back has not helped; after so many in a
+/// row the job ends.
+const SHORT_RUN: Duration = Duration::from_secs(60);
+const SHORT_RUNS: u32 = 5;
+
+/// Runs the job until it is asked to stop, has read to the end, or fails. A database that has gone
+/// back to an earlier state is gone on from, as a start would. A cluster ends, and has to be
+/// started again.
 pub fn run(config: &Config, control: &Arc<Control>) -> Result<(), Fault> {
+    let mut control = Arc::clone(control);
+    let mut short_runs = 0;
+    loop {
+        let began = Instant::now();
+        let ended = run_once(config, &control);
+        let Err(Fault::GoneBack(why)) = ended else { return ended };
+        short_runs = if began.elapsed() < SHORT_RUN { short_runs + 1 } else { 0 };
+        if config.processes > 1 || control.stopping() || short_runs >= SHORT_RUNS {
+            return Err(Fault::GoneBack(format!(
+                "{why}. Start the job again: it goes on from what is there, and reads again what \
+                 is missing"
+            )));
+        }
+        warn!("{why}. The job goes on from what is there, and reads again what is missing");
+        control = Arc::new(control.successor());
+    }
+}
+
+fn run_once(config: &Config, control: &Arc<Control>) -> Result<(), Fault> {
     let began = Instant::now();
     for name in &config.ledger.url.ignored {
         info!("POSTGRES_URL: the parameter {name} means nothing here and is ignored");
@@ -306,7 +332,8 @@ impl Job {
             });
             let mine =
                 Box::new(move |partition: Partition| partition.worker(peers, processes) == index);
-            KafkaFeed::new(kafka, &plan.topics, &watcher, of_process, mine, wake)
+            let topics = (plan.topics.as_slice(), self.config.ledger.job.as_str());
+            KafkaFeed::new(kafka, topics, &watcher, of_process, mine, wake)
         };
         let (source, durable) = dataflow::build(
             worker,
@@ -388,7 +415,7 @@ impl Job {
         self.control.gauges.shards_to_load.fetch_add(mine.len() as u64, Relaxed);
         let stored = ledger::snapshots_patiently(
             &self.config.ledger,
-            plan.generation,
+            (plan.fence, self.config.process == 0),
             mine.clone(),
             self.config.start_timeout,
             || self.control.ending(),
@@ -485,8 +512,7 @@ impl Job {
 
     fn open_ledger(&self, plan: &Plan) -> OpenLedger {
         let config = Arc::new(self.config.ledger.clone());
-        let topics = Arc::new(plan.topics.clone());
-        let generation = plan.generation;
-        Arc::new(move |_lane| ledger::open_lane(&config, generation, &topics))
+        let run = Arc::new(ledger::Run::new(plan));
+        Arc::new(move |_lane| ledger::open_lane(&config, &run))
     }
 }

@@ -2,21 +2,23 @@
 
 mod banner;
 mod beginning;
+mod group;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use log::{info, warn};
 
 use self::beginning::Beginning;
-use crate::binding::{Binding, BoundEpoch, Offset, Partition, Rules};
+use crate::binding::{Binding, BoundEpoch, Offset, Partition, Rules, Status};
 use crate::config::Config;
 use crate::control::{Control, Fault};
 use crate::kafka::Cluster;
 use crate::ledger::{self, Durable, Loss, NamedBinding, Started};
 use crate::operators::LedgerError;
 use crate::plan::{PartitionPlan, Plan};
+use crate::text::plural;
 use crate::time::{Epoch, EventTime};
 
 /// Asks Kafka, takes the fence and makes the plan. Worker 0 of process 0 does it, once a start.
@@ -41,6 +43,7 @@ pub fn make_plan(
         Some(found) => Some(beginning::find(config, &cluster, &counts, found)?),
         None => None,
     };
+    let memory = found.is_none().then(|| group::ask(config, &counts));
     let topics = &config.kafka.topics;
     let ledger = &config.ledger;
     let started = ledger::start_patiently(ledger, topics, with_rows, patience(), give_up)?;
@@ -56,8 +59,11 @@ pub fn make_plan(
             ))
         })?,
     };
-    let losses = place_partitions(&mut plan, (config, control), &cluster, beginning)?;
+    let losses = place_partitions(&mut plan, (config, control), (&cluster, &counts), beginning)?;
     say_what_starts(config, &counts, &started, &plan);
+    if let Some(memory) = &memory {
+        group::compare(memory, config, &plan);
+    }
     if !losses.is_empty() {
         accept(&mut plan, config, &losses)?;
     }
@@ -89,10 +95,16 @@ fn say_what_starts(config: &Config, counts: &[i32], started: &Started, plan: &Pl
 fn place_partitions(
     plan: &mut Plan,
     (config, control): (&Config, &Control),
-    cluster: &Cluster,
+    (cluster, counts): (&Cluster, &[i32]),
     beginning: Beginning,
 ) -> Result<Vec<Loss>, Fault> {
     let mut losses = beginning.losses;
+    losses.extend(retire_what_is_gone(plan, counts));
+    let made_again: BTreeSet<String> = losses
+        .iter()
+        .filter(|loss| loss.available.is_none())
+        .map(|loss| loss.topic.clone())
+        .collect();
     // Asked first: where a partition can be read to less far than this, it is not because it grows.
     let log_ends = match config.until_end {
         true => {
@@ -123,11 +135,11 @@ fn place_partitions(
             part.start = Binding::initial(partition, *start.unwrap_or(&oldest));
             continue;
         }
-        let replayed = plan.replay.iter().rev().flat_map(|epoch| &epoch.bindings);
-        let last = replayed.into_iter().find(|b| b.partition == partition).unwrap_or(&part.start);
+        let last = last_binding(part, &plan.replay);
         let now = plan.topic_ids[usize::from(partition.topic)];
         let same = now.zip(last.topic_id).map(|(now, then)| now == then);
-        let Some(loss) = find_loss(topic, (part.start.end, last), (oldest, end), same) else {
+        let same = if made_again.contains(topic) { Some(false) } else { same };
+        let Some(loss) = find_loss(topic, (part.start.end, &last), (oldest, end), same) else {
             continue;
         };
         if loss.to.is_none() {
@@ -138,6 +150,53 @@ fn place_partitions(
         losses.push(loss);
     }
     Ok(losses)
+}
+
+/// What was bound last of a partition.
+fn last_binding(part: &PartitionPlan, replay: &[BoundEpoch]) -> Binding {
+    let partition = part.start.partition;
+    let replayed = replay.iter().rev().flat_map(|epoch| &epoch.bindings);
+    *replayed.into_iter().find(|b| b.partition == partition).unwrap_or(&part.start)
+}
+
+/// A topic never loses a partition; one that has fewer than the job has read was made again. Those
+/// that are gone are not read, and the watermark does not wait for them. Gives what that loses, but
+/// for what a start before has accepted. `counts` are the partitions of each topic.
+fn retire_what_is_gone(plan: &mut Plan, counts: &[i32]) -> Vec<Loss> {
+    let mut losses = Vec::new();
+    for part in plan.partitions.iter_mut().filter(|part| !part.retired) {
+        let Partition { topic, number } = part.start.partition;
+        let count = counts[usize::from(topic)];
+        if number < count {
+            continue;
+        }
+        let last = last_binding(part, &plan.replay);
+        let now = plan.topic_ids[usize::from(topic)];
+        // Whoever accepts it binds an end to the partition, and the id of the new topic.
+        let accepted = match now.zip(last.topic_id) {
+            Some((now, then)) => now == then,
+            None => last.status == Status::Ended,
+        };
+        part.retired = true;
+        // Should the new topic get such a partition, it is read from its beginning.
+        part.restart = Some(0);
+        if accepted {
+            continue;
+        }
+        losses.push(Loss {
+            topic: plan.topics[usize::from(topic)].clone(),
+            partition: number,
+            from: part.start.end,
+            to: None,
+            read_to: last.end,
+            available: None,
+            reason: format!(
+                "the topic was deleted and made again with {}",
+                plural(count as u64, "partition")
+            ),
+        });
+    }
+    losses
 }
 
 /// Whether nothing durable speaks of this partition.
@@ -167,7 +226,8 @@ fn find_loss(
         return None;
     };
     let (topic, partition) = (topic.to_owned(), last.partition.number);
-    Some(Loss { topic, partition, from, to, read_to: last.end, available: (oldest, end), reason })
+    let (available, reason) = (Some((oldest, end)), reason.to_owned());
+    Some(Loss { topic, partition, from, to, read_to: last.end, available, reason })
 }
 
 /// Notes the losses, or refuses to start.
@@ -260,7 +320,7 @@ pub fn assemble(
         )));
     }
     Ok(Plan {
-        generation: durable.generation,
+        fence: durable.fence,
         topics: names.clone(),
         topic_ids: vec![None; names.len()],
         rules,
@@ -278,9 +338,8 @@ pub fn assemble(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::binding::Status;
     use crate::ledger::NamedEpoch;
-    use crate::plan::ShardProgress;
+    use crate::plan::{Fence, ShardProgress};
     use crate::time::EventTime;
 
     const RULES: Rules = Rules { max_future_ms: 0, late: crate::binding::Late::Merge };
@@ -308,7 +367,7 @@ mod tests {
     fn durable(base: NamedEpoch, replay: Vec<NamedEpoch>) -> Durable {
         let last = replay.last().map_or(base.epoch, |bound| bound.epoch);
         let progress = vec![ShardProgress { epoch: last, ..Default::default() }; 4];
-        Durable { generation: 1, progress, base, replay }
+        Durable { fence: Fence::default(), progress, base, replay }
     }
 
     fn topics(names: &[&str]) -> Vec<String> {

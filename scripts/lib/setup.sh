@@ -218,6 +218,9 @@ need_rust_checks() {
 
 # ---- PostgreSQL ----------------------------------------------------------------------------
 
+# Debian puts it where only root looks.
+have_pgbouncer() { have pgbouncer || [[ -x /usr/sbin/pgbouncer ]]; }
+
 # Prints the directory that holds initdb and pg_ctl; the newest, where there are several.
 find_postgres() {
     local bin bins

@@ -32,6 +32,8 @@ pub struct KafkaFeed {
     consumer: Option<Arc<BaseConsumer<Context>>>,
     context: Context,
     topics: Vec<String>,
+    /// What stands beside the offsets that the group is told.
+    mark: String,
     found: Found,
     mine: Box<dyn Fn(Partition) -> bool>,
     wake: Arc<dyn Fn() + Send + Sync>,
@@ -57,7 +59,7 @@ impl KafkaFeed {
     /// records have come.
     pub fn new(
         config: &KafkaConfig,
-        topics: &[String],
+        (topics, job): (&[String], &str),
         watcher: &Watcher,
         partitions: usize,
         mine: Box<dyn Fn(Partition) -> bool>,
@@ -72,6 +74,7 @@ impl KafkaFeed {
             consumer: Some(Arc::new(consumer)),
             context,
             topics: topics.to_vec(),
+            mark: super::group::mark(job),
             found: Arc::clone(&watcher.found),
             mine,
             wake,
@@ -274,7 +277,7 @@ impl Feed for KafkaFeed {
             let topic = &self.topics[usize::from(partition.topic)];
             let mut entry = list.add_partition(topic, partition.number);
             entry.set_offset(RdOffset::Offset(*end)).expect("an offset is not negative");
-            entry.set_metadata(super::group::MARK);
+            entry.set_metadata(&self.mark);
         }
         if let Err(why) = self.consumer().commit(&list, CommitMode::Async) {
             debug!("the group's offsets were not committed (lag tools will be behind): {why}");

@@ -13,9 +13,14 @@ use super::{Cluster, QUESTION, refused};
 use crate::binding::Offset;
 use crate::control::Fault;
 
-/// What stands beside an offset that this program has committed: sessions may be open there of
-/// which another job knows nothing.
-pub(super) const MARK: &str = "sessionizer";
+/// What stands beside an offset that this program has committed, before the name of the job:
+/// sessions may be open there of which another job knows nothing.
+const MARK: &str = "sessionizer";
+
+/// What a job leaves beside its offsets.
+pub(super) fn mark(job: &str) -> String {
+    format!("{MARK} {job}")
+}
 
 /// A committed offset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +34,9 @@ pub struct Committed {
 /// By topic and partition.
 pub type CommittedOffsets = BTreeMap<(String, i32), Committed>;
 
+/// The same with what stands beside each.
+type Marked = BTreeMap<(String, i32), (Offset, String)>;
+
 impl Cluster {
     /// What a group has committed; a partition without is not there.
     /// `Ok(None)`: this login may not know.
@@ -38,6 +46,34 @@ impl Cluster {
         partitions: &[(String, i32)],
         patience: Duration,
     ) -> Result<Option<CommittedOffsets>, Fault> {
+        let ours = |metadata: &str| metadata.split(' ').next() == Some(MARK);
+        let found = self.marked(group, partitions, patience)?;
+        Ok(found.map(|found| {
+            let committed = |(place, (offset, metadata)): (_, (_, String))| {
+                (place, Committed { offset, ours: ours(&metadata) })
+            };
+            found.into_iter().map(committed).collect()
+        }))
+    }
+
+    /// The offsets of a group that this job has committed.
+    pub fn committed_by(
+        &self,
+        (group, job): (&str, &str),
+        partitions: &[(String, i32)],
+        patience: Duration,
+    ) -> Result<BTreeMap<(String, i32), Offset>, Fault> {
+        let found = self.marked(group, partitions, patience)?.unwrap_or_default();
+        let ours = found.into_iter().filter(|(_, (_, metadata))| *metadata == mark(job));
+        Ok(ours.map(|(place, (offset, _))| (place, offset)).collect())
+    }
+
+    fn marked(
+        &self,
+        group: &str,
+        partitions: &[(String, i32)],
+        patience: Duration,
+    ) -> Result<Option<Marked>, Fault> {
         let mut client = self.config.client();
         client.set("group.id", group).set("allow.auto.create.topics", "false");
         client.set("enable.auto.commit", "false");
@@ -78,9 +114,8 @@ impl Cluster {
                 )));
             }
             if let RdOffset::Offset(offset) = element.offset() {
-                let ours = element.metadata() == MARK;
                 let place = (element.topic().to_owned(), element.partition());
-                committed.insert(place, Committed { offset, ours });
+                committed.insert(place, (offset, element.metadata().to_owned()));
             }
         }
         Ok(Some(committed))

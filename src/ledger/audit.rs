@@ -8,8 +8,9 @@ use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
 
 use super::commit::{ROW_REFUSED, RefusedRow};
-use super::connect::{classify, connect, quote};
+use super::connect::{classify, quote};
 use super::copy::Timestamp;
+use super::pooler::connect_directly;
 use super::table::SessionEnd;
 use super::{LedgerConfig, NamedBinding, durable};
 use crate::binding::{Offset, Status};
@@ -17,7 +18,7 @@ use crate::control::Fault;
 use crate::event::Reason;
 use crate::key::{Key, Shard};
 use crate::operators::LedgerError;
-use crate::plan::ShardProgress;
+use crate::plan::{Fence, ShardProgress};
 use crate::session::Span;
 use crate::snapshot;
 use crate::time::{Epoch, EventTime, Gap};
@@ -66,7 +67,7 @@ impl Moment {
     /// Begins the transaction and reads all but the table.
     pub fn read(config: &LedgerConfig) -> Result<Self, LedgerError> {
         let ails = |why: postgres::Error| classify(&why, "reading what is durable");
-        let mut client = connect(config)?;
+        let mut client = connect_directly(config)?;
         // The transaction is idle while the topic is read, however long that takes; it holds no
         // lock that anybody waits for.
         client
@@ -242,7 +243,7 @@ impl Moment {
             LedgerError::Retry(why) => LedgerError::Retry(why),
         };
         durable::check(&mut self.client, &self.job, &self.table).map_err(refused)?;
-        durable::read(&mut self.client, &self.job, 0).map_err(refused)?;
+        durable::read(&mut self.client, &self.job, Fence::default()).map_err(refused)?;
         let shards = self.shards.len() as u32;
         for (at, progress) in self.shards.iter().enumerate() {
             // One by one: all of them together may be large.

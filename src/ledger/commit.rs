@@ -3,8 +3,12 @@
 //!
 //! Read committed is enough: the first statement locks the rows of our shards under our
 //! generation (I5), nobody else writes our table, and every other row we touch is only ever
-//! added to. The order keeps lanes from waiting for each other in a circle: what several lanes
-//! write (epochs, then bindings) comes last and in ascending order.
+//! added to.
+//!
+//! Nobody waits for anybody in a circle, because everybody locks in one order: shards, ascending;
+//! then what several lanes write, epochs and bindings, ascending; then the row of the job. A start
+//! takes all shards before it touches the row of the job. What is trimmed is locked without waiting:
+//! where another lane is at it, nothing is left to do.
 
 mod late;
 mod refused;
@@ -22,6 +26,7 @@ pub(super) use self::rows::{Failed, Keep, Refusal, Target};
 use super::LedgerConfig;
 use super::connect::{classify, connect};
 use super::copy::{BinaryCopy, CopyError};
+use super::past::{self, Run};
 use super::table::{self, Table};
 use crate::binding::TopicId;
 use crate::control::Fault;
@@ -36,8 +41,7 @@ const DETAIL_CHARS: usize = 500;
 /// A lane: a connection and its statements.
 pub struct Lane {
     config: Arc<LedgerConfig>,
-    generation: i64,
-    topics: Arc<Vec<String>>,
+    run: Arc<Run>,
     client: Client,
     table: Table,
     /// Whether rows may touch each other, because some were there before the job.
@@ -60,12 +64,9 @@ pub(super) struct Statements {
 
 impl Lane {
     /// Connects and prepares.
-    pub fn open(
-        config: Arc<LedgerConfig>,
-        generation: i64,
-        topics: Arc<Vec<String>>,
-    ) -> Result<Self, LedgerError> {
+    pub fn open(config: Arc<LedgerConfig>, run: Arc<Run>) -> Result<Self, LedgerError> {
         let mut client = connect(&config).map_err(in_a_run)?;
+        run.meet(&mut client);
         let table = table::of_job(&mut client, &config)?;
         let ails = |why: postgres::Error| classify(&why, "preparing to commit");
         let job = client
@@ -77,18 +78,7 @@ impl Lane {
         let (found_rows, loss_epoch) = job.map_or((false, None), |row| (row.get(0), row.get(1)));
         let statements = Statements::prepare(&mut client, &table, found_rows).map_err(ails)?;
         let (tried, told) = (Tried::default(), Told::default());
-        Ok(Lane {
-            config,
-            generation,
-            topics,
-            client,
-            table,
-            found_rows,
-            loss_epoch,
-            statements,
-            tried,
-            told,
-        })
+        Ok(Lane { config, run, client, table, found_rows, loss_epoch, statements, tried, told })
     }
 
     /// One transaction. With care, it finds out which rows the table refuses, and goes on without.
@@ -114,8 +104,7 @@ impl Lane {
                 .start()
                 .map_err(ails)?,
             target,
-            generation: self.generation,
-            topics: &self.topics,
+            run: &self.run,
             careful,
             tried: self.tried,
             letters: Vec::new(),
@@ -143,6 +132,7 @@ impl Lane {
         self.tried = tried;
         self.tried.stored |= batch.closed.len() > outcome.refused.len();
         self.loss_epoch = loss_epoch.filter(|_| !counted);
+        self.run.committed(batch.steps.iter().map(|step| step.to.epoch).max().unwrap_or(0));
         self.told.tell(&letters, &self.table, &self.config);
         Ok(())
     }
@@ -156,11 +146,17 @@ impl Statements {
     ) -> Result<Self, postgres::Error> {
         Ok(Statements {
             progress: client.prepare(
-                "update sessionizer.shard_progress p
+                "with mine as materialized (
+                     select shard from sessionizer.shard_progress
+                     where job = $1 and shard = any($3) order by shard for update
+                 )
+                 update sessionizer.shard_progress p
                  set epoch = s.epoch, closed = s.closed, open = s.open, dead = s.dead
                  from unnest($3::int4[], $4::int8[], $5::int8[], $6::int8[], $7::int8[],
                              $8::int8[]) s(shard, was, epoch, closed, open, dead)
-                 where p.job = $1 and p.generation = $2 and p.shard = s.shard and p.epoch = s.was",
+                 join mine using (shard)
+                 where p.job = $1 and p.generation = $2 and p.run = $9 and p.shard = s.shard
+                     and p.epoch = s.was",
             )?,
             epochs: client.prepare(
                 "insert into sessionizer.epochs as e
@@ -225,13 +221,13 @@ impl Ledger for Lane {
             .client
             .query(
                 "select epoch from sessionizer.shard_progress
-                 where job = $1 and generation = $3 and shard = any($2)
-                 order by array_position($2, shard) for update",
-                &[&self.config.job, &numbers, &self.generation],
+                 where job = $1 and generation = $3 and run = $4 and shard = any($2)
+                 order by shard for update",
+                &[&self.config.job, &numbers, &self.run.fence.generation, &self.run.fence.run],
             )
             .map_err(|why| classify(&why, "reading progress"))?;
         if rows.len() != shards.len() {
-            return Err(fenced(&mut self.client, &self.config, self.generation));
+            return Err(past::why_not(&mut self.client, &self.config, &self.run));
         }
         Ok(rows.iter().map(|row| row.get::<_, i64>(0) as Epoch).collect())
     }
@@ -253,47 +249,11 @@ fn in_key_order(closed: Vec<&Closed>) -> Vec<(&Key, Span)> {
     rows.into_iter().map(|(_, key, span)| (key, span)).collect()
 }
 
-/// Why our generation is not that of the ledger any more.
-fn fenced(
-    client: &mut impl postgres::GenericClient,
-    config: &LedgerConfig,
-    generation: i64,
-) -> LedgerError {
-    let row = client.query_opt(
-        "select max(p.generation), j.started_by, j.started_at::text
-         from sessionizer.jobs j join sessionizer.shard_progress p using (job)
-         where j.job = $1 group by j.job",
-        &[&config.job],
-    );
-    let fault = match row {
-        Err(why) => return classify(&why, "finding out who has taken over"),
-        Ok(Some(row)) if row.get::<_, i64>(0) > generation => {
-            let (by, since): (String, String) = (row.get(1), row.get(2));
-            Fault::Fenced(format!(
-                "another instance of the job {} has taken over ({by}, since {since}); this one \
-                 stops, and nothing of it is written any more",
-                config.job
-            ))
-        }
-        Ok(Some(_)) => Fault::World(format!(
-            "the job {}'s rows in sessionizer.shard_progress are not as this instance left them; \
-             were they changed by hand?",
-            config.job
-        )),
-        Ok(None) => Fault::Config(format!(
-            "the job {} is gone from sessionizer.jobs: it was deleted while it ran",
-            config.job
-        )),
-    };
-    LedgerError::Fatal(fault)
-}
-
 /// The steps of a commit, in their order.
 pub(super) struct Commit<'a> {
     pub tx: Transaction<'a>,
     pub target: Target<'a>,
-    pub generation: i64,
-    pub topics: &'a [String],
+    pub run: &'a Run,
     /// Whether rows are tried apart, so that one that is refused does not stop the others.
     careful: bool,
     tried: Tried,
@@ -303,14 +263,9 @@ pub(super) struct Commit<'a> {
 
 impl<'a> Commit<'a> {
     /// For a trial of single steps.
-    pub fn trial(
-        tx: Transaction<'a>,
-        target: Target<'a>,
-        generation: i64,
-        topics: &'a [String],
-    ) -> Self {
+    pub fn trial(tx: Transaction<'a>, target: Target<'a>, run: &'a Run) -> Self {
         let (careful, tried, letters) = (true, Tried::default(), Vec::new());
-        Commit { tx, target, generation, topics, careful, tried, letters }
+        Commit { tx, target, run, careful, tried, letters }
     }
 
     /// The fence and the idempotence check in one (I5).
@@ -326,20 +281,21 @@ impl<'a> Commit<'a> {
                 &self.target.statements.progress,
                 &[
                     &self.target.config.job,
-                    &self.generation,
+                    &self.run.fence.generation,
                     &shards,
                     &column(|step| step.from),
                     &column(|step| step.to.epoch),
                     &column(|step| step.to.closed),
                     &column(|step| step.to.open),
                     &column(|step| step.to.dead),
+                    &self.run.fence.run,
                 ],
             )
             .map_err(|why| classify(&why, "moving the progress"))?;
         if moved == steps.len() as u64 {
             return Ok(());
         }
-        Err(fenced(&mut self.tx, self.target.config, self.generation))
+        Err(past::why_not(&mut self.tx, self.target.config, self.run))
     }
 
     fn rows(&mut self, rows: &[(&Key, Span)], outcome: &mut Outcome) -> Result<(), Failed> {
@@ -366,7 +322,7 @@ impl<'a> Commit<'a> {
         }
         let copy = "copy sessionizer.dead_letters (job, topic, partition, \"offset\", reason,
                     detail, payload, payload_bytes, read_at) from stdin (format binary)";
-        let (job, topics) = (&self.target.config.job, self.topics);
+        let (job, topics) = (&self.target.config.job, &self.run.topics);
         copy_in(&mut self.tx, copy, |copy| {
             for (epoch, letter) in letters {
                 copy.row(9)?;
@@ -486,7 +442,7 @@ impl<'a> Commit<'a> {
                      set found = excluded.found, noted_at = excluded.noted_at",
                     &[
                         &self.target.config.job,
-                        &self.topics[usize::from(difference.partition.topic)],
+                        &self.run.topics[usize::from(difference.partition.topic)],
                         &difference.partition.number,
                         &(difference.epoch as i64),
                         &difference.from,
@@ -519,8 +475,10 @@ impl<'a> Commit<'a> {
             all.iter().map(|(_, binding)| value(binding)).collect()
         };
         let epochs: Vec<i64> = all.iter().map(|(epoch, _)| *epoch as i64).collect();
-        let topics: Vec<&str> =
-            all.iter().map(|(_, b)| self.topics[usize::from(b.partition.topic)].as_str()).collect();
+        let topics: Vec<&str> = all
+            .iter()
+            .map(|(_, b)| self.run.topics[usize::from(b.partition.topic)].as_str())
+            .collect();
         let partitions: Vec<i32> = all.iter().map(|(_, b)| b.partition.number).collect();
         let promises: Vec<Option<i64>> = all.iter().map(|(_, b)| stored(b.promise)).collect();
         let topic_ids: Vec<Option<&str>> =
@@ -604,17 +562,22 @@ impl<'a> Commit<'a> {
             .get(0);
         self.tx
             .execute(
-                "delete from sessionizer.epochs where job = $1 and epoch < $2",
+                "delete from sessionizer.epochs where ctid = any(array(
+                     select ctid from sessionizer.epochs where job = $1 and epoch < $2
+                     for update skip locked))",
                 &[&self.target.config.job, &base],
             )
             .map_err(ails)?;
         self.tx
             .execute(
-                "delete from sessionizer.bindings b where job = $1 and epoch < $2 and exists (
-                     select from sessionizer.bindings later
-                     where later.job = b.job and later.topic = b.topic
-                     and later.partition = b.partition
-                     and later.epoch > b.epoch and later.epoch <= $2)",
+                "delete from sessionizer.bindings where ctid = any(array(
+                     select ctid from sessionizer.bindings b
+                     where job = $1 and epoch < $2 and exists (
+                         select from sessionizer.bindings later
+                         where later.job = b.job and later.topic = b.topic
+                         and later.partition = b.partition
+                         and later.epoch > b.epoch and later.epoch <= $2)
+                     for update skip locked))",
                 &[&self.target.config.job, &base],
             )
             .map_err(ails)?;

@@ -12,7 +12,7 @@ use postgres::{Client, Config, Error};
 use postgres_openssl::MakeTlsConnector;
 
 use super::url::{self, PostgresUrl, TlsMode};
-use super::{LedgerConfig, trust};
+use super::{LedgerConfig, pooler, trust};
 use crate::control::Fault;
 use crate::operators::LedgerError;
 use crate::secret::Secret;
@@ -24,6 +24,10 @@ use crate::tls::meaning;
 const FORGET_FROZEN_CLIENTS: &str =
     "select set_config('idle_in_transaction_session_timeout', '60000', false)
      where current_setting('idle_in_transaction_session_timeout') = '0'";
+
+/// What happens to prepared statements when clients share a session.
+const SHARED_SESSION: [SqlState; 2] =
+    [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT];
 
 /// What a login needs that lacks a right.
 const GRANT: &str = "; grant it: the job needs a schema sessionizer of its own (`create \
@@ -198,6 +202,11 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
                  channelBinding, and how the server lets this user log in"
             )));
         }
+        if why.ends_with("database does not allow writes") {
+            return LedgerError::Retry(format!(
+                "{why}: it is a standby, or default_transaction_read_only is on; the job writes"
+            ));
+        }
         // No answer from a server: the connection, or TLS on the way to it.
         return LedgerError::Retry(why);
     };
@@ -209,6 +218,20 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
         why = format!("{why}; {hint}");
     }
     let code = db.code();
+    if db.message().contains("unsupported startup parameter") {
+        return LedgerError::Fatal(Fault::Config(format!(
+            "a pooler between the job and Postgres refuses a parameter of the connection: {why}; \
+             take it out of POSTGRES_URL (`options`: set it for the login with `alter role ... \
+             set ...`), or have the pooler ignore it (pgbouncer: ignore_startup_parameters)"
+        )));
+    }
+    if SHARED_SESSION.contains(code) {
+        return LedgerError::Fatal(Fault::Config(format!(
+            "{why}: a pooler in transaction or statement mode stands between the job and Postgres; \
+             {}",
+            pooler::REMEDY
+        )));
+    }
     let heals = match &code.code()[..2] {
         // Connection, resources (disk full, memory, too many connections), operator
         // intervention (shutdown, restart), system error, conflict with another transaction.

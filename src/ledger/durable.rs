@@ -11,7 +11,7 @@ use super::table;
 use crate::binding::{Late, Offset, Rules, Status, TopicId};
 use crate::control::Fault;
 use crate::operators::LedgerError;
-use crate::plan::ShardProgress;
+use crate::plan::{Fence, ShardProgress};
 use crate::text;
 use crate::time::{Epoch, EventTime};
 
@@ -45,7 +45,7 @@ pub struct NamedEpoch {
 /// What is durable of the job.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Durable {
-    pub generation: i64,
+    pub fence: Fence,
     /// By shard.
     pub progress: Vec<ShardProgress>,
     /// The oldest snapshot: its epoch, the watermark then, and the last binding of each
@@ -62,12 +62,12 @@ impl Durable {
     }
 }
 
-/// Reads what is durable, for the run that holds the fence as `generation`: nobody else can
+/// Reads what is durable, for the run that holds the fence: nobody else can
 /// change it meanwhile.
 pub fn read(
     client: &mut impl GenericClient,
     job: &str,
-    generation: i64,
+    fence: Fence,
 ) -> Result<Durable, LedgerError> {
     let ails = |why: postgres::Error| classify(&why, "reading what is durable");
     let progress = progress(client, job)?;
@@ -113,7 +113,7 @@ pub fn read(
         let clock_ms = row.get::<_, Option<i64>>("clock_ms").map(|clock_ms| clock_ms.max(0) as u64);
         bound.bindings.push(NamedBinding { clock_ms, ..binding(row)? });
     }
-    Ok(Durable { generation, progress, base, replay })
+    Ok(Durable { fence, progress, base, replay })
 }
 
 /// Refuses a job of which something is missing that a start depends on. `table` is its table, in

@@ -21,15 +21,21 @@ pub struct Loss {
     pub to: Option<Offset>,
     /// Up to which offset it had been read.
     pub read_to: Offset,
-    /// What Kafka has.
-    pub available: (Offset, Offset),
-    pub reason: &'static str,
+    /// What Kafka has; `None` if it has no such partition any more.
+    pub available: Option<(Offset, Offset)>,
+    pub reason: String,
 }
 
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Loss { topic, partition, from, read_to, available, reason, .. } = self;
-        let (oldest, end) = available;
+        let Some((oldest, end)) = available else {
+            return write!(
+                f,
+                "{topic}[{partition}]: reading had come to offset {read_to}, and the partition is \
+                 gone: {reason}"
+            );
+        };
         let needed = if end < read_to { read_to } else { from };
         write!(
             f,

@@ -1,9 +1,10 @@
 //! The ledger in Postgres: the only place that names it.
 //!
-//! `url` says where it is, `connect` goes there, `trust` decides whose code may run, `table` knows
-//! the table of sessions, `peek` looks before a start, `start` takes the fence, `probe` tries what
-//! the job will do, `durable` reads and checks what is there, `loss` notes what Kafka has lost,
-//! `commit` writes an epoch, `prune` removes old dead letters, `reset` a job.
+//! `url` says where it is, `connect` goes there, `pooler` finds what shares connections between
+//! clients, `trust` decides whose code may run, `table` knows the table of sessions, `peek` looks
+//! before a start, `start` takes the fence, `probe` tries what the job will do, `durable` reads and
+//! checks what is there, `loss` notes what Kafka has lost, `commit` writes an epoch, `past` tells when
+//! the database has gone back to an earlier state, `prune` removes old dead letters, `reset` a job.
 //! Statements stand beside their one caller; what they act on is in `schema.sql`.
 
 mod audit;
@@ -12,7 +13,9 @@ mod connect;
 mod copy;
 mod durable;
 mod loss;
+mod past;
 mod peek;
+mod pooler;
 mod probe;
 mod prune;
 mod reset;
@@ -32,6 +35,7 @@ use log::info;
 pub use audit::{Balance, Moment};
 pub use durable::{Durable, NamedBinding, NamedEpoch};
 pub use loss::Loss;
+pub use past::Run;
 pub use peek::{FirstStart, Place, Rows};
 pub use prune::keep_dead_letters;
 pub use reset::{Doomed, RowCount};
@@ -41,6 +45,7 @@ pub use table::SessionEnd;
 use crate::control::Fault;
 use crate::key::Shard;
 use crate::operators::{Ledger, LedgerError};
+use crate::plan::Fence;
 use crate::secret::Secret;
 use crate::text;
 use crate::time::{Epoch, EventTime, Gap};
@@ -97,10 +102,9 @@ pub fn reset(config: &LedgerConfig) -> Result<(), LedgerError> {
 /// A lane's ledger, with a connection of its own.
 pub fn open_lane(
     config: &Arc<LedgerConfig>,
-    generation: i64,
-    topics: &Arc<Vec<String>>,
+    run: &Arc<Run>,
 ) -> Result<Box<dyn Ledger>, LedgerError> {
-    let lane = commit::Lane::open(Arc::clone(config), generation, Arc::clone(topics))?;
+    let lane = commit::Lane::open(Arc::clone(config), Arc::clone(run))?;
     Ok(Box::new(lane))
 }
 
@@ -129,7 +133,7 @@ pub fn peek_patiently(
 ) -> Result<Option<FirstStart>, Fault> {
     let asked = config.clone();
     patiently(config, patience, give_up, move |signs| {
-        peek::peek(&mut signs.connect(&asked)?, &asked)
+        peek::peek(&mut signs.connect_directly(&asked)?, &asked)
     })
 }
 
@@ -149,17 +153,17 @@ pub fn start_patiently(
 }
 
 /// The snapshots of some shards: shard, epoch, bytes; as soon as Postgres answers, waiting at most
-/// `patience`. Fails if the run `generation` is not the newest.
+/// `patience`. Fails if the run that holds this fence is not the newest.
 pub fn snapshots_patiently(
     config: &LedgerConfig,
-    generation: i64,
+    fence: (Fence, bool),
     shards: Vec<Shard>,
     patience: Duration,
     give_up: impl FnMut() -> bool,
 ) -> Result<Vec<(Shard, u64, Vec<u8>)>, Fault> {
     let asked = config.clone();
     patiently(config, patience, give_up, move |signs| {
-        start::snapshots(&mut signs.connect(&asked)?, &asked, generation, &shards, || {
+        start::snapshots(&mut signs.connect(&asked)?, &asked, fence, &shards, || {
             signs.parts.fetch_add(1, Relaxed);
         })
     })
@@ -178,6 +182,11 @@ impl Signs {
         let client = connect::connect(config)?;
         self.connected.store(true, Relaxed);
         Ok(client)
+    }
+
+    /// Refuses a connection that a pooler shares with others.
+    fn connect_directly(&self, config: &LedgerConfig) -> Result<postgres::Client, LedgerError> {
+        pooler::check(self.connect(config)?, config)
     }
 }
 

@@ -13,6 +13,7 @@ use super::commit::{Commit, Failed, Keep, Refusal, Statements, Target};
 use super::connect::{classify, quote};
 use super::copy::Timestamp;
 use super::durable::Durable;
+use super::past::Run;
 use super::table::Table;
 use crate::binding::{Binding, Late, Partition, Rules};
 use crate::control::Fault;
@@ -42,7 +43,8 @@ pub fn probe(
     let statements = Statements::prepare(tx, table, false).map_err(ails)?;
     let target = Target { config, table, found_rows: false, statements: &statements };
     let savepoint = tx.savepoint("probe").map_err(ails)?;
-    let mut trial = Commit::trial(savepoint, target, durable.generation, topics);
+    let run = Run::on_trial(durable.fence, topics);
+    let mut trial = Commit::trial(savepoint, target, &run);
     try_own_tables(&mut trial, durable).map_err(|failed| match failed {
         Failed::Ledger(LedgerError::Fatal(fault)) => LedgerError::Fatal(Fault::with_code(
             fault.exit_code(),

@@ -6,8 +6,9 @@
 
 use postgres::{Client, GenericClient, Transaction};
 
-use super::connect::{classify, connect};
+use super::connect::classify;
 use super::peek::Place;
+use super::pooler::connect_directly;
 use super::start::ADVISORY_LOCK;
 use super::{LedgerConfig, table};
 use crate::control::Fault;
@@ -100,7 +101,7 @@ pub fn remove(config: &LedgerConfig) -> Result<(), LedgerError> {
 
 /// A connection that is not taken for an instance of the job.
 fn open(config: &LedgerConfig) -> Result<Client, LedgerError> {
-    let mut client = connect(config)?;
+    let mut client = connect_directly(config)?;
     client
         .batch_execute("set application_name = 'sessionizer reset'; set lock_timeout = '30s'")
         .map_err(|why| classify(&why, "setting up the connection"))?;

@@ -40,6 +40,9 @@ create table if not exists sessionizer.shard_progress (
     closed        bigint not null,
     open          bigint not null,
     dead          bigint not null,
+    -- Which run it was that took the generation: after a database has gone back to an earlier
+    -- state, two may have taken the same.
+    run           bigint,
     primary key (job, shard)
 ) with (fillfactor = 50);  -- Updated in place at every commit: room for the next version.
 
@@ -151,6 +154,7 @@ create table if not exists sessionizer.replay_differences (
 alter table sessionizer.jobs add column if not exists lost bigint not null default 0,
     add column if not exists loss_epoch bigint,
     add column if not exists topics text[];
+alter table sessionizer.shard_progress add column if not exists run bigint;
 alter table sessionizer.epochs add column if not exists max_future_ms bigint,
     add column if not exists late text;
 alter table sessionizer.bindings add column if not exists topic_id text,

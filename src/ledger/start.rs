@@ -14,6 +14,7 @@ use super::{LedgerConfig, humane, probe};
 use crate::control::Fault;
 use crate::key::Shard;
 use crate::operators::LedgerError;
+use crate::plan::Fence;
 use crate::session::SessionTable;
 use crate::snapshot;
 use crate::time::{Epoch, EventTime};
@@ -61,11 +62,12 @@ pub fn start(
     check_table_is_there(&mut tx, config)?;
     let (table, made_table) = table::ensure(&mut tx, config)?;
     check_rights(&mut tx, &table)?;
+    lock_shards(&mut tx, &config.job)?;
     let before = ensure_job(&mut tx, config, topics, &table)?;
     let (created_job, topics_before) = (before.is_none(), before.flatten());
-    let generation = fence(&mut tx, config)?;
+    let fence = fence(&mut tx, config)?;
     durable::check(&mut tx, &config.job, &table.quoted())?;
-    let durable = durable::read(&mut tx, &config.job, generation)?;
+    let durable = durable::read(&mut tx, &config.job, fence)?;
     let mut found_rows_to = None;
     if durable.is_first_start() && table::has_rows(&mut tx, &table.quoted()).map_err(ails)? {
         if !with_rows {
@@ -77,6 +79,7 @@ pub fn start(
         }
         found_rows_to = Some(begin_after_rows(&mut tx, config, &table)?);
     }
+    warn_of_lost_commits(&mut tx).map_err(ails)?;
     let mut advice = probe::advise_on_owners(&mut tx, &table, created_job)?;
     advice.extend(probe::probe(&mut tx, config, topics, &table, &durable)?);
     tx.commit().map_err(ails)?;
@@ -86,6 +89,25 @@ pub fn start(
     table.advice.iter().chain(&advice).for_each(|advice| log::warn!("{advice}"));
     let table = table.shown;
     Ok(Started { durable, place, table, made_table, topics_before, found_rows_to })
+}
+
+/// A commit that is answered before it is on the disk may be lost. The job notices and reads again,
+/// but rows that others have seen may be gone for a moment.
+fn warn_of_lost_commits(tx: &mut Transaction<'_>) -> Result<(), postgres::Error> {
+    let row = tx.query_one(
+        "select current_user::text, current_setting('synchronous_commit') = 'off'",
+        &[],
+    )?;
+    if row.get(1) {
+        let user: String = row.get(0);
+        log::warn!(
+            "synchronous_commit is off for the login {user}: a crash of Postgres may take back the \
+             last commits. The job notices that and reads again what is missing; to rule it out: \
+             alter role {} set synchronous_commit = on",
+            super::connect::quote(&user)
+        );
+    }
+    Ok(())
 }
 
 /// Keys are UTF-8, byte for byte; any other encoding would change or refuse them.
@@ -118,7 +140,9 @@ fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
                 and exists (select from pg_attribute where attname = 'clock_ms'
                             and attrelid = to_regclass('sessionizer.bindings'))
                 and exists (select from pg_attribute where attname = 'records'
-                            and attrelid = to_regclass('sessionizer.dead_letters'))",
+                            and attrelid = to_regclass('sessionizer.dead_letters'))
+                and exists (select from pg_attribute where attname = 'run'
+                            and attrelid = to_regclass('sessionizer.shard_progress'))",
             &[],
         )
         .map_err(ails)?
@@ -318,30 +342,44 @@ fn begin_after_rows(
     Ok(horizon)
 }
 
-fn fence(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<i64, LedgerError> {
-    let rows = tx
-        .query(
-            "update sessionizer.shard_progress set generation = generation + 1 where job = $1
-             returning generation",
-            &[&config.job],
-        )
-        .map_err(|why| classify(&why, "taking the fence"))?;
-    let newest = rows.iter().map(|row| row.get(0)).max();
-    newest.ok_or_else(|| {
-        durable::incomplete(&config.job, "sessionizer.shard_progress has no row of the job")
-    })
+/// Waits for commits in flight and lets none begin. As a commit does it: shards before all else,
+/// and in ascending order, so that nobody waits for anybody in a circle.
+fn lock_shards(tx: &mut Transaction<'_>, job: &str) -> Result<(), LedgerError> {
+    let lock = "select from sessionizer.shard_progress where job = $1 order by shard for update";
+    tx.execute(lock, &[&job]).map(|_| ()).map_err(|why| classify(&why, "taking the fence"))
 }
 
-/// Reads the snapshots of some shards, for the run that has taken the fence as `generation`.
+fn fence(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<Fence, LedgerError> {
+    let mut random = [0; 8];
+    openssl::rand::rand_bytes(&mut random).map_err(|why| {
+        LedgerError::Fatal(Fault::World(format!("OpenSSL has no random numbers: {why}")))
+    })?;
+    let run = i64::from_ne_bytes(random);
+    let rows = tx
+        .query(
+            "update sessionizer.shard_progress set generation = generation + 1, run = $2
+             where job = $1 returning generation",
+            &[&config.job, &run],
+        )
+        .map_err(|why| classify(&why, "taking the fence"))?;
+    let generation = rows.iter().map(|row| row.get(0)).max();
+    let generation = generation.ok_or_else(|| {
+        durable::incomplete(&config.job, "sessionizer.shard_progress has no row of the job")
+    })?;
+    Ok(Fence { generation, run })
+}
+
+/// Reads the snapshots of some shards, for the run that has taken the fence; `ours`: this process has
+/// taken it, and not another one of the cluster.
 pub fn snapshots(
     client: &mut Client,
     config: &LedgerConfig,
-    generation: i64,
+    (fence, ours): (Fence, bool),
     shards: &[Shard],
     mut arrived: impl FnMut(),
 ) -> Result<Vec<(Shard, Epoch, Vec<u8>)>, LedgerError> {
     let ails = |why: postgres::Error| classify(&why, "reading snapshots");
-    check_generation(client, config, generation)?;
+    check_fence(client, config, (fence, ours))?;
     let numbers: Vec<i32> = shards.iter().map(|shard| shard.0 as i32).collect();
     let parameters: [&(dyn ToSql + Sync); 2] = [&config.job, &numbers];
     let mut rows = client
@@ -362,10 +400,10 @@ pub fn snapshots(
 
 /// Whether this is the database in which the run has taken its fence: each process of a cluster is
 /// told by itself where Postgres is.
-fn check_generation(
+fn check_fence(
     client: &mut Client,
     config: &LedgerConfig,
-    generation: i64,
+    (fence, ours): (Fence, bool),
 ) -> Result<(), LedgerError> {
     let ails = |why: postgres::Error| classify(&why, "asking for the generation");
     // A database that never had a job has no such table.
@@ -373,18 +411,29 @@ fn check_generation(
         .query_one("select to_regclass('sessionizer.shard_progress') is not null", &[])
         .map_err(ails)?
         .get(0);
-    let newest: Option<i64> = if there {
-        let newest = "select max(generation) from sessionizer.shard_progress where job = $1";
-        client.query_one(newest, &[&config.job]).map_err(ails)?.get(0)
+    let newest: (Option<i64>, Option<i64>) = if there {
+        let newest = "select max(generation), max(run) from sessionizer.shard_progress
+                      where job = $1";
+        let row = client.query_one(newest, &[&config.job]).map_err(ails)?;
+        (row.get(0), row.get(1))
     } else {
-        None
+        (None, None)
     };
+    let generation = fence.generation;
     match newest {
-        Some(newest) if newest == generation => Ok(()),
-        Some(newest) if newest > generation => Err(LedgerError::Fatal(Fault::Fenced(format!(
-            "another instance of the job {} has taken over during the start: it is generation \
+        (Some(newest), run) if newest == generation && run == Some(fence.run) => Ok(()),
+        (Some(newest), _) if newest > generation || ours && newest == generation => {
+            Err(LedgerError::Fatal(Fault::Fenced(format!(
+                "another instance of the job {} has taken over during the start: it is generation \
              {newest}, this one is {generation}",
-            config.job
+                config.job
+            ))))
+        }
+        _ if ours => Err(LedgerError::Fatal(Fault::GoneBack(format!(
+            "the database at {} has gone back to an earlier state: it does not know of this start \
+             of the job {}. It may be an asynchronous failover, a restored backup, or a crash with \
+             synchronous_commit = off",
+            config.url, config.job
         )))),
         _ => Err(LedgerError::Fatal(Fault::Config(format!(
             "the database at {} is not the one in which process 0 has started the job {}: \

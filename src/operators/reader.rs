@@ -262,8 +262,11 @@ impl<F: Feed> Reader<F> {
             if let Some(start) = part.restart {
                 // Another topic by the same name: offsets begin anew, counts and promise go on.
                 (bound.start, bound.end, bound.status) = (start, start, Status::Active);
-                self.feed.assign(bound.partition, start)?;
-                part.assigned = true;
+                // One that the new topic does not have is ended by the first cut.
+                if !part.retired {
+                    self.feed.assign(bound.partition, start)?;
+                    part.assigned = true;
+                }
             }
             part.clock = PartitionClock::resume(self.config.patience, bound, self.epoch);
         }
@@ -687,6 +690,12 @@ impl<F: Feed> Reader<F> {
         self.feed.assign(partition, start)?;
         let mut initial = Binding::initial(partition, start);
         initial.topic_id = self.plan.topic_ids[usize::from(partition.topic)];
+        // A topic before this one may have had such a partition: its counts go on.
+        let before = self.parts.iter().position(|part| part.clock.bound().partition == partition);
+        if let Some(at) = before {
+            let Binding { promise, records, dead, .. } = *self.parts.remove(at).clock.bound();
+            initial = Binding { promise, records, dead, ..initial };
+        }
         self.parts.push(Part {
             clock: PartitionClock::resume(self.config.patience, initial, self.epoch),
             until: None,

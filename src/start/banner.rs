@@ -19,7 +19,7 @@ pub fn banner(config: &Config, counts: &[i32], started: &Started, plan: &Plan) -
         format!("first start of the job {job}, from {}", beginning(config.from.as_ref()))
     } else {
         let (generation, epochs) =
-            (plan.generation, text::plural(plan.replay.len() as u64, "epoch"));
+            (plan.fence.generation, text::plural(plan.replay.len() as u64, "epoch"));
         format!("start {generation} of the job {job}: {epochs} to read again")
     };
     let topics = config.kafka.topics.iter().zip(counts);

@@ -279,8 +279,8 @@ fn begin_at(
                 from: offset,
                 to: Some(place.oldest),
                 read_to: offset,
-                available: (place.oldest, place.end),
-                reason: "retention has deleted the records in between",
+                available: Some((place.oldest, place.end)),
+                reason: "retention has deleted the records in between".to_owned(),
             });
         }
     }

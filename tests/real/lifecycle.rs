@@ -469,3 +469,70 @@ fn a_permission_that_is_revoked_ends_the_job_and_nothing_is_lost() {
     job.stop();
     traffic.check(&world, &[]);
 }
+
+// ---- locks ---------------------------------------------------------------------------------
+
+#[test]
+fn commits_and_starts_take_the_locks_of_shards_in_one_order() {
+    let world = World::new("lock-order");
+    let mut traffic = Traffic::new(&world);
+    traffic.send(300);
+    world.run_to_end(&["--shards", "8"]);
+    // Where the rows lie on the disk is no order: the first ones are the last there.
+    world.execute(
+        "cluster sessionizer.shard_progress using shard_progress_pkey;
+         update sessionizer.shard_progress set shard = shard where shard < 5",
+    );
+    let free = || -> Vec<String> {
+        let free = "select shard from sessionizer.shard_progress order by shard
+                    for update skip locked";
+        world.query(free).into_iter().map(|row| row[0].clone()).collect()
+    };
+    let waits = || {
+        let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'
+                     and datname = current_database() and application_name like 'sessionizer/%'";
+        world.value(waits) != "0"
+    };
+    let mut blocker = world.client();
+    let block = "begin; select from sessionizer.shard_progress where shard = 3 for update";
+    blocker.batch_execute(block).expect("locked");
+    let job = start(&world, "-w 1 --sink-connections 1 --shards 8");
+    eventually("the start waits", waits);
+    assert_eq!(free(), ["4", "5", "6", "7"], "a start holds what lies before, and nothing behind");
+    blocker.batch_execute("rollback").expect("unlocked");
+    wait_for_records(&world, traffic.records());
+    blocker.batch_execute(block).expect("locked");
+    traffic.send(300);
+    eventually("a commit waits", waits);
+    assert_eq!(free(), ["4", "5", "6", "7"], "and so does a commit");
+    blocker.batch_execute("rollback").expect("unlocked");
+    wait_for_records(&world, traffic.records());
+    job.stop();
+    world.run_to_end(&["--shards", "8"]);
+    traffic.compare(&world);
+}
+
+#[test]
+fn instances_that_overtake_each_other_do_not_wait_in_a_circle() {
+    let world = World::new("circle");
+    let mut traffic = Traffic::new(&world);
+    traffic.send(300);
+    let args = "--sink-connections 4 --shards 64 --snapshot-interval 100ms";
+    let mut job = start(&world, &format!("-w 1 {args}"));
+    wait_for_records(&world, traffic.records());
+    for workers in [2, 1, 2, 1, 2, 1] {
+        traffic.send(500);
+        let mut next = start(&world, &format!("-w {workers} {args}"));
+        traffic.send(500);
+        next.wait_for("open sessions in");
+        let (status, log) = job.wait();
+        assert_eq!(status.code(), Some(3), "{log}");
+        job = next;
+    }
+    wait_for_records(&world, traffic.records());
+    job.stop();
+    let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
+    assert_eq!(world.value(deadlocks), "0");
+    world.run_to_end(&["--shards", "64"]);
+    traffic.compare(&world);
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::kafka::{assert_answer, fail, start, visits, wait_for_records};
 use crate::oracle::{Event, Row, sessions};
-use crate::world::World;
+use crate::world::{World, eventually};
 
 const ACCEPT: &str = "--accept-lost-offsets";
 
@@ -231,4 +231,74 @@ fn a_topic_that_was_made_again_and_is_shorter_is_refused() {
         assert!(log.contains(part), "{part:?} is missing in\n{log}");
     }
     assert_answer(&world, &events);
+}
+
+/// Sends events to each partition, of a host of its own.
+fn to_each(world: &World, partitions: i32, host: &str) -> Vec<Event> {
+    let mut all = Vec::new();
+    for partition in 0..partitions {
+        let events = visits(&format!("{host}-{partition}"), 20);
+        world.send_events(partition, &events);
+        all.extend(events);
+    }
+    all
+}
+
+#[test]
+fn a_topic_that_was_made_again_with_fewer_partitions_can_be_gone_on_with() {
+    let world = World::new("fewer");
+    world.create_topic(4);
+    to_each(&world, 4, "first");
+    let job = start(&world, &["--snapshot-interval", "1h", "--idle-timeout", "1h"]);
+    wait_for_records(&world, 80);
+    job.kill();
+    let closed = world.rows();
+    world.delete_topic(&world.name);
+    world.create_topic(2);
+    let second = to_each(&world, 2, "second");
+    for _ in 0..2 {
+        let (code, log) = fail(&world, &[], &["--until-end"]);
+        assert_eq!(code, 2, "{log}");
+        for number in 0..4 {
+            let place = format!("{}[{number}]: reading ha", world.name);
+            assert!(log.contains(&place), "{place:?} is missing in\n{log}");
+        }
+        for part in ["the partition is gone", "made again with 2 partitions", ACCEPT] {
+            assert!(log.contains(part), "{part:?} is missing in\n{log}");
+        }
+    }
+    // The watermark does not wait for what is gone: what is sent now closes what was sent before.
+    let job = start(&world, &[ACCEPT, "--idle-timeout", "1h"]);
+    wait_for_records(&world, 120);
+    let lost = 80 - events_in(&closed);
+    assert!(lost > 0);
+    let losses = "select partition, lost_to is null, read_to from sessionizer.losses order by 1";
+    let want = (0..4).map(|at| vec![at.to_string(), "t".to_owned(), "20".to_owned()]);
+    assert_eq!(world.query(losses), want.collect::<Vec<_>>());
+    eventually("sessions close", || {
+        let rows = world.rows();
+        rows.len() > closed.len() && world.value("select lost from sessionizer.balance") != "0"
+    });
+    job.stop();
+    world.run_to_end(&[]);
+    assert_eq!(books(&world), [120, 120 - lost, 0, 0, lost, 0]);
+    assert_eq!(world.rows(), &closed | &sessions(&second));
+    // Accepted once is accepted; and a partition that comes again is read from its beginning, by a
+    // job that runs and by one that starts.
+    let job = start(&world, &[]);
+    world.add_partitions(&world.name, 3);
+    let third = visits("third", 20);
+    world.send_events(2, &third);
+    wait_for_records(&world, 140);
+    job.stop();
+    world.add_partitions(&world.name, 4);
+    let fourth = visits("fourth", 20);
+    world.send_events(3, &fourth);
+    world.run_to_end(&[]);
+    assert_eq!(books(&world), [160, 160 - lost, 0, 0, lost, 0]);
+    let all = [second, third, fourth].concat();
+    assert_eq!(world.rows(), &closed | &sessions(&all));
+    let (code, log) = fail(&world, &[], &["audit"]);
+    assert_eq!(code, 2, "{log}");
+    assert!(log.contains("cannot be audited"), "{log}");
 }

@@ -28,6 +28,8 @@ mod network;
 mod oidc;
 mod oracle;
 mod outage;
+mod past;
+mod pooler;
 mod postgres;
 mod produce;
 mod queries;

@@ -502,11 +502,25 @@ impl Server {
         server
     }
 
+    /// Starts a copy that follows this one.
+    pub fn standby(&self, test: &str) -> Server {
+        let name = format!("{test}-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        let mut server = Server { directory, address: String::new() };
+        server.address = server.act_with("standby", &[self.directory.as_os_str()]);
+        server
+    }
+
     /// What `scripts/services postgres` can do with it: start, stop, kill, restart.
     pub fn act(&self, verb: &str) -> String {
+        self.act_with(verb, &[])
+    }
+
+    fn act_with(&self, verb: &str, args: &[&std::ffi::OsStr]) -> String {
         let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/services"))
             .args(["postgres", verb])
             .arg(&self.directory)
+            .args(args)
             .output()
             .expect("scripts/services can be run");
         let said = String::from_utf8_lossy(&output.stderr);

@@ -230,7 +230,7 @@ fn work(
         drive: Drive::Inline,
         on_changes,
     };
-    let (store, generation) = (Arc::clone(&setup.store), setup.plan.generation);
+    let (store, generation) = (Arc::clone(&setup.store), setup.plan.fence.generation);
     let open_ledger: OpenLedger = Arc::new(move |_| {
         let connection = Connection { store: Arc::clone(&store), generation, process };
         Ok::<_, LedgerError>(Box::new(connection))

@@ -10,7 +10,7 @@ use sessionizer::event::Reason;
 use sessionizer::key::{Key, Shard};
 use sessionizer::ledger::{Durable, NamedBinding, NamedEpoch};
 use sessionizer::operators::{Batch, Ledger, LedgerError, Outcome};
-use sessionizer::plan::ShardProgress;
+use sessionizer::plan::{Fence, ShardProgress};
 use sessionizer::session::{SessionTable, Span, merge_touching};
 use sessionizer::snapshot;
 use sessionizer::time::{Epoch, EventTime, Gap};
@@ -148,7 +148,7 @@ impl Store {
                 .collect(),
         });
         Durable {
-            generation: self.generation,
+            fence: Fence { generation: self.generation, run: 0 },
             progress: self.progress.clone(),
             base: NamedEpoch {
                 epoch: base,

@@ -1,0 +1,280 @@
+//! Recognises a database that has gone back to an earlier state: commits that had been answered
+//! are not there any more.
+//!
+//! It happens after a failover to a standby that lacked the last commits, after a crash with
+//! `synchronous_commit = off`, and when a backup is restored. What is there is a complete earlier
+//! state, because a commit is one transaction. So nothing is wrong with it, and a start can go on
+//! from there; but not this run, whose memory is ahead of it.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use postgres::GenericClient;
+
+use super::LedgerConfig;
+use super::connect::classify;
+use crate::control::Fault;
+use crate::operators::LedgerError;
+use crate::plan::{Fence, Plan};
+use crate::text;
+use crate::time::{Epoch, EventTime};
+
+/// What the lanes of a run have in common.
+pub struct Run {
+    pub fence: Fence,
+    /// Names of the topics, as the plan numbers them.
+    pub topics: Vec<String>,
+    /// The server as the first lane has found it.
+    server: Mutex<Option<Server>>,
+    /// The last epoch of a commit that was answered.
+    durable: AtomicU64,
+}
+
+impl Run {
+    pub fn new(plan: &Plan) -> Self {
+        let durable = plan.progress.iter().map(|shard| shard.epoch).max().unwrap_or(0);
+        Run {
+            fence: plan.fence,
+            topics: plan.topics.clone(),
+            server: Mutex::default(),
+            durable: AtomicU64::new(durable),
+        }
+    }
+
+    /// For a trial of a commit before there is a plan.
+    pub(super) fn on_trial(fence: Fence, topics: &[String]) -> Self {
+        let (topics, server) = (topics.to_vec(), Mutex::default());
+        Run { fence, topics, server, durable: AtomicU64::new(0) }
+    }
+
+    /// A commit of some lane up to this epoch was answered.
+    pub fn committed(&self, epoch: Epoch) {
+        self.durable.fetch_max(epoch, Relaxed);
+    }
+
+    /// Remembers the server, if it is the first that a lane is connected to.
+    pub fn meet(&self, client: &mut impl GenericClient) {
+        let mut first = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.is_none() {
+            *first = Server::ask(client);
+        }
+    }
+
+    /// Why what this run has committed may not be there.
+    fn change(&self, client: &mut impl GenericClient) -> Option<Change> {
+        let first = self.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        first.zip(Server::ask(client)).and_then(|(before, now)| before.change(&now))
+    }
+}
+
+/// By what a server is known from another one, and from itself at another time.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Server {
+    /// Given by initdb; a standby and a physical backup have that of their primary.
+    system: String,
+    /// Counts promotions.
+    timeline: u32,
+    started: String,
+}
+
+/// What has happened to the server since.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Change {
+    AnotherSystem { before: String, now: String },
+    Promoted { before: u32, now: u32 },
+    OlderTimeline { before: u32, now: u32 },
+    Restarted,
+}
+
+impl Server {
+    /// `None`: it does not say. Not every server that speaks the protocol is PostgreSQL.
+    fn ask(client: &mut impl GenericClient) -> Option<Self> {
+        let row = client.query_one(
+            "select (pg_control_system()).system_identifier::text,
+                    left(pg_walfile_name(pg_current_wal_lsn()), 8),
+                    pg_postmaster_start_time()::text",
+            &[],
+        );
+        let row = row.inspect_err(|why| log::debug!("which server this is: {why}")).ok()?;
+        Some(Server {
+            system: row.get(0),
+            timeline: u32::from_str_radix(row.get(1), 16).ok()?,
+            started: row.get(2),
+        })
+    }
+
+    fn change(&self, now: &Server) -> Option<Change> {
+        if self.system != now.system {
+            let (before, now) = (self.system.clone(), now.system.clone());
+            return Some(Change::AnotherSystem { before, now });
+        }
+        let (before, now_at) = (self.timeline, now.timeline);
+        match before.cmp(&now_at) {
+            std::cmp::Ordering::Less => Some(Change::Promoted { before, now: now_at }),
+            std::cmp::Ordering::Greater => Some(Change::OlderTimeline { before, now: now_at }),
+            std::cmp::Ordering::Equal => (self.started != now.started).then_some(Change::Restarted),
+        }
+    }
+}
+
+/// What was the last that is known, and what is there.
+struct Distance {
+    job: String,
+    /// The last epoch whose commit was answered.
+    durable: Epoch,
+    /// The newest that is there; `None` if the job is not there.
+    there: Option<Epoch>,
+}
+
+/// The fault of a database that has gone back. A run of one process goes on by itself, unless the
+/// server is not the one that it seems to be.
+fn gone_back(distance: &Distance, change: Option<&Change>) -> LedgerError {
+    let Distance { job, durable, there } = distance;
+    let time = |epoch: Epoch| EventTime::from_millis(epoch as i64);
+    let missing = match there {
+        None => format!(
+            "the job {job} is not there, and had committed the epoch {durable} ({})",
+            time(*durable)
+        ),
+        Some(there) if there < durable => format!(
+            "of the job {job}, the epoch {durable} ({}) was committed, and the newest there is \
+             {there}, {} before",
+            time(*durable),
+            text::duration(Duration::from_millis(durable - there)),
+        ),
+        Some(there) => format!(
+            "of the job {job}, the newest epoch is {there} ({}), and the start of this run is not \
+             there",
+            time(*there)
+        ),
+    };
+    let cause = match change {
+        Some(Change::AnotherSystem { before, now }) => format!(
+            "This is another server (system identifier {now}, before it was {before}): a dump was \
+             restored on it, or POSTGRES_URL, DNS or a proxy leads to the wrong one"
+        ),
+        Some(Change::Promoted { before, now }) => format!(
+            "A standby was promoted that lacked the last commits (timeline {now}, before it was \
+             {before}): an asynchronous failover"
+        ),
+        Some(Change::OlderTimeline { before, now }) => format!(
+            "This is a server from before a failover (timeline {now}, the job was on {before} \
+             already): an old primary that still runs, or a backup was restored"
+        ),
+        Some(Change::Restarted) => "The server was restarted meanwhile: after a crash with \
+                                    synchronous_commit = off, or with the files of a backup"
+            .to_owned(),
+        None => "It may be an asynchronous failover, a restored backup, or a crash with \
+                 synchronous_commit = off"
+            .to_owned(),
+    };
+    let why = format!("the database has gone back to an earlier state: {missing}. {cause}");
+    LedgerError::Fatal(match change {
+        Some(Change::AnotherSystem { .. } | Change::OlderTimeline { .. }) => {
+            Fault::World(format!("{why}. If that is what it should be, start the job again"))
+        }
+        _ => Fault::GoneBack(why),
+    })
+}
+
+/// Why the shards of a lane are not as it left them.
+pub fn why_not(client: &mut impl GenericClient, config: &LedgerConfig, run: &Run) -> LedgerError {
+    find_out(client, config, run)
+        .unwrap_or_else(|why| classify(&why, "finding out who has taken over"))
+}
+
+fn find_out(
+    client: &mut impl GenericClient,
+    config: &LedgerConfig,
+    run: &Run,
+) -> Result<LedgerError, postgres::Error> {
+    let job = &config.job;
+    let durable = run.durable.load(Relaxed);
+    let row = client.query_opt(
+        "select max(p.generation), max(p.run), max(p.epoch), j.started_by, j.started_at::text,
+                (select coalesce(max(e.epoch), 0) from sessionizer.epochs e where e.job = j.job)
+         from sessionizer.jobs j join sessionizer.shard_progress p using (job)
+         where j.job = $1 group by j.job",
+        &[job],
+    )?;
+    let change = run.change(client);
+    let Some(row) = row else {
+        let distance = Distance { job: job.clone(), durable, there: None };
+        return Ok(match change {
+            Some(change) => gone_back(&distance, Some(&change)),
+            None => LedgerError::Fatal(Fault::Config(format!(
+                "the job {job} is gone from sessionizer.jobs: it was deleted while it ran"
+            ))),
+        });
+    };
+    let (generation, there_run): (i64, Option<i64>) = (row.get(0), row.get(1));
+    let newest = row.get::<_, i64>(2) as Epoch;
+    if generation > run.fence.generation
+        || generation == run.fence.generation && there_run != Some(run.fence.run)
+    {
+        let (by, since): (String, String) = (row.get(3), row.get(4));
+        return Ok(LedgerError::Fatal(Fault::Fenced(format!(
+            "another instance of the job {job} has taken over ({by}, since {since}); this one \
+             stops, and nothing of it is written any more"
+        ))));
+    }
+    // The books of an epoch are kept for as long as a shard stands at it.
+    let bound = row.get::<_, i64>(5) as Epoch;
+    if generation < run.fence.generation || bound < durable || change.is_some() {
+        let distance = Distance { job: job.clone(), durable, there: Some(newest) };
+        return Ok(gone_back(&distance, change.as_ref()));
+    }
+    Ok(LedgerError::Fatal(Fault::World(format!(
+        "the job {job}'s rows in sessionizer.shard_progress are not as this instance left them; \
+         were they changed by hand?"
+    ))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(system: &str, timeline: u32, started: &str) -> Server {
+        Server { system: system.to_owned(), timeline, started: started.to_owned() }
+    }
+
+    #[test]
+    fn a_server_is_told_from_another_and_from_itself_at_another_time() {
+        let first = server("1", 2, "noon");
+        assert_eq!(first.change(&server("1", 2, "noon")), None);
+        assert_eq!(first.change(&server("1", 2, "one")), Some(Change::Restarted));
+        assert_eq!(
+            first.change(&server("1", 3, "noon")),
+            Some(Change::Promoted { before: 2, now: 3 })
+        );
+        assert_eq!(
+            first.change(&server("1", 1, "one")),
+            Some(Change::OlderTimeline { before: 2, now: 1 })
+        );
+        assert!(matches!(
+            first.change(&server("2", 2, "noon")),
+            Some(Change::AnotherSystem { .. })
+        ));
+    }
+
+    #[test]
+    fn a_job_goes_on_by_itself_only_on_the_server_that_it_knows() {
+        let distance = Distance { job: "j".to_owned(), durable: 7_000, there: Some(5_000) };
+        let fault = |change: Option<Change>| match gone_back(&distance, change.as_ref()) {
+            LedgerError::Fatal(fault) => fault,
+            LedgerError::Retry(why) => panic!("{why}"),
+        };
+        let heals = |change| matches!(fault(change), Fault::GoneBack(_));
+        assert!(heals(None) && heals(Some(Change::Restarted)));
+        assert!(heals(Some(Change::Promoted { before: 1, now: 2 })));
+        assert!(!heals(Some(Change::OlderTimeline { before: 2, now: 1 })));
+        let (before, now) = ("1".to_owned(), "2".to_owned());
+        assert!(!heals(Some(Change::AnotherSystem { before, now })));
+        let text = fault(None).to_string();
+        for part in ["the epoch 7000 (1970-01-01T00:00:07", "the newest there is 5000, 2 s before"]
+        {
+            assert!(text.contains(part), "{part:?} is missing in {text}");
+        }
+    }
+}

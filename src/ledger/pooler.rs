@@ -1,0 +1,99 @@
+//! Finds out whether a pooler stands in between that gives each transaction another session.
+//!
+//! The job needs one session for as long as a connection lives: prepared statements and settings
+//! belong to it. Poolers differ in what they pass on, so it is not asked for a name but for what it
+//! does: two connections that are open at the same time have two sessions, and a connection keeps
+//! its own. Only plain queries are used here, which every mode of every pooler can take.
+
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
+
+use postgres::{Client, SimpleQueryMessage};
+
+use super::LedgerConfig;
+use super::connect::{classify, connect};
+use crate::control::Fault;
+use crate::operators::LedgerError;
+
+/// What to do about it.
+pub const REMEDY: &str = "the job needs sessions of its own: let POSTGRES_URL lead to a pool in \
+                          session mode (pgbouncer: pool_mode = session), or to the server itself";
+
+/// For so long a second connection may take. A pool in session mode may have no room for one.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Opens a connection that has a session of its own; refuses one that shares it.
+pub fn connect_directly(config: &LedgerConfig) -> Result<Client, LedgerError> {
+    check(connect(config)?, config)
+}
+
+/// Gives a connection back that has a session of its own.
+pub fn check(mut client: Client, config: &LedgerConfig) -> Result<Client, LedgerError> {
+    let own = session(&mut client)?;
+    let mut same = own == session(&mut client)?;
+    if let Some((mut other, others)) = second(config) {
+        same &= own != others && own == session(&mut client)? && others == session(&mut other)?;
+        if same {
+            same = holds_its_own(&mut client, &mut other, (&own, &others))?;
+        }
+    }
+    if same { Ok(client) } else { Err(shares(config)) }
+}
+
+/// Whoever holds a session in a transaction leaves the other one to the next.
+fn holds_its_own(
+    client: &mut Client,
+    other: &mut Client,
+    (own, others): (&str, &str),
+) -> Result<bool, LedgerError> {
+    let ails = |why: postgres::Error| classify(&why, "looking for a pooler");
+    match client.batch_execute("begin") {
+        Ok(()) => {}
+        // A pool in statement mode takes no transaction.
+        Err(why) if why.as_db_error().is_some_and(|db| db.message().contains("statement")) => {
+            return Ok(false);
+        }
+        Err(why) => return Err(ails(why)),
+    }
+    let same = own == session(client)? && others == session(other)?;
+    client.batch_execute("rollback").map_err(ails)?;
+    Ok(same && others == session(other)? && own == session(client)?)
+}
+
+/// A second connection and its session; `None` if there is no room for one: then there is less to
+/// go by.
+fn second(config: &LedgerConfig) -> Option<(Client, String)> {
+    let (reply, answer) = channel();
+    let config = config.clone();
+    let open = move || {
+        let mut client = connect(&config)?;
+        let session = session(&mut client)?;
+        Ok::<_, LedgerError>((client, session))
+    };
+    // Nobody listens any more if it took too long.
+    let work = move || drop(reply.send(open()));
+    let thread = thread::Builder::new().name("postgres-second".to_owned());
+    thread.spawn(work).expect("a thread can be started");
+    let found = answer.recv_timeout(PATIENCE).ok()?;
+    found.inspect_err(|why| log::debug!("no second connection to look for a pooler: {why}")).ok()
+}
+
+/// Which session answers, in a transaction of its own.
+fn session(client: &mut Client) -> Result<String, LedgerError> {
+    let answer = client.simple_query("select pg_backend_pid()");
+    let answer = answer.map_err(|why| classify(&why, "looking for a pooler"))?;
+    let pid = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    Ok(pid.unwrap_or_default().to_owned())
+}
+
+fn shares(config: &LedgerConfig) -> LedgerError {
+    LedgerError::Fatal(Fault::Config(format!(
+        "between the job and Postgres at {} stands a pooler in transaction or statement mode: \
+         {REMEDY}",
+        config.url
+    )))
+}
