@@ -348,7 +348,7 @@ pub fn advise_on_owners(
 }
 
 /// What the job does with each of its own tables, from its first start to a reset.
-const RIGHTS: [(&str, &str); 20] = [
+const RIGHTS: [(&str, &str); 26] = [
     ("jobs", "select"),
     ("jobs", "insert"),
     ("jobs", "update"),
@@ -361,13 +361,19 @@ const RIGHTS: [(&str, &str); 20] = [
     ("epochs", "delete"),
     ("bindings", "select"),
     ("bindings", "insert"),
+    ("bindings", "update"),
     ("bindings", "delete"),
     ("snapshots", "select"),
     ("snapshots", "insert"),
     ("snapshots", "update"),
+    ("dead_letters", "select"),
     ("dead_letters", "insert"),
+    ("dead_letters", "update"),
+    ("dead_letters", "delete"),
     ("losses", "insert"),
     ("losses", "delete"),
+    ("replay_differences", "select"),
+    ("replay_differences", "insert"),
     ("balance", "select"),
 ];
 
