@@ -448,9 +448,12 @@ impl Job {
         loaded.sessions += shards.iter().map(|shard| shard.table.len() as u64).sum::<u64>();
         if loaded.workers == self.config.workers {
             // A first start has none.
-            if loaded.sessions > 0 {
+            if loaded.sessions == 0 {
+                info!("reading begins");
+            } else {
                 let sessions = plural(loaded.sessions, "open session");
-                info!("loaded {sessions} in {:.2} s", began.elapsed().as_secs_f64());
+                let took = began.elapsed().as_secs_f64();
+                info!("reading begins: loaded {sessions} in {took:.2} s");
             }
             self.reach(Stage::Running);
         }

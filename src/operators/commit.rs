@@ -51,6 +51,7 @@ pub fn render_commit<'scope>(
     control: Arc<Control>,
 ) -> StreamVec<'scope, Epoch, Change> {
     let CommitConfig { lanes, drive, tick_ms, gather_from_rows, open } = config;
+    let first_epoch = plan.first_epoch;
     let scope = outputs.scope();
     let mut builder = OperatorBuilder::new("Commit".to_owned(), scope);
     let by_lane = move |shard: Shard| u64::from(shard.lane(lanes));
@@ -110,7 +111,10 @@ pub fn render_commit<'scope>(
             let ahead =
                 frontiers.iter().filter_map(|frontier| frontier.frontier().first().copied());
             let ahead = ahead.min().unwrap_or(Epoch::MAX);
+            // Where memory is used up, reading waits for what is gathered. In a replay that holds
+            // for another process, too, whose memory is not known here: it would wait for ever.
             let gathers = control.gauges.rows.load(Relaxed) >= gather_from_rows
+                && ahead >= first_epoch
                 && !control.memory.is_used_up();
             if !gathers || !waits(stash.range(..ahead), ahead, tick_ms) {
                 let incomplete = stash.split_off(&ahead);

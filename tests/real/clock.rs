@@ -19,7 +19,7 @@ const DAY_MS: i64 = 24 * HOUR_MS;
 const SOON: Duration = Duration::from_secs(5);
 
 /// What a job says when it begins to read.
-const READS: &str = "open sessions in";
+const READS: &str = "reading begins";
 
 /// The library that shifts a clock; built once, and kept beside what cargo has built.
 fn library() -> &'static Path {

@@ -77,7 +77,7 @@ fn start(world: &World, processes: usize, args: &str) -> Vec<Running> {
 fn running(world: &World, processes: usize, args: &str) -> Vec<Running> {
     let mut all = start(world, processes, args);
     for process in &mut all {
-        process.wait_for("open sessions in");
+        process.wait_for("reading begins");
     }
     all
 }
@@ -191,7 +191,7 @@ fn a_killed_process_ends_the_others_at_once_and_they_name_it() {
     for killed in 0..3 {
         let hosts = Hosts::local(&world, 3);
         let mut all = hosts.start(&world, "-w 1");
-        all.iter_mut().for_each(|process| process.wait_for("open sessions in"));
+        all.iter_mut().for_each(|process| process.wait_for("reading begins"));
         traffic.send(500);
         let began = Instant::now();
         all.remove(killed).kill();
@@ -230,7 +230,7 @@ fn a_frozen_process_is_missed_in_time_and_can_write_no_more_when_it_wakes() {
     let (status, log) = frozen.wait();
     assert!(matches!(status.code(), Some(3 | 4)), "{status}:\n{log}");
     assert_eq!(count(&log, "panicked"), 0, "{log}");
-    next.iter_mut().for_each(|process| process.wait_for("open sessions in"));
+    next.iter_mut().for_each(|process| process.wait_for("reading begins"));
     wait_for_records(&world, traffic.records());
     next[0].signal("TERM");
     ended(next);
@@ -385,7 +385,7 @@ fn strangers_are_turned_away_and_stop_nothing() {
     eventually("it listens", || TcpStream::connect(&hosts.addresses[0]).is_ok());
     let mut open = bother();
     let mut all = vec![first, hosts.start_one(&world, 1, "-w 1")];
-    all.iter_mut().for_each(|process| process.wait_for("open sessions in"));
+    all.iter_mut().for_each(|process| process.wait_for("reading begins"));
     open.extend(bother());
     // One of the cluster before, or of the next: it is told that there is no place.
     let mut old = hosts.start_one(&world, 1, "-w 1");

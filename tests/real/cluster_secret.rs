@@ -117,7 +117,7 @@ fn three_with_a_secret_give_the_batch_answer_also_after_a_kill() {
     let mut all = of("-w 2");
     for process in &mut all {
         process.wait_for("connections between processes are encrypted");
-        process.wait_for("open sessions in");
+        process.wait_for("reading begins");
     }
     traffic.send(1_000);
     wait_for_records(&world, 1);
@@ -189,7 +189,7 @@ fn bytes_that_are_changed_on_the_way_never_become_rows() {
         let (proxy, hosts) = by_proxy(&world);
         let mut all: Vec<Running> =
             (0..2).map(|at| start(&world, &hosts[at], at, SECRET, "-w 1")).collect();
-        all.iter_mut().for_each(|process| process.wait_for("open sessions in"));
+        all.iter_mut().for_each(|process| process.wait_for("reading begins"));
         traffic.send(1_000);
         wait_for_records(&world, traffic.records() - 500);
         proxy.flip.store(true, Relaxed);
@@ -210,7 +210,7 @@ fn connections_that_are_cut_around_a_clean_end_are_a_clean_end_or_a_lost_peer() 
     for round in 0..10 {
         traffic.send(300);
         let (proxy, hosts) = by_proxy(&world);
-        let began = |process: &mut Running| process.wait_for("open sessions in");
+        let began = |process: &mut Running| process.wait_for("reading begins");
         let args = "-w 1 --until-end --peer-timeout 1s";
         let mut all: Vec<Running> = (0..2)
             .map(|at| match round % 2 {

@@ -524,7 +524,7 @@ fn instances_that_overtake_each_other_do_not_wait_in_a_circle() {
         traffic.send(500);
         let mut next = start(&world, &format!("-w {workers} {args}"));
         traffic.send(500);
-        next.wait_for("open sessions in");
+        next.wait_for("reading begins");
         let (status, log) = job.wait();
         assert_eq!(status.code(), Some(3), "{log}");
         job = next;

@@ -112,7 +112,7 @@ impl Network {
             Running::start(command)
         };
         let mut all: Vec<Running> = (0..3).map(start).collect();
-        all.iter_mut().for_each(|process| process.wait_for("open sessions in"));
+        all.iter_mut().for_each(|process| process.wait_for("reading begins"));
         all
     }
 
@@ -232,7 +232,7 @@ fn a_machine_that_is_cut_off_and_comes_back_cannot_write_what_others_have_taken_
     stale.signal("CONT");
     let (status, log) = stale.wait();
     assert!(matches!(status.code(), Some(3 | 4)), "{status}:\n{log}");
-    job.wait_for("open sessions in");
+    job.wait_for("reading begins");
     wait_for_records(&world, traffic.records());
     job.stop();
     traffic.check(&world, &[]);

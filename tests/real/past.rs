@@ -76,7 +76,7 @@ fn a_failover_that_loses_nothing_needs_no_restart() {
         .env("POSTGRES_URL", format!("jdbc:postgresql://{}/{hosts}", pair.hosts()))
         .args(["-w", "2", "--epoch", "50ms"]);
     let mut job = Running::start(command);
-    job.wait_for("open sessions in");
+    job.wait_for("reading begins");
     wait_for_records(&pair.world, pair.traffic.records());
     pair.wait_until_followed();
     pair.fail_over();
@@ -226,7 +226,7 @@ fn a_backup_that_is_put_back_under_a_live_job_and_between_two_is_gone_on_from() 
         if lives == 2 {
             job.stop();
             job = start(&world, "-w 3 --snapshot-interval 300ms");
-            job.wait_for("open sessions in");
+            job.wait_for("reading begins");
             traffic.send(100);
             wait_for_records(&world, traffic.records());
         }
@@ -315,7 +315,7 @@ fn two_runs_that_took_the_same_generation_do_not_write_side_by_side() {
     server.act("start");
     // The first takes the fence, and its database goes back to before that.
     let mut first = start(&world, "-w 1 --sink-connections 2");
-    first.wait_for("open sessions in");
+    first.wait_for("reading begins");
     first.signal("STOP");
     server.act("stop");
     copy(&server, "backup", "data");
