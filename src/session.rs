@@ -637,12 +637,11 @@ mod tests {
         assert_eq!(size_of::<Slot>(), 40);
     }
 
-    /// As many as one likes: neither an event nor a close looks at each of them.
+    /// As many as one likes. (With a look at each for every event, this would take minutes.)
     #[test]
     fn a_key_may_have_a_hundred_thousand_open_sessions() {
         const MANY: i64 = 100_000;
         let mut table = table();
-        let began = std::time::Instant::now();
         for turn in [0, GAP / 2] {
             for number in 0..MANY {
                 // Not in order: 7,919 and their number have no divisor in common.
@@ -654,8 +653,6 @@ mod tests {
         let want = (0..MANY).map(|at| (at * 3 * GAP, at * 3 * GAP + GAP / 2, 2, false));
         assert!(closed.into_iter().eq(want), "each of them is there once, with both events");
         assert!(table.is_empty() && table.crowds.is_empty());
-        // A look at each would be ten billion of them, twice.
-        assert!(began.elapsed().as_secs() < 20, "it took {:?}", began.elapsed());
     }
 
     #[test]
