@@ -12,28 +12,30 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-
-use sessionizer::alignment::Drift;
-use sessionizer::binding::{Late, Offset, Partition, Rules};
-use sessionizer::config::{self, Problems};
-use sessionizer::control::{Control, Fault};
-use sessionizer::dataflow::{self, Shape};
-use sessionizer::kafka::{Cluster, KafkaConfig, Publisher, Range, create_topic, scan};
-use sessionizer::key::Shard;
-use sessionizer::ledger::{Durable, NamedEpoch};
-use sessionizer::operators::commit::Drive;
-use sessionizer::operators::sessions::LoadedShard;
-use sessionizer::operators::source::{SourceConfig, WorldClocks};
-use sessionizer::operators::{Batch, Feed, Ledger, LedgerError, Outcome, Record, Stopped};
-use sessionizer::plan::{Fence, Plan, ShardProgress};
-use sessionizer::produce::event::WebEvent;
-use sessionizer::produce::generate::{Generator, Recipe};
-use sessionizer::produce::pace::Pace;
-use sessionizer::run::now_ms;
-use sessionizer::session::SessionTable;
-use sessionizer::start::assemble;
-use sessionizer::time::{Epoch, EpochLength, EventTime, Gap, tick};
-use sessionizer::watermark::Patience;
+use sessionizer::commands::produce::event::WebEvent;
+use sessionizer::commands::produce::generate::{Generator, Recipe};
+use sessionizer::commands::produce::pace::Pace;
+use sessionizer::config;
+use sessionizer::config::Problems;
+use sessionizer::dataflow::commit::WriterDriver;
+use sessionizer::dataflow::graph;
+use sessionizer::dataflow::graph::DataflowConfig;
+use sessionizer::dataflow::ports::{Batch, Feed, Ledger, LedgerError, Outcome, Record, Stopped};
+use sessionizer::dataflow::run_state::RunState;
+use sessionizer::dataflow::sessions::LoadedShard;
+use sessionizer::dataflow::source::{SourceConfig, WorldClocks};
+use sessionizer::job::clock::now_ms;
+use sessionizer::job::recover::assemble;
+use sessionizer::kafka::{Admin, KafkaConfig, Publisher, Range, create_topic, scan};
+use sessionizer::ledger::{NamedEpoch, RecoveredState};
+use sessionizer_core::alignment::Drift;
+use sessionizer_core::binding::{Late, Offset, Partition, Rules};
+use sessionizer_core::fault::Fault;
+use sessionizer_core::key::Shard;
+use sessionizer_core::plan::{Fence, RecoveryPlan, ShardProgress};
+use sessionizer_core::session::SessionTable;
+use sessionizer_core::time::{Epoch, EpochLength, EventTime, Gap, tick};
+use sessionizer_core::watermark::WatermarkConfig;
 
 #[derive(Parser)]
 enum Command {
@@ -102,7 +104,7 @@ fn kafka() -> Result<KafkaConfig, Fault> {
 
 fn raw(consumers: usize) -> Result<(), Fault> {
     let config = kafka()?;
-    let cluster = Cluster::new(&config)?;
+    let cluster = Admin::new(&config)?;
     let topic = &config.topics[0];
     let count = cluster.topics(Duration::from_secs(10), || false)?[0];
     let mut shares = vec![Vec::new(); consumers.clamp(1, count as usize)];
@@ -298,8 +300,8 @@ struct Setup {
     gap: Gap,
     epoch_ms: u64,
     until_end: bool,
-    plan: Arc<Plan>,
-    control: Arc<Control>,
+    plan: Arc<RecoveryPlan>,
+    run_state: Arc<RunState>,
     times: Arc<Times>,
 }
 
@@ -308,7 +310,8 @@ impl Setup {
         let base =
             NamedEpoch { epoch: 0, watermark: EventTime::NEVER, rules: None, bindings: Vec::new() };
         let progress = vec![ShardProgress::default(); 128];
-        let durable = Durable { fence: Fence::default(), progress, base, replay: Vec::new() };
+        let durable =
+            RecoveredState { fence: Fence::default(), progress, base, replay: Vec::new() };
         let rules = Rules { max_future_ms: 300_000, late: Late::Merge };
         let topics = ["events".to_owned()];
         let first = tick(now_ms(), epoch_ms);
@@ -318,8 +321,8 @@ impl Setup {
         let until_end = ends.iter().all(Option::is_some);
         plan.partitions.iter_mut().zip(ends).for_each(|(part, end)| part.until = end);
         let gap = Gap::from_millis(gap_ms).expect("a gap is positive");
-        let (plan, control, times) = (Arc::new(plan), Arc::default(), Arc::default());
-        Setup { workers, gap, epoch_ms, until_end, plan, control, times }
+        let (plan, run_state, times) = (Arc::new(plan), Arc::default(), Arc::default());
+        Setup { workers, gap, epoch_ms, until_end, plan, run_state, times }
     }
 
     /// Runs until nothing is left to do.
@@ -327,7 +330,7 @@ impl Setup {
         self,
         open_feed: impl Fn() -> F + Send + Sync + 'static,
     ) -> Result<(), Fault> {
-        let control = Arc::clone(&self.control);
+        let run_state = Arc::clone(&self.run_state);
         let communication = match self.workers {
             1 => timely::CommunicationConfig::Thread,
             several => timely::CommunicationConfig::Process(several),
@@ -340,11 +343,14 @@ impl Setup {
                 LoadedShard { shard, epoch: 0, table }
             };
             let shards = self.plan.shards_of(worker.index(), worker.peers()).map(open).collect();
-            let shape = Shape {
+            let shape = DataflowConfig {
                 source: SourceConfig {
                     processes: 1,
                     epochs: EpochLength::of_millis(self.epoch_ms),
-                    patience: Patience { out_of_orderness_ms: 15_000, idle_timeout_ms: 3_600_000 },
+                    patience: WatermarkConfig {
+                        out_of_orderness_ms: 15_000,
+                        idle_timeout_ms: 3_600_000,
+                    },
                     gap: self.gap,
                     dead_letter_bytes: 1_000,
                     until_end: self.until_end,
@@ -357,29 +363,29 @@ impl Setup {
                 drift: Drift { most_ms: 3_600_000, sessions: 0 },
                 // None is taken but the last.
                 snapshot_interval_ms: 86_400_000,
-                lanes: self.workers as u32,
+                writers: self.workers as u32,
                 gather_from_rows: 0,
-                drive: Drive::Threads,
+                drive: WriterDriver::Threads,
                 on_changes: Arc::new(|_| ()),
             };
             let times = Arc::clone(&self.times);
-            let (_source, _durable) = dataflow::build(
+            let (_source, _durable) = graph::build(
                 worker,
                 &self.plan,
                 &shape,
                 shards,
                 |_| Ok(open_feed()),
                 Arc::new(move |_| Ok(Box::new(Discard(Arc::clone(&times))))),
-                &self.control,
+                &self.run_state,
             );
-            while worker.has_dataflows() && !self.control.failed() {
+            while worker.has_dataflows() && !self.run_state.failed() {
                 worker.step_or_park(Some(Duration::from_millis(100)));
             }
         });
-        for result in guards.map_err(Fault::World)?.join() {
+        for result in guards.map_err(Fault::Environment)?.join() {
             result.expect("a worker does not panic");
         }
-        control.fault().map_or(Ok(()), Err)
+        run_state.fault().map_or(Ok(()), Err)
     }
 }
 
@@ -394,14 +400,14 @@ fn compute(workers: usize, events: u64, visitors: u64, partitions: i32) -> Resul
     let mut logs: Vec<Log> = (0..partitions).map(|_| Log::default()).collect();
     for record in Generator::new(recipe).map_err(Fault::Config)? {
         let key = record.key.expect("generated records have one");
-        let hash = sessionizer::key::stable_hash(key.as_bytes());
+        let hash = sessionizer_core::key::stable_hash(key.as_bytes());
         let payload = record.payload.expect("only bad records have none");
         logs[hash as usize % partitions as usize].push(&payload);
     }
     let ends = logs.iter().map(|log| Some(log.ends.len() as Offset)).collect();
     let logs = Arc::new(logs);
     let setup = Setup::new(workers, ends, 300_000, 1_000);
-    let (control, times) = (Arc::clone(&setup.control), Arc::clone(&setup.times));
+    let (run_state, times) = (Arc::clone(&setup.run_state), Arc::clone(&setup.times));
     let (reads, cpu) = (Arc::clone(&times), cpu_seconds());
     setup.run(move || Stored {
         times: Arc::clone(&reads),
@@ -409,7 +415,7 @@ fn compute(workers: usize, events: u64, visitors: u64, partitions: i32) -> Resul
         positions: BTreeMap::new(),
     })?;
     let (seconds, cpu) = (times.seconds(), cpu_seconds() - cpu);
-    let rows = control.gauges.rows.load(Relaxed);
+    let rows = run_state.metrics.rows.load(Relaxed);
     println!("records {events} rows {rows} seconds {seconds:.3} cpu {cpu:.2}");
     Ok(())
 }
@@ -480,7 +486,7 @@ impl Feed for Crowd {
 fn memory(workers: usize, sessions: u64) -> Result<(), Fault> {
     let visitors = sessions / CROWD_PARTITIONS as u64;
     let setup = Setup::new(workers, vec![None; CROWD_PARTITIONS], 7_200_000, 50);
-    let control = Arc::clone(&setup.control);
+    let run_state = Arc::clone(&setup.run_state);
     let before = memory_kib("VmRSS");
     thread::spawn(move || {
         setup.run(move || Crowd {
@@ -491,8 +497,8 @@ fn memory(workers: usize, sessions: u64) -> Result<(), Fault> {
         })
     });
     let all = (visitors * CROWD_PARTITIONS as u64) as i64;
-    while control.gauges.open_sessions.load(Relaxed) < all {
-        if let Some(fault) = control.fault() {
+    while run_state.metrics.open_sessions.load(Relaxed) < all {
+        if let Some(fault) = run_state.fault() {
             return Err(fault);
         }
         thread::sleep(Duration::from_millis(50));

@@ -4,10 +4,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use log::{error, info, warn};
-use sessionizer::cli::{self, Command, RunArgs};
+use sessionizer::cli;
+use sessionizer::cli::{Command, RunArgs};
+use sessionizer::commands::{audit, demo, produce, reset};
 use sessionizer::config::Environment;
-use sessionizer::control::{Control, Fault};
-use sessionizer::{audit, config, demo, logging, produce, reset, run, system};
+use sessionizer::dataflow::run_state::RunState;
+use sessionizer::job::system;
+use sessionizer::ui::logging;
+use sessionizer::{config, job};
+use sessionizer_core::fault::Fault;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -21,19 +26,19 @@ fn main() -> ExitCode {
     for warning in env.warnings() {
         warn!("{warning}");
     }
-    let control = Arc::new(Control::default());
+    let run_state = Arc::new(RunState::default());
     // Only the job has something to commit.
     let commits = matches!(cli.command, None | Some(Command::Demo(_)));
     stop_on_signals(
-        &control,
+        &run_state,
         if commits { "stopping: committing what was read" } else { "stopping" },
     );
     let result = match &cli.command {
-        None => run_job(&cli.run, &env, &control),
-        Some(Command::Produce(args)) => produce::produce(args, &env, &control),
-        Some(Command::Audit(args)) => audit::audit(args, &env, &control),
+        None => run_job(&cli.run, &env, &run_state),
+        Some(Command::Produce(args)) => produce::produce(args, &env, &run_state),
+        Some(Command::Audit(args)) => audit::audit(args, &env, &run_state),
         Some(Command::Reset(args)) => reset::reset(args, &env),
-        Some(Command::Demo(args)) => demo::demo(args, &env, &control),
+        Some(Command::Demo(args)) => demo::demo(args, &env, &run_state),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -44,10 +49,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run_job(args: &RunArgs, env: &Environment, control: &Arc<Control>) -> Result<(), Fault> {
+fn run_job(args: &RunArgs, env: &Environment, run_state: &Arc<RunState>) -> Result<(), Fault> {
     let config = config::read(args, env)?;
     system::check_open_files(&config)?;
-    run::run(&config, control)
+    job::run(&config, run_state)
 }
 
 /// What `println!` says when nobody takes what it prints: that is no bug of ours.
@@ -82,8 +87,8 @@ fn abort_on_panic() {
 }
 
 /// The first SIGTERM, SIGHUP or Ctrl-C asks for a clean stop, the second does not ask.
-fn stop_on_signals(control: &Arc<Control>, first: &'static str) {
-    let control = Arc::clone(control);
+fn stop_on_signals(run_state: &Arc<RunState>, first: &'static str) {
+    let run_state = Arc::clone(run_state);
     let mut handled = vec![SIGINT, SIGTERM];
     if !system::ignores_hangup() {
         handled.push(SIGHUP);
@@ -97,7 +102,7 @@ fn stop_on_signals(control: &Arc<Control>, first: &'static str) {
                 std::process::exit(128 + signal);
             }
             info!("{first}; once more to stop at once");
-            control.request_stop();
+            run_state.request_stop();
         }
     };
     std::thread::Builder::new()

@@ -2,7 +2,7 @@
 //! and a default that serves.
 //!
 //! Values are taken as text: [`crate::config`] reads them, so that everything that is wrong can
-//! be told at once and not one mistake at a time. No flag names its variable: [`super::variables`]
+//! be told at once and not one mistake at a time. No flag names its variable: [`crate::cli::variables`]
 //! derives it.
 
 use clap::Args;

@@ -2,7 +2,7 @@
 
 use clap::{Arg, ArgAction, Command};
 
-use super::variables::{has_variable, names};
+use crate::cli::variables::{has_variable, names};
 
 const TEMPLATE: &str = "\
 {about-with-newline}

@@ -12,17 +12,16 @@ mod tests;
 mod tips;
 mod typed;
 mod variables;
+pub mod version;
 
 use std::ffi::OsString;
 
+pub use args::{AuditArgs, DemoArgs, ProduceArgs, ResetArgs, RunArgs};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-pub use args::{AuditArgs, DemoArgs, ProduceArgs, ResetArgs, RunArgs};
-
 use crate::config::Environment;
-use crate::version;
 
 /// Turns a Kafka topic of web events into sessions in PostgreSQL, exactly once.
 ///

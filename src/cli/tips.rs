@@ -10,8 +10,8 @@ use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, Error};
 
-use super::typed::takes;
-use super::variables::PLAIN;
+use crate::cli::typed::takes;
+use crate::cli::variables::PLAIN;
 
 /// What people type for what is set by a variable.
 const ALSO_CALLED: [(&str, &[&str]); 6] = [

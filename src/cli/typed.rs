@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 
 use clap::{Arg, ArgAction, Command};
 
-use super::tips::NO_VALUE;
+use crate::cli::tips::NO_VALUE;
 use crate::config::Environment;
 
 /// The arguments for clap.

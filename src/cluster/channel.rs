@@ -22,7 +22,7 @@ use openssl::ssl::{
     SslSessionCacheMode, SslStream, SslVerifyMode, SslVersion,
 };
 
-use super::secret::Key;
+use crate::cluster::secret::Key;
 
 /// The one cipher suite: it has no limit on the records of a connection, which goes on for months,
 /// and OpenSSL changes no keys by itself. (AES-GCM has one, of 24 million.)
@@ -91,7 +91,7 @@ impl Protection {
                 refused("it has a cluster secret, and this process has none")
             }
             Protection::Open => Ok((Channel::Open(socket), None)),
-            Protection::Sealed(_) if first == super::greeting::FIRST => {
+            Protection::Sealed(_) if first == crate::cluster::greeting::FIRST => {
                 refused("it has no cluster secret, and this process has one")
             }
             Protection::Sealed(_) if first != TLS_BEGINS => {

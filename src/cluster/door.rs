@@ -15,10 +15,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use log::{debug, warn};
+use sessionizer_core::fault::Fault;
 
-use super::gather;
-use super::members::{Members, Phase};
-use crate::control::Fault;
+use crate::cluster::gather;
+use crate::cluster::members::{Members, Phase};
 
 /// How many may be in the hall.
 const PLACES: usize = 64;
@@ -56,18 +56,18 @@ pub(super) fn listen(
 ) -> Result<Option<Listener>, Fault> {
     let address = &members.addresses[members.me];
     let Some(listener) = bind(members, patience)? else { return Ok(None) };
-    let ails = |why: io::Error| Fault::World(format!("cannot listen on {address}: {why}"));
-    let place = listener.local_addr().map_err(ails)?;
+    let failed = |why: io::Error| Fault::Environment(format!("cannot listen on {address}: {why}"));
+    let place = listener.local_addr().map_err(failed)?;
     if loopback_only && !place.ip().is_loopback() {
         return Err(Fault::Config(format!(
             "{address} is {} here, which is not on loopback: {}",
             place.ip(),
-            super::NEEDS_SECRET
+            crate::cluster::NEEDS_SECRET
         )));
     }
     let ours = Arc::clone(members);
     let thread = thread::Builder::new().name("cluster-listen".to_owned());
-    thread.spawn(move || accept(&ours, &listener)).map_err(ails)?;
+    thread.spawn(move || accept(&ours, &listener)).map_err(failed)?;
     Ok(Some(Listener { address: place }))
 }
 
@@ -94,10 +94,10 @@ fn bind(members: &Members, patience: Duration) -> Result<Option<TcpListener>, Fa
                 "cannot listen on {address}, the address of process {me} in the hostfile: \
                  {why}{hint}"
             );
-            let heals = why.kind() == io::ErrorKind::AddrInUse;
-            return Err(if heals { Fault::World(what) } else { Fault::Config(what) });
+            let is_retryable = why.kind() == io::ErrorKind::AddrInUse;
+            return Err(if is_retryable { Fault::Environment(what) } else { Fault::Config(what) });
         }
-        if members.control.ending() {
+        if members.run_state.ending() {
             return Ok(None);
         }
         if !std::mem::replace(&mut told, true) {

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::channel::{Channel, Socket};
-use super::door::Place;
-use super::greeting::{self, Answer, Hello, Purpose, differences, shown};
-use super::link;
-use super::members::{Members, Phase};
-use super::wire::Ends;
+use crate::cluster::channel::{Channel, Socket};
+use crate::cluster::door::Place;
+use crate::cluster::greeting;
+use crate::cluster::greeting::{Hello, Purpose, Reply, differences, shown};
+use crate::cluster::link;
+use crate::cluster::members::{Members, Phase};
+use crate::cluster::wire::Ends;
 
 /// How long a greeting may take.
 const GREETING: Duration = Duration::from_secs(5);
@@ -48,7 +49,7 @@ pub(super) fn greet(
         greeting::receive_bytes(&mut channel)?;
         let why = format!("{} runs in a cluster that is complete", members.name(members.me));
         members.stranger(&from.to_string(), &why);
-        return greeting::send(&mut channel, &Answer::Busy(why));
+        return greeting::send(&mut channel, &Reply::Busy(why));
     }
     let hello: Hello = greeting::receive(&mut channel)?;
     greeting::check(&hello.settings)?;
@@ -62,7 +63,7 @@ pub(super) fn greet(
     let differences = differences(&members.settings, &hello.settings);
     if !differences.is_empty() {
         members.claims_other_settings(hello.process, &differences);
-        return greeting::send(&mut channel, &Answer::Differs(members.settings.clone()));
+        return greeting::send(&mut channel, &Reply::Differs(members.settings.clone()));
     }
     match hello.purpose {
         Purpose::Watch => watch(members, &hello, channel, from),
@@ -81,7 +82,7 @@ fn watch(
     match members.admit(hello.process, hello.incarnation, from) {
         Err(why) => {
             members.stranger(&format!("process {} from {from}", hello.process), &why);
-            greeting::send(&mut channel, &Answer::Busy(why))
+            greeting::send(&mut channel, &Reply::Busy(why))
         }
         Ok(token) => {
             members.compare_clocks(hello.process, hello.clock_ms);
@@ -106,7 +107,7 @@ pub(super) fn dial(members: &Arc<Members>) {
     for process in 0..members.me {
         let members = Arc::clone(members);
         let work = move || {
-            while members.phase() == Phase::Gathering && !members.control.failed() {
+            while members.phase() == Phase::Gathering && !members.run_state.failed() {
                 if !members.is_here(process)
                     && let Err(why) = call(&members, process)
                 {
@@ -121,7 +122,7 @@ pub(super) fn dial(members: &Arc<Members>) {
     let members = Arc::clone(members);
     let work = move || {
         let mut looked_up: Option<Instant> = None;
-        while members.phase() == Phase::Gathering && !members.control.failed() {
+        while members.phase() == Phase::Gathering && !members.run_state.failed() {
             if looked_up.is_none_or(|since| since.elapsed() >= LOOK_UP) {
                 let ip = |address: &String| address.to_socket_addrs().ok();
                 let all = members.addresses.iter().filter_map(ip).flatten();
@@ -175,7 +176,7 @@ fn greet_at(
     purpose: Purpose,
 ) -> Result<(Channel, SocketAddr), String> {
     let (stream, place) = connect(&members.addresses[process])?;
-    let ails = |why: io::Error| match why.kind() {
+    let failed = |why: io::Error| match why.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
             "it takes the connection and does not answer".to_owned()
         }
@@ -187,22 +188,22 @@ fn greet_at(
         }
         _ => link::reason(&why, GREETING),
     };
-    let socket = Socket::new(stream, GREETING).map_err(ails)?;
-    let mut channel = members.protection.connect(socket, members.me, process).map_err(ails)?;
-    greeting::send(&mut channel, &members.hello(purpose)).map_err(ails)?;
-    match greeting::receive::<Answer>(&mut channel).map_err(ails)? {
-        Answer::Welcome { clock_ms } => {
+    let socket = Socket::new(stream, GREETING).map_err(failed)?;
+    let mut channel = members.protection.connect(socket, members.me, process).map_err(failed)?;
+    greeting::send(&mut channel, &members.hello(purpose)).map_err(failed)?;
+    match greeting::receive::<Reply>(&mut channel).map_err(failed)? {
+        Reply::Welcome { clock_ms } => {
             // Once is enough: the connections for data follow at once.
             if purpose == Purpose::Watch {
                 members.compare_clocks(process, clock_ms);
             }
             Ok((channel, place))
         }
-        Answer::Busy(why) => {
+        Reply::Busy(why) => {
             Err(format!("it does not take this process: {}", shown(&why, MAX_REASON)))
         }
-        Answer::Differs(theirs) => {
-            greeting::check(&theirs).map_err(ails)?;
+        Reply::Differs(theirs) => {
+            greeting::check(&theirs).map_err(failed)?;
             let differences = differences(&members.settings, &theirs);
             members.has_other_settings(process, &differences);
             Err(format!("its settings differ: {}", differences.join("; ")))

@@ -1,6 +1,6 @@
 //! What two processes say to each other first, and whether they fit. No sockets: readers, writers.
 //!
-//! Whoever connects sends a [`Hello`], whoever listens gives an [`Answer`]. Both are a magic
+//! Whoever connects sends a [`Hello`], whoever listens gives an [`Reply`]. Both are a magic
 //! number, a length and JSON. What comes from the other side is bounded before it is looked at, and
 //! none of it is taken for an index, or shown to people as it is.
 
@@ -9,8 +9,7 @@ use std::io::{self, Read, Write};
 use openssl::sha::sha256;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-
-use crate::epoch_clock::Distance;
+use sessionizer_core::epoch_clock::Distance;
 
 /// Nothing that speaks another protocol begins with this.
 const MAGIC: &[u8; 16] = b"sessionizer-peer";
@@ -61,7 +60,7 @@ pub enum Purpose {
 
 /// What whoever listens says.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Answer {
+pub enum Reply {
     /// The connection stands; the wall clock here, milliseconds since 1970.
     Welcome { clock_ms: u64 },
     /// These are my settings; they are not yours.
@@ -252,7 +251,7 @@ mod tests {
     fn a_message_is_taken_when_all_of_it_is_there() {
         let mut bytes = Vec::new();
         send(&mut bytes, &hello()).expect("written");
-        send(&mut bytes, &Answer::Welcome { clock_ms: 1 }).expect("written");
+        send(&mut bytes, &Reply::Welcome { clock_ms: 1 }).expect("written");
         let mut received = Vec::new();
         let mut found = 0;
         for byte in bytes {
@@ -260,7 +259,7 @@ mod tests {
             if found == 0 {
                 let hello_there = take::<Hello>(&mut received).expect("ours");
                 found += usize::from(hello_there.is_some_and(|it| it == hello()));
-            } else if take::<Answer>(&mut received).expect("ours").is_some() {
+            } else if take::<Reply>(&mut received).expect("ours").is_some() {
                 found += 1;
             }
         }

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use log::{debug, info};
 use serde::{Deserialize, Serialize};
 
-use super::channel::Channel;
-use super::greeting;
-use super::members::{Members, Told};
-use super::stage::Stage;
+use crate::cluster::channel::Channel;
+use crate::cluster::greeting;
+use crate::cluster::members::{Members, Told};
+use crate::cluster::stage::Stage;
 
 /// How often a sign of life is sent.
 const BEAT: Duration = Duration::from_millis(200);
@@ -172,12 +172,12 @@ impl<'a> Link<'a> {
             Notice::Ready(ready) => members.ready(process, token, ready),
             Notice::Stage(stage) => members.at_stage(process, token, stage),
             Notice::Stop => {
-                if !members.control.stopping() {
+                if !members.run_state.stopping() {
                     info!("{} stops, and so does this one", members.name(process));
-                    members.control.request_stop();
+                    members.run_state.request_stop();
                 }
             }
-            Notice::Abandon => members.control.abandon(),
+            Notice::Abandon => members.run_state.abandon(),
             Notice::Fault(code, why) => members.peer_failed(process, code, &why),
             Notice::Done => members.done(process, token),
         }

@@ -26,7 +26,7 @@ mod greeting;
 pub mod hosts;
 mod link;
 mod members;
-mod secret;
+pub mod secret;
 mod stage;
 #[cfg(test)]
 mod tests;
@@ -39,21 +39,21 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use channel::Protection;
+pub use greeting::Setting;
 use log::{info, warn};
+use members::{Gathered, Members};
+use secret::Key;
+pub use secret::SecretSource;
+use sessionizer_core::fault::Fault;
+pub use stage::Stage;
+use stage::{Look, Standstill};
 use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
 use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 use timely::communication::initialize::Hooks;
-
-pub use greeting::Setting;
-pub use secret::SecretSource;
-pub use stage::Stage;
-
-use crate::control::{Control, Fault};
-use channel::Protection;
-use members::{Gathered, Members};
-use secret::Key;
-use stage::{Look, Standstill};
 use wire::{Ends, Wire};
+
+use crate::dataflow::run_state::RunState;
 
 /// How long the end of a run waits until every peer knows of it.
 const TELLING: Duration = Duration::from_millis(500);
@@ -101,7 +101,7 @@ impl ClusterConfig {
                 let key = Key::read(source)?;
                 info!("connections between processes are encrypted with the cluster secret");
                 Protection::sealed(key, self.process, self.addresses.len()).map_err(|why| {
-                    Fault::World(format!("OpenSSL cannot encrypt connections: {why}"))
+                    Fault::Environment(format!("OpenSSL cannot encrypt connections: {why}"))
                 })
             }
             (None, None) => Ok(Protection::Open),
@@ -137,7 +137,7 @@ impl Cluster {
     pub fn gather(
         config: &ClusterConfig,
         settings: Vec<Setting>,
-        control: &Arc<Control>,
+        run_state: &Arc<RunState>,
     ) -> Result<Option<Cluster>, Fault> {
         let protection = config.protection()?;
         let loopback_only = matches!(protection, Protection::Open) && !config.insecure;
@@ -147,7 +147,7 @@ impl Cluster {
             settings,
             (config.peer_timeout, config.wall_ms),
             protection,
-            Arc::clone(control),
+            Arc::clone(run_state),
         ));
         let Some(listener) = door::listen(&members, config.start_timeout, loopback_only)? else {
             return Ok(None);
@@ -158,7 +158,7 @@ impl Cluster {
             Gathered::Complete(wires) => wires,
             Gathered::Stopped => return Ok(None),
             Gathered::Failed(fault) => {
-                control.fail(fault.clone());
+                run_state.fail(fault.clone());
                 return Err(fault);
             }
         };
@@ -168,8 +168,8 @@ impl Cluster {
             ends.map(|ends| Wire::new(ends, process, &cluster.members)).transpose()
         };
         let wires: std::io::Result<_> = wires.into_iter().enumerate().map(wire).collect();
-        cluster.wires =
-            wires.map_err(|why| Fault::World(format!("cannot set up the connections: {why}")))?;
+        cluster.wires = wires
+            .map_err(|why| Fault::Environment(format!("cannot set up the connections: {why}")))?;
         let limit = (config.start_timeout * STANDSTILL_FACTOR).max(STANDSTILL_LEAST);
         watch_the_start(&cluster.members, limit);
         Ok(Some(cluster))
@@ -188,7 +188,9 @@ impl Cluster {
             ProcessBuilder::new_typed_vector(workers, hooks.refill.clone(), hooks.spill.clone());
         let (builders, guard) =
             initialize_networking_from_sockets(inside, wires, self.members.me, workers, hooks)
-                .map_err(|why| Fault::World(format!("cannot set up the connections: {why}")))?;
+                .map_err(|why| {
+                    Fault::Environment(format!("cannot set up the connections: {why}"))
+                })?;
         Ok((builders.into_iter().map(AllocatorBuilder::Tcp).collect(), Box::new(guard)))
     }
 
@@ -233,7 +235,7 @@ fn watch_the_start(members: &Arc<Members>, limit: Duration) {
                         format!("{} {}", members.name(process), stages[process].doing())
                     };
                     let who: Vec<String> = behind.into_iter().map(who).collect();
-                    return members.control.fail(Fault::Peer(format!(
+                    return members.run_state.fail(Fault::Peer(format!(
                         "the cluster is complete, but its start has stood still for {limit:?}: {}. \
                          Start all processes again",
                         who.join("; ")

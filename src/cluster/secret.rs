@@ -12,9 +12,8 @@ use openssl::error::ErrorStack;
 use openssl::md::Md;
 use openssl::pkey::Id;
 use openssl::pkey_ctx::PkeyCtx;
-
-use crate::control::Fault;
-use crate::secret::Secret;
+use sessionizer_core::fault::Fault;
+use sessionizer_core::secret::Secret;
 
 /// A shorter secret could be guessed.
 const LEAST_BYTES: usize = 16;

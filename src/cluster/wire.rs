@@ -13,9 +13,9 @@ use std::thread;
 
 use timely::communication::allocator::zero_copy::stream::Stream;
 
-use super::channel::Channel;
-use super::link::reason;
-use super::members::Members;
+use crate::cluster::channel::Channel;
+use crate::cluster::link::reason;
+use crate::cluster::members::Members;
 
 /// How many bytes of a message timely's header is, and where in it the length of the rest is.
 const HEADER_BYTES: usize = 48;

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::{Environment, Problems};
+use sessionizer_core::secret::Secret;
+
 use crate::cli::RunArgs;
 use crate::cluster::SecretSource;
-use crate::secret::Secret;
+use crate::config::{Environment, Problems};
 
 /// The variable that holds the secret itself. There is no such flag: the arguments of a process can
 /// be seen by everybody on the machine.

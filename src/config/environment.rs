@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 
-use super::env_file;
+use crate::config::env_file;
 
 /// Secrets are taken as they are: a password may begin with a blank or a quote.
 const SECRETS: [&str; 3] =
-    ["POSTGRES_PASSWORD", "KAFKA_WEB_TRAFFIC_SECRET", super::cluster::SECRET];
+    ["POSTGRES_PASSWORD", "KAFKA_WEB_TRAFFIC_SECRET", crate::config::cluster::SECRET];
 
 /// What others call what is set by one of our variables.
 const ALSO_CALLED: [(&str, &[&str]); 6] = [
@@ -198,7 +198,7 @@ fn check_value(
     }
     if SECRETS.contains(&name) {
         let value = match name {
-            super::cluster::SECRET => super::cluster::without_newline(value),
+            crate::config::cluster::SECRET => crate::config::cluster::without_newline(value),
             _ => value,
         };
         if quoted(value) {

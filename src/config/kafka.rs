@@ -1,9 +1,10 @@
 //! How to reach Kafka: what KAFKA_URL and its kin may be, checked before anything connects.
 
-use super::value::name;
-use super::{Environment, Problems};
+use sessionizer_core::secret::Secret;
+
+use crate::config::value::name;
+use crate::config::{Environment, Problems};
 use crate::kafka::{KafkaConfig, QUEUED_BYTES, RESERVED};
-use crate::secret::Secret;
 
 /// The longest name of a job and of a consumer group.
 pub const LONGEST_NAME: usize = 255;

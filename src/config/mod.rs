@@ -3,10 +3,10 @@
 //! Everything that is missing or wrong is collected and told in one message, each with the name
 //! of the variable or flag and what to do.
 
-mod cluster;
+pub mod cluster;
 mod env_file;
 mod environment;
-mod kafka;
+pub mod kafka;
 mod postgres;
 mod problems;
 #[cfg(test)]
@@ -16,23 +16,23 @@ pub mod value;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cluster::read_cluster_secret;
 pub use environment::Environment;
 pub use kafka::read_kafka;
+use postgres::read_ledger;
 pub use postgres::read_ledger_of;
 pub use problems::Problems;
+use sessionizer_core::alignment::Drift;
+use sessionizer_core::binding::{Late, Rules};
+use sessionizer_core::fault::Fault;
+use sessionizer_core::rfc3339::parse_rfc3339;
+use sessionizer_core::watermark::WatermarkConfig;
 pub use value::{duration_ms, number, size, whole};
 
-use crate::alignment::Drift;
-use crate::binding::{Late, Rules};
 use crate::cli::RunArgs;
 use crate::cluster::SecretSource;
-use crate::control::Fault;
-use crate::event::parse_rfc3339;
-use crate::kafka::{From, KafkaConfig};
+use crate::kafka::{KafkaConfig, StartAt};
 use crate::ledger::LedgerConfig;
-use crate::watermark::Patience;
-use cluster::read_cluster_secret;
-use postgres::read_ledger;
 
 /// A valid configuration of the job.
 #[derive(Clone, Debug)]
@@ -50,16 +50,16 @@ pub struct Config {
     pub kafka: KafkaConfig,
     pub ledger: LedgerConfig,
     /// `None`: nothing was said, so that a table with rows is not begun upon by default.
-    pub from: Option<From>,
+    pub from: Option<StartAt>,
     pub accept_overlap: bool,
     pub until_end: bool,
     pub epoch_ms: u64,
-    pub patience: Patience,
+    pub patience: WatermarkConfig,
     /// How far a partition may be ahead of the slowest one that is behind, in event time.
     pub drift: Drift,
     pub rules: Rules,
     pub accept_lost_offsets: bool,
-    pub lanes: u32,
+    pub writers: u32,
     pub snapshot_interval_ms: u64,
     pub dead_letter_bytes: usize,
     /// How long dead letters are kept; `None`: for ever.
@@ -80,7 +80,7 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
     let processes = problems.take("--processes", whole(&args.processes, 1, 1_024));
     let last = processes.map_or(u64::MAX, |processes| processes - 1);
     let process = problems.take("--process", process(&args.process, last));
-    let lanes = match &args.sink_connections {
+    let writers = match &args.sink_connections {
         Some(text) => problems.take("--sink-connections", whole(text, 1, 1_024)),
         // The fewer, the less work they are for Postgres; but between processes rows would travel.
         None => workers.zip(processes).map(|(workers, processes)| match processes {
@@ -140,14 +140,14 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
             accept_overlap: args.accept_overlap,
             until_end: args.until_end,
             epoch_ms: epoch_ms?,
-            patience: Patience {
+            patience: WatermarkConfig {
                 out_of_orderness_ms: out_of_orderness_ms? as i64,
                 idle_timeout_ms: idle_timeout_ms?,
             },
             drift: Drift { most_ms: max_drift_ms? as i64, sessions: drift_sessions? },
             rules: Rules { max_future_ms: max_future_ms? as i64, late: late? },
             accept_lost_offsets: args.accept_lost_offsets,
-            lanes: lanes? as u32,
+            writers: writers? as u32,
             snapshot_interval_ms: snapshot_interval_ms?,
             dead_letter_bytes: dead_letter_bytes? as usize,
             keep_dead_letters: keep_ms?.map(Duration::from_millis),
@@ -182,7 +182,7 @@ impl Config {
             ("--max-future", ms(rules.max_future_ms as u64)),
             ("--late", rules.late.name().to_owned()),
             ("--until-end", self.until_end.to_string()),
-            ("--sink-connections", self.lanes.to_string()),
+            ("--sink-connections", self.writers.to_string()),
             ("--snapshot-interval", ms(self.snapshot_interval_ms)),
             ("--max-drift", ms(drift.most_ms as u64)),
             ("--drift-sessions", drift.sessions.to_string()),
@@ -197,24 +197,24 @@ fn process(text: &str, last: u64) -> Result<u64, String> {
     whole(text, 0, last.min(1_023)).map_err(|what| format!("{what} (--processes less one)"))
 }
 
-fn read_from(text: &str, env: &Environment) -> Result<From, String> {
+fn read_from(text: &str, env: &Environment) -> Result<StartAt, String> {
     match text.trim() {
-        "earliest" => Ok(From::Earliest),
-        "latest" => Ok(From::Latest),
-        "group" => Ok(From::Group(env.value("KAFKA_GROUP").unwrap_or_default())),
+        "earliest" => Ok(StartAt::Earliest),
+        "latest" => Ok(StartAt::Latest),
+        "group" => Ok(StartAt::Group(env.value("KAFKA_GROUP").unwrap_or_default())),
         other if other.starts_with("group:") => match other["group:".len()..].trim() {
             "" => Err("is \"group:\": the name of the consumer group is missing".to_owned()),
-            name => Ok(From::Group(name.to_owned())),
+            name => Ok(StartAt::Group(name.to_owned())),
         },
         other if other.starts_with("savepoint:") => match other["savepoint:".len()..].trim() {
             "" => Err("is \"savepoint:\": the directory of the savepoint is missing".to_owned()),
-            name => Ok(From::Savepoint(name.to_owned())),
+            name => Ok(StartAt::Savepoint(name.to_owned())),
         },
         other => other
             .parse()
             .ok()
             .or_else(|| parse_rfc3339(other.as_bytes()))
-            .map(From::Timestamp)
+            .map(StartAt::Timestamp)
             .ok_or(format!(
                 "is {other:?}: it can be earliest, latest, group, group:NAME, savepoint:DIR, a \
                  time like 2026-01-31T12:00:00Z or milliseconds since 1970"

@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 
-use super::kafka::LONGEST_NAME;
-use super::value::{duration_ms, name, whole};
-use super::{Environment, Problems};
+use sessionizer_core::secret::Secret;
+use sessionizer_core::time::Gap;
+
 use crate::cli::RunArgs;
-use crate::ledger::url::{self, PostgresUrl};
+use crate::config::kafka::LONGEST_NAME;
+use crate::config::value::{duration_ms, name, whole};
+use crate::config::{Environment, Problems};
+use crate::ledger::url;
+use crate::ledger::url::PostgresUrl;
 use crate::ledger::{LedgerConfig, SessionEnd};
-use crate::secret::Secret;
-use crate::time::Gap;
 
 /// Postgres cuts longer names, and says nothing.
 const LONGEST_IDENTIFIER: usize = 63;

@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::Environment;
-use crate::control::Fault;
+use sessionizer_core::fault::Fault;
+
+use crate::config::Environment;
 
 /// Collects what is wrong.
 pub struct Problems<'a> {

@@ -1,8 +1,9 @@
 //! Settings from the command line and the environment, right and wrong.
 
+use sessionizer_core::secret::Secret;
+
 use super::*;
 use crate::ledger::SessionEnd;
-use crate::secret::Secret;
 
 const GOOD: [(&str, &str); 4] = [
     ("KAFKA_URL", "localhost:9092"),
@@ -24,7 +25,7 @@ fn four_variables_are_enough_and_the_defaults_are_those_of_the_flink_job() {
     assert_eq!(config.ledger.gap.millis(), 300_000);
     assert_eq!(config.patience.out_of_orderness_ms, 15_000);
     assert_eq!(config.drift, Drift { most_ms: 600_000, sessions: 500_000 });
-    assert_eq!((config.workers, config.lanes, config.epoch_ms), (1, 1, 1_000));
+    assert_eq!((config.workers, config.writers, config.epoch_ms), (1, 1, 1_000));
     assert_eq!((config.ledger.job.as_str(), config.ledger.shards), ("group", 128));
     assert_eq!(config.ledger.table, "sessionized_events");
     assert_eq!(config.ledger.user, "postgres");
@@ -112,11 +113,11 @@ fn settings_of_librdkafka_pass_through_and_never_show() {
 #[test]
 fn a_process_has_its_place_and_lanes_go_by_all_workers() {
     let config = read_with(&GOOD, &["-n", "3", "-p", "2", "-w", "2"]).expect("valid");
-    assert_eq!((config.processes, config.process, config.lanes), (3, 2, 6));
-    let lanes = |args: &[&str]| read_with(&GOOD, args).expect("valid").lanes;
-    let of_one = |workers| lanes(&["-w", workers]);
+    assert_eq!((config.processes, config.process, config.writers), (3, 2, 6));
+    let writers = |args: &[&str]| read_with(&GOOD, args).expect("valid").writers;
+    let of_one = |workers| writers(&["-w", workers]);
     assert_eq!([of_one("1"), of_one("2"), of_one("3"), of_one("8")], [1, 1, 2, 4]);
-    assert_eq!(lanes(&["-w", "8", "--sink-connections", "3"]), 3);
+    assert_eq!(writers(&["-w", "8", "--sink-connections", "3"]), 3);
     let why = read_with(&GOOD, &["-n", "3", "-p", "3"]).expect_err("only 0 to 2");
     assert!(why.contains("--process ") && why.contains("from 0 to 2"), "{why}");
     assert!(read_with(&GOOD, &["-p", "1"]).is_err(), "one process is process 0");
@@ -150,17 +151,17 @@ fn topics_are_a_list() {
 #[test]
 fn a_start_can_be_a_time() {
     let from = |text| read_with(&GOOD, &["--from", text]).map(|config| config.from);
-    assert_eq!(from("latest"), Ok(Some(From::Latest)));
-    assert_eq!(from("2023-11-14T22:13:20Z"), Ok(Some(From::Timestamp(1_700_000_000_000))));
-    assert_eq!(from("1700000000000"), Ok(Some(From::Timestamp(1_700_000_000_000))));
+    assert_eq!(from("latest"), Ok(Some(StartAt::Latest)));
+    assert_eq!(from("2023-11-14T22:13:20Z"), Ok(Some(StartAt::Timestamp(1_700_000_000_000))));
+    assert_eq!(from("1700000000000"), Ok(Some(StartAt::Timestamp(1_700_000_000_000))));
 }
 
 #[test]
 fn a_start_can_be_the_offsets_of_a_consumer_group() {
     let from = |text| read_with(&GOOD, &["--from", text]).map(|config| config.from);
-    assert_eq!(from("group"), Ok(Some(From::Group("group".to_owned()))));
-    assert_eq!(from("group:flink: web"), Ok(Some(From::Group("flink: web".to_owned()))));
-    assert_eq!(from("savepoint:file:/s"), Ok(Some(From::Savepoint("file:/s".to_owned()))));
+    assert_eq!(from("group"), Ok(Some(StartAt::Group("group".to_owned()))));
+    assert_eq!(from("group:flink: web"), Ok(Some(StartAt::Group("flink: web".to_owned()))));
+    assert_eq!(from("savepoint:file:/s"), Ok(Some(StartAt::Savepoint("file:/s".to_owned()))));
     for bad in ["group:", "groups", "group: ", "savepoint:", "savepoint"] {
         assert!(from(bad).expect_err("no group").contains("--from"), "{bad}");
     }

@@ -1,6 +1,6 @@
 //! How values are written: numbers, durations, yes and no.
 
-use crate::text;
+use crate::ui::text;
 
 /// A whole number between bounds.
 pub fn whole(text: &str, least: u64, most: u64) -> Result<u64, String> {

@@ -5,6 +5,7 @@
 //! takes 2.0 (docs/ARCHITECTURE.md, Decisions). The safe interface has no such call, so this room
 //! holds it. What comes out is borrowed and goes when it is passed over. It knows nothing of
 //! offsets that are wanted or not.
+#![allow(unsafe_code)]
 
 use std::ffi::CString;
 use std::ptr;
@@ -14,9 +15,9 @@ use rdkafka::bindings as c;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::RDKafkaErrorCode;
+use sessionizer_core::binding::Offset;
 
-use crate::binding::Offset;
-use crate::operators::Record;
+use crate::dataflow::ports::Record;
 
 /// How many records one call fetches at most: enough to make the call cheap, few enough that they
 /// are still in the cache when their turn comes.

@@ -8,10 +8,10 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
+use sessionizer_core::binding::Offset;
+use sessionizer_core::fault::Fault;
 
-use super::{Cluster, QUESTION, refused};
-use crate::binding::Offset;
-use crate::control::Fault;
+use crate::kafka::{Admin, QUESTION, refused};
 
 /// What stands beside an offset that this program has committed, before the name of the job:
 /// sessions may be open there of which another job knows nothing.
@@ -37,7 +37,7 @@ pub type CommittedOffsets = BTreeMap<(String, i32), Committed>;
 /// The same with what stands beside each.
 type Marked = BTreeMap<(String, i32), (Offset, String)>;
 
-impl Cluster {
+impl Admin {
     /// What a group has committed; a partition without is not there.
     /// `Ok(None)`: this login may not know.
     pub fn committed(
@@ -90,7 +90,7 @@ impl Cluster {
                 Ok(found) => break found,
                 Err(why) if may_not(&why) => return Ok(None),
                 Err(why) if began.elapsed() >= patience => {
-                    return Err(Fault::World(format!(
+                    return Err(Fault::Environment(format!(
                         "Kafka at {} does not say which offsets the consumer group {group} has \
                          committed: {why}",
                         self.config.brokers
@@ -105,7 +105,7 @@ impl Cluster {
                 if may_not(&why) {
                     return Ok(None);
                 }
-                return Err(Fault::World(format!(
+                return Err(Fault::Environment(format!(
                     "Kafka at {} does not say which offset of {}[{}] the consumer group {group} \
                      has committed: {why}",
                     self.config.brokers,

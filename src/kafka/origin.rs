@@ -9,10 +9,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
+use sessionizer_core::binding::Offset;
+use sessionizer_core::fault::Fault;
 
-use super::{Cluster, Context, KafkaConfig, refused};
-use crate::binding::Offset;
-use crate::control::Fault;
+use crate::kafka::{Admin, Context, KafkaConfig, refused};
 
 /// The header of a record that `produce` has written; it has no value.
 const MARK: &str = "sessionizer";
@@ -48,7 +48,7 @@ pub struct Foreign {
 /// at the oldest and the newest of each partition.
 pub fn foreign_records(config: &KafkaConfig) -> Result<Option<Foreign>, Fault> {
     let topic = &config.topics[0];
-    let cluster = Cluster::new(config)?;
+    let cluster = Admin::new(config)?;
     let counts = cluster.topics(PATIENCE, || false)?;
     let mut oldest = BTreeMap::new();
     let mut newest = BTreeMap::new();
@@ -75,8 +75,8 @@ fn unmarked(
     mut ranges: BTreeMap<i32, (Offset, Offset)>,
 ) -> Result<Option<i32>, Fault> {
     let topic = &config.topics[0];
-    let ails = |why: &dyn std::fmt::Display| {
-        Fault::World(format!("the records of {topic} cannot be looked at: {why}"))
+    let failed = |why: &dyn std::fmt::Display| {
+        Fault::Environment(format!("the records of {topic} cannot be looked at: {why}"))
     };
     let mut settings = config.consumer(ranges.len());
     // Nothing is committed, and `produce` needs no KAFKA_GROUP; but no consumer is without a name.
@@ -87,14 +87,14 @@ fn unmarked(
     let mut list = TopicPartitionList::new();
     for (partition, (start, _)) in &ranges {
         list.add_partition_offset(topic, *partition, RdOffset::Offset(*start))
-            .map_err(|why| ails(&why))?;
+            .map_err(|why| failed(&why))?;
     }
-    consumer.assign(&list).map_err(|why| ails(&why))?;
+    consumer.assign(&list).map_err(|why| failed(&why))?;
     let began = Instant::now();
     let mut seen = BTreeSet::new();
     while !ranges.is_empty() {
         if began.elapsed() >= PATIENCE {
-            return Err(ails(&"no answer"));
+            return Err(failed(&"no answer"));
         }
         match consumer.poll(Duration::from_millis(200)) {
             Some(Ok(message)) => {

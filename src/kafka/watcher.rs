@@ -8,13 +8,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
+use sessionizer_core::binding::{Offset, Partition, TopicId};
+use sessionizer_core::fault::Fault;
 
-use super::cluster::{Cluster, Layout};
-use super::{Context, KafkaConfig, QUESTION, lock};
-use crate::binding::{Offset, Partition, TopicId};
-use crate::control::Fault;
-use crate::text::duration;
-use crate::waiting::Waiting;
+use crate::kafka::admin::{Admin, Layout};
+use crate::kafka::{Context, KafkaConfig, QUESTION, lock};
+use crate::ui::text::duration;
+use crate::ui::waiting::Waiting;
 
 /// How often the brokers are asked again whether a partition without a leader has one.
 const ASK_FOR_LEADERS: Duration = Duration::from_secs(1);
@@ -40,7 +40,7 @@ impl Watcher {
         (every, ends_every): (Duration, Duration),
     ) -> Result<Self, Fault> {
         let context = Context::default();
-        let cluster = Cluster::with(config, context.clone())?;
+        let cluster = Admin::with(config, context.clone())?;
         let found: Found = Arc::new(Mutex::new(Ok(BTreeMap::new())));
         let (stop, stopped) = channel::<()>();
         let mut watch = Watch {
@@ -87,7 +87,7 @@ impl Drop for Watcher {
 pub(super) type Found = Arc<Mutex<Result<BTreeMap<Partition, Offset>, Fault>>>;
 
 struct Watch {
-    cluster: Cluster,
+    cluster: Admin,
     topics: Vec<String>,
     ids: Vec<Option<TopicId>>,
     known: BTreeMap<u16, i32>,

@@ -6,22 +6,22 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use postgres::Client;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
+use sessionizer_core::binding::{Offset, Status};
+use sessionizer_core::event::Reason;
+use sessionizer_core::fault::Fault;
+use sessionizer_core::key::{Key, Shard};
+use sessionizer_core::plan::{Fence, ShardProgress};
+use sessionizer_core::session::Span;
+use sessionizer_core::session::snapshot;
+use sessionizer_core::time::{Epoch, EventTime, Gap};
 
-use super::commit::{ROW_REFUSED, RefusedRow};
-use super::connect::{classify, quote};
-use super::copy::Timestamp;
-use super::pooler::connect_directly;
-use super::table::SessionEnd;
-use super::{LedgerConfig, NamedBinding, durable};
-use crate::binding::{Offset, Status};
-use crate::control::Fault;
-use crate::event::Reason;
-use crate::key::{Key, Shard};
-use crate::operators::LedgerError;
-use crate::plan::{Fence, ShardProgress};
-use crate::session::Span;
-use crate::snapshot;
-use crate::time::{Epoch, EventTime, Gap};
+use crate::dataflow::ports::LedgerError;
+use crate::ledger::commit::{ROW_REFUSED, RefusedRow};
+use crate::ledger::connect::{classify, quote};
+use crate::ledger::copy::Timestamp;
+use crate::ledger::pooler::connect_directly;
+use crate::ledger::table::SessionEnd;
+use crate::ledger::{LedgerConfig, NamedBinding, durable};
 
 /// The moment.
 pub struct Moment {
@@ -66,7 +66,7 @@ pub struct Balance {
 impl Moment {
     /// Begins the transaction and reads all but the table.
     pub fn read(config: &LedgerConfig) -> Result<Self, LedgerError> {
-        let ails = |why: postgres::Error| classify(&why, "reading what is durable");
+        let failed = |why: postgres::Error| classify(&why, "reading what is durable");
         let mut client = connect_directly(config)?;
         // The transaction is idle while the topic is read, however long that takes; it holds no
         // lock that anybody waits for.
@@ -75,10 +75,10 @@ impl Moment {
                 "set idle_in_transaction_session_timeout = 0;
                  begin isolation level repeatable read read only",
             )
-            .map_err(ails)?;
+            .map_err(failed)?;
         let there = client
             .query_one("select to_regclass('sessionizer.jobs') is not null", &[])
-            .map_err(ails)?;
+            .map_err(failed)?;
         let job = match there.get(0) {
             false => None, // No job has ever run here.
             true => client
@@ -87,7 +87,7 @@ impl Moment {
                      from sessionizer.jobs where job = $1",
                     &[&config.job],
                 )
-                .map_err(ails)?,
+                .map_err(failed)?,
         };
         let Some(job) = job else {
             return Err(LedgerError::Fatal(Fault::Config(format!(
@@ -144,7 +144,7 @@ impl Moment {
     }
 
     fn read_progress(&mut self, job: &str) -> Result<(), LedgerError> {
-        let ails = |why: postgres::Error| classify(&why, "reading what is durable");
+        let failed = |why: postgres::Error| classify(&why, "reading what is durable");
         self.shards = durable::progress(&mut self.client, job)?;
         for epoch in self.shards.iter().map(|shard| shard.epoch).collect::<BTreeSet<Epoch>>() {
             let watermark = self
@@ -153,7 +153,7 @@ impl Moment {
                     "select watermark_ms from sessionizer.epochs where job = $1 and epoch = $2",
                     &[&job, &(epoch as i64)],
                 )
-                .map_err(ails)?;
+                .map_err(failed)?;
             let Some(watermark) = watermark else { continue };
             let watermark = watermark.get::<_, Option<i64>>(0);
             let mut watermark = watermark.map_or(EventTime::NEVER, EventTime::from_millis);
@@ -171,7 +171,7 @@ impl Moment {
                    and partition is not null and \"offset\" is not null",
                 &[&job],
             )
-            .map_err(ails)?;
+            .map_err(failed)?;
         for row in &refused {
             let reason = if row.get(3) { Reason::Late } else { Reason::Future };
             self.refused.entry((row.get(0), row.get(1))).or_default().insert(row.get(2), reason);
@@ -188,7 +188,7 @@ impl Moment {
              where job = $1 and epoch > $2 and e.max_future_ms is not null order by epoch",
                 &[&job, &(behind as i64)],
             )
-            .map_err(ails)?;
+            .map_err(failed)?;
         for row in &latest {
             let latest = (row.get(2), EventTime::from_millis(row.get(3)));
             self.latest.entry((row.get(0), row.get(1))).or_default().push(latest);
@@ -202,7 +202,7 @@ impl Moment {
              from sessionizer.balance b where job = $1",
                 &[&job],
             )
-            .map_err(ails)?;
+            .map_err(failed)?;
         self.balance = balance.map(|row| Balance {
             records: row.get(0),
             closed: row.get(1),
@@ -236,7 +236,7 @@ impl Moment {
     /// right all the same.
     pub fn check_next_start(&mut self) -> Result<(), LedgerError> {
         let cannot = |why: String| {
-            LedgerError::Fatal(Fault::World(format!("the next start will fail: {why}")))
+            LedgerError::Fatal(Fault::Environment(format!("the next start will fail: {why}")))
         };
         let refused = |error: LedgerError| match error {
             LedgerError::Fatal(fault) => cannot(fault.to_string()),
@@ -275,14 +275,14 @@ impl Moment {
     /// A table that the job has found may allow nulls. No row of the job has one, so whatever
     /// stands for a null must not look like a session.
     pub fn rows(&mut self, mut take: impl FnMut(Key, Span) -> bool) -> Result<(), LedgerError> {
-        let ails = |why: postgres::Error| classify(&why, "reading the table");
+        let failed = |why: postgres::Error| classify(&why, "reading the table");
         let select = format!(
             "select ip::text, host::text, session_start, session_end, num_logs from {}",
             self.table
         );
         let none: [&(dyn ToSql + Sync); 0] = [];
-        let mut rows = self.client.query_raw(&select, none).map_err(ails)?;
-        while let Some(row) = rows.next().map_err(ails)? {
+        let mut rows = self.client.query_raw(&select, none).map_err(failed)?;
+        while let Some(row) = rows.next().map_err(failed)? {
             let (ip, host): (Option<&str>, Option<&str>) = (row.get(0), row.get(1));
             let (first, end): (Option<Timestamp>, Option<Timestamp>) = (row.get(2), row.get(3));
             let count: Option<i64> = row.get(4);
@@ -303,10 +303,10 @@ impl Moment {
 
 /// Of a topic that was made again, the first one is gone, and with it the answer.
 fn refuse_after_loss(client: &mut Client, job: &str) -> Result<(), LedgerError> {
-    let ails = |why: postgres::Error| classify(&why, "looking for losses");
+    let failed = |why: postgres::Error| classify(&why, "looking for losses");
     let there = client
         .query_one("select to_regclass('sessionizer.losses') is not null", &[])
-        .map_err(ails)?;
+        .map_err(failed)?;
     if !there.get::<_, bool>(0) {
         return Ok(()); // An older version of the program made the schema.
     }
@@ -316,7 +316,7 @@ fn refuse_after_loss(client: &mut Client, job: &str) -> Result<(), LedgerError> 
              where job = $1 and lost_to is null order by accepted_at desc limit 1",
             &[&job],
         )
-        .map_err(ails)?;
+        .map_err(failed)?;
     let Some(lost) = lost else { return Ok(()) };
     let (topic, since): (String, String) = (lost.get(0), lost.get(1));
     Err(LedgerError::Fatal(Fault::Config(format!(

@@ -10,13 +10,14 @@ use postgres::config::{ChannelBinding, SslMode, TargetSessionAttrs};
 use postgres::error::SqlState;
 use postgres::{Client, Config, Error};
 use postgres_openssl::MakeTlsConnector;
+use sessionizer_core::fault::Fault;
+use sessionizer_core::secret::Secret;
 
-use super::url::{self, PostgresUrl, TlsMode};
-use super::{LedgerConfig, pooler, trust};
-use crate::control::Fault;
-use crate::operators::LedgerError;
-use crate::secret::Secret;
-use crate::tls::meaning;
+use crate::dataflow::ports::LedgerError;
+use crate::ledger::url;
+use crate::ledger::url::{PostgresUrl, TlsMode};
+use crate::ledger::{LedgerConfig, pooler, trust};
+use crate::ui::tls::meaning;
 
 /// Our transactions never wait for us. One whose client was frozen or cut off would keep its locks,
 /// and with them every later instance waiting, until somebody ends it by hand; unless the server
@@ -100,19 +101,19 @@ fn tls(url: &PostgresUrl) -> Result<MakeTlsConnector, String> {
     builder.set_verify(if verify { SslVerifyMode::PEER } else { SslVerifyMode::NONE });
     if verify {
         let place = url.root_cert.as_deref().unwrap_or(Path::new("(of this system)"));
-        trust(&mut builder, url).map_err(|why| ails("sslrootcert", place, &why))?;
+        trust(&mut builder, url).map_err(|why| failed("sslrootcert", place, &why))?;
     }
     if let Some(cert) = &url.client_cert {
-        builder.set_certificate_chain_file(cert).map_err(|why| ails("sslcert", cert, &why))?;
+        builder.set_certificate_chain_file(cert).map_err(|why| failed("sslcert", cert, &why))?;
     }
     if let Some(key_file) = &url.client_key {
         // Never asks on the terminal: without sslpassword, an encrypted key is refused.
         let nothing = openssl::error::ErrorStack::get();
-        let pem = std::fs::read(key_file).map_err(|_| ails("sslkey", key_file, &nothing))?;
+        let pem = std::fs::read(key_file).map_err(|_| failed("sslkey", key_file, &nothing))?;
         let password = url.client_key_password.as_ref().map_or("", Secret::reveal);
         let key = PKey::private_key_from_pem_passphrase(&pem, password.as_bytes());
-        let key = key.map_err(|why| ails("sslkey (and sslpassword)", key_file, &why))?;
-        builder.set_private_key(&key).map_err(|why| ails("sslkey", key_file, &why))?;
+        let key = key.map_err(|why| failed("sslkey (and sslpassword)", key_file, &why))?;
+        builder.set_private_key(&key).map_err(|why| failed("sslkey", key_file, &why))?;
     }
     let mut tls = MakeTlsConnector::new(builder.build());
     let check_host = url.tls == TlsMode::VerifyFull;
@@ -124,7 +125,7 @@ fn tls(url: &PostgresUrl) -> Result<MakeTlsConnector, String> {
 }
 
 /// A file that a parameter of the URL names cannot be used.
-fn ails(parameter: &str, file: &Path, why: &openssl::error::ErrorStack) -> String {
+fn failed(parameter: &str, file: &Path, why: &openssl::error::ErrorStack) -> String {
     log::debug!("{parameter}: {why}");
     // OpenSSL may only say that there is nothing in it.
     let meaning = match std::fs::File::open(file) {
@@ -232,7 +233,7 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
             pooler::REMEDY
         )));
     }
-    let heals = match &code.code()[..2] {
+    let is_retryable = match &code.code()[..2] {
         // Connection, resources (disk full, memory, too many connections), operator
         // intervention (shutdown, restart), system error, conflict with another transaction.
         "08" | "53" | "57" | "58" | "40" => *code != SqlState::DATABASE_DROPPED,
@@ -243,7 +244,7 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
         ]
         .contains(code),
     };
-    if heals {
+    if is_retryable {
         return LedgerError::Retry(why);
     }
     let remedy = match *code {
@@ -260,7 +261,7 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
     let why = format!("Postgres refuses: {why}{remedy}");
     // An error inside the server may be gone after its restart; nothing else is.
     LedgerError::Fatal(if code.code().starts_with("XX") {
-        Fault::World(why)
+        Fault::Environment(why)
     } else {
         Fault::Config(why)
     })

@@ -5,8 +5,7 @@ use std::io::Write;
 
 use postgres::CopyInWriter;
 use postgres::types::{FromSql, IsNull, ToSql, Type, private::BytesMut};
-
-use crate::time::EventTime;
+use sessionizer_core::time::EventTime;
 
 /// 2000-01-01T00:00:00Z in milliseconds since 1970: where Postgres counts from.
 const POSTGRES_EPOCH_MS: i64 = 946_684_800_000;

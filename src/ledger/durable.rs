@@ -5,15 +5,15 @@
 //! that says which rows to look at, never a panic.
 
 use postgres::{GenericClient, Row};
+use sessionizer_core::binding::{Late, Offset, Rules, Status, TopicId};
+use sessionizer_core::fault::Fault;
+use sessionizer_core::plan::{Fence, ShardProgress};
+use sessionizer_core::time::{Epoch, EventTime};
 
-use super::connect::classify;
-use super::table;
-use crate::binding::{Late, Offset, Rules, Status, TopicId};
-use crate::control::Fault;
-use crate::operators::LedgerError;
-use crate::plan::{Fence, ShardProgress};
-use crate::text;
-use crate::time::{Epoch, EventTime};
+use crate::dataflow::ports::LedgerError;
+use crate::ledger::connect::classify;
+use crate::ledger::table;
+use crate::ui::text;
 
 /// A binding as it is stored: the topic by its name.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,7 +44,7 @@ pub struct NamedEpoch {
 
 /// What is durable of the job.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Durable {
+pub struct RecoveredState {
     pub fence: Fence,
     /// By shard.
     pub progress: Vec<ShardProgress>,
@@ -55,7 +55,7 @@ pub struct Durable {
     pub replay: Vec<NamedEpoch>,
 }
 
-impl Durable {
+impl RecoveredState {
     /// Whether nothing has ever been committed: where reading begins is still open.
     pub fn is_first_start(&self) -> bool {
         self.replay.is_empty() && self.base.bindings.is_empty()
@@ -68,8 +68,8 @@ pub fn read(
     client: &mut impl GenericClient,
     job: &str,
     fence: Fence,
-) -> Result<Durable, LedgerError> {
-    let ails = |why: postgres::Error| classify(&why, "reading what is durable");
+) -> Result<RecoveredState, LedgerError> {
+    let failed = |why: postgres::Error| classify(&why, "reading what is durable");
     let progress = progress(client, job)?;
     let base = client
         .query_opt(
@@ -78,7 +78,7 @@ pub fn read(
              (select min(epoch) from sessionizer.snapshots where job = $1)",
             &[&job],
         )
-        .map_err(ails)?;
+        .map_err(failed)?;
     let Some(base) = base else {
         return Err(incomplete(job, "the epoch of the oldest snapshot is missing"));
     };
@@ -90,7 +90,7 @@ pub fn read(
              where job = $1 and epoch > $2 order by epoch",
             &[&job, &(base.epoch as i64)],
         )
-        .map_err(ails)?
+        .map_err(failed)?
         .iter()
         .map(epoch)
         .collect::<Result<_, _>>()?;
@@ -101,7 +101,7 @@ pub fn read(
          order by epoch, topic, partition"
     );
     let mut at = 0;
-    for row in &client.query(&select, &[&job, &(base.epoch as i64)]).map_err(ails)? {
+    for row in &client.query(&select, &[&job, &(base.epoch as i64)]).map_err(failed)? {
         let epoch = unsigned(row, "epoch")?;
         while replay.get(at).is_some_and(|bound| bound.epoch < epoch) {
             at += 1;
@@ -113,7 +113,7 @@ pub fn read(
         let clock_ms = row.get::<_, Option<i64>>("clock_ms").map(|clock_ms| clock_ms.max(0) as u64);
         bound.bindings.push(NamedBinding { clock_ms, ..binding(row)? });
     }
-    Ok(Durable { fence, progress, base, replay })
+    Ok(RecoveredState { fence, progress, base, replay })
 }
 
 /// Refuses a job of which something is missing that a start depends on. `table` is its table, in

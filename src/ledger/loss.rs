@@ -3,12 +3,12 @@
 use std::fmt;
 
 use postgres::Client;
+use sessionizer_core::binding::Offset;
+use sessionizer_core::time::{Epoch, EventTime};
 
-use super::connect::classify;
-use super::{LedgerConfig, table};
-use crate::binding::Offset;
-use crate::operators::LedgerError;
-use crate::time::{Epoch, EventTime};
+use crate::dataflow::ports::LedgerError;
+use crate::ledger::connect::classify;
+use crate::ledger::{LedgerConfig, table};
 
 /// Offsets that are needed and gone.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -53,8 +53,8 @@ pub fn accept_losses(
     losses: &[Loss],
     first_epoch: Epoch,
 ) -> Result<EventTime, LedgerError> {
-    let ails = |why: postgres::Error| classify(&why, "noting what is lost");
-    let mut tx = client.transaction().map_err(ails)?;
+    let failed = |why: postgres::Error| classify(&why, "noting what is lost");
+    let mut tx = client.transaction().map_err(failed)?;
     for loss in losses {
         // A start that ended before its first commit has noted the same.
         tx.execute(
@@ -62,7 +62,7 @@ pub fn accept_losses(
              where job = $1 and topic = $2 and partition = $3 and lost_from = $4",
             &[&config.job, &loss.topic, &loss.partition, &loss.from],
         )
-        .map_err(ails)?;
+        .map_err(failed)?;
         tx.execute(
             "insert into sessionizer.losses
                  (job, topic, partition, lost_from, lost_to, read_to, reason)
@@ -77,20 +77,20 @@ pub fn accept_losses(
                 &loss.reason,
             ],
         )
-        .map_err(ails)?;
+        .map_err(failed)?;
     }
     tx.execute(
         "update sessionizer.jobs set loss_epoch = $2 where job = $1",
         &[&config.job, &(first_epoch as i64)],
     )
-    .map_err(ails)?;
+    .map_err(failed)?;
     let of_job = tx
         .query_one(
             "select format('%I.%I', table_schema, table_name) from sessionizer.jobs where job = $1",
             &[&config.job],
         )
-        .map_err(ails)?;
-    let newest = table::newest_end(&mut tx, config, of_job.get(0)).map_err(ails)?;
-    tx.commit().map_err(ails)?;
+        .map_err(failed)?;
+    let newest = table::newest_end(&mut tx, config, of_job.get(0)).map_err(failed)?;
+    tx.commit().map_err(failed)?;
     Ok(newest.unwrap_or(EventTime::NEVER))
 }

@@ -7,8 +7,8 @@
 //! the database has gone back to an earlier state, `prune` removes old dead letters, `reset` a job.
 //! Statements stand beside their one caller; what they act on is in `schema.sql`.
 
-mod audit;
-mod commit;
+pub mod audit;
+pub mod commit;
 mod connect;
 mod copy;
 mod durable;
@@ -18,8 +18,8 @@ mod peek;
 mod pooler;
 mod probe;
 mod prune;
-mod reset;
-mod start;
+pub mod reset;
+pub mod start;
 mod table;
 mod trust;
 pub mod url;
@@ -30,27 +30,26 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use log::info;
-
 pub use audit::{Balance, Moment};
-pub use durable::{Durable, NamedBinding, NamedEpoch};
+pub use durable::{NamedBinding, NamedEpoch, RecoveredState};
+use log::info;
 pub use loss::Loss;
 pub use past::Run;
 pub use peek::{FirstStart, Place, Rows};
 pub use prune::keep_dead_letters;
 pub use reset::{Doomed, RowCount};
+use sessionizer_core::fault::Fault;
+use sessionizer_core::key::Shard;
+use sessionizer_core::plan::Fence;
+use sessionizer_core::secret::Secret;
+use sessionizer_core::time::{Epoch, EventTime, Gap};
 pub use start::Started;
 pub use table::SessionEnd;
-
-use crate::control::Fault;
-use crate::key::Shard;
-use crate::operators::{Ledger, LedgerError};
-use crate::plan::Fence;
-use crate::secret::Secret;
-use crate::text;
-use crate::time::{Epoch, EventTime, Gap};
-use crate::waiting::Waiting;
 use url::PostgresUrl;
+
+use crate::dataflow::ports::{Ledger, LedgerError};
+use crate::ui::text;
+use crate::ui::waiting::Waiting;
 
 /// A start that has no answer for so long says so.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -99,13 +98,13 @@ pub fn reset(config: &LedgerConfig) -> Result<(), LedgerError> {
     reset::remove(config)
 }
 
-/// A lane's ledger, with a connection of its own.
-pub fn open_lane(
+/// A writer's ledger, with a connection of its own.
+pub fn open_writer(
     config: &Arc<LedgerConfig>,
     run: &Arc<Run>,
 ) -> Result<Box<dyn Ledger>, LedgerError> {
-    let lane = commit::Lane::open(Arc::clone(config), Arc::clone(run))?;
-    Ok(Box::new(lane))
+    let writer = commit::LedgerWriter::open(Arc::clone(config), Arc::clone(run))?;
+    Ok(Box::new(writer))
 }
 
 /// The tables that a demonstration shows at its end; for people.
@@ -239,7 +238,7 @@ fn patiently<T: Send + 'static>(
             }
         };
         if heard.1.elapsed() >= patience || give_up() {
-            return Err(Fault::World(format!(
+            return Err(Fault::Environment(format!(
                 "Postgres at {} cannot be used: {why}; check POSTGRES_URL, and that the server is \
                  up and reachable from here",
                 config.url

@@ -11,28 +11,28 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use postgres::GenericClient;
+use sessionizer_core::fault::Fault;
+use sessionizer_core::plan::{Fence, RecoveryPlan};
+use sessionizer_core::time::{Epoch, EventTime};
 
-use super::LedgerConfig;
-use super::connect::classify;
-use crate::control::Fault;
-use crate::operators::LedgerError;
-use crate::plan::{Fence, Plan};
-use crate::text;
-use crate::time::{Epoch, EventTime};
+use crate::dataflow::ports::LedgerError;
+use crate::ledger::LedgerConfig;
+use crate::ledger::connect::classify;
+use crate::ui::text;
 
-/// What the lanes of a run have in common.
+/// What the writers of a run have in common.
 pub struct Run {
     pub fence: Fence,
     /// Names of the topics, as the plan numbers them.
     pub topics: Vec<String>,
-    /// The server as the first lane has found it.
+    /// The server as the first writer has found it.
     server: Mutex<Option<Server>>,
     /// The last epoch of a commit that was answered.
     durable: AtomicU64,
 }
 
 impl Run {
-    pub fn new(plan: &Plan) -> Self {
+    pub fn new(plan: &RecoveryPlan) -> Self {
         let durable = plan.progress.iter().map(|shard| shard.epoch).max().unwrap_or(0);
         Run {
             fence: plan.fence,
@@ -48,12 +48,12 @@ impl Run {
         Run { fence, topics, server, durable: AtomicU64::new(0) }
     }
 
-    /// A commit of some lane up to this epoch was answered.
+    /// A commit of some writer up to this epoch was answered.
     pub fn committed(&self, epoch: Epoch) {
         self.durable.fetch_max(epoch, Relaxed);
     }
 
-    /// Remembers the server, if it is the first that a lane is connected to.
+    /// Remembers the server, if it is the first that a writer is connected to.
     pub fn meet(&self, client: &mut impl GenericClient) {
         let mut first = self.server.lock().unwrap_or_else(PoisonError::into_inner);
         if first.is_none() {
@@ -172,13 +172,13 @@ fn gone_back(distance: &Distance, change: Option<&Change>) -> LedgerError {
     let why = format!("the database has gone back to an earlier state: {missing}. {cause}");
     LedgerError::Fatal(match change {
         Some(Change::AnotherSystem { .. } | Change::OlderTimeline { .. }) => {
-            Fault::World(format!("{why}. If that is what it should be, start the job again"))
+            Fault::Environment(format!("{why}. If that is what it should be, start the job again"))
         }
         _ => Fault::GoneBack(why),
     })
 }
 
-/// Why the shards of a lane are not as it left them.
+/// Why the shards of a writer are not as it left them.
 pub fn why_not(client: &mut impl GenericClient, config: &LedgerConfig, run: &Run) -> LedgerError {
     find_out(client, config, run)
         .unwrap_or_else(|why| classify(&why, "finding out who has taken over"))
@@ -225,7 +225,7 @@ fn find_out(
         let distance = Distance { job: job.clone(), durable, there: Some(newest) };
         return Ok(gone_back(&distance, change.as_ref()));
     }
-    Ok(LedgerError::Fatal(Fault::World(format!(
+    Ok(LedgerError::Fatal(Fault::Environment(format!(
         "the job {job}'s rows in sessionizer.shard_progress are not as this instance left them; \
          were they changed by hand?"
     ))))
@@ -265,12 +265,12 @@ mod tests {
             LedgerError::Fatal(fault) => fault,
             LedgerError::Retry(why) => panic!("{why}"),
         };
-        let heals = |change| matches!(fault(change), Fault::GoneBack(_));
-        assert!(heals(None) && heals(Some(Change::Restarted)));
-        assert!(heals(Some(Change::Promoted { before: 1, now: 2 })));
-        assert!(!heals(Some(Change::OlderTimeline { before: 2, now: 1 })));
+        let is_retryable = |change| matches!(fault(change), Fault::GoneBack(_));
+        assert!(is_retryable(None) && is_retryable(Some(Change::Restarted)));
+        assert!(is_retryable(Some(Change::Promoted { before: 1, now: 2 })));
+        assert!(!is_retryable(Some(Change::OlderTimeline { before: 2, now: 1 })));
         let (before, now) = ("1".to_owned(), "2".to_owned());
-        assert!(!heals(Some(Change::AnotherSystem { before, now })));
+        assert!(!is_retryable(Some(Change::AnotherSystem { before, now })));
         let text = fault(None).to_string();
         for part in ["the epoch 7000 (1970-01-01T00:00:07", "the newest there is 5000, 2 s before"]
         {

@@ -4,13 +4,14 @@
 use std::fmt;
 
 use postgres::{Client, GenericClient, Transaction};
+use sessionizer_core::time::EventTime;
 
-use super::connect::classify;
-use super::start;
-use super::table::{self, Table};
-use super::{LedgerConfig, probe};
-use crate::operators::LedgerError;
-use crate::time::EventTime;
+use crate::dataflow::ports::LedgerError;
+use crate::ledger::connect::classify;
+use crate::ledger::start;
+use crate::ledger::table;
+use crate::ledger::table::Table;
+use crate::ledger::{LedgerConfig, probe};
 
 /// Where a connection has led to.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,21 +72,21 @@ pub struct Rows {
 /// Looks; `None` if the job has committed something, so that it is known where reading goes on.
 pub fn peek(client: &mut Client, config: &LedgerConfig) -> Result<Option<FirstStart>, LedgerError> {
     start::check_encoding(client)?;
-    let ails = |why: postgres::Error| classify(&why, "looking at the table and the job");
-    let mut tx = client.build_transaction().read_only(true).start().map_err(ails)?;
+    let failed = |why: postgres::Error| classify(&why, "looking at the table and the job");
+    let mut tx = client.build_transaction().read_only(true).start().map_err(failed)?;
     probe::check_rights(&mut tx)?;
-    if !is_first_start(&mut tx, config).map_err(ails)? {
+    if !is_first_start(&mut tx, config).map_err(failed)? {
         return Ok(None);
     }
     let Some(table) = table::find(&mut tx, config)? else {
         return Ok(Some(FirstStart { rows: None }));
     };
     start::check_rights(&mut tx, &table)?;
-    let there = exists(&mut tx, &["sessionizer.jobs"]).map_err(ails)?;
+    let there = exists(&mut tx, &["sessionizer.jobs"]).map_err(failed)?;
     if there {
         start::check_owner(&mut tx, config, &table)?;
     }
-    Ok(Some(FirstStart { rows: rows(&mut tx, config, &table).map_err(ails)? }))
+    Ok(Some(FirstStart { rows: rows(&mut tx, config, &table).map_err(failed)? }))
 }
 
 fn exists(tx: &mut Transaction<'_>, tables: &[&str]) -> Result<bool, postgres::Error> {

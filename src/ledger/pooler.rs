@@ -10,11 +10,11 @@ use std::thread;
 use std::time::Duration;
 
 use postgres::{Client, SimpleQueryMessage};
+use sessionizer_core::fault::Fault;
 
-use super::LedgerConfig;
-use super::connect::{classify, connect};
-use crate::control::Fault;
-use crate::operators::LedgerError;
+use crate::dataflow::ports::LedgerError;
+use crate::ledger::LedgerConfig;
+use crate::ledger::connect::{classify, connect};
 
 /// What to do about it.
 pub const REMEDY: &str = "the job needs sessions of its own: let POSTGRES_URL lead to a pool in \
@@ -47,17 +47,17 @@ fn holds_its_own(
     other: &mut Client,
     (own, others): (&str, &str),
 ) -> Result<bool, LedgerError> {
-    let ails = |why: postgres::Error| classify(&why, "looking for a pooler");
+    let failed = |why: postgres::Error| classify(&why, "looking for a pooler");
     match client.batch_execute("begin") {
         Ok(()) => {}
         // A pool in statement mode takes no transaction.
         Err(why) if why.as_db_error().is_some_and(|db| db.message().contains("statement")) => {
             return Ok(false);
         }
-        Err(why) => return Err(ails(why)),
+        Err(why) => return Err(failed(why)),
     }
     let same = own == session(client)? && others == session(other)?;
-    client.batch_execute("rollback").map_err(ails)?;
+    client.batch_execute("rollback").map_err(failed)?;
     Ok(same && others == session(other)? && own == session(client)?)
 }
 

@@ -7,23 +7,24 @@
 use std::time::{Instant, SystemTime};
 
 use postgres::Transaction;
+use sessionizer_core::binding::{Binding, Late, Partition, Rules};
+use sessionizer_core::event::Reason;
+use sessionizer_core::fault::Fault;
+use sessionizer_core::key::{Key, Shard};
+use sessionizer_core::plan::ShardProgress;
+use sessionizer_core::session::snapshot;
+use sessionizer_core::session::{SessionTable, Span};
+use sessionizer_core::time::{Epoch, EventTime};
 
-use super::LedgerConfig;
-use super::commit::{Commit, Failed, Keep, Refusal, Statements, Target};
-use super::connect::{classify, quote};
-use super::copy::Timestamp;
-use super::durable::Durable;
-use super::past::Run;
-use super::table::Table;
-use crate::binding::{Binding, Late, Partition, Rules};
-use crate::control::Fault;
-use crate::event::Reason;
-use crate::key::{Key, Shard};
-use crate::operators::{Batch, DeadLetter, EpochBooks, LedgerError, Outcome, ShardStep, Summary};
-use crate::plan::ShardProgress;
-use crate::session::{SessionTable, Span};
-use crate::snapshot;
-use crate::time::{Epoch, EventTime};
+use crate::dataflow::messages::{DeadLetter, EpochMeta};
+use crate::dataflow::ports::{Batch, EpochTotals, LedgerError, Outcome, ShardStep};
+use crate::ledger::LedgerConfig;
+use crate::ledger::commit::{Commit, Failed, Keep, Refusal, Statements, Target};
+use crate::ledger::connect::{classify, quote};
+use crate::ledger::copy::Timestamp;
+use crate::ledger::durable::RecoveredState;
+use crate::ledger::past::Run;
+use crate::ledger::table::Table;
 
 /// An epoch that no job reaches.
 const LAST_EPOCH: Epoch = 1 << 50;
@@ -35,14 +36,14 @@ pub fn probe(
     config: &LedgerConfig,
     topics: &[String],
     table: &Table,
-    durable: &Durable,
+    durable: &RecoveredState,
 ) -> Result<Vec<String>, LedgerError> {
     let began = Instant::now();
     refuse_row_security(tx, table)?;
-    let ails = |why: postgres::Error| classify(&why, "trying out a commit");
-    let statements = Statements::prepare(tx, table, false).map_err(ails)?;
+    let failed = |why: postgres::Error| classify(&why, "trying out a commit");
+    let statements = Statements::prepare(tx, table, false).map_err(failed)?;
     let target = Target { config, table, found_rows: false, statements: &statements };
-    let savepoint = tx.savepoint("probe").map_err(ails)?;
+    let savepoint = tx.savepoint("probe").map_err(failed)?;
     let run = Run::on_trial(durable.fence, topics);
     let mut trial = Commit::trial(savepoint, target, &run);
     try_own_tables(&mut trial, durable).map_err(|failed| match failed {
@@ -57,7 +58,7 @@ pub fn probe(
         ))),
     })?;
     let advice = try_table(&mut trial.tx, target)?;
-    trial.tx.rollback().map_err(ails)?;
+    trial.tx.rollback().map_err(failed)?;
     log::debug!("a trial of a commit took {:?}", began.elapsed());
     Ok(advice)
 }
@@ -83,7 +84,7 @@ fn refuse_row_security(tx: &mut Transaction<'_>, table: &Table) -> Result<(), Le
 }
 
 /// The steps of a commit in the schema `sessionizer`.
-fn try_own_tables(trial: &mut Commit<'_>, durable: &Durable) -> Result<(), Failed> {
+fn try_own_tables(trial: &mut Commit<'_>, durable: &RecoveredState) -> Result<(), Failed> {
     let config = trial.target.config;
     let partition = Partition { topic: 0, number: 0 };
     let before = durable.progress.first().copied().unwrap_or_default();
@@ -97,7 +98,7 @@ fn try_own_tables(trial: &mut Commit<'_>, durable: &Durable) -> Result<(), Faile
         payload: Some(b"{".to_vec()),
         payload_bytes: 1,
     };
-    let summary = Summary {
+    let summary = EpochMeta {
         watermark: EventTime::from_millis(0),
         rules: Rules { max_future_ms: 0, late: Late::Merge },
         bindings: vec![Binding::initial(partition, 0)],
@@ -106,7 +107,7 @@ fn try_own_tables(trial: &mut Commit<'_>, durable: &Durable) -> Result<(), Faile
     let empty = snapshot::encode(&SessionTable::new(config.gap, EventTime::NEVER));
     let batch = Batch {
         steps: vec![ShardStep { shard: Shard(0), from: before.epoch, to }],
-        books: vec![EpochBooks {
+        totals: vec![EpochTotals {
             epoch: LAST_EPOCH,
             summary,
             shards: 1,
@@ -125,7 +126,7 @@ fn try_own_tables(trial: &mut Commit<'_>, durable: &Durable) -> Result<(), Faile
     let (key, span) = (Key::new("192.0.2.1", "example.invalid"), Span::event(EventTime::EARLIEST));
     trial.refuse(&key, span, false, Refusal::of_a_trial(), &mut outcome);
     trial.refused(&batch, &outcome)?;
-    trial.epochs(&batch.books)?; // Again: another lane has written the epoch.
+    trial.epochs(&batch.totals)?; // Again: another writer has written the epoch.
     trial.trim()?;
     Ok(())
 }

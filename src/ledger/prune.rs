@@ -11,10 +11,10 @@ use std::time::Duration;
 use log::{debug, info, warn};
 use postgres::Client;
 
-use super::LedgerConfig;
-use super::connect::{classify, connect};
-use crate::operators::LedgerError;
-use crate::text::{duration, plural};
+use crate::dataflow::ports::LedgerError;
+use crate::ledger::LedgerConfig;
+use crate::ledger::connect::{classify, connect};
+use crate::ui::text::{duration, plural};
 
 /// So many at a time: a transaction of a moment.
 const BATCH: i64 = 5_000;

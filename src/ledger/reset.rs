@@ -5,15 +5,15 @@
 //! its next commit finds its shards gone and fails, so it cannot write into the emptied table.
 
 use postgres::{Client, GenericClient, Transaction};
+use sessionizer_core::fault::Fault;
 
-use super::connect::classify;
-use super::peek::Place;
-use super::pooler::connect_directly;
-use super::start::ADVISORY_LOCK;
-use super::{LedgerConfig, table};
-use crate::control::Fault;
-use crate::operators::LedgerError;
-use crate::text;
+use crate::dataflow::ports::LedgerError;
+use crate::ledger::connect::classify;
+use crate::ledger::peek::Place;
+use crate::ledger::pooler::connect_directly;
+use crate::ledger::start::ADVISORY_LOCK;
+use crate::ledger::{LedgerConfig, table};
+use crate::ui::text;
 
 /// All tables that hold something of a job: first what a commit begins with, so that those in
 /// flight are waited for; last what the others refer to.
@@ -60,17 +60,17 @@ pub enum RowCount {
 /// Looks at a job that is to be removed; refuses one that runs or is not there.
 pub fn look(config: &LedgerConfig) -> Result<Doomed, LedgerError> {
     let mut client = open(config)?;
-    let ails = |why: postgres::Error| classify(&why, "looking at the job");
-    let place = Place::of(&mut client, config).map_err(ails)?;
+    let failed = |why: postgres::Error| classify(&why, "looking at the job");
+    let place = Place::of(&mut client, config).map_err(failed)?;
     let job = find(&mut client, &place, &config.job)?;
     refuse_if_running(&mut client, &config.job)?;
-    let rows = count_rows(&mut client, &job).map_err(ails)?;
+    let rows = count_rows(&mut client, &job).map_err(failed)?;
     let mut sum = |table: &str, what: &str| -> Result<i64, LedgerError> {
-        if !exists(&mut client, table).map_err(ails)? {
+        if !exists(&mut client, table).map_err(failed)? {
             return Ok(0);
         }
         let select = format!("select {what} from sessionizer.{table} where job = $1");
-        Ok(client.query_one(&select, &[&config.job]).map_err(ails)?.get(0))
+        Ok(client.query_one(&select, &[&config.job]).map_err(failed)?.get(0))
     };
     let dead_letters = sum("dead_letters", "count(*)")?;
     let open = sum("shard_progress", "coalesce(sum(open), 0)::int8")?;
@@ -80,23 +80,23 @@ pub fn look(config: &LedgerConfig) -> Result<Doomed, LedgerError> {
 /// Removes what [`look`] has found.
 pub fn remove(config: &LedgerConfig) -> Result<(), LedgerError> {
     let mut client = open(config)?;
-    let ails = |why: postgres::Error| classify(&why, "removing the job");
-    let place = Place::of(&mut client, config).map_err(ails)?;
-    let mut tx = client.transaction().map_err(ails)?;
-    tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(ails)?;
+    let failed = |why: postgres::Error| classify(&why, "removing the job");
+    let place = Place::of(&mut client, config).map_err(failed)?;
+    let mut tx = client.transaction().map_err(failed)?;
+    tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(failed)?;
     refuse_if_running(&mut tx, &config.job)?;
     let job = find(&mut tx, &place, &config.job)?;
     // This waits for commits in flight. From here on, none of another instance succeeds.
     for table in TABLES {
-        if exists(&mut tx, table).map_err(ails)? {
+        if exists(&mut tx, table).map_err(failed)? {
             let delete = format!("delete from sessionizer.{table} where job = $1");
-            tx.execute(&delete, &[&config.job]).map_err(ails)?;
+            tx.execute(&delete, &[&config.job]).map_err(failed)?;
         }
     }
     if job.rows != RowCount::NoTable {
         empty(&mut tx, &job.table)?;
     }
-    tx.commit().map_err(ails)
+    tx.commit().map_err(failed)
 }
 
 /// A connection that is not taken for an instance of the job.
@@ -115,8 +115,8 @@ fn exists(client: &mut impl GenericClient, table: &str) -> Result<bool, postgres
 
 /// The job's own row.
 fn find(client: &mut impl GenericClient, place: &Place, job: &str) -> Result<Doomed, LedgerError> {
-    let ails = |why: postgres::Error| classify(&why, "looking for the job");
-    if !exists(client, "jobs").map_err(ails)? {
+    let failed = |why: postgres::Error| classify(&why, "looking for the job");
+    if !exists(client, "jobs").map_err(failed)? {
         return Err(no_such_job(place, job, &[]));
     }
     let row = client
@@ -128,11 +128,11 @@ fn find(client: &mut impl GenericClient, place: &Place, job: &str) -> Result<Doo
              from sessionizer.jobs where job = $1",
             &[&job],
         )
-        .map_err(ails)?;
+        .map_err(failed)?;
     let Some(row) = row else {
         let jobs = client
             .query("select job from sessionizer.jobs order by job limit 20", &[])
-            .map_err(ails)?;
+            .map_err(failed)?;
         let jobs: Vec<String> = jobs.iter().map(|row| row.get(0)).collect();
         return Err(no_such_job(place, job, &jobs));
     };
@@ -202,24 +202,26 @@ fn count_rows(client: &mut impl GenericClient, job: &Doomed) -> Result<RowCount,
 
 /// Truncates the table, or deletes its rows where that is not allowed.
 fn empty(tx: &mut Transaction<'_>, name: &str) -> Result<(), LedgerError> {
-    let ails = |why: postgres::Error| classify(&why, "emptying the table");
-    let may: bool =
-        tx.query_one("select has_table_privilege($1, 'truncate')", &[&name]).map_err(ails)?.get(0);
+    let failed = |why: postgres::Error| classify(&why, "emptying the table");
+    let may: bool = tx
+        .query_one("select has_table_privilege($1, 'truncate')", &[&name])
+        .map_err(failed)?
+        .get(0);
     let truncated = may && {
         // Other tables may refer to this one, or somebody may be reading it.
-        let mut attempt = tx.savepoint("before_truncate").map_err(ails)?;
+        let mut attempt = tx.savepoint("before_truncate").map_err(failed)?;
         let done =
             attempt.batch_execute(&format!("set local lock_timeout = '2s'; truncate {name}"));
         match done {
             Ok(()) => attempt.commit().map(|()| true),
             Err(_) => attempt.rollback().map(|()| false),
         }
-        .map_err(ails)?
+        .map_err(failed)?
     };
     if !truncated {
-        tx.execute(&format!("delete from {name}"), &[]).map_err(ails)?;
+        tx.execute(&format!("delete from {name}"), &[]).map_err(failed)?;
     }
-    if table::has_rows(tx, name).map_err(ails)? {
+    if table::has_rows(tx, name).map_err(failed)? {
         return Err(LedgerError::Fatal(Fault::Config(format!(
             "the table {name} still has rows after all were deleted: a trigger or row security \
              keeps them. Nothing was removed"

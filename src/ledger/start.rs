@@ -4,22 +4,24 @@
 //! do not meet. Taking the fence (`generation + 1` on every row of `shard_progress`) waits for
 //! commits in flight and makes every later commit of an older instance fail.
 
-use postgres::{Client, IsolationLevel, Row, Transaction};
-
-use super::connect::{classify, quote};
-use super::durable::{self, Durable};
-use super::peek::Place;
-use super::table::{self, Table};
-use super::{LedgerConfig, humane, probe};
-use crate::control::Fault;
-use crate::key::Shard;
-use crate::operators::LedgerError;
-use crate::plan::Fence;
-use crate::session::SessionTable;
-use crate::snapshot;
-use crate::time::{Epoch, EventTime};
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
+use postgres::{Client, IsolationLevel, Row, Transaction};
+use sessionizer_core::fault::Fault;
+use sessionizer_core::key::Shard;
+use sessionizer_core::plan::Fence;
+use sessionizer_core::session::SessionTable;
+use sessionizer_core::session::snapshot;
+use sessionizer_core::time::{Epoch, EventTime};
+
+use crate::dataflow::ports::LedgerError;
+use crate::ledger::connect::{classify, quote};
+use crate::ledger::durable;
+use crate::ledger::durable::RecoveredState;
+use crate::ledger::peek::Place;
+use crate::ledger::table;
+use crate::ledger::table::Table;
+use crate::ledger::{LedgerConfig, humane, probe};
 
 const SCHEMA: &str = include_str!("schema.sql");
 /// Any constant: it only has to be the same in every instance, and in `sessionizer reset`.
@@ -27,7 +29,7 @@ pub const ADVISORY_LOCK: i64 = 0x7365_7373_696f_6e73;
 
 /// What a start has found and done.
 pub struct Started {
-    pub durable: Durable,
+    pub durable: RecoveredState,
     pub place: Place,
     /// The table, as people write it.
     pub table: String,
@@ -51,12 +53,12 @@ pub fn start(
     with_rows: bool,
 ) -> Result<Started, LedgerError> {
     check_encoding(client)?;
-    let ails = |why: postgres::Error| classify(&why, "starting");
-    let place = Place::of(client, config).map_err(ails)?;
+    let failed = |why: postgres::Error| classify(&why, "starting");
+    let place = Place::of(client, config).map_err(failed)?;
     // Each statement sees what was committed while the one before waited for a lock.
     let tx = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
-    let mut tx = tx.map_err(ails)?;
-    tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(ails)?;
+    let mut tx = tx.map_err(failed)?;
+    tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(failed)?;
     ensure_schema(&mut tx)?;
     probe::check_rights(&mut tx)?;
     check_table_is_there(&mut tx, config)?;
@@ -69,9 +71,9 @@ pub fn start(
     durable::check(&mut tx, &config.job, &table.quoted())?;
     let durable = durable::read(&mut tx, &config.job, fence)?;
     let mut found_rows_to = None;
-    if durable.is_first_start() && table::has_rows(&mut tx, &table.quoted()).map_err(ails)? {
+    if durable.is_first_start() && table::has_rows(&mut tx, &table.quoted()).map_err(failed)? {
         if !with_rows {
-            return Err(LedgerError::Fatal(Fault::World(format!(
+            return Err(LedgerError::Fatal(Fault::Environment(format!(
                 "the table {} or the job {} was changed while this start looked at them: start \
                  again",
                 table.shown, config.job
@@ -79,10 +81,10 @@ pub fn start(
         }
         found_rows_to = Some(begin_after_rows(&mut tx, config, &table)?);
     }
-    warn_of_lost_commits(&mut tx).map_err(ails)?;
+    warn_of_lost_commits(&mut tx).map_err(failed)?;
     let mut advice = probe::advise_on_owners(&mut tx, &table, created_job)?;
     advice.extend(probe::probe(&mut tx, config, topics, &table, &durable)?);
-    tx.commit().map_err(ails)?;
+    tx.commit().map_err(failed)?;
     if created_job {
         table::advise(&table);
     }
@@ -104,7 +106,7 @@ fn warn_of_lost_commits(tx: &mut Transaction<'_>) -> Result<(), postgres::Error>
             "synchronous_commit is off for the login {user}: a crash of Postgres may take back the \
              last commits. The job notices that and reads again what is missing; to rule it out: \
              alter role {} set synchronous_commit = on",
-            super::connect::quote(&user)
+            crate::ledger::connect::quote(&user)
         );
     }
     Ok(())
@@ -128,7 +130,7 @@ pub fn check_encoding(client: &mut Client) -> Result<(), LedgerError> {
 /// Makes our schema unless it is all there: one that an administrator has made must do, even if
 /// the job may not create anything.
 fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
-    let ails = |why: postgres::Error| classify(&why, "preparing the schema sessionizer");
+    let failed = |why: postgres::Error| classify(&why, "preparing the schema sessionizer");
     let there: bool = tx
         .query_one(
             "select (select bool_and(to_regclass('sessionizer.' || name) is not null)
@@ -145,9 +147,9 @@ fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
                             and attrelid = to_regclass('sessionizer.shard_progress'))",
             &[],
         )
-        .map_err(ails)?
+        .map_err(failed)?
         .get(0);
-    if there { Ok(()) } else { tx.batch_execute(SCHEMA).map_err(ails) }
+    if there { Ok(()) } else { tx.batch_execute(SCHEMA).map_err(failed) }
 }
 
 /// A job that exists has a table: an empty one in its place would lack what was written before.
@@ -202,7 +204,7 @@ fn ensure_job(
     topics: &[String],
     table: &Table,
 ) -> Result<Option<Option<Vec<String>>>, LedgerError> {
-    let ails = |why: postgres::Error| classify(&why, "looking for the job");
+    let failed = |why: postgres::Error| classify(&why, "looking for the job");
     let by = format!("pid {} on {}", std::process::id(), host_name());
     let job = tx
         .query_opt(
@@ -213,7 +215,7 @@ fn ensure_job(
              returning table_schema, table_name, shards, gap_ms, session_end, before.topics",
             &[&config.job, &by, &topics],
         )
-        .map_err(ails)?;
+        .map_err(failed)?;
     if let Some(job) = job {
         check_settings(&job, config, table)?;
         return Ok(Some(job.get(5)));
@@ -281,7 +283,7 @@ fn create_job(
     table: &Table,
     by: &str,
 ) -> Result<(), LedgerError> {
-    let ails = |why: postgres::Error| classify(&why, "creating the job");
+    let failed = |why: postgres::Error| classify(&why, "creating the job");
     tx.execute(
         "insert into sessionizer.jobs (job, table_schema, table_name, shards, gap_ms,
                                        session_end, found_rows, started_by, topics)
@@ -297,7 +299,7 @@ fn create_job(
             &topics,
         ],
     )
-    .map_err(ails)?;
+    .map_err(failed)?;
     let empty = snapshot::encode(&SessionTable::new(config.gap, EventTime::NEVER));
     let shards: Vec<i32> = (0..config.shards as i32).collect();
     tx.execute(
@@ -305,19 +307,19 @@ fn create_job(
          select $1, shard, 0, 0, 0, 0, 0 from unnest($2::int4[]) shard",
         &[&config.job, &shards],
     )
-    .map_err(ails)?;
+    .map_err(failed)?;
     tx.execute(
         "insert into sessionizer.snapshots
          select $1, shard, 0, $3 from unnest($2::int4[]) shard",
         &[&config.job, &shards, &empty],
     )
-    .map_err(ails)?;
+    .map_err(failed)?;
     tx.execute(
         "insert into sessionizer.epochs (job, epoch, shards_done, closed, open, dead)
          values ($1, 0, $2, 0, 0, 0)",
         &[&config.job, &(config.shards as i32)],
     )
-    .map_err(ails)?;
+    .map_err(failed)?;
     Ok(())
 }
 
@@ -328,17 +330,17 @@ fn begin_after_rows(
     config: &LedgerConfig,
     table: &Table,
 ) -> Result<EventTime, LedgerError> {
-    let ails = |why: postgres::Error| classify(&why, "beginning after the rows of the table");
-    let newest = table::newest_end(tx, config, &table.quoted()).map_err(ails)?;
+    let failed = |why: postgres::Error| classify(&why, "beginning after the rows of the table");
+    let newest = table::newest_end(tx, config, &table.quoted()).map_err(failed)?;
     let horizon = newest.unwrap_or(EventTime::NEVER);
     tx.execute("update sessionizer.jobs set found_rows = true where job = $1", &[&config.job])
-        .map_err(ails)?;
+        .map_err(failed)?;
     let empty = snapshot::encode(&SessionTable::new(config.gap, horizon));
     tx.execute(
         "update sessionizer.snapshots set data = $2 where job = $1 and epoch = 0",
         &[&config.job, &empty],
     )
-    .map_err(ails)?;
+    .map_err(failed)?;
     Ok(horizon)
 }
 
@@ -352,7 +354,7 @@ fn lock_shards(tx: &mut Transaction<'_>, job: &str) -> Result<(), LedgerError> {
 fn fence(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<Fence, LedgerError> {
     let mut random = [0; 8];
     openssl::rand::rand_bytes(&mut random).map_err(|why| {
-        LedgerError::Fatal(Fault::World(format!("OpenSSL has no random numbers: {why}")))
+        LedgerError::Fatal(Fault::Environment(format!("OpenSSL has no random numbers: {why}")))
     })?;
     let run = i64::from_ne_bytes(random);
     let rows = tx
@@ -378,7 +380,7 @@ pub fn snapshots(
     shards: &[Shard],
     mut arrived: impl FnMut(),
 ) -> Result<Vec<(Shard, Epoch, Vec<u8>)>, LedgerError> {
-    let ails = |why: postgres::Error| classify(&why, "reading snapshots");
+    let failed = |why: postgres::Error| classify(&why, "reading snapshots");
     check_fence(client, config, (fence, ours))?;
     let numbers: Vec<i32> = shards.iter().map(|shard| shard.0 as i32).collect();
     let parameters: [&(dyn ToSql + Sync); 2] = [&config.job, &numbers];
@@ -388,9 +390,9 @@ pub fn snapshots(
              where job = $1 and shard = any($2) order by shard",
             parameters,
         )
-        .map_err(ails)?;
+        .map_err(failed)?;
     let mut snapshots = Vec::with_capacity(shards.len());
-    while let Some(row) = rows.next().map_err(ails)? {
+    while let Some(row) = rows.next().map_err(failed)? {
         arrived();
         let shard = Shard(row.get::<_, i32>(0) as u32);
         snapshots.push((shard, durable::unsigned(&row, "epoch")?, row.get(2)));
@@ -405,16 +407,16 @@ fn check_fence(
     config: &LedgerConfig,
     (fence, ours): (Fence, bool),
 ) -> Result<(), LedgerError> {
-    let ails = |why: postgres::Error| classify(&why, "asking for the generation");
+    let failed = |why: postgres::Error| classify(&why, "asking for the generation");
     // A database that never had a job has no such table.
     let there: bool = client
         .query_one("select to_regclass('sessionizer.shard_progress') is not null", &[])
-        .map_err(ails)?
+        .map_err(failed)?
         .get(0);
     let newest: (Option<i64>, Option<i64>) = if there {
         let newest = "select max(generation), max(run) from sessionizer.shard_progress
                       where job = $1";
-        let row = client.query_one(newest, &[&config.job]).map_err(ails)?;
+        let row = client.query_one(newest, &[&config.job]).map_err(failed)?;
         (row.get(0), row.get(1))
     } else {
         (None, None)

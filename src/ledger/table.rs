@@ -3,13 +3,13 @@
 use log::{info, warn};
 use postgres::error::SqlState;
 use postgres::{GenericClient, Transaction};
+use sessionizer_core::fault::Fault;
+use sessionizer_core::session::Span;
+use sessionizer_core::time::{EventTime, Gap};
 
-use super::LedgerConfig;
-use super::connect::{classify, quote};
-use crate::control::Fault;
-use crate::operators::LedgerError;
-use crate::session::Span;
-use crate::time::{EventTime, Gap};
+use crate::dataflow::ports::LedgerError;
+use crate::ledger::LedgerConfig;
+use crate::ledger::connect::{classify, quote};
 
 /// What `session_end` holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -195,7 +195,7 @@ fn look(
     config: &LedgerConfig,
     oid: u32,
 ) -> Result<Table, LedgerError> {
-    let ails = |why: postgres::Error| classify(&why, "looking at the table");
+    let failed = |why: postgres::Error| classify(&why, "looking at the table");
     let row = client
         .query_opt(
             "select n.nspname::text, c.relname::text, c.relkind::text,
@@ -220,7 +220,7 @@ fn look(
              from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1",
             &[&oid],
         )
-        .map_err(ails)?;
+        .map_err(failed)?;
     let row = row.ok_or_else(|| refuse(config, "it was dropped just now"))?;
     let (schema, name): (String, String) = (row.get(0), row.get(1));
     let (kind, shown): (&str, String) = (row.get(2), row.get(3));
@@ -337,7 +337,7 @@ pub fn newest_end(
     table: &str,
 ) -> Result<Option<EventTime>, postgres::Error> {
     let row = client.query_one(&format!("select max(session_end) from {table}"), &[])?;
-    let newest: Option<super::copy::Timestamp> = row.get(0);
+    let newest: Option<crate::ledger::copy::Timestamp> = row.get(0);
     Ok(newest.map(|end| config.gap.end_after(config.session_end.last_event(end.0, config.gap))))
 }
 

@@ -7,10 +7,10 @@
 //! objects in the schema `sessionizer` must belong to somebody whom the login trusts anyway.
 
 use postgres::GenericClient;
+use sessionizer_core::fault::Fault;
 
-use super::connect::{classify, quote};
-use crate::control::Fault;
-use crate::operators::LedgerError;
+use crate::dataflow::ports::LedgerError;
+use crate::ledger::connect::{classify, quote};
 
 /// Keeps the search path of the user in a setting of its own, and leaves Postgres's own schema.
 /// Every name is qualified, and there is no operator: the user's path still counts here.

@@ -18,15 +18,15 @@ mod skipped;
 use std::io::Write;
 use std::process::Command;
 
-use sessionizer::binding::{Binding, Partition};
-use sessionizer::key::{Shard, stable_hash};
-use sessionizer::operators::Record;
-use sessionizer::operators::intake::{Intake, Taken};
-use sessionizer::operators::parcel::{Packer, Parcel};
-use sessionizer::produce::generate::{Generator, Recipe};
-use sessionizer::session::{Closed, SessionTable, Span};
-use sessionizer::time::{EventTime, Gap};
-use sessionizer::watermark::{PartitionClock, Patience};
+use sessionizer::commands::produce::generate::{Generator, Recipe};
+use sessionizer::dataflow::ports::Record;
+use sessionizer::dataflow::source::route::{Routed, Router};
+use sessionizer::dataflow::span_batch::{SpanBatch, SpanBatchBuilder};
+use sessionizer_core::binding::{Binding, Partition};
+use sessionizer_core::key::{Shard, stable_hash};
+use sessionizer_core::session::{Closed, SessionTable, Span};
+use sessionizer_core::time::{EventTime, Gap};
+use sessionizer_core::watermark::{PartitionClock, WatermarkConfig};
 
 const EVENTS: usize = 100_000;
 const PER_EPOCH: usize = 20_000;
@@ -132,16 +132,16 @@ fn hot_path() {
 #[inline(never)]
 fn under_measurement(payloads: &[Vec<u8>]) -> (usize, usize) {
     let gap = Gap::from_millis(300_000).expect("valid");
-    let patience = Patience { out_of_orderness_ms: 15_000, idle_timeout_ms: 30_000 };
+    let patience = WatermarkConfig { out_of_orderness_ms: 15_000, idle_timeout_ms: 30_000 };
     let partition = Partition { topic: 0, number: 0 };
     let mut clock = PartitionClock::resume(patience, Binding::initial(partition, 0), 1);
     let mut tables: Vec<SessionTable> =
         (0..SHARDS).map(|_| SessionTable::new(gap, EventTime::NEVER)).collect();
-    let mut packer = Packer::new(gap, SHARDS, WORKERS);
+    let mut packer = SpanBatchBuilder::new(gap, SHARDS, WORKERS);
     let (mut scratch, mut rows) = (Vec::new(), 0);
     for (at, batch) in payloads.chunks(PER_EPOCH).enumerate() {
         let epoch = 2_000_000_000_000 + at as u64;
-        let intake = Intake {
+        let router = Router {
             topic: "t",
             partition,
             shards: SHARDS,
@@ -152,16 +152,16 @@ fn under_measurement(payloads: &[Vec<u8>]) -> (usize, usize) {
             dead_letter_bytes: 1_000,
         };
         let (mut suspects, mut dead_letters) = (Vec::new(), Vec::new());
-        let mut taken = Taken {
+        let mut taken = Routed {
             arrivals: &mut packer,
             suspects: &mut suspects,
             dead_letters: &mut dead_letters,
         };
         for (offset, payload) in batch.iter().enumerate() {
             let record = Record { offset: offset as i64, payload: Some(payload) };
-            intake.take(&record, &mut clock, &mut scratch, &mut taken);
+            router.take(&record, &mut clock, &mut scratch, &mut taken);
         }
-        for arrival in packer.take().iter().flat_map(Parcel::arrivals) {
+        for arrival in packer.take().iter().flat_map(SpanBatch::arrivals) {
             let table = &mut tables[Shard::of(arrival.hash, SHARDS).0 as usize];
             table.insert(arrival.hash, arrival.key, arrival.span);
         }

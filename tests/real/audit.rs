@@ -193,18 +193,18 @@ fn books_that_are_changed_are_named() {
     let world = settled("audit-books");
     world.execute("create table saved as table sessionizer.shard_progress");
     world.execute("create table saved_epochs as table sessionizer.epochs");
-    let books = "the counts of 1 shard in sessionizer.shard_progress are not";
+    let totals = "the counts of 1 shard in sessionizer.shard_progress are not";
     for (damage, why) in [
         (
             "update sessionizer.epochs set closed = closed + 1",
             "sessionizer.balance shows a difference of -1 records",
         ),
-        ("update sessionizer.shard_progress set closed = closed + 1 where shard = 7", books),
-        ("update sessionizer.shard_progress set dead = dead + 1 where shard = 7", books),
+        ("update sessionizer.shard_progress set closed = closed + 1 where shard = 7", totals),
+        ("update sessionizer.shard_progress set dead = dead + 1 where shard = 7", totals),
         (
             "update sessionizer.shard_progress set closed = closed - 1, open = open + 1
              where shard = 7",
-            books,
+            totals,
         ),
         ("update sessionizer.shard_progress set epoch = epoch - 1 where shard = 7", "incomplete"),
         ("delete from sessionizer.shard_progress where shard = 7", "incomplete"),
@@ -214,7 +214,7 @@ fn books_that_are_changed_are_named() {
         let audit = fails(&world, &[], code, why);
         assert_eq!(
             audit.said.contains("found by the audit"),
-            why == books,
+            why == totals,
             "{damage}:\n{}",
             audit.said
         );

@@ -44,8 +44,8 @@ fn a_replay_of_a_topic_that_was_compacted_is_in_the_books() {
     assert!(log.contains(&format!("{}[0]: reading offsets ", world.name)), "{log}");
     let lost = 100 - written;
     assert!(log.contains(&format!("{lost} records that had been read are lost")), "{log}");
-    let books = "select lost, difference, replay_difference from sessionizer.balance";
-    assert_eq!(world.query(books), [[lost.to_string(), "0".to_owned(), "-100".to_owned()]]);
+    let totals = "select lost, difference, replay_difference from sessionizer.balance";
+    assert_eq!(world.query(totals), [[lost.to_string(), "0".to_owned(), "-100".to_owned()]]);
     let by_epoch = "select sum(recorded), sum(found), min(from_offset), max(to_offset)
                     from sessionizer.replay_differences where topic = ";
     let by_epoch = format!("{by_epoch}'{}' and partition = 0", world.name);
@@ -56,7 +56,7 @@ fn a_replay_of_a_topic_that_was_compacted_is_in_the_books() {
     // that is late for it merges with its row.
     send_keyed(&world, 20, &events[..20]);
     world.run_to_end(&[]);
-    assert_eq!(world.query(books)[0][..2], [lost.to_string(), "0".to_owned()]);
+    assert_eq!(world.query(totals)[0][..2], [lost.to_string(), "0".to_owned()]);
     let touching = "select count(*) from (select session_start <= lag(session_end) over
                     (partition by ip, host order by session_start) touches
                     from sessionized_events) rows where touches";

@@ -385,8 +385,8 @@ fn the_last_sessions_close_though_nobody_sends_any_more() {
         row("b", "h", PAST_MS + 1_500, PAST_MS + 2_500, 1),
     ]);
     eventually("both have closed", || world.rows() == want);
-    let books = "select open, difference from sessionizer.balance";
-    eventually("nothing is open", || world.query(books) == [["0", "0"]]);
+    let totals = "select open, difference from sessionizer.balance";
+    eventually("nothing is open", || world.query(totals) == [["0", "0"]]);
     // And again after the silence, also over a restart.
     world.send_events(0, [&event("a", "h", PAST_MS + 60_000)]);
     wait_for_records(&world, 4);
@@ -394,7 +394,7 @@ fn the_last_sessions_close_though_nobody_sends_any_more() {
     let job = start(&world, &args);
     want.insert(row("a", "h", PAST_MS + 60_000, PAST_MS + 61_000, 1));
     eventually("the last one has closed", || world.rows() == want);
-    eventually("nothing is open", || world.query(books) == [["0", "0"]]);
+    eventually("nothing is open", || world.query(totals) == [["0", "0"]]);
     job.stop();
 }
 

@@ -27,7 +27,7 @@ use crate::world::{Running, Server, World, eventually};
 fn start_with(world: &World, lanes: &str, env: &[(&str, &str)]) -> Running {
     let mut command = world.command();
     command
-        .env("RUST_LOG", "info,sessionizer::operators::lane=debug")
+        .env("RUST_LOG", "info,sessionizer::dataflow::commit::writer=debug")
         .envs(env.iter().copied())
         .args(["-w", "2", "--sink-connections", lanes, "--epoch", "50ms"]);
     Running::start(command)

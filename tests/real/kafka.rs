@@ -74,8 +74,8 @@ pub fn wait_for_records(world: &World, records: usize) {
     eventually(&format!("{records} records in the books"), || {
         world.value(sql).parse::<usize>().expect("a number") >= records
     });
-    let books = world.query("select records, difference from sessionizer.balance");
-    assert_eq!(books, [[records.to_string(), "0".to_owned()]]);
+    let totals = world.query("select records, difference from sessionizer.balance");
+    assert_eq!(totals, [[records.to_string(), "0".to_owned()]]);
 }
 
 /// The table and the books are right about these events.
@@ -313,8 +313,8 @@ fn there_may_be_more_workers_than_partitions_and_the_other_way_round() {
         run_on(&world, &topic, &args);
         assert_eq!(world.rows_of(&table), world.answer(&topic), "{workers} workers");
     });
-    let books = world.query("select records, open, difference from sessionizer.balance");
-    assert_eq!(books, [["3000", "0", "0"], ["3000", "0", "0"]]);
+    let totals = world.query("select records, open, difference from sessionizer.balance");
+    assert_eq!(totals, [["3000", "0", "0"], ["3000", "0", "0"]]);
 }
 
 #[test]
@@ -349,7 +349,7 @@ fn topics_are_added_and_removed_at_a_restart() {
     assert!(log.contains(&format!("{b} is read no more")), "{log}");
     assert_answer(&world, &events);
 
-    // Taken up again, it goes on where it was left.
+    // Routed up again, it goes on where it was left.
     events.extend_from_slice(missed);
     run_on(&world, &format!("{b},{a}"), &[]);
     assert_answer(&world, &events);

@@ -11,7 +11,7 @@ use crate::world::{World, eventually};
 const ACCEPT: &str = "--accept-lost-offsets";
 
 /// (records, closed, open, dead, lost, difference) of the books.
-fn books(world: &World) -> Vec<i64> {
+fn totals(world: &World) -> Vec<i64> {
     let sql = "select records, closed, open, dead, lost, difference from sessionizer.balance";
     world.query(sql)[0].iter().map(|number| number.parse().expect("a number")).collect()
 }
@@ -43,7 +43,7 @@ fn records_that_were_not_read_yet_can_be_given_up() {
     assert!(log.contains("WARN") && log.contains("retention"), "{log}");
     assert_eq!(world.rows(), sessions(&all(&events[..5], &events[8..20])));
     // Nothing that had been read is lost: those records were never in the books.
-    assert_eq!(books(&world), [17, 17, 0, 0, 0, 0]);
+    assert_eq!(totals(&world), [17, 17, 0, 0, 0, 0]);
     let losses = "select partition, lost_from, lost_to, read_to from sessionizer.losses";
     assert_eq!(world.query(losses), [["1", "5", "8", "5"]]);
     // The next start misses nothing.
@@ -73,15 +73,15 @@ fn records_that_a_replay_needs_are_counted_when_they_are_gone() {
     let rows = world.rows();
     let lost = 100 - events_in(&rows);
     assert!(lost > 0, "{rows:?}");
-    assert_eq!(books(&world), [100, 100 - lost, 0, 0, lost, 0]);
+    assert_eq!(totals(&world), [100, 100 - lost, 0, 0, lost, 0]);
     assert!(log.contains(&format!("{lost} records that had been read are lost")), "{log}");
     assert!(rows.is_superset(&closed), "what had been written stays");
     // From there on, it is a job like any other: late events still merge with what they touch.
     world.send_events(0, &events[100..]);
     world.send_events(0, &events[..1]);
     world.run_to_end(&[]);
-    let books = books(&world);
-    assert_eq!((books[0], books[4], books[5]), (201, lost, 0));
+    let totals = totals(&world);
+    assert_eq!((totals[0], totals[4], totals[5]), (201, lost, 0));
     assert_eq!(events_in(&world.rows()), 201 - lost);
 }
 
@@ -103,7 +103,7 @@ fn a_topic_that_was_made_again_is_noticed_however_long_it_is() {
     assert_eq!(world.rows(), sessions(&events[..10]));
     world.run_to_end(&[ACCEPT]);
     assert_eq!(world.rows(), sessions(&events[..40]));
-    assert_eq!(books(&world), [40, 40, 0, 0, 0, 0]);
+    assert_eq!(totals(&world), [40, 40, 0, 0, 0, 0]);
     world.send_events(1, &events[40..]);
     world.run_to_end(&[]);
     assert_eq!(world.rows(), sessions(&events));
@@ -129,7 +129,7 @@ fn what_was_open_of_a_topic_that_was_made_again_is_lost_and_counted() {
     world.run_to_end(&[ACCEPT]);
     let lost = 40 - events_in(&closed);
     assert!(lost > 0);
-    assert_eq!(books(&world), [100, 100 - lost, 0, 0, lost, 0]);
+    assert_eq!(totals(&world), [100, 100 - lost, 0, 0, lost, 0]);
     assert_eq!(world.rows(), &closed | &sessions(&new));
 }
 
@@ -281,7 +281,7 @@ fn a_topic_that_was_made_again_with_fewer_partitions_can_be_gone_on_with() {
     });
     job.stop();
     world.run_to_end(&[]);
-    assert_eq!(books(&world), [120, 120 - lost, 0, 0, lost, 0]);
+    assert_eq!(totals(&world), [120, 120 - lost, 0, 0, lost, 0]);
     assert_eq!(world.rows(), &closed | &sessions(&second));
     // Accepted once is accepted; and a partition that comes again is read from its beginning, by a
     // job that runs and by one that starts.
@@ -295,7 +295,7 @@ fn a_topic_that_was_made_again_with_fewer_partitions_can_be_gone_on_with() {
     let fourth = visits("fourth", 20);
     world.send_events(3, &fourth);
     world.run_to_end(&[]);
-    assert_eq!(books(&world), [160, 160 - lost, 0, 0, lost, 0]);
+    assert_eq!(totals(&world), [160, 160 - lost, 0, 0, lost, 0]);
     let all = [second, third, fourth].concat();
     assert_eq!(world.rows(), &closed | &sessions(&all));
     let (code, log) = fail(&world, &[], &["audit"]);

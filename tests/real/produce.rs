@@ -102,8 +102,8 @@ fn an_access_log_plain_or_gzip_gives_the_batch_answer() {
         assert!(status.success(), "{status}:\n{log}");
         assert_eq!(world.rows_of(name), sessions(&events), "{name}");
     });
-    let books = world.query("select distinct records, dead, difference from sessionizer.balance");
-    assert_eq!(books, [["200", "0", "0"]]);
+    let totals = world.query("select distinct records, dead, difference from sessionizer.balance");
+    assert_eq!(totals, [["200", "0", "0"]]);
 }
 
 #[test]

@@ -90,8 +90,8 @@ fn a_key_and_a_secret_log_in_over_tls() {
     let (status, log) = finish(job);
     assert!(status.success() && !log.contains(PASSWORD), "{status}:\n{log}");
     assert_eq!(world.rows(), world.answer(&world.name));
-    let books = world.query("select records, difference from sessionizer.balance");
-    assert_eq!(books, [["500", "0"]]);
+    let totals = world.query("select records, difference from sessionizer.balance");
+    assert_eq!(totals, [["500", "0"]]);
 }
 
 #[test]

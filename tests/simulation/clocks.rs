@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
-use sessionizer::operators::source::WorldClocks;
-use sessionizer::plan::Plan;
+use sessionizer::dataflow::source::WorldClocks;
+use sessionizer_core::plan::RecoveryPlan;
 
 use crate::feed::BEGIN_MS;
 use crate::sabotage::Sabotage;
@@ -60,7 +60,7 @@ impl SimClocks {
     pub fn of_worker(
         self: &Arc<Self>,
         process: usize,
-        plan: &Plan,
+        plan: &RecoveryPlan,
         (late_ms, fast_percent): (u64, u64),
         sabotage: Option<Sabotage>,
     ) -> WorldClocks {

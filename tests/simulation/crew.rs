@@ -10,19 +10,22 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
-use sessionizer::alignment::Drift;
-use sessionizer::binding::Partition;
-use sessionizer::budget::Kind;
-use sessionizer::control::{Control, Fault};
-use sessionizer::dataflow::{self, OnChanges, Shape};
-use sessionizer::operators::commit::Drive;
-use sessionizer::operators::lane::OpenLedger;
-use sessionizer::operators::sessions::LoadedShard;
-use sessionizer::operators::source::SourceConfig;
-use sessionizer::operators::{Change, LedgerError};
-use sessionizer::plan::Plan;
-use sessionizer::time::{Epoch, EpochLength};
-use sessionizer::watermark::Patience;
+use sessionizer::dataflow::budget::Kind;
+use sessionizer::dataflow::commit::WriterDriver;
+use sessionizer::dataflow::commit::writer::OpenLedger;
+use sessionizer::dataflow::graph;
+use sessionizer::dataflow::graph::{DataflowConfig, OnChanges};
+use sessionizer::dataflow::messages::Change;
+use sessionizer::dataflow::ports::LedgerError;
+use sessionizer::dataflow::run_state::RunState;
+use sessionizer::dataflow::sessions::LoadedShard;
+use sessionizer::dataflow::source::SourceConfig;
+use sessionizer_core::alignment::Drift;
+use sessionizer_core::binding::Partition;
+use sessionizer_core::fault::Fault;
+use sessionizer_core::plan::RecoveryPlan;
+use sessionizer_core::time::{Epoch, EpochLength};
+use sessionizer_core::watermark::WatermarkConfig;
 
 use crate::clocks::SimClocks;
 use crate::feed::{OUT_OF_ORDERNESS_MS, SimFeed, Topic};
@@ -35,11 +38,11 @@ pub const EPOCH_MS: u64 = 10;
 /// What a life is made of.
 #[derive(Clone)]
 pub struct Setup {
-    pub plan: Arc<Plan>,
+    pub plan: Arc<RecoveryPlan>,
     /// Of all processes together.
     pub workers: usize,
     pub processes: usize,
-    pub lanes: u32,
+    pub writers: u32,
     pub topic: Arc<Mutex<Topic>>,
     pub store: Arc<Mutex<Store>>,
     pub clocks: Arc<SimClocks>,
@@ -67,9 +70,9 @@ pub struct Crew {
     moved: Vec<Receiver<bool>>,
     /// The workers whose dataflows are gone.
     ended: RefCell<BTreeSet<usize>>,
-    pub plan: Arc<Plan>,
+    pub plan: Arc<RecoveryPlan>,
     /// By process.
-    pub controls: Vec<Arc<Control>>,
+    pub controls: Vec<Arc<RunState>>,
     /// The process that moves no more.
     lost: Cell<Option<usize>>,
     threads: Option<timely::communication::WorkerGuards<()>>,
@@ -77,11 +80,11 @@ pub struct Crew {
 
 impl Crew {
     pub fn start(setup: Setup) -> Self {
-        let controls: Vec<Arc<Control>> = (0..setup.processes).map(|_| Arc::default()).collect();
-        for control in &controls {
-            control.memory.set(setup.memory, setup.workers / setup.processes);
+        let controls: Vec<Arc<RunState>> = (0..setup.processes).map(|_| Arc::default()).collect();
+        for run_state in &controls {
+            run_state.memory.set(setup.memory, setup.workers / setup.processes);
             if setup.sabotage == Some(Sabotage::MemoryNeverReleased) {
-                control.memory.charge(Kind::Rows, 0, Epoch::MAX, setup.memory);
+                run_state.memory.charge(Kind::Rows, 0, Epoch::MAX, setup.memory);
             }
         }
         let plan = Arc::clone(&setup.plan);
@@ -130,12 +133,12 @@ impl Crew {
 
     /// The fault of a process, if one has failed.
     pub fn fault(&self) -> Option<Fault> {
-        self.controls.iter().find_map(|control| control.fault())
+        self.controls.iter().find_map(|run_state| run_state.fault())
     }
 
     /// The last epoch that a process takes for durable everywhere.
     pub fn believed_durable(&self) -> Epoch {
-        let believed = |control: &Arc<Control>| control.gauges.durable_epoch.load(Relaxed);
+        let believed = |run_state: &Arc<RunState>| run_state.metrics.durable_epoch.load(Relaxed);
         self.controls.iter().map(believed).max().expect("a process")
     }
 
@@ -190,7 +193,7 @@ fn process_of(worker: usize, processes: usize, workers: usize) -> usize {
 fn work(
     worker: &mut timely::worker::Worker,
     setup: &Setup,
-    (process, control): (usize, &Arc<Control>),
+    (process, run_state): (usize, &Arc<RunState>),
     my_turn: &Receiver<()>,
     did: &Sender<bool>,
 ) {
@@ -212,11 +215,14 @@ fn work(
     let on_changes: OnChanges = Arc::new(move |batch: &[Change]| {
         changes.lock().expect("one at a time").extend_from_slice(batch);
     });
-    let shape = Shape {
+    let shape = DataflowConfig {
         source: SourceConfig {
             processes: setup.processes,
             epochs: EpochLength { ms: EPOCH_MS, full_ms: 3, full_records: 5 },
-            patience: Patience { out_of_orderness_ms: OUT_OF_ORDERNESS_MS, idle_timeout_ms: 50 },
+            patience: WatermarkConfig {
+                out_of_orderness_ms: OUT_OF_ORDERNESS_MS,
+                idle_timeout_ms: 50,
+            },
             gap: crate::ledger::gap(),
             dead_letter_bytes: 100,
             until_end: setup.bounded,
@@ -225,9 +231,9 @@ fn work(
         },
         snapshot_interval_ms: 100,
         drift: setup.drift,
-        lanes: setup.lanes,
+        writers: setup.writers,
         gather_from_rows: setup.gather_from_rows,
-        drive: Drive::Inline,
+        drive: WriterDriver::Inline,
         on_changes,
     };
     let (store, generation) = (Arc::clone(&setup.store), setup.plan.fence.generation);
@@ -244,7 +250,7 @@ fn work(
         Ok(SimFeed::new(topic, clocks, known, mine))
     };
     let (source, _durable) =
-        dataflow::build(worker, &setup.plan, &shape, shards, open_feed, open_ledger, control);
+        graph::build(worker, &setup.plan, &shape, shards, open_feed, open_ledger, run_state);
     loop {
         if did.send(worker.has_dataflows()).is_err() || my_turn.recv().is_err() {
             return;

@@ -7,10 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use sessionizer::binding::{Offset, Partition};
-use sessionizer::control::Fault;
-use sessionizer::operators::{Feed, Record, Stopped};
-use sessionizer::partition_end::PartitionEnd;
+use sessionizer::dataflow::ports::{Feed, Record, Stopped};
+use sessionizer_core::binding::{Offset, Partition};
+use sessionizer_core::fault::Fault;
+use sessionizer_core::partition_end::PartitionEnd;
 
 use crate::clocks::SimClocks;
 use crate::oracle::GAP_MS;
@@ -174,7 +174,7 @@ enum Fetched {
 }
 
 /// A partition that is read.
-struct Reading {
+struct WatermarkAdvance {
     end: PartitionEnd,
     queue: VecDeque<Fetched>,
     /// What is fetched next, and whether the end was told there.
@@ -188,7 +188,7 @@ pub struct SimFeed {
     clocks: Arc<SimClocks>,
     mine: Box<dyn Fn(Partition) -> bool>,
     known: usize,
-    parts: BTreeMap<Partition, Reading>,
+    parts: BTreeMap<Partition, WatermarkAdvance>,
     /// Answers under way: what was asked when.
     answers: Vec<(Partition, Offset, u64)>,
     /// When a connection has failed last, as far as this worker knows.
@@ -237,7 +237,7 @@ impl SimFeed {
     }
 }
 
-impl Reading {
+impl WatermarkAdvance {
     /// The broker answers a fetch.
     fn fetch(&mut self, topic: &mut Topic, partition: Partition) {
         let most = topic.rng.below(8) as usize;
@@ -264,7 +264,7 @@ impl Feed for SimFeed {
     fn assign(&mut self, partition: Partition, start: Offset) -> Result<(), Fault> {
         let end = PartitionEnd::new(start, WORD_LIFETIME_MS, self.clocks.elapsed_ms());
         let (queue, next, told_end) = (VecDeque::new(), start, false);
-        self.parts.insert(partition, Reading { end, queue, next, told_end });
+        self.parts.insert(partition, WatermarkAdvance { end, queue, next, told_end });
         Ok(())
     }
 

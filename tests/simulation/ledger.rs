@@ -3,17 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use sessionizer::binding::{Binding, Late, Offset, Partition, Rules, Status};
-use sessionizer::control::Fault;
-use sessionizer::correction::{Correction, correct};
-use sessionizer::event::Reason;
-use sessionizer::key::{Key, Shard};
-use sessionizer::ledger::{Durable, NamedBinding, NamedEpoch};
-use sessionizer::operators::{Batch, Ledger, LedgerError, Outcome};
-use sessionizer::plan::{Fence, ShardProgress};
-use sessionizer::session::{SessionTable, Span, merge_touching};
-use sessionizer::snapshot;
-use sessionizer::time::{Epoch, EventTime, Gap};
+use sessionizer::dataflow::ports::{Batch, Ledger, LedgerError, Outcome};
+use sessionizer::ledger::{NamedBinding, NamedEpoch, RecoveredState};
+use sessionizer_core::binding::{Binding, Late, Offset, Partition, Rules, Status};
+use sessionizer_core::event::Reason;
+use sessionizer_core::fault::Fault;
+use sessionizer_core::key::{Key, Shard};
+use sessionizer_core::plan::{Fence, ShardProgress};
+use sessionizer_core::session::correction::{Correction, correct};
+use sessionizer_core::session::snapshot;
+use sessionizer_core::session::{SessionTable, Span, merge_touching};
+use sessionizer_core::time::{Epoch, EventTime, Gap};
 
 use crate::clocks::SimClocks;
 use crate::feed::Topic;
@@ -75,7 +75,7 @@ impl Store {
     pub fn new(topic: Arc<Mutex<Topic>>, clocks: Arc<SimClocks>, shards: u32, rng: Rng) -> Self {
         let sabotage = topic.lock().expect("one at a time").sabotage;
         let empty = snapshot::encode(&SessionTable::new(gap(), EventTime::NEVER));
-        let books = Books {
+        let totals = Books {
             watermark: EventTime::NEVER,
             rules: None,
             shards_done: shards,
@@ -88,7 +88,7 @@ impl Store {
             clocks,
             generation: 0,
             progress: vec![ShardProgress::default(); shards as usize],
-            epochs: BTreeMap::from([(0, books)]),
+            epochs: BTreeMap::from([(0, totals)]),
             bindings: BTreeMap::new(),
             history: BTreeMap::new(),
             rules: BTreeMap::new(),
@@ -116,7 +116,7 @@ impl Store {
     }
 
     /// Takes the fence and reads what is durable.
-    pub fn start(&mut self) -> Durable {
+    pub fn start(&mut self) -> RecoveredState {
         self.generation += 1;
         self.grace = true;
         let base = self.base();
@@ -137,17 +137,17 @@ impl Store {
         for ((_, partition), binding) in self.bindings.range(..(base + 1, FIRST)) {
             last.insert(*partition, named(binding));
         }
-        let replay = self.epochs.range(base + 1..).map(|(epoch, books)| NamedEpoch {
+        let replay = self.epochs.range(base + 1..).map(|(epoch, totals)| NamedEpoch {
             epoch: *epoch,
-            watermark: books.watermark,
-            rules: books.rules.filter(|_| self.sabotage != Some(Sabotage::RulesForgotten)),
+            watermark: totals.watermark,
+            rules: totals.rules.filter(|_| self.sabotage != Some(Sabotage::RulesForgotten)),
             bindings: self
                 .bindings
                 .range((*epoch, FIRST)..(*epoch + 1, FIRST))
                 .map(|(_, binding)| named(binding))
                 .collect(),
         });
-        Durable {
+        RecoveredState {
             fence: Fence { generation: self.generation, run: 0 },
             progress: self.progress.clone(),
             base: NamedEpoch {
@@ -168,7 +168,7 @@ impl Store {
 
     fn base_watermark(&self, base: Epoch) -> EventTime {
         match self.epochs.get(&base) {
-            Some(books) => books.watermark,
+            Some(totals) => totals.watermark,
             None => {
                 assert!(self.sabotage.is_some(), "the epoch of the oldest snapshot is kept");
                 EventTime::NEVER
@@ -384,32 +384,32 @@ impl Store {
 
     fn apply_books(&mut self, batch: &Batch) {
         let first_lane = batch.steps.iter().any(|step| step.shard == Shard(0));
-        for books in &batch.books {
-            let watermark = books.summary.watermark;
-            let row = self.epochs.entry(books.epoch).or_insert(Books {
+        for totals in &batch.totals {
+            let watermark = totals.summary.watermark;
+            let row = self.epochs.entry(totals.epoch).or_insert(Books {
                 watermark,
-                rules: Some(books.summary.rules),
+                rules: Some(totals.summary.rules),
                 shards_done: 0,
                 closed: 0,
                 open: 0,
                 dead: 0,
             });
-            assert_eq!(row.watermark, watermark, "I2: lanes disagree on W({})", books.epoch);
-            let rules = Some(books.summary.rules);
-            assert_eq!(row.rules, rules, "I2: lanes disagree on the rules of {}", books.epoch);
-            row.shards_done += books.shards;
-            row.closed += books.closed;
-            row.open += books.open;
-            row.dead += books.dead;
-            self.rules.insert(books.epoch, books.summary.rules);
-            self.watermarks.insert(books.epoch, watermark);
-            let before = self.watermarks.range(..books.epoch).next_back();
-            let after = self.watermarks.range(books.epoch + 1..).next();
+            assert_eq!(row.watermark, watermark, "I2: writers disagree on W({})", totals.epoch);
+            let rules = Some(totals.summary.rules);
+            assert_eq!(row.rules, rules, "I2: writers disagree on the rules of {}", totals.epoch);
+            row.shards_done += totals.shards;
+            row.closed += totals.closed;
+            row.open += totals.open;
+            row.dead += totals.dead;
+            self.rules.insert(totals.epoch, totals.summary.rules);
+            self.watermarks.insert(totals.epoch, watermark);
+            let before = self.watermarks.range(..totals.epoch).next_back();
+            let after = self.watermarks.range(totals.epoch + 1..).next();
             let falls = before.is_some_and(|(_, other)| *other > watermark)
                 || after.is_some_and(|(_, other)| *other < watermark);
-            assert!(!falls, "W({}) = {watermark} falls: {before:?}, {after:?}", books.epoch);
-            for binding in &books.summary.bindings {
-                let at = (books.epoch, binding.partition);
+            assert!(!falls, "W({}) = {watermark} falls: {before:?}, {after:?}", totals.epoch);
+            for binding in &totals.summary.bindings {
+                let at = (totals.epoch, binding.partition);
                 let known = *self.history.entry(at).or_insert(*binding);
                 assert_eq!(known, *binding, "I2: another binding of {at:?}");
                 self.check_idle(binding);
@@ -427,7 +427,7 @@ impl Store {
 
     fn apply_snapshots(&mut self, batch: &Batch) {
         for (shard, (epoch, bytes)) in &batch.snapshots {
-            let run_ends = batch.books.last().map_or(*epoch, |books| books.epoch);
+            let run_ends = batch.totals.last().map_or(*epoch, |totals| totals.epoch);
             let epoch = match self.breaks(Sabotage::SnapshotsUnderTheEndOfTheirRun) {
                 true => run_ends,
                 false => *epoch,
@@ -472,7 +472,7 @@ impl Store {
             let upto = self.progress[shard].epoch;
             let shards = self.progress.len() as u32;
             let mine = |key: &str| {
-                let hash = sessionizer::key::stable_hash(Key::new(key, "h").bytes());
+                let hash = sessionizer_core::key::stable_hash(Key::new(key, "h").bytes());
                 Shard::of(hash, shards).0 as usize == shard
             };
             let Bound { events, drained } = self.bound(&topic, upto);
@@ -601,14 +601,14 @@ impl Store {
     /// I8, as of the last epoch that all shards have passed.
     fn check_books(&self) {
         let shards = self.progress.len() as u32;
-        let complete = self.epochs.iter().rev().find(|(_, books)| books.shards_done == shards);
-        let (epoch, books) = complete.expect("I8: no epoch is kept that all shards have passed");
+        let complete = self.epochs.iter().rev().find(|(_, totals)| totals.shards_done == shards);
+        let (epoch, totals) = complete.expect("I8: no epoch is kept that all shards have passed");
         let mut records: BTreeMap<Partition, u64> = BTreeMap::new();
         for ((_, partition), binding) in self.bindings.range(..(*epoch + 1, FIRST)) {
             records.insert(*partition, binding.records);
         }
         let records: u64 = records.values().sum();
-        assert_eq!(records, books.closed + books.open + books.dead, "I8 at {epoch}: {books:?}");
+        assert_eq!(records, totals.closed + totals.open + totals.dead, "I8 at {epoch}: {totals:?}");
     }
 }
 
@@ -627,7 +627,7 @@ fn ended(status: &BTreeMap<Partition, Status>) -> bool {
 /// Before every partition.
 const FIRST: Partition = Partition { topic: 0, number: i32::MIN };
 
-/// A lane's connection.
+/// A writer's connection.
 pub struct Connection {
     pub store: Arc<Mutex<Store>>,
     pub generation: i64,

@@ -1,7 +1,7 @@
 //! The real operators, watermark, recovery and commit logic on a feed and a ledger in memory.
 //!
 //! A seed is one schedule: partitions, keys, disorder, stragglers, bad input, events at the edge of
-//! the future, silent partitions, partitions that appear later, one to four workers and lanes that
+//! the future, silent partitions, partitions that appear later, one to four workers and writers that
 //! change at every start, clocks that differ and are set by milliseconds and by hours in both
 //! directions, transactions that are open for a while, partitions that nobody serves, ends of
 //! partitions that are old when they are handled, commits that fail or whose reply is lost, a

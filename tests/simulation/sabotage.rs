@@ -3,11 +3,11 @@
 //! A rule is broken in what surrounds the operators (the ledger, the feed, the plan, the clock),
 //! never in them. Rules that live inside them were broken by hand; docs/ARCHITECTURE.md has both.
 
-use sessionizer::binding::Status;
-use sessionizer::ledger::Durable;
-use sessionizer::plan::{Plan, ShardProgress};
-use sessionizer::session::{Open, SessionTable};
-use sessionizer::time::{Epoch, EventTime};
+use sessionizer::ledger::RecoveredState;
+use sessionizer_core::binding::Status;
+use sessionizer_core::plan::{RecoveryPlan, ShardProgress};
+use sessionizer_core::session::{Open, SessionTable};
+use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::ledger::gap;
 use crate::{schedule, witness};
@@ -85,7 +85,7 @@ const RULES: &[(Sabotage, &str)] = &[
     (Sabotage::ProgressWithoutBooks, "progress goes in, books and bindings do not"),
     (Sabotage::SnapshotsWithoutProgress, "snapshots go in, progress does not"),
     (Sabotage::SnapshotsUnderTheEndOfTheirRun, "a snapshot is filed under the last epoch of a run"),
-    (Sabotage::BindingsOfTheFirstLaneOnly, "only one lane brings bindings"),
+    (Sabotage::BindingsOfTheFirstLaneOnly, "only one writer brings bindings"),
     (Sabotage::BindingsOfOnePartitionOnly, "only one partition's bindings are kept"),
     (Sabotage::SilentEpochsUnbound, "epochs in which nothing came are not replayed"),
     (Sabotage::BindingsTrimmedTooEarly, "bindings are trimmed behind the newest snapshot"),
@@ -124,7 +124,7 @@ const RULES: &[(Sabotage, &str)] = &[
 ];
 
 /// What a start reads, as far as a broken rule changes it.
-pub fn durable(sabotage: Option<Sabotage>, durable: &mut Durable, wall_ms: u64) {
+pub fn durable(sabotage: Option<Sabotage>, durable: &mut RecoveredState, wall_ms: u64) {
     match sabotage {
         Some(Sabotage::ClockForgotten | Sabotage::ReplayJudgedByTheClockOfToday) => {
             let today = sabotage == Some(Sabotage::ReplayJudgedByTheClockOfToday);
@@ -166,7 +166,7 @@ pub fn durable(sabotage: Option<Sabotage>, durable: &mut Durable, wall_ms: u64) 
 }
 
 /// The plan, as far as a broken rule changes it; `first` is the wall clock.
-pub fn plan(sabotage: Option<Sabotage>, plan: &mut Plan, first: Epoch) {
+pub fn plan(sabotage: Option<Sabotage>, plan: &mut RecoveryPlan, first: Epoch) {
     match sabotage {
         Some(Sabotage::EpochsGoBack) => plan.first_epoch = first,
         Some(Sabotage::ProgressForgotten) => plan.progress.fill(ShardProgress::default()),

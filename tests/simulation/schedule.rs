@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use sessionizer::alignment::Drift;
-use sessionizer::binding::{Late, Rules};
-use sessionizer::control::Fault;
-use sessionizer::key::Key;
-use sessionizer::operators::Change;
-use sessionizer::session::Span;
-use sessionizer::start::assemble;
+use sessionizer::dataflow::messages::Change;
+use sessionizer::job::recover::assemble;
+use sessionizer_core::alignment::Drift;
+use sessionizer_core::binding::{Late, Rules};
+use sessionizer_core::fault::Fault;
+use sessionizer_core::key::Key;
+use sessionizer_core::session::Span;
 
 use crate::clocks::SimClocks;
 use crate::crew::{Crew, Setup};
@@ -207,7 +207,7 @@ impl World {
             plan: Arc::new(plan),
             workers,
             processes,
-            lanes: self.rng.between(1, 4) as u32,
+            writers: self.rng.between(1, 4) as u32,
             topic: Arc::clone(&self.topic),
             store: Arc::clone(&self.store),
             clocks: Arc::clone(&self.clocks),
@@ -234,7 +234,7 @@ impl World {
         if before != store.away {
             self.tell(|| (if before { "the ledger answers" } else { "nobody answers" }).to_owned());
         }
-        // The same for one process alone; the lanes of the others go on.
+        // The same for one process alone; the writers of the others go on.
         if !store.faulty || store.cut_off.is_some() && self.rng.one_in(60) {
             store.cut_off = None;
         } else if self.rng.one_in(300) {
@@ -401,7 +401,7 @@ impl World {
     }
 
     /// One process is killed or cut off. The others notice after a while, and until then they go
-    /// on: what is complete is committed, lane by lane, also beside the life that comes next.
+    /// on: what is complete is committed, writer by writer, also beside the life that comes next.
     fn lose_one(&mut self, crew: Crew) {
         self.seen.losses += 1;
         self.tell(|| "it loses a process".to_owned());
@@ -460,11 +460,11 @@ impl World {
             let running = (0..crew.workers()).filter(|worker| crew.step(*worker)).count();
             self.step_stale();
             self.check_fault(crew);
-            let untold = crew.controls.iter().find(|control| !control.stopping());
-            if let Some(control) = untold.filter(|_| self.rng.one_in(4)) {
-                control.request_stop();
+            let never_bound = crew.controls.iter().find(|run_state| !run_state.stopping());
+            if let Some(run_state) = never_bound.filter(|_| self.rng.one_in(4)) {
+                run_state.request_stop();
             }
-            if crew.controls.iter().any(|control| control.abandoned()) && self.rng.one_in(4) {
+            if crew.controls.iter().any(|run_state| run_state.abandoned()) && self.rng.one_in(4) {
                 return;
             }
             if running == 0 {
@@ -507,7 +507,7 @@ impl World {
         self.tell(|| "the last disturbance is over".to_owned());
         self.settle(&crew);
         self.seen.pauses +=
-            crew.controls.iter().map(|control| control.memory.pauses()).sum::<u64>();
+            crew.controls.iter().map(|run_state| run_state.memory.pauses()).sum::<u64>();
         self.tell(|| "everything is durable".to_owned());
         self.go_on(&crew);
         self.stop(&crew);

@@ -8,13 +8,14 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::warn;
+use sessionizer_core::fault::Fault;
 
-use super::super::channel::Channel;
-use super::super::greeting::{self, Answer, Hello};
-use super::super::stage::Stage;
-use super::super::wire::Ends;
-use super::{Member, Members, Phase, State, Told};
-use crate::control::Fault;
+use crate::cluster::channel::Channel;
+use crate::cluster::greeting;
+use crate::cluster::greeting::{Hello, Reply};
+use crate::cluster::members::{Member, Members, Phase, State, Told};
+use crate::cluster::stage::Stage;
+use crate::cluster::wire::Ends;
 
 /// How often strangers are logged at most; what knocks in between is counted.
 const STRANGERS_EVERY: Duration = Duration::from_secs(5);
@@ -67,7 +68,7 @@ impl Members {
         };
         if fits(&mut self.lock()).is_none() {
             let why = "its other connection is not here".to_owned();
-            return greeting::send(&mut channel, &Answer::Busy(why));
+            return greeting::send(&mut channel, &Reply::Busy(why));
         }
         greeting::send(&mut channel, &self.welcome())?;
         let mut state = self.lock();
@@ -187,11 +188,11 @@ impl Members {
 
     /// A process is lost: this run ends. What it has not committed is read again at the next start.
     pub fn lost(&self, process: usize, why: &str) {
-        let control = &self.control;
-        if self.phase() != Phase::Running || control.failed() || control.abandoned() {
+        let run_state = &self.run_state;
+        if self.phase() != Phase::Running || run_state.failed() || run_state.abandoned() {
             return;
         }
-        control.fail(Fault::Peer(format!(
+        run_state.fail(Fault::Peer(format!(
             "lost {}: {why}. What is committed stays right, and the next start goes on from there: \
              start all processes again",
             self.name(process)
@@ -217,7 +218,7 @@ impl Members {
                 return true;
             }
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.control.failed() || self.control.abandoned() {
+            if left.is_zero() || self.run_state.failed() || self.run_state.abandoned() {
                 return false;
             }
             let waited = self.changed.wait_timeout(state, left.min(Duration::from_millis(50)));

@@ -97,8 +97,8 @@ fn connect(address: &str) -> TcpStream {
     }
 }
 
-fn stop((control, gathering): (Arc<Control>, Gathering)) {
-    control.request_stop();
+fn stop((run_state, gathering): (Arc<RunState>, Gathering)) {
+    run_state.request_stop();
     let ended = gathering.join().expect("no panic").expect("it has no fault of its own");
     assert!(ended.is_none(), "it has found the others");
 }
@@ -107,7 +107,7 @@ fn stop((control, gathering): (Arc<Control>, Gathering)) {
 fn processes_with_the_same_secret_find_each_other_and_what_they_send_is_not_to_be_read() {
     let real = addresses(2);
     let proxy = Proxy::to(&real[0]);
-    let (control, first) = process_with(&real, 0, "5m", SECRET);
+    let (run_state, first) = process_with(&real, 0, "5m", SECRET);
     let by_proxy = [proxy.address.clone(), real[1].clone()];
     let (_, second) = process_with(&by_proxy, 1, "5m", SECRET);
     let (mut first, mut second) = (complete(first), complete(second));
@@ -130,17 +130,17 @@ fn processes_with_the_same_secret_find_each_other_and_what_they_send_is_not_to_b
     for clear in [&text[..], b"--gap", b"sessionizer-peer"] {
         assert!(!sent.windows(clear.len()).any(|window| window == clear), "it is not encrypted");
     }
-    assert!(sent.len() > 1_000 && control.fault().is_none());
+    assert!(sent.len() > 1_000 && run_state.fault().is_none());
 }
 
 #[test]
 fn whoever_has_another_secret_or_none_waits_outside_and_ends_nobody() {
     for (ours, theirs) in [(SECRET, ANOTHER), (SECRET, None), (None, SECRET)] {
         let addresses = addresses(2);
-        let (control, first) = process_with(&addresses, 0, "5m", ours);
+        let (run_state, first) = process_with(&addresses, 0, "5m", ours);
         let stranger = process_with(&addresses, 1, "1m", theirs);
         thread::sleep(Duration::from_secs(5));
-        assert!(!control.failed(), "{:?}", control.fault());
+        assert!(!run_state.failed(), "{:?}", run_state.fault());
         assert!(!stranger.0.failed(), "{:?}", stranger.0.fault());
         stop(stranger);
         let (_, second) = process_with(&addresses, 1, "5m", ours);
@@ -170,7 +170,7 @@ fn a_stranger_who_knows_everything_but_the_secret_is_told_nothing() {
         process: 1,
         incarnation: 1,
         purpose: greeting::Purpose::Watch,
-        clock_ms: crate::run::now_ms(),
+        clock_ms: crate::job::clock::now_ms(),
         settings: settings(2, "5m"),
     };
     // In the clear: it gets no answer, not even the magic number.
@@ -196,12 +196,12 @@ fn a_stranger_who_knows_everything_but_the_secret_is_told_nothing() {
     // A process of the cluster cannot say to be another.
     let mut channel = sealed(SECRET, 1).connect(socket(), 1, 0).expect("the key fits");
     greeting::send(&mut channel, &greeting::Hello { process: 0, ..hello.clone() }).expect("sent");
-    assert!(greeting::receive::<greeting::Answer>(&mut channel).is_err());
+    assert!(greeting::receive::<greeting::Reply>(&mut channel).is_err());
     // With the right one it is nobody to be turned away.
     let mut channel = sealed(SECRET, 1).connect(socket(), 1, 0).expect("the key fits");
     greeting::send(&mut channel, &hello).expect("sent");
-    let answer = greeting::receive::<greeting::Answer>(&mut channel).expect("an answer");
-    assert!(matches!(answer, greeting::Answer::Welcome { .. }), "{answer:?}");
+    let answer = greeting::receive::<greeting::Reply>(&mut channel).expect("an answer");
+    assert!(matches!(answer, greeting::Reply::Welcome { .. }), "{answer:?}");
     drop(channel);
     stop(first);
 }
@@ -251,7 +251,7 @@ fn a_byte_that_is_changed_on_the_way_is_never_taken_for_data() {
         let real = addresses(2);
         let proxy = Proxy::to(&real[0]);
         let by_proxy = [proxy.address.clone(), real[1].clone()];
-        let (control, first) = process_with(&real, 0, "5m", SECRET);
+        let (run_state, first) = process_with(&real, 0, "5m", SECRET);
         let (other, second) = process_with(&by_proxy, 1, "5m", SECRET);
         let (mut first, mut second) = (complete(first), complete(second));
         let here = first.wires[1].take().expect("a wire to process 1");
@@ -269,8 +269,8 @@ fn a_byte_that_is_changed_on_the_way_is_never_taken_for_data() {
         thread::spawn(move || while from.write_all(&message(&[7; 64])).is_ok() {});
         eventually("data arrives", || right.load(Relaxed) > 1_000);
         *proxy.flip.lock().expect("not poisoned") = Some(0);
-        eventually("it is noticed", || control.failed() && other.failed());
-        let faults = [control.fault(), other.fault()];
+        eventually("it is noticed", || run_state.failed() && other.failed());
+        let faults = [run_state.fault(), other.fault()];
         assert!(faults.iter().all(|it| matches!(it, Some(Fault::Peer(_)))), "{faults:?}");
         let says = |fault: &Option<Fault>| format!("{fault:?}").contains("changed on the way");
         assert!(faults.iter().any(says), "{faults:?}");
@@ -285,7 +285,7 @@ fn beyond_loopback_a_secret_is_required() {
         addresses: vec![address.to_owned(), "127.0.0.1:1".to_owned()],
         peer_timeout: Duration::from_secs(2),
         start_timeout: Duration::from_secs(5),
-        wall_ms: crate::run::now_ms,
+        wall_ms: crate::job::clock::now_ms,
         secret: secret.map(|secret| SecretSource::Variable(Secret::new(secret))),
         insecure,
     };

@@ -3,18 +3,19 @@
 use std::collections::HashSet;
 
 use postgres::{GenericClient, Statement, Transaction};
+use sessionizer_core::fault::Fault;
+use sessionizer_core::key::Key;
+use sessionizer_core::session::correction::{Correction, correct};
+use sessionizer_core::session::{Closed, Span};
+use sessionizer_core::time::EventTime;
 
-use super::Commit;
-use super::rows::{self, Failed, Keep, Refusal, Target};
-use crate::control::Fault;
-use crate::correction::{Correction, correct};
-use crate::key::Key;
+use crate::dataflow::ports::{LedgerError, Outcome};
+use crate::ledger::commit::Commit;
+use crate::ledger::commit::rows;
+use crate::ledger::commit::rows::{Failed, Keep, Refusal, Target};
 use crate::ledger::connect::classify;
 use crate::ledger::copy::Timestamp;
 use crate::ledger::table::Table;
-use crate::operators::{LedgerError, Outcome};
-use crate::session::{Closed, Span};
-use crate::time::EventTime;
 
 /// How many late sessions one look at the table is for.
 const LATE_PER_QUERY: usize = 10_000;
@@ -234,7 +235,7 @@ impl Target<'_> {
             return Err(Failed::Refused(Refusal::silent(format!("{what}: {why}"))));
         }
         let why = format!("{what}: somebody else writes it");
-        Err(Failed::Ledger(LedgerError::Fatal(Fault::World(why))))
+        Err(Failed::Ledger(LedgerError::Fatal(Fault::Environment(why))))
     }
 
     /// A deletion of nothing: what it takes apart from rows.

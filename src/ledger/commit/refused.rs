@@ -4,17 +4,17 @@
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use sessionizer_core::key::{Key, Shard, stable_hash};
+use sessionizer_core::session::{Closed, Span};
+use sessionizer_core::time::EventTime;
 
-use super::rows::{Failed, Refusal};
-use super::{Commit, copy_in, printable};
-use crate::key::{Key, Shard, stable_hash};
+use crate::dataflow::ports::{Batch, LedgerError, Outcome, Refused};
 use crate::ledger::LedgerConfig;
+use crate::ledger::commit::rows::{Failed, Refusal};
+use crate::ledger::commit::{Commit, copy_in, printable};
 use crate::ledger::connect::classify;
 use crate::ledger::table::Table;
-use crate::operators::{Batch, LedgerError, Outcome, Refused};
-use crate::session::{Closed, Span};
-use crate::text;
-use crate::time::EventTime;
+use crate::ui::text;
 
 /// The reason in `dead_letters` of a session that the table has refused.
 pub(in crate::ledger) const ROW_REFUSED: &str = "row_refused";
@@ -73,14 +73,14 @@ impl Commit<'_> {
     /// Fails if the table takes nothing, whatever is in the rows.
     pub(super) fn check_without_rows(&mut self) -> Result<(), LedgerError> {
         let target = self.target;
-        let tried = target.attempt(&mut self.tx, super::Keep::Nothing, |tx| {
+        let tried = target.attempt(&mut self.tx, crate::ledger::commit::Keep::Nothing, |tx| {
             target.copy(tx, &[])?;
             target
                 .delete_nothing(tx)
                 .map_err(|why| target.failed_at(&why, "replacing rows that late events touch"))
         })?;
         tried.map_err(|refusal| {
-            LedgerError::Fatal(crate::control::Fault::Config(format!(
+            LedgerError::Fatal(sessionizer_core::fault::Fault::Config(format!(
                 "the table {} cannot be written, whatever is in a row: {}",
                 target.table.shown, refusal.message
             )))
@@ -90,17 +90,17 @@ impl Commit<'_> {
     /// Writes what was refused, then the books and bindings of the run. What was refused moves from
     /// the closed to the dead, in its shard and at the last epoch of the run.
     pub fn refused(&mut self, batch: &Batch, outcome: &Outcome) -> Result<(), Failed> {
-        let mut books = batch.books.clone();
+        let mut totals = batch.totals.clone();
         if !self.letters.is_empty() {
-            let last = books.last_mut().expect("a batch has an epoch");
+            let last = totals.last_mut().expect("a batch has an epoch");
             self.write_letters(last.epoch as i64)?;
             self.move_to_dead(&outcome.refused)?;
             let records: u64 = outcome.refused.iter().map(|r| r.session.span.count).sum();
             last.closed -= records;
             last.dead += records;
         }
-        self.epochs(&books)?;
-        self.bindings(&books)?;
+        self.epochs(&totals)?;
+        self.bindings(&totals)?;
         Ok(())
     }
 

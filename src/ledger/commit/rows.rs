@@ -7,16 +7,16 @@
 
 use postgres::Transaction;
 use postgres::error::DbError;
+use sessionizer_core::fault::Fault;
+use sessionizer_core::key::Key;
+use sessionizer_core::session::Span;
 
-use super::{Statements, copy_in};
-use crate::control::Fault;
-use crate::key::Key;
+use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
+use crate::ledger::commit::{Statements, copy_in};
 use crate::ledger::connect::classify;
 use crate::ledger::copy::CopyError;
 use crate::ledger::table::Table;
-use crate::operators::LedgerError;
-use crate::session::Span;
 
 /// A table that has refused so many rows of a run, and stored none, is not usable.
 pub(super) const REFUSED_IN_VAIN: u64 = 1_000;
@@ -185,7 +185,7 @@ impl Target<'_> {
                 return Err(Failed::Refused(Refusal::silent(format!(
                     "Postgres has stored {written} of {} without an error: a trigger of {} keeps \
                      rows out",
-                    crate::text::plural(rows.len(), "row"),
+                    crate::ui::text::plural(rows.len(), "row"),
                     self.table.shown
                 ))));
             }
@@ -243,8 +243,8 @@ impl Target<'_> {
         keep: Keep,
         act: impl FnOnce(&mut Transaction<'_>) -> Result<T, Failed>,
     ) -> Result<Result<T, Refusal>, LedgerError> {
-        let ails = |why: postgres::Error| classify(&why, "setting a savepoint");
-        let mut savepoint = tx.transaction().map_err(ails)?;
+        let failed = |why: postgres::Error| classify(&why, "setting a savepoint");
+        let mut savepoint = tx.transaction().map_err(failed)?;
         let done = act(&mut savepoint).and_then(|done| {
             let immediate = savepoint.batch_execute("set constraints all immediate");
             immediate.map_err(|why| self.failed_at(&why, "checking constraints"))?;
@@ -252,16 +252,16 @@ impl Target<'_> {
         });
         match done {
             Ok(done) if keep == Keep::Nothing => {
-                savepoint.rollback().map_err(ails)?;
+                savepoint.rollback().map_err(failed)?;
                 Ok(Ok(done))
             }
             Ok(done) => {
-                savepoint.batch_execute("set constraints all deferred").map_err(ails)?;
-                savepoint.commit().map_err(ails)?;
+                savepoint.batch_execute("set constraints all deferred").map_err(failed)?;
+                savepoint.commit().map_err(failed)?;
                 Ok(Ok(done))
             }
             Err(Failed::Refused(refusal)) => {
-                savepoint.rollback().map_err(ails)?;
+                savepoint.rollback().map_err(failed)?;
                 Ok(Err(refusal))
             }
             Err(Failed::Ledger(error)) => Err(error),

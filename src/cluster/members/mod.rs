@@ -1,0 +1,379 @@
+//! Which processes are here, and what this one knows of each: the state that the listener, the
+//! dialers, the links and the wires of a process share.
+
+mod arrivals;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+use sessionizer_core::fault::Fault;
+
+use crate::cluster::channel::{Channel, Protection};
+use crate::cluster::differing::Differing;
+use crate::cluster::greeting;
+use crate::cluster::greeting::{Hello, Purpose, Reply, Setting, clocks_apart};
+use crate::cluster::stage::Stage;
+use crate::cluster::wire::Ends;
+use crate::dataflow::run_state::RunState;
+
+/// How often it is said for whom this process waits, after the first time.
+const WAITING_EVERY: Duration = Duration::from_secs(10);
+/// How long a wait is not worth a line.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+/// How much of a message of another process is repeated.
+const MAX_WHY: usize = 4_000;
+
+/// What the threads of a process know of the cluster.
+pub(super) struct Members {
+    pub me: usize,
+    pub addresses: Vec<String>,
+    pub incarnation: u64,
+    pub settings: Vec<Setting>,
+    pub peer_timeout: Duration,
+    pub protection: Protection,
+    pub run_state: Arc<RunState>,
+    wall_ms: fn() -> u64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    phase: Phase,
+    slots: Vec<Option<Member>>,
+    /// A number for each admission: a connection that has gone does not end the one after it.
+    tokens: u64,
+    /// Why a process is not here.
+    troubles: BTreeMap<usize, String>,
+    differing: Differing,
+    /// The addresses that the names in the hostfile stand for.
+    peer_ips: Arc<BTreeSet<IpAddr>>,
+    /// How far the start of this process is.
+    stage: Stage,
+    /// Whether the fault of this run is one that another process has told.
+    relayed: bool,
+    strangers: (Option<Instant>, u64),
+    waiting: (Instant, Option<Instant>),
+}
+
+/// How far a start is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    /// Processes are still missing, or miss others.
+    Gathering,
+    /// All are here: whoever goes now is lost.
+    Running,
+    /// The work is done: whoever goes now may.
+    Finished,
+    /// This process goes, however it ended.
+    Closed,
+}
+
+/// A process that is here.
+struct Member {
+    token: u64,
+    incarnation: u64,
+    place: SocketAddr,
+    outbound: Option<Channel>,
+    inbound: Option<Channel>,
+    stage: Stage,
+    /// It has said that it has a connection to everybody.
+    ready: bool,
+    /// It has said that its work is done.
+    done: bool,
+    told: Told,
+}
+
+impl Member {
+    /// Whether both connections for data are here.
+    fn has_data(&self) -> bool {
+        self.outbound.is_some() && self.inbound.is_some()
+    }
+
+    /// Where the connection that this is for is kept.
+    fn slot(&mut self, purpose: Purpose) -> Option<&mut Option<Channel>> {
+        match purpose {
+            Purpose::Send => Some(&mut self.inbound),
+            Purpose::Receive => Some(&mut self.outbound),
+            Purpose::Watch | Purpose::Compare => None,
+        }
+    }
+}
+
+/// What a link has told its peer, of what changes once or now and then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Told {
+    pub ready: bool,
+    pub stage: Stage,
+    pub stop: bool,
+    pub abandon: bool,
+    pub fault: bool,
+    pub done: bool,
+}
+
+/// How the wait for all others ended.
+pub(super) enum Gathered {
+    /// The data connections of each other process, by index.
+    Complete(Vec<Option<Ends>>),
+    /// This process is to stop.
+    Stopped,
+    Failed(Fault),
+}
+
+impl Members {
+    pub fn new(
+        (me, addresses): (usize, Vec<String>),
+        incarnation: u64,
+        settings: Vec<Setting>,
+        (peer_timeout, wall_ms): (Duration, fn() -> u64),
+        protection: Protection,
+        run_state: Arc<RunState>,
+    ) -> Self {
+        let state = State {
+            phase: Phase::Gathering,
+            slots: addresses.iter().map(|_| None).collect(),
+            tokens: 0,
+            troubles: BTreeMap::new(),
+            differing: Differing::default(),
+            peer_ips: Arc::default(),
+            stage: Stage::default(),
+            relayed: false,
+            strangers: (None, 0),
+            waiting: (Instant::now(), None),
+        };
+        let (state, changed) = (Mutex::new(state), Condvar::new());
+        let settings = greeting::shortened(settings);
+        Members {
+            me,
+            addresses,
+            incarnation,
+            settings,
+            peer_timeout,
+            protection,
+            run_state,
+            wall_ms,
+            state,
+            changed,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How a process is called in messages.
+    pub fn name(&self, process: usize) -> String {
+        let address = self.addresses.get(process).map_or("not in the hostfile", String::as_str);
+        format!("process {process} ({address})")
+    }
+
+    pub fn hello(&self, purpose: Purpose) -> Hello {
+        let (process, incarnation) = (self.me, self.incarnation);
+        let clock_ms = (self.wall_ms)();
+        Hello { process, incarnation, purpose, clock_ms, settings: self.settings.clone() }
+    }
+
+    pub fn welcome(&self) -> Reply {
+        Reply::Welcome { clock_ms: (self.wall_ms)() }
+    }
+
+    /// Says so if the clock of another process, as it was a moment ago, is not the one here.
+    pub fn compare_clocks(&self, process: usize, there_ms: u64) {
+        if let Some(apart) = clocks_apart(&self.name(process), (self.wall_ms)(), there_ms) {
+            warn!("{apart}");
+        }
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.lock().phase
+    }
+
+    /// The work is done: the others may go, and are told that this one may.
+    pub fn finish(&self) {
+        self.lock().phase = Phase::Finished;
+        self.changed.notify_all();
+    }
+
+    /// This process goes; nothing more is told.
+    pub fn close(&self) {
+        self.lock().phase = Phase::Closed;
+        self.changed.notify_all();
+    }
+
+    // ---- what processes tell each other ------------------------------------------------------
+
+    /// A process has a connection to everybody, or no longer.
+    pub fn ready(&self, process: usize, token: u64, ready: bool) {
+        self.update(process, token, |member| member.ready = ready);
+    }
+
+    /// How far the start of a process is.
+    pub fn at_stage(&self, process: usize, token: u64, stage: Stage) {
+        self.update(process, token, |member| member.stage = member.stage.max(stage));
+    }
+
+    /// How far the start of this process is.
+    pub fn reach(&self, stage: Stage) {
+        let mut state = self.lock();
+        state.stage = state.stage.max(stage);
+    }
+
+    /// The stage of every process, by index; `None` when that does not matter any more.
+    pub fn stages(&self) -> Option<Vec<Stage>> {
+        let state = self.lock();
+        let of = |(process, slot): (usize, &Option<Member>)| match slot {
+            _ if process == self.me => self.stage(&state),
+            Some(member) => member.stage,
+            None => Stage::Planning,
+        };
+        let matters = state.phase == Phase::Running && !self.run_state.ending();
+        matters.then(|| state.slots.iter().enumerate().map(of).collect())
+    }
+
+    fn stage(&self, state: &State) -> Stage {
+        let loaded =
+            self.run_state.metrics.shards_loaded.load(std::sync::atomic::Ordering::Relaxed);
+        match state.stage {
+            Stage::Loading(_) => Stage::Loading(loaded),
+            other => other,
+        }
+    }
+
+    /// A process has done its work.
+    pub fn done(&self, process: usize, token: u64) {
+        self.update(process, token, |member| member.done = true);
+    }
+
+    /// Notes what a link has told.
+    pub fn told(&self, process: usize, token: u64, told: Told) {
+        self.update(process, token, |member| member.told = told);
+    }
+
+    fn update(&self, process: usize, token: u64, change: impl FnOnce(&mut Member)) {
+        let mut state = self.lock();
+        let slot = state.slots[process].as_mut().filter(|member| member.token == token);
+        if let Some(member) = slot {
+            change(member);
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
+    /// What there is to tell a peer; `None` when it is not here any more.
+    pub fn to_tell(&self, process: usize, token: u64) -> Option<(Told, Option<Fault>)> {
+        let state = self.lock();
+        let here = state.slots[process].as_ref().is_some_and(|member| member.token == token);
+        if !here || state.phase == Phase::Closed {
+            return None;
+        }
+        let fault = self.run_state.fault().filter(|_| !state.relayed);
+        Some((self.now(&state), fault))
+    }
+
+    fn now(&self, state: &State) -> Told {
+        Told {
+            ready: self.has_all(state),
+            stage: self.stage(state),
+            stop: self.run_state.stopping(),
+            abandon: self.run_state.abandoned(),
+            fault: self.run_state.failed() && !state.relayed,
+            done: state.phase == Phase::Finished,
+        }
+    }
+
+    fn has_all(&self, state: &State) -> bool {
+        let mut others = state.slots.iter().enumerate().filter(|(process, _)| *process != self.me);
+        state.phase != Phase::Gathering
+            || others.all(|(_, slot)| slot.as_ref().is_some_and(Member::has_data))
+    }
+
+    /// A process has told why it ends: so does this one, for the same reason.
+    pub fn peer_failed(&self, process: usize, code: u8, why: &str) {
+        let mut state = self.lock();
+        if !self.run_state.failed() {
+            state.relayed = true;
+            let fit = |c: &char| *c == '\n' || !c.is_control();
+            let why: String = why.chars().filter(fit).take(MAX_WHY).collect();
+            self.run_state.fail(Fault::with_code(code, format!("{}: {why}", self.name(process))));
+        }
+    }
+
+    /// Waits until every peer knows how this run ends, at most so long.
+    pub fn wait_until_told(&self, patience: Duration) {
+        let until = Instant::now() + patience;
+        let mut state = self.lock();
+        loop {
+            let now = self.now(&state);
+            let missing = state.slots.iter().flatten().any(|member| member.told != now);
+            let left = until.saturating_duration_since(Instant::now());
+            if !missing || left.is_zero() {
+                return;
+            }
+            let waited = self.changed.wait_timeout(state, left.min(Duration::from_millis(20)));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    // ---- waiting for all ---------------------------------------------------------------------
+
+    /// Waits for all others, and until they have all others, and says now and then for whom.
+    pub fn gather(&self) -> Gathered {
+        let mut state = self.lock();
+        loop {
+            if let Some(fault) = self.run_state.fault() {
+                return Gathered::Failed(fault);
+            }
+            if self.run_state.stopping() {
+                return Gathered::Stopped;
+            }
+            if let Some(differences) = state.differing.settled(Instant::now()) {
+                return Gathered::Failed(Fault::Config(format!(
+                    "{differences}. Start all processes of a cluster with the same settings"
+                )));
+            }
+            let ready = state.slots.iter().flatten().filter(|member| member.ready).count();
+            if self.has_all(&state) && ready + 1 == state.slots.len() {
+                state.phase = Phase::Running;
+                let ends = |slot: &mut Option<Member>| {
+                    let member = slot.as_mut()?;
+                    let (outbound, inbound) = (member.outbound.take()?, member.inbound.take()?);
+                    Some(Ends { outbound, inbound })
+                };
+                return Gathered::Complete(state.slots.iter_mut().map(ends).collect());
+            }
+            self.say_for_whom(&mut state);
+            let waited = self.changed.wait_timeout(state, Duration::from_millis(50));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn say_for_whom(&self, state: &mut State) {
+        let (since, told) = state.waiting;
+        let due =
+            told.map_or(since.elapsed() >= FIRST_WAIT, |told| told.elapsed() >= WAITING_EVERY);
+        if !due {
+            return;
+        }
+        state.waiting.1 = Some(Instant::now());
+        let mut missing = Vec::new();
+        for (process, slot) in state.slots.iter().enumerate().filter(|(at, _)| *at != self.me) {
+            let why = match slot {
+                Some(member) if member.has_data() && member.ready => continue,
+                Some(member) if member.has_data() => "it waits for others itself",
+                _ => state.troubles.get(&process).map_or("it has not come yet", String::as_str),
+            };
+            missing.push(format!("{}: {why}", self.name(process)));
+        }
+        if !missing.is_empty() {
+            info!("waiting for {}", missing.join("; "));
+        }
+    }
+
+    /// Waits for a change, a short while at most.
+    pub fn pause(&self, most: Duration) {
+        let state = self.lock();
+        drop(self.changed.wait_timeout(state, most));
+    }
+}

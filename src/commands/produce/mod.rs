@@ -1,0 +1,370 @@
+//! `sessionizer produce`: writes events to a topic, from an access log or generated.
+
+pub mod access_log;
+pub mod event;
+pub mod generate;
+pub mod history;
+pub mod pace;
+
+use std::cell::Cell;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use access_log::{Lines, ReadError, parse_line, reader};
+use generate::{Generator, Recipe, Record};
+use history::History;
+use indicatif::ProgressBar;
+use log::{info, warn};
+use pace::Pace;
+use sessionizer_core::fault::Fault;
+use sessionizer_core::rfc3339::parse_rfc3339;
+
+use crate::cli::ProduceArgs;
+use crate::config;
+use crate::config::{Environment, Problems, duration_ms, number, whole};
+use crate::dataflow::run_state::RunState;
+use crate::job::clock::now_ms;
+use crate::kafka::{Admin, Foreign, KafkaConfig, Publisher, create_topic, foreign_records};
+use crate::ui::bars::{bars, style};
+use crate::ui::text;
+use crate::ui::text::{count, plural};
+
+/// How many lines of an access log that do not parse are shown; the others are only counted.
+const LINES_SHOWN: u64 = 10;
+
+/// What to write, valid.
+struct Order {
+    kafka: KafkaConfig,
+    partitions: i32,
+    compression: String,
+    keyed: bool,
+    /// Whether records of others in the topic are no reason to stop.
+    append: bool,
+    /// Records a second; 0 is as fast as possible.
+    rate: f64,
+    number: Option<u64>,
+    /// What an empty topic gets before live events.
+    history: Option<History>,
+    source: Source,
+}
+
+enum Source {
+    AccessLog { path: String, host: String },
+    Generated(Box<Recipe>),
+}
+
+/// One record on its way.
+struct Outgoing {
+    key: Option<String>,
+    payload: Option<Vec<u8>>,
+}
+
+/// Writes until the number is reached, the log ends, or somebody asks to stop.
+pub fn produce(
+    args: &ProduceArgs,
+    env: &Environment,
+    run_state: &Arc<RunState>,
+) -> Result<(), Fault> {
+    let order = read(args, env)?;
+    let topic = &order.kafka.topics[0];
+    if order.kafka.topics.len() > 1 {
+        warn!("KAFKA_TOPIC names several topics: writing to the first, {topic}");
+    }
+    if create_topic(&order.kafka, order.partitions)? {
+        info!("created the topic {topic}, {}", plural(order.partitions, "partition"));
+    } else if !order.append {
+        refuse_foreign(&order.kafka)?;
+    }
+    let publisher = Publisher::new(&order.kafka, &order.compression)?;
+    let writer = Writer::new(&order, publisher, run_state);
+    match (&order.source, order.history) {
+        (Source::AccessLog { path, host }, _) => writer.access_log(path, host),
+        (Source::Generated(recipe), None) => writer.write(records(recipe.as_ref().clone())?),
+        (Source::Generated(recipe), Some(history)) => writer.history_then_live(recipe, history),
+    }
+}
+
+/// Made-up events in a topic of real ones could not be taken out again.
+fn refuse_foreign(kafka: &KafkaConfig) -> Result<(), Fault> {
+    let Some(Foreign { partition, records }) = foreign_records(kafka)? else { return Ok(()) };
+    let topic = &kafka.topics[0];
+    Err(Fault::Config(format!(
+        "the topic {topic} holds {}, and `sessionizer produce` has not written those of \
+         {topic}[{partition}]: name another topic (KAFKA_TOPIC), or write to this one all the same \
+         with --append",
+        plural(records, "record")
+    )))
+}
+
+fn records(recipe: Recipe) -> Result<impl Iterator<Item = Result<Outgoing, Fault>>, Fault> {
+    let generator = Generator::new(recipe).map_err(Fault::Config)?;
+    Ok(generator.map(|record| Ok(Outgoing::from(record))))
+}
+
+/// Whether nothing was ever written to the topic.
+fn is_empty(kafka: &KafkaConfig, run_state: &RunState) -> Result<bool, Fault> {
+    let cluster = Admin::new(kafka)?;
+    let partitions = cluster.topics(Duration::from_secs(60), || run_state.ending())?[0];
+    for partition in 0..partitions {
+        if cluster.offsets(&kafka.topics[0], partition)?.1 > 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+impl From<Record> for Outgoing {
+    fn from(record: Record) -> Self {
+        Outgoing { key: record.key, payload: record.payload }
+    }
+}
+
+fn read(args: &ProduceArgs, env: &Environment) -> Result<Order, Fault> {
+    let mut problems = Problems::new(env);
+    let kafka = config::read_kafka(&mut problems, &args.kafka_config, false, env);
+    let mut note = |name: &str, result: Result<f64, String>| match result {
+        Ok(value) => value,
+        Err(what) => {
+            problems.add(name, what);
+            0.0
+        }
+    };
+    let whole_in = |text: &str, least, most| whole(text, least, most).map(|n| n as f64);
+    let most = 1e15 as u64;
+    let rate = args.rate.as_ref().map(|rate| note("--rate", number(rate, 0.0, 1e9)));
+    let limit = args.number.as_ref().map(|n| note("--number", whole_in(n, 0, most)) as u64);
+    let density = note("--density", number(&args.density, 0.001, 1e6));
+    let visitors = note("--visitors", whole_in(&args.visitors, 1, u64::from(u32::MAX))) as u64;
+    let year_ms = 366 * 86_400_000;
+    let ms = |text: &str| duration_ms(text, 0, year_ms).map(|ms| ms as f64);
+    let disorder_ms = note("--disorder", ms(&args.disorder)) as i64;
+    let late_by_ms = note("--late-by", ms(&args.late_by)) as i64;
+    let bad = note("--bad", number(&args.bad, 0.0, 1.0));
+    let odd = note("--odd", number(&args.odd, 0.0, 1.0));
+    let late = note("--late", number(&args.late, 0.0, 1.0));
+    let hot = note("--hot", number(&args.hot, 0.0, 1.0));
+    let seed = note("--seed", whole_in(&args.seed, 0, most)) as u64;
+    let partitions = note("--partitions", whole_in(&args.partitions, 1, 100_000)) as i32;
+    let history_ms = args.history.as_ref().map(|text| note("--history", ms(text)) as i64);
+    let historical = args.historical.as_ref().map(|text| match point_in_time(text) {
+        Ok(ms) => ms,
+        Err(what) => {
+            problems.add("--historical", what);
+            0
+        }
+    });
+    let codecs = ["none", "gzip", "snappy", "lz4", "zstd"];
+    if !codecs.contains(&args.compression.as_str()) {
+        problems.add("--compression", format!("can be {}", codecs.join(", ")));
+    }
+    if history_ms.is_some() && (historical.is_some() || args.access_log.is_some()) {
+        let what = "is for live events: leave out --historical and --access-log";
+        problems.add("--history", what);
+    }
+    let history = history_ms.map(|length_ms| History { length_ms, density });
+    let source = match &args.access_log {
+        Some(path) => {
+            if args.host.len() != 1 {
+                problems.add("--host", "an access log has no host: say which one it is of");
+            }
+            let host = args.host.first().cloned().unwrap_or_default();
+            Source::AccessLog { path: path.clone(), host }
+        }
+        None => {
+            let live_rate = rate.unwrap_or(100.0);
+            if historical.is_none() && live_rate <= 0.0 {
+                problems.add("--rate", "live events need a rate; --historical can go without");
+            }
+            let defaults = Recipe::default();
+            let recipe = Recipe {
+                number: limit,
+                visitors,
+                hosts: if args.host.is_empty() { defaults.hosts } else { args.host.clone() },
+                disorder_ms,
+                bad,
+                odd,
+                late,
+                late_by_ms,
+                hot,
+                seed,
+                rate: if historical.is_some() { density } else { live_rate.max(0.001) },
+                // Events arrive around their time; those that arrive early must not be of the future.
+                start_ms: historical.unwrap_or_else(|| now_ms() as i64 - disorder_ms),
+                ..Recipe::default()
+            };
+            if let Err(what) = recipe.check() {
+                problems.add("produce", what);
+            } else if let Some(history) = history
+                && let Err(what) = history.recipe(&recipe, now_ms() as i64).check()
+            {
+                problems.add("--history", what);
+            }
+            Source::Generated(Box::new(recipe))
+        }
+    };
+    let paced = matches!(source, Source::Generated(_)) && historical.is_none();
+    let order = kafka.map(|kafka| Order {
+        kafka,
+        partitions,
+        compression: args.compression.clone(),
+        keyed: !args.no_key,
+        append: args.append,
+        rate: rate.unwrap_or(if paced { 100.0 } else { 0.0 }),
+        number: limit,
+        history,
+        source,
+    });
+    order.filter(|_| problems.is_empty()).ok_or_else(|| problems.fault())
+}
+
+/// A time, or how long ago.
+fn point_in_time(text: &str) -> Result<i64, String> {
+    if let Some(ms) = parse_rfc3339(text.as_bytes()) {
+        return Ok(ms);
+    }
+    let ago = duration_ms(text, 0, 100 * 366 * 86_400_000).map_err(|_| {
+        format!("is {text:?}: write a time like 2026-01-31T12:00:00Z, or how long ago, like 30d")
+    })?;
+    Ok(now_ms() as i64 - ago as i64)
+}
+
+/// Sends records at their pace and shows how far it is.
+struct Writer<'a> {
+    order: &'a Order,
+    publisher: Publisher,
+    run_state: &'a RunState,
+    bar: ProgressBar,
+    sent: Cell<u64>,
+}
+
+impl<'a> Writer<'a> {
+    fn new(order: &'a Order, publisher: Publisher, run_state: &'a RunState) -> Self {
+        let bar = match (std::io::stderr().is_terminal(), order.number) {
+            (false, _) => ProgressBar::hidden(),
+            (true, Some(number)) => bars().add(ProgressBar::new(number)).with_style(style(
+                "{bar:24} {percent}% of {human_len} records, {rate}, {eta} to go",
+            )),
+            (true, None) => bars()
+                .add(ProgressBar::new_spinner())
+                .with_style(style("{spinner} {human_pos} records, {rate}")),
+        };
+        Writer { order, publisher, run_state, bar, sent: Cell::new(0) }
+    }
+
+    /// Gives the topic a past if it has none, then goes on live.
+    fn history_then_live(&self, recipe: &Recipe, history: History) -> Result<(), Fault> {
+        let topic = &self.order.kafka.topics[0];
+        let limit = self.order.number.unwrap_or(u64::MAX);
+        let now = || now_ms() as i64;
+        if is_empty(&self.order.kafka, self.run_state)? {
+            let began = Instant::now();
+            let past = history.records(recipe, now).map_err(Fault::Config)?;
+            let past = past.take(usize::try_from(limit).unwrap_or(usize::MAX));
+            self.send(past.map(|record| Ok(Outgoing::from(record))), 0.0)?;
+            self.publisher.flush()?;
+            info!(
+                "wrote {} records, the history of {}, in {:.1} s; live events follow",
+                text::count(self.sent.get()),
+                text::setting(history.length_ms),
+                began.elapsed().as_secs_f64()
+            );
+        } else {
+            info!("{topic} holds records already: no history is written, live events follow");
+        }
+        let number = self.order.number.map(|number| number.saturating_sub(self.sent.get()));
+        self.write(records(history::live(&Recipe { number, ..recipe.clone() }, now()))?)
+    }
+
+    fn access_log(&self, path: &str, host: &str) -> Result<(), Fault> {
+        let unreadable = |why: &dyn std::fmt::Display| Fault::Environment(format!("{path}: {why}"));
+        // A file that cannot be opened was named wrong.
+        let opened = reader(Path::new(path));
+        let lines =
+            Lines::new(opened.map_err(|why| Fault::Config(format!("--access-log {path}: {why}")))?);
+        let mut skipped = 0;
+        let mut skip = |number: u64, why: &dyn std::fmt::Display| {
+            skipped += 1;
+            match skipped {
+                ..=LINES_SHOWN => warn!("{path}: line {} is skipped: {why}", count(number)),
+                n if n == LINES_SHOWN + 1 => {
+                    warn!("{path}: further lines that are skipped are only counted")
+                }
+                _ => {}
+            }
+        };
+        let records = lines.filter_map(|(number, line)| match line {
+            Ok(line) => match parse_line(&line, host) {
+                Ok(event) => Some(Ok(Outgoing {
+                    key: Some(event.ip.to_string()),
+                    payload: Some(event.to_json()),
+                })),
+                Err(why) => {
+                    skip(number, &why);
+                    None
+                }
+            },
+            Err(why @ ReadError::TooLong) => {
+                skip(number, &why);
+                None
+            }
+            Err(ReadError::Io(why)) => Some(Err(unreadable(&format!("line {number}: {why}")))),
+        });
+        let limit = self.order.number.unwrap_or(u64::MAX);
+        let result = self.write(records.take(usize::try_from(limit).unwrap_or(usize::MAX)));
+        if skipped > 0 {
+            warn!("{path}: skipped {} that did not parse", plural(skipped, "line"));
+        }
+        result
+    }
+
+    /// Sends the records at the rate of the order, waits until all are confirmed, and says so.
+    fn write(&self, records: impl Iterator<Item = Result<Outgoing, Fault>>) -> Result<(), Fault> {
+        let began = Instant::now();
+        let ended = self.send(records, self.order.rate);
+        self.publisher.flush()?;
+        self.bar.finish_and_clear();
+        info!(
+            "wrote {} to the topic {} in {}",
+            plural(self.publisher.delivered(), "record"),
+            self.order.kafka.topics[0],
+            text::duration(began.elapsed())
+        );
+        ended
+    }
+
+    /// Sends records at a rate, 0 is as fast as possible, until somebody asks to stop.
+    fn send(
+        &self,
+        records: impl Iterator<Item = Result<Outgoing, Fault>>,
+        rate: f64,
+    ) -> Result<(), Fault> {
+        let began = Instant::now();
+        let mut pace = (rate > 0.0).then(|| Pace::new(rate));
+        let mut due = 0;
+        for record in records {
+            while let Some(pace) = &mut pace
+                && due == 0
+                && !self.run_state.stopping()
+            {
+                due = pace.due(began.elapsed());
+                if due == 0 {
+                    std::thread::sleep(pace.wait().min(Duration::from_millis(50)));
+                }
+            }
+            if self.run_state.stopping() {
+                break;
+            }
+            due = due.saturating_sub(1);
+            let record = record?;
+            let key = record.key.as_deref().filter(|_| self.order.keyed);
+            self.publisher.send(key, record.payload.as_deref())?;
+            self.sent.set(self.sent.get() + 1);
+            if self.sent.get().is_multiple_of(1_000) || pace.is_some() {
+                self.bar.set_position(self.sent.get());
+            }
+        }
+        Ok(())
+    }
+}

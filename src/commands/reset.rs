@@ -1,0 +1,150 @@
+//! `sessionizer reset`: removes a job and its rows together, so that the next start begins afresh.
+//!
+//! It shows what it is connected to and what will be gone, and asks for the job's name: whoever
+//! has two databases in two terminals sees in which one this is.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use indicatif::HumanCount;
+use sessionizer_core::fault::Fault;
+
+use crate::cli::ResetArgs;
+use crate::config;
+use crate::config::{Environment, Problems};
+use crate::dataflow::ports::LedgerError;
+use crate::ledger;
+use crate::ledger::{Doomed, LedgerConfig, RowCount};
+
+/// Looks, asks, removes.
+pub fn reset(args: &ResetArgs, env: &Environment) -> Result<(), Fault> {
+    let config = read(args, env)?;
+    let doomed = ledger::look_before_reset(&config).map_err(give_up)?;
+    say(&describe(&doomed))?;
+    if !args.yes {
+        confirm(&doomed.job)?;
+    }
+    ledger::reset(&config).map_err(give_up)?;
+    say(&format!(
+        "Removed. The next start of the job {} is its first: it reads the topic from the earliest \
+         offset, unless --from says otherwise. The offsets of its consumer group in Kafka stay as \
+         they are and do not matter for that.\n",
+        doomed.job
+    ))
+}
+
+fn read(args: &ResetArgs, env: &Environment) -> Result<LedgerConfig, Fault> {
+    let mut problems = Problems::new(env);
+    let ledger = config::read_ledger_of(&mut problems, args.job.as_deref(), env);
+    if ledger.is_none() && problems.is_empty() {
+        problems.add("--job", "is not given, nor KAFKA_GROUP: the job to remove");
+    }
+    ledger.filter(|_| problems.is_empty()).ok_or_else(|| problems.fault())
+}
+
+fn give_up(error: LedgerError) -> Fault {
+    match error {
+        LedgerError::Fatal(fault) => fault,
+        LedgerError::Retry(why) => {
+            Fault::Environment(format!("nothing was removed: Postgres cannot be used: {why}"))
+        }
+    }
+}
+
+/// A closed output must not stand for a yes.
+fn say(text: &str) -> Result<(), Fault> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|why| Fault::Environment(format!("standard output cannot be written: {why}")))
+}
+
+/// What will be gone, for a person.
+fn describe(doomed: &Doomed) -> String {
+    let Doomed { place, job, created_at, started_at, started_by, table, .. } = doomed;
+    let count = |number: i64| HumanCount(u64::try_from(number).unwrap_or(0)).to_string();
+    let mut rows = match doomed.rows {
+        RowCount::NoTable => "the table is not there".to_owned(),
+        RowCount::Exactly(1) => "1 row".to_owned(),
+        RowCount::Exactly(rows) => format!("{} rows", count(rows)),
+        RowCount::About(rows) => format!("about {} rows", count(rows)),
+    };
+    if doomed.found_rows && doomed.rows != RowCount::NoTable {
+        rows.push_str("\n                 with those from before the job");
+    }
+    let open = match doomed.open {
+        0 => "none".to_owned(),
+        records => format!("{} records in them", count(records)),
+    };
+    format!(
+        "This removes, in {place}:\n\
+         \x20 job            {job}\n\
+         \x20                created {created_at}\n\
+         \x20                started {started_at} by {started_by}\n\
+         \x20 table          {table}: {rows}\n\
+         \x20 open sessions  {open}\n\
+         \x20 dead letters   {}\n\
+         The table itself and other jobs stay.\n",
+        count(doomed.dead_letters)
+    )
+}
+
+/// Asks for the job's name.
+fn confirm(job: &str) -> Result<(), Fault> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(Fault::Config(
+            "nothing was removed: there is no terminal to ask at. Add --yes to remove it without \
+             being asked"
+                .to_owned(),
+        ));
+    }
+    say(&format!("Type the job's name to remove it ({job}): "))?;
+    let mut typed = String::new();
+    stdin
+        .lock()
+        .read_line(&mut typed)
+        .map_err(|why| Fault::Environment(format!("nothing was removed: no answer: {why}")))?;
+    if typed.trim() == job.trim() {
+        return Ok(());
+    }
+    Err(Fault::Config("nothing was removed: that is not the job's name".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Place;
+
+    #[test]
+    fn what_will_be_gone_is_shown_with_where_it_is() {
+        let place = Place {
+            server: "db:5432".to_owned(),
+            database: "web".to_owned(),
+            user: "me".to_owned(),
+        };
+        let mut doomed = Doomed {
+            place,
+            job: "visits".to_owned(),
+            created_at: "2026-01-01 00:00:00+00".to_owned(),
+            started_at: "2026-01-02 00:00:00+00".to_owned(),
+            started_by: "pid 1 on a".to_owned(),
+            table: "public.sessionized_events".to_owned(),
+            rows: RowCount::Exactly(4_115),
+            found_rows: true,
+            dead_letters: 1_200,
+            open: 0,
+        };
+        let text = describe(&doomed);
+        for part in [
+            "the database web at db:5432 as me",
+            "public.sessionized_events: 4,115 rows\n                 with those from before the job\n",
+            "open sessions  none\n",
+            "dead letters   1,200\n",
+        ] {
+            assert!(text.contains(part), "{part:?} is missing in\n{text}");
+        }
+        assert!(text.lines().all(|line| line.len() <= 80), "{text}");
+        doomed.rows = RowCount::NoTable;
+        assert!(describe(&doomed).contains("sessionized_events: the table is not there\n"));
+    }
+}

@@ -1,0 +1,111 @@
+//! What an event is, and why a record is none.
+//!
+//! Only `ip`, `host` and `event_time` matter; every other field may be missing, null, of any
+//! type, or there twice (the last one counts). Strings are borrowed from the payload unless they
+//! hold an escape.
+
+mod decode;
+mod scan;
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Serialize;
+
+pub use self::decode::decode;
+use crate::key;
+use crate::key::Key;
+use crate::time::EventTime;
+
+/// What a session is made of. The texts are UTF-8, kept as bytes: nobody reads them here.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Event<'a> {
+    /// Who: never empty, no NUL, together with `host` at most [`MAX_KEY_BYTES`].
+    pub ip: Cow<'a, [u8]>,
+    /// Where: never empty, no NUL.
+    pub host: Cow<'a, [u8]>,
+    /// When.
+    pub time: EventTime,
+}
+
+impl Event<'_> {
+    /// Whose it is.
+    pub fn key(&self) -> Key {
+        let mut bytes = Vec::new();
+        key::encode(&self.ip, &self.host, &mut bytes);
+        Key::from_encoded(&bytes)
+    }
+}
+
+/// Why a record became a dead letter. The names are stored, so they never change.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, serde::Deserialize,
+)]
+pub enum Reason {
+    /// No payload (a tombstone) or an empty one.
+    Empty,
+    /// Not one JSON object.
+    BadJson,
+    /// `ip` is missing, null, empty or not a string.
+    NoIp,
+    /// `host` is missing, null, empty or not a string.
+    NoHost,
+    /// `event_time` is missing, null or empty.
+    NoTime,
+    /// `event_time` is neither RFC 3339 nor integer milliseconds, or not in the years 1 to 9999.
+    BadTime,
+    /// `ip` or `host` holds U+0000, which Postgres cannot store.
+    NulInKey,
+    /// `ip` and `host` are longer than an index entry can hold.
+    KeyTooLong,
+    /// Later than the wall clock of its epoch by more than `--max-future`.
+    Future,
+    /// Behind a closed session, and the job runs with `--late drop`.
+    Late,
+}
+
+impl Reason {
+    /// All of them, in the order of their declaration.
+    pub const ALL: [Reason; 10] = [
+        Reason::Empty,
+        Reason::BadJson,
+        Reason::NoIp,
+        Reason::NoHost,
+        Reason::NoTime,
+        Reason::BadTime,
+        Reason::NulInKey,
+        Reason::KeyTooLong,
+        Reason::Future,
+        Reason::Late,
+    ];
+
+    /// The name in `dead_letters.reason`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Reason::Empty => "empty",
+            Reason::BadJson => "bad_json",
+            Reason::NoIp => "no_ip",
+            Reason::NoHost => "no_host",
+            Reason::NoTime => "no_time",
+            Reason::BadTime => "bad_time",
+            Reason::NulInKey => "nul_in_key",
+            Reason::KeyTooLong => "key_too_long",
+            Reason::Future => "future",
+            Reason::Late => "late",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A record that is no event: why, and the detail for a person (never a secret of ours: it speaks
+/// of the payload only).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rejected {
+    pub reason: Reason,
+    pub detail: String,
+}

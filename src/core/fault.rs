@@ -1,0 +1,55 @@
+//! Why a run cannot go on, whose fault it is, and the exit code that says so.
+
+use std::fmt;
+
+/// Why a run cannot go on. Retrying is over when one of these exists.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// What was typed or set is wrong, or something else that waiting does not mend: a right that
+    /// is missing, records that are gone. Somebody has to act before the next start.
+    Config(String),
+    /// Another instance of the job has taken over.
+    Fenced(String),
+    /// Another process of the cluster is lost.
+    Peer(String),
+    /// The database is as it was earlier: a start goes on from there.
+    GoneBack(String),
+    /// Something outside has failed and may heal: another start may succeed.
+    Environment(String),
+}
+
+impl Fault {
+    /// The exit code of the process.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Fault::Environment(_) | Fault::GoneBack(_) => 1,
+            Fault::Config(_) => 2,
+            Fault::Fenced(_) => 3,
+            Fault::Peer(_) => 4,
+        }
+    }
+
+    /// The fault with this exit code; any other code counts as 1.
+    pub fn with_code(code: u8, why: String) -> Self {
+        match code {
+            2 => Fault::Config(why),
+            3 => Fault::Fenced(why),
+            4 => Fault::Peer(why),
+            _ => Fault::Environment(why),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Config(why)
+            | Fault::Fenced(why)
+            | Fault::Environment(why)
+            | Fault::GoneBack(why)
+            | Fault::Peer(why) => f.write_str(why),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}

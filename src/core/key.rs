@@ -1,0 +1,139 @@
+//! The session key, its hash and its shard. All three reach disk, so none may ever change.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// The longest key in bytes (`ip` and `host` together) that a row may carry.
+///
+/// A B-tree entry in Postgres holds at most 2,704 bytes: 8 for its header, 8 for
+/// `session_start`, two lengths of 4 and padding leave 2,670 for the two texts.
+pub const MAX_KEY_BYTES: usize = 2_600;
+
+/// `ip`, a NUL, `host`: one allocation a key. Neither part holds a NUL (the decoder sees to it,
+/// Postgres could not store one), so the two can always be told apart.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Key(Box<[u8]>);
+
+impl Key {
+    /// The key of a visitor; both parts must be free of NUL.
+    pub fn new(ip: &str, host: &str) -> Self {
+        let mut bytes = Vec::with_capacity(ip.len() + 1 + host.len());
+        encode(ip.as_bytes(), host.as_bytes(), &mut bytes);
+        Key(bytes.into_boxed_slice())
+    }
+
+    /// A key from what [`encode`] wrote or [`Key::bytes`] gave; `None` if it is no such thing.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Key::is_encoded(bytes).then(|| Key(bytes.into()))
+    }
+
+    /// Whether the bytes are those of a key.
+    pub fn is_encoded(bytes: &[u8]) -> bool {
+        std::str::from_utf8(bytes).is_ok_and(|text| text.matches('\0').count() == 1)
+    }
+
+    /// Takes bytes that [`encode`] has just written, unchecked.
+    pub fn from_encoded(bytes: &[u8]) -> Self {
+        debug_assert_eq!(bytes.iter().filter(|b| **b == 0).count(), 1, "exactly one separator");
+        Key(bytes.into())
+    }
+
+    /// The encoded form.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The `ip` and the `host`.
+    pub fn parts(&self) -> (&str, &str) {
+        let text = std::str::from_utf8(&self.0).expect("a key is made of two strings");
+        text.split_once('\0').expect("a key holds one separator")
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (ip, host) = self.parts();
+        write!(f, "({ip}, {host})")
+    }
+}
+
+/// Appends the encoded key to `out`, which a hot loop reuses; both parts are UTF-8 without NUL.
+pub fn encode(ip: &[u8], host: &[u8], out: &mut Vec<u8>) {
+    out.reserve(ip.len() + 1 + host.len());
+    out.extend_from_slice(ip);
+    out.push(0);
+    out.extend_from_slice(host);
+}
+
+/// The hash of an encoded key: XXH3 with 64 bits and no seed, fixed by its specification.
+pub fn stable_hash(encoded: &[u8]) -> u64 {
+    xxh3_64(encoded)
+}
+
+/// A fixed share of all keys: the unit of ownership, of snapshots and of progress.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Shard(pub u32);
+
+impl Shard {
+    /// The shard of a hash. It takes bits 32 and up: the low ones index the hash table of a
+    /// shard and the top seven tell its entries apart, so those must vary within a shard.
+    pub fn of(hash: u64, shards: u32) -> Self {
+        Shard(((hash >> 32) as u32) % shards)
+    }
+
+    /// The shard that a dead letter counts in: it has no key, so its place in Kafka decides.
+    pub fn of_record(topic: &str, partition: i32, offset: i64, shards: u32) -> Self {
+        let mut bytes = Vec::with_capacity(topic.len() + 13);
+        bytes.extend_from_slice(topic.as_bytes());
+        bytes.push(0);
+        bytes.extend_from_slice(&partition.to_le_bytes());
+        bytes.extend_from_slice(&offset.to_le_bytes());
+        Shard::of(stable_hash(&bytes), shards)
+    }
+
+    /// The worker that keeps this shard.
+    pub fn worker(self, peers: usize) -> usize {
+        self.0 as usize % peers
+    }
+
+    /// The commit writer that writes this shard.
+    pub fn writer(self, writers: u32) -> u32 {
+        self.0 % writers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_of_a_key_come_back() {
+        for (ip, host) in [("1.2.3.4", "a.example"), ("", ""), ("münchen", "\u{1f600}")] {
+            let key = Key::new(ip, host);
+            assert_eq!(key.parts(), (ip, host));
+            assert_eq!(Key::from_bytes(key.bytes()), Some(key));
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_key_are_refused() {
+        for bytes in [&b"no separator"[..], b"two\0sepa\0rators", b"\xff\0x"] {
+            assert_eq!(Key::from_bytes(bytes), None);
+        }
+    }
+
+    /// These values are on the disks of every user: a change here loses their sessions.
+    #[test]
+    fn the_hash_and_the_shard_of_a_key_never_change() {
+        let hash = stable_hash(Key::new("83.149.9.216", "semicomplete.com").bytes());
+        assert_eq!(hash, xxh3_64(b"83.149.9.216\0semicomplete.com"));
+        assert_eq!((hash, Shard::of(hash, 128)), (PINNED_HASH, PINNED_SHARD));
+        assert_eq!(Shard::of_record("web-events", 3, 42, 128), PINNED_RECORD_SHARD);
+    }
+
+    const PINNED_HASH: u64 = 9_360_899_976_047_131_303;
+    const PINNED_SHARD: Shard = Shard(110);
+    const PINNED_RECORD_SHARD: Shard = Shard(79);
+}

@@ -1,0 +1,204 @@
+//! What is known of the end of a partition, and as of when. Pure: no broker, and no clock of its own.
+//!
+//! Whether a partition is silent decides which sessions close, so it has to be known, not guessed.
+//! A broker says that nothing lies at or behind an offset; by the time that is acted on, it may be
+//! old: the process slept, the broker fell silent, a connection broke. So everything that a broker
+//! has said counts *as of* the latest moment at which it is certain to have been true: an answer as
+//! of when its question was asked, the end of a partition as of when the queue of fetched records
+//! was last empty, for it was fetched after that. What was said before a connection failed does not
+//! count any more, and neither does anything after a while. Times are milliseconds of one clock
+//! that only goes forward.
+
+use crate::binding::Offset;
+
+/// Where reading a partition stands, and what is known of what lies behind that.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PartitionEnd {
+    position: Offset,
+    /// For how long it counts what a broker has said, in milliseconds.
+    lifetime_ms: u64,
+    /// When the queue of fetched records was last empty.
+    emptied_ms: u64,
+    /// Whether the end has come since the last record.
+    ended: bool,
+    /// The offset that the partition ended at, and as of when.
+    known: Option<(Offset, u64)>,
+}
+
+impl PartitionEnd {
+    /// WatermarkAdvance begins at `position`, now.
+    pub fn new(position: Offset, lifetime_ms: u64, now_ms: u64) -> Self {
+        PartitionEnd { position, lifetime_ms, emptied_ms: now_ms, ended: false, known: None }
+    }
+
+    /// The offset of the next record to read.
+    pub fn position(&self) -> Offset {
+        self.position
+    }
+
+    /// A record was read.
+    pub fn record(&mut self, offset: Offset) {
+        self.position = offset + 1;
+        self.ended = false;
+    }
+
+    /// The end of the partition was taken from the queue. Markers of transactions may lie between the
+    /// last record and `offset`, so reading stands behind them.
+    pub fn end(&mut self, offset: Offset) {
+        self.position = self.position.max(offset);
+        self.ended = true;
+        self.learn(offset, self.emptied_ms);
+    }
+
+    /// The queue of fetched records is empty: what comes out of it later is fetched later.
+    pub fn emptied(&mut self, now_ms: u64) {
+        self.emptied_ms = now_ms;
+    }
+
+    /// A broker was asked at `asked_ms` where the partition ends, and this is the answer.
+    pub fn answer(&mut self, end: Offset, asked_ms: u64) {
+        self.learn(end, asked_ms);
+    }
+
+    fn learn(&mut self, end: Offset, as_of_ms: u64) {
+        if self.known.is_none_or(|(_, known_ms)| as_of_ms >= known_ms) {
+            self.known = Some((end, as_of_ms));
+        }
+    }
+
+    /// Whether the end has come since the last record. It says nothing of the present.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// How long ago, at most, nothing lay at or behind the position; `None` if that is not known.
+    /// Nothing counts that was said up to `doubted_ms`, when a connection last failed.
+    pub fn quiet_ms_ago(&self, now_ms: u64, doubted_ms: Option<u64>) -> Option<u64> {
+        let (end, as_of_ms) = self.known?;
+        let certain = end <= self.position && doubted_ms.is_none_or(|doubted| as_of_ms > doubted);
+        let ago = now_ms.saturating_sub(as_of_ms);
+        (certain && ago <= self.lifetime_ms).then_some(ago)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+
+    const LIFETIME_MS: u64 = 1_000;
+
+    fn at(position: Offset) -> PartitionEnd {
+        PartitionEnd::new(position, LIFETIME_MS, 0)
+    }
+
+    #[test]
+    fn an_end_counts_as_of_when_the_queue_was_last_empty() {
+        let mut end = at(5);
+        end.emptied(100);
+        // It lay in the queue while the process slept.
+        end.end(5);
+        assert_eq!(end.quiet_ms_ago(700, None), Some(600));
+        assert_eq!(end.quiet_ms_ago(90_000, None), None, "a minute later nobody knows");
+        end.emptied(90_000);
+        assert_eq!(end.quiet_ms_ago(90_000, None), None, "an empty queue is no end");
+    }
+
+    #[test]
+    fn an_answer_counts_as_of_its_question() {
+        let mut end = at(5);
+        end.answer(7, 100);
+        assert_eq!(end.quiet_ms_ago(110, None), None, "two records lie behind the position");
+        end.record(5);
+        end.record(6);
+        assert_eq!(end.quiet_ms_ago(200, None), Some(100));
+        end.answer(9, 150);
+        assert_eq!(end.quiet_ms_ago(200, None), None, "and now two others");
+        end.answer(7, 120);
+        assert_eq!(end.quiet_ms_ago(200, None), None, "the older answer comes later");
+    }
+
+    #[test]
+    fn what_was_said_before_a_failure_does_not_count() {
+        let mut end = at(5);
+        end.answer(5, 100);
+        assert_eq!(end.quiet_ms_ago(150, Some(99)), Some(50));
+        assert_eq!(end.quiet_ms_ago(150, Some(100)), None);
+        end.answer(5, 140);
+        assert_eq!(end.quiet_ms_ago(150, Some(100)), Some(10));
+    }
+
+    #[test]
+    fn markers_behind_the_last_record_are_passed() {
+        let mut end = at(5);
+        end.record(5);
+        assert!(!end.has_ended());
+        end.end(8);
+        assert_eq!((end.position(), end.has_ended()), (8, true));
+        end.end(7);
+        assert_eq!(end.position(), 8, "a replica may lag behind");
+        end.record(8);
+        assert!(!end.has_ended());
+    }
+
+    /// A partition that grows, a queue between it and its reader, answers under way, and a process
+    /// that sleeps: whatever happens, nothing is claimed that was not so.
+    #[test]
+    fn what_is_claimed_was_so() {
+        let mut claims = 0;
+        for seed in 1..400_u64 {
+            let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let mut below = |n: u64| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state % n
+            };
+            // The end of the partition at each millisecond.
+            let mut ends: Vec<Offset> = vec![3];
+            let mut queue: VecDeque<(Offset, bool)> = VecDeque::new();
+            let (mut fetched, mut told) = (3, false);
+            let mut asked: Vec<(u64, Offset)> = Vec::new();
+            let mut end = at(3);
+            for _ in 0..200 {
+                let slept = if below(20) == 0 { below(2_000) } else { below(3) };
+                for _ in 0..slept {
+                    let grows = if below(40) == 0 { 1 + below(3) as Offset } else { 0 };
+                    ends.push(ends[ends.len() - 1] + grows);
+                }
+                let now_ms = ends.len() as u64 - 1;
+                let last = ends[now_ms as usize];
+                match below(5) {
+                    // The broker answers a fetch.
+                    0 if fetched < last => {
+                        queue.extend((fetched..last).map(|offset| (offset, false)));
+                        (fetched, told) = (last, false);
+                    }
+                    0 if !told => {
+                        queue.push_back((last, true));
+                        told = true;
+                    }
+                    1 => asked.push((now_ms, last)),
+                    2 if !asked.is_empty() => {
+                        let (asked_ms, last) =
+                            asked.swap_remove(below(asked.len() as u64) as usize);
+                        end.answer(last, asked_ms);
+                    }
+                    3 => match queue.pop_front() {
+                        Some((offset, true)) => end.end(offset),
+                        Some((offset, false)) => end.record(offset),
+                        None => end.emptied(now_ms),
+                    },
+                    _ => {}
+                }
+                if let Some(ago) = end.quiet_ms_ago(now_ms, None) {
+                    claims += 1;
+                    let there = ends[(now_ms - ago) as usize];
+                    assert!(there <= end.position(), "seed {seed}: {ago} ms ago it was {there}");
+                }
+            }
+        }
+        assert!(claims > 1_000, "{claims}");
+    }
+}

@@ -1,0 +1,279 @@
+//! The batch answer, computed apart from the job's own session logic, and the table held against
+//! it. Pure.
+//!
+//! Events go into sorted spans of their key, neighbours that touch are joined: no watermark, no
+//! lateness, no shard. Memory is that of the sessions, not of the events.
+
+use std::collections::HashMap;
+
+use crate::key::Key;
+use crate::session::Span;
+use crate::time::{EventTime, Gap};
+
+/// The sessions of all events so far.
+pub struct BatchOracle {
+    gap: Gap,
+    keys: HashMap<Key, Vec<Expected>>,
+}
+
+struct Expected {
+    span: Span,
+    /// Whether the table has a row that is just this session.
+    found: bool,
+    /// How many of its events the table has refused.
+    refused: u64,
+    /// How many of the others its rows hold.
+    stored: u64,
+}
+
+impl Expected {
+    fn new(span: Span) -> Self {
+        Expected { span, found: false, refused: 0, stored: 0 }
+    }
+
+    fn holds(&self, part: &Span) -> bool {
+        let whole = &self.span;
+        part.count > 0
+            && whole.first <= part.first
+            && part.first <= part.last
+            && part.last <= whole.last
+    }
+}
+
+/// How a row of the table stands to the answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Row {
+    /// It is a session of the answer.
+    Right,
+    /// It is a part of a session that is open again: it is replaced when that closes.
+    PartOfOpen,
+    /// It is none.
+    Wrong,
+}
+
+impl BatchOracle {
+    pub fn new(gap: Gap) -> Self {
+        BatchOracle { gap, keys: HashMap::new() }
+    }
+
+    /// Adds an event, in any order.
+    pub fn add(&mut self, key: Key, time: EventTime) {
+        let spans = self.keys.entry(key).or_default();
+        let mut span = Span::event(time);
+        // Spans are sorted and do not touch, so those that touch this event lie side by side.
+        let from = spans.partition_point(|old| old.span.last + self.gap < time);
+        let touching = spans[from..].iter().take_while(|old| old.span.first <= time + self.gap);
+        let upto = from + touching.count();
+        span = spans[from..upto].iter().fold(span, |span, old| span.merge(old.span));
+        spans.splice(from..upto, [Expected::new(span)]);
+    }
+
+    /// How many sessions there are.
+    pub fn len(&self) -> usize {
+        self.keys.values().map(Vec::len).sum()
+    }
+
+    /// Whether there was no event.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// Takes out events of a session that the table has refused; `false`: they are of none. After
+    /// all events, and before all rows.
+    pub fn refuse(&mut self, key: &Key, part: Span) -> bool {
+        let Some(spans) = self.keys.get_mut(key) else { return false };
+        let at = spans.partition_point(|old| old.span.last < part.first);
+        match spans.get_mut(at) {
+            Some(expected)
+                if expected.holds(&part)
+                    && expected.refused + part.count <= expected.span.count =>
+            {
+                expected.refused += part.count;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// How many sessions are not in the table, or not whole, because it has refused them.
+    pub fn refused(&self) -> u64 {
+        let all = self.keys.values().flatten();
+        all.filter(|expected| expected.refused > 0).count() as u64
+    }
+
+    /// Holds a row against the answer; `closed` says which sessions must be closed.
+    pub fn check(&mut self, key: &Key, row: Span, closed: impl Fn(&Span) -> bool) -> Row {
+        let Some(spans) = self.keys.get_mut(key) else { return Row::Wrong };
+        let at = spans.partition_point(|old| old.span.last < row.first);
+        match spans.get_mut(at) {
+            // Of a session that was refused in part, the rows are the other parts.
+            Some(expected) if expected.refused > 0 => {
+                let room = expected.span.count - expected.refused - expected.stored;
+                if expected.holds(&row) && row.count <= room {
+                    expected.stored += row.count;
+                    return Row::Right;
+                }
+                Row::Wrong
+            }
+            // A row that is there twice is right only once.
+            Some(expected) if expected.span == row && !expected.found => {
+                expected.found = true;
+                Row::Right
+            }
+            Some(expected)
+                if expected.holds(&row)
+                    && row.count < expected.span.count
+                    && !closed(&expected.span) =>
+            {
+                Row::PartOfOpen
+            }
+            _ => Row::Wrong,
+        }
+    }
+
+    /// Whether a row holds whole sessions of the answer and events besides, as one does that was
+    /// there before the job and that the job has merged its sessions into. These sessions are found
+    /// then.
+    pub fn joins(&mut self, key: &Key, row: Span) -> bool {
+        let Some(spans) = self.keys.get_mut(key) else { return false };
+        let from = spans.partition_point(|old| old.span.first < row.first);
+        let upto = from + spans[from..].partition_point(|old| old.span.last <= row.last);
+        let within = &mut spans[from..upto];
+        let events: u64 = within.iter().map(|old| old.span.count).sum();
+        if events == 0 || events >= row.count || within.iter().any(|old| old.found) {
+            return false;
+        }
+        within.iter_mut().for_each(|old| old.found = true);
+        true
+    }
+
+    /// The sessions that no row was found for, and that were not refused.
+    pub fn missing(&self) -> impl Iterator<Item = (&Key, Span)> {
+        let missing = |expected: &&Expected| {
+            !expected.found
+                && (expected.refused == 0
+                    || expected.refused + expected.stored < expected.span.count)
+        };
+        self.keys
+            .iter()
+            .flat_map(move |(key, spans)| spans.iter().filter(missing).map(move |e| (key, e.span)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::merge_touching;
+
+    const GAP: i64 = 10;
+
+    fn gap() -> Gap {
+        Gap::from_millis(GAP).expect("valid")
+    }
+
+    fn at(millis: i64) -> EventTime {
+        EventTime::from_millis(millis)
+    }
+
+    fn span(first: i64, last: i64, count: u64) -> Span {
+        Span { first: at(first), last: at(last), count }
+    }
+
+    fn answer(times: &[i64]) -> BatchOracle {
+        let mut answer = BatchOracle::new(gap());
+        times.iter().for_each(|time| answer.add(Key::new("a", "h"), at(*time)));
+        answer
+    }
+
+    fn spans(answer: &BatchOracle) -> Vec<Span> {
+        answer.missing().map(|(_, span)| span).collect()
+    }
+
+    #[test]
+    fn a_row_from_before_may_hold_whole_sessions_and_events_besides() {
+        let key = Key::new("a", "h");
+        let times = [100, 105, 200];
+        let cases = [
+            (span(95, 105, 3), true, "begins earlier"),
+            (span(100, 112, 3), true, "ends later"),
+            (span(100, 105, 3), true, "has more events at the same times"),
+            (span(90, 210, 4), true, "bridges two"),
+            (span(90, 210, 3), false, "has no event besides"),
+            (span(101, 112, 3), false, "holds only a part"),
+            (span(95, 104, 3), false, "holds only a part at the end"),
+            (span(300, 310, 3), false, "holds none"),
+        ];
+        for (row, joins, what) in cases {
+            let mut answer = answer(&times);
+            assert_eq!(answer.joins(&key, row), joins, "{what}");
+            assert_eq!(answer.missing().count() < 2, joins, "{what}");
+            assert!(!answer.joins(&key, row), "a row counts once: {what}");
+        }
+        assert!(!answer(&times).joins(&Key::new("b", "h"), span(90, 210, 9)));
+    }
+
+    #[test]
+    fn what_was_refused_is_not_missing_and_the_rest_of_it_is_right() {
+        let key = Key::new("a", "h");
+        let whole = span(100, 110, 3);
+        let open = |_: &Span| false;
+        let mut refused = answer(&[100, 105, 110, 200]);
+        assert!(refused.refuse(&key, whole));
+        assert_eq!((spans(&refused), refused.refused()), (vec![span(200, 200, 1)], 1));
+        assert_eq!(refused.check(&key, whole, open), Row::Wrong, "it was refused");
+        assert!(!refused.refuse(&key, span(105, 105, 1)), "more than there is");
+        assert!(!refused.refuse(&key, span(195, 200, 1)), "it begins before");
+        assert!(!refused.refuse(&Key::new("b", "h"), whole));
+        let mut in_part = answer(&[100, 105, 110]);
+        assert!(in_part.refuse(&key, span(105, 105, 1)));
+        assert_eq!(in_part.check(&key, span(100, 100, 1), open), Row::Right);
+        assert_eq!(spans(&in_part), [whole], "a part of it is missing");
+        assert_eq!(in_part.check(&key, span(110, 110, 2), open), Row::Wrong);
+        assert_eq!(in_part.check(&key, span(110, 110, 1), open), Row::Right);
+        assert_eq!(spans(&in_part), []);
+    }
+
+    #[test]
+    fn events_join_up_to_and_with_the_gap_in_any_order() {
+        for (apart, sessions) in [(GAP - 1, 1), (GAP, 1), (GAP + 1, 2)] {
+            assert_eq!(answer(&[0, apart]).len(), sessions);
+            assert_eq!(answer(&[apart, 0]).len(), sessions);
+        }
+        assert_eq!(spans(&answer(&[0, 20, 40, 10, 30])), [span(0, 40, 5)]);
+        assert_eq!(
+            spans(&answer(&[0, 30, 60, 21])),
+            [span(0, 0, 1), span(21, 30, 2), span(60, 60, 1)]
+        );
+    }
+
+    #[test]
+    fn it_agrees_with_sorting_and_cutting() {
+        let mut state = 7u64;
+        for _ in 0..500 {
+            let mut times: Vec<i64> = Vec::new();
+            for _ in 0..30 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                times.push((state >> 33) as i64 % 200);
+            }
+            let events = times.iter().map(|time| Span::event(at(*time))).collect();
+            assert_eq!(spans(&answer(&times)), merge_touching(events, gap()));
+        }
+    }
+
+    #[test]
+    fn a_row_is_right_part_of_an_open_session_or_wrong() {
+        let key = Key::new("a", "h");
+        let closed_before = |end: i64| move |span: &Span| span.last < at(end);
+        let mut answer = answer(&[0, 5, 100, 105]);
+        let check = |answer: &mut BatchOracle, row, w| answer.check(&key, row, closed_before(w));
+        assert_eq!(check(&mut answer, span(0, 5, 2), 50), Row::Right);
+        assert_eq!(check(&mut answer, span(0, 5, 2), 50), Row::Wrong, "it is there twice");
+        assert_eq!(check(&mut answer, span(100, 100, 1), 50), Row::PartOfOpen);
+        assert_eq!(check(&mut answer, span(100, 100, 1), 500), Row::Wrong);
+        assert_eq!(check(&mut answer, span(100, 105, 3), 50), Row::Wrong);
+        assert_eq!(check(&mut answer, span(90, 105, 2), 50), Row::Wrong);
+        let stranger = Key::new("b", "h");
+        assert_eq!(answer.check(&stranger, span(0, 5, 2), closed_before(0)), Row::Wrong);
+        assert_eq!(spans(&answer), [span(100, 105, 2)]);
+    }
+}

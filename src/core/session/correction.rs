@@ -1,0 +1,125 @@
+//! What late sessions do to rows that are already in the table, and why no two rows of a key ever
+//! touch (I6).
+//!
+//! Two spans *touch* if at most `gap` lies between them. `end(s)` is the last event of `s` plus the
+//! gap. The horizon of a shard is the largest end that it has ever closed, or of any row that was
+//! there before the job; it never falls. An open session is *late* if any event that it took in was
+//! not later than the horizon at that moment.
+//!
+//! # A session that is not late touches no row
+//!
+//! Let `s` close without being late, and let `r` be a row of its key.
+//!
+//! 1. While both were open they did not touch, for the open sessions of a key never do: one that
+//!    is touched is merged. If both close together, that is all there is to show.
+//! 2. Otherwise `r` closed first, or was there before the job, and `s` stayed open. What `s` held
+//!    then did not lie before `r`: its end would have been less than `end(r)`, which the watermark
+//!    had passed, and it would have closed as well. So all of it began after `end(r)`.
+//! 3. What `s` took in later was later than the horizon, which is at least `end(r)`.
+//! 4. So every event of `s` is later than `end(r) = r.last + gap`: they do not touch.
+//!
+//! # Late sessions: one look at the table finds all that they touch
+//!
+//! A correction merges all late sessions of a key in a commit with all rows that any of them
+//! touches. Let `m` be one of the results, and `r` a row that was not fetched.
+//!
+//! 1. `m` is the hull of spans of which each touches another: between them are holes of at most a
+//!    gap. If `r` touches `m`, it touches one of these spans: from outside the first or the last,
+//!    and inside a hole both of its sides.
+//! 2. That span is a row, which `r` does not touch by I6, or a late session; then `r` would have
+//!    been fetched.
+//! 3. So `r` does not touch `m`, and the results do not touch each other, for what touches is
+//!    merged.
+//!
+//! Both need the rows of this commit that were not late to be in the table before the others are
+//! looked up: the order of `ledger/commit`. And `end(m)` is no larger than the ends of its parts,
+//! so the horizon covers it.
+
+use std::collections::BTreeMap;
+
+use crate::key::Key;
+use crate::session::{Span, merge_touching};
+use crate::time::Gap;
+
+/// How the rows of one key change: each removed row leaves as `-1`, each added comes as `+1`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Correction {
+    pub key: Key,
+    /// Rows to delete.
+    pub removed: Vec<Span>,
+    /// Rows to insert.
+    pub added: Vec<Span>,
+}
+
+/// Merges late sessions with the rows they touch; `rows` holds those and no others.
+pub fn correct(
+    late: impl IntoIterator<Item = (Key, Span)>,
+    rows: impl IntoIterator<Item = (Key, Span)>,
+    gap: Gap,
+) -> Vec<Correction> {
+    let mut keys: BTreeMap<Key, (Vec<Span>, Vec<Span>)> = BTreeMap::new();
+    for (key, span) in late {
+        keys.entry(key).or_default().0.push(span);
+    }
+    for (key, span) in rows {
+        let entry = keys.get_mut(&key).expect("rows are fetched for late sessions only");
+        entry.1.push(span);
+    }
+    keys.into_iter()
+        .map(|(key, (late, removed))| {
+            let spans = late.into_iter().chain(removed.iter().copied()).collect();
+            Correction { key, removed, added: merge_touching(spans, gap) }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::EventTime;
+
+    const GAP: i64 = 10;
+
+    fn span(first: i64, last: i64, count: u64) -> Span {
+        let at = EventTime::from_millis;
+        Span { first: at(first), last: at(last), count }
+    }
+
+    fn added(late: &[Span], rows: &[Span]) -> Vec<Span> {
+        let key = || Key::new("ip", "host");
+        let gap = Gap::from_millis(GAP).expect("valid");
+        let with_key = |spans: &[Span]| spans.iter().map(|s| (key(), *s)).collect::<Vec<_>>();
+        let corrections = correct(with_key(late), with_key(rows), gap);
+        assert_eq!(corrections.len(), 1);
+        assert_eq!(corrections[0].removed, rows);
+        corrections[0].added.clone()
+    }
+
+    #[test]
+    fn a_late_session_that_touches_nothing_is_a_row_of_its_own() {
+        assert_eq!(added(&[span(0, 0, 1)], &[]), [span(0, 0, 1)]);
+    }
+
+    #[test]
+    fn it_joins_a_row_up_to_and_with_the_gap() {
+        for (late, rows) in [(90, 1), (111, 1)] {
+            let joined = added(&[span(late, late, 1)], &[span(100, 101, 2)]);
+            assert_eq!(joined.len(), rows, "{late}");
+            assert_eq!(joined[0].count, 3);
+        }
+        assert_eq!(added(&[span(89, 89, 1)], &[span(100, 101, 2)]).len(), 2);
+        assert_eq!(added(&[span(112, 112, 1)], &[span(100, 101, 2)]).len(), 2);
+    }
+
+    #[test]
+    fn it_bridges_several_rows() {
+        let rows = [span(0, 5, 2), span(25, 30, 2)];
+        assert_eq!(added(&[span(15, 15, 1)], &rows), [span(0, 30, 5)]);
+    }
+
+    #[test]
+    fn two_that_do_not_touch_meet_in_one_row() {
+        let late = [span(0, 0, 1), span(30, 30, 1)];
+        assert_eq!(added(&late, &[span(10, 20, 2)]), [span(0, 30, 4)]);
+    }
+}

@@ -1,0 +1,78 @@
+//! Spans of events, and when two of them are one session.
+//!
+//! Invariant I1 lives here: a session depends on event times only. Merging two spans takes the
+//! earlier start, the later end and the sum of the counts, so the order in which events arrive,
+//! and how they were combined on the way, cannot show in the result.
+//!
+//! Two spans *touch* iff at most `gap` lies between them, inclusive.
+
+use serde::{Deserialize, Serialize};
+
+use crate::key::Key;
+use crate::time::{EventTime, Gap};
+
+/// One or more events of a key: from the first to the last of them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Span {
+    /// Time of the first event.
+    pub first: EventTime,
+    /// Time of the last event.
+    pub last: EventTime,
+    /// How many events; at least one.
+    pub count: u64,
+}
+
+impl Span {
+    /// A single event.
+    pub fn event(time: EventTime) -> Self {
+        Span { first: time, last: time, count: 1 }
+    }
+
+    /// Whether the two belong to one session: at most `gap` lies between them.
+    pub fn touches(&self, other: &Span, gap: Gap) -> bool {
+        self.first <= other.last + gap && other.first <= self.last + gap
+    }
+
+    /// The span of both; associative and commutative (I1).
+    #[must_use]
+    pub fn merge(self, other: Span) -> Span {
+        Span {
+            first: self.first.min(other.first),
+            last: self.last.max(other.last),
+            count: self.count + other.count,
+        }
+    }
+}
+
+/// Spans of one key -> the fewest that do not touch each other, in order of time.
+pub fn merge_touching(mut spans: Vec<Span>, gap: Gap) -> Vec<Span> {
+    spans.sort_unstable();
+    let mut merged: Vec<Span> = Vec::with_capacity(spans.len());
+    for span in spans {
+        match merged.last_mut() {
+            Some(before) if before.touches(&span, gap) => *before = before.merge(span),
+            _ => merged.push(span),
+        }
+    }
+    merged
+}
+
+/// A session that no on-time event can join any more.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Closed {
+    /// Whose it is.
+    pub key: Key,
+    /// Its events.
+    pub span: Span,
+    /// Whether it may touch a session that closed before: its commit merges it with the table.
+    pub late: bool,
+}
+
+/// An open session as a snapshot holds it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Open<'a> {
+    /// The encoded key.
+    pub key: &'a [u8],
+    pub span: Span,
+    pub late: bool,
+}

@@ -1,0 +1,426 @@
+//! Promises, idleness and the watermark. Pure: two small state machines and no clock.
+//!
+//! [`PartitionClock`] stands at the source and turns what was read into a [`Binding`].
+//! [`Clock`] stands at every worker and turns the bindings of an epoch into its watermark.
+//! All workers see the same bindings, so all agree on `W(e)`, live and in a replay (I2).
+
+use std::collections::BTreeMap;
+
+use crate::binding::{Binding, Offset, Partition, Status};
+use crate::time::{Epoch, EventTime};
+
+/// The durations that shape promises, in milliseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WatermarkConfig {
+    /// How much older than the newest event of its partition an on-time event may be.
+    pub out_of_orderness_ms: i64,
+    /// How long a partition that was read to its end is silent before it is idle.
+    pub idle_timeout_ms: u64,
+}
+
+/// What a source knows of one partition that it reads.
+#[derive(Clone, Debug)]
+pub struct PartitionClock {
+    patience: WatermarkConfig,
+    bound: Binding,
+    newest: EventTime,
+    records: u64,
+    dead: u64,
+    /// The epoch of the last record, or the one since which none can have come.
+    silent_since: Epoch,
+    /// The epoch since which it is idle, if no record has come since. It outlasts doubts: when
+    /// the broker's word has expired and is renewed, the silence began when it began.
+    idle_since: Option<Epoch>,
+}
+
+impl PartitionClock {
+    /// Goes on from a binding; `epoch` is the first one it may bind.
+    pub fn resume(patience: WatermarkConfig, bound: Binding, epoch: Epoch) -> Self {
+        let silent_since = match bound.status {
+            // It was silent before: it is idle again as soon as it is known to be at its end.
+            Status::Idle => bound.quiet_since.saturating_sub(patience.idle_timeout_ms),
+            Status::Active | Status::Ended => epoch,
+        };
+        PartitionClock {
+            patience,
+            bound,
+            newest: EventTime::NEVER,
+            records: bound.records,
+            dead: bound.dead,
+            silent_since,
+            idle_since: (bound.status == Status::Idle).then_some(bound.quiet_since),
+        }
+    }
+
+    /// An event was read in `epoch`.
+    pub fn event(&mut self, time: EventTime, epoch: Epoch) {
+        self.records += 1;
+        self.newest = self.newest.max(time);
+        self.heard(epoch);
+    }
+
+    /// A record that is no event was read in `epoch`. It never moves the promise, but a
+    /// partition that brings bad input is not silent.
+    pub fn dead_letter(&mut self, epoch: Epoch) {
+        self.records += 1;
+        self.dead += 1;
+        self.heard(epoch);
+    }
+
+    fn heard(&mut self, epoch: Epoch) {
+        self.silent_since = epoch;
+        self.idle_since = None;
+    }
+
+    /// Whether at `epoch` it has been silent for the idle timeout.
+    pub fn is_silent(&self, epoch: Epoch) -> bool {
+        epoch.saturating_sub(self.silent_since) >= self.patience.idle_timeout_ms
+    }
+
+    /// What to bind at the end of `epoch`. `end` is the position reached; `quiet` is the epoch as of
+    /// which the broker is known to have had nothing behind it: silence is counted up to then, for
+    /// nobody knows what has come since. `ended` says that the job reads no further.
+    pub fn cut(&mut self, epoch: Epoch, end: Offset, quiet: Option<Epoch>, ended: bool) -> Binding {
+        assert!(end >= self.bound.end, "an epoch ends at {end}, before {}", self.bound.end);
+        let silent = quiet.is_some_and(|quiet| self.is_silent(quiet.min(epoch)));
+        let status = match (ended, silent) {
+            (true, _) => Status::Ended,
+            (false, true) => Status::Idle,
+            (false, false) => Status::Active,
+        };
+        let quiet_since = match status {
+            Status::Active => 0,
+            Status::Idle => *self.idle_since.get_or_insert(epoch),
+            Status::Ended if self.bound.status == Status::Ended => self.bound.quiet_since,
+            Status::Ended => epoch,
+        };
+        let promise = self.newest.plus(-self.patience.out_of_orderness_ms);
+        self.bound = Binding {
+            partition: self.bound.partition,
+            topic_id: self.bound.topic_id,
+            start: self.bound.start,
+            end,
+            promise: self.bound.promise.max(promise),
+            status,
+            quiet_since,
+            records: self.records,
+            dead: self.dead,
+            clock_ms: self.bound.clock_ms,
+        };
+        self.bound
+    }
+
+    /// Records read, and how many of them became dead letters, since the job was created.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.records, self.dead)
+    }
+
+    /// The last binding, cut or resumed from.
+    pub fn bound(&self) -> &Binding {
+        &self.bound
+    }
+}
+
+/// What every worker reads off the bindings: the latest of each partition, and the watermark.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Clock {
+    bindings: BTreeMap<Partition, Binding>,
+    epoch: Epoch,
+    watermark: EventTime,
+}
+
+/// What an epoch means for the sessions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WatermarkAdvance {
+    /// `W(e)`: no on-time event is older. It never falls.
+    pub watermark: EventTime,
+    /// Whether every partition has ended: close everything, whatever the watermark says.
+    pub drained: bool,
+}
+
+impl WatermarkAdvance {
+    /// Sessions that end before this close.
+    pub fn close_before(self) -> EventTime {
+        if self.drained { EventTime::FOREVER } else { self.watermark }
+    }
+}
+
+impl Clock {
+    /// Stands at `epoch`, with the latest bindings at or before it.
+    pub fn new(
+        epoch: Epoch,
+        watermark: EventTime,
+        bindings: impl IntoIterator<Item = Binding>,
+    ) -> Self {
+        let bindings = bindings.into_iter().map(|binding| (binding.partition, binding)).collect();
+        Clock { bindings, epoch, watermark }
+    }
+
+    /// Takes what was bound at `epoch`; a partition without a binding keeps its last one.
+    pub fn advance(
+        &mut self,
+        epoch: Epoch,
+        bindings: impl IntoIterator<Item = Binding>,
+    ) -> WatermarkAdvance {
+        assert!(epoch > self.epoch, "epoch {epoch} comes after {}", self.epoch);
+        self.epoch = epoch;
+        for binding in bindings {
+            self.bindings.insert(binding.partition, binding);
+        }
+        self.watermark = self.watermark.max(self.candidate());
+        WatermarkAdvance { watermark: self.watermark, drained: self.drained() }
+    }
+
+    /// The epoch it stands at.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// `W` so far.
+    pub fn watermark(&self) -> EventTime {
+        self.watermark
+    }
+
+    /// The latest binding of every partition.
+    pub fn bindings(&self) -> impl Iterator<Item = &Binding> + Clone {
+        self.bindings.values()
+    }
+
+    fn drained(&self) -> bool {
+        !self.bindings.is_empty() && self.bindings.values().all(|b| b.status == Status::Ended)
+    }
+
+    /// The watermark of this epoch alone.
+    fn candidate(&self) -> EventTime {
+        let active = self.bindings.values().filter(|b| b.status == Status::Active);
+        if let Some(promise) = active.map(|b| b.promise).min() {
+            return promise;
+        }
+        // Nobody sends: time goes on from the newest promise with the epochs, which go by elapsed
+        // time, so that the last sessions close as well.
+        let newest = self.bindings.values().map(|b| b.promise).max().unwrap_or(EventTime::NEVER);
+        if newest == EventTime::NEVER {
+            return newest;
+        }
+        let since = self.bindings.values().map(|b| b.quiet_since).max().unwrap_or(self.epoch);
+        newest.plus(self.epoch.saturating_sub(since) as i64)
+    }
+}
+
+/// What one source knows of the watermark, to which others contribute: how far it may be.
+///
+/// `W(e)` is at most the promise of any partition that is active at `e`, unless it was there
+/// before. So while a source reads an active partition, its own promises bound `W`. While it
+/// reads none, only what the sessions have computed since does.
+#[derive(Clone, Debug)]
+pub struct WatermarkBound {
+    known: EventTime,
+    /// The last epoch at which no partition of this source was active, until what became of the
+    /// watermark up to it is known.
+    blind_at: Option<Epoch>,
+}
+
+impl WatermarkBound {
+    /// It is `watermark`.
+    pub fn new(watermark: EventTime) -> Self {
+        WatermarkBound { known: watermark, blind_at: None }
+    }
+
+    /// An epoch of the replay is cut, and this was its watermark.
+    pub fn is(&mut self, watermark: EventTime) {
+        self.known = watermark;
+    }
+
+    /// `epoch` is cut, with these last bindings of the partitions of this source.
+    pub fn cut<'a>(&mut self, epoch: Epoch, own: impl Iterator<Item = &'a Binding>) {
+        let active = own.filter(|binding| binding.status == Status::Active);
+        match active.map(|binding| binding.promise).min() {
+            Some(promise) => self.known = self.known.max(promise),
+            None => self.blind_at = Some(epoch),
+        }
+    }
+
+    /// The watermark has come to `watermark` or further, in all epochs before `open` (`None`: in
+    /// all that are cut).
+    pub fn learn(&mut self, open: Option<Epoch>, watermark: Option<EventTime>) {
+        if self.blind_at.is_some_and(|blind| open.is_none_or(|open| blind < open)) {
+            self.blind_at = None;
+            self.known = self.known.max(watermark.unwrap_or(EventTime::NEVER));
+        }
+    }
+
+    /// The watermark of the last epoch that is cut is not later than this.
+    pub fn at_most(&self) -> EventTime {
+        if self.blind_at.is_some() { EventTime::FOREVER } else { self.known }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: WatermarkConfig =
+        WatermarkConfig { out_of_orderness_ms: 15_000, idle_timeout_ms: 30_000 };
+
+    fn at(millis: i64) -> EventTime {
+        EventTime::from_millis(millis)
+    }
+
+    fn partition(number: i32) -> Partition {
+        Partition { topic: 0, number }
+    }
+
+    fn source(number: i32) -> PartitionClock {
+        PartitionClock::resume(PATIENCE, Binding::initial(partition(number), 0), 1_000)
+    }
+
+    fn binding(number: i32, promise: i64, status: Status, quiet_since: Epoch) -> Binding {
+        let initial = Binding::initial(partition(number), 0);
+        Binding { promise: at(promise), status, quiet_since, ..initial }
+    }
+
+    #[test]
+    fn a_source_bounds_the_watermark_by_its_own_promises_while_it_has_any() {
+        let active = binding(0, 50, Status::Active, 0);
+        let idle = binding(1, 900, Status::Idle, 7);
+        let mut bound = WatermarkBound::new(at(10));
+        assert_eq!(bound.at_most(), at(10));
+        bound.cut(8, [&active, &idle].into_iter());
+        assert_eq!(bound.at_most(), at(50), "an active partition holds it");
+        bound.cut(9, [&idle].into_iter());
+        assert_eq!(bound.at_most(), EventTime::FOREVER, "others move it, nobody knows how far");
+        bound.cut(10, [&active].into_iter());
+        bound.learn(Some(9), Some(at(700)));
+        assert_eq!(bound.at_most(), EventTime::FOREVER, "what became of epoch 9 is not known yet");
+        bound.learn(Some(10), Some(at(800)));
+        assert_eq!(bound.at_most(), at(800));
+        bound.cut(11, [&active].into_iter());
+        assert_eq!(bound.at_most(), at(800), "the watermark never falls");
+    }
+
+    #[test]
+    fn a_promise_is_the_newest_event_less_the_out_of_orderness_and_never_falls() {
+        let mut source = source(0);
+        assert_eq!(source.cut(1_000, 0, None, false).promise, EventTime::NEVER);
+        source.event(at(100_000), 2_000);
+        source.event(at(90_000), 2_000);
+        assert_eq!(source.cut(2_000, 2, None, false).promise, at(85_000));
+        source.event(at(99_000), 3_000);
+        let bound = source.cut(3_000, 3, None, false);
+        assert_eq!((bound.promise, bound.records, bound.dead), (at(85_000), 3, 0));
+        let mut resumed = PartitionClock::resume(PATIENCE, bound, 4_000);
+        resumed.event(at(50_000), 4_000);
+        assert_eq!(resumed.cut(4_000, 4, None, false).promise, at(85_000));
+    }
+
+    #[test]
+    fn bad_input_counts_but_never_moves_the_promise() {
+        let mut source = source(0);
+        source.dead_letter(1_000);
+        let bound = source.cut(1_000, 1, Some(1_000), false);
+        assert_eq!((bound.promise, bound.records, bound.dead), (EventTime::NEVER, 1, 1));
+        assert_eq!(source.cut(31_000, 1, Some(31_000), false).status, Status::Idle);
+        source.dead_letter(32_000);
+        assert_eq!(source.cut(32_000, 2, Some(32_000), false).status, Status::Active);
+    }
+
+    #[test]
+    fn a_partition_is_idle_when_it_is_caught_up_and_was_silent_for_the_timeout() {
+        for (epoch, caught_up, want) in [
+            (30_999, true, Status::Active),
+            (31_000, true, Status::Idle),
+            (31_000, false, Status::Active),
+            (90_000, false, Status::Active),
+        ] {
+            let mut source = source(0);
+            source.event(at(5), 1_000);
+            let bound = source.cut(epoch, 1, caught_up.then_some(epoch), false);
+            assert_eq!(bound.status, want, "{epoch} {caught_up}");
+            assert_eq!(bound.quiet_since, if want == Status::Idle { epoch } else { 0 });
+        }
+    }
+
+    #[test]
+    fn idleness_ends_with_a_record_and_keeps_its_beginning_until_then() {
+        let mut source = source(0);
+        assert_eq!(source.cut(31_000, 0, Some(31_000), false).quiet_since, 31_000);
+        let idle = source.cut(32_000, 0, Some(32_000), false);
+        assert_eq!(idle.quiet_since, 31_000);
+        // After a restart, or when the broker has to say again where the partition ends.
+        let mut resumed = PartitionClock::resume(PATIENCE, idle, 90_000);
+        for clock in [&mut source, &mut resumed] {
+            assert_eq!(clock.cut(90_000, 0, None, false).status, Status::Active);
+            let idle = clock.cut(91_000, 0, Some(91_000), false);
+            assert_eq!((idle.status, idle.quiet_since), (Status::Idle, 31_000));
+        }
+        source.event(at(1), 92_000);
+        assert_eq!(source.cut(92_000, 1, Some(92_000), false).status, Status::Active);
+        assert_eq!(source.cut(122_000, 1, Some(122_000), false).quiet_since, 122_000);
+    }
+
+    #[test]
+    fn an_ended_partition_stays_ended_only_as_long_as_the_caller_says() {
+        let mut source = source(0);
+        let ended = source.cut(2_000, 0, None, true);
+        assert_eq!((ended.status, ended.quiet_since), (Status::Ended, 2_000));
+        let mut resumed = PartitionClock::resume(PATIENCE, ended, 3_000);
+        assert_eq!(resumed.cut(3_000, 0, Some(3_000), false).status, Status::Active);
+    }
+
+    #[test]
+    fn the_watermark_is_the_least_promise_of_those_that_are_not_idle() {
+        let mut clock = Clock::new(0, EventTime::NEVER, []);
+        let first = [binding(0, 50, Status::Active, 0), binding(1, 90, Status::Active, 0)];
+        assert_eq!(clock.advance(1, first).watermark, at(50));
+        assert_eq!(clock.advance(2, [binding(0, 50, Status::Idle, 2)]).watermark, at(90));
+        // One that wakes up with an old promise holds it where it is; it never falls.
+        assert_eq!(clock.advance(3, [binding(0, 60, Status::Active, 0)]).watermark, at(90));
+        assert_eq!(clock.advance(4, []).watermark, at(90));
+    }
+
+    #[test]
+    fn a_partition_that_has_said_nothing_yet_holds_everything() {
+        let mut clock = Clock::new(0, EventTime::NEVER, []);
+        let both = [Binding::initial(partition(0), 0), binding(1, 90, Status::Active, 0)];
+        assert_eq!(clock.advance(1, both).watermark, EventTime::NEVER);
+    }
+
+    #[test]
+    fn when_all_are_silent_time_goes_on_with_the_epochs() {
+        let mut clock = Clock::new(0, EventTime::NEVER, []);
+        let idle = [binding(0, 50, Status::Idle, 31_000), binding(1, 90, Status::Idle, 40_000)];
+        assert_eq!(clock.advance(40_000, idle).watermark, at(90));
+        assert_eq!(clock.advance(41_000, []).watermark, at(1_090));
+        // Also for a clock that learns of it from a trimmed history.
+        let mut resumed = Clock::new(41_000, clock.watermark(), clock.bindings().copied());
+        assert_eq!(resumed.advance(45_000, []).watermark, at(5_090));
+        assert_eq!(clock.advance(45_000, []).watermark, at(5_090));
+    }
+
+    #[test]
+    fn silence_without_any_event_ever_stays_before_all_time() {
+        let mut clock = Clock::new(0, EventTime::NEVER, []);
+        let never =
+            Binding { status: Status::Idle, quiet_since: 1, ..Binding::initial(partition(0), 0) };
+        assert_eq!(clock.advance(1_000_000, [never]).watermark, EventTime::NEVER);
+        assert_eq!(Clock::new(0, EventTime::NEVER, []).advance(5, []).watermark, EventTime::NEVER);
+    }
+
+    #[test]
+    fn draining_closes_everything_and_leaves_the_watermark_alone() {
+        let mut clock = Clock::new(0, EventTime::NEVER, []);
+        let half = [binding(0, 50, Status::Ended, 1), binding(1, 90, Status::Active, 0)];
+        assert!(!clock.advance(1, half).drained);
+        let reading = clock.advance(2, [binding(1, 95, Status::Ended, 2)]);
+        assert_eq!((reading.drained, reading.watermark), (true, at(95)));
+        assert_eq!(reading.close_before(), EventTime::FOREVER);
+        let reading = clock.advance(3, [binding(1, 95, Status::Active, 0)]);
+        assert_eq!((reading.drained, reading.close_before()), (false, at(95)));
+    }
+
+    #[test]
+    #[should_panic(expected = "epoch 5 comes after 5")]
+    fn epochs_only_go_forward() {
+        Clock::new(5, EventTime::NEVER, []).advance(5, []);
+    }
+}

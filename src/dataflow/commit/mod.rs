@@ -1,0 +1,347 @@
+//! The commit operator: gathers what the frontier has passed and has it written, writer by writer.
+//!
+//! A *writer* is one connection to the ledger and the thread that owns it; a shard belongs to writer
+//! `shard mod writers`, a writer lives on worker `writer mod workers`. The operator hands complete
+//! epochs to the thread and keeps its capability until they are durable, so a probe behind it is
+//! the durable frontier (I7). The thread joins the epochs that wait for it into one transaction:
+//! the slower the ledger, the larger the transactions and the fewer.
+//!
+//! Epochs of a backlog are shorter than others, to take less memory. Where the table is large, to
+//! write them one by one makes the ledger find its way to the pages of its index several times as
+//! often. So once many rows have been written, epochs that have rows are *gathered*: handed over
+//! when the tick of full length has passed to which they belong, as if they had not been cut, or
+//! when half of the epochs wait that may be in flight, or memory is used up: who waits for them to
+//! be durable must not wait for itself.
+//!
+//! What a commit has changed in the table leaves as `+1` and `-1` a row, at the last of its epochs,
+//! once it is durable: at most once a run of the program, so whoever keeps sums begins with the
+//! table.
+//!
+//! What was committed before a restart comes again in a replay; each shard's output passes only
+//! if its epoch lies behind the shard's progress (I5).
+
+pub mod writer;
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use sessionizer_core::key::Shard;
+use sessionizer_core::plan::RecoveryPlan;
+use sessionizer_core::time::{Epoch, tick};
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::scheduling::{Activator, SyncActivator};
+
+use crate::dataflow::EPOCHS_IN_FLIGHT;
+use crate::dataflow::commit::writer::{OpenLedger, StepOutcome, Writer, WriterEpoch};
+use crate::dataflow::messages::{Change, DeadLetter, EpochMeta, ShardOutput};
+use crate::dataflow::run_state::RunState;
+
+/// Builds the commit operator of this worker, with the writers that live here.
+pub fn render_commit<'scope>(
+    outputs: StreamVec<'scope, Epoch, ShardOutput>,
+    summaries: StreamVec<'scope, Epoch, EpochMeta>,
+    dead_letters: StreamVec<'scope, Epoch, DeadLetter>,
+    plan: &Arc<RecoveryPlan>,
+    config: CommitConfig,
+    run_state: Arc<RunState>,
+) -> StreamVec<'scope, Epoch, Change> {
+    let CommitConfig { writers, drive, tick_ms, gather_from_rows, open } = config;
+    let first_epoch = plan.first_epoch;
+    let scope = outputs.scope();
+    let mut builder = OperatorBuilder::new("Commit".to_owned(), scope);
+    let by_writer = move |shard: Shard| u64::from(shard.writer(writers));
+    let route = move |output: &ShardOutput| by_writer(output.shard);
+    let mut outputs = builder.new_input(outputs, Exchange::new(route));
+    let mut summaries = builder.new_input(summaries, Pipeline);
+    let route = move |letter: &DeadLetter| by_writer(letter.shard);
+    let mut dead_letters = builder.new_input(dead_letters, Exchange::new(route));
+    let (changes_out, changes) = builder.new_output();
+    let mut changes_out = OutputBuilder::from(changes_out);
+
+    let info = builder.operator_info();
+    let mut hosted: Vec<HostedWriter> = (0..writers)
+        .filter(|number| *number as usize % scope.peers() == scope.index())
+        .map(|number| {
+            let writer =
+                Writer::new(number, writers, plan, Arc::clone(&open), Arc::clone(&run_state));
+            match drive {
+                WriterDriver::Threads => {
+                    let waker = scope.worker().sync_activator_for(info.address.to_vec());
+                    HostedWriter::on_a_thread(writer, number, waker, Arc::clone(&run_state))
+                }
+                WriterDriver::Inline => HostedWriter {
+                    writer: number,
+                    driven: Driven::Inline {
+                        writer: Box::new(writer),
+                        again: scope.activator_for(Rc::clone(&info.address)),
+                    },
+                    pending: BTreeMap::new(),
+                    run_state: Arc::clone(&run_state),
+                },
+            }
+        })
+        .collect();
+
+    builder.build(move |_capabilities| {
+        let mut stash: BTreeMap<Epoch, Stash> = BTreeMap::new();
+        move |frontiers| {
+            outputs.for_each_stamp(|cap, batches| {
+                let epoch = *cap.least().expect("outputs travel under an epoch");
+                let stash = stash.entry(epoch).or_default();
+                stash.keep(|| cap.retain_least(0));
+                stash.outputs.extend(batches.flat_map(std::mem::take));
+            });
+            summaries.for_each_stamp(|cap, batches| {
+                let epoch = *cap.least().expect("summaries travel under an epoch");
+                let stash = stash.entry(epoch).or_default();
+                stash.keep(|| cap.retain_least(0));
+                stash.summary = batches.flat_map(std::mem::take).next().or(stash.summary.take());
+            });
+            dead_letters.for_each_stamp(|cap, batches| {
+                let epoch = *cap.least().expect("dead letters travel under an epoch");
+                let stash = stash.entry(epoch).or_default();
+                stash.keep(|| cap.retain_least(0));
+                stash.dead_letters.extend(batches.flat_map(std::mem::take));
+            });
+            // Behind the last epoch there is nothing.
+            let ahead =
+                frontiers.iter().filter_map(|frontier| frontier.frontier().first().copied());
+            let ahead = ahead.min().unwrap_or(Epoch::MAX);
+            // Where memory is used up, reading waits for what is gathered. In a replay that holds
+            // for another process, too, whose memory is not known here: it would wait for ever.
+            let gathers = run_state.metrics.rows.load(Relaxed) >= gather_from_rows
+                && ahead >= first_epoch
+                && !run_state.memory.is_used_up();
+            if !gathers || !waits(stash.range(..ahead), ahead, tick_ms) {
+                let incomplete = stash.split_off(&ahead);
+                for (epoch, complete) in std::mem::replace(&mut stash, incomplete) {
+                    for (writer, capability, part) in complete.split(epoch, writers, &hosted) {
+                        hosted[writer].submit(capability, part);
+                    }
+                }
+            }
+            let mut changes_out = changes_out.activate();
+            for writer in &mut hosted {
+                for (capability, mut changes) in writer.acknowledged() {
+                    changes_out.session(&capability).give_container(&mut changes);
+                }
+            }
+        }
+    });
+    changes
+}
+
+/// How epochs are written.
+pub struct CommitConfig {
+    pub writers: u32,
+    pub drive: WriterDriver,
+    /// The length of an epoch that is not cut short.
+    pub tick_ms: u64,
+    /// Short epochs are gathered once this process has written so many rows.
+    pub gather_from_rows: u64,
+    pub open: OpenLedger,
+}
+
+/// Whether complete epochs wait for those behind them that belong to the same tick.
+fn waits<'a>(
+    complete: impl Iterator<Item = (&'a Epoch, &'a Stash)> + Clone,
+    ahead: Epoch,
+    tick_ms: u64,
+) -> bool {
+    let mut epochs = complete.clone().map(|(epoch, _)| *epoch);
+    let same_tick = |first| tick(first, tick_ms) == tick(ahead, tick_ms);
+    epochs.next().is_some_and(same_tick)
+        && epochs.count() + 1 < EPOCHS_IN_FLIGHT / 2
+        && complete.into_iter().any(|(_, stash)| stash.has_rows())
+}
+
+/// What has come of an epoch that is not complete, or that waits for others.
+#[derive(Default)]
+struct Stash {
+    capability: Option<Capability<Epoch>>,
+    outputs: Vec<ShardOutput>,
+    summary: Option<EpochMeta>,
+    dead_letters: Vec<DeadLetter>,
+}
+
+impl Stash {
+    fn keep(&mut self, retain: impl FnOnce() -> Option<Capability<Epoch>>) {
+        self.capability.get_or_insert_with(|| retain().expect("a message's stamp holds its epoch"));
+    }
+
+    fn has_rows(&self) -> bool {
+        self.outputs.iter().any(|output| !output.closed.is_empty())
+    }
+
+    /// The part of each hosted writer, by its place among them.
+    fn split(
+        self,
+        epoch: Epoch,
+        writers: u32,
+        hosted: &[HostedWriter],
+    ) -> Vec<(usize, Capability<Epoch>, WriterEpoch)> {
+        let summary = self.summary.expect("every epoch has a summary on every worker");
+        let capability = self.capability.expect("a stash begins with a message");
+        let mut parts: BTreeMap<u32, WriterEpoch> = hosted
+            .iter()
+            .map(|writer| {
+                let summary = summary.clone();
+                let (outputs, dead_letters) = (Vec::new(), Vec::new());
+                (writer.writer, WriterEpoch { epoch, summary, outputs, dead_letters })
+            })
+            .collect();
+        for output in self.outputs {
+            let part = parts.get_mut(&output.shard.writer(writers)).expect("routed to its writer");
+            part.outputs.push(output);
+        }
+        for letter in self.dead_letters {
+            let part = parts.get_mut(&letter.shard.writer(writers)).expect("routed to its writer");
+            part.dead_letters.push(letter);
+        }
+        let parts = parts.into_values().enumerate();
+        parts.map(|(at, part)| (at, capability.clone(), part)).collect()
+    }
+}
+
+/// Who drives the writers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WriterDriver {
+    /// Each on a thread of its own, so that the ledger and computation overlap.
+    Threads,
+    /// The operator, one step at each activation: for tests that decide every step.
+    Inline,
+}
+
+/// The operator's end of a writer.
+struct HostedWriter {
+    writer: u32,
+    driven: Driven,
+    /// Epochs handed over; their capabilities hold the durable frontier back (I7).
+    pending: BTreeMap<Epoch, Capability<Epoch>>,
+    run_state: Arc<RunState>,
+}
+
+enum Driven {
+    Thread { work: Sender<WriterEpoch>, done: Receiver<(Epoch, Vec<Change>)> },
+    Inline { writer: Box<Writer>, again: Activator },
+}
+
+impl HostedWriter {
+    fn on_a_thread(
+        writer: Writer,
+        number: u32,
+        waker: SyncActivator,
+        run_state: Arc<RunState>,
+    ) -> Self {
+        let (work, inbox) = channel();
+        let (acknowledge, done) = channel();
+        let fail = Arc::clone(&run_state);
+        thread::Builder::new()
+            .name(format!("writer-{number}"))
+            .spawn(move || {
+                if let Err(fault) = writer::run(writer, &inbox, &acknowledge, &waker) {
+                    fail.fail(fault);
+                }
+            })
+            .expect("a thread can be started");
+        let driven = Driven::Thread { work, done };
+        HostedWriter { writer: number, driven, pending: BTreeMap::new(), run_state }
+    }
+
+    fn submit(&mut self, capability: Capability<Epoch>, part: WriterEpoch) {
+        self.pending.insert(part.epoch, capability);
+        match &mut self.driven {
+            // A writer that is gone has failed: the run ends, and the capability stays until then.
+            Driven::Thread { work, .. } => drop(work.send(part)),
+            Driven::Inline { writer, .. } => writer.submit(part),
+        }
+    }
+
+    /// What has become durable and what that changed. The capability is that of the last epoch of
+    /// its transaction; those of the epochs before it go.
+    fn acknowledged(&mut self) -> Vec<(Capability<Epoch>, Vec<Change>)> {
+        let mut durable = Vec::new();
+        match &mut self.driven {
+            Driven::Thread { done, .. } => durable.extend(done.try_iter()),
+            Driven::Inline { writer, again } => match writer.step() {
+                Ok(StepOutcome::Idle) => {}
+                Ok(StepOutcome::Failed) => again.activate(),
+                Ok(StepOutcome::Durable(upto, changes)) => {
+                    durable.push((upto, changes));
+                    again.activate();
+                }
+                Err(fault) => self.run_state.fail(fault),
+            },
+        }
+        let mut acknowledged = Vec::with_capacity(durable.len());
+        for (upto, changes) in durable {
+            let later = self.pending.split_off(&(upto + 1));
+            let done = std::mem::replace(&mut self.pending, later);
+            let (_, capability) = done.into_iter().next_back().expect("it was handed over");
+            acknowledged.push((capability, changes));
+        }
+        acknowledged
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sessionizer_core::key::Key;
+    use sessionizer_core::session::{Closed, Span};
+    use sessionizer_core::time::EventTime;
+
+    const TICK_MS: u64 = 1_000;
+
+    /// Whether these complete epochs wait; each is told whether it has rows.
+    fn wait(complete: &[(Epoch, bool)], ahead: Epoch) -> bool {
+        let stash = |rows: &bool| {
+            let span = Span::event(EventTime::from_millis(0));
+            let closed = Closed { key: Key::new("ip", "host"), span, late: false };
+            let closed = rows.then_some(closed).into_iter().collect();
+            let output = ShardOutput {
+                shard: Shard(0),
+                closed,
+                dropped: Vec::new(),
+                open_records: 1,
+                snapshot: None,
+            };
+            Stash { outputs: vec![output], ..Stash::default() }
+        };
+        let stashes: BTreeMap<Epoch, Stash> =
+            complete.iter().map(|(epoch, rows)| (*epoch, stash(rows))).collect();
+        waits(stashes.iter(), ahead, TICK_MS)
+    }
+
+    #[test]
+    fn short_epochs_wait_until_their_tick_has_passed() {
+        assert!(wait(&[(5_000, true)], 5_250));
+        assert!(wait(&[(5_000, true), (5_250, true), (5_500, false)], 5_750));
+        assert!(!wait(&[(5_000, true), (5_250, true)], 6_000));
+        assert!(!wait(&[(5_750, true)], 6_000));
+        assert!(!wait(&[(5_000, true)], Epoch::MAX), "nothing comes behind the last");
+        assert!(!wait(&[], 5_000));
+    }
+
+    #[test]
+    fn epochs_without_rows_do_not_wait_for_rows() {
+        assert!(!wait(&[(5_000, false), (5_250, false)], 5_500));
+        assert!(wait(&[(5_000, false), (5_250, true)], 5_500));
+    }
+
+    #[test]
+    fn those_that_wait_are_fewer_than_half_of_what_may_be_in_flight() {
+        let epochs = |count: u64| (0..count).map(|at| (5_000 + at, true)).collect::<Vec<_>>();
+        let half = EPOCHS_IN_FLIGHT as u64 / 2;
+        assert!(wait(&epochs(half - 1), 5_900));
+        assert!(!wait(&epochs(half), 5_900));
+    }
+}

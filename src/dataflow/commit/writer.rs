@@ -1,0 +1,383 @@
+//! A writer: the books of its shards, and the way of a run of epochs into the ledger.
+//!
+//! [`Writer`] is a state machine with one step: take what waits, try to commit it, learn what became
+//! of it. Whoever drives it decides when: a thread of its own (`run`), or the operator itself,
+//! where a test wants every step in its hands.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sessionizer_core::fault::Fault;
+use sessionizer_core::key::Shard;
+use sessionizer_core::plan::{RecoveryPlan, ShardProgress};
+use sessionizer_core::session::Closed;
+use sessionizer_core::session::correction::Correction;
+use sessionizer_core::time::Epoch;
+use timely::scheduling::SyncActivator;
+
+use crate::dataflow::messages::{Change, DeadLetter, EpochMeta, ShardOutput};
+use crate::dataflow::ports::{
+    Batch, EpochTotals, Ledger, LedgerError, Outcome, Refused, ShardStep,
+};
+use crate::dataflow::run_state::RunState;
+use crate::ui::text;
+use crate::ui::waiting::Waiting;
+
+/// No transaction takes further epochs once it has this many rows and dead letters.
+const ROWS_PER_BATCH: usize = 500_000;
+/// How long a writer waits between tries, at least and at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// A ledger that has not answered for so long is told of.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// How a writer gets its ledger, where it is driven; told the writer's number.
+pub type OpenLedger = Arc<dyn Fn(u32) -> Result<Box<dyn Ledger>, LedgerError> + Send + Sync>;
+
+/// Everything of one epoch that one writer has to commit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WriterEpoch {
+    pub epoch: Epoch,
+    pub summary: EpochMeta,
+    pub outputs: Vec<ShardOutput>,
+    pub dead_letters: Vec<DeadLetter>,
+}
+
+impl WriterEpoch {
+    fn rows(&self) -> usize {
+        let of = |output: &ShardOutput| output.closed.len() + output.dropped.len();
+        self.outputs.iter().map(of).sum::<usize>() + self.dead_letters.len()
+    }
+}
+
+/// What a step of a writer came to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StepOutcome {
+    /// Nothing waits.
+    Idle,
+    /// Everything up to and with this epoch is durable, and this is what it changed in the table.
+    Durable(Epoch, Vec<Change>),
+    /// It did not work; it may later.
+    Failed,
+}
+
+/// A writer and what it has before it.
+pub struct Writer {
+    writer: u32,
+    totals: WriterTotals,
+    open: OpenLedger,
+    ledger: Option<Box<dyn Ledger>>,
+    run_state: Arc<RunState>,
+    waiting: VecDeque<WriterEpoch>,
+    /// The run that is being committed, up to which epoch; it stays the same until it is durable.
+    run: Option<(Batch, Epoch)>,
+    /// What the last try did to the table.
+    outcome: Outcome,
+    /// Whether the last try may have gone in: its reply may have been lost.
+    unsure: bool,
+    failing_since: Option<(Instant, Waiting)>,
+}
+
+impl Writer {
+    pub fn new(
+        writer: u32,
+        writers: u32,
+        plan: &RecoveryPlan,
+        open: OpenLedger,
+        run_state: Arc<RunState>,
+    ) -> Self {
+        Writer {
+            writer,
+            totals: WriterTotals::new(writer, writers, plan),
+            open,
+            ledger: None,
+            run_state,
+            waiting: VecDeque::new(),
+            run: None,
+            outcome: Outcome::default(),
+            unsure: false,
+            failing_since: None,
+        }
+    }
+
+    /// Adds an epoch; they come in order.
+    pub fn submit(&mut self, part: WriterEpoch) {
+        self.waiting.push_back(part);
+    }
+
+    /// Tries to commit what waits: as many epochs as one transaction takes.
+    pub fn step(&mut self) -> Result<StepOutcome, Fault> {
+        if self.run.is_none() {
+            let Some(first) = self.waiting.pop_front() else { return Ok(StepOutcome::Idle) };
+            let mut rows = first.rows();
+            let mut upto = first.epoch;
+            let mut run = vec![first];
+            while rows < ROWS_PER_BATCH
+                && let Some(next) = self.waiting.pop_front()
+            {
+                rows += next.rows();
+                upto = next.epoch;
+                run.push(next);
+            }
+            match self.totals.enter(run) {
+                Some(batch) => {
+                    self.run = Some((batch, upto));
+                    self.run_state.metrics.writers_committing.fetch_add(1, Relaxed);
+                }
+                // It was, before this start.
+                None => return Ok(StepOutcome::Durable(upto, Vec::new())),
+            }
+        }
+        match self.attempt() {
+            Ok(()) => {
+                self.healed();
+                let (batch, upto) = self.run.take().expect("a run was tried");
+                let outcome = std::mem::take(&mut self.outcome);
+                let refused = self.totals.refuse(&outcome.refused);
+                let sessions = batch.closed.len() - outcome.refused.len();
+                let changes = changes(batch, outcome);
+                let metrics = &self.run_state.metrics;
+                metrics.dead.fetch_add(refused, Relaxed);
+                metrics.rows.fetch_add(changes.on_time, Relaxed);
+                metrics.late.fetch_add(sessions as u64 - changes.on_time, Relaxed);
+                metrics.commits.fetch_add(1, Relaxed);
+                metrics.writers_committing.fetch_sub(1, Relaxed);
+                Ok(StepOutcome::Durable(upto, changes.all))
+            }
+            Err(LedgerError::Fatal(fault)) => Err(fault),
+            Err(LedgerError::Retry(why)) => {
+                self.unsure = true;
+                self.ledger = None;
+                self.failed(&why);
+                Ok(StepOutcome::Failed)
+            }
+        }
+    }
+
+    /// One try. After a failure it is not known whether the last one went in. The shards'
+    /// progress tells: one transaction moves all of them, or none.
+    fn attempt(&mut self) -> Result<(), LedgerError> {
+        let (batch, _) = self.run.as_ref().expect("a run is tried");
+        if self.ledger.is_none() {
+            self.ledger = Some((self.open)(self.writer)?);
+        }
+        let ledger = self.ledger.as_mut().expect("just opened");
+        if self.unsure {
+            let shards: Vec<Shard> = batch.steps.iter().map(|step| step.shard).collect();
+            let progress = ledger.progress(&shards)?;
+            self.unsure = false;
+            if batch.steps.iter().zip(&progress).all(|(step, epoch)| step.to.epoch == *epoch) {
+                log::info!("writer {}: the commit whose reply was lost had gone in", self.writer);
+                return Ok(());
+            }
+        }
+        self.outcome = Outcome::default();
+        ledger.commit(batch, &mut self.outcome)
+    }
+
+    fn failed(&mut self, why: &str) {
+        let (since, waiting) = self.failing_since.get_or_insert_with(|| {
+            log::warn!("writer {}: cannot commit, will keep trying: {why}", self.writer);
+            (Instant::now(), Waiting::new("Postgres", None))
+        });
+        waiting.because(why);
+        log::debug!("writer {}: failing for {:?}: {why}", self.writer, since.elapsed());
+    }
+
+    fn healed(&mut self) {
+        if let Some((since, _waiting)) = self.failing_since.take() {
+            let lasted = text::duration(since.elapsed());
+            log::info!("writer {}: commits again, after {lasted}", self.writer);
+        }
+    }
+}
+
+/// Drives a writer on the thread of its own: takes what comes, commits it, says so; until the
+/// operator is gone or the run ends.
+pub fn run(
+    mut writer: Writer,
+    inbox: &Receiver<WriterEpoch>,
+    acknowledge: &Sender<(Epoch, Vec<Change>)>,
+    waker: &SyncActivator,
+) -> Result<(), Fault> {
+    let mut backoff = BACKOFF.0;
+    let steps = listen(writer.writer);
+    loop {
+        inbox.try_iter().for_each(|part| writer.submit(part));
+        // A writer that is failing has said so already.
+        let failing = writer.failing_since.is_some();
+        if !failing {
+            let _ = steps.send(None);
+        }
+        let stepped = writer.step()?;
+        if !failing {
+            let _ = steps.send(Some(matches!(stepped, StepOutcome::Durable(..))));
+        }
+        match stepped {
+            StepOutcome::Durable(upto, changes) => {
+                backoff = BACKOFF.0;
+                if acknowledge.send((upto, changes)).is_err() {
+                    return Ok(());
+                }
+                let _ = waker.activate(); // Fails only when the worker is gone.
+            }
+            StepOutcome::Idle => match inbox.recv() {
+                Ok(part) => writer.submit(part),
+                Err(_) => return Ok(()),
+            },
+            StepOutcome::Failed => {
+                if !wait(backoff, &writer.run_state) {
+                    return Ok(()); // What is not committed is read again at the next start.
+                }
+                backoff = (backoff * 2).min(BACKOFF.1);
+            }
+        }
+    }
+}
+
+/// Listens, on a thread of its own, to a writer that begins (`None`) and ends its steps (with or
+/// without a commit): while the ledger does not answer, the writer itself can say nothing.
+fn listen(writer: u32) -> Sender<Option<bool>> {
+    let (sender, steps) = channel();
+    let listen = move || {
+        while steps.recv().is_ok() {
+            let began = Instant::now();
+            if steps.recv_timeout(SILENCE) != Err(RecvTimeoutError::Timeout) {
+                continue;
+            }
+            let waiting = Waiting::new("Postgres", None);
+            waiting.because("it has not answered a commit: a lock, a slow disk, or the way there");
+            log::warn!(
+                "writer {writer}: Postgres has not answered for 10 s: a lock, a slow disk, or \
+                 the way there; waiting, and reading stops meanwhile"
+            );
+            if let Ok(Some(true)) = steps.recv() {
+                let lasted = text::duration(began.elapsed());
+                log::info!("writer {writer}: Postgres has answered, after {lasted}");
+            }
+        }
+    };
+    let thread = thread::Builder::new().name(format!("writer-{writer}-silence"));
+    thread.spawn(listen).expect("a thread can be started");
+    sender
+}
+
+/// Waits; `false` if the run ends meanwhile.
+fn wait(backoff: Duration, run_state: &RunState) -> bool {
+    let until = Instant::now() + backoff;
+    while Instant::now() < until {
+        if run_state.failed() || run_state.abandoned() {
+            return false;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    true
+}
+
+struct Changes {
+    all: Vec<Change>,
+    /// How many of them are rows of sessions that closed on time.
+    on_time: u64,
+}
+
+/// What a committed batch has changed in the table.
+fn changes(batch: Batch, outcome: Outcome) -> Changes {
+    let Outcome { corrections, refused } = outcome;
+    let refused: BTreeSet<Closed> = refused.into_iter().map(|refused| refused.session).collect();
+    let on_time = batch.closed.into_iter().filter(|closed| !closed.late);
+    let on_time = on_time.filter(|closed| !refused.contains(closed));
+    let mut all: Vec<Change> =
+        on_time.map(|closed| Change { key: closed.key, span: closed.span, diff: 1 }).collect();
+    let on_time = all.len() as u64;
+    for Correction { key, removed, added } in corrections {
+        let change = |diff| {
+            let key = &key;
+            move |span| Change { key: key.clone(), span, diff }
+        };
+        all.extend(removed.into_iter().map(change(-1)));
+        all.extend(added.into_iter().map(change(1)));
+    }
+    Changes { all, on_time }
+}
+
+/// The books of a writer's shards: what has passed, and the sums that go with it.
+struct WriterTotals {
+    shards: BTreeMap<Shard, ShardProgress>,
+}
+
+impl WriterTotals {
+    fn new(writer: u32, writers: u32, plan: &RecoveryPlan) -> Self {
+        let shards = (0..plan.shards()).map(Shard).filter(|shard| shard.writer(writers) == writer);
+        let shards = shards.map(|shard| (shard, plan.progress[shard.0 as usize])).collect();
+        WriterTotals { shards }
+    }
+
+    /// Moves the events of sessions that the table has refused from the closed to the dead, and
+    /// gives how many they are.
+    fn refuse(&mut self, refused: &[Refused]) -> u64 {
+        for Refused { shard, session } in refused {
+            let totals = self.shards.get_mut(shard).expect("a shard of this writer");
+            totals.closed -= session.span.count;
+            totals.dead += session.span.count;
+        }
+        refused.iter().map(|refused| refused.session.span.count).sum()
+    }
+
+    /// Enters a run of epochs and gives what of it has to be written; `None` if all of it passed
+    /// before a restart, or no shard belongs to this writer.
+    fn enter(&mut self, run: Vec<WriterEpoch>) -> Option<Batch> {
+        let before = self.shards.clone();
+        let mut batch = Batch::default();
+        for part in run {
+            self.enter_epoch(part, &mut batch);
+        }
+        for (shard, to) in &self.shards {
+            let from = before[shard].epoch;
+            if to.epoch > from {
+                batch.steps.push(ShardStep { shard: *shard, from, to: *to });
+            }
+        }
+        (!batch.steps.is_empty()).then_some(batch)
+    }
+
+    fn enter_epoch(&mut self, part: WriterEpoch, batch: &mut Batch) {
+        let epoch = part.epoch;
+        for output in part.outputs {
+            let totals = self.shards.get_mut(&output.shard).expect("a shard of this writer");
+            if epoch <= totals.epoch {
+                continue; // I5: it passed before the restart.
+            }
+            let closed: u64 = output.closed.iter().map(|closed| closed.span.count).sum();
+            totals.closed += closed;
+            totals.open = output.open_records;
+            totals.dead += output.dropped.len() as u64;
+            batch.dead_letters.extend(output.dropped.into_iter().map(|letter| (epoch, letter)));
+            batch.closed.extend(output.closed);
+            if let Some(bytes) = output.snapshot {
+                batch.snapshots.insert(output.shard, (epoch, bytes));
+            }
+        }
+        for letter in part.dead_letters {
+            let totals = self.shards.get_mut(&letter.shard).expect("a shard of this writer");
+            if epoch > totals.epoch {
+                totals.dead += 1;
+                batch.dead_letters.push((epoch, letter));
+            }
+        }
+        let mut totals =
+            EpochTotals { epoch, summary: part.summary, shards: 0, closed: 0, open: 0, dead: 0 };
+        for progress in self.shards.values_mut().filter(|progress| epoch > progress.epoch) {
+            progress.epoch = epoch;
+            totals.shards += 1;
+            totals.closed += progress.closed;
+            totals.open += progress.open;
+            totals.dead += progress.dead;
+        }
+        if totals.shards > 0 {
+            batch.totals.push(totals);
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! What the sessions of a worker tell its source, against the direction of the graph.
+//!
+//! It decides only what is read in which epoch: that is chance, captured in the bindings, so
+//! nothing in the result depends on when it is seen.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+
+use sessionizer_core::binding::Partition;
+use sessionizer_core::time::Epoch;
+use timely::scheduling::Activator;
+
+/// What the sessions of a worker tell its source: the partitions that are to wait for others, and
+/// how far the epochs of others are.
+pub struct Feedback {
+    held: RefCell<BTreeSet<Partition>>,
+    cut: Cell<Epoch>,
+    cut_early: Cell<Epoch>,
+    source: Activator,
+}
+
+impl Feedback {
+    /// Nobody waits.
+    pub fn new(source: Activator) -> Self {
+        let (cut, cut_early) = (Cell::new(0), Cell::new(0));
+        Feedback { held: RefCell::default(), cut, cut_early, source }
+    }
+
+    /// Some worker has cut this epoch, perhaps before its time.
+    pub fn learn(&self, cut: Epoch, early: bool) {
+        self.cut.set(self.cut.get().max(cut));
+        if early && cut > self.cut_early.get() {
+            self.cut_early.set(cut);
+            self.source.activate();
+        }
+    }
+
+    /// The latest epoch that any worker is known to have cut before its time.
+    pub fn latest_early_cut(&self) -> Epoch {
+        self.cut_early.get()
+    }
+
+    /// The latest epoch that any worker is known to have cut.
+    pub fn latest_cut(&self) -> Epoch {
+        self.cut.get()
+    }
+
+    /// These wait from now on, and no others.
+    pub fn hold(&self, held: BTreeSet<Partition>) {
+        let before = self.held.replace(held);
+        if !before.is_subset(&self.held.borrow()) {
+            // Somebody may go on, and the source may be asleep.
+            self.source.activate();
+        }
+    }
+
+    /// Whether a partition is to wait.
+    pub fn holds(&self, partition: Partition) -> bool {
+        self.held.borrow().contains(&partition)
+    }
+}

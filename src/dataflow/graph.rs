@@ -1,0 +1,111 @@
+//! The graph, on one screen. No logic: that is in the operators and in what they call.
+//!
+//! ```text
+//!        Kafka partition p  ->  worker (topic + p) mod workers
+//!              |
+//!   source ----+--- arrivals ---- exchange by shard ---> sessions --- outputs --> commit --> changes
+//!   (decode,   +--- suspects ---- exchange by shard -------^   |   (exchange by writer)  ^     (probe)
+//!    bind)     +--- cuts -------- broadcast ---------------+   +---- summaries --------+
+//!              |                                                                       |
+//!              +--- dead letters ------ exchange by writer ------------------------------+
+//! ```
+//!
+//! The probe behind the commits is the durable frontier (I7); the source looks at it before it
+//! reads on. The sessions tell the source of their worker which partitions are too far ahead.
+//! Suspects are the events that `--late drop` may drop; otherwise there are none.
+
+use std::sync::Arc;
+
+use sessionizer_core::alignment::Drift;
+use sessionizer_core::fault::Fault;
+use sessionizer_core::plan::RecoveryPlan;
+use sessionizer_core::time::Epoch;
+use timely::dataflow::operators::Inspect;
+use timely::dataflow::operators::probe::{Handle, Probe};
+use timely::dataflow::operators::vec::Broadcast;
+use timely::scheduling::{Activator, SyncActivator};
+use timely::worker::Worker;
+
+use crate::dataflow::commit::writer::OpenLedger;
+use crate::dataflow::commit::{CommitConfig, WriterDriver, render_commit};
+use crate::dataflow::messages::Change;
+use crate::dataflow::ports::Feed;
+use crate::dataflow::run_state::RunState;
+use crate::dataflow::sessions::{LoadedShard, SessionConfig, render_sessions};
+use crate::dataflow::source::SourceConfig;
+use crate::dataflow::source::operator::render_source;
+
+/// What shapes the graph beside the plan.
+pub struct DataflowConfig {
+    pub source: SourceConfig,
+    pub snapshot_interval_ms: u64,
+    /// How far a partition may be ahead of the slowest.
+    pub drift: Drift,
+    pub writers: u32,
+    /// Short epochs are committed together once this process has written so many rows.
+    pub gather_from_rows: u64,
+    pub drive: WriterDriver,
+    pub on_changes: OnChanges,
+}
+
+/// Told of the rows that a commit of this worker's writers has added or removed.
+pub type OnChanges = Arc<dyn Fn(&[Change]) + Send + Sync>;
+
+/// Builds the dataflow on this worker and gives what wakes its source and the durable frontier.
+pub fn build<F: Feed + 'static>(
+    worker: &mut Worker,
+    plan: &Arc<RecoveryPlan>,
+    shape: &DataflowConfig,
+    shards: Vec<LoadedShard>,
+    open_feed: impl FnOnce(SyncActivator) -> Result<F, Fault>,
+    open_ledger: OpenLedger,
+    run_state: &Arc<RunState>,
+) -> (Activator, Handle<Epoch>) {
+    let durable = Handle::new();
+    let activator = worker.dataflow_named::<Epoch, _, _>("sessionizer", |scope| {
+        let source = render_source(
+            scope,
+            plan,
+            shape.source.clone(),
+            Arc::clone(run_state),
+            durable.clone(),
+            open_feed,
+        );
+        let sessions = render_sessions(
+            source.arrivals,
+            source.suspects,
+            source.cuts.broadcast(),
+            plan,
+            shards,
+            SessionConfig {
+                snapshot_interval_ms: shape.snapshot_interval_ms,
+                drift: shape.drift,
+                feedback: source.feedback,
+            },
+            Arc::clone(run_state),
+        );
+        let changes = render_commit(
+            sessions.outputs,
+            sessions.summaries,
+            source.dead_letters,
+            plan,
+            CommitConfig {
+                writers: shape.writers,
+                drive: shape.drive,
+                tick_ms: shape.source.epochs.ms,
+                gather_from_rows: shape.gather_from_rows,
+                open: open_ledger,
+            },
+            Arc::clone(run_state),
+        );
+        let on_changes = Arc::clone(&shape.on_changes);
+        let changes = changes.inspect_core(move |event| {
+            if let Ok((_epoch, changes)) = event {
+                on_changes(changes);
+            }
+        });
+        changes.probe_with(&durable);
+        source.activator
+    });
+    (activator, durable)
+}

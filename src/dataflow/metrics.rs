@@ -1,0 +1,70 @@
+//! The numbers of a process, for the status line. The operators write them, and only
+//! people read them.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+
+use sessionizer_core::time::EventTime;
+
+/// How it goes, for the status line. Counters count this run; gauges say how it is now.
+#[derive(Default)]
+pub struct Metrics {
+    /// Records read.
+    pub records: AtomicU64,
+    /// Records that became dead letters.
+    pub dead: AtomicU64,
+    /// Sessions now open.
+    pub open_sessions: AtomicI64,
+    /// Rows written for sessions that closed.
+    pub rows: AtomicU64,
+    /// Late sessions that were merged with the table.
+    pub late: AtomicU64,
+    /// Transactions committed.
+    pub commits: AtomicU64,
+    /// The watermark in milliseconds; [`EventTime::NEVER`] is told by `has_watermark`.
+    watermark_ms: AtomicI64,
+    has_watermark: AtomicBool,
+    /// Lanes that have something to commit and have not yet done it.
+    pub writers_committing: AtomicU64,
+    /// The last epoch that is durable everywhere.
+    pub durable_epoch: AtomicU64,
+    /// Shards whose open sessions are to be loaded at the start, and how many are.
+    pub shards_to_load: AtomicU64,
+    pub shards_loaded: AtomicU64,
+    /// Epochs that are to be read again at the start, and how many are; each counts once a worker.
+    pub replay_epochs: AtomicU64,
+    pub replayed_epochs: AtomicU64,
+    /// Offsets behind open transactions that a bounded run does not read.
+    pub held_back: AtomicU64,
+    /// Records that a bounded run has before it, when that is known.
+    pub records_ahead: AtomicU64,
+    /// Readers that have begun.
+    pub readers: AtomicU64,
+    /// Records of all partitions that are there to be read.
+    pub records_behind: AtomicI64,
+    /// Partitions of which nobody has said yet where they end.
+    pub ends_unknown: AtomicI64,
+}
+
+impl Metrics {
+    /// Sets the watermark.
+    pub fn set_watermark(&self, watermark: EventTime) {
+        if watermark > EventTime::NEVER {
+            self.watermark_ms.store(watermark.millis(), Relaxed);
+            self.has_watermark.store(true, Relaxed);
+        }
+    }
+
+    /// How many records are there to be read; `None` as long as that is not known of all
+    /// partitions.
+    pub fn lag(&self) -> Option<u64> {
+        let known = self.readers.load(Relaxed) > 0 && self.ends_unknown.load(Relaxed) <= 0;
+        known.then(|| self.records_behind.load(Relaxed).max(0) as u64)
+    }
+
+    /// The watermark; `None` while no event has moved it.
+    pub fn watermark(&self) -> Option<EventTime> {
+        let millis = self.watermark_ms.load(Relaxed);
+        self.has_watermark.load(Relaxed).then(|| EventTime::from_millis(millis))
+    }
+}

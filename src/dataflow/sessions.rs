@@ -1,0 +1,426 @@
+//! The session operator: events and bindings in; closed sessions, snapshots and summaries out.
+//!
+//! It acts on an epoch when the frontiers of both inputs have passed it: then every event of the
+//! epoch and every binding is here, all workers see the same bindings, and so all close the same
+//! sessions. It stores open sessions only, never events of epochs that are done.
+
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use sessionizer_core::alignment::{Alignment, Drift};
+use sessionizer_core::binding::{Late, Rules};
+use sessionizer_core::key::{Key, Shard};
+use sessionizer_core::plan::RecoveryPlan;
+use sessionizer_core::session::snapshot;
+use sessionizer_core::session::{Closed, SessionTable, Span};
+use sessionizer_core::time::{Epoch, EventTime};
+use sessionizer_core::watermark::{Clock, WatermarkAdvance};
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use crate::dataflow::budget::Kind;
+use crate::dataflow::feedback::Feedback;
+use crate::dataflow::messages::{
+    DeadLetter, EpochMeta, ReplayDifference, ShardOutput, SourceBindings, Suspect,
+};
+use crate::dataflow::run_state::RunState;
+use crate::dataflow::span_batch::{SpanBatch, SpanUpdate};
+
+/// A shard as it was loaded: what its snapshot holds, and the epoch of that.
+pub struct LoadedShard {
+    pub shard: Shard,
+    pub epoch: Epoch,
+    pub table: SessionTable,
+}
+
+/// What the session operator has to know.
+pub struct SessionConfig {
+    pub snapshot_interval_ms: u64,
+    /// How far a partition may be ahead of the slowest.
+    pub drift: Drift,
+    /// Holds partitions of this worker's source.
+    pub feedback: Rc<Feedback>,
+}
+
+/// What comes out of the session operator.
+pub struct SessionStreams<'scope> {
+    /// To the writer of each shard; a shard in which nothing happened sends nothing.
+    pub outputs: StreamVec<'scope, Epoch, ShardOutput>,
+    /// One an epoch, to the writers of this worker.
+    pub summaries: StreamVec<'scope, Epoch, EpochMeta>,
+}
+
+/// Builds the session operator of this worker over its `shards`.
+pub fn render_sessions<'scope>(
+    arrivals: StreamVec<'scope, Epoch, SpanBatch>,
+    suspects: StreamVec<'scope, Epoch, Suspect>,
+    cuts: StreamVec<'scope, Epoch, SourceBindings>,
+    plan: &Arc<RecoveryPlan>,
+    shards: Vec<LoadedShard>,
+    config: SessionConfig,
+    run_state: Arc<RunState>,
+) -> SessionStreams<'scope> {
+    let scope = arrivals.scope();
+    let peers = scope.peers();
+    let count = plan.shards();
+    let mut builder = OperatorBuilder::new("Sessions".to_owned(), scope);
+    let route = |parcel: &SpanBatch| u64::from(parcel.worker);
+    let mut arrivals = builder.new_input(arrivals, Exchange::new(route));
+    let route = move |suspect: &Suspect| Shard::of(suspect.hash, count).0 as u64;
+    let mut suspects = builder.new_input(suspects, Exchange::new(route));
+    let mut cuts = builder.new_input(cuts, Pipeline);
+    let (outputs_out, outputs) = builder.new_output();
+    let (summaries_out, summaries) = builder.new_output();
+    let mut outputs_out = OutputBuilder::from(outputs_out);
+    let mut summaries_out = OutputBuilder::from(summaries_out);
+    let place = (scope.index(), peers);
+    let mut worker = Sessions::new(plan, shards, place, config, run_state);
+    builder.build(move |_capabilities| {
+        let mut stash: BTreeMap<Epoch, Stash> = BTreeMap::new();
+        move |frontiers| {
+            arrivals.for_each_stamp(|cap, batches| {
+                let epoch = *cap.least().expect("arrivals travel under an epoch");
+                let stash = stash.entry(epoch).or_default();
+                stash.keep(|| [cap.retain_least(0), cap.retain_least(1)]);
+                stash.input.arrivals.extend(batches.map(std::mem::take));
+            });
+            suspects.for_each_stamp(|cap, batches| {
+                let epoch = *cap.least().expect("suspects travel under an epoch");
+                let stash = stash.entry(epoch).or_default();
+                stash.keep(|| [cap.retain_least(0), cap.retain_least(1)]);
+                stash.input.suspects.extend(batches.flat_map(std::mem::take));
+            });
+            cuts.for_each_stamp(|cap, batches| {
+                let epoch = *cap.least().expect("cuts travel under an epoch");
+                let stash = stash.entry(epoch).or_default();
+                stash.keep(|| [cap.retain_least(0), cap.retain_least(1)]);
+                for cut in batches.flat_map(std::mem::take) {
+                    worker.config.feedback.learn(epoch, cut.early);
+                    stash.input.cuts.push(cut);
+                }
+            });
+            let open = |epoch: &Epoch| frontiers.iter().any(|f| f.less_equal(epoch));
+            let last = frontiers.iter().all(|f| f.frontier().is_empty());
+            let mut outputs_out = outputs_out.activate();
+            let mut summaries_out = summaries_out.activate();
+            while let Some(entry) = stash.first_entry() {
+                let epoch = *entry.key();
+                if open(&epoch) {
+                    break;
+                }
+                let complete = entry.remove();
+                let last = last && stash.is_empty();
+                let (summary, outputs) = worker.step(epoch, complete.input, last);
+                let caps = complete.caps.expect("a stash begins with a message");
+                let [outputs_cap, summaries_cap] = caps;
+                outputs_out.session(&outputs_cap).give_iterator(outputs.into_iter());
+                summaries_out.session(&summaries_cap).give(summary);
+            }
+        }
+    });
+    SessionStreams { outputs, summaries }
+}
+
+/// What has come of an epoch that is not complete.
+#[derive(Default)]
+struct Stash {
+    caps: Option<[Capability<Epoch>; 2]>,
+    input: Input,
+}
+
+/// What an epoch brings to the shards of a worker.
+#[derive(Default)]
+struct Input {
+    arrivals: Vec<Vec<SpanBatch>>,
+    suspects: Vec<Suspect>,
+    cuts: Vec<SourceBindings>,
+}
+
+impl Stash {
+    fn keep(&mut self, retain: impl FnOnce() -> [Option<Capability<Epoch>>; 2]) {
+        self.caps.get_or_insert_with(|| {
+            retain().map(|cap| cap.expect("a message's stamp holds its epoch"))
+        });
+    }
+}
+
+/// The shards of one worker, and the clock they all go by.
+struct Sessions {
+    clock: Clock,
+    shards: Vec<OwnShard>,
+    count: u32,
+    worker: usize,
+    peers: usize,
+    config: SessionConfig,
+    alignment: Alignment,
+    /// What the epochs of the replay were bound with, and their watermarks, to check it (I2).
+    recorded: BTreeMap<Epoch, (EventTime, Rules)>,
+    /// What new epochs are bound with.
+    rules: Rules,
+    /// The first new epoch after a loss: a snapshot of it tells the books what is left, and spares
+    /// the next start the same loss.
+    after_loss: Option<Epoch>,
+    /// What the replay has brought otherwise than it was bound, so far.
+    differences: Vec<ReplayDifference>,
+    /// No session ends later that the replayed epochs can have closed.
+    replay_horizon: EventTime,
+    run_state: Arc<RunState>,
+    open_sessions: i64,
+}
+
+struct OwnShard {
+    shard: Shard,
+    table: SessionTable,
+    /// The epoch of its snapshot; what lies before it is in there.
+    loaded: Epoch,
+    /// When the last snapshot was taken, or might have been.
+    snapshot: Epoch,
+    /// `open_records` as the writer knows it.
+    sent_open: u64,
+}
+
+impl Sessions {
+    fn new(
+        plan: &RecoveryPlan,
+        shards: Vec<LoadedShard>,
+        (worker, peers): (usize, usize),
+        config: SessionConfig,
+        run_state: Arc<RunState>,
+    ) -> Self {
+        // No event is later than the clock allows, and a session ends a gap after its last one.
+        let gap = shards.first().map(|loaded| loaded.table.gap());
+        let latest = plan.replay.iter().flat_map(|bound| {
+            bound.bindings.iter().map(|b| bound.rules.latest(b.clock_in(bound.epoch)))
+        });
+        let latest = latest.max().unwrap_or(EventTime::NEVER);
+        let replay_horizon = gap.map_or(latest, |gap| gap.end_after(latest));
+        let own = |mut loaded: LoadedShard| {
+            if let Some(horizon) = plan.lost_before {
+                // The replay does not bring back what has closed since the snapshot.
+                loaded.table.raise_horizon(horizon);
+            }
+            OwnShard {
+                shard: loaded.shard,
+                sent_open: u64::MAX,
+                loaded: loaded.epoch,
+                snapshot: loaded.epoch.max(plan.first_epoch),
+                table: loaded.table,
+            }
+        };
+        Sessions {
+            clock: Clock::new(plan.base_epoch, plan.base_watermark, plan.base_bindings()),
+            shards: shards.into_iter().map(own).collect(),
+            count: plan.shards(),
+            worker,
+            peers,
+            alignment: Alignment::new(config.drift),
+            config,
+            recorded: plan
+                .replay
+                .iter()
+                .map(|bound| (bound.epoch, (bound.watermark, bound.rules)))
+                .collect(),
+            rules: plan.rules,
+            after_loss: plan.lost_before.map(|_| plan.first_epoch),
+            differences: Vec::new(),
+            replay_horizon,
+            run_state,
+            open_sessions: 0,
+        }
+    }
+
+    /// One epoch, complete: apply its events, learn its watermark, close what is due.
+    fn step(&mut self, epoch: Epoch, input: Input, last: bool) -> (EpochMeta, Vec<ShardOutput>) {
+        let Input { arrivals, suspects, cuts } = input;
+        assert!(!cuts.is_empty(), "I2: epoch {epoch} has events and no binding");
+        let mut bindings = Vec::new();
+        for cut in cuts {
+            bindings.extend(cut.bindings);
+            self.differences.extend(cut.differences);
+            self.alignment.learn(cut.worker, cut.behind);
+        }
+        bindings.sort_unstable_by_key(|binding| binding.partition);
+        let before = self.clock.watermark();
+        let reading = self.clock.advance(epoch, bindings.iter().copied());
+        let recorded = self.recorded.remove(&epoch);
+        let differences = self.learn_differences(epoch, recorded.is_none());
+        let (watermark, rules) = recorded.unwrap_or((reading.watermark, self.rules));
+        assert_eq!(watermark, reading.watermark, "I2: epoch {epoch} has another watermark");
+        for parcel in arrivals.into_iter().flatten() {
+            parcel.arrivals().for_each(|arrival| self.apply(epoch, arrival));
+        }
+        self.run_state.memory.taken_in(self.worker, epoch);
+        let dropped = match rules.late {
+            Late::Merge => BTreeMap::new(),
+            Late::Drop => self.drop_late(epoch, before, suspects),
+        };
+        let outputs = self.close(epoch, reading, dropped, last);
+        self.charge(epoch, &outputs);
+        self.report(reading);
+        let open = self.run_state.metrics.open_sessions.load(Relaxed).max(0) as u64;
+        let held = self.alignment.held(self.clock.bindings(), open);
+        if !held.is_empty() {
+            log::debug!("epoch {epoch}: {held:?} wait for those that are behind (--max-drift)");
+        }
+        self.config.feedback.hold(held);
+        (EpochMeta { watermark, rules, bindings, differences }, outputs)
+    }
+
+    /// A replay that brings other records than before may not close what has closed before: whatever
+    /// can have closed counts as closed. The first new epoch brings the differences to the books,
+    /// and a snapshot, which spares the next start the same.
+    fn learn_differences(&mut self, epoch: Epoch, is_new: bool) -> Vec<ReplayDifference> {
+        if self.differences.is_empty() {
+            return Vec::new();
+        }
+        for own in &mut self.shards {
+            own.table.raise_horizon(self.replay_horizon);
+        }
+        if !is_new {
+            return Vec::new();
+        }
+        self.after_loss = Some(epoch);
+        let mut differences = std::mem::take(&mut self.differences);
+        differences.sort_unstable();
+        differences
+    }
+
+    /// Takes out what came too late: the sessions that would have closed before this epoch. All
+    /// their events came in it, for whatever was open and ended before this watermark has closed;
+    /// so it does not matter in which order they came (I2).
+    fn drop_late(
+        &mut self,
+        epoch: Epoch,
+        watermark: EventTime,
+        suspects: Vec<Suspect>,
+    ) -> BTreeMap<Shard, Vec<DeadLetter>> {
+        let mut late: HashMap<Key, Vec<Span>> = HashMap::new();
+        let mut events = 0;
+        for own in self.shards.iter_mut().filter(|own| epoch > own.loaded) {
+            let mut due = Vec::new();
+            own.table.take_due(watermark, &mut due);
+            for Closed { key, span, .. } in due {
+                events += span.count;
+                late.entry(key).or_default().push(span);
+            }
+        }
+        let mut dropped: BTreeMap<Shard, Vec<DeadLetter>> = BTreeMap::new();
+        for Suspect { key, time, mut letter, .. } in suspects {
+            let spans = late.get(&key).map_or(&[][..], Vec::as_slice);
+            if let Some(span) = spans.iter().find(|span| span.first <= time && time <= span.last) {
+                events -= 1;
+                letter.detail = format!(
+                    "event_time {time}: its session ends less than a gap after {}, the watermark \
+                     was {watermark} already, and --late is drop",
+                    span.last
+                );
+                dropped.entry(letter.shard).or_default().push(letter);
+            }
+        }
+        assert_eq!(events, 0, "I8: epoch {epoch} drops events that nobody suspected");
+        let letters = dropped.values().map(Vec::len).sum::<usize>();
+        self.run_state.metrics.dead.fetch_add(letters as u64, Relaxed);
+        dropped
+    }
+
+    fn apply(&mut self, epoch: Epoch, SpanUpdate { hash, span, key }: SpanUpdate<'_>) {
+        let at = Shard::of(hash, self.count).0 as usize / self.peers;
+        let own = &mut self.shards[at];
+        if epoch > own.loaded {
+            own.table.insert(hash, key, span);
+        }
+    }
+
+    fn close(
+        &mut self,
+        epoch: Epoch,
+        reading: WatermarkAdvance,
+        mut dropped: BTreeMap<Shard, Vec<DeadLetter>>,
+        last: bool,
+    ) -> Vec<ShardOutput> {
+        let mut outputs = Vec::new();
+        for own in &mut self.shards {
+            if epoch <= own.loaded {
+                continue;
+            }
+            let mut closed: Vec<Closed> = Vec::new();
+            own.table.close(reading.close_before(), &mut closed);
+            let due = last
+                || self.after_loss == Some(epoch)
+                || due(own, epoch, self.count, self.config.snapshot_interval_ms);
+            let snapshot = due.then(|| {
+                own.snapshot = epoch;
+                snapshot::encode(&own.table)
+            });
+            let open_records = own.table.open_records();
+            let dropped = dropped.remove(&own.shard).unwrap_or_default();
+            let changed = !closed.is_empty() || !dropped.is_empty() || snapshot.is_some();
+            if changed || open_records != own.sent_open {
+                own.sent_open = open_records;
+                let shard = own.shard;
+                outputs.push(ShardOutput { shard, closed, dropped, open_records, snapshot });
+            }
+        }
+        outputs
+    }
+
+    /// What goes to the writers is kept until it is durable.
+    fn charge(&self, epoch: Epoch, outputs: &[ShardOutput]) {
+        let sum = |of: fn(&ShardOutput) -> u64| outputs.iter().map(of).sum::<u64>();
+        for (kind, bytes) in [
+            (Kind::Rows, sum(ShardOutput::row_bytes)),
+            (Kind::DeadLetters, sum(ShardOutput::dead_letter_bytes)),
+            (Kind::Snapshots, sum(ShardOutput::snapshot_bytes)),
+        ] {
+            self.run_state.memory.charge(kind, self.worker, epoch, bytes);
+        }
+    }
+
+    fn report(&mut self, reading: WatermarkAdvance) {
+        let open = self.shards.iter().map(|own| own.table.len() as i64).sum::<i64>();
+        self.run_state.metrics.open_sessions.fetch_add(open - self.open_sessions, Relaxed);
+        self.open_sessions = open;
+        self.run_state.metrics.set_watermark(reading.watermark);
+    }
+}
+
+/// Whether a shard's turn for a snapshot has come: once an interval, each at its own phase.
+fn due(own: &OwnShard, epoch: Epoch, shards: u32, interval_ms: u64) -> bool {
+    let phase = interval_ms * u64::from(own.shard.0) / u64::from(shards);
+    (epoch + phase) / interval_ms > (own.snapshot + phase) / interval_ms
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sessionizer_core::time::Gap;
+
+    #[test]
+    fn every_shard_has_its_snapshot_once_an_interval_and_not_all_at_once() {
+        let gap = Gap::from_millis(300_000).expect("valid");
+        let mut taken = vec![0; 60];
+        for shard in 0..128 {
+            let mut own = OwnShard {
+                shard: Shard(shard),
+                table: SessionTable::new(gap, EventTime::NEVER),
+                loaded: 0,
+                snapshot: 1_700_000_000_000,
+                sent_open: 0,
+            };
+            for second in 1..=60 {
+                let epoch = 1_700_000_000_000 + second * 1_000;
+                if due(&own, epoch, 128, 60_000) {
+                    own.snapshot = epoch;
+                    taken[second as usize - 1] += 1;
+                }
+            }
+        }
+        assert_eq!(taken.iter().sum::<i32>(), 128);
+        assert!(taken.iter().all(|taken| (1..=4).contains(taken)), "{taken:?}");
+    }
+}

@@ -1,0 +1,56 @@
+//! The clocks as a source sees them: which epoch it is, and by which clock events are judged.
+
+use sessionizer_core::epoch_clock::{ClockNews, ClockWatch, EpochClock, explain};
+use sessionizer_core::time::Epoch;
+
+use crate::dataflow::source::WorldClocks;
+
+/// The clocks of one source.
+pub struct Clocks {
+    world: WorldClocks,
+    epochs: EpochClock,
+    /// Tells how far the clocks are apart; one source of a process does.
+    watch: Option<ClockWatch>,
+    max_future_ms: i64,
+}
+
+impl Clocks {
+    /// Epochs begin at `first`. `watched` is the length of an epoch, if this source is the one of
+    /// its process that says how far the clocks are apart.
+    pub fn new(world: WorldClocks, first: Epoch, watched: Option<u64>, max_future_ms: i64) -> Self {
+        let (epochs, watch) = (EpochClock::new(first), watched.map(ClockWatch::new));
+        Clocks { world, epochs, watch, max_future_ms }
+    }
+
+    /// Milliseconds since the plan was made.
+    pub fn elapsed_ms(&self) -> u64 {
+        (self.world.elapsed_ms)()
+    }
+
+    /// The clock of the epochs, given the latest epoch that was cut anywhere.
+    pub fn epoch_ms(&mut self, latest_cut: Epoch) -> u64 {
+        let elapsed_ms = self.elapsed_ms();
+        self.epochs.follow(latest_cut, elapsed_ms);
+        self.epochs.at(elapsed_ms)
+    }
+
+    /// The clock by which events are judged that are read from now on: the wall clock. Where it was
+    /// set back, that is the lesser of the two. Where it was set forward, it is right nearly always:
+    /// a machine that slept, a clock that was wrong and is corrected.
+    pub fn judge_ms(&mut self) -> u64 {
+        let wall_ms = (self.world.wall_ms)();
+        let elapsed_ms = self.elapsed_ms();
+        let epoch_ms = self.epochs.at(elapsed_ms);
+        let news = self.watch.as_mut().and_then(|it| it.look(wall_ms, epoch_ms, elapsed_ms));
+        match news {
+            Some(ClockNews::Apart(ahead_ms)) => {
+                log::warn!("{}", explain(ahead_ms, wall_ms, self.max_future_ms));
+            }
+            Some(ClockNews::Together) => {
+                log::info!("the clock of this machine agrees with the job's epochs again");
+            }
+            None => {}
+        }
+        wall_ms
+    }
+}

@@ -1,0 +1,38 @@
+//! The source: reads the partitions of a worker, cuts epochs, binds them, and replays bound ones.
+
+pub mod clocks;
+pub mod operator;
+pub mod pause;
+pub mod reader;
+pub mod route;
+
+use std::sync::Arc;
+
+use sessionizer_core::time::{EpochLength, Gap};
+use sessionizer_core::watermark::WatermarkConfig;
+
+/// What a source has to know.
+#[derive(Clone)]
+pub struct SourceConfig {
+    /// How many processes the workers belong to.
+    pub processes: usize,
+    pub epochs: EpochLength,
+    pub patience: WatermarkConfig,
+    pub gap: Gap,
+    pub dead_letter_bytes: usize,
+    /// Bounded run: end at the plan's `until` offsets.
+    pub until_end: bool,
+    pub clocks: WorldClocks,
+    /// Whether the source wakes itself by the real clock; a test that has a clock of its own
+    /// wakes it instead.
+    pub alarm: bool,
+}
+
+/// The clocks of a process; nothing below the source looks at one.
+#[derive(Clone)]
+pub struct WorldClocks {
+    /// Milliseconds since the plan was made, by a clock that only goes forward: when epochs end.
+    pub elapsed_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// The wall clock, milliseconds since 1970: which events are of the future.
+    pub wall_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
+}

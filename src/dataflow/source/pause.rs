@@ -1,0 +1,89 @@
+//! Keeps a source within the memory of its process: how many bytes it may read at a time, and what
+//! is said while it may read none.
+
+use std::sync::Arc;
+
+use sessionizer_core::time::Epoch;
+
+use crate::dataflow::run_state::RunState;
+use crate::ui::waiting::Waiting;
+
+/// A pause is worth a word when for so many milliseconds nothing has been released.
+const SPEAK_AFTER_MS: u64 = 2_000;
+
+/// What one source may take of the budget.
+pub struct Pause {
+    run_state: Arc<RunState>,
+    worker: usize,
+    /// Whether it says that it waits; one source of a process does.
+    speaks: bool,
+    /// How many bytes may be read before this is asked again.
+    left: u64,
+    /// Everything before it was durable when it was last asked; at first nothing is.
+    durable: Option<Epoch>,
+    since_ms: Option<u64>,
+    waiting: Option<Waiting>,
+}
+
+impl Pause {
+    pub fn new(run_state: &Arc<RunState>, worker: usize, speaks: bool) -> Self {
+        Pause {
+            run_state: Arc::clone(run_state),
+            worker,
+            speaks,
+            left: 0,
+            durable: Some(0),
+            since_ms: None,
+            waiting: None,
+        }
+    }
+
+    /// Everything before this epoch is durable; `None`: everything.
+    pub fn release(&mut self, durable: Option<Epoch>) {
+        if self.durable != durable {
+            self.durable = durable;
+            if self.run_state.memory.durable_before(durable) {
+                self.goes_on();
+            }
+        }
+    }
+
+    /// Asks how much may be read now; says whether it is anything.
+    pub fn may_read(&mut self, now_ms: u64) -> bool {
+        let memory = &self.run_state.memory;
+        self.left = memory.allowance(self.worker);
+        if self.left > 0 {
+            self.goes_on();
+            return true;
+        }
+        let since_ms = *self.since_ms.get_or_insert(now_ms);
+        if self.speaks && now_ms.saturating_sub(since_ms) >= SPEAK_AFTER_MS {
+            let waiting = self.waiting.get_or_insert_with(|| Waiting::new("memory", None));
+            waiting.because(&format!("{memory} wait to be committed (--memory)"));
+        }
+        false
+    }
+
+    fn goes_on(&mut self) {
+        (self.since_ms, self.waiting) = (None, None);
+    }
+
+    /// How many bytes may still be read.
+    pub fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// So many bytes have been read.
+    pub fn take(&mut self, bytes: u64) {
+        self.left = self.left.saturating_sub(bytes);
+    }
+
+    /// What to add to a warning that nothing becomes durable, if that is why nothing is read.
+    pub fn explain(&self) -> String {
+        let memory = &self.run_state.memory;
+        match memory.is_used_up() {
+            true => format!(". The memory for what is in flight is used up (--memory): {memory}"),
+            false => String::new(),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! One run of the job in this process: how it begins, what its workers do, and how it ends.
+
+pub mod clock;
+pub mod recover;
+pub mod shutdown;
+pub mod status_line;
+pub mod system;
+pub mod worker;
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use log::{info, warn};
+use sessionizer_core::fault::Fault;
+
+use crate::cluster::{Allocators, Cluster, ClusterConfig, hosts};
+use crate::config::Config;
+use crate::dataflow::run_state::RunState;
+use crate::job::clock::now_ms;
+use crate::job::shutdown::{join_workers, part, watch_the_end};
+use crate::job::status_line::{Done, Ending, Progress, ending};
+use crate::job::worker::Job;
+
+/// From how many rows of this process on short epochs are committed together. Before, the pages of
+/// the table's key are few, and to wait costs more than it saves (docs/ARCHITECTURE.md, Decisions).
+pub(super) const GATHER_FROM_ROWS: u64 = 1_000_000;
+
+/// How often the brokers are asked where the partitions end: at a quarter of the idle timeout, but
+/// neither more often nor more seldom than this.
+pub(super) const ENDS_OFTEN: Duration = Duration::from_millis(250);
+
+pub(super) const ENDS_SELDOM: Duration = Duration::from_secs(2);
+
+/// A run that ends so soon because the database has gone back has not helped; after so many in a
+/// row the job ends.
+const SHORT_RUN: Duration = Duration::from_secs(60);
+
+const SHORT_RUNS: u32 = 5;
+
+/// Runs the job until it is asked to stop, has read to the end, or fails. A database that has gone
+/// back to an earlier state is gone on from, as a start would. A cluster ends, and has to be
+/// started again.
+pub fn run(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
+    let mut run_state = Arc::clone(run_state);
+    let mut short_runs = 0;
+    loop {
+        let began = Instant::now();
+        let ended = run_once(config, &run_state);
+        let Err(Fault::GoneBack(why)) = ended else { return ended };
+        short_runs = if began.elapsed() < SHORT_RUN { short_runs + 1 } else { 0 };
+        if config.processes > 1 || run_state.stopping() || short_runs >= SHORT_RUNS {
+            return Err(Fault::GoneBack(format!(
+                "{why}. Start the job again: it goes on from what is there, and reads again what \
+                 is missing"
+            )));
+        }
+        warn!("{why}. The job goes on from what is there, and reads again what is missing");
+        run_state = Arc::new(run_state.successor());
+    }
+}
+
+fn run_once(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
+    let began = Instant::now();
+    for name in &config.ledger.url.ignored {
+        info!("POSTGRES_URL: the parameter {name} means nothing here and is ignored");
+    }
+    let (cluster, (builders, others)) = if config.processes == 1 {
+        (None, alone(config.workers)?)
+    } else {
+        match join(config, run_state)? {
+            Some((cluster, allocators)) => (Some(cluster), allocators),
+            None => {
+                info!("stopped while other processes were missing");
+                return Ok(());
+            }
+        }
+    };
+    let watchdog = cluster.as_ref().map(|_| watch_the_end(run_state));
+    let progress = Progress::start(Arc::clone(run_state), config.until_end);
+    let job = Arc::new(Job {
+        config: config.clone(),
+        run_state: Arc::clone(run_state),
+        start: cluster.as_ref().map(Cluster::start),
+        watcher: Mutex::default(),
+        loaded: Mutex::default(),
+    });
+    let (ended, ends) = channel();
+    let worker_config = timely::WorkerConfig::default();
+    let guards = timely::execute::execute_from(builders, others, worker_config, move |worker| {
+        if let Err(fault) = job.work(worker) {
+            job.run_state.fail(fault);
+        }
+        // What is left is of a run that has ended otherwise: nothing of it may go on.
+        for dataflow in worker.installed_dataflows() {
+            worker.drop_dataflow(dataflow);
+        }
+        let _ = ended.send(()); // Nobody listens any more if it took too long.
+    });
+    let guards = guards.map_err(Fault::Environment)?;
+    match &cluster {
+        None => join_workers(guards, run_state),
+        Some(cluster) => part(cluster, guards, &ends, config.workers, run_state),
+    }
+    drop(progress);
+    drop(cluster);
+    drop(watchdog);
+    if let Some(fault) = run_state.fault() {
+        return Err(fault);
+    }
+    let how = match (run_state.abandoned(), config.until_end && !run_state.stopping()) {
+        (true, _) => Ending::StoppedWhileReadingAgain,
+        (false, true) => Ending::ReadToTheEnd,
+        (false, false) => Ending::Stopped,
+    };
+    let metrics = &run_state.metrics;
+    let done = Done {
+        records: metrics.records.load(Relaxed),
+        rows: metrics.rows.load(Relaxed),
+        late: metrics.late.load(Relaxed),
+        dead: metrics.dead.load(Relaxed),
+        held_back: metrics.held_back.load(Relaxed),
+        took: began.elapsed(),
+    };
+    info!("{}", ending(how, done));
+    Ok(())
+}
+
+/// What the workers of a job of one process are built from.
+fn alone(workers: usize) -> Result<Allocators, Fault> {
+    let communication = match workers {
+        1 => timely::CommunicationConfig::Thread,
+        several => timely::CommunicationConfig::Process(several),
+    };
+    communication.try_build().map_err(Fault::Environment)
+}
+
+/// Waits for the other processes of the job; `None` if this one is to stop before.
+fn join(
+    config: &Config,
+    run_state: &Arc<RunState>,
+) -> Result<Option<(Cluster, Allocators)>, Fault> {
+    let addresses = match &config.hostfile {
+        None => hosts::local(config.processes),
+        Some(path) => {
+            let place = path.display();
+            let text = std::fs::read_to_string(path).map_err(|why| {
+                Fault::Config(format!("the hostfile {place} (--hostfile) cannot be read: {why}"))
+            })?;
+            hosts::parse(&text, config.processes)
+                .map_err(|what| Fault::Config(format!("the hostfile {place} {what}")))?
+        }
+    };
+    let cluster = ClusterConfig {
+        process: config.process,
+        addresses,
+        peer_timeout: config.peer_timeout,
+        start_timeout: config.start_timeout,
+        wall_ms: now_ms,
+        secret: config.cluster_secret.clone(),
+        insecure: config.cluster_insecure,
+    };
+    let Some(mut cluster) = Cluster::gather(&cluster, config.shared(), run_state)? else {
+        return Ok(None);
+    };
+    let allocators = cluster.allocators(config.workers)?;
+    Ok(Some((cluster, allocators)))
+}

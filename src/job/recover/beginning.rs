@@ -1,0 +1,438 @@
+//! Where the first start of a job begins to read, and whether it may.
+//!
+//! A table that has rows before the job has written any holds sessions of events that may still be
+//! in the topic. To read those again would count them twice, and no later check could tell. So a
+//! first start on such a table has to be told where to begin, and what it was told is held against
+//! the offsets that a consumer group has committed, or against the events themselves.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use indicatif::HumanCount;
+use log::warn;
+use sessionizer_core::binding::Offset;
+use sessionizer_core::event;
+use sessionizer_core::fault::Fault;
+use sessionizer_core::time::EventTime;
+
+use crate::config::Config;
+use crate::job::clock::now_ms;
+use crate::job::recover::savepoint;
+use crate::kafka::{Admin, Committed, Range, StartAt, scan_for};
+use crate::ledger::{FirstStart, Loss, Rows};
+use crate::ui::text::duration;
+
+/// How many records of a partition are looked at for events that are older than the newest row.
+const LOOKED_AT: i64 = 1_000;
+/// The same of all partitions together; of each, at least [`LOOKED_AT_LEAST`].
+const LOOKED_AT_IN_ALL: i64 = 100_000;
+const LOOKED_AT_LEAST: i64 = 10;
+/// How long reading those may take.
+const LOOK_PATIENCE: Duration = Duration::from_secs(20);
+/// How many places a message names.
+const NAMED: usize = 3;
+
+/// Where each partition begins.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Beginning {
+    /// By topic and partition.
+    pub offsets: BTreeMap<(String, i32), Offset>,
+    /// Offsets of the consumer group that Kafka does not have any more, where that is accepted.
+    pub losses: Vec<Loss>,
+}
+
+/// A partition at a first start.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Place {
+    topic: String,
+    partition: i32,
+    /// The oldest offset that Kafka has, and the one behind the newest record.
+    oldest: Offset,
+    end: Offset,
+    committed: Option<Committed>,
+    /// Where reading begins.
+    begin: Offset,
+}
+
+impl Place {
+    fn name(&self) -> String {
+        format!("{}[{}]", self.topic, self.partition)
+    }
+}
+
+/// Finds where a first start begins. Refuses one that would, or could, count events twice.
+pub fn find(
+    config: &Config,
+    cluster: &Admin,
+    counts: &[i32],
+    found: &FirstStart,
+) -> Result<Beginning, Fault> {
+    if let (Some(rows), None) = (&found.rows, &config.from) {
+        return Err(must_be_told(config, rows));
+    }
+    let from = config.from.clone().unwrap_or(StartAt::Earliest);
+    let mut places = find_places(config, cluster, counts)?;
+    let group = match &from {
+        StartAt::Group(group) => group.as_str(),
+        _ => config.kafka.group.as_str(),
+    };
+    // Without rows, only --from group has to know.
+    if found.rows.is_some() || matches!(from, StartAt::Group(_)) {
+        let wanted: Vec<(String, i32)> =
+            places.iter().map(|place| (place.topic.clone(), place.partition)).collect();
+        let committed = cluster.committed(group, &wanted, config.start_timeout)?;
+        if committed.is_none() && matches!(from, StartAt::Group(_)) {
+            return Err(Fault::Config(format!(
+                "--from group: Kafka does not let this login read the offsets of the consumer \
+                 group {group}: grant it READ and DESCRIBE on the group"
+            )));
+        }
+        let committed = committed.unwrap_or_default();
+        for place in &mut places {
+            place.committed = committed.get(&(place.topic.clone(), place.partition)).copied();
+        }
+    }
+    let mut losses = Vec::new();
+    match &from {
+        StartAt::Group(group) => losses = begin_at_group(config, group, &mut places, found)?,
+        StartAt::Savepoint(name) => losses = begin_at_savepoint(config, name, &mut places)?,
+        StartAt::Earliest => places.iter_mut().for_each(|place| place.begin = place.oldest),
+        StartAt::Latest => places.iter_mut().for_each(|place| place.begin = place.end),
+        StartAt::Timestamp(ms) => {
+            warn_of_the_future(*ms);
+            for place in &mut places {
+                place.begin = cluster.offset_at(&place.topic, place.partition, *ms, place.end)?;
+            }
+        }
+    }
+    if let Some(rows) = &found.rows {
+        refuse_overlap(config, group, &places, rows)?;
+    }
+    let offsets = places.into_iter().map(|p| ((p.topic, p.partition), p.begin)).collect();
+    Ok(Beginning { offsets, losses })
+}
+
+/// Says that a time has not come yet: it may be a slip, or a time of another zone.
+fn warn_of_the_future(ms: i64) {
+    let ahead = u64::try_from(ms.saturating_sub(now_ms() as i64)).unwrap_or(0);
+    // Clocks differ a little.
+    if ahead >= 1_000 {
+        warn!(
+            "--from {} lies {} in the future, by this machine's clock: a partition without a \
+             record of then or later is read from its end, as with --from latest",
+            EventTime::from_millis(ms),
+            duration(Duration::from_millis(ahead))
+        );
+    }
+}
+
+fn find_places(config: &Config, cluster: &Admin, counts: &[i32]) -> Result<Vec<Place>, Fault> {
+    let mut places = Vec::new();
+    for (topic, count) in config.kafka.topics.iter().zip(counts) {
+        for partition in 0..*count {
+            let (oldest, end) = cluster.offsets(topic, partition)?;
+            let topic = topic.clone();
+            places.push(Place { topic, partition, oldest, end, committed: None, begin: oldest });
+        }
+    }
+    Ok(places)
+}
+
+/// Why a first start on a table with rows needs `--from`.
+fn must_be_told(config: &Config, rows: &Rows) -> Fault {
+    let Rows { table, newest } = rows;
+    let (job, group) = (&config.ledger.job, &config.kafka.group);
+    let up_to = newest.map_or(String::new(), |newest| format!(" up to {newest}"));
+    let time = newest.map_or(String::new(), |newest| {
+        format!(
+            "\n  --from {newest}\n      begins at the first record with this Kafka timestamp or \
+             a later one; any later time will do"
+        )
+    });
+    Fault::Config(format!(
+        "the table {table} has rows{up_to} and the job {job} has not begun yet: reading the topic \
+         from its beginning would count the events of those rows twice. Nothing was changed. Say \
+         where to begin (--from), or give the job an empty table:\
+         \n  --from savepoint:DIR\
+         \n      goes on where a Flink job has stopped: DIR is what `flink stop --drain` printed\
+         \n  --from group\
+         \n      goes on at the offsets that the consumer group {group} has committed (--from \
+         group:NAME: those of another group); a Flink job's lag behind its rows, even after \
+         --drain{time}\
+         \n  --table NAME\
+         \n      another table, which is made if it is missing; everything is read\
+         \n  truncate {table}\
+         \n      (in psql) if its rows are not needed; everything is read again"
+    ))
+}
+
+/// The offsets of a group, for all partitions.
+fn begin_at_group(
+    config: &Config,
+    group: &str,
+    places: &mut [Place],
+    found: &FirstStart,
+) -> Result<Vec<Loss>, Fault> {
+    let topics = config.kafka.topics.join(", ");
+    if places.iter().all(|place| place.committed.is_none()) {
+        return Err(Fault::Config(format!(
+            "--from group: the consumer group {group} has committed no offset of {topics}. Is it \
+             the group.id of the job before (--from group:NAME), and was checkpointing on, without \
+             which Flink commits none? Kafka also forgets the offsets of a group that has been \
+             empty for a week (offsets.retention.minutes)"
+        )));
+    }
+    let ours = places.iter().filter(|place| place.committed.is_some_and(|c| c.ours));
+    let ours = named(ours.map(Place::name));
+    if !ours.is_empty() {
+        let what = format!(
+            "the offsets of the consumer group {group} for {ours} were committed by a sessionizer \
+             job and not by another before it: sessions that were open then are not in the table, \
+             and their first events would be missing"
+        );
+        if found.rows.is_some() {
+            return Err(Fault::Config(format!(
+                "--from group: {what}. Empty the table to read everything again; or, if the table \
+                 was put back to what another job has written, set the group's offsets to where \
+                 that job stopped (kafka-consumer-groups.sh --reset-offsets)"
+            )));
+        }
+        warn!("{what}");
+    }
+    let offsets: Vec<Option<Offset>> =
+        places.iter().map(|place| place.committed.map(|committed| committed.offset)).collect();
+    let who = format!("the consumer group {group} has committed");
+    begin_at(config, ("--from group", &who), places, &offsets)
+}
+
+/// The offsets in the savepoint of a job that was drained.
+fn begin_at_savepoint(
+    config: &Config,
+    name: &str,
+    places: &mut [Place],
+) -> Result<Vec<Loss>, Fault> {
+    let savepoint = savepoint::read(name, &config.kafka.topics)
+        .map_err(|why| Fault::Config(format!("--from savepoint: {why}")))?;
+    match savepoint.drained {
+        Some(true) => {}
+        Some(false) => {
+            return Err(Fault::Config(format!(
+                "--from savepoint: {name} was not made by `flink stop --drain`: sessions that were \
+                 open are in it and not in the table. Start the Flink job from it (`flink run \
+                 --fromSavepoint {name}`) and stop it with --drain"
+            )));
+        }
+        None => warn!(
+            "{name} does not say whether it was made by `flink stop --drain`: without --drain, the \
+             sessions that were open then are not in the table"
+        ),
+    }
+    let offset =
+        |place: &Place| savepoint.offsets.get(&(place.topic.clone(), place.partition)).copied();
+    let offsets: Vec<Option<Offset>> = places.iter().map(offset).collect();
+    begin_at(config, ("--from savepoint", "the savepoint has"), places, &offsets)
+}
+
+/// Begins at these offsets, one for each place. Messages name the flag and who has the offsets.
+fn begin_at(
+    config: &Config,
+    (flag, who): (&str, &str),
+    places: &mut [Place],
+    offsets: &[Option<Offset>],
+) -> Result<Vec<Loss>, Fault> {
+    let behind = |(place, offset): (&Place, &Option<Offset>)| {
+        let offset = offset.filter(|offset| *offset > place.end)?;
+        Some((place.name(), offset, place.oldest, place.end))
+    };
+    if let Some((name, offset, oldest, end)) = places.iter().zip(offsets).find_map(behind) {
+        return Err(Fault::Config(format!(
+            "{flag}: {who} the offset {offset} of {name}, but Kafka has {oldest} to {end}: the \
+             topic was deleted and made again, its end was lost, or this is another Kafka. Begin \
+             at a time (--from TIME) or at --from earliest"
+        )));
+    }
+    let without =
+        |(place, offset): &(&Place, &Option<Offset>)| offset.is_none() && place.oldest < place.end;
+    let without = places.iter().zip(offsets).filter(without).map(|(place, _)| place.name());
+    let without = named(without);
+    if !without.is_empty() {
+        let what = format!("{who} no offset of {without}, where there are records");
+        if !config.accept_overlap {
+            return Err(Fault::Config(format!(
+                "{flag}: {what}. If no row of the table is of those records, add --accept-overlap \
+                 to begin there at the earliest one"
+            )));
+        }
+        warn!("{what}: beginning there at the earliest one, as --accept-overlap says");
+    }
+    let mut losses = Vec::new();
+    for (place, offset) in places.iter_mut().zip(offsets) {
+        let Some(offset) = *offset else {
+            place.begin = place.oldest;
+            continue;
+        };
+        place.begin = offset.max(place.oldest);
+        if offset < place.oldest {
+            losses.push(Loss {
+                topic: place.topic.clone(),
+                partition: place.partition,
+                from: offset,
+                to: Some(place.oldest),
+                read_to: offset,
+                available: Some((place.oldest, place.end)),
+                reason: "retention has deleted the records in between".to_owned(),
+            });
+        }
+    }
+    if !losses.is_empty() && !config.accept_lost_offsets {
+        let lost = named(losses.iter().map(ToString::to_string));
+        return Err(Fault::Config(format!(
+            "{flag}: {lost}. Add --accept-lost-offsets to go on without them (the loss is noted in \
+             sessionizer.losses)"
+        )));
+    }
+    Ok(losses)
+}
+
+/// What speaks for events behind the beginning that are in the rows already.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Overlap {
+    /// The group has read further than where reading begins.
+    ReadBefore { committed: Offset },
+    /// An event that is no later than the last one of the newest row.
+    OldEvent { offset: Offset, time: EventTime },
+}
+
+/// Refuses a beginning that lies before what the rows hold, or warns if that is accepted.
+fn refuse_overlap(
+    config: &Config,
+    group: &str,
+    places: &[Place],
+    rows: &Rows,
+) -> Result<(), Fault> {
+    let mut overlaps: BTreeMap<usize, Overlap> = BTreeMap::new();
+    for (at, place) in places.iter().enumerate() {
+        if let Some(overlap) = held_against_group(place) {
+            overlaps.insert(at, overlap);
+        }
+    }
+    let told = matches!(config.from, Some(StartAt::Group(_) | StartAt::Savepoint(_)));
+    if overlaps.is_empty() && !told {
+        overlaps = held_against_events(config, places, rows)?;
+    }
+    if overlaps.is_empty() {
+        return Ok(());
+    }
+    let place = |(at, overlap): (&usize, &Overlap)| {
+        let (name, begin) = (places[*at].name(), places[*at].begin);
+        match overlap {
+            Overlap::ReadBefore { committed } => format!(
+                "{name} would be read from offset {begin}, but the consumer group {group} has read \
+                 up to {committed}"
+            ),
+            Overlap::OldEvent { offset, time } => {
+                format!("{name} has at offset {offset} an event of {time}")
+            }
+        }
+    };
+    let Rows { table, newest } = rows;
+    let newest = newest.map_or(String::new(), |newest| {
+        let last = newest.plus(-config.ledger.gap.millis());
+        format!(" (the last event of the newest is of {last})")
+    });
+    let mut what =
+        format!("the table {table} has rows{newest}, and reading would begin before their end:");
+    let shown = overlaps.iter().take(NAMED).map(place);
+    shown.for_each(|line| what.push_str(&format!("\n  {line}")));
+    if overlaps.len() > NAMED {
+        what.push_str(&format!("\n  and {} more", overlaps.len() - NAMED));
+    }
+    if config.accept_overlap {
+        warn!("{what}\nGoing on, as --accept-overlap says: events may be counted twice");
+        return Ok(());
+    }
+    Err(Fault::Config(format!(
+        "{what}\nTheir events would be counted twice. Nothing was changed. Begin where the job \
+         before has stopped (--from group, --from group:NAME), at a later time (--from TIME), with \
+         another table (--table), or empty this one. If no row is of those records, add \
+         --accept-overlap"
+    )))
+}
+
+/// Whether a beginning lies before what the group has read. Where this program has committed the
+/// offset, what is in the table may reach further.
+fn held_against_group(place: &Place) -> Option<Overlap> {
+    let committed = place.committed?.offset;
+    (place.begin < committed.min(place.end)).then_some(Overlap::ReadBefore { committed })
+}
+
+/// Looks at the first records of the partitions of which no group says how far they were read.
+fn held_against_events(
+    config: &Config,
+    places: &[Place],
+    rows: &Rows,
+) -> Result<BTreeMap<usize, Overlap>, Fault> {
+    let mut overlaps = BTreeMap::new();
+    let Some(newest) = rows.newest else { return Ok(overlaps) };
+    let last_event = newest.plus(-config.ledger.gap.millis());
+    let exact = |place: &Place| place.committed.is_some_and(|committed| !committed.ours);
+    let unknown: Vec<usize> = (0..places.len())
+        .filter(|at| !exact(&places[*at]) && places[*at].begin < places[*at].end)
+        .collect();
+    let each = LOOKED_AT_IN_ALL / (unknown.len() as i64).max(1);
+    let each = each.clamp(LOOKED_AT_LEAST, LOOKED_AT);
+    let ranges: Vec<Range> = unknown
+        .iter()
+        .map(|at| {
+            let Place { topic, partition, begin, end, .. } = &places[*at];
+            let end = (*end).min(begin + each);
+            Range { topic: topic.clone(), partition: *partition, start: *begin, end }
+        })
+        .collect();
+    scan_for(&config.kafka, &ranges, Some(LOOK_PATIENCE), |at, record| {
+        let time = event::decode(record.payload).ok().map(|event| event.time);
+        if let Some(time) = time.filter(|time| *time <= last_event) {
+            let overlap = Overlap::OldEvent { offset: record.offset, time };
+            overlaps.entry(unknown[at]).or_insert(overlap);
+        }
+        overlaps.len() < unknown.len()
+    })?;
+    Ok(overlaps)
+}
+
+/// The first of several things in one line, and how many more there are.
+fn named(things: impl Iterator<Item = String>) -> String {
+    let things: Vec<String> = things.collect();
+    let mut text = things.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+    if things.len() > NAMED {
+        text.push_str(&format!("; and {} more", HumanCount((things.len() - NAMED) as u64)));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(begin: Offset, committed: Option<Offset>) -> Place {
+        let committed = committed.map(|offset| Committed { offset, ours: false });
+        Place { topic: "t".to_owned(), partition: 3, oldest: 5, end: 20, committed, begin }
+    }
+
+    #[test]
+    fn a_beginning_before_what_a_group_has_read_overlaps() {
+        let overlaps = |begin, committed| held_against_group(&place(begin, committed)).is_some();
+        assert_eq!([9, 10, 11].map(|begin| overlaps(begin, Some(10))), [true, false, false]);
+        assert!(!overlaps(5, None), "nobody has said how far it was read");
+        assert!(!overlaps(20, Some(30)), "behind the end, there is nothing to read twice");
+        assert!(overlaps(19, Some(30)));
+    }
+
+    #[test]
+    fn a_message_names_a_few_places_and_counts_the_rest() {
+        let names = |count: usize| named((0..count).map(|at| format!("t[{at}]")));
+        assert_eq!(names(0), "");
+        assert_eq!(names(2), "t[0]; t[1]");
+        assert!(names(1_005).ends_with("t[2]; and 1,002 more"));
+    }
+}

@@ -1,0 +1,80 @@
+//! Whether the database has gone back to an earlier state since the run before: the consumer group
+//! remembers how far that had come.
+//!
+//! A job tells its group only what is durable. So an offset of the group that lies behind what
+//! Postgres knows is one of commits that are not there any more.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use log::{debug, warn};
+use sessionizer_core::binding::Offset;
+use sessionizer_core::plan::RecoveryPlan;
+use sessionizer_core::time::EventTime;
+
+use crate::config::Config;
+use crate::job::recover::last_binding;
+use crate::kafka::Admin;
+use crate::ui::text::plural;
+
+/// A start does not wait longer for what is only told.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+type Offsets = BTreeMap<(String, i32), Offset>;
+
+/// What the group remembers, on its way.
+pub struct Memory(Receiver<Offsets>);
+
+/// Asks, while the start goes on.
+pub fn ask(config: &Config, counts: &[i32]) -> Memory {
+    let (answer, receiver) = channel();
+    let topics = config.kafka.topics.iter().zip(counts);
+    let partitions: Vec<(String, i32)> = topics
+        .flat_map(|(topic, count)| (0..*count).map(|partition| (topic.clone(), partition)))
+        .collect();
+    let (kafka, job) = (config.kafka.clone(), config.ledger.job.clone());
+    let work = move || {
+        let of_job = (kafka.group.as_str(), job.as_str());
+        let offsets = Admin::new(&kafka)
+            .and_then(|cluster| cluster.committed_by(of_job, &partitions, PATIENCE));
+        match offsets {
+            Ok(offsets) => drop(answer.send(offsets)), // Nobody listens any more.
+            Err(why) => debug!("what the consumer group remembers: {why}"),
+        }
+    };
+    let thread = thread::Builder::new().name("kafka-group".to_owned());
+    thread.spawn(work).expect("a thread can be started");
+    Memory(receiver)
+}
+
+/// Says how far the database is behind what the group remembers.
+pub fn compare(memory: &Memory, config: &Config, plan: &RecoveryPlan) {
+    let Ok(offsets) = memory.0.recv_timeout(PATIENCE) else { return };
+    let mut behind = Vec::new();
+    for part in plan.partitions.iter().filter(|part| !part.retired && part.restart.is_none()) {
+        let partition = part.start.partition;
+        let topic = plan.topic(partition);
+        let durable = last_binding(part, &plan.replay).end;
+        if let Some(offset) = offsets.get(&(topic.to_owned(), partition.number))
+            && *offset > durable
+        {
+            behind.push((format!("{topic}[{}]", partition.number), durable, offset - durable));
+        }
+    }
+    let Some((place, durable, _)) = behind.first() else { return };
+    let records: i64 = behind.iter().map(|(_, _, records)| records).sum();
+    let epoch = plan.replay.last().map_or(plan.base_epoch, |bound| bound.epoch);
+    warn!(
+        "the database has gone back to an earlier state: the consumer group {} remembers that the \
+         job {} had committed more, {} in {}. The newest epoch there is of {}. It may be an \
+         asynchronous failover, a restored backup, or a crash with synchronous_commit = off. What is missing is \
+         read again, {place} from offset {durable} on",
+        config.kafka.group,
+        config.ledger.job,
+        plural(records as u64, "record"),
+        plural(behind.len() as u64, "partition"),
+        EventTime::from_millis(epoch as i64),
+    );
+}

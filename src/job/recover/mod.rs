@@ -1,0 +1,439 @@
+//! From what is durable and what Kafka has to a [`RecoveryPlan`].
+
+mod banner;
+mod beginning;
+mod group;
+pub mod savepoint;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use log::{info, warn};
+use sessionizer_core::binding::{Binding, BoundEpoch, Offset, Partition, Rules, Status};
+use sessionizer_core::fault::Fault;
+use sessionizer_core::plan::{PartitionPlan, RecoveryPlan};
+use sessionizer_core::time::{Epoch, EventTime};
+
+use self::beginning::Beginning;
+use crate::config::Config;
+use crate::dataflow::ports::LedgerError;
+use crate::dataflow::run_state::RunState;
+use crate::kafka::Admin;
+use crate::ledger;
+use crate::ledger::{Loss, NamedBinding, RecoveredState, Started};
+use crate::ui::text::plural;
+
+/// Asks Kafka, takes the fence and makes the plan. Worker 0 of process 0 does it, once a start.
+///
+/// Kafka is asked first: a start that cannot read its topic must not stop an instance that can.
+/// Whether a first start may begin is found out before anything is made: one that may not leaves
+/// nothing behind. Epochs begin at the wall clock, as it is when all questions are answered.
+pub fn make_plan(
+    config: &Config,
+    run_state: &RunState,
+    now_ms: impl Fn() -> Epoch,
+) -> Result<RecoveryPlan, Fault> {
+    // One timeout for all of it.
+    let began = Instant::now();
+    let patience = || config.start_timeout.saturating_sub(began.elapsed());
+    let cluster = Admin::new(&config.kafka)?;
+    let give_up = || run_state.stopping();
+    let counts = cluster.topics(patience(), give_up)?;
+    let found = ledger::peek_patiently(&config.ledger, patience(), give_up)?;
+    let with_rows = found.as_ref().is_some_and(|found| found.rows.is_some());
+    let beginning = match &found {
+        Some(found) => Some(beginning::find(config, &cluster, &counts, found)?),
+        None => None,
+    };
+    let memory = found.is_none().then(|| group::ask(config, &counts));
+    let topics = &config.kafka.topics;
+    let ledger = &config.ledger;
+    let started = ledger::start_patiently(ledger, topics, with_rows, patience(), give_up)?;
+    let mut plan = assemble(&started.durable, topics, &counts, now_ms(), config.rules)?;
+    let ids = cluster.topic_ids(topics);
+    plan.topic_ids.iter_mut().zip(ids).for_each(|(known, id)| *known = id);
+    let beginning = match started.durable.is_first_start() {
+        false => Beginning::default(),
+        true => beginning.ok_or_else(|| {
+            Fault::Environment(format!(
+                "the job {} was removed while this start looked at it: start again",
+                config.ledger.job
+            ))
+        })?,
+    };
+    let losses = place_partitions(&mut plan, (config, run_state), (&cluster, &counts), beginning)?;
+    say_what_starts(config, &counts, &started, &plan);
+    if let Some(memory) = &memory {
+        group::compare(memory, config, &plan);
+    }
+    if !losses.is_empty() {
+        accept(&mut plan, config, &losses)?;
+    }
+    Ok(plan)
+}
+
+fn say_what_starts(config: &Config, counts: &[i32], started: &Started, plan: &RecoveryPlan) {
+    info!("{}", banner::banner(config, counts, started, plan));
+    if config.from.is_some() && !started.durable.is_first_start() {
+        warn!(
+            "--from says where a first start begins; the job {} has begun and goes on where it \
+             stopped (`sessionizer reset` begins afresh)",
+            config.ledger.job
+        );
+    }
+    if let Some(change) = banner::topic_change(started, &config.kafka.topics) {
+        warn!("{change}");
+    }
+    match started.found_rows_to {
+        Some(EventTime::NEVER) | None => {}
+        Some(newest) => info!(
+            "the table has rows up to {newest}: an event up to then merges with the rows that it \
+             touches"
+        ),
+    }
+}
+
+/// Says for each partition where reading begins and ends; gives what is needed and gone.
+fn place_partitions(
+    plan: &mut RecoveryPlan,
+    (config, run_state): (&Config, &RunState),
+    (cluster, counts): (&Admin, &[i32]),
+    beginning: Beginning,
+) -> Result<Vec<Loss>, Fault> {
+    let mut losses = beginning.losses;
+    losses.extend(retire_what_is_gone(plan, counts));
+    let made_again: BTreeSet<String> = losses
+        .iter()
+        .filter(|loss| loss.available.is_none())
+        .map(|loss| loss.topic.clone())
+        .collect();
+    // Asked first: where a partition can be read to less far than this, it is not because it grows.
+    let log_ends = match config.until_end {
+        true => {
+            let read = plan.partitions.iter().filter(|part| !part.retired);
+            let read: Vec<Partition> = read.map(|part| part.start.partition).collect();
+            cluster.log_ends(&plan.topics, &read)
+        }
+        false => BTreeMap::new(),
+    };
+    for part in plan.partitions.iter_mut().filter(|part| !part.retired) {
+        let partition = part.start.partition;
+        let topic = &plan.topics[usize::from(partition.topic)];
+        let (oldest, end) = cluster.offsets(topic, partition.number)?;
+        part.until = config.until_end.then_some(end);
+        part.oldest = oldest;
+        if let Some(log_end) = log_ends.get(&partition).filter(|log_end| **log_end > end) {
+            let count = log_end - end;
+            run_state.metrics.held_back.fetch_add(count as u64, Relaxed);
+            warn!(
+                "{topic}[{}]: --until-end reads to offset {end}, the last stable offset. The {count} \
+                 offsets from there up to {log_end} belong to an open transaction or lie behind one: \
+                 Kafka hands them out when it has ended. Run --until-end again then",
+                partition.number
+            );
+        }
+        if is_new(part, &plan.replay) {
+            let start = beginning.offsets.get(&(topic.clone(), partition.number));
+            part.start = Binding::initial(partition, *start.unwrap_or(&oldest));
+            continue;
+        }
+        let last = last_binding(part, &plan.replay);
+        let now = plan.topic_ids[usize::from(partition.topic)];
+        let same = now.zip(last.topic_id).map(|(now, then)| now == then);
+        let same = if made_again.contains(topic) { Some(false) } else { same };
+        let Some(loss) = find_loss(topic, (part.start.end, &last), (oldest, end), same) else {
+            continue;
+        };
+        if loss.to.is_none() {
+            part.restart = Some(oldest);
+        } else if end < last.end {
+            part.restart = Some(end);
+        }
+        losses.push(loss);
+    }
+    Ok(losses)
+}
+
+/// What was bound last of a partition.
+fn last_binding(part: &PartitionPlan, replay: &[BoundEpoch]) -> Binding {
+    let partition = part.start.partition;
+    let replayed = replay.iter().rev().flat_map(|epoch| &epoch.bindings);
+    *replayed.into_iter().find(|b| b.partition == partition).unwrap_or(&part.start)
+}
+
+/// A topic never loses a partition; one that has fewer than the job has read was made again. Those
+/// that are gone are not read, and the watermark does not wait for them. Gives what that loses, but
+/// for what a start before has accepted. `counts` are the partitions of each topic.
+fn retire_what_is_gone(plan: &mut RecoveryPlan, counts: &[i32]) -> Vec<Loss> {
+    let mut losses = Vec::new();
+    for part in plan.partitions.iter_mut().filter(|part| !part.retired) {
+        let Partition { topic, number } = part.start.partition;
+        let count = counts[usize::from(topic)];
+        if number < count {
+            continue;
+        }
+        let last = last_binding(part, &plan.replay);
+        let now = plan.topic_ids[usize::from(topic)];
+        // Whoever accepts it binds an end to the partition, and the id of the new topic.
+        let accepted = match now.zip(last.topic_id) {
+            Some((now, then)) => now == then,
+            None => last.status == Status::Ended,
+        };
+        part.retired = true;
+        // Should the new topic get such a partition, it is read from its beginning.
+        part.restart = Some(0);
+        if accepted {
+            continue;
+        }
+        losses.push(Loss {
+            topic: plan.topics[usize::from(topic)].clone(),
+            partition: number,
+            from: part.start.end,
+            to: None,
+            read_to: last.end,
+            available: None,
+            reason: format!(
+                "the topic was deleted and made again with {}",
+                plural(count as u64, "partition")
+            ),
+        });
+    }
+    losses
+}
+
+/// Whether nothing durable speaks of this partition.
+fn is_new(part: &PartitionPlan, replay: &[BoundEpoch]) -> bool {
+    let partition = part.start.partition;
+    !part.known && replay.iter().all(|e| e.bindings.iter().all(|b| b.partition != partition))
+}
+
+/// What of a partition is needed and gone: `from` is where reading begins, `last` what was bound
+/// last, Kafka has what lies between `oldest` and `end`. `same` says whether it is the topic of then.
+fn find_loss(
+    topic: &str,
+    (from, last): (Offset, &Binding),
+    (oldest, end): (Offset, Offset),
+    same: Option<bool>,
+) -> Option<Loss> {
+    // Of a topic that is gone, nobody knows how long it was.
+    let (from, to, reason) = if same == Some(false) {
+        (from, None, "the topic was deleted and made again")
+    } else if end < last.end && same.is_none() {
+        (from, None, "the topic was deleted and made again, or its end was lost")
+    } else if end < last.end {
+        (end, Some(last.end), "the end of the log was lost (an unclean leader election?)")
+    } else if from < oldest {
+        (from, Some(oldest), "retention has deleted the records in between")
+    } else {
+        return None;
+    };
+    let (topic, partition) = (topic.to_owned(), last.partition.number);
+    let (available, reason) = (Some((oldest, end)), reason.to_owned());
+    Some(Loss { topic, partition, from, to, read_to: last.end, available, reason })
+}
+
+/// Notes the losses, or refuses to start.
+fn accept(plan: &mut RecoveryPlan, config: &Config, losses: &[Loss]) -> Result<(), Fault> {
+    let places: Vec<String> = losses.iter().map(ToString::to_string).collect();
+    let places = places.join("; ");
+    if !config.accept_lost_offsets {
+        return Err(Fault::Config(format!(
+            "{places}. What is in Postgres stays right. Start with --accept-lost-offsets to go on \
+             without them (the loss is counted in sessionizer.balance), or begin afresh with what is \
+             there: `sessionizer reset` removes the job and its rows"
+        )));
+    }
+    warn!("going on without what is lost, as --accept-lost-offsets says: {places}");
+    let newest = ledger::accept_losses(&config.ledger, losses, plan.first_epoch);
+    plan.lost_before = Some(newest.map_err(|error| match error {
+        LedgerError::Fatal(fault) => fault,
+        LedgerError::Retry(why) => Fault::Environment(format!("cannot note what is lost: {why}")),
+    })?);
+    Ok(())
+}
+
+/// The plan as far as it follows from what is durable; offsets of new partitions are 0. `counts`
+/// are the partitions of each topic, `first` is the wall clock, `rules` are those of new
+/// epochs.
+pub fn assemble(
+    durable: &RecoveredState,
+    topics: &[String],
+    counts: &[i32],
+    first: Epoch,
+    rules: Rules,
+) -> Result<RecoveryPlan, Fault> {
+    let mut names = topics.to_vec();
+    let bound = std::iter::once(&durable.base).chain(&durable.replay);
+    for named in bound.clone().flat_map(|epoch| &epoch.bindings) {
+        if !names.contains(&named.topic) {
+            names.push(named.topic.clone());
+        }
+    }
+    let binding = |named: &NamedBinding| {
+        let topic = names.iter().position(|name| *name == named.topic).expect("just added");
+        Binding {
+            partition: Partition { topic: topic as u16, number: named.partition },
+            topic_id: named.topic_id,
+            start: named.start,
+            end: named.end,
+            promise: named.promise,
+            status: named.status,
+            quiet_since: named.quiet_since,
+            records: named.records,
+            dead: named.dead,
+            clock_ms: named.clock_ms,
+        }
+    };
+    let retired = |partition: Partition| usize::from(partition.topic) >= topics.len();
+    let mut partitions: BTreeMap<Partition, PartitionPlan> = BTreeMap::new();
+    let mut plan = |start: Binding, known: bool| {
+        let retired = retired(start.partition);
+        let plan = PartitionPlan { start, known, until: None, retired, restart: None, oldest: 0 };
+        partitions.entry(start.partition).or_insert(plan);
+    };
+    for named in &durable.base.bindings {
+        plan(binding(named), true);
+    }
+    for named in durable.replay.iter().flat_map(|epoch| &epoch.bindings) {
+        // The first binding of a partition is where its reading began.
+        plan(binding(named), false);
+    }
+    for (topic, count) in counts.iter().enumerate() {
+        for number in 0..*count {
+            plan(Binding::initial(Partition { topic: topic as u16, number }, 0), false);
+        }
+    }
+    let replay: Vec<BoundEpoch> = durable
+        .replay
+        .iter()
+        .map(|epoch| BoundEpoch {
+            epoch: epoch.epoch,
+            watermark: epoch.watermark,
+            rules: epoch.rules.unwrap_or(rules),
+            bindings: epoch.bindings.iter().map(binding).collect(),
+        })
+        .collect();
+    let last = bound.map(|epoch| epoch.epoch).max().unwrap_or(0);
+    let committed = durable.progress.iter().map(|shard| shard.epoch).max().unwrap_or(0);
+    if committed > last {
+        return Err(Fault::Config(format!(
+            "a shard stands at the epoch {committed} in sessionizer.shard_progress, but the last in \
+             sessionizer.epochs is {last}: rows were deleted or changed by hand"
+        )));
+    }
+    Ok(RecoveryPlan {
+        fence: durable.fence,
+        topics: names.clone(),
+        topic_ids: vec![None; names.len()],
+        rules,
+        lost_before: None,
+        progress: durable.progress.clone(),
+        base_epoch: durable.base.epoch,
+        base_watermark: durable.base.watermark,
+        replay,
+        first_epoch: first.max(last + 1),
+        age_ms: 0,
+        partitions: partitions.into_values().collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::NamedEpoch;
+    use sessionizer_core::plan::{Fence, ShardProgress};
+    use sessionizer_core::time::EventTime;
+
+    const RULES: Rules = Rules { max_future_ms: 0, late: sessionizer_core::binding::Late::Merge };
+
+    fn named(topic: &str, partition: i32, end: Offset) -> NamedBinding {
+        NamedBinding {
+            topic: topic.to_owned(),
+            partition,
+            topic_id: None,
+            start: 0,
+            end,
+            promise: EventTime::NEVER,
+            status: Status::Active,
+            quiet_since: 0,
+            records: end as u64,
+            dead: 0,
+            clock_ms: None,
+        }
+    }
+
+    fn epoch(epoch: Epoch, bindings: Vec<NamedBinding>) -> NamedEpoch {
+        NamedEpoch { epoch, watermark: EventTime::NEVER, rules: None, bindings }
+    }
+
+    fn durable(base: NamedEpoch, replay: Vec<NamedEpoch>) -> RecoveredState {
+        let last = replay.last().map_or(base.epoch, |bound| bound.epoch);
+        let progress = vec![ShardProgress { epoch: last, ..Default::default() }; 4];
+        RecoveredState { fence: Fence::default(), progress, base, replay }
+    }
+
+    fn topics(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_first_start_knows_no_partition_and_begins_at_the_tick() {
+        let plan = assemble(
+            &durable(epoch(0, vec![]), vec![]),
+            &topics(&["a", "b"]),
+            &[2, 1],
+            5_000,
+            RULES,
+        )
+        .expect("complete");
+        assert_eq!(plan.first_epoch, 5_000);
+        assert_eq!(plan.partitions.len(), 3);
+        assert!(plan.partitions.iter().all(|part| !part.known && is_new(part, &plan.replay)));
+        assert_eq!(plan.partitions[2].start.partition, Partition { topic: 1, number: 0 });
+    }
+
+    #[test]
+    fn a_restart_reads_from_the_base_and_new_partitions_from_their_first_binding() {
+        let base = epoch(1_000, vec![named("a", 0, 10)]);
+        let replay = vec![epoch(2_000, vec![named("a", 0, 20), named("a", 1, 3)])];
+        let plan = assemble(&durable(base, replay), &topics(&["a"]), &[3], 1_500, RULES)
+            .expect("complete");
+        let starts: Vec<_> = plan.partitions.iter().map(|p| (p.start.end, p.known)).collect();
+        assert_eq!(starts, [(10, true), (3, false), (0, false)]);
+        let new: Vec<_> = plan.partitions.iter().map(|p| is_new(p, &plan.replay)).collect();
+        assert_eq!(new, [false, false, true]);
+        assert_eq!(plan.first_epoch, 2_001, "epochs only go forward, whatever the clock says");
+    }
+
+    #[test]
+    fn partitions_of_a_topic_that_is_not_read_any_more_are_retired() {
+        let base = epoch(1_000, vec![named("a", 0, 10), named("old", 0, 7)]);
+        let plan = assemble(&durable(base, vec![]), &topics(&["a"]), &[1], 9_000, RULES)
+            .expect("complete");
+        let retired: Vec<_> = plan.partitions.iter().map(|p| p.retired).collect();
+        assert_eq!((plan.topics.len(), retired), (2, vec![false, true]));
+    }
+
+    #[test]
+    fn what_is_needed_and_gone_is_told_with_both_ends() {
+        let partition = Partition { topic: 0, number: 3 };
+        let last = Binding { end: 9, ..Binding::initial(partition, 0) };
+        let find = |from, available, same| find_loss("t", (from, &last), available, same);
+        let same = Some(true);
+        assert_eq!(find(5, (5, 9), same), None);
+        assert_eq!(find(9, (9, 9), None), None);
+        let gone = find(4, (5, 9), same).expect("retention");
+        assert_eq!((gone.from, gone.to, gone.read_to), (4, Some(5), 9));
+        let text = gone.to_string();
+        assert!(text.contains("t[3]") && text.contains("offset 4") && text.contains("5 to 9"));
+        for (available, same) in [((0, 8), None), ((0, 20), Some(false))] {
+            let gone = find(4, available, same).expect("made again");
+            assert_eq!(gone.to, None);
+            assert!(gone.to_string().contains("made again"));
+        }
+        let cut = find(4, (0, 8), same).expect("the end is gone");
+        assert_eq!((cut.from, cut.to, cut.read_to), (8, Some(9), 9));
+        assert!(cut.to_string().contains("offset 9, but Kafka has 0 to 8: the end"));
+    }
+}

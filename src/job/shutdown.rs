@@ -1,0 +1,93 @@
+//! How a run ends: workers that finish, peers that are told, and a process that hangs.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::{debug, error};
+use sessionizer_core::fault::Fault;
+use timely::communication::WorkerGuards;
+
+use crate::cluster::Cluster;
+use crate::dataflow::run_state::RunState;
+
+/// How long a worker sleeps at most before it looks at the flags of the run.
+pub(super) const NAP: Duration = Duration::from_millis(100);
+
+/// How long a failed process of a cluster takes to end by itself. Then it is ended: the others are
+/// to be started again, and must not wait for what hangs here.
+const LAST_WORDS: Duration = Duration::from_millis(1_500);
+
+/// How long the end of a run waits for the peers to close their connections.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+pub(super) fn join_workers(guards: WorkerGuards<()>, run_state: &RunState) {
+    for result in guards.join() {
+        if let Err(why) = result {
+            run_state.fail(Fault::Environment(format!("a worker thread ended abnormally: {why}")));
+        }
+    }
+}
+
+/// The end of a process of a cluster. After a clean end, what timely still has to send is sent, and
+/// the peers say that they are done. After any other, nobody waits for anybody.
+pub(super) fn part(
+    cluster: &Cluster,
+    guards: WorkerGuards<()>,
+    ends: &Receiver<()>,
+    workers: usize,
+    run_state: &Arc<RunState>,
+) {
+    let mut running = workers;
+    let mut failed_since = None;
+    while running > 0 {
+        match ends.recv_timeout(NAP) {
+            Ok(()) => running -= 1,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if run_state.failed()
+            && failed_since.get_or_insert_with(Instant::now).elapsed() >= LAST_WORDS
+        {
+            break;
+        }
+    }
+    if run_state.failed() || run_state.abandoned() {
+        // Its threads wait for peers that may be gone: they end with the process.
+        std::mem::forget(guards);
+        return;
+    }
+    cluster.finished();
+    let (joined, all) = channel();
+    let run_state = Arc::clone(run_state);
+    thread::spawn(move || {
+        join_workers(guards, &run_state);
+        let _ = joined.send(());
+    });
+    if all.recv_timeout(FAREWELL).is_err() {
+        debug!("a peer has not closed its connection within {FAREWELL:?}");
+    }
+}
+
+/// Ends the process if it has failed and does not end by itself, until what is returned is dropped.
+pub(super) fn watch_the_end(run_state: &Arc<RunState>) -> std::sync::mpsc::Sender<()> {
+    let (running, over) = channel::<()>();
+    let run_state = Arc::clone(run_state);
+    let work = move || {
+        while !run_state.failed() {
+            if over.recv_timeout(NAP) == Err(RecvTimeoutError::Disconnected) {
+                return;
+            }
+        }
+        if over.recv_timeout(LAST_WORDS) == Err(RecvTimeoutError::Timeout)
+            && let Some(fault) = run_state.fault()
+        {
+            error!("{fault}");
+            signal_hook::low_level::exit(i32::from(fault.exit_code()));
+        }
+    };
+    let thread = thread::Builder::new().name("watchdog".to_owned());
+    thread.spawn(work).expect("a thread can be started");
+    running
+}

@@ -1,0 +1,89 @@
+//! The last line of a run: how it ended, and what it has done. What is zero is left out.
+
+use std::time::Duration;
+
+use crate::ui::text::{duration, plural};
+
+/// How a run has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// All that `--until-end` was to read is read.
+    ReadToTheEnd,
+    /// Somebody has stopped it.
+    Stopped,
+    /// Somebody has stopped it before it had read again what it had read before.
+    StoppedWhileReadingAgain,
+}
+
+/// What a run has done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Done {
+    pub records: u64,
+    pub rows: u64,
+    pub late: u64,
+    pub dead: u64,
+    /// Offsets behind open transactions, which were not read.
+    pub held_back: u64,
+    pub took: Duration,
+}
+
+/// `read to the end: 5,000 records in 1.2 s, 619 rows written, 12 late sessions merged`
+pub fn ending(how: Ending, done: Done) -> String {
+    let begins = match how {
+        Ending::ReadToTheEnd => "read to the end",
+        Ending::Stopped => "stopped",
+        Ending::StoppedWhileReadingAgain => "stopped while still reading again",
+    };
+    let records = match done.records {
+        0 => "no new records".to_owned(),
+        records => plural(records, "record"),
+    };
+    let mut line = format!("{begins}: {records} in {}", duration(done.took));
+    for (n, what, became) in [
+        (done.rows, "row", " written"),
+        (done.late, "late session", " merged"),
+        (done.dead, "dead letter", ""),
+    ] {
+        if n > 0 {
+            line.push_str(&format!(", {}{became}", plural(n, what)));
+        }
+    }
+    if done.held_back > 0 && how != Ending::StoppedWhileReadingAgain {
+        let held_back = plural(done.held_back, "offset");
+        line.push_str(&format!("; {held_back} behind open transactions not read"));
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_says_how_it_ended_and_has_no_zeros() {
+        let took = Duration::from_millis(1_200);
+        let all = Done { records: 5_000, rows: 1, late: 1_037, dead: 2, held_back: 10, took };
+        let none = Done { took, ..Done::default() };
+        for (how, done, want) in [
+            (
+                Ending::ReadToTheEnd,
+                all,
+                "read to the end: 5,000 records in 1.2 s, 1 row written, 1,037 late sessions \
+                 merged, 2 dead letters; 10 offsets behind open transactions not read",
+            ),
+            (Ending::ReadToTheEnd, none, "read to the end: no new records in 1.2 s"),
+            (
+                Ending::Stopped,
+                Done { records: 1, rows: 12, ..none },
+                "stopped: 1 record in 1.2 s, 12 rows written",
+            ),
+            (
+                Ending::StoppedWhileReadingAgain,
+                none,
+                "stopped while still reading again: no new records in 1.2 s",
+            ),
+        ] {
+            assert_eq!(ending(how, done), want);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What the system has given this process: signals that are ignored, and how many files it may
+//! open.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sessionizer_core::fault::Fault;
+
+use crate::config::Config;
+
+/// What a run needs beside its workers: the log, sockets to brokers, threads of the clients.
+const FILES_AT_LEAST: u64 = 64;
+/// A worker has a consumer, with sockets to the brokers; a connection to Postgres has a runtime.
+const FILES_A_WORKER: u64 = 16;
+const FILES_A_CONNECTION: u64 = 8;
+/// Of each worker, to each other process.
+const FILES_A_PEER: u64 = 4;
+
+/// How many files the job needs to open, roughly: more than it does with three brokers.
+fn files_needed(config: &Config) -> u64 {
+    let (workers, peers) = (config.workers as u64, config.processes as u64 - 1);
+    // Of several processes, each opens its share of the connections.
+    let connections = u64::from(config.writers).div_ceil(config.processes as u64);
+    FILES_AT_LEAST
+        + FILES_A_WORKER * workers
+        + FILES_A_CONNECTION * connections
+        + FILES_A_PEER * peers
+}
+
+/// Raises the limit of open files if it can, and refuses to start if it is too low: whatever meets
+/// it later cannot say so.
+pub fn check_open_files(config: &Config) -> Result<(), Fault> {
+    let needed = files_needed(config);
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current.is_none_or(|current| current >= needed) {
+        return Ok(());
+    }
+    if maximum.is_none_or(|maximum| maximum >= needed) {
+        let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum });
+        if raised.is_ok() {
+            return Ok(());
+        }
+    }
+    let limit = maximum.or(current).unwrap_or(needed);
+    Err(Fault::Config(format!(
+        "this process may open {limit} files, and needs {needed}: raise the limit (ulimit -n \
+         {needed}; LimitNOFILE= in a systemd unit)"
+    )))
+}
+
+/// Whether SIGHUP was ignored when the program was started, as nohup does it: then it stays so.
+pub fn ignores_hangup() -> bool {
+    // Where there is no such file, nobody can say.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    ignored(&status) & 1 == 1
+}
+
+/// The signals that are ignored, a bit each, SIGHUP being the first.
+fn ignored(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mask_of_ignored_signals_is_read() {
+        let status = "SigBlk:\t0000000000000001\nSigIgn:\t0000000000001001\nSigCgt:\t0\n";
+        assert_eq!(ignored(status), 0x1001);
+        assert_eq!(ignored("Name: x\n"), 0);
+    }
+}

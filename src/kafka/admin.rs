@@ -1,0 +1,280 @@
+//! Questions to the brokers: which partitions a topic has, where they begin and end, what a topic
+//! is called inside Kafka.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::info;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
+use sessionizer_core::binding::{Offset, Partition, TopicId};
+use sessionizer_core::fault::Fault;
+
+use crate::kafka::{Context, EVENTS_PER_SERVICE, KafkaConfig, QUESTION, lock, refused, topic_ids};
+use crate::ui::waiting::Waiting;
+
+/// How long a start asks at a time: in between it notices that it is to stop.
+const START_QUESTION: Duration = Duration::from_secs(1);
+/// For how long brokers refuse a login or a certificate until a start believes them: one that has
+/// just started may not know of a login yet.
+const REFUSALS: Duration = Duration::from_secs(3);
+/// How long a question may take even if a start has no patience left.
+const QUICK_QUESTION: Duration = Duration::from_millis(500);
+
+/// Asks the brokers about topics and offsets.
+pub struct Admin {
+    pub(super) config: KafkaConfig,
+    client: BaseConsumer<Context>,
+    pub(super) context: Context,
+}
+
+/// What the brokers say of a topic.
+pub(super) struct Layout {
+    pub(super) partitions: i32,
+    /// Those that no broker serves now.
+    pub(super) leaderless: Vec<i32>,
+}
+
+/// Where reading may begin.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StartAt {
+    /// The oldest record there is.
+    Earliest,
+    /// Behind the newest record.
+    Latest,
+    /// The first record with this Kafka timestamp or a later one, in milliseconds since 1970.
+    Timestamp(i64),
+    /// The offsets that this consumer group has committed.
+    Group(String),
+    /// The offsets in this savepoint of a Flink job.
+    Savepoint(String),
+}
+
+impl Admin {
+    /// Makes a client; nothing is asked yet.
+    pub fn new(config: &KafkaConfig) -> Result<Self, Fault> {
+        Admin::with(config, Context::default())
+    }
+
+    pub(super) fn with(config: &KafkaConfig, context: Context) -> Result<Self, Fault> {
+        let mut client = config.client();
+        client.set("allow.auto.create.topics", "false");
+        let client = BaseConsumer::from_config_and_context(&client, context.clone())
+            .map_err(|why| refused(config, &why))?;
+        Ok(Admin { config: config.clone(), client, context })
+    }
+
+    /// Lets callbacks run.
+    pub(super) fn serve(&self) {
+        for _ in 0..EVENTS_PER_SERVICE {
+            drop(self.client.poll(Duration::ZERO));
+        }
+    }
+
+    /// The partitions of a topic. `Err(None)`: the brokers did not answer in time.
+    pub(super) fn partitions(
+        &self,
+        topic: &str,
+        patience: Duration,
+    ) -> Result<Layout, Option<Fault>> {
+        self.serve();
+        let metadata = self.client.fetch_metadata(Some(topic), patience);
+        self.serve();
+        let metadata = metadata.map_err(|why| self.unanswered(&why))?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
+        match found.and_then(|topic| topic.error()) {
+            None => {}
+            Some(error) => {
+                let code = RDKafkaErrorCode::from(error);
+                return match code {
+                    RDKafkaErrorCode::UnknownTopicOrPartition
+                    | RDKafkaErrorCode::UnknownTopic
+                    | RDKafkaErrorCode::InvalidTopic => Err(Some(no_topic(topic))),
+                    RDKafkaErrorCode::TopicAuthorizationFailed => {
+                        Err(Some(Fault::Config(format!(
+                            "Kafka does not let this login read the topic {topic}: grant it READ \
+                             and DESCRIBE"
+                        ))))
+                    }
+                    _ => Err(None),
+                };
+            }
+        }
+        let Some(found) = found.filter(|found| !found.partitions().is_empty()) else {
+            return Err(Some(no_topic(topic)));
+        };
+        let leaderless = found.partitions().iter().filter(|partition| partition.leader() < 0);
+        Ok(Layout {
+            partitions: found.partitions().len() as i32,
+            leaderless: leaderless.map(|partition| partition.id()).collect(),
+        })
+    }
+
+    fn unanswered(&self, why: &KafkaError) -> Option<Fault> {
+        let mut last = lock(&self.context.health.last);
+        last.get_or_insert_with(|| why.to_string());
+        None
+    }
+
+    /// How many partitions each topic has; waits at most `patience` for brokers, and for one that
+    /// leads each partition: nobody could say where the others begin and end.
+    pub fn topics(
+        &self,
+        patience: Duration,
+        mut give_up: impl FnMut() -> bool,
+    ) -> Result<Vec<i32>, Fault> {
+        let began = Instant::now();
+        let mut told = false;
+        let waiting = Waiting::new(format!("Kafka at {}", self.config.brokers), Some(patience));
+        let mut counts = Vec::new();
+        for topic in &self.config.topics {
+            counts.push(loop {
+                let left = patience.saturating_sub(began.elapsed());
+                match self.partitions(topic, left.clamp(QUICK_QUESTION, START_QUESTION)) {
+                    Ok(layout) if layout.leaderless.is_empty() => break layout.partitions,
+                    Ok(layout) => {
+                        let why = format!("{topic}{:?} has no leader", layout.leaderless);
+                        *lock(&self.context.health.last) = Some(why);
+                    }
+                    Err(Some(fault)) => return Err(fault),
+                    Err(None) => {}
+                }
+                // The reason comes by a callback, a moment after the failure.
+                thread::sleep(Duration::from_millis(200));
+                self.serve();
+                let why = lock(&self.context.health.last).clone();
+                let why = why.unwrap_or_else(|| "no answer".to_owned());
+                let over = began.elapsed() >= patience || give_up();
+                let refused = if over { Duration::ZERO } else { REFUSALS };
+                if let Some(why) = self.context.refused_for(refused) {
+                    return Err(Fault::Config(format!(
+                        "Kafka at {} refuses the connection: {why}; check KAFKA_WEB_TRAFFIC_KEY \
+                         and KAFKA_WEB_TRAFFIC_SECRET, or the sasl.* and ssl.* settings of \
+                         --kafka-config",
+                        self.config.brokers
+                    )));
+                }
+                if over {
+                    return Err(Fault::Environment(format!(
+                        "Kafka at {} cannot be used: {why}; check KAFKA_URL, and, if it asks for a \
+                         login, KAFKA_WEB_TRAFFIC_KEY and KAFKA_WEB_TRAFFIC_SECRET",
+                        self.config.brokers
+                    )));
+                }
+                waiting.because(&why);
+                if !told {
+                    told = true;
+                    info!("waiting for Kafka at {}: {why}", self.config.brokers);
+                }
+            });
+        }
+        Ok(counts)
+    }
+
+    /// The ids of topics; `None` for those of brokers that do not say (before Kafka 3.1, or of
+    /// another make).
+    pub fn topic_ids(&self, topics: &[String]) -> Vec<Option<TopicId>> {
+        topic_ids::topic_ids(self.client.client(), topics, QUESTION)
+    }
+
+    /// The oldest offset of a partition, and the one behind the newest record that is committed.
+    pub fn offsets(&self, topic: &str, partition: i32) -> Result<(Offset, Offset), Fault> {
+        let mut last = None;
+        for _ in 0..5 {
+            match self.client.fetch_watermarks(topic, partition, QUESTION) {
+                Ok(offsets) => return Ok(offsets),
+                Err(why) => last = Some(why),
+            }
+            self.serve();
+            thread::sleep(Duration::from_millis(200));
+        }
+        let why = last.map(|why| why.to_string()).unwrap_or_default();
+        Err(Fault::Environment(format!(
+            "Kafka at {} does not say which offsets {topic}[{partition}] has: {why}",
+            self.config.brokers
+        )))
+    }
+
+    /// Where these partitions end, also what lies behind open transactions and cannot be read yet;
+    /// those of which it is not known now are missing.
+    pub fn log_ends(
+        &self,
+        topics: &[String],
+        partitions: &[Partition],
+    ) -> BTreeMap<Partition, Offset> {
+        // How far a client sees is settled when it is made.
+        let mut config = self.config.client();
+        config.set("allow.auto.create.topics", "false");
+        config.set("isolation.level", "read_uncommitted");
+        let context = Context::default();
+        let client = BaseConsumer::from_config_and_context(&config, context.clone());
+        let ends = client.ok().and_then(|client| {
+            Admin { config: self.config.clone(), client, context }.ends(topics, partitions)
+        });
+        ends.unwrap_or_default()
+    }
+
+    /// Where these partitions end, as far as committed records can be read; those of which it is not
+    /// known now are missing. `None`: the brokers did not answer.
+    pub(super) fn ends(
+        &self,
+        topics: &[String],
+        partitions: &[Partition],
+    ) -> Option<BTreeMap<Partition, Offset>> {
+        if partitions.is_empty() {
+            return Some(BTreeMap::new());
+        }
+        let mut wanted = TopicPartitionList::new();
+        for partition in partitions {
+            let topic = &topics[usize::from(partition.topic)];
+            wanted.add_partition_offset(topic, partition.number, RdOffset::End).ok()?;
+        }
+        let found = match self.client.offsets_for_times(wanted, QUESTION) {
+            Ok(found) => found,
+            Err(why) => return self.unanswered(&why).map(|_| BTreeMap::new()),
+        };
+        let end = |partition: &Partition| {
+            let topic = &topics[usize::from(partition.topic)];
+            let found = found.find_partition(topic, partition.number)?;
+            match (found.error(), found.offset()) {
+                (Ok(()), RdOffset::Offset(end)) => Some((*partition, end)),
+                _ => None,
+            }
+        };
+        Some(partitions.iter().filter_map(end).collect())
+    }
+
+    /// The first record of a partition with this Kafka timestamp or a later one; the end of the
+    /// partition if there is none.
+    pub fn offset_at(
+        &self,
+        topic: &str,
+        partition: i32,
+        timestamp_ms: i64,
+        end: Offset,
+    ) -> Result<Offset, Fault> {
+        let failed = |why: &dyn std::fmt::Display| {
+            Fault::Environment(format!("no offset of {topic}[{partition}] for --from: {why}"))
+        };
+        let mut wanted = TopicPartitionList::new();
+        wanted
+            .add_partition_offset(topic, partition, RdOffset::Offset(timestamp_ms.max(0)))
+            .map_err(|why| failed(&why))?;
+        let found = self.client.offsets_for_times(wanted, QUESTION).map_err(|why| failed(&why))?;
+        match found.find_partition(topic, partition).map(|element| element.offset()) {
+            Some(RdOffset::Offset(offset)) => Ok(offset),
+            _ => Ok(end),
+        }
+    }
+}
+
+pub(super) fn no_topic(topic: &str) -> Fault {
+    Fault::Config(format!(
+        "the topic {topic} does not exist: create it, or correct KAFKA_TOPIC (with Kafka's own \
+         tool: kafka-topics.sh --create --topic {topic} --partitions 4 --bootstrap-server ...; \
+         `sessionizer produce` creates the topic that it writes to)"
+    ))
+}

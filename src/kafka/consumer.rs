@@ -1,0 +1,382 @@
+//! Reads partitions: those of a worker, as they grow, and ranges of offsets once more.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::{debug, warn};
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
+use sessionizer_core::binding::{Offset, Partition};
+use sessionizer_core::fault::Fault;
+use sessionizer_core::partition_end::PartitionEnd;
+
+use crate::dataflow::ports::{Feed, Record, Stopped};
+use crate::kafka::batch::{Batches, Next};
+use crate::kafka::watcher::{Found, Watcher};
+use crate::kafka::{Context, EVENTS_PER_SERVICE, KafkaConfig, QUESTION, lock, refused};
+
+/// How long the end of a run waits until a consumer has closed: a new one needs a second to find
+/// out which broker takes its offsets.
+const CLOSING: Duration = Duration::from_secs(3);
+
+/// The partitions of one worker.
+pub struct KafkaFeed {
+    parts: BTreeMap<Partition, PartFeed>,
+    /// Routed when the feed is dropped.
+    consumer: Option<Arc<BaseConsumer<Context>>>,
+    context: Context,
+    topics: Vec<String>,
+    /// What stands beside the offsets that the group is told.
+    mark: String,
+    found: Found,
+    mine: Box<dyn Fn(Partition) -> bool>,
+    wake: Arc<dyn Fn() + Send + Sync>,
+    /// For how long it counts what a broker has said of the end of a partition.
+    lifetime_ms: u64,
+}
+
+struct PartFeed {
+    /// What has been fetched; a record behind the wanted end stays there.
+    batches: Batches<Context>,
+    /// Where reading stands, and what is known of what lies behind that.
+    end: PartitionEnd,
+    /// Where a fetch has failed last, how often in a row, with what.
+    failing: Option<(Offset, RDKafkaErrorCode, u32)>,
+}
+
+/// A fetch that fails so often at one offset will not work by itself.
+const FAILS: u32 = 3;
+
+impl KafkaFeed {
+    /// A feed that reads nothing yet. `mine` says which new partitions are this worker's,
+    /// `partitions` about how many all feeds of this process will read; `wake` is called when
+    /// records have come.
+    pub fn new(
+        config: &KafkaConfig,
+        (topics, job): (&[String], &str),
+        watcher: &Watcher,
+        partitions: usize,
+        mine: Box<dyn Fn(Partition) -> bool>,
+        wake: Arc<dyn Fn() + Send + Sync>,
+    ) -> Result<Self, Fault> {
+        let context = watcher.context.clone();
+        let consumer =
+            BaseConsumer::from_config_and_context(&config.consumer(partitions), context.clone())
+                .map_err(|why| refused(config, &why))?;
+        Ok(KafkaFeed {
+            parts: BTreeMap::new(),
+            consumer: Some(Arc::new(consumer)),
+            context,
+            topics: topics.to_vec(),
+            mark: crate::kafka::group::mark(job),
+            found: Arc::clone(&watcher.found),
+            mine,
+            wake,
+            lifetime_ms: watcher.word_lifetime.as_millis() as u64,
+        })
+    }
+
+    fn list(&self, offsets: impl Iterator<Item = (Partition, Offset)>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            let topic = &self.topics[usize::from(partition.topic)];
+            list.add_partition_offset(topic, partition.number, RdOffset::Offset(offset))
+                .expect("an offset is not negative");
+        }
+        list
+    }
+
+    fn consumer(&self) -> &Arc<BaseConsumer<Context>> {
+        self.consumer.as_ref().expect("the consumer is there until the feed is dropped")
+    }
+
+    fn failed(&self, partition: Partition, position: Offset, why: &KafkaError) -> Option<Fault> {
+        let topic = &self.topics[usize::from(partition.topic)];
+        let place = format!("{topic}[{}] at offset {position}", partition.number);
+        match why.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                let number = partition.number;
+                let there = self.consumer().fetch_watermarks(topic, number, QUESTION).ok();
+                let there = there.map_or("has others".to_owned(), |(oldest, end)| {
+                    format!("has {oldest} to {end}")
+                });
+                Some(Fault::Config(format!(
+                    "{place}: Kafka does not have this offset any more, it {there}: retention has \
+                     deleted it, or the topic was made again. What is in Postgres stays right. \
+                     Start with --accept-lost-offsets to go on without the records in between"
+                )))
+            }
+            Some(
+                RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition,
+            ) => Some(Fault::Environment(format!("{place}: the topic or partition is gone"))),
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Some(Fault::Config(format!(
+                "{place}: Kafka does not let this login read the topic: grant it READ on the topic"
+            ))),
+            _ => {
+                debug!("{place}: {why}");
+                None
+            }
+        }
+    }
+}
+
+impl KafkaFeed {
+    /// What fails again and again at one offset is told once, with what may help.
+    fn say_that_it_fails(&self, partition: Partition, position: Offset, why: &KafkaError) {
+        let help = match why.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::BadCompression) => {
+                ". A batch that is larger than receive.message.max.bytes when it is unpacked cannot \
+                 be read: raise it (--kafka-config receive.message.max.bytes=1000000000)"
+            }
+            Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize) => {
+                ". Raise what a fetch may hold (--kafka-config fetch.message.max.bytes=..., and \
+                 receive.message.max.bytes=... above it)"
+            }
+            _ => "",
+        };
+        warn!(
+            "{}[{}]: the records at offset {position} cannot be read, and it is tried again and \
+             again: {why}{help}",
+            self.topics[usize::from(partition.topic)],
+            partition.number
+        );
+    }
+}
+
+impl Feed for KafkaFeed {
+    fn assign(&mut self, partition: Partition, start: Offset) -> Result<(), Fault> {
+        let topic = &self.topics[usize::from(partition.topic)];
+        let failed = |why: &dyn std::fmt::Display| {
+            Fault::Environment(format!("{topic}[{}] cannot be read: {why}", partition.number))
+        };
+        let wake = Arc::clone(&self.wake);
+        let batches = Batches::split(self.consumer(), topic, partition.number, move || wake())
+            .ok_or_else(|| failed(&"librdkafka has no queue for it"))?;
+        let list = self.list(std::iter::once((partition, start)));
+        self.consumer().incremental_assign(&list).map_err(|why| failed(&why))?;
+        let end = PartitionEnd::new(start, self.lifetime_ms, self.context.health.now_ms());
+        let part = PartFeed { batches, end, failing: None };
+        self.parts.insert(partition, part);
+        Ok(())
+    }
+
+    fn read(
+        &mut self,
+        partition: Partition,
+        end: Option<Offset>,
+        limit: usize,
+        take: &mut dyn FnMut(Record<'_>) -> bool,
+    ) -> Result<Stopped, Fault> {
+        let part = self.parts.get_mut(&partition).expect("only assigned partitions are read");
+        let behind = |offset: Offset| end.is_some_and(|end| offset >= end);
+        let mut left = limit;
+        loop {
+            if behind(part.end.position()) {
+                return Ok(Stopped::AtEnd);
+            }
+            match part.batches.peek() {
+                Some(Next::Record(record)) if behind(record.offset) => return Ok(Stopped::AtEnd),
+                Some(Next::Record(_)) if left == 0 => return Ok(Stopped::AtLimit),
+                Some(Next::Record(record)) => {
+                    let offset = record.offset;
+                    left = if take(record) { left - 1 } else { 0 };
+                    part.end.record(offset);
+                }
+                Some(Next::End(offset)) => part.end.end(offset),
+                Some(Next::Failed(code)) => {
+                    part.batches.pass();
+                    let (position, why) =
+                        (part.end.position(), KafkaError::MessageConsumption(code));
+                    let before =
+                        part.failing.filter(|(at, same, _)| (*at, *same) == (position, code));
+                    let times = before.map_or(1, |(_, _, times)| times + 1);
+                    part.failing = Some((position, code, times));
+                    if let Some(fault) = self.failed(partition, position, &why) {
+                        return Err(fault);
+                    }
+                    if times == FAILS {
+                        self.say_that_it_fails(partition, position, &why);
+                    }
+                    return Ok(Stopped::Waiting);
+                }
+                None => {
+                    part.end.emptied(self.context.health.now_ms());
+                    let all = part.end.has_ended() && end.is_some();
+                    return Ok(if all { Stopped::AtEnd } else { Stopped::Waiting });
+                }
+            }
+            part.batches.pass();
+        }
+    }
+
+    fn position(&self, partition: Partition) -> Offset {
+        self.parts[&partition].end.position()
+    }
+
+    fn quiet_ms_ago(&self, partition: Partition) -> Option<u64> {
+        let part = &self.parts[&partition];
+        if part.batches.holds() {
+            return None;
+        }
+        let health = &self.context.health;
+        part.end.quiet_ms_ago(health.now_ms(), health.doubted_ms())
+    }
+
+    fn held_back(&self, partition: Partition) -> Option<Offset> {
+        // The end of the log, where `end` knows of the last stable offset.
+        let (part, end) = (&self.parts[&partition], self.quiet_ms_ago(partition));
+        end.and(part.batches.known_end()).filter(|end| *end > part.end.position())
+    }
+
+    fn keeps_up(&self, partition: Partition) -> bool {
+        // Where records come all the time, the broker never says that this was the last.
+        let part = &self.parts[&partition];
+        let end = part.batches.known_end();
+        !part.batches.holds()
+            && (part.end.has_ended() || end.is_some_and(|end| end <= part.end.position()))
+    }
+
+    fn waiting(&self, partition: Partition) -> Option<u64> {
+        let part = &self.parts[&partition];
+        match part.batches.known_end() {
+            Some(end) => Some(u64::try_from(end - part.end.position()).unwrap_or(0)),
+            None => part.end.has_ended().then_some(0),
+        }
+    }
+
+    fn service(&mut self) -> Result<Vec<(Partition, Offset)>, Fault> {
+        for _ in 0..EVENTS_PER_SERVICE {
+            // Nothing but events comes by the common queue: a record here would be lost.
+            let event = self.consumer().poll(Duration::ZERO);
+            assert!(!matches!(event, Some(Ok(_))), "a record came by the common queue");
+        }
+        let (asked_ms, ends) = &*lock(&self.context.health.ends);
+        for (partition, part) in &mut self.parts {
+            if let Some(end) = ends.get(partition) {
+                part.end.answer(*end, *asked_ms);
+            }
+        }
+        let mut found = lock(&self.found);
+        let found = found.as_mut().map_err(|fault| fault.clone())?;
+        let mine: Vec<Partition> =
+            found.keys().filter(|partition| (self.mine)(**partition)).copied().collect();
+        Ok(mine.into_iter().filter_map(|at| found.remove_entry(&at)).collect())
+    }
+
+    fn durable(&mut self, ends: &BTreeMap<Partition, Offset>) {
+        let mut list = TopicPartitionList::new();
+        for (partition, end) in ends {
+            let topic = &self.topics[usize::from(partition.topic)];
+            let mut entry = list.add_partition(topic, partition.number);
+            entry.set_offset(RdOffset::Offset(*end)).expect("an offset is not negative");
+            entry.set_metadata(&self.mark);
+        }
+        if let Err(why) = self.consumer().commit(&list, CommitMode::Async) {
+            debug!("the group's offsets were not committed (lag tools will be behind): {why}");
+        }
+    }
+}
+
+impl Drop for KafkaFeed {
+    /// A consumer that closes waits for the replies to its commits, for a minute or for ever if
+    /// the broker is away. They are a courtesy: they get a moment, and then the run ends.
+    fn drop(&mut self) {
+        let (closing, closed) = channel::<()>();
+        // The queues of the partitions hold the consumer as well.
+        let all = (std::mem::take(&mut self.parts), self.consumer.take(), closing);
+        let thread = thread::Builder::new().name("kafka-close".to_owned());
+        if thread.spawn(move || drop(all)).is_ok() {
+            let _ = closed.recv_timeout(CLOSING);
+        }
+    }
+}
+
+/// Offsets of a partition: from `start`, up to and without `end`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Range {
+    pub topic: String,
+    pub partition: i32,
+    pub start: Offset,
+    pub end: Offset,
+}
+
+/// Reads ranges, each in order, all at once; `take` gets the number of the range and the record,
+/// and says whether to go on.
+pub fn scan(
+    config: &KafkaConfig,
+    ranges: &[Range],
+    take: impl FnMut(usize, Record<'_>) -> bool,
+) -> Result<(), Fault> {
+    scan_for(config, ranges, None, take)
+}
+
+/// [`scan`], for at most so long.
+pub fn scan_for(
+    config: &KafkaConfig,
+    ranges: &[Range],
+    patience: Option<Duration>,
+    mut take: impl FnMut(usize, Record<'_>) -> bool,
+) -> Result<(), Fault> {
+    let began = Instant::now();
+    let consumer =
+        BaseConsumer::from_config_and_context(&config.consumer(ranges.len()), Context::default())
+            .map_err(|why| refused(config, &why))?;
+    let mut list = TopicPartitionList::new();
+    for range in ranges {
+        list.add_partition_offset(&range.topic, range.partition, RdOffset::Offset(range.start))
+            .expect("an offset is not negative");
+    }
+    let failed =
+        |why: &KafkaError| Fault::Environment(format!("the topic cannot be read again: {why}"));
+    consumer.assign(&list).map_err(|why| failed(&why))?;
+    let places: BTreeMap<(&str, i32), usize> = ranges
+        .iter()
+        .enumerate()
+        .map(|(at, range)| ((range.topic.as_str(), range.partition), at))
+        .collect();
+    let mut open: Vec<bool> = ranges.iter().map(|range| range.start < range.end).collect();
+    while let Some(waiting) = open.iter().position(|open| *open) {
+        if patience.is_some_and(|patience| began.elapsed() >= patience) {
+            let Range { topic, partition, start, .. } = &ranges[waiting];
+            return Err(Fault::Environment(format!(
+                "{topic}[{partition}]: Kafka at {} did not hand out the records from offset \
+                 {start} on within {:?}",
+                config.brokers,
+                began.elapsed()
+            )));
+        }
+        match consumer.poll(Duration::from_millis(500)) {
+            Some(Ok(message)) => {
+                let at = places[&(message.topic(), message.partition())];
+                let offset = message.offset();
+                if offset < ranges[at].end {
+                    let record = Record { offset, payload: message.payload() };
+                    if !take(at, record) {
+                        return Ok(());
+                    }
+                }
+                open[at] &= offset + 1 < ranges[at].end;
+            }
+            // The end says which partition, not of which topic; holes may lie at the end.
+            Some(Err(KafkaError::PartitionEOF(_))) | None => {
+                let positions = consumer.position().map_err(|why| failed(&why))?;
+                for (at, range) in ranges.iter().enumerate() {
+                    let found = positions.find_partition(&range.topic, range.partition);
+                    if let Some(RdOffset::Offset(position)) = found.map(|found| found.offset()) {
+                        open[at] &= position < range.end;
+                    }
+                }
+            }
+            Some(Err(why)) => debug!("reading again: {why}"),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,372 @@
+//! Kafka: the only module that names rdkafka. Here are the settings of all clients and what their
+//! callbacks know; each of the rooms behind it holds one thing that is done with a client.
+//!
+//! [`Admin`] asks questions (partitions, offsets), [`KafkaFeed`] reads the partitions of one
+//! worker, [`Watcher`] finds new partitions and notices when brokers go and come back,
+//! [`Publisher`] writes events, [`EmbeddedBroker`] is a broker inside this process for
+//! demonstrations.
+//!
+//! Partitions are assigned, never subscribed to: which worker reads what is the dataflow's
+//! business. Each has a queue of its own, so that one can be read and another left alone.
+//! Offsets are kept in Postgres; those of the group are a courtesy to tools that show lag.
+
+mod admin;
+mod batch;
+mod consumer;
+mod group;
+mod origin;
+mod producer;
+mod topic_ids;
+mod watcher;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use log::{debug, warn};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::TopicPartitionList;
+use sessionizer_core::binding::{Offset, Partition};
+use sessionizer_core::fault::Fault;
+use sessionizer_core::secret::Secret;
+
+pub use self::admin::{Admin, StartAt};
+pub use self::consumer::{KafkaFeed, Range, scan, scan_for};
+pub use self::group::Committed;
+pub use self::origin::{Foreign, foreign_records};
+pub use self::producer::{EmbeddedBroker, Publisher, create_topic};
+pub use self::watcher::Watcher;
+use crate::ui::tls;
+
+/// How to reach Kafka.
+#[derive(Clone, Debug)]
+pub struct KafkaConfig {
+    pub brokers: String,
+    pub group: String,
+    pub topics: Vec<String>,
+    /// Key and secret: SASL_SSL with PLAIN, as the Flink job had it; without, plaintext.
+    pub login: Option<(String, Secret)>,
+    /// Settings of librdkafka, applied last.
+    pub extra: Vec<(String, Secret)>,
+    /// What all partitions of a process together may hold of fetched, unread records, in bytes.
+    pub queued_bytes: u64,
+}
+
+/// Settings that the job depends on, and why nobody else may set them. All are here that change which
+/// records are read: what is left shapes how they come (fetch sizes, queues, `check.crcs`, the rack
+/// they come from), and a replay brings the same whatever it is.
+pub const RESERVED: [(&str, &str); 22] = [
+    ("bootstrap.servers", "set KAFKA_URL instead"),
+    ("metadata.broker.list", "set KAFKA_URL instead"),
+    ("group.id", "set KAFKA_GROUP instead"),
+    ("enable.auto.commit", "offsets are committed with the rows, in Postgres"),
+    ("enable.auto.offset.store", "offsets are committed with the rows, in Postgres"),
+    ("enable.partition.eof", "the end of a partition is how idleness is told from delay"),
+    ("auto.offset.reset", "an offset that is gone must stop the job, not skip records"),
+    ("auto.commit.enable", "offsets are committed with the rows, in Postgres"),
+    ("offset.store.method", "offsets are committed with the rows, in Postgres"),
+    ("isolation.level", "records of transactions that were aborted must not count"),
+    ("topic.blacklist", "a topic that is ignored would be waited for"),
+    ("allow.auto.create.topics", "a missing topic must be told, not created"),
+    ("partition.assignment.strategy", "the job itself divides the partitions"),
+    ("group.instance.id", "the job itself divides the partitions"),
+    ("group.protocol", "the job itself divides the partitions"),
+    ("group.remote.assignor", "the job itself divides the partitions"),
+    ("transactional.id", "the producer writes without transactions"),
+    ("enabled_events", "the job depends on the events of librdkafka"),
+    ("log.queue", "the log tells why a broker hangs up"),
+    ("log_level", "the log tells why a broker hangs up"),
+    ("test.mock.num.brokers", "the brokers are those of KAFKA_URL"),
+    ("test.mock.broker.rtt", "the brokers are those of KAFKA_URL"),
+];
+
+/// How long one question to the brokers may take.
+const QUESTION: Duration = Duration::from_secs(5);
+/// How often a client is polled for events at a time. A poll that has handled an event of its own,
+/// a line of the log for example, says the same as one that found nothing, so it is no sign.
+const EVENTS_PER_SERVICE: usize = 100;
+/// What all partitions of a process together may hold of fetched, unread records, where nobody says
+/// how much.
+pub const QUEUED_BYTES: u64 = 64 << 20;
+/// How many fetched, unread records of all partitions together are enough for a while: 50 ms of
+/// work. Each takes 200 bytes beside its own, so that more of them make the better part of the
+/// memory of a job, and none of its speed.
+const QUEUED_RECORDS: usize = 40_000;
+
+impl KafkaConfig {
+    /// Whether librdkafka accepts all settings; the error names the first that it does not.
+    pub fn check(&self) -> Result<(), String> {
+        match self.client().create_native_config() {
+            Ok(_) => Ok(()),
+            Err(KafkaError::ClientConfig(_, why, name, value)) => {
+                // The value may be a secret, and the reason may repeat it.
+                let why = why.replace(&value, "...");
+                if name.starts_with("sasl.oauthbearer") && !has_oidc() {
+                    return Err(format!(
+                        "{name} cannot be used: this build of sessionizer has no OIDC, as \
+                         `sessionizer --version` shows. Build it with `cargo build --release \
+                         --features oidc`, which takes cmake, or use the image"
+                    ));
+                }
+                Err(format!("librdkafka does not accept {name}: {why}"))
+            }
+            Err(other) => Err(other.to_string()),
+        }
+    }
+
+    fn client(&self) -> ClientConfig {
+        // Whoever uses OpenSSL first says what it does when the process exits. Its own choice is to
+        // take itself apart, and threads of clients that are still closing crash on what is left.
+        openssl::init();
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers);
+        config.set("client.id", "sessionizer");
+        // A dead peer is noticed even when nothing is sent; the first tries come soon and the
+        // later ones often enough that a broker that is back is found within seconds.
+        config.set("socket.keepalive.enable", "true");
+        config.set("reconnect.backoff.max.ms", "2000");
+        if let Some((key, secret)) = &self.login {
+            config.set("security.protocol", "SASL_SSL");
+            config.set("sasl.mechanism", "PLAIN");
+            config.set("sasl.username", key);
+            config.set("sasl.password", secret.reveal());
+        }
+        for (name, value) in &self.extra {
+            config.set(name, value.reveal());
+        }
+        config.set_log_level(RDKafkaLogLevel::Info);
+        config
+    }
+
+    /// How long a topic may be unknown to the brokers before it counts as gone: as librdkafka has
+    /// it, half a minute, for a broker that has just started may not know of it yet.
+    fn gone_patience(&self) -> Duration {
+        let set = self.extra.iter().rfind(|(name, _)| name == "topic.metadata.propagation.max.ms");
+        let millis = set.and_then(|(_, value)| value.reveal().trim().parse().ok());
+        Duration::from_millis(millis.unwrap_or(30_000))
+    }
+
+    /// What the consumers of a process that reads so many partitions hold at most.
+    pub fn held_bytes(&self, partitions: usize) -> u64 {
+        let Shares { queued_kib, fetched_kib } = self.shares(partitions);
+        (queued_kib + fetched_kib) * 1_024 * partitions as u64
+    }
+
+    /// What each of so many partitions may hold. A queue takes one fetch more than it may hold.
+    fn shares(&self, partitions: usize) -> Shares {
+        let share_kib = self.queued_bytes / 1_024 / partitions.max(1) as u64;
+        let queued_kib = share_kib.clamp(64, 16 * 1_024);
+        // It may become several times as much when it is unpacked.
+        let fetched_kib = (share_kib / 16).clamp(64, 1_024);
+        Shares { queued_kib, fetched_kib }
+    }
+
+    fn consumer(&self, partitions: usize) -> ClientConfig {
+        let mut config = self.client();
+        let partitions = partitions.max(1);
+        let Shares { queued_kib, fetched_kib } = self.shares(partitions);
+        // Fewer than a fetch brings would be asked for again before they are there.
+        let queued_records = (QUEUED_RECORDS / partitions).clamp(2_500, 20_000);
+        for (name, value) in [
+            ("group.id", self.group.as_str()),
+            ("enable.auto.commit", "false"),
+            ("enable.auto.offset.store", "false"),
+            ("auto.offset.reset", "error"),
+            ("enable.partition.eof", "true"),
+            ("allow.auto.create.topics", "false"),
+        ] {
+            config.set(name, value);
+        }
+        let defaults = [
+            // Memory stays bounded however many partitions there are.
+            ("queued.max.messages.kbytes", queued_kib.to_string()),
+            ("fetch.message.max.bytes", (fetched_kib * 1_024).to_string()),
+            ("queued.min.messages", queued_records.to_string()),
+            // When a queue was full, ask again soon: the default of a second idles a backlog.
+            ("fetch.queue.backoff.ms", "5".to_owned()),
+            // A broker has one question at a time. If the queue of a partition is full, it is about
+            // the others only, and where those have come to their end the broker waits so long for
+            // more: the default of half a second stops a partition that still has a backlog.
+            ("fetch.wait.max.ms", "50".to_owned()),
+        ];
+        for (name, value) in defaults {
+            let other =
+                if name == "fetch.message.max.bytes" { "max.partition.fetch.bytes" } else { name };
+            if !self.extra.iter().any(|(extra, _)| extra == name || extra == other) {
+                config.set(name, value);
+            }
+        }
+        config
+    }
+}
+
+/// What a partition may hold.
+struct Shares {
+    /// Of fetched, unread records.
+    queued_kib: u64,
+    /// Of a fetch. A larger batch of records comes all the same, alone.
+    fetched_kib: u64,
+}
+
+/// How librdkafka shows that a server of tokens refuses an identity or a secret.
+const DENIED: [&str; 5] =
+    ["invalid_client", "unauthorized_client", "invalid_grant", "(401)", "(403)"];
+
+/// What the callbacks of librdkafka know, shared by all clients of a process.
+struct Health {
+    /// When this began: the origin of all its times in milliseconds.
+    began: Instant,
+    /// How many times a connection failed.
+    troubles: AtomicU64,
+    /// When one failed last, plus one; 0: never.
+    doubted_ms: AtomicU64,
+    last: Mutex<Option<String>>,
+    /// Whether it was said that the group may not be used.
+    group_denied: AtomicBool,
+    /// Since when a login or a certificate is refused, and why.
+    refused: Mutex<Option<(Instant, String)>>,
+    /// When the brokers were last asked where the partitions end, and what they said.
+    ends: Mutex<(u64, BTreeMap<Partition, Offset>)>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Health {
+            began: Instant::now(),
+            troubles: AtomicU64::default(),
+            doubted_ms: AtomicU64::default(),
+            last: Mutex::default(),
+            group_denied: AtomicBool::default(),
+            refused: Mutex::default(),
+            ends: Mutex::default(),
+        }
+    }
+}
+
+impl Health {
+    fn now_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    /// A connection failed, or a partition has lost its leader: what was said before counts no more.
+    fn trouble(&self) {
+        self.doubted_ms.fetch_max(self.now_ms() + 1, Relaxed);
+        self.troubles.fetch_add(1, Relaxed);
+    }
+
+    /// When there was trouble last.
+    fn doubted_ms(&self) -> Option<u64> {
+        self.doubted_ms.load(Relaxed).checked_sub(1)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Callbacks: librdkafka's many lines become debug lines, its failures a count.
+#[derive(Clone, Default)]
+struct Context {
+    health: Arc<Health>,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        debug!(target: "librdkafka", "{level:?} {facility}: {message}");
+        // A broker that hangs up on what it does not understand is told of in the log only.
+        if facility == "FAIL" {
+            let reason = message.split_once("]: ").map_or(message, |(_thread, reason)| reason);
+            *lock(&self.health.last) = Some(tls::plain(reason));
+        }
+        // An error of a partition that is no answer to a fetch, for example that its topic is gone,
+        // comes with a batch and is told of in the log only: the watcher finds out what it is.
+        if facility == "ERROR" {
+            self.health.trouble();
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = error.rdkafka_error_code();
+        if code == Some(RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
+        debug!(target: "librdkafka", "{error}: {reason}");
+        if code == Some(RDKafkaErrorCode::GroupAuthorizationFailed) {
+            // No connection has failed.
+            return self.say_group_is_denied();
+        }
+        // A server of tokens that is away may come back; what it says of a secret is final.
+        let no_token = reason.contains("OAUTHBEARER token");
+        let is_final = !no_token || DENIED.iter().any(|status| reason.contains(status));
+        if code == Some(RDKafkaErrorCode::Authentication) && is_final
+            || code == Some(RDKafkaErrorCode::SSL) && reason.contains("certificate verify failed")
+        {
+            let mut refused = lock(&self.health.refused);
+            let since = refused.take().map_or_else(Instant::now, |(since, _)| since);
+            *refused = Some((since, reason.to_owned()));
+        }
+        let mut last = lock(&self.health.last);
+        // That all brokers are down says less than why the last one went.
+        if last.is_none() || code != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *last = Some(tls::plain(reason));
+        }
+        self.health.trouble();
+    }
+}
+
+impl Context {
+    /// Says once that the group may not be used.
+    fn say_group_is_denied(&self) {
+        if !self.health.group_denied.swap(true, Relaxed) {
+            warn!(
+                "Kafka does not let this login use the consumer group that KAFKA_GROUP names: grant it \
+                 READ on the group. The job goes on without, for its offsets are in Postgres; tools \
+                 that show lag see nothing of it"
+            );
+        }
+    }
+
+    /// Why brokers refuse the login or the certificate, if they have done so for so long. This does
+    /// not heal by waiting.
+    fn refused_for(&self, long: Duration) -> Option<String> {
+        let refused = lock(&self.health.refused);
+        let (since, why) = refused.as_ref()?;
+        (since.elapsed() >= long).then(|| why.clone())
+    }
+}
+
+impl ConsumerContext for Context {
+    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+        match result.map_err(|why| why.rdkafka_error_code()) {
+            Err(Some(RDKafkaErrorCode::GroupAuthorizationFailed)) => self.say_group_is_denied(),
+            Err(why) => debug!("the group's offsets were not committed: {why:?}"),
+            Ok(()) => {}
+        }
+    }
+}
+
+/// The version of librdkafka, and what it was built with.
+pub fn library() -> (String, String) {
+    let config = ClientConfig::new().create_native_config();
+    let features = config.and_then(|config| config.get("builtin.features"));
+    let features = features.unwrap_or_else(|why| why.to_string()).replace(',', ", ");
+    (rdkafka::util::get_rdkafka_version().1, features)
+}
+
+/// Whether tokens can be had from an OIDC server.
+fn has_oidc() -> bool {
+    library().1.split(", ").any(|feature| feature == "oidc")
+}
+
+fn refused(config: &KafkaConfig, why: &KafkaError) -> Fault {
+    debug!(target: "librdkafka", "{why}");
+    let why = match why {
+        KafkaError::ClientCreation(why) => tls::plain(why),
+        other => other.to_string(),
+    };
+    Fault::Config(format!("no client for Kafka at {} can be made: {why}", config.brokers))
+}

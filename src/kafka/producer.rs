@@ -1,0 +1,191 @@
+//! Writes events, creates the topic for them, and is a broker itself where there is none.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use log::debug;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{
+    BaseRecord, DefaultProducerContext, DeliveryResult, Producer, ProducerContext, ThreadedProducer,
+};
+use sessionizer_core::fault::Fault;
+
+use crate::kafka::admin::no_topic;
+use crate::kafka::{Admin, KafkaConfig, lock, origin, refused};
+
+/// How long a producer waits for brokers.
+const CREATE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Writes events to a topic.
+pub struct Publisher {
+    topic: String,
+    producer: ThreadedProducer<Delivery>,
+    /// How many records have been queued.
+    queued: AtomicU64,
+    delivery: Delivery,
+}
+
+#[derive(Clone, Default)]
+struct Delivery {
+    delivered: Arc<AtomicU64>,
+    failed: Arc<AtomicU64>,
+    last: Arc<Mutex<Option<String>>>,
+}
+
+impl ClientContext for Delivery {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        debug!(target: "librdkafka", "{level:?} {facility}: {message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        debug!(target: "librdkafka", "{error}: {reason}");
+        *lock(&self.last) = Some(crate::ui::tls::plain(reason));
+    }
+}
+
+impl ProducerContext for Delivery {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        match result {
+            Ok(_) => self.delivered.fetch_add(1, Relaxed),
+            Err((why, _)) => {
+                *lock(&self.last) = Some(why.to_string());
+                self.failed.fetch_add(1, Relaxed)
+            }
+        };
+    }
+}
+
+impl Publisher {
+    /// Connects to the first topic of the configuration, which must exist.
+    pub fn new(config: &KafkaConfig, compression: &str) -> Result<Self, Fault> {
+        let mut client = config.client();
+        // Idempotent: a retry after a lost reply must not write a record twice.
+        client.set("enable.idempotence", "true");
+        client.set("compression.type", compression);
+        client.set("linger.ms", "5");
+        client.set("queue.buffering.max.messages", "500000");
+        for (name, value) in &config.extra {
+            client.set(name, value.reveal());
+        }
+        let delivery = Delivery::default();
+        let producer = ThreadedProducer::from_config_and_context(&client, delivery.clone())
+            .map_err(|why| refused(config, &why))?;
+        Ok(Publisher {
+            topic: config.topics[0].clone(),
+            producer,
+            queued: AtomicU64::new(0),
+            delivery,
+        })
+    }
+
+    /// Queues a record; waits while the queue is full. `None` is a tombstone.
+    ///
+    /// Records carry the time of writing, not that of the event: brokers delete old records and
+    /// refuse those of the future by this time.
+    pub fn send(&self, key: Option<&str>, payload: Option<&[u8]>) -> Result<(), Fault> {
+        let mut record = BaseRecord::<str, [u8]>::to(&self.topic);
+        record.key = key;
+        record.payload = payload;
+        record.headers = origin::mark(self.queued.fetch_add(1, Relaxed));
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    record = back;
+                    thread::sleep(Duration::from_millis(2));
+                }
+                Err((why, _)) => {
+                    return Err(Fault::Environment(format!(
+                        "cannot write to the topic {}: {why}",
+                        self.topic
+                    )));
+                }
+            }
+        }
+    }
+
+    /// How many records the brokers have confirmed.
+    pub fn delivered(&self) -> u64 {
+        self.delivery.delivered.load(Relaxed)
+    }
+
+    /// Waits until everything is confirmed.
+    pub fn flush(&self) -> Result<(), Fault> {
+        let flushed = self.producer.flush(Duration::from_secs(60));
+        let failed = self.delivery.failed.load(Relaxed);
+        if flushed.is_ok() && failed == 0 {
+            return Ok(());
+        }
+        let why = lock(&self.delivery.last).clone().unwrap_or_else(|| "no answer".to_owned());
+        let lost = failed + self.producer.in_flight_count() as u64;
+        let lost = crate::ui::text::plural(lost, "record");
+        Err(Fault::Environment(format!(
+            "{lost} could not be written to the topic {}: {why}",
+            self.topic
+        )))
+    }
+}
+
+/// Creates the first topic of the configuration unless it exists; says whether it did.
+///
+/// Asks first: a login that may write need not be allowed to create, and a broker that cannot be
+/// reached is told with the reason.
+pub fn create_topic(config: &KafkaConfig, partitions: i32) -> Result<bool, Fault> {
+    let topic = &config.topics[0];
+    match Admin::new(config)?.topics(CREATE_PATIENCE, || false) {
+        Ok(_) => return Ok(false),
+        Err(fault) if fault == no_topic(topic) => {}
+        Err(other) => return Err(other),
+    }
+    let failed = |why: &dyn std::fmt::Display| {
+        Fault::Environment(format!("cannot create the topic {topic}: {why}"))
+    };
+    let admin: AdminClient<Delivery> =
+        AdminClient::from_config_and_context(&config.client(), Delivery::default())
+            .map_err(|why| refused(config, &why))?;
+    // Replication as the brokers have it by default.
+    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
+    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
+    let results = futures_executor::block_on(admin.create_topics([&new], &options))
+        .map_err(|why| failed(&why))?;
+    match results.into_iter().next() {
+        Some(Ok(_)) => Ok(true),
+        Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
+        Some(Err((
+            _,
+            why @ (RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+            | RDKafkaErrorCode::PolicyViolation),
+        ))) => Err(Fault::Config(format!("cannot create {topic}: {why}; create it another way"))),
+        Some(Err((_, why))) => Err(failed(&why)),
+        None => Err(failed(&"no answer")),
+    }
+}
+
+/// A broker inside this process: librdkafka's mock cluster. It forgets everything at the end.
+pub struct EmbeddedBroker(MockCluster<'static, DefaultProducerContext>);
+
+impl EmbeddedBroker {
+    /// Starts it with one topic.
+    pub fn start(topic: &str, partitions: i32) -> Result<Self, Fault> {
+        let failed = |why: KafkaError| {
+            Fault::Environment(format!("the embedded broker does not start: {why}"))
+        };
+        let cluster = MockCluster::new(1).map_err(failed)?;
+        cluster.create_topic(topic, partitions, 1).map_err(failed)?;
+        Ok(EmbeddedBroker(cluster))
+    }
+
+    /// Where it listens, on the loopback interface.
+    pub fn address(&self) -> String {
+        self.0.bootstrap_servers()
+    }
+}

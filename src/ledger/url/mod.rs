@@ -1,0 +1,391 @@
+//! Where Postgres is: a JDBC URL as the Flink job had it, or `postgres://`. Pure.
+//!
+//! A password that is not escaped makes other parts of a URL than its writer meant. So no message
+//! repeats anything of a URL, and what looks like a piece of a login is not taken for a host or a
+//! database.
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+use sessionizer_core::secret::Secret;
+
+/// How much TLS is asked for; the names are those of libpq and of the JDBC driver.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TlsMode {
+    Disable,
+    /// TLS if the server offers it, without a look at its certificate (also for `allow`).
+    Prefer,
+    /// TLS, without a look at the certificate.
+    Require,
+    /// TLS, and the certificate is signed by a known authority.
+    VerifyCa,
+    /// The same, and it is made out for this host.
+    VerifyFull,
+}
+
+/// All that a connection needs. Its `Debug` and `Display` never show the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PostgresUrl {
+    /// Host and port, tried in order.
+    pub hosts: Vec<(String, u16)>,
+    pub database: String,
+    pub user: Option<String>,
+    pub password: Option<String>,
+    pub tls: TlsMode,
+    /// TLS and the password's exchange belong together: a server in between is noticed.
+    pub channel_binding: Option<ChannelBinding>,
+    pub root_cert: Option<PathBuf>,
+    pub client_cert: Option<PathBuf>,
+    pub client_key: Option<PathBuf>,
+    /// What the client's key is encrypted with.
+    pub client_key_password: Option<Secret>,
+    /// Schemas for the search path, the first takes new tables.
+    pub schemas: Vec<String>,
+    pub connect_timeout: Duration,
+    pub options: Option<String>,
+    /// Parameters that mean nothing here, to be mentioned once.
+    pub ignored: Vec<String>,
+}
+
+/// Whether the exchange of the password must be bound to the TLS connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ChannelBinding {
+    Disable,
+    Prefer,
+    Require,
+}
+
+impl fmt::Display for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hosts: Vec<String> =
+            self.hosts.iter().map(|(host, port)| format!("{host}:{port}")).collect();
+        write!(f, "{}/{}", hosts.join(","), self.database)
+    }
+}
+
+impl fmt::Debug for PostgresUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+const DEFAULT_PORT: u16 = 5432;
+
+const FORM: &str = "jdbc:postgresql://host:5432/database or postgres://host:5432/database";
+
+/// What a URL that cannot be read most often is.
+const ESCAPE: &str = "; if a user or password holds one of / @ : ? # & %, write it as %2F %40 %3A \
+                      %3F %23 %26 %25, or set POSTGRES_USER and POSTGRES_PASSWORD instead";
+
+/// Parameters of the JDBC driver and of libpq that say nothing about what is read, what is written
+/// or how safe the way is.
+const HARMLESS: [&str; 52] = [
+    "ApplicationName",
+    "adaptiveFetch",
+    "adaptiveFetchMaximum",
+    "adaptiveFetchMinimum",
+    "allowEncodingChanges",
+    "application_name",
+    "assumeMinServerVersion",
+    "autosave",
+    "binaryTransfer",
+    "binaryTransferDisable",
+    "binaryTransferEnable",
+    "cancelSignalTimeout",
+    "cleanupSavepoints",
+    "client_encoding",
+    "convertBooleanToNumeric",
+    "databaseMetadataCacheFields",
+    "databaseMetadataCacheFieldsMiB",
+    "defaultRowFetchSize",
+    "disableColumnSanitiser",
+    "escapeSyntaxCallMode",
+    "fallback_application_name",
+    "groupStartupParameters",
+    "hostRecheckSeconds",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "loadBalanceHosts",
+    "load_balance_hosts",
+    "logServerErrorDetail",
+    "logUnclosedConnections",
+    "loggerFile",
+    "loggerLevel",
+    "maxResultBuffer",
+    "maxSendBufferSize",
+    "preferQueryMode",
+    "prepareThreshold",
+    "preparedStatementCacheQueries",
+    "preparedStatementCacheSizeMiB",
+    "queryTimeout",
+    "quoteReturningIdentifiers",
+    "reWriteBatchedInserts",
+    "receiveBufferSize",
+    "sendBufferSize",
+    "socketTimeout",
+    "sslResponseTimeout",
+    "stringtype",
+    "tcpKeepAlive",
+    "tcpNoDelay",
+    "tcp_user_timeout",
+    "unknownLength",
+    "xmlFactoryFactory",
+];
+
+/// Parameters that say how safe the way is, and that nothing here follows. To ignore one could
+/// make a connection less safe than its writer thinks.
+const NOT_SUPPORTED: [(&str, &str); 27] = [
+    ("authenticationPluginClassName", "set POSTGRES_PASSWORD instead"),
+    ("gsslib", "there is no Kerberos"),
+    ("gssdelegation", "there is no Kerberos"),
+    ("gssUseDefaultCreds", "there is no Kerberos"),
+    ("jaasApplicationName", "there is no Kerberos"),
+    ("jaasLogin", "there is no Kerberos"),
+    ("kerberosServerName", "there is no Kerberos"),
+    ("krbsrvname", "there is no Kerberos"),
+    ("localSocketAddress", "connections come from the address that the system chooses"),
+    ("passfile", "set POSTGRES_PASSWORD instead"),
+    ("replication", "the job needs a connection for SQL"),
+    ("requireAuth", "channelBinding=require keeps the password from a false server"),
+    ("require_auth", "channelBinding=require keeps the password from a false server"),
+    ("requirepeer", "use sslmode=verify-full"),
+    ("service", "write the host and the database into the URL"),
+    ("socketFactory", "write the host and the port into the URL"),
+    ("socketFactoryArg", "write the host and the port into the URL"),
+    ("sslcertmode", "name a certificate by sslcert, or none"),
+    ("sslcrl", "lists of revoked certificates are not read"),
+    ("sslcrldir", "lists of revoked certificates are not read"),
+    ("sslfactory", "use sslmode, sslrootcert, sslcert and sslkey"),
+    ("sslfactoryarg", "use sslmode, sslrootcert, sslcert and sslkey"),
+    ("sslhostnameverifier", "use sslmode=verify-full"),
+    ("sslpasswordcallback", "use sslpassword"),
+    ("ssl_max_protocol_version", "OpenSSL's own limits hold"),
+    ("ssl_min_protocol_version", "OpenSSL's own limits hold"),
+    ("sspiServiceClass", "there is no SSPI"),
+];
+
+/// Reads `jdbc:postgresql://host:port/database?…`, its short forms, or `postgres://…`. The error
+/// says what is wrong and never repeats anything of the URL, which may hold a password.
+pub fn parse(url: &str) -> Result<PostgresUrl, String> {
+    let rest = ["jdbc:postgresql:", "postgresql:", "postgres:"]
+        .iter()
+        .find_map(|scheme| url.trim().strip_prefix(scheme))
+        .ok_or_else(|| format!("must be of the form {FORM}"))?;
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let mut parsed = PostgresUrl {
+        hosts: Vec::new(),
+        database: String::new(),
+        user: None,
+        password: None,
+        tls: TlsMode::Prefer,
+        channel_binding: None,
+        root_cert: None,
+        client_cert: None,
+        client_key: None,
+        client_key_password: None,
+        schemas: Vec::new(),
+        connect_timeout: Duration::from_secs(10),
+        options: None,
+        ignored: Vec::new(),
+    };
+    let name = match place.strip_prefix("//") {
+        Some(place) => {
+            let (authority, database) = place.split_once('/').unwrap_or((place, ""));
+            let hosts = login(&mut parsed, authority)?;
+            parsed.hosts = hosts.split(',').map(host_and_port).collect::<Result<_, String>>()?;
+            database
+        }
+        None => {
+            // `jdbc:postgresql:database` and `jdbc:postgresql:/database`: on this machine.
+            parsed.hosts = vec![("localhost".to_owned(), DEFAULT_PORT)];
+            place.strip_prefix('/').unwrap_or(place)
+        }
+    };
+    parsed.database = database(name)?;
+    for (at, pair) in (1..).zip(query.split('&').filter(|pair| !pair.is_empty())) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        parameter(&mut parsed, at, &decode(name)?, decode(value)?)?;
+    }
+    // As libpq has it: whoever names an authority wants the certificate to be checked.
+    if parsed.tls == TlsMode::Require && parsed.root_cert.is_some() {
+        parsed.tls = TlsMode::VerifyCa;
+    }
+    Ok(parsed)
+}
+
+/// Reads `user:password@` and gives what follows.
+fn login<'a>(parsed: &mut PostgresUrl, authority: &'a str) -> Result<&'a str, String> {
+    let Some((login, hosts)) = authority.rsplit_once('@') else { return Ok(authority) };
+    let (user, password) = match login.split_once(':') {
+        Some((user, password)) => (user, Some(decode(password)?)),
+        None => (login, None),
+    };
+    parsed.user = Some(decode(user)?).filter(|user| !user.is_empty());
+    parsed.password = password;
+    Ok(hosts)
+}
+
+fn database(text: &str) -> Result<String, String> {
+    if text.len() > 1 && text.find('/') == Some(text.len() - 1) {
+        return Err("has a / after the name of the database: take it off".to_owned());
+    }
+    if text.contains(['/', '@', ':', '#', '"', '\'', '\\']) || text.contains(char::is_whitespace) {
+        return Err(format!(
+            "has a character in the name of the database that must be escaped: \
+                            write {FORM}{ESCAPE}"
+        ));
+    }
+    match decode(text)? {
+        name if name.is_empty() => {
+            Err(format!("names no database: write {FORM}, with the name of yours"))
+        }
+        name => Ok(name),
+    }
+}
+
+fn host_and_port(text: &str) -> Result<(String, u16), String> {
+    let text = if text.is_empty() { "localhost" } else { text };
+    let (host, port) = match text.strip_prefix('[').and_then(|text| text.split_once(']')) {
+        Some((host, "")) => (host, None),
+        Some((host, rest)) => (host, Some(rest.strip_prefix(':').unwrap_or("?"))),
+        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+    };
+    let port = match port {
+        None | Some("") => DEFAULT_PORT,
+        Some(port) => port.parse().ok().filter(|port| *port > 0).ok_or_else(|| {
+            format!("has a port that is not a number from 1 to 65535: write {FORM}{ESCAPE}")
+        })?,
+    };
+    let legal = |c: char| c.is_alphanumeric() || "._-".contains(c);
+    let is_address = text.starts_with('[') && host.parse::<std::net::Ipv6Addr>().is_ok();
+    let host = decode(host)?;
+    let is_host = !text.starts_with('[')
+        && !host.is_empty()
+        && (host.starts_with('/') || host.chars().all(legal));
+    if !is_address && !is_host {
+        return Err(format!("has a host that is no name and no address: write {FORM}{ESCAPE}"));
+    }
+    Ok((host, port))
+}
+
+/// Reads the parameter `at`, counted from 1.
+fn parameter(url: &mut PostgresUrl, at: u32, name: &str, value: String) -> Result<(), String> {
+    match name {
+        "user" => url.user = Some(value),
+        "password" => url.password = Some(value),
+        "sslmode" => url.tls = tls_mode(&value)?,
+        // As the JDBC driver has it: `ssl=true` without a mode asks for everything.
+        "ssl" => match value.as_str() {
+            "" | "true" => url.tls = TlsMode::VerifyFull,
+            "false" => {}
+            _ => return Err("has an ssl that is not true or false".to_owned()),
+        },
+        "sslrootcert" => url.root_cert = file(value),
+        "sslcert" => url.client_cert = file(value),
+        "sslkey" => url.client_key = file(value),
+        "sslpassword" => url.client_key_password = Some(Secret::new(value)),
+        "channelBinding" | "channel_binding" => {
+            url.channel_binding = Some(match value.as_str() {
+                "disable" => ChannelBinding::Disable,
+                "prefer" => ChannelBinding::Prefer,
+                "require" => ChannelBinding::Require,
+                _ => return Err(format!("has a {name} that is not disable, prefer or require")),
+            });
+        }
+        "currentSchema" => {
+            let schemas = value.split(',').map(|schema| schema.trim().to_owned());
+            url.schemas = schemas.filter(|schema| !schema.is_empty()).collect();
+        }
+        "options" => url.options = Some(value),
+        "connectTimeout" | "connect_timeout" | "loginTimeout" => {
+            let seconds = value.parse().ok().filter(|seconds| (1..=3_600).contains(seconds));
+            let seconds = seconds.ok_or_else(|| {
+                format!("has a {name} that is not a number of seconds, 1 to 3600")
+            })?;
+            url.connect_timeout = Duration::from_secs(seconds);
+        }
+        "host" | "port" | "dbname" | "hostaddr" => {
+            return Err(format!("has the parameter {name}: it belongs before the question mark"));
+        }
+        _ => return only_if_harmless(url, at, name, &value),
+    }
+    Ok(())
+}
+
+/// An empty value is none.
+fn file(value: String) -> Option<PathBuf> {
+    Some(value).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// Accepts what changes nothing, or asks for what is so anyway.
+fn only_if_harmless(url: &mut PostgresUrl, at: u32, name: &str, value: &str) -> Result<(), String> {
+    let allowed: &[&str] = match name {
+        "gssEncMode" | "gssencmode" => &["disable", "allow", "prefer"],
+        "sslNegotiation" | "sslnegotiation" => &["postgres"],
+        "sslsni" => &["1"],
+        "sslcompression" => &["0"],
+        "readOnly" => &["false"],
+        // Every session is on a server that takes writes.
+        "targetServerType" => &["any", "primary", "master", "preferPrimary"],
+        "target_session_attrs" => &["any", "read-write", "primary"],
+        _ => {
+            if HARMLESS.contains(&name) {
+                url.ignored.push(name.to_owned());
+                return Ok(());
+            }
+            if let Some((name, why)) = NOT_SUPPORTED.iter().find(|(known, _)| *known == name) {
+                return Err(format!("has the parameter {name}, which is not supported: {why}"));
+            }
+            return Err(format!(
+                "has a parameter that is not known, number {at} after the question mark{ESCAPE}"
+            ));
+        }
+    };
+    // The names that got here are written above.
+    if allowed.contains(&value) {
+        return Ok(());
+    }
+    let why = match name {
+        "targetServerType" | "target_session_attrs" | "readOnly" => {
+            ": the job writes, it needs the primary server"
+        }
+        _ => "",
+    };
+    Err(format!("has a {name} that is not supported; it can be {}{why}", allowed.join(" or ")))
+}
+
+fn tls_mode(value: &str) -> Result<TlsMode, String> {
+    match value {
+        "disable" => Ok(TlsMode::Disable),
+        "allow" | "prefer" => Ok(TlsMode::Prefer),
+        "require" => Ok(TlsMode::Require),
+        "verify-ca" => Ok(TlsMode::VerifyCa),
+        "verify-full" => Ok(TlsMode::VerifyFull),
+        _ => Err("has an sslmode that is not known; it can be disable, allow, prefer, require, \
+                  verify-ca or verify-full"
+            .to_owned()),
+    }
+}
+
+/// Resolves `%41` and the like; a `+` stays one, as the JDBC driver keeps it in a path.
+fn decode(text: &str) -> Result<String, String> {
+    let mut escapes = text.split('%').skip(1);
+    let is_escape =
+        |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
+    if !escapes.all(is_escape) {
+        return Err(format!("has a % that two hexadecimal digits do not follow{ESCAPE}"));
+    }
+    let decoded = percent_decode_str(text).decode_utf8();
+    let decoded = decoded.map_err(|_| "has an escaped part that is not UTF-8".to_owned())?;
+    if decoded.contains('\0') {
+        return Err("has an escaped NUL in it".to_owned());
+    }
+    Ok(decoded.into_owned())
+}

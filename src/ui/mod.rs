@@ -1,0 +1,7 @@
+//! What people see: log lines, progress bars, numbers and durations, and what is waited for.
+
+pub mod bars;
+pub mod logging;
+pub mod text;
+pub mod tls;
+pub mod waiting;
