@@ -24,7 +24,7 @@ use crate::job::status_line::{Done, Ending, Progress, ending};
 use crate::job::worker::Job;
 
 /// From how many rows of this process on short epochs are committed together. Before, the pages of
-/// the table's key are few, and to wait costs more than it saves (docs/ARCHITECTURE.md, Decisions).
+/// the table's key are few, and to wait costs more than it saves (docs/DECISIONS.md).
 pub(super) const GATHER_FROM_ROWS: u64 = 1_000_000;
 
 /// How often the brokers are asked where the partitions end: at a quarter of the idle timeout, but

@@ -2,7 +2,7 @@
 //!
 //! One call of librdkafka hands out up to [`BATCH`] records; one by one each would cost a call, an
 //! event of its own and two looks at the clock: 2.6 CPU seconds for two million records where this
-//! takes 2.0 (docs/ARCHITECTURE.md, Decisions). The safe interface has no such call, so this room
+//! takes 2.0 (docs/DECISIONS.md). The safe interface has no such call, so this room
 //! holds it. What comes out is borrowed and goes when it is passed over. It knows nothing of
 //! offsets that are wanted or not.
 #![allow(unsafe_code)]

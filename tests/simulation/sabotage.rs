@@ -1,7 +1,7 @@
 //! Broken rules: each shows that a schedule notices when the protocol is not kept.
 //!
 //! A rule is broken in what surrounds the operators (the ledger, the feed, the plan, the clock),
-//! never in them. Rules that live inside them were broken by hand; docs/ARCHITECTURE.md has both.
+//! never in them. Rules that live inside them were broken by hand; README.md beside this has both.
 
 use sessionizer::ledger::RecoveredState;
 use sessionizer_core::binding::Status;
