@@ -107,6 +107,11 @@ pub fn open_writer(
     Ok(Box::new(writer))
 }
 
+/// Schema and name in quotes of whatever has the name of the table; `None` if nothing has it.
+pub fn place_of_table(config: &LedgerConfig) -> Result<Option<String>, LedgerError> {
+    table::place(&mut connect::connect(config)?, config)
+}
+
 /// The tables that a demonstration shows at its end; for people.
 pub fn query(config: &LedgerConfig, sql: &str) -> Result<Vec<Vec<String>>, LedgerError> {
     let mut client = connect::connect(config)?;

@@ -155,6 +155,22 @@ fn resolve(
     Ok((row.get(1), row.get(2)))
 }
 
+/// Schema and name in quotes of whatever has the name of the table; `None` if nothing has it.
+pub fn place(
+    client: &mut impl GenericClient,
+    config: &LedgerConfig,
+) -> Result<Option<String>, LedgerError> {
+    let (Some(oid), _) = resolve(client, config)? else { return Ok(None) };
+    let place = client
+        .query_opt(
+            "select format('%I.%I', n.nspname, c.relname)
+             from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1",
+            &[&oid],
+        )
+        .map_err(|why| classify(&why, "looking for the table"))?;
+    Ok(place.map(|row| row.get(0)))
+}
+
 /// Looks at the table; `None` if there is none.
 pub fn find(
     client: &mut impl GenericClient,

@@ -262,7 +262,7 @@ fn it_passes_right_after_a_kill_with_shards_at_different_epochs() {
     let apart = "select count(distinct epoch) from sessionizer.shard_progress";
     let mut different = 0;
     for round in 0..20 {
-        // One lane waits for a lock of ours while the other commits.
+        // One writer waits for a lock of ours while the other commits.
         let job = start(&world, "-w 2 --sink-connections 2 --snapshot-interval 300ms");
         traffic.send(300);
         wait_for_records(&world, traffic.records() - 200);
@@ -271,7 +271,7 @@ fn it_passes_right_after_a_kill_with_shards_at_different_epochs() {
         let hold = "select from sessionizer.shard_progress where shard = 0 for update";
         held.query(hold, &[]).expect("locked");
         traffic.send(300);
-        eventually("the other lane has gone on", || world.value(apart) != "1");
+        eventually("the other writer has gone on", || world.value(apart) != "1");
         job.kill();
         held.rollback().expect("it answers");
         // A commit that was waiting for the lock fails: its client is gone.
@@ -304,13 +304,13 @@ fn an_event_of_the_future_is_none_before_its_dead_letter_is_there() {
     let mut client = world.client();
     let mut held = client.transaction().expect("begun");
     let hold = "select from sessionizer.shard_progress where shard % 2 = 1 for update";
-    held.execute(hold, &[]).expect("one of the two lanes waits");
+    held.execute(hold, &[]).expect("one of the two writers waits");
     let day_ms = 86_400_000;
     let ahead: Vec<_> =
         (0..30).map(|n| event(&format!("ahead-{n}"), "h", now_ms + day_ms)).collect();
     world.send_events(0, &ahead);
-    eventually("the other lane goes on", || !world.dead_letters().is_empty());
-    assert_ne!(world.dead_letters(), [("future".to_owned(), 30)], "both lanes go on");
+    eventually("the other writer goes on", || !world.dead_letters().is_empty());
+    assert_ne!(world.dead_letters(), [("future".to_owned(), 30)], "both writers go on");
     passes(&world);
     drop(held);
     job.stop();

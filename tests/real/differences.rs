@@ -1,4 +1,4 @@
-//! What must be the same and is not: a replay that brings other records, and two lanes that disagree.
+//! What must be the same and is not: a replay that brings other records, and two writers that disagree.
 
 use rdkafka::producer::{BaseRecord, Producer};
 

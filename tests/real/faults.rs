@@ -24,12 +24,12 @@ use crate::skipped::skipped;
 use crate::world::{Running, Server, World, eventually};
 
 /// Starts the job with quick commits, changes to its environment, and a line for every try.
-fn start_with(world: &World, lanes: &str, env: &[(&str, &str)]) -> Running {
+fn start_with(world: &World, writers: &str, env: &[(&str, &str)]) -> Running {
     let mut command = world.command();
     command
         .env("RUST_LOG", "info,sessionizer::dataflow::commit::writer=debug")
         .envs(env.iter().copied())
-        .args(["-w", "2", "--sink-connections", lanes, "--epoch", "50ms"]);
+        .args(["-w", "2", "--sink-connections", writers, "--epoch", "50ms"]);
     Running::start(command)
 }
 
@@ -275,7 +275,7 @@ fn too_many_connections_are_waited_for_at_the_start_and_later() {
     let mut job = start_with(&world, "3", &[("POSTGRES_USER", &role)]);
     job.wait_for("waiting for Postgres");
     assert!(job.log().contains("(53300)"), "{}", job.log());
-    // The start needs one, each worker another, and of three lanes one keeps it.
+    // The start needs one, each worker another, and of three writers one keeps it.
     limit(1);
     wait_for_times(&mut job, "cannot commit, will keep trying", 2);
     limit(-1);
@@ -290,9 +290,9 @@ fn too_many_connections_are_waited_for_at_the_start_and_later() {
     wait_for_records(&world, traffic.records());
     let log = job.stop();
     assert_eq!(count(&log, "ERROR]"), 0, "{log}");
-    for lane in 0..3 {
-        let times = count(&log, &format!("lane {lane}: cannot commit"));
-        assert!((1..=2).contains(&times), "lane {lane} said so {times} times:\n{log}");
+    for writer in 0..3 {
+        let times = count(&log, &format!("writer {writer}: cannot commit"));
+        assert!((1..=2).contains(&times), "writer {writer} said so {times} times:\n{log}");
     }
     traffic.check(&world, &[]);
 }
@@ -399,10 +399,10 @@ fn a_commit_without_an_answer_is_told_of_once_and_waited_for() {
     let (world, mut traffic, mut job, way) = running_by_a_way("silence", &[]);
     way.stall(true);
     traffic.send(500);
-    job.wait_for("lane 0: Postgres has not answered for 10 s");
+    job.wait_for("writer 0: Postgres has not answered for 10 s");
     traffic.send(500);
     way.stall(false);
-    job.wait_for("lane 0: Postgres has answered, after 1");
+    job.wait_for("writer 0: Postgres has answered, after 1");
     wait_for_records(&world, traffic.records());
     let log = job.stop();
     assert_eq!((count(&log, "WARN ]"), count(&log, "ERROR]")), (1, 0), "{log}");

@@ -141,9 +141,9 @@ fn a_stop_loses_nothing_and_the_next_start_reads_nothing_again() {
     let world = World::new("stop");
     let mut traffic = Traffic::new(&world);
     let rounds = [("1", "1", "TERM"), ("3", "2", "INT"), ("2", "5", "TERM"), ("4", "1", "INT")];
-    for (round, (workers, lanes, signal)) in rounds.into_iter().enumerate() {
+    for (round, (workers, writers, signal)) in rounds.into_iter().enumerate() {
         traffic.send(1_000);
-        let mut job = start(&world, &format!("-w {workers} --sink-connections {lanes}"));
+        let mut job = start(&world, &format!("-w {workers} --sink-connections {writers}"));
         job.wait_for(if round == 0 { "first start" } else { " 0 epochs to read again" });
         wait_for_records(&world, traffic.records());
         traffic.send(1_000);
@@ -231,12 +231,14 @@ fn being_killed_or_stopped_at_any_moment_loses_and_repeats_nothing() {
         scope.spawn(|| send_until(&mut traffic, &done));
         scope.spawn(|| watch_balance(&world, &done, &AtomicUsize::new(0)));
         let shapes = [("1", "1"), ("3", "2"), ("2", "3"), ("4", "4"), ("1", "3"), ("2", "1")];
-        for (round, (workers, lanes)) in shapes.into_iter().cycle().take(12).enumerate() {
+        for (round, (workers, writers)) in shapes.into_iter().cycle().take(12).enumerate() {
             // With and without snapshots that come while it runs.
             let interval = ["200ms", "1h"][round / 3 % 2];
             let job = start(
                 &world,
-                &format!("-w {workers} --sink-connections {lanes} --snapshot-interval {interval}"),
+                &format!(
+                    "-w {workers} --sink-connections {writers} --snapshot-interval {interval}"
+                ),
             );
             std::thread::sleep(Duration::from_millis(50 + moments.below(700)));
             // A stop may come while what was killed before is read again.

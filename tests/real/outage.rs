@@ -10,7 +10,7 @@ use std::time::Instant;
 use crate::lifecycle::{SOON, Traffic, count, start, wait_for_records};
 use crate::world::{Running, Server, World, eventually};
 
-const LANES: usize = 3;
+const WRITERS: usize = 3;
 
 /// Waits until the log says something so many times; the job must not end before.
 pub fn wait_for_times(job: &mut Running, text: &str, times: usize) {
@@ -21,7 +21,7 @@ pub fn wait_for_times(job: &mut Running, text: &str, times: usize) {
 }
 
 fn start_with_lanes(world: &World) -> Running {
-    start(world, &format!("-w 2 --sink-connections {LANES}"))
+    start(world, &format!("-w 2 --sink-connections {WRITERS}"))
 }
 
 #[test]
@@ -37,13 +37,13 @@ fn postgres_may_go_away_and_come_back() {
         traffic.send(300);
         server.act(outage);
         traffic.send(300);
-        wait_for_times(&mut job, "cannot commit, will keep trying", LANES * (at + 1));
+        wait_for_times(&mut job, "cannot commit, will keep trying", WRITERS * (at + 1));
         server.act("start");
-        wait_for_times(&mut job, "commits again", LANES * (at + 1));
+        wait_for_times(&mut job, "commits again", WRITERS * (at + 1));
     }
     wait_for_records(&world, traffic.records());
     let log = job.stop();
-    assert_eq!(count(&log, "WARN ]"), LANES * outages.len(), "one an outage and lane:\n{log}");
+    assert_eq!(count(&log, "WARN ]"), WRITERS * outages.len(), "one an outage and writer:\n{log}");
     assert_eq!(count(&log, "ERROR]"), 0, "{log}");
     traffic.check(&world, &["-w", "3"]);
 }
@@ -62,13 +62,13 @@ fn a_connection_that_is_cut_is_made_again() {
             "select pg_terminate_backend(pid) from pg_stat_activity
              where application_name like 'sessionizer/%' and datname = current_database()",
         );
-        assert_eq!(ended.len(), LANES, "a connection a lane, and no other");
-        wait_for_times(&mut job, "commits again", LANES * cut);
+        assert_eq!(ended.len(), WRITERS, "a connection a writer, and no other");
+        wait_for_times(&mut job, "commits again", WRITERS * cut);
     }
     wait_for_records(&world, traffic.records());
     let log = job.stop();
-    assert_eq!(count(&log, "cannot commit, will keep trying"), LANES * cuts, "{log}");
-    assert_eq!((count(&log, "WARN ]"), count(&log, "ERROR]")), (LANES * cuts, 0), "{log}");
+    assert_eq!(count(&log, "cannot commit, will keep trying"), WRITERS * cuts, "{log}");
+    assert_eq!((count(&log, "WARN ]"), count(&log, "ERROR]")), (WRITERS * cuts, 0), "{log}");
     traffic.check(&world, &[]);
 }
 
@@ -79,12 +79,12 @@ fn a_stop_without_postgres_gives_up_in_time_and_loses_nothing() {
     let mut traffic = Traffic::new(&world);
     for (signals, timeout, code) in [(1, "1s", 1), (2, "1h", 143)] {
         traffic.send(500);
-        let lanes = format!("-w 2 --sink-connections {LANES}");
-        let mut job = start(&world, &format!("{lanes} --stop-timeout {timeout}"));
+        let writers = format!("-w 2 --sink-connections {WRITERS}");
+        let mut job = start(&world, &format!("{writers} --stop-timeout {timeout}"));
         wait_for_records(&world, traffic.records());
         server.act("stop");
         traffic.send(500);
-        wait_for_times(&mut job, "cannot commit", LANES);
+        wait_for_times(&mut job, "cannot commit", WRITERS);
         let asked = Instant::now();
         job.signal("TERM");
         if signals == 2 {

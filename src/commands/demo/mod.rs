@@ -142,14 +142,11 @@ fn configure(args: &DemoArgs, broker: &str, env: &Environment) -> Result<Config,
 
 /// Removes what an earlier demo left in this database, and nothing else.
 fn begin_afresh(ledger: &LedgerConfig) -> Result<(), Fault> {
-    let ask = |sql: &str| {
-        ledger::query(ledger, sql).map_err(|error| match error {
-            LedgerError::Fatal(fault) => fault,
-            LedgerError::Retry(why) => {
-                Fault::Environment(format!("Postgres cannot be used: {why}"))
-            }
-        })
+    let failed = |error| match error {
+        LedgerError::Fatal(fault) => fault,
+        LedgerError::Retry(why) => Fault::Environment(format!("Postgres cannot be used: {why}")),
     };
+    let ask = |sql: &str| ledger::query(ledger, sql).map_err(failed);
     // Of each answer, the first row has the names of the columns.
     let jobs = ask("select 1 where to_regclass('sessionizer.jobs') is not null")?;
     if !jobs.is_empty() {
@@ -175,8 +172,7 @@ fn begin_afresh(ledger: &LedgerConfig) -> Result<(), Fault> {
             }
         }
     }
-    let table = ask(&format!("select 1 where to_regclass('{NAME}') is not null"))?;
-    if !table.is_empty() {
+    if ledger::place_of_table(ledger).map_err(failed)?.is_some() {
         return Err(Fault::Config(format!(
             "the table {NAME} exists in this database and is none of the demo's: rename or drop \
              it, or point POSTGRES_URL to another database"

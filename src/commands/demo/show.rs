@@ -23,20 +23,20 @@ const SESSION: &str = "case when length(ip) > 20 then left(ip, 19) || '…' else
 const RESULTS: [(&str, &str); 4] = [
     (
         "The longest sessions",
-        "select {session} from {name} order by num_logs desc, session_start limit 5",
+        "select {session} from {table} order by num_logs desc, session_start limit 5",
     ),
     (
         "Sessions by host",
         "select host, {n:count(*)} as sessions, {n:count(distinct ip)} as visitors,
                 {n:sum(num_logs)} as events, round(avg(num_logs), 1) as \"events per session\"
-         from {name} group by host order by count(*) desc, host limit 5",
+         from {table} group by host order by count(*) desc, host limit 5",
     ),
     (
         "Records that are not valid events (kept in sessionizer.dead_letters)",
-        "select reason, {n:count(*)} as records, left(min(detail), 43) ||
+        "select reason, {n:sum(records)} as records, left(min(detail), 43) ||
                 case when length(min(detail)) > 43 then '…' else '' end as example
          from sessionizer.dead_letters where job = '{name}' group by reason
-         order by count(*) desc, reason",
+         order by sum(records) desc, reason",
     ),
     (
         "Where every record went: into a session or to the dead letters",
@@ -59,7 +59,7 @@ pub fn intro(rate: f64) {
 
 /// The first rows of the table, while the job goes on.
 pub fn first_rows(config: &LedgerConfig, after: Duration) -> Result<(), Fault> {
-    let sql = "select {session} from {name} order by num_logs desc, session_start limit 5";
+    let sql = "select {session} from {table} order by num_logs desc, session_start limit 5";
     let table = answer(config, sql)?;
     let title = format!("The first rows, {:.1} s after the start", after.as_secs_f64());
     bars().suspend(|| println!("{title}\n{table}\n"));
@@ -125,15 +125,17 @@ fn wrap(text: &str) -> String {
 }
 
 fn answer(config: &LedgerConfig, sql: &str) -> Result<Table, Fault> {
-    let sql = spell_out(sql);
-    let rows = ledger::query(config, &sql)
-        .map_err(|why| Fault::Environment(format!("the results cannot be shown: {why}")))?;
-    Ok(draw(rows))
+    let failed = |why| Fault::Environment(format!("the results cannot be shown: {why}"));
+    let table = ledger::place_of_table(config).map_err(|why| failed(why.to_string()))?;
+    let table = table.ok_or_else(|| failed(format!("the table {NAME} is gone")))?;
+    let rows = ledger::query(config, &spell_out(sql, &table));
+    Ok(draw(rows.map_err(|why| failed(why.to_string()))?))
 }
 
 /// Puts the names in, and has counts written with separators of thousands.
-fn spell_out(sql: &str) -> String {
-    let mut sql = sql.replace("{session}", SESSION).replace("{name}", NAME);
+fn spell_out(sql: &str, table: &str) -> String {
+    let names = [("{session}", SESSION), ("{table}", table), ("{name}", NAME)];
+    let mut sql = names.iter().fold(sql.to_owned(), |sql, (name, value)| sql.replace(name, value));
     while let Some(at) = sql.find("{n:") {
         let end = at + sql[at..].find('}').expect("a count ends");
         let count = format!("to_char({}, 'FM999,999,999,990')", &sql[at + 3..end]);
@@ -173,9 +175,12 @@ mod tests {
 
     #[test]
     fn counts_are_written_with_separators() {
-        let sql = spell_out("select {n:count(*)} as a, {n:b} from {name}");
+        let sql = spell_out("select {n:count(*)} as a, {n:b} from {table} as {name}", "s.t");
         let count = |of: &str| format!("to_char({of}, 'FM999,999,999,990')");
-        assert_eq!(sql, format!("select {} as a, {} from {NAME}", count("count(*)"), count("b")));
+        assert_eq!(
+            sql,
+            format!("select {} as a, {} from s.t as {NAME}", count("count(*)"), count("b"))
+        );
     }
 
     #[test]
