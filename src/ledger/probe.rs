@@ -265,6 +265,7 @@ fn cannot_because(
 fn cannot(target: Target<'_>, needed: &str, error: LedgerError) -> LedgerError {
     let LedgerError::Fatal(fault) = error else { return error };
     let (shown, why) = (&target.table.shown, fault.to_string());
+    let why = why.trim_end_matches('.');
     let remedy = if why.contains("(55000)") || why.contains("(42P10)") {
         // A publication that publishes deletes needs to know which row has gone.
         format!(

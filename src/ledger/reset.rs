@@ -4,6 +4,9 @@
 //! restore has brought back a part. A job that runs is refused; should one have been overlooked,
 //! its next commit finds its shards gone and fails, so it cannot write into the emptied table.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use postgres::{Client, GenericClient, Transaction};
 use sessionizer_core::fault::Fault;
 
@@ -29,6 +32,8 @@ const TABLES: [&str; 8] = [
 ];
 /// Beyond so many rows, the statistics of Postgres have to do.
 const COUNTED_ROWS: i64 = 1_000_000;
+/// For so long a connection that was closed may still be listed.
+const LINGERS: Duration = Duration::from_secs(1);
 
 /// What a reset is going to remove.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -161,25 +166,40 @@ fn no_such_job(place: &Place, job: &str, jobs: &[String]) -> LedgerError {
     )))
 }
 
-/// Instances are known by the name of their connections, which Postgres cuts at 63 bytes.
+/// Instances are known by the name of their connections, which Postgres cuts at 63 bytes. One that
+/// has just ended may still be listed, as is the second connection by which poolers are looked for.
 fn refuse_if_running(client: &mut impl GenericClient, job: &str) -> Result<(), LedgerError> {
-    let running = client
-        .query(
-            "select pid, coalesce(host(client_addr), 'local') from pg_stat_activity
-             where datname = current_database() and pid <> pg_backend_pid()
-                 and application_name = convert_from(
-                     substring(convert_to($1, 'UTF8') for 63), 'UTF8')
-             order by pid",
-            &[&format!("sessionizer/{job}")],
-        )
-        .map_err(|why| classify(&why, "looking for instances that run"))?;
-    let Some(first) = running.first() else { return Ok(()) };
-    let (pid, from): (i32, String) = (first.get(0), first.get(1));
-    Err(LedgerError::Fatal(Fault::Config(format!(
-        "the job {job} is running, or an audit of it: {} to Postgres, the first from \
-         {from} (pid {pid} in pg_stat_activity). Stop it, then reset it",
-        text::plural(running.len(), "connection")
-    ))))
+    let began = Instant::now();
+    loop {
+        let running =
+            running(client, job).map_err(|why| classify(&why, "looking for instances that run"))?;
+        let Some((pid, from)) = running.first() else { return Ok(()) };
+        if began.elapsed() >= LINGERS {
+            return Err(LedgerError::Fatal(Fault::Config(format!(
+                "the job {job} is running, or an audit of it: {} to Postgres, the first from \
+                 {from} (pid {pid} in pg_stat_activity). Stop it, then reset it",
+                text::plural(running.len(), "connection")
+            ))));
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn running(
+    client: &mut impl GenericClient,
+    job: &str,
+) -> Result<Vec<(i32, String)>, postgres::Error> {
+    // In a transaction, what was seen first would be seen again.
+    client.execute("select pg_stat_clear_snapshot()", &[])?;
+    let rows = client.query(
+        "select pid, coalesce(host(client_addr), 'local') from pg_stat_activity
+         where datname = current_database() and pid <> pg_backend_pid()
+             and application_name = convert_from(
+                 substring(convert_to($1, 'UTF8') for 63), 'UTF8')
+         order by pid",
+        &[&format!("sessionizer/{job}")],
+    )?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 fn count_rows(client: &mut impl GenericClient, job: &Doomed) -> Result<RowCount, postgres::Error> {

@@ -264,8 +264,9 @@ fn an_instance_that_is_frozen_does_not_hold_up_the_next() {
     let options = "options=-c%20idle_in_transaction_session_timeout%3D500";
     let url = format!("jdbc:postgresql://{}/{}?{options}", world.server, world.database);
     command.env("POSTGRES_URL", url).args(["--epoch", "50ms"]);
-    let first = Running::start(command);
-    wait_for_records(&world, traffic.records());
+    let mut first = Running::start(command);
+    // A start tries out a commit, and must not be what waits.
+    first.wait_for("reading begins");
     // Stop it in the middle of a transaction, with its locks taken.
     let mut blocker = world.client();
     let lock = "begin; lock table sessionizer.bindings in exclusive mode";

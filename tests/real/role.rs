@@ -117,10 +117,11 @@ fn every_right_that_is_missing_is_named_at_the_start() {
         ("table sessionizer.jobs", "select insert update"),
         ("table sessionizer.shard_progress", "select insert update"),
         ("table sessionizer.epochs", "select insert update delete"),
-        ("table sessionizer.bindings", "select insert delete"),
+        ("table sessionizer.bindings", "select insert update delete"),
         ("table sessionizer.snapshots", "select insert update"),
-        ("table sessionizer.dead_letters", "insert"),
+        ("table sessionizer.dead_letters", "select insert update delete"),
         ("table sessionizer.losses", "insert delete"),
+        ("table sessionizer.replay_differences", "select insert"),
         ("table sessionizer.balance", "select"),
         ("schema sessionizer", "usage"),
     ];
