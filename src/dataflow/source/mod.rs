@@ -1,10 +1,16 @@
 //! The source: reads the partitions of a worker, cuts epochs, binds them, and replays bound ones.
 
 pub mod clocks;
+pub mod emit;
+mod live;
 pub mod operator;
+mod partition;
 pub mod pause;
 pub mod reader;
+mod replay;
 pub mod route;
+mod settle;
+mod warnings;
 
 use std::sync::Arc;
 

@@ -19,7 +19,8 @@ use crate::dataflow::messages::{DeadLetter, SourceBindings, Suspect};
 use crate::dataflow::ports::Feed;
 use crate::dataflow::run_state::RunState;
 use crate::dataflow::source::SourceConfig;
-use crate::dataflow::source::reader::{Emit, Next, Reader};
+use crate::dataflow::source::emit::{Emit, Next};
+use crate::dataflow::source::reader::Reader;
 use crate::dataflow::span_batch::SpanBatch;
 
 /// What comes out of a source.
