@@ -83,6 +83,8 @@ pub fn render_sessions<'scope>(
     builder.build(move |_capabilities| {
         let mut stash: BTreeMap<Epoch, Stash> = BTreeMap::new();
         move |frontiers| {
+            // 1. Drain the inputs into the stash, by epoch, with a capability for each output.
+            //    Cuts also tell the source of this worker, at once, how far the others are.
             arrivals.for_each_stamp(|cap, batches| {
                 let epoch = *cap.least().expect("arrivals travel under an epoch");
                 let stash = stash.entry(epoch).or_default();
@@ -104,8 +106,14 @@ pub fn render_sessions<'scope>(
                     stash.input.cuts.push(cut);
                 }
             });
+
+            // 2. Find out which epochs are complete: those that no input can still send for. If
+            //    every input is closed, the last of them is the last epoch of the run.
             let open = |epoch: &Epoch| frontiers.iter().any(|f| f.less_equal(epoch));
             let last = frontiers.iter().all(|f| f.frontier().is_empty());
+
+            // 3. Step through the complete epochs in order. Send what each produced under its own
+            //    capability, and drop the capability.
             let mut outputs_out = outputs_out.activate();
             let mut summaries_out = summaries_out.activate();
             while let Some(entry) = stash.first_entry() {

@@ -93,6 +93,7 @@ pub fn render_commit<'scope>(
     builder.build(move |_capabilities| {
         let mut stash: BTreeMap<Epoch, Stash> = BTreeMap::new();
         move |frontiers| {
+            // 1. Drain the inputs into the stash, by epoch, with a capability for the output.
             outputs.for_each_stamp(|cap, batches| {
                 let epoch = *cap.least().expect("outputs travel under an epoch");
                 let stash = stash.entry(epoch).or_default();
@@ -111,12 +112,17 @@ pub fn render_commit<'scope>(
                 stash.keep(|| cap.retain_least(0));
                 stash.dead_letters.extend(batches.flat_map(std::mem::take));
             });
-            // Behind the last epoch there is nothing.
+
+            // 2. Find the frontier of all inputs: every earlier epoch is complete. After the last
+            //    epoch it is empty.
             let ahead =
                 frontiers.iter().filter_map(|frontier| frontier.frontier().first().copied());
             let ahead = ahead.min().unwrap_or(Epoch::MAX);
-            // Where memory is used up, reading waits for what is gathered. In a replay that holds
-            // for another process, too, whose memory is not known here: it would wait for ever.
+
+            // 3. Hand the complete epochs to the writers, unless they are gathered. Do not gather
+            //    while memory is used up: reading waits for it. Do not gather in a replay either:
+            //    the process that waits may be another one, whose memory is not known here, and
+            //    it would wait for ever.
             let gathers = run_state.metrics.rows.load(Relaxed) >= gather_from_rows
                 && ahead >= first_epoch
                 && !run_state.memory.is_used_up();
@@ -128,6 +134,10 @@ pub fn render_commit<'scope>(
                     }
                 }
             }
+
+            // 4. Collect what the writers have made durable. Send the changes under the capability
+            //    of the last epoch of their transaction, and drop it: this moves the durable
+            //    frontier (I7).
             let mut changes_out = changes_out.activate();
             for writer in &mut hosted {
                 for (capability, mut changes) in writer.acknowledged() {

@@ -76,10 +76,14 @@ pub fn render_source<'scope, F: Feed + 'static>(
     builder.build_reschedule(move |capabilities| {
         let mut capabilities = Some(capabilities);
         move |_frontiers| {
+            // 1. Do nothing once the run has failed. The capabilities stay: dropping them would
+            //    claim progress that was never made.
             let Some(reader) = reader.as_mut() else { return true };
             if run_state.failed() {
-                return true; // Capabilities stay: giving them up would be a lie about progress.
+                return true;
             }
+
+            // 2. Let the reader read, cut epochs and bind them.
             let mut emit = Emit::default();
             let next = match reader.activate(&mut emit) {
                 Ok(next) => next,
@@ -88,6 +92,10 @@ pub fn render_source<'scope, F: Feed + 'static>(
                     return true;
                 }
             };
+
+            // 3. Send what it produced, each epoch under a capability of that epoch. Then
+            //    downgrade the capabilities to the epoch that is being read, or drop them after
+            //    the last one.
             if let Some(caps) = capabilities.as_mut() {
                 send(&mut arrivals_out, &mut caps[0], emit.arrivals);
                 send(&mut suspects_out, &mut caps[1], emit.suspects);
@@ -98,6 +106,8 @@ pub fn render_source<'scope, F: Feed + 'static>(
                     None => capabilities = None,
                 }
             }
+
+            // 4. Arrange the next activation.
             match next {
                 Next::Now => alarm.activator.activate(),
                 Next::After(delay) => alarm.ring_after(delay),
