@@ -94,6 +94,15 @@ impl EpochLength {
 }
 
 /// The session gap: two events of a key at most this far apart are in one session (inclusive).
+///
+/// ```
+/// use sessionizer_core::time::{EventTime, Gap};
+///
+/// let gap = Gap::from_millis(300_000).expect("positive and not absurd");
+/// let last = EventTime::from_millis(1_000);
+/// assert_eq!(gap.end_after(last), EventTime::from_millis(301_000));
+/// assert_eq!(Gap::from_millis(0), None);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Gap(i64);
 

@@ -121,7 +121,26 @@ impl PartitionClock {
     }
 }
 
-/// What every worker reads off the bindings: the latest of each partition, and the watermark.
+/// What every worker derives from the bindings: the latest of each partition, and the watermark.
+///
+/// ```
+/// use sessionizer_core::binding::{Binding, Partition};
+/// use sessionizer_core::time::EventTime;
+/// use sessionizer_core::watermark::{Clock, PartitionClock, WatermarkConfig};
+///
+/// let config = WatermarkConfig { out_of_orderness_ms: 15_000, idle_timeout_ms: 30_000 };
+/// let start = Binding::initial(Partition { topic: 0, number: 0 }, 0);
+///
+/// // At the source: one event is read in epoch 1000, and the epoch ends before offset 1.
+/// let mut partition = PartitionClock::resume(config, start, 1_000);
+/// partition.event(EventTime::from_millis(100_000), 1_000);
+/// let binding = partition.cut(1_000, 1, None, false);
+///
+/// // At every worker: the watermark is the least promise.
+/// let mut clock = Clock::new(0, EventTime::NEVER, [start]);
+/// let advance = clock.advance(1_000, [binding]);
+/// assert_eq!(advance.watermark, EventTime::from_millis(85_000));
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Clock {
     bindings: BTreeMap<Partition, Binding>,

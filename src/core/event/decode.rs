@@ -23,6 +23,18 @@ fn rejected<T>(reason: Reason, detail: impl Into<String>) -> Result<T, Rejected>
 /// Decodes the payload of one message; `None` is a tombstone.
 ///
 /// Whether the event lies in the future is not decided here: that needs the epoch.
+///
+/// ```
+/// use sessionizer_core::event::{Reason, decode};
+///
+/// let payload = br#"{"ip":"192.0.2.7","host":"a.example","event_time":1700000000123}"#;
+/// let event = decode(Some(payload)).expect("an event");
+/// assert_eq!(event.key().parts(), ("192.0.2.7", "a.example"));
+/// assert_eq!(event.time.to_string(), "2023-11-14T22:13:20.123Z");
+///
+/// let rejected = decode(Some(br#"{"ip":"192.0.2.7"}"#)).expect_err("no host");
+/// assert_eq!(rejected.reason, Reason::NoHost);
+/// ```
 pub fn decode(payload: Option<&[u8]>) -> Result<Event<'_>, Rejected> {
     let payload = match payload {
         None => return rejected(Reason::Empty, "a tombstone: the message has no payload"),

@@ -52,6 +52,23 @@ pub struct Correction {
 }
 
 /// Merges late sessions with the rows they touch; `rows` holds those and no others.
+///
+/// ```
+/// use sessionizer_core::key::Key;
+/// use sessionizer_core::session::Span;
+/// use sessionizer_core::session::correction::correct;
+/// use sessionizer_core::time::{EventTime, Gap};
+///
+/// let gap = Gap::from_millis(10).expect("valid");
+/// let key = Key::new("192.0.2.7", "a.example");
+/// let event = |ms| Span::event(EventTime::from_millis(ms));
+///
+/// // A late event at 10 bridges the rows at 0 and 20.
+/// let rows = [(key.clone(), event(0)), (key.clone(), event(20))];
+/// let corrections = correct([(key, event(10))], rows, gap);
+/// assert_eq!(corrections[0].removed, [event(0), event(20)]);
+/// assert_eq!(corrections[0].added, [event(0).merge(event(10)).merge(event(20))]);
+/// ```
 pub fn correct(
     late: impl IntoIterator<Item = (Key, Span)>,
     rows: impl IntoIterator<Item = (Key, Span)>,

@@ -12,6 +12,17 @@ use crate::key::Key;
 use crate::time::{EventTime, Gap};
 
 /// One or more events of a key: from the first to the last of them.
+///
+/// ```
+/// use sessionizer_core::session::Span;
+/// use sessionizer_core::time::{EventTime, Gap};
+///
+/// let gap = Gap::from_millis(10).expect("valid");
+/// let [a, b, c] = [0, 10, 21].map(|ms| Span::event(EventTime::from_millis(ms)));
+/// assert!(a.touches(&b, gap)); // The gap itself still belongs to the session.
+/// assert!(!b.touches(&c, gap));
+/// assert_eq!(a.merge(b), b.merge(a)); // I1
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Span {
     /// Time of the first event.
@@ -44,7 +55,21 @@ impl Span {
     }
 }
 
-/// Spans of one key -> the fewest that do not touch each other, in order of time.
+/// Merges the spans of one key into the fewest that do not touch each other, in order of time.
+///
+/// ```
+/// use sessionizer_core::session::{Span, merge_touching};
+/// use sessionizer_core::time::{EventTime, Gap};
+///
+/// let gap = Gap::from_millis(10).expect("valid");
+/// let at = EventTime::from_millis;
+/// let events = [20, 0, 10, 31].map(|ms| Span::event(at(ms)));
+/// let sessions = merge_touching(events.to_vec(), gap);
+/// assert_eq!(sessions, [
+///     Span { first: at(0), last: at(20), count: 3 },
+///     Span { first: at(31), last: at(31), count: 1 },
+/// ]);
+/// ```
 pub fn merge_touching(mut spans: Vec<Span>, gap: Gap) -> Vec<Span> {
     spans.sort_unstable();
     let mut merged: Vec<Span> = Vec::with_capacity(spans.len());

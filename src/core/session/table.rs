@@ -18,6 +18,27 @@ use crate::time::{EventTime, Gap};
 /// `due` a session; an insert is one probe of a hash table; closing touches sessions that are due
 /// and, once in about a gap, each that is not. Memory that sessions have left is used again, not
 /// given back.
+///
+/// ```
+/// use sessionizer_core::key::{Key, stable_hash};
+/// use sessionizer_core::session::{SessionTable, Span};
+/// use sessionizer_core::time::{EventTime, Gap};
+///
+/// let gap = Gap::from_millis(10).expect("valid");
+/// let at = EventTime::from_millis;
+/// let mut table = SessionTable::new(gap, EventTime::NEVER);
+/// let key = Key::new("192.0.2.7", "a.example");
+/// for ms in [0, 5, 40] {
+///     table.insert(stable_hash(key.bytes()), key.bytes(), Span::event(at(ms)));
+/// }
+/// assert_eq!(table.len(), 2);
+///
+/// // The first session ends at 15, so a watermark beyond that closes it.
+/// let mut closed = Vec::new();
+/// table.close(at(16), &mut closed);
+/// assert_eq!(closed[0].span, Span { first: at(0), last: at(5), count: 2 });
+/// assert_eq!(table.horizon(), at(15));
+/// ```
 #[derive(Debug)]
 pub struct SessionTable {
     gap: Gap,
