@@ -1,8 +1,8 @@
-//! Spans of events, and when two of them are one session.
+//! Spans of events, and when two of them belong to one session.
 //!
 //! Invariant I1 lives here: a session depends on event times only. Merging two spans takes the
-//! earlier start, the later end and the sum of the counts, so the order in which events arrive,
-//! and how they were combined on the way, cannot show in the result.
+//! earlier start, the later end and the sum of the counts. So neither the order in which events
+//! arrive, nor how they were combined on the way, affects the result.
 //!
 //! Two spans *touch* iff at most `gap` lies between them, inclusive.
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::key::Key;
 use crate::time::{EventTime, Gap};
 
-/// One or more events of a key: from the first to the last of them.
+/// One or more events of a key, from the first to the last of them.
 ///
 /// ```
 /// use sessionizer_core::session::Span;
@@ -29,7 +29,7 @@ pub struct Span {
     pub first: EventTime,
     /// Time of the last event.
     pub last: EventTime,
-    /// How many events; at least one.
+    /// The number of events, at least one.
     pub count: u64,
 }
 
@@ -44,7 +44,7 @@ impl Span {
         self.first <= other.last + gap && other.first <= self.last + gap
     }
 
-    /// The span of both; associative and commutative (I1).
+    /// The span of both. Associative and commutative (I1).
     #[must_use]
     pub fn merge(self, other: Span) -> Span {
         Span {
@@ -85,11 +85,11 @@ pub fn merge_touching(mut spans: Vec<Span>, gap: Gap) -> Vec<Span> {
 /// A session that no on-time event can join any more.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Closed {
-    /// Whose it is.
+    /// Its key.
     pub key: Key,
     /// Its events.
     pub span: Span,
-    /// Whether it may touch a session that closed before: its commit merges it with the table.
+    /// Whether it may touch a session that closed before; then its commit merges it with the table.
     pub late: bool,
 }
 

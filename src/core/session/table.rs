@@ -1,7 +1,8 @@
-//! The open sessions of one shard: insert spans, close what the watermark has passed.
+//! The open sessions of one shard: inserts spans, and closes the sessions that the watermark has
+//! passed.
 //!
-//! The open sessions of a key never touch each other; [`SessionTable::insert`] merges whatever a
-//! new span touches.
+//! The open sessions of a key never touch each other: [`SessionTable::insert`] merges everything
+//! that a new span touches. The table knows nothing of epochs and partitions, and does no I/O.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,10 +15,9 @@ use crate::time::{EventTime, Gap};
 
 /// The open sessions of a shard and its horizon.
 ///
-/// Costs: 40 bytes, the key and its length rounded up to eight, about 9 bytes of index and 6 of
-/// `due` a session; an insert is one probe of a hash table; closing touches sessions that are due
-/// and, once in about a gap, each that is not. Memory that sessions have left is used again, not
-/// given back.
+/// A session costs 40 bytes, the key and its length rounded up to eight, about 9 bytes of index and
+/// 6 of `due`. An insert is one probe of a hash table. Closing visits the sessions that are due
+/// and, about once per gap, each of the others. Memory of closed sessions is reused, not released.
 ///
 /// ```
 /// use sessionizer_core::key::{Key, stable_hash};
@@ -43,16 +43,16 @@ use crate::time::{EventTime, Gap};
 pub struct SessionTable {
     gap: Gap,
     horizon: EventTime,
-    /// Slot of the newest open session of each key, by the key's hash.
+    /// The slot of the newest open session of each key, by the key's hash.
     index: HashTable<u32>,
     slots: Vec<Slot>,
     free: Vec<u32>,
     keys: Keys,
-    /// The open sessions of keys that have many, by their first event.
-    crowds: HashMap<KeyAt, BTreeMap<EventTime, u32>>,
-    /// Slots to look at when the watermark gets there, by the bucket of their end. Each slot that
-    /// is not free is filed once; if its session has grown since, it is filed again when its turn
-    /// comes.
+    /// The open sessions of keys that have many, sorted by their first event.
+    sorted: HashMap<KeyAt, BTreeMap<EventTime, u32>>,
+    /// The slots to visit when the watermark gets there, by the bucket of their end. Every slot
+    /// that is not free is filed once. If its session has grown since, the slot is filed again when
+    /// its turn comes.
     due: BTreeMap<i64, Vec<u32>>,
     bucket_ms: i64,
     open: usize,
@@ -64,30 +64,31 @@ struct Slot {
     span: Span,
     /// Shared by all sessions of the key.
     key: KeyAt,
-    /// Low half of the key's hash: the index and its growth need no look at the key.
+    /// The low half of the key's hash, so that the index can probe and grow without reading the
+    /// key.
     hash: u32,
-    /// Another open session of the same key, or [`NONE`]; [`CROWD`] if the key has many.
+    /// Another open session of the same key, or [`NONE`]; [`SORTED`] if the key has many.
     next: u32,
     late: bool,
-    /// The session has gone into another; the slot is free as soon as it is filed no more.
+    /// The session was merged into another; the slot becomes free once it is no longer filed.
     absorbed: bool,
 }
 
 const NONE: u32 = u32::MAX;
 
-/// The sessions of the key are in `crowds`, and any of them is the one in the index.
-const CROWD: u32 = u32::MAX - 1;
+/// The sessions of the key are in `sorted`, and the index holds any one of them.
+const SORTED: u32 = u32::MAX - 1;
 
-/// A key with more open sessions than this has a crowd until it has none. A look at each of a few is
-/// cheaper than to keep them in order.
+/// A key with more open sessions than this keeps them sorted until it has none. Scanning a few is
+/// cheaper than keeping them in order.
 const LIST_MOST: usize = 32;
 
-/// How finely sessions are filed by their end: a part of the gap, so that a bucket that is only
-/// half due holds few sessions to look at twice.
+/// How finely sessions are filed by their end: a fraction of the gap, so that a bucket that is only
+/// half due holds few sessions to visit twice.
 const BUCKETS_PER_GAP: i64 = 64;
 
 impl SessionTable {
-    /// No open sessions; `horizon` is the largest end of a session that was ever closed.
+    /// Creates an empty table; `horizon` is the largest end of any session ever closed.
     pub fn new(gap: Gap, horizon: EventTime) -> Self {
         SessionTable {
             gap,
@@ -96,7 +97,7 @@ impl SessionTable {
             slots: Vec::new(),
             free: Vec::new(),
             keys: Keys::default(),
-            crowds: HashMap::new(),
+            sorted: HashMap::new(),
             due: BTreeMap::new(),
             bucket_ms: (gap.millis() / BUCKETS_PER_GAP).max(1),
             open: 0,
@@ -104,7 +105,7 @@ impl SessionTable {
         }
     }
 
-    /// The table that [`Self::open`] and [`Self::horizon`] describe.
+    /// Restores the table that [`Self::open`] and [`Self::horizon`] describe.
     pub fn restore<'a>(
         gap: Gap,
         horizon: EventTime,
@@ -117,7 +118,7 @@ impl SessionTable {
         table
     }
 
-    /// The largest `session_end` ever closed: an event later than this touches no closed session.
+    /// The largest `session_end` ever closed: a later event touches no closed session.
     pub fn horizon(&self) -> EventTime {
         self.horizon
     }
@@ -132,20 +133,21 @@ impl SessionTable {
         self.open == 0
     }
 
-    /// How many events the open sessions hold.
+    /// The number of events in open sessions.
     pub fn open_records(&self) -> u64 {
         self.open_records
     }
 
     /// Every open session, in no order.
     pub fn open(&self) -> impl Iterator<Item = Open<'_>> {
-        // Every indexed slot begins the list of its key, or is one of its crowd.
+        // Every indexed slot is the head of its key's list, or one of its sorted sessions.
         self.index.iter().flat_map(|head| {
-            let in_use = |at: u32| (at < CROWD).then(|| &self.slots[at as usize]);
+            let in_use = |at: u32| (at < SORTED).then(|| &self.slots[at as usize]);
             let first = &self.slots[*head as usize];
             let list = std::iter::successors(Some(first), move |slot| in_use(slot.next));
-            let crowd = (first.next == CROWD).then(|| &self.crowds[&first.key]);
-            let others = crowd.into_iter().flat_map(BTreeMap::values).filter(move |at| *at != head);
+            let sorted = (first.next == SORTED).then(|| &self.sorted[&first.key]);
+            let others =
+                sorted.into_iter().flat_map(BTreeMap::values).filter(move |at| *at != head);
             list.chain(others.map(|at| &self.slots[*at as usize])).map(|slot| Open {
                 key: self.keys.get(slot.key),
                 span: slot.span,
@@ -164,7 +166,7 @@ impl SessionTable {
         self.put(hash, key, span, span.first <= self.horizon);
     }
 
-    /// Takes out every session whose end lies before `watermark`, in no order, and moves the
+    /// Removes every session whose end is before `watermark`, in no particular order, and moves the
     /// horizon to the largest end among them.
     pub fn close(&mut self, watermark: EventTime, closed: &mut Vec<Closed>) {
         let before = closed.len();
@@ -173,18 +175,18 @@ impl SessionTable {
         self.horizon = self.horizon.max(ends.max().unwrap_or(EventTime::NEVER));
     }
 
-    /// How far neighbouring events of a session may lie apart.
+    /// The session gap.
     pub fn gap(&self) -> Gap {
         self.gap
     }
 
-    /// Moves the horizon at least to `time`: later events only then count as touching nothing.
+    /// Raises the horizon to at least `time`: only later events then count as touching nothing.
     pub fn raise_horizon(&mut self, time: EventTime) {
         self.horizon = self.horizon.max(time);
     }
 
-    /// Takes out every session whose end lies before `watermark`, as if its events had never
-    /// come: the horizon stays.
+    /// Removes every session whose end is before `watermark`, as if its events had never arrived:
+    /// the horizon stays.
     pub fn take_due(&mut self, watermark: EventTime, closed: &mut Vec<Closed>) {
         let last_bucket = self.bucket(watermark);
         while let Some(entry) = self.due.first_entry() {
@@ -207,7 +209,7 @@ impl SessionTable {
                 }
             }
             if !again.is_empty() {
-                // Only the bucket that holds the watermark keeps sessions that are not due.
+                // Only the bucket that contains the watermark keeps sessions that are not due.
                 self.due.insert(bucket, again);
                 break;
             }
@@ -247,10 +249,10 @@ impl SessionTable {
         self.put_among(head, hash, span, late);
     }
 
-    /// Adds events of a key that has several open sessions, or will have: `head` is the first.
+    /// Adds events of a key that has several open sessions, or is about to; `head` is the first.
     fn put_among(&mut self, head: u32, hash: u32, span: Span, late: bool) {
-        if self.slots[head as usize].next == CROWD {
-            return self.put_in_crowd(head, hash, span, late);
+        if self.slots[head as usize].next == SORTED {
+            return self.put_sorted(head, hash, span, late);
         }
         let mut joined = None;
         let mut before = NONE;
@@ -262,8 +264,8 @@ impl SessionTable {
             if !self.slots[at as usize].span.touches(&span, self.gap) {
                 before = at;
             } else if let Some(into) = joined {
-                // The span bridges two open sessions: the second goes into the first. `before`
-                // exists, for `into` comes earlier in the list.
+                // The span bridges two open sessions: the second is merged into the first. `before`
+                // exists, because `into` comes earlier in the list.
                 self.absorb(into, at);
                 self.slots[before as usize].next = next;
             } else {
@@ -280,37 +282,37 @@ impl SessionTable {
             let at = self.add(Slot { span, key, hash, next: head, late, absorbed: false });
             self.index_instead(head, hash, at);
             if length >= LIST_MOST {
-                self.crowd(at);
+                self.sort_sessions(at);
             }
         }
     }
 
-    /// From here on the sessions of a key are kept in order; `head` is the first in its list.
-    fn crowd(&mut self, head: u32) {
-        let mut crowd = BTreeMap::new();
+    /// Keeps the sessions of a key sorted from now on; `head` is the first in its list.
+    fn sort_sessions(&mut self, head: u32) {
+        let mut sorted = BTreeMap::new();
         let mut at = head;
         while at != NONE {
             let slot = &mut self.slots[at as usize];
-            crowd.insert(slot.span.first, at);
-            at = std::mem::replace(&mut slot.next, CROWD);
+            sorted.insert(slot.span.first, at);
+            at = std::mem::replace(&mut slot.next, SORTED);
         }
-        self.crowds.insert(self.slots[head as usize].key, crowd);
+        self.sorted.insert(self.slots[head as usize].key, sorted);
     }
 
-    /// Adds events of a key that has many open sessions; `head` is the one in the index. They do not
-    /// touch each other, so those that `span` touches follow each other.
-    fn put_in_crowd(&mut self, head: u32, hash: u32, span: Span, late: bool) {
+    /// Adds events of a key that has many open sessions; `head` is the one in the index. They do
+    /// not touch each other, so the ones that `span` touches are adjacent.
+    fn put_sorted(&mut self, head: u32, hash: u32, span: Span, late: bool) {
         let key = self.slots[head as usize].key;
-        let crowd = self.crowds.get_mut(&key).expect("it has a crowd");
-        let before_its_end = crowd.range(..=span.last + self.gap).rev().map(|(_, at)| *at);
+        let sorted = self.sorted.get_mut(&key).expect("its sessions are sorted");
+        let before_its_end = sorted.range(..=span.last + self.gap).rev().map(|(_, at)| *at);
         let touches = |at: &u32| self.slots[*at as usize].span.touches(&span, self.gap);
         let touched: Vec<u32> = before_its_end.take_while(touches).collect();
         for at in &touched {
-            crowd.remove(&self.slots[*at as usize].span.first);
+            sorted.remove(&self.slots[*at as usize].span.first);
         }
         let Some((&into, others)) = touched.split_first() else {
-            let at = self.add(Slot { span, key, hash, next: CROWD, late, absorbed: false });
-            self.crowds.get_mut(&key).expect("it has a crowd").insert(span.first, at);
+            let at = self.add(Slot { span, key, hash, next: SORTED, late, absorbed: false });
+            self.sorted.get_mut(&key).expect("its sessions are sorted").insert(span.first, at);
             return;
         };
         let slot = &mut self.slots[into as usize];
@@ -320,13 +322,13 @@ impl SessionTable {
             self.absorb(into, *from);
         }
         let first = self.slots[into as usize].span.first;
-        self.crowds.get_mut(&key).expect("it has a crowd").insert(first, into);
+        self.sorted.get_mut(&key).expect("its sessions are sorted").insert(first, into);
         if others.contains(&head) {
             self.index_instead(head, hash, into);
         }
     }
 
-    /// Puts another session of its key into the place of `head` in the index.
+    /// Replaces `head` in the index by another session of its key.
     fn index_instead(&mut self, head: u32, hash: u32, at: u32) {
         let entry = self.index.find_mut(spread(hash), |at| *at == head);
         *entry.expect("the head is indexed") = at;
@@ -348,7 +350,7 @@ impl SessionTable {
         at
     }
 
-    /// Merges slot `from` into slot `into`; the caller mends the list.
+    /// Merges slot `from` into slot `into`; the caller repairs the list.
     fn absorb(&mut self, into: u32, from: u32) {
         let Slot { span, late, .. } = self.slots[from as usize];
         let slot = &mut self.slots[into as usize];
@@ -358,8 +360,8 @@ impl SessionTable {
         self.open -= 1;
     }
 
-    /// Takes a session that is filed no more out of its slot, the list of its key and, if it was
-    /// the last, the index.
+    /// Removes a session that is no longer filed from its slot, from the list of its key and, if it
+    /// was the last, from the index.
     fn take(&mut self, at: u32) -> Closed {
         let Slot { span, key: key_at, hash, late, next, .. } = self.slots[at as usize];
         let key = Key::from_encoded(self.keys.get(key_at));
@@ -369,14 +371,14 @@ impl SessionTable {
             .find_entry(spread(hash), of_key)
             .expect("every open session is indexed by its key");
         let head = *entry.get();
-        if next == CROWD {
-            let crowd = self.crowds.get_mut(&key_at).expect("it has a crowd");
-            crowd.remove(&span.first);
-            match crowd.first_key_value() {
+        if next == SORTED {
+            let sorted = self.sorted.get_mut(&key_at).expect("its sessions are sorted");
+            sorted.remove(&span.first);
+            match sorted.first_key_value() {
                 Some((_, other)) if head == at => *entry.get_mut() = *other,
                 Some(_) => {}
                 None => {
-                    self.crowds.remove(&key_at);
+                    self.sorted.remove(&key_at);
                     entry.remove();
                     self.keys.remove(key_at);
                 }
@@ -400,8 +402,8 @@ impl SessionTable {
     }
 }
 
-/// The hash that the index sees: it takes the low bits for the place and the top seven to tell
-/// entries apart.
+/// The hash for the index, which uses the low bits for the place and the top seven to tell entries
+/// apart.
 fn spread(hash: u32) -> u64 {
     u64::from(hash) << 32 | u64::from(hash)
 }

@@ -103,7 +103,7 @@ fn an_open_session_joined_by_a_late_event_is_late() {
 fn keys_with_one_hash_stay_apart() {
     let mut table = table();
     let (a, b) = (Key::new("a", "h"), Key::new("b", "h"));
-    // Not how it is called, but what a collision looks like: `put` takes the hash on trust.
+    // Not how it is called, but what a collision looks like: `put` trusts the hash.
     table.put(7, a.bytes(), Span::event(at(0)), false);
     table.put(7, b.bytes(), Span::event(at(0)), false);
     assert_eq!(table.len(), 2);
@@ -130,14 +130,14 @@ fn places_of_keys_are_used_again_and_sessions_of_a_key_share_one() {
     assert_eq!(size_of::<Slot>(), 40);
 }
 
-/// As many as one likes. (With a look at each for every event, this would take minutes.)
+/// As many as one likes. (Scanning all of them for every event would take minutes.)
 #[test]
 fn a_key_may_have_a_hundred_thousand_open_sessions() {
     const MANY: i64 = 100_000;
     let mut table = table();
     for turn in [0, GAP / 2] {
         for number in 0..MANY {
-            // Not in order: 7,919 and their number have no divisor in common.
+            // Not in order: 7,919 and the number of sessions are coprime.
             insert(&mut table, "a", number * 7_919 % MANY * 3 * GAP + turn);
         }
         assert_eq!(table.len(), MANY as usize);
@@ -145,7 +145,7 @@ fn a_key_may_have_a_hundred_thousand_open_sessions() {
     let closed = close(&mut table, MANY * 3 * GAP);
     let want = (0..MANY).map(|at| (at * 3 * GAP, at * 3 * GAP + GAP / 2, 2, false));
     assert!(closed.into_iter().eq(want), "each of them is there once, with both events");
-    assert!(table.is_empty() && table.crowds.is_empty());
+    assert!(table.is_empty() && table.sorted.is_empty());
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn sessions_of_a_crowd_are_bridged_also_the_one_in_the_index() {
         assert_eq!(restored.open_records(), table.open_records());
     }
     assert_eq!(close(&mut table, 1_000 * GAP), [(0, 198 * GAP, 199, false)]);
-    assert!(table.is_empty() && table.crowds.is_empty());
+    assert!(table.is_empty() && table.sorted.is_empty());
 }
 
 /// A small generator of its own, so that a failing seed is the same everywhere.
@@ -177,7 +177,7 @@ impl Rng {
     }
 }
 
-/// The oracle: sort the times of a key, cut where more than the gap lies between two.
+/// The oracle: sort the times of a key, and cut where two are more than the gap apart.
 fn batch(events: &[(u64, i64)]) -> BTreeMap<u64, Vec<(i64, i64, u64)>> {
     let mut by_key: BTreeMap<u64, Vec<i64>> = BTreeMap::new();
     for (key, time) in events {
@@ -193,8 +193,8 @@ fn batch(events: &[(u64, i64)]) -> BTreeMap<u64, Vec<(i64, i64, u64)>> {
         .collect()
 }
 
-/// Any order of arrival, any combining on the way, a close and a restore at any moment: what
-/// comes out, merged the way the commit does it, is the batch answer (I1).
+/// Any order of arrival, any combining on the way, a close and a restore at any moment: the output,
+/// merged as the commit does it, is the batch answer (I1).
 #[test]
 fn whatever_the_order_the_sessions_are_those_of_the_batch() {
     for seed in 0..2_000 {
@@ -216,7 +216,7 @@ fn whatever_the_order_the_sessions_are_those_of_the_batch() {
     }
 }
 
-/// The same for keys with many open sessions, for seldom does one close.
+/// The same for keys with many open sessions, because sessions seldom close.
 #[test]
 fn whatever_the_order_the_sessions_of_a_crowd_are_those_of_the_batch() {
     let mut most = 0;
