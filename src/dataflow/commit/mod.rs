@@ -1,24 +1,24 @@
-//! The commit operator: gathers what the frontier has passed and has it written, writer by writer.
+//! The commit operator: hands complete epochs to the writers, and holds the durable frontier.
 //!
-//! A *writer* is one connection to the ledger and the thread that owns it; a shard belongs to writer
-//! `shard mod writers`, a writer lives on worker `writer mod workers`. The operator hands complete
-//! epochs to the thread and keeps its capability until they are durable, so a probe behind it is
-//! the durable frontier (I7). The thread joins the epochs that wait for it into one transaction:
-//! the slower the ledger, the larger the transactions and the fewer.
+//! A *writer* is one connection to the ledger and the thread that owns it. Shard `s` belongs to
+//! writer `s mod writers`, and writer `w` lives on worker `w mod workers`. The operator hands
+//! complete epochs to the thread and keeps its capability until they are durable, so a probe after
+//! it is the durable frontier (I7). The thread joins all epochs that wait for it into one
+//! transaction: the slower the ledger, the larger and fewer the transactions.
 //!
-//! Epochs of a backlog are shorter than others, to take less memory. Where the table is large, to
-//! write them one by one makes the ledger find its way to the pages of its index several times as
-//! often. So once many rows have been written, epochs that have rows are *gathered*: handed over
-//! when the tick of full length has passed to which they belong, as if they had not been cut, or
-//! when half of the epochs wait that may be in flight, or memory is used up: who waits for them to
-//! be durable must not wait for itself.
+//! In a backlog, epochs are shorter, to take less memory. If the table is large, writing them one
+//! by one makes the ledger visit the pages of its index several times as often. So once many rows
+//! have been written, epochs with rows are *gathered*. They are handed over when the full-length
+//! tick that they belong to has passed, as if they had never been cut short. They are also handed
+//! over when half of the epochs that may be in flight are waiting, or when memory is used up:
+//! whoever waits for them to become durable must not wait for itself.
 //!
-//! What a commit has changed in the table leaves as `+1` and `-1` a row, at the last of its epochs,
-//! once it is durable: at most once a run of the program, so whoever keeps sums begins with the
-//! table.
+//! The changes of a commit leave as `+1` and `-1` per row, at the last of its epochs, once it is
+//! durable. Each leaves at most once per run of the program, so whoever keeps sums has to start
+//! from the table.
 //!
-//! What was committed before a restart comes again in a replay; each shard's output passes only
-//! if its epoch lies behind the shard's progress (I5).
+//! A replay produces again what was committed before a restart. The output of a shard passes only
+//! if its epoch is after the shard's progress (I5).
 
 pub mod writer;
 
@@ -149,18 +149,18 @@ pub fn render_commit<'scope>(
     changes
 }
 
-/// How epochs are written.
+/// The configuration of the commit operator.
 pub struct CommitConfig {
     pub writers: u32,
     pub drive: WriterDriver,
     /// The length of an epoch that is not cut short.
     pub tick_ms: u64,
-    /// Short epochs are gathered once this process has written so many rows.
+    /// Short epochs are gathered once this process has written this many rows.
     pub gather_from_rows: u64,
     pub open: OpenLedger,
 }
 
-/// Whether complete epochs wait for those behind them that belong to the same tick.
+/// Whether complete epochs wait for later ones of the same tick.
 fn waits<'a>(
     complete: impl Iterator<Item = (&'a Epoch, &'a Stash)> + Clone,
     ahead: Epoch,
@@ -173,7 +173,7 @@ fn waits<'a>(
         && complete.into_iter().any(|(_, stash)| stash.has_rows())
 }
 
-/// What has come of an epoch that is not complete, or that waits for others.
+/// What has arrived of an epoch that is incomplete, or that waits for others.
 #[derive(Default)]
 struct Stash {
     capability: Option<Capability<Epoch>>,
@@ -191,7 +191,7 @@ impl Stash {
         self.outputs.iter().any(|output| !output.closed.is_empty())
     }
 
-    /// The part of each hosted writer, by its place among them.
+    /// The part of each hosted writer, by its index among them.
     fn split(
         self,
         epoch: Epoch,
@@ -226,7 +226,7 @@ impl Stash {
 pub enum WriterDriver {
     /// Each on a thread of its own, so that the ledger and computation overlap.
     Threads,
-    /// The operator, one step at each activation: for tests that decide every step.
+    /// The operator, one step per activation: for tests that control every step.
     Inline,
 }
 
@@ -275,8 +275,8 @@ impl HostedWriter {
         }
     }
 
-    /// What has become durable and what that changed. The capability is that of the last epoch of
-    /// its transaction; those of the epochs before it go.
+    /// Returns what has become durable and what that changed. The capability is that of the last
+    /// epoch of the transaction; those of the epochs before it are dropped.
     fn acknowledged(&mut self) -> Vec<(Capability<Epoch>, Vec<Change>)> {
         let mut durable = Vec::new();
         match &mut self.driven {
@@ -311,7 +311,7 @@ mod tests {
 
     const TICK_MS: u64 = 1_000;
 
-    /// Whether these complete epochs wait; each is told whether it has rows.
+    /// Whether these complete epochs wait; each comes with whether it has rows.
     fn wait(complete: &[(Epoch, bool)], ahead: Epoch) -> bool {
         let stash = |rows: &bool| {
             let span = Span::event(EventTime::from_millis(0));

@@ -7,7 +7,7 @@ use sessionizer_core::time::Epoch;
 use crate::dataflow::messages::{DeadLetter, SourceBindings, Suspect};
 use crate::dataflow::span_batch::SpanBatch;
 
-/// What one activation has made, by epoch in order.
+/// The output of one activation, by epoch in order.
 #[derive(Default)]
 pub struct Emit {
     pub arrivals: Vec<(Epoch, Vec<SpanBatch>)>,

@@ -1,4 +1,5 @@
-//! New epochs: decides when one ends, binds what was read in it, and reads on in turns.
+//! Live epochs: decides when an epoch ends, binds what was read in it, and reads partitions in
+//! turn.
 
 use std::time::Duration;
 
@@ -11,24 +12,25 @@ use crate::dataflow::messages::SourceBindings;
 use crate::dataflow::ports::{Feed, Stopped};
 use crate::dataflow::source::emit::{Emit, Next};
 use crate::dataflow::source::partition::Part;
-use crate::dataflow::source::reader::{Life, NAP, RECORDS_PER_ACTIVATION, Reader};
+use crate::dataflow::source::reader::{NAP, Phase, RECORDS_PER_ACTIVATION, Reader};
 
-/// How many records of one partition are read before the next has its turn.
+/// How many records of one partition are read before it is the next one's turn.
 const RECORDS_PER_TURN: usize = 4_096;
 
 impl<F: Feed> Reader<F> {
-    /// The replay is over: everything from here on is new.
+    /// Ends the replay: everything from here on is new.
     pub(super) fn go_live(&mut self) -> Result<(), Fault> {
         self.begin(self.plan.first_epoch);
-        self.life = Life::Live;
+        self.phase = Phase::Live;
         for part in &mut self.parts {
             let mut bound = *part.clock.bound();
             let topic_id = self.plan.topic_ids[usize::from(bound.partition.topic)];
             bound.topic_id = topic_id.or(bound.topic_id);
             if let Some(start) = part.restart {
-                // Another topic by the same name: offsets begin anew, counts and promise go on.
+                // Another topic with the same name: offsets start anew, while counts and promise
+                // carry on.
                 (bound.start, bound.end, bound.status) = (start, start, Status::Active);
-                // One that the new topic does not have is ended by the first cut.
+                // A partition that the new topic does not have is ended by the first cut.
                 if !part.retired {
                     self.feed.assign(bound.partition, start)?;
                     part.assigned = true;
@@ -49,16 +51,16 @@ impl<F: Feed> Reader<F> {
         let first =
             self.parts.iter().any(|part| part.never_bound) || self.epoch == self.plan.first_epoch;
         if self.run_state.stopping() {
-            self.serve()?;
+            self.service_feed()?;
             self.cut(emit, false);
-            self.life = Life::Stopped;
+            self.phase = Phase::Stopped;
             return Ok(Next::Now);
         }
         if first || current > self.epoch {
-            self.serve()?;
+            self.service_feed()?;
             self.cut(emit, early);
             if self.config.until_end && self.parts.iter().all(Part::has_ended) {
-                self.life = Life::Stopped;
+                self.phase = Phase::Stopped;
                 return Ok(Next::Now);
             }
             self.begin(current.max(self.epoch + 1));
@@ -70,7 +72,7 @@ impl<F: Feed> Reader<F> {
         let mut at_limit = false;
         for _ in 0..self.parts.len() {
             if limit == 0 {
-                // The next activation begins with those that have had no turn.
+                // The next activation begins with the partitions that have had no turn.
                 at_limit = true;
                 break;
             }
@@ -84,13 +86,13 @@ impl<F: Feed> Reader<F> {
             if part.was_paused {
                 continue;
             }
-            // Who may not read looks at least: who is at its end may be idle.
+            // Without memory to read, at least check: a partition at its end may be idle.
             let left = self.pause.left();
             let before = if left > 0 { limit.min(RECORDS_PER_TURN) } else { 0 };
             let mut turn = before;
             let until = part.until;
             let most = (&mut turn, left);
-            let stopped = self.read(self.turn, until, self.judge_ms, most, emit)?;
+            let stopped = self.read(self.turn, until, self.wall_ms, most, emit)?;
             limit -= before - turn;
             at_limit |= stopped == Stopped::AtLimit;
             let caught_up_once = stopped != Stopped::AtLimit && self.feed.keeps_up(partition);
@@ -98,10 +100,10 @@ impl<F: Feed> Reader<F> {
             self.parts[self.turn].reached_until |= until.is_some() && stopped == Stopped::AtEnd;
         }
         if self.config.until_end && (0..self.parts.len()).all(|at| self.at_until(at)) {
-            // Nothing is left to wait for: end with this epoch, not with its tick.
-            self.serve()?;
+            // There is nothing left to wait for: end with this epoch, not with its tick.
+            self.service_feed()?;
             self.cut(emit, false);
-            self.life = Life::Stopped;
+            self.phase = Phase::Stopped;
             return Ok(Next::Now);
         }
         if at_limit {
@@ -111,9 +113,9 @@ impl<F: Feed> Reader<F> {
         Ok(Next::After(Duration::from_millis(end_ms.saturating_sub(now_ms).clamp(1, 1_000))))
     }
 
-    /// Lets the feed do its work; what it has found waits until an epoch has been cut. A bounded
-    /// run reads what was there at its start.
-    pub(super) fn serve(&mut self) -> Result<(), Fault> {
+    /// Lets the feed do its work. The partitions it finds wait until an epoch has been cut. A
+    /// bounded run reads what was there at its start.
+    pub(super) fn service_feed(&mut self) -> Result<(), Fault> {
         let found = self.feed.service()?;
         if !self.config.until_end {
             self.found.extend(found);
@@ -121,9 +123,9 @@ impl<F: Feed> Reader<F> {
         Ok(())
     }
 
-    /// Binds what this worker has read of the current epoch; only what has changed goes out.
+    /// Binds what this worker has read of the current epoch; only bindings that changed are sent.
     pub(super) fn cut(&mut self, emit: &mut Emit, early: bool) {
-        self.send_off(emit);
+        self.flush(emit);
         let now_ms = self.clocks.elapsed_ms();
         let epoch_ms = self.clocks.epoch_ms(self.feedback.latest_cut());
         let mut bindings = Vec::new();
@@ -142,7 +144,7 @@ impl<F: Feed> Reader<F> {
             let reads = part.assigned && !part.was_paused;
             let quiet_ms_ago = reads.then(|| self.feed.quiet_ms_ago(partition)).flatten();
             let caught_up = quiet_ms_ago.is_some();
-            // What lies behind an open transaction is there: the partition is not silent.
+            // Records held back by an open transaction exist: the partition is not silent.
             let held_back = reads.then(|| self.feed.held_back(partition)).flatten();
             let quiet = quiet_ms_ago.filter(|_| held_back.is_none());
             let quiet = quiet.map(|ago| epoch_ms.saturating_sub(ago));
@@ -152,11 +154,11 @@ impl<F: Feed> Reader<F> {
             }
             let bound = part.clock.cut(self.epoch, position, quiet, ended);
             if bound != before || part.never_bound {
-                bindings.push(Binding { clock_ms: Some(self.judge_ms), ..bound });
+                bindings.push(Binding { clock_ms: Some(self.wall_ms), ..bound });
                 ends.push((partition, bound.end));
             }
             part.never_bound = false;
-            // Who may not read does not wait for more.
+            // A reader that may not read does not wait for more.
             let waits = reads && !ended && !caught_up && self.pause.left() > 0;
             if let Some(ms) = part.watchdog.look(waits.then_some(position), now_ms) {
                 stuck.push((partition, position, ms));
@@ -166,8 +168,8 @@ impl<F: Feed> Reader<F> {
                 held_up.push((partition, position..held.unwrap_or(position), ms));
             }
         }
-        self.say_nothing_comes(&stuck);
-        self.say_what_is_held_back(&held_up);
+        self.warn_stuck(&stuck);
+        self.warn_held_back(&held_up);
         self.watermark.cut(self.epoch, self.parts.iter().map(|part| part.clock.bound()));
         Emit::at(&mut emit.cuts, self.epoch).push(SourceBindings {
             worker: self.worker,
@@ -180,7 +182,7 @@ impl<F: Feed> Reader<F> {
         self.records = 0;
     }
 
-    /// Whether a bounded run has read this partition to where it ends.
+    /// Whether a bounded run has read this partition to its end.
     pub(super) fn at_until(&self, at: usize) -> bool {
         let part = &self.parts[at];
         let partition = part.clock.bound().partition;
@@ -201,7 +203,7 @@ impl<F: Feed> Reader<F> {
         self.feed.assign(partition, start)?;
         let mut initial = Binding::initial(partition, start);
         initial.topic_id = self.plan.topic_ids[usize::from(partition.topic)];
-        // A topic before this one may have had such a partition: its counts go on.
+        // An earlier topic may have had this partition: its counts carry on.
         let before = self.parts.iter().position(|part| part.clock.bound().partition == partition);
         if let Some(at) = before {
             let Binding { promise, records, dead, .. } = *self.parts.remove(at).clock.bound();

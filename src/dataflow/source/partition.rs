@@ -10,23 +10,23 @@ use sessionizer_core::watermark::PartitionClock;
 pub(super) struct Part {
     pub(super) clock: PartitionClock,
     pub(super) until: Option<Offset>,
-    /// Whether the feed has said that nothing before `until` is left. Its position may stay
-    /// before that for ever: holes lie in between, and the next record lies behind.
+    /// Whether the feed has reported that nothing is left before `until`. Its position may stay
+    /// before `until` for ever, if there are holes in between and the next record is after it.
     pub(super) reached_until: bool,
     pub(super) retired: bool,
-    /// Whether the feed reads it.
+    /// Whether it is assigned to the feed.
     pub(super) assigned: bool,
-    /// Where reading goes on after the replay, if not where it ended.
+    /// Where reading continues after the replay, if not where the replay ended.
     pub(super) restart: Option<Offset>,
-    /// Whether its next binding goes out even if nothing has changed.
+    /// Whether its next binding is sent even if nothing has changed.
     pub(super) never_bound: bool,
-    /// Whether in this epoch all was read that there was, at some moment.
+    /// Whether at some moment of this epoch, everything available had been read.
     pub(super) caught_up_once: bool,
-    /// Whether it was held, and has not been read since: nobody knows what has come meanwhile.
+    /// Whether it was held and has not been read since: what has arrived meanwhile is unknown.
     pub(super) was_paused: bool,
-    /// Watches its position while more is there to be read.
+    /// Watches its position while there may be more to read.
     pub(super) watchdog: Watchdog<Offset>,
-    /// Watches it while an open transaction holds records back.
+    /// Watches its position while an open transaction holds records back.
     pub(super) transaction: Watchdog<Offset>,
 }
 

@@ -1,5 +1,5 @@
 //! Keeps a source within the memory of its process: how many bytes it may read at a time, and what
-//! is said while it may read none.
+//! is reported while it may read none.
 
 use std::sync::Arc;
 
@@ -8,18 +8,18 @@ use sessionizer_core::time::Epoch;
 use crate::dataflow::run_state::RunState;
 use crate::ui::waiting::Waiting;
 
-/// A pause is worth a word when for so many milliseconds nothing has been released.
+/// A pause is reported once nothing has been released for this many milliseconds.
 const SPEAK_AFTER_MS: u64 = 2_000;
 
-/// What one source may take of the budget.
+/// What one source may take from the budget.
 pub struct Pause {
     run_state: Arc<RunState>,
     worker: usize,
-    /// Whether it says that it waits; one source of a process does.
+    /// Whether it reports that it waits; only one source of a process does.
     speaks: bool,
-    /// How many bytes may be read before this is asked again.
+    /// How many bytes may be read before the budget is asked again.
     left: u64,
-    /// Everything before it was durable when it was last asked; at first nothing is.
+    /// Everything before this epoch was durable when last checked; at first, nothing is.
     durable: Option<Epoch>,
     since_ms: Option<u64>,
     waiting: Option<Waiting>,
@@ -38,22 +38,22 @@ impl Pause {
         }
     }
 
-    /// Everything before this epoch is durable; `None`: everything.
+    /// Releases everything before this epoch, which is durable; `None`: everything.
     pub fn release(&mut self, durable: Option<Epoch>) {
         if self.durable != durable {
             self.durable = durable;
             if self.run_state.memory.durable_before(durable) {
-                self.goes_on();
+                self.resume();
             }
         }
     }
 
-    /// Asks how much may be read now; says whether it is anything.
+    /// Asks how much may be read now; returns whether it is anything.
     pub fn may_read(&mut self, now_ms: u64) -> bool {
         let memory = &self.run_state.memory;
         self.left = memory.allowance(self.worker);
         if self.left > 0 {
-            self.goes_on();
+            self.resume();
             return true;
         }
         let since_ms = *self.since_ms.get_or_insert(now_ms);
@@ -64,7 +64,7 @@ impl Pause {
         false
     }
 
-    fn goes_on(&mut self) {
+    fn resume(&mut self) {
         (self.since_ms, self.waiting) = (None, None);
     }
 
@@ -73,7 +73,7 @@ impl Pause {
         self.left
     }
 
-    /// So many bytes have been read.
+    /// Notes that this many bytes have been read.
     pub fn take(&mut self, bytes: u64) {
         self.left = self.left.saturating_sub(bytes);
     }

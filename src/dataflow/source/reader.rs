@@ -1,19 +1,19 @@
-//! What the source does: reads the partitions of one worker, decodes, cuts epochs and binds them.
+//! The reader: reads the partitions of one worker, decodes, cuts epochs and binds them.
 //!
-//! It has two lives. In the *replay* it walks through the bound epochs of the plan and reads
-//! exactly what each says. *Live*, an epoch is a tick of the epochs' clock, which goes by elapsed
-//! time: what is read in it belongs to it, and at its end the reader binds it and moves on. Which
-//! events are of the future is judged by the wall clock at the epoch's beginning, and that is bound
-//! as well. All chance ends here: behind the source, an epoch's content is a function of its
-//! binding (I2).
+//! It has two phases. In the *replay* it steps through the bound epochs of the plan and reads
+//! exactly what each binding says (`replay.rs`). *Live*, an epoch is a tick of the epochs' clock,
+//! which follows elapsed time (`live.rs`). Records read during the tick belong to the epoch; at its
+//! end the reader binds it and moves on. Whether an event is too far in the future is decided by
+//! the wall clock at the beginning of the epoch, and that clock is bound as well. All chance ends
+//! here: after the source, the content of an epoch is a function of its binding (I2).
 //!
-//! The first live epoch is cut before anything is read in it: it binds where reading begins.
-//! The same goes for a partition that is found later: its first binding is its start.
+//! The first live epoch is cut before anything is read in it: its binding records where reading
+//! begins. The same holds for a partition that is found later: its first binding is its start.
 //!
-//! It never runs more than `EPOCHS_IN_FLIGHT` epochs ahead of what is durable, and reads nothing
-//! while the memory for what is in flight is used up: a slow or absent Postgres stops the reading.
-//! Epochs end all the same, and sooner, for what they have brought is released when it is durable.
-//! A bound epoch is read again whatever it takes, but none ahead of it.
+//! The reader never runs more than `EPOCHS_IN_FLIGHT` epochs ahead of what is durable, and reads
+//! nothing while the memory for data in flight is used up, so a slow or absent Postgres stops the
+//! reading. Epochs still end, and sooner, because what they hold is released once it is durable. A
+//! bound epoch is replayed whatever it takes, but none ahead of it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -44,21 +44,21 @@ use crate::dataflow::source::route::{Routed, Router};
 use crate::dataflow::source::settle::COUNT_EVERY_MS;
 use crate::dataflow::span_batch::{SpanBatch, SpanBatchBuilder};
 
-/// How many records one activation reads at most, over all partitions: it keeps the worker
+/// How many records one activation reads at most, over all partitions: this keeps the worker
 /// responsive (about 50 ms of decoding).
 pub(super) const RECORDS_PER_ACTIVATION: usize = 65_536;
-/// How long a reader sleeps while what is in flight is too much.
+/// How long a reader sleeps while too much is in flight.
 pub(super) const NAP: Duration = Duration::from_millis(10);
 
-pub(super) enum Life {
-    /// The bound epochs that are still to be read again.
+pub(super) enum Phase {
+    /// The bound epochs that are still to be replayed.
     Replay(VecDeque<BoundEpoch>),
     Live,
-    /// Everything is cut; waiting for it to become durable.
+    /// Everything is cut, and the reader waits for it to become durable.
     Stopped,
 }
 
-/// The partitions of one worker, and where it is with them.
+/// The partitions of one worker, and how far it has read them.
 pub struct Reader<F> {
     pub(super) worker: usize,
     pub(super) plan: Arc<RecoveryPlan>,
@@ -68,33 +68,33 @@ pub struct Reader<F> {
     pub(super) feedback: Rc<Feedback>,
     pub(super) clocks: Clocks,
     pub(super) feed: F,
-    pub(super) life: Life,
+    pub(super) phase: Phase,
     /// The epoch that records are read into; every earlier one is cut.
     pub(super) epoch: Epoch,
-    /// How many it has brought so far.
+    /// How many records have been read into it so far.
     pub(super) records: usize,
-    /// The clock by which the records of a new epoch are judged, all of them.
-    pub(super) judge_ms: u64,
+    /// The wall clock at the beginning of the epoch: its events are checked against it.
+    pub(super) wall_ms: u64,
     pub(super) parts: Vec<Part>,
     pub(super) turn: usize,
-    /// How far the watermark may be before this epoch.
+    /// An upper bound of the watermark before this epoch.
     pub(super) watermark: WatermarkBound,
-    /// New partitions that are not read yet.
+    /// New partitions that are not yet read.
     pub(super) found: Vec<(Partition, Offset)>,
-    /// Epochs that are cut and not yet durable, with the ends that become durable with them.
+    /// Epochs that are cut and not yet durable, with the end offsets that become durable with them.
     pub(super) in_flight: VecDeque<(Epoch, Vec<(Partition, Offset)>)>,
-    /// Watches the oldest of them; one source of a process does.
+    /// Watches the oldest of them; only one source of a process does.
     pub(super) watchdog: Option<Watchdog<Epoch>>,
     /// How much may be read.
     pub(super) pause: Pause,
-    /// Ends that are durable and that the broker has not been told.
+    /// End offsets that are durable and that the broker has not been told of.
     pub(super) settled: BTreeMap<Partition, Offset>,
     pub(super) group_committed_ms: u64,
-    /// What was there to be read when it was last counted: records, partitions without a known
-    /// end, and when that was.
+    /// The last count of what is available to read: records, partitions without a known end, and
+    /// when that was.
     pub(super) counted: (i64, i64, u64),
-    /// Events of the epoch that have been read and not sent.
-    pub(super) packer: SpanBatchBuilder,
+    /// Events of the epoch that have been read and not yet sent.
+    pub(super) builder: SpanBatchBuilder,
     pub(super) scratch: Vec<u8>,
 }
 
@@ -111,8 +111,8 @@ impl<F: Feed> Reader<F> {
         let mut parts = Vec::new();
         for plan_of in plan.partitions_of(worker, (peers, config.processes)) {
             let PartitionPlan { start, until, retired, restart, oldest, .. } = plan_of;
-            // A topic that is read no more may not exist any more: it is touched only if the
-            // replay needs its records.
+            // A topic that is no longer read may no longer exist: it is touched only if the replay
+            // needs its records.
             let replayed = plan.replay.iter().flat_map(|bound| &bound.bindings);
             let needed = !retired
                 || replayed.clone().any(|b| b.partition == start.partition && b.end > start.end);
@@ -140,7 +140,7 @@ impl<F: Feed> Reader<F> {
         let counted = (0, parts.len() as i64, 0);
         let epoch = replay.front().map_or(plan.first_epoch, |bound| bound.epoch);
         let replays = !replay.is_empty();
-        let packer = SpanBatchBuilder::new(config.gap, plan.shards(), peers);
+        let builder = SpanBatchBuilder::new(config.gap, plan.shards(), peers);
         let watches = worker.is_multiple_of(peers / processes);
         let clocks = Clocks::new(
             config.clocks.clone(),
@@ -158,10 +158,10 @@ impl<F: Feed> Reader<F> {
             feedback,
             clocks,
             feed,
-            life: Life::Replay(replay),
+            phase: Phase::Replay(replay),
             epoch,
             records: 0,
-            judge_ms: 0,
+            wall_ms: 0,
             parts,
             turn: 0,
             watermark: WatermarkBound::new(plan.base_watermark),
@@ -172,7 +172,7 @@ impl<F: Feed> Reader<F> {
             settled: BTreeMap::new(),
             group_committed_ms: 0,
             counted,
-            packer,
+            builder,
             scratch: Vec::new(),
         };
         if !replays {
@@ -184,55 +184,55 @@ impl<F: Feed> Reader<F> {
     pub fn activate(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
         self.settle();
         let next = self.advance(emit)?;
-        self.send_off(emit);
+        self.flush(emit);
         let now_ms = self.clocks.elapsed_ms();
         if now_ms.saturating_sub(self.counted.2) >= COUNT_EVERY_MS {
-            self.count_what_waits(now_ms);
+            self.count_available(now_ms);
         }
         Ok(next)
     }
 
-    /// What the capabilities go down to; `None` gives them up.
+    /// The epoch to downgrade the capabilities to; `None` drops them.
     pub fn frontier(&self) -> Option<Epoch> {
-        match self.life {
-            Life::Stopped => None,
-            Life::Replay(_) | Life::Live => Some(self.epoch),
+        match self.phase {
+            Phase::Stopped => None,
+            Phase::Replay(_) | Phase::Live => Some(self.epoch),
         }
     }
 
     pub(super) fn advance(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
-        match &self.life {
-            Life::Stopped if self.in_flight.is_empty() => Ok(Next::Done),
-            Life::Stopped => Ok(Next::After(NAP)),
+        match &self.phase {
+            Phase::Stopped if self.in_flight.is_empty() => Ok(Next::Done),
+            Phase::Stopped => Ok(Next::After(NAP)),
             _ if self.in_flight.len() >= EPOCHS_IN_FLIGHT && !self.run_state.stopping() => {
                 Ok(Next::After(NAP))
             }
-            Life::Replay(_) => self.replay(emit),
-            Life::Live => self.live(emit),
+            Phase::Replay(_) => self.replay(emit),
+            Phase::Live => self.live(emit),
         }
     }
 
-    /// From now on records are read into this new epoch.
+    /// Begins a new epoch, which records are read into from now on.
     pub(super) fn begin(&mut self, epoch: Epoch) {
         self.epoch = epoch;
-        self.judge_ms = self.clocks.judge_ms();
+        self.wall_ms = self.clocks.wall_ms();
     }
 
-    /// What the epoch at hand is bound with.
+    /// The rules that the current epoch is bound with.
     pub(super) fn rules(&self) -> Rules {
-        match &self.life {
-            Life::Replay(replay) => replay.front().map_or(self.plan.rules, |bound| bound.rules),
-            Life::Live | Life::Stopped => self.plan.rules,
+        match &self.phase {
+            Phase::Replay(replay) => replay.front().map_or(self.plan.rules, |bound| bound.rules),
+            Phase::Live | Phase::Stopped => self.plan.rules,
         }
     }
 
-    /// Lets go what has been read of the epoch at hand.
-    pub(super) fn send_off(&mut self, emit: &mut Emit) {
-        let parcels = self.packer.take();
-        if !parcels.is_empty() {
-            let bytes = parcels.iter().map(SpanBatch::size).sum();
+    /// Sends what has been read of the current epoch.
+    pub(super) fn flush(&mut self, emit: &mut Emit) {
+        let batches = self.builder.take();
+        if !batches.is_empty() {
+            let bytes = batches.iter().map(SpanBatch::size).sum();
             self.run_state.memory.charge(Kind::Events, self.worker, self.epoch, bytes);
-            Emit::at(&mut emit.arrivals, self.epoch).extend(parcels);
+            Emit::at(&mut emit.arrivals, self.epoch).extend(batches);
         }
     }
 
@@ -241,8 +241,8 @@ impl<F: Feed> Reader<F> {
         found.expect("a bound partition is in the plan")
     }
 
-    /// Reads records of one partition into the current epoch, judges them by a clock, and takes
-    /// them off `limit`; stops when they have taken `most_bytes`.
+    /// Reads records of one partition into the current epoch, checks them against a clock, and
+    /// subtracts them from `limit`. Stops once they have taken `most_bytes`.
     pub(super) fn read(
         &mut self,
         at: usize,
@@ -268,7 +268,7 @@ impl<F: Feed> Reader<F> {
             dead_letter_bytes: self.config.dead_letter_bytes,
         };
         let mut taken = Routed {
-            arrivals: &mut self.packer,
+            arrivals: &mut self.builder,
             suspects: Emit::at(&mut emit.suspects, self.epoch),
             dead_letters: Emit::at(&mut emit.dead, self.epoch),
         };

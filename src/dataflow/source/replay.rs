@@ -1,6 +1,6 @@
-//! The replay: reads the bound epochs of the plan again, exactly as each was bound.
+//! The replay: reads the bound epochs of the plan again, each exactly as it was bound.
 //!
-//! An epoch of the replay that brings other records than before is reported, not repaired.
+//! If an epoch returns other records than before, the replay reports that and does not repair it.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -14,22 +14,22 @@ use crate::dataflow::messages::{ReplayDifference, SourceBindings};
 use crate::dataflow::ports::{Feed, Stopped};
 use crate::dataflow::source::emit::{Emit, Next};
 use crate::dataflow::source::partition::Part;
-use crate::dataflow::source::reader::{Life, NAP, RECORDS_PER_ACTIVATION, Reader};
+use crate::dataflow::source::reader::{NAP, Phase, RECORDS_PER_ACTIVATION, Reader};
 
 impl<F: Feed> Reader<F> {
-    /// Reads the oldest bound epoch again; when it is complete, cuts it as it was cut.
+    /// Reads the oldest bound epoch again. Once it is complete, cuts it as it was cut before.
     pub(super) fn replay(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
         if self.run_state.stopping() {
-            // The epoch at hand is half read and cannot be cut. Nothing new was read, so leaving
-            // everything where it is loses nothing: the next start begins where this one did.
+            // The current epoch is half read and cannot be cut. Nothing new was read, so leaving
+            // everything as it is loses nothing: the next start begins where this one did.
             self.run_state.abandon();
             return Ok(Next::After(Duration::from_millis(100)));
         }
-        let Life::Replay(replay) = &mut self.life else { unreachable!("replaying") };
+        let Phase::Replay(replay) = &mut self.phase else { unreachable!("replaying") };
         let bound = replay.front().expect("a replay ends with its last epoch").clone();
         debug_assert_eq!(bound.epoch, self.epoch, "the replay goes in order");
-        self.serve()?;
-        // An epoch is needed whole when all before it are durable, and is read whatever it takes.
+        self.service_feed()?;
+        // Once everything before it is durable, an epoch is read whole, whatever it takes.
         if !self.pause.may_read(self.clocks.elapsed_ms()) && !self.in_flight.is_empty() {
             return Ok(Next::After(NAP));
         }
@@ -49,7 +49,7 @@ impl<F: Feed> Reader<F> {
                     let position = self.feed.position(binding.partition);
                     let now_ms = self.clocks.elapsed_ms();
                     if let Some(ms) = self.parts[at].watchdog.look(Some(position), now_ms) {
-                        self.say_nothing_comes(&[(binding.partition, position, ms)]);
+                        self.warn_stuck(&[(binding.partition, position, ms)]);
                     }
                 }
             }
@@ -65,7 +65,7 @@ impl<F: Feed> Reader<F> {
             part.clock =
                 PartitionClock::resume(self.config.patience, *binding, self.plan.first_epoch);
         }
-        self.send_off(emit);
+        self.flush(emit);
         self.watermark.is(bound.watermark);
         Emit::at(&mut emit.cuts, bound.epoch).push(SourceBindings {
             worker: self.worker,
@@ -76,7 +76,7 @@ impl<F: Feed> Reader<F> {
         });
         self.in_flight.push_back((bound.epoch, Vec::new()));
         self.run_state.metrics.replayed_epochs.fetch_add(1, Relaxed);
-        let Life::Replay(replay) = &mut self.life else { unreachable!("replaying") };
+        let Phase::Replay(replay) = &mut self.phase else { unreachable!("replaying") };
         replay.pop_front();
         match replay.front() {
             Some(next) => self.epoch = next.epoch,
@@ -85,7 +85,8 @@ impl<F: Feed> Reader<F> {
         Ok(Next::Now)
     }
 
-    /// A bound epoch brings what it brought (I2), unless the topic has lost records since.
+    /// Compares a replayed epoch with its binding: they agree (I2) unless the topic has lost
+    /// records since.
     pub(super) fn check_replayed(
         &self,
         epoch: Epoch,

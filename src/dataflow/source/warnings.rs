@@ -1,4 +1,5 @@
-//! The warnings of a reader whose work has come to a standstill: what waits, and for whom.
+//! Warnings of a reader that has come to a standstill: what waits, and for whom. It decides
+//! nothing.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,8 +11,8 @@ use crate::dataflow::ports::Feed;
 use crate::dataflow::source::reader::Reader;
 
 impl<F: Feed> Reader<F> {
-    /// Epochs are cut and do not become durable: for whom do they wait?
-    pub(super) fn say_nothing_is_durable(&self, for_ms: u64) {
+    /// Warns that epochs are cut but do not become durable, and says whom they wait for.
+    pub(super) fn warn_nothing_durable(&self, for_ms: u64) {
         let waits_for = match self.run_state.metrics.writers_committing.load(Relaxed) {
             0 if self.config.processes > 1 => "another process, or for sessions of this one",
             0 => "another worker of this process",
@@ -25,8 +26,8 @@ impl<F: Feed> Reader<F> {
         );
     }
 
-    /// More may be there to be read of these partitions, and they stand where they stood.
-    pub(super) fn say_nothing_comes(&self, stuck: &[(Partition, Offset, u64)]) {
+    /// Warns that these partitions do not move although they may have more to read.
+    pub(super) fn warn_stuck(&self, stuck: &[(Partition, Offset, u64)]) {
         let Some((partition, position, for_ms)) = stuck.first() else { return };
         if crate::ui::waiting::waits_for("Kafka") {
             return; // That was said, and it is why.
@@ -45,8 +46,8 @@ impl<F: Feed> Reader<F> {
         );
     }
 
-    /// Records of these partitions are there, and open transactions keep them from being read.
-    pub(super) fn say_what_is_held_back(&self, held: &[(Partition, Range<Offset>, u64)]) {
+    /// Warns that open transactions hold back records of these partitions.
+    pub(super) fn warn_held_back(&self, held: &[(Partition, Range<Offset>, u64)]) {
         let Some((partition, offsets, for_ms)) = held.first() else { return };
         let others = match held.len() - 1 {
             0 => String::new(),
