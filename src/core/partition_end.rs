@@ -68,7 +68,7 @@ impl PartitionEnd {
         }
     }
 
-    /// Whether the end has come since the last record. It says nothing of the present.
+    /// Whether the end has come since the last record. It says nothing about the present.
     pub fn has_ended(&self) -> bool {
         self.ended
     }

@@ -21,7 +21,7 @@ pub struct Metrics {
     pub late: AtomicU64,
     /// Transactions committed.
     pub commits: AtomicU64,
-    /// The watermark in milliseconds; [`EventTime::NEVER`] is told by `has_watermark`.
+    /// The watermark in milliseconds; `has_watermark` stands for [`EventTime::NEVER`].
     watermark_ms: AtomicI64,
     has_watermark: AtomicBool,
     /// Writers that have something to commit and have not done so yet.

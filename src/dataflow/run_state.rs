@@ -12,7 +12,7 @@ use crate::dataflow::metrics::Metrics;
 /// The state of a run, shared by all threads of a process.
 #[derive(Default)]
 pub struct RunState {
-    /// Shared with the run that succeeds this one, if any.
+    /// Shared with the run that follows this one, if any.
     stop: Arc<AtomicBool>,
     fault: Mutex<Option<Fault>>,
     failed: AtomicBool,

@@ -276,7 +276,7 @@ impl Sessions {
         let open = self.run_state.metrics.open_sessions.load(Relaxed).max(0) as u64;
         let held = self.alignment.held(self.clock.bindings(), open);
         if !held.is_empty() {
-            log::debug!("epoch {epoch}: {held:?} wait for those that are behind (--max-drift)");
+            log::debug!("epoch {epoch}: {held:?} are held for the partitions behind (--max-drift)");
         }
         self.config.feedback.hold(held);
         (EpochMeta { watermark, rules, bindings, differences }, outputs)

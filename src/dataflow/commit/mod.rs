@@ -337,7 +337,7 @@ mod tests {
         assert!(wait(&[(5_000, true), (5_250, true), (5_500, false)], 5_750));
         assert!(!wait(&[(5_000, true), (5_250, true)], 6_000));
         assert!(!wait(&[(5_750, true)], 6_000));
-        assert!(!wait(&[(5_000, true)], Epoch::MAX), "nothing comes behind the last");
+        assert!(!wait(&[(5_000, true)], Epoch::MAX), "nothing comes after the last");
         assert!(!wait(&[], 5_000));
     }
 

@@ -171,7 +171,7 @@ impl Writer {
             let progress = ledger.progress(&shards)?;
             self.unsure = false;
             if batch.steps.iter().zip(&progress).all(|(step, epoch)| step.to.epoch == *epoch) {
-                log::info!("writer {}: the commit whose reply was lost had gone in", self.writer);
+                log::info!("writer {}: the commit whose reply was lost had succeeded", self.writer);
                 return Ok(());
             }
         }
@@ -231,7 +231,7 @@ pub fn run(
             },
             StepOutcome::Failed => {
                 if !wait(backoff, &writer.run_state) {
-                    return Ok(()); // What is not committed is read again at the next start.
+                    return Ok(()); // The next start reads again what is not committed.
                 }
                 backoff = (backoff * 2).min(BACKOFF.1);
             }
@@ -251,10 +251,10 @@ fn listen(writer: u32) -> Sender<Option<bool>> {
                 continue;
             }
             let waiting = Waiting::new("Postgres", None);
-            waiting.because("it has not answered a commit: a lock, a slow disk, or the way there");
+            waiting.because("it has not answered a commit: a lock, a slow disk, or the network");
             log::warn!(
                 "writer {writer}: Postgres has not answered for 10 s: a lock, a slow disk, or \
-                 the way there; waiting, and reading stops meanwhile"
+                 the network; waiting, and reading stops meanwhile"
             );
             if let Ok(Some(true)) = steps.recv() {
                 let lasted = text::duration(began.elapsed());

@@ -41,6 +41,7 @@ impl<F: Feed> Reader<F> {
         Ok(())
     }
 
+    /// One activation: ends the epoch if it is due, then reads on.
     pub(super) fn live(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
         let now_ms = self.clocks.epoch_ms(self.feedback.latest_cut());
         let may_read = self.pause.may_read(self.clocks.elapsed_ms());
@@ -51,10 +52,7 @@ impl<F: Feed> Reader<F> {
         let first =
             self.parts.iter().any(|part| part.never_bound) || self.epoch == self.plan.first_epoch;
         if self.run_state.stopping() {
-            self.service_feed()?;
-            self.cut(emit, false);
-            self.phase = Phase::Stopped;
-            return Ok(Next::Now);
+            return self.stop(emit);
         }
         if first || current > self.epoch {
             self.service_feed()?;
@@ -68,6 +66,20 @@ impl<F: Feed> Reader<F> {
                 self.discover(partition, start)?;
             }
         }
+        let at_limit = self.read_in_turn(emit)?;
+        if self.config.until_end && (0..self.parts.len()).all(|at| self.at_until(at)) {
+            // There is nothing left to wait for: end with this epoch, not with its tick.
+            return self.stop(emit);
+        }
+        if at_limit {
+            return Ok(if may_read { Next::Now } else { Next::After(NAP) });
+        }
+        let end_ms = self.epoch + self.config.epochs.ms;
+        Ok(Next::After(Duration::from_millis(end_ms.saturating_sub(now_ms).clamp(1, 1_000))))
+    }
+
+    /// Reads every partition for at most one turn; returns whether any of them may have more.
+    fn read_in_turn(&mut self, emit: &mut Emit) -> Result<bool, Fault> {
         let mut limit = RECORDS_PER_ACTIVATION;
         let mut at_limit = false;
         for _ in 0..self.parts.len() {
@@ -99,18 +111,15 @@ impl<F: Feed> Reader<F> {
             self.parts[self.turn].caught_up_once |= caught_up_once;
             self.parts[self.turn].reached_until |= until.is_some() && stopped == Stopped::AtEnd;
         }
-        if self.config.until_end && (0..self.parts.len()).all(|at| self.at_until(at)) {
-            // There is nothing left to wait for: end with this epoch, not with its tick.
-            self.service_feed()?;
-            self.cut(emit, false);
-            self.phase = Phase::Stopped;
-            return Ok(Next::Now);
-        }
-        if at_limit {
-            return Ok(if may_read { Next::Now } else { Next::After(NAP) });
-        }
-        let end_ms = self.epoch + self.config.epochs.ms;
-        Ok(Next::After(Duration::from_millis(end_ms.saturating_sub(now_ms).clamp(1, 1_000))))
+        Ok(at_limit)
+    }
+
+    /// Cuts the current epoch, the last one.
+    fn stop(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
+        self.service_feed()?;
+        self.cut(emit, false);
+        self.phase = Phase::Stopped;
+        Ok(Next::Now)
     }
 
     /// Lets the feed do its work. The partitions it finds wait until an epoch has been cut. A
@@ -124,7 +133,7 @@ impl<F: Feed> Reader<F> {
     }
 
     /// Binds what this worker has read of the current epoch; only bindings that changed are sent.
-    pub(super) fn cut(&mut self, emit: &mut Emit, early: bool) {
+    fn cut(&mut self, emit: &mut Emit, early: bool) {
         self.flush(emit);
         let now_ms = self.clocks.elapsed_ms();
         let epoch_ms = self.clocks.epoch_ms(self.feedback.latest_cut());
@@ -183,7 +192,7 @@ impl<F: Feed> Reader<F> {
     }
 
     /// Whether a bounded run has read this partition to its end.
-    pub(super) fn at_until(&self, at: usize) -> bool {
+    fn at_until(&self, at: usize) -> bool {
         let part = &self.parts[at];
         let partition = part.clock.bound().partition;
         part.retired
@@ -194,7 +203,8 @@ impl<F: Feed> Reader<F> {
             })
     }
 
-    pub(super) fn discover(&mut self, partition: Partition, start: Offset) -> Result<(), Fault> {
+    /// Begins to read a partition that has appeared during the run.
+    fn discover(&mut self, partition: Partition, start: Offset) -> Result<(), Fault> {
         log::info!(
             "found a new partition: {}[{}], reading it from offset {start}",
             self.plan.topic(partition),

@@ -35,7 +35,7 @@ pub struct SourceConfig {
     pub alarm: bool,
 }
 
-/// The clocks of a process. Nothing outside the source reads a clock.
+/// The clocks of a process. Nothing downstream of the source uses them.
 #[derive(Clone)]
 pub struct WorldClocks {
     /// Milliseconds since the plan was made, by a clock that only goes forward: decides when epochs

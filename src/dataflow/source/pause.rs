@@ -82,7 +82,7 @@ impl Pause {
     pub fn explain(&self) -> String {
         let memory = &self.run_state.memory;
         match memory.is_used_up() {
-            true => format!(". The memory for what is in flight is used up (--memory): {memory}"),
+            true => format!(". The memory for data in flight is used up (--memory): {memory}"),
             false => String::new(),
         }
     }

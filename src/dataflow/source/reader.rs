@@ -181,6 +181,8 @@ impl<F: Feed> Reader<F> {
         Ok(reader)
     }
 
+    /// One activation: notes what has become durable, reads and cuts into `emit`, and returns when to
+    /// activate the reader again.
     pub fn activate(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
         self.settle();
         let next = self.advance(emit)?;
@@ -200,7 +202,8 @@ impl<F: Feed> Reader<F> {
         }
     }
 
-    pub(super) fn advance(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
+    /// Does the work of the current phase, unless too many epochs are in flight.
+    fn advance(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
         match &self.phase {
             Phase::Stopped if self.in_flight.is_empty() => Ok(Next::Done),
             Phase::Stopped => Ok(Next::After(NAP)),
@@ -219,7 +222,7 @@ impl<F: Feed> Reader<F> {
     }
 
     /// The rules that the current epoch is bound with.
-    pub(super) fn rules(&self) -> Rules {
+    fn rules(&self) -> Rules {
         match &self.phase {
             Phase::Replay(replay) => replay.front().map_or(self.plan.rules, |bound| bound.rules),
             Phase::Live | Phase::Stopped => self.plan.rules,
@@ -236,6 +239,7 @@ impl<F: Feed> Reader<F> {
         }
     }
 
+    /// The index of a partition in `parts`.
     pub(super) fn part(&self, partition: Partition) -> usize {
         let found = self.parts.iter().position(|part| part.clock.bound().partition == partition);
         found.expect("a bound partition is in the plan")

@@ -87,11 +87,7 @@ impl<F: Feed> Reader<F> {
 
     /// Compares a replayed epoch with its binding: they agree (I2) unless the topic has lost
     /// records since.
-    pub(super) fn check_replayed(
-        &self,
-        epoch: Epoch,
-        binding: &Binding,
-    ) -> Option<ReplayDifference> {
+    fn check_replayed(&self, epoch: Epoch, binding: &Binding) -> Option<ReplayDifference> {
         let Part { clock, assigned, .. } = &self.parts[self.part(binding.partition)];
         let (before, (records, dead)) = (clock.bound(), clock.counts());
         if !assigned || (records, dead) == (binding.records, binding.dead) {
@@ -106,7 +102,7 @@ impl<F: Feed> Reader<F> {
             found: records - before.records,
         };
         log::warn!(
-            "{}[{}]: reading offsets {} to {} again brought {} records ({} of them dead letters), \
+            "{}[{}]: reading offsets {} to {} again returned {} records ({} of them dead letters), \
              not {} ({}) as before: the topic has changed (compaction, deletion). Rows that are \
              written stay; sessionizer.replay_differences says where, and `lost` in \
              sessionizer.balance counts what is missing",

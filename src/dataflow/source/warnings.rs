@@ -30,7 +30,7 @@ impl<F: Feed> Reader<F> {
     pub(super) fn warn_stuck(&self, stuck: &[(Partition, Offset, u64)]) {
         let Some((partition, position, for_ms)) = stuck.first() else { return };
         if crate::ui::waiting::waits_for("Kafka") {
-            return; // That was said, and it is why.
+            return; // That has been reported, and it is the cause.
         }
         let others = match stuck.len() - 1 {
             0 => String::new(),
@@ -54,11 +54,11 @@ impl<F: Feed> Reader<F> {
             others => format!(" ({others} other partitions as well)"),
         };
         log::warn!(
-            "{}[{}]: an open transaction has held back what lies from offset {} up to {} for {}\
-             {others}: Kafka hands out nothing behind it until its producer commits or aborts, or \
-             its transaction.timeout.ms has passed. The watermark waits for it. \
-             `kafka-transactions.sh find-hanging` shows one that nobody will end, and `abort` ends \
-             it",
+            "{}[{}]: an open transaction has held back offsets {} up to {} for {}{others}: Kafka \
+             delivers nothing after its beginning until its producer commits or aborts, or its \
+             transaction.timeout.ms has passed. The watermark waits for it. \
+             `kafka-transactions.sh find-hanging` finds a transaction that nobody will end, and \
+             `abort` ends it",
             self.plan.topic(*partition),
             partition.number,
             offsets.start,
