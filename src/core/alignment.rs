@@ -160,7 +160,7 @@ mod tests {
             let at = [binding(0, slow, Status::Active), binding(1, fast, Status::Active)];
             alignment.held(at.iter(), MANY).len()
         };
-        assert_eq!([held(0, 101), held(0, 101)], [0, 1], "first nothing is known of the pace");
+        assert_eq!([held(0, 101), held(0, 101)], [0, 1], "at first the pace is unknown");
         assert_eq!(held(1_000, 5_000), 0);
         assert_eq!(held(2_000, 6_001), 1);
         // The slowest stands still: its pace is forgotten, epoch by epoch.
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(held(&[0], &[binding(0, 50, Status::Idle), far]), NOBODY);
         assert_eq!(held(&[0], &[binding(0, 50, Status::Ended), far]), NOBODY);
         let silent = Binding::initial(partition(0), 0);
-        assert_eq!(held(&[0], &[silent, far]), NOBODY, "nothing is known of its time");
+        assert_eq!(held(&[0], &[silent, far]), NOBODY, "its time is unknown");
     }
 
     #[test]

@@ -104,14 +104,14 @@ mod tests {
         assert_eq!(end.quiet_ms_ago(700, None), Some(600));
         assert_eq!(end.quiet_ms_ago(90_000, None), None, "a minute later nobody knows");
         end.emptied(90_000);
-        assert_eq!(end.quiet_ms_ago(90_000, None), None, "an empty queue is no end");
+        assert_eq!(end.quiet_ms_ago(90_000, None), None, "an empty queue is not an end");
     }
 
     #[test]
     fn an_answer_counts_as_of_its_question() {
         let mut end = at(5);
         end.answer(7, 100);
-        assert_eq!(end.quiet_ms_ago(110, None), None, "two records lie behind the position");
+        assert_eq!(end.quiet_ms_ago(110, None), None, "there are two records after the position");
         end.record(5);
         end.record(6);
         assert_eq!(end.quiet_ms_ago(200, None), Some(100));

@@ -56,7 +56,7 @@ mod tests {
             assert_eq!(dog.look(Some(second / 29), second * 1_000), None);
         }
         assert_eq!(dog.look(None, 200_000), None);
-        assert_eq!(dog.look(Some(3), 300_000), None, "it begins anew");
+        assert_eq!(dog.look(Some(3), 300_000), None, "it starts over");
         assert_eq!(dog.look(Some(3), 330_000), Some(30_000));
     }
 }

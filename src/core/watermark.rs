@@ -395,7 +395,7 @@ mod tests {
         let first = [binding(0, 50, Status::Active, 0), binding(1, 90, Status::Active, 0)];
         assert_eq!(clock.advance(1, first).watermark, at(50));
         assert_eq!(clock.advance(2, [binding(0, 50, Status::Idle, 2)]).watermark, at(90));
-        // One that wakes up with an old promise holds it where it is; it never falls.
+        // A partition that becomes active with an old promise stops the watermark: it never falls.
         assert_eq!(clock.advance(3, [binding(0, 60, Status::Active, 0)]).watermark, at(90));
         assert_eq!(clock.advance(4, []).watermark, at(90));
     }
@@ -413,7 +413,7 @@ mod tests {
         let idle = [binding(0, 50, Status::Idle, 31_000), binding(1, 90, Status::Idle, 40_000)];
         assert_eq!(clock.advance(40_000, idle).watermark, at(90));
         assert_eq!(clock.advance(41_000, []).watermark, at(1_090));
-        // Also for a clock that learns of it from a trimmed history.
+        // The same holds for a clock that learns this from a trimmed history.
         let mut resumed = Clock::new(41_000, clock.watermark(), clock.bindings().copied());
         assert_eq!(resumed.advance(45_000, []).watermark, at(5_090));
         assert_eq!(clock.advance(45_000, []).watermark, at(5_090));

@@ -267,7 +267,7 @@ mod tests {
         let mut answer = answer(&[0, 5, 100, 105]);
         let check = |answer: &mut BatchOracle, row, w| answer.check(&key, row, closed_before(w));
         assert_eq!(check(&mut answer, span(0, 5, 2), 50), Row::Right);
-        assert_eq!(check(&mut answer, span(0, 5, 2), 50), Row::Wrong, "it is there twice");
+        assert_eq!(check(&mut answer, span(0, 5, 2), 50), Row::Wrong, "it is a duplicate");
         assert_eq!(check(&mut answer, span(100, 100, 1), 50), Row::PartOfOpen);
         assert_eq!(check(&mut answer, span(100, 100, 1), 500), Row::Wrong);
         assert_eq!(check(&mut answer, span(100, 105, 3), 50), Row::Wrong);

@@ -120,9 +120,9 @@ pub fn render_commit<'scope>(
             let ahead = ahead.min().unwrap_or(Epoch::MAX);
 
             // 3. Hand the complete epochs to the writers, unless they are gathered. Do not gather
-            //    while memory is used up: reading waits for it. Do not gather in a replay either:
-            //    the process that waits may be another one, whose memory is not known here, and
-            //    it would wait for ever.
+            //    while memory is used up, because reading waits for what would be gathered. Do not
+            //    gather in a replay either: the reader that waits may be in another process, whose
+            //    memory is not known here, and it would wait for ever.
             let gathers = run_state.metrics.rows.load(Relaxed) >= gather_from_rows
                 && ahead >= first_epoch
                 && !run_state.memory.is_used_up();

@@ -36,8 +36,8 @@ impl Clocks {
     }
 
     /// The clock that the events read from now on are checked against: the wall clock. If it was
-    /// set back, that is the lesser of the two. If it was set forward, it is nearly always right:
-    /// the machine slept, or a wrong clock was corrected.
+    /// set back, it is the earlier of the two clocks. If it was set forward, it is nearly always
+    /// right: the machine slept, or a wrong clock was corrected.
     pub fn wall_ms(&mut self) -> u64 {
         let wall_ms = (self.world.wall_ms)();
         let elapsed_ms = self.elapsed_ms();

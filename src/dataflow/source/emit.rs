@@ -17,6 +17,7 @@ pub struct Emit {
 }
 
 impl Emit {
+    /// The batch of `epoch`, which is new or the last one.
     pub(super) fn at<D>(batches: &mut Vec<(Epoch, Vec<D>)>, epoch: Epoch) -> &mut Vec<D> {
         if batches.last().is_none_or(|(last, _)| *last != epoch) {
             batches.push((epoch, Vec::new()));

@@ -9,14 +9,14 @@ use crate::dataflow::run_state::RunState;
 use crate::ui::waiting::Waiting;
 
 /// A pause is reported once nothing has been released for this many milliseconds.
-const SPEAK_AFTER_MS: u64 = 2_000;
+const REPORT_AFTER_MS: u64 = 2_000;
 
 /// What one source may take from the budget.
 pub struct Pause {
     run_state: Arc<RunState>,
     worker: usize,
     /// Whether it reports that it waits; only one source of a process does.
-    speaks: bool,
+    reports: bool,
     /// How many bytes may be read before the budget is asked again.
     left: u64,
     /// Everything before this epoch was durable when last checked; at first, nothing is.
@@ -26,11 +26,11 @@ pub struct Pause {
 }
 
 impl Pause {
-    pub fn new(run_state: &Arc<RunState>, worker: usize, speaks: bool) -> Self {
+    pub fn new(run_state: &Arc<RunState>, worker: usize, reports: bool) -> Self {
         Pause {
             run_state: Arc::clone(run_state),
             worker,
-            speaks,
+            reports,
             left: 0,
             durable: Some(0),
             since_ms: None,
@@ -57,7 +57,7 @@ impl Pause {
             return true;
         }
         let since_ms = *self.since_ms.get_or_insert(now_ms);
-        if self.speaks && now_ms.saturating_sub(since_ms) >= SPEAK_AFTER_MS {
+        if self.reports && now_ms.saturating_sub(since_ms) >= REPORT_AFTER_MS {
             let waiting = self.waiting.get_or_insert_with(|| Waiting::new("memory", None));
             waiting.because(&format!("{memory} wait to be committed (--memory)"));
         }

@@ -229,7 +229,7 @@ impl<F: Feed> Reader<F> {
         }
     }
 
-    /// Sends what has been read of the current epoch.
+    /// Emits what has been read of the current epoch and not yet sent.
     pub(super) fn flush(&mut self, emit: &mut Emit) {
         let batches = self.builder.take();
         if !batches.is_empty() {

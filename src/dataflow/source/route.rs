@@ -41,7 +41,7 @@ pub struct Routed<'a> {
 
 impl Router<'_> {
     /// Decodes a record and sends it where it belongs. `scratch` is reused from call to call.
-    /// Returns the number of bytes that takes.
+    /// Returns how many bytes of memory that takes.
     pub fn take(
         &self,
         record: &Record<'_>,
