@@ -1,42 +1,43 @@
-//! Watermark alignment: which partitions wait for the slowest one. Pure.
+//! Watermark alignment: decides which partitions wait for the slowest one. Pure.
 //!
-//! In a backlog partitions are read at different speeds, and the watermark is that of the slowest.
-//! Whatever the others bring from beyond it stays open, so without a bound memory grows with how
-//! far they run ahead. Here is the bound: a partition whose promise lies more than the *drift*
-//! beyond the least promise of those that are *behind* is *held*: not read for a while.
+//! In a backlog, partitions are read at different speeds, and the slowest one determines the
+//! watermark. Events of the others that lie beyond the watermark stay in open sessions, so without
+//! a bound, memory grows with how far those partitions run ahead. This module is the bound: a
+//! partition whose promise exceeds the least promise of the partitions that are *behind* by more
+//! than the *drift* is *held*, that is, not read for a while.
 //!
-//! Promises are compared once an epoch, and where events are sparse an epoch of a backlog is hours
-//! of event time. Whoever held partitions for minutes there would have them wait for each other
-//! most of the time. So the drift is at least what the slowest makes in a few epochs: as much as is
+//! Promises are compared once an epoch. Where events are sparse, one epoch of a backlog spans hours
+//! of event time, and a drift of minutes would make the partitions wait for each other most of the
+//! time. So the drift is at least what the slowest partition advances in a few epochs: that much is
 //! in flight anyway.
 //!
-//! Behind is a partition that in its last epoch had more to read than it has read. One that has
-//! nothing to read holds nobody, however old its promise: live traffic is never held for live
-//! traffic. Neither does one that has been silent for the idle timeout, for want of a leader for
-//! example.
+//! A partition is behind if in its last epoch there was more to read than was read. A partition
+//! with nothing to read holds nobody, however old its promise: live traffic is never held for live
+//! traffic. A partition that has been silent for the idle timeout, for example for want of a
+//! leader, holds nobody either.
 //!
-//! Waiting costs time: who waits could have been read by a worker that has nothing else to do. It
-//! buys memory, so nobody waits while there is little to buy: as long as few sessions are open.
+//! Holding costs time: a worker that has nothing else to do could have read the held partition. It
+//! saves memory, so nobody is held while there is little to save: as long as few sessions are open.
 //!
-//! Nobody waits for ever. The partition with the least promise of those behind is not held, for
-//! its promise is not beyond itself. It is read, and in every epoch its promise moves, or it has
-//! come to its end, or it is silent and after the idle timeout counts no more: the bound moves or
-//! goes. Epochs are cut by the clock, whoever is held.
+//! Nobody waits for ever. Among the partitions that are behind, the one with the least promise is
+//! never held, because its promise is not beyond itself. It is read, so in every epoch its promise
+//! moves, or it reaches its end, or it is silent and stops counting after the idle timeout: the
+//! bound moves or disappears. Epochs are cut by the clock, whoever is held.
 //!
-//! What is held decides only what is read in which epoch. That is chance, and bound like all
-//! chance: it cannot show in the result, and a replay does not ask.
+//! Holding decides only which records are read in which epoch. That is chance, and it is bound like
+//! all chance: it cannot affect the result, and a replay does not consult it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::binding::{Binding, Partition, Status};
 use crate::time::EventTime;
 
-/// How far partitions may be apart.
+/// How far partitions may drift apart.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Drift {
     /// In milliseconds of event time.
     pub most_ms: i64,
-    /// And further while no more sessions than so many are open.
+    /// The drift is not enforced while at most this many sessions are open.
     pub sessions: u64,
 }
 
@@ -44,32 +45,33 @@ pub struct Drift {
 #[derive(Clone, Debug)]
 pub struct Alignment {
     drift: Drift,
-    /// Those that are behind, by the worker that reads them, as of its last cut.
+    /// The partitions that are behind, by the worker that reads them, as of its last cut.
     behind: BTreeMap<usize, Vec<Partition>>,
-    /// The promises of one epoch before.
+    /// The promises of the previous epoch.
     before: BTreeMap<Partition, EventTime>,
-    /// What the slowest makes in an epoch, in milliseconds of event time: the most of late.
+    /// How far the slowest partition advances in an epoch, in milliseconds of event time: a maximum
+    /// that decays.
     pace_ms: i64,
 }
 
-/// In how many epochs of the slowest the others may be ahead, whatever the drift.
+/// By how many epochs of the slowest partition the others may be ahead, whatever the drift.
 const EPOCHS_AHEAD: i64 = 4;
 
 impl Alignment {
-    /// Nothing is known to be behind.
+    /// Starts with no partition known to be behind.
     pub fn new(drift: Drift) -> Self {
         let (behind, before) = (BTreeMap::new(), BTreeMap::new());
         Alignment { drift, behind, before, pace_ms: 0 }
     }
 
-    /// At its last cut, these partitions of a worker were behind.
+    /// Records which partitions of a worker were behind at its last cut.
     pub fn learn(&mut self, worker: usize, behind: Vec<Partition>) {
         self.behind.insert(worker, behind);
     }
 
-    /// The partitions that are to wait, given the latest bindings of all and how many sessions are
-    /// open, once an epoch. Promises are compared as of one epoch: how far a partition has come
-    /// since is not held against it.
+    /// Returns the partitions to hold, given the latest bindings of all partitions and the number
+    /// of open sessions. Call it once an epoch. It compares promises as of one epoch, so progress
+    /// that a partition has made since does not count against it.
     pub fn held<'a>(
         &mut self,
         bindings: impl Iterator<Item = &'a Binding> + Clone,
@@ -88,7 +90,8 @@ impl Alignment {
         });
         self.pace_ms = made_ms.unwrap_or(0).max(self.pace_ms - self.pace_ms / 4);
         self.before = bindings.clone().map(|b| (b.partition, b.promise)).collect();
-        // Of one that has just begun nobody knows its pace: the others need not wait an epoch.
+        // The pace of a partition that has just begun is unknown: the others need not wait an
+        // epoch.
         let Some(Binding { promise: least, .. }) = slowest.filter(|_| made_ms.is_some()) else {
             return BTreeSet::new();
         };
@@ -124,7 +127,7 @@ mod tests {
         for number in behind {
             alignment.learn(*number as usize, vec![partition(*number)]);
         }
-        // They have stood there for an epoch: nobody has made anything.
+        // They have been there for an epoch: nobody has advanced.
         alignment.held(bindings.iter(), MANY);
         alignment.held(bindings.iter(), MANY).iter().map(|partition| partition.number).collect()
     }
@@ -157,10 +160,10 @@ mod tests {
             let at = [binding(0, slow, Status::Active), binding(1, fast, Status::Active)];
             alignment.held(at.iter(), MANY).len()
         };
-        assert_eq!([held(0, 101), held(0, 101)], [0, 1], "first nothing is known of the pace");
+        assert_eq!([held(0, 101), held(0, 101)], [0, 1], "at first the pace is unknown");
         assert_eq!(held(1_000, 5_000), 0);
         assert_eq!(held(2_000, 6_001), 1);
-        // The slowest stands still: what it made is forgotten, epoch by epoch.
+        // The slowest stands still: its pace is forgotten, epoch by epoch.
         assert_eq!([held(2_000, 5_000), held(2_000, 5_000)], [0, 1]);
         for _ in 0..10 {
             held(2_000, 2_000);
@@ -175,7 +178,7 @@ mod tests {
         assert_eq!(held(&[0], &[binding(0, 50, Status::Idle), far]), NOBODY);
         assert_eq!(held(&[0], &[binding(0, 50, Status::Ended), far]), NOBODY);
         let silent = Binding::initial(partition(0), 0);
-        assert_eq!(held(&[0], &[silent, far]), NOBODY, "nothing is known of its time");
+        assert_eq!(held(&[0], &[silent, far]), NOBODY, "its time is unknown");
     }
 
     #[test]
@@ -199,8 +202,8 @@ mod tests {
         assert_eq!(alignment.held(bindings.iter(), MANY).len(), 0);
     }
 
-    /// Partitions of any length and speed, some of which dry up: reading always goes on, and
-    /// nobody who has something to read runs further ahead than the drift and an epoch's reading.
+    /// Partitions of any length and speed, some of which dry up: reading always continues, and no
+    /// partition with something to read runs further ahead than the drift and one epoch's reading.
     #[test]
     fn reading_goes_on_to_the_end_whatever_the_speeds() {
         for seed in 1..500u64 {
@@ -233,7 +236,7 @@ mod tests {
                 }
                 let bindings: Vec<Binding> =
                     (0..count).map(|n| binding(n as i32, at[n], Status::Active)).collect();
-                // Every other epoch the word comes late.
+                // In every other epoch the decision arrives late.
                 if below(2) == 0 {
                     waiting = alignment.held(bindings.iter(), MANY);
                 }

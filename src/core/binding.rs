@@ -1,9 +1,9 @@
 //! What an epoch consists of. Pure data, durable with the first commit that depends on it (I3).
 //!
-//! A binding fixes, for every partition, up to which offset an epoch reaches and what the
-//! partition promises at its end. Everything that was a matter of chance when the epoch was cut
-//! (the wall clock, how much a fetch brought, who was silent) is in it, so a bound epoch can be
-//! read again to the identical result (I2).
+//! A binding fixes, for each partition, up to which offset an epoch reaches and what the partition
+//! promises at its end. It captures everything that was left to chance when the epoch was cut (the
+//! wall clock, how much a fetch returned, which partitions were silent), so a bound epoch can be
+//! read again with the identical result (I2).
 
 use std::fmt;
 
@@ -19,31 +19,32 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// The worker of `peers` that reads it; it may be another one after a restart. Each process has
-    /// as many workers, one after the other. Partitions go around the processes first, so that each
-    /// has its share also where there are fewer partitions than workers.
+    /// The worker of `peers` that reads this partition; a restart may choose another one. Every
+    /// process has the same number of workers, numbered consecutively. Partitions go around the
+    /// processes first, so that each process gets its share even when there are fewer partitions
+    /// than workers.
     pub fn worker(self, peers: usize, processes: usize) -> usize {
         let (at, threads) = (usize::from(self.topic) + self.number as usize, peers / processes);
         at % processes * threads + at / processes % threads
     }
 }
 
-/// Which topic of its name it is, as Kafka itself tells topics apart: 16 bytes in URL-safe Base64,
-/// the spelling of Kafka's own tools. A topic that was deleted and made again has another.
+/// Identifies a topic the way Kafka does: 16 bytes in URL-safe Base64, as Kafka's own tools spell
+/// it. A topic that was deleted and created again has a new id.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicId([u8; TopicId::LENGTH]);
 
 impl TopicId {
     const LENGTH: usize = 22;
 
-    /// The id with this spelling.
+    /// Parses an id; `None` if `text` is not one.
     pub fn named(text: &str) -> Option<Self> {
         let legal = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_".contains(byte);
         let bytes: [u8; TopicId::LENGTH] = text.as_bytes().try_into().ok()?;
         bytes.iter().all(legal).then_some(TopicId(bytes))
     }
 
-    /// Its spelling.
+    /// The id as text.
     pub fn name(&self) -> &str {
         std::str::from_utf8(&self.0).expect("letters, digits, - and _")
     }
@@ -55,8 +56,8 @@ impl fmt::Debug for TopicId {
     }
 }
 
-/// A position in a partition: the offset of the next record to read. The record before it need
-/// not exist (transactions and compaction leave holes), so it is never computed from a count.
+/// A position in a partition: the offset of the next record to read. The record before it need not
+/// exist (transactions and compaction leave holes), so an offset is never computed from a count.
 pub type Offset = i64;
 
 /// Whether a partition takes part in the watermark.
@@ -64,9 +65,11 @@ pub type Offset = i64;
 pub enum Status {
     /// It may bring on-time events: its promise holds the watermark back.
     Active,
-    /// It was read to its end and has been silent for the idle timeout: it holds nothing back.
+    /// It was read to its end and has been silent for the idle timeout: it does not hold the
+    /// watermark back.
     Idle,
-    /// A bounded run has read it to where it ended at the start, or the job reads it no more.
+    /// A bounded run has read it to the offset where it ended at the start, or the job no longer
+    /// reads it.
     Ended,
 }
 
@@ -86,34 +89,35 @@ impl Status {
     }
 }
 
-/// What one partition says at the end of an epoch. Each is complete in itself: behind the oldest
-/// snapshot, only the latest of a partition has to stay.
+/// The state of one partition at the end of an epoch. Each binding is complete in itself: before
+/// the oldest snapshot, only the latest binding of a partition has to be kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Binding {
     pub partition: Partition,
-    /// Of which topic the offsets are; `None` if the brokers do not say.
+    /// The topic that the offsets belong to; `None` if the brokers do not say.
     pub topic_id: Option<TopicId>,
-    /// Where the job began to read the partition, ever.
+    /// The offset at which the job first began to read the partition.
     pub start: Offset,
     /// Where the epoch ends.
     pub end: Offset,
-    /// "No on-time event of mine is older than this": the largest event time so far less the
-    /// out-of-orderness, never falling; [`EventTime::NEVER`] before the first event.
+    /// The promise that no on-time event of this partition is older: the largest event time so far
+    /// minus the out-of-orderness. It never falls. [`EventTime::NEVER`] before the first event.
     pub promise: EventTime,
     pub status: Status,
-    /// The epoch since which it is idle or ended; 0 while it is active.
+    /// The epoch since which the partition has been idle or ended; 0 while it is active.
     pub quiet_since: Epoch,
-    /// How many records it has brought since the job was created.
+    /// Records read since the job was created.
     pub records: u64,
     /// How many of those the source turned into dead letters.
     pub dead: u64,
-    /// The wall clock of whoever read the epoch, when the epoch began: what is later than this by
-    /// more than [`Rules::max_future_ms`] is of the future. `None`: the epoch is the clock.
+    /// The wall clock of the worker that read the epoch, when the epoch began. An event later than
+    /// this by more than [`Rules::max_future_ms`] is too far in the future. `None`: the epoch
+    /// itself is the clock.
     pub clock_ms: Option<u64>,
 }
 
 impl Binding {
-    /// A partition of which nothing is known but where reading begins.
+    /// A partition of which only the starting offset is known.
     pub fn initial(partition: Partition, start: Offset) -> Self {
         Binding {
             partition,
@@ -129,16 +133,16 @@ impl Binding {
         }
     }
 
-    /// The clock by which the records of `epoch` were judged.
+    /// The clock against which the records of `epoch` are checked for being in the future.
     pub fn clock_in(&self, epoch: Epoch) -> u64 {
         self.clock_ms.unwrap_or(epoch)
     }
 }
 
-/// What becomes of an event that is so late that its session would have closed already.
+/// What happens to an event that is so late that its session would have closed already.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Late {
-    /// It merges with the rows that it touches.
+    /// It is merged with the rows that it touches.
     Merge,
     /// It becomes a dead letter.
     Drop,
@@ -153,29 +157,29 @@ impl Late {
         }
     }
 
-    /// The one with this name.
+    /// The variant with this name.
     pub fn named(name: &str) -> Option<Self> {
         [Late::Merge, Late::Drop].into_iter().find(|late| late.name() == name)
     }
 }
 
-/// The settings that decide what becomes of a record. They may change at a restart; an epoch is
-/// read again under those that it was bound with.
+/// The settings that decide what happens to a record. They may change at a restart; a replayed
+/// epoch keeps the rules it was bound with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Rules {
-    /// An event later than the clock by more than this is none.
+    /// An event later than the clock by more than this becomes a dead letter.
     pub max_future_ms: i64,
     pub late: Late,
 }
 
 impl Rules {
-    /// The latest time that an event may have by a clock.
+    /// The latest time that an event may have, by a clock.
     pub fn latest(&self, clock_ms: u64) -> EventTime {
         EventTime::from_millis(clock_ms as i64).plus(self.max_future_ms)
     }
 }
 
-/// All that was bound at one epoch, in the order of the partitions; it may be empty.
+/// All bindings of one epoch, in order of partition; there may be none.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct BoundEpoch {
     pub epoch: Epoch,

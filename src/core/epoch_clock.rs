@@ -1,108 +1,109 @@
-//! The clock of the epochs, and how far it is from the wall clock. Pure: both are told the time.
+//! The clock of the epochs, and how far it is from the wall clock. Pure: the caller passes the
+//! time.
 //!
-//! Epochs look like the wall clock and do not depend on it. A run begins at the wall clock of
-//! process 0, or behind the last bound epoch if that is later, and from there on epochs go by
-//! elapsed time: by a clock that nobody sets. So a step of the wall clock of any size, in either
-//! direction, neither stops epochs nor makes them run, and durations between epochs (idle
-//! timeouts, the watermark of a silent topic) are durations.
+//! Epochs look like wall-clock times but do not depend on the wall clock. A run begins at the wall
+//! clock of process 0, or after the last bound epoch if that is later. From there on epochs follow
+//! elapsed time, a clock that nobody sets. So a step of the wall clock, of any size and in either
+//! direction, neither stops epochs nor makes them race, and durations between epochs (idle
+//! timeouts, the watermark of a silent topic) are true durations.
 //!
-//! During a run epochs do not follow the wall clock, not even forward. Whoever jumps ahead of the
-//! other processes of a cluster has to wait for them; and when every partition is idle, the
-//! watermark goes on with the epochs, so a jump of hours would make everything late that comes
-//! next. A restart brings epochs that are behind back to the wall clock; epochs that are ahead of
-//! it stay ahead by the same distance until the wall clock has come that far.
+//! During a run epochs do not follow the wall clock, not even forward. A process that jumps ahead
+//! of the others in a cluster has to wait for them. And when every partition is idle, the watermark
+//! advances with the epochs, so a jump of hours would make all events that come next late. A
+//! restart brings epochs that are behind back to the wall clock. Epochs that are ahead of it stay
+//! ahead by the same distance until the wall clock has caught up.
 //!
 //! Clocks that count elapsed time differ a little, too. A worker follows the others forward: when
-//! it learns that an epoch was cut elsewhere, its own clock is at least there. Nobody ever waits
-//! for a clock, and all go by the fastest.
+//! it learns that an epoch was cut elsewhere, it moves its own clock at least that far. Nobody ever
+//! waits for a clock, and all follow the fastest.
 
 use std::fmt;
 
 use crate::time::{Epoch, EventTime};
 
-/// Tells which epoch it is, given how much time has passed since the run began.
+/// Computes the current epoch from the time elapsed since the run began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EpochClock {
-    /// What it shows when nothing has passed.
+    /// Its reading when no time has passed.
     origin: Epoch,
 }
 
 impl EpochClock {
-    /// Shows `first` at the beginning.
+    /// Starts at `first`.
     pub fn new(first: Epoch) -> Self {
         EpochClock { origin: first }
     }
 
-    /// What it shows, in milliseconds; epochs are ticks of it.
+    /// Its reading in milliseconds; epochs are ticks of it.
     pub fn at(&self, elapsed_ms: u64) -> u64 {
         self.origin.saturating_add(elapsed_ms)
     }
 
-    /// Another worker has cut `epoch`: this clock is not behind it.
+    /// Moves the clock forward to `epoch`, which another worker has cut, if it is behind that.
     pub fn follow(&mut self, epoch: Epoch, elapsed_ms: u64) {
         self.origin += epoch.saturating_sub(self.at(elapsed_ms));
     }
 }
 
-/// Clocks that are closer than this are not worth a word.
-const LEAST_MS: u64 = 5_000;
-/// How often the same distance is told again.
-const AGAIN_MS: u64 = 3_600_000;
-/// How soon after a line another one may follow.
-const REST_MS: u64 = 3_000;
+/// Clocks closer than this are not reported.
+const MIN_APART_MS: u64 = 5_000;
+/// After how long an unchanged distance is reported again.
+const REPEAT_MS: u64 = 3_600_000;
+/// The shortest time between two reports.
+const MIN_INTERVAL_MS: u64 = 3_000;
 
-/// Watches how far the wall clock is from the epochs, and decides when to say so.
+/// Watches how far the wall clock is from the epochs, and decides when to report it.
 #[derive(Clone, Debug)]
 pub struct ClockWatch {
-    /// From which distance on the clocks are apart.
-    least_ms: u64,
-    /// What was said last, and when.
-    told: Option<(i64, u64)>,
+    /// From this distance on, the clocks count as apart.
+    min_apart_ms: u64,
+    /// The distance last reported, and when.
+    reported: Option<(i64, u64)>,
 }
 
-/// What there is to say about the wall clock.
+/// A report about the wall clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClockNews {
-    /// It is ahead of the epochs by so many milliseconds; behind them, if negative.
+    /// It is this many milliseconds ahead of the epochs; behind them if negative.
     Apart(i64),
-    /// It was apart and is not any more.
+    /// It was apart and no longer is.
     Together,
 }
 
 impl ClockWatch {
-    /// For epochs of so many milliseconds.
+    /// Creates a watch for epochs of `epoch_ms` milliseconds.
     pub fn new(epoch_ms: u64) -> Self {
-        ClockWatch { least_ms: LEAST_MS.max(epoch_ms.saturating_mul(2)), told: None }
+        ClockWatch { min_apart_ms: MIN_APART_MS.max(epoch_ms.saturating_mul(2)), reported: None }
     }
 
-    /// Compares; gives what is worth a line in the log.
+    /// Compares the clocks; returns what is worth a line in the log.
     pub fn look(&mut self, wall_ms: u64, epoch_ms: u64, elapsed_ms: u64) -> Option<ClockNews> {
         let ahead_ms = wall_ms as i64 - epoch_ms as i64;
         let distance = ahead_ms.unsigned_abs();
-        let Some((before, when)) = self.told else {
-            return (distance >= self.least_ms).then(|| self.tell(ahead_ms, elapsed_ms));
+        let Some((before, when)) = self.reported else {
+            return (distance >= self.min_apart_ms).then(|| self.report(ahead_ms, elapsed_ms));
         };
         let since = elapsed_ms.saturating_sub(when);
-        if since < REST_MS {
+        if since < MIN_INTERVAL_MS {
             return None;
         }
-        // Half the distance: a clock at the edge does not come and go.
-        if distance < self.least_ms / 2 {
-            self.told = None;
+        // Half the distance, so that a clock at the edge does not alternate.
+        if distance < self.min_apart_ms / 2 {
+            self.reported = None;
             return Some(ClockNews::Together);
         }
         let moved = ahead_ms.abs_diff(before);
-        let much = moved >= self.least_ms.max(before.unsigned_abs() / 10);
-        (much || since >= AGAIN_MS).then(|| self.tell(ahead_ms, elapsed_ms))
+        let much = moved >= self.min_apart_ms.max(before.unsigned_abs() / 10);
+        (much || since >= REPEAT_MS).then(|| self.report(ahead_ms, elapsed_ms))
     }
 
-    fn tell(&mut self, ahead_ms: i64, elapsed_ms: u64) -> ClockNews {
-        self.told = Some((ahead_ms, elapsed_ms));
+    fn report(&mut self, ahead_ms: i64, elapsed_ms: u64) -> ClockNews {
+        self.reported = Some((ahead_ms, elapsed_ms));
         ClockNews::Apart(ahead_ms)
     }
 }
 
-/// A duration in milliseconds as people say it: as exact as its size asks for.
+/// A duration in milliseconds, displayed in units that fit its size.
 pub struct Distance(pub u64);
 
 impl fmt::Display for Distance {
@@ -121,7 +122,7 @@ impl fmt::Display for Distance {
     }
 }
 
-/// What a distance between the wall clock and the epochs means, for the log.
+/// Explains a distance between the wall clock and the epochs, for the log.
 pub fn explain(ahead_ms: i64, wall_ms: u64, max_future_ms: i64) -> String {
     let distance = Distance(ahead_ms.unsigned_abs());
     if ahead_ms < 0 {
@@ -177,11 +178,11 @@ mod tests {
         assert_eq!(look(-day, 3_000), None, "a clock that jitters does not fill the log");
         assert_eq!(look(-day, 12_000), Some(ClockNews::Apart(-day)));
         assert_eq!(look(-day + 60_000, 60_000), None, "a minute of a day is not much");
-        assert_eq!(look(-day, 12_000 + AGAIN_MS), Some(ClockNews::Apart(-day)));
-        assert_eq!(look(day, 2 * AGAIN_MS), Some(ClockNews::Apart(day)));
-        assert_eq!(look(2_500, 3 * AGAIN_MS), Some(ClockNews::Apart(2_500)));
-        assert_eq!(look(2_499, 4 * AGAIN_MS), Some(ClockNews::Together));
-        assert_eq!(look(0, 5 * AGAIN_MS), None);
+        assert_eq!(look(-day, 12_000 + REPEAT_MS), Some(ClockNews::Apart(-day)));
+        assert_eq!(look(day, 2 * REPEAT_MS), Some(ClockNews::Apart(day)));
+        assert_eq!(look(2_500, 3 * REPEAT_MS), Some(ClockNews::Apart(2_500)));
+        assert_eq!(look(2_499, 4 * REPEAT_MS), Some(ClockNews::Together));
+        assert_eq!(look(0, 5 * REPEAT_MS), None);
     }
 
     #[test]

@@ -1,20 +1,21 @@
-//! Why a run cannot go on, whose fault it is, and the exit code that says so.
+//! Why a run has to end, whose fault it is, and the exit code that says so.
 
 use std::fmt;
 
-/// Why a run cannot go on. Retrying is over when one of these exists.
+/// Why a run has to end. Once one of these exists, retrying is over.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// What was typed or set is wrong, or something else that waiting does not mend: a right that
-    /// is missing, records that are gone. Somebody has to act before the next start.
+    /// The command line or a setting is wrong, or there is another problem that waiting does not
+    /// solve: a missing privilege, records that are gone. Somebody has to act before the next
+    /// start.
     Config(String),
     /// Another instance of the job has taken over.
     Fenced(String),
-    /// Another process of the cluster is lost.
+    /// Another process of the cluster was lost.
     Peer(String),
-    /// The database is as it was earlier: a start goes on from there.
+    /// The database went back to an earlier state: the next start continues from there.
     GoneBack(String),
-    /// Something outside has failed and may heal: another start may succeed.
+    /// Something outside has failed and may recover: the next start may succeed.
     Environment(String),
 }
 

@@ -1,40 +1,41 @@
-//! The session key, its hash and its shard. All three reach disk, so none may ever change.
+//! The session key, its hash and its shard. All three are stored on disk, so none of them may ever
+//! change.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The longest key in bytes (`ip` and `host` together) that a row may carry.
+/// The longest key, in bytes (`ip` and `host` together), that a row may carry.
 ///
 /// A B-tree entry in Postgres holds at most 2,704 bytes: 8 for its header, 8 for
 /// `session_start`, two lengths of 4 and padding leave 2,670 for the two texts.
 pub const MAX_KEY_BYTES: usize = 2_600;
 
-/// `ip`, a NUL, `host`: one allocation a key. Neither part holds a NUL (the decoder sees to it,
-/// Postgres could not store one), so the two can always be told apart.
+/// `ip`, a NUL, `host`: one allocation per key. Neither part contains a NUL (the decoder rejects
+/// it, and Postgres could not store it), so the two can always be told apart.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Key(Box<[u8]>);
 
 impl Key {
-    /// The key of a visitor; both parts must be free of NUL.
+    /// Creates the key of a visitor; neither part may contain a NUL.
     pub fn new(ip: &str, host: &str) -> Self {
         let mut bytes = Vec::with_capacity(ip.len() + 1 + host.len());
         encode(ip.as_bytes(), host.as_bytes(), &mut bytes);
         Key(bytes.into_boxed_slice())
     }
 
-    /// A key from what [`encode`] wrote or [`Key::bytes`] gave; `None` if it is no such thing.
+    /// Reads a key that [`encode`] wrote or [`Key::bytes`] returned; `None` if `bytes` is not one.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Key::is_encoded(bytes).then(|| Key(bytes.into()))
     }
 
-    /// Whether the bytes are those of a key.
+    /// Whether `bytes` is an encoded key.
     pub fn is_encoded(bytes: &[u8]) -> bool {
         std::str::from_utf8(bytes).is_ok_and(|text| text.matches('\0').count() == 1)
     }
 
-    /// Takes bytes that [`encode`] has just written, unchecked.
+    /// Wraps bytes that [`encode`] has just written, without checking them.
     pub fn from_encoded(bytes: &[u8]) -> Self {
         debug_assert_eq!(bytes.iter().filter(|b| **b == 0).count(), 1, "exactly one separator");
         Key(bytes.into())
@@ -72,18 +73,18 @@ pub fn stable_hash(encoded: &[u8]) -> u64 {
     xxh3_64(encoded)
 }
 
-/// A fixed share of all keys: the unit of ownership, of snapshots and of progress.
+/// A fixed share of all keys: the unit of ownership, snapshots and progress.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Shard(pub u32);
 
 impl Shard {
-    /// The shard of a hash. It takes bits 32 and up: the low ones index the hash table of a
-    /// shard and the top seven tell its entries apart, so those must vary within a shard.
+    /// The shard of a hash. It uses the bits from 32 up: the low bits index a shard's hash table
+    /// and the top seven tell its entries apart, so those must vary within a shard.
     pub fn of(hash: u64, shards: u32) -> Self {
         Shard(((hash >> 32) as u32) % shards)
     }
 
-    /// The shard that a dead letter counts in: it has no key, so its place in Kafka decides.
+    /// The shard that counts a dead letter: it has no key, so its position in Kafka decides.
     pub fn of_record(topic: &str, partition: i32, offset: i64, shards: u32) -> Self {
         let mut bytes = Vec::with_capacity(topic.len() + 13);
         bytes.extend_from_slice(topic.as_bytes());
@@ -93,7 +94,7 @@ impl Shard {
         Shard::of(stable_hash(&bytes), shards)
     }
 
-    /// The worker that keeps this shard.
+    /// The worker that owns this shard.
     pub fn worker(self, peers: usize) -> usize {
         self.0 as usize % peers
     }
@@ -124,7 +125,7 @@ mod tests {
         }
     }
 
-    /// These values are on the disks of every user: a change here loses their sessions.
+    /// These values are on every user's disks: a change here loses their sessions.
     #[test]
     fn the_hash_and_the_shard_of_a_key_never_change() {
         let hash = stable_hash(Key::new("83.149.9.216", "semicomplete.com").bytes());

@@ -1,12 +1,12 @@
-//! What a session is, when it closes, and what makes an epoch: the part of sessionizer that does
-//! no I/O, reads no clock, and knows of neither timely nor Kafka nor Postgres.
+//! What a session is, when it closes, and what makes up an epoch: the part of sessionizer that does
+//! no I/O, reads no clock, and knows nothing of timely, Kafka or Postgres.
 //!
-//! Read [`session`] and [`watermark`] first, then [`binding`] and [`plan`] for how a restart comes
-//! to the same result.
+//! Read [`session`] and [`watermark`] first, then [`binding`] and [`plan`] for how a restart
+//! arrives at the same result.
 //!
 //! # Invariants
 //!
-//! They are cited by number where they are asserted.
+//! Assertions cite them by number.
 //!
 //! - **I1** A session depends on event times only; merging is associative and commutative.
 //! - **I2** An epoch's content is a function of its binding. A bound epoch replays identically.
@@ -15,7 +15,8 @@
 //! - **I5** A shard's output passes once: its epoch only moves forward, under its generation.
 //! - **I6** No two rows of a key touch, at any commit.
 //! - **I7** The durable probe never runs ahead of Postgres.
-//! - **I8** `records = closed + open + dead`, per commit; what was lost and accepted is counted.
+//! - **I8** `records = closed + open + dead`, per commit; records lost with consent are counted
+//!   too.
 
 pub mod alignment;
 pub mod binding;

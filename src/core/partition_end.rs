@@ -1,32 +1,33 @@
-//! What is known of the end of a partition, and as of when. Pure: no broker, and no clock of its own.
+//! What is known about the end of a partition, and as of when. Pure: no broker, and no clock of its
+//! own.
 //!
 //! Whether a partition is silent decides which sessions close, so it has to be known, not guessed.
-//! A broker says that nothing lies at or behind an offset; by the time that is acted on, it may be
-//! old: the process slept, the broker fell silent, a connection broke. So everything that a broker
-//! has said counts *as of* the latest moment at which it is certain to have been true: an answer as
-//! of when its question was asked, the end of a partition as of when the queue of fetched records
-//! was last empty, for it was fetched after that. What was said before a connection failed does not
-//! count any more, and neither does anything after a while. Times are milliseconds of one clock
-//! that only goes forward.
+//! A broker says that there are no records at an offset or after it. By the time somebody acts on
+//! that, it may be out of date: the process slept, the broker went silent, a connection broke. So
+//! everything a broker says counts *as of* the latest moment at which it is certain to have been
+//! true. An answer counts as of the moment its question was asked. The end of a partition counts as
+//! of the moment the queue of fetched records was last empty, because it was fetched after that. A
+//! statement stops counting when its connection fails, and also after a while. Times are
+//! milliseconds of one clock that only goes forward.
 
 use crate::binding::Offset;
 
-/// Where reading a partition stands, and what is known of what lies behind that.
+/// The position in a partition, and what is known about the records after it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PartitionEnd {
     position: Offset,
-    /// For how long it counts what a broker has said, in milliseconds.
+    /// For how long a broker's statement counts, in milliseconds.
     lifetime_ms: u64,
     /// When the queue of fetched records was last empty.
     emptied_ms: u64,
     /// Whether the end has come since the last record.
     ended: bool,
-    /// The offset that the partition ended at, and as of when.
+    /// The offset at which the partition ended, and as of when.
     known: Option<(Offset, u64)>,
 }
 
 impl PartitionEnd {
-    /// WatermarkAdvance begins at `position`, now.
+    /// Starts reading at `position`, now.
     pub fn new(position: Offset, lifetime_ms: u64, now_ms: u64) -> Self {
         PartitionEnd { position, lifetime_ms, emptied_ms: now_ms, ended: false, known: None }
     }
@@ -36,26 +37,27 @@ impl PartitionEnd {
         self.position
     }
 
-    /// A record was read.
+    /// Notes that a record was read.
     pub fn record(&mut self, offset: Offset) {
         self.position = offset + 1;
         self.ended = false;
     }
 
-    /// The end of the partition was taken from the queue. Markers of transactions may lie between the
-    /// last record and `offset`, so reading stands behind them.
+    /// Notes that the end of the partition was taken from the queue. Transaction markers may lie
+    /// between the last record and `offset`, so the position moves past them.
     pub fn end(&mut self, offset: Offset) {
         self.position = self.position.max(offset);
         self.ended = true;
         self.learn(offset, self.emptied_ms);
     }
 
-    /// The queue of fetched records is empty: what comes out of it later is fetched later.
+    /// Notes that the queue of fetched records is empty: whatever comes out of it later is fetched
+    /// later.
     pub fn emptied(&mut self, now_ms: u64) {
         self.emptied_ms = now_ms;
     }
 
-    /// A broker was asked at `asked_ms` where the partition ends, and this is the answer.
+    /// Notes a broker's answer to the question, asked at `asked_ms`, where the partition ends.
     pub fn answer(&mut self, end: Offset, asked_ms: u64) {
         self.learn(end, asked_ms);
     }
@@ -66,13 +68,13 @@ impl PartitionEnd {
         }
     }
 
-    /// Whether the end has come since the last record. It says nothing of the present.
+    /// Whether the end has come since the last record. It says nothing about the present.
     pub fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// How long ago, at most, nothing lay at or behind the position; `None` if that is not known.
-    /// Nothing counts that was said up to `doubted_ms`, when a connection last failed.
+    /// How long ago, at most, there were no records at or after the position; `None` if that is not
+    /// known. Statements made up to `doubted_ms`, when a connection last failed, do not count.
     pub fn quiet_ms_ago(&self, now_ms: u64, doubted_ms: Option<u64>) -> Option<u64> {
         let (end, as_of_ms) = self.known?;
         let certain = end <= self.position && doubted_ms.is_none_or(|doubted| as_of_ms > doubted);
@@ -97,19 +99,19 @@ mod tests {
     fn an_end_counts_as_of_when_the_queue_was_last_empty() {
         let mut end = at(5);
         end.emptied(100);
-        // It lay in the queue while the process slept.
+        // It stayed in the queue while the process slept.
         end.end(5);
         assert_eq!(end.quiet_ms_ago(700, None), Some(600));
         assert_eq!(end.quiet_ms_ago(90_000, None), None, "a minute later nobody knows");
         end.emptied(90_000);
-        assert_eq!(end.quiet_ms_ago(90_000, None), None, "an empty queue is no end");
+        assert_eq!(end.quiet_ms_ago(90_000, None), None, "an empty queue is not an end");
     }
 
     #[test]
     fn an_answer_counts_as_of_its_question() {
         let mut end = at(5);
         end.answer(7, 100);
-        assert_eq!(end.quiet_ms_ago(110, None), None, "two records lie behind the position");
+        assert_eq!(end.quiet_ms_ago(110, None), None, "there are two records after the position");
         end.record(5);
         end.record(6);
         assert_eq!(end.quiet_ms_ago(200, None), Some(100));
@@ -142,8 +144,8 @@ mod tests {
         assert!(!end.has_ended());
     }
 
-    /// A partition that grows, a queue between it and its reader, answers under way, and a process
-    /// that sleeps: whatever happens, nothing is claimed that was not so.
+    /// A partition that grows, a queue between it and its reader, answers in transit, and a process
+    /// that sleeps: whatever happens, every claim was true at its time.
     #[test]
     fn what_is_claimed_was_so() {
         let mut claims = 0;

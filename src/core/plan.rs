@@ -1,8 +1,8 @@
-//! Where a start begins: what is durable, what has to be read again, and where reading goes on.
+//! The plan of a start: what is durable, what has to be replayed, and where reading continues.
 //!
-//! Worker 0 makes the plan after it has taken the fence, and broadcasts it; every worker acts on
-//! its own part of the same plan. Pure data: how it is read from Postgres and completed from
-//! Kafka is written elsewhere.
+//! Worker 0 makes the plan after it has taken the fence, and broadcasts it. Every worker acts on
+//! its own part of the same plan. Pure data: reading it from Postgres and completing it from Kafka
+//! happen elsewhere.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,10 +10,10 @@ use crate::binding::{Binding, BoundEpoch, Offset, Partition, Rules, TopicId};
 use crate::key::Shard;
 use crate::time::{Epoch, EventTime};
 
-/// How far the output of a shard is in the table, and what it consists of.
+/// How far the output of a shard is committed, and its totals.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ShardProgress {
-    /// Everything up to and with this epoch is committed.
+    /// Everything up to and including this epoch is committed.
     pub epoch: Epoch,
     /// Records in closed sessions, since the job was created.
     pub closed: u64,
@@ -23,27 +23,28 @@ pub struct ShardProgress {
     pub dead: u64,
 }
 
-/// A partition and where reading it begins in this run.
+/// A partition, and where this run begins to read it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PartitionPlan {
-    /// Its binding at the base of the plan; for a partition that is new, where it starts.
+    /// Its binding at the base of the plan; for a new partition, where it starts.
     pub start: Binding,
-    /// Whether the plan's base knows it; if not, its first binding in the replay, or the first
-    /// live epoch, tells the clock of it.
+    /// Whether the base of the plan knows the partition. If not, the clock learns of it from its
+    /// first binding, in the replay or in the first live epoch.
     pub known: bool,
-    /// Where a bounded run stops reading it.
+    /// The offset at which a bounded run stops reading it.
     pub until: Option<Offset>,
-    /// Whether its topic is no longer among the job's: it is replayed and then ended.
+    /// Whether its topic is no longer one of the job's: the partition is replayed and then ended.
     pub retired: bool,
-    /// Its topic was deleted and made again, or has lost its end, and that was accepted: nothing
-    /// of it is replayed, and reading goes on here.
+    /// Its topic was deleted and created again, or has lost its end, and that was accepted: nothing
+    /// of it is replayed, and reading continues here.
     pub restart: Option<Offset>,
-    /// The first record that there is; what lies before, and is needed, was given up.
+    /// The offset of the oldest record that still exists. Records before it that are needed were
+    /// given up.
     pub oldest: Offset,
 }
 
-/// By which run the shards are held. A database that goes back to an earlier state gives the same
-/// generation again, to another run: so each has a number of its own as well, at random.
+/// Identifies the run that owns the shards. A database that goes back to an earlier state gives the
+/// same generation to another run, so each run also has a random number of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Fence {
     /// How many starts the job has had.
@@ -54,16 +55,16 @@ pub struct Fence {
 /// The whole plan.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RecoveryPlan {
-    /// The fence: commits of this run carry it, those of another run fail.
+    /// The fence: commits of this run carry it, and commits of any other run fail.
     pub fence: Fence,
     /// Names of the topics; a [`Partition`] holds an index into them.
     pub topics: Vec<String>,
-    /// What the brokers call them, where they say.
+    /// Their topic ids, where the brokers say.
     pub topic_ids: Vec<Option<TopicId>>,
     /// What new epochs are bound with.
     pub rules: Rules,
-    /// Records that the replay needs are gone, and that was accepted. No session has ever closed
-    /// that ends later than this.
+    /// Records that the replay needs are gone, and that was accepted. No session that ends later
+    /// than this has ever closed.
     pub lost_before: Option<EventTime>,
     /// By shard.
     pub progress: Vec<ShardProgress>,
@@ -71,11 +72,11 @@ pub struct RecoveryPlan {
     pub base_epoch: Epoch,
     /// The watermark at the base.
     pub base_watermark: EventTime,
-    /// Bound epochs after the base, in order: they are read again, each to the identical result.
+    /// Bound epochs after the base, in order. Each is replayed to the identical result.
     pub replay: Vec<BoundEpoch>,
-    /// The first epoch of new input; later than every bound and every committed one.
+    /// The first epoch of new input, after every bound and every committed epoch.
     pub first_epoch: Epoch,
-    /// How long ago that was the present, when the plan was sent, in milliseconds.
+    /// How many milliseconds before the plan was sent that epoch was the present.
     pub age_ms: u64,
     /// In order of partition.
     pub partitions: Vec<PartitionPlan>,
@@ -97,7 +98,7 @@ impl RecoveryPlan {
         self.partitions.iter().filter(move |plan| mine(plan.start.partition))
     }
 
-    /// The shards that `worker` keeps.
+    /// The shards that `worker` owns.
     pub fn shards_of(&self, worker: usize, peers: usize) -> impl Iterator<Item = Shard> {
         (0..self.shards()).map(Shard).filter(move |shard| shard.worker(peers) == worker)
     }
@@ -107,7 +108,7 @@ impl RecoveryPlan {
         &self.topics[usize::from(partition.topic)]
     }
 
-    /// What the clock knows at the base.
+    /// The bindings that the clock knows at the base.
     pub fn base_bindings(&self) -> impl Iterator<Item = Binding> {
         self.partitions.iter().filter(|plan| plan.known).map(|plan| plan.start)
     }

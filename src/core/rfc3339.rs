@@ -1,17 +1,17 @@
-//! Points in time as people write them: RFC 3339, and what web servers make of it. By hand,
-//! because every event has one: held against chrono in the tests.
+//! Parses points in time as people write them: RFC 3339, and the variants web servers make of it.
+//! Written by hand, because every event has one; the tests compare it with chrono.
 
-/// Milliseconds since 1970 of `2023-11-14T22:13:20.123Z`: any fraction (cut to milliseconds), any
-/// offset (`Z`, `+02:00`, `+0200`, `+02`), `T` or a space, no zone means UTC. A leap second is the
-/// first moment of the next minute.
+/// Parses `2023-11-14T22:13:20.123Z` into milliseconds since 1970. It accepts any fraction (cut to
+/// milliseconds), any offset (`Z`, `+02:00`, `+0200`, `+02`), and `T` or a space; no zone means
+/// UTC. A leap second is the first moment of the next minute.
 pub fn parse_rfc3339(text: &[u8]) -> Option<i64> {
     let (head, rest) = text.split_first_chunk::<19>()?;
     let separators = [head[4], head[7], head[13], head[16]] == *b"--::";
     if !separators || !matches!(head[10], b'T' | b't' | b' ') {
         return None;
     }
-    // One look at the end for all fourteen digits: what is no digit sets a bit above the low four
-    // in itself or in what it becomes six later.
+    // One check at the end covers all fourteen digits: a byte that is not a digit has a bit above
+    // the low four, either in itself or after six is added.
     let mut doubt = 0;
     let mut number = |at: usize| {
         let (tens, ones) = (head[at].wrapping_sub(b'0'), head[at + 1].wrapping_sub(b'0'));
@@ -26,12 +26,13 @@ pub fn parse_rfc3339(text: &[u8]) -> Option<i64> {
     }
     let days = days_since_1970(year, month, day)?;
     let (fraction_ms, zone) = fraction(rest)?;
-    // A leap second is counted like any other: it is the first of the next minute.
+    // A leap second counts like any other: it is the first of the next minute.
     let seconds = i64::from((hour * 60 + minute) * 60 + second);
     Some((days * 86_400 + seconds) * 1_000 + fraction_ms - zone_ms(zone)?)
 }
 
-/// The number of a day, in the calendar of today for all times; `None` if there is no such day.
+/// The number of a day since 1970 in the Gregorian calendar, extended to all times; `None` if there
+/// is no such day.
 pub(super) fn days_since_1970(year: u32, month: u32, day: u32) -> Option<i64> {
     let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let length = match month {
@@ -43,17 +44,18 @@ pub(super) fn days_since_1970(year: u32, month: u32, day: u32) -> Option<i64> {
     if day == 0 || day > length {
         return None;
     }
-    // Years that begin in March have their odd day at the end, and 153 days in five months. They
-    // are counted from 400 years before the year 0, so that nothing is negative.
+    // Years that begin in March have their leap day at the end and 153 days in five months.
+    // Counting starts 400 years before the year 0, so that nothing is negative.
     let (year, month) = if month > 2 { (year + 400, month - 3) } else { (year + 399, month + 9) };
     let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day - 1;
     Some(i64::from(days) - DAYS_TO_1970)
 }
 
-/// From the first of March of the year -400 to 1970.
+/// Days from 1 March of the year -400 to 1970.
 const DAYS_TO_1970: i64 = 146_097 + 719_468;
 
-/// `.123456…` in milliseconds, and what follows it; without a point, nothing was there.
+/// Parses `.123456…` into milliseconds, and returns what follows; without a decimal point, the
+/// fraction is zero.
 fn fraction(rest: &[u8]) -> Option<(i64, &[u8])> {
     let Some((b'.' | b',', digits)) = rest.split_first() else { return Some((0, rest)) };
     let count = digits.iter().take_while(|b| b.is_ascii_digit()).count();
@@ -64,7 +66,7 @@ fn fraction(rest: &[u8]) -> Option<(i64, &[u8])> {
     Some((digit(0) * 100 + digit(1) * 10 + digit(2), &digits[count..]))
 }
 
-/// How far the zone is ahead of UTC, in milliseconds.
+/// The zone's offset from UTC, in milliseconds.
 fn zone_ms(zone: &[u8]) -> Option<i64> {
     let (sign, rest) = match zone {
         [] | [b'Z' | b'z'] => return Some(0),

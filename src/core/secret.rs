@@ -1,8 +1,8 @@
-//! A string that does not show itself, in no log, no error and no page.
+//! A string that never appears in a log, an error or a page.
 
 use std::fmt;
 
-/// A password or the like.
+/// A password or another secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -11,7 +11,7 @@ impl Secret {
         Secret(value.into())
     }
 
-    /// The value, for the library that needs it and for nobody else.
+    /// The value. Only the library that needs it may call this.
     pub fn reveal(&self) -> &str {
         &self.0
     }

@@ -1,8 +1,8 @@
 //! Time: the newtypes and all arithmetic on them.
 //!
-//! Two kinds of time never mix. *Event time* says when something happened and shapes sessions.
-//! An *epoch* says when a record was read; it is the unit of progress and of commit. Both count
-//! milliseconds since 1970-01-01T00:00:00Z, and nothing in this file looks at a clock.
+//! Two kinds of time never mix. *Event time* says when something happened and shapes sessions. An
+//! *epoch* says when a record was read; it is the unit of progress and of commits. Both count
+//! milliseconds since 1970-01-01T00:00:00Z, and nothing in this file reads a clock.
 
 use std::fmt;
 use std::ops::Add;
@@ -21,10 +21,11 @@ impl EventTime {
     pub const LATEST: EventTime = EventTime(253_402_300_799_999);
     /// Before every event; the horizon of a shard that has closed nothing.
     pub const NEVER: EventTime = EventTime(i64::MIN / 4);
-    /// After everything; what a drained epoch closes up to.
+    /// After every event; a drained epoch closes everything before it.
     pub const FOREVER: EventTime = EventTime(i64::MAX / 4);
 
-    /// From milliseconds since 1970; any value is taken, range checks belong to the decoder.
+    /// Creates a time from milliseconds since 1970. Any value is accepted: the decoder checks the
+    /// range.
     pub const fn from_millis(millis: i64) -> Self {
         EventTime(millis)
     }
@@ -43,7 +44,8 @@ impl EventTime {
 }
 
 impl fmt::Display for EventTime {
-    /// RFC 3339 in UTC with milliseconds; what lies outside the calendar prints in words.
+    /// RFC 3339 in UTC with milliseconds; the values outside the calendar print as words or as a
+    /// number.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match DateTime::from_timestamp_millis(self.0) {
             _ if *self <= Self::NEVER => f.write_str("never"),
@@ -60,45 +62,54 @@ impl fmt::Debug for EventTime {
     }
 }
 
-/// The timely timestamp: the tick (milliseconds since 1970, by the clock of the epochs) in which a
-/// record was read.
+/// The timely timestamp: the tick, in milliseconds since 1970 by the clock of the epochs, in which
+/// a record was read.
 pub type Epoch = u64;
 
-/// The first tick of length `every_ms` that holds `now_ms`.
+/// The start of the tick of length `every_ms` that contains `now_ms`.
 pub fn tick(now_ms: u64, every_ms: u64) -> Epoch {
     now_ms - now_ms % every_ms
 }
 
-/// How long epochs are. In a backlog they are shorter: whatever an epoch brings is kept until it is
-/// complete, so smaller pieces take less memory.
+/// How long epochs are. They are shorter in a backlog: an epoch's input is kept until the epoch is
+/// complete, so shorter epochs take less memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EpochLength {
     /// Milliseconds.
     pub ms: u64,
-    /// The same in an epoch that is full.
+    /// The length of a full epoch, in milliseconds.
     pub full_ms: u64,
-    /// How many records of one worker make an epoch full.
+    /// How many records of one worker fill an epoch.
     pub full_records: usize,
 }
 
 impl EpochLength {
-    /// The tick that is current in an epoch that is full, or not.
+    /// The current tick, given whether the epoch is full.
     pub fn tick(self, now_ms: u64, full: bool) -> Epoch {
         tick(now_ms, if full { self.full_ms.min(self.ms) } else { self.ms })
     }
 
-    /// How long a full epoch is with those of `ms`, and what makes it full.
+    /// Epochs of `ms` milliseconds, with the usual length and size of a full one.
     pub fn of_millis(ms: u64) -> Self {
         EpochLength { ms, full_ms: 250, full_records: 65_536 }
     }
 }
 
 /// The session gap: two events of a key at most this far apart are in one session (inclusive).
+///
+/// ```
+/// use sessionizer_core::time::{EventTime, Gap};
+///
+/// let gap = Gap::from_millis(300_000).expect("positive and not absurd");
+/// let last = EventTime::from_millis(1_000);
+/// assert_eq!(gap.end_after(last), EventTime::from_millis(301_000));
+/// assert_eq!(Gap::from_millis(0), None);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Gap(i64);
 
 impl Gap {
-    /// A gap of `millis`; it must be positive and shorter than a thousand years.
+    /// Creates a gap of `millis`, which must be positive and shorter than a thousand years.
     pub fn from_millis(millis: i64) -> Option<Self> {
         (1..=31_536_000_000_000).contains(&millis).then_some(Gap(millis))
     }

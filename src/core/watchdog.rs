@@ -1,38 +1,38 @@
-//! Notices that something that should move stands still, and decides when to say so. Pure.
+//! Detects that something that should move has stopped, and decides when to report it. Pure.
 
-/// How long something may stand still before that is worth a word.
+/// How long something may stand still before it is reported.
 const FIRST_MS: u64 = 30_000;
-/// And again after so long, and then every time after as long as the last.
+/// When it is reported the second time, and the interval of the reports after that.
 const LATER_MS: [u64; 2] = [60_000, 600_000];
 
 /// Watches one thing that should move.
 #[derive(Clone, Debug, Default)]
 pub struct Watchdog<T> {
-    /// Where it is, and since when.
+    /// Its position, and since when.
     place: Option<(T, u64)>,
-    /// How often that was said.
-    told: u32,
+    /// How often it has been reported.
+    reports: u32,
 }
 
 impl<T: PartialEq + Copy> Watchdog<T> {
-    /// It is here now; `None` if it need not move. Gives for how many milliseconds it has been here,
-    /// when that has to be said.
+    /// Notes the current position; `None` if it need not move. If a report is due, returns for how
+    /// many milliseconds it has not moved.
     pub fn look(&mut self, place: Option<T>, now_ms: u64) -> Option<u64> {
         let same = self.place.filter(|(before, _)| Some(*before) == place);
         let Some((_, since_ms)) = same else {
             self.place = place.map(|place| (place, now_ms));
-            self.told = 0;
+            self.reports = 0;
             return None;
         };
         let stands_ms = now_ms.saturating_sub(since_ms);
         let [second, every] = LATER_MS;
-        let due_ms = match self.told {
+        let due_ms = match self.reports {
             0 => FIRST_MS,
             1 => second,
-            told => every * u64::from(told - 1),
+            reports => every * u64::from(reports - 1),
         };
         (stands_ms >= due_ms).then(|| {
-            self.told += 1;
+            self.reports += 1;
             stands_ms
         })
     }
@@ -45,8 +45,8 @@ mod tests {
     #[test]
     fn what_stands_still_is_told_sparsely() {
         let mut dog = Watchdog::default();
-        let told: Vec<u64> = (0..1_900).filter_map(|s| dog.look(Some(7), s * 1_000)).collect();
-        assert_eq!(told, [30_000, 60_000, 600_000, 1_200_000, 1_800_000]);
+        let reports: Vec<u64> = (0..1_900).filter_map(|s| dog.look(Some(7), s * 1_000)).collect();
+        assert_eq!(reports, [30_000, 60_000, 600_000, 1_200_000, 1_800_000]);
     }
 
     #[test]
@@ -56,7 +56,7 @@ mod tests {
             assert_eq!(dog.look(Some(second / 29), second * 1_000), None);
         }
         assert_eq!(dog.look(None, 200_000), None);
-        assert_eq!(dog.look(Some(3), 300_000), None, "it begins anew");
+        assert_eq!(dog.look(Some(3), 300_000), None, "it starts over");
         assert_eq!(dog.look(Some(3), 330_000), Some(30_000));
     }
 }

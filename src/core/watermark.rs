@@ -1,48 +1,49 @@
-//! Promises, idleness and the watermark. Pure: two small state machines and no clock.
+//! Promises, idleness and the watermark. Pure: small state machines without a clock.
 //!
-//! [`PartitionClock`] stands at the source and turns what was read into a [`Binding`].
-//! [`Clock`] stands at every worker and turns the bindings of an epoch into its watermark.
-//! All workers see the same bindings, so all agree on `W(e)`, live and in a replay (I2).
+//! [`PartitionClock`] runs at the source and turns the records read into a [`Binding`]. [`Clock`]
+//! runs at every worker and turns the bindings of an epoch into its watermark. All workers see the
+//! same bindings, so all agree on `W(e)`, live and in a replay (I2).
 
 use std::collections::BTreeMap;
 
 use crate::binding::{Binding, Offset, Partition, Status};
 use crate::time::{Epoch, EventTime};
 
-/// The durations that shape promises, in milliseconds.
+/// The durations that determine promises, in milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WatermarkConfig {
     /// How much older than the newest event of its partition an on-time event may be.
     pub out_of_orderness_ms: i64,
-    /// How long a partition that was read to its end is silent before it is idle.
+    /// How long a partition must be silent, after it was read to its end, before it is idle.
     pub idle_timeout_ms: u64,
 }
 
-/// What a source knows of one partition that it reads.
+/// What a source knows about one partition that it reads.
 #[derive(Clone, Debug)]
 pub struct PartitionClock {
-    patience: WatermarkConfig,
+    config: WatermarkConfig,
     bound: Binding,
     newest: EventTime,
     records: u64,
     dead: u64,
-    /// The epoch of the last record, or the one since which none can have come.
+    /// The epoch of the last record, or the epoch since which there can have been none.
     silent_since: Epoch,
-    /// The epoch since which it is idle, if no record has come since. It outlasts doubts: when
-    /// the broker's word has expired and is renewed, the silence began when it began.
+    /// The epoch since which the partition has been idle, if no record has come since. It survives
+    /// doubt: when the broker's statement expires and is renewed, the silence still began when it
+    /// began.
     idle_since: Option<Epoch>,
 }
 
 impl PartitionClock {
-    /// Goes on from a binding; `epoch` is the first one it may bind.
-    pub fn resume(patience: WatermarkConfig, bound: Binding, epoch: Epoch) -> Self {
+    /// Resumes from a binding; `epoch` is the first epoch it may bind.
+    pub fn resume(config: WatermarkConfig, bound: Binding, epoch: Epoch) -> Self {
         let silent_since = match bound.status {
             // It was silent before: it is idle again as soon as it is known to be at its end.
-            Status::Idle => bound.quiet_since.saturating_sub(patience.idle_timeout_ms),
+            Status::Idle => bound.quiet_since.saturating_sub(config.idle_timeout_ms),
             Status::Active | Status::Ended => epoch,
         };
         PartitionClock {
-            patience,
+            config,
             bound,
             newest: EventTime::NEVER,
             records: bound.records,
@@ -52,15 +53,15 @@ impl PartitionClock {
         }
     }
 
-    /// An event was read in `epoch`.
+    /// Notes that an event was read in `epoch`.
     pub fn event(&mut self, time: EventTime, epoch: Epoch) {
         self.records += 1;
         self.newest = self.newest.max(time);
         self.heard(epoch);
     }
 
-    /// A record that is no event was read in `epoch`. It never moves the promise, but a
-    /// partition that brings bad input is not silent.
+    /// Notes that a record that is not an event was read in `epoch`. It never moves the promise,
+    /// but a partition with bad input is not silent.
     pub fn dead_letter(&mut self, epoch: Epoch) {
         self.records += 1;
         self.dead += 1;
@@ -72,14 +73,15 @@ impl PartitionClock {
         self.idle_since = None;
     }
 
-    /// Whether at `epoch` it has been silent for the idle timeout.
+    /// Whether the partition has been silent for the idle timeout at `epoch`.
     pub fn is_silent(&self, epoch: Epoch) -> bool {
-        epoch.saturating_sub(self.silent_since) >= self.patience.idle_timeout_ms
+        epoch.saturating_sub(self.silent_since) >= self.config.idle_timeout_ms
     }
 
-    /// What to bind at the end of `epoch`. `end` is the position reached; `quiet` is the epoch as of
-    /// which the broker is known to have had nothing behind it: silence is counted up to then, for
-    /// nobody knows what has come since. `ended` says that the job reads no further.
+    /// Binds the partition at the end of `epoch`. `end` is the position reached. `quiet` is the
+    /// latest epoch at which the broker is known to have had nothing more to read: silence counts
+    /// only up to then, since nobody knows what has arrived later. `ended` says that the job reads
+    /// no further.
     pub fn cut(&mut self, epoch: Epoch, end: Offset, quiet: Option<Epoch>, ended: bool) -> Binding {
         assert!(end >= self.bound.end, "an epoch ends at {end}, before {}", self.bound.end);
         let silent = quiet.is_some_and(|quiet| self.is_silent(quiet.min(epoch)));
@@ -94,7 +96,7 @@ impl PartitionClock {
             Status::Ended if self.bound.status == Status::Ended => self.bound.quiet_since,
             Status::Ended => epoch,
         };
-        let promise = self.newest.plus(-self.patience.out_of_orderness_ms);
+        let promise = self.newest.plus(-self.config.out_of_orderness_ms);
         self.bound = Binding {
             partition: self.bound.partition,
             topic_id: self.bound.topic_id,
@@ -115,13 +117,32 @@ impl PartitionClock {
         (self.records, self.dead)
     }
 
-    /// The last binding, cut or resumed from.
+    /// The last binding, cut here or resumed from.
     pub fn bound(&self) -> &Binding {
         &self.bound
     }
 }
 
-/// What every worker reads off the bindings: the latest of each partition, and the watermark.
+/// What every worker derives from the bindings: the latest of each partition, and the watermark.
+///
+/// ```
+/// use sessionizer_core::binding::{Binding, Partition};
+/// use sessionizer_core::time::EventTime;
+/// use sessionizer_core::watermark::{Clock, PartitionClock, WatermarkConfig};
+///
+/// let config = WatermarkConfig { out_of_orderness_ms: 15_000, idle_timeout_ms: 30_000 };
+/// let start = Binding::initial(Partition { topic: 0, number: 0 }, 0);
+///
+/// // At the source: one event is read in epoch 1000, and the epoch ends before offset 1.
+/// let mut partition = PartitionClock::resume(config, start, 1_000);
+/// partition.event(EventTime::from_millis(100_000), 1_000);
+/// let binding = partition.cut(1_000, 1, None, false);
+///
+/// // At every worker: the watermark is the least promise.
+/// let mut clock = Clock::new(0, EventTime::NEVER, [start]);
+/// let advance = clock.advance(1_000, [binding]);
+/// assert_eq!(advance.watermark, EventTime::from_millis(85_000));
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Clock {
     bindings: BTreeMap<Partition, Binding>,
@@ -134,19 +155,19 @@ pub struct Clock {
 pub struct WatermarkAdvance {
     /// `W(e)`: no on-time event is older. It never falls.
     pub watermark: EventTime,
-    /// Whether every partition has ended: close everything, whatever the watermark says.
+    /// Whether every partition has ended: then every session closes, whatever the watermark.
     pub drained: bool,
 }
 
 impl WatermarkAdvance {
-    /// Sessions that end before this close.
+    /// Sessions that end before this time close.
     pub fn close_before(self) -> EventTime {
         if self.drained { EventTime::FOREVER } else { self.watermark }
     }
 }
 
 impl Clock {
-    /// Stands at `epoch`, with the latest bindings at or before it.
+    /// Starts at `epoch`, with the latest bindings at or before it.
     pub fn new(
         epoch: Epoch,
         watermark: EventTime,
@@ -156,7 +177,7 @@ impl Clock {
         Clock { bindings, epoch, watermark }
     }
 
-    /// Takes what was bound at `epoch`; a partition without a binding keeps its last one.
+    /// Advances to `epoch` with its bindings; a partition without one keeps its last.
     pub fn advance(
         &mut self,
         epoch: Epoch,
@@ -171,12 +192,12 @@ impl Clock {
         WatermarkAdvance { watermark: self.watermark, drained: self.drained() }
     }
 
-    /// The epoch it stands at.
+    /// The current epoch.
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// `W` so far.
+    /// The current watermark.
     pub fn watermark(&self) -> EventTime {
         self.watermark
     }
@@ -196,8 +217,8 @@ impl Clock {
         if let Some(promise) = active.map(|b| b.promise).min() {
             return promise;
         }
-        // Nobody sends: time goes on from the newest promise with the epochs, which go by elapsed
-        // time, so that the last sessions close as well.
+        // No partition is active: the watermark advances from the newest promise with the epochs,
+        // which follow elapsed time, so that the last sessions close as well.
         let newest = self.bindings.values().map(|b| b.promise).max().unwrap_or(EventTime::NEVER);
         if newest == EventTime::NEVER {
             return newest;
@@ -207,31 +228,32 @@ impl Clock {
     }
 }
 
-/// What one source knows of the watermark, to which others contribute: how far it may be.
+/// An upper bound of the watermark, from what one source knows. Other sources contribute to it,
+/// too.
 ///
-/// `W(e)` is at most the promise of any partition that is active at `e`, unless it was there
-/// before. So while a source reads an active partition, its own promises bound `W`. While it
-/// reads none, only what the sessions have computed since does.
+/// `W(e)` is at most the promise of any partition that is active at `e`, unless it was already
+/// higher. So while a source reads an active partition, its own promises bound `W`. While it reads
+/// none, only what the sessions have computed since does.
 #[derive(Clone, Debug)]
 pub struct WatermarkBound {
     known: EventTime,
-    /// The last epoch at which no partition of this source was active, until what became of the
-    /// watermark up to it is known.
+    /// The last epoch at which no partition of this source was active, until the watermark up to
+    /// that epoch is known.
     blind_at: Option<Epoch>,
 }
 
 impl WatermarkBound {
-    /// It is `watermark`.
+    /// Starts with the known `watermark`.
     pub fn new(watermark: EventTime) -> Self {
         WatermarkBound { known: watermark, blind_at: None }
     }
 
-    /// An epoch of the replay is cut, and this was its watermark.
+    /// Notes the watermark of a replayed epoch that has just been cut.
     pub fn is(&mut self, watermark: EventTime) {
         self.known = watermark;
     }
 
-    /// `epoch` is cut, with these last bindings of the partitions of this source.
+    /// Notes that `epoch` is cut, with the last bindings of this source's partitions.
     pub fn cut<'a>(&mut self, epoch: Epoch, own: impl Iterator<Item = &'a Binding>) {
         let active = own.filter(|binding| binding.status == Status::Active);
         match active.map(|binding| binding.promise).min() {
@@ -240,8 +262,8 @@ impl WatermarkBound {
         }
     }
 
-    /// The watermark has come to `watermark` or further, in all epochs before `open` (`None`: in
-    /// all that are cut).
+    /// Notes that the watermark has reached `watermark` or further, in all epochs before `open`
+    /// (`None`: in all epochs that are cut).
     pub fn learn(&mut self, open: Option<Epoch>, watermark: Option<EventTime>) {
         if self.blind_at.is_some_and(|blind| open.is_none_or(|open| blind < open)) {
             self.blind_at = None;
@@ -249,7 +271,7 @@ impl WatermarkBound {
         }
     }
 
-    /// The watermark of the last epoch that is cut is not later than this.
+    /// The watermark of the last cut epoch is not later than this.
     pub fn at_most(&self) -> EventTime {
         if self.blind_at.is_some() { EventTime::FOREVER } else { self.known }
     }
@@ -346,7 +368,7 @@ mod tests {
         assert_eq!(source.cut(31_000, 0, Some(31_000), false).quiet_since, 31_000);
         let idle = source.cut(32_000, 0, Some(32_000), false);
         assert_eq!(idle.quiet_since, 31_000);
-        // After a restart, or when the broker has to say again where the partition ends.
+        // After a restart, or when the broker has to state again where the partition ends.
         let mut resumed = PartitionClock::resume(PATIENCE, idle, 90_000);
         for clock in [&mut source, &mut resumed] {
             assert_eq!(clock.cut(90_000, 0, None, false).status, Status::Active);
@@ -373,7 +395,7 @@ mod tests {
         let first = [binding(0, 50, Status::Active, 0), binding(1, 90, Status::Active, 0)];
         assert_eq!(clock.advance(1, first).watermark, at(50));
         assert_eq!(clock.advance(2, [binding(0, 50, Status::Idle, 2)]).watermark, at(90));
-        // One that wakes up with an old promise holds it where it is; it never falls.
+        // A partition that becomes active with an old promise stops the watermark: it never falls.
         assert_eq!(clock.advance(3, [binding(0, 60, Status::Active, 0)]).watermark, at(90));
         assert_eq!(clock.advance(4, []).watermark, at(90));
     }
@@ -391,7 +413,7 @@ mod tests {
         let idle = [binding(0, 50, Status::Idle, 31_000), binding(1, 90, Status::Idle, 40_000)];
         assert_eq!(clock.advance(40_000, idle).watermark, at(90));
         assert_eq!(clock.advance(41_000, []).watermark, at(1_090));
-        // Also for a clock that learns of it from a trimmed history.
+        // The same holds for a clock that learns this from a trimmed history.
         let mut resumed = Clock::new(41_000, clock.watermark(), clock.bindings().copied());
         assert_eq!(resumed.advance(45_000, []).watermark, at(5_090));
         assert_eq!(clock.advance(45_000, []).watermark, at(5_090));

@@ -1,10 +1,10 @@
-//! The memory for what is in flight: one budget of bytes for the process (`--memory`).
+//! The memory for data in flight: one budget of bytes for the process (`--memory`).
 //!
-//! Whoever makes something charges its bytes to the epoch that it belongs to. Events are released
-//! when the sessions have taken them in; dead letters, rows and snapshots when their epoch is
-//! durable. While the budget is used up, readers pause, and everything else goes on: what is in
-//! flight becomes durable, and is released. A charge is never refused, so an epoch that has begun
-//! can always end, however large it is.
+//! Whoever creates data charges its bytes to the epoch that it belongs to. Events are released when
+//! the sessions have absorbed them; dead letters, rows and snapshots when their epoch is durable.
+//! While the budget is used up, readers pause and everything else continues, so the data in flight
+//! becomes durable and is released. A charge is never refused: an epoch that has begun can always
+//! end, however large it is.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +15,7 @@ use sessionizer_core::time::Epoch;
 
 use crate::ui::text;
 
-/// What is in flight.
+/// The kinds of data in flight.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Kind {
     /// Events on their way to the sessions.
@@ -36,7 +36,7 @@ const KINDS: [(Kind, &str); 4] = [
 #[derive(Debug)]
 pub struct Budget {
     limit: AtomicU64,
-    /// Among how many readers it is divided.
+    /// The number of readers that share it.
     readers: AtomicU64,
     /// The sum of all charges.
     used: AtomicU64,
@@ -49,7 +49,7 @@ pub struct Budget {
 type Charges = BTreeMap<(Epoch, usize), [u64; KINDS.len()]>;
 
 impl Default for Budget {
-    /// Without a limit.
+    /// A budget without a limit.
     fn default() -> Self {
         Budget {
             limit: AtomicU64::new(u64::MAX),
@@ -62,7 +62,7 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// Sets the limit in bytes, to be shared by so many readers.
+    /// Sets the limit in bytes, shared by this many readers.
     pub fn set(&self, limit: u64, readers: usize) {
         self.limit.store(limit.max(1), Relaxed);
         self.readers.store(readers.max(1) as u64, Relaxed);
@@ -72,7 +72,7 @@ impl Budget {
         self.charges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A worker has made something that belongs to an epoch.
+    /// Charges data that a worker has created to its epoch.
     pub fn charge(&self, kind: Kind, worker: usize, epoch: Epoch, bytes: u64) {
         if bytes > 0 {
             self.charges().entry((epoch, worker)).or_default()[kind as usize] += bytes;
@@ -80,7 +80,8 @@ impl Budget {
         }
     }
 
-    /// The sessions have taken in the events that a worker has read up to the end of an epoch.
+    /// Releases the events that a worker has read up to the end of an epoch: the sessions have
+    /// absorbed them.
     pub fn taken_in(&self, worker: usize, epoch: Epoch) {
         let mut charges = self.charges();
         let of_worker =
@@ -90,8 +91,8 @@ impl Budget {
         self.used.fetch_sub(bytes, Relaxed);
     }
 
-    /// Everything before `epoch` is durable (`None`: everything). Says whether that released
-    /// anything.
+    /// Releases everything before `epoch`, which is durable (`None`: everything). Returns whether
+    /// that released anything.
     pub fn durable_before(&self, epoch: Option<Epoch>) -> bool {
         let mut charges = self.charges();
         let open = epoch.map_or_else(BTreeMap::new, |epoch| charges.split_off(&(epoch, 0)));
@@ -101,14 +102,15 @@ impl Budget {
         !durable.is_empty()
     }
 
-    /// Whether nothing is left.
+    /// Whether the budget is used up.
     pub fn is_used_up(&self) -> bool {
         self.used.load(Relaxed) >= self.limit.load(Relaxed)
     }
 
-    /// How many bytes the reader of a worker may take next; zero: it is to pause.
+    /// How many bytes the reader of a worker may take next; zero means that it has to pause.
     ///
-    /// From one half of the budget on, who has a fair part of it in flight waits for the others.
+    /// Once half of the budget is used, a reader with its fair share in flight waits for the
+    /// others.
     pub fn allowance(&self, worker: usize) -> u64 {
         let (used, limit) = (self.used.load(Relaxed), self.limit.load(Relaxed));
         let readers = self.readers.load(Relaxed);
@@ -116,7 +118,7 @@ impl Budget {
         let fair = || {
             let charges = self.charges();
             let mine = charges.iter().filter(|((_, maker), _)| *maker == worker);
-            // Rows and snapshots are of what all have read.
+            // Rows and snapshots come from the input of all readers.
             let read = |bytes: &[u64; KINDS.len()]| {
                 bytes[Kind::Events as usize] + bytes[Kind::DeadLetters as usize]
             };
@@ -126,7 +128,7 @@ impl Budget {
             self.pauses.fetch_add(1, Relaxed);
             return 0;
         }
-        // Others may be told the same at this moment.
+        // Other readers may get the same answer at this moment.
         (left / readers).max(1)
     }
 
@@ -137,7 +139,7 @@ impl Budget {
 }
 
 impl fmt::Display for Budget {
-    /// What it is used for, for people: the largest first.
+    /// What the budget is used for, for people: the largest first.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut sums = KINDS.map(|(kind, name)| {
             let of_kind = |bytes: &[u64; KINDS.len()]| bytes[kind as usize];

@@ -1,7 +1,7 @@
-//! What the sessions of a worker tell its source, against the direction of the graph.
+//! Feedback from the sessions of a worker to its source, against the direction of the graph.
 //!
-//! It decides only what is read in which epoch: that is chance, captured in the bindings, so
-//! nothing in the result depends on when it is seen.
+//! It decides only which records are read in which epoch. That is chance, captured in the bindings,
+//! so nothing in the result depends on when the source sees it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -10,8 +10,8 @@ use sessionizer_core::binding::Partition;
 use sessionizer_core::time::Epoch;
 use timely::scheduling::Activator;
 
-/// What the sessions of a worker tell its source: the partitions that are to wait for others, and
-/// how far the epochs of others are.
+/// Feedback from the sessions of a worker to its source: which partitions have to wait for others,
+/// and how far the epochs of other workers are.
 pub struct Feedback {
     held: RefCell<BTreeSet<Partition>>,
     cut: Cell<Epoch>,
@@ -20,13 +20,13 @@ pub struct Feedback {
 }
 
 impl Feedback {
-    /// Nobody waits.
+    /// Starts with no partition held.
     pub fn new(source: Activator) -> Self {
         let (cut, cut_early) = (Cell::new(0), Cell::new(0));
         Feedback { held: RefCell::default(), cut, cut_early, source }
     }
 
-    /// Some worker has cut this epoch, perhaps before its time.
+    /// Notes that some worker has cut this epoch, perhaps before its time.
     pub fn learn(&self, cut: Epoch, early: bool) {
         self.cut.set(self.cut.get().max(cut));
         if early && cut > self.cut_early.get() {
@@ -45,16 +45,16 @@ impl Feedback {
         self.cut.get()
     }
 
-    /// These wait from now on, and no others.
+    /// Holds these partitions from now on, and no others.
     pub fn hold(&self, held: BTreeSet<Partition>) {
         let before = self.held.replace(held);
         if !before.is_subset(&self.held.borrow()) {
-            // Somebody may go on, and the source may be asleep.
+            // A partition may continue, and the source may be asleep.
             self.source.activate();
         }
     }
 
-    /// Whether a partition is to wait.
+    /// Whether a partition is held.
     pub fn holds(&self, partition: Partition) -> bool {
         self.held.borrow().contains(&partition)
     }

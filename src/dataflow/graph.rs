@@ -1,4 +1,4 @@
-//! The graph, on one screen. No logic: that is in the operators and in what they call.
+//! The graph, on one screen. It contains no logic: that is in the operators and in what they call.
 //!
 //! ```text
 //!        Kafka partition p  ->  worker (topic + p) mod workers
@@ -10,9 +10,9 @@
 //!              +--- dead letters ------ exchange by writer ------------------------------+
 //! ```
 //!
-//! The probe behind the commits is the durable frontier (I7); the source looks at it before it
-//! reads on. The sessions tell the source of their worker which partitions are too far ahead.
-//! Suspects are the events that `--late drop` may drop; otherwise there are none.
+//! The probe after the commits is the durable frontier (I7); the source consults it before it reads
+//! on. The sessions tell the source of their worker which partitions are too far ahead. Suspects
+//! are the events that `--late drop` may drop; without it there are none.
 
 use std::sync::Arc;
 
@@ -35,23 +35,24 @@ use crate::dataflow::sessions::{LoadedShard, SessionConfig, render_sessions};
 use crate::dataflow::source::SourceConfig;
 use crate::dataflow::source::operator::render_source;
 
-/// What shapes the graph beside the plan.
+/// What shapes the graph, besides the plan.
 pub struct DataflowConfig {
     pub source: SourceConfig,
     pub snapshot_interval_ms: u64,
     /// How far a partition may be ahead of the slowest.
     pub drift: Drift,
     pub writers: u32,
-    /// Short epochs are committed together once this process has written so many rows.
+    /// Short epochs are committed together once this process has written this many rows.
     pub gather_from_rows: u64,
     pub drive: WriterDriver,
     pub on_changes: OnChanges,
 }
 
-/// Told of the rows that a commit of this worker's writers has added or removed.
+/// Receives the rows that a commit of this worker's writers has added or removed.
 pub type OnChanges = Arc<dyn Fn(&[Change]) + Send + Sync>;
 
-/// Builds the dataflow on this worker and gives what wakes its source and the durable frontier.
+/// Builds the dataflow on this worker. Returns the activator of its source, and the durable
+/// frontier.
 pub fn build<F: Feed + 'static>(
     worker: &mut Worker,
     plan: &Arc<RecoveryPlan>,

@@ -1,12 +1,12 @@
-//! The numbers of a process, for the status line. The operators write them, and only
-//! people read them.
+//! The metrics of a process, for the status line. The operators write them, and only people read
+//! them.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 
 use sessionizer_core::time::EventTime;
 
-/// How it goes, for the status line. Counters count this run; gauges say how it is now.
+/// The metrics of a process. Counters cover this run; gauges show the current state.
 #[derive(Default)]
 pub struct Metrics {
     /// Records read.
@@ -21,28 +21,29 @@ pub struct Metrics {
     pub late: AtomicU64,
     /// Transactions committed.
     pub commits: AtomicU64,
-    /// The watermark in milliseconds; [`EventTime::NEVER`] is told by `has_watermark`.
+    /// The watermark in milliseconds; `has_watermark` stands for [`EventTime::NEVER`].
     watermark_ms: AtomicI64,
     has_watermark: AtomicBool,
-    /// Lanes that have something to commit and have not yet done it.
+    /// Writers that have something to commit and have not done so yet.
     pub writers_committing: AtomicU64,
     /// The last epoch that is durable everywhere.
     pub durable_epoch: AtomicU64,
-    /// Shards whose open sessions are to be loaded at the start, and how many are.
+    /// Shards whose open sessions have to be loaded at the start, and how many have been.
     pub shards_to_load: AtomicU64,
     pub shards_loaded: AtomicU64,
-    /// Epochs that are to be read again at the start, and how many are; each counts once a worker.
+    /// Epochs that have to be replayed at the start, and how many have been; each counts once per
+    /// worker.
     pub replay_epochs: AtomicU64,
     pub replayed_epochs: AtomicU64,
-    /// Offsets behind open transactions that a bounded run does not read.
+    /// Offsets held back by open transactions, which a bounded run does not read.
     pub held_back: AtomicU64,
-    /// Records that a bounded run has before it, when that is known.
+    /// Records that a bounded run has to read, once that is known.
     pub records_ahead: AtomicU64,
     /// Readers that have begun.
     pub readers: AtomicU64,
-    /// Records of all partitions that are there to be read.
+    /// Records of all partitions that are available and not yet read.
     pub records_behind: AtomicI64,
-    /// Partitions of which nobody has said yet where they end.
+    /// Partitions whose end is not known yet.
     pub ends_unknown: AtomicI64,
 }
 
@@ -55,7 +56,7 @@ impl Metrics {
         }
     }
 
-    /// How many records are there to be read; `None` as long as that is not known of all
+    /// How many records are available and not yet read; `None` until that is known for all
     /// partitions.
     pub fn lag(&self) -> Option<u64> {
         let known = self.readers.load(Relaxed) > 0 && self.ends_unknown.load(Relaxed) <= 0;

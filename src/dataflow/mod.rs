@@ -1,8 +1,8 @@
-//! The dataflow: sources that read and bind, sessions that close, commits that make it durable.
+//! The dataflow: sources read and bind, sessions close, and commits make the result durable.
 //!
 //! [`graph`] draws it. The ports ([`ports::Feed`], [`ports::Ledger`]) keep Kafka and Postgres out:
-//! whatever implements them can be read and written, the real ones and those of the tests.
-//! [`messages`] are the records between operators.
+//! the operators read from and write to whatever implements them, the real thing or a test's.
+//! [`messages`] holds the records that travel between operators.
 
 pub mod budget;
 pub mod commit;

@@ -1,4 +1,4 @@
-//! How the operators see the world: where records come from, and where commits go.
+//! The operators' view of the world: where records come from, and where commits go.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,22 +24,22 @@ pub struct Record<'a> {
 /// Why [`Feed::read`] stopped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stopped {
-    /// There may be more at once.
+    /// There may be more right away.
     AtLimit,
-    /// Nothing has arrived yet; the feed wakes the source when it does.
+    /// Nothing has arrived yet; the feed wakes the source when something does.
     Waiting,
-    /// Nothing before the wanted end is left.
+    /// Nothing is left before the requested end.
     AtEnd,
 }
 
-/// Where records come from: the partitions of one worker.
+/// The source of records: the partitions of one worker.
 pub trait Feed {
-    /// Begins to read a partition; a feed reads only what it was told to.
+    /// Begins to read a partition; a feed reads only the partitions assigned to it.
     fn assign(&mut self, partition: Partition, start: Offset) -> Result<(), Fault>;
 
-    /// Hands out the next records of a partition in order, until `take` says that it is enough: at
-    /// most `limit`, and none at or behind `end`. With a limit of zero it only looks whether there
-    /// are any.
+    /// Hands out the next records of a partition in order, until `take` returns `false`: at most
+    /// `limit`, and none at or after `end`. With a limit of zero it only checks whether there are
+    /// any.
     fn read(
         &mut self,
         partition: Partition,
@@ -48,44 +48,45 @@ pub trait Feed {
         take: &mut dyn FnMut(Record<'_>) -> bool,
     ) -> Result<Stopped, Fault>;
 
-    /// The offset behind everything handed out: never one that skips a record to come.
+    /// The offset after everything handed out; it never skips a record to come.
     fn position(&self, partition: Partition) -> Offset;
 
-    /// How many milliseconds ago, at most, the broker had nothing behind the position; `None` if
-    /// that is not known. What comes out of this is bound, so it is never a guess.
+    /// How many milliseconds ago, at most, the broker had nothing after the position; `None` if
+    /// that is not known. The result is bound, so it is never a guess.
     fn quiet_ms_ago(&self, partition: Partition) -> Option<u64>;
 
-    /// Where the partition ends, if its last records lie behind an open transaction: they are there,
-    /// and nobody can read them yet.
+    /// Where the partition ends, if an open transaction holds its last records back: they exist,
+    /// but nobody can read them yet.
     fn held_back(&self, _partition: Partition) -> Option<Offset> {
         None
     }
 
-    /// Whether everything has been handed out that the broker was known to have, a moment ago. For
-    /// what may be a guess; [`Self::quiet_ms_ago`] is for what may not.
+    /// Whether everything that the broker was known to have a moment ago has been handed out. Use
+    /// this where a guess is good enough, and [`Self::quiet_ms_ago`] where it is not.
     fn keeps_up(&self, partition: Partition) -> bool {
         self.quiet_ms_ago(partition).is_some()
     }
 
-    /// How many records wait behind the position, as far as was known a moment ago; for people.
+    /// How many records wait after the position, as far as was known a moment ago; for people.
     fn waiting(&self, _partition: Partition) -> Option<u64> {
         None
     }
 
-    /// Lets the connection do its work, once an epoch and before the positions are taken; gives
-    /// the partitions of this worker that have appeared since the last call, with their start.
+    /// Lets the connection do its work; called once an epoch, before the positions are taken.
+    /// Returns the partitions of this worker that have appeared since the last call, with their
+    /// start.
     fn service(&mut self) -> Result<Vec<(Partition, Offset)>, Fault>;
 
     /// Tells the broker what is durable, for lag tools only.
     fn durable(&mut self, ends: &BTreeMap<Partition, Offset>);
 }
 
-/// Why a ledger did not do what it was asked.
+/// Why a ledger did not do what it was asked to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LedgerError {
-    /// It may work later, and it may even have worked now: ask [`Ledger::progress`] first.
+    /// It may work later, and it may even have worked this time: ask [`Ledger::progress`] first.
     Retry(String),
-    /// It will not work: fenced, refused, or broken.
+    /// It will never work: fenced, refused, or broken.
     Fatal(Fault),
 }
 
@@ -98,7 +99,7 @@ impl fmt::Display for LedgerError {
     }
 }
 
-/// One shard in a [`Batch`]: what its row in `shard_progress` must say before, and says after.
+/// One shard in a [`Batch`]: what its row in `shard_progress` must say before, and will say after.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ShardStep {
     pub shard: Shard,
@@ -106,7 +107,7 @@ pub struct ShardStep {
     pub to: ShardProgress,
 }
 
-/// The books of one epoch, as one writer adds to them (I8).
+/// The totals of one epoch, as one writer contributes to them (I8).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EpochTotals {
     pub epoch: Epoch,
@@ -119,21 +120,21 @@ pub struct EpochTotals {
     pub dead: u64,
 }
 
-/// A run of epochs of one writer: what goes into one transaction (I4).
+/// A run of epochs of one writer: the content of one transaction (I4).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Batch {
     pub steps: Vec<ShardStep>,
     pub totals: Vec<EpochTotals>,
     pub closed: Vec<Closed>,
     pub dead_letters: Vec<(Epoch, DeadLetter)>,
-    /// The newest of each shard.
+    /// The newest snapshot of each shard.
     pub snapshots: BTreeMap<Shard, (Epoch, Vec<u8>)>,
 }
 
-/// What a commit has made of the sessions of a batch.
+/// What a commit did with the sessions of a batch.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Outcome {
-    /// What has become of the rows that late sessions touch.
+    /// How the rows that late sessions touch have changed.
     pub corrections: Vec<Correction>,
     /// Sessions that the table has refused.
     pub refused: Vec<Refused>,
@@ -146,13 +147,14 @@ pub struct Refused {
     pub session: Closed,
 }
 
-/// Where commits go: one writer, with a connection of its own.
+/// The destination of commits: one writer, with a connection of its own.
 pub trait Ledger: Send {
     /// Writes a batch in one transaction, or nothing at all. A session that the table refuses is
-    /// written as a dead letter, and its events move from the closed to the dead. The outcome is
-    /// complete before the transaction ends, for nobody can ask later if the reply is lost.
+    /// written as dead letters, and its events move from `closed` to `dead`. The outcome is
+    /// complete before the transaction ends, because nobody can ask for it later if the reply is
+    /// lost.
     fn commit(&mut self, batch: &Batch, outcome: &mut Outcome) -> Result<(), LedgerError>;
 
-    /// Reads how far the shards of this writer are, on a connection that is new if need be.
+    /// Reads how far the shards of this writer are, on a new connection if necessary.
     fn progress(&mut self, shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError>;
 }

@@ -1,4 +1,4 @@
-//! How a run is told to stop, and why it failed: shared by all threads of a process.
+//! The stop request and the failure of a run: shared by all threads of a process.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,17 +9,17 @@ use sessionizer_core::fault::Fault;
 use crate::dataflow::budget::Budget;
 use crate::dataflow::metrics::Metrics;
 
-/// Shared by all threads of a process.
+/// The state of a run, shared by all threads of a process.
 #[derive(Default)]
 pub struct RunState {
-    /// Shared with the control of a run that goes on after this one.
+    /// Shared with the run that follows this one, if any.
     stop: Arc<AtomicBool>,
     fault: Mutex<Option<Fault>>,
     failed: AtomicBool,
     abandoned: AtomicBool,
     /// The numbers of this process.
     pub metrics: Metrics,
-    /// The memory for what is in flight in this process.
+    /// The memory for data in flight in this process.
     pub memory: Budget,
 }
 
@@ -34,17 +34,18 @@ impl RunState {
         self.stop.load(Relaxed)
     }
 
-    /// For a run that goes on in this process after this one: only the wish to stop is the same.
+    /// The state of a run that follows this one in the same process: only the stop request carries
+    /// over.
     pub fn successor(&self) -> Self {
         RunState { stop: Arc::clone(&self.stop), ..RunState::default() }
     }
 
-    /// Ends the run at once and leaves what is not committed to the next start.
+    /// Ends the run at once, and leaves everything uncommitted to the next start.
     pub fn abandon(&self) {
         self.abandoned.store(true, Relaxed);
     }
 
-    /// Whether the run ends without a last commit.
+    /// Whether the run ends without a final commit.
     pub fn abandoned(&self) -> bool {
         self.abandoned.load(Relaxed)
     }
@@ -54,7 +55,7 @@ impl RunState {
         self.stopping() || self.failed() || self.abandoned()
     }
 
-    /// Ends the run; the first fault is the one that is told.
+    /// Ends the run; the first fault is the one that is reported.
     pub fn fail(&self, fault: Fault) {
         let mut slot = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         slot.get_or_insert(fault);

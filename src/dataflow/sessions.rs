@@ -1,8 +1,10 @@
-//! The session operator: events and bindings in; closed sessions, snapshots and summaries out.
+//! The session operator: takes events and bindings; produces closed sessions, snapshots and
+//! summaries.
 //!
-//! It acts on an epoch when the frontiers of both inputs have passed it: then every event of the
-//! epoch and every binding is here, all workers see the same bindings, and so all close the same
-//! sessions. It stores open sessions only, never events of epochs that are done.
+//! It processes an epoch once the frontiers of all inputs have passed it. Then every event and
+//! every binding of the epoch has arrived, all workers see the same bindings, and so all close the
+//! same sessions. It stores open sessions only, never events of completed epochs. It knows nothing
+//! of records and offsets, nor of what becomes of its output.
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -31,14 +33,14 @@ use crate::dataflow::messages::{
 use crate::dataflow::run_state::RunState;
 use crate::dataflow::span_batch::{SpanBatch, SpanUpdate};
 
-/// A shard as it was loaded: what its snapshot holds, and the epoch of that.
+/// A shard as it was loaded: the content of its snapshot, and the snapshot's epoch.
 pub struct LoadedShard {
     pub shard: Shard,
     pub epoch: Epoch,
     pub table: SessionTable,
 }
 
-/// What the session operator has to know.
+/// The configuration of the session operator.
 pub struct SessionConfig {
     pub snapshot_interval_ms: u64,
     /// How far a partition may be ahead of the slowest.
@@ -47,11 +49,11 @@ pub struct SessionConfig {
     pub feedback: Rc<Feedback>,
 }
 
-/// What comes out of the session operator.
+/// The outputs of the session operator.
 pub struct SessionStreams<'scope> {
     /// To the writer of each shard; a shard in which nothing happened sends nothing.
     pub outputs: StreamVec<'scope, Epoch, ShardOutput>,
-    /// One an epoch, to the writers of this worker.
+    /// One per epoch, to the writers of this worker.
     pub summaries: StreamVec<'scope, Epoch, EpochMeta>,
 }
 
@@ -69,7 +71,7 @@ pub fn render_sessions<'scope>(
     let peers = scope.peers();
     let count = plan.shards();
     let mut builder = OperatorBuilder::new("Sessions".to_owned(), scope);
-    let route = |parcel: &SpanBatch| u64::from(parcel.worker);
+    let route = |batch: &SpanBatch| u64::from(batch.worker);
     let mut arrivals = builder.new_input(arrivals, Exchange::new(route));
     let route = move |suspect: &Suspect| Shard::of(suspect.hash, count).0 as u64;
     let mut suspects = builder.new_input(suspects, Exchange::new(route));
@@ -83,6 +85,8 @@ pub fn render_sessions<'scope>(
     builder.build(move |_capabilities| {
         let mut stash: BTreeMap<Epoch, Stash> = BTreeMap::new();
         move |frontiers| {
+            // 1. Drain the inputs into the stash, by epoch, with a capability for each output.
+            //    Cuts also tell the source of this worker, at once, how far the others are.
             arrivals.for_each_stamp(|cap, batches| {
                 let epoch = *cap.least().expect("arrivals travel under an epoch");
                 let stash = stash.entry(epoch).or_default();
@@ -104,8 +108,14 @@ pub fn render_sessions<'scope>(
                     stash.input.cuts.push(cut);
                 }
             });
+
+            // 2. Find out which epochs are complete: those that no input can still send for. If
+            //    every input is closed, the last of them is the last epoch of the run.
             let open = |epoch: &Epoch| frontiers.iter().any(|f| f.less_equal(epoch));
             let last = frontiers.iter().all(|f| f.frontier().is_empty());
+
+            // 3. Step through the complete epochs in order. Send what each produced under its own
+            //    capability, and drop the capability.
             let mut outputs_out = outputs_out.activate();
             let mut summaries_out = summaries_out.activate();
             while let Some(entry) = stash.first_entry() {
@@ -126,14 +136,14 @@ pub fn render_sessions<'scope>(
     SessionStreams { outputs, summaries }
 }
 
-/// What has come of an epoch that is not complete.
+/// What has arrived of an incomplete epoch.
 #[derive(Default)]
 struct Stash {
     caps: Option<[Capability<Epoch>; 2]>,
     input: Input,
 }
 
-/// What an epoch brings to the shards of a worker.
+/// The input of an epoch for the shards of a worker.
 #[derive(Default)]
 struct Input {
     arrivals: Vec<Vec<SpanBatch>>,
@@ -149,7 +159,7 @@ impl Stash {
     }
 }
 
-/// The shards of one worker, and the clock they all go by.
+/// The shards of one worker, and the clock they share.
 struct Sessions {
     clock: Clock,
     shards: Vec<OwnShard>,
@@ -158,16 +168,16 @@ struct Sessions {
     peers: usize,
     config: SessionConfig,
     alignment: Alignment,
-    /// What the epochs of the replay were bound with, and their watermarks, to check it (I2).
+    /// The recorded watermarks and rules of the epochs to replay, to check the replay (I2).
     recorded: BTreeMap<Epoch, (EventTime, Rules)>,
-    /// What new epochs are bound with.
+    /// The rules that new epochs are bound with.
     rules: Rules,
-    /// The first new epoch after a loss: a snapshot of it tells the books what is left, and spares
-    /// the next start the same loss.
+    /// The first new epoch after a loss. Snapshots taken in it record what is left in the totals,
+    /// and spare the next start the same loss.
     after_loss: Option<Epoch>,
-    /// What the replay has brought otherwise than it was bound, so far.
+    /// How the replay has differed from the bindings so far.
     differences: Vec<ReplayDifference>,
-    /// No session ends later that the replayed epochs can have closed.
+    /// No session that the replayed epochs can have closed ends later than this.
     replay_horizon: EventTime,
     run_state: Arc<RunState>,
     open_sessions: i64,
@@ -176,7 +186,7 @@ struct Sessions {
 struct OwnShard {
     shard: Shard,
     table: SessionTable,
-    /// The epoch of its snapshot; what lies before it is in there.
+    /// The epoch of its snapshot, which contains everything up to then.
     loaded: Epoch,
     /// When the last snapshot was taken, or might have been.
     snapshot: Epoch,
@@ -192,7 +202,7 @@ impl Sessions {
         config: SessionConfig,
         run_state: Arc<RunState>,
     ) -> Self {
-        // No event is later than the clock allows, and a session ends a gap after its last one.
+        // No event is later than the clock allows, and a session ends a gap after its last event.
         let gap = shards.first().map(|loaded| loaded.table.gap());
         let latest = plan.replay.iter().flat_map(|bound| {
             bound.bindings.iter().map(|b| bound.rules.latest(b.clock_in(bound.epoch)))
@@ -234,7 +244,8 @@ impl Sessions {
         }
     }
 
-    /// One epoch, complete: apply its events, learn its watermark, close what is due.
+    /// Processes a complete epoch: applies its events, computes its watermark, and closes what is
+    /// due.
     fn step(&mut self, epoch: Epoch, input: Input, last: bool) -> (EpochMeta, Vec<ShardOutput>) {
         let Input { arrivals, suspects, cuts } = input;
         assert!(!cuts.is_empty(), "I2: epoch {epoch} has events and no binding");
@@ -246,34 +257,34 @@ impl Sessions {
         }
         bindings.sort_unstable_by_key(|binding| binding.partition);
         let before = self.clock.watermark();
-        let reading = self.clock.advance(epoch, bindings.iter().copied());
+        let advance = self.clock.advance(epoch, bindings.iter().copied());
         let recorded = self.recorded.remove(&epoch);
         let differences = self.learn_differences(epoch, recorded.is_none());
-        let (watermark, rules) = recorded.unwrap_or((reading.watermark, self.rules));
-        assert_eq!(watermark, reading.watermark, "I2: epoch {epoch} has another watermark");
-        for parcel in arrivals.into_iter().flatten() {
-            parcel.arrivals().for_each(|arrival| self.apply(epoch, arrival));
+        let (watermark, rules) = recorded.unwrap_or((advance.watermark, self.rules));
+        assert_eq!(watermark, advance.watermark, "I2: epoch {epoch} has another watermark");
+        for batch in arrivals.into_iter().flatten() {
+            batch.arrivals().for_each(|arrival| self.apply(epoch, arrival));
         }
         self.run_state.memory.taken_in(self.worker, epoch);
         let dropped = match rules.late {
             Late::Merge => BTreeMap::new(),
             Late::Drop => self.drop_late(epoch, before, suspects),
         };
-        let outputs = self.close(epoch, reading, dropped, last);
+        let outputs = self.close(epoch, advance, dropped, last);
         self.charge(epoch, &outputs);
-        self.report(reading);
+        self.report(advance);
         let open = self.run_state.metrics.open_sessions.load(Relaxed).max(0) as u64;
         let held = self.alignment.held(self.clock.bindings(), open);
         if !held.is_empty() {
-            log::debug!("epoch {epoch}: {held:?} wait for those that are behind (--max-drift)");
+            log::debug!("epoch {epoch}: {held:?} are held for the partitions behind (--max-drift)");
         }
         self.config.feedback.hold(held);
         (EpochMeta { watermark, rules, bindings, differences }, outputs)
     }
 
-    /// A replay that brings other records than before may not close what has closed before: whatever
-    /// can have closed counts as closed. The first new epoch brings the differences to the books,
-    /// and a snapshot, which spares the next start the same.
+    /// A replay that returns other records than before must not close what has closed before, so
+    /// everything that can have closed counts as closed. The first new epoch carries the
+    /// differences to the writers, and a snapshot that spares the next start the same.
     fn learn_differences(&mut self, epoch: Epoch, is_new: bool) -> Vec<ReplayDifference> {
         if self.differences.is_empty() {
             return Vec::new();
@@ -290,9 +301,9 @@ impl Sessions {
         differences
     }
 
-    /// Takes out what came too late: the sessions that would have closed before this epoch. All
-    /// their events came in it, for whatever was open and ended before this watermark has closed;
-    /// so it does not matter in which order they came (I2).
+    /// Removes the events that came too late: the sessions that would have closed before this
+    /// epoch. All their events came in this epoch, because a session that was open and ended before
+    /// that watermark has closed. So the order in which they came does not matter (I2).
     fn drop_late(
         &mut self,
         epoch: Epoch,
@@ -339,7 +350,7 @@ impl Sessions {
     fn close(
         &mut self,
         epoch: Epoch,
-        reading: WatermarkAdvance,
+        advance: WatermarkAdvance,
         mut dropped: BTreeMap<Shard, Vec<DeadLetter>>,
         last: bool,
     ) -> Vec<ShardOutput> {
@@ -349,7 +360,7 @@ impl Sessions {
                 continue;
             }
             let mut closed: Vec<Closed> = Vec::new();
-            own.table.close(reading.close_before(), &mut closed);
+            own.table.close(advance.close_before(), &mut closed);
             let due = last
                 || self.after_loss == Some(epoch)
                 || due(own, epoch, self.count, self.config.snapshot_interval_ms);
@@ -369,7 +380,7 @@ impl Sessions {
         outputs
     }
 
-    /// What goes to the writers is kept until it is durable.
+    /// Charges what goes to the writers, which is kept until it is durable.
     fn charge(&self, epoch: Epoch, outputs: &[ShardOutput]) {
         let sum = |of: fn(&ShardOutput) -> u64| outputs.iter().map(of).sum::<u64>();
         for (kind, bytes) in [
@@ -381,15 +392,15 @@ impl Sessions {
         }
     }
 
-    fn report(&mut self, reading: WatermarkAdvance) {
+    fn report(&mut self, advance: WatermarkAdvance) {
         let open = self.shards.iter().map(|own| own.table.len() as i64).sum::<i64>();
         self.run_state.metrics.open_sessions.fetch_add(open - self.open_sessions, Relaxed);
         self.open_sessions = open;
-        self.run_state.metrics.set_watermark(reading.watermark);
+        self.run_state.metrics.set_watermark(advance.watermark);
     }
 }
 
-/// Whether a shard's turn for a snapshot has come: once an interval, each at its own phase.
+/// Whether a shard is due for a snapshot: once an interval, each shard at a phase of its own.
 fn due(own: &OwnShard, epoch: Epoch, shards: u32, interval_ms: u64) -> bool {
     let phase = interval_ms * u64::from(own.shard.0) / u64::from(shards);
     (epoch + phase) / interval_ms > (own.snapshot + phase) / interval_ms

@@ -1,34 +1,34 @@
-//! Arrivals on their way: packed by worker, many in one run of bytes. Pure.
+//! Arrivals in transit: packed by worker, many in one run of bytes. Pure.
 //!
-//! A record of its own for each event costs an allocation at the source and a free at the sessions,
-//! on another thread, and between processes a walk through every field. A [`SpanBatch`] is one
-//! allocation for a thousand events, travels as one string of bytes, and is read in place.
+//! One record per event would cost an allocation at the source, a free at the sessions, on another
+//! thread, and a walk through every field between processes. A [`SpanBatch`] is one allocation for
+//! a thousand events, travels as one byte string, and is read in place.
 //!
-//! The [`SpanBatchBuilder`] also joins events of a key that touch each other, if they come soon after one
-//! another: merging is associative (I1), so nobody can tell. It is what makes a visitor who sends
-//! half of all events no dearer than the others.
+//! The [`SpanBatchBuilder`] also joins events of a key that touch, if they come soon after one
+//! another. Merging is associative (I1), so this cannot affect the result. It makes a visitor who
+//! sends half of all events no more expensive than the others.
 
 use serde::{Deserialize, Serialize};
 use sessionizer_core::key::Shard;
 use sessionizer_core::session::Span;
 use sessionizer_core::time::{EventTime, Gap};
 
-/// A parcel is closed when it has reached this size; it bounds what one message holds.
-const PARCEL_BYTES: usize = 64 * 1024;
-/// How many of the last keys are remembered, to join their events. A power of two; with 16 bytes
-/// each they fit the first cache.
+/// A batch is complete when it has reached this size, which bounds the size of a message.
+const BATCH_BYTES: usize = 64 * 1024;
+/// How many recent keys are remembered, to join their events. A power of two; at 16 bytes each,
+/// they fit the first-level cache.
 const RECENT: usize = 1_024;
 
 /// Arrivals for the shards of one worker.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SpanBatch {
     pub worker: u32,
-    /// One after another: what [`SpanBatchBuilder::add`] writes.
+    /// The arrivals, one after another, as [`SpanBatchBuilder::add`] writes them.
     #[serde(with = "as_one_string")]
     bytes: Vec<u8>,
 }
 
-/// One or more events of a key that belong together, on their way to its shard.
+/// One or more events of a key that touch, on their way to its shard.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SpanUpdate<'a> {
     /// [`sessionizer_core::key::stable_hash`] of the key, computed once at the source.
@@ -38,7 +38,7 @@ pub struct SpanUpdate<'a> {
     pub key: &'a [u8],
 }
 
-/// Where the parts of an arrival lie: hash, first, last - first, count, length of the key, key.
+/// The layout of an arrival: hash, first, last - first, count, length of the key, key.
 const FIRST: usize = 8;
 const LENGTH_MS: usize = 16;
 const COUNT: usize = 20;
@@ -46,12 +46,12 @@ const KEY_BYTES: usize = 24;
 const KEY: usize = 26;
 
 impl SpanBatch {
-    /// What it takes in memory.
+    /// The memory it takes.
     pub fn size(&self) -> u64 {
         (size_of::<SpanBatch>() + self.bytes.capacity()) as u64
     }
 
-    /// What is in it, in the order of packing.
+    /// Its arrivals, in the order of packing.
     pub fn arrivals(&self) -> impl Iterator<Item = SpanUpdate<'_>> {
         let mut rest = self.bytes.as_slice();
         std::iter::from_fn(move || {
@@ -76,42 +76,42 @@ fn span(head: &[u8; KEY]) -> Span {
     Span { first, last: first.plus(i64::from(length_ms)), count: u64::from(count) }
 }
 
-/// Packs arrivals, of one epoch at a time.
+/// Packs arrivals, one epoch at a time.
 pub struct SpanBatchBuilder {
     gap: Gap,
     shards: u32,
-    /// What is being filled, by worker.
+    /// The batch being filled, by worker.
     open: Vec<Open>,
     full: Vec<SpanBatch>,
-    /// Where the last arrival of a hash lies among all bytes for its worker, by low bits of the
-    /// hash. It may have left already.
+    /// The position of the last arrival of a hash among all bytes for its worker, by the low bits
+    /// of the hash. The arrival may have been sent already.
     recent: Vec<(u64, u64)>,
 }
 
-/// A parcel that is being filled.
+/// A batch that is being filled.
 #[derive(Clone, Default)]
 struct Open {
-    /// How many bytes for this worker have left before.
+    /// How many bytes for this worker have been sent before.
     sent: u64,
     bytes: Vec<u8>,
 }
 
 impl Open {
-    /// The parcel; the next one has room for `capacity` bytes.
+    /// Completes the batch; the next one has room for `capacity` bytes.
     fn close(&mut self, worker: usize, capacity: usize) -> SpanBatch {
         self.sent += self.bytes.len() as u64;
         let bytes = std::mem::replace(&mut self.bytes, Vec::with_capacity(capacity));
         SpanBatch { worker: worker as u32, bytes }
     }
 
-    /// What has been packed from `place` on, if it has not left.
+    /// The bytes packed from `place` on, if they have not been sent.
     fn from(&mut self, place: u64) -> Option<&mut [u8]> {
         self.bytes.get_mut(usize::try_from(place.checked_sub(self.sent)?).ok()?..)
     }
 }
 
 impl SpanBatchBuilder {
-    /// For a job with so many shards and workers.
+    /// Creates a builder for a job with this many shards and workers.
     pub fn new(gap: Gap, shards: u32, workers: usize) -> Self {
         SpanBatchBuilder {
             gap,
@@ -122,8 +122,8 @@ impl SpanBatchBuilder {
         }
     }
 
-    /// Adds an event; `hash` is [`sessionizer_core::key::stable_hash`] of the encoded key. Gives by how many
-    /// bytes the parcels have grown.
+    /// Adds an event; `hash` is [`sessionizer_core::key::stable_hash`] of the encoded key. Returns
+    /// by how many bytes the batches have grown.
     pub fn add(&mut self, hash: u64, key: &[u8], time: EventTime) -> usize {
         let worker = Shard::of(hash, self.shards).worker(self.open.len());
         let open = &mut self.open[worker];
@@ -143,13 +143,13 @@ impl SpanBatchBuilder {
         head[KEY_BYTES..].copy_from_slice(&key_bytes.to_le_bytes());
         open.bytes.extend_from_slice(&head);
         open.bytes.extend_from_slice(key);
-        if open.bytes.len() >= PARCEL_BYTES {
-            self.full.push(open.close(worker, PARCEL_BYTES + 4_096));
+        if open.bytes.len() >= BATCH_BYTES {
+            self.full.push(open.close(worker, BATCH_BYTES + 4_096));
         }
         KEY + key.len()
     }
 
-    /// Takes out everything; the next arrivals may be of another epoch.
+    /// Takes all batches; the next arrivals may belong to another epoch.
     pub fn take(&mut self) -> Vec<SpanBatch> {
         let open = self.open.iter_mut().enumerate().filter(|(_, open)| !open.bytes.is_empty());
         self.full.extend(open.map(|(worker, open)| open.close(worker, 0)));
@@ -157,7 +157,7 @@ impl SpanBatchBuilder {
     }
 }
 
-/// Joins an event to the arrival that `last` begins with, if that is one of the same key and they
+/// Joins an event to the arrival at the beginning of `last`, if that has the same key and they
 /// touch.
 fn join(last: &mut [u8], hash: u64, key: &[u8], time: EventTime, gap: Gap) -> bool {
     let Some((head, rest)) = last.split_first_chunk_mut::<KEY>() else { return false };
@@ -179,7 +179,7 @@ fn join(last: &mut [u8], hash: u64, key: &[u8], time: EventTime, gap: Gap) -> bo
     true
 }
 
-/// Serde takes a vector of bytes for a list of numbers, unless it is told.
+/// Serde treats a vector of bytes as a list of numbers unless told otherwise.
 mod as_one_string {
     use std::fmt;
 
@@ -204,7 +204,7 @@ mod as_one_string {
             fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
                 Ok(bytes)
             }
-            /// A format without strings of bytes writes a list after all.
+            /// A format without byte strings writes a list instead.
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<u8>, A::Error> {
                 let mut bytes = Vec::new();
                 while let Some(byte) = seq.next_element()? {
@@ -224,17 +224,17 @@ mod tests {
 
     const GAP_MS: i64 = 300_000;
 
-    fn packer(workers: usize) -> SpanBatchBuilder {
+    fn builder(workers: usize) -> SpanBatchBuilder {
         SpanBatchBuilder::new(Gap::from_millis(GAP_MS).expect("valid"), 128, workers)
     }
 
-    fn add(packer: &mut SpanBatchBuilder, ip: &str, millis: i64) {
+    fn add(builder: &mut SpanBatchBuilder, ip: &str, millis: i64) {
         let key = Key::new(ip, "h");
-        packer.add(stable_hash(key.bytes()), key.bytes(), EventTime::from_millis(millis));
+        builder.add(stable_hash(key.bytes()), key.bytes(), EventTime::from_millis(millis));
     }
 
-    fn unpack(parcels: &[SpanBatch]) -> Vec<(String, i64, i64, u64)> {
-        let arrivals = parcels.iter().flat_map(SpanBatch::arrivals);
+    fn unpack(batches: &[SpanBatch]) -> Vec<(String, i64, i64, u64)> {
+        let arrivals = batches.iter().flat_map(SpanBatch::arrivals);
         arrivals
             .map(|arrival| {
                 assert_eq!(arrival.hash, stable_hash(arrival.key));
@@ -248,29 +248,29 @@ mod tests {
     #[test]
     fn what_is_packed_comes_out_at_the_worker_of_its_shard() {
         for workers in [1, 2, 3, 8] {
-            let mut packer = packer(workers);
+            let mut builder = builder(workers);
             let mut want = Vec::new();
             for number in 0..5_000 {
                 let ip = format!("{number}{}", "x".repeat(number % 40));
-                add(&mut packer, &ip, number as i64 - 77);
+                add(&mut builder, &ip, number as i64 - 77);
                 want.push((ip, number as i64 - 77, number as i64 - 77, 1));
             }
-            add(&mut packer, &"y".repeat(MAX_KEY_BYTES - 1), i64::MIN / 8);
-            let parcels = packer.take();
-            assert!(parcels.iter().all(|parcel| parcel.bytes.len() < PARCEL_BYTES + 4_096));
-            for parcel in &parcels {
-                for arrival in parcel.arrivals() {
+            add(&mut builder, &"y".repeat(MAX_KEY_BYTES - 1), i64::MIN / 8);
+            let batches = builder.take();
+            assert!(batches.iter().all(|batch| batch.bytes.len() < BATCH_BYTES + 4_096));
+            for batch in &batches {
+                for arrival in batch.arrivals() {
                     let worker = Shard::of(arrival.hash, 128).worker(workers);
-                    assert_eq!(worker, parcel.worker as usize);
+                    assert_eq!(worker, batch.worker as usize);
                 }
             }
-            let mut got = unpack(&parcels);
+            let mut got = unpack(&batches);
             assert_eq!(got.len(), want.len() + 1);
             got.retain(|(ip, ..)| !ip.starts_with('y'));
             got.sort();
             want.sort();
             assert_eq!(got, want);
-            assert_eq!(packer.take(), []);
+            assert_eq!(builder.take(), []);
         }
     }
 
@@ -285,13 +285,13 @@ mod tests {
             ),
         ] {
             for backwards in [false, true] {
-                let mut packer = packer(2);
+                let mut builder = builder(2);
                 let mut times = [0, apart];
                 if backwards {
                     times.reverse();
                 }
-                times.iter().for_each(|time| add(&mut packer, "a", *time));
-                let mut got = unpack(&packer.take());
+                times.iter().for_each(|time| add(&mut builder, "a", *time));
+                let mut got = unpack(&builder.take());
                 got.sort();
                 assert_eq!(got, want, "{times:?}");
             }
@@ -300,37 +300,37 @@ mod tests {
 
     #[test]
     fn nothing_is_joined_to_what_has_left_or_to_another_key() {
-        let mut packer = packer(1);
-        add(&mut packer, "a", 0);
-        assert_eq!(packer.take().len(), 1);
-        add(&mut packer, "b", 0);
-        add(&mut packer, "a", 1);
+        let mut builder = builder(1);
+        add(&mut builder, "a", 0);
+        assert_eq!(builder.take().len(), 1);
+        add(&mut builder, "b", 0);
+        add(&mut builder, "a", 1);
         let want = [("b".to_owned(), 0, 0, 1), ("a".to_owned(), 1, 1, 1)];
-        assert_eq!(unpack(&packer.take()), want);
-        // Two keys with one hash, as it were.
-        packer.add(7, Key::new("a", "h").bytes(), EventTime::from_millis(0));
-        packer.add(7, Key::new("b", "h").bytes(), EventTime::from_millis(0));
-        assert_eq!(packer.take()[0].arrivals().count(), 2);
+        assert_eq!(unpack(&builder.take()), want);
+        // Two keys with the same hash.
+        builder.add(7, Key::new("a", "h").bytes(), EventTime::from_millis(0));
+        builder.add(7, Key::new("b", "h").bytes(), EventTime::from_millis(0));
+        assert_eq!(builder.take()[0].arrivals().count(), 2);
     }
 
     #[test]
     fn a_span_longer_than_a_parcel_can_say_is_not_made() {
-        let mut packer = SpanBatchBuilder::new(Gap::from_millis(1 << 40).expect("valid"), 1, 1);
+        let mut builder = SpanBatchBuilder::new(Gap::from_millis(1 << 40).expect("valid"), 1, 1);
         for time in [0, 1 << 31, u32::MAX.into(), (1 << 32) + 1] {
-            add(&mut packer, "a", time);
+            add(&mut builder, "a", time);
         }
         let late = (1 << 32) + 1;
         let want = [("a".to_owned(), 0, u32::MAX.into(), 3), ("a".to_owned(), late, late, 1)];
-        assert_eq!(unpack(&packer.take()), want);
+        assert_eq!(unpack(&builder.take()), want);
     }
 
     #[test]
     fn a_hot_key_fills_no_parcel() {
-        let mut packer = packer(2);
+        let mut builder = builder(2);
         for time in 0..100_000 {
-            add(&mut packer, "hot", time);
-            add(&mut packer, &format!("{}", time % 7), time);
+            add(&mut builder, "hot", time);
+            add(&mut builder, &format!("{}", time % 7), time);
         }
-        assert_eq!(packer.take().iter().flat_map(SpanBatch::arrivals).count(), 8);
+        assert_eq!(builder.take().iter().flat_map(SpanBatch::arrivals).count(), 8);
     }
 }

@@ -215,7 +215,7 @@ fn a_commit_whose_reply_is_lost_is_not_repeated() {
     proxy.hurts.store(false, Ordering::Relaxed);
     wait_for_records(&world, traffic.records());
     let log = job.stop();
-    let found = count(&log, "the commit whose reply was lost had gone in");
+    let found = count(&log, "the commit whose reply was lost had succeeded");
     assert!(found > 0 && count(&log, "ERROR]") == 0, "{log}");
     traffic.check(&world, &[]);
 }

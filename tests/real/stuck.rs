@@ -69,10 +69,8 @@ fn an_open_transaction_that_holds_records_back_is_told_and_is_no_silence() {
     send_by(&producer, &world.name, 0, &events[5..10]);
     world.send_events(0, &events[10..20]);
     world.send_events(1, &events[20..]);
-    let told = format!(
-        "{}[0]: an open transaction has held back what lies from offset 5 up to 20 for 30.",
-        world.name
-    );
+    let told =
+        format!("{}[0]: an open transaction has held back offsets 5 up to 20 for 30.", world.name);
     job.wait_for(&told);
     // One is silent for longer than the idle timeout, the other waits for the transaction.
     let statuses = "select status from sessionizer.partitions order by partition";

@@ -1,7 +1,7 @@
-//! The payload of a message becomes an event, or the reason why it is none.
+//! Decodes the payload of a message into an event, or into the reason why it is not one.
 //!
-//! Events of the usual shape are read by the scanner; anything else, and everything that it does
-//! not like, goes the general way through serde_json, which alone decides what is wrong.
+//! The scanner reads events of the usual shape. Everything that it declines goes through
+//! serde_json, which alone decides what is wrong.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,7 +22,19 @@ fn rejected<T>(reason: Reason, detail: impl Into<String>) -> Result<T, Rejected>
 
 /// Decodes the payload of one message; `None` is a tombstone.
 ///
-/// Whether the event lies in the future is not decided here: that needs the epoch.
+/// It does not decide whether the event is too far in the future: that needs the epoch.
+///
+/// ```
+/// use sessionizer_core::event::{Reason, decode};
+///
+/// let payload = br#"{"ip":"192.0.2.7","host":"a.example","event_time":1700000000123}"#;
+/// let event = decode(Some(payload)).expect("an event");
+/// assert_eq!(event.key().parts(), ("192.0.2.7", "a.example"));
+/// assert_eq!(event.time.to_string(), "2023-11-14T22:13:20.123Z");
+///
+/// let rejected = decode(Some(br#"{"ip":"192.0.2.7"}"#)).expect_err("no host");
+/// assert_eq!(rejected.reason, Reason::NoHost);
+/// ```
 pub fn decode(payload: Option<&[u8]>) -> Result<Event<'_>, Rejected> {
     let payload = match payload {
         None => return rejected(Reason::Empty, "a tombstone: the message has no payload"),
@@ -35,8 +47,8 @@ pub fn decode(payload: Option<&[u8]>) -> Result<Event<'_>, Rejected> {
     }
 }
 
-/// A good event in the usual shape: its strings hold no escapes and no control characters, so no
-/// NUL. Why another is none, only the general way says.
+/// A valid event in the usual shape: its strings contain no escapes and no control characters, so
+/// no NUL. Only the general path says why another one is invalid.
 fn usual(scanned: Scanned<'_>) -> Option<Event<'_>> {
     let Scanned { ip, host, event_time } = scanned;
     let time = EventTime::from_millis(match event_time {
@@ -50,7 +62,7 @@ fn usual(scanned: Scanned<'_>) -> Option<Event<'_>> {
     good.then_some(Event { ip: Cow::Borrowed(ip), host: Cow::Borrowed(host), time })
 }
 
-/// Any JSON whatsoever.
+/// Decodes any JSON.
 fn decode_any(payload: &[u8]) -> Result<Event<'_>, Rejected> {
     let fields: Fields<Field<'_>> = match serde_json::from_slice(payload) {
         Ok(fields) => fields,
@@ -90,8 +102,8 @@ fn overridden(payload: &[u8]) -> Option<Fields<Field<'_>>> {
     Some(Fields { ip: field(ip)?, host: field(host)?, event_time: field(event_time)? })
 }
 
-/// Whether a string of a JSON text holds a control character that is not escaped. Only names of
-/// fields can: whatever else holds one was refused.
+/// Whether a string in a JSON text contains an unescaped control character. Only names of fields
+/// can: the parser has refused any other.
 fn has_raw_control_character(json: &[u8]) -> bool {
     let (mut in_string, mut escaped) = (false, false);
     json.iter().any(|byte| {
@@ -137,7 +149,7 @@ fn event_time(field: Field<'_>) -> Result<EventTime, Rejected> {
     Ok(time)
 }
 
-/// One field as it stands in the JSON.
+/// The value of one field in the JSON.
 #[derive(Default)]
 enum Field<'a> {
     #[default]
@@ -204,7 +216,7 @@ impl<'de> Deserialize<'de> for Name {
                 self.visit_bytes(name.as_bytes())
             }
 
-            /// A name that is not UTF-8 is none of ours.
+            /// A name that is not UTF-8 is none of the three.
             fn visit_bytes<E>(self, name: &[u8]) -> Result<Name, E> {
                 Ok(match name {
                     b"ip" => Name::Ip,
@@ -365,8 +377,8 @@ mod tests {
         assert!(decode(Some(json.as_bytes())).is_ok());
     }
 
-    /// The scanner and the general parser: whatever is broken, and however, both paths give the
-    /// same event, the same reason and the same words.
+    /// The scanner and the general parser: whatever is broken, both paths give the same event, the
+    /// same reason and the same message.
     #[test]
     fn the_scanner_never_shows() {
         let seeds = [

@@ -1,8 +1,8 @@
-//! What an event is, and why a record is none.
+//! What an event is, and why a record is not one.
 //!
-//! Only `ip`, `host` and `event_time` matter; every other field may be missing, null, of any
-//! type, or there twice (the last one counts). Strings are borrowed from the payload unless they
-//! hold an escape.
+//! Only `ip`, `host` and `event_time` matter. Every other field may be missing, null, of any type,
+//! or duplicated; of a duplicated field, the last value counts. Strings are borrowed from the
+//! payload unless they contain an escape.
 
 mod decode;
 mod scan;
@@ -17,19 +17,20 @@ use crate::key;
 use crate::key::Key;
 use crate::time::EventTime;
 
-/// What a session is made of. The texts are UTF-8, kept as bytes: nobody reads them here.
+/// The event that sessions are made of. The texts are UTF-8, kept as bytes because nothing here
+/// reads them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event<'a> {
-    /// Who: never empty, no NUL, together with `host` at most [`MAX_KEY_BYTES`].
+    /// The visitor: never empty, no NUL, together with `host` at most [`MAX_KEY_BYTES`].
     pub ip: Cow<'a, [u8]>,
-    /// Where: never empty, no NUL.
+    /// The site: never empty, no NUL.
     pub host: Cow<'a, [u8]>,
-    /// When.
+    /// When it happened.
     pub time: EventTime,
 }
 
 impl Event<'_> {
-    /// Whose it is.
+    /// The session key.
     pub fn key(&self) -> Key {
         let mut bytes = Vec::new();
         key::encode(&self.ip, &self.host, &mut bytes);
@@ -60,7 +61,7 @@ pub enum Reason {
     KeyTooLong,
     /// Later than the wall clock of its epoch by more than `--max-future`.
     Future,
-    /// Behind a closed session, and the job runs with `--late drop`.
+    /// Its session would have closed already, and the job runs with `--late drop`.
     Late,
 }
 
@@ -102,8 +103,8 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A record that is no event: why, and the detail for a person (never a secret of ours: it speaks
-/// of the payload only).
+/// Why a record is not an event, with a detail for people. The detail describes the payload only,
+/// so it never contains a secret of the job.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rejected {
     pub reason: Reason,

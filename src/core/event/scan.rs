@@ -1,13 +1,13 @@
-//! The three fields of an event that is written as events usually are. Pure.
+//! Scans the three fields of an event in its usual shape. Pure.
 //!
-//! WatermarkAdvance JSON was two thirds of what an event costs between Kafka and the session table, so the
-//! usual shape has a scanner of its own: one pass, nothing kept but where the three values lie. It
-//! owns no rules. Whatever it is not sure of (an escape in a value that matters, a field that is
-//! there twice, a number that is no plain integer, deep nesting, a mistake of any kind) is `None`,
-//! and the general parser in `event.rs` decides. What it does accept, that parser accepts with the
-//! same result; a test there holds one against the other.
+//! Parsing JSON was two thirds of what an event costs between Kafka and the session table, so the
+//! usual shape has a scanner of its own: one pass that keeps nothing but where the three values
+//! are. It owns no rules. Whenever it is not sure (an escape in a value that matters, a duplicated
+//! field, a number that is not a plain integer, deep nesting, an error of any kind), it returns
+//! `None` and the general parser in `decode.rs` decides. That parser accepts whatever the scanner
+//! accepts, with the same result; a test there compares the two.
 
-/// The values that matter, as they stand in the payload: `ip` and `host` in UTF-8.
+/// The values that matter, as they appear in the payload: `ip` and `host` in UTF-8.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Scanned<'a> {
     pub ip: &'a [u8],
@@ -15,19 +15,19 @@ pub struct Scanned<'a> {
     pub event_time: ScannedTime<'a>,
 }
 
-/// What stands in `event_time`.
+/// The value of `event_time`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ScannedTime<'a> {
-    /// A string without escapes and control characters; whether it is UTF-8 is not looked at.
+    /// A string without escapes and control characters; it is not checked to be UTF-8.
     Text(&'a [u8]),
     /// An integer that is not negative and below 10^18.
     Integer(i64),
 }
 
-/// How deep values that do not matter may nest; deeper ones are left to the general parser.
+/// How deep values that do not matter may nest; deeper ones go to the general parser.
 const MAX_DEPTH: u32 = 4;
 
-/// Reads a payload of the usual shape; `None` says nothing about it.
+/// Scans a payload of the usual shape; `None` means that the general parser has to decide.
 pub fn scan(payload: &[u8]) -> Option<Scanned<'_>> {
     let mut scanner = Scanner { bytes: payload, at: 0 };
     let (mut ip, mut host, mut event_time) = (None, None, None);
@@ -63,7 +63,7 @@ struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    /// The next byte that is no white space.
+    /// The next byte that is not white space.
     #[inline]
     fn next(&mut self) -> Option<u8> {
         loop {
@@ -77,7 +77,7 @@ impl<'a> Scanner<'a> {
 
     #[inline]
     fn expect(&mut self, wanted: u8) -> Option<()> {
-        // Most events hold no white space.
+        // Most events contain no white space.
         if self.bytes.get(self.at) == Some(&wanted) {
             self.at += 1;
             return Some(());
@@ -107,7 +107,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The rest of an integer; a fraction, an exponent or a leading zero is none.
+    /// The rest of an integer; `None` for a fraction, an exponent or a leading zero.
     fn integer(&mut self, first: u8) -> Option<i64> {
         let mut value = i64::from(first - b'0');
         let mut digits = 1;
@@ -123,7 +123,7 @@ impl<'a> Scanner<'a> {
         (ends || is_space(self.bytes[self.at])).then_some(value)
     }
 
-    /// Passes over a value that does not matter.
+    /// Skips a value that does not matter.
     fn skip(&mut self, depth: u32) -> Option<()> {
         match self.next()? {
             b'"' => self.skip_string(),
@@ -173,7 +173,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Passes over the rest of a string, escapes included.
+    /// Skips the rest of a string, escapes included.
     fn skip_string(&mut self) -> Option<()> {
         loop {
             self.at += plain_length(&self.bytes[self.at..]);
@@ -210,11 +210,12 @@ fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\n' | b'\t' | b'\r')
 }
 
-/// How many bytes lie before the first quote, backslash or control character.
+/// The number of bytes before the first quote, backslash or control character.
 ///
-/// Eight at a time. In `(word - n) & !word` the high bit of a byte is set if the byte is below
-/// `n`, exactly so up to and with the first such byte: borrows only go upwards. Flipping one bit
-/// moves the quote (0x22) next to the control characters and leaves everything else above them.
+/// It looks at eight bytes at a time. In `(word - n) & !word` the high bit of a byte is set if the
+/// byte is below `n`; that is exact up to and including the first such byte, because borrows only
+/// propagate upwards. Flipping one bit moves the quote (0x22) next to the control characters and
+/// leaves everything else above them.
 #[inline]
 fn plain_length(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::MAX / 255;

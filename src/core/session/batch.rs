@@ -1,8 +1,8 @@
-//! The batch answer, computed apart from the job's own session logic, and the table held against
-//! it. Pure.
+//! The batch answer, computed independently of the job's session logic, and its comparison with the
+//! table. Pure.
 //!
-//! Events go into sorted spans of their key, neighbours that touch are joined: no watermark, no
-//! lateness, no shard. Memory is that of the sessions, not of the events.
+//! Events go into sorted spans of their key, and neighbours that touch are joined: no watermark, no
+//! lateness, no shards. Memory grows with the number of sessions, not of events.
 
 use std::collections::HashMap;
 
@@ -18,11 +18,11 @@ pub struct BatchOracle {
 
 struct Expected {
     span: Span,
-    /// Whether the table has a row that is just this session.
+    /// Whether the table has a row that is exactly this session.
     found: bool,
     /// How many of its events the table has refused.
     refused: u64,
-    /// How many of the others its rows hold.
+    /// How many of the other events its rows hold.
     stored: u64,
 }
 
@@ -40,14 +40,14 @@ impl Expected {
     }
 }
 
-/// How a row of the table stands to the answer.
+/// How a row of the table relates to the answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Row {
     /// It is a session of the answer.
     Right,
-    /// It is a part of a session that is open again: it is replaced when that closes.
+    /// It is part of a session that is open again: it is replaced when that session closes.
     PartOfOpen,
-    /// It is none.
+    /// It is not a session of the answer, nor part of one.
     Wrong,
 }
 
@@ -60,7 +60,7 @@ impl BatchOracle {
     pub fn add(&mut self, key: Key, time: EventTime) {
         let spans = self.keys.entry(key).or_default();
         let mut span = Span::event(time);
-        // Spans are sorted and do not touch, so those that touch this event lie side by side.
+        // Spans are sorted and do not touch, so the ones that touch this event are adjacent.
         let from = spans.partition_point(|old| old.span.last + self.gap < time);
         let touching = spans[from..].iter().take_while(|old| old.span.first <= time + self.gap);
         let upto = from + touching.count();
@@ -78,8 +78,8 @@ impl BatchOracle {
         self.keys.is_empty()
     }
 
-    /// Takes out events of a session that the table has refused; `false`: they are of none. After
-    /// all events, and before all rows.
+    /// Removes events of a session that the table has refused; `false` if they belong to no
+    /// session. Call it after all events and before all rows.
     pub fn refuse(&mut self, key: &Key, part: Span) -> bool {
         let Some(spans) = self.keys.get_mut(key) else { return false };
         let at = spans.partition_point(|old| old.span.last < part.first);
@@ -95,18 +95,18 @@ impl BatchOracle {
         }
     }
 
-    /// How many sessions are not in the table, or not whole, because it has refused them.
+    /// How many sessions the table lacks, or has only in part, because it refused them.
     pub fn refused(&self) -> u64 {
         let all = self.keys.values().flatten();
         all.filter(|expected| expected.refused > 0).count() as u64
     }
 
-    /// Holds a row against the answer; `closed` says which sessions must be closed.
+    /// Compares a row with the answer; `closed` says which sessions must be closed.
     pub fn check(&mut self, key: &Key, row: Span, closed: impl Fn(&Span) -> bool) -> Row {
         let Some(spans) = self.keys.get_mut(key) else { return Row::Wrong };
         let at = spans.partition_point(|old| old.span.last < row.first);
         match spans.get_mut(at) {
-            // Of a session that was refused in part, the rows are the other parts.
+            // If part of a session was refused, its rows are the other parts.
             Some(expected) if expected.refused > 0 => {
                 let room = expected.span.count - expected.refused - expected.stored;
                 if expected.holds(&row) && row.count <= room {
@@ -115,7 +115,7 @@ impl BatchOracle {
                 }
                 Row::Wrong
             }
-            // A row that is there twice is right only once.
+            // A duplicate row is right only once.
             Some(expected) if expected.span == row && !expected.found => {
                 expected.found = true;
                 Row::Right
@@ -131,9 +131,9 @@ impl BatchOracle {
         }
     }
 
-    /// Whether a row holds whole sessions of the answer and events besides, as one does that was
-    /// there before the job and that the job has merged its sessions into. These sessions are found
-    /// then.
+    /// Whether a row holds whole sessions of the answer and other events besides. Such a row
+    /// existed before the job, and the job has merged its sessions into it. Those sessions then
+    /// count as found.
     pub fn joins(&mut self, key: &Key, row: Span) -> bool {
         let Some(spans) = self.keys.get_mut(key) else { return false };
         let from = spans.partition_point(|old| old.span.first < row.first);
@@ -147,7 +147,7 @@ impl BatchOracle {
         true
     }
 
-    /// The sessions that no row was found for, and that were not refused.
+    /// The sessions for which no row was found and that were not refused.
     pub fn missing(&self) -> impl Iterator<Item = (&Key, Span)> {
         let missing = |expected: &&Expected| {
             !expected.found
@@ -267,7 +267,7 @@ mod tests {
         let mut answer = answer(&[0, 5, 100, 105]);
         let check = |answer: &mut BatchOracle, row, w| answer.check(&key, row, closed_before(w));
         assert_eq!(check(&mut answer, span(0, 5, 2), 50), Row::Right);
-        assert_eq!(check(&mut answer, span(0, 5, 2), 50), Row::Wrong, "it is there twice");
+        assert_eq!(check(&mut answer, span(0, 5, 2), 50), Row::Wrong, "it is a duplicate");
         assert_eq!(check(&mut answer, span(100, 100, 1), 50), Row::PartOfOpen);
         assert_eq!(check(&mut answer, span(100, 100, 1), 500), Row::Wrong);
         assert_eq!(check(&mut answer, span(100, 105, 3), 50), Row::Wrong);

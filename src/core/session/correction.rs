@@ -2,20 +2,21 @@
 //! touch (I6).
 //!
 //! Two spans *touch* if at most `gap` lies between them. `end(s)` is the last event of `s` plus the
-//! gap. The horizon of a shard is the largest end that it has ever closed, or of any row that was
-//! there before the job; it never falls. An open session is *late* if any event that it took in was
-//! not later than the horizon at that moment.
+//! gap. The horizon of a shard is the largest end of any session it has closed, or of any row that
+//! existed before the job; it never falls. An open session is *late* if any event that it absorbed
+//! was not later than the horizon at that moment.
 //!
 //! # A session that is not late touches no row
 //!
 //! Let `s` close without being late, and let `r` be a row of its key.
 //!
-//! 1. While both were open they did not touch, for the open sessions of a key never do: one that
-//!    is touched is merged. If both close together, that is all there is to show.
-//! 2. Otherwise `r` closed first, or was there before the job, and `s` stayed open. What `s` held
-//!    then did not lie before `r`: its end would have been less than `end(r)`, which the watermark
-//!    had passed, and it would have closed as well. So all of it began after `end(r)`.
-//! 3. What `s` took in later was later than the horizon, which is at least `end(r)`.
+//! 1. While both were open they did not touch, because the open sessions of a key never do: a
+//!    session that is touched is merged. If both close together, nothing else is left to show.
+//! 2. Otherwise `r` closed first, or existed before the job, and `s` stayed open. The events of `s`
+//!    at that time were not before `r`: then the end of `s` would have been less than `end(r)`,
+//!    which the watermark had passed, and `s` would have closed as well. So all of them began after
+//!    `end(r)`.
+//! 3. The events that `s` absorbed later were later than the horizon, which is at least `end(r)`.
 //! 4. So every event of `s` is later than `end(r) = r.last + gap`: they do not touch.
 //!
 //! # Late sessions: one look at the table finds all that they touch
@@ -23,17 +24,17 @@
 //! A correction merges all late sessions of a key in a commit with all rows that any of them
 //! touches. Let `m` be one of the results, and `r` a row that was not fetched.
 //!
-//! 1. `m` is the hull of spans of which each touches another: between them are holes of at most a
-//!    gap. If `r` touches `m`, it touches one of these spans: from outside the first or the last,
-//!    and inside a hole both of its sides.
-//! 2. That span is a row, which `r` does not touch by I6, or a late session; then `r` would have
-//!    been fetched.
-//! 3. So `r` does not touch `m`, and the results do not touch each other, for what touches is
-//!    merged.
+//! 1. `m` is the hull of spans of which each touches another: the holes between them are at most a
+//!    gap long. If `r` touches `m`, it touches one of these spans: from outside, the first or the
+//!    last; inside a hole, the spans on both sides.
+//! 2. That span is either a row, which `r` does not touch by I6, or a late session, in which case
+//!    `r` would have been fetched.
+//! 3. So `r` does not touch `m`. The results do not touch each other either, because touching spans
+//!    are merged.
 //!
-//! Both need the rows of this commit that were not late to be in the table before the others are
-//! looked up: the order of `ledger/commit`. And `end(m)` is no larger than the ends of its parts,
-//! so the horizon covers it.
+//! Both proofs require that the rows of this commit that are not late are in the table before the
+//! late sessions look up theirs: the order of `ledger/commit`. And `end(m)` is no larger than the
+//! ends of its parts, so the horizon covers it.
 
 use std::collections::BTreeMap;
 
@@ -41,7 +42,7 @@ use crate::key::Key;
 use crate::session::{Span, merge_touching};
 use crate::time::Gap;
 
-/// How the rows of one key change: each removed row leaves as `-1`, each added comes as `+1`.
+/// How the rows of one key change: each removed row is emitted as `-1`, each added row as `+1`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Correction {
     pub key: Key,
@@ -51,7 +52,24 @@ pub struct Correction {
     pub added: Vec<Span>,
 }
 
-/// Merges late sessions with the rows they touch; `rows` holds those and no others.
+/// Merges late sessions with the rows they touch. `rows` must hold exactly those rows.
+///
+/// ```
+/// use sessionizer_core::key::Key;
+/// use sessionizer_core::session::Span;
+/// use sessionizer_core::session::correction::correct;
+/// use sessionizer_core::time::{EventTime, Gap};
+///
+/// let gap = Gap::from_millis(10).expect("valid");
+/// let key = Key::new("192.0.2.7", "a.example");
+/// let event = |ms| Span::event(EventTime::from_millis(ms));
+///
+/// // A late event at 10 bridges the rows at 0 and 20.
+/// let rows = [(key.clone(), event(0)), (key.clone(), event(20))];
+/// let corrections = correct([(key, event(10))], rows, gap);
+/// assert_eq!(corrections[0].removed, [event(0), event(20)]);
+/// assert_eq!(corrections[0].added, [event(0).merge(event(10)).merge(event(20))]);
+/// ```
 pub fn correct(
     late: impl IntoIterator<Item = (Key, Span)>,
     rows: impl IntoIterator<Item = (Key, Span)>,

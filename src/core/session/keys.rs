@@ -1,12 +1,12 @@
-//! The keys of open sessions, one after the other in large blocks: a key costs its bytes and their
-//! length, not an allocation.
+//! The keys of open sessions, stored one after another in large blocks: a key costs its bytes and
+//! its length, not an allocation.
 
-/// Where a key lies among the [`Keys`], in units of [`KEY_UNIT`] bytes.
+/// The position of a key among the [`Keys`], in units of [`KEY_UNIT`] bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct KeyAt(u32);
 
-/// The keys of a shard, each with its length before it, one after another. A place that is free
-/// again goes to the next key of about the same length.
+/// The keys of a shard, each preceded by its length, one after another. A freed place is reused for
+/// a key of about the same length.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     pub(super) bytes: Vec<u8>,

@@ -1,5 +1,5 @@
-//! Sessions: the spans of a key, the table of those that are open, snapshots of it, corrections of
-//! rows by late events, and the batch answer that all of it is held against.
+//! Sessions: the spans of a key, the table of the open ones, its snapshots, corrections of rows by
+//! late events, and the batch answer that everything is checked against.
 
 pub mod batch;
 pub mod correction;

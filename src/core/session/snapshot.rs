@@ -20,7 +20,7 @@ use crate::time::{EventTime, Gap};
 const MAGIC: &[u8; 4] = b"SSNZ";
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 9;
-/// Level 1: snapshots ride in commits, so their cost counts more than their size.
+/// Level 1: snapshots are part of commits, so their cost matters more than their size.
 const ZSTD_LEVEL: i32 = 1;
 
 /// Why a snapshot cannot be read.
@@ -30,11 +30,11 @@ pub enum Damage {
     NotASnapshot,
     /// Written by a later version of this program.
     Version(u8),
-    /// It does not unpack.
+    /// It cannot be decompressed.
     Compression(String),
-    /// The checksum is another.
+    /// The checksum does not match.
     Checksum,
-    /// The checksum is right and the content is not: a bug of the writer.
+    /// The checksum matches but the content is invalid: a bug of the writer.
     Content,
     /// It holds sessions of another shard.
     OtherShard,
@@ -97,7 +97,7 @@ pub fn decode(bytes: &[u8], gap: Gap) -> Result<SessionTable, Damage> {
     content(&plain, gap).ok_or(Damage::Content)
 }
 
-/// Reads what [`encode`] wrote of one of `shards` shards: it may be that of another.
+/// Reads what [`encode`] wrote for one of `shards` shards, and checks that it is the right one.
 pub fn decode_of(
     bytes: &[u8],
     gap: Gap,

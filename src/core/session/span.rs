@@ -1,8 +1,8 @@
-//! Spans of events, and when two of them are one session.
+//! Spans of events, and when two of them belong to one session.
 //!
 //! Invariant I1 lives here: a session depends on event times only. Merging two spans takes the
-//! earlier start, the later end and the sum of the counts, so the order in which events arrive,
-//! and how they were combined on the way, cannot show in the result.
+//! earlier start, the later end and the sum of the counts. So neither the order in which events
+//! arrive, nor how they were combined on the way, affects the result.
 //!
 //! Two spans *touch* iff at most `gap` lies between them, inclusive.
 
@@ -11,14 +11,25 @@ use serde::{Deserialize, Serialize};
 use crate::key::Key;
 use crate::time::{EventTime, Gap};
 
-/// One or more events of a key: from the first to the last of them.
+/// One or more events of a key, from the first to the last of them.
+///
+/// ```
+/// use sessionizer_core::session::Span;
+/// use sessionizer_core::time::{EventTime, Gap};
+///
+/// let gap = Gap::from_millis(10).expect("valid");
+/// let [a, b, c] = [0, 10, 21].map(|ms| Span::event(EventTime::from_millis(ms)));
+/// assert!(a.touches(&b, gap)); // The gap itself still belongs to the session.
+/// assert!(!b.touches(&c, gap));
+/// assert_eq!(a.merge(b), b.merge(a)); // I1
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Span {
     /// Time of the first event.
     pub first: EventTime,
     /// Time of the last event.
     pub last: EventTime,
-    /// How many events; at least one.
+    /// The number of events, at least one.
     pub count: u64,
 }
 
@@ -33,7 +44,7 @@ impl Span {
         self.first <= other.last + gap && other.first <= self.last + gap
     }
 
-    /// The span of both; associative and commutative (I1).
+    /// The span of both. Associative and commutative (I1).
     #[must_use]
     pub fn merge(self, other: Span) -> Span {
         Span {
@@ -44,7 +55,21 @@ impl Span {
     }
 }
 
-/// Spans of one key -> the fewest that do not touch each other, in order of time.
+/// Merges the spans of one key into the fewest that do not touch each other, in order of time.
+///
+/// ```
+/// use sessionizer_core::session::{Span, merge_touching};
+/// use sessionizer_core::time::{EventTime, Gap};
+///
+/// let gap = Gap::from_millis(10).expect("valid");
+/// let at = EventTime::from_millis;
+/// let events = [20, 0, 10, 31].map(|ms| Span::event(at(ms)));
+/// let sessions = merge_touching(events.to_vec(), gap);
+/// assert_eq!(sessions, [
+///     Span { first: at(0), last: at(20), count: 3 },
+///     Span { first: at(31), last: at(31), count: 1 },
+/// ]);
+/// ```
 pub fn merge_touching(mut spans: Vec<Span>, gap: Gap) -> Vec<Span> {
     spans.sort_unstable();
     let mut merged: Vec<Span> = Vec::with_capacity(spans.len());
@@ -60,11 +85,11 @@ pub fn merge_touching(mut spans: Vec<Span>, gap: Gap) -> Vec<Span> {
 /// A session that no on-time event can join any more.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Closed {
-    /// Whose it is.
+    /// Its key.
     pub key: Key,
     /// Its events.
     pub span: Span,
-    /// Whether it may touch a session that closed before: its commit merges it with the table.
+    /// Whether it may touch a session that closed before; then its commit merges it with the table.
     pub late: bool,
 }
 

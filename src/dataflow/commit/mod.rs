@@ -1,24 +1,24 @@
-//! The commit operator: gathers what the frontier has passed and has it written, writer by writer.
+//! The commit operator: hands complete epochs to the writers, and holds the durable frontier.
 //!
-//! A *writer* is one connection to the ledger and the thread that owns it; a shard belongs to writer
-//! `shard mod writers`, a writer lives on worker `writer mod workers`. The operator hands complete
-//! epochs to the thread and keeps its capability until they are durable, so a probe behind it is
-//! the durable frontier (I7). The thread joins the epochs that wait for it into one transaction:
-//! the slower the ledger, the larger the transactions and the fewer.
+//! A *writer* is one connection to the ledger and the thread that owns it. Shard `s` belongs to
+//! writer `s mod writers`, and writer `w` lives on worker `w mod workers`. The operator hands
+//! complete epochs to the thread and keeps its capability until they are durable, so a probe after
+//! it is the durable frontier (I7). The thread joins all epochs that wait for it into one
+//! transaction: the slower the ledger, the larger and fewer the transactions.
 //!
-//! Epochs of a backlog are shorter than others, to take less memory. Where the table is large, to
-//! write them one by one makes the ledger find its way to the pages of its index several times as
-//! often. So once many rows have been written, epochs that have rows are *gathered*: handed over
-//! when the tick of full length has passed to which they belong, as if they had not been cut, or
-//! when half of the epochs wait that may be in flight, or memory is used up: who waits for them to
-//! be durable must not wait for itself.
+//! In a backlog, epochs are shorter, to take less memory. If the table is large, writing them one
+//! by one makes the ledger visit the pages of its index several times as often. So once many rows
+//! have been written, epochs with rows are *gathered*. They are handed over when the full-length
+//! tick that they belong to has passed, as if they had never been cut short. They are also handed
+//! over when half of the epochs that may be in flight are waiting, or when memory is used up:
+//! whoever waits for them to become durable must not wait for itself.
 //!
-//! What a commit has changed in the table leaves as `+1` and `-1` a row, at the last of its epochs,
-//! once it is durable: at most once a run of the program, so whoever keeps sums begins with the
-//! table.
+//! The changes of a commit leave as `+1` and `-1` per row, at the last of its epochs, once it is
+//! durable. Each leaves at most once per run of the program, so whoever keeps sums has to start
+//! from the table.
 //!
-//! What was committed before a restart comes again in a replay; each shard's output passes only
-//! if its epoch lies behind the shard's progress (I5).
+//! A replay produces again what was committed before a restart. The output of a shard passes only
+//! if its epoch is after the shard's progress (I5).
 
 pub mod writer;
 
@@ -93,6 +93,7 @@ pub fn render_commit<'scope>(
     builder.build(move |_capabilities| {
         let mut stash: BTreeMap<Epoch, Stash> = BTreeMap::new();
         move |frontiers| {
+            // 1. Drain the inputs into the stash, by epoch, with a capability for the output.
             outputs.for_each_stamp(|cap, batches| {
                 let epoch = *cap.least().expect("outputs travel under an epoch");
                 let stash = stash.entry(epoch).or_default();
@@ -111,12 +112,17 @@ pub fn render_commit<'scope>(
                 stash.keep(|| cap.retain_least(0));
                 stash.dead_letters.extend(batches.flat_map(std::mem::take));
             });
-            // Behind the last epoch there is nothing.
+
+            // 2. Find the frontier of all inputs: every earlier epoch is complete. After the last
+            //    epoch it is empty.
             let ahead =
                 frontiers.iter().filter_map(|frontier| frontier.frontier().first().copied());
             let ahead = ahead.min().unwrap_or(Epoch::MAX);
-            // Where memory is used up, reading waits for what is gathered. In a replay that holds
-            // for another process, too, whose memory is not known here: it would wait for ever.
+
+            // 3. Hand the complete epochs to the writers, unless they are gathered. Do not gather
+            //    while memory is used up, because reading waits for what would be gathered. Do not
+            //    gather in a replay either: the reader that waits may be in another process, whose
+            //    memory is not known here, and it would wait for ever.
             let gathers = run_state.metrics.rows.load(Relaxed) >= gather_from_rows
                 && ahead >= first_epoch
                 && !run_state.memory.is_used_up();
@@ -128,6 +134,10 @@ pub fn render_commit<'scope>(
                     }
                 }
             }
+
+            // 4. Collect what the writers have made durable. Send the changes under the capability
+            //    of the last epoch of their transaction, and drop it: this moves the durable
+            //    frontier (I7).
             let mut changes_out = changes_out.activate();
             for writer in &mut hosted {
                 for (capability, mut changes) in writer.acknowledged() {
@@ -139,18 +149,18 @@ pub fn render_commit<'scope>(
     changes
 }
 
-/// How epochs are written.
+/// The configuration of the commit operator.
 pub struct CommitConfig {
     pub writers: u32,
     pub drive: WriterDriver,
     /// The length of an epoch that is not cut short.
     pub tick_ms: u64,
-    /// Short epochs are gathered once this process has written so many rows.
+    /// Short epochs are gathered once this process has written this many rows.
     pub gather_from_rows: u64,
     pub open: OpenLedger,
 }
 
-/// Whether complete epochs wait for those behind them that belong to the same tick.
+/// Whether complete epochs wait for later ones of the same tick.
 fn waits<'a>(
     complete: impl Iterator<Item = (&'a Epoch, &'a Stash)> + Clone,
     ahead: Epoch,
@@ -163,7 +173,7 @@ fn waits<'a>(
         && complete.into_iter().any(|(_, stash)| stash.has_rows())
 }
 
-/// What has come of an epoch that is not complete, or that waits for others.
+/// What has arrived of an epoch that is incomplete, or that waits for others.
 #[derive(Default)]
 struct Stash {
     capability: Option<Capability<Epoch>>,
@@ -181,7 +191,7 @@ impl Stash {
         self.outputs.iter().any(|output| !output.closed.is_empty())
     }
 
-    /// The part of each hosted writer, by its place among them.
+    /// The part of each hosted writer, by its index among them.
     fn split(
         self,
         epoch: Epoch,
@@ -216,7 +226,7 @@ impl Stash {
 pub enum WriterDriver {
     /// Each on a thread of its own, so that the ledger and computation overlap.
     Threads,
-    /// The operator, one step at each activation: for tests that decide every step.
+    /// The operator, one step per activation: for tests that control every step.
     Inline,
 }
 
@@ -265,8 +275,8 @@ impl HostedWriter {
         }
     }
 
-    /// What has become durable and what that changed. The capability is that of the last epoch of
-    /// its transaction; those of the epochs before it go.
+    /// Returns what has become durable and what that changed. The capability is that of the last
+    /// epoch of the transaction; those of the epochs before it are dropped.
     fn acknowledged(&mut self) -> Vec<(Capability<Epoch>, Vec<Change>)> {
         let mut durable = Vec::new();
         match &mut self.driven {
@@ -301,7 +311,7 @@ mod tests {
 
     const TICK_MS: u64 = 1_000;
 
-    /// Whether these complete epochs wait; each is told whether it has rows.
+    /// Whether these complete epochs wait; each comes with whether it has rows.
     fn wait(complete: &[(Epoch, bool)], ahead: Epoch) -> bool {
         let stash = |rows: &bool| {
             let span = Span::event(EventTime::from_millis(0));
@@ -327,7 +337,7 @@ mod tests {
         assert!(wait(&[(5_000, true), (5_250, true), (5_500, false)], 5_750));
         assert!(!wait(&[(5_000, true), (5_250, true)], 6_000));
         assert!(!wait(&[(5_750, true)], 6_000));
-        assert!(!wait(&[(5_000, true)], Epoch::MAX), "nothing comes behind the last");
+        assert!(!wait(&[(5_000, true)], Epoch::MAX), "nothing comes after the last");
         assert!(!wait(&[], 5_000));
     }
 

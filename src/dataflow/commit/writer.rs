@@ -1,8 +1,8 @@
-//! A writer: the books of its shards, and the way of a run of epochs into the ledger.
+//! A writer: keeps the totals of its shards, and commits runs of epochs to the ledger.
 //!
-//! [`Writer`] is a state machine with one step: take what waits, try to commit it, learn what became
-//! of it. Whoever drives it decides when: a thread of its own (`run`), or the operator itself,
-//! where a test wants every step in its hands.
+//! [`Writer`] is a state machine with one step: take what waits, try to commit it, learn the
+//! outcome. Its driver decides when: a thread of its own (`run`), or the operator itself in tests
+//! that control every step. A writer knows the ledger only through its port.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -27,17 +27,17 @@ use crate::dataflow::run_state::RunState;
 use crate::ui::text;
 use crate::ui::waiting::Waiting;
 
-/// No transaction takes further epochs once it has this many rows and dead letters.
+/// A transaction takes no further epochs once it has this many rows and dead letters.
 const ROWS_PER_BATCH: usize = 500_000;
-/// How long a writer waits between tries, at least and at most.
+/// How long a writer waits between attempts, at least and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// A ledger that has not answered for so long is told of.
+/// A ledger that has not answered for this long is reported.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// How a writer gets its ledger, where it is driven; told the writer's number.
+/// Opens the ledger of a writer, on the thread that drives it; takes the writer's number.
 pub type OpenLedger = Arc<dyn Fn(u32) -> Result<Box<dyn Ledger>, LedgerError> + Send + Sync>;
 
-/// Everything of one epoch that one writer has to commit.
+/// Everything that one writer has to commit for one epoch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WriterEpoch {
     pub epoch: Epoch,
@@ -53,18 +53,19 @@ impl WriterEpoch {
     }
 }
 
-/// What a step of a writer came to.
+/// The outcome of a writer's step.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StepOutcome {
     /// Nothing waits.
     Idle,
-    /// Everything up to and with this epoch is durable, and this is what it changed in the table.
+    /// Everything up to and including this epoch is durable, and these are the changes in the
+    /// table.
     Durable(Epoch, Vec<Change>),
-    /// It did not work; it may later.
+    /// It failed, and may work later.
     Failed,
 }
 
-/// A writer and what it has before it.
+/// A writer and the epochs that wait for it.
 pub struct Writer {
     writer: u32,
     totals: WriterTotals,
@@ -72,11 +73,11 @@ pub struct Writer {
     ledger: Option<Box<dyn Ledger>>,
     run_state: Arc<RunState>,
     waiting: VecDeque<WriterEpoch>,
-    /// The run that is being committed, up to which epoch; it stays the same until it is durable.
+    /// The run that is being committed, and its last epoch; it stays the same until it is durable.
     run: Option<(Batch, Epoch)>,
-    /// What the last try did to the table.
+    /// What the last attempt did to the table.
     outcome: Outcome,
-    /// Whether the last try may have gone in: its reply may have been lost.
+    /// Whether the last attempt may have been committed: its reply may have been lost.
     unsure: bool,
     failing_since: Option<(Instant, Waiting)>,
 }
@@ -103,7 +104,7 @@ impl Writer {
         }
     }
 
-    /// Adds an epoch; they come in order.
+    /// Adds an epoch; epochs come in order.
     pub fn submit(&mut self, part: WriterEpoch) {
         self.waiting.push_back(part);
     }
@@ -127,7 +128,7 @@ impl Writer {
                     self.run = Some((batch, upto));
                     self.run_state.metrics.writers_committing.fetch_add(1, Relaxed);
                 }
-                // It was, before this start.
+                // It was committed before this start.
                 None => return Ok(StepOutcome::Durable(upto, Vec::new())),
             }
         }
@@ -157,8 +158,8 @@ impl Writer {
         }
     }
 
-    /// One try. After a failure it is not known whether the last one went in. The shards'
-    /// progress tells: one transaction moves all of them, or none.
+    /// Makes one attempt. After a failure it is not known whether the last attempt was committed.
+    /// The progress of the shards tells: a transaction moves all of them, or none.
     fn attempt(&mut self) -> Result<(), LedgerError> {
         let (batch, _) = self.run.as_ref().expect("a run is tried");
         if self.ledger.is_none() {
@@ -170,7 +171,7 @@ impl Writer {
             let progress = ledger.progress(&shards)?;
             self.unsure = false;
             if batch.steps.iter().zip(&progress).all(|(step, epoch)| step.to.epoch == *epoch) {
-                log::info!("writer {}: the commit whose reply was lost had gone in", self.writer);
+                log::info!("writer {}: the commit whose reply was lost had succeeded", self.writer);
                 return Ok(());
             }
         }
@@ -195,8 +196,8 @@ impl Writer {
     }
 }
 
-/// Drives a writer on the thread of its own: takes what comes, commits it, says so; until the
-/// operator is gone or the run ends.
+/// Drives a writer on its own thread: takes epochs as they come, commits them, and acknowledges
+/// them, until the operator is gone or the run ends.
 pub fn run(
     mut writer: Writer,
     inbox: &Receiver<WriterEpoch>,
@@ -207,7 +208,7 @@ pub fn run(
     let steps = listen(writer.writer);
     loop {
         inbox.try_iter().for_each(|part| writer.submit(part));
-        // A writer that is failing has said so already.
+        // A writer that is failing has reported it already.
         let failing = writer.failing_since.is_some();
         if !failing {
             let _ = steps.send(None);
@@ -230,7 +231,7 @@ pub fn run(
             },
             StepOutcome::Failed => {
                 if !wait(backoff, &writer.run_state) {
-                    return Ok(()); // What is not committed is read again at the next start.
+                    return Ok(()); // The next start reads again what is not committed.
                 }
                 backoff = (backoff * 2).min(BACKOFF.1);
             }
@@ -238,8 +239,9 @@ pub fn run(
     }
 }
 
-/// Listens, on a thread of its own, to a writer that begins (`None`) and ends its steps (with or
-/// without a commit): while the ledger does not answer, the writer itself can say nothing.
+/// Watches a writer from a thread of its own. The writer sends `None` when it begins a step, and
+/// `Some` when it ends one (with or without a commit). While the ledger does not answer, the writer
+/// itself cannot report anything.
 fn listen(writer: u32) -> Sender<Option<bool>> {
     let (sender, steps) = channel();
     let listen = move || {
@@ -249,10 +251,10 @@ fn listen(writer: u32) -> Sender<Option<bool>> {
                 continue;
             }
             let waiting = Waiting::new("Postgres", None);
-            waiting.because("it has not answered a commit: a lock, a slow disk, or the way there");
+            waiting.because("it has not answered a commit: a lock, a slow disk, or the network");
             log::warn!(
                 "writer {writer}: Postgres has not answered for 10 s: a lock, a slow disk, or \
-                 the way there; waiting, and reading stops meanwhile"
+                 the network; waiting, and reading stops meanwhile"
             );
             if let Ok(Some(true)) = steps.recv() {
                 let lasted = text::duration(began.elapsed());
@@ -265,7 +267,7 @@ fn listen(writer: u32) -> Sender<Option<bool>> {
     sender
 }
 
-/// Waits; `false` if the run ends meanwhile.
+/// Waits; returns `false` if the run ends meanwhile.
 fn wait(backoff: Duration, run_state: &RunState) -> bool {
     let until = Instant::now() + backoff;
     while Instant::now() < until {
@@ -283,7 +285,7 @@ struct Changes {
     on_time: u64,
 }
 
-/// What a committed batch has changed in the table.
+/// The changes that a committed batch made in the table.
 fn changes(batch: Batch, outcome: Outcome) -> Changes {
     let Outcome { corrections, refused } = outcome;
     let refused: BTreeSet<Closed> = refused.into_iter().map(|refused| refused.session).collect();
@@ -303,7 +305,7 @@ fn changes(batch: Batch, outcome: Outcome) -> Changes {
     Changes { all, on_time }
 }
 
-/// The books of a writer's shards: what has passed, and the sums that go with it.
+/// The progress and the totals of a writer's shards.
 struct WriterTotals {
     shards: BTreeMap<Shard, ShardProgress>,
 }
@@ -315,8 +317,7 @@ impl WriterTotals {
         WriterTotals { shards }
     }
 
-    /// Moves the events of sessions that the table has refused from the closed to the dead, and
-    /// gives how many they are.
+    /// Moves the events of refused sessions from `closed` to `dead`, and returns how many they are.
     fn refuse(&mut self, refused: &[Refused]) -> u64 {
         for Refused { shard, session } in refused {
             let totals = self.shards.get_mut(shard).expect("a shard of this writer");
@@ -326,8 +327,8 @@ impl WriterTotals {
         refused.iter().map(|refused| refused.session.span.count).sum()
     }
 
-    /// Enters a run of epochs and gives what of it has to be written; `None` if all of it passed
-    /// before a restart, or no shard belongs to this writer.
+    /// Enters a run of epochs and returns the batch to write; `None` if all of it passed before a
+    /// restart, or if no shard belongs to this writer.
     fn enter(&mut self, run: Vec<WriterEpoch>) -> Option<Batch> {
         let before = self.shards.clone();
         let mut batch = Batch::default();

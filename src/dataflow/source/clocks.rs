@@ -1,4 +1,5 @@
-//! The clocks as a source sees them: which epoch it is, and by which clock events are judged.
+//! The clocks as a source sees them: the current epoch, and the clock that events are checked
+//! against.
 
 use sessionizer_core::epoch_clock::{ClockNews, ClockWatch, EpochClock, explain};
 use sessionizer_core::time::Epoch;
@@ -9,14 +10,14 @@ use crate::dataflow::source::WorldClocks;
 pub struct Clocks {
     world: WorldClocks,
     epochs: EpochClock,
-    /// Tells how far the clocks are apart; one source of a process does.
+    /// Reports how far the clocks are apart; only one source of a process does.
     watch: Option<ClockWatch>,
     max_future_ms: i64,
 }
 
 impl Clocks {
-    /// Epochs begin at `first`. `watched` is the length of an epoch, if this source is the one of
-    /// its process that says how far the clocks are apart.
+    /// Starts the epochs at `first`. `watched` is the length of an epoch if this source is the one
+    /// of its process that reports how far the clocks are apart.
     pub fn new(world: WorldClocks, first: Epoch, watched: Option<u64>, max_future_ms: i64) -> Self {
         let (epochs, watch) = (EpochClock::new(first), watched.map(ClockWatch::new));
         Clocks { world, epochs, watch, max_future_ms }
@@ -27,17 +28,17 @@ impl Clocks {
         (self.world.elapsed_ms)()
     }
 
-    /// The clock of the epochs, given the latest epoch that was cut anywhere.
+    /// The clock of the epochs, given the latest epoch that any worker has cut.
     pub fn epoch_ms(&mut self, latest_cut: Epoch) -> u64 {
         let elapsed_ms = self.elapsed_ms();
         self.epochs.follow(latest_cut, elapsed_ms);
         self.epochs.at(elapsed_ms)
     }
 
-    /// The clock by which events are judged that are read from now on: the wall clock. Where it was
-    /// set back, that is the lesser of the two. Where it was set forward, it is right nearly always:
-    /// a machine that slept, a clock that was wrong and is corrected.
-    pub fn judge_ms(&mut self) -> u64 {
+    /// The clock that the events read from now on are checked against: the wall clock. If it was
+    /// set back, it is the earlier of the two clocks. If it was set forward, it is nearly always
+    /// right: the machine slept, or a wrong clock was corrected.
+    pub fn wall_ms(&mut self) -> u64 {
         let wall_ms = (self.world.wall_ms)();
         let elapsed_ms = self.elapsed_ms();
         let epoch_ms = self.epochs.at(elapsed_ms);

@@ -1,20 +1,27 @@
-//! The source: reads the partitions of a worker, cuts epochs, binds them, and replays bound ones.
+//! The source: reads the partitions of a worker, cuts epochs and binds them, and replays bound
+//! ones.
 
 pub mod clocks;
+pub mod emit;
+mod live;
 pub mod operator;
+mod partition;
 pub mod pause;
 pub mod reader;
+mod replay;
 pub mod route;
+mod settle;
+mod warnings;
 
 use std::sync::Arc;
 
 use sessionizer_core::time::{EpochLength, Gap};
 use sessionizer_core::watermark::WatermarkConfig;
 
-/// What a source has to know.
+/// The configuration of a source.
 #[derive(Clone)]
 pub struct SourceConfig {
-    /// How many processes the workers belong to.
+    /// The number of processes that the workers belong to.
     pub processes: usize,
     pub epochs: EpochLength,
     pub patience: WatermarkConfig,
@@ -23,16 +30,17 @@ pub struct SourceConfig {
     /// Bounded run: end at the plan's `until` offsets.
     pub until_end: bool,
     pub clocks: WorldClocks,
-    /// Whether the source wakes itself by the real clock; a test that has a clock of its own
-    /// wakes it instead.
+    /// Whether the source wakes itself by the real clock. A test with a clock of its own wakes it
+    /// instead.
     pub alarm: bool,
 }
 
-/// The clocks of a process; nothing below the source looks at one.
+/// The clocks of a process. Nothing downstream of the source uses them.
 #[derive(Clone)]
 pub struct WorldClocks {
-    /// Milliseconds since the plan was made, by a clock that only goes forward: when epochs end.
+    /// Milliseconds since the plan was made, by a clock that only goes forward: decides when epochs
+    /// end.
     pub elapsed_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
-    /// The wall clock, milliseconds since 1970: which events are of the future.
+    /// The wall clock, in milliseconds since 1970: decides which events are too far in the future.
     pub wall_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
 }

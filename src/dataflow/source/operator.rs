@@ -1,4 +1,4 @@
-//! The source as an operator: wakes the reader and sends what it has made.
+//! The source as a timely operator: activates the reader and sends what it has produced.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,14 +19,15 @@ use crate::dataflow::messages::{DeadLetter, SourceBindings, Suspect};
 use crate::dataflow::ports::Feed;
 use crate::dataflow::run_state::RunState;
 use crate::dataflow::source::SourceConfig;
-use crate::dataflow::source::reader::{Emit, Next, Reader};
+use crate::dataflow::source::emit::{Emit, Next};
+use crate::dataflow::source::reader::Reader;
 use crate::dataflow::span_batch::SpanBatch;
 
-/// What comes out of a source.
+/// The outputs of a source.
 pub struct SourceStreams<'scope> {
     /// To the shards.
     pub arrivals: StreamVec<'scope, Epoch, SpanBatch>,
-    /// To the shards, beside the arrivals.
+    /// To the shards, in addition to the arrivals.
     pub suspects: StreamVec<'scope, Epoch, Suspect>,
     /// To every worker.
     pub cuts: StreamVec<'scope, Epoch, SourceBindings>,
@@ -38,8 +39,8 @@ pub struct SourceStreams<'scope> {
     pub feedback: Rc<Feedback>,
 }
 
-/// Builds the source of this worker. `open` makes the feed, given what wakes the source when
-/// records have come; `durable` is the probe behind the commits.
+/// Builds the source of this worker. `open` creates the feed, given what wakes the source when
+/// records have arrived; `durable` is the probe after the commits.
 pub fn render_source<'scope, F: Feed + 'static>(
     scope: Scope<'scope, Epoch>,
     plan: &Arc<RecoveryPlan>,
@@ -75,10 +76,14 @@ pub fn render_source<'scope, F: Feed + 'static>(
     builder.build_reschedule(move |capabilities| {
         let mut capabilities = Some(capabilities);
         move |_frontiers| {
+            // 1. Do nothing once the run has failed. The capabilities stay: dropping them would
+            //    claim progress that was never made.
             let Some(reader) = reader.as_mut() else { return true };
             if run_state.failed() {
-                return true; // Capabilities stay: giving them up would be a lie about progress.
+                return true;
             }
+
+            // 2. Let the reader read, cut epochs and bind them.
             let mut emit = Emit::default();
             let next = match reader.activate(&mut emit) {
                 Ok(next) => next,
@@ -87,6 +92,10 @@ pub fn render_source<'scope, F: Feed + 'static>(
                     return true;
                 }
             };
+
+            // 3. Send what it produced, each epoch under a capability of that epoch. Then
+            //    downgrade the capabilities to the epoch that is being read, or drop them after
+            //    the last one.
             if let Some(caps) = capabilities.as_mut() {
                 send(&mut arrivals_out, &mut caps[0], emit.arrivals);
                 send(&mut suspects_out, &mut caps[1], emit.suspects);
@@ -97,6 +106,8 @@ pub fn render_source<'scope, F: Feed + 'static>(
                     None => capabilities = None,
                 }
             }
+
+            // 4. Arrange the next activation.
             match next {
                 Next::Now => alarm.activator.activate(),
                 Next::After(delay) => alarm.ring_after(delay),
@@ -108,8 +119,8 @@ pub fn render_source<'scope, F: Feed + 'static>(
     SourceStreams { arrivals, suspects, cuts, dead_letters, activator, feedback }
 }
 
-/// Activates the source later. Each ring is set once: the source also wakes for records, and a
-/// ring set at every waking would never stop multiplying.
+/// Activates the source later. Each alarm is set once: records wake the source as well, and if
+/// every activation set an alarm, they would multiply without end.
 struct Alarm {
     set: bool,
     activator: Activator,
@@ -126,7 +137,7 @@ impl Alarm {
     }
 }
 
-/// Sends what was made for each epoch under a capability of that epoch.
+/// Sends what was produced for each epoch under a capability of that epoch.
 fn send<D: timely::ExchangeData>(
     output: &mut OutputBuilder<Epoch, timely::container::CapacityContainerBuilder<Vec<D>>>,
     capability: &mut Capability<Epoch>,

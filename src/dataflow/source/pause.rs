@@ -1,5 +1,5 @@
 //! Keeps a source within the memory of its process: how many bytes it may read at a time, and what
-//! is said while it may read none.
+//! is reported while it may read none.
 
 use std::sync::Arc;
 
@@ -8,29 +8,29 @@ use sessionizer_core::time::Epoch;
 use crate::dataflow::run_state::RunState;
 use crate::ui::waiting::Waiting;
 
-/// A pause is worth a word when for so many milliseconds nothing has been released.
-const SPEAK_AFTER_MS: u64 = 2_000;
+/// A pause is reported once nothing has been released for this many milliseconds.
+const REPORT_AFTER_MS: u64 = 2_000;
 
-/// What one source may take of the budget.
+/// What one source may take from the budget.
 pub struct Pause {
     run_state: Arc<RunState>,
     worker: usize,
-    /// Whether it says that it waits; one source of a process does.
-    speaks: bool,
-    /// How many bytes may be read before this is asked again.
+    /// Whether it reports that it waits; only one source of a process does.
+    reports: bool,
+    /// How many bytes may be read before the budget is asked again.
     left: u64,
-    /// Everything before it was durable when it was last asked; at first nothing is.
+    /// Everything before this epoch was durable when last checked; at first, nothing is.
     durable: Option<Epoch>,
     since_ms: Option<u64>,
     waiting: Option<Waiting>,
 }
 
 impl Pause {
-    pub fn new(run_state: &Arc<RunState>, worker: usize, speaks: bool) -> Self {
+    pub fn new(run_state: &Arc<RunState>, worker: usize, reports: bool) -> Self {
         Pause {
             run_state: Arc::clone(run_state),
             worker,
-            speaks,
+            reports,
             left: 0,
             durable: Some(0),
             since_ms: None,
@@ -38,33 +38,33 @@ impl Pause {
         }
     }
 
-    /// Everything before this epoch is durable; `None`: everything.
+    /// Releases everything before this epoch, which is durable; `None`: everything.
     pub fn release(&mut self, durable: Option<Epoch>) {
         if self.durable != durable {
             self.durable = durable;
             if self.run_state.memory.durable_before(durable) {
-                self.goes_on();
+                self.resume();
             }
         }
     }
 
-    /// Asks how much may be read now; says whether it is anything.
+    /// Asks how much may be read now; returns whether it is anything.
     pub fn may_read(&mut self, now_ms: u64) -> bool {
         let memory = &self.run_state.memory;
         self.left = memory.allowance(self.worker);
         if self.left > 0 {
-            self.goes_on();
+            self.resume();
             return true;
         }
         let since_ms = *self.since_ms.get_or_insert(now_ms);
-        if self.speaks && now_ms.saturating_sub(since_ms) >= SPEAK_AFTER_MS {
+        if self.reports && now_ms.saturating_sub(since_ms) >= REPORT_AFTER_MS {
             let waiting = self.waiting.get_or_insert_with(|| Waiting::new("memory", None));
             waiting.because(&format!("{memory} wait to be committed (--memory)"));
         }
         false
     }
 
-    fn goes_on(&mut self) {
+    fn resume(&mut self) {
         (self.since_ms, self.waiting) = (None, None);
     }
 
@@ -73,7 +73,7 @@ impl Pause {
         self.left
     }
 
-    /// So many bytes have been read.
+    /// Notes that this many bytes have been read.
     pub fn take(&mut self, bytes: u64) {
         self.left = self.left.saturating_sub(bytes);
     }
@@ -82,7 +82,7 @@ impl Pause {
     pub fn explain(&self) -> String {
         let memory = &self.run_state.memory;
         match memory.is_used_up() {
-            true => format!(". The memory for what is in flight is used up (--memory): {memory}"),
+            true => format!(". The memory for data in flight is used up (--memory): {memory}"),
             false => String::new(),
         }
     }

@@ -1,7 +1,7 @@
-//! One record of a partition, in one epoch: an arrival, or a dead letter. Pure.
+//! Turns one record of a partition, in one epoch, into an arrival or a dead letter. Pure.
 //!
-//! What becomes of a record depends on the record and on what its epoch is bound with, and on
-//! nothing else (I2): an epoch that is read again comes out the same.
+//! What becomes of a record depends only on the record and on what its epoch is bound with (I2), so
+//! a replayed epoch comes out the same.
 
 use sessionizer_core::binding::Partition;
 use sessionizer_core::event;
@@ -15,19 +15,19 @@ use crate::dataflow::messages::{DeadLetter, Suspect};
 use crate::dataflow::ports::Record;
 use crate::dataflow::span_batch::SpanBatchBuilder;
 
-/// No detail of a dead letter is longer, in bytes: a decoder may repeat the whole payload.
+/// The longest detail of a dead letter, in bytes: a decoder may repeat the whole payload.
 const DETAIL_BYTES: usize = 2_000;
 
-/// Takes in records of one partition, in one epoch.
+/// Routes records of one partition, in one epoch.
 pub struct Router<'a> {
     pub topic: &'a str,
     pub partition: Partition,
     pub shards: u32,
     pub epoch: Epoch,
-    /// A later event is of the future.
+    /// An event later than this is too far in the future.
     pub latest: EventTime,
     pub gap: Gap,
-    /// An event whose session could end before this may be too late.
+    /// An event whose session could end before this may be late.
     pub suspect_before: EventTime,
     pub dead_letter_bytes: usize,
 }
@@ -40,8 +40,8 @@ pub struct Routed<'a> {
 }
 
 impl Router<'_> {
-    /// Decodes a record and sends it where it belongs; `scratch` is reused from call to call. Gives
-    /// how many bytes that takes.
+    /// Decodes a record and sends it where it belongs. `scratch` is reused from call to call.
+    /// Returns how many bytes of memory that takes.
     pub fn take(
         &self,
         record: &Record<'_>,
@@ -53,7 +53,7 @@ impl Router<'_> {
             Ok(event) => event,
             Err(rejected) => {
                 clock.dead_letter(self.epoch);
-                // It has no key: it belongs to the shard of its place.
+                // It has no key, so its position in Kafka decides its shard.
                 let (number, offset) = (self.partition.number, record.offset);
                 let shard = Shard::of_record(self.topic, number, offset, self.shards);
                 let letter = self.dead_letter(shard, record, rejected);
@@ -69,7 +69,7 @@ impl Router<'_> {
         let mut bytes = 0;
         if self.gap.end_after(event.time) < self.suspect_before {
             let rejected = Rejected { reason: Reason::Late, detail: String::new() };
-            // It has a key, and is dropped and counted where the sessions of the key are.
+            // It has a key, so it is dropped and counted where the sessions of that key are.
             let letter = self.dead_letter(Shard::of(hash, self.shards), record, rejected);
             let (key, time) = (Key::from_encoded(scratch), event.time);
             let suspect = Suspect { hash, key, time, letter };
@@ -79,7 +79,7 @@ impl Router<'_> {
         bytes + out.arrivals.add(hash, scratch, event.time) as u64
     }
 
-    /// Decodes a record; an event too far in the future is none.
+    /// Decodes a record; rejects an event too far in the future.
     fn decode<'r>(&self, record: &Record<'r>) -> Result<Event<'r>, Rejected> {
         let event = event::decode(record.payload)?;
         if event.time > self.latest {
@@ -134,13 +134,13 @@ mod tests {
         };
         let patience = WatermarkConfig { out_of_orderness_ms: 0, idle_timeout_ms: 1 };
         let mut clock = PartitionClock::resume(patience, Binding::initial(partition, 0), 7);
-        let (mut packer, mut suspects, mut letters) =
+        let (mut builder, mut suspects, mut letters) =
             (SpanBatchBuilder::new(gap, 128, 1), Vec::new(), Vec::new());
-        // JSON, but no object: what the decoder says of it repeats it.
+        // JSON, but not an object: the decoder's message repeats it.
         let payload = format!("\"{}\"", "ü".repeat(100_000));
         let record = Record { offset: 5, payload: Some(payload.as_bytes()) };
         let mut taken =
-            Routed { arrivals: &mut packer, suspects: &mut suspects, dead_letters: &mut letters };
+            Routed { arrivals: &mut builder, suspects: &mut suspects, dead_letters: &mut letters };
         let bytes = router.take(&record, &mut clock, &mut Vec::new(), &mut taken);
         assert!(bytes < 8_000, "{bytes} bytes");
         let letter = &letters[0];

@@ -1,0 +1,226 @@
+//! Live epochs: decides when an epoch ends, binds what was read in it, and reads partitions in
+//! turn.
+
+use std::time::Duration;
+
+use sessionizer_core::binding::{Binding, Offset, Partition, Status};
+use sessionizer_core::fault::Fault;
+use sessionizer_core::watermark::PartitionClock;
+
+use crate::dataflow::EPOCHS_IN_FLIGHT;
+use crate::dataflow::messages::SourceBindings;
+use crate::dataflow::ports::{Feed, Stopped};
+use crate::dataflow::source::emit::{Emit, Next};
+use crate::dataflow::source::partition::Part;
+use crate::dataflow::source::reader::{NAP, Phase, RECORDS_PER_ACTIVATION, Reader};
+
+/// How many records of one partition are read before it is the next one's turn.
+const RECORDS_PER_TURN: usize = 4_096;
+
+impl<F: Feed> Reader<F> {
+    /// Ends the replay: everything from here on is new.
+    pub(super) fn go_live(&mut self) -> Result<(), Fault> {
+        self.begin(self.plan.first_epoch);
+        self.phase = Phase::Live;
+        for part in &mut self.parts {
+            let mut bound = *part.clock.bound();
+            let topic_id = self.plan.topic_ids[usize::from(bound.partition.topic)];
+            bound.topic_id = topic_id.or(bound.topic_id);
+            if let Some(start) = part.restart {
+                // Another topic with the same name: offsets start anew, while counts and promise
+                // carry on.
+                (bound.start, bound.end, bound.status) = (start, start, Status::Active);
+                // A partition that the new topic does not have is ended by the first cut.
+                if !part.retired {
+                    self.feed.assign(bound.partition, start)?;
+                    part.assigned = true;
+                }
+            }
+            part.clock = PartitionClock::resume(self.config.patience, bound, self.epoch);
+        }
+        Ok(())
+    }
+
+    /// One activation: ends the epoch if it is due, then reads on.
+    pub(super) fn live(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
+        let now_ms = self.clocks.epoch_ms(self.feedback.latest_cut());
+        let may_read = self.pause.may_read(self.clocks.elapsed_ms());
+        let early = !may_read && (self.records > 0 || self.in_flight.len() < EPOCHS_IN_FLIGHT / 2)
+            || self.feedback.latest_early_cut() >= self.epoch;
+        let full = early || self.records >= self.config.epochs.full_records;
+        let current = self.config.epochs.tick(now_ms, full);
+        let first =
+            self.parts.iter().any(|part| part.never_bound) || self.epoch == self.plan.first_epoch;
+        if self.run_state.stopping() {
+            return self.stop(emit);
+        }
+        if first || current > self.epoch {
+            self.service_feed()?;
+            self.cut(emit, early);
+            if self.config.until_end && self.parts.iter().all(Part::has_ended) {
+                self.phase = Phase::Stopped;
+                return Ok(Next::Now);
+            }
+            self.begin(current.max(self.epoch + 1));
+            for (partition, start) in std::mem::take(&mut self.found) {
+                self.discover(partition, start)?;
+            }
+        }
+        let at_limit = self.read_in_turn(emit)?;
+        if self.config.until_end && (0..self.parts.len()).all(|at| self.at_until(at)) {
+            // There is nothing left to wait for: end with this epoch, not with its tick.
+            return self.stop(emit);
+        }
+        if at_limit {
+            return Ok(if may_read { Next::Now } else { Next::After(NAP) });
+        }
+        let end_ms = self.epoch + self.config.epochs.ms;
+        Ok(Next::After(Duration::from_millis(end_ms.saturating_sub(now_ms).clamp(1, 1_000))))
+    }
+
+    /// Reads every partition for at most one turn; returns whether any of them may have more.
+    fn read_in_turn(&mut self, emit: &mut Emit) -> Result<bool, Fault> {
+        let mut limit = RECORDS_PER_ACTIVATION;
+        let mut at_limit = false;
+        for _ in 0..self.parts.len() {
+            if limit == 0 {
+                // The next activation begins with the partitions that have had no turn.
+                at_limit = true;
+                break;
+            }
+            self.turn = (self.turn + 1) % self.parts.len();
+            let part = &mut self.parts[self.turn];
+            if part.never_bound || part.retired {
+                continue;
+            }
+            let partition = part.clock.bound().partition;
+            part.was_paused = self.feedback.holds(partition);
+            if part.was_paused {
+                continue;
+            }
+            // Without memory to read, at least check: a partition at its end may be idle.
+            let left = self.pause.left();
+            let before = if left > 0 { limit.min(RECORDS_PER_TURN) } else { 0 };
+            let mut turn = before;
+            let until = part.until;
+            let most = (&mut turn, left);
+            let stopped = self.read(self.turn, until, self.wall_ms, most, emit)?;
+            limit -= before - turn;
+            at_limit |= stopped == Stopped::AtLimit;
+            let caught_up_once = stopped != Stopped::AtLimit && self.feed.keeps_up(partition);
+            self.parts[self.turn].caught_up_once |= caught_up_once;
+            self.parts[self.turn].reached_until |= until.is_some() && stopped == Stopped::AtEnd;
+        }
+        Ok(at_limit)
+    }
+
+    /// Cuts the current epoch, the last one.
+    fn stop(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
+        self.service_feed()?;
+        self.cut(emit, false);
+        self.phase = Phase::Stopped;
+        Ok(Next::Now)
+    }
+
+    /// Lets the feed do its work. The partitions it finds wait until an epoch has been cut. A
+    /// bounded run reads what was there at its start.
+    pub(super) fn service_feed(&mut self) -> Result<(), Fault> {
+        let found = self.feed.service()?;
+        if !self.config.until_end {
+            self.found.extend(found);
+        }
+        Ok(())
+    }
+
+    /// Binds what this worker has read of the current epoch; only bindings that changed are sent.
+    fn cut(&mut self, emit: &mut Emit, early: bool) {
+        self.flush(emit);
+        let now_ms = self.clocks.elapsed_ms();
+        let epoch_ms = self.clocks.epoch_ms(self.feedback.latest_cut());
+        let mut bindings = Vec::new();
+        let mut behind = Vec::new();
+        let (mut stuck, mut held_up) = (Vec::new(), Vec::new());
+        let mut ends = Vec::new();
+        for at in 0..self.parts.len() {
+            let ended = self.at_until(at) || self.parts[at].retired;
+            let part = &mut self.parts[at];
+            let before = *part.clock.bound();
+            let partition = before.partition;
+            let position = match part.assigned {
+                true => self.feed.position(partition).max(before.end),
+                false => before.end,
+            };
+            let reads = part.assigned && !part.was_paused;
+            let quiet_ms_ago = reads.then(|| self.feed.quiet_ms_ago(partition)).flatten();
+            let caught_up = quiet_ms_ago.is_some();
+            // Records held back by an open transaction exist: the partition is not silent.
+            let held_back = reads.then(|| self.feed.held_back(partition)).flatten();
+            let quiet = quiet_ms_ago.filter(|_| held_back.is_none());
+            let quiet = quiet.map(|ago| epoch_ms.saturating_sub(ago));
+            let keeps_up = std::mem::take(&mut part.caught_up_once) || caught_up || part.was_paused;
+            if part.assigned && !ended && !keeps_up && !part.clock.is_silent(self.epoch) {
+                behind.push(partition);
+            }
+            let bound = part.clock.cut(self.epoch, position, quiet, ended);
+            if bound != before || part.never_bound {
+                bindings.push(Binding { clock_ms: Some(self.wall_ms), ..bound });
+                ends.push((partition, bound.end));
+            }
+            part.never_bound = false;
+            // A reader that may not read does not wait for more.
+            let waits = reads && !ended && !caught_up && self.pause.left() > 0;
+            if let Some(ms) = part.watchdog.look(waits.then_some(position), now_ms) {
+                stuck.push((partition, position, ms));
+            }
+            let held = held_back.filter(|_| !ended);
+            if let Some(ms) = part.transaction.look(held.map(|_| position), now_ms) {
+                held_up.push((partition, position..held.unwrap_or(position), ms));
+            }
+        }
+        self.warn_stuck(&stuck);
+        self.warn_held_back(&held_up);
+        self.watermark.cut(self.epoch, self.parts.iter().map(|part| part.clock.bound()));
+        Emit::at(&mut emit.cuts, self.epoch).push(SourceBindings {
+            worker: self.worker,
+            bindings,
+            behind,
+            early,
+            differences: Vec::new(),
+        });
+        self.in_flight.push_back((self.epoch, ends));
+        self.records = 0;
+    }
+
+    /// Whether a bounded run has read this partition to its end.
+    fn at_until(&self, at: usize) -> bool {
+        let part = &self.parts[at];
+        let partition = part.clock.bound().partition;
+        part.retired
+            || part.reached_until
+            || part.until.is_some_and(|until| {
+                self.feed.position(partition) >= until
+                    || self.feed.quiet_ms_ago(partition).is_some()
+            })
+    }
+
+    /// Begins to read a partition that has appeared during the run.
+    fn discover(&mut self, partition: Partition, start: Offset) -> Result<(), Fault> {
+        log::info!(
+            "found a new partition: {}[{}], reading it from offset {start}",
+            self.plan.topic(partition),
+            partition.number
+        );
+        self.feed.assign(partition, start)?;
+        let mut initial = Binding::initial(partition, start);
+        initial.topic_id = self.plan.topic_ids[usize::from(partition.topic)];
+        // An earlier topic may have had this partition: its counts carry on.
+        let before = self.parts.iter().position(|part| part.clock.bound().partition == partition);
+        if let Some(at) = before {
+            let Binding { promise, records, dead, .. } = *self.parts.remove(at).clock.bound();
+            initial = Binding { promise, records, dead, ..initial };
+        }
+        let clock = PartitionClock::resume(self.config.patience, initial, self.epoch);
+        self.parts.push(Part { assigned: true, ..Part::new(clock) });
+        Ok(())
+    }
+}

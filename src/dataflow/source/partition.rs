@@ -1,0 +1,54 @@
+//! One partition of a reader: its clock, and how far the feed is with it.
+//!
+//! It knows nothing of the other partitions and does no I/O.
+
+use sessionizer_core::binding::{Offset, Status};
+use sessionizer_core::watchdog::Watchdog;
+use sessionizer_core::watermark::PartitionClock;
+
+/// One partition of this worker.
+pub(super) struct Part {
+    pub(super) clock: PartitionClock,
+    pub(super) until: Option<Offset>,
+    /// Whether the feed has reported that nothing is left before `until`. Its position may stay
+    /// before `until` for ever, if there are holes in between and the next record is after it.
+    pub(super) reached_until: bool,
+    pub(super) retired: bool,
+    /// Whether it is assigned to the feed.
+    pub(super) assigned: bool,
+    /// Where reading continues after the replay, if not where the replay ended.
+    pub(super) restart: Option<Offset>,
+    /// Whether its next binding is sent even if nothing has changed.
+    pub(super) never_bound: bool,
+    /// Whether at some moment of this epoch, everything available had been read.
+    pub(super) caught_up_once: bool,
+    /// Whether it was held and has not been read since: what has arrived meanwhile is unknown.
+    pub(super) was_paused: bool,
+    /// Watches its position while there may be more to read.
+    pub(super) watchdog: Watchdog<Offset>,
+    /// Watches its position while an open transaction holds records back.
+    pub(super) transaction: Watchdog<Offset>,
+}
+
+impl Part {
+    /// A partition that has not been bound in this run and is not assigned to the feed.
+    pub(super) fn new(clock: PartitionClock) -> Self {
+        Part {
+            clock,
+            until: None,
+            reached_until: false,
+            retired: false,
+            assigned: false,
+            restart: None,
+            never_bound: true,
+            caught_up_once: false,
+            was_paused: false,
+            watchdog: Watchdog::default(),
+            transaction: Watchdog::default(),
+        }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.clock.bound().status == Status::Ended
+    }
+}

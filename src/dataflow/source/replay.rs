@@ -1,0 +1,120 @@
+//! The replay: reads the bound epochs of the plan again, each exactly as it was bound.
+//!
+//! If an epoch returns other records than before, the replay reports that and does not repair it.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use sessionizer_core::binding::Binding;
+use sessionizer_core::fault::Fault;
+use sessionizer_core::time::Epoch;
+use sessionizer_core::watermark::PartitionClock;
+
+use crate::dataflow::messages::{ReplayDifference, SourceBindings};
+use crate::dataflow::ports::{Feed, Stopped};
+use crate::dataflow::source::emit::{Emit, Next};
+use crate::dataflow::source::partition::Part;
+use crate::dataflow::source::reader::{NAP, Phase, RECORDS_PER_ACTIVATION, Reader};
+
+impl<F: Feed> Reader<F> {
+    /// Reads the oldest bound epoch again. Once it is complete, cuts it as it was cut before.
+    pub(super) fn replay(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
+        if self.run_state.stopping() {
+            // The current epoch is half read and cannot be cut. Nothing new was read, so leaving
+            // everything as it is loses nothing: the next start begins where this one did.
+            self.run_state.abandon();
+            return Ok(Next::After(Duration::from_millis(100)));
+        }
+        let Phase::Replay(replay) = &mut self.phase else { unreachable!("replaying") };
+        let bound = replay.front().expect("a replay ends with its last epoch").clone();
+        debug_assert_eq!(bound.epoch, self.epoch, "the replay goes in order");
+        self.service_feed()?;
+        // Once everything before it is durable, an epoch is read whole, whatever it takes.
+        if !self.pause.may_read(self.clocks.elapsed_ms()) && !self.in_flight.is_empty() {
+            return Ok(Next::After(NAP));
+        }
+        let mut limit = RECORDS_PER_ACTIVATION;
+        let mut next = None;
+        for binding in &bound.bindings {
+            let at = self.part(binding.partition);
+            if !self.parts[at].assigned {
+                continue;
+            }
+            let clock_ms = binding.clock_in(bound.epoch);
+            match self.read(at, Some(binding.end), clock_ms, (&mut limit, u64::MAX), emit)? {
+                Stopped::AtEnd => {}
+                Stopped::AtLimit => next = Some(Next::Now),
+                Stopped::Waiting => {
+                    next = next.or(Some(Next::After(Duration::from_millis(100))));
+                    let position = self.feed.position(binding.partition);
+                    let now_ms = self.clocks.elapsed_ms();
+                    if let Some(ms) = self.parts[at].watchdog.look(Some(position), now_ms) {
+                        self.warn_stuck(&[(binding.partition, position, ms)]);
+                    }
+                }
+            }
+        }
+        if let Some(next) = next {
+            return Ok(next);
+        }
+        let mut differences = Vec::new();
+        for binding in &bound.bindings {
+            differences.extend(self.check_replayed(bound.epoch, binding));
+            let at = self.part(binding.partition);
+            let part = &mut self.parts[at];
+            part.clock =
+                PartitionClock::resume(self.config.patience, *binding, self.plan.first_epoch);
+        }
+        self.flush(emit);
+        self.watermark.is(bound.watermark);
+        Emit::at(&mut emit.cuts, bound.epoch).push(SourceBindings {
+            worker: self.worker,
+            bindings: bound.bindings,
+            behind: Vec::new(),
+            early: false,
+            differences,
+        });
+        self.in_flight.push_back((bound.epoch, Vec::new()));
+        self.run_state.metrics.replayed_epochs.fetch_add(1, Relaxed);
+        let Phase::Replay(replay) = &mut self.phase else { unreachable!("replaying") };
+        replay.pop_front();
+        match replay.front() {
+            Some(next) => self.epoch = next.epoch,
+            None => self.go_live()?,
+        }
+        Ok(Next::Now)
+    }
+
+    /// Compares a replayed epoch with its binding: they agree (I2) unless the topic has lost
+    /// records since.
+    fn check_replayed(&self, epoch: Epoch, binding: &Binding) -> Option<ReplayDifference> {
+        let Part { clock, assigned, .. } = &self.parts[self.part(binding.partition)];
+        let (before, (records, dead)) = (clock.bound(), clock.counts());
+        if !assigned || (records, dead) == (binding.records, binding.dead) {
+            return None;
+        }
+        let difference = ReplayDifference {
+            epoch,
+            partition: binding.partition,
+            from: before.end,
+            to: binding.end,
+            recorded: binding.records.saturating_sub(before.records),
+            found: records - before.records,
+        };
+        log::warn!(
+            "{}[{}]: reading offsets {} to {} again returned {} records ({} of them dead letters), \
+             not {} ({}) as before: the topic has changed (compaction, deletion). Rows that are \
+             written stay; sessionizer.replay_differences says where, and `lost` in \
+             sessionizer.balance counts what is missing",
+            self.plan.topic(binding.partition),
+            binding.partition.number,
+            difference.from,
+            difference.to,
+            difference.found,
+            dead - before.dead,
+            difference.recorded,
+            binding.dead.saturating_sub(before.dead),
+        );
+        Some(difference)
+    }
+}

@@ -1,0 +1,69 @@
+//! Warnings of a reader that has come to a standstill: what waits, and for whom. It decides
+//! nothing.
+
+use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
+
+use sessionizer_core::binding::{Offset, Partition};
+use sessionizer_core::epoch_clock::Distance;
+
+use crate::dataflow::ports::Feed;
+use crate::dataflow::source::reader::Reader;
+
+impl<F: Feed> Reader<F> {
+    /// Warns that epochs are cut but do not become durable, and says whom they wait for.
+    pub(super) fn warn_nothing_durable(&self, for_ms: u64) {
+        let waits_for = match self.run_state.metrics.writers_committing.load(Relaxed) {
+            0 if self.config.processes > 1 => "another process, or for sessions of this one",
+            0 => "another worker of this process",
+            _ => "Postgres: a commit is under way",
+        };
+        log::warn!(
+            "nothing has become durable for {}: the job waits for {waits_for}. Nothing is lost; \
+             reading stops meanwhile{}",
+            Distance(for_ms),
+            self.pause.explain()
+        );
+    }
+
+    /// Warns that these partitions do not move although they may have more to read.
+    pub(super) fn warn_stuck(&self, stuck: &[(Partition, Offset, u64)]) {
+        let Some((partition, position, for_ms)) = stuck.first() else { return };
+        if crate::ui::waiting::waits_for("Kafka") {
+            return; // That has been reported, and it is the cause.
+        }
+        let others = match stuck.len() - 1 {
+            0 => String::new(),
+            others => format!(" ({others} other partitions as well)"),
+        };
+        log::warn!(
+            "{}[{}]: nothing has come for {}, and offset {position} is not known to be its \
+             end{others}: the broker does not answer, the partition has no leader, or a record \
+             cannot be fetched. The watermark waits for it",
+            self.plan.topic(*partition),
+            partition.number,
+            Distance(*for_ms)
+        );
+    }
+
+    /// Warns that open transactions hold back records of these partitions.
+    pub(super) fn warn_held_back(&self, held: &[(Partition, Range<Offset>, u64)]) {
+        let Some((partition, offsets, for_ms)) = held.first() else { return };
+        let others = match held.len() - 1 {
+            0 => String::new(),
+            others => format!(" ({others} other partitions as well)"),
+        };
+        log::warn!(
+            "{}[{}]: an open transaction has held back offsets {} up to {} for {}{others}: Kafka \
+             delivers nothing after its beginning until its producer commits or aborts, or its \
+             transaction.timeout.ms has passed. The watermark waits for it. \
+             `kafka-transactions.sh find-hanging` finds a transaction that nobody will end, and \
+             `abort` ends it",
+            self.plan.topic(*partition),
+            partition.number,
+            offsets.start,
+            offsets.end,
+            Distance(*for_ms)
+        );
+    }
+}
