@@ -1,17 +1,20 @@
 //! The ledger in Postgres: the only place that names it.
 //!
-//! `url` says where it is, `connect` goes there, `pooler` finds what shares connections between
-//! clients, `trust` decides whose code may run, `table` knows the table of sessions, `peek` looks
-//! before a start, `start` takes the fence, `probe` tries what the job will do, `durable` reads and
-//! checks what is there, `loss` notes what Kafka has lost, `commit` writes an epoch, `past` tells when
-//! the database has gone back to an earlier state, `prune` removes old dead letters, `reset` a job.
-//! Statements stand beside their one caller; what they act on is in `schema.sql`.
+//! `url` parses the address, `connect` opens connections, `pooler` detects a pooler that shares them
+//! between clients, `trust` decides whose code may run, `table` knows the table of sessions, `peek`
+//! looks before a start, `start` takes the fence, `job` creates the job or checks its settings,
+//! `probe` rehearses what the job will do, `durable` reads and checks the durable state, `loss`
+//! records what Kafka has lost, `commit` writes epochs, `past` detects a database that has gone back
+//! to an earlier state, `audit` checks the balance, `prune` deletes old dead letters, and `reset`
+//! removes a job. Statements stand beside their one caller; the objects they use are in
+//! `schema.sql`.
 
 pub mod audit;
 pub mod commit;
 mod connect;
 mod copy;
 mod durable;
+mod job;
 mod loss;
 mod past;
 mod peek;

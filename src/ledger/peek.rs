@@ -8,6 +8,7 @@ use sessionizer_core::time::EventTime;
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::connect::classify;
+use crate::ledger::job;
 use crate::ledger::start;
 use crate::ledger::table;
 use crate::ledger::table::Table;
@@ -84,7 +85,7 @@ pub fn peek(client: &mut Client, config: &LedgerConfig) -> Result<Option<FirstSt
     start::check_rights(&mut tx, &table)?;
     let there = exists(&mut tx, &["sessionizer.jobs"]).map_err(failed)?;
     if there {
-        start::check_owner(&mut tx, config, &table)?;
+        job::check_owner(&mut tx, config, &table)?;
     }
     Ok(Some(FirstStart { rows: rows(&mut tx, config, &table).map_err(failed)? }))
 }

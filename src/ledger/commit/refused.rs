@@ -10,8 +10,9 @@ use sessionizer_core::time::EventTime;
 
 use crate::dataflow::ports::{Batch, LedgerError, Outcome, Refused};
 use crate::ledger::LedgerConfig;
+use crate::ledger::commit::Commit;
 use crate::ledger::commit::rows::{Failed, Refusal};
-use crate::ledger::commit::{Commit, copy_in, printable};
+use crate::ledger::commit::steps::{copy_in, printable};
 use crate::ledger::connect::classify;
 use crate::ledger::table::Table;
 use crate::ui::text;

@@ -13,7 +13,8 @@ use sessionizer_core::session::Span;
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
-use crate::ledger::commit::{Statements, copy_in};
+use crate::ledger::commit::Statements;
+use crate::ledger::commit::steps::copy_in;
 use crate::ledger::connect::classify;
 use crate::ledger::copy::CopyError;
 use crate::ledger::table::Table;
