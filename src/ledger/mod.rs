@@ -1,12 +1,12 @@
 //! The ledger in Postgres: the only place that names it.
 //!
-//! `url` parses the address, `connect` opens connections, `pooler` detects a pooler that shares them
-//! between clients, `trust` decides whose code may run, `table` knows the table of sessions, `peek`
-//! looks before a start, `start` takes the fence, `job` creates the job or checks its settings,
-//! `probe` rehearses what the job will do, `durable` reads and checks the durable state, `loss`
-//! records what Kafka has lost, `commit` writes epochs, `past` detects a database that has gone back
-//! to an earlier state, `audit` checks the balance, `prune` deletes old dead letters, and `reset`
-//! removes a job. Statements stand beside their one caller; the objects they use are in
+//! `url` parses the address, `connect` opens connections, `pooler` detects a pooler that shares
+//! them between clients, `trust` decides whose code may run, `table` knows the table of sessions,
+//! `peek` looks before a start, `start` takes the fence, `job` creates the job or checks its
+//! settings, `probe` rehearses what the job will do, `durable` reads and checks the durable state,
+//! `loss` records what Kafka has lost, `commit` writes epochs, `past` detects a database that has
+//! gone back to an earlier state, `audit` checks the balance, `prune` deletes old dead letters, and
+//! `reset` removes a job. Statements stand beside their one caller; the objects they use are in
 //! `schema.sql`.
 
 pub mod audit;

@@ -18,8 +18,8 @@ use crate::ui::text::{duration, plural};
 
 /// So many at a time: a transaction of a moment.
 const BATCH: i64 = 5_000;
-/// How often old dead letters are looked for: a part of what they are kept, but not less and not more
-/// than this.
+/// How often old dead letters are looked for: a part of what they are kept, but not less and not
+/// more than this.
 const EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3_600));
 /// When they are looked for first, and how long it takes from one batch to the next.
 const FIRST: Duration = Duration::from_secs(60);

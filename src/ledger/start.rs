@@ -207,8 +207,8 @@ fn fence(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<Fence, Ledge
     Ok(Fence { generation, run })
 }
 
-/// Reads the snapshots of some shards, for the run that has taken the fence; `ours`: this process has
-/// taken it, and not another one of the cluster.
+/// Reads the snapshots of some shards, for the run that has taken the fence; `ours`: this process
+/// has taken it, and not another one of the cluster.
 pub fn snapshots(
     client: &mut Client,
     config: &LedgerConfig,

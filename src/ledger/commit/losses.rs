@@ -5,8 +5,8 @@ use crate::ledger::commit::Commit;
 use crate::ledger::connect::classify;
 
 impl Commit<'_> {
-    /// Notes what a replay has brought otherwise than it was bound, and the epoch at which it can be
-    /// told what of that is lost.
+    /// Notes what a replay has brought otherwise than it was bound, and the epoch at which it can
+    /// be told what of that is lost.
     pub(super) fn replay_differences(
         &mut self,
         totals: &[EpochTotals],

@@ -6,9 +6,9 @@
 //! added to.
 //!
 //! Nobody waits for anybody in a circle, because everybody locks in one order: shards, ascending;
-//! then what several writers write, epochs and bindings, ascending; then the row of the job. A start
-//! takes all shards before it touches the row of the job. What is trimmed is locked without waiting:
-//! where another writer is at it, nothing is left to do.
+//! then what several writers write, epochs and bindings, ascending; then the row of the job. A
+//! start takes all shards before it touches the row of the job. What is trimmed is locked without
+//! waiting: where another writer is at it, nothing is left to do.
 
 mod late;
 mod losses;
