@@ -1,4 +1,5 @@
-//! The row of a job: created at its first start, compared with the settings at every later one.
+//! The row of a job: the first start creates it, and every later start compares it with the
+//! settings.
 
 use postgres::{Row, Transaction};
 use sessionizer_core::fault::Fault;
@@ -11,7 +12,7 @@ use crate::ledger::table;
 use crate::ledger::table::Table;
 use crate::ledger::{LedgerConfig, humane};
 
-/// A job that exists has a table: an empty one in its place would lack what was written before.
+/// Refuses a job whose table is gone: an empty one in its place would lack its earlier rows.
 pub(super) fn check_table_is_there(
     tx: &mut Transaction<'_>,
     config: &LedgerConfig,
@@ -26,7 +27,7 @@ pub(super) fn check_table_is_there(
     gone.map_or(Ok(()), |row| Err(table::gone(&config.job, row.get(0))))
 }
 
-/// Finds the job, and gives the topics of its last start; `None`: it was created.
+/// Finds the job and returns the topics of its last start. `None`: the job was created.
 pub(super) fn ensure_job(
     tx: &mut Transaction<'_>,
     config: &LedgerConfig,
@@ -53,7 +54,7 @@ pub(super) fn ensure_job(
     create_job(tx, config, topics, table, &by).map(|()| None)
 }
 
-/// A table belongs to one job.
+/// Refuses a table that belongs to another job.
 pub fn check_owner(
     tx: &mut Transaction<'_>,
     config: &LedgerConfig,
@@ -152,8 +153,8 @@ fn create_job(
     Ok(())
 }
 
-/// Rows that are there before a job has committed anything are the past: they set the horizon of
-/// every shard. Gives the end of the newest.
+/// Sets the horizon of every shard to the end of the newest row that the table had before the job
+/// committed anything, and returns it.
 pub(super) fn begin_after_rows(
     tx: &mut Transaction<'_>,
     config: &LedgerConfig,
@@ -173,7 +174,7 @@ pub(super) fn begin_after_rows(
     Ok(horizon)
 }
 
-/// The name of this machine, for messages about who has taken over.
+/// Returns the name of this machine, for messages about who has taken over.
 fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();

@@ -54,7 +54,7 @@ impl Run {
     }
 
     /// Remembers the server, if it is the first that a writer is connected to.
-    pub fn meet(&self, client: &mut impl GenericClient) {
+    pub fn remember_server(&self, client: &mut impl GenericClient) {
         let mut first = self.server.lock().unwrap_or_else(PoisonError::into_inner);
         if first.is_none() {
             *first = Server::ask(client);
@@ -179,12 +179,12 @@ fn gone_back(distance: &Distance, change: Option<&Change>) -> LedgerError {
 }
 
 /// Why the shards of a writer are not as it left them.
-pub fn why_not(client: &mut impl GenericClient, config: &LedgerConfig, run: &Run) -> LedgerError {
-    find_out(client, config, run)
+pub fn diagnose(client: &mut impl GenericClient, config: &LedgerConfig, run: &Run) -> LedgerError {
+    find_cause(client, config, run)
         .unwrap_or_else(|why| classify(&why, "finding out who has taken over"))
 }
 
-fn find_out(
+fn find_cause(
     client: &mut impl GenericClient,
     config: &LedgerConfig,
     run: &Run,

@@ -1,8 +1,8 @@
-//! The start: the schema, the job, the fence, and what is durable.
+//! The start: ensures the schema and the job, takes the fence, and reads the durable state.
 //!
-//! All of it is one transaction under an advisory lock, so two first starts at the same moment
-//! do not meet. Taking the fence (`generation + 1` on every row of `shard_progress`) waits for
-//! commits in flight and makes every later commit of an older instance fail.
+//! All of it is one transaction under an advisory lock, so that simultaneous first starts do not
+//! collide. Taking the fence (`generation + 1` on every row of `shard_progress`) waits for commits
+//! in flight, and makes every later commit of an older instance fail.
 
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
@@ -22,28 +22,28 @@ use crate::ledger::table::Table;
 use crate::ledger::{LedgerConfig, job, probe};
 
 const SCHEMA: &str = include_str!("schema.sql");
-/// Any constant: it only has to be the same in every instance, and in `sessionizer reset`.
+/// An arbitrary constant, the same in every instance and in `sessionizer reset`.
 pub const ADVISORY_LOCK: i64 = 0x7365_7373_696f_6e73;
 
-/// What a start has found and done.
+/// The result of a start.
 pub struct Started {
     pub durable: RecoveredState,
     pub place: Place,
-    /// The table, as people write it.
+    /// The table, for messages.
     pub table: String,
-    /// Whether the table was made by this start.
+    /// Whether this start created the table.
     pub made_table: bool,
-    /// KAFKA_TOPIC at the start before, if that is known.
+    /// KAFKA_TOPIC at the previous start, if known.
     pub topics_before: Option<Vec<String>>,
     /// The end of the newest row, if this is a first start on a table with rows.
     pub found_rows_to: Option<EventTime>,
 }
 
-/// Prepares everything, takes the fence and reads what is durable.
+/// Prepares everything, takes the fence and reads the durable state.
 ///
-/// `with_rows` says that a first start may begin although the table has rows: where it begins was
-/// held against them. What is missing or wrong is found before the transaction commits, so a start
-/// that is refused has changed nothing, and an instance that runs is not fenced for it.
+/// `with_rows` allows a first start although the table has rows: the caller has compared them with
+/// where reading begins. Anything missing or wrong is found before the transaction commits, so a
+/// refused start changes nothing and does not fence a running instance.
 pub fn start(
     client: &mut Client,
     config: &LedgerConfig,
@@ -53,7 +53,8 @@ pub fn start(
     check_encoding(client)?;
     let failed = |why: postgres::Error| classify(&why, "starting");
     let place = Place::of(client, config).map_err(failed)?;
-    // Each statement sees what was committed while the one before waited for a lock.
+    // Read committed: each statement sees what was committed while the previous one waited for a
+    // lock.
     let tx = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
     let mut tx = tx.map_err(failed)?;
     tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(failed)?;
@@ -91,8 +92,8 @@ pub fn start(
     Ok(Started { durable, place, table, made_table, topics_before, found_rows_to })
 }
 
-/// A commit that is answered before it is on the disk may be lost. The job notices and reads again,
-/// but rows that others have seen may be gone for a moment.
+/// Warns if a commit may be acknowledged before it is on disk and then be lost. The job notices and
+/// reads again, but rows that others have seen may be gone for a moment.
 fn warn_of_lost_commits(tx: &mut Transaction<'_>) -> Result<(), postgres::Error> {
     let row = tx.query_one(
         "select current_user::text, current_setting('synchronous_commit') = 'off'",
@@ -110,7 +111,7 @@ fn warn_of_lost_commits(tx: &mut Transaction<'_>) -> Result<(), postgres::Error>
     Ok(())
 }
 
-/// Keys are UTF-8, byte for byte; any other encoding would change or refuse them.
+/// Refuses an encoding that would change or reject keys, which are UTF-8, byte for byte.
 pub fn check_encoding(client: &mut Client) -> Result<(), LedgerError> {
     let row = client
         .query_one("select current_setting('server_encoding'), current_database()::text", &[])
@@ -125,8 +126,8 @@ pub fn check_encoding(client: &mut Client) -> Result<(), LedgerError> {
     ))))
 }
 
-/// Makes our schema unless it is all there: one that an administrator has made must do, even if
-/// the job may not create anything.
+/// Creates our schema unless it is complete: a login that may not create anything can use one that
+/// an administrator has created.
 fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "preparing the schema sessionizer");
     let there: bool = tx
@@ -150,8 +151,8 @@ fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
     if there { Ok(()) } else { tx.batch_execute(SCHEMA).map_err(failed) }
 }
 
-/// Most rights are needed late: to delete, when the first late event comes. A job that lacks one
-/// must not run until then.
+/// Checks the rights on the table now, because most are needed only later: `delete`, for example,
+/// when the first late event arrives. A job that lacks one must not run until then.
 pub fn check_rights(tx: &mut Transaction<'_>, table: &Table) -> Result<(), LedgerError> {
     let row = tx
         .query_one(
@@ -180,8 +181,8 @@ pub fn check_rights(tx: &mut Transaction<'_>, table: &Table) -> Result<(), Ledge
     ))))
 }
 
-/// Waits for commits in flight and lets none begin. As a commit does it: shards before all else,
-/// and in ascending order, so that nobody waits for anybody in a circle.
+/// Waits for commits in flight and blocks new ones. It locks as a commit does, shards first and in
+/// ascending order, so that there is no deadlock.
 fn lock_shards(tx: &mut Transaction<'_>, job: &str) -> Result<(), LedgerError> {
     let lock = "select from sessionizer.shard_progress where job = $1 order by shard for update";
     tx.execute(lock, &[&job]).map(|_| ()).map_err(|why| classify(&why, "taking the fence"))
@@ -207,8 +208,8 @@ fn fence(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<Fence, Ledge
     Ok(Fence { generation, run })
 }
 
-/// Reads the snapshots of some shards, for the run that has taken the fence; `ours`: this process
-/// has taken it, and not another one of the cluster.
+/// Reads the snapshots of some shards, for the run that has taken the fence. `ours` means that this
+/// process took it, not another one of the cluster.
 pub fn snapshots(
     client: &mut Client,
     config: &LedgerConfig,
@@ -236,15 +237,15 @@ pub fn snapshots(
     Ok(snapshots)
 }
 
-/// Whether this is the database in which the run has taken its fence: each process of a cluster is
-/// told by itself where Postgres is.
+/// Checks that this is the database in which the run has taken its fence: each process of a cluster
+/// has its own POSTGRES_URL.
 fn check_fence(
     client: &mut Client,
     config: &LedgerConfig,
     (fence, ours): (Fence, bool),
 ) -> Result<(), LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "asking for the generation");
-    // A database that never had a job has no such table.
+    // A database that never had a job lacks the table.
     let there: bool = client
         .query_one("select to_regclass('sessionizer.shard_progress') is not null", &[])
         .map_err(failed)?

@@ -1,12 +1,13 @@
-//! Replays that differ from their bindings, and the losses that follow: noted, then counted.
+//! Replays that differ from their bindings, and the records lost by that: recorded first, counted
+//! later.
 
 use crate::dataflow::ports::{EpochTotals, LedgerError};
 use crate::ledger::commit::Commit;
 use crate::ledger::connect::classify;
 
 impl Commit<'_> {
-    /// Notes what a replay has brought otherwise than it was bound, and the epoch at which it can
-    /// be told what of that is lost.
+    /// Records where a replay differs from its bindings. Returns the epoch from which the loss can
+    /// be counted.
     pub(super) fn replay_differences(
         &mut self,
         totals: &[EpochTotals],
@@ -17,7 +18,8 @@ impl Commit<'_> {
             return Ok(None);
         };
         let noted = totals.epoch as i64;
-        // Every writer brings them. Again and again, if a start crashes before its first snapshot.
+        // Every writer records them, and does so again if a start crashes before its first
+        // snapshot.
         for difference in &totals.summary.differences {
             self.tx
                 .execute(
@@ -48,8 +50,8 @@ impl Commit<'_> {
         Ok(Some(noted))
     }
 
-    /// Counts what an accepted loss has cost, if all shards have passed the epoch from which that
-    /// can be told: what the books lack then. Says whether it is counted.
+    /// Counts the records of an accepted loss once all shards have passed `epoch`: the loss is what
+    /// the books lack then. Returns whether it is counted.
     pub fn count_loss(&mut self, epoch: i64) -> Result<bool, LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "counting what is lost");
         let counted = self

@@ -1,14 +1,17 @@
-//! One transaction: rows, corrections, dead letters, snapshots, books, bindings and progress of a
-//! run of epochs, together or not at all (I4).
+//! The commit of a run of epochs: rows, corrections, dead letters, snapshots, books, bindings and
+//! progress in one transaction, all or nothing (I4).
 //!
-//! Read committed is enough: the first statement locks the rows of our shards under our
-//! generation (I5), nobody else writes our table, and every other row we touch is only ever
-//! added to.
+//! This module owns the order of the steps. `statements` prepares their SQL, and `steps`, `rows`,
+//! `late`, `refused`, `losses` and `trim` execute them. It does not know how sessions are made.
 //!
-//! Nobody waits for anybody in a circle, because everybody locks in one order: shards, ascending;
-//! then what several writers write, epochs and bindings, ascending; then the row of the job. A
-//! start takes all shards before it touches the row of the job. What is trimmed is locked without
-//! waiting: where another writer is at it, nothing is left to do.
+//! Read committed is enough: the first statement locks the rows of our shards under our generation
+//! (I5), nobody else writes our table, and every other row that a commit touches is only ever added
+//! to.
+//!
+//! Deadlocks cannot occur, because every transaction locks in the same order: shards, ascending;
+//! then the rows that several writers share, epochs and bindings, ascending; then the row of the
+//! job. A start locks all shards before it touches the row of the job. Trimming skips rows that
+//! another writer has locked: that writer is trimming them already.
 
 mod late;
 mod losses;
@@ -26,7 +29,7 @@ use sessionizer_core::key::{Key, Shard};
 use sessionizer_core::session::{Closed, Span};
 use sessionizer_core::time::Epoch;
 
-use self::refused::Told;
+use self::refused::RefusalWarnings;
 pub(super) use self::refused::{ROW_REFUSED, RefusedRow};
 use self::rows::Tried;
 pub(super) use self::rows::{Failed, Keep, Refusal, Target};
@@ -39,26 +42,26 @@ use crate::ledger::past::Run;
 use crate::ledger::table;
 use crate::ledger::table::Table;
 
-/// A writer: a connection and its statements.
+/// A writer: a connection and its prepared statements.
 pub struct LedgerWriter {
     config: Arc<LedgerConfig>,
     run: Arc<Run>,
     client: Client,
     table: Table,
-    /// Whether rows may touch each other, because some were there before the job.
+    /// Whether the table had rows before the job; those may touch each other.
     found_rows: bool,
-    /// A loss was accepted that is counted when all shards have passed this epoch.
+    /// The epoch that all shards must pass before an accepted loss is counted.
     loss_epoch: Option<i64>,
     statements: Statements,
     tried: Tried,
-    told: Told,
+    warnings: RefusalWarnings,
 }
 
 impl LedgerWriter {
-    /// Connects and prepares.
+    /// Connects and prepares the statements.
     pub fn open(config: Arc<LedgerConfig>, run: Arc<Run>) -> Result<Self, LedgerError> {
         let mut client = connect(&config).map_err(in_a_run)?;
-        run.meet(&mut client);
+        run.remember_server(&mut client);
         let table = table::of_job(&mut client, &config)?;
         let failed = |why: postgres::Error| classify(&why, "preparing to commit");
         let job = client
@@ -69,7 +72,7 @@ impl LedgerWriter {
             .map_err(failed)?;
         let (found_rows, loss_epoch) = job.map_or((false, None), |row| (row.get(0), row.get(1)));
         let statements = Statements::prepare(&mut client, &table, found_rows).map_err(failed)?;
-        let (tried, told) = (Tried::default(), Told::default());
+        let (tried, warnings) = (Tried::default(), RefusalWarnings::default());
         Ok(LedgerWriter {
             config,
             run,
@@ -79,11 +82,12 @@ impl LedgerWriter {
             loss_epoch,
             statements,
             tried,
-            told,
+            warnings,
         })
     }
 
-    /// One transaction. With care, it finds out which rows the table refuses, and goes on without.
+    /// Tries one transaction. If `careful`, it isolates the rows that the table refuses and commits
+    /// the others.
     fn attempt(
         &mut self,
         batch: &Batch,
@@ -98,7 +102,7 @@ impl LedgerWriter {
             statements: &self.statements,
         };
         let mut commit = Commit {
-            // The database may have another default.
+            // Do not rely on the default of the database.
             tx: self
                 .client
                 .build_transaction()
@@ -129,13 +133,13 @@ impl LedgerWriter {
         };
         let (tried, letters) = (commit.tried, commit.letters);
         let done = commit.tx.commit();
-        // What is deferred to the end of a transaction is checked there.
+        // COMMIT checks deferred constraints.
         done.map_err(|why| target.failed_at(&why, "waiting for the reply to COMMIT"))?;
         self.tried = tried;
         self.tried.stored |= batch.closed.len() > outcome.refused.len();
         self.loss_epoch = loss_epoch.filter(|_| !counted);
         self.run.committed(batch.steps.iter().map(|step| step.to.epoch).max().unwrap_or(0));
-        self.told.tell(&letters, &self.table, &self.config);
+        self.warnings.warn(&letters, &self.table, &self.config);
         Ok(())
     }
 }
@@ -147,7 +151,7 @@ impl Ledger for LedgerWriter {
             Err(Failed::Ledger(error)) => return Err(error),
             Err(Failed::Refused(refusal)) => refusal,
         };
-        log::debug!("a row is refused, so they are tried apart: {}", failed.message);
+        log::debug!("the table refuses a row; retrying row by row: {}", failed.message);
         *outcome = Outcome::default();
         self.attempt(batch, outcome, true).map_err(|failed| match failed {
             Failed::Ledger(error) => error,
@@ -160,8 +164,8 @@ impl Ledger for LedgerWriter {
         })
     }
 
-    /// Locks what it reads: a commit whose reply was lost may still be under way, and is waited
-    /// for.
+    /// Locks the rows it reads, and so waits for a commit that is still in flight because its reply
+    /// was lost.
     fn progress(&mut self, shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError> {
         let numbers: Vec<i32> = shards.iter().map(|shard| shard.0 as i32).collect();
         let rows = self
@@ -174,50 +178,50 @@ impl Ledger for LedgerWriter {
             )
             .map_err(|why| classify(&why, "reading progress"))?;
         if rows.len() != shards.len() {
-            return Err(past::why_not(&mut self.client, &self.config, &self.run));
+            return Err(past::diagnose(&mut self.client, &self.config, &self.run));
         }
         Ok(rows.iter().map(|row| row.get::<_, i64>(0) as Epoch).collect())
     }
 }
 
-/// Rows in the order of the primary key: the server then finds the pages of its index one after
-/// another, which spares it a quarter of the work that the rows of a backlog are to it.
+/// Sorts rows by the primary key, so that the server visits the pages of its index in order. That
+/// saves a quarter of its work on the rows of a backlog.
 fn in_key_order(closed: Vec<&Closed>) -> Vec<(&Key, Span)> {
-    // The beginning of the key as a number decides nearly always, and is at hand.
-    let beginning = |key: &Key| {
+    // Comparing a prefix of the key as a number nearly always decides, without following a pointer.
+    let prefix = |key: &Key| {
         let mut bytes = [0; 16];
         let length = key.bytes().len().min(16);
         bytes[..length].copy_from_slice(&key.bytes()[..length]);
         u128::from_be_bytes(bytes)
     };
     let mut rows: Vec<(u128, &Key, Span)> =
-        closed.iter().map(|closed| (beginning(&closed.key), &closed.key, closed.span)).collect();
+        closed.iter().map(|closed| (prefix(&closed.key), &closed.key, closed.span)).collect();
     rows.sort_unstable();
     rows.into_iter().map(|(_, key, span)| (key, span)).collect()
 }
 
-/// The steps of a commit, in their order.
+/// One commit under way; its methods are the steps.
 pub(super) struct Commit<'a> {
     pub tx: Transaction<'a>,
     pub target: Target<'a>,
     pub run: &'a Run,
-    /// Whether rows are tried apart, so that one that is refused does not stop the others.
+    /// Whether to isolate refused rows, so that they do not keep the others out.
     careful: bool,
     tried: Tried,
-    /// What the table has refused, and why.
+    /// The sessions that the table has refused, and why.
     letters: Vec<refused::Letter>,
 }
 
 impl<'a> Commit<'a> {
-    /// For a trial of single steps.
+    /// A commit of which only single steps are tried.
     pub fn trial(tx: Transaction<'a>, target: Target<'a>, run: &'a Run) -> Self {
         let (careful, tried, letters) = (true, Tried::default(), Vec::new());
         Commit { tx, target, run, careful, tried, letters }
     }
 }
 
-/// A login that was right at the start and is not any more, or a database that is gone, may come
-/// back: a password is being changed, or a backup restored. The next start finds out.
+/// During a run, a login that no longer works or a database that is gone may come back: somebody is
+/// changing a password, or restoring a backup. The next start finds out.
 fn in_a_run(error: LedgerError) -> LedgerError {
     match error {
         LedgerError::Fatal(Fault::Config(why)) => LedgerError::Fatal(Fault::Environment(why)),

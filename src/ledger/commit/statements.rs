@@ -5,7 +5,7 @@ use postgres::{GenericClient, Statement};
 use crate::ledger::commit::late;
 use crate::ledger::table::Table;
 
-/// Statements that are prepared once.
+/// The prepared statements of a commit.
 pub(in crate::ledger) struct Statements {
     pub(super) progress: Statement,
     pub(super) epochs: Statement,

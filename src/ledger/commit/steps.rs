@@ -1,5 +1,5 @@
-//! The steps of a commit: one statement each, and what it means if a step moves fewer rows than it
-//! should.
+//! The steps of a commit, one statement each, and the diagnosis if a statement changes fewer rows
+//! than expected.
 
 use std::collections::BTreeMap;
 
@@ -18,11 +18,11 @@ use crate::ledger::connect::classify;
 use crate::ledger::copy::{BinaryCopy, CopyError};
 use crate::ledger::past;
 
-/// No detail of a dead letter is longer, in characters.
+/// The longest detail of a dead letter, in characters.
 const DETAIL_CHARS: usize = 500;
 
 impl Commit<'_> {
-    /// The fence and the idempotence check in one (I5).
+    /// Moves the shards forward: the fence and the idempotence check in one (I5).
     pub fn progress(&mut self, batch: &Batch) -> Result<(), LedgerError> {
         let steps = &batch.steps;
         let column = |value: fn(&ShardStep) -> u64| -> Vec<i64> {
@@ -49,7 +49,7 @@ impl Commit<'_> {
         if moved == steps.len() as u64 {
             return Ok(());
         }
-        Err(past::why_not(&mut self.tx, self.target.config, self.run))
+        Err(past::diagnose(&mut self.tx, self.target.config, self.run))
     }
 
     pub(super) fn rows(
@@ -148,7 +148,7 @@ impl Commit<'_> {
         }
     }
 
-    /// Which epoch has another watermark than another writer has committed (I2).
+    /// Finds the epoch whose watermark differs from the one another writer has committed (I2).
     fn other_watermark(&mut self, totals: &[EpochTotals]) -> LedgerError {
         let epochs: Vec<i64> = totals.iter().map(|totals| totals.epoch as i64).collect();
         let there = self.tx.query(
@@ -171,7 +171,7 @@ impl Commit<'_> {
             (ours != *theirs).then(|| (totals.epoch, shown(ours), shown(*theirs)))
         });
         let Some((epoch, ours, theirs)) = other else {
-            return LedgerError::Retry("an epoch has changed while it was written".to_owned());
+            return LedgerError::Retry("an epoch changed while it was being written".to_owned());
         };
         LedgerError::Fatal(Fault::Environment(format!(
             "two parts of the job {} disagree: one has committed the watermark {theirs} for the epoch \
@@ -182,7 +182,8 @@ impl Commit<'_> {
         )))
     }
 
-    /// All bindings of these epochs: every writer brings them, the first one writes them (I3).
+    /// Writes all bindings of these epochs. Every writer has them, and the first to commit writes
+    /// them (I3).
     pub fn bindings(&mut self, totals: &[EpochTotals]) -> Result<(), LedgerError> {
         let all: Vec<(Epoch, &Binding)> = totals
             .iter()
@@ -247,7 +248,7 @@ fn stored(time: EventTime) -> Option<i64> {
     (time > EventTime::NEVER).then_some(time.millis())
 }
 
-/// Text that Postgres can store and a person can read: no NUL, bounded.
+/// Makes text storable in Postgres and readable by people: no NUL, bounded length.
 pub(super) fn printable(text: &str) -> String {
     text.chars().take(DETAIL_CHARS).map(|c| if c == '\0' { '\u{fffd}' } else { c }).collect()
 }

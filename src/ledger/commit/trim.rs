@@ -5,7 +5,8 @@ use crate::ledger::commit::Commit;
 use crate::ledger::connect::classify;
 
 impl Commit<'_> {
-    /// Forgets what lies behind the oldest snapshot: no start will ask for it.
+    /// Deletes the books and bindings from before the oldest snapshot, except the last binding of
+    /// each partition: no start reads them.
     pub fn trim(&mut self) -> Result<(), LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "trimming bindings");
         let base: i64 = self
