@@ -1,9 +1,9 @@
 -- How many web events does a session on Tech Creator have on average, for each user and overall?
 --
--- Tech Creator is techcreator.io and every host under it; a user is an ip. The first line is the
--- average over all sessions, so that a user with many of them counts for many.
+-- Tech Creator is techcreator.io and every host under it; a user is an ip. The first row is the
+-- average over all sessions, so a user counts once for each session.
 --
--- Of the table sessionized_events; of the table of one job with
+-- Reads the table sessionized_events; for the table of one job, run
 -- `psql -v job=NAME -f queries/average_events_per_session.sql`.
 
 \if :{?job}

@@ -1,11 +1,11 @@
 -- Is every record that each job has read accounted for?
 --
--- Every number counts records, not sessions: those read are in sessions that have closed (rows of
--- the table), in sessions that are open, dead letters, or lost in Kafka with --accept-lost-offsets.
--- The difference is zero after every commit. If it is not, somebody has changed the tables of the
+-- Every number counts records, not sessions. A record that was read is in a closed session (a row
+-- of the table), in an open session, a dead letter, or lost in Kafka (--accept-lost-offsets). The
+-- difference is zero after every commit. If it is not, somebody has changed the tables of the
 -- schema sessionizer, or the job has a bug.
 --
--- Of all jobs of the database; of one with
+-- Covers all jobs of the database; for one job, run
 -- `psql -v job=NAME -f queries/balance.sql`.
 
 \if :{?job}

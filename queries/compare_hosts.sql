@@ -1,10 +1,10 @@
 -- How do sessions on zachwilson.techcreator.io, zachwilson.tech and lulu.techcreator.io compare?
 --
--- A host without any session shows with zeros. The length of a session is the time from its first
--- event to its last: session_end lies behind the last event by the job's --gap (five minutes unless
--- it was told otherwise), which is taken off here; with --session-end last-event it does not.
+-- A host without sessions shows zeros. The length of a session is the time from its first event to
+-- its last: session_end is the last event plus the job's --gap (five minutes by default), which is
+-- subtracted here. With --session-end last-event there is nothing to subtract.
 --
--- Of the table sessionized_events; of the table of one job with
+-- Reads the table sessionized_events; for the table of one job, run
 -- `psql -v job=NAME -f queries/compare_hosts.sql`.
 
 \if :{?job}

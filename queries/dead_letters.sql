@@ -1,9 +1,9 @@
 -- Which records did not become events, for which reasons, and what does such a record look like?
 --
--- The example is the newest of its reason, with the beginning of its payload; bytes that are no
--- plain text show as \ and three digits.
+-- The example is the newest one for its reason, with the beginning of its payload. Bytes that are
+-- not plain text appear as \ and three octal digits.
 --
--- Of all jobs of the database; of one with
+-- Covers all jobs of the database; for one job, run
 -- `psql -v job=NAME -f queries/dead_letters.sql`.
 
 \if :{?job}

@@ -1,12 +1,12 @@
--- How far is each partition, and which one holds the others back?
+-- How far has each partition been read, and which one holds the others back?
 --
--- promise: no event older than this is expected from the partition any more. Sessions close when
--- every active partition has promised to be past their end, so the smallest promise of an active
--- partition counts; one that is idle or has ended holds nothing back. behind is how old that
--- promise is now: a few seconds for live events, the age of the events while a backlog is read.
--- How many records wait in Kafka only the brokers know: kafka-consumer-groups.sh --describe.
+-- promise: no event older than this is expected from the partition any more. A session closes once
+-- every active partition has promised a time after its end, so the smallest promise of an active
+-- partition decides; a partition that is idle or has ended holds nothing back. behind: the age of
+-- the promise, a few seconds for live events, the age of the events while a backlog is read. Only
+-- the brokers know how many records wait in Kafka: kafka-consumer-groups.sh --describe.
 --
--- Of all jobs of the database; of one with
+-- Covers all jobs of the database; for one job, run
 -- `psql -v job=NAME -f queries/lag.sql`.
 
 \if :{?job}

@@ -1,10 +1,10 @@
 -- Which sessions lasted longest, and how many events did they have?
 --
--- From the first event to the last: session_end lies behind the last event by the job's --gap (five
--- minutes unless it was told otherwise), which is taken off here; with --session-end last-event it
--- does not. A visitor who is here for hours is often a program.
+-- The length runs from the first event to the last: session_end is the last event plus the job's
+-- --gap (five minutes by default), which is subtracted here. With --session-end last-event there is
+-- nothing to subtract. A visitor who stays for hours is often a program.
 --
--- Of the table sessionized_events; of the table of one job with
+-- Reads the table sessionized_events; for the table of one job, run
 -- `psql -v job=NAME -f queries/longest_sessions.sql`.
 
 \if :{?job}

@@ -1,10 +1,10 @@
 -- How many sessions began in each hour, of how many visitors, and with how many events?
 --
--- The newest hour comes first, a week at most; hours in which nothing began are left out. Hours are
--- those of the connection's time zone: `set timezone to 'UTC'` or whatever else you think in.
--- Sessions that are still open are not in the table yet, so the newest hours are not complete.
+-- The newest hour comes first; at most 168 hours are shown, and hours in which no session began are
+-- left out. Hours are in the time zone of the connection: `set timezone to 'UTC'`, or to your own.
+-- Open sessions are not in the table yet, so the newest hours are incomplete.
 --
--- Of the table sessionized_events; of the table of one job with
+-- Reads the table sessionized_events; for the table of one job, run
 -- `psql -v job=NAME -f queries/sessions_per_hour.sql`.
 
 \if :{?job}

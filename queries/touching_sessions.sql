@@ -1,10 +1,10 @@
 -- Are there sessions of a visitor that should be one?
 --
--- Of two sessions of an ip on a host, the later one begins more than the job's --gap after the last
--- event of the earlier one. This finds pairs that do not: the job writes none, but a table that it
--- took over may hold some, for stragglers make a Flink job write overlapping sessions.
+-- Of two sessions of an ip on a host, the later one must begin more than the job's --gap after the
+-- last event of the earlier one. This finds pairs that violate that. The job writes none, but a
+-- table that it took over may hold some: late events make a Flink job write overlapping sessions.
 --
--- Of the table sessionized_events; of the table of one job with
+-- Reads the table sessionized_events; for the table of one job, run
 -- `psql -v job=NAME -f queries/touching_sessions.sql`.
 
 \if :{?job}
@@ -15,7 +15,7 @@ from sessionizer.jobs where job = :'job' \gset
 \endif
 
 with job as (
-    -- How far behind session_end a session still joins: not at all if the gap is in it already.
+    -- How long after session_end a session still joins: zero if session_end includes the gap.
     select coalesce(max(gap_ms) filter (where session_end = 'last-event'), 0) * interval '1 ms'
                as reach
     from sessionizer.jobs

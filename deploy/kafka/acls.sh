@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Grants a login of Kafka the least that sessionizer needs, with Kafka's own tool:
+# Grants a Kafka login the least rights that sessionizer needs, with Kafka's own tool:
 #
 #   KAFKA_ACLS="kafka-acls.sh --bootstrap-server broker-1:9092 --command-config admin.properties" \
 #       deploy/kafka/acls.sh LOGIN TOPIC[,TOPIC...] GROUP
 #
-# READ on each topic, which brings DESCRIBE with it. Without it the job does not start.
-# READ on the consumer group (KAFKA_GROUP): to commit offsets for tools that show lag, and to begin
-# where a group has stopped (--from group). Without it the job runs, and warns.
-# For `--from group:NAME` of another group, grant the same on that one, or DESCRIBE alone.
+# READ on each topic, which implies DESCRIBE. Without it, the job does not start.
+# READ on the consumer group (KAFKA_GROUP), to commit offsets for tools that show lag, and to begin
+# where a group has stopped (--from group). Without it, the job runs and logs a warning.
+# For `--from group:NAME` of another group, grant the same on that group, or only DESCRIBE.
 #
-# Nothing else: no right on the cluster, none to write or create, and the group is not joined.
-# `sessionizer produce` is another program to Kafka: it needs WRITE and DESCRIBE on its topic, and
-# CREATE if the topic does not exist yet.
+# The job needs nothing else: no right on the cluster, none to write or create; it does not join the
+# group. `sessionizer produce` needs rights of its own: WRITE and DESCRIBE on its topic, and CREATE
+# if the topic does not exist yet.
 set -euo pipefail
 
 if (($# != 3)); then

@@ -1,16 +1,16 @@
--- A login for the job that may do just what the job does.
+-- Creates a login that may do exactly what the job does.
 --
 --     psql -v role=sessionizer -v table=sessionized_events -f deploy/postgres/role.sql DATABASE
 --
--- Run it in the job's database, as a superuser or as somebody who may create roles and owns the
--- database and the table. Running it again changes nothing, but grants what is missing.
+-- Run it in the job's database, as a superuser, or as a role that may create roles and owns the
+-- database and the table. Running it again only grants what is missing.
 --
---   role      the login; it is created without a password: set one with \password ROLE
---   table     the table of sessions (default sessionized_events), each name as it is written
+--   role      the login; created without a password: set one with \password ROLE
+--   table     the table of sessions (default sessionized_events); names are taken literally
 --   schema    the schema of that table (default public)
 --
--- A table that is there stays whose it is, and the role may read it, add rows and delete rows. If
--- there is none, it is made here: the role may not create anything in that schema. The job's own
+-- An existing table keeps its owner, and the role may select, insert and delete its rows. A missing
+-- table is created here, because the role may not create anything in that schema. The job's own
 -- tables are in the schema `sessionizer`, which belongs to the role.
 
 \set ON_ERROR_STOP on
@@ -35,12 +35,12 @@ set local client_min_messages = warning;
 select format('create role %I login', :'role')
 where not exists (select from pg_roles where rolname = :'role') \gexec
 
--- Nothing of it may make the role more than this.
+-- Take away every attribute that gives the role more than that.
 alter role :"role" nosuperuser nocreatedb nocreaterole noreplication nobypassrls;
 
 select format('grant connect on database %I to %I', current_database(), :'role') \gexec
 
--- To make a schema for a role takes membership in it, unless by a superuser.
+-- Creating a schema for a role requires membership in it, except for a superuser.
 select format('grant %I to %I', :'role', current_user)
 where not pg_has_role(current_user, :'role', 'member') \gexec
 select format('create schema sessionizer authorization %I', :'role')

@@ -1,5 +1,5 @@
-//! Questions to the brokers: which partitions a topic has, where they begin and end, what a topic
-//! is called inside Kafka.
+//! Queries to the brokers: which partitions a topic has, where they begin and end, and its topic
+//! id.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -16,12 +16,12 @@ use sessionizer_core::fault::Fault;
 use crate::kafka::{Context, EVENTS_PER_SERVICE, KafkaConfig, QUESTION, lock, refused, topic_ids};
 use crate::ui::waiting::Waiting;
 
-/// How long a start asks at a time: in between it notices that it is to stop.
+/// The timeout of one request during a start: between requests the start notices a stop.
 const START_QUESTION: Duration = Duration::from_secs(1);
-/// For how long brokers refuse a login or a certificate until a start believes them: one that has
-/// just started may not know of a login yet.
+/// How long brokers must refuse a login or a certificate before a start gives up: a broker that has
+/// just started may not know the login yet.
 const REFUSALS: Duration = Duration::from_secs(3);
-/// How long a question may take even if a start has no patience left.
+/// The least timeout of a request, even if a start has no patience left.
 const QUICK_QUESTION: Duration = Duration::from_millis(500);
 
 /// Asks the brokers about topics and offsets.
@@ -31,30 +31,30 @@ pub struct Admin {
     pub(super) context: Context,
 }
 
-/// What the brokers say of a topic.
+/// What the brokers report about a topic.
 pub(super) struct Layout {
     pub(super) partitions: i32,
-    /// Those that no broker serves now.
+    /// The partitions that no broker serves now.
     pub(super) leaderless: Vec<i32>,
 }
 
 /// Where reading may begin.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StartAt {
-    /// The oldest record there is.
+    /// The oldest record.
     Earliest,
-    /// Behind the newest record.
+    /// After the newest record.
     Latest,
     /// The first record with this Kafka timestamp or a later one, in milliseconds since 1970.
     Timestamp(i64),
-    /// The offsets that this consumer group has committed.
+    /// The committed offsets of this consumer group.
     Group(String),
     /// The offsets in this savepoint of a Flink job.
     Savepoint(String),
 }
 
 impl Admin {
-    /// Makes a client; nothing is asked yet.
+    /// Creates a client; sends no request yet.
     pub fn new(config: &KafkaConfig) -> Result<Self, Fault> {
         Admin::with(config, Context::default())
     }
@@ -67,14 +67,14 @@ impl Admin {
         Ok(Admin { config: config.clone(), client, context })
     }
 
-    /// Lets callbacks run.
+    /// Runs pending callbacks.
     pub(super) fn serve(&self) {
         for _ in 0..EVENTS_PER_SERVICE {
             drop(self.client.poll(Duration::ZERO));
         }
     }
 
-    /// The partitions of a topic. `Err(None)`: the brokers did not answer in time.
+    /// Returns the partitions of a topic. `Err(None)`: the brokers did not answer in time.
     pub(super) fn partitions(
         &self,
         topic: &str,
@@ -119,8 +119,8 @@ impl Admin {
         None
     }
 
-    /// How many partitions each topic has; waits at most `patience` for brokers, and for one that
-    /// leads each partition: nobody could say where the others begin and end.
+    /// Returns how many partitions each topic has. Waits at most `patience` for brokers and for a
+    /// leader of every partition: only the leader knows where a partition begins and ends.
     pub fn topics(
         &self,
         patience: Duration,
@@ -142,7 +142,7 @@ impl Admin {
                     Err(Some(fault)) => return Err(fault),
                     Err(None) => {}
                 }
-                // The reason comes by a callback, a moment after the failure.
+                // A callback delivers the reason, a moment after the failure.
                 thread::sleep(Duration::from_millis(200));
                 self.serve();
                 let why = lock(&self.context.health.last).clone();
@@ -174,13 +174,13 @@ impl Admin {
         Ok(counts)
     }
 
-    /// The ids of topics; `None` for those of brokers that do not say (before Kafka 3.1, or of
-    /// another make).
+    /// Returns the ids of topics; `None` where the brokers do not report them (before Kafka 3.1, or
+    /// not Apache Kafka).
     pub fn topic_ids(&self, topics: &[String]) -> Vec<Option<TopicId>> {
         topic_ids::topic_ids(self.client.client(), topics, QUESTION)
     }
 
-    /// The oldest offset of a partition, and the one behind the newest record that is committed.
+    /// Returns the oldest offset of a partition, and the one after the newest committed record.
     pub fn offsets(&self, topic: &str, partition: i32) -> Result<(Offset, Offset), Fault> {
         let mut last = None;
         for _ in 0..5 {
@@ -198,14 +198,14 @@ impl Admin {
         )))
     }
 
-    /// Where these partitions end, also what lies behind open transactions and cannot be read yet;
-    /// those of which it is not known now are missing.
+    /// Returns where these partitions end, including records after the start of an open
+    /// transaction, which cannot be read yet. Partitions whose end is unknown now are left out.
     pub fn log_ends(
         &self,
         topics: &[String],
         partitions: &[Partition],
     ) -> BTreeMap<Partition, Offset> {
-        // How far a client sees is settled when it is made.
+        // A client's isolation level is fixed when it is created.
         let mut config = self.config.client();
         config.set("allow.auto.create.topics", "false");
         config.set("isolation.level", "read_uncommitted");
@@ -217,8 +217,8 @@ impl Admin {
         ends.unwrap_or_default()
     }
 
-    /// Where these partitions end, as far as committed records can be read; those of which it is not
-    /// known now are missing. `None`: the brokers did not answer.
+    /// Returns where the readable, committed records of these partitions end. Partitions whose end
+    /// is unknown now are left out. `None`: the brokers did not answer.
     pub(super) fn ends(
         &self,
         topics: &[String],
@@ -247,8 +247,8 @@ impl Admin {
         Some(partitions.iter().filter_map(end).collect())
     }
 
-    /// The first record of a partition with this Kafka timestamp or a later one; the end of the
-    /// partition if there is none.
+    /// Returns the first offset of a partition with this Kafka timestamp or a later one, or `end`
+    /// if there is none.
     pub fn offset_at(
         &self,
         topic: &str,

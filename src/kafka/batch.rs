@@ -1,10 +1,10 @@
-//! The records of one partition, fetched from librdkafka many at a time.
+//! The records of one partition, fetched from librdkafka in batches.
 //!
-//! One call of librdkafka hands out up to [`BATCH`] records; one by one each would cost a call, an
-//! event of its own and two looks at the clock: 2.6 CPU seconds for two million records where this
-//! takes 2.0 (docs/DECISIONS.md). The safe interface has no such call, so this room
-//! holds it. What comes out is borrowed and goes when it is passed over. It knows nothing of
-//! offsets that are wanted or not.
+//! One call to librdkafka returns up to [`BATCH`] records. One by one, each record would cost a
+//! call, an event of its own and two reads of the clock: 2.6 CPU seconds for two million records
+//! instead of 2.0 (docs/DECISIONS.md). The safe interface has no such call, so this module owns the
+//! unsafe code for it. Records are borrowed, and freed when the reader moves past them. The module
+//! does not know which offsets are wanted.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
@@ -19,46 +19,46 @@ use sessionizer_core::binding::Offset;
 
 use crate::dataflow::ports::Record;
 
-/// How many records one call fetches at most: enough to make the call cheap, few enough that they
-/// are still in the cache when their turn comes.
+/// The most records that one call fetches: enough to make the call cheap, few enough that they are
+/// still in the cache when they are read.
 const BATCH: usize = 1_024;
-/// And about how many bytes, for what has been fetched does not count in the queue any more.
+/// About the most bytes that one call fetches: fetched records no longer count towards the queue.
 const BATCH_BYTES: usize = 512 * 1_024;
-/// At least so many, however large they are.
+/// The least number of records that one call asks for, however large they are.
 const LEAST: usize = 4;
 
 /// What comes next in a partition.
 pub enum Next<'a> {
     Record(Record<'a>),
-    /// The broker says that nothing lies behind this offset. Markers of transactions lie before
-    /// it that are no records.
+    /// The broker reports that no record follows at or after this offset. Transaction markers,
+    /// which are not records, may lie before it.
     End(Offset),
     Failed(RDKafkaErrorCode),
 }
 
-/// A queue of one partition and what has been taken out of it.
+/// The queue of one partition, and the messages taken out of it.
 pub struct Batches<C: ConsumerContext + 'static> {
     consumer: Arc<BaseConsumer<C>>,
     topic: CString,
     partition: i32,
-    /// Keeps the callback for as long as `native` is used.
+    /// Keeps the callback alive for as long as `native` is used.
     _queue: PartitionQueue<C>,
     native: *mut c::rd_kafka_queue_t,
-    /// Those from `next` up to `fetched` are ours: each is destroyed once, when it is passed over.
+    /// We own those from `next` up to `fetched`: each is destroyed once, in `pass`.
     messages: Box<[*mut c::rd_kafka_message_t; BATCH]>,
     next: usize,
     fetched: usize,
-    /// How many to fetch next.
+    /// How many to fetch with the next call.
     want: usize,
 }
 
-// SAFETY: librdkafka's queues and messages belong to no thread; any may use and destroy them, one
-// at a time, which `&mut self` sees to.
+// SAFETY: librdkafka's queues and messages belong to no thread. Any thread may use and destroy
+// them, one at a time, which `&mut self` guarantees.
 unsafe impl<C: ConsumerContext + 'static> Send for Batches<C> {}
 
 impl<C: ConsumerContext + 'static> Batches<C> {
-    /// Splits the queue of a partition off; before it is assigned, or the first records could come
-    /// by the common queue. `None` if librdkafka has none for it.
+    /// Splits off the queue of a partition. Call this before assigning the partition, or its first
+    /// records could arrive on the common queue. `None` if librdkafka has no queue for it.
     pub fn split(
         consumer: &Arc<BaseConsumer<C>>,
         topic: &str,
@@ -69,8 +69,8 @@ impl<C: ConsumerContext + 'static> Batches<C> {
         queue.set_nonempty_callback(wake);
         let topic = CString::new(topic).ok()?;
         let client = consumer.client().native_ptr();
-        // SAFETY: the client outlives the call, and so does the name. The handle is a reference of
-        // its own to the queue, given back once, in `drop`.
+        // SAFETY: the client and the name outlive the call. The handle is a reference of its own to
+        // the queue, released once, in `drop`.
         let native = unsafe { c::rd_kafka_queue_get_partition(client, topic.as_ptr(), partition) };
         let messages = Box::new([ptr::null_mut(); BATCH]);
         (!native.is_null()).then(|| Batches {
@@ -86,15 +86,15 @@ impl<C: ConsumerContext + 'static> Batches<C> {
         })
     }
 
-    /// What comes next, without waiting; the same again until it is passed over.
+    /// Returns what comes next, without waiting; the same again until [`Self::pass`].
     pub fn peek(&mut self) -> Option<Next<'_>> {
         if self.next == self.fetched {
             self.fetch();
         }
         let message = *self.messages[..self.fetched].get(self.next)?;
-        // SAFETY: a message between `next` and `fetched` is ours and not destroyed, and the borrow
-        // of `self` ends before it can be. librdkafka gives no null ones; the payload is null, or
-        // that many bytes which live as long as the message.
+        // SAFETY: we own the messages from `next` up to `fetched`, they are not destroyed, and the
+        // borrow of `self` ends before they can be. librdkafka returns no null message. The payload
+        // is null, or `len` bytes that live as long as the message.
         let (error, offset, payload) = unsafe {
             let message = &*message;
             let bytes = message.payload.cast::<u8>().cast_const();
@@ -111,15 +111,15 @@ impl<C: ConsumerContext + 'static> Batches<C> {
         })
     }
 
-    /// Whether something was fetched that has not been passed over.
+    /// Whether a fetched message has not been passed yet.
     pub fn holds(&self) -> bool {
         self.next < self.fetched
     }
 
-    /// Where the partition ended by the last answer to a fetch; asks nobody.
+    /// Returns where the partition ended according to the last fetch response; sends no request.
     pub fn known_end(&self) -> Option<Offset> {
         let (mut low, mut high) = (-1, -1);
-        // SAFETY: the consumer and the name outlive the call; the two numbers are written to.
+        // SAFETY: the consumer and the name outlive the call, which writes to the two numbers.
         let error = unsafe {
             c::rd_kafka_get_watermark_offsets(
                 self.consumer.client().native_ptr(),
@@ -133,16 +133,16 @@ impl<C: ConsumerContext + 'static> Batches<C> {
         known.then_some(high)
     }
 
-    /// Passes over what [`Self::peek`] gave.
+    /// Moves past what [`Self::peek`] returned.
     pub fn pass(&mut self) {
-        assert!(self.next < self.fetched, "something was given");
-        // SAFETY: it is ours, and `next` moves behind it: nobody sees it again.
+        assert!(self.next < self.fetched, "a message was fetched");
+        // SAFETY: we own it, and `next` moves past it, so it is never used again.
         unsafe { c::rd_kafka_message_destroy(self.messages[self.next]) };
         self.next += 1;
     }
 
     fn fetch(&mut self) {
-        // SAFETY: the queue is ours until `drop`, and the array has room for `BATCH` pointers, which
+        // SAFETY: we own the queue until `drop`, and the array has room for `BATCH` pointers, which
         // `want` never exceeds.
         let count = unsafe {
             c::rd_kafka_consume_batch_queue(self.native, 0, self.messages.as_mut_ptr(), self.want)
@@ -151,7 +151,7 @@ impl<C: ConsumerContext + 'static> Batches<C> {
         self.fetched = usize::try_from(count).unwrap_or(0);
         let mut bytes = 0;
         for message in &self.messages[..self.fetched] {
-            // SAFETY: they have just been fetched, and are not destroyed yet.
+            // SAFETY: the messages have just been fetched and are not destroyed yet.
             bytes += unsafe { (**message).len };
         }
         if let Some(each) = bytes.checked_div(self.fetched) {
@@ -166,7 +166,8 @@ impl<C: ConsumerContext + 'static> Drop for Batches<C> {
         while self.next < self.fetched {
             self.pass();
         }
-        // SAFETY: the reference taken in `split`; `_queue` and the consumer go after this.
+        // SAFETY: this releases the reference taken in `split`; `_queue` and the consumer are
+        // dropped after it.
         unsafe { c::rd_kafka_queue_destroy(self.native) };
     }
 }

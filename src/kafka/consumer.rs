@@ -1,4 +1,4 @@
-//! Reads partitions: those of a worker, as they grow, and ranges of offsets once more.
+//! Reads partitions: those of a worker as they grow, and ranges of offsets a second time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,42 +21,42 @@ use crate::kafka::batch::{Batches, Next};
 use crate::kafka::watcher::{Found, Watcher};
 use crate::kafka::{Context, EVENTS_PER_SERVICE, KafkaConfig, QUESTION, lock, refused};
 
-/// How long the end of a run waits until a consumer has closed: a new one needs a second to find
-/// out which broker takes its offsets.
+/// How long the end of a run waits for a consumer to close: a new consumer needs a second to find
+/// its group coordinator.
 const CLOSING: Duration = Duration::from_secs(3);
 
-/// The partitions of one worker.
+/// Reads the partitions of one worker.
 pub struct KafkaFeed {
     parts: BTreeMap<Partition, PartFeed>,
-    /// Routed when the feed is dropped.
+    /// Taken when the feed is dropped.
     consumer: Option<Arc<BaseConsumer<Context>>>,
     context: Context,
     topics: Vec<String>,
-    /// What stands beside the offsets that the group is told.
+    /// The metadata of the offsets that are committed to the group.
     mark: String,
     found: Found,
     mine: Box<dyn Fn(Partition) -> bool>,
     wake: Arc<dyn Fn() + Send + Sync>,
-    /// For how long it counts what a broker has said of the end of a partition.
+    /// How long the end offset that a broker has reported stays valid.
     lifetime_ms: u64,
 }
 
 struct PartFeed {
-    /// What has been fetched; a record behind the wanted end stays there.
+    /// Fetched records; a record at or after the wanted end stays there.
     batches: Batches<Context>,
-    /// Where reading stands, and what is known of what lies behind that.
+    /// The position of the reader, and what is known of the records after it.
     end: PartitionEnd,
-    /// Where a fetch has failed last, how often in a row, with what.
+    /// The last failed fetch: its offset, its error, and how often in a row.
     failing: Option<(Offset, RDKafkaErrorCode, u32)>,
 }
 
-/// A fetch that fails so often at one offset will not work by itself.
+/// After this many failures in a row at one offset, a fetch is not expected to recover by itself.
 const FAILS: u32 = 3;
 
 impl KafkaFeed {
-    /// A feed that reads nothing yet. `mine` says which new partitions are this worker's,
-    /// `partitions` about how many all feeds of this process will read; `wake` is called when
-    /// records have come.
+    /// Creates a feed that reads nothing yet. `mine` tells which new partitions belong to this
+    /// worker, `partitions` is about how many all feeds of this process will read, and `wake` is
+    /// called when records have arrived.
     pub fn new(
         config: &KafkaConfig,
         (topics, job): (&[String], &str),
@@ -129,7 +129,7 @@ impl KafkaFeed {
 }
 
 impl KafkaFeed {
-    /// What fails again and again at one offset is told once, with what may help.
+    /// Warns once about an offset that keeps failing, with a remedy if one is known.
     fn say_that_it_fails(&self, partition: Partition, position: Offset, why: &KafkaError) {
         let help = match why.rdkafka_error_code() {
             Some(RDKafkaErrorCode::BadCompression) => {
@@ -176,14 +176,14 @@ impl Feed for KafkaFeed {
         take: &mut dyn FnMut(Record<'_>) -> bool,
     ) -> Result<Stopped, Fault> {
         let part = self.parts.get_mut(&partition).expect("only assigned partitions are read");
-        let behind = |offset: Offset| end.is_some_and(|end| offset >= end);
+        let beyond = |offset: Offset| end.is_some_and(|end| offset >= end);
         let mut left = limit;
         loop {
-            if behind(part.end.position()) {
+            if beyond(part.end.position()) {
                 return Ok(Stopped::AtEnd);
             }
             match part.batches.peek() {
-                Some(Next::Record(record)) if behind(record.offset) => return Ok(Stopped::AtEnd),
+                Some(Next::Record(record)) if beyond(record.offset) => return Ok(Stopped::AtEnd),
                 Some(Next::Record(_)) if left == 0 => return Ok(Stopped::AtLimit),
                 Some(Next::Record(record)) => {
                     let offset = record.offset;
@@ -231,13 +231,13 @@ impl Feed for KafkaFeed {
     }
 
     fn held_back(&self, partition: Partition) -> Option<Offset> {
-        // The end of the log, where `end` knows of the last stable offset.
+        // `known_end` is the end of the log; `part.end` knows the last stable offset.
         let (part, end) = (&self.parts[&partition], self.quiet_ms_ago(partition));
         end.and(part.batches.known_end()).filter(|end| *end > part.end.position())
     }
 
     fn keeps_up(&self, partition: Partition) -> bool {
-        // Where records come all the time, the broker never says that this was the last.
+        // While records keep arriving, the broker never reports the end of the partition.
         let part = &self.parts[&partition];
         let end = part.batches.known_end();
         !part.batches.holds()
@@ -254,7 +254,7 @@ impl Feed for KafkaFeed {
 
     fn service(&mut self) -> Result<Vec<(Partition, Offset)>, Fault> {
         for _ in 0..EVENTS_PER_SERVICE {
-            // Nothing but events comes by the common queue: a record here would be lost.
+            // The common queue carries only events: a record here would be lost.
             let event = self.consumer().poll(Duration::ZERO);
             assert!(!matches!(event, Some(Ok(_))), "a record came by the common queue");
         }
@@ -286,11 +286,11 @@ impl Feed for KafkaFeed {
 }
 
 impl Drop for KafkaFeed {
-    /// A consumer that closes waits for the replies to its commits, for a minute or for ever if
-    /// the broker is away. They are a courtesy: they get a moment, and then the run ends.
+    /// A closing consumer waits for the replies to its commits, for a minute or for ever if the
+    /// broker is down. Those commits are a courtesy: wait up to [`CLOSING`], then end the run.
     fn drop(&mut self) {
         let (closing, closed) = channel::<()>();
-        // The queues of the partitions hold the consumer as well.
+        // The queues of the partitions hold references to the consumer, too.
         let all = (std::mem::take(&mut self.parts), self.consumer.take(), closing);
         let thread = thread::Builder::new().name("kafka-close".to_owned());
         if thread.spawn(move || drop(all)).is_ok() {
@@ -299,7 +299,7 @@ impl Drop for KafkaFeed {
     }
 }
 
-/// Offsets of a partition: from `start`, up to and without `end`.
+/// Offsets of a partition, from `start` up to but excluding `end`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Range {
     pub topic: String,
@@ -308,8 +308,8 @@ pub struct Range {
     pub end: Offset,
 }
 
-/// Reads ranges, each in order, all at once; `take` gets the number of the range and the record,
-/// and says whether to go on.
+/// Reads all ranges at once, each in order. `take` gets the index of the range and the record, and
+/// returns whether to continue.
 pub fn scan(
     config: &KafkaConfig,
     ranges: &[Range],
@@ -318,7 +318,7 @@ pub fn scan(
     scan_for(config, ranges, None, take)
 }
 
-/// [`scan`], for at most so long.
+/// Like [`scan`], for at most `patience`.
 pub fn scan_for(
     config: &KafkaConfig,
     ranges: &[Range],
@@ -365,7 +365,8 @@ pub fn scan_for(
                 }
                 open[at] &= offset + 1 < ranges[at].end;
             }
-            // The end says which partition, not of which topic; holes may lie at the end.
+            // The event names the partition but not its topic, and a range may end in a gap of
+            // offsets: compare the positions instead.
             Some(Err(KafkaError::PartitionEOF(_))) | None => {
                 let positions = consumer.position().map_err(|why| failed(&why))?;
                 for (at, range) in ranges.iter().enumerate() {

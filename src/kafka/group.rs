@@ -1,4 +1,4 @@
-//! The offsets that a consumer group has committed: where another job of that group has stopped.
+//! The committed offsets of a consumer group: where another job of that group has stopped.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -13,11 +13,11 @@ use sessionizer_core::fault::Fault;
 
 use crate::kafka::{Admin, QUESTION, refused};
 
-/// What stands beside an offset that this program has committed, before the name of the job:
-/// sessions may be open there of which another job knows nothing.
+/// The metadata of an offset that this program has committed begins with this, followed by the name
+/// of the job. At such an offset, sessions may be open that another job does not know.
 const MARK: &str = "sessionizer";
 
-/// What a job leaves beside its offsets.
+/// The metadata that a job commits with its offsets.
 pub(super) fn mark(job: &str) -> String {
     format!("{MARK} {job}")
 }
@@ -27,19 +27,19 @@ pub(super) fn mark(job: &str) -> String {
 pub struct Committed {
     /// The next record to read.
     pub offset: Offset,
-    /// Whether this program has committed it, for tools that show lag, and not a job before it.
+    /// Whether this program committed it, for tools that show lag, rather than the job before it.
     pub ours: bool,
 }
 
 /// By topic and partition.
 pub type CommittedOffsets = BTreeMap<(String, i32), Committed>;
 
-/// The same with what stands beside each.
+/// The same, with the metadata of each offset.
 type Marked = BTreeMap<(String, i32), (Offset, String)>;
 
 impl Admin {
-    /// What a group has committed; a partition without is not there.
-    /// `Ok(None)`: this login may not know.
+    /// Returns the committed offsets of a group; partitions without one are left out.
+    /// `Ok(None)`: this login may not read them.
     pub fn committed(
         &self,
         group: &str,
@@ -56,7 +56,7 @@ impl Admin {
         }))
     }
 
-    /// The offsets of a group that this job has committed.
+    /// Returns the offsets of a group that this job has committed.
     pub fn committed_by(
         &self,
         (group, job): (&str, &str),

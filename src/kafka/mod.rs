@@ -1,14 +1,14 @@
-//! Kafka: the only module that names rdkafka. Here are the settings of all clients and what their
-//! callbacks know; each of the rooms behind it holds one thing that is done with a client.
+//! Kafka: the only module that names rdkafka. It owns the settings of every client and the state
+//! that their callbacks share; each submodule owns one use of a client.
 //!
-//! [`Admin`] asks questions (partitions, offsets), [`KafkaFeed`] reads the partitions of one
-//! worker, [`Watcher`] finds new partitions and notices when brokers go and come back,
-//! [`Publisher`] writes events, [`EmbeddedBroker`] is a broker inside this process for
-//! demonstrations.
+//! [`Admin`] queries partitions and offsets, [`KafkaFeed`] reads the partitions of one worker,
+//! [`Watcher`] finds new partitions and notices when brokers go away and come back, [`Publisher`]
+//! writes events, and [`EmbeddedBroker`] is a broker inside this process for demonstrations.
 //!
-//! Partitions are assigned, never subscribed to: which worker reads what is the dataflow's
-//! business. Each has a queue of its own, so that one can be read and another left alone.
-//! Offsets are kept in Postgres; those of the group are a courtesy to tools that show lag.
+//! Partitions are assigned, never subscribed to: the dataflow decides which worker reads which
+//! partition. Each partition has a queue of its own, so that one can be read while another is
+//! paused. Offsets are kept in Postgres; the offsets of the consumer group are only a courtesy to
+//! tools that show lag.
 
 mod admin;
 mod batch;
@@ -48,17 +48,18 @@ pub struct KafkaConfig {
     pub brokers: String,
     pub group: String,
     pub topics: Vec<String>,
-    /// Key and secret: SASL_SSL with PLAIN, as the Flink job had it; without, plaintext.
+    /// Key and secret for SASL_SSL with PLAIN, as the Flink job used it. `None`: plaintext.
     pub login: Option<(String, Secret)>,
     /// Settings of librdkafka, applied last.
     pub extra: Vec<(String, Secret)>,
-    /// What all partitions of a process together may hold of fetched, unread records, in bytes.
+    /// The limit on fetched but unread records, in bytes, for all partitions of a process together.
     pub queued_bytes: u64,
 }
 
-/// Settings that the job depends on, and why nobody else may set them. All are here that change which
-/// records are read: what is left shapes how they come (fetch sizes, queues, `check.crcs`, the rack
-/// they come from), and a replay brings the same whatever it is.
+/// Settings that the job depends on, and why users may not set them. Every setting that changes
+/// which records are read is listed. All others only shape how records arrive (fetch sizes, queues,
+/// `check.crcs`, the rack they come from), and a replay reads the same records whatever their
+/// values.
 pub const RESERVED: [(&str, &str); 22] = [
     ("bootstrap.servers", "set KAFKA_URL instead"),
     ("metadata.broker.list", "set KAFKA_URL instead"),
@@ -84,21 +85,22 @@ pub const RESERVED: [(&str, &str); 22] = [
     ("test.mock.broker.rtt", "the brokers are those of KAFKA_URL"),
 ];
 
-/// How long one question to the brokers may take.
+/// The timeout of one request to the brokers.
 const QUESTION: Duration = Duration::from_secs(5);
-/// How often a client is polled for events at a time. A poll that has handled an event of its own,
-/// a line of the log for example, says the same as one that found nothing, so it is no sign.
+/// How many times a client is polled for events in one go. A poll that has handled an internal
+/// event, such as a log line, returns the same as one that found nothing, so the return value does
+/// not say whether to stop.
 const EVENTS_PER_SERVICE: usize = 100;
-/// What all partitions of a process together may hold of fetched, unread records, where nobody says
-/// how much.
+/// The default limit on fetched but unread records, in bytes, for all partitions of a process
+/// together.
 pub const QUEUED_BYTES: u64 = 64 << 20;
-/// How many fetched, unread records of all partitions together are enough for a while: 50 ms of
-/// work. Each takes 200 bytes beside its own, so that more of them make the better part of the
-/// memory of a job, and none of its speed.
+/// How many fetched but unread records suffice for all partitions together: 50 ms of work. Each
+/// takes 200 bytes on top of its own size, so a larger number would make up most of a job's memory
+/// without making it any faster.
 const QUEUED_RECORDS: usize = 40_000;
 
 impl KafkaConfig {
-    /// Whether librdkafka accepts all settings; the error names the first that it does not.
+    /// Checks that librdkafka accepts all settings; the error names the first that it rejects.
     pub fn check(&self) -> Result<(), String> {
         match self.client().create_native_config() {
             Ok(_) => Ok(()),
@@ -119,14 +121,14 @@ impl KafkaConfig {
     }
 
     fn client(&self) -> ClientConfig {
-        // Whoever uses OpenSSL first says what it does when the process exits. Its own choice is to
-        // take itself apart, and threads of clients that are still closing crash on what is left.
+        // The first user of OpenSSL decides what it does when the process exits. By default it
+        // frees its global state, and threads of clients that are still closing would crash.
         openssl::init();
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.brokers);
         config.set("client.id", "sessionizer");
-        // A dead peer is noticed even when nothing is sent; the first tries come soon and the
-        // later ones often enough that a broker that is back is found within seconds.
+        // Notice a dead peer even when nothing is sent. The first reconnects come soon, and later
+        // ones often enough to find a broker within seconds of its return.
         config.set("socket.keepalive.enable", "true");
         config.set("reconnect.backoff.max.ms", "2000");
         if let Some((key, secret)) = &self.login {
@@ -142,25 +144,25 @@ impl KafkaConfig {
         config
     }
 
-    /// How long a topic may be unknown to the brokers before it counts as gone: as librdkafka has
-    /// it, half a minute, for a broker that has just started may not know of it yet.
+    /// How long a topic may be unknown to the brokers before it counts as gone. The default is
+    /// librdkafka's, half a minute: a broker that has just started may not know the topic yet.
     fn gone_patience(&self) -> Duration {
         let set = self.extra.iter().rfind(|(name, _)| name == "topic.metadata.propagation.max.ms");
         let millis = set.and_then(|(_, value)| value.reveal().trim().parse().ok());
         Duration::from_millis(millis.unwrap_or(30_000))
     }
 
-    /// What the consumers of a process that reads so many partitions hold at most.
+    /// The most that the consumers of a process hold when it reads this many partitions.
     pub fn held_bytes(&self, partitions: usize) -> u64 {
         let Shares { queued_kib, fetched_kib } = self.shares(partitions);
         (queued_kib + fetched_kib) * 1_024 * partitions as u64
     }
 
-    /// What each of so many partitions may hold. A queue takes one fetch more than it may hold.
+    /// The share of each of this many partitions. A queue can exceed its limit by one fetch.
     fn shares(&self, partitions: usize) -> Shares {
         let share_kib = self.queued_bytes / 1_024 / partitions.max(1) as u64;
         let queued_kib = share_kib.clamp(64, 16 * 1_024);
-        // It may become several times as much when it is unpacked.
+        // A fetch may become several times as large when it is decompressed.
         let fetched_kib = (share_kib / 16).clamp(64, 1_024);
         Shares { queued_kib, fetched_kib }
     }
@@ -169,7 +171,8 @@ impl KafkaConfig {
         let mut config = self.client();
         let partitions = partitions.max(1);
         let Shares { queued_kib, fetched_kib } = self.shares(partitions);
-        // Fewer than a fetch brings would be asked for again before they are there.
+        // With a limit below what one fetch brings, the next would be sent before the first
+        // arrives.
         let queued_records = (QUEUED_RECORDS / partitions).clamp(2_500, 20_000);
         for (name, value) in [
             ("group.id", self.group.as_str()),
@@ -182,15 +185,16 @@ impl KafkaConfig {
             config.set(name, value);
         }
         let defaults = [
-            // Memory stays bounded however many partitions there are.
+            // Bound memory, however many partitions there are.
             ("queued.max.messages.kbytes", queued_kib.to_string()),
             ("fetch.message.max.bytes", (fetched_kib * 1_024).to_string()),
             ("queued.min.messages", queued_records.to_string()),
-            // When a queue was full, ask again soon: the default of a second idles a backlog.
+            // Fetch again soon after a queue was full: the default of a second stalls a backlog.
             ("fetch.queue.backoff.ms", "5".to_owned()),
-            // A broker has one question at a time. If the queue of a partition is full, it is about
-            // the others only, and where those have come to their end the broker waits so long for
-            // more: the default of half a second stops a partition that still has a backlog.
+            // There is one fetch request at a time to each broker. While the queue of a partition
+            // is full, the request covers the others only; if those are at their end, the broker
+            // waits this long for more. The default of half a second would stall a partition that
+            // still has a backlog.
             ("fetch.wait.max.ms", "50".to_owned()),
         ];
         for (name, value) in defaults {
@@ -204,32 +208,32 @@ impl KafkaConfig {
     }
 }
 
-/// What a partition may hold.
+/// The limits of one partition.
 struct Shares {
-    /// Of fetched, unread records.
+    /// Fetched but unread records.
     queued_kib: u64,
-    /// Of a fetch. A larger batch of records comes all the same, alone.
+    /// One fetch. A larger batch of records still arrives, alone.
     fetched_kib: u64,
 }
 
-/// How librdkafka shows that a server of tokens refuses an identity or a secret.
+/// What librdkafka reports when a token endpoint rejects a client id or a secret.
 const DENIED: [&str; 5] =
     ["invalid_client", "unauthorized_client", "invalid_grant", "(401)", "(403)"];
 
-/// What the callbacks of librdkafka know, shared by all clients of a process.
+/// What librdkafka's callbacks have observed, shared by all clients of a process.
 struct Health {
-    /// When this began: the origin of all its times in milliseconds.
+    /// The origin of all times in milliseconds below.
     began: Instant,
-    /// How many times a connection failed.
-    troubles: AtomicU64,
-    /// When one failed last, plus one; 0: never.
+    /// How many connections have failed.
+    failures: AtomicU64,
+    /// When a connection last failed, plus one; 0: never.
     doubted_ms: AtomicU64,
     last: Mutex<Option<String>>,
-    /// Whether it was said that the group may not be used.
+    /// Whether the warning about the denied consumer group was logged.
     group_denied: AtomicBool,
-    /// Since when a login or a certificate is refused, and why.
+    /// Since when a login or a certificate has been refused, and why.
     refused: Mutex<Option<(Instant, String)>>,
-    /// When the brokers were last asked where the partitions end, and what they said.
+    /// When the brokers were last asked for the end offsets, and their answer.
     ends: Mutex<(u64, BTreeMap<Partition, Offset>)>,
 }
 
@@ -237,7 +241,7 @@ impl Default for Health {
     fn default() -> Self {
         Health {
             began: Instant::now(),
-            troubles: AtomicU64::default(),
+            failures: AtomicU64::default(),
             doubted_ms: AtomicU64::default(),
             last: Mutex::default(),
             group_denied: AtomicBool::default(),
@@ -252,13 +256,13 @@ impl Health {
         self.began.elapsed().as_millis() as u64
     }
 
-    /// A connection failed, or a partition has lost its leader: what was said before counts no more.
-    fn trouble(&self) {
+    /// A connection failed, or a partition lost its leader: end offsets reported earlier are void.
+    fn record_failure(&self) {
         self.doubted_ms.fetch_max(self.now_ms() + 1, Relaxed);
-        self.troubles.fetch_add(1, Relaxed);
+        self.failures.fetch_add(1, Relaxed);
     }
 
-    /// When there was trouble last.
+    /// When the last failure happened.
     fn doubted_ms(&self) -> Option<u64> {
         self.doubted_ms.load(Relaxed).checked_sub(1)
     }
@@ -268,7 +272,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Callbacks: librdkafka's many lines become debug lines, its failures a count.
+/// The callbacks: librdkafka's log becomes debug lines, its failures a count.
 #[derive(Clone, Default)]
 struct Context {
     health: Arc<Health>,
@@ -277,15 +281,15 @@ struct Context {
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         debug!(target: "librdkafka", "{level:?} {facility}: {message}");
-        // A broker that hangs up on what it does not understand is told of in the log only.
+        // Only the log reports a broker that hangs up on a request it does not understand.
         if facility == "FAIL" {
             let reason = message.split_once("]: ").map_or(message, |(_thread, reason)| reason);
             *lock(&self.health.last) = Some(tls::plain(reason));
         }
-        // An error of a partition that is no answer to a fetch, for example that its topic is gone,
-        // comes with a batch and is told of in the log only: the watcher finds out what it is.
+        // An error of a partition that does not answer a fetch, for example that its topic is gone,
+        // arrives with a batch, and only the log reports it. The watcher finds out what it is.
         if facility == "ERROR" {
-            self.health.trouble();
+            self.health.record_failure();
         }
     }
 
@@ -296,10 +300,10 @@ impl ClientContext for Context {
         }
         debug!(target: "librdkafka", "{error}: {reason}");
         if code == Some(RDKafkaErrorCode::GroupAuthorizationFailed) {
-            // No connection has failed.
+            // This is not a failed connection.
             return self.say_group_is_denied();
         }
-        // A server of tokens that is away may come back; what it says of a secret is final.
+        // A token endpoint that is down may come back; its verdict on a secret is final.
         let no_token = reason.contains("OAUTHBEARER token");
         let is_final = !no_token || DENIED.iter().any(|status| reason.contains(status));
         if code == Some(RDKafkaErrorCode::Authentication) && is_final
@@ -310,16 +314,16 @@ impl ClientContext for Context {
             *refused = Some((since, reason.to_owned()));
         }
         let mut last = lock(&self.health.last);
-        // That all brokers are down says less than why the last one went.
+        // "All brokers are down" says less than why the last one failed.
         if last.is_none() || code != Some(RDKafkaErrorCode::AllBrokersDown) {
             *last = Some(tls::plain(reason));
         }
-        self.health.trouble();
+        self.health.record_failure();
     }
 }
 
 impl Context {
-    /// Says once that the group may not be used.
+    /// Warns once that this login may not use the consumer group.
     fn say_group_is_denied(&self) {
         if !self.health.group_denied.swap(true, Relaxed) {
             warn!(
@@ -330,8 +334,8 @@ impl Context {
         }
     }
 
-    /// Why brokers refuse the login or the certificate, if they have done so for so long. This does
-    /// not heal by waiting.
+    /// Why brokers refuse the login or the certificate, if they have done so for at least `long`.
+    /// Waiting does not resolve it.
     fn refused_for(&self, long: Duration) -> Option<String> {
         let refused = lock(&self.health.refused);
         let (since, why) = refused.as_ref()?;
@@ -349,7 +353,7 @@ impl ConsumerContext for Context {
     }
 }
 
-/// The version of librdkafka, and what it was built with.
+/// The version of librdkafka, and the features it was built with.
 pub fn library() -> (String, String) {
     let config = ClientConfig::new().create_native_config();
     let features = config.and_then(|config| config.get("builtin.features"));
@@ -357,7 +361,7 @@ pub fn library() -> (String, String) {
     (rdkafka::util::get_rdkafka_version().1, features)
 }
 
-/// Whether tokens can be had from an OIDC server.
+/// Whether this build can get tokens from an OIDC server.
 fn has_oidc() -> bool {
     library().1.split(", ").any(|feature| feature == "oidc")
 }

@@ -1,5 +1,5 @@
-//! Who has written what a topic holds: `produce` marks its records, so that it does not write into
-//! a topic of others by mistake.
+//! The origin of records: `produce` marks what it writes, so that it does not write into somebody
+//! else's topic by mistake.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -14,19 +14,19 @@ use sessionizer_core::fault::Fault;
 
 use crate::kafka::{Admin, Context, KafkaConfig, refused};
 
-/// The header of a record that `produce` has written; it has no value.
+/// The header that marks a record of `produce`; it has no value.
 const MARK: &str = "sessionizer";
-/// The first records of a run are all marked, later ones are one in so many: a header on each would
-/// make the records of a topic larger by a twentieth.
+/// The first records of a run are all marked, later ones only one in [`ONE_MARKED_IN`]: a header on
+/// each would make the records of a topic larger by a twentieth.
 const ALL_MARKED: u64 = 1_000;
 const ONE_MARKED_IN: u64 = 16;
-/// How many records of a partition are looked at, at either end, until one has the mark. That none
-/// of so many records of ours has it happens once in fifteen million times.
+/// How many records are searched for the mark at either end of a partition. That none of this many
+/// records of ours is marked happens once in fifteen million times.
 const LOOKED_AT: Offset = 256;
-/// How long this may take.
+/// How long the search may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The headers of the record that is the `number`th of a run.
+/// Returns the headers of the `number`th record of a run.
 pub(super) fn mark(number: u64) -> Option<OwnedHeaders> {
     let marked = number < ALL_MARKED || number.is_multiple_of(ONE_MARKED_IN);
     marked.then(|| {
@@ -35,7 +35,7 @@ pub(super) fn mark(number: u64) -> Option<OwnedHeaders> {
     })
 }
 
-/// A topic that holds records of others.
+/// A topic that holds records which `produce` has not written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Foreign {
     /// A partition whose oldest or newest records `produce` has not written.
@@ -44,8 +44,8 @@ pub struct Foreign {
     pub records: u64,
 }
 
-/// Whether the first topic of the configuration holds records that `produce` has not written: looks
-/// at the oldest and the newest of each partition.
+/// Checks whether the first topic of the configuration holds records that `produce` has not
+/// written, by the oldest and the newest records of each partition.
 pub fn foreign_records(config: &KafkaConfig) -> Result<Option<Foreign>, Fault> {
     let topic = &config.topics[0];
     let cluster = Admin::new(config)?;
@@ -69,7 +69,7 @@ pub fn foreign_records(config: &KafkaConfig) -> Result<Option<Foreign>, Fault> {
     Ok(None)
 }
 
-/// A partition that has records in its range and none with the mark.
+/// Finds a partition that has records in its range, but none with the mark.
 fn unmarked(
     config: &KafkaConfig,
     mut ranges: BTreeMap<i32, (Offset, Offset)>,
@@ -79,7 +79,7 @@ fn unmarked(
         Fault::Environment(format!("the records of {topic} cannot be looked at: {why}"))
     };
     let mut settings = config.consumer(ranges.len());
-    // Nothing is committed, and `produce` needs no KAFKA_GROUP; but no consumer is without a name.
+    // Nothing is committed, and `produce` needs no KAFKA_GROUP; but a consumer must name a group.
     settings.set("group.id", "sessionizer-produce");
     let consumer: BaseConsumer<Context> =
         BaseConsumer::from_config_and_context(&settings, Context::default())
@@ -109,7 +109,7 @@ fn unmarked(
                     seen.insert(partition);
                 }
             }
-            // What is left of a range may be no records: markers of transactions, or holes.
+            // The rest of a range may hold no records: transaction markers, or gaps in the offsets.
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 let open = ranges.remove(&partition).is_some();
                 if open && seen.contains(&partition) {

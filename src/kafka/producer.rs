@@ -1,4 +1,4 @@
-//! Writes events, creates the topic for them, and is a broker itself where there is none.
+//! Writes events, creates their topic, and embeds a broker where there is none.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ use sessionizer_core::fault::Fault;
 use crate::kafka::admin::no_topic;
 use crate::kafka::{Admin, KafkaConfig, lock, origin, refused};
 
-/// How long a producer waits for brokers.
+/// How long creating a topic waits for brokers.
 const CREATE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Writes events to a topic.
@@ -86,10 +86,10 @@ impl Publisher {
         })
     }
 
-    /// Queues a record; waits while the queue is full. `None` is a tombstone.
+    /// Queues a record; blocks while the queue is full. A payload of `None` is a tombstone.
     ///
-    /// Records carry the time of writing, not that of the event: brokers delete old records and
-    /// refuse those of the future by this time.
+    /// Records carry the time of writing, not the event time: by this timestamp, brokers delete old
+    /// records and refuse those of the future.
     pub fn send(&self, key: Option<&str>, payload: Option<&[u8]>) -> Result<(), Fault> {
         let mut record = BaseRecord::<str, [u8]>::to(&self.topic);
         record.key = key;
@@ -112,12 +112,12 @@ impl Publisher {
         }
     }
 
-    /// How many records the brokers have confirmed.
+    /// Returns how many records the brokers have acknowledged.
     pub fn delivered(&self) -> u64 {
         self.delivery.delivered.load(Relaxed)
     }
 
-    /// Waits until everything is confirmed.
+    /// Waits until the brokers have acknowledged every record.
     pub fn flush(&self) -> Result<(), Fault> {
         let flushed = self.producer.flush(Duration::from_secs(60));
         let failed = self.delivery.failed.load(Relaxed);
@@ -134,10 +134,10 @@ impl Publisher {
     }
 }
 
-/// Creates the first topic of the configuration unless it exists; says whether it did.
+/// Creates the first topic of the configuration unless it exists; returns whether it did.
 ///
-/// Asks first: a login that may write need not be allowed to create, and a broker that cannot be
-/// reached is told with the reason.
+/// It looks for the topic first: a login that may write need not be allowed to create, and an
+/// unreachable broker is reported with the reason.
 pub fn create_topic(config: &KafkaConfig, partitions: i32) -> Result<bool, Fault> {
     let topic = &config.topics[0];
     match Admin::new(config)?.topics(CREATE_PATIENCE, || false) {
@@ -151,7 +151,7 @@ pub fn create_topic(config: &KafkaConfig, partitions: i32) -> Result<bool, Fault
     let admin: AdminClient<Delivery> =
         AdminClient::from_config_and_context(&config.client(), Delivery::default())
             .map_err(|why| refused(config, &why))?;
-    // Replication as the brokers have it by default.
+    // -1: the default replication factor of the brokers.
     let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(-1));
     let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
     let results = futures_executor::block_on(admin.create_topics([&new], &options))
@@ -170,7 +170,8 @@ pub fn create_topic(config: &KafkaConfig, partitions: i32) -> Result<bool, Fault
     }
 }
 
-/// A broker inside this process: librdkafka's mock cluster. It forgets everything at the end.
+/// A broker inside this process: librdkafka's mock cluster. Its contents are lost when it is
+/// dropped.
 pub struct EmbeddedBroker(MockCluster<'static, DefaultProducerContext>);
 
 impl EmbeddedBroker {
@@ -184,7 +185,7 @@ impl EmbeddedBroker {
         Ok(EmbeddedBroker(cluster))
     }
 
-    /// Where it listens, on the loopback interface.
+    /// Returns the address it listens on, on the loopback interface.
     pub fn address(&self) -> String {
         self.0.bootstrap_servers()
     }

@@ -1,5 +1,5 @@
-//! What topics are called inside Kafka. rdkafka has no safe way to ask, so this room holds the
-//! calls of librdkafka's C interface.
+//! The ids that Kafka gives to topics. rdkafka has no safe way to query them, so this module owns
+//! the calls to librdkafka's C interface.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char};
@@ -10,11 +10,11 @@ use rdkafka::bindings as c;
 use rdkafka::client::{Client, ClientContext};
 use sessionizer_core::binding::TopicId;
 
-/// How often, and how far apart, brokers are asked again for a controller that is one of them.
+/// How often, and at what interval, to look for a controller among the brokers.
 const CONTROLLER_TRIES: usize = 3;
 const CONTROLLER_PAUSE: Duration = Duration::from_millis(100);
 
-/// Asks for the ids of topics, in their order; what is not answered in time is `None`.
+/// Returns the ids of topics, in their order; `None` where no answer comes in time.
 pub fn topic_ids<C: ClientContext>(
     client: &Client<C>,
     topics: &[String],
@@ -28,9 +28,9 @@ pub fn topic_ids<C: ClientContext>(
     let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
     let mut found = vec![None; topics.len()];
     // SAFETY: the client outlives this call, and so do `names`, which librdkafka copies. Each
-    // of the four things made here is destroyed once, after the last use of what it holds:
-    // the ids point into the event. librdkafka gives null only for an event that did not come
-    // in time and for a result of another kind, and both are looked at before use.
+    // of the four objects created here is destroyed once, after the last use of its contents:
+    // the ids point into the event. librdkafka returns null only for an event that did not come
+    // in time and for a result of another kind; both are checked before use.
     unsafe {
         let native = client.native_ptr();
         let queue = c::rd_kafka_queue_new(native);
@@ -68,17 +68,17 @@ pub fn topic_ids<C: ClientContext>(
     found
 }
 
-/// Whether anybody could answer. librdkafka sends the question to the controller, and waits for as
-/// long as it may if the brokers name one that is none of them. librdkafka's own mock cluster
-/// always does; an old cluster does for a moment, while a new controller is elected.
+/// Whether a broker can answer. librdkafka sends the request to the controller, and waits for the
+/// whole timeout if the brokers name a controller that is not among them. librdkafka's own mock
+/// cluster always does; an old cluster does so briefly, while a new controller is elected.
 fn has_controller<C: ClientContext>(client: &Client<C>, topic: &str, patience: Duration) -> bool {
     for attempt in 0..CONTROLLER_TRIES {
         if attempt > 0 {
             thread::sleep(CONTROLLER_PAUSE);
         }
-        // Brokers that do not answer now, or name no controller yet, may do so later.
+        // Brokers that do not answer or name no controller now may do so later.
         let Ok(metadata) = client.fetch_metadata(Some(topic), patience) else { return true };
-        // SAFETY: the client outlives this call, which takes nothing else.
+        // SAFETY: the client outlives this call, which takes no other pointer.
         let controller = unsafe { c::rd_kafka_controllerid(client.native_ptr(), 0) };
         if controller < 0 || metadata.brokers().iter().any(|broker| broker.id() == controller) {
             return true;
@@ -87,12 +87,12 @@ fn has_controller<C: ClientContext>(client: &Client<C>, topic: &str, patience: D
     false
 }
 
-/// The id in Kafka's spelling; all zeros is none.
+/// Returns the id in Kafka's notation; `None` if it is all zeros.
 ///
 /// # Safety
 /// `id` must point to an id of librdkafka.
 unsafe fn read(id: *const c::rd_kafka_Uuid_t) -> Option<TopicId> {
-    // SAFETY: the caller's promise; the text belongs to the id and is ended by a zero.
+    // SAFETY: the caller guarantees `id`; the text belongs to it and ends with a NUL.
     let text = unsafe {
         let bits = c::rd_kafka_Uuid_most_significant_bits(id)
             | c::rd_kafka_Uuid_least_significant_bits(id);
@@ -102,7 +102,7 @@ unsafe fn read(id: *const c::rd_kafka_Uuid_t) -> Option<TopicId> {
         }
         CStr::from_ptr(text)
     };
-    // librdkafka spells ids in the other Base64, which Kafka's own tools do not use.
+    // librdkafka writes ids in standard Base64; Kafka's own tools use the URL-safe alphabet.
     TopicId::named(&text.to_str().ok()?.replace('+', "-").replace('/', "_"))
 }
 

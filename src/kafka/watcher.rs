@@ -1,4 +1,4 @@
-//! Finds new partitions, and notices when brokers, leaders and topics go and come back.
+//! Finds new partitions, and notices when brokers, leaders and topics go away and come back.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,23 +16,23 @@ use crate::kafka::{Context, KafkaConfig, QUESTION, lock};
 use crate::ui::text::duration;
 use crate::ui::waiting::Waiting;
 
-/// How often the brokers are asked again whether a partition without a leader has one.
+/// How often to ask the brokers for the leader of a partition that has none.
 const ASK_FOR_LEADERS: Duration = Duration::from_secs(1);
 
-/// Looks after the connection to the brokers, for all workers of a process.
+/// Watches the connection to the brokers, for all workers of a process.
 pub struct Watcher {
     pub(super) context: Context,
     pub(super) found: Found,
-    /// For how long it counts what the brokers have said of the ends of partitions.
+    /// How long the end offsets that the brokers have reported stay valid.
     pub(super) word_lifetime: Duration,
     stop: Option<Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 impl Watcher {
-    /// Starts watching; `topics` are those of the plan with their ids, `known` are its partitions,
-    /// by topic their number. Brokers are asked for new partitions `every` so often, and where the
-    /// partitions end `ends_every`.
+    /// Starts watching. `topics` are the topics of the plan with their ids, `known` is the number
+    /// of partitions by topic. The watcher looks for new partitions at the interval `every`, and
+    /// asks for the end offsets at the interval `ends_every`.
     pub fn start(
         config: &KafkaConfig,
         topics: (&[String], &[Option<TopicId>]),
@@ -68,7 +68,7 @@ impl Watcher {
                 }
             })
             .expect("a thread can be started");
-        // It is asked for anew long before.
+        // The watcher asks again long before that.
         let word_lifetime = ends_every * 4;
         Ok(Watcher { context, found, word_lifetime, stop: Some(stop), thread: Some(thread) })
     }
@@ -77,13 +77,13 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         drop(self.stop.take());
-        // A question under way may take its time; nothing depends on its answer any more.
+        // Do not join: a request in flight may take its time, and its answer no longer matters.
         drop(self.thread.take());
     }
 }
 
-/// What the watcher has found and the feeds have not taken notice of: partitions with their first
-/// offset, or what ends the run.
+/// What the watcher has found and the feeds have not picked up yet: partitions with their first
+/// offset, or the fault that ends the run.
 pub(super) type Found = Arc<Mutex<Result<BTreeMap<Partition, Offset>, Fault>>>;
 
 struct Watch {
@@ -96,12 +96,12 @@ struct Watch {
     every: Duration,
     ends_asked: Instant,
     ends_every: Duration,
-    /// How many troubles are known to be over.
+    /// How many failures are known to be over.
     settled: u64,
     away_since: Option<(Instant, Waiting)>,
     /// Partitions that no broker serves, and since when.
     leaderless: BTreeMap<Partition, Instant>,
-    /// Topics that the brokers do not know or do not show any more, and since when.
+    /// Topics that the brokers no longer know or show, and since when.
     gone: BTreeMap<u16, Instant>,
     gone_patience: Duration,
 }
@@ -109,22 +109,22 @@ struct Watch {
 impl Watch {
     fn look(&mut self) {
         self.cluster.serve();
-        let troubles = self.cluster.context.health.troubles.load(Relaxed);
-        let trouble = troubles > self.settled || self.away_since.is_some();
+        let failures = self.cluster.context.health.failures.load(Relaxed);
+        let failing = failures > self.settled || self.away_since.is_some();
         let every = match self.leaderless.is_empty() && self.gone.is_empty() {
             true => self.every,
             false => self.every.min(ASK_FOR_LEADERS),
         };
-        if !trouble && self.asked.elapsed() < every {
+        if !failing && self.asked.elapsed() < every {
             if self.ends_asked.elapsed() >= self.ends_every && !self.ask_for_ends() {
-                // The next look asks for everything, and says so if nobody answers.
-                self.cluster.context.health.trouble();
+                // The next round asks for everything, and warns if no broker answers.
+                self.cluster.context.health.record_failure();
             }
             return;
         }
         self.asked = Instant::now();
         if self.ask() && self.ask_for_ends() {
-            self.settled = troubles;
+            self.settled = failures;
             *lock(&self.cluster.context.health.last) = None;
             if let Some((since, _waiting)) = self.away_since.take() {
                 info!("Kafka is back after {}", duration(since.elapsed()));
@@ -140,7 +140,8 @@ impl Watch {
         }
     }
 
-    /// Asks where all partitions end that somebody serves; whether the brokers answered.
+    /// Asks for the end offsets of all partitions with a leader; returns whether the brokers
+    /// answered.
     fn ask_for_ends(&mut self) -> bool {
         let health = Arc::clone(&self.cluster.context.health);
         let asked_ms = health.now_ms();
@@ -155,7 +156,7 @@ impl Watch {
         true
     }
 
-    /// Asks for new partitions; whether all answered.
+    /// Looks for new partitions; returns whether every request was answered.
     fn ask(&mut self) -> bool {
         for (index, topic) in self.topics.clone().into_iter().enumerate() {
             let index = index as u16;
@@ -191,7 +192,7 @@ impl Watch {
         true
     }
 
-    /// Ends the run if a topic that is being read has been gone for too long.
+    /// Ends the run if a topic it reads has been gone for too long.
     fn miss(&mut self, topic: u16, why: &str) {
         let name = &self.topics[usize::from(topic)];
         let since = *self.gone.entry(topic).or_insert_with(|| {
@@ -205,13 +206,13 @@ impl Watch {
         }
     }
 
-    /// Says which partitions have lost their leader, and which have one again. Clients notice
-    /// neither as a failure: they wait. What was said of where partitions end is old after both.
+    /// Logs which partitions have lost their leader, and which have one again. Clients do not
+    /// report either as a failure: they wait. Both make the known end offsets stale.
     fn look_for_leaders(&mut self, topic: u16, name: &str, known: i32, layout: &Layout) {
         let without = |number: i32| layout.leaderless.contains(&number);
         let mut lost = Vec::new();
         let mut changed = false;
-        // A partition that has just been made gets its leader a moment later.
+        // A partition that was just created gets its leader a moment later.
         for number in 0..known.min(layout.partitions) {
             let partition = Partition { topic, number };
             match (without(number), self.leaderless.get(&partition)) {
@@ -238,11 +239,11 @@ impl Watch {
             );
         }
         if changed || !lost.is_empty() {
-            self.cluster.context.health.trouble();
+            self.cluster.context.health.record_failure();
         }
     }
 
-    /// Whether every topic is still the one that is being read.
+    /// Ends the run if a topic was deleted and created again.
     fn check_ids(&self) {
         let now = self.cluster.topic_ids(&self.topics);
         for ((topic, known), now) in self.topics.iter().zip(&self.ids).zip(now) {

@@ -1,5 +1,5 @@
-//! What is durable at one moment, for the audit: read in one transaction that sees that moment
-//! for as long as the audit takes.
+//! The durable state at one moment, for the audit: one read-only transaction, whose snapshot lasts
+//! as long as the audit takes. It reads; the comparison with the topic is not its concern.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -23,36 +23,36 @@ use crate::ledger::pooler::connect_directly;
 use crate::ledger::table::SessionEnd;
 use crate::ledger::{LedgerConfig, NamedBinding, durable};
 
-/// The moment.
+/// The durable state at one moment.
 pub struct Moment {
     client: Client,
     job: String,
     schema: String,
     name: String,
-    /// Both, quoted.
+    /// Schema and name, quoted.
     table: String,
     session_end: SessionEnd,
     pub gap: Gap,
     /// Whether the table had rows before the job.
     pub found_rows: bool,
-    /// By shard: the epoch up to which its output is in the table, and its books.
+    /// By shard: the epoch up to which its output is in the table, and its counts.
     pub shards: Vec<ShardProgress>,
-    /// By epoch of a shard: what it closes up to, and the last binding of each partition.
+    /// By epoch at which a shard stands: the watermark, and the last binding of each partition.
     pub epochs: BTreeMap<Epoch, (EventTime, Vec<NamedBinding>)>,
-    /// Records that decode and are dead letters all the same: of the future, or dropped as late.
-    /// By topic and partition; the latter are counted in the shard of their key.
+    /// Records that decode but are dead letters: of the future, or dropped as late. By topic and
+    /// partition; late ones count in the shard of their key.
     pub refused: HashMap<(String, i32), HashMap<Offset, Reason>>,
-    /// What shards have passed and others have not: by topic and partition, the end of each such
-    /// epoch and the latest event of it that is none of the future. The dead letters that tell
-    /// belong to shards of their own, and those may be behind.
+    /// The epochs that some shards have passed and others have not: by topic and partition, the end
+    /// offset of each, and the latest event time that does not count as future. The dead letters
+    /// would tell, but they belong to shards of their own, which may lag behind.
     pub latest: HashMap<(String, i32), Vec<(Offset, EventTime)>>,
-    /// Sessions that the table has refused: their events are dead letters.
+    /// Sessions that the table has refused; their events count as dead letters.
     pub refused_rows: Vec<(Key, Span)>,
     /// As of the last epoch that all shards have passed.
     pub balance: Option<Balance>,
 }
 
-/// What became of the records that the job has read; each number counts records.
+/// What became of the records that the job has read. Each number counts records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Balance {
     pub records: i64,
@@ -64,12 +64,12 @@ pub struct Balance {
 }
 
 impl Moment {
-    /// Begins the transaction and reads all but the table.
+    /// Begins the transaction and reads everything except the table of sessions.
     pub fn read(config: &LedgerConfig) -> Result<Self, LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "reading what is durable");
         let mut client = connect_directly(config)?;
-        // The transaction is idle while the topic is read, however long that takes; it holds no
-        // lock that anybody waits for.
+        // The transaction is idle while the topic is read, however long that takes. It holds no
+        // lock that others wait for.
         client
             .batch_execute(
                 "set idle_in_transaction_session_timeout = 0;
@@ -133,12 +133,12 @@ impl Moment {
         Ok(moment)
     }
 
-    /// The table as SQL takes it.
+    /// Returns the table, quoted for SQL.
     pub fn table(&self) -> &str {
         &self.table
     }
 
-    /// The table as people write it.
+    /// Returns the table, for messages.
     pub fn table_name(&self) -> String {
         format!("{}.{}", self.schema, self.name)
     }
@@ -177,8 +177,8 @@ impl Moment {
             self.refused.entry((row.get(0), row.get(1))).or_default().insert(row.get(2), reason);
         }
         self.read_refused_rows(job)?;
-        let behind = self.shards.iter().map(|shard| shard.epoch).min().unwrap_or(0);
-        // By way of JSON: a job that an older version runs has no such column.
+        let slowest = self.shards.iter().map(|shard| shard.epoch).min().unwrap_or(0);
+        // Read it through JSON: a schema of an older version lacks the column.
         let latest = self
             .client
             .query(
@@ -186,14 +186,14 @@ impl Moment {
                         coalesce((to_jsonb(b) ->> 'clock_ms')::int8, b.epoch) + e.max_future_ms
              from sessionizer.bindings b join sessionizer.epochs e using (job, epoch)
              where job = $1 and epoch > $2 and e.max_future_ms is not null order by epoch",
-                &[&job, &(behind as i64)],
+                &[&job, &(slowest as i64)],
             )
             .map_err(failed)?;
         for row in &latest {
             let latest = (row.get(2), EventTime::from_millis(row.get(3)));
             self.latest.entry((row.get(0), row.get(1))).or_default().push(latest);
         }
-        // A view of an older version of the program has no column `lost`.
+        // The view of an older version lacks the column `lost`.
         let balance = self
             .client
             .query_opt(
@@ -232,7 +232,7 @@ impl Moment {
         Ok(())
     }
 
-    /// Fails if the next start would: what it goes on from is not in the table, so the table can be
+    /// Fails if the next start would fail. That start depends on more than the table, which can be
     /// right all the same.
     pub fn check_next_start(&mut self) -> Result<(), LedgerError> {
         let cannot = |why: String| {
@@ -246,7 +246,7 @@ impl Moment {
         durable::read(&mut self.client, &self.job, Fence::default()).map_err(refused)?;
         let shards = self.shards.len() as u32;
         for (at, progress) in self.shards.iter().enumerate() {
-            // One by one: all of them together may be large.
+            // Read them one by one: together they may be large.
             let row = self
                 .client
                 .query_one(
@@ -270,10 +270,10 @@ impl Moment {
         Ok(())
     }
 
-    /// Hands out every row of the table as it was at the moment, until `take` has enough.
+    /// Passes every row of the table, as of this moment, to `take`, until it returns false.
     ///
-    /// A table that the job has found may allow nulls. No row of the job has one, so whatever
-    /// stands for a null must not look like a session.
+    /// A table that existed before the job may allow nulls. No row of the job has one, so the value
+    /// that stands for a null must not look like a session.
     pub fn rows(&mut self, mut take: impl FnMut(Key, Span) -> bool) -> Result<(), LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "reading the table");
         let select = format!(
@@ -301,7 +301,7 @@ impl Moment {
     }
 }
 
-/// Of a topic that was made again, the first one is gone, and with it the answer.
+/// Refuses a job whose topic was deleted and created again: the records to compare with are gone.
 fn refuse_after_loss(client: &mut Client, job: &str) -> Result<(), LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "looking for losses");
     let there = client

@@ -1,4 +1,5 @@
-//! Connections: TLS as the URL asks for, keepalives, the search path; and what an error means.
+//! Connections: TLS as the URL requires, keepalives and the search path; and the classification of
+//! errors.
 
 use std::error::Error as _;
 use std::path::Path;
@@ -19,18 +20,18 @@ use crate::ledger::url::{PostgresUrl, TlsMode};
 use crate::ledger::{LedgerConfig, pooler, trust};
 use crate::ui::tls::meaning;
 
-/// Our transactions never wait for us. One whose client was frozen or cut off would keep its locks,
-/// and with them every later instance waiting, until somebody ends it by hand; unless the server
-/// has a limit already.
+/// Limits idle transactions, unless the server does so already. Ours are never idle for long. The
+/// transaction of a client that was frozen or cut off would keep its locks, and with them every
+/// later instance waiting, until somebody ended it by hand.
 const FORGET_FROZEN_CLIENTS: &str =
     "select set_config('idle_in_transaction_session_timeout', '60000', false)
      where current_setting('idle_in_transaction_session_timeout') = '0'";
 
-/// What happens to prepared statements when clients share a session.
+/// The errors of prepared statements when clients share a session.
 const SHARED_SESSION: [SqlState; 2] =
     [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT];
 
-/// What a login needs that lacks a right.
+/// The remedy for a login that lacks a right.
 const GRANT: &str = "; grant it: the job needs a schema sessionizer of its own (`create \
                          schema sessionizer authorization ...`) and select, insert and delete on \
                          its table (deploy/postgres/role.sql grants all of it)";
@@ -48,13 +49,13 @@ pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
         .dbname(&url.database)
         .application_name(&application_name(&config.job))
         .connect_timeout(url.connect_timeout)
-        // A peer that is gone without a word is noticed within about half a minute: commits
-        // hold everything back, so waiting for the kernel's two hours would stop the job.
+        // Notice a peer that vanished within about half a minute: everything waits for commits, so
+        // the kernel's default of two hours would stall the job.
         .keepalives_idle(Duration::from_secs(10))
         .keepalives_interval(Duration::from_secs(5))
         .keepalives_retries(3)
         .tcp_user_timeout(Duration::from_secs(30))
-        // Whatever a notice announces that matters to us comes as an error as well.
+        // Anything in a notice that matters to us arrives as an error, too.
         .notice_callback(|notice| log::debug!("{}: {}", notice.severity(), notice.message()))
         .ssl_mode(match url.tls {
             TlsMode::Disable => SslMode::Disable,
@@ -64,7 +65,7 @@ pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
     if let Some(options) = &url.options {
         settings.options(options);
     }
-    // After a failover the old primary is a standby: it cannot take what the job writes.
+    // After a failover, the old primary is a standby, which refuses the job's writes.
     settings.target_session_attrs(TargetSessionAttrs::ReadWrite);
     settings.channel_binding(match url.channel_binding {
         Some(url::ChannelBinding::Disable) => ChannelBinding::Disable,
@@ -84,12 +85,12 @@ pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
     Ok(client)
 }
 
-/// Shown in `pg_stat_activity`, which cuts names at 63 bytes.
+/// The name shown in `pg_stat_activity`, which truncates it to 63 bytes.
 fn application_name(job: &str) -> String {
     format!("sessionizer/{job}")
 }
 
-/// An identifier in quotes.
+/// Quotes an identifier.
 pub fn quote(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
@@ -107,7 +108,7 @@ fn tls(url: &PostgresUrl) -> Result<MakeTlsConnector, String> {
         builder.set_certificate_chain_file(cert).map_err(|why| failed("sslcert", cert, &why))?;
     }
     if let Some(key_file) = &url.client_key {
-        // Never asks on the terminal: without sslpassword, an encrypted key is refused.
+        // Never prompt on the terminal: without sslpassword, an encrypted key is refused.
         let nothing = openssl::error::ErrorStack::get();
         let pem = std::fs::read(key_file).map_err(|_| failed("sslkey", key_file, &nothing))?;
         let password = url.client_key_password.as_ref().map_or("", Secret::reveal);
@@ -124,10 +125,10 @@ fn tls(url: &PostgresUrl) -> Result<MakeTlsConnector, String> {
     Ok(tls)
 }
 
-/// A file that a parameter of the URL names cannot be used.
+/// Describes why a file that a parameter of the URL names cannot be used.
 fn failed(parameter: &str, file: &Path, why: &openssl::error::ErrorStack) -> String {
     log::debug!("{parameter}: {why}");
-    // OpenSSL may only say that there is nothing in it.
+    // OpenSSL may only report that the file holds nothing.
     let meaning = match std::fs::File::open(file) {
         Err(why) if why.kind() == std::io::ErrorKind::NotFound => {
             "cannot be read: no such file".to_owned()
@@ -145,7 +146,8 @@ fn trust(
     if let Some(file) = &url.root_cert {
         return builder.set_ca_file(file);
     }
-    // Our OpenSSL is built in and knows no directory of this system's; look where they lie.
+    // Our OpenSSL is linked statically and does not know where this system keeps certificates:
+    // search for them.
     let found = openssl_probe::probe();
     if let Some(file) = &found.cert_file {
         builder.set_ca_file(file)?;
@@ -153,7 +155,7 @@ fn trust(
     Ok(())
 }
 
-/// Whether the server's certificate is the trouble: it will be the same at the next try.
+/// Whether the server's certificate does not verify: trying again will not help.
 fn distrusts(error: &Error) -> bool {
     // postgres-openssl wraps the error of the handshake.
     let handshake = error.source().and_then(|source| source.source());
@@ -164,27 +166,27 @@ fn distrusts(error: &Error) -> bool {
     })
 }
 
-/// Whether it is this side that does not go on with what the server offers. The client has no names
-/// for these errors.
+/// Whether this side rejects what the server offers. The client library has no names for these
+/// errors.
 fn misfits(why: &str) -> bool {
     ["server does not support TLS", "authentication error", "invalid configuration"]
         .iter()
         .any(|known| why.contains(known))
 }
 
-/// `error performing TLS handshake: error:0A000086:...: self-signed certificate` ends with what is
-/// wrong.
+/// Extracts the reason, which is the last part of an error such as `error performing TLS handshake:
+/// error:0A000086:...: self-signed certificate`.
 fn reason_for_distrust(error: &str) -> &str {
     let (_, reason) = error.rsplit_once(": ").unwrap_or(("", error));
     reason.trim()
 }
 
-/// What an error means: try again, or give up. `doing` names the step, for the message.
+/// Decides whether an error is worth a retry or is fatal. `doing` names the step, for the message.
 pub fn classify(error: &Error, doing: &str) -> LedgerError {
     let Some(db) = error.as_db_error() else {
         let what = error.to_string();
         let why = match error.source() {
-            // "connecting" says it already, and the reason should not be the last thing of a line.
+            // "connecting" says the same, and the reason should not come last in a long line.
             Some(source) if what == "error connecting to server" => format!("{doing}: {source}"),
             Some(source) => format!("{doing}: {what}: {source}"),
             None => format!("{doing}: {what}"),
@@ -208,7 +210,7 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
                 "{why}: it is a standby, or default_transaction_read_only is on; the job writes"
             ));
         }
-        // No answer from a server: the connection, or TLS on the way to it.
+        // Not an answer of the server: the connection failed, or TLS.
         return LedgerError::Retry(why);
     };
     let mut why = format!("{doing}: {} ({})", db.message(), db.code().code());
@@ -259,7 +261,7 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
         _ => "",
     };
     let why = format!("Postgres refuses: {why}{remedy}");
-    // An error inside the server may be gone after its restart; nothing else is.
+    // An internal error of the server may be gone after its restart; no other fatal error will.
     LedgerError::Fatal(if code.code().starts_with("XX") {
         Fault::Environment(why)
     } else {

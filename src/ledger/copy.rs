@@ -1,4 +1,4 @@
-//! Rows in the binary format of COPY, and event times in that of a timestamp.
+//! Encodes rows in the binary format of COPY, and event times as timestamps.
 
 use std::error::Error;
 use std::io::Write;
@@ -7,18 +7,18 @@ use postgres::CopyInWriter;
 use postgres::types::{FromSql, IsNull, ToSql, Type, private::BytesMut};
 use sessionizer_core::time::EventTime;
 
-/// 2000-01-01T00:00:00Z in milliseconds since 1970: where Postgres counts from.
+/// 2000-01-01T00:00:00Z in milliseconds since 1970: the origin of Postgres timestamps.
 const POSTGRES_EPOCH_MS: i64 = 946_684_800_000;
-/// How much is gathered before it is handed to the connection.
+/// How many bytes to buffer before passing them to the connection.
 const CHUNK_BYTES: usize = 64 * 1024;
 
-/// Microseconds since 2000, as a timestamp of either kind travels.
+/// Microseconds since 2000: the wire format of both timestamp types.
 fn to_postgres(time: EventTime) -> i64 {
-    // Rows of others may begin or end at infinity.
+    // Rows of other writers may begin or end at infinity.
     time.millis().saturating_sub(POSTGRES_EPOCH_MS).saturating_mul(1_000)
 }
 
-/// A timestamp, with or without time zone (then it is in UTC), as a parameter or a column.
+/// A timestamp, with or without time zone (without, it is in UTC), as a parameter or a column.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timestamp(pub EventTime);
 
@@ -61,7 +61,7 @@ impl<'a> BinaryCopy<'a> {
         BinaryCopy { writer, buffer }
     }
 
-    /// Begins a row of `columns` fields, to be followed by just as many.
+    /// Begins a row of `columns` fields. Exactly that many must follow.
     pub fn row(&mut self, columns: i16) -> std::io::Result<()> {
         if self.buffer.len() >= CHUNK_BYTES {
             self.writer.write_all(&self.buffer)?;
@@ -93,7 +93,7 @@ impl<'a> BinaryCopy<'a> {
         self.int8(to_postgres(time));
     }
 
-    /// Ends the stream and gives the number of rows that Postgres took.
+    /// Ends the stream; returns the number of rows that Postgres stored.
     pub fn finish(mut self) -> Result<u64, CopyError> {
         self.buffer.extend_from_slice(&(-1i16).to_be_bytes());
         self.writer.write_all(&self.buffer)?;
@@ -101,7 +101,7 @@ impl<'a> BinaryCopy<'a> {
     }
 }
 
-/// A COPY fails on the way or at its end; both are errors of the connection.
+/// A COPY fails while it sends or when it finishes; both are errors of the connection.
 #[derive(Debug)]
 pub enum CopyError {
     Write(std::io::Error),
@@ -121,7 +121,7 @@ impl From<postgres::Error> for CopyError {
 }
 
 impl CopyError {
-    /// The error of Postgres within, if it is one.
+    /// Returns the Postgres error within, if any.
     pub fn postgres(&self) -> Option<&postgres::Error> {
         match self {
             CopyError::Finish(why) => Some(why),

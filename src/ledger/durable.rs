@@ -1,8 +1,8 @@
-//! What is durable of a job, as a start and the audit read it.
+//! The durable state of a job, as a start and the audit read it.
 //!
-//! Others can reach these tables: a restore may be partial, rows may be deleted or changed by
-//! hand. So everything is checked before anything is built on it, and what is wrong is an error
-//! that says which rows to look at, never a panic.
+//! Others can reach these tables: a restore may be partial, and rows may be deleted or changed by
+//! hand. So everything is checked before it is used, and anything wrong is an error that names the
+//! rows to look at, never a panic.
 
 use postgres::{GenericClient, Row};
 use sessionizer_core::binding::{Late, Offset, Rules, Status, TopicId};
@@ -15,7 +15,7 @@ use crate::ledger::connect::classify;
 use crate::ledger::table;
 use crate::ui::text;
 
-/// A binding as it is stored: the topic by its name.
+/// A binding as stored, with the topic's name.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NamedBinding {
     pub topic: String,
@@ -28,11 +28,11 @@ pub struct NamedBinding {
     pub quiet_since: Epoch,
     pub records: u64,
     pub dead: u64,
-    /// By which clock its epoch was judged; known of what is to be read again.
+    /// The wall clock by which events of its epoch were judged; known for epochs to be replayed.
     pub clock_ms: Option<u64>,
 }
 
-/// A bound epoch as it is stored.
+/// A bound epoch as stored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NamedEpoch {
     pub epoch: Epoch,
@@ -42,7 +42,7 @@ pub struct NamedEpoch {
     pub bindings: Vec<NamedBinding>,
 }
 
-/// What is durable of the job.
+/// The durable state of the job.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RecoveredState {
     pub fence: Fence,
@@ -56,14 +56,13 @@ pub struct RecoveredState {
 }
 
 impl RecoveredState {
-    /// Whether nothing has ever been committed: where reading begins is still open.
+    /// Whether nothing has ever been committed, so that it is still open where reading begins.
     pub fn is_first_start(&self) -> bool {
         self.replay.is_empty() && self.base.bindings.is_empty()
     }
 }
 
-/// Reads what is durable, for the run that holds the fence: nobody else can
-/// change it meanwhile.
+/// Reads the durable state for the run that holds the fence: nobody else can change it meanwhile.
 pub fn read(
     client: &mut impl GenericClient,
     job: &str,
@@ -94,7 +93,7 @@ pub fn read(
         .iter()
         .map(epoch)
         .collect::<Result<_, _>>()?;
-    // The audit changes nothing, so the column may not be there yet: then no clock is known.
+    // The audit changes nothing, so the column may be missing: then no clock is known.
     let select = format!(
         "select {BINDING}, epoch, (to_jsonb(b) ->> 'clock_ms')::int8 as clock_ms
          from sessionizer.bindings b where job = $1 and epoch > $2
@@ -116,8 +115,7 @@ pub fn read(
     Ok(RecoveredState { fence, progress, base, replay })
 }
 
-/// Refuses a job of which something is missing that a start depends on. `table` is its table, in
-/// quotes.
+/// Refuses a job that lacks something a start depends on. `table` is its table, quoted.
 pub fn check(client: &mut impl GenericClient, job: &str, table: &str) -> Result<(), LedgerError> {
     let missing = find_missing(client, job, table)
         .map_err(|why| classify(&why, "checking that nothing is missing"))?;
@@ -190,7 +188,7 @@ fn find_missing(
     Ok(missing)
 }
 
-/// Whether the books do not balance at the last epoch that all shards have passed.
+/// Describes how the books fail to balance at the last epoch that all shards have passed.
 fn find_imbalance(
     client: &mut impl GenericClient,
     job: &str,
@@ -214,7 +212,7 @@ fn find_imbalance(
     }))
 }
 
-/// What is there of the job cannot be gone on from.
+/// The error for a state that no start can continue from.
 pub fn incomplete(job: &str, what: &str) -> LedgerError {
     LedgerError::Fatal(Fault::Config(format!(
         "the state of the job {job} in Postgres is incomplete: {what}. Rows were deleted or \
@@ -225,7 +223,7 @@ pub fn incomplete(job: &str, what: &str) -> LedgerError {
     )))
 }
 
-/// A value that this program did not write.
+/// The error for a value that this program did not write.
 fn foreign(row: &Row, column: &str, value: &dyn std::fmt::Debug) -> LedgerError {
     let table = if row.columns().iter().any(|column| column.name() == "end_offset") {
         "bindings"
@@ -243,7 +241,7 @@ fn foreign(row: &Row, column: &str, value: &dyn std::fmt::Debug) -> LedgerError 
     )))
 }
 
-/// An epoch without its bindings.
+/// Reads an epoch, without its bindings.
 fn epoch(row: &Row) -> Result<NamedEpoch, LedgerError> {
     let (max_future_ms, late): (Option<i64>, Option<&str>) = (row.get(2), row.get(3));
     let rules = match max_future_ms.zip(late) {
@@ -257,7 +255,7 @@ fn epoch(row: &Row) -> Result<NamedEpoch, LedgerError> {
     Ok(NamedEpoch { epoch: unsigned(row, "epoch")?, watermark, rules, bindings: vec![] })
 }
 
-/// How far each shard is, in order.
+/// Returns the progress of each shard, in order.
 pub fn progress(
     client: &mut impl GenericClient,
     job: &str,
@@ -280,7 +278,7 @@ pub fn progress(
     rows.iter().map(shard).collect()
 }
 
-/// A count or an epoch: not negative, unless somebody has changed it.
+/// Reads a count or an epoch, which is not negative unless somebody has changed it.
 pub fn unsigned(row: &Row, column: &str) -> Result<u64, LedgerError> {
     let value: i64 = row.get(column);
     u64::try_from(value).map_err(|_| foreign(row, column, &value))
@@ -294,7 +292,7 @@ fn optional(row: &Row, column: &str) -> EventTime {
 const BINDING: &str = "topic, partition, start_offset, end_offset, promise_ms, status, \
                        quiet_since, records, dead, topic_id";
 
-/// The last binding of each partition at or before an epoch.
+/// Returns the last binding of each partition at or before an epoch.
 pub fn bindings_at(
     client: &mut impl GenericClient,
     job: &str,

@@ -1,4 +1,4 @@
-//! Offsets that are needed and that Kafka does not have any more, where that was accepted.
+//! Losses: offsets that the job needs and Kafka no longer has, once the user has accepted that.
 
 use std::fmt;
 
@@ -10,18 +10,18 @@ use crate::dataflow::ports::LedgerError;
 use crate::ledger::connect::classify;
 use crate::ledger::{LedgerConfig, table};
 
-/// Offsets that are needed and gone.
+/// Offsets that the job needs and Kafka no longer has.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Loss {
     pub topic: String,
     pub partition: i32,
-    /// The first that is needed.
+    /// The first offset that is needed.
     pub from: Offset,
-    /// The first that there is; `None` if the topic was made again.
+    /// The first offset that Kafka has; `None` if the topic was deleted and created again.
     pub to: Option<Offset>,
-    /// Up to which offset it had been read.
+    /// The offset up to which the partition had been read.
     pub read_to: Offset,
-    /// What Kafka has; `None` if it has no such partition any more.
+    /// The offsets that Kafka has; `None` if it no longer has the partition.
     pub available: Option<(Offset, Offset)>,
     pub reason: String,
 }
@@ -45,8 +45,8 @@ impl fmt::Display for Loss {
     }
 }
 
-/// Notes what is lost, from `first_epoch` on; gives the end of the newest row of the table: no
-/// session has closed that ends later.
+/// Records losses that take effect at `first_epoch`. Returns the end of the newest row of the
+/// table: no session that has closed ends later.
 pub fn accept_losses(
     client: &mut Client,
     config: &LedgerConfig,
@@ -56,7 +56,7 @@ pub fn accept_losses(
     let failed = |why: postgres::Error| classify(&why, "noting what is lost");
     let mut tx = client.transaction().map_err(failed)?;
     for loss in losses {
-        // A start that ended before its first commit has noted the same.
+        // A start that ended before its first commit has recorded the same loss.
         tx.execute(
             "delete from sessionizer.losses
              where job = $1 and topic = $2 and partition = $3 and lost_from = $4",

@@ -1,17 +1,20 @@
-//! The ledger in Postgres: the only place that names it.
+//! The ledger in Postgres: the only module that names the `postgres` crate.
 //!
-//! `url` says where it is, `connect` goes there, `pooler` finds what shares connections between
-//! clients, `trust` decides whose code may run, `table` knows the table of sessions, `peek` looks
-//! before a start, `start` takes the fence, `probe` tries what the job will do, `durable` reads and
-//! checks what is there, `loss` notes what Kafka has lost, `commit` writes an epoch, `past` tells when
-//! the database has gone back to an earlier state, `prune` removes old dead letters, `reset` a job.
-//! Statements stand beside their one caller; what they act on is in `schema.sql`.
+//! `url` parses the address, `connect` opens connections, `pooler` detects a pooler that shares
+//! them between clients, `trust` decides whose code may run, `table` knows the table of sessions,
+//! `peek` looks before a start, `start` takes the fence, `job` creates the job or checks its
+//! settings, `probe` rehearses what the job will do, `durable` reads and checks the durable state,
+//! `loss` records what Kafka has lost, `commit` writes epochs, `past` detects a database that has
+//! gone back to an earlier state, `audit` reads the durable state for an audit, `prune` deletes old
+//! dead letters, and `reset` removes a job. Statements stand beside their one caller; the objects
+//! they use are in `schema.sql`.
 
 pub mod audit;
 pub mod commit;
 mod connect;
 mod copy;
 mod durable;
+mod job;
 mod loss;
 mod past;
 mod peek;
@@ -51,34 +54,34 @@ use crate::dataflow::ports::{Ledger, LedgerError};
 use crate::ui::text;
 use crate::ui::waiting::Waiting;
 
-/// A start that has no answer for so long says so.
+/// A start logs that it waits when it has had no answer for this long.
 const SILENCE: Duration = Duration::from_secs(5);
-/// A question gets so much time for its answer, even if a start has no patience left...
+/// The least time that a query gets for its answer, even if a start has no patience left...
 const QUESTION: Duration = Duration::from_secs(3);
-/// ... and so much until there is a connection: not every port leads to a server that says a word.
+/// ... and the least time for a connection: not every open port leads to a server that answers.
 const CONNECTION: Duration = Duration::from_millis(500);
 
-/// What the ledger has to know about the job.
+/// What the ledger needs to know about the job.
 #[derive(Clone, Debug)]
 pub struct LedgerConfig {
     pub url: PostgresUrl,
     pub user: String,
     pub password: Secret,
     pub job: String,
-    /// `name` or `schema.name`, each taken as it is written.
+    /// `name` or `schema.name`, each taken literally.
     pub table: String,
     pub shards: u32,
     pub gap: Gap,
     pub session_end: SessionEnd,
 }
 
-/// Milliseconds as people write a duration: `5m`.
+/// Formats milliseconds as a duration for people: `5m`.
 fn humane(ms: i64) -> String {
     let duration = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
     humantime::format_duration(duration).to_string()
 }
 
-/// Notes losses that the user accepts; no session of the table ends later than what comes back.
+/// Records losses that the user accepts. Returns the latest end of any session in the table.
 pub fn accept_losses(
     config: &LedgerConfig,
     losses: &[Loss],
@@ -88,7 +91,7 @@ pub fn accept_losses(
     loss::accept_losses(&mut client, config, losses, first_epoch)
 }
 
-/// What a reset of the job would remove; refuses a job that runs or is not there.
+/// Returns what a reset of the job would remove; refuses a job that is running or does not exist.
 pub fn look_before_reset(config: &LedgerConfig) -> Result<Doomed, LedgerError> {
     reset::look(config)
 }
@@ -98,7 +101,7 @@ pub fn reset(config: &LedgerConfig) -> Result<(), LedgerError> {
     reset::remove(config)
 }
 
-/// A writer's ledger, with a connection of its own.
+/// Opens the ledger of a writer, with a connection of its own.
 pub fn open_writer(
     config: &Arc<LedgerConfig>,
     run: &Arc<Run>,
@@ -112,7 +115,7 @@ pub fn place_of_table(config: &LedgerConfig) -> Result<Option<String>, LedgerErr
     table::place(&mut connect::connect(config)?, config)
 }
 
-/// The tables that a demonstration shows at its end; for people.
+/// Runs a query and returns its rows as text, for the tables at the end of a demonstration.
 pub fn query(config: &LedgerConfig, sql: &str) -> Result<Vec<Vec<String>>, LedgerError> {
     let mut client = connect::connect(config)?;
     let messages = client.simple_query(sql).map_err(|why| connect::classify(&why, "a query"))?;
@@ -128,8 +131,8 @@ pub fn query(config: &LedgerConfig, sql: &str) -> Result<Vec<Vec<String>>, Ledge
     Ok(rows)
 }
 
-/// Looks at the job and its table before a start, as soon as Postgres answers; waits at most
-/// `patience`. `None`: the job has committed something already.
+/// Looks at the job and its table before a start, as soon as Postgres answers. Waits at most
+/// `patience`. `None`: the job has already committed something.
 pub fn peek_patiently(
     config: &LedgerConfig,
     patience: Duration,
@@ -141,8 +144,8 @@ pub fn peek_patiently(
     })
 }
 
-/// Prepares the database, takes the fence and reads what is durable, as soon as Postgres answers;
-/// waits at most `patience`. `with_rows`: a first start may begin although the table has rows.
+/// Prepares the database, takes the fence and reads the durable state, as soon as Postgres answers.
+/// Waits at most `patience`. `with_rows` allows a first start although the table has rows.
 pub fn start_patiently(
     config: &LedgerConfig,
     topics: &[String],
@@ -156,8 +159,8 @@ pub fn start_patiently(
     })
 }
 
-/// The snapshots of some shards: shard, epoch, bytes; as soon as Postgres answers, waiting at most
-/// `patience`. Fails if the run that holds this fence is not the newest.
+/// Reads the snapshots of some shards (shard, epoch, bytes), as soon as Postgres answers. Waits at
+/// most `patience`. Fails if the run that holds this fence is not the newest.
 pub fn snapshots_patiently(
     config: &LedgerConfig,
     fence: (Fence, bool),
@@ -173,7 +176,7 @@ pub fn snapshots_patiently(
     })
 }
 
-/// What is heard of a question before its answer.
+/// The signs of life of a query before it completes.
 #[derive(Default)]
 struct Signs {
     connected: AtomicBool,
@@ -188,18 +191,18 @@ impl Signs {
         Ok(client)
     }
 
-    /// Refuses a connection that a pooler shares with others.
+    /// Connects; refuses a connection that a pooler shares with other clients.
     fn connect_directly(&self, config: &LedgerConfig) -> Result<postgres::Client, LedgerError> {
         pooler::check(self.connect(config)?, config)
     }
 }
 
-/// Asks until Postgres answers; says once what it waits for, and gives up when nothing has been
-/// heard for `patience`. An answer that takes longer than that counts up its argument for each part
-/// that has arrived: a sign of life.
+/// Asks until Postgres answers. Logs once what it waits for, and gives up after `patience` without
+/// a sign of life. A query that takes longer than that counts each part that arrives in
+/// [`Signs::parts`]: that is a sign of life.
 ///
-/// Each question has a thread of its own: a connection that nobody takes, or a lock that nobody
-/// gives, must not keep a start from stopping.
+/// Each query runs on a thread of its own: a connection that is never accepted, or a lock that is
+/// never granted, must not keep a start from stopping.
 fn patiently<T: Send + 'static>(
     config: &LedgerConfig,
     patience: Duration,
@@ -221,7 +224,7 @@ fn patiently<T: Send + 'static>(
         let (reply, answer) = channel();
         let (question, counts) = (Arc::clone(&ask), Arc::clone(&signs));
         let thread = thread::Builder::new().name("postgres-start".to_owned());
-        // The answer to a question that was given up interests nobody.
+        // Nobody receives the answer to a query that was given up.
         thread.spawn(move || drop(reply.send(question(&counts)))).expect("a thread can be started");
         let why = loop {
             let now_heard = signs.parts.load(Relaxed);

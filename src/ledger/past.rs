@@ -1,10 +1,9 @@
-//! Recognises a database that has gone back to an earlier state: commits that had been answered
-//! are not there any more.
+//! Detects a database that has gone back to an earlier state: acknowledged commits are gone.
 //!
-//! It happens after a failover to a standby that lacked the last commits, after a crash with
-//! `synchronous_commit = off`, and when a backup is restored. What is there is a complete earlier
-//! state, because a commit is one transaction. So nothing is wrong with it, and a start can go on
-//! from there; but not this run, whose memory is ahead of it.
+//! This happens after a failover to a standby that lacked the last commits, after a crash with
+//! `synchronous_commit = off`, and when a backup is restored. Because a commit is one transaction,
+//! the database holds a complete earlier state. A new start can continue from it, but this run
+//! cannot: its memory is ahead of the database.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -20,14 +19,14 @@ use crate::ledger::LedgerConfig;
 use crate::ledger::connect::classify;
 use crate::ui::text;
 
-/// What the writers of a run have in common.
+/// The state that the writers of a run share.
 pub struct Run {
     pub fence: Fence,
-    /// Names of the topics, as the plan numbers them.
+    /// The names of the topics, indexed as in the plan.
     pub topics: Vec<String>,
-    /// The server as the first writer has found it.
+    /// The server that the first writer connected to.
     server: Mutex<Option<Server>>,
-    /// The last epoch of a commit that was answered.
+    /// The last epoch of an acknowledged commit.
     durable: AtomicU64,
 }
 
@@ -42,43 +41,44 @@ impl Run {
         }
     }
 
-    /// For a trial of a commit before there is a plan.
+    /// A run for the trial of a commit, before there is a plan.
     pub(super) fn on_trial(fence: Fence, topics: &[String]) -> Self {
         let (topics, server) = (topics.to_vec(), Mutex::default());
         Run { fence, topics, server, durable: AtomicU64::new(0) }
     }
 
-    /// A commit of some writer up to this epoch was answered.
+    /// Notes that a commit of some writer up to this epoch was acknowledged.
     pub fn committed(&self, epoch: Epoch) {
         self.durable.fetch_max(epoch, Relaxed);
     }
 
-    /// Remembers the server, if it is the first that a writer is connected to.
-    pub fn meet(&self, client: &mut impl GenericClient) {
+    /// Remembers the server, if no writer has connected before.
+    pub fn remember_server(&self, client: &mut impl GenericClient) {
         let mut first = self.server.lock().unwrap_or_else(PoisonError::into_inner);
         if first.is_none() {
             *first = Server::ask(client);
         }
     }
 
-    /// Why what this run has committed may not be there.
+    /// Returns what has happened to the server since the first writer connected.
     fn change(&self, client: &mut impl GenericClient) -> Option<Change> {
         let first = self.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
         first.zip(Server::ask(client)).and_then(|(before, now)| before.change(&now))
     }
 }
 
-/// By what a server is known from another one, and from itself at another time.
+/// What distinguishes a server from another one, and from itself at another time.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Server {
-    /// Given by initdb; a standby and a physical backup have that of their primary.
+    /// The system identifier, assigned by initdb; a standby and a physical backup share that of
+    /// their primary.
     system: String,
     /// Counts promotions.
     timeline: u32,
     started: String,
 }
 
-/// What has happened to the server since.
+/// What has happened to the server since the run began.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Change {
     AnotherSystem { before: String, now: String },
@@ -88,7 +88,8 @@ enum Change {
 }
 
 impl Server {
-    /// `None`: it does not say. Not every server that speaks the protocol is PostgreSQL.
+    /// Returns `None` if the server does not tell: not every server that speaks the protocol is
+    /// PostgreSQL.
     fn ask(client: &mut impl GenericClient) -> Option<Self> {
         let row = client.query_one(
             "select (pg_control_system()).system_identifier::text,
@@ -118,17 +119,17 @@ impl Server {
     }
 }
 
-/// What was the last that is known, and what is there.
+/// How far the database has gone back.
 struct Distance {
     job: String,
-    /// The last epoch whose commit was answered.
+    /// The last epoch whose commit was acknowledged.
     durable: Epoch,
-    /// The newest that is there; `None` if the job is not there.
+    /// The newest epoch in the database; `None` if the job is missing.
     there: Option<Epoch>,
 }
 
-/// The fault of a database that has gone back. A run of one process goes on by itself, unless the
-/// server is not the one that it seems to be.
+/// The fault for a database that has gone back. A run of one process restarts by itself, unless the
+/// server is another one than it was.
 fn gone_back(distance: &Distance, change: Option<&Change>) -> LedgerError {
     let Distance { job, durable, there } = distance;
     let time = |epoch: Epoch| EventTime::from_millis(epoch as i64);
@@ -178,13 +179,13 @@ fn gone_back(distance: &Distance, change: Option<&Change>) -> LedgerError {
     })
 }
 
-/// Why the shards of a writer are not as it left them.
-pub fn why_not(client: &mut impl GenericClient, config: &LedgerConfig, run: &Run) -> LedgerError {
-    find_out(client, config, run)
+/// Finds out why the shards of a writer are not as it left them.
+pub fn diagnose(client: &mut impl GenericClient, config: &LedgerConfig, run: &Run) -> LedgerError {
+    find_cause(client, config, run)
         .unwrap_or_else(|why| classify(&why, "finding out who has taken over"))
 }
 
-fn find_out(
+fn find_cause(
     client: &mut impl GenericClient,
     config: &LedgerConfig,
     run: &Run,
@@ -219,7 +220,7 @@ fn find_out(
              stops, and nothing of it is written any more"
         ))));
     }
-    // The books of an epoch are kept for as long as a shard stands at it.
+    // The books of an epoch are kept as long as a shard stands at it.
     let bound = row.get::<_, i64>(5) as Epoch;
     if generation < run.fence.generation || bound < durable || change.is_some() {
         let distance = Distance { job: job.clone(), durable, there: Some(newest) };

@@ -1,5 +1,5 @@
-//! A look before a start: at whom this is connected to, whether the job has committed anything
-//! yet, and whether its table has rows. Nothing is made or changed.
+//! A look before a start: which server the connection leads to, whether the job has committed
+//! anything, and whether its table has rows. It creates and changes nothing.
 
 use std::fmt;
 
@@ -8,12 +8,13 @@ use sessionizer_core::time::EventTime;
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::connect::classify;
+use crate::ledger::job;
 use crate::ledger::start;
 use crate::ledger::table;
 use crate::ledger::table::Table;
 use crate::ledger::{LedgerConfig, probe};
 
-/// Where a connection has led to.
+/// Where a connection leads.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Place {
     /// `host:port`.
@@ -30,7 +31,7 @@ impl fmt::Display for Place {
 }
 
 impl Place {
-    /// Asks the server. Of several hosts in the URL it has to say which one it is itself.
+    /// Asks the server. If the URL names several hosts, only the server knows which one it is.
     pub fn of(
         client: &mut impl GenericClient,
         config: &LedgerConfig,
@@ -55,21 +56,22 @@ impl Place {
 /// What a first start finds.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FirstStart {
-    /// `None`: the table has no row, or is not there.
+    /// `None`: the table has no row, or does not exist.
     pub rows: Option<Rows>,
 }
 
-/// The rows of a table before the job has written any.
+/// The rows that a table had before the job wrote any.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rows {
-    /// The table, as people write it.
+    /// The table, for messages.
     pub table: String,
-    /// The end of the newest row: its last event and the gap, whatever `session_end` holds. `None`
+    /// The end of the newest row: its last event plus the gap, whatever `session_end` holds. `None`
     /// if no row has an end.
     pub newest: Option<EventTime>,
 }
 
-/// Looks; `None` if the job has committed something, so that it is known where reading goes on.
+/// Looks at the job and its table. `None`: the job has committed something, which determines where
+/// reading continues.
 pub fn peek(client: &mut Client, config: &LedgerConfig) -> Result<Option<FirstStart>, LedgerError> {
     start::check_encoding(client)?;
     let failed = |why: postgres::Error| classify(&why, "looking at the table and the job");
@@ -84,7 +86,7 @@ pub fn peek(client: &mut Client, config: &LedgerConfig) -> Result<Option<FirstSt
     start::check_rights(&mut tx, &table)?;
     let there = exists(&mut tx, &["sessionizer.jobs"]).map_err(failed)?;
     if there {
-        start::check_owner(&mut tx, config, &table)?;
+        job::check_owner(&mut tx, config, &table)?;
     }
     Ok(Some(FirstStart { rows: rows(&mut tx, config, &table).map_err(failed)? }))
 }
@@ -94,8 +96,8 @@ fn exists(tx: &mut Transaction<'_>, tables: &[&str]) -> Result<bool, postgres::E
     Ok(tx.query_one(select, &[&tables])?.get(0))
 }
 
-/// Whether the job has committed nothing yet, or is not there. One of which something is missing
-/// is not at its first start: the start says what.
+/// Whether the job has committed nothing yet, or does not exist. A job with missing rows is not at
+/// its first start: the start itself reports what is missing.
 fn is_first_start(
     tx: &mut Transaction<'_>,
     config: &LedgerConfig,

@@ -1,9 +1,9 @@
-//! Finds out whether a pooler stands in between that gives each transaction another session.
+//! Detects a pooler that gives each transaction another session.
 //!
-//! The job needs one session for as long as a connection lives: prepared statements and settings
-//! belong to it. Poolers differ in what they pass on, so it is not asked for a name but for what it
-//! does: two connections that are open at the same time have two sessions, and a connection keeps
-//! its own. Only plain queries are used here, which every mode of every pooler can take.
+//! The job needs one session per connection, because prepared statements and settings belong to the
+//! session. Poolers differ in what they pass on, so this module does not ask for a name but tests
+//! the behaviour: two simultaneous connections must have two sessions, and each connection must
+//! keep its own. It uses only simple queries, which every mode of every pooler accepts.
 
 use std::sync::mpsc::channel;
 use std::thread;
@@ -16,19 +16,19 @@ use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
 use crate::ledger::connect::{classify, connect};
 
-/// What to do about it.
+/// What to do about such a pooler.
 pub const REMEDY: &str = "the job needs sessions of its own: let POSTGRES_URL lead to a pool in \
                           session mode (pgbouncer: pool_mode = session), or to the server itself";
 
-/// For so long a second connection may take. A pool in session mode may have no room for one.
+/// How long to wait for a second connection. A pool in session mode may have no room for one.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Opens a connection that has a session of its own; refuses one that shares it.
+/// Opens a connection with a session of its own; refuses one that shares its session.
 pub fn connect_directly(config: &LedgerConfig) -> Result<Client, LedgerError> {
     check(connect(config)?, config)
 }
 
-/// Gives a connection back that has a session of its own.
+/// Returns the connection if it has a session of its own; refuses it otherwise.
 pub fn check(mut client: Client, config: &LedgerConfig) -> Result<Client, LedgerError> {
     let own = session(&mut client)?;
     let mut same = own == session(&mut client)?;
@@ -41,7 +41,8 @@ pub fn check(mut client: Client, config: &LedgerConfig) -> Result<Client, Ledger
     if same { Ok(client) } else { Err(shares(config)) }
 }
 
-/// Whoever holds a session in a transaction leaves the other one to the next.
+/// Whether both connections keep their sessions while one is in a transaction. A pooler that shares
+/// sessions would have to serve the other connection from another session.
 fn holds_its_own(
     client: &mut Client,
     other: &mut Client,
@@ -50,7 +51,7 @@ fn holds_its_own(
     let failed = |why: postgres::Error| classify(&why, "looking for a pooler");
     match client.batch_execute("begin") {
         Ok(()) => {}
-        // A pool in statement mode takes no transaction.
+        // A pool in statement mode refuses transactions.
         Err(why) if why.as_db_error().is_some_and(|db| db.message().contains("statement")) => {
             return Ok(false);
         }
@@ -61,8 +62,8 @@ fn holds_its_own(
     Ok(same && others == session(other)? && own == session(client)?)
 }
 
-/// A second connection and its session; `None` if there is no room for one: then there is less to
-/// go by.
+/// Opens a second connection and finds its session. `None` if there is no room for one: then the
+/// check has less evidence.
 fn second(config: &LedgerConfig) -> Option<(Client, String)> {
     let (reply, answer) = channel();
     let config = config.clone();
@@ -71,7 +72,7 @@ fn second(config: &LedgerConfig) -> Option<(Client, String)> {
         let session = session(&mut client)?;
         Ok::<_, LedgerError>((client, session))
     };
-    // Nobody listens any more if it took too long.
+    // If it took too long, nobody receives the answer.
     let work = move || drop(reply.send(open()));
     let thread = thread::Builder::new().name("postgres-second".to_owned());
     thread.spawn(work).expect("a thread can be started");
@@ -79,7 +80,7 @@ fn second(config: &LedgerConfig) -> Option<(Client, String)> {
     found.inspect_err(|why| log::debug!("no second connection to look for a pooler: {why}")).ok()
 }
 
-/// Which session answers, in a transaction of its own.
+/// Returns which session answers, in a transaction of its own.
 fn session(client: &mut Client) -> Result<String, LedgerError> {
     let answer = client.simple_query("select pg_backend_pid()");
     let answer = answer.map_err(|why| classify(&why, "looking for a pooler"))?;

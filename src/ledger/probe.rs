@@ -1,7 +1,7 @@
-//! A trial of all that the job will do in Postgres, at each start and before it does anything.
+//! A trial of everything that the job will do in Postgres, at each start, before it does anything.
 //!
-//! Most of it is needed late: to delete a row when the first late event comes, to write a dead
-//! letter when the first bad record does. Whatever does not work then is found here: the trial uses
+//! Most of it is needed only later: deleting a row when the first late event arrives, writing a
+//! dead letter when the first bad record does. The trial finds now what would fail then. It uses
 //! the statements of a commit, in the transaction of the start, and is rolled back to a savepoint.
 
 use std::time::{Instant, SystemTime};
@@ -26,11 +26,11 @@ use crate::ledger::durable::RecoveredState;
 use crate::ledger::past::Run;
 use crate::ledger::table::Table;
 
-/// An epoch that no job reaches.
+/// An epoch that no job will reach.
 const LAST_EPOCH: Epoch = 1 << 50;
 
-/// Tries everything; gives what a person should know. An error says what does not work, which part
-/// of the job needs it, and what to do.
+/// Tries everything; returns advice for the user. An error says what does not work, which part of
+/// the job needs it, and what to do.
 pub fn probe(
     tx: &mut Transaction<'_>,
     config: &LedgerConfig,
@@ -63,7 +63,7 @@ pub fn probe(
     Ok(advice)
 }
 
-/// Policies hide rows, and COPY does not go with them.
+/// Refuses row security: policies hide rows, and COPY does not work with them.
 fn refuse_row_security(tx: &mut Transaction<'_>, table: &Table) -> Result<(), LedgerError> {
     let row = tx
         .query_one(
@@ -83,7 +83,7 @@ fn refuse_row_security(tx: &mut Transaction<'_>, table: &Table) -> Result<(), Le
     ))))
 }
 
-/// The steps of a commit in the schema `sessionizer`.
+/// Tries the steps of a commit in the schema `sessionizer`.
 fn try_own_tables(trial: &mut Commit<'_>, durable: &RecoveredState) -> Result<(), Failed> {
     let config = trial.target.config;
     let partition = Partition { topic: 0, number: 0 };
@@ -126,12 +126,12 @@ fn try_own_tables(trial: &mut Commit<'_>, durable: &RecoveredState) -> Result<()
     let (key, span) = (Key::new("192.0.2.1", "example.invalid"), Span::event(EventTime::EARLIEST));
     trial.refuse(&key, span, false, Refusal::of_a_trial(), &mut outcome);
     trial.refused(&batch, &outcome)?;
-    trial.epochs(&batch.totals)?; // Again: another writer has written the epoch.
+    trial.epochs(&batch.totals)?; // A second time, as if another writer had written the epoch.
     trial.trim()?;
     Ok(())
 }
 
-/// Rows go in, are found, and are replaced.
+/// Tries to write rows, find them again, and replace them.
 fn try_table(tx: &mut Transaction<'_>, target: Target<'_>) -> Result<Vec<String>, LedgerError> {
     let shown = &target.table.shown;
     let nothing = target.attempt(tx, Keep::Nothing, |tx| target.copy(tx, &[]));
@@ -162,7 +162,7 @@ fn try_table(tx: &mut Transaction<'_>, target: Target<'_>) -> Result<Vec<String>
         return Err(cannot_because(tx, target, WRITE, first));
     }
     if first.code == "22001" && !target.table.advice.is_empty() {
-        return Ok(Vec::new()); // The column was named already.
+        return Ok(Vec::new()); // The advice names the column already.
     }
     Ok(vec![format!(
         "the table {shown} refuses a row that was tried and taken back: {}. Sessions that it \
@@ -175,8 +175,8 @@ fn try_table(tx: &mut Transaction<'_>, target: Target<'_>) -> Result<Vec<String>
 const WRITE: &str = "sessions that close are written by COPY";
 const LATE: &str = "a late event deletes and writes again the rows that it touches";
 
-/// Rows to try, one kind after another until one is taken: long keys, short ones, and what is like
-/// a row that is there, for the table may have constraints that made-up keys do not meet.
+/// Returns rows to try, one kind after another until the table accepts one: long keys, short keys,
+/// and rows like an existing one, in case made-up keys violate the table's constraints.
 fn candidates(
     tx: &mut Transaction<'_>,
     target: Target<'_>,
@@ -207,7 +207,7 @@ fn candidates(
     Ok(candidates)
 }
 
-/// What was written must be found as it was written, and be replaced when a late event comes.
+/// Checks that written rows are found again unchanged, and that a late event can replace one.
 fn find_again(
     tx: &mut Transaction<'_>,
     target: Target<'_>,
@@ -261,13 +261,13 @@ fn cannot_because(
     )))
 }
 
-/// The same for what the server does not do, whatever is in the rows.
+/// Like [`cannot_because`], for an error of the server that does not depend on the rows.
 fn cannot(target: Target<'_>, needed: &str, error: LedgerError) -> LedgerError {
     let LedgerError::Fatal(fault) = error else { return error };
     let (shown, why) = (&target.table.shown, fault.to_string());
     let why = why.trim_end_matches('.');
     let remedy = if why.contains("(55000)") || why.contains("(42P10)") {
-        // A publication that publishes deletes needs to know which row has gone.
+        // A publication of deletes needs a replica identity.
         format!(
             ". Either alter table {shown} add primary key (ip, host, session_start); or alter \
              table {shown} replica identity full;"
@@ -284,7 +284,7 @@ fn cannot(target: Target<'_>, needed: &str, error: LedgerError) -> LedgerError {
     ))
 }
 
-/// The triggers of the table, for a message. The transaction may have failed: then nothing is said.
+/// Returns the triggers of the table, for a message; nothing if the transaction has failed.
 fn triggers(tx: &mut Transaction<'_>, table: &Table) -> String {
     let row = tx.query_one(
         "select coalesce(string_agg(distinct format('%I (%s)', tgname, tgfoid::regproc), ', '), '')
@@ -297,7 +297,7 @@ fn triggers(tx: &mut Transaction<'_>, table: &Table) -> String {
     row.map(|row| row.get(0)).unwrap_or_default()
 }
 
-/// Whose the table is, and what the login may do, where that is more than it should be.
+/// Returns advice if the table belongs to another role, or if the login has too many rights.
 pub fn advise_on_owners(
     tx: &mut Transaction<'_>,
     table: &Table,
@@ -349,7 +349,7 @@ pub fn advise_on_owners(
     Ok(advice)
 }
 
-/// What the job does with each of its own tables, from its first start to a reset.
+/// The rights that the job needs on its own tables, from its first start to a reset.
 const RIGHTS: [(&str, &str); 26] = [
     ("jobs", "select"),
     ("jobs", "insert"),
@@ -379,7 +379,7 @@ const RIGHTS: [(&str, &str); 26] = [
     ("balance", "select"),
 ];
 
-/// Fails if the login lacks a right in the schema `sessionizer`, as far as that is there.
+/// Fails if the login lacks a right on any existing object in the schema `sessionizer`.
 pub fn check_rights(tx: &mut impl postgres::GenericClient) -> Result<(), LedgerError> {
     let (tables, rights): (Vec<&str>, Vec<&str>) = RIGHTS.into_iter().unzip();
     let missing = tx

@@ -1,8 +1,8 @@
-//! Removes dead letters that are old enough, some at a time, beside the commits and never in one.
+//! Deletes old dead letters in batches, beside the commits and never in one.
 //!
-//! What was counted stays counted: the balance adds up what the commits have booked, not rows. Of
-//! events that decode and were dead letters all the same the audit needs to know where they are, so
-//! of those only the payload goes.
+//! The counts stay: the balance sums up what the commits have booked, not rows. The audit needs the
+//! places of dead letters that do decode (late events, and events of the future), so those lose
+//! only their payload.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -16,16 +16,16 @@ use crate::ledger::LedgerConfig;
 use crate::ledger::connect::{classify, connect};
 use crate::ui::text::{duration, plural};
 
-/// So many at a time: a transaction of a moment.
+/// How many to delete in one transaction, to keep it short.
 const BATCH: i64 = 5_000;
-/// How often old dead letters are looked for: a part of what they are kept, but not less and not more
-/// than this.
+/// How often old dead letters are looked for: a part of what they are kept, but not less and not
+/// more than this.
 const EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3_600));
-/// When they are looked for first, and how long it takes from one batch to the next.
+/// When to look for them first, and the pause between two batches.
 const FIRST: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Removes old dead letters now and then, until what is returned is dropped.
+/// Deletes old dead letters from time to time, until the returned sender is dropped.
 pub fn keep_dead_letters(config: &LedgerConfig, keep: Duration) -> Sender<()> {
     let (running, over) = channel::<()>();
     let config = config.clone();
@@ -57,15 +57,15 @@ pub fn keep_dead_letters(config: &LedgerConfig, keep: Duration) -> Sender<()> {
     running
 }
 
-/// Removes what is older than `keep`; `go_on` is asked between two batches. Gives how many dead
-/// letters were removed.
+/// Deletes dead letters older than `keep`, and asks `go_on` before each batch. Returns how many
+/// were deleted.
 fn prune(
     config: &LedgerConfig,
     keep: Duration,
     mut go_on: impl FnMut() -> bool,
 ) -> Result<u64, LedgerError> {
     let mut client = connect(config)?;
-    // Whoever locks the table is not to be held up by us in turn.
+    // Do not queue for long behind a lock of the table: others would queue behind us in turn.
     client
         .batch_execute("set lock_timeout to '5s'")
         .map_err(|why| classify(&why, "removing old dead letters"))?;

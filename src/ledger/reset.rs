@@ -1,8 +1,8 @@
 //! Removes a job and the rows of its table together, in one transaction.
 //!
-//! Nothing of the job's state is relied upon: it works for a job that was damaged or of which a
-//! restore has brought back a part. A job that runs is refused; should one have been overlooked,
-//! its next commit finds its shards gone and fails, so it cannot write into the emptied table.
+//! It does not rely on the job's state, so it works for a damaged or partially restored job. It
+//! refuses a job that is running. If it overlooks one, that job's next commit finds its shards gone
+//! and fails, so it cannot write into the emptied table.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,8 +18,8 @@ use crate::ledger::start::ADVISORY_LOCK;
 use crate::ledger::{LedgerConfig, table};
 use crate::ui::text;
 
-/// All tables that hold something of a job: first what a commit begins with, so that those in
-/// flight are waited for; last what the others refer to.
+/// All tables that hold rows of a job. The first is the one that a commit locks first, so that a
+/// reset waits for commits in flight; the last is the one that the others refer to.
 const TABLES: [&str; 8] = [
     "shard_progress",
     "losses",
@@ -30,12 +30,12 @@ const TABLES: [&str; 8] = [
     "epochs",
     "jobs",
 ];
-/// Beyond so many rows, the statistics of Postgres have to do.
+/// Up to how many rows are counted; beyond that, the statistics of Postgres must do.
 const COUNTED_ROWS: i64 = 1_000_000;
-/// For so long a connection that was closed may still be listed.
+/// How long a closed connection may still be listed.
 const LINGERS: Duration = Duration::from_secs(1);
 
-/// What a reset is going to remove.
+/// What a reset will remove.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Doomed {
     pub place: Place,
@@ -43,26 +43,26 @@ pub struct Doomed {
     pub created_at: String,
     pub started_at: String,
     pub started_by: String,
-    /// The table, as people write it.
+    /// The table, for messages.
     pub table: String,
     pub rows: RowCount,
     /// Whether the table had rows before the job.
     pub found_rows: bool,
     pub dead_letters: i64,
-    /// Records in sessions that are open.
+    /// Records in open sessions.
     pub open: i64,
 }
 
 /// How many rows the table has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RowCount {
-    /// The table is not there.
+    /// The table does not exist.
     NoTable,
     Exactly(i64),
     About(i64),
 }
 
-/// Looks at a job that is to be removed; refuses one that runs or is not there.
+/// Looks at a job to be removed; refuses one that is running or does not exist.
 pub fn look(config: &LedgerConfig) -> Result<Doomed, LedgerError> {
     let mut client = open(config)?;
     let failed = |why: postgres::Error| classify(&why, "looking at the job");
@@ -91,7 +91,7 @@ pub fn remove(config: &LedgerConfig) -> Result<(), LedgerError> {
     tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(failed)?;
     refuse_if_running(&mut tx, &config.job)?;
     let job = find(&mut tx, &place, &config.job)?;
-    // This waits for commits in flight. From here on, none of another instance succeeds.
+    // This waits for commits in flight. From here on, no commit of another instance succeeds.
     for table in TABLES {
         if exists(&mut tx, table).map_err(failed)? {
             let delete = format!("delete from sessionizer.{table} where job = $1");
@@ -104,7 +104,7 @@ pub fn remove(config: &LedgerConfig) -> Result<(), LedgerError> {
     tx.commit().map_err(failed)
 }
 
-/// A connection that is not taken for an instance of the job.
+/// Opens a connection that does not look like an instance of the job.
 fn open(config: &LedgerConfig) -> Result<Client, LedgerError> {
     let mut client = connect_directly(config)?;
     client
@@ -118,7 +118,7 @@ fn exists(client: &mut impl GenericClient, table: &str) -> Result<bool, postgres
     Ok(client.query_one("select to_regclass($1) is not null", &[&name])?.get(0))
 }
 
-/// The job's own row.
+/// Finds the row of the job.
 fn find(client: &mut impl GenericClient, place: &Place, job: &str) -> Result<Doomed, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "looking for the job");
     if !exists(client, "jobs").map_err(failed)? {
@@ -166,8 +166,10 @@ fn no_such_job(place: &Place, job: &str, jobs: &[String]) -> LedgerError {
     )))
 }
 
-/// Instances are known by the name of their connections, which Postgres cuts at 63 bytes. One that
-/// has just ended may still be listed, as is the second connection by which poolers are looked for.
+/// Refuses a job that is running. Instances are recognized by their application name, which
+/// Postgres truncates to 63 bytes.
+/// An instance that has just ended may still be listed, and so may the second connection that
+/// looked for a pooler.
 fn refuse_if_running(client: &mut impl GenericClient, job: &str) -> Result<(), LedgerError> {
     let began = Instant::now();
     loop {
@@ -220,7 +222,7 @@ fn count_rows(client: &mut impl GenericClient, job: &Doomed) -> Result<RowCount,
     Ok(RowCount::About(about.get::<_, i64>(0).max(counted)))
 }
 
-/// Truncates the table, or deletes its rows where that is not allowed.
+/// Truncates the table, or deletes its rows if it cannot be truncated.
 fn empty(tx: &mut Transaction<'_>, name: &str) -> Result<(), LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "emptying the table");
     let may: bool = tx
@@ -228,7 +230,7 @@ fn empty(tx: &mut Transaction<'_>, name: &str) -> Result<(), LedgerError> {
         .map_err(failed)?
         .get(0);
     let truncated = may && {
-        // Other tables may refer to this one, or somebody may be reading it.
+        // Truncating fails if other tables refer to this one or somebody is reading it.
         let mut attempt = tx.savepoint("before_truncate").map_err(failed)?;
         let done =
             attempt.batch_execute(&format!("set local lock_timeout = '2s'; truncate {name}"));

@@ -1,13 +1,13 @@
--- What the job keeps beside the table of sessions: how far it is, what every epoch consists of,
--- its open sessions, and what did not decode. Everything is keyed by job, so that several jobs
--- share a database. Times in *_ms count milliseconds since 1970; an epoch is such a time.
+-- What the job keeps beside the table of sessions: its progress, the contents of every epoch, its
+-- open sessions, and its dead letters. Everything is keyed by job, so that several jobs can share a
+-- database. Times in *_ms count milliseconds since 1970; an epoch is such a time.
 
--- Not `if not exists`: that asks for the right to create a schema even if it is there.
+-- Not `if not exists`, which requires the right to create a schema even if it exists.
 do $$ begin
     if to_regnamespace('sessionizer') is null then create schema sessionizer; end if;
 end $$;
 
--- One row a job: what was settled when it was created.
+-- One row per job: the settings fixed at its creation.
 create table if not exists sessionizer.jobs (
     job           text primary key,
     table_schema  text not null,
@@ -15,11 +15,11 @@ create table if not exists sessionizer.jobs (
     shards        integer not null,
     gap_ms        bigint not null,
     session_end   text not null,
-    -- Whether the table had rows when the job was created. Those are the past: late events merge
-    -- with them as with rows of the job, but they may touch each other.
+    -- Whether the table had rows when the job was created. Late events merge with those as with
+    -- rows of the job, but those may touch each other.
     found_rows    boolean not null,
-    -- Records that had been read and were lost, and that was accepted: known so far, and the epoch
-    -- at which the last loss can be counted.
+    -- Accepted losses of records that had been read: the number counted so far, and the epoch at
+    -- which the last loss can be counted.
     lost          bigint not null default 0,
     loss_epoch    bigint,
     created_at    timestamptz not null default now(),
@@ -30,8 +30,8 @@ create table if not exists sessionizer.jobs (
     unique (table_schema, table_name)
 );
 
--- How far the output of each shard is. Every commit moves its shards from the epoch it knows to
--- the next under the generation it knows: that is the fence and the idempotence check in one.
+-- The progress of each shard's output. Every commit moves its shards from the epoch it knows to the
+-- next, under the generation it knows: the fence and the idempotence check in one.
 create table if not exists sessionizer.shard_progress (
     job           text not null references sessionizer.jobs on delete cascade,
     shard         integer not null,
@@ -40,14 +40,14 @@ create table if not exists sessionizer.shard_progress (
     closed        bigint not null,
     open          bigint not null,
     dead          bigint not null,
-    -- Which run it was that took the generation: after a database has gone back to an earlier
-    -- state, two may have taken the same.
+    -- The run that took the generation: after a database has gone back to an earlier state, two
+    -- runs may have taken the same one.
     run           bigint,
     primary key (job, shard)
-) with (fillfactor = 50);  -- Updated in place at every commit: room for the next version.
+) with (fillfactor = 50);  -- Updated in place at every commit: leave room for the next version.
 
 -- Every epoch that something durable depends on, and the books at its end: sums over the shards
--- that have passed it. When all have, records = closed + open + dead.
+-- that have passed it. Once all have, records = closed + open + dead + jobs.lost.
 create table if not exists sessionizer.epochs (
     job           text not null references sessionizer.jobs on delete cascade,
     epoch         bigint not null,
@@ -56,14 +56,15 @@ create table if not exists sessionizer.epochs (
     closed        bigint not null,
     open          bigint not null,
     dead          bigint not null,
-    -- The settings that decided what became of its records: a replay goes by them.
+    -- The settings that decided what became of its records: a replay uses the same.
     max_future_ms bigint,
     late          text,
     primary key (job, epoch)
 );
 
--- What each partition said at the end of an epoch; one that had nothing new to say is not there,
--- and its last row counts. Trimmed behind the oldest snapshot, but for the last of each partition.
+-- The state of each partition at the end of an epoch. A partition without news has no row, and its
+-- last row counts. Rows older than the oldest snapshot are trimmed, except the last of each
+-- partition.
 create table if not exists sessionizer.bindings (
     job           text not null references sessionizer.jobs on delete cascade,
     epoch         bigint not null,
@@ -76,9 +77,9 @@ create table if not exists sessionizer.bindings (
     quiet_since   bigint not null,
     records       bigint not null,
     dead          bigint not null,
-    -- Of which topic the offsets are, as Kafka tells topics of one name apart.
+    -- The topic that the offsets belong to: Kafka's id tells topics of one name apart.
     topic_id      text,
-    -- The wall clock by which events of the future were told. Null: the epoch was the clock.
+    -- The wall clock by which events of the future were recognized. Null: the epoch was the clock.
     clock_ms      bigint,
     primary key (job, epoch, topic, partition)
 );
@@ -92,9 +93,9 @@ create table if not exists sessionizer.snapshots (
     primary key (job, shard)
 );
 
--- Records that are no events: where they are, why, and how they begin. And sessions that the table
--- has refused (reason row_refused): they come from several records, so they have no place; the
--- payload is the row, in JSON.
+-- Dead letters: records that are not events, with their place, the reason, and how they begin; and
+-- sessions that the table has refused (reason row_refused). Those come from several records, so
+-- they have no place; their payload is the row, in JSON.
 create table if not exists sessionizer.dead_letters (
     job           text not null references sessionizer.jobs on delete cascade,
     topic         text,
@@ -105,38 +106,39 @@ create table if not exists sessionizer.dead_letters (
     payload       bytea,
     payload_bytes bigint not null,
     read_at       timestamptz not null,
-    -- How many records it stands for.
+    -- How many records the dead letter stands for.
     records       bigint not null default 1
 );
 create index if not exists dead_letters_place
     on sessionizer.dead_letters (job, topic, partition, "offset");
--- For --keep-dead-letters. They come in the order of their time, so this one costs nearly nothing.
+-- For --keep-dead-letters. Rows arrive in the order of read_at, so the index costs almost nothing.
 create index if not exists dead_letters_age
     on sessionizer.dead_letters using brin (read_at) with (autosummarize = on);
 
 comment on table sessionizer.dead_letters is
-    'Records that are no events. --keep-dead-letters removes old ones; the balance counts them on.';
+    'Records that are not events. --keep-dead-letters removes old ones; the balance still counts '
+    'them.';
 comment on column sessionizer.dead_letters.payload is
-    'How the payload begins: at most --dead-letter-bytes of it. Null: there was none, or '
+    'The beginning of the payload: at most --dead-letter-bytes of it. Null: there was none, or '
     '--keep-dead-letters has removed it.';
 comment on column sessionizer.dead_letters.payload_bytes is
-    'How long the whole payload was. It was cut if this is more than length(payload).';
+    'The length of the whole payload. It was cut if this exceeds length(payload).';
 
--- Offsets that Kafka did not have any more when they were needed, and that was accepted. Those
--- before read_to had been read; what was known of them is in snapshots and in the table.
+-- Accepted losses: offsets that Kafka no longer had when they were needed. Those before read_to had
+-- been read; what was known of them is in snapshots and in the table.
 create table if not exists sessionizer.losses (
     job           text not null references sessionizer.jobs on delete cascade,
     topic         text not null,
     partition     integer not null,
     lost_from     bigint not null,
-    lost_to       bigint,       -- Null: the topic was made again, nobody knows how long it was.
+    lost_to       bigint,       -- Null: the topic was created again, so its length is unknown.
     read_to       bigint not null,
     reason        text not null,
     accepted_at   timestamptz not null default now()
 );
 
--- Epochs that brought other records when they were read again after a crash than when they were bound:
--- the topic had been compacted meanwhile, for example. What that has cost is in jobs.lost.
+-- Epochs whose replay after a crash read other records than were bound, for example because the
+-- topic had been compacted meanwhile. The records lost by that are counted in jobs.lost.
 create table if not exists sessionizer.replay_differences (
     job           text not null references sessionizer.jobs on delete cascade,
     topic         text not null,
@@ -150,7 +152,7 @@ create table if not exists sessionizer.replay_differences (
     primary key (job, topic, partition, epoch)
 );
 
--- What older versions of the program made without.
+-- Upgrade a schema that an older version created.
 alter table sessionizer.jobs add column if not exists lost bigint not null default 0,
     add column if not exists loss_epoch bigint,
     add column if not exists topics text[];
@@ -162,14 +164,14 @@ alter table sessionizer.bindings add column if not exists topic_id text,
 alter table sessionizer.dead_letters add column if not exists records bigint not null default 1,
     alter column topic drop not null, alter column partition drop not null,
     alter column "offset" drop not null;
--- They have no key, and a publication of deletes needs one or this.
+-- These tables have no key, and a publication of deletes needs a key or this.
 alter table sessionizer.dead_letters replica identity full;
 alter table sessionizer.losses replica identity full;
 drop view if exists sessionizer.balance;
 
--- Nothing vanishes: every record is in a closed session, in an open one, a dead letter, or of a
--- loss that was accepted. As of the last epoch that all shards have passed; the difference is zero
--- at every commit (while a loss is being counted, it is that loss).
+-- Nothing vanishes: every record is in a closed session, in an open session, a dead letter, or part
+-- of an accepted loss. As of the last epoch that all shards have passed. The difference is zero at
+-- every commit (while a loss has not been counted yet, it is that loss).
 create or replace view sessionizer.balance as
 select e.job, e.epoch, to_timestamp(e.epoch / 1000.0) as as_of, r.records, e.closed, e.open, e.dead,
        r.records - e.closed - e.open - e.dead - j.lost as difference, j.lost,
@@ -192,17 +194,17 @@ cross join lateral (
 ) r;
 
 comment on view sessionizer.balance is
-    'One row a job (where job = ''NAME''): what became of the records it has read, as of its last '
-    'complete commit. Every column counts records, not sessions.';
+    'One row per job (where job = ''NAME''): what became of the records it has read, as of its '
+    'last complete commit. Every column counts records, not sessions.';
 comment on column sessionizer.balance.records is 'Records read.';
 comment on column sessionizer.balance.closed is 'Records in sessions that have closed: the sum of num_logs over the job''s rows.';
 comment on column sessionizer.balance.open is 'Records in sessions that are still open.';
 comment on column sessionizer.balance.dead is 'Records that are dead letters.';
-comment on column sessionizer.balance.lost is 'Records that had been read and that Kafka had lost when they were needed again.';
-comment on column sessionizer.balance.replay_difference is 'Records that reading again has brought more (or, if negative, less) than before: sessionizer.replay_differences has them by epoch and partition. Those whose sessions were written already are not lost.';
+comment on column sessionizer.balance.lost is 'Records that had been read, and that Kafka had lost when they were needed again.';
+comment on column sessionizer.balance.replay_difference is 'How many more records (if negative, fewer) replays have read than before: sessionizer.replay_differences has them by epoch and partition. Records whose sessions were written already are not lost.';
 comment on column sessionizer.balance.difference is 'records - closed - open - dead - lost: zero.';
 
--- How far each partition is: for people, and for alerts.
+-- The progress of each partition, for people and for alerts.
 create or replace view sessionizer.partitions as
 select distinct on (b.job, b.topic, b.partition)
        b.job, b.topic, b.partition, b.start_offset, b.end_offset, b.status, b.records, b.dead,
@@ -211,5 +213,5 @@ from sessionizer.bindings b
 order by b.job, b.topic, b.partition, b.epoch desc;
 
 comment on view sessionizer.partitions is
-    'One row a job and partition (where job = ''NAME''): the next offset, the records and dead letters '
-    'so far, and the promise that no event older than this is expected any more.';
+    'One row per job and partition (where job = ''NAME''): the next offset, the records and dead '
+    'letters so far, and the promise: no event older than this is expected any more.';

@@ -1,17 +1,15 @@
-//! The start: the schema, the job, the fence, and what is durable.
+//! The start: ensures the schema and the job, takes the fence, and reads the durable state.
 //!
-//! All of it is one transaction under an advisory lock, so two first starts at the same moment
-//! do not meet. Taking the fence (`generation + 1` on every row of `shard_progress`) waits for
-//! commits in flight and makes every later commit of an older instance fail.
+//! All of it is one transaction under an advisory lock, so that simultaneous first starts do not
+//! collide. Taking the fence (`generation + 1` on every row of `shard_progress`) waits for commits
+//! in flight, and makes every later commit of an older instance fail.
 
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
-use postgres::{Client, IsolationLevel, Row, Transaction};
+use postgres::{Client, IsolationLevel, Transaction};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Shard;
 use sessionizer_core::plan::Fence;
-use sessionizer_core::session::SessionTable;
-use sessionizer_core::session::snapshot;
 use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::ports::LedgerError;
@@ -21,31 +19,31 @@ use crate::ledger::durable::RecoveredState;
 use crate::ledger::peek::Place;
 use crate::ledger::table;
 use crate::ledger::table::Table;
-use crate::ledger::{LedgerConfig, humane, probe};
+use crate::ledger::{LedgerConfig, job, probe};
 
 const SCHEMA: &str = include_str!("schema.sql");
-/// Any constant: it only has to be the same in every instance, and in `sessionizer reset`.
+/// An arbitrary constant, the same in every instance and in `sessionizer reset`.
 pub const ADVISORY_LOCK: i64 = 0x7365_7373_696f_6e73;
 
-/// What a start has found and done.
+/// The result of a start.
 pub struct Started {
     pub durable: RecoveredState,
     pub place: Place,
-    /// The table, as people write it.
+    /// The table, for messages.
     pub table: String,
-    /// Whether the table was made by this start.
+    /// Whether this start created the table.
     pub made_table: bool,
-    /// KAFKA_TOPIC at the start before, if that is known.
+    /// KAFKA_TOPIC at the previous start, if known.
     pub topics_before: Option<Vec<String>>,
     /// The end of the newest row, if this is a first start on a table with rows.
     pub found_rows_to: Option<EventTime>,
 }
 
-/// Prepares everything, takes the fence and reads what is durable.
+/// Prepares everything, takes the fence and reads the durable state.
 ///
-/// `with_rows` says that a first start may begin although the table has rows: where it begins was
-/// held against them. What is missing or wrong is found before the transaction commits, so a start
-/// that is refused has changed nothing, and an instance that runs is not fenced for it.
+/// `with_rows` allows a first start although the table has rows: the caller has compared them with
+/// where reading begins. Anything missing or wrong is found before the transaction commits, so a
+/// refused start changes nothing and does not fence a running instance.
 pub fn start(
     client: &mut Client,
     config: &LedgerConfig,
@@ -55,17 +53,18 @@ pub fn start(
     check_encoding(client)?;
     let failed = |why: postgres::Error| classify(&why, "starting");
     let place = Place::of(client, config).map_err(failed)?;
-    // Each statement sees what was committed while the one before waited for a lock.
+    // Read committed: each statement sees what was committed while the previous one waited for a
+    // lock.
     let tx = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
     let mut tx = tx.map_err(failed)?;
     tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(failed)?;
     ensure_schema(&mut tx)?;
     probe::check_rights(&mut tx)?;
-    check_table_is_there(&mut tx, config)?;
+    job::check_table_is_there(&mut tx, config)?;
     let (table, made_table) = table::ensure(&mut tx, config)?;
     check_rights(&mut tx, &table)?;
     lock_shards(&mut tx, &config.job)?;
-    let before = ensure_job(&mut tx, config, topics, &table)?;
+    let before = job::ensure_job(&mut tx, config, topics, &table)?;
     let (created_job, topics_before) = (before.is_none(), before.flatten());
     let fence = fence(&mut tx, config)?;
     durable::check(&mut tx, &config.job, &table.quoted())?;
@@ -79,7 +78,7 @@ pub fn start(
                 table.shown, config.job
             ))));
         }
-        found_rows_to = Some(begin_after_rows(&mut tx, config, &table)?);
+        found_rows_to = Some(job::begin_after_rows(&mut tx, config, &table)?);
     }
     warn_of_lost_commits(&mut tx).map_err(failed)?;
     let mut advice = probe::advise_on_owners(&mut tx, &table, created_job)?;
@@ -93,8 +92,8 @@ pub fn start(
     Ok(Started { durable, place, table, made_table, topics_before, found_rows_to })
 }
 
-/// A commit that is answered before it is on the disk may be lost. The job notices and reads again,
-/// but rows that others have seen may be gone for a moment.
+/// Warns if a commit may be acknowledged before it is on disk and then be lost. The job notices and
+/// reads again, but rows that others have seen may be gone for a moment.
 fn warn_of_lost_commits(tx: &mut Transaction<'_>) -> Result<(), postgres::Error> {
     let row = tx.query_one(
         "select current_user::text, current_setting('synchronous_commit') = 'off'",
@@ -112,7 +111,7 @@ fn warn_of_lost_commits(tx: &mut Transaction<'_>) -> Result<(), postgres::Error>
     Ok(())
 }
 
-/// Keys are UTF-8, byte for byte; any other encoding would change or refuse them.
+/// Refuses an encoding that would change or reject keys, which are UTF-8, byte for byte.
 pub fn check_encoding(client: &mut Client) -> Result<(), LedgerError> {
     let row = client
         .query_one("select current_setting('server_encoding'), current_database()::text", &[])
@@ -127,8 +126,8 @@ pub fn check_encoding(client: &mut Client) -> Result<(), LedgerError> {
     ))))
 }
 
-/// Makes our schema unless it is all there: one that an administrator has made must do, even if
-/// the job may not create anything.
+/// Creates our schema unless it is complete: a login that may not create anything can use one that
+/// an administrator has created.
 fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "preparing the schema sessionizer");
     let there: bool = tx
@@ -152,23 +151,8 @@ fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
     if there { Ok(()) } else { tx.batch_execute(SCHEMA).map_err(failed) }
 }
 
-/// A job that exists has a table: an empty one in its place would lack what was written before.
-fn check_table_is_there(
-    tx: &mut Transaction<'_>,
-    config: &LedgerConfig,
-) -> Result<(), LedgerError> {
-    let gone = tx
-        .query_opt(
-            "select format('%I.%I', table_schema, table_name) from sessionizer.jobs
-             where job = $1 and to_regclass(format('%I.%I', table_schema, table_name)) is null",
-            &[&config.job],
-        )
-        .map_err(|why| classify(&why, "looking for the job's table"))?;
-    gone.map_or(Ok(()), |row| Err(table::gone(&config.job, row.get(0))))
-}
-
-/// Most rights are needed late: to delete, when the first late event comes. A job that lacks one
-/// must not run until then.
+/// Checks the rights on the table now, because most are needed only later: `delete`, for example,
+/// when the first late event arrives. A job that lacks one must not run until then.
 pub fn check_rights(tx: &mut Transaction<'_>, table: &Table) -> Result<(), LedgerError> {
     let row = tx
         .query_one(
@@ -197,155 +181,8 @@ pub fn check_rights(tx: &mut Transaction<'_>, table: &Table) -> Result<(), Ledge
     ))))
 }
 
-/// Finds the job, and gives the topics of its last start; `None`: it was created.
-fn ensure_job(
-    tx: &mut Transaction<'_>,
-    config: &LedgerConfig,
-    topics: &[String],
-    table: &Table,
-) -> Result<Option<Option<Vec<String>>>, LedgerError> {
-    let failed = |why: postgres::Error| classify(&why, "looking for the job");
-    let by = format!("pid {} on {}", std::process::id(), host_name());
-    let job = tx
-        .query_opt(
-            "update sessionizer.jobs j set started_at = now(), started_by = $2, topics = $3
-             from (select job, topics from sessionizer.jobs where job = $1
-                   for no key update) before  -- A commit in flight may refer to the job.
-             where j.job = before.job
-             returning table_schema, table_name, shards, gap_ms, session_end, before.topics",
-            &[&config.job, &by, &topics],
-        )
-        .map_err(failed)?;
-    if let Some(job) = job {
-        check_settings(&job, config, table)?;
-        return Ok(Some(job.get(5)));
-    }
-    check_owner(tx, config, table)?;
-    create_job(tx, config, topics, table, &by).map(|()| None)
-}
-
-/// A table belongs to one job.
-pub fn check_owner(
-    tx: &mut Transaction<'_>,
-    config: &LedgerConfig,
-    table: &Table,
-) -> Result<(), LedgerError> {
-    let other = tx
-        .query_opt(
-            "select job from sessionizer.jobs
-             where table_schema = $1 and table_name = $2 and job <> $3",
-            &[&table.schema, &table.name, &config.job],
-        )
-        .map_err(|why| classify(&why, "looking for the job of the table"))?;
-    let Some(other) = other else { return Ok(()) };
-    let other: String = other.get(0);
-    Err(LedgerError::Fatal(Fault::Config(format!(
-        "the table {} belongs to the job {other}; this is the job {}: give it a table of its \
-         own (--table), or start it as {other} (--job)",
-        table.shown, config.job
-    ))))
-}
-
-fn check_settings(job: &Row, config: &LedgerConfig, table: &Table) -> Result<(), LedgerError> {
-    let (schema, name): (String, String) = (job.get(0), job.get(1));
-    let (shards, gap_ms): (i32, i64) = (job.get(2), job.get(3));
-    let session_end: String = job.get(4);
-    let mut differences = Vec::new();
-    if (&schema, &name) != (&table.schema, &table.name) {
-        differences.push(format!("its table is {schema}.{name}, not {} (--table)", table.shown));
-    }
-    if shards != config.shards as i32 {
-        differences.push(format!("it has {shards} shards, not {} (--shards)", config.shards));
-    }
-    if gap_ms != config.gap.millis() {
-        let (was, now) = (humane(gap_ms), humane(config.gap.millis()));
-        differences.push(format!("its gap is {was}, not {now} (--gap)"));
-    }
-    if session_end != config.session_end.name() {
-        let now = config.session_end.name();
-        differences.push(format!("its --session-end is {session_end}, not {now}"));
-    }
-    if differences.is_empty() {
-        return Ok(());
-    }
-    Err(LedgerError::Fatal(Fault::Config(format!(
-        "the job {} was created with other settings: {}. They shape rows that are there already: \
-         start with those of its creation, or as another job (--job) with a table of its own",
-        config.job,
-        differences.join("; ")
-    ))))
-}
-
-fn create_job(
-    tx: &mut Transaction<'_>,
-    config: &LedgerConfig,
-    topics: &[String],
-    table: &Table,
-    by: &str,
-) -> Result<(), LedgerError> {
-    let failed = |why: postgres::Error| classify(&why, "creating the job");
-    tx.execute(
-        "insert into sessionizer.jobs (job, table_schema, table_name, shards, gap_ms,
-                                       session_end, found_rows, started_by, topics)
-         values ($1, $2, $3, $4, $5, $6, false, $7, $8)",
-        &[
-            &config.job,
-            &table.schema,
-            &table.name,
-            &(config.shards as i32),
-            &config.gap.millis(),
-            &config.session_end.name(),
-            &by,
-            &topics,
-        ],
-    )
-    .map_err(failed)?;
-    let empty = snapshot::encode(&SessionTable::new(config.gap, EventTime::NEVER));
-    let shards: Vec<i32> = (0..config.shards as i32).collect();
-    tx.execute(
-        "insert into sessionizer.shard_progress
-         select $1, shard, 0, 0, 0, 0, 0 from unnest($2::int4[]) shard",
-        &[&config.job, &shards],
-    )
-    .map_err(failed)?;
-    tx.execute(
-        "insert into sessionizer.snapshots
-         select $1, shard, 0, $3 from unnest($2::int4[]) shard",
-        &[&config.job, &shards, &empty],
-    )
-    .map_err(failed)?;
-    tx.execute(
-        "insert into sessionizer.epochs (job, epoch, shards_done, closed, open, dead)
-         values ($1, 0, $2, 0, 0, 0)",
-        &[&config.job, &(config.shards as i32)],
-    )
-    .map_err(failed)?;
-    Ok(())
-}
-
-/// Rows that are there before a job has committed anything are the past: they set the horizon of
-/// every shard. Gives the end of the newest.
-fn begin_after_rows(
-    tx: &mut Transaction<'_>,
-    config: &LedgerConfig,
-    table: &Table,
-) -> Result<EventTime, LedgerError> {
-    let failed = |why: postgres::Error| classify(&why, "beginning after the rows of the table");
-    let newest = table::newest_end(tx, config, &table.quoted()).map_err(failed)?;
-    let horizon = newest.unwrap_or(EventTime::NEVER);
-    tx.execute("update sessionizer.jobs set found_rows = true where job = $1", &[&config.job])
-        .map_err(failed)?;
-    let empty = snapshot::encode(&SessionTable::new(config.gap, horizon));
-    tx.execute(
-        "update sessionizer.snapshots set data = $2 where job = $1 and epoch = 0",
-        &[&config.job, &empty],
-    )
-    .map_err(failed)?;
-    Ok(horizon)
-}
-
-/// Waits for commits in flight and lets none begin. As a commit does it: shards before all else,
-/// and in ascending order, so that nobody waits for anybody in a circle.
+/// Waits for commits in flight and blocks new ones. It locks as a commit does, shards first and in
+/// ascending order, so that there is no deadlock.
 fn lock_shards(tx: &mut Transaction<'_>, job: &str) -> Result<(), LedgerError> {
     let lock = "select from sessionizer.shard_progress where job = $1 order by shard for update";
     tx.execute(lock, &[&job]).map(|_| ()).map_err(|why| classify(&why, "taking the fence"))
@@ -371,8 +208,8 @@ fn fence(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<Fence, Ledge
     Ok(Fence { generation, run })
 }
 
-/// Reads the snapshots of some shards, for the run that has taken the fence; `ours`: this process has
-/// taken it, and not another one of the cluster.
+/// Reads the snapshots of some shards, for the run that has taken the fence. `ours` means that this
+/// process took it, not another one of the cluster.
 pub fn snapshots(
     client: &mut Client,
     config: &LedgerConfig,
@@ -400,15 +237,15 @@ pub fn snapshots(
     Ok(snapshots)
 }
 
-/// Whether this is the database in which the run has taken its fence: each process of a cluster is
-/// told by itself where Postgres is.
+/// Checks that this is the database in which the run has taken its fence: each process of a cluster
+/// has its own POSTGRES_URL.
 fn check_fence(
     client: &mut Client,
     config: &LedgerConfig,
     (fence, ours): (Fence, bool),
 ) -> Result<(), LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "asking for the generation");
-    // A database that never had a job has no such table.
+    // A database that never had a job lacks the table.
     let there: bool = client
         .query_one("select to_regclass('sessionizer.shard_progress') is not null", &[])
         .map_err(failed)?
@@ -443,11 +280,4 @@ fn check_fence(
             config.url, config.job
         )))),
     }
-}
-
-/// The name of this machine, for messages about who has taken over.
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim();
-    if name.is_empty() { "an unnamed host".to_owned() } else { name.to_owned() }
 }

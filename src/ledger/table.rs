@@ -1,4 +1,4 @@
-//! The table of sessions: made if it is missing, accepted as it stands if it is not.
+//! The table of sessions: created if it is missing, checked but never altered if it exists.
 
 use log::{info, warn};
 use postgres::error::SqlState;
@@ -14,7 +14,7 @@ use crate::ledger::connect::{classify, quote};
 /// What `session_end` holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SessionEnd {
-    /// The last event and the gap: the exclusive end of the window, as the Flink job wrote it.
+    /// The last event plus the gap: the exclusive end of the window, as the Flink job wrote it.
     Window,
     /// The last event.
     LastEvent,
@@ -29,7 +29,7 @@ impl SessionEnd {
         }
     }
 
-    /// The `session_end` of a row.
+    /// Returns the `session_end` of a row.
     pub fn of(self, span: &Span, gap: Gap) -> EventTime {
         match self {
             SessionEnd::Window => gap.end_after(span.last),
@@ -37,7 +37,7 @@ impl SessionEnd {
         }
     }
 
-    /// The last event of a row with this `session_end`.
+    /// Returns the last event of a row with this `session_end`.
     pub fn last_event(self, end: EventTime, gap: Gap) -> EventTime {
         match self {
             SessionEnd::Window => end.plus(-gap.millis()),
@@ -46,25 +46,25 @@ impl SessionEnd {
     }
 }
 
-/// The table as it is.
+/// The properties of the table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Table {
     pub schema: String,
     pub name: String,
-    /// As people write it: quotes only where Postgres needs them.
+    /// For messages: quoted only where Postgres needs it.
     pub shown: String,
-    /// `timestamptz` or `timestamp`: what its times are.
+    /// The type of its times: `timestamptz` or `timestamp`.
     pub time_type: &'static str,
     /// Whether its primary key, or another unique index, begins with `ip, host, session_start`.
     pub keyed: bool,
-    /// Whether something may change a row on its way in: a BEFORE trigger.
+    /// Whether a BEFORE trigger may change rows on their way in.
     pub rewritten: bool,
-    /// What a person should know of it, or do about it.
+    /// What the user should know about it or do about it.
     pub advice: Vec<String>,
 }
 
 impl Table {
-    /// Schema and name in quotes.
+    /// Returns schema and name, quoted.
     pub fn quoted(&self) -> String {
         format!("{}.{}", quote(&self.schema), quote(&self.name))
     }
@@ -74,7 +74,7 @@ fn typed(config: &LedgerConfig) -> String {
     config.table.split('.').map(quote).collect::<Vec<_>>().join(".")
 }
 
-/// Makes the table if it is missing and looks at it; says whether it was made.
+/// Creates the table if it is missing, and inspects it. Returns whether it was created.
 pub fn ensure(
     tx: &mut Transaction<'_>,
     config: &LedgerConfig,
@@ -114,7 +114,7 @@ fn refuse(config: &LedgerConfig, why: &str) -> LedgerError {
     LedgerError::Fatal(Fault::Config(format!("the table {} cannot be used: {why}", config.table)))
 }
 
-/// The table of a job that exists does not: what was in it cannot be made again from here.
+/// The error for a job whose table is gone: its contents cannot be restored from here.
 pub fn gone(job: &str, table: &str) -> LedgerError {
     LedgerError::Fatal(Fault::Config(format!(
         "the table {table} of the job {job} is gone: it was dropped. Restore it, or begin afresh: \
@@ -123,8 +123,8 @@ pub fn gone(job: &str, table: &str) -> LedgerError {
     )))
 }
 
-/// Finds the table by the search path of the user, and the first schema there. The path counts for
-/// this statement alone, in which every name is qualified.
+/// Finds the table, and the first schema of the user's search path. That path is in force only for
+/// this statement, in which every name is qualified.
 fn resolve(
     client: &mut impl GenericClient,
     config: &LedgerConfig,
@@ -171,7 +171,7 @@ pub fn place(
     Ok(place.map(|row| row.get(0)))
 }
 
-/// Looks at the table; `None` if there is none.
+/// Finds and inspects the table; `None` if there is none.
 pub fn find(
     client: &mut impl GenericClient,
     config: &LedgerConfig,
@@ -182,7 +182,7 @@ pub fn find(
     }
 }
 
-/// Looks at the table that the job has had since its creation, whatever the search path is now.
+/// Inspects the table that the job has used since its creation, whatever the search path is now.
 pub fn of_job(
     client: &mut impl GenericClient,
     config: &LedgerConfig,
@@ -275,7 +275,7 @@ fn check_kind(kind: &str, persistence: &str) -> Result<(), String> {
     Err(format!("it is {what}; name a table with --table, or rename it and let the job make one"))
 }
 
-/// Whether the columns can hold what we write; gives the type of the times.
+/// Checks that the columns can hold what we write; returns the type of the times.
 fn check_columns(
     client: &mut impl GenericClient,
     config: &LedgerConfig,
@@ -307,7 +307,7 @@ fn check_columns(
             }
             continue;
         }
-        // timestamp(0) to (2) would round, and a row must be found again by its times.
+        // timestamp(0) to (2) would round, but a row must be found again by its times.
         if ty.starts_with("timestamp") && (0..3).contains(&modifier) {
             return Err(refuse(config, &format!("its column {column} does not hold milliseconds")));
         }
@@ -326,7 +326,7 @@ fn check_columns(
                 ),
             ));
         }
-        // An IPv6 address has up to 45 characters, the name of a host up to 253.
+        // An IPv6 address has up to 45 characters, a host name up to 253.
         let longest = if column == "ip" { 45 } else { 253 };
         if ty == "character varying" && modifier >= 0 && modifier - 4 < longest {
             advice.push(format!(
@@ -340,13 +340,13 @@ fn check_columns(
     check_types(&types).map_err(|why| refuse(config, &why))
 }
 
-/// Whether a table, named in quotes, has any row.
+/// Whether a table, given quoted, has any row.
 pub fn has_rows(client: &mut impl GenericClient, table: &str) -> Result<bool, postgres::Error> {
     Ok(client.query_one(&format!("select exists (select from {table})"), &[])?.get(0))
 }
 
-/// The end of the newest row of a table, named in quotes, as a session counts it; `None` if no row
-/// has an end.
+/// Returns the end of the newest row of a table, given quoted: its last event plus the gap. `None`
+/// if no row has an end.
 pub fn newest_end(
     client: &mut impl GenericClient,
     config: &LedgerConfig,
@@ -357,7 +357,7 @@ pub fn newest_end(
     Ok(newest.map(|end| config.gap.end_after(config.session_end.last_event(end.0, config.gap))))
 }
 
-/// The type of its times, if all columns are there and can hold what we write.
+/// Returns the type of the times, if all columns exist and can hold what we write.
 fn check_types(types: &std::collections::BTreeMap<String, String>) -> Result<&'static str, String> {
     let is = |column: &str, allowed: &[&str]| match types.get(column) {
         None => Err(format!("it has no column {column}")),
@@ -379,7 +379,7 @@ fn check_types(types: &std::collections::BTreeMap<String, String>) -> Result<&'s
     Ok(if start == times[0] { "timestamptz" } else { "timestamp" })
 }
 
-/// Says what a table that we did not make lacks, and how to add it. Never adds it unasked.
+/// Logs what the table lacks and how to add it. Never adds it unasked.
 pub fn advise(table: &Table) {
     if !table.keyed {
         let name = &table.shown;

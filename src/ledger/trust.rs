@@ -1,10 +1,10 @@
-//! Whose code a session of the job may run.
+//! Decides whose code a session of the job may run.
 //!
-//! Whoever may create objects in a schema of the search path can put a function or an operator
-//! before one of Postgres's own, and whoever owns a view or a table can have code run when it is
-//! read or written: with the rights of the job's login. So every session keeps the user's search
-//! path only to find the table of sessions, all other names are those of Postgres or qualified, and
-//! objects in the schema `sessionizer` must belong to somebody whom the login trusts anyway.
+//! Whoever may create objects in a schema of the search path can shadow a function or an operator
+//! of Postgres, and whoever owns a view or a table can have code run when it is read or written,
+//! with the rights of the job's login. So every session uses the user's search path only to find
+//! the table of sessions, all other names are those of Postgres or qualified, and objects in the
+//! schema `sessionizer` must belong to a role that the login trusts anyway.
 
 use postgres::GenericClient;
 use sessionizer_core::fault::Fault;
@@ -12,24 +12,26 @@ use sessionizer_core::fault::Fault;
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::connect::{classify, quote};
 
-/// Keeps the search path of the user in a setting of its own, and leaves Postgres's own schema.
-/// Every name is qualified, and there is no operator: the user's path still counts here.
+/// Saves the user's search path in a setting of its own, and reduces the path to Postgres's own
+/// schema. Every name is qualified and there is no operator, because the user's path is still in
+/// force here.
 pub const CLOSE_PATH: &str = "
     select pg_catalog.set_config('sessionizer.path',
                                  pg_catalog.current_setting('search_path'), false);
     set search_path = pg_catalog, pg_temp;";
 
-/// A limit on statements or locks that was set for everything this login does, or the database,
-/// would end the same commit again and again. One in POSTGRES_URL is meant for the job.
+/// Lifts limits on statements and locks. One that is set for the login or the database as a whole
+/// would cancel the same commit again and again. One in POSTGRES_URL is meant for the job and
+/// stays.
 pub const LIFT_LIMITS: &str = "
     select set_config(name, '0', false) from pg_settings
     where name in ('statement_timeout', 'lock_timeout', 'transaction_timeout')
           and setting <> '0' and source <> 'client';";
 
-/// Refuses what another role has put into the schema `sessionizer`.
+/// Refuses objects in the schema `sessionizer` that belong to a role the login does not trust.
 ///
 /// A login trusts itself, the roles it is a member of, superusers, and the owner of the database. A
-/// superuser is a member of every role, and trusts superusers alone.
+/// superuser is a member of every role, so it trusts only superusers.
 pub fn refuse_foreign(client: &mut impl GenericClient) -> Result<(), LedgerError> {
     let foreign = client
         .query_opt(

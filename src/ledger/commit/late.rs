@@ -1,4 +1,4 @@
-//! Late sessions and the rows they touch: found, merged in a pure function, replaced.
+//! Late sessions: finds the rows they touch, merges both in a pure function, and replaces the rows.
 
 use std::collections::HashSet;
 
@@ -17,10 +17,10 @@ use crate::ledger::connect::classify;
 use crate::ledger::copy::Timestamp;
 use crate::ledger::table::Table;
 
-/// How many late sessions one look at the table is for.
+/// How many late sessions one query looks up.
 const LATE_PER_QUERY: usize = 10_000;
 
-/// A row that says more is none: their sum must not overflow.
+/// The largest `num_logs` that this program accepts in a row: sums of them must not overflow.
 const MOST_LOGS: i64 = 1 << 50;
 
 pub(super) struct Statements {
@@ -37,7 +37,7 @@ impl Statements {
         let (name, time) = (table.quoted(), table.time_type);
         Ok(Statements {
             touching: client.prepare(&touching(table, found_rows))?,
-            // Rows of others may be more precise than the milliseconds that we have read of them.
+            // Rows of other writers may have times more precise than the milliseconds that we read.
             delete: client.prepare(&format!(
                 "delete from {name} r
                  using unnest($1::text[], $2::text[], $3::{time}[], $4::{time}[])
@@ -52,10 +52,10 @@ impl Statements {
     }
 }
 
-/// The rows that touch any of the spans `k`. Our own do not touch each other, so that of all that
-/// begin before a span only the last one can: two steps into the index find them, however many
-/// sessions a visitor has had. Rows of others may lie over each other, and all are looked at, as
-/// they are where no index helps.
+/// The query for the rows that touch any of the spans `k`. Our own rows do not touch each other, so
+/// of those that begin before a span only the last can touch it: two index lookups find them,
+/// however many sessions a visitor has had. Rows of other writers may overlap, so all of them are
+/// examined, as they are if there is no index.
 fn touching(table: &Table, found_rows: bool) -> String {
     let name = table.quoted();
     let rows = if table.keyed && !found_rows {
@@ -86,13 +86,13 @@ fn touching(table: &Table, found_rows: bool) -> String {
 }
 
 impl Commit<'_> {
-    /// Merges late sessions with the rows they touch, and adds what that changes to the outcome.
+    /// Merges late sessions with the rows they touch, and adds the corrections to the outcome.
     pub(super) fn late(&mut self, late: &[&Closed], outcome: &mut Outcome) -> Result<(), Failed> {
         if late.is_empty() {
             return Ok(());
         }
         if self.target.table.keyed {
-            // A plan is kept, and may have been made when the table had a page.
+            // The server keeps the plan, which may date from when the table had a single page.
             let set = self.tx.batch_execute("set local enable_seqscan = off");
             set.map_err(|why| classify(&why, "preparing for late events"))?;
         }
@@ -131,7 +131,7 @@ impl Commit<'_> {
 }
 
 impl Target<'_> {
-    /// Merges late sessions with the rows that they touch.
+    /// Merges late sessions with the rows they touch; returns the corrections.
     pub(in crate::ledger) fn merge(
         &self,
         tx: &mut Transaction<'_>,
@@ -140,7 +140,7 @@ impl Target<'_> {
         let mut rows = self.touching(tx, late)?;
         let mut corrections = correct(late.to_vec(), rows.clone(), self.config.gap);
         if self.found_rows {
-            // Rows of others may touch each other: look again from where the merging has got.
+            // Rows of other writers may touch each other: look again with the merged spans.
             loop {
                 let grown: Vec<(Key, Span)> = corrections
                     .iter()
@@ -167,7 +167,7 @@ impl Target<'_> {
         Ok(corrections)
     }
 
-    /// The rows that touch any of these spans. Whatever their texts are, they are of these keys.
+    /// Returns the rows that touch any of these spans; fails if one has another key.
     pub(in crate::ledger) fn touching(
         &self,
         tx: &mut Transaction<'_>,
@@ -175,7 +175,7 @@ impl Target<'_> {
     ) -> Result<Vec<(Key, Span)>, LedgerError> {
         let (gap, end) = (self.config.gap, self.config.session_end);
         // touches: row.first <= span.last + gap and span.first <= row.last + gap; the stored
-        // end lies `end_ms` behind the row's last event.
+        // end lies `end_ms` after the row's last event.
         let end_ms = end.of(&Span::event(EventTime::from_millis(0)), gap).millis();
         let columns = Columns::of(
             spans,
@@ -191,7 +191,7 @@ impl Target<'_> {
             let last = end.last_event(last.0, gap);
             let (ip, host): (&str, &str) = (row.get(0), row.get(1));
             let (key, count) = (Key::new(ip, host), row.get::<_, i64>(4));
-            // What the table says was never ours alone: its columns may be changed while we run.
+            // Do not trust the table: its columns may be changed while the job runs.
             if !(0..=MOST_LOGS).contains(&count) {
                 let what = format!("num_logs = {count} in the row of ip {ip:?} and host {host:?}");
                 return Err(self.foreign(&what));
@@ -213,7 +213,7 @@ impl Target<'_> {
         )))
     }
 
-    /// Takes rows out that were just read.
+    /// Deletes rows that were just read.
     fn delete(&self, tx: &mut Transaction<'_>, removed: &[(Key, Span)]) -> Result<(), Failed> {
         let (gap, end) = (self.config.gap, self.config.session_end);
         let columns = Columns::of(removed, |span| span.first, |span| end.of(span, gap));
@@ -238,7 +238,7 @@ impl Target<'_> {
         Err(Failed::Ledger(LedgerError::Fatal(Fault::Environment(why))))
     }
 
-    /// A deletion of nothing: what it takes apart from rows.
+    /// Deletes no row: tries everything that a deletion needs except rows.
     pub(in crate::ledger) fn delete_nothing(
         &self,
         tx: &mut Transaction<'_>,
@@ -247,7 +247,7 @@ impl Target<'_> {
         tx.execute(&self.statements.late.delete, &columns.parameters()).map(|_| ())
     }
 
-    /// How many of these rows are in the table, just as they are.
+    /// Counts how many of these rows are in the table, unchanged.
     pub(super) fn count(
         &self,
         tx: &mut Transaction<'_>,
@@ -275,7 +275,7 @@ impl Target<'_> {
     }
 }
 
-/// Keys and two times, column by column, as arrays for `unnest`.
+/// Keys and two times as arrays for `unnest`, one array per column.
 struct Columns<'a> {
     ips: Vec<&'a str>,
     hosts: Vec<&'a str>,

@@ -1,5 +1,5 @@
-//! Sessions that the table has refused: the dead letters that hold them, the books, and what is
-//! said of them.
+//! Sessions that the table has refused: their dead letters, their place in the books, and the
+//! warning about them.
 
 use std::time::{Duration, Instant};
 
@@ -10,17 +10,18 @@ use sessionizer_core::time::EventTime;
 
 use crate::dataflow::ports::{Batch, LedgerError, Outcome, Refused};
 use crate::ledger::LedgerConfig;
+use crate::ledger::commit::Commit;
 use crate::ledger::commit::rows::{Failed, Refusal};
-use crate::ledger::commit::{Commit, copy_in, printable};
+use crate::ledger::commit::steps::{copy_in, printable};
 use crate::ledger::connect::classify;
 use crate::ledger::table::Table;
 use crate::ui::text;
 
 /// The reason in `dead_letters` of a session that the table has refused.
 pub(in crate::ledger) const ROW_REFUSED: &str = "row_refused";
-/// Refused rows are told of no more often.
-const SPARSELY: Duration = Duration::from_secs(60);
-/// No more of a key is shown, in characters.
+/// The least interval between two warnings about refused rows.
+const WARNING_INTERVAL: Duration = Duration::from_secs(60);
+/// How much of a key a warning shows, in characters.
 const SHOWN_CHARS: usize = 60;
 
 /// A session that was refused, and why.
@@ -31,7 +32,7 @@ pub(super) struct Letter {
     refusal: Refusal,
 }
 
-/// The payload of its dead letter: the row as it would be.
+/// The payload of its dead letter: the row that was refused.
 #[derive(Serialize, Deserialize)]
 pub(in crate::ledger) struct RefusedRow {
     pub ip: String,
@@ -45,7 +46,7 @@ pub(in crate::ledger) struct RefusedRow {
 }
 
 impl RefusedRow {
-    /// Reads a payload; `None` if it is none of ours.
+    /// Parses a payload; `None` if this program did not write it.
     pub fn read(payload: &[u8]) -> Option<(Key, Span)> {
         let row: RefusedRow = serde_json::from_slice(payload).ok()?;
         let (first, last) = (row.first_ms, row.last_ms);
@@ -70,7 +71,7 @@ impl Commit<'_> {
         self.letters.push(Letter { shard, key: key.clone(), span, refusal });
     }
 
-    /// Fails if the table takes nothing, whatever is in the rows.
+    /// Fails if the table cannot be written at all, whatever the rows hold.
     pub(super) fn check_without_rows(&mut self) -> Result<(), LedgerError> {
         let target = self.target;
         let tried = target.attempt(&mut self.tx, crate::ledger::commit::Keep::Nothing, |tx| {
@@ -87,8 +88,8 @@ impl Commit<'_> {
         })
     }
 
-    /// Writes what was refused, then the books and bindings of the run. What was refused moves from
-    /// the closed to the dead, in its shard and at the last epoch of the run.
+    /// Writes the dead letters of refused sessions, then the books and bindings of the run. Their
+    /// records move from `closed` to `dead`, in their shard and at the last epoch of the run.
     pub fn refused(&mut self, batch: &Batch, outcome: &Outcome) -> Result<(), Failed> {
         let mut totals = batch.totals.clone();
         if !self.letters.is_empty() {
@@ -154,19 +155,19 @@ impl Commit<'_> {
     }
 }
 
-/// What was said of refused rows, and when.
+/// Limits how often refused rows are warned about.
 #[derive(Default)]
-pub(super) struct Told {
+pub(super) struct RefusalWarnings {
     last: Option<Instant>,
     since: usize,
 }
 
-impl Told {
-    /// Says what was refused, once it is durable.
-    pub(super) fn tell(&mut self, letters: &[Letter], table: &Table, config: &LedgerConfig) {
+impl RefusalWarnings {
+    /// Warns about refused rows. Call it once they are durable.
+    pub(super) fn warn(&mut self, letters: &[Letter], table: &Table, config: &LedgerConfig) {
         let Some(Letter { shard, key, span, refusal }) = letters.first() else { return };
         self.since += letters.len();
-        if self.last.is_some_and(|last| last.elapsed() < SPARSELY) {
+        if self.last.is_some_and(|last| last.elapsed() < WARNING_INTERVAL) {
             return;
         }
         let (ip, host) = key.parts();

@@ -1,9 +1,9 @@
-//! Rows of sessions on their way into the table, which is not ours: it may refuse any of them.
+//! Writes the rows of sessions. The table belongs to the user, so it may refuse any of them.
 //!
-//! Nearly always it takes them all, in one COPY. Should it refuse one, the transaction is rolled
-//! back and done again with care: the rows are halved, in savepoints, until those that cannot be
-//! stored stand alone. Each of them becomes a dead letter in this same transaction, and its events
-//! move from the closed to the dead; so the decision is made once, whatever crashes.
+//! Nearly always it takes them all, in one COPY. If it refuses one, the transaction is rolled back
+//! and repeated carefully: a bisection, in savepoints, isolates the rows that cannot be stored.
+//! Each becomes a dead letter in the same transaction, and its records move from `closed` to
+//! `dead`; so the decision is made once, whatever crashes.
 
 use postgres::Transaction;
 use postgres::error::DbError;
@@ -13,22 +13,23 @@ use sessionizer_core::session::Span;
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
-use crate::ledger::commit::{Statements, copy_in};
+use crate::ledger::commit::Statements;
+use crate::ledger::commit::steps::copy_in;
 use crate::ledger::connect::classify;
 use crate::ledger::copy::CopyError;
 use crate::ledger::table::Table;
 
-/// A table that has refused so many rows of a run, and stored none, is not usable.
+/// After this many refused rows in a run, and none stored, the table counts as unusable.
 pub(super) const REFUSED_IN_VAIN: u64 = 1_000;
-/// Of so many of the rows that are left, none must be storable either.
+/// How many of the remaining rows to sample before giving up: none of them may be storable either.
 const SAMPLE: usize = 100;
 
 /// Why rows were not written.
 #[derive(Debug)]
 pub(in crate::ledger) enum Failed {
-    /// It has nothing to do with what is in them.
+    /// A failure that has nothing to do with their contents.
     Ledger(LedgerError),
-    /// The table refuses one of them, at least.
+    /// The table refuses at least one of them.
     Refused(Refusal),
 }
 
@@ -38,29 +39,29 @@ impl From<LedgerError> for Failed {
     }
 }
 
-/// What the server says of a row that it refuses.
+/// Why the server refuses a row.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::ledger) struct Refusal {
-    /// The SQLSTATE; empty if the server has said nothing.
+    /// The SQLSTATE; empty if the server reported no error.
     pub code: String,
     pub message: String,
-    /// The column it is about, if that is known.
+    /// The column at fault, if known.
     pub column: Option<String>,
     kind: Kind,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
-    /// The server has reported an error.
+    /// The server reported an error.
     Error,
-    /// It has not stored a row, or not found it again, and has said nothing.
+    /// A row was not stored, or not found again, without an error.
     Silent,
-    /// It has stored something else.
+    /// A row was stored with other values.
     Change,
 }
 
 impl Refusal {
-    /// `None`: the error is not about a row.
+    /// Returns `None` if the error is not about a row.
     fn of(error: &postgres::Error) -> Option<Self> {
         let db = error.as_db_error()?;
         may_concern_a_row(db.code().code()).then(|| Refusal {
@@ -71,7 +72,7 @@ impl Refusal {
         })
     }
 
-    /// The server keeps silent about it.
+    /// A refusal without an error of the server.
     pub(in crate::ledger) fn silent(message: String) -> Self {
         Refusal { code: String::new(), message, column: None, kind: Kind::Silent }
     }
@@ -80,19 +81,19 @@ impl Refusal {
         Refusal::silent("a trial".to_owned())
     }
 
-    /// Whether a row was stored as another.
+    /// Whether a row was stored with other values.
     pub(in crate::ledger) fn is_change(&self) -> bool {
         self.kind == Kind::Change
     }
 
-    /// Whether this looks like a fault of the table, of which no other row would be free: one that
-    /// keeps rows out in silence, or a trigger whose function cannot run. Constraints, and what a
-    /// trigger raises by itself, may be about the row.
+    /// Whether this looks like a fault of the table that affects every row: rows silently kept out,
+    /// or a trigger whose function cannot run. Constraints, and errors that a trigger raises
+    /// itself, may concern only this row.
     pub(in crate::ledger) fn is_of_the_table(&self) -> bool {
         self.kind != Kind::Error || self.code.starts_with("42")
     }
 
-    /// What would make room for such a row.
+    /// Returns what the user can do to store such a row.
     pub(in crate::ledger) fn remedy(&self, table: &str) -> String {
         match (&*self.code, &self.column) {
             ("22001", Some(column)) => {
@@ -111,7 +112,7 @@ impl Refusal {
     }
 }
 
-/// Message, detail and hint of the server.
+/// Joins the message, detail and hint of the server.
 fn describe(db: &DbError) -> String {
     let mut text = format!("{} ({})", db.message(), db.code().code());
     for more in [db.detail(), db.hint()].into_iter().flatten() {
@@ -121,16 +122,17 @@ fn describe(db: &DbError) -> String {
     text
 }
 
-/// The column in the context of an error: `COPY visits, line 3, column ip`.
+/// Finds the column in the context of an error: `COPY visits, line 3, column ip`.
 fn column_in(context: &str) -> Option<String> {
     let line = context.lines().find(|line| line.starts_with("COPY "))?;
     let (_, column) = line.rsplit_once(", column ")?;
     Some(column.split(':').next().unwrap_or(column).trim_matches('"').to_owned())
 }
 
-/// Whether an error with this code, raised while rows go in or out, may be about one of them. A
-/// trigger can raise any code, so what is left out are those that the server itself uses for
-/// something else: connection, transaction, rights, resources, operators, the inside of the server.
+/// Whether an error with this code, raised while rows are written or deleted, may concern one of
+/// them. A trigger can raise any code, so this excludes only those that the server itself uses for
+/// something else: connection, transaction, rights, resources, operator intervention, internal
+/// error.
 fn may_concern_a_row(code: &str) -> bool {
     const OTHERS: [&str; 17] = [
         "08", "0A", "25", "26", "28", "2D", "3D", "3F", "40", "53", "55", "57", "58", "72", "F0",
@@ -139,14 +141,14 @@ fn may_concern_a_row(code: &str) -> bool {
     !OTHERS.iter().any(|class| code.starts_with(class)) && !["42501", "54001"].contains(&code)
 }
 
-/// Whether what was tried in a savepoint stays.
+/// What a savepoint keeps of a successful attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::ledger) enum Keep {
     Written,
     Nothing,
 }
 
-/// What it takes to write rows.
+/// Everything that writing rows needs.
 #[derive(Clone, Copy)]
 pub(in crate::ledger) struct Target<'a> {
     pub config: &'a LedgerConfig,
@@ -156,7 +158,7 @@ pub(in crate::ledger) struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Writes rows, all or none.
+    /// Writes rows, all or nothing.
     pub(in crate::ledger) fn copy(
         &self,
         tx: &mut Transaction<'_>,
@@ -212,7 +214,7 @@ impl Target<'_> {
         }
     }
 
-    /// What an error means that came while rows went in or out.
+    /// Classifies an error that occurred while rows were written or deleted.
     pub(in crate::ledger) fn failed_at(&self, why: &postgres::Error, doing: &str) -> Failed {
         match Refusal::of(why) {
             Some(refusal) if self.is_foreign_writer(why) => {
@@ -227,16 +229,16 @@ impl Target<'_> {
         }
     }
 
-    /// A row of ours that is there already was written by somebody else. Other unique indexes may
-    /// be about anything.
+    /// Whether our own key is already there: then somebody else writes the table. Other unique
+    /// indexes may constrain anything.
     fn is_foreign_writer(&self, why: &postgres::Error) -> bool {
         let detail = why.as_db_error().and_then(DbError::detail).unwrap_or("");
         why.code() == Some(&postgres::error::SqlState::UNIQUE_VIOLATION)
             && detail.contains("(ip, host, session_start)=(")
     }
 
-    /// Runs something in a savepoint; what is deferred to the end of the transaction is checked
-    /// there as well. A row that is refused leaves nothing behind.
+    /// Runs `act` in a savepoint and checks deferred constraints there as well. A refused row
+    /// leaves no trace.
     pub(in crate::ledger) fn attempt<T>(
         &self,
         tx: &mut Transaction<'_>,
@@ -271,7 +273,7 @@ impl Target<'_> {
 
 /// How a COPY failed.
 pub(super) enum CopyFailed {
-    /// Before any row.
+    /// Before the first row.
     Begin(LedgerError),
     Rows(CopyError),
 }
@@ -288,15 +290,15 @@ impl From<CopyFailed> for LedgerError {
     }
 }
 
-/// Whether a run has stored any row, or how many it has tried in vain.
+/// Whether a run has stored any row, and how many the table has refused.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Tried {
     pub stored: bool,
     pub refused: u64,
 }
 
-/// Writes what can be written, and gives the others with the reason. `write` takes a part of them
-/// in a savepoint.
+/// Writes the rows that the table accepts, and returns the others with the reason. `write` writes
+/// some of them in a savepoint.
 pub(super) fn sift<'t, T>(
     all: &'t [T],
     tried: &mut Tried,
@@ -311,7 +313,7 @@ pub(super) fn sift<'t, T>(
             Err(refusal) if part.len() <= 1 => {
                 tried.refused += 1;
                 if !tried.stored && tried.refused >= REFUSED_IN_VAIN {
-                    // Those that were tried may lie together: look at others before giving up.
+                    // Refused rows may be neighbours: sample the rest before giving up.
                     let left: Vec<&[T]> = parts.iter().flat_map(|part| part.chunks(1)).collect();
                     let step = left.len().div_ceil(SAMPLE).max(1);
                     for one in left.into_iter().step_by(step) {

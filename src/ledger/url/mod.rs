@@ -1,8 +1,9 @@
-//! Where Postgres is: a JDBC URL as the Flink job had it, or `postgres://`. Pure.
+//! Parses the address of Postgres: a JDBC URL as the Flink job used it, or `postgres://`. It is
+//! pure.
 //!
-//! A password that is not escaped makes other parts of a URL than its writer meant. So no message
-//! repeats anything of a URL, and what looks like a piece of a login is not taken for a host or a
-//! database.
+//! A password that is not escaped splits a URL in other places than its writer meant. So no message
+//! repeats any part of a URL, and anything that looks like part of a login is not accepted as a
+//! host or a database.
 
 #[cfg(test)]
 mod tests;
@@ -14,21 +15,21 @@ use std::time::Duration;
 use percent_encoding::percent_decode_str;
 use sessionizer_core::secret::Secret;
 
-/// How much TLS is asked for; the names are those of libpq and of the JDBC driver.
+/// How much TLS to require; the names are those of libpq and the JDBC driver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TlsMode {
     Disable,
-    /// TLS if the server offers it, without a look at its certificate (also for `allow`).
+    /// TLS if the server offers it, without checking its certificate (also for `allow`).
     Prefer,
-    /// TLS, without a look at the certificate.
+    /// TLS, without checking the certificate.
     Require,
-    /// TLS, and the certificate is signed by a known authority.
+    /// TLS, with a certificate signed by a known authority.
     VerifyCa,
-    /// The same, and it is made out for this host.
+    /// The same, with a certificate issued for this host.
     VerifyFull,
 }
 
-/// All that a connection needs. Its `Debug` and `Display` never show the password.
+/// Everything that a connection needs. `Debug` and `Display` never show the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PostgresUrl {
     /// Host and port, tried in order.
@@ -37,22 +38,23 @@ pub struct PostgresUrl {
     pub user: Option<String>,
     pub password: Option<String>,
     pub tls: TlsMode,
-    /// TLS and the password's exchange belong together: a server in between is noticed.
+    /// Whether to bind the password exchange to the TLS connection, which detects a server in
+    /// between.
     pub channel_binding: Option<ChannelBinding>,
     pub root_cert: Option<PathBuf>,
     pub client_cert: Option<PathBuf>,
     pub client_key: Option<PathBuf>,
-    /// What the client's key is encrypted with.
+    /// The password of the client's encrypted key.
     pub client_key_password: Option<Secret>,
-    /// Schemas for the search path, the first takes new tables.
+    /// Schemas for the search path; new tables go into the first.
     pub schemas: Vec<String>,
     pub connect_timeout: Duration,
     pub options: Option<String>,
-    /// Parameters that mean nothing here, to be mentioned once.
+    /// Parameters that have no effect here, to be mentioned once.
     pub ignored: Vec<String>,
 }
 
-/// Whether the exchange of the password must be bound to the TLS connection.
+/// Whether the password exchange must be bound to the TLS connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ChannelBinding {
     Disable,
@@ -78,12 +80,12 @@ const DEFAULT_PORT: u16 = 5432;
 
 const FORM: &str = "jdbc:postgresql://host:5432/database or postgres://host:5432/database";
 
-/// What a URL that cannot be read most often is.
+/// The most common reason why a URL cannot be parsed.
 const ESCAPE: &str = "; if a user or password holds one of / @ : ? # & %, write it as %2F %40 %3A \
                       %3F %23 %26 %25, or set POSTGRES_USER and POSTGRES_PASSWORD instead";
 
-/// Parameters of the JDBC driver and of libpq that say nothing about what is read, what is written
-/// or how safe the way is.
+/// Parameters of the JDBC driver and libpq that affect neither the data nor the security of the
+/// connection.
 const HARMLESS: [&str; 52] = [
     "ApplicationName",
     "adaptiveFetch",
@@ -139,8 +141,8 @@ const HARMLESS: [&str; 52] = [
     "xmlFactoryFactory",
 ];
 
-/// Parameters that say how safe the way is, and that nothing here follows. To ignore one could
-/// make a connection less safe than its writer thinks.
+/// Parameters that affect security and are not supported. Ignoring one could make a connection less
+/// secure than its writer thinks.
 const NOT_SUPPORTED: [(&str, &str); 27] = [
     ("authenticationPluginClassName", "set POSTGRES_PASSWORD instead"),
     ("gsslib", "there is no Kerberos"),
@@ -171,8 +173,8 @@ const NOT_SUPPORTED: [(&str, &str); 27] = [
     ("sspiServiceClass", "there is no SSPI"),
 ];
 
-/// Reads `jdbc:postgresql://host:port/database?…`, its short forms, or `postgres://…`. The error
-/// says what is wrong and never repeats anything of the URL, which may hold a password.
+/// Parses `jdbc:postgresql://host:port/database?…`, its short forms, or `postgres://…`. The error
+/// says what is wrong and never repeats any part of the URL, which may hold a password.
 pub fn parse(url: &str) -> Result<PostgresUrl, String> {
     let rest = ["jdbc:postgresql:", "postgresql:", "postgres:"]
         .iter()
@@ -203,7 +205,7 @@ pub fn parse(url: &str) -> Result<PostgresUrl, String> {
             database
         }
         None => {
-            // `jdbc:postgresql:database` and `jdbc:postgresql:/database`: on this machine.
+            // `jdbc:postgresql:database` and `jdbc:postgresql:/database` mean this machine.
             parsed.hosts = vec![("localhost".to_owned(), DEFAULT_PORT)];
             place.strip_prefix('/').unwrap_or(place)
         }
@@ -213,14 +215,14 @@ pub fn parse(url: &str) -> Result<PostgresUrl, String> {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         parameter(&mut parsed, at, &decode(name)?, decode(value)?)?;
     }
-    // As libpq has it: whoever names an authority wants the certificate to be checked.
+    // As in libpq: whoever names an authority wants the certificate to be checked.
     if parsed.tls == TlsMode::Require && parsed.root_cert.is_some() {
         parsed.tls = TlsMode::VerifyCa;
     }
     Ok(parsed)
 }
 
-/// Reads `user:password@` and gives what follows.
+/// Parses `user:password@` and returns what follows.
 fn login<'a>(parsed: &mut PostgresUrl, authority: &'a str) -> Result<&'a str, String> {
     let Some((login, hosts)) = authority.rsplit_once('@') else { return Ok(authority) };
     let (user, password) = match login.split_once(':') {
@@ -275,13 +277,13 @@ fn host_and_port(text: &str) -> Result<(String, u16), String> {
     Ok((host, port))
 }
 
-/// Reads the parameter `at`, counted from 1.
+/// Applies the parameter at position `at`, counted from 1.
 fn parameter(url: &mut PostgresUrl, at: u32, name: &str, value: String) -> Result<(), String> {
     match name {
         "user" => url.user = Some(value),
         "password" => url.password = Some(value),
         "sslmode" => url.tls = tls_mode(&value)?,
-        // As the JDBC driver has it: `ssl=true` without a mode asks for everything.
+        // As in the JDBC driver: `ssl=true` without a mode asks for full verification.
         "ssl" => match value.as_str() {
             "" | "true" => url.tls = TlsMode::VerifyFull,
             "false" => {}
@@ -319,12 +321,12 @@ fn parameter(url: &mut PostgresUrl, at: u32, name: &str, value: String) -> Resul
     Ok(())
 }
 
-/// An empty value is none.
+/// Returns the path; `None` for an empty value.
 fn file(value: String) -> Option<PathBuf> {
     Some(value).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// Accepts what changes nothing, or asks for what is so anyway.
+/// Accepts a parameter that has no effect, or that asks for what holds anyway.
 fn only_if_harmless(url: &mut PostgresUrl, at: u32, name: &str, value: &str) -> Result<(), String> {
     let allowed: &[&str] = match name {
         "gssEncMode" | "gssencmode" => &["disable", "allow", "prefer"],
@@ -332,7 +334,7 @@ fn only_if_harmless(url: &mut PostgresUrl, at: u32, name: &str, value: &str) -> 
         "sslsni" => &["1"],
         "sslcompression" => &["0"],
         "readOnly" => &["false"],
-        // Every session is on a server that takes writes.
+        // Every session is on a server that accepts writes.
         "targetServerType" => &["any", "primary", "master", "preferPrimary"],
         "target_session_attrs" => &["any", "read-write", "primary"],
         _ => {
@@ -348,7 +350,7 @@ fn only_if_harmless(url: &mut PostgresUrl, at: u32, name: &str, value: &str) -> 
             ));
         }
     };
-    // The names that got here are written above.
+    // Only the names listed above get here, so the message repeats nothing of the URL.
     if allowed.contains(&value) {
         return Ok(());
     }
@@ -374,7 +376,7 @@ fn tls_mode(value: &str) -> Result<TlsMode, String> {
     }
 }
 
-/// Resolves `%41` and the like; a `+` stays one, as the JDBC driver keeps it in a path.
+/// Decodes `%41` and the like. A `+` stays a `+`, as in the JDBC driver.
 fn decode(text: &str) -> Result<String, String> {
     let mut escapes = text.split('%').skip(1);
     let is_escape =

@@ -1,4 +1,4 @@
-//! URLs in every form, and that nothing of one that is wrong is ever shown.
+//! Tests URLs in every form, and that no part of an invalid URL is ever shown.
 
 use super::*;
 
@@ -100,8 +100,8 @@ fn what_is_wrong_is_said_with_what_to_write() {
     assert_eq!(shown, "h:5432/d h:5432/d");
 }
 
-/// Secrets with everything that means something in a URL, in every place where one may be pasted:
-/// whether the URL can be read or not, nothing shows a piece of one.
+/// Puts secrets with every special character of a URL in every place where one may be pasted:
+/// whether the URL parses or not, no message shows any part of a secret.
 #[test]
 fn no_piece_of_a_secret_is_ever_shown() {
     let odd = [
@@ -161,7 +161,7 @@ fn no_piece_of_a_secret_is_ever_shown() {
     for template in around {
         for first in odd {
             for second in odd {
-                // Every piece of it can be told from the rest of a message.
+                // Every part of it can be distinguished from the rest of a message.
                 let secret = format!("Qq1{first}Qq2{second}Qq3");
                 let shown = match parse(&template.replace("{}", &secret)) {
                     Ok(url) => format!("{url} {url:?} {:?}", url.ignored),
