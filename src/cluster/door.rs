@@ -6,7 +6,6 @@
 //! been there for long, connections from addresses of the hostfile wait outside, in order of
 //! arrival; others are turned away. So a crowd of silent connections delays a start by a moment and
 //! no more: our own processes say at once who they are.
-//! no more: a process of ours says who it is at once.
 
 use std::collections::BTreeSet;
 use std::io;
