@@ -1,4 +1,4 @@
-//! The help: what is required first, the variable and the default of each flag, examples.
+//! The help: required settings first, the variable and the default of each flag, examples.
 
 use clap::{Arg, ArgAction, Command};
 
@@ -102,7 +102,7 @@ Examples:
   sessionizer audit
   sessionizer audit --env-file job.env --show 100";
 
-/// Adds what derives from the flags, and the texts around them.
+/// Adds the variables and defaults of the flags, and the surrounding texts.
 pub fn describe(root: Command) -> Command {
     let short = "`sessionizer --help` says more, and `sessionizer help COMMAND`.";
     root.help_template(TEMPLATE)
