@@ -28,7 +28,7 @@ struct Found {
 }
 
 impl Differing {
-    /// A peer that claims to be this process has other settings.
+    /// A connection claims to be `process`, and has other settings.
     pub fn claim(&mut self, process: usize) {
         self.claimed.insert(process);
     }

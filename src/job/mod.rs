@@ -27,8 +27,8 @@ use crate::job::worker::Job;
 /// the table's primary key has few pages, and waiting costs more than it saves (docs/DECISIONS.md).
 pub(super) const GATHER_FROM_ROWS: u64 = 1_000_000;
 
-/// Bounds for how often the brokers are asked where the partitions end. The interval itself is a
-/// quarter of the idle timeout.
+/// The bounds of the interval at which the brokers are asked where the partitions end. The interval
+/// itself is a quarter of the idle timeout.
 pub(super) const ENDS_OFTEN: Duration = Duration::from_millis(250);
 
 pub(super) const ENDS_SELDOM: Duration = Duration::from_secs(2);

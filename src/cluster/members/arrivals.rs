@@ -110,8 +110,8 @@ impl Members {
         self.lock().troubles.insert(process, why);
     }
 
-    /// A connection claims to be this process but has other settings. Whether the claim is true is
-    /// found out by connecting to the process.
+    /// A connection claims to be `process` but has other settings. Whether the claim is true is
+    /// found out by connecting to that process.
     pub fn claims_other_settings(&self, process: usize, differences: &[String]) {
         let differences = differences.join("; ");
         let who = match self.addresses.get(process).filter(|_| process != self.me) {
