@@ -1,13 +1,13 @@
-//! sessionizer: a Kafka topic of web events into sessions in PostgreSQL, exactly once.
+//! sessionizer: turns a Kafka topic of web events into sessions in PostgreSQL, exactly once.
 //!
-//! Read [`dataflow`] first: its graph is the whole job on one screen. What a session is, when it
-//! closes and what always holds is in `sessionizer_core`, which knows of no clock, no timely, no
-//! Kafka and no Postgres. [`kafka`] and [`ledger`] are the world outside, behind the ports of the
-//! dataflow. [`job`] starts a run and ends it, [`cluster`] makes several processes one job, and
-//! [`commands`] holds what else the program can do.
+//! Read [`dataflow`] first: its graph shows the whole job on one screen. `sessionizer_core` defines
+//! what a session is, when it closes and which invariants hold; it knows nothing of clocks, timely,
+//! Kafka or Postgres. [`kafka`] and [`ledger`] are the outside world, behind the ports of the
+//! dataflow. [`job`] starts and ends a run, [`cluster`] makes several processes one job, and
+//! [`commands`] holds the other commands of the program.
 //!
-//! Imports point one way: `commands -> job -> {kafka, ledger, cluster} -> dataflow -> core`.
-//! rdkafka is named in `kafka` only, postgres in `ledger` only.
+//! Imports point one way: `commands -> job -> {kafka, ledger, cluster} -> dataflow -> core`. Only
+//! `kafka` names rdkafka, and only `ledger` names postgres.
 
 pub mod cli;
 pub mod cluster;

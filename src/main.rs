@@ -1,4 +1,4 @@
-//! Arguments, configuration, run, exit code.
+//! From arguments to configuration, command and exit code; signals and panics.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         warn!("{warning}");
     }
     let run_state = Arc::new(RunState::default());
-    // Only the job has something to commit.
+    // Only the job and the demo have something to commit.
     let commits = matches!(cli.command, None | Some(Command::Demo(_)));
     stop_on_signals(
         &run_state,
@@ -55,13 +55,13 @@ fn run_job(args: &RunArgs, env: &Environment, run_state: &Arc<RunState>) -> Resu
     job::run(&config, run_state)
 }
 
-/// What `println!` says when nobody takes what it prints: that is no bug of ours.
+/// The reason, if this is the panic of `println!` on a closed output, which is not a bug of ours.
 fn output_closed(panic: &str) -> Option<&str> {
     panic.strip_prefix("failed printing to stdout: ")
 }
 
-/// A reader that has seen enough is not worth a word: the exit code is that of a program which
-/// SIGPIPE has ended. Anything else, a full disk for example, is.
+/// A reader that has seen enough is not an error: the exit code is then that of a program ended by
+/// SIGPIPE. Any other failure, such as a full disk, is reported.
 fn end_without_output(why: &str) -> ! {
     if why.contains("Broken pipe") {
         std::process::exit(128 + signal_hook::consts::SIGPIPE);
@@ -70,8 +70,8 @@ fn end_without_output(why: &str) -> ! {
     std::process::exit(1);
 }
 
-/// A panic is a broken invariant, in whichever thread: what is in memory cannot be trusted, and
-/// a restart from what is durable is the one way back.
+/// A panic in any thread is a broken invariant: memory can no longer be trusted, and only a restart
+/// from the durable state is safe.
 fn abort_on_panic() {
     let tell = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -86,7 +86,7 @@ fn abort_on_panic() {
     }));
 }
 
-/// The first SIGTERM, SIGHUP or Ctrl-C asks for a clean stop, the second does not ask.
+/// The first SIGTERM, SIGHUP or Ctrl-C asks for a clean stop; the second ends the process at once.
 fn stop_on_signals(run_state: &Arc<RunState>, first: &'static str) {
     let run_state = Arc::clone(run_state);
     let mut handled = vec![SIGINT, SIGTERM];
@@ -95,7 +95,8 @@ fn stop_on_signals(run_state: &Arc<RunState>, first: &'static str) {
     }
     let mut signals = Signals::new(handled).expect("signals can be handled");
     let listen = move || {
-        // Another process of a cluster may have asked already; that is no second signal.
+        // Another process of the cluster may already have asked for a stop. That does not make this
+        // signal the second one.
         let mut asked = false;
         for signal in signals.forever() {
             if std::mem::replace(&mut asked, true) {

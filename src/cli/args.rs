@@ -1,9 +1,8 @@
 //! The flags of each command. Every flag has an environment variable (SESSIONIZER_ and its name)
-//! and a default that serves.
+//! and a default that works.
 //!
-//! Values are taken as text: [`crate::config`] reads them, so that everything that is wrong can
-//! be told at once and not one mistake at a time. No flag names its variable: [`crate::cli::variables`]
-//! derives it.
+//! Values are taken as text: [`crate::config`] reads them, so that all mistakes are reported at
+//! once and not one at a time. No flag names its variable: [`crate::cli::variables`] derives it.
 
 use clap::Args;
 
@@ -26,66 +25,65 @@ pub struct RunArgs {
     #[arg(help_heading = SESSIONS, long, value_name = "DURATION", default_value = "15s")]
     pub out_of_orderness: String,
 
-    /// What becomes of an event whose session has closed: merge or drop
+    /// What happens to an event whose session has closed: merge or drop
     ///
     /// Merge it with the rows that it touches, or drop it to dead_letters. With merge, the table is
     /// what a batch query over all events would give, however late they come. With drop, an event
-    /// is dropped if its session, with all that has come of it by the end of the event's epoch, ends
-    /// before the watermark, as Flink does it.
+    /// is dropped if its session, with everything that has joined it by the end of the event's
+    /// epoch, ends before the watermark, as in Flink.
     #[arg(help_heading = SESSIONS, long, value_name = "WHICH", default_value = "merge")]
     pub late: String,
 
-    /// What session_end holds: window (the last event and the gap) or last-event
+    /// What session_end holds: window (the last event plus the gap) or last-event
     #[arg(help_heading = SESSIONS, long, value_name = "WHICH", default_value = "window")]
     pub session_end: String,
 
-    /// An event later than the clock by more than this goes to dead_letters
+    /// An event further ahead of the clock than this goes to dead_letters
     #[arg(help_heading = SESSIONS, long, value_name = "DURATION", default_value = "5m")]
     pub max_future: String,
 
-    /// A partition that was read to its end and is silent for so long holds nothing back
+    /// A partition read to its end and silent for this long no longer holds the watermark back
     #[arg(help_heading = SESSIONS, long, value_name = "DURATION", default_value = "30s")]
     pub idle_timeout: String,
 
-    /// Where the first start of a job begins: earliest, latest, group, group:NAME, savepoint:DIR or a
-    /// time (2026-01-31T12:00:00Z) [default: earliest]
+    /// Where the first start of a job begins: earliest, latest, group, group:NAME, savepoint:DIR or
+    /// a time (2026-01-31T12:00:00Z) [default: earliest]
     ///
     /// With group, it begins at the offsets that the consumer group KAFKA_GROUP (or NAME) has
-    /// committed. With savepoint, it goes on where a Flink job has stopped, exactly: DIR is the
-    /// savepoint that `flink stop --drain` has made, or a directory with its file _metadata. A time
-    /// is looked up among the timestamps of the records in Kafka. If the table has rows already, a
-    /// first start has to be told where to begin. Of several processes, process 0 decides.
+    /// committed. With savepoint, it begins exactly where a Flink job has stopped: DIR is the
+    /// savepoint made by `flink stop --drain`, or a directory with its file _metadata. A time is
+    /// looked up among the timestamps of the records in Kafka. If the table already has rows, a
+    /// first start must be told where to begin. In a cluster, process 0 decides.
     #[arg(help_heading = READ, long, value_name = "WHERE")]
     pub from: Option<String>,
 
-    /// Begin where --from says although the table has rows of events that lie behind it
+    /// Begin where --from says even if the table has rows of events after that position
     ///
-    /// Without it, such a first start is refused: those events would be counted a second time. It
+    /// Without it, such a first start is refused, because those events would be counted twice. It
     /// also lets --from group begin at the earliest record of a partition for which the group has
     /// committed no offset.
     #[arg(help_heading = READ, long)]
     pub accept_overlap: bool,
 
-    /// Read to the offsets that are the end now, close everything, and exit
+    /// Read up to the offsets that are the end now, close everything, and exit
     #[arg(help_heading = READ, long)]
     pub until_end: bool,
 
-    /// Go on although Kafka does not have records any more that the job has not read, or has to
-    /// read again
+    /// Continue even if Kafka no longer has records that the job has not read, or has to read again
     ///
     /// Without it, such a start stops and says what is missing. With it, the loss is logged, and
-    /// kept in sessionizer.losses and in the balance. Of several processes, process 0 decides.
+    /// recorded in sessionizer.losses and in the balance. In a cluster, process 0 decides.
     #[arg(help_heading = READ, long)]
     pub accept_lost_offsets: bool,
 
     /// A setting of librdkafka, name=value; can be given several times
     ///
     /// For SCRAM, OAUTHBEARER, client certificates, a CA file (ssl.ca.location=...), and anything
-    /// else that librdkafka can do. In the environment variable, separate them by semicolons.
+    /// else that librdkafka supports. In the environment variable, separate settings by semicolons.
     #[arg(help_heading = READ, long, value_name = "NAME=VALUE", value_delimiter = ';')]
     pub kafka_config: Vec<String>,
 
-    /// How often new partitions are looked for
+    /// How often to look for new partitions
     #[arg(help_heading = READ, long, value_name = "DURATION", default_value = "30s")]
     pub discovery_interval: String,
 
@@ -93,29 +91,30 @@ pub struct RunArgs {
     #[arg(help_heading = WRITE, long, value_name = "NAME")]
     pub job: Option<String>,
 
-    /// The table of sessions, made if it is missing: name or schema.name
+    /// The table of sessions, created if it is missing: name or schema.name
     #[arg(help_heading = WRITE, long, value_name = "NAME", default_value = "sessionized_events")]
     pub table: String,
 
     /// Connections that write to Postgres [default: one for two workers]
     ///
-    /// Of all processes together; if there are several, the default is one for each worker. The
-    /// fewer, the less work it is for Postgres. More may be faster where most sessions have one or
-    /// two events, and Postgres has processors to spare.
+    /// The number for all processes together; in a cluster, the default is one for each worker.
+    /// Fewer connections are less work for Postgres. More may be faster if most sessions have one
+    /// or two events, and Postgres has processors to spare.
     #[arg(help_heading = WRITE, long, value_name = "N")]
     pub sink_connections: Option<String>,
 
     /// How many bytes of a payload a dead letter keeps
     ///
-    /// The column payload holds the beginning of a longer one, and payload_bytes its whole length.
+    /// For a longer payload, the column payload holds its beginning, and payload_bytes its full
+    /// length.
     #[arg(help_heading = WRITE, long, value_name = "BYTES", default_value = "4096")]
     pub dead_letter_bytes: String,
 
     /// How long dead letters are kept: forever, or a duration like 90d
     ///
-    /// Older ones are removed in the background. They stay counted: the balance does not change. Of
-    /// those with the reasons future and late only the payload is removed, for `sessionizer audit`
-    /// needs to know which they are. Of several processes, process 0 decides.
+    /// Older ones are removed in the background. They still count: the balance does not change. For
+    /// those with the reasons future and late, only the payload is removed, because `sessionizer
+    /// audit` needs to know which they are. In a cluster, process 0 decides.
     #[arg(help_heading = WRITE, long, value_name = "DURATION", default_value = "forever")]
     pub keep_dead_letters: String,
 
@@ -127,71 +126,73 @@ pub struct RunArgs {
     #[arg(help_heading = CLUSTER, short = 'w', long, value_name = "N", default_value = "1")]
     pub workers: String,
 
-    /// Processes that run the job together, each with so many worker threads
+    /// Processes that run the job together, each with this many worker threads
     ///
     /// Start each with its own --process and otherwise the same settings: they find each other by
     /// the hostfile, and wait for each other as long as it takes.
     #[arg(help_heading = CLUSTER, short = 'n', long, value_name = "N", default_value = "1")]
     pub processes: String,
 
-    /// Which of them this one is, from 0
+    /// The index of this process, counted from 0
     #[arg(help_heading = CLUSTER, short = 'p', long, value_name = "I", default_value = "0")]
     pub process: String,
 
     /// A file with the address of each process: one host:port a line, process 0 first
     ///
-    /// Each process listens on its own address only. Blank lines and what follows a # do not count;
-    /// the port is 2101 where none is named. Addresses other than those of loopback need a cluster
-    /// secret. [default: all processes on localhost, at the ports 2101, 2102, ...]
+    /// Each process listens on its own address only. Blank lines and text after a # are ignored;
+    /// the default port is 2101. Addresses beyond loopback need a cluster secret. [default: all
+    /// processes on localhost, at the ports 2101, 2102, ...]
     #[arg(help_heading = CLUSTER, long, value_name = "FILE")]
     pub hostfile: Option<String>,
 
-    /// A file with the secret that all processes share: 16 bytes or more, best random
+    /// A file with the secret that all processes share: at least 16 bytes, preferably random
     ///
     /// With it, the processes prove to each other that they belong together, and encrypt what they
-    /// send (TLS 1.3). Make one with: head -c 32 /dev/urandom | base64 > FILE. The environment
-    /// variable SESSIONIZER_CLUSTER_SECRET can hold the secret itself instead.
+    /// send (TLS 1.3). Make one with: head -c 32 /dev/urandom | base64 > FILE. Instead, the
+    /// environment variable SESSIONIZER_CLUSTER_SECRET can hold the secret itself.
     #[arg(help_heading = CLUSTER, long, value_name = "FILE")]
     pub cluster_secret_file: Option<String>,
 
-    /// Let processes on several machines talk without a secret, unencrypted
+    /// Let processes on several machines communicate without a secret, unencrypted
     ///
-    /// Whoever can connect can then read and forge what they send, and can stop the job.
+    /// Anybody who can connect can then read and forge what they send, and can stop the job.
     #[arg(help_heading = CLUSTER, long)]
     pub cluster_insecure: bool,
 
-    /// A process that is silent for so long is lost, and the others end
+    /// A process that is silent for this long is lost, and the others end
     #[arg(help_heading = CLUSTER, long, value_name = "DURATION", default_value = "10s")]
     pub peer_timeout: String,
 
-    /// How often progress is made and committed
+    /// How often the job commits: the length of an epoch
     #[arg(help_heading = TUNING, long, value_name = "DURATION", default_value = "1s")]
     pub epoch: String,
 
-    /// How much memory a process may use for what is in flight: 256MiB, 1GiB
+    /// How much memory a process may use for data in flight: 256MiB, 1GiB
     ///
-    /// That is all that was fetched and is not yet committed: records, events, dead letters, rows,
-    /// and snapshots that are being saved. When it is used up, reading waits until Postgres has taken
-    /// some of it. Not in it are open sessions, which take about 100 bytes each, and what the program
-    /// itself needs, about 40 MiB. At least 16MiB.
+    /// This covers everything that was fetched and is not yet committed: records, events, dead
+    /// letters, rows, and snapshots being saved. When it is used up, reading waits until Postgres
+    /// has taken some of it. It does not cover open sessions, which take about 100 bytes each, nor
+    /// what the program itself needs, about 40 MiB. At least 16MiB.
     #[arg(help_heading = TUNING, long, value_name = "SIZE", default_value = "256MiB")]
     pub memory: String,
 
-    /// How far a partition may be read ahead of the slowest one that is behind, in event time
+    /// How far a partition may be read ahead of the slowest one that lags, in event time
     ///
     /// In a backlog, partitions that are further ahead wait until the others catch up, so that
-    /// memory stays bounded; where events are sparse it is what the slowest makes in four epochs. A
-    /// partition that has nothing to read holds nobody.
+    /// memory stays bounded. Where events are sparse, the limit is instead what the slowest reads
+    /// in four epochs. A partition that has nothing to read makes nobody wait.
     #[arg(help_heading = TUNING, long, value_name = "DURATION", default_value = "10m")]
     pub max_drift: String,
 
-    /// Partitions wait for slower ones only while a process has more sessions open than this
+    /// Partitions wait for slower ones only while a process has more open sessions than this
     ///
-    /// Waiting costs time and saves memory: 50 MB of half a million open sessions are not worth it.
+    /// Waiting costs time and saves memory: the 50 MB of half a million open sessions are not worth
+    /// it.
     #[arg(help_heading = TUNING, long, value_name = "NUMBER", default_value = "500000")]
     pub drift_sessions: String,
 
     /// How often the open sessions of each shard are saved; a restart reads again what came since
+    /// then
     #[arg(help_heading = TUNING, long, value_name = "DURATION", default_value = "1m")]
     pub snapshot_interval: String,
 
@@ -214,29 +215,31 @@ pub struct ProduceArgs {
     #[arg(long, value_name = "FILE")]
     pub access_log: Option<String>,
 
-    /// The host of every event: an access log has none; generated events are spread over these
+    /// The host of every event, since an access log has none; generated events are spread over
+    /// these
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub host: Vec<String>,
 
-    /// Stop after so many records [default: never, or the end of the log]
+    /// Stop after this many records [default: never, or the end of the log]
     #[arg(long, value_name = "N")]
     pub number: Option<String>,
 
-    /// Records a second; 0 is as fast as possible
+    /// Records a second; 0 means as fast as possible
     ///
     /// [default: 100 for live events, 0 for an access log or historical events]
     #[arg(long, value_name = "N")]
     pub rate: Option<String>,
 
-    /// Begin in the past and give events times from there on, instead of the time of the clock:
-    /// a time (2026-01-31T12:00:00Z) or how long ago (30d)
+    /// Begin in the past and let event times run on from there, instead of using the clock: a time
+    /// (2026-01-31T12:00:00Z) or how long ago (30d)
     #[arg(long, value_name = "WHEN")]
     pub historical: Option<String>,
 
-    /// Give an empty topic a past first: so much of it, up to now, then live events
+    /// Give an empty topic this much history up to now, then continue with live events
     ///
-    /// The past is written as fast as possible, with --density events a second of event time, and
-    /// live events at --rate go on where it ends. A topic that holds records already gets none.
+    /// The history is written as fast as possible, with --density events a second of event time;
+    /// live events at --rate continue where it ends. A topic that already holds records gets no
+    /// history.
     #[arg(long, value_name = "DURATION")]
     pub history: Option<String>,
 
@@ -257,7 +260,7 @@ pub struct ProduceArgs {
     pub bad: String,
 
     /// The share of good events that are written in an unusual form, 0 to 1: times with an offset,
-    /// escaped text, fields of other types, and whatever else is allowed
+    /// escaped text, fields of other types, and anything else that is allowed
     #[arg(long, value_name = "SHARE", default_value = "0.005")]
     pub odd: String,
 
@@ -305,7 +308,7 @@ pub struct AuditArgs {
     #[arg(long, value_name = "NAME")]
     pub job: Option<String>,
 
-    /// How many differences of each kind are shown
+    /// How many differences of each kind to show
     #[arg(long, value_name = "N", default_value = "20")]
     pub show: String,
 
@@ -328,8 +331,8 @@ pub struct ResetArgs {
 
 /// `sessionizer demo`.
 ///
-/// None of these can be set by a variable: a demo that is tried where the environment of a job is
-/// exported must not take the settings of that job.
+/// No variable sets any of these: a demo tried in a shell that exports a job's environment must not
+/// pick up the settings of that job.
 #[derive(Args, Debug, Clone)]
 pub struct DemoArgs {
     /// Worker threads
@@ -344,11 +347,11 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value = "2000")]
     pub rate: String,
 
-    /// Go on until Ctrl-C
+    /// Continue until Ctrl-C
     #[arg(long)]
     pub keep: bool,
 
-    /// The database is gone when the demo is over: do not point to it
+    /// The database disappears when the demo is over: do not point to it
     #[arg(long, hide = true)]
     pub temporary_database: bool,
 }

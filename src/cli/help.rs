@@ -1,4 +1,4 @@
-//! The help: what is required first, the variable and the default of each flag, examples.
+//! The help: required settings first, the variable and the default of each flag, examples.
 
 use clap::{Arg, ArgAction, Command};
 
@@ -23,17 +23,17 @@ const JOB_MORE: &str = "
 Logins, if the servers ask for them:
   KAFKA_WEB_TRAFFIC_KEY, KAFKA_WEB_TRAFFIC_SECRET
                       both: SASL_SSL with PLAIN; neither: plaintext
-  POSTGRES_USER       default: postgres (a user in the URL counts more)
-  POSTGRES_PASSWORD   default: postgres (a password in the URL counts more)
+  POSTGRES_USER       default: postgres (a user in the URL comes first)
+  POSTGRES_PASSWORD   default: postgres (a password in the URL comes first)
 
 The secret that several processes share:
   SESSIONIZER_CLUSTER_SECRET
-                      what is in --cluster-secret-file, instead of the file
+                      the secret itself, instead of --cluster-secret-file
 
 What is logged:
   RUST_LOG            warn, info (default) or debug
 
-A flag counts more than its variable, a variable more than --env-file.
+A flag overrides its variable, and a variable overrides --env-file.
 ";
 
 const PRODUCE: &str = "\
@@ -75,22 +75,22 @@ Exit codes:
   2  a setting is wrong, or something else has to be corrected by hand first
   3  another instance of the job has taken over
   4  another process of the job was lost: start all of them again
-Another signal after the first ends it at once, with 128 and its number.";
+A second signal ends it at once, with 128 plus the number of the signal.";
 
 const JOB_EXAMPLES: &str = "\
 Examples:
   sessionizer                          run the job with the defaults
-  sessionizer -w 4 --gap 30m           four workers, sessions with half an hour
-  sessionizer --until-end              read what is there and exit
+  sessionizer -w 4 --gap 30m           four workers, a gap of half an hour
+  sessionizer --until-end              read to the current end and exit
   sessionizer --from 2026-01-31T12:00:00Z --job second --table second
-                                       another job beside it, from a time on
+                                       a second job beside it, from a given time
   sessionizer --env-file job.env --kafka-config ssl.ca.location=/etc/ca.pem
 
 ";
 
 const PRODUCE_EXAMPLES: &str = "\
 Examples:
-  sessionizer produce                            100 events a second, for ever
+  sessionizer produce                            100 events a second, until stopped
   sessionizer produce --rate 5000 --number 1000000
   sessionizer produce --historical 30d --disorder 10s --late 0.01
   sessionizer produce --access-log access.log.gz --host www.example.org";
@@ -102,9 +102,9 @@ Examples:
   sessionizer audit
   sessionizer audit --env-file job.env --show 100";
 
-/// Adds what derives from the flags, and the texts around them.
+/// Adds the variables and defaults of the flags, and the surrounding texts.
 pub fn describe(root: Command) -> Command {
-    let short = "`sessionizer --help` says more, and `sessionizer help COMMAND`.";
+    let short = "For more, see `sessionizer --help` and `sessionizer help COMMAND`.";
     root.help_template(TEMPLATE)
         .subcommand_help_heading("Commands")
         .before_help(JOB)

@@ -1,9 +1,8 @@
 //! The command line: what can be typed, and where a value comes from.
 //!
-//! A flag counts more than its environment variable, the environment more than `--env-file`, the
-//! file more than the default. [`parse`] is the one place that decides it: it gives clap the
-//! variables as if they had been typed, and remembers which, so that a message can name what has
-//! to be corrected.
+//! A flag takes precedence over its environment variable, the environment over `--env-file`, and
+//! the file over the default. Only [`parse`] decides this: it gives clap the variables as if they
+//! had been typed, and remembers which, so that a message can name what has to be corrected.
 
 mod args;
 mod help;
@@ -37,15 +36,15 @@ pub struct Cli {
     #[command(flatten)]
     pub run: RunArgs,
 
-    /// Take environment variables from a file; those that are set count more
+    /// Take environment variables from a file; variables that are already set take precedence
     ///
-    /// A line is NAME=VALUE, as Docker and systemd have it: blank lines and lines that begin with
-    /// # do not count, `export` before the name and quotes around the value are taken off.
+    /// Each line is NAME=VALUE, as in Docker and systemd: blank lines and lines that begin with #
+    /// are ignored, `export` before the name and quotes around the value are removed.
     #[arg(long, value_name = "FILE", global = true, display_order = 900)]
     pub env_file: Option<String>,
 }
 
-/// What else it can do.
+/// The other commands.
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Writes events to the topic: from an access log, or generated
@@ -58,28 +57,28 @@ pub enum Command {
     /// Removes a job and its rows, so that the next start begins afresh
     ///
     /// Uses POSTGRES_URL and the login of the job. Shows what it is connected to and what will be
-    /// gone, and asks for the job's name. Refuses a job that runs.
+    /// removed, and asks for the job's name. Refuses to remove a running job.
     Reset(Box<ResetArgs>),
-    /// Runs the job on a broker of its own with generated events, and shows what came of it
+    /// Runs the job on a broker of its own with generated events, and shows the results
     ///
     /// Needs POSTGRES_URL only (scripts/demo gives it a private server), and reads no other setting
-    /// from the environment. The rows go to the table sessionizer_demo, the state to the job of that
-    /// name; the next demo replaces both. At the end it audits its own table.
+    /// from the environment. The rows go to the table sessionizer_demo, the state to the job of
+    /// that name; the next demo replaces both. At the end it audits its own table.
     Demo(Box<DemoArgs>),
 }
 
-/// The command as clap knows it, with the variable and the default of each flag in its help.
+/// The clap command, with the variable and the default of each flag in its help.
 pub fn command() -> clap::Command {
     help::describe(Cli::command())
 }
 
-/// Reads what was typed and set. `variables` are those of the process.
+/// Parses the arguments and the variables of the process.
 ///
-/// What is wrong with a value is noted in the environment, for [`crate::config`] to tell with
-/// everything else that is wrong.
+/// A mistake in a value is noted in the environment, so that [`crate::config`] can report it
+/// together with all others.
 ///
 /// # Errors
-/// What clap has to say: help, the version, or that something typed is not known.
+/// What clap has to report: help, the version, or an unknown argument.
 pub fn parse(
     typed: impl IntoIterator<Item = OsString>,
     variables: impl IntoIterator<Item = (OsString, OsString)>,

@@ -1,4 +1,4 @@
-//! Flags, their variables, and what becomes of slips.
+//! Flags, their variables, and how mistakes are handled.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ fn parse_with(
     parse(args, variables.iter().map(|(name, value)| (name.into(), value.into())))
 }
 
-/// What is wrong with flags and variables.
+/// The mistakes in flags and variables.
 fn wrong(args: &[&str], variables: &[(&str, &str)]) -> String {
     let (_, env) = parse_with(args, variables).unwrap_or_else(|why| panic!("{args:?}: {why}"));
     crate::config::Problems::new(&env).fault().to_string()
@@ -29,7 +29,7 @@ fn the_definition_is_one_that_clap_accepts() {
     command().debug_assert();
 }
 
-/// Every flag of every command, in its variable: it must arrive.
+/// Sets every flag of every command by its variable: the value must arrive.
 #[test]
 fn every_flag_has_the_variable_of_its_name() {
     let mut root = command();
@@ -271,7 +271,7 @@ fn secrets_are_taken_as_they_are() {
             assert!(!warning.contains('x'), "{warning}");
         }
     }
-    // One newline at its end is no part of this one.
+    // One newline at its end is not part of this secret.
     let (_, env) = parse_with(&[], &[("SESSIONIZER_CLUSTER_SECRET", "x\n")]).expect("valid");
     assert!(env.warnings().is_empty(), "{:?}", env.warnings());
 }

@@ -1,8 +1,8 @@
-//! What was meant by something typed that clap does not know.
+//! Suggests what was meant by something typed that clap does not know.
 //!
-//! clap's own suggestions compare names by a measure that misses short ones (`--gpa`) and guesses
-//! at long ones (`--topic` is no `--stop-timeout`), and it does not know that Kafka and Postgres
-//! are named by variables. Where one of these rules applies, its tip takes the place of clap's.
+//! clap's own suggestions use a measure that misses short names (`--gpa`) and suggests wrong long
+//! ones (`--topic` is not `--stop-timeout`), and clap does not know that variables name Kafka and
+//! Postgres. Where one of these rules applies, its tip replaces clap's.
 
 use std::ffi::OsString;
 
@@ -13,7 +13,7 @@ use clap::{Arg, Command, Error};
 use crate::cli::typed::takes;
 use crate::cli::variables::PLAIN;
 
-/// What people type for what is set by a variable.
+/// What people type for settings that a variable holds.
 const ALSO_CALLED: [(&str, &[&str]); 6] = [
     ("KAFKA_URL", &["broker", "brokers", "broker-list", "bootstrap-server", "bootstrap-servers"]),
     ("KAFKA_TOPIC", &["topic", "topics", "kafka-topics"]),
@@ -25,8 +25,8 @@ const ALSO_CALLED: [(&str, &[&str]); 6] = [
 /// What people type to run the job.
 const RUN: [&str; 7] = ["run", "start", "job", "serve", "up", "exec", "consume"];
 
-/// Says in the error what was meant, if that can be told. `typed` is what the user has typed, and
-/// `root` the command as it was built.
+/// Adds to the error what was meant, if that is clear. `typed` is what the user typed, and `root`
+/// the built command.
 pub fn with_tip(error: Error, typed: &[OsString], root: &Command) -> Error {
     let words: Vec<&str> = typed.iter().skip(1).filter_map(|word| word.to_str()).collect();
     let culprit = |kind| match error.get(kind) {
@@ -38,7 +38,7 @@ pub fn with_tip(error: Error, typed: &[OsString], root: &Command) -> Error {
             let arg = culprit(ContextKind::InvalidArg);
             (kind, arg.and_then(|arg| of_argument(&arg, &words, root)))
         }
-        // What follows an option may be no command at all.
+        // What follows an option may not be a command at all.
         ErrorKind::InvalidSubcommand | ErrorKind::ArgumentConflict => {
             let word = culprit(ContextKind::InvalidSubcommand);
             let word = word.filter(|word| root.find_subcommand(word).is_none());
@@ -48,7 +48,7 @@ pub fn with_tip(error: Error, typed: &[OsString], root: &Command) -> Error {
     };
     let Some(tip) = tip else { return error };
     let command = chosen(&words, root);
-    // A new error, for what clap suggests cannot be taken out of its own.
+    // A new error, because clap's suggestion cannot be removed from its own.
     let mut ours = Error::new(kind).with_cmd(command);
     for kind in [ContextKind::InvalidArg, ContextKind::InvalidSubcommand] {
         if let Some(culprit) = error.get(kind) {
@@ -75,7 +75,7 @@ fn of_argument(arg: &str, words: &[&str], root: &Command) -> Option<String> {
             command.get_bin_name().unwrap_or("sessionizer")
         ));
     }
-    // Of `-gpa`, clap names the first letter.
+    // For `-gpa`, clap names only the first letter.
     let whole = words.iter().find(|word| word.starts_with(arg)).unwrap_or(&arg);
     let name = whole.trim_start_matches('-');
     let name = name.split_once('=').map_or(name, |(name, _)| name);
@@ -112,7 +112,7 @@ fn of_argument(arg: &str, words: &[&str], root: &Command) -> Option<String> {
     elsewhere().or_else(|| nearest(command, &name).map(|flag| format!("did you mean --{flag}?")))
 }
 
-/// What was meant by a word that is no command.
+/// What was meant by a word that is not a command.
 fn of_command(word: &str, words: &[&str], root: &Command) -> Option<String> {
     let before = words.iter().position(|typed| *typed == word).and_then(|at| at.checked_sub(1));
     let before = before.and_then(|at| words[at].strip_prefix("--"));
@@ -147,7 +147,7 @@ fn long(flag: &Arg) -> String {
     format!("--{}", flag.get_long().expect("every flag has a long name"))
 }
 
-/// How a command is called in a message.
+/// The name of a command in a message.
 fn called(command: &Command, root: &Command) -> String {
     if command.get_name() == root.get_name() {
         "`sessionizer` without a command".to_owned()
@@ -156,7 +156,7 @@ fn called(command: &Command, root: &Command) -> String {
     }
 }
 
-/// The name of a flag that may have been meant: a slip in one letter of three, three at most.
+/// The flag that was probably meant: one typo for every three letters, at most three.
 fn nearest<'a>(command: &'a Command, name: &str) -> Option<&'a str> {
     let names = command.get_arguments().filter_map(Arg::get_long);
     let (distance, nearest) = names.map(|long| (strsim::osa_distance(name, long), long)).min()?;

@@ -1,8 +1,8 @@
-//! What was typed, in the form in which clap understands every value.
+//! Rewrites the typed arguments so that clap understands every value.
 //!
-//! Left to itself, clap takes `-5m` for a flag, `--gap --table x` for a gap of `--table` and
-//! `-workers 4` for a `-w` of `orkers`. Here the value of a flag is what follows it, unless that is
-//! a flag itself, and a flag with one dash too few is told.
+//! On its own, clap takes `-5m` for a flag, `--gap --table x` for a gap of `--table` and `-workers
+//! 4` for a `-w` of `orkers`. Here the value of a flag is whatever follows it, unless that is a
+//! flag itself, and a flag with one dash too few is reported.
 
 use std::ffi::{OsStr, OsString};
 
@@ -14,11 +14,11 @@ use crate::config::Environment;
 /// The arguments for clap.
 pub struct Typed {
     pub args: Vec<OsString>,
-    /// `--env-file`, which may stand on either side of a subcommand.
+    /// `--env-file`, which may be on either side of a subcommand.
     pub env_file: Option<String>,
 }
 
-/// Puts each value to its flag: `--gap=-5m`. Notes flags without a value.
+/// Attaches each value to its flag: `--gap=-5m`. Notes flags without a value.
 pub fn tidy(typed: Vec<OsString>, root: &Command, env: &mut Environment) -> Typed {
     let mut tidy = Typed { args: Vec::new(), env_file: None };
     let mut command = root;
@@ -80,7 +80,7 @@ pub fn tidy(typed: Vec<OsString>, root: &Command, env: &mut Environment) -> Type
     tidy
 }
 
-/// How a flag is written, and the value that is attached to it.
+/// Splits an argument into its flag and the attached value.
 fn split(text: &str) -> (Option<Flag<'_>>, Option<&str>) {
     if let Some(long) = text.strip_prefix("--") {
         return match long.split_once('=') {
@@ -124,7 +124,7 @@ pub fn takes(arg: &Arg) -> bool {
     matches!(arg.get_action(), ArgAction::Set | ArgAction::Append)
 }
 
-/// Whether it can only be a flag: it has two dashes, or is the short name of one.
+/// Whether it can only be a flag: it has two dashes, or is the short name of a flag.
 fn is_flag(command: &Command, arg: &OsStr) -> bool {
     let Some(text) = arg.to_str() else { return false };
     match split(text) {

@@ -8,8 +8,8 @@ use clap::{ArgAction, Command};
 use crate::config::Environment;
 use crate::config::value::{boolean, number};
 
-/// Variables that are no flags: those of Kafka and Postgres, and the secret of a cluster, which
-/// nobody should type where everybody on the machine can see it.
+/// Variables that are not flags: those of Kafka and Postgres, and the secret of a cluster, which
+/// must not be typed where everybody on the machine can see it.
 pub const PLAIN: [&str; 9] = [
     "KAFKA_URL",
     "KAFKA_TOPIC",
@@ -32,21 +32,21 @@ const OF_SCRIPTS: [&str; 6] = [
     "SESSIONIZER_SEEDS",
 ];
 
-/// The variables of a flag; the first is the one to use, the others are what it was called before.
+/// The variables of a flag; the first is the one to use, the others are former names.
 pub fn names(command: &str, flag: &str) -> Vec<String> {
     let regular = format!("SESSIONIZER_{}", flag.to_uppercase().replace('-', "_"));
     let listed: &[&str] = match (command, flag) {
         ("", "late") => &["SESSIONIZER_LATE", "SESSIONIZER_LATE_EVENTS"],
-        // The job has a flag of this name that means something else.
+        // The job has a flag of this name with another meaning.
         ("produce", "late") => &["SESSIONIZER_PRODUCE_LATE", "SESSIONIZER_LATE"],
         _ => return vec![regular],
     };
     listed.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// Whether a flag has a variable: all but those that clap adds, and the one that spares a question,
-/// which nobody should answer without having typed something. A demo that is tried where a job's
-/// variables are exported must not take them, so it has none.
+/// Whether a flag has a variable: all but those that clap adds, and the one that skips a question,
+/// which must always be typed. The flags of the demo have none, so that a demo does not take over
+/// the exported variables of a job.
 pub fn has_variable(command: &str, arg: &clap::Arg) -> bool {
     command != "demo"
         && !["help", "version", "yes"].contains(&arg.get_id().as_str())
@@ -67,7 +67,7 @@ pub fn known(root: &Command) -> BTreeSet<String> {
     all
 }
 
-/// The flags of a command that were not typed and whose variable is set, as if they were typed.
+/// The flags of a command that were not typed and whose variable is set, as arguments.
 pub fn resolve(
     name: &str,
     command: &Command,
@@ -110,8 +110,8 @@ pub fn resolve(
     args
 }
 
-/// SESSIONIZER_LATE was a share of the events for `produce` before it was a rule for the job. A
-/// file that both read may hold either: no number is a rule.
+/// SESSIONIZER_LATE was a share of the events for `produce` before it became a rule for the job. A
+/// file that both read may hold either; a number is never a rule.
 fn is_meant(command: &str, variable: &str, value: &str) -> bool {
     let is_share = number(value, f64::MIN, f64::MAX).is_ok();
     match (command, variable) {

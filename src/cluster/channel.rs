@@ -1,14 +1,15 @@
-//! A connection between two processes: encrypted and authenticated with the cluster secret, or,
-//! where there is none, as it is.
+//! A connection between two processes: encrypted and authenticated with the cluster secret, or in
+//! the clear if there is none.
 //!
-//! TLS 1.3 with a pre-shared key and an ephemeral Diffie-Hellman exchange (`psk_dhe_ke`). Its
-//! handshake is the challenge and response: both sides give a nonce, both prove that they know the
-//! key for just this pair of processes, and nothing is read or answered before. A recorded
-//! handshake is of no use, what was recorded cannot be decrypted with the secret later, and a
-//! record that was changed, left out or repeated on the way ends the connection.
+//! Encryption is TLS 1.3 with a pre-shared key and an ephemeral Diffie-Hellman exchange
+//! (`psk_dhe_ke`). The handshake is the challenge and response: both sides send a nonce, both prove
+//! that they know the key for exactly this pair of processes, and nothing is read or answered
+//! before that. A recorded handshake cannot be replayed, a recorded connection cannot be decrypted
+//! with the secret later, and a record that was changed, dropped or repeated on the way ends the
+//! connection.
 //!
-//! An `SslStream` has one owner at a time. So whatever goes in both directions at once takes two
-//! connections, one for each (`wire`); a link has one thread for both (`link`).
+//! An `SslStream` has one owner at a time. So traffic that flows in both directions at once takes
+//! two connections, one for each direction (`wire`); a link uses one thread for both (`link`).
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -24,24 +25,24 @@ use openssl::ssl::{
 
 use crate::cluster::secret::Key;
 
-/// The one cipher suite: it has no limit on the records of a connection, which goes on for months,
-/// and OpenSSL changes no keys by itself. (AES-GCM has one, of 24 million.)
+/// The only cipher suite. It does not limit the number of records on a connection, which lasts for
+/// months, and OpenSSL does not change keys by itself. (AES-GCM has a limit, of 24 million.)
 const CIPHERS: &str = "TLS_CHACHA20_POLY1305_SHA256";
 /// The first byte of a TLS handshake.
 const TLS_BEGINS: u8 = 0x16;
 
-/// Whether connections are encrypted, and with what.
+/// Whether and how connections are encrypted.
 pub(super) enum Protection {
     /// Nothing is encrypted, and nobody has to prove anything.
     Open,
     Sealed(Sealed),
 }
 
-/// What encrypts.
+/// The two sides of an encrypted connection.
 pub(super) struct Sealed {
     key: Key,
     server: SslContext,
-    /// Where a server keeps which process has proved who it is.
+    /// Where a server stores which process has proved its identity.
     client: Index<Ssl, usize>,
 }
 
@@ -50,7 +51,7 @@ impl Protection {
     pub fn sealed(key: Key, me: usize, processes: usize) -> Result<Protection, ErrorStack> {
         let client = Ssl::new_ex_index()?;
         let mut server = context()?;
-        // There are no certificates: whoever does not know the key gets no further.
+        // There are no certificates: a peer that does not know the key gets no further.
         server.set_verify(SslVerifyMode::NONE);
         server.set_num_tickets(0)?;
         let pairs = key.clone();
@@ -66,12 +67,12 @@ impl Protection {
         Ok(Protection::Sealed(Sealed { key, server: server.build(), client }))
     }
 
-    /// As the one who connects, to process `server`.
+    /// Connects to process `server`.
     pub fn connect(&self, socket: Socket, me: usize, server: usize) -> io::Result<Channel> {
         let Protection::Sealed(sealed) = self else { return Ok(Channel::Open(socket)) };
         let key = sealed.key.between(me, server)?;
         let mut context = context()?;
-        // No certificate is good enough: only the key is.
+        // No certificate is ever accepted, only the key.
         context.set_verify(SslVerifyMode::PEER);
         context.set_psk_client_callback(move |_, _, identity, psk| {
             let name = [identity_of(me, server).as_bytes(), b"\0"].concat();
@@ -82,8 +83,8 @@ impl Protection {
         with_the_key(stream)
     }
 
-    /// As the one who is connected to, and has received the first byte. Says which process it is,
-    /// if it had to prove that.
+    /// Accepts a connection whose first byte has been received. Returns which process it is, if it
+    /// had to prove that.
     pub fn accept(&self, socket: Socket, first: u8) -> io::Result<(Channel, Option<usize>)> {
         let refused = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidData, what));
         match self {
@@ -106,9 +107,9 @@ impl Protection {
     }
 }
 
-/// What both sides have in common.
+/// The settings that both sides share.
 fn context() -> Result<SslContextBuilder, ErrorStack> {
-    // No certificate authority is trusted: a new context has none.
+    // A new context trusts no certificate authority.
     let mut context = SslContext::builder(SslMethod::tls())?;
     context.set_min_proto_version(Some(SslVersion::TLS1_3))?;
     context.set_max_proto_version(Some(SslVersion::TLS1_3))?;
@@ -118,8 +119,8 @@ fn context() -> Result<SslContextBuilder, ErrorStack> {
     Ok(context)
 }
 
-/// A key that both know counts as a session that is resumed. There is no other way to get so far,
-/// and whoever did would be nobody we know.
+/// With a shared key, TLS reports the session as resumed. There is no other way to complete a
+/// handshake, and a peer that found one would be unknown to us.
 fn with_the_key(stream: SslStream<Socket>) -> io::Result<Channel> {
     if !stream.ssl().session_reused() {
         let what = "it has not used the cluster secret";
@@ -132,20 +133,21 @@ fn identity_of(client: usize, server: usize) -> String {
     format!("sessionizer 1, {client} to {server}")
 }
 
-/// The process that connects, if it means this one.
+/// The process that connects, if its identity is addressed to this one.
 fn read_identity(identity: &[u8], me: usize) -> Option<usize> {
     let text = std::str::from_utf8(identity).ok()?;
     let client = text.strip_prefix("sessionizer 1, ")?.split(' ').next()?.parse().ok()?;
     (text == identity_of(client, me)).then_some(client)
 }
 
-/// Copies to the beginning of what OpenSSL has reserved; it has room for more than 100 bytes.
+/// Copies to the beginning of the buffer that OpenSSL provides, which has room for more than 100
+/// bytes.
 fn fill(place: &mut [u8], bytes: &[u8]) -> Result<usize, ErrorStack> {
     place[..bytes.len()].copy_from_slice(bytes);
     Ok(bytes.len())
 }
 
-/// What a handshake that failed says to a person.
+/// Explains a failed handshake to a person.
 fn failed(why: HandshakeError<Socket>) -> io::Error {
     let why = match why {
         HandshakeError::SetupFailure(why) => return why.into(),
@@ -166,13 +168,13 @@ fn failed(why: HandshakeError<Socket>) -> io::Error {
     }
 }
 
-/// Whether a connection has ended without a goodbye, which OpenSSL counts as an attack.
+/// Whether a connection ended without a goodbye, which OpenSSL treats as an attack.
 fn is_cut(why: &openssl::ssl::Error) -> bool {
     let is = |why: &openssl::error::Error| why.reason() == Some("unexpected eof while reading");
     why.ssl_error().is_some_and(|all| all.errors().iter().any(is))
 }
 
-/// A connection on which a process has proved who it is, where that is asked for.
+/// A connection on which the peer has proved its identity, if that is required.
 #[derive(Debug)]
 pub(super) enum Channel {
     Open(Socket),
@@ -187,7 +189,8 @@ impl Channel {
         }
     }
 
-    /// The greeting is over: how long one read or one write may take from here on.
+    /// Ends the greeting. The arguments limit how long a single read or write may take from here
+    /// on.
     pub fn greeted(&mut self, read: Option<Duration>, write: Option<Duration>) -> io::Result<()> {
         let socket = self.socket();
         socket.until = None;
@@ -203,7 +206,7 @@ impl Channel {
         let _ = self.socket().stream.shutdown(Shutdown::Both);
     }
 
-    /// A handle of the connection below, to end it from another thread.
+    /// A handle of the underlying connection, to end it from another thread.
     pub fn handle(&mut self) -> io::Result<TcpStream> {
         self.socket().stream.try_clone()
     }
@@ -227,24 +230,24 @@ impl Write for Channel {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         match self {
             Channel::Open(socket) => socket.write(buffer),
-            // OpenSSL takes no empty write.
+            // OpenSSL rejects empty writes.
             Channel::Sealed(_) if buffer.is_empty() => Ok(0),
             Channel::Sealed(stream) => stream.ssl_write(buffer).map_err(broken),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(()) // Neither TCP nor TLS keeps anything back.
+        Ok(()) // Neither TCP nor TLS buffers anything.
     }
 }
 
-/// What an error of an encrypted connection is to whoever reads or writes.
+/// Turns an error of an encrypted connection into one for readers and writers.
 fn broken(why: openssl::ssl::Error) -> io::Error {
     if is_cut(&why) || why.code() == ErrorCode::SYSCALL && why.io_error().is_none() {
         return io::ErrorKind::UnexpectedEof.into();
     }
     if why.code() == ErrorCode::WANT_READ && why.io_error().is_none() {
-        // A record without data: whoever reads tries again.
+        // A record without data: the reader tries again.
         return io::ErrorKind::Interrupted.into();
     }
     why.into_io_error().unwrap_or_else(|why| {
@@ -254,7 +257,7 @@ fn broken(why: openssl::ssl::Error) -> io::Error {
     })
 }
 
-/// A TCP connection with a limit on the whole of a greeting, however slowly the bytes drip.
+/// A TCP connection with a time limit on the whole greeting, however slowly the bytes arrive.
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: TcpStream,
@@ -267,14 +270,14 @@ impl Socket {
         Ok(Socket { stream, until: Some(Instant::now() + whole) })
     }
 
-    /// What is left of the greeting's time; `None` when it is over.
+    /// The time left for the greeting; `None` once it is over.
     fn left(&self) -> io::Result<Option<Duration>> {
         let Some(until) = self.until else { return Ok(None) };
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
     }
 
-    /// The first byte that comes, which is still there to be read.
+    /// The first byte to arrive, without consuming it.
     pub fn first_byte(&self, within: Duration) -> io::Result<u8> {
         self.stream.set_read_timeout(Some(within))?;
         let mut first = [0];

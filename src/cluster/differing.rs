@@ -1,19 +1,19 @@
-//! Which processes were started with other settings, and when that ends this one.
+//! Tracks which processes were started with other settings, and decides when that ends this one.
 //!
-//! What somebody says who has connected is a claim: anybody may have connected, or a process that
-//! is just being stopped. What counts is what answers at the address in the hostfile, when this
-//! process connects there, and goes on answering. Whoever starts there with the same settings in
-//! time takes it back.
+//! What a connecting process says is only a claim: anybody may have connected, or a process that is
+//! just being stopped. Only an answer counts that comes from the address in the hostfile when this
+//! process connects there, and only if it persists. A process that starts there in time with the
+//! same settings clears the difference.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-/// How long an address must have answered with other settings.
+/// How long an address must keep answering with other settings.
 const PERSISTS: Duration = Duration::from_secs(2);
 /// How long this process goes on greeting after that, so that the others find out as well.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What is known of settings that differ.
+/// What is known about differing settings.
 #[derive(Default)]
 pub(super) struct Differing {
     claimed: BTreeSet<usize>,
@@ -28,12 +28,12 @@ struct Found {
 }
 
 impl Differing {
-    /// Somebody who says to be this process has other settings.
+    /// A connection claims to be `process`, and has other settings.
     pub fn claim(&mut self, process: usize) {
         self.claimed.insert(process);
     }
 
-    /// Whether that is still to be found out.
+    /// Whether such a claim still has to be verified.
     pub fn is_claimed(&self, process: usize) -> bool {
         self.claimed.contains(&process)
     }
@@ -50,7 +50,7 @@ impl Differing {
         self.found.remove(&process);
     }
 
-    /// What differs, once that is for certain.
+    /// What differs, once that is certain.
     pub fn settled(&mut self, now: Instant) -> Option<String> {
         let persists = |found: &Found| found.last.duration_since(found.first) >= PERSISTS;
         if !self.found.values().any(persists) {

@@ -1,11 +1,11 @@
-//! The door of a process: its listener, and who is in the hall, where whoever has come must first
-//! show who he is.
+//! The door of a process: its listener, and the hall, where connections wait until they have proved
+//! who they are.
 //!
-//! The hall has few places, and fewer for each address, because anybody may come. Where there is no
-//! place, whoever has been there for a while and has said nothing goes. If nobody has been there
-//! for long, whoever comes from an address of the hostfile waits outside, in the order in which
-//! they have come; others are turned away. So a crowd that says nothing costs a start a moment, and
-//! no more: a process of ours says who it is at once.
+//! Anybody may connect, so the hall has few places, and fewer for each address. If there is no
+//! place, a connection that has been there for a while and has said nothing is dropped. If none has
+//! been there for long, connections from addresses of the hostfile wait outside, in order of
+//! arrival; others are turned away. So a crowd of silent connections delays a start by a moment and
+//! no more: our own processes say at once who they are.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -20,35 +20,36 @@ use sessionizer_core::fault::Fault;
 use crate::cluster::gather;
 use crate::cluster::members::{Members, Phase};
 
-/// How many may be in the hall.
+/// How many connections the hall holds.
 const PLACES: usize = 64;
 /// How many of them from one address.
 const PLACES_EACH: usize = 16;
-/// How long whoever has said nothing yet has its place for certain.
+/// How long a connection that has said nothing yet keeps its place for certain.
 const SILENT_GRACE: Duration = Duration::from_millis(100);
-/// How long whoever has begun to say something has it.
+/// How long a connection that has begun to speak keeps it.
 const SPEAKING_GRACE: Duration = Duration::from_secs(1);
-/// How often it is looked whether there is a place.
+/// How often a connection outside looks for a free place.
 const OUTSIDE: Duration = Duration::from_millis(5);
-/// How long a connection may take that wakes the listener.
+/// How long the connection that wakes the listener may take.
 const CONNECT: Duration = Duration::from_secs(2);
-/// How long there is between tries.
+/// The pause between tries.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// A port that is listened on, until it is closed.
+/// A port that is listened on until it is closed.
 pub(super) struct Listener {
     address: SocketAddr,
 }
 
 impl Listener {
-    /// Wakes the thread that listens, which then finds that it is over.
+    /// Wakes the listening thread, which then sees that it is closed.
     pub fn close(&self) {
         drop(TcpStream::connect_timeout(&self.address, CONNECT));
     }
 }
 
-/// Listens on this process's own address, and on no other. An instance that ends just now may still
-/// have it, and a name may be known a moment later; `None` if the run is to stop meanwhile.
+/// Listens on this process's own address, and on no other. An instance that is just ending may
+/// still hold the address, and its name may become known only a moment later. Returns `None` if the
+/// run is to stop first.
 pub(super) fn listen(
     members: &Arc<Members>,
     patience: Duration,
@@ -118,7 +119,8 @@ fn accept(members: &Arc<Members>, listener: &TcpListener) {
         let (handle, stream, from) = match entered {
             Ok(entered) => entered,
             Err(why) => {
-                // Out of file descriptors, say: that passes, and must not take the processor.
+                // For example, out of file descriptors: that passes, and must not use up the
+                // processor.
                 warn!("cannot take a connection: {why}");
                 thread::sleep(AGAIN);
                 continue;
@@ -144,7 +146,7 @@ fn accept(members: &Arc<Members>, listener: &TcpListener) {
         let members = Arc::clone(members);
         let mut place = Place { hall: Arc::clone(&hall), place: Some(place) };
         let thread = thread::Builder::new().name("cluster-greet".to_owned());
-        // If no thread can be had, the stream is dropped with the closure: turned away.
+        // If no thread can be started, the stream is dropped with the closure: turned away.
         let _ = thread.spawn(move || {
             if let Err(why) = gather::greet(&members, stream, from, &mut place) {
                 let why = match why.kind() {
@@ -171,14 +173,14 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// It has said something.
+    /// The connection has said something.
     pub fn spoke(&mut self) {
         for guest in lock(&self.hall).guests.iter_mut() {
             guest.spoke |= Some(guest.place) == self.place;
         }
     }
 
-    /// Whoever has shown who it is needs no place any more.
+    /// A connection that has proved who it is no longer needs a place.
     pub fn leave(&mut self) {
         if let Some(place) = self.place.take() {
             lock(&self.hall).guests.retain(|guest| guest.place != place);
@@ -192,7 +194,7 @@ impl Drop for Place {
     }
 }
 
-/// Who is in the hall, in the order in which they have come.
+/// The connections in the hall, in order of arrival.
 #[derive(Default)]
 struct Hall {
     guests: Vec<Guest>,
@@ -204,31 +206,31 @@ struct Guest {
     from: IpAddr,
     since: Instant,
     spoke: bool,
-    /// Ends its connection, so that its thread ends; none in tests.
+    /// Ends the connection, and with it its thread. `None` in tests.
     handle: Option<TcpStream>,
 }
 
 impl Guest {
-    /// Whether it has had its time.
+    /// Whether its guaranteed time is over.
     fn may_go(&self, now: Instant) -> bool {
         let grace = if self.spoke { SPEAKING_GRACE } else { SILENT_GRACE };
         now.duration_since(self.since) >= grace
     }
 }
 
-/// What whoever has come gets.
+/// The answer to a new connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Entry {
-    /// A place; they are counted from 1.
+    /// A place; places are numbered from 1.
     Place(u64),
-    /// One soon.
+    /// No place yet, but soon.
     Wait,
-    /// None.
+    /// No place.
     Full,
 }
 
 impl Hall {
-    /// Gives a place to whoever comes from this address, if there is one for it.
+    /// Gives a place to a connection from this address, if there is one.
     fn enter(
         &mut self,
         handle: &mut Option<TcpStream>,
@@ -255,8 +257,8 @@ impl Hall {
         Entry::Place(place)
     }
 
-    /// Who has to go for somebody else: of one address, or of all; first those who are not of the
-    /// hostfile, first those who have said nothing, and of these whoever has been there longest.
+    /// Which connection must leave to make room, of one address or of all: first those not from the
+    /// hostfile, then those that have said nothing, and among these the one that came first.
     fn who_leaves(
         &self,
         of: Option<IpAddr>,
@@ -315,7 +317,7 @@ mod tests {
         assert_eq!(hall.enter(&mut None, ip(1), &peers, at(99)), Entry::Wait);
         assert_eq!(hall.enter(&mut None, ip(1), &peers, at(100)), Entry::Place(17));
         assert_eq!(hall.guests[0].place, 2, "the oldest has gone");
-        // Whoever speaks has more time.
+        // A connection that has spoken has more time.
         hall.guests.iter_mut().for_each(|guest| guest.spoke = guest.place > 2);
         assert_eq!(hall.enter(&mut None, ip(1), &peers, at(150)), Entry::Place(18));
         assert_eq!(hall.enter(&mut None, ip(1), &peers, at(150)), Entry::Wait);

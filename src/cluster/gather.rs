@@ -1,7 +1,8 @@
-//! Finding each other: what is said to whoever connects, and the dialers to the other processes.
+//! How processes find each other: the answers to those who connect, and the dialers to the others.
 //!
-//! Whoever cannot show that it belongs here is turned away with a line in the log, and changes
-//! nothing. It has half a second for its first byte and five for all of its greeting.
+//! A connection that cannot prove that it belongs to the cluster is turned away with a line in the
+//! log, and changes nothing. It has half a second for its first byte and five seconds for its whole
+//! greeting.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -21,16 +22,17 @@ use crate::cluster::wire::Ends;
 const GREETING: Duration = Duration::from_secs(5);
 /// How long its first byte may take.
 const FIRST_BYTE: Duration = Duration::from_millis(500);
-/// How long a connection may take to come about.
+/// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(2);
-/// How long a dialer rests between tries.
+/// How long a dialer waits between tries.
 const REDIAL: Duration = Duration::from_millis(250);
-/// How often the addresses of the hostfile are looked up while processes are missing.
+/// How often the addresses of the hostfile are resolved while processes are missing.
 const LOOK_UP: Duration = Duration::from_secs(10);
-/// How much of a reason that another process gives is shown.
+/// How many characters are shown of a reason that another process gives.
 const MAX_REASON: usize = 300;
 
-/// Hears who has come, and answers. Errors are about the connection, or say that it is a stranger.
+/// Receives a greeting and answers it. An error is about the connection, or says that the peer is a
+/// stranger.
 pub(super) fn greet(
     members: &Arc<Members>,
     stream: TcpStream,
@@ -72,7 +74,7 @@ pub(super) fn greet(
     }
 }
 
-/// A process wants to watch this one, and be watched.
+/// A process asks to watch this one, and to be watched.
 fn watch(
     members: &Arc<Members>,
     hello: &Hello,
@@ -96,9 +98,9 @@ fn watch(
     }
 }
 
-/// Dials every process before this one until it is here, and again if it goes before all are. A
-/// process after this one dials by itself; it is dialed when somebody with its number has other
-/// settings, to hear whether it is so.
+/// Dials every process before this one until it is connected, and again if it leaves before the
+/// cluster is complete. Processes after this one dial by themselves; they are dialed only when a
+/// connection that claims to be one of them has other settings, to verify that.
 pub(super) fn dial(members: &Arc<Members>) {
     let spawn = |name: String, work: Box<dyn FnOnce() + Send>| {
         let thread = thread::Builder::new().name(name);
@@ -140,7 +142,7 @@ pub(super) fn dial(members: &Arc<Members>) {
     spawn("cluster-compare".to_owned(), Box::new(work));
 }
 
-/// One try to get all connections to a process.
+/// Tries once to make all connections to a process.
 fn call(members: &Arc<Members>, process: usize) -> Result<(), String> {
     let (channel, place) = greet_at(members, process, Purpose::Watch)?;
     let token = members.admit(process, 0, place)?;
@@ -193,7 +195,7 @@ fn greet_at(
     greeting::send(&mut channel, &members.hello(purpose)).map_err(failed)?;
     match greeting::receive::<Reply>(&mut channel).map_err(failed)? {
         Reply::Welcome { clock_ms } => {
-            // Once is enough: the connections for data follow at once.
+            // Once is enough: the data connections follow at once.
             if purpose == Purpose::Watch {
                 members.compare_clocks(process, clock_ms);
             }
@@ -211,7 +213,7 @@ fn greet_at(
     }
 }
 
-/// A connection to the first of the addresses of a name that takes one.
+/// Connects to the first address of a name that accepts.
 fn connect(address: &str) -> Result<(TcpStream, SocketAddr), String> {
     let mut last = "the name has no address".to_owned();
     for place in address.to_socket_addrs().map_err(|why| why.to_string())? {

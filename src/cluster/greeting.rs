@@ -1,8 +1,9 @@
-//! What two processes say to each other first, and whether they fit. No sockets: readers, writers.
+//! The first messages between two processes, and whether their settings agree. Works on readers and
+//! writers; it knows no sockets.
 //!
-//! Whoever connects sends a [`Hello`], whoever listens gives an [`Reply`]. Both are a magic
-//! number, a length and JSON. What comes from the other side is bounded before it is looked at, and
-//! none of it is taken for an index, or shown to people as it is.
+//! The connecting side sends a [`Hello`], the listening side answers with a [`Reply`]. Both are a
+//! magic number, a length and JSON. Data from the other side is checked against limits before it is
+//! used, is never used as an index unchecked, and is never shown to people as it is.
 
 use std::io::{self, Read, Write};
 
@@ -11,36 +12,37 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sessionizer_core::epoch_clock::Distance;
 
-/// Nothing that speaks another protocol begins with this.
+/// No other protocol begins with these bytes.
 const MAGIC: &[u8; 16] = b"sessionizer-peer";
 /// The first byte of a greeting.
 pub const FIRST: u8 = MAGIC[0];
-/// No message is longer.
+/// The length limit of a message.
 const MAX_BYTES: u32 = 64 * 1024;
-/// No process has more settings to compare.
+/// How many settings a process compares at most.
 const MAX_SETTINGS: usize = 64;
-/// No name of a setting is longer.
+/// The length limit of a setting's name.
 const MAX_NAME: usize = 64;
 /// A longer value is compared by its hash: see [`shortened`].
 const MAX_VALUE: usize = 400;
-/// So many characters of a value are shown.
+/// How many characters of a value are shown.
 const SHOWN: usize = 150;
 
-/// Clocks that are further apart than this are told of. A greeting may be under way for a moment.
+/// Clocks further apart than this are reported. A greeting may be on its way for a moment.
 const CLOCKS_APART_MS: u64 = 5_000;
 
-/// A setting that all processes must agree on: its name and its value.
+/// A setting on which all processes must agree: its name and its value.
 pub type Setting = (String, String);
 
 /// Who connects, and what for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Hello {
-    /// Its index.
+    /// The index of the process.
     pub process: usize,
-    /// Another number at each start of a process: an old connection is not taken for a new one.
+    /// A new number at each start of a process, so that an old connection is not taken for a new
+    /// one.
     pub incarnation: u64,
     pub purpose: Purpose,
-    /// The wall clock of its machine, milliseconds since 1970.
+    /// The wall clock of its machine, in milliseconds since 1970.
     pub clock_ms: u64,
     pub settings: Vec<Setting>,
 }
@@ -50,20 +52,20 @@ pub struct Hello {
 pub enum Purpose {
     /// Signs of life and notices; it comes first.
     Watch,
-    /// What timely sends from the one who connects.
+    /// Timely's data from the process that connects.
     Send,
-    /// What timely sends to the one who connects.
+    /// Timely's data to the process that connects.
     Receive,
-    /// Nothing: whoever connects wants to know whether the settings are the same.
+    /// No data: the process that connects asks whether the settings are the same.
     Compare,
 }
 
-/// What whoever listens says.
+/// The answer of the listening side.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Reply {
-    /// The connection stands; the wall clock here, milliseconds since 1970.
+    /// The connection is accepted. Holds the wall clock here, in milliseconds since 1970.
     Welcome { clock_ms: u64 },
-    /// These are my settings; they are not yours.
+    /// The settings differ; these are mine.
     Differs(Vec<Setting>),
     /// Not now; the reason is for people.
     Busy(String),
@@ -78,15 +80,16 @@ pub fn send(writer: &mut impl Write, message: &impl Serialize) -> io::Result<()>
     writer.write_all(&bytes)
 }
 
-/// Receives what [`send`] has sent. `InvalidData` says that the other side is no process of ours.
+/// Receives a message sent by [`send`]. `InvalidData` means that the other side is not one of our
+/// processes.
 pub fn receive<T: DeserializeOwned>(reader: &mut impl Read) -> io::Result<T> {
     parse(&receive_bytes(reader)?)
 }
 
-/// Receives a message that nobody reads.
+/// Receives the bytes of a message without decoding it.
 pub fn receive_bytes(reader: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut magic = [0; MAGIC.len()];
-    // Byte by byte at the start: a stranger that says little is told by its first byte.
+    // Byte by byte at first: a stranger that says little is recognised by its first byte.
     for at in 0..MAGIC.len() {
         reader.read_exact(&mut magic[at..=at])?;
         if magic[at] != MAGIC[at] {
@@ -100,7 +103,7 @@ pub fn receive_bytes(reader: &mut impl Read) -> io::Result<Vec<u8>> {
     Ok(body)
 }
 
-/// Takes the first message from what has been received, if all of it is there.
+/// Takes the first message from the received bytes, if it is complete.
 pub fn take<T: DeserializeOwned>(received: &mut Vec<u8>) -> io::Result<Option<T>> {
     let known = received.len().min(MAGIC.len());
     if received[..known] != MAGIC[..known] {
@@ -130,7 +133,7 @@ fn stranger(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// Whether settings that were received are within bounds.
+/// Whether received settings are within the limits.
 pub fn check(settings: &[Setting]) -> io::Result<()> {
     let fits = |(name, value): &Setting| name.len() <= MAX_NAME && value.len() <= MAX_VALUE;
     match settings.len() <= MAX_SETTINGS && settings.iter().all(fits) {
@@ -139,8 +142,8 @@ pub fn check(settings: &[Setting]) -> io::Result<()> {
     }
 }
 
-/// The settings as they are sent: a long value, as of a list of many topics, by its beginning and
-/// its hash.
+/// The settings as they are sent: a long value, such as a list of many topics, is replaced by its
+/// beginning and its hash.
 pub fn shortened(settings: Vec<Setting>) -> Vec<Setting> {
     let shorten = |(name, value): Setting| match value.len() {
         short if short <= MAX_VALUE => (name, value),
@@ -154,7 +157,8 @@ pub fn shortened(settings: Vec<Setting>) -> Vec<Setting> {
     settings.into_iter().map(shorten).collect()
 }
 
-/// What is not the same, for people; empty if all is. Only names that are known here are shown.
+/// Describes the differences for people; empty if there are none. Shows only names that are known
+/// here.
 pub fn differences(here: &[Setting], there: &[Setting]) -> Vec<String> {
     let mut all = Vec::new();
     for (name, ours) in here {
@@ -174,7 +178,7 @@ pub fn differences(here: &[Setting], there: &[Setting]) -> Vec<String> {
     all
 }
 
-/// What another process has said, fit for a log: on one line, and not without end.
+/// Makes a text from another process fit for the log: one line of limited length.
 pub fn shown(text: &str, most: usize) -> String {
     let mut shown: String =
         text.chars().take(most).map(|c| if c.is_control() { '?' } else { c }).collect();
@@ -184,8 +188,7 @@ pub fn shown(text: &str, most: usize) -> String {
     shown
 }
 
-/// How far the clock of a process is from the one here, for people; `None` if that is not worth a
-/// word.
+/// Describes how far the clock of a process is from the one here; `None` if they are close enough.
 pub fn clocks_apart(process: &str, here_ms: u64, there_ms: u64) -> Option<String> {
     let apart_ms = there_ms.abs_diff(here_ms);
     let direction = if there_ms > here_ms { "ahead of" } else { "behind" };

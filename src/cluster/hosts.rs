@@ -1,12 +1,12 @@
-//! Where the processes of a cluster are: the hostfile. Text in, addresses out; no I/O.
+//! Where the processes of a cluster are: parses the hostfile. Text in, addresses out; no I/O.
 
 use std::net::IpAddr;
 
-/// The port of a line that names none.
+/// The port of a line that does not name one.
 const PORT: u16 = 2101;
 
-/// The addresses of `processes` processes, process 0 first: one `host:port` a line. Blank lines
-/// and what follows a `#` do not count, nor do lines behind the last process.
+/// The addresses of `processes` processes, process 0 first: one `host:port` a line. Blank lines,
+/// text after a `#` and lines after the last process are ignored.
 pub fn parse(text: &str, processes: usize) -> Result<Vec<String>, String> {
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
     let mut addresses: Vec<String> = Vec::with_capacity(processes);
@@ -27,12 +27,12 @@ pub fn parse(text: &str, processes: usize) -> Result<Vec<String>, String> {
     Ok(addresses)
 }
 
-/// Where the processes are without a hostfile: all on this machine.
+/// The addresses without a hostfile: all on this machine.
 pub fn local(processes: usize) -> Vec<String> {
     (0..processes).map(|process| format!("localhost:{}", usize::from(PORT) + process)).collect()
 }
 
-/// Whether an address is on loopback, as far as its text says so: a name other than localhost may
+/// Whether an address is on loopback, judging by its text alone: any name other than localhost may
 /// be anywhere.
 pub fn is_loopback(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
@@ -47,7 +47,7 @@ fn address(line: &str) -> Result<String, String> {
     let wrong = || Err(format!("has the line {line:?}: it must be host:port, or [IPv6]:port"));
     let (host, port) = match line.rsplit_once(':') {
         _ if line.starts_with('[') && line.ends_with(']') => (line, PORT),
-        // An IPv6 address has colons of its own, so it stands in brackets.
+        // An IPv6 address contains colons, so it must be in brackets.
         Some((host, _)) if host.contains(':') && !host.ends_with(']') => return wrong(),
         Some((host, port)) => match port.parse::<u16>() {
             Ok(port) if port > 0 => (host, port),

@@ -1,7 +1,7 @@
-//! A link: the connection by which two processes watch each other. Each sends a sign of life a few
-//! times a second, and whatever the other has to know at once: that it stops, fails, is done.
+//! A link: the connection on which two processes watch each other. Each side sends a sign of life a
+//! few times a second, and whatever the other must know at once: that it stops, fails or is done.
 //!
-//! A process that dies closes the connection, one that hangs or is cut off falls silent. Either way
+//! A process that dies closes the connection; one that hangs or is cut off falls silent. Either way
 //! [`Members`] is told, and decides what that means.
 
 use std::io::{self, Read};
@@ -19,25 +19,25 @@ use crate::cluster::stage::Stage;
 
 /// How often a sign of life is sent.
 const BEAT: Duration = Duration::from_millis(200);
-/// How soon a change is told.
+/// How soon a change is sent.
 const LOOK: Duration = Duration::from_millis(50);
-/// How much of a message about a fault is sent.
+/// How much of a fault's message is sent.
 const MAX_WHY: usize = 4_000;
 
-/// What goes over a link.
+/// A message on a link.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 enum Notice {
     /// A sign of life.
     Beat,
-    /// Whether the sender has a connection to everybody.
+    /// Whether the sender is connected to all others.
     Ready(bool),
-    /// How far the sender's start is.
+    /// How far the sender's start has come.
     Stage(Stage),
-    /// The sender stops cleanly; a cluster stops as one.
+    /// The sender stops cleanly, and the whole cluster stops with it.
     Stop,
     /// The sender ends without a last commit.
     Abandon,
-    /// The sender fails: the exit code, and why.
+    /// The sender fails: the exit code and the reason.
     Fault(u8, String),
     /// The sender has done its work.
     Done,
@@ -70,7 +70,7 @@ struct Link<'a> {
     told: Told,
     beat: Option<Instant>,
     heard: Instant,
-    /// Whether nothing can be sent any more: what has come before the end is still to be read.
+    /// Whether nothing more can be sent. What arrived before the end still has to be read.
     mute: bool,
     received: Vec<u8>,
 }
@@ -89,8 +89,8 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// Speaks and listens until the process is not here any more (`None`), the connection ends, or
-    /// nothing comes for too long.
+    /// Speaks and listens until the process is no longer a member (`None`), the connection ends, or
+    /// nothing arrives for too long.
     fn run(mut self, channel: &mut Channel) -> Option<io::Error> {
         loop {
             let notices = self.next_notices()?;
@@ -110,7 +110,7 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// What there is to say; `None` when the process is not here any more.
+    /// The notices to send; `None` once the process is no longer a member.
     fn next_notices(&mut self) -> Option<Vec<Notice>> {
         let (now, fault) = self.members.to_tell(self.process, self.token)?;
         let told = std::mem::replace(&mut self.told, now);
@@ -141,7 +141,7 @@ impl<'a> Link<'a> {
         Some(notices)
     }
 
-    /// Takes in what comes within a moment.
+    /// Takes in what arrives within a moment.
     fn hear(&mut self, channel: &mut Channel) -> io::Result<()> {
         let mut buffer = [0; 4_096];
         match channel.read(&mut buffer) {
@@ -184,7 +184,7 @@ impl<'a> Link<'a> {
     }
 }
 
-/// What the end of a connection says to a person.
+/// Explains the end of a connection to a person.
 pub(super) fn reason(why: &io::Error, timeout: Duration) -> String {
     match why.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {

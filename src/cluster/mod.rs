@@ -1,19 +1,22 @@
-//! A cluster: how the processes of one job find each other, agree, and notice that one is lost.
+//! A cluster: how the processes of one job find each other, agree on their settings, and notice a
+//! loss.
 //!
 //! ```text
 //!   gather     every process listens on its own address and dials those before it in the hostfile.
 //!              Three connections a pair: a link (signs of life, notices) and a wire (timely's
 //!              data, a connection for each direction).
-//!   prove      with a cluster secret, every connection is TLS with a key that is derived from it.
-//!              Whoever does not have it is turned away before anything is said.
-//!   agree      whoever connects says how it was started; processes with other settings are told
-//!              so, both sides, and nothing has begun yet.
-//!   run        when everybody has everybody. Only then does process 0 take the fence.
+//!   prove      with a cluster secret, every connection is TLS with a key derived from it. A peer
+//!              without the secret is turned away before anything is said.
+//!   agree      the connecting process says how it was started. If the settings differ, both sides
+//!              are told, before anything has begun.
+//!   run        once every process is connected to all others. Only then does process 0 take the
+//!              fence.
 //!   lose       a link that ends or falls silent ends the run, with the name of the process.
 //! ```
 //!
-//! Nothing here makes a table right: a process that is cut off and wakes up later is kept out by
-//! the fence in Postgres. This is about noticing soon, and about saying what happened.
+//! Correctness does not depend on anything in here: a process that was cut off and wakes up later
+//! is kept out by the fence in Postgres. This module makes sure that a loss is noticed soon and
+//! reported clearly.
 //!
 //! Beyond loopback a secret is required. Without one, nothing is encrypted and nobody has to prove
 //! anything.
@@ -55,14 +58,14 @@ use wire::{Ends, Wire};
 
 use crate::dataflow::run_state::RunState;
 
-/// How long the end of a run waits until every peer knows of it.
+/// How long the end of a run waits until every peer knows about it.
 const TELLING: Duration = Duration::from_millis(500);
-/// How long nothing may move in the start of a complete cluster, as a multiple of the time that it
-/// waits for Kafka or Postgres: it waits for them a few times, one after the other.
+/// How long the start of a complete cluster may stand still, as a multiple of `--start-timeout`: a
+/// start waits for Kafka and Postgres several times in a row.
 const STANDSTILL_FACTOR: u32 = 5;
-/// The least that this is.
+/// The lower bound of that time.
 const STANDSTILL_LEAST: Duration = Duration::from_secs(60);
-/// How often it is looked at.
+/// How often the progress of the start is checked.
 const STANDSTILL_LOOK: Duration = Duration::from_millis(500);
 /// What a cluster needs that reaches beyond this machine.
 const NEEDS_SECRET: &str = "\
@@ -73,27 +76,27 @@ const NEEDS_SECRET: &str = "\
     With --cluster-insecure they start without: then whoever can connect can read and forge what \
     they send, and can stop them";
 
-/// Where a process is in its cluster.
+/// The place of a process in its cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterConfig {
     /// The index of this process.
     pub process: usize,
     /// `host:port` of every process, by index.
     pub addresses: Vec<String>,
-    /// A peer that is silent for so long is lost.
+    /// A peer that is silent for this long is lost.
     pub peer_timeout: Duration,
-    /// How long an address of our own may be in use by somebody else.
+    /// How long this process's address may still be in use by somebody else.
     pub start_timeout: Duration,
-    /// The wall clock, milliseconds since 1970: processes compare theirs.
+    /// The wall clock in milliseconds since 1970, which the processes compare.
     pub wall_ms: fn() -> u64,
     /// The secret that all processes share.
     pub secret: Option<SecretSource>,
-    /// Whether a cluster that reaches beyond this machine may do without.
+    /// Whether a cluster that reaches beyond this machine may do without a secret.
     pub insecure: bool,
 }
 
 impl ClusterConfig {
-    /// How connections are protected; a wrong setting if they have to be and are not.
+    /// How connections are protected. A configuration error if they must be and are not.
     fn protection(&self) -> Result<Protection, Fault> {
         let beyond = self.addresses.iter().find(|address| !hosts::is_loopback(address));
         match (&self.secret, beyond) {
@@ -120,11 +123,11 @@ impl ClusterConfig {
     }
 }
 
-/// All processes of a job, seen from one of them.
+/// All processes of a job, as seen by one of them.
 pub struct Cluster {
     members: Arc<Members>,
     listener: door::Listener,
-    /// By index, none for this process; timely takes them.
+    /// By index, `None` for this process. Timely takes them.
     wires: Vec<Option<Wire>>,
 }
 
@@ -132,8 +135,8 @@ pub struct Cluster {
 pub type Allocators = (Vec<AllocatorBuilder>, Box<dyn Any + Send>);
 
 impl Cluster {
-    /// Waits until all processes are here and have the same settings; `None` if this run is to stop
-    /// before.
+    /// Waits until all processes are connected and have the same settings. Returns `None` if this
+    /// run is to stop first.
     pub fn gather(
         config: &ClusterConfig,
         settings: Vec<Setting>,
@@ -175,7 +178,7 @@ impl Cluster {
         Ok(Some(cluster))
     }
 
-    /// Where this process tells how far its start is.
+    /// Reports to the others how far the start of this process has come.
     pub fn start(&self) -> Start {
         Start(Arc::clone(&self.members))
     }
@@ -194,15 +197,15 @@ impl Cluster {
         Ok((builders.into_iter().map(AllocatorBuilder::Tcp).collect(), Box::new(guard)))
     }
 
-    /// The work of this process is done, and everything is durable: the others are told, and
-    /// whoever goes from here on is not missed.
+    /// The work of this process is done, and everything is durable. The others are told, and a
+    /// process that leaves from here on is not missed.
     pub fn finished(&self) {
         self.members.finish();
     }
 }
 
 impl Drop for Cluster {
-    /// The others know how it ended before the connections do.
+    /// Tells the others how the run ended before the connections close.
     fn drop(&mut self) {
         self.members.wait_until_told(TELLING);
         self.members.close();
@@ -210,18 +213,18 @@ impl Drop for Cluster {
     }
 }
 
-/// Tells the others how far the start of this process is.
+/// Tells the others how far the start of this process has come.
 #[derive(Clone)]
 pub struct Start(Arc<Members>);
 
 impl Start {
-    /// This process has come so far.
+    /// This process has reached a stage.
     pub fn reach(&self, stage: Stage) {
         self.0.reach(stage);
     }
 }
 
-/// Ends the run if the start of the cluster stands still for so long.
+/// Ends the run if the start of the cluster stands still for `limit`.
 fn watch_the_start(members: &Arc<Members>, limit: Duration) {
     let members = Arc::clone(members);
     let work = move || {

@@ -1,5 +1,5 @@
-//! The secret that the processes of a cluster share, and the keys that are derived from it. It is
-//! shown nowhere, and never leaves the process.
+//! The secret that the processes of a cluster share, and the keys derived from it. It is never
+//! shown, and never leaves the process.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -17,7 +17,7 @@ use sessionizer_core::secret::Secret;
 
 /// A shorter secret could be guessed.
 const LEAST_BYTES: usize = 16;
-/// Whatever is longer is not a secret but the wrong file.
+/// A longer file is not a secret but the wrong file.
 const MOST_BYTES: usize = 4_096;
 /// How to make a secret, for messages.
 pub(super) const REMEDY: &str = "make one with (umask 077; head -c 32 /dev/urandom | base64 > FILE) \
@@ -43,7 +43,7 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
-    /// Reads the secret. Everything that is wrong with it is a wrong setting.
+    /// Reads the secret. Whatever is wrong with it is a configuration error.
     pub fn read(source: &SecretSource) -> Result<Key, Fault> {
         let (name, bytes) = match source {
             SecretSource::Variable(secret) => {
@@ -61,7 +61,8 @@ impl Key {
         Key::of(&bytes).map_err(|what| Fault::Config(format!("{name} {what}; {REMEDY}")))
     }
 
-    /// The key of a secret. One newline at its end belongs to the file and not to the secret.
+    /// Derives the key from a secret. One newline at the end belongs to the file and not to the
+    /// secret.
     pub fn of(secret: &[u8]) -> Result<Key, String> {
         let secret = secret.strip_suffix(b"\n").unwrap_or(secret);
         let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
@@ -77,8 +78,8 @@ impl Key {
         }
     }
 
-    /// The key with which `client` connects to `server`. Each direction of each pair has a key of
-    /// its own: a connection that is led to another process, or back to its sender, is not
+    /// The key with which `client` connects to `server`. Each direction of each pair has its own
+    /// key, so a connection that is redirected to another process, or back to its sender, is not
     /// accepted.
     pub fn between(&self, client: usize, server: usize) -> Result<[u8; 32], ErrorStack> {
         derive(&self.0, format!("process {client} to process {server}").as_bytes())
@@ -98,15 +99,15 @@ fn derive(secret: &[u8], purpose: &[u8]) -> Result<[u8; 32], ErrorStack> {
     Ok(key)
 }
 
-/// At most one byte more than a secret may have, whatever the file is.
+/// Reads at most a few bytes more than a secret may have, whatever the file is.
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    // A newline of two bytes, and one byte that shows that there is more.
+    // Room for a newline of two bytes, and one byte that shows that there is more.
     File::open(path)?.take(MOST_BYTES as u64 + 3).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// A group may read the file: Kubernetes and systemd hand secrets out that way.
+/// A group may read the file: Kubernetes and systemd provide secrets that way.
 fn warn_if_exposed(path: &Path) {
     let Ok(about) = fs::metadata(path) else { return };
     let mode = about.permissions().mode() & 0o777;
@@ -172,7 +173,7 @@ mod tests {
         assert_ne!(between(1, 0), between(0, 1));
         assert_ne!(between(1, 0), between(2, 0));
         assert_eq!(format!("{key:?}"), "(secret)");
-        // As HMAC by hand, after RFC 5869, has it: the key is the same on every machine.
+        // Computed with plain HMAC, as in RFC 5869: the key is the same on every machine.
         let hex: String = between(1, 0).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(hex, "9bd9857e2bef346c00524f0a9e1af0875ce6521d654af0d40ef3b04ec4e2e2ca");
     }

@@ -1,24 +1,25 @@
-//! How far the start of a cluster is. A cluster that is complete and then stands still holds the
-//! fence and does nothing: that has a limit, and then says which process has not come further.
+//! How far the start of a cluster has come. A complete cluster that stands still holds the fence
+//! and does nothing. So a standstill has a time limit, after which the processes that are behind
+//! are named.
 
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-/// How far a process is. It goes up only.
+/// How far a process has come. It only advances.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub enum Stage {
-    /// It waits for the plan, or makes it.
+    /// Waiting for the plan, or making it.
     #[default]
     Planning,
-    /// It has the plan, and so many shards are loaded.
+    /// The plan is known, and this many shards are loaded.
     Loading(u64),
-    /// It reads.
+    /// Reading.
     Running,
 }
 
 impl Stage {
-    /// What it does, for people.
+    /// Describes the stage for people.
     pub fn doing(self) -> &'static str {
         match self {
             Stage::Planning => "has no plan yet",
@@ -35,13 +36,13 @@ pub(super) struct Standstill {
     since: Instant,
 }
 
-/// What a look at the stages says.
+/// What a look at the stages shows.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Look {
-    /// All processes run.
+    /// All processes are running.
     Started,
     Waiting,
-    /// Nothing has changed for too long: who is behind all others.
+    /// Nothing has changed for too long; these processes are the furthest behind.
     Still(Vec<usize>),
 }
 

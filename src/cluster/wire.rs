@@ -1,10 +1,10 @@
-//! A wire: over which timely sends between two processes. Two connections, one for each direction,
-//! because an encrypted connection has one owner at a time.
+//! A wire carries timely's data between two processes. It has two connections, one for each
+//! direction, because an encrypted connection has one owner at a time.
 //!
-//! Timely's network threads panic when a connection ends before they have seen timely's own end,
-//! and its workers wait for ever. Here nothing of the kind gets as far as timely: such an end is
-//! held back, and [`Members`] ends the run instead, with a message that names the process. If the
-//! work was done by then, nothing is missing, and the run ends as if nothing had happened.
+//! Timely's network threads panic when a connection ends before timely's own end marker, and its
+//! workers then wait for ever. The wire never passes such an end on to timely: it holds it back,
+//! and [`Members`] ends the run instead, with a message that names the process. If the work was
+//! done by then, nothing is missing, and the run ends normally.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -17,16 +17,16 @@ use crate::cluster::channel::Channel;
 use crate::cluster::link::reason;
 use crate::cluster::members::Members;
 
-/// How many bytes of a message timely's header is, and where in it the length of the rest is.
+/// The size of timely's message header, and where in it the length of the rest is.
 const HEADER_BYTES: usize = 48;
 const LENGTH_AT: usize = 32;
 
-/// The connections to one process, shared by the thread that sends and the one that receives.
+/// The connections to one process, shared by the sending and the receiving thread.
 #[derive(Clone)]
 pub struct Wire {
     outbound: Arc<Mutex<Channel>>,
     inbound: Arc<Mutex<Inbound>>,
-    /// Ends the reading from another thread than the one that reads.
+    /// Stops the reading thread from another thread.
     stop_reading: Arc<TcpStream>,
     process: usize,
     members: Arc<Members>,
@@ -37,7 +37,7 @@ struct Inbound {
     frames: Frames,
 }
 
-/// Both connections of a wire, before timely has them.
+/// Both connections of a wire, before timely takes them.
 #[derive(Debug)]
 pub(super) struct Ends {
     pub outbound: Channel,
@@ -64,13 +64,13 @@ impl Wire {
         })
     }
 
-    /// A connection has ended before timely's own end. If this process has done its work, or is
-    /// about to, all is well. If the link ends as well, that ends the run, with what the link
-    /// knows. If neither happens, only this connection was cut, and that ends the run, too. In each
-    /// case this thread of timely's never hears of it.
+    /// A connection has ended before timely's own end marker. If this process has done its work, or
+    /// is about to, all is well. If the link ends too, the run ends with the reason that the link
+    /// knows. Otherwise only this connection was cut, and that ends the run as well. In every case,
+    /// this timely thread never hears of it.
     fn cut(&self, why: &io::Error) -> ! {
         let patience = self.members.peer_timeout;
-        // What does not decrypt needs no further explanation.
+        // Data that does not decrypt needs no further explanation.
         let forged = why.kind() == io::ErrorKind::InvalidData;
         if forged || !self.members.is_finished_within(patience) {
             self.members.lost(self.process, &reason(why, patience));
@@ -86,7 +86,7 @@ impl Read for Wire {
         let why = {
             let Inbound { channel, frames } = &mut *lock(&self.inbound);
             if frames.ended() || buffer.is_empty() {
-                return Ok(0); // Nothing comes after timely's end.
+                return Ok(0); // Nothing follows timely's end marker.
             }
             loop {
                 match channel.read(buffer) {
@@ -110,8 +110,8 @@ impl Write for Wire {
         let written = lock(&self.outbound).write(buffer);
         match written {
             Err(why) if why.kind() != io::ErrorKind::Interrupted => {
-                // Who has done its work needs nothing any more, and whoever does not get what this
-                // process has sent as the last notices by itself.
+                // A process that has done its work needs nothing more, and one that misses the last
+                // data of this process will notice by itself.
                 if self.members.is_finished() || self.members.is_done(self.process) {
                     return Ok(buffer.len());
                 }
@@ -143,18 +143,18 @@ impl Stream for Wire {
             lock(&self.outbound).close();
         }
         if how != Shutdown::Write {
-            // Who has gone already needs no goodbye.
+            // A peer that has left needs no goodbye.
             let _ = self.stop_reading.shutdown(Shutdown::Both);
         }
         Ok(())
     }
 }
 
-/// Follows what timely sends, to know its end from a connection that was cut: messages of a header
-/// and as many bytes as it says, and at the end a header that says none.
+/// Follows timely's messages, to tell timely's own end from a cut connection. A message is a header
+/// and as many bytes as it announces; the end is a header that announces none.
 struct Frames {
     header: [u8; HEADER_BYTES],
-    /// How much of the header is here.
+    /// How much of the header has arrived.
     known: usize,
     /// How much of the message is still to come.
     rest: usize,
@@ -166,7 +166,7 @@ impl Frames {
         Frames { header: [0; HEADER_BYTES], known: 0, rest: 0, ended: false }
     }
 
-    /// Whether the end has come.
+    /// Whether the end marker has arrived.
     fn ended(&self) -> bool {
         self.ended
     }
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn timelys_end_is_known_however_its_messages_are_cut_into_pieces() {
         let mut all = Vec::new();
-        // A message of zeros looks like the end and is not.
+        // A message of zeros looks like the end marker but is not.
         for length in [1, 48, 5_000, 96] {
             all.extend(message(length));
         }

@@ -1,4 +1,4 @@
-//! What the program can do besides the job: show it, check it, feed it, and begin again.
+//! The commands besides the job itself: demo, audit, produce and reset.
 
 pub mod audit;
 pub mod demo;

@@ -1,7 +1,7 @@
 //! `sessionizer reset`: removes a job and its rows together, so that the next start begins afresh.
 //!
-//! It shows what it is connected to and what will be gone, and asks for the job's name: whoever
-//! has two databases in two terminals sees in which one this is.
+//! It shows what it is connected to and what will be removed, and asks for the job's name: if two
+//! databases are open in two terminals, this shows which one it is.
 
 use std::io::{BufRead, IsTerminal, Write};
 
@@ -50,7 +50,7 @@ fn give_up(error: LedgerError) -> Fault {
     }
 }
 
-/// A closed output must not stand for a yes.
+/// Prints a text. A closed output must not count as a yes.
 fn say(text: &str) -> Result<(), Fault> {
     let mut out = std::io::stdout();
     out.write_all(text.as_bytes())
@@ -58,7 +58,7 @@ fn say(text: &str) -> Result<(), Fault> {
         .map_err(|why| Fault::Environment(format!("standard output cannot be written: {why}")))
 }
 
-/// What will be gone, for a person.
+/// Describes what will be removed.
 fn describe(doomed: &Doomed) -> String {
     let Doomed { place, job, created_at, started_at, started_by, table, .. } = doomed;
     let count = |number: i64| HumanCount(u64::try_from(number).unwrap_or(0)).to_string();

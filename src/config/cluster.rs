@@ -1,4 +1,4 @@
-//! Where the secret is that the processes of a cluster share.
+//! Where the secret shared by the processes of a cluster is kept.
 
 use std::path::PathBuf;
 
@@ -8,11 +8,11 @@ use crate::cli::RunArgs;
 use crate::cluster::SecretSource;
 use crate::config::{Environment, Problems};
 
-/// The variable that holds the secret itself. There is no such flag: the arguments of a process can
-/// be seen by everybody on the machine.
+/// The variable that holds the secret itself. There is no such flag, because everybody on the
+/// machine can see the arguments of a process.
 pub(super) const SECRET: &str = "SESSIONIZER_CLUSTER_SECRET";
 
-/// Reads where the secret is: in a file, or in the variable, or nowhere.
+/// Reads where the secret is: in a file, in the variable, or nowhere.
 pub(super) fn read_cluster_secret(
     problems: &mut Problems<'_>,
     args: &RunArgs,
@@ -33,7 +33,7 @@ pub(super) fn read_cluster_secret(
     secret
 }
 
-/// The secret without one newline at its end: that belongs to a file, and is no part of it.
+/// The secret without one newline at its end, which belongs to the file and not to the secret.
 pub(super) fn without_newline(secret: &str) -> &str {
     let secret = secret.strip_suffix('\n').unwrap_or(secret);
     secret.strip_suffix('\r').unwrap_or(secret)

@@ -1,4 +1,4 @@
-//! The format of `--env-file`: what systemd and Docker read alike, and a shell as well.
+//! The format of `--env-file`, which systemd, Docker and shells read the same way.
 
 /// A variable that a file sets.
 #[derive(PartialEq, Eq, Debug)]
@@ -8,8 +8,8 @@ pub struct Line {
     pub value: String,
 }
 
-/// Reads all lines, or gives for each one that is wrong what is wrong with it. No message holds
-/// anything of a line: it may be a secret.
+/// Parses all lines, or returns the problem of each invalid one. No message repeats any part of a
+/// line, which may be a secret.
 pub fn parse(bytes: &[u8]) -> Result<Vec<Line>, Vec<(usize, &'static str)>> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let (mut lines, mut wrong) = (Vec::new(), Vec::new());
@@ -23,7 +23,7 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Line>, Vec<(usize, &'static str)>> {
     if wrong.is_empty() { Ok(lines) } else { Err(wrong) }
 }
 
-/// Name and value, or nothing in a blank line or a comment.
+/// Name and value, or `None` for a blank line or a comment.
 fn variable(line: &str) -> Result<Option<(String, String)>, &'static str> {
     let line = line.trim();
     if line.is_empty() || line.starts_with(['#', ';']) {
@@ -40,7 +40,7 @@ fn variable(line: &str) -> Result<Option<(String, String)>, &'static str> {
     Ok(Some((name.to_owned(), unquote(value.trim())?)))
 }
 
-/// The value without quotes around it. Between double quotes, a backslash keeps a quote, a dollar
+/// The value without the quotes around it. In double quotes, a backslash escapes a quote, a dollar
 /// sign, a backtick or a backslash.
 fn unquote(value: &str) -> Result<String, &'static str> {
     let Some(quote) = value.chars().next().filter(|c| ['"', '\''].contains(c)) else {

@@ -1,4 +1,4 @@
-//! Environment variables, and those of `--env-file` below them. Knows which variable has set a
+//! Environment variables, and below them those of `--env-file`. Knows which variable has set a
 //! flag, and never shows a value.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,11 +6,11 @@ use std::ffi::OsString;
 
 use crate::config::env_file;
 
-/// Secrets are taken as they are: a password may begin with a blank or a quote.
+/// Secrets are taken as they are: a password may begin with a space or a quote.
 const SECRETS: [&str; 3] =
     ["POSTGRES_PASSWORD", "KAFKA_WEB_TRAFFIC_SECRET", crate::config::cluster::SECRET];
 
-/// What others call what is set by one of our variables.
+/// What other programs call the settings of our variables.
 const ALSO_CALLED: [(&str, &[&str]); 6] = [
     (
         "KAFKA_URL",
@@ -44,7 +44,7 @@ pub struct Environment {
 }
 
 struct Variable {
-    /// `None`: it is not UTF-8.
+    /// `None` if it is not UTF-8.
     value: Option<String>,
     /// Where a file sets it.
     place: Option<String>,
@@ -78,8 +78,8 @@ impl Environment {
         Environment { variables, notes, ..Environment::default() }
     }
 
-    /// Adds the variables of a file, or of the one that SESSIONIZER_ENV_FILE names, below those
-    /// that are set.
+    /// Adds the variables of a file, or of the one that SESSIONIZER_ENV_FILE names. Variables that
+    /// are already set take precedence.
     pub fn read_file(&mut self, file: Option<String>) {
         let (name, file) = match (file, self.value("SESSIONIZER_ENV_FILE")) {
             (Some(file), _) => ("--env-file", file),
@@ -114,7 +114,7 @@ impl Environment {
         }
     }
 
-    /// A value without the blanks around it; what is empty is not set.
+    /// A value without surrounding white space; an empty one counts as not set.
     pub fn value(&self, name: &str) -> Option<String> {
         let value = self.variables.get(name)?.value.as_deref()?.trim();
         Some(value.to_owned()).filter(|value| !value.is_empty())
@@ -126,7 +126,7 @@ impl Environment {
         Some(value.to_owned()).filter(|value| !value.trim().is_empty())
     }
 
-    /// Notes that something is wrong.
+    /// Notes a mistake.
     pub fn note(&mut self, name: &str, what: impl Into<String>) {
         let note = self.blame(name, what.into());
         self.notes.push(note);
@@ -142,7 +142,7 @@ impl Environment {
         self.set_by.insert(flag.to_owned(), variable.to_owned());
     }
 
-    /// What is to be corrected: a variable in place of the flag that it has set, with the line of
+    /// What has to be corrected: the variable instead of the flag that it has set, and the line of
     /// the file that sets it.
     pub(super) fn blame(&self, name: &str, what: String) -> (String, String) {
         let name = self.set_by.get(name).map_or(name, String::as_str);
@@ -160,8 +160,8 @@ impl Environment {
         &self.warnings
     }
 
-    /// Looks at all variables: those in `known` must be well-formed, and a name that nothing reads
-    /// may be a slip.
+    /// Checks all variables: those in `known` must be well-formed, and a name that nothing reads
+    /// may be a typo.
     pub fn check(&mut self, known: &BTreeSet<String>) {
         let (mut notes, mut warnings) = (Vec::new(), Vec::new());
         for (name, variable) in &self.variables {
@@ -220,7 +220,7 @@ fn check_value(
     }
 }
 
-/// What to say of a variable that nothing reads, if it looks like one of ours.
+/// What to say about a variable that nothing reads, if its name resembles one of ours.
 fn slip(name: &str, known: &BTreeSet<String>, is_set: impl Fn(&str) -> bool) -> Option<String> {
     let upper = name.to_uppercase();
     let nearest = |prefix: &str, limit: fn(usize) -> usize| {

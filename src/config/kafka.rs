@@ -1,4 +1,5 @@
-//! How to reach Kafka: what KAFKA_URL and its kin may be, checked before anything connects.
+//! How to reach Kafka: the valid values of KAFKA_URL and related settings, checked before anything
+//! connects.
 
 use sessionizer_core::secret::Secret;
 
@@ -6,7 +7,7 @@ use crate::config::value::name;
 use crate::config::{Environment, Problems};
 use crate::kafka::{KafkaConfig, QUEUED_BYTES, RESERVED};
 
-/// The longest name of a job and of a consumer group.
+/// The maximum length of the name of a job and of a consumer group.
 pub const LONGEST_NAME: usize = 255;
 
 /// Reads how to reach Kafka; a producer needs no group.
@@ -60,7 +61,8 @@ fn read_login(problems: &mut Problems<'_>, env: &Environment) -> Option<(String,
     None
 }
 
-/// Whether it is a list of host:port. Nothing of it is repeated if it may hold a login.
+/// Checks that this is a list of host:port. The message does not repeat anything that may hold a
+/// login.
 fn check(brokers: &str) -> Result<(), String> {
     if brokers.contains('@') {
         return Err("has an @ in it: write host:port[,host:port], and set a login by \

@@ -1,6 +1,6 @@
-//! What was typed, and what is valid. Text in, settings out: of I/O, there is `--env-file` only.
+//! Turns what was typed into valid settings. Text in, settings out; the only I/O is `--env-file`.
 //!
-//! Everything that is missing or wrong is collected and told in one message, each with the name
+//! Everything that is missing or wrong is collected and reported in one message, each with the name
 //! of the variable or flag and what to do.
 
 pub mod cluster;
@@ -40,7 +40,7 @@ pub struct Config {
     /// Of each process.
     pub workers: usize,
     pub processes: usize,
-    /// Which of them this one is.
+    /// The index of this process.
     pub process: usize,
     pub hostfile: Option<PathBuf>,
     pub peer_timeout: Duration,
@@ -49,22 +49,22 @@ pub struct Config {
     pub cluster_insecure: bool,
     pub kafka: KafkaConfig,
     pub ledger: LedgerConfig,
-    /// `None`: nothing was said, so that a table with rows is not begun upon by default.
+    /// `None` if it was not given, so that a job does not begin on a table with rows by default.
     pub from: Option<StartAt>,
     pub accept_overlap: bool,
     pub until_end: bool,
     pub epoch_ms: u64,
     pub patience: WatermarkConfig,
-    /// How far a partition may be ahead of the slowest one that is behind, in event time.
+    /// How far a partition may be ahead of the slowest one that lags, in event time.
     pub drift: Drift,
     pub rules: Rules,
     pub accept_lost_offsets: bool,
     pub writers: u32,
     pub snapshot_interval_ms: u64,
     pub dead_letter_bytes: usize,
-    /// How long dead letters are kept; `None`: for ever.
+    /// How long dead letters are kept; `None` means for ever.
     pub keep_dead_letters: Option<Duration>,
-    /// What is in flight may take so many bytes of memory.
+    /// How many bytes of memory the data in flight may take.
     pub memory_bytes: u64,
     pub discovery_interval: Duration,
     pub start_timeout: Duration,
@@ -82,7 +82,7 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
     let process = problems.take("--process", process(&args.process, last));
     let writers = match &args.sink_connections {
         Some(text) => problems.take("--sink-connections", whole(text, 1, 1_024)),
-        // The fewer, the less work they are for Postgres; but between processes rows would travel.
+        // Fewer are less work for Postgres; but between processes, rows would have to travel.
         None => workers.zip(processes).map(|(workers, processes)| match processes {
             1 => workers.div_ceil(2),
             _ => workers * processes,
@@ -161,8 +161,8 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
 }
 
 impl Config {
-    /// What all processes of a job must agree on, by the names that users know. Where servers are
-    /// and how to log in may be told to each process in its own way.
+    /// What all processes of a job must agree on, by the names that users know. Server addresses
+    /// and logins may be given to each process in its own way.
     pub fn shared(&self) -> Vec<(String, String)> {
         let Config { kafka, ledger, patience, rules, drift, .. } = self;
         let ms = |ms: u64| humantime::format_duration(Duration::from_millis(ms)).to_string();

@@ -13,10 +13,10 @@ use crate::ledger::url;
 use crate::ledger::url::PostgresUrl;
 use crate::ledger::{LedgerConfig, SessionEnd};
 
-/// Postgres cuts longer names, and says nothing.
+/// Postgres silently truncates longer names.
 const LONGEST_IDENTIFIER: usize = 63;
 
-/// Where Postgres is, and as whom.
+/// Reads where Postgres is, and the login.
 fn read_login(
     problems: &mut Problems<'_>,
     env: &Environment,
@@ -60,7 +60,7 @@ fn read_job(problems: &mut Problems<'_>, job: Option<&str>, env: &Environment) -
     }
 }
 
-/// Reads how to reach the state of a job; what was settled when it was created is in there.
+/// Reads how to reach the state of a job, which holds the settings fixed at its creation.
 pub fn read_ledger_of(
     problems: &mut Problems<'_>,
     job: Option<&str>,
@@ -81,7 +81,7 @@ pub fn read_ledger_of(
     })
 }
 
-/// Reads all that concerns Postgres.
+/// Reads everything that concerns Postgres.
 pub fn read_ledger(
     problems: &mut Problems<'_>,
     args: &RunArgs,

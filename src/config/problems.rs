@@ -1,4 +1,4 @@
-//! What is wrong, collected: everything is told in one message.
+//! Collects all mistakes, to report them in one message.
 
 use std::fmt::Write as _;
 
@@ -18,21 +18,21 @@ impl<'a> Problems<'a> {
         Problems { env, found: env.notes().to_vec() }
     }
 
-    /// Notes that a flag or a variable is wrong. A flag whose value came from a variable is told by
-    /// the name of the variable.
+    /// Notes that a flag or a variable is wrong. A flag whose value came from a variable is
+    /// reported by the name of the variable.
     pub fn add(&mut self, name: &str, what: impl Into<String>) {
         self.found.push(self.env.blame(name, what.into()));
     }
 
-    /// The value, or a note of what is wrong with it.
+    /// The value; otherwise notes what is wrong with it.
     pub fn take<T>(&mut self, name: &str, result: Result<T, String>) -> Option<T> {
         result.map_err(|what| self.add(name, what)).ok()
     }
 
-    /// All of it in one message.
+    /// Everything in one message.
     pub fn fault(mut self) -> Fault {
         let mut seen = Vec::new();
-        // What is wrong with a value in quotes besides, nobody can tell.
+        // If a value is in quotes, nobody can tell what else is wrong with it.
         let quoted = |(name, what): &(String, String)| {
             let of_it = self.env.notes().iter().find(|(known, _)| known == name);
             of_it.is_some_and(|(_, note)| note.contains("quotes around it") && note != what)

@@ -2,19 +2,19 @@
 
 use crate::ui::text;
 
-/// A whole number between bounds.
+/// A whole number within bounds.
 pub fn whole(text: &str, least: u64, most: u64) -> Result<u64, String> {
     let number = text.trim().parse().ok().filter(|number| (least..=most).contains(number));
     number.ok_or_else(|| format!("is {text:?}: it must be a whole number from {least} to {most}"))
 }
 
-/// A number between bounds.
+/// A number within bounds.
 pub fn number(text: &str, least: f64, most: f64) -> Result<f64, String> {
     let number = text.trim().parse().ok().filter(|number| (least..=most).contains(number));
     number.ok_or_else(|| format!("is {text:?}: it must be a number from {least} to {most}"))
 }
 
-/// A duration as people write it, in milliseconds, between bounds.
+/// A duration as people write it, in milliseconds, within bounds.
 pub fn duration_ms(text: &str, least: u64, most: u64) -> Result<u64, String> {
     let duration = humantime::parse_duration(text.trim())
         .map_err(|_| format!("is {text:?}: it must be a duration like 300s, 5m or 250ms"))?;
@@ -40,7 +40,7 @@ const UNITS: [(&str, u64); 6] = [
     ("gib", 1 << 30),
 ];
 
-/// A size as people write it, in bytes, between bounds in MiB.
+/// A size as people write it, in bytes, within bounds in MiB.
 pub fn size(text: &str, least_mib: u64, most_mib: u64) -> Result<u64, String> {
     let trimmed = text.trim().to_ascii_lowercase();
     let digits = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
@@ -68,8 +68,8 @@ pub fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// Whether a text is a name that can be shown and sent: not empty, of at most `most` bytes, and
-/// without control characters.
+/// Checks a name that can be shown and sent: not empty, at most `most` bytes, and without control
+/// characters.
 pub fn name(text: &str, most: usize) -> Result<String, String> {
     if text.len() > most {
         return Err(format!("is {} bytes long: at most {most} are possible", text.len()));

@@ -23,25 +23,25 @@ use crate::job::shutdown::{join_workers, part, watch_the_end};
 use crate::job::status_line::{Done, Ending, Progress, ending};
 use crate::job::worker::Job;
 
-/// From how many rows of this process on short epochs are committed together. Before, the pages of
-/// the table's key are few, and to wait costs more than it saves (docs/DECISIONS.md).
+/// Once this process has written this many rows, short epochs are committed together. Before that,
+/// the table's primary key has few pages, and waiting costs more than it saves (docs/DECISIONS.md).
 pub(super) const GATHER_FROM_ROWS: u64 = 1_000_000;
 
-/// How often the brokers are asked where the partitions end: at a quarter of the idle timeout, but
-/// neither more often nor more seldom than this.
+/// The bounds of the interval at which the brokers are asked where the partitions end. The interval
+/// itself is a quarter of the idle timeout.
 pub(super) const ENDS_OFTEN: Duration = Duration::from_millis(250);
 
 pub(super) const ENDS_SELDOM: Duration = Duration::from_secs(2);
 
-/// A run that ends so soon because the database has gone back has not helped; after so many in a
-/// row the job ends.
+/// A run that ends this soon because the database has gone back has made no progress. After a
+/// number of such runs in a row, the job ends.
 const SHORT_RUN: Duration = Duration::from_secs(60);
 
 const SHORT_RUNS: u32 = 5;
 
-/// Runs the job until it is asked to stop, has read to the end, or fails. A database that has gone
-/// back to an earlier state is gone on from, as a start would. A cluster ends, and has to be
-/// started again.
+/// Runs the job until it is asked to stop, has read to the end, or fails. If the database has gone
+/// back to an earlier state, a single process continues from that state, as a new start would. A
+/// cluster ends, and has to be started again.
 pub fn run(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
     let mut run_state = Arc::clone(run_state);
     let mut short_runs = 0;
@@ -92,11 +92,12 @@ fn run_once(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
         if let Err(fault) = job.work(worker) {
             job.run_state.fail(fault);
         }
-        // What is left is of a run that has ended otherwise: nothing of it may go on.
+        // Any dataflow left over belongs to a run that ended some other way. None of it may
+        // continue.
         for dataflow in worker.installed_dataflows() {
             worker.drop_dataflow(dataflow);
         }
-        let _ = ended.send(()); // Nobody listens any more if it took too long.
+        let _ = ended.send(()); // After a timeout, nobody listens any more.
     });
     let guards = guards.map_err(Fault::Environment)?;
     match &cluster {
@@ -127,7 +128,7 @@ fn run_once(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What the workers of a job of one process are built from.
+/// The allocators for the workers of a single-process job.
 fn alone(workers: usize) -> Result<Allocators, Fault> {
     let communication = match workers {
         1 => timely::CommunicationConfig::Thread,
@@ -136,7 +137,7 @@ fn alone(workers: usize) -> Result<Allocators, Fault> {
     communication.try_build().map_err(Fault::Environment)
 }
 
-/// Waits for the other processes of the job; `None` if this one is to stop before.
+/// Waits for the other processes of the job. Returns `None` if this process is to stop first.
 fn join(
     config: &Config,
     run_state: &Arc<RunState>,

@@ -1,4 +1,4 @@
-//! How a run ends: workers that finish, peers that are told, and a process that hangs.
+//! How a run ends: workers finish, peers are told, and a process that hangs is ended.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -12,11 +12,11 @@ use timely::communication::WorkerGuards;
 use crate::cluster::Cluster;
 use crate::dataflow::run_state::RunState;
 
-/// How long a worker sleeps at most before it looks at the flags of the run.
+/// The longest a worker sleeps before it looks at the flags of the run.
 pub(super) const NAP: Duration = Duration::from_millis(100);
 
-/// How long a failed process of a cluster takes to end by itself. Then it is ended: the others are
-/// to be started again, and must not wait for what hangs here.
+/// How long a failed process of a cluster may take to end by itself. Then it is ended: the others
+/// are to be started again, and must not wait for a hang here.
 const LAST_WORDS: Duration = Duration::from_millis(1_500);
 
 /// How long the end of a run waits for the peers to close their connections.
@@ -30,8 +30,8 @@ pub(super) fn join_workers(guards: WorkerGuards<()>, run_state: &RunState) {
     }
 }
 
-/// The end of a process of a cluster. After a clean end, what timely still has to send is sent, and
-/// the peers say that they are done. After any other, nobody waits for anybody.
+/// Ends a process of a cluster. After a clean end, timely sends what it still has to send, and the
+/// peers report that they are done. After any other end, nobody waits for anybody.
 pub(super) fn part(
     cluster: &Cluster,
     guards: WorkerGuards<()>,
@@ -54,7 +54,7 @@ pub(super) fn part(
         }
     }
     if run_state.failed() || run_state.abandoned() {
-        // Its threads wait for peers that may be gone: they end with the process.
+        // Its threads wait for peers that may be gone. They end with the process.
         std::mem::forget(guards);
         return;
     }
@@ -70,7 +70,8 @@ pub(super) fn part(
     }
 }
 
-/// Ends the process if it has failed and does not end by itself, until what is returned is dropped.
+/// Ends the process if it has failed and does not end by itself. Dropping the returned sender stops
+/// the watch.
 pub(super) fn watch_the_end(run_state: &Arc<RunState>) -> std::sync::mpsc::Sender<()> {
     let (running, over) = channel::<()>();
     let run_state = Arc::clone(run_state);

@@ -1,23 +1,24 @@
-//! What the system has given this process: signals that are ignored, and how many files it may
-//! open.
+//! What the operating system has given this process: which signals are ignored, and how many files
+//! it may open.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sessionizer_core::fault::Fault;
 
 use crate::config::Config;
 
-/// What a run needs beside its workers: the log, sockets to brokers, threads of the clients.
+/// What a run needs in addition to its workers: the log, sockets to brokers, threads of the
+/// clients.
 const FILES_AT_LEAST: u64 = 64;
 /// A worker has a consumer, with sockets to the brokers; a connection to Postgres has a runtime.
 const FILES_A_WORKER: u64 = 16;
 const FILES_A_CONNECTION: u64 = 8;
-/// Of each worker, to each other process.
+/// For each worker and each other process.
 const FILES_A_PEER: u64 = 4;
 
-/// How many files the job needs to open, roughly: more than it does with three brokers.
+/// A rough estimate of how many files the job opens: more than it needs with three brokers.
 fn files_needed(config: &Config) -> u64 {
     let (workers, peers) = (config.workers as u64, config.processes as u64 - 1);
-    // Of several processes, each opens its share of the connections.
+    // In a cluster, each process opens its share of the connections.
     let connections = u64::from(config.writers).div_ceil(config.processes as u64);
     FILES_AT_LEAST
         + FILES_A_WORKER * workers
@@ -25,8 +26,8 @@ fn files_needed(config: &Config) -> u64 {
         + FILES_A_PEER * peers
 }
 
-/// Raises the limit of open files if it can, and refuses to start if it is too low: whatever meets
-/// it later cannot say so.
+/// Raises the limit on open files if possible, and refuses to start if it is too low: code that
+/// hits the limit later cannot report the cause.
 pub fn check_open_files(config: &Config) -> Result<(), Fault> {
     let needed = files_needed(config);
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
@@ -46,14 +47,15 @@ pub fn check_open_files(config: &Config) -> Result<(), Fault> {
     )))
 }
 
-/// Whether SIGHUP was ignored when the program was started, as nohup does it: then it stays so.
+/// Whether SIGHUP was already ignored when the program started, as under nohup. It then stays
+/// ignored.
 pub fn ignores_hangup() -> bool {
-    // Where there is no such file, nobody can say.
+    // Without this file, there is no way to tell.
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     ignored(&status) & 1 == 1
 }
 
-/// The signals that are ignored, a bit each, SIGHUP being the first.
+/// The ignored signals, one bit each, beginning with SIGHUP.
 fn ignored(status: &str) -> u64 {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)

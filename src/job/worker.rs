@@ -41,14 +41,14 @@ use crate::ui::text::{duration, plural};
 pub(super) struct Job {
     pub(super) config: Config,
     pub(super) run_state: Arc<RunState>,
-    /// Of a cluster: tells the others how far this process is.
+    /// In a cluster: tells the others how far the start of this process has come.
     pub(super) start: Option<cluster::Start>,
     pub(super) watcher: Mutex<Option<Arc<Watcher>>>,
     pub(super) loaded: Mutex<Loaded>,
 }
 
-/// How many workers of this process have loaded their shards, and how many open sessions were in
-/// them.
+/// How many workers of this process have loaded their shards, and how many open sessions those
+/// held.
 #[derive(Default)]
 pub(super) struct Loaded {
     workers: usize,
@@ -56,11 +56,11 @@ pub(super) struct Loaded {
 }
 
 impl Job {
-    /// What one worker does, from the plan to the end.
+    /// Runs one worker, from the plan to the end.
     pub(super) fn work(&self, worker: &mut Worker) -> Result<(), Fault> {
         let Some(plan) = self.learn_plan(worker)? else { return Ok(()) };
-        // Everybody learns the plan at about the same moment, whatever the clocks say: from here on
-        // epochs go by elapsed time, on every machine.
+        // Every worker learns the plan at about the same moment, whatever the clocks say. From here
+        // on, epochs go by elapsed time, on every machine.
         let (learnt, age_ms) = (Instant::now(), plan.age_ms);
         self.reach(Stage::Loading(0));
         let plan = Arc::new(plan);
@@ -68,7 +68,8 @@ impl Job {
         let processes = self.config.processes;
         let shards = match self.load(&plan, index, peers) {
             Err(_) if self.run_state.stopping() => {
-                // The others may run already: they end as they would in the middle of a replay.
+                // The others may be running already. They end as they would in the middle of a
+                // replay.
                 self.run_state.abandon();
                 return Ok(());
             }
@@ -101,7 +102,7 @@ impl Job {
             on_changes: Arc::new(|_changes| ()),
         };
         let count = plan.partitions_of(index, (peers, processes)).count();
-        // Workers have about as many partitions each, and share the memory.
+        // Each worker reads about as many partitions, so the workers share the memory equally.
         let of_process = count * self.config.workers;
         let kafka = &self.config.kafka;
         let held = kafka.held_bytes(of_process).min(self.config.memory_bytes / 2);
@@ -110,7 +111,7 @@ impl Job {
             let wake: timely::scheduling::SyncActivator = wake;
             let wake = Mutex::new(wake);
             let wake = Arc::new(move || {
-                // Fails only when the worker is gone, and then nobody needs waking.
+                // This fails only once the worker is gone, and then nobody needs waking.
                 let _ = wake.lock().unwrap_or_else(PoisonError::into_inner).activate();
             });
             let mine =
@@ -155,7 +156,8 @@ impl Job {
         Ok(())
     }
 
-    /// Worker 0 of process 0 makes the plan, everybody gets it; `None` if the run ends before.
+    /// Worker 0 of process 0 makes the plan and broadcasts it. Returns `None` if the run ends
+    /// first.
     fn learn_plan(&self, worker: &mut Worker) -> Result<Option<RecoveryPlan>, Fault> {
         let learnt: Rc<RefCell<Option<Vec<u8>>>> = Rc::default();
         let keep = Rc::clone(&learnt);
@@ -178,20 +180,20 @@ impl Job {
                     plan.age_ms = asked.get().elapsed().as_millis() as u64;
                     input.send(serde_json::to_vec(&plan).expect("a plan is plain data"));
                 }
-                // An empty stream tells the others; the fault tells the user. A start that is to
-                // stop has none: it was waiting.
+                // An empty stream tells the others; the fault tells the user. A start that is asked
+                // to stop has no fault: it was only waiting.
                 Err(why) if self.run_state.stopping() => info!("stopped while starting: {why}"),
                 Err(fault) => self.run_state.fail(fault),
             }
         }
         input.close();
-        // Process 0 may be lost meanwhile.
+        // Process 0 may be lost in the meantime.
         worker.step_or_park_while(Some(NAP), || !probe.done() && !self.run_state.failed());
         let bytes = learnt.borrow_mut().take();
         Ok(bytes.map(|bytes| serde_json::from_slice(&bytes).expect("a plan was sent")))
     }
 
-    /// The shards of this worker, from their snapshots.
+    /// Loads the shards of this worker from their snapshots.
     fn load(
         &self,
         plan: &RecoveryPlan,
@@ -235,7 +237,7 @@ impl Job {
         loaded.workers += 1;
         loaded.sessions += shards.iter().map(|shard| shard.table.len() as u64).sum::<u64>();
         if loaded.workers == self.config.workers {
-            // A first start has none.
+            // A first start has no open sessions.
             if loaded.sessions == 0 {
                 info!("reading begins");
             } else {
@@ -254,7 +256,7 @@ impl Job {
         }
     }
 
-    /// The watcher of this process; the first worker that asks starts it.
+    /// The watcher of this process, started by the first worker that asks for it.
     fn watch(&self, plan: &RecoveryPlan) -> Result<Arc<Watcher>, Fault> {
         let mut slot = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(watcher) = &*slot {
@@ -271,7 +273,7 @@ impl Job {
         }
         let every = self.config.discovery_interval;
         let topics = (plan.topics.as_slice(), plan.topic_ids.as_slice());
-        // Silence is counted up to the last answer: ask often enough to notice it in time.
+        // Silence is counted up to the last answer, so ask often enough to notice it in time.
         let idle_timeout = Duration::from_millis(self.config.patience.idle_timeout_ms);
         let ends_every = (idle_timeout / 4).clamp(ENDS_OFTEN, ENDS_SELDOM);
         let watcher = Watcher::start(&self.config.kafka, topics, known, (every, ends_every))?;
@@ -280,7 +282,8 @@ impl Job {
         Ok(watcher)
     }
 
-    /// Each process is told by itself where Kafka is: it must be the one that process 0 has asked.
+    /// Every process has its own Kafka settings; they must lead to the cluster that process 0 has
+    /// asked.
     fn check_kafka(&self, plan: &RecoveryPlan) -> Result<(), Fault> {
         let kafka = kafka::Admin::new(&self.config.kafka)?;
         kafka.topics(self.config.start_timeout, || self.run_state.ending())?;

@@ -1,8 +1,8 @@
-//! Progress bars of the process; log lines are written above them.
+//! The progress bars of the process; log lines are written above them.
 
 use indicatif::{HumanCount, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-/// A style with `{rate}`: records a second, whole.
+/// A style with `{rate}`: records a second, as a whole number.
 pub fn style(template: &str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template).expect("a valid template");
     style.with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
@@ -11,7 +11,7 @@ pub fn style(template: &str) -> ProgressStyle {
     })
 }
 
-/// All bars of the process: log lines are written above them.
+/// All bars of the process.
 pub fn bars() -> &'static indicatif::MultiProgress {
     static BARS: std::sync::OnceLock<indicatif::MultiProgress> = std::sync::OnceLock::new();
     BARS.get_or_init(|| {

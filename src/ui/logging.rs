@@ -1,5 +1,5 @@
-//! The log: short lines on a terminal, full ones elsewhere; what RUST_LOG asks for, and errors in
-//! any case.
+//! The log: short lines on a terminal, full ones elsewhere. Filters by RUST_LOG, but shows errors
+//! in any case.
 
 use std::io::{IsTerminal, Write};
 
@@ -10,7 +10,7 @@ use log::{Level, LevelFilter, Record, warn};
 use crate::ui::bars;
 
 const DEFAULT: &str = "info";
-/// Where log lines come from: what else RUST_LOG may name.
+/// The sources of log lines that RUST_LOG may name.
 const SOURCES: [&str; 7] =
     ["sessionizer", "librdkafka", "rdkafka", "tokio_postgres", "postgres", "timely", "rustls"];
 
@@ -21,9 +21,9 @@ pub fn start() {
     let filters = if asked.trim().is_empty() || !understood { DEFAULT } else { asked.as_str() };
     let terminal = std::io::stderr().is_terminal();
     let mut builder = env_logger::Builder::new();
-    // Whatever RUST_LOG names, the last error is shown, unless it says `off`.
+    // Errors are shown whatever RUST_LOG names, unless it says `off`.
     builder.filter_level(LevelFilter::Error);
-    // librdkafka says everything twice; what matters of it is said by us.
+    // librdkafka reports everything twice, and we report what matters of it.
     builder.filter_module("librdkafka", LevelFilter::Warn);
     builder.filter_module("rdkafka", LevelFilter::Error);
     builder.filter_module("tokio_postgres", LevelFilter::Warn);
@@ -48,7 +48,7 @@ pub fn start() {
     }
 }
 
-/// `10:11:12 the message`; the level is said if it is one to look at.
+/// `10:11:12 the message`; the level is shown from warning up.
 fn short(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     let time = out.timestamp_seconds().to_string();
     let time = time.get(11..19).unwrap_or(&time);

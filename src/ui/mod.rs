@@ -1,4 +1,4 @@
-//! What people see: log lines, progress bars, numbers and durations, and what is waited for.
+//! What people see: log lines, progress bars, numbers and durations, and what the job waits for.
 
 pub mod bars;
 pub mod logging;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use indicatif::HumanCount;
 
-/// A count with its thousands separated: `1,234,567`.
+/// A count with thousands separators: `1,234,567`.
 pub fn count(n: impl TryInto<u64>) -> String {
     HumanCount(n.try_into().unwrap_or(0)).to_string()
 }
@@ -16,7 +16,7 @@ pub fn plural(n: impl TryInto<u64>, what: &str) -> String {
     format!("{} {what}{s}", count(n))
 }
 
-/// A time that was measured, in its two largest units: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`.
+/// A measured time, in its two largest units: `0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`.
 pub fn duration(time: Duration) -> String {
     let seconds = time.as_secs();
     let two = |large: u64, unit: &str, small: u64, small_unit: &str| match small {
@@ -35,7 +35,7 @@ pub fn duration(time: Duration) -> String {
     }
 }
 
-/// A duration as one types it for a flag: `250ms`, `90s`, `5m`, `1h`, `30d`.
+/// A duration as it is typed for a flag: `250ms`, `90s`, `5m`, `1h`, `30d`.
 pub fn setting(millis: impl TryInto<u64>) -> String {
     let millis = millis.try_into().unwrap_or(0);
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
@@ -46,7 +46,7 @@ pub fn setting(millis: impl TryInto<u64>) -> String {
     }
 }
 
-/// A number of bytes that was measured: `900 B`, `12 KiB`, `1.5 GiB`.
+/// A measured number of bytes: `900 B`, `12 KiB`, `1.5 GiB`.
 pub fn bytes(bytes: u64) -> String {
     let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     let Some((unit, name)) = units.into_iter().find(|(unit, _)| bytes >= *unit) else {

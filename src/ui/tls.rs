@@ -1,8 +1,8 @@
-//! What goes wrong with TLS, in sentences: OpenSSL and librdkafka report it as stacks of codes.
+//! TLS errors in sentences: OpenSSL and librdkafka report them as stacks of codes.
 
 use openssl::error::ErrorStack;
 
-/// What OpenSSL calls a trouble, and what it means to somebody who sets certificates up.
+/// OpenSSL's names for errors, and what they mean to somebody who sets up certificates.
 const MEANINGS: [(&str, &str); 10] = [
     ("no such file or directory", "cannot be read: no such file"),
     ("permission denied", "cannot be read: permission denied"),
@@ -16,7 +16,7 @@ const MEANINGS: [(&str, &str); 10] = [
     ("system lib", "cannot be read: no such file, or no right to read it"),
 ];
 
-/// What a stack of OpenSSL says of a file, as the rest of a sentence.
+/// What an OpenSSL error stack says about a file, as the rest of a sentence.
 pub fn meaning(stack: &ErrorStack) -> String {
     let reasons: Vec<&str> = stack.errors().iter().filter_map(|error| error.reason()).collect();
     let known = MEANINGS
@@ -30,12 +30,12 @@ pub fn meaning(stack: &ErrorStack) -> String {
     }
 }
 
-/// A message of librdkafka without OpenSSL's codes, addresses of its source, and its own states:
+/// A message of librdkafka without OpenSSL's codes, source locations and internal states:
 /// `ssl.ca.location failed: error:80000002:system library::No such file or directory` becomes
 /// `ssl.ca.location cannot be read: no such file`.
 pub fn plain(message: &str) -> String {
     let message = message.split(" (after ").next().unwrap_or(message).trim();
-    // The first bytes of something else, taken for a length: to allow for it would not help.
+    // The first bytes of another protocol, taken for a length: a larger limit would not help.
     if message.contains("Invalid response size") {
         return "what answers there does not speak Kafka: is the port right, and does it ask for TLS?"
             .to_owned();

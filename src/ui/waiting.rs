@@ -1,7 +1,7 @@
-//! What this process waits for, for the line that says how it goes.
+//! What this process waits for, for the status line.
 //!
-//! Whoever waits holds a [`Waiting`] for as long as it does. There is one list for the process, as
-//! there is one log and one terminal.
+//! Code that waits holds a [`Waiting`] for as long as it does. There is one list for the process,
+//! as there is one log and one terminal.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 pub struct Wait {
     /// What is waited for: `Kafka at broker:9092`.
     pub what: String,
-    /// Why it takes so long, if that is known.
+    /// Why it takes so long, if known.
     pub why: Option<String>,
     pub since: Instant,
-    /// When the wait is given up; `None`: never.
+    /// When the wait is given up; `None` means never.
     pub until: Option<Instant>,
 }
 
@@ -31,7 +31,7 @@ fn list() -> MutexGuard<'static, List> {
     LIST.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A wait under way; it is over when this is dropped.
+/// A wait in progress. Dropping this ends it.
 #[derive(Debug)]
 pub struct Waiting(u64);
 

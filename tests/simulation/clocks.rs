@@ -1,5 +1,5 @@
 //! The clocks of a schedule: one that only goes forward, and the wall clock of each process, which
-//! is set as somebody likes.
+//! may be set at will.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
@@ -12,18 +12,18 @@ use crate::feed::BEGIN_MS;
 use crate::sabotage::Sabotage;
 
 const HOUR_MS: i64 = 3_600_000;
-/// No clock is further away from the time than this.
+/// The limit on how far a clock is off.
 const MOST_MS: i64 = 120 * HOUR_MS;
-/// No life has more processes.
+/// The maximum number of processes in a life.
 const PROCESSES: usize = 3;
 
 /// All clocks.
 #[derive(Debug, Default)]
 pub struct SimClocks {
     elapsed_ms: AtomicU64,
-    /// How far the wall clock of each process is ahead of the time.
+    /// How far the wall clock of each process is ahead of the true time.
     ahead_ms: [AtomicI64; PROCESSES],
-    /// What a wall clock has said to anybody.
+    /// Every time that a wall clock has shown to anybody.
     said: Mutex<BTreeSet<u64>>,
 }
 
@@ -33,7 +33,7 @@ impl SimClocks {
         self.elapsed_ms.fetch_add(ms, Relaxed);
     }
 
-    /// Since the beginning of the schedule.
+    /// The time since the beginning of the schedule.
     pub fn elapsed_ms(&self) -> u64 {
         self.elapsed_ms.load(Relaxed)
     }
@@ -50,13 +50,13 @@ impl SimClocks {
         (BEGIN_MS + self.elapsed_ms()).saturating_add_signed(ahead_ms)
     }
 
-    /// Whether a wall clock has said this.
+    /// Whether a wall clock has shown this time.
     pub fn have_said(&self, ms: u64) -> bool {
         self.said.lock().expect("one at a time").contains(&ms)
     }
 
-    /// The clocks of one worker from now on. It learns the plan `late_ms` after the first, and its
-    /// clock is fast by so many percent.
+    /// The clocks of one worker from now on. It learns the plan `late_ms` after the first worker,
+    /// and its clock is fast by the given percentage.
     pub fn of_worker(
         self: &Arc<Self>,
         process: usize,

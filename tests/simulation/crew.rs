@@ -1,8 +1,8 @@
-//! The workers of one life of the job: real timely threads, of which one at a time moves.
+//! The workers of one life of the job: real timely threads, one of which moves at a time.
 //!
-//! They belong to one process or to several, each with flags of its own: what one process knows,
-//! the others learn some steps later, and one that is lost moves no more while the others go on.
-//! What goes between workers of several processes is serialised, as it is on a network.
+//! They belong to one process or to several, each with its own flags: what one process knows, the
+//! others learn some steps later, and a lost process stops moving while the others carry on. Data
+//! between workers of different processes is serialised, as on a network.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -35,7 +35,7 @@ use crate::witness;
 
 pub const EPOCH_MS: u64 = 10;
 
-/// What a life is made of.
+/// The parameters of a life.
 #[derive(Clone)]
 pub struct Setup {
     pub plan: Arc<RecoveryPlan>,
@@ -46,18 +46,18 @@ pub struct Setup {
     pub topic: Arc<Mutex<Topic>>,
     pub store: Arc<Mutex<Store>>,
     pub clocks: Arc<SimClocks>,
-    /// What has left the commit operators, to be held against the table.
+    /// The changes emitted by the commit operators, to be compared with the table.
     pub changes: Arc<Mutex<Vec<Change>>>,
-    /// How long after the one before each worker learns the plan.
+    /// How long after the previous worker each worker learns the plan.
     pub lag_ms: u64,
-    /// By how many percent the clock of each worker is faster than that of the one before.
+    /// By how many percent the clock of each worker is faster than that of the previous one.
     pub fast_percent: u64,
     pub sabotage: Option<Sabotage>,
-    /// From how many rows on short epochs are committed together.
+    /// After how many rows short epochs are committed together.
     pub gather_from_rows: u64,
     /// How far a partition may be ahead of the slowest.
     pub drift: Drift,
-    /// Whether it ends where the partitions ended at its start.
+    /// Whether the life ends where the partitions ended at its start.
     pub bounded: bool,
     /// How many bytes a process may have in flight.
     pub memory: u64,
@@ -66,14 +66,14 @@ pub struct Setup {
 /// One life.
 pub struct Crew {
     turns: Vec<Sender<()>>,
-    /// Whether a worker's dataflow is still there after its turn.
+    /// Whether a worker's dataflow still exists after its turn.
     moved: Vec<Receiver<bool>>,
     /// The workers whose dataflows are gone.
     ended: RefCell<BTreeSet<usize>>,
     pub plan: Arc<RecoveryPlan>,
     /// By process.
     pub controls: Vec<Arc<RunState>>,
-    /// The process that moves no more.
+    /// The process that no longer moves.
     lost: Cell<Option<usize>>,
     threads: Option<timely::communication::WorkerGuards<()>>,
 }
@@ -136,13 +136,13 @@ impl Crew {
         self.controls.iter().find_map(|run_state| run_state.fault())
     }
 
-    /// The last epoch that a process takes for durable everywhere.
+    /// The last epoch that a process believes to be durable everywhere.
     pub fn believed_durable(&self) -> Epoch {
         let believed = |run_state: &Arc<RunState>| run_state.metrics.durable_epoch.load(Relaxed);
         self.controls.iter().map(believed).max().expect("a process")
     }
 
-    /// From here on a process moves no more: it was killed, or is frozen for ever.
+    /// Stops a process for good: it was killed, or is frozen for ever.
     pub fn lose(&self, process: usize) {
         self.lost.set(Some(process));
     }
@@ -151,7 +151,7 @@ impl Crew {
         self.turns.len()
     }
 
-    /// Lets one worker take a step; whether its dataflow is still there.
+    /// Lets one worker take a step. Returns whether its dataflow still exists.
     pub fn step(&self, worker: usize) -> bool {
         if self.lost.get() == Some(self.process_of(worker)) {
             return true;
@@ -165,14 +165,14 @@ impl Crew {
         there
     }
 
-    /// Whether the dataflow of every worker is gone: nothing is left to do.
+    /// Whether the dataflow of every worker is gone, so that nothing is left to do.
     pub fn ended(&self) -> bool {
         self.ended.borrow().len() == self.workers()
     }
 }
 
 impl Drop for Crew {
-    /// Nobody gets a turn any more: the crash.
+    /// The crash: nobody gets another turn.
     fn drop(&mut self) {
         self.turns.clear();
         for result in self.threads.take().expect("dropped once").join() {
@@ -185,7 +185,7 @@ impl Drop for Crew {
     }
 }
 
-/// Processes have as many workers as each other, and those of one follow each other.
+/// All processes have the same number of workers, and those of one process are consecutive.
 fn process_of(worker: usize, processes: usize, workers: usize) -> usize {
     worker * processes / workers
 }
@@ -197,7 +197,7 @@ fn work(
     my_turn: &Receiver<()>,
     did: &Sender<bool>,
 ) {
-    // Workers build in turns too: what they ask the store for is part of the schedule.
+    // Workers take turns in building too: what they ask the store for is part of the schedule.
     if my_turn.recv().is_err() {
         return;
     }

@@ -1,8 +1,8 @@
-//! Kafka in memory: logs with holes that grow before the reader's eyes.
+//! Kafka in memory: logs with holes that grow while they are read.
 //!
-//! Between a log and its reader is a queue of what was fetched, and what lies there grows old.
-//! Brokers are asked where partitions end, and answer later, or fall silent. An open transaction
-//! keeps what is written behind it from being read.
+//! Between a log and its reader is a queue of fetched records, in which they age. Brokers are asked
+//! where partitions end, and answer later, or fall silent. An open transaction hides what is
+//! written after it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -20,12 +20,12 @@ use crate::sabotage::Sabotage;
 /// Where the clock of a schedule begins.
 pub const BEGIN_MS: u64 = 1_000_000_000;
 pub const OUT_OF_ORDERNESS_MS: i64 = 30;
-/// An event further ahead of the clock than this is none.
+/// An event further ahead of the clock than this is not an event.
 pub const MAX_FUTURE_MS: i64 = 3_600_000;
-/// For how long it counts what a broker has said of the end of a partition.
+/// How long a broker's statement about the end of a partition remains valid.
 const WORD_LIFETIME_MS: u64 = 40;
 
-/// A record; an event if it has a key and a time, and if the time is not in the future.
+/// A record. It is an event if it has a key and a time, and if the time is not in the future.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub offset: Offset,
@@ -34,32 +34,32 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// The event that it is if it is judged by a clock.
+    /// The event, if it is one when judged by this clock.
     pub fn event_by(&self, clock_ms: u64) -> Option<(&str, i64)> {
         let (key, time) = self.event.as_ref()?;
         (*time <= clock_ms as i64 + MAX_FUTURE_MS).then_some((&**key, *time))
     }
 }
 
-/// A partition: what will ever be in it, and how much of that is there.
+/// A partition: everything that will ever be in it, and how much of that is there now.
 #[derive(Clone, Debug, Default)]
 pub struct Log {
     pub entries: Vec<Entry>,
     pub visible: usize,
-    /// When each record that can be read could be read first.
+    /// When each record that can be read first became readable.
     readable: Vec<u64>,
-    /// Whether a transaction is open: what has come since cannot be read.
+    /// Whether a transaction is open, so that what has arrived since cannot be read.
     transaction: bool,
-    /// Whether nobody serves it: no fetch and no question is answered.
+    /// Whether nobody serves it, so that no fetch and no question is answered.
     pub unserved: bool,
-    /// The offset behind everything: holes may lie at the end.
+    /// The offset after everything: holes may lie at the end.
     pub end: Offset,
-    /// The positions behind which the broker has said that nothing lies.
+    /// The positions at which the broker has said that nothing follows.
     pub said_end: BTreeSet<Offset>,
 }
 
 impl Log {
-    /// More records come.
+    /// More records arrive.
     pub fn show(&mut self, more: usize, now_ms: u64) {
         self.visible = (self.visible + more).min(self.entries.len());
         if !self.transaction {
@@ -67,7 +67,7 @@ impl Log {
         }
     }
 
-    /// A transaction is begun, or it ends.
+    /// A transaction begins or ends.
     pub fn set_transaction(&mut self, open: bool, now_ms: u64) {
         self.transaction = open;
         self.show(0, now_ms);
@@ -81,12 +81,12 @@ impl Log {
         self.entries.get(index).map_or(self.end, |entry| entry.offset)
     }
 
-    /// The end as the broker gives it now: the last stable offset.
+    /// The end as the broker reports it now: the last stable offset.
     pub fn readable_end(&self) -> Offset {
         self.offset_of(self.readable.len())
     }
 
-    /// What that was when this millisecond began.
+    /// The same at the beginning of this millisecond.
     fn readable_end_at(&self, ms: u64) -> Offset {
         self.offset_of(self.readable.partition_point(|since| *since < ms))
     }
@@ -96,7 +96,7 @@ impl Log {
 #[derive(Debug)]
 pub struct Topic {
     pub logs: Vec<Log>,
-    /// How many of the partitions exist yet.
+    /// How many of the partitions exist so far.
     pub existing: usize,
     pub rng: Rng,
     pub sabotage: Option<Sabotage>,
@@ -104,7 +104,7 @@ pub struct Topic {
 
 impl Topic {
     pub fn new(rng: &mut Rng, keys: u64, sabotage: Option<Sabotage>) -> Self {
-        // One that is accepted makes nearly everything after it late: not in every schedule.
+        // Once one is accepted, nearly everything after it is late, so not in every schedule.
         let futures = rng.one_in(3);
         let logs: Vec<Log> = (0..rng.between(1, 4)).map(|_| log(rng, keys, futures)).collect();
         let existing = match rng.one_in(2) {
@@ -114,7 +114,7 @@ impl Topic {
         Topic { logs, existing, rng: Rng::new(rng.below(u64::MAX)), sabotage }
     }
 
-    /// A partition appears, and some records may be in it already.
+    /// A partition appears, possibly with some records already in it.
     pub fn grow(&mut self, now_ms: u64) {
         if self.existing < self.logs.len() {
             let log = &mut self.logs[self.existing];
@@ -137,7 +137,7 @@ fn log(rng: &mut Rng, keys: u64, futures: bool) -> Log {
         };
         let (mut key, mut time) = (format!("k{}", rng.below(keys)), now - back);
         if !entries.is_empty() && rng.one_in(5) {
-            // Just as far from an earlier event as joins, or as does not.
+            // Just close enough to an earlier event to join it, or just too far.
             let recent = 1 + rng.below(entries.len().min(6) as u64) as usize;
             if let Some((other, at)) = &entries[entries.len() - recent].event {
                 let apart = [-GAP_MS - 1, -GAP_MS, GAP_MS, GAP_MS, GAP_MS, GAP_MS + 1];
@@ -166,18 +166,18 @@ fn log(rng: &mut Rng, keys: u64, futures: bool) -> Log {
     Log { entries, end: offset, ..Log::default() }
 }
 
-/// What was fetched and not taken.
+/// What was fetched and not yet taken.
 enum Fetched {
     /// The index of a record.
     Record(usize),
     End(Offset),
 }
 
-/// A partition that is read.
+/// A partition that is being read.
 struct WatermarkAdvance {
     end: PartitionEnd,
     queue: VecDeque<Fetched>,
-    /// What is fetched next, and whether the end was told there.
+    /// What is fetched next, and whether its end has been reported.
     next: Offset,
     told_end: bool,
 }
@@ -189,9 +189,9 @@ pub struct SimFeed {
     mine: Box<dyn Fn(Partition) -> bool>,
     known: usize,
     parts: BTreeMap<Partition, WatermarkAdvance>,
-    /// Answers under way: what was asked when.
+    /// Pending answers: what was asked, and when.
     answers: Vec<(Partition, Offset, u64)>,
-    /// When a connection has failed last, as far as this worker knows.
+    /// When a connection last failed, as far as this worker knows.
     doubted_ms: Option<u64>,
 }
 
@@ -211,7 +211,7 @@ impl SimFeed {
         self.topic.lock().expect("one at a time").sabotage
     }
 
-    /// Asks where the partitions end, and takes answers that have come.
+    /// Asks where the partitions end, and takes answers that have arrived.
     fn ask(&mut self) {
         let mut topic = self.topic.lock().expect("one at a time");
         let now_ms = self.clocks.elapsed_ms();
@@ -284,7 +284,7 @@ impl Feed for SimFeed {
             _ => end,
         };
         let part = self.parts.get_mut(&partition).expect("assigned");
-        // Now and then something came before, and more comes after what is taken now.
+        // Now and then some records were fetched before, and more arrive after those taken now.
         if topic.rng.one_in(2) {
             part.fetch(topic, partition);
         }

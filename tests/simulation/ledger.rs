@@ -1,4 +1,4 @@
-//! Postgres in memory: it changes in whole transactions only, and checks the contract at each.
+//! Postgres in memory: it changes only in whole transactions, and checks the contract after each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -44,28 +44,28 @@ pub struct Store {
     progress: Vec<ShardProgress>,
     epochs: BTreeMap<Epoch, Books>,
     bindings: BTreeMap<(Epoch, Partition), Binding>,
-    /// What was ever bound, also what has been trimmed: for the checks only.
+    /// Everything that was ever bound, even if it has been trimmed. For the checks only.
     history: BTreeMap<(Epoch, Partition), Binding>,
-    /// What every epoch was ever bound with, for the checks only.
+    /// The rules with which every epoch was ever bound. For the checks only.
     rules: BTreeMap<Epoch, Rules>,
     watermarks: BTreeMap<Epoch, EventTime>,
     snapshots: Vec<(Epoch, Vec<u8>)>,
     table: BTreeMap<Key, Vec<Span>>,
     dead_letters: BTreeSet<(Partition, i64)>,
-    /// Those of them that are events, dropped because they came too late.
+    /// The dead letters that are events, dropped because they came too late.
     dropped: BTreeSet<(Partition, i64)>,
     rng: Rng,
-    /// Whether commits may fail; not at the very end.
+    /// Whether commits may fail. False at the very end.
     pub faulty: bool,
-    /// Nobody answers.
+    /// Nobody gets an answer.
     pub away: bool,
-    /// Nobody answers this process of the job.
+    /// This process of the job gets no answer.
     pub cut_off: Option<usize>,
     pub lost_replies: u64,
     pub late: u64,
     pub commits: u64,
     sabotage: Option<Sabotage>,
-    /// What a broken rule has left behind: a commit under way, ends that were only tried.
+    /// The traces of a broken rule: a commit in flight, ends that were only tried.
     under_way: Option<Batch>,
     tried: BTreeMap<Shard, Epoch>,
     grace: bool,
@@ -176,7 +176,7 @@ impl Store {
         }
     }
 
-    /// Up to where every shard is durable.
+    /// The epoch up to which every shard is durable.
     pub fn durable_epoch(&self) -> Epoch {
         self.progress.iter().map(|shard| shard.epoch).min().expect("shards")
     }
@@ -185,7 +185,7 @@ impl Store {
         self.snapshots.iter().map(|(epoch, _)| *epoch).min().expect("shards")
     }
 
-    /// The table as the oracle gives it.
+    /// The table in the oracle's format.
     pub fn rows(&self) -> oracle::Sessions {
         let row = |span: &Span| (span.first.millis(), span.last.millis(), span.count);
         let rows = self.table.iter().filter(|(_, spans)| !spans.is_empty());
@@ -201,7 +201,7 @@ impl Store {
         self.dead_letters.len() as u64
     }
 
-    /// How often each row is there: once.
+    /// How often each row is in the table: once.
     pub fn table(&self) -> BTreeMap<(Key, Span), i64> {
         let mut table = BTreeMap::new();
         for (key, rows) in &self.table {
@@ -210,8 +210,8 @@ impl Store {
         table
     }
 
-    /// What was dropped is what had to be, by a model that knows nothing but the bindings; gives
-    /// how many events that are.
+    /// Checks that exactly the right events were dropped, by a model that knows nothing but the
+    /// bindings. Returns how many there are.
     pub fn check_dropped(&self) -> u64 {
         let topic = self.topic.lock().expect("one at a time");
         let mut open: BTreeMap<&str, Vec<Span>> = BTreeMap::new();
@@ -297,7 +297,7 @@ impl Store {
                 && generation + 1 == self.generation
     }
 
-    /// What a commit that failed leaves behind: nothing, unless a rule is broken.
+    /// What a failed commit leaves behind: nothing, unless a rule is broken.
     fn half_done(&mut self, batch: &Batch) {
         match self.sabotage {
             Some(Sabotage::RowsWithoutProgress) => drop(self.apply_rows(batch)),
@@ -457,7 +457,7 @@ impl Store {
         self.bindings = kept;
     }
 
-    /// The contract, each key at its own shard's epoch; I6 and I8.
+    /// Checks the contract, each key at the epoch of its own shard; I6 and I8.
     fn check(&self) {
         for (key, rows) in &self.table {
             let mut rows = rows.clone();
@@ -477,7 +477,7 @@ impl Store {
             };
             let Bound { events, drained } = self.bound(&topic, upto);
             let in_drain = oracle::sessions(events[..drained.unwrap_or(0)].iter().copied());
-            // What is bound since the last drain is nothing: everything is closed.
+            // After a drain, everything that was bound is closed.
             let all_closed = drained.is_some_and(|drained| drained == events.len());
             let sessions = oracle::sessions(events.into_iter().filter(|(key, _)| mine(key)));
             let watermark = self.watermarks.get(&upto).copied().unwrap_or(EventTime::NEVER);
@@ -486,7 +486,7 @@ impl Store {
         }
     }
 
-    /// Every event that was bound up to and with an epoch.
+    /// Every event that was bound up to and including an epoch.
     fn bound<'a>(&self, topic: &'a Topic, upto: Epoch) -> Bound<'a> {
         let mut events = Vec::new();
         let mut drained = None;
@@ -514,13 +514,13 @@ impl Store {
         Bound { events, drained }
     }
 
-    /// The batch answer over all that was ever bound.
+    /// The batch answer over everything that was ever bound.
     pub fn answer(&self) -> oracle::Sessions {
         let topic = self.topic.lock().expect("one at a time");
         oracle::sessions(self.bound(&topic, Epoch::MAX - 1).events)
     }
 
-    /// The batch answer over the topic; `None` as long as some of it is not bound.
+    /// The batch answer over the topic; `None` while some of it is not bound.
     pub fn whole_answer(&self) -> Option<oracle::Sessions> {
         let everywhere = |_| Offset::MAX;
         self.is_bound_to(everywhere).then(|| self.answer())
@@ -539,12 +539,12 @@ impl Store {
         })
     }
 
-    /// Whether something at or behind an offset of some partition is bound.
+    /// Whether anything at or after an offset of some partition is bound.
     pub fn is_bound_behind(&self, offset: impl Fn(Partition) -> Offset) -> bool {
         self.history.iter().any(|((_, at), binding)| binding.end > offset(*at))
     }
 
-    /// Whether a partition has ended in an epoch or after it.
+    /// Whether a partition has ended in this epoch or later.
     pub fn has_ends_since(&self, epoch: Epoch) -> bool {
         self.history.range((epoch, FIRST)..).any(|(_, b)| b.status == Status::Ended)
     }
@@ -554,7 +554,7 @@ impl Store {
         ended(&self.history.iter().map(|((_, at), binding)| (*at, binding.status)).collect())
     }
 
-    /// Nobody is idle whose end the broker has not told.
+    /// No partition may be idle unless the broker has reported its end.
     fn check_idle(&self, binding: &Binding) {
         let topic = self.topic.lock().expect("one at a time");
         let log = &topic.logs[binding.partition.number as usize];
@@ -598,7 +598,7 @@ impl Store {
         }
     }
 
-    /// I8, as of the last epoch that all shards have passed.
+    /// Checks I8 at the last epoch that all shards have passed.
     fn check_books(&self) {
         let shards = self.progress.len() as u32;
         let complete = self.epochs.iter().rev().find(|(_, totals)| totals.shards_done == shards);
@@ -615,7 +615,7 @@ impl Store {
 /// What was bound up to some epoch.
 struct Bound<'a> {
     events: Vec<(&'a str, i64)>,
-    /// How many of them were there when a bounded run last closed everything.
+    /// How many of the events were there when a bounded run last closed everything.
     drained: Option<usize>,
 }
 
@@ -624,14 +624,14 @@ fn ended(status: &BTreeMap<Partition, Status>) -> bool {
     !status.is_empty() && status.values().all(|status| *status == Status::Ended)
 }
 
-/// Before every partition.
+/// Sorts before every partition.
 const FIRST: Partition = Partition { topic: 0, number: i32::MIN };
 
 /// A writer's connection.
 pub struct Connection {
     pub store: Arc<Mutex<Store>>,
     pub generation: i64,
-    /// Whose it is.
+    /// The process to which it belongs.
     pub process: usize,
 }
 

@@ -1,23 +1,25 @@
 //! The real operators, watermark, recovery and commit logic on a feed and a ledger in memory.
 //!
 //! A seed is one schedule: partitions, keys, disorder, stragglers, bad input, events at the edge of
-//! the future, silent partitions, partitions that appear later, one to four workers and writers that
-//! change at every start, clocks that differ and are set by milliseconds and by hours in both
-//! directions, transactions that are open for a while, partitions that nobody serves, ends of
-//! partitions that are old when they are handled, commits that fail or whose reply is lost, a
-//! ledger that is away for a while, crashes and clean stops between any two steps, memory for a few
+//! the future, silent partitions, partitions that appear later, one to four workers and writers
+//! that change at every start, clocks that differ and are set by milliseconds and by hours in both
+//! directions, transactions that stay open for a while, partitions that nobody serves, partition
+//! ends that are outdated when they are handled, commits that fail or whose reply is lost, a ledger
+//! that is away for a while, crashes and clean stops between any two steps, memory for a few
 //! records in flight or for a single one, bounded runs that end by themselves, and instances that
-//! do not know that they were replaced. Half of the
-//! lives are a cluster: two or three processes of which one may be slow, cut off from the ledger, or
-//! lost while the others go on for a while, and to which a stop comes at different times. At every
-//! commit the contract and the invariants are checked; after a bounded run and at the end the table
-//! equals the batch answer. That end comes: after the last disturbance everything is durable within a
-//! bounded number of steps, and epochs go on as fast as time does (liveness).
+//! do not know that they were replaced. Half of the lives are a cluster: two or three processes,
+//! one of which may be slow, cut off from the ledger, or lost while the others carry on for a
+//! while, and which learn of a stop at different times.
 //!
-//! That the checks bite is shown by breaking the protocol's rules one by one (`sabotage`).
+//! At every commit the contract and the invariants are checked; after a bounded run and at the end,
+//! the table equals the batch answer. That end is reached: after the last disturbance everything
+//! becomes durable within a bounded number of steps, and epochs advance as fast as time does
+//! (liveness).
 //!
-//! `SESSIONIZER_SEEDS=N` sets how many schedules run, `SESSIONIZER_SEED=N` runs one of them
-//! and tells its story.
+//! To show that the checks catch errors, the protocol's rules are broken one by one (`sabotage`).
+//!
+//! `SESSIONIZER_SEEDS=N` sets how many schedules run; `SESSIONIZER_SEED=N` runs one of them and
+//! prints its story.
 
 mod clocks;
 mod crew;
@@ -41,7 +43,7 @@ fn whatever_happens_the_contract_holds_and_the_table_is_the_batch_answer() {
         return println!("{:?}", schedule::run(seed, None));
     }
     let seeds = variable("SESSIONIZER_SEEDS").unwrap_or(SEEDS);
-    // A schedule moves one thread at a time: two of them fill two processors.
+    // A schedule moves one thread at a time, so two of them keep two processors busy.
     let halves = [0, 1].map(|half| std::thread::spawn(move || all((half..seeds).step_by(2))));
     let mut seen = schedule::Seen::default();
     for half in halves {

@@ -1,4 +1,4 @@
-//! The batch answer in twenty lines: sort, cut where more than the gap lies between.
+//! The batch answer in twenty lines: sort, then cut wherever events are more than the gap apart.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,8 @@
-//! Broken rules: each shows that a schedule notices when the protocol is not kept.
+//! Broken rules: each shows that a schedule notices when the protocol is violated.
 //!
-//! A rule is broken in what surrounds the operators (the ledger, the feed, the plan, the clock),
-//! never in them. Rules that live inside them were broken by hand; README.md beside this has both.
+//! Rules are broken in what surrounds the operators (the ledger, the feed, the plan, the clock),
+//! never in the operators themselves. Rules inside them were broken by hand; the README.md next to
+//! this file lists both.
 
 use sessionizer::ledger::RecoveredState;
 use sessionizer_core::binding::Status;
@@ -15,7 +16,7 @@ use crate::{schedule, witness};
 /// How many schedules a broken rule may survive.
 const SEEDS: u64 = 300;
 
-/// A rule of the protocol that is not kept.
+/// A rule of the protocol that is broken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sabotage {
     NoFence,
@@ -68,7 +69,7 @@ pub enum Sabotage {
     MemoryNeverReleased,
 }
 
-/// What each rule says when it is broken.
+/// What happens when each rule is broken.
 const RULES: &[(Sabotage, &str)] = &[
     (Sabotage::NoFence, "commits of an older generation are taken"),
     (Sabotage::FenceDoesNotWait, "a commit in flight goes in after the fence was taken"),
@@ -81,8 +82,8 @@ const RULES: &[(Sabotage, &str)] = &[
     (Sabotage::RowsWithoutProgress, "rows go in, progress does not"),
     (Sabotage::ProgressWithoutRows, "progress goes in, rows do not"),
     (Sabotage::DeadLettersWithoutProgress, "dead letters go in, progress does not"),
-    (Sabotage::BooksWithoutProgress, "books and bindings go in, progress does not"),
-    (Sabotage::ProgressWithoutBooks, "progress goes in, books and bindings do not"),
+    (Sabotage::BooksWithoutProgress, "totals and bindings go in, progress does not"),
+    (Sabotage::ProgressWithoutBooks, "progress goes in, totals and bindings do not"),
     (Sabotage::SnapshotsWithoutProgress, "snapshots go in, progress does not"),
     (Sabotage::SnapshotsUnderTheEndOfTheirRun, "a snapshot is filed under the last epoch of a run"),
     (Sabotage::BindingsOfTheFirstLaneOnly, "only one writer brings bindings"),
@@ -123,7 +124,7 @@ const RULES: &[(Sabotage, &str)] = &[
     (Sabotage::MemoryNeverReleased, "memory is used up and never released"),
 ];
 
-/// What a start reads, as far as a broken rule changes it.
+/// Changes what a start reads as the broken rule demands.
 pub fn durable(sabotage: Option<Sabotage>, durable: &mut RecoveredState, wall_ms: u64) {
     match sabotage {
         Some(Sabotage::ClockForgotten | Sabotage::ReplayJudgedByTheClockOfToday) => {
@@ -165,7 +166,7 @@ pub fn durable(sabotage: Option<Sabotage>, durable: &mut RecoveredState, wall_ms
     }
 }
 
-/// The plan, as far as a broken rule changes it; `first` is the wall clock.
+/// Changes the plan as the broken rule demands; `first` is the wall clock.
 pub fn plan(sabotage: Option<Sabotage>, plan: &mut RecoveryPlan, first: Epoch) {
     match sabotage {
         Some(Sabotage::EpochsGoBack) => plan.first_epoch = first,
@@ -174,7 +175,7 @@ pub fn plan(sabotage: Option<Sabotage>, plan: &mut RecoveryPlan, first: Epoch) {
     }
 }
 
-/// A shard as it is loaded, as far as a broken rule changes it.
+/// Changes a loaded shard as the broken rule demands.
 pub fn table(sabotage: Option<Sabotage>, table: SessionTable) -> SessionTable {
     let (horizon, forgets) = match sabotage {
         Some(Sabotage::HorizonForgotten) => (EventTime::NEVER, false),

@@ -18,7 +18,7 @@ use crate::ledger::Store;
 use crate::rng::Rng;
 use crate::sabotage::{self, Sabotage};
 
-/// What a schedule has seen, to know that the simulation is not asleep.
+/// What happened in a schedule, to show that the simulation is not idle.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub lives: u64,
@@ -26,7 +26,7 @@ pub struct Seen {
     pub stops: u64,
     pub drains: u64,
     pub fenced: u64,
-    /// Lives of several processes, and those in which one was lost while the others went on.
+    /// Lives with several processes, and those in which one was lost while the others carried on.
     pub clusters: u64,
     pub losses: u64,
     pub commits: u64,
@@ -37,12 +37,12 @@ pub struct Seen {
     pub replayed_epochs: u64,
     /// How often a clock was set by hours.
     pub leaps: u64,
-    /// How often a reader was told to pause, because memory was used up.
+    /// How often a reader was told to pause because memory was used up.
     pub pauses: u64,
     /// Transactions that were open, and partitions that lost their leader.
     pub transactions: u64,
     pub unserved: u64,
-    /// How many steps a quiet world has taken until everything was durable, at most.
+    /// The largest number of steps that a quiet world took until everything was durable.
     pub quiet_steps: u64,
 }
 
@@ -73,7 +73,7 @@ impl Seen {
 const PATIENCE_STEPS: usize = 20_000;
 /// How many steps a quiet world may take until everything is durable.
 const QUIET_STEPS: u64 = 2_000;
-/// For how long it is then watched.
+/// How long it is then watched.
 const GO_ON_MS: u64 = 1_000;
 
 struct World {
@@ -81,22 +81,22 @@ struct World {
     topic: Arc<Mutex<Topic>>,
     store: Arc<Mutex<Store>>,
     clocks: Arc<SimClocks>,
-    /// When the present life began.
+    /// When the current life began.
     began_ms: u64,
     /// By how many percent its fastest clock is faster than time.
     fastest_percent: u64,
     /// Whether clocks are set by hours.
     leaps: bool,
-    /// How many bytes a process of the present life may have in flight.
+    /// How many bytes a process of the current life may have in flight.
     memory: u64,
-    /// What has left the commit operators of the present life, and the table at its start.
+    /// The changes emitted by the commit operators of the current life, and the table at its start.
     changes: Arc<Mutex<Vec<Change>>>,
     rows: BTreeMap<(Key, Span), i64>,
     /// An instance that does not know that it was replaced.
     stale: Option<Crew>,
     /// The last life crashed while it drained.
     shaken: bool,
-    /// The process of the present life that moves less often than the others.
+    /// The process of the current life that moves less often than the others.
     slow: Option<usize>,
     seen: Seen,
     sabotage: Option<Sabotage>,
@@ -148,10 +148,10 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Seen {
 }
 
 impl World {
-    /// The next life; a bounded one ends where the partitions end now.
+    /// Starts the next life; a bounded one ends where the partitions end now.
     fn start(&mut self, bounded: bool) -> Crew {
         let mut durable = self.store.lock().expect("one at a time").start();
-        // Now and then clocks were set meanwhile.
+        // Sometimes clocks were set in the meantime.
         if self.rng.one_in(10) {
             self.clocks.set(0, -300);
         }
@@ -161,7 +161,7 @@ impl World {
         let first = self.clocks.wall_ms(0);
         sabotage::durable(self.sabotage, &mut durable, first);
         let existing = self.topic.lock().expect("one at a time").existing;
-        // What becomes of late events may change at every start.
+        // The rule for late events may change at every start.
         let late = if self.rng.one_in(3) { Late::Drop } else { Late::Merge };
         let rules = Rules { max_future_ms: MAX_FUTURE_MS, late };
         let topics = ["t".to_owned()];
@@ -191,7 +191,7 @@ impl World {
         self.began_ms = self.clocks.elapsed_ms();
         let fast_percent = self.rng.below(3) * 5;
         self.fastest_percent = fast_percent * (workers as u64 - 1);
-        // Some have room for a record at a time, some for a few.
+        // Some have room for one record at a time, some for a few.
         let memory = [u64::MAX, u64::MAX, 5_000, 1_000, 1][self.rng.below(5) as usize];
         self.memory = memory;
         self.tell(|| {
@@ -225,7 +225,7 @@ impl World {
         })
     }
 
-    /// Now and then the ledger does not answer for a while.
+    /// Sometimes the ledger does not answer for a while.
     fn change_the_weather(&mut self) {
         let mut store = self.store.lock().expect("one at a time");
         let changes = self.rng.one_in(if store.away { 60 } else { 300 });
@@ -234,7 +234,7 @@ impl World {
         if before != store.away {
             self.tell(|| (if before { "the ledger answers" } else { "nobody answers" }).to_owned());
         }
-        // The same for one process alone; the writers of the others go on.
+        // The same for one process alone; the writers of the others carry on.
         if !store.faulty || store.cut_off.is_some() && self.rng.one_in(60) {
             store.cut_off = None;
         } else if self.rng.one_in(300) {
@@ -267,7 +267,7 @@ impl World {
         }
     }
 
-    /// Whose turn it is: a slow process has fewer than the others.
+    /// Picks whose turn it is: a slow process has fewer turns than the others.
     fn pick(&mut self, crew: &Crew) -> usize {
         let worker = self.rng.below(crew.workers() as u64) as usize;
         if self.slow == Some(crew.process_of(worker)) && !self.rng.one_in(6) {
@@ -276,7 +276,7 @@ impl World {
         worker
     }
 
-    /// Time passes, records come, somebody moves.
+    /// Time passes, records arrive, somebody moves.
     fn step(&mut self, crew: &Crew) {
         self.change_the_weather();
         if self.rng.one_in(2) {
@@ -303,7 +303,7 @@ impl World {
         self.check_fault(crew);
     }
 
-    /// The clock of a process is set by hours, in a schedule in which that happens.
+    /// Sets the clock of a process by hours, in a schedule in which that happens.
     fn leap(&mut self) {
         if self.leaps {
             self.seen.leaps += 1;
@@ -314,7 +314,7 @@ impl World {
         }
     }
 
-    /// A line of the story of a schedule that is run alone.
+    /// Prints a line of the story of a schedule that runs alone.
     fn tell(&self, what: impl Fn() -> String) {
         if self.story {
             println!("{:>6} ms: {}", self.clocks.elapsed_ms(), what());
@@ -328,7 +328,7 @@ impl World {
         assert!(believed <= durable, "I7: {believed} is taken for durable, {durable} is");
     }
 
-    /// The instance that was replaced goes on until it learns of it.
+    /// The replaced instance carries on until it learns that it was replaced.
     fn step_stale(&mut self) {
         let Some(stale) = &self.stale else { return };
         stale.step(self.rng.below(stale.workers() as u64) as usize);
@@ -341,15 +341,16 @@ impl World {
         }
     }
 
-    /// One life: it ends with a crash, a clean stop, or a successor that it knows nothing of. A
-    /// bounded one may come to its own end before.
+    /// One life: it ends with a crash, a clean stop, or a successor that it does not know. A
+    /// bounded one may reach its own end first.
     fn live(&mut self) {
-        // A second crash soon after one in a drain: the drain is read again, into shards of which
-        // some have gone on since.
+        // A second crash soon after one in a drain: the drain is replayed into shards, some of
+        // which have advanced since.
         let shaken = std::mem::take(&mut self.shaken);
         let bounded = !shaken && self.rng.one_in(4);
         if bounded || shaken || self.rng.one_in(2) {
-            // Records came while nobody ran: a bounded run would have little to do without.
+            // Records arrived while nobody ran; without them, a bounded run would have little to
+            // do.
             let now_ms = self.clocks.elapsed_ms();
             let mut topic = self.topic.lock().expect("one at a time");
             let existing = topic.existing;
@@ -359,12 +360,12 @@ impl World {
         }
         let crew = self.start(bounded);
         if bounded && self.rng.one_in(2) {
-            // What appears now is none of its business.
+            // A partition that appears now does not belong to the bounded run.
             let now_ms = self.clocks.elapsed_ms();
             self.topic.lock().expect("one at a time").grow(now_ms);
         }
         let crashes_at_the_end = bounded && self.rng.one_in(2);
-        // Short ones leave much to read again to the next, and to the one after it.
+        // Short lives leave much to read again to the next one, and to the one after it.
         let most = if !shaken && self.rng.one_in(2) { 400 } else { 150 };
         for _ in 0..self.rng.below(most) {
             self.step(&crew);
@@ -372,7 +373,7 @@ impl World {
                 self.tell(|| "it has read to the end".to_owned());
                 return self.check_drained(&crew);
             }
-            // Shortly before it ends, when only some of that is durable, a crash tells most.
+            // A crash shortly before the end, when only some of it is durable, reveals the most.
             if crashes_at_the_end && self.is_ending(&crew) {
                 self.tell(|| "it crashes while it drains".to_owned());
                 self.seen.crashes += 1;
@@ -400,8 +401,8 @@ impl World {
         }
     }
 
-    /// One process is killed or cut off. The others notice after a while, and until then they go
-    /// on: what is complete is committed, writer by writer, also beside the life that comes next.
+    /// One process is killed or cut off. The others notice after a while, and carry on until then:
+    /// complete epochs are committed, writer by writer, even beside the life that comes next.
     fn lose_one(&mut self, crew: Crew) {
         self.seen.losses += 1;
         self.tell(|| "it loses a process".to_owned());
@@ -415,7 +416,7 @@ impl World {
         self.seen.crashes += 1;
     }
 
-    /// Now and then, once it is durable somewhere that partitions have ended in this life.
+    /// Sometimes true, once it is durable somewhere that partitions have ended in this life.
     fn is_ending(&mut self, crew: &Crew) -> bool {
         let store = self.store.lock().expect("one at a time");
         let ends = store.has_ends_since(crew.plan.first_epoch);
@@ -433,8 +434,8 @@ impl World {
         panic!("a bounded run does not end");
     }
 
-    /// A bounded run has read what was there at its start, closed it all, and left nothing to
-    /// read again.
+    /// A bounded run has read what was there at its start, closed it all, and left nothing to read
+    /// again.
     fn check_drained(&mut self, crew: &Crew) {
         self.seen.drains += 1;
         let mut store = self.store.lock().expect("one at a time");
@@ -477,7 +478,7 @@ impl World {
         panic!("a clean stop does not end");
     }
 
-    /// The table at the start of a life and all changes that left since are the table.
+    /// The table at the start of a life plus all changes emitted since is the table.
     fn check_changes(&self) {
         let mut rows = self.rows.clone();
         for Change { key, span, diff } in self.changes.lock().expect("one at a time").iter() {
@@ -488,7 +489,7 @@ impl World {
         assert_eq!(rows, table, "the changes that left are not those of the table");
     }
 
-    /// Everything comes, nothing fails, and then nobody sends any more.
+    /// Everything arrives, nothing fails, and then nobody sends any more.
     fn last_life(&mut self) {
         if self.rng.one_in(4) {
             self.let_everything_come();
@@ -515,8 +516,8 @@ impl World {
         assert_eq!(Some(store.rows()), store.whole_answer());
     }
 
-    /// Liveness: in a quiet world everything that there is becomes durable, and sessions close,
-    /// within a bounded number of steps.
+    /// Liveness: in a quiet world everything there is becomes durable, and sessions close, within a
+    /// bounded number of steps.
     fn settle(&mut self, crew: &Crew) {
         let (mut commits, mut want) = (0, None);
         // One record at a time takes longer.
@@ -537,7 +538,7 @@ impl World {
         panic!("a quiet world does not become the batch answer: {rows:?}, not {want:?}");
     }
 
-    /// Liveness: epochs go on, and become durable, at the speed at which time passes.
+    /// Liveness: epochs advance, and become durable, at the speed at which time passes.
     fn go_on(&mut self, crew: &Crew) {
         let first = crew.plan.first_epoch;
         let durable = |world: &World| world.store.lock().expect("one at a time").durable_epoch();
@@ -546,7 +547,7 @@ impl World {
             self.step_quietly(crew);
         }
         let (passed, made) = (self.clocks.elapsed_ms() - began, durable(self) - before);
-        // All go by the fastest of their clocks.
+        // All follow the fastest of their clocks.
         let least = passed * (100 + self.fastest_percent) / 100 * 4 / 5;
         assert!(made >= least, "in {passed} ms of quiet, {made} ms became durable, not {least}");
         // The fastest clock is half as fast again as time; a partition that appears ends an epoch.

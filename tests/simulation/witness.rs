@@ -1,13 +1,13 @@
-//! Hears what a schedule that is meant to fail says, and keeps it off the screen.
+//! Captures what a schedule that is meant to fail prints, and keeps it off the screen.
 //!
-//! A schedule runs on several threads, and other tests run beside it: only the threads that were
-//! told of a witness are heard by it.
+//! A schedule runs on several threads, and other tests run beside it: a witness hears only the
+//! threads that were told of it.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
-/// What was said, in order; threads that panic because another has come later.
+/// What was said, in order; threads that panic because another one did come later.
 pub type Witness = Arc<Mutex<Vec<String>>>;
 
 thread_local! {
@@ -19,12 +19,12 @@ pub fn of_this_thread() -> Option<Witness> {
     WITNESS.with_borrow(Clone::clone)
 }
 
-/// From now on `witness` hears this thread.
+/// From now on, `witness` hears this thread.
 pub fn hears_this_thread(witness: Option<Witness>) {
     WITNESS.set(witness);
 }
 
-/// Runs something; if it panics, the first line of what it said first.
+/// Runs something. If it panics, returns the first line of the first message.
 pub fn of<R>(run: impl FnOnce() -> R) -> Result<R, String> {
     listen();
     let witness = Witness::default();
@@ -47,7 +47,7 @@ fn listen() {
                 let text = text.or_else(|| said.downcast_ref::<&str>().copied());
                 let text = text.unwrap_or("it did not say");
                 let line = text.lines().next().unwrap_or_default();
-                // What an assertion says of itself says nothing of the rule.
+                // The text that the assertion itself adds says nothing about the rule.
                 let why = line.split_once(" failed: ").map_or(line, |(_, why)| why).to_owned();
                 witness.lock().unwrap_or_else(PoisonError::into_inner).push(why);
             }

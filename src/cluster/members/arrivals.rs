@@ -1,5 +1,5 @@
-//! Who comes and who goes: admission, settings that differ, strangers, and what it means that a
-//! process is gone.
+//! Who joins and who leaves: admission, differing settings, strangers, and what the loss of a
+//! process means.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -17,13 +17,13 @@ use crate::cluster::members::{Member, Members, Phase, State, Told};
 use crate::cluster::stage::Stage;
 use crate::cluster::wire::Ends;
 
-/// How often strangers are logged at most; what knocks in between is counted.
+/// How often strangers are logged at most. Those in between are counted.
 const STRANGERS_EVERY: Duration = Duration::from_secs(5);
 
 impl Members {
-    // ---- who comes ---------------------------------------------------------------------------
+    // ---- joining ------------------------------------------------------------------------------
 
-    /// Takes note of a process that watches this one, or says why not.
+    /// Admits a process that watches this one, or says why not.
     pub fn admit(
         &self,
         process: usize,
@@ -57,8 +57,8 @@ impl Members {
         Ok(token)
     }
 
-    /// Answers a process that brings a connection for data, and takes it. The answer comes first:
-    /// nothing may be sent before it.
+    /// Answers a process that brings a data connection, and keeps the connection. The answer is
+    /// sent first: nothing may precede it.
     pub fn accept_data(&self, hello: &Hello, mut channel: Channel) -> io::Result<()> {
         let fits = |state: &mut State| {
             let gathering = state.phase == Phase::Gathering;
@@ -83,7 +83,7 @@ impl Members {
         Ok(())
     }
 
-    /// Takes the data connections to a process that was dialed, if its link still stands.
+    /// Keeps the data connections to a process that was dialed, if its link is still up.
     pub fn keep_data(&self, process: usize, token: u64, ends: Ends) {
         self.update(process, token, |member| {
             member.outbound = Some(ends.outbound);
@@ -100,18 +100,18 @@ impl Members {
         self.lock().peer_ips = Arc::new(ips);
     }
 
-    /// Whether a process is here.
+    /// Whether a process is a member now.
     pub fn is_here(&self, process: usize) -> bool {
         self.lock().slots[process].is_some()
     }
 
-    /// Notes why a process is not here.
+    /// Notes why a process is missing.
     pub fn trouble(&self, process: usize, why: String) {
         self.lock().troubles.insert(process, why);
     }
 
-    /// Somebody has connected who says to be this process, and has other settings. Whether it is
-    /// this process is found out by connecting to it.
+    /// A connection claims to be `process` but has other settings. Whether the claim is true is
+    /// found out by connecting to that process.
     pub fn claims_other_settings(&self, process: usize, differences: &[String]) {
         let differences = differences.join("; ");
         let who = match self.addresses.get(process).filter(|_| process != self.me) {
@@ -126,7 +126,7 @@ impl Members {
         }
     }
 
-    /// Whether it is to be found out if a process has other settings.
+    /// Whether a claim of other settings has to be verified.
     pub fn is_to_be_compared(&self, process: usize) -> bool {
         let state = self.lock();
         state.slots[process].is_none() && state.differing.is_claimed(process)
@@ -145,7 +145,7 @@ impl Members {
         self.lock().differing.agrees(process);
     }
 
-    /// Says who was turned away, sparsely: whoever scans the network must not fill the disk.
+    /// Logs who was turned away, sparingly: a network scan must not fill the disk.
     pub fn stranger(&self, who: &str, why: &str) {
         let mut state = self.lock();
         let (told, count) = &mut state.strangers;
@@ -161,9 +161,10 @@ impl Members {
         warn!("turned away {who}: {why}{before}");
     }
 
-    // ---- who goes ----------------------------------------------------------------------------
+    // ---- leaving ------------------------------------------------------------------------------
 
-    /// The link to a process has ended. While all gather, it may come again; later, it is lost.
+    /// The link to a process has ended. While the cluster gathers, it may come back; later, it is
+    /// lost.
     pub fn left(&self, process: usize, token: u64, why: &str) {
         let mut state = self.lock();
         let slot = &mut state.slots[process];
@@ -186,7 +187,8 @@ impl Members {
         }
     }
 
-    /// A process is lost: this run ends. What it has not committed is read again at the next start.
+    /// A process is lost, and this run ends. What it has not committed is read again at the next
+    /// start.
     pub fn lost(&self, process: usize, why: &str) {
         let run_state = &self.run_state;
         if self.phase() != Phase::Running || run_state.failed() || run_state.abandoned() {
@@ -199,7 +201,7 @@ impl Members {
         )));
     }
 
-    /// Whether a process has said that its work is done.
+    /// Whether a process has reported that its work is done.
     pub fn is_done(&self, process: usize) -> bool {
         self.lock().slots[process].as_ref().is_some_and(|member| member.done)
     }
@@ -209,7 +211,7 @@ impl Members {
         matches!(self.lock().phase, Phase::Finished | Phase::Closed)
     }
 
-    /// Waits for the work of this process to be done; `false` if it does not, or fails meanwhile.
+    /// Waits until the work of this process is done; `false` if it is not done in time, or fails.
     pub fn is_finished_within(&self, patience: Duration) -> bool {
         let until = Instant::now() + patience;
         let mut state = self.lock();

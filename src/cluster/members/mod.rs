@@ -1,5 +1,5 @@
-//! Which processes are here, and what this one knows of each: the state that the listener, the
-//! dialers, the links and the wires of a process share.
+//! Which processes are members, and what this one knows about each: the state shared by the
+//! listener, the dialers, the links and the wires of a process.
 
 mod arrivals;
 
@@ -19,14 +19,14 @@ use crate::cluster::stage::Stage;
 use crate::cluster::wire::Ends;
 use crate::dataflow::run_state::RunState;
 
-/// How often it is said for whom this process waits, after the first time.
+/// How often the log says which processes are missing, after the first time.
 const WAITING_EVERY: Duration = Duration::from_secs(10);
-/// How long a wait is not worth a line.
+/// A shorter wait is not logged.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
-/// How much of a message of another process is repeated.
+/// How much of another process's message is repeated.
 const MAX_WHY: usize = 4_000;
 
-/// What the threads of a process know of the cluster.
+/// What the threads of a process know about the cluster.
 pub(super) struct Members {
     pub me: usize,
     pub addresses: Vec<String>,
@@ -43,35 +43,36 @@ pub(super) struct Members {
 struct State {
     phase: Phase,
     slots: Vec<Option<Member>>,
-    /// A number for each admission: a connection that has gone does not end the one after it.
+    /// A number for each admission, so that the end of an old connection does not end its
+    /// successor.
     tokens: u64,
-    /// Why a process is not here.
+    /// Why a process is missing.
     troubles: BTreeMap<usize, String>,
     differing: Differing,
-    /// The addresses that the names in the hostfile stand for.
+    /// The addresses to which the names in the hostfile resolve.
     peer_ips: Arc<BTreeSet<IpAddr>>,
-    /// How far the start of this process is.
+    /// How far the start of this process has come.
     stage: Stage,
-    /// Whether the fault of this run is one that another process has told.
+    /// Whether the fault of this run came from another process.
     relayed: bool,
     strangers: (Option<Instant>, u64),
     waiting: (Instant, Option<Instant>),
 }
 
-/// How far a start is.
+/// How far the life of the cluster has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Phase {
-    /// Processes are still missing, or miss others.
+    /// Processes are still missing, or still miss others.
     Gathering,
-    /// All are here: whoever goes now is lost.
+    /// All are connected: a process that leaves now is lost.
     Running,
-    /// The work is done: whoever goes now may.
+    /// The work is done: processes may leave.
     Finished,
-    /// This process goes, however it ended.
+    /// This process is leaving, however the run ended.
     Closed,
 }
 
-/// A process that is here.
+/// A process that is connected.
 struct Member {
     token: u64,
     incarnation: u64,
@@ -79,20 +80,20 @@ struct Member {
     outbound: Option<Channel>,
     inbound: Option<Channel>,
     stage: Stage,
-    /// It has said that it has a connection to everybody.
+    /// It has reported that it is connected to all others.
     ready: bool,
-    /// It has said that its work is done.
+    /// It has reported that its work is done.
     done: bool,
     told: Told,
 }
 
 impl Member {
-    /// Whether both connections for data are here.
+    /// Whether both data connections are there.
     fn has_data(&self) -> bool {
         self.outbound.is_some() && self.inbound.is_some()
     }
 
-    /// Where the connection that this is for is kept.
+    /// Where the connection for this purpose is kept.
     fn slot(&mut self, purpose: Purpose) -> Option<&mut Option<Channel>> {
         match purpose {
             Purpose::Send => Some(&mut self.inbound),
@@ -102,7 +103,7 @@ impl Member {
     }
 }
 
-/// What a link has told its peer, of what changes once or now and then.
+/// What a link has told its peer, of the things that change once or now and then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Told {
     pub ready: bool,
@@ -113,7 +114,7 @@ pub(super) struct Told {
     pub done: bool,
 }
 
-/// How the wait for all others ended.
+/// How the wait for the others ended.
 pub(super) enum Gathered {
     /// The data connections of each other process, by index.
     Complete(Vec<Option<Ends>>),
@@ -163,7 +164,7 @@ impl Members {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How a process is called in messages.
+    /// The name of a process in messages.
     pub fn name(&self, process: usize) -> String {
         let address = self.addresses.get(process).map_or("not in the hostfile", String::as_str);
         format!("process {process} ({address})")
@@ -179,7 +180,7 @@ impl Members {
         Reply::Welcome { clock_ms: (self.wall_ms)() }
     }
 
-    /// Says so if the clock of another process, as it was a moment ago, is not the one here.
+    /// Warns if the clock of another process, as it was a moment ago, differs from the one here.
     pub fn compare_clocks(&self, process: usize, there_ms: u64) {
         if let Some(apart) = clocks_apart(&self.name(process), (self.wall_ms)(), there_ms) {
             warn!("{apart}");
@@ -190,13 +191,13 @@ impl Members {
         self.lock().phase
     }
 
-    /// The work is done: the others may go, and are told that this one may.
+    /// The work is done: the others may leave, and are told that this process may.
     pub fn finish(&self) {
         self.lock().phase = Phase::Finished;
         self.changed.notify_all();
     }
 
-    /// This process goes; nothing more is told.
+    /// This process leaves; nothing more is sent.
     pub fn close(&self) {
         self.lock().phase = Phase::Closed;
         self.changed.notify_all();
@@ -204,23 +205,23 @@ impl Members {
 
     // ---- what processes tell each other ------------------------------------------------------
 
-    /// A process has a connection to everybody, or no longer.
+    /// A process is connected to all others, or no longer is.
     pub fn ready(&self, process: usize, token: u64, ready: bool) {
         self.update(process, token, |member| member.ready = ready);
     }
 
-    /// How far the start of a process is.
+    /// How far the start of a process has come.
     pub fn at_stage(&self, process: usize, token: u64, stage: Stage) {
         self.update(process, token, |member| member.stage = member.stage.max(stage));
     }
 
-    /// How far the start of this process is.
+    /// Sets how far the start of this process has come.
     pub fn reach(&self, stage: Stage) {
         let mut state = self.lock();
         state.stage = state.stage.max(stage);
     }
 
-    /// The stage of every process, by index; `None` when that does not matter any more.
+    /// The stage of every process, by index; `None` once it no longer matters.
     pub fn stages(&self) -> Option<Vec<Stage>> {
         let state = self.lock();
         let of = |(process, slot): (usize, &Option<Member>)| match slot {
@@ -246,7 +247,7 @@ impl Members {
         self.update(process, token, |member| member.done = true);
     }
 
-    /// Notes what a link has told.
+    /// Notes what a link has told its peer.
     pub fn told(&self, process: usize, token: u64, told: Told) {
         self.update(process, token, |member| member.told = told);
     }
@@ -261,7 +262,7 @@ impl Members {
         }
     }
 
-    /// What there is to tell a peer; `None` when it is not here any more.
+    /// What to tell a peer; `None` once it is no longer a member.
     pub fn to_tell(&self, process: usize, token: u64) -> Option<(Told, Option<Fault>)> {
         let state = self.lock();
         let here = state.slots[process].as_ref().is_some_and(|member| member.token == token);
@@ -289,7 +290,7 @@ impl Members {
             || others.all(|(_, slot)| slot.as_ref().is_some_and(Member::has_data))
     }
 
-    /// A process has told why it ends: so does this one, for the same reason.
+    /// A process has reported why it ends; this process ends for the same reason.
     pub fn peer_failed(&self, process: usize, code: u8, why: &str) {
         let mut state = self.lock();
         if !self.run_state.failed() {
@@ -300,7 +301,7 @@ impl Members {
         }
     }
 
-    /// Waits until every peer knows how this run ends, at most so long.
+    /// Waits until every peer knows how this run ends, for at most `patience`.
     pub fn wait_until_told(&self, patience: Duration) {
         let until = Instant::now() + patience;
         let mut state = self.lock();
@@ -318,7 +319,8 @@ impl Members {
 
     // ---- waiting for all ---------------------------------------------------------------------
 
-    /// Waits for all others, and until they have all others, and says now and then for whom.
+    /// Waits until all processes are connected to all others, and logs now and then which are
+    /// missing.
     pub fn gather(&self) -> Gathered {
         let mut state = self.lock();
         loop {
@@ -371,7 +373,7 @@ impl Members {
         }
     }
 
-    /// Waits for a change, a short while at most.
+    /// Waits for a change, for a short while at most.
     pub fn pause(&self, most: Duration) {
         let state = self.lock();
         drop(self.changed.wait_timeout(state, most));

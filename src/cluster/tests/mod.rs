@@ -1,4 +1,4 @@
-//! Processes as threads of one test, on ports of loopback.
+//! Processes as threads of one test, on loopback ports.
 
 mod sealed;
 
@@ -137,7 +137,7 @@ fn connections_that_are_cut_at_a_clean_end_are_no_fault_and_timely_never_hears_o
         if all_finished {
             second.finished();
         }
-        // What timely has still to say as the last is lost.
+        // What timely still has to send when the last process is lost.
         Stream::shutdown(&there, std::net::Shutdown::Both).expect("an open connection");
         let (heard, hears) = std::sync::mpsc::channel();
         thread::spawn(move || heard.send(here.read(&mut [0; 48]).is_ok()));
@@ -145,7 +145,7 @@ fn connections_that_are_cut_at_a_clean_end_are_no_fault_and_timely_never_hears_o
             assert!(hears.recv_timeout(Duration::from_secs(3)).is_err(), "timely panics then");
             assert!(run_state.fault().is_none(), "{:?}", run_state.fault());
         } else {
-            // The second may need what was cut off: it goes on from what is durable.
+            // The second may need what was cut off: it resumes from what is durable.
             eventually("the loss is noticed", || run_state.failed());
             assert!(matches!(run_state.fault(), Some(Fault::Peer(_))), "{:?}", run_state.fault());
             assert!(hears.try_recv().is_err(), "timely panics then");
@@ -214,11 +214,11 @@ fn a_process_that_goes_before_all_are_there_may_come_again() {
     let (_, first) = process(&addresses, 0, "5m");
     let (stopping, second) = process(&addresses, 1, "5m");
     thread::sleep(Duration::from_millis(700));
-    // It fails for a reason of its own that nobody is told: it is killed.
+    // It fails for a reason that nobody is told: it was killed.
     drop(TcpStream::connect(&addresses[1]).expect("it listens"));
     stopping.request_stop();
     assert!(second.join().expect("no panic").expect("a stop is no fault").is_none());
-    // A cluster stops as one, also while it waits.
+    // A cluster stops as one, even while it waits.
     assert!(first.join().expect("no panic").expect("a stop is no fault").is_none());
 }
 
@@ -287,7 +287,7 @@ fn strangers_are_turned_away_and_stop_nothing() {
     let first = first.join().expect("no panic").expect("no fault").expect("all came");
     let second = second.join().expect("no panic").expect("no fault").expect("all came");
     drop(silent);
-    // The cluster is complete: nobody else is let in, and it goes on.
+    // The cluster is complete: nobody else is admitted, and it carries on.
     let elsewhere = [addresses[0].clone(), self::addresses(1).remove(0)];
     let (run_state, newcomer) = process(&elsewhere, 1, "5m");
     thread::sleep(Duration::from_millis(500));
@@ -307,7 +307,7 @@ fn a_crowd_that_says_nothing_stops_no_start() {
             let (address, over) = (addresses[0].clone(), Arc::clone(&over));
             thread::spawn(move || {
                 while !over.load(std::sync::atomic::Ordering::Relaxed) {
-                    // Until it is turned away; then it comes again at once.
+                    // Until it is turned away; then it comes back at once.
                     let Ok(mut silent) = TcpStream::connect(&address) else { return };
                     let _ = silent.set_read_timeout(Some(Duration::from_secs(5)));
                     let _ = silent.read(&mut [0]);
@@ -317,7 +317,7 @@ fn a_crowd_that_says_nothing_stops_no_start() {
         .collect();
     thread::sleep(Duration::from_secs(1));
     let others = [1, 2].map(|at| process(&addresses, at, "5m").1);
-    // All are there before the first one goes.
+    // All are connected before the first one leaves.
     let all: Vec<Cluster> = [first].into_iter().chain(others).map(complete).collect();
     over.store(true, std::sync::atomic::Ordering::Relaxed);
     crowd.into_iter().for_each(|silent| silent.join().expect("no panic"));

@@ -1,4 +1,4 @@
-//! Processes that share a secret, and those who do not know it.
+//! Processes that share a secret, and peers that do not know it.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -8,13 +8,13 @@ use super::*;
 const SECRET: Option<&str> = Some("a secret of tests");
 const ANOTHER: Option<&str> = Some("another secret of tests");
 
-/// Stands between whoever connects and a process, and can change, cut and remember what it passes.
+/// A proxy before a process that can change, cut and record the traffic.
 struct Proxy {
     address: String,
-    /// From which byte on of each direction of a connection the next one is flipped.
+    /// The offset in each direction of a connection after which the next byte is flipped.
     flip: Arc<Mutex<Option<usize>>>,
     open: Arc<Mutex<Vec<TcpStream>>>,
-    /// What whoever has connected has sent, a connection each.
+    /// What the connecting sides have sent, one entry for each connection.
     sent: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
@@ -84,8 +84,8 @@ fn pass(
     });
 }
 
-/// A connection to a process that is about to listen: the listener of the one before it may still
-/// be there for a moment, and then nobody is for a moment.
+/// Connects to a process that is about to listen. The previous listener may still be there for a
+/// moment, and then for a moment there is none.
 fn connect(address: &str) -> TcpStream {
     let began = Instant::now();
     loop {
@@ -179,7 +179,7 @@ fn a_stranger_who_knows_everything_but_the_secret_is_told_nothing() {
     let mut answer = Vec::new();
     let _ = stranger.read_to_end(&mut answer);
     assert!(answer.is_empty(), "{answer:?}");
-    // Encrypted, with another secret, or as another process than the key is for.
+    // Encrypted, with another secret, or as a process for which the key was not derived.
     let socket = || {
         let stream = TcpStream::connect(&addresses[0]).expect("it listens");
         channel::Socket::new(stream, PATIENCE).expect("a socket")
@@ -193,11 +193,11 @@ fn a_stranger_who_knows_everything_but_the_secret_is_told_nothing() {
     for (me, server) in [(1, 1), (0, 0), (0, 1), (2, 0)] {
         assert!(sealed(SECRET, me).connect(socket(), me, server).is_err(), "{me} to {server}");
     }
-    // A process of the cluster cannot say to be another.
+    // A process of the cluster cannot claim to be another one.
     let mut channel = sealed(SECRET, 1).connect(socket(), 1, 0).expect("the key fits");
     greeting::send(&mut channel, &greeting::Hello { process: 0, ..hello.clone() }).expect("sent");
     assert!(greeting::receive::<greeting::Reply>(&mut channel).is_err());
-    // With the right one it is nobody to be turned away.
+    // With the right key it is not turned away as a stranger.
     let mut channel = sealed(SECRET, 1).connect(socket(), 1, 0).expect("the key fits");
     greeting::send(&mut channel, &hello).expect("sent");
     let answer = greeting::receive::<greeting::Reply>(&mut channel).expect("an answer");
@@ -225,11 +225,11 @@ fn a_greeting_that_was_recorded_is_good_for_nothing() {
         let mut answer = Vec::new();
         replayed.set_read_timeout(Some(Duration::from_secs(7))).expect("set");
         let _ = replayed.read_to_end(&mut answer);
-        // A server hello goes to anybody whose first words prove the key, as these do. Then comes
-        // nothing: the proof for this handshake is missing.
+        // A server hello is sent to anybody whose first message proves the key, as this one does.
+        // Nothing follows: the proof for this handshake is missing.
         assert!(answer.len() < 400, "{} bytes", answer.len());
     }
-    // Whatever was sent again has taken no place: the real process has it.
+    // The replayed messages have not taken a place: the real process has it.
     let (_, second) = process_with(&real, 1, "5m", SECRET);
     drop((complete(again.1), complete(second)));
 }
@@ -237,7 +237,7 @@ fn a_greeting_that_was_recorded_is_good_for_nothing() {
 #[test]
 fn a_byte_that_is_changed_on_the_way_is_never_taken_for_data() {
     for at in [0, 5, 60, 200] {
-        // While they greet: this connection fails, and the next one is good.
+        // During the greeting: this connection fails, and the next one is good.
         let real = addresses(2);
         let proxy = Proxy::to(&real[0]);
         *proxy.flip.lock().expect("not poisoned") = Some(at);
@@ -247,7 +247,7 @@ fn a_byte_that_is_changed_on_the_way_is_never_taken_for_data() {
         drop((complete(first), complete(second)));
     }
     for to_first in [true, false] {
-        // Afterwards: on a wire or on the link, whichever sends first.
+        // After the greeting: on a wire or on the link, whichever sends first.
         let real = addresses(2);
         let proxy = Proxy::to(&real[0]);
         let by_proxy = [proxy.address.clone(), real[1].clone()];

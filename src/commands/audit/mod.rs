@@ -1,9 +1,9 @@
-//! `sessionizer audit`: reads the topic again, computes the batch answer, and holds the table
-//! against it, row by row.
+//! `sessionizer audit`: reads the topic again, computes the batch answer, and compares the table
+//! with it, row by row.
 //!
-//! It may run beside the job: everything in Postgres is read as of one moment, each shard at the
-//! epoch it had reached then, and the topic is read up to the offsets bound by that epoch. The
-//! books are held against both: what they say of a shard must be what is in the table and in the
+//! It may run beside the job: everything in Postgres is read at one moment, each shard at the epoch
+//! it had reached by then, and the topic is read up to the offsets bound by that epoch. The
+//! recorded totals are compared with both: what they say about a shard must match the table and the
 //! topic.
 
 mod report;
@@ -34,10 +34,10 @@ use crate::ledger::{LedgerConfig, Moment};
 use crate::ui::bars::{bars, style};
 use crate::ui::text;
 
-/// How many differences of each kind are kept, unless somebody asks for more.
+/// How many differences of each kind are shown by default.
 const SHOWN: usize = 20;
 
-/// Compares and prints the report; the fault says that the table is not the answer.
+/// Compares and prints the report. The fault says that the table is not the batch answer.
 pub fn audit(args: &AuditArgs, env: &Environment, run_state: &Arc<RunState>) -> Result<(), Fault> {
     let (kafka, ledger, show) = read(args, env)?;
     let report = check(&kafka, &ledger, show, run_state)?;
@@ -46,8 +46,8 @@ pub fn audit(args: &AuditArgs, env: &Environment, run_state: &Arc<RunState>) -> 
     printed(writeln(&sentence))
 }
 
-/// Compares the table of a job with the topic. The fault says why that cannot be done; whether
-/// the table is right says [`Report::verdict`].
+/// Compares the table of a job with the topic. The fault says why that is impossible;
+/// [`Report::verdict`] says whether the table is right.
 pub fn verify(
     kafka: &KafkaConfig,
     ledger: &LedgerConfig,
@@ -91,7 +91,7 @@ fn writeln(line: &str) -> io::Result<()> {
     writeln!(io::stdout().lock(), "{line}")
 }
 
-/// Who reads the output may have seen enough (`audit | head`): that changes no verdict.
+/// A reader of the output may stop early (`audit | head`). That does not change the verdict.
 fn printed(result: io::Result<()>) -> Result<(), Fault> {
     match result {
         Err(why) if why.kind() != io::ErrorKind::BrokenPipe => Err(Fault::Environment(format!(
@@ -121,7 +121,7 @@ fn read(args: &AuditArgs, env: &Environment) -> Result<(KafkaConfig, LedgerConfi
     }
 }
 
-/// From where the job began to where the furthest shard is, by partition.
+/// The offsets from where the job began to where the furthest shard is, by partition.
 fn ranges(moment: &Moment) -> Vec<Range> {
     let Some((_, (_, bindings))) = moment.epochs.last_key_value() else { return Vec::new() };
     let range = |b: &crate::ledger::NamedBinding| Range {
@@ -153,18 +153,18 @@ fn check_available(
     Ok(())
 }
 
-/// What the topic holds, of what counts.
+/// The part of the topic's content that counts.
 #[derive(Default)]
 struct Topic {
-    /// Records that were read, also such that do not count.
+    /// Records that were read, including those that do not count.
     records: u64,
     /// By shard.
     events: Vec<u64>,
-    /// By shard: records that are no events.
+    /// By shard: records that are not events.
     dead: Vec<u64>,
 }
 
-/// The sessions of every event that is bound by the epoch its shard has reached.
+/// The sessions of every event bound by the epoch that its shard has reached.
 fn batch_answer(
     kafka: &KafkaConfig,
     moment: &Moment,
@@ -177,7 +177,7 @@ fn batch_answer(
             .with_style(style("{bar:24} {percent}% of {human_len} records, {rate}, {eta} to go")),
         false => ProgressBar::hidden(),
     };
-    // By range and shard: the offset behind the last record that counts.
+    // By range and shard: the offset after the last record that counts.
     let ends: Vec<Vec<Offset>> = ranges.iter().map(|range| ends_by_shard(moment, range)).collect();
     let refused: Vec<_> = ranges
         .iter()
@@ -207,7 +207,8 @@ fn batch_answer(
         });
         let key = event.as_ref().map(Event::key);
         let of_key = key.as_ref().map(|key| Shard::of(stable_hash(key.bytes()), shards));
-        // A dead letter counts in the shard of its place, unless it is an event that came too late.
+        // A dead letter counts in the shard of its offset, unless it is an event that came too
+        // late.
         let shard = of_key.filter(|_| refused != Some(Reason::Future)).unwrap_or_else(|| {
             Shard::of_record(&range.topic, range.partition, record.offset, shards)
         });
@@ -276,7 +277,7 @@ fn compare(
             match answer.check(&key, row, |span| gap.end_after(span.last) < watermark) {
                 Row::Right => report.right += 1,
                 Row::PartOfOpen => report.part_of_open += 1,
-                // Rows that were there before the job are not of its events, or not of them alone.
+                // Rows from before the job are not of its events, or not only of its events.
                 Row::Wrong if found_rows && answer.joins(&key, row) => report.joined += 1,
                 Row::Wrong if found_rows => report.before += 1,
                 Row::Wrong => {
@@ -303,7 +304,7 @@ fn compare(
         }
     }
     for (at, totals) in moment.shards.iter().enumerate() {
-        // Rows that were there before the job count events that it knows nothing of.
+        // Rows from before the job count events that the job does not know.
         let closed = if found_rows { totals.closed } else { closed[at] };
         let open = topic.events[at].saturating_sub(closed + refused[at]);
         let found = ShardProgress { closed, open, dead: topic.dead[at] + refused[at], ..*totals };

@@ -1,4 +1,4 @@
-//! What an audit has found, in words: counts, the first differences, what to look at, the verdict.
+//! What an audit found, in words: counts, the first differences, what to look at, the verdict.
 
 use std::io::{self, Write};
 
@@ -11,45 +11,45 @@ use sessionizer_core::session::Span;
 use crate::ledger::{Balance, Moment};
 use crate::ui::text::{count, plural};
 
-/// How many shards whose counts are wrong are shown.
+/// How many shards with wrong counts are shown.
 const SHARDS_SHOWN: usize = 10;
-/// No table is wider, in columns.
+/// The width limit of a table, in columns.
 const WIDTH: u16 = 100;
 
 /// How a row and the batch answer differ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Difference {
-    /// A session of the answer has no row.
+    /// A session of the batch answer has no row.
     Missing,
-    /// A row is no session of the answer.
+    /// A row is not a session of the batch answer.
     Wrong,
 }
 
 /// What the audit found.
 #[derive(Default)]
 pub struct Report {
-    /// The table as people write it, and as SQL takes it.
+    /// The name of the table, for people and for SQL.
     pub(super) table: String,
     pub(super) quoted: String,
     /// Events of the topic that count.
     pub(super) events: u64,
-    /// Rows that are sessions of the answer.
+    /// Rows that are sessions of the batch answer.
     pub(super) right: u64,
-    /// Rows that are a part of a session that is open again.
+    /// Rows that are part of a session that is open again.
     pub(super) part_of_open: u64,
-    /// Sessions that are open: their rows come when they close.
+    /// Open sessions: their rows are written when they close.
     pub(super) open: u64,
-    /// Rows of a table that had rows before the job, and that hold events of both.
+    /// If the table had rows before the job: rows that hold events from both.
     pub(super) joined: u64,
-    /// Rows of a table that had rows before the job, and that are of no event of the job.
+    /// If the table had rows before the job: rows that hold no event of the job.
     pub(super) before: u64,
-    /// Sessions that are dead letters, in whole or in part, because the table has refused them.
+    /// Sessions that are dead letters, in whole or in part, because the table refused them.
     pub(super) refused: u64,
     pub(super) missing_count: u64,
     pub(super) wrong_count: u64,
-    /// The first of the differences.
+    /// The first differences.
     pub(super) shown: Vec<(Difference, Key, Span)>,
-    /// Shards whose counts are wrong: what is recorded, and what is there.
+    /// Shards with wrong counts: the recorded progress, and what was found.
     pub(super) totals: Vec<(Shard, ShardProgress, ShardProgress)>,
     pub(super) balance: Option<Balance>,
     /// Why the next start of the job would fail.
@@ -66,8 +66,8 @@ impl Report {
         }
     }
 
-    /// One sentence that says that the table is right, or the fault that says what is wrong: rows
-    /// first, then the counts.
+    /// One sentence that says that the table is right, or the fault that says what is wrong: first
+    /// the rows, then the counts.
     pub fn verdict(&self) -> Result<String, Fault> {
         let differences = self.missing_count + self.wrong_count;
         let unbalanced = self.balance.map_or(0, |balance| balance.difference);
@@ -141,7 +141,7 @@ impl Report {
                 what.to_owned(),
                 ip.to_owned(),
                 host.to_owned(),
-                // With a blank, at which a narrow table breaks the line.
+                // With a space, at which a narrow table breaks the line.
                 span.first.to_string().replace('T', " "),
                 span.last.to_string().replace('T', " "),
                 count(span.count),
@@ -171,7 +171,7 @@ impl Report {
         writeln!(out, "Shards whose counts of records are wrong:\n{shards}")
     }
 
-    /// What to look at when something is wrong.
+    /// What to look at if something is wrong.
     fn print_next_step(&self, out: &mut impl Write) -> io::Result<()> {
         if let Some((_, key, _)) = self.shown.first() {
             let (ip, host) = key.parts();

@@ -1,10 +1,10 @@
 //! `sessionizer demo`: the real job on a broker inside this process, with generated events.
 //!
-//! Nothing is faked but the broker and the visitors: the events go through the same consumer,
-//! dataflow and transactions as those of a user, into the Postgres that POSTGRES_URL names, and at
-//! the end the audit reads the topic again. It begins with a minute of history, visits are short
-//! and the gap is small, so that sessions close while one looks on. Reads no setting of another
-//! job, and writes to a table and a job of its own, which the next demo replaces.
+//! Only the broker and the visitors are simulated: the events go through the same consumer,
+//! dataflow and transactions as real ones, into the Postgres that POSTGRES_URL names, and at the
+//! end the audit reads the topic again. The demo begins with a minute of history, with short visits
+//! and a small gap, so that sessions close while you watch. It reads no setting of any other job,
+//! and writes to its own table and job, which the next demo replaces.
 
 mod show;
 
@@ -36,18 +36,18 @@ use crate::ledger::LedgerConfig;
 /// The job, its consumer group and its table.
 const NAME: &str = "sessionizer_demo";
 const TOPIC: &str = "web-events";
-/// The embedded broker keeps 5 MiB of each, and the audit needs all that was ever sent.
+/// The embedded broker keeps 5 MiB of each partition, and the audit needs everything that was sent.
 const PARTITIONS: i32 = 24;
-/// In place of the five minutes of real life.
+/// Instead of the default of five minutes.
 const GAP: &str = "5s";
 const HISTORY_MS: i64 = 60_000;
-/// Events a second of the history, at most: with more, writing it would take longer than a second.
+/// The most events a second of history: with more, writing them would take longer than a second.
 const MAX_DENSITY: f64 = 2_000.0;
-/// How long the wait for the last sessions may take, beside the gap.
+/// How long to wait for the last sessions at most, in addition to the gap.
 const SILENCE: Duration = Duration::from_secs(15);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// What was typed, valid.
+/// The validated arguments.
 struct Options {
     /// `None`: until Ctrl-C.
     length: Option<Duration>,
@@ -115,7 +115,8 @@ fn read(args: &DemoArgs, env: &Environment) -> Result<Options, Fault> {
     Ok(Options { length, rate })
 }
 
-/// The settings of the job: those here, the defaults, and from the environment where Postgres is.
+/// The settings of the job: those of the demo, the defaults, and from the environment only where
+/// Postgres is.
 fn configure(args: &DemoArgs, broker: &str, env: &Environment) -> Result<Config, Fault> {
     use clap::Parser;
     let settings = [
@@ -147,7 +148,7 @@ fn begin_afresh(ledger: &LedgerConfig) -> Result<(), Fault> {
         LedgerError::Retry(why) => Fault::Environment(format!("Postgres cannot be used: {why}")),
     };
     let ask = |sql: &str| ledger::query(ledger, sql).map_err(failed);
-    // Of each answer, the first row has the names of the columns.
+    // The first row of each answer holds the column names.
     let jobs = ask("select 1 where to_regclass('sessionizer.jobs') is not null")?;
     if !jobs.is_empty() {
         let before = ask(&format!(
@@ -157,7 +158,7 @@ fn begin_afresh(ledger: &LedgerConfig) -> Result<(), Fault> {
         match before.get(1).map(Vec::as_slice) {
             None => {}
             Some([quoted, name]) if name == NAME => {
-                // One transaction: several statements of one message are.
+                // Several statements in one message are one transaction.
                 ask(&format!(
                     "drop table if exists {quoted};
                      delete from sessionizer.jobs where job = '{NAME}'"
@@ -181,8 +182,8 @@ fn begin_afresh(ledger: &LedgerConfig) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The visitors: the history at once, then live events at a rate, until the time is over or
-/// somebody stops the demo. Gives how many records were sent.
+/// Sends the visitors' events: the history at once, then live events at a rate, until the time is
+/// over or somebody stops the demo. Returns how many records were sent.
 fn send(config: &Config, options: &Options, run_state: &RunState) -> Result<u64, Fault> {
     let recipe = Recipe {
         visitors: 20_000,
@@ -197,7 +198,7 @@ fn send(config: &Config, options: &Options, run_state: &RunState) -> Result<u64,
     };
     let now = || now_ms() as i64;
     let mut kafka = config.kafka.clone();
-    // Larger batches, so that compression pays and the broker keeps more.
+    // Larger batches compress better, and the broker keeps more.
     kafka.extra.push(("linger.ms".to_owned(), Secret::new("100".to_owned())));
     let publisher = Publisher::new(&kafka, "zstd")?;
     let mut sent = 0;
@@ -231,7 +232,8 @@ fn send(config: &Config, options: &Options, run_state: &RunState) -> Result<u64,
     unreachable!("a recipe without a number has no end")
 }
 
-/// Waits until all is read and all sessions have closed; at most as long as the clock takes for it.
+/// Waits until everything is read and all sessions have closed, but no longer than the clock needs
+/// for that.
 fn wait_for_silence(config: &Config, sent: u64, run_state: &RunState) {
     let metrics = &run_state.metrics;
     let gap = Duration::from_millis(config.ledger.gap.millis() as u64);
@@ -242,8 +244,8 @@ fn wait_for_silence(config: &Config, sent: u64, run_state: &RunState) {
     }
 }
 
-/// Audits the demo's own topic and table: what the audit says of a table that is right, or `None`
-/// if the broker has not kept the topic.
+/// Audits the demo's own topic and table. Returns what the audit says about a table that is right,
+/// or `None` if the broker has not kept the topic.
 fn verify(config: &Config) -> Result<Option<String>, Fault> {
     let cluster = Admin::new(&config.kafka)?;
     for partition in 0..PARTITIONS {
@@ -251,7 +253,7 @@ fn verify(config: &Config) -> Result<Option<String>, Fault> {
             return Ok(None);
         }
     }
-    // The run has ended, so its flags say "stop"; the audit has not begun.
+    // The run has ended, so its flags say "stop", but the audit has not begun.
     let report = audit::verify(&config.kafka, &config.ledger, &RunState::default())?;
     report.verdict().map(Some)
 }

@@ -19,7 +19,7 @@ const SESSION: &str = "case when length(ip) > 20 then left(ip, 19) || '…' else
     host, to_char(session_start, 'HH24:MI:SS') as session_start,
     to_char(session_end, 'HH24:MI:SS') as session_end, num_logs";
 
-/// Titles, and the queries whose answers stand below them. `{n:...}` is a count.
+/// Titles, and the queries whose results are printed below them. `{n:...}` is a count.
 const RESULTS: [(&str, &str); 4] = [
     (
         "The longest sessions",
@@ -47,7 +47,7 @@ const RESULTS: [(&str, &str); 4] = [
     ),
 ];
 
-/// What is going to happen.
+/// What is about to happen.
 pub fn intro(rate: f64) {
     eprintln!(
         "\nVisitors of three sites send {} events a second: out of order by up to 2 s,\n\
@@ -66,7 +66,7 @@ pub fn first_rows(config: &LedgerConfig, after: Duration) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What came of it.
+/// The results.
 pub fn results(config: &LedgerConfig) -> Result<(), Fault> {
     for (title, sql) in RESULTS {
         println!("\n{title}\n{}", answer(config, sql)?);
@@ -89,7 +89,7 @@ pub fn verdict(sent: u64, audited: Option<String>) {
     }
 }
 
-/// What to do now.
+/// What to do next.
 pub fn next_steps(args: &DemoArgs) {
     let program = std::env::args().next().unwrap_or_else(|| "sessionizer".to_owned());
     println!(
@@ -107,7 +107,7 @@ pub fn next_steps(args: &DemoArgs) {
     }
 }
 
-/// The words of a text on lines of at most 80 columns.
+/// Wraps a text to lines of at most 80 columns.
 fn wrap(text: &str) -> String {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
@@ -132,7 +132,7 @@ fn answer(config: &LedgerConfig, sql: &str) -> Result<Table, Fault> {
     Ok(draw(rows.map_err(|why| failed(why.to_string()))?))
 }
 
-/// Puts the names in, and has counts written with separators of thousands.
+/// Fills in the names, and formats counts with thousands separators.
 fn spell_out(sql: &str, table: &str) -> String {
     let names = [("{session}", SESSION), ("{table}", table), ("{name}", NAME)];
     let mut sql = names.iter().fold(sql.to_owned(), |sql, (name, value)| sql.replace(name, value));
@@ -144,7 +144,7 @@ fn spell_out(sql: &str, table: &str) -> String {
     sql
 }
 
-/// The rows below their header; numbers are aligned to the right.
+/// The rows below their header; numbers are right-aligned.
 fn draw(rows: Vec<Vec<String>>) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED);

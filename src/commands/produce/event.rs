@@ -1,31 +1,31 @@
-//! One web event as it goes on the wire.
+//! One web event in its wire format.
 //!
-//! Owns the field names, their order and how the time is written. Promises that what
-//! [`WebEvent::to_json`] returns is one valid JSON object. Knows neither where an event comes from
-//! nor whether the job will take it: a host may be empty here, and an address may be nonsense.
+//! Owns the field names, their order and the format of the time. [`WebEvent::to_json`] always
+//! returns one valid JSON object. This module knows neither where an event comes from nor whether
+//! the job will accept it: a host may be empty here, and an address may be nonsense.
 
 use std::borrow::Cow;
 
 use chrono::{DateTime, SecondsFormat};
 use serde::{Serialize, Serializer};
 
-/// The years that RFC 3339 can write, in milliseconds since 1970: 0000 to 9999.
+/// The years that RFC 3339 can express, 0000 to 9999, in milliseconds since 1970.
 const RFC_3339_MS: std::ops::RangeInclusive<i64> = -62_167_219_200_000..=253_402_300_799_999;
 
 /// A page view: who (`ip`) saw what (`url` on `host`), and when.
 ///
-/// The text is borrowed where it can be, so that a line of a log is not copied field by field.
+/// Text is borrowed where possible, so that a line of a log is not copied field by field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct WebEvent<'a> {
-    /// What was asked for, as the request had it; usually a path.
+    /// The requested URL as in the request; usually a path.
     pub url: Cow<'a, str>,
-    /// The page before; empty if there was none.
+    /// The previous page; empty if there was none.
     pub referrer: Cow<'a, str>,
-    /// What the browser calls itself; empty if it did not say.
+    /// The browser's user agent; empty if it did not send one.
     pub user_agent: Cow<'a, str>,
-    /// The site; with `ip`, the key of a session.
+    /// The site; together with `ip`, the key of a session.
     pub host: Cow<'a, str>,
-    /// The visitor's address (a host name where the log has one).
+    /// The visitor's address (or a host name, if the log has one).
     pub ip: Cow<'a, str>,
     /// Names and values in their order; a JSON object on the wire.
     #[serde(serialize_with = "write_headers")]
@@ -52,8 +52,8 @@ fn write_headers<S: Serializer>(
     serializer.collect_map(headers.iter().map(|(name, value)| (name, value)))
 }
 
-/// As `2023-11-14T22:13:20.123Z`; a time that RFC 3339 cannot write goes as integer milliseconds,
-/// which the wire format also allows.
+/// Writes `2023-11-14T22:13:20.123Z`. A time that RFC 3339 cannot express is written as integer
+/// milliseconds, which the wire format also allows.
 fn write_event_time<S: Serializer>(millis: &i64, serializer: S) -> Result<S::Ok, S::Error> {
     match DateTime::from_timestamp_millis(*millis) {
         Some(time) if RFC_3339_MS.contains(millis) => {

@@ -1,10 +1,10 @@
-//! A past for a topic that has none: generated events up to now, to be followed by live ones.
+//! A history for an empty topic: generated events up to now, to be followed by live ones.
 //!
-//! So that sessions close, and rows appear, as soon as a job looks at the topic.
+//! With it, sessions close and rows appear as soon as a job reads the topic.
 
 use crate::commands::produce::generate::{Generator, Recipe, Record};
 
-/// How much past there is to be.
+/// How much history to write.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct History {
     pub length_ms: i64,
@@ -13,7 +13,7 @@ pub struct History {
 }
 
 impl History {
-    /// What the past is made by, if it is `now_ms`.
+    /// The recipe of a history that ends at `now_ms`.
     pub fn recipe(&self, live: &Recipe, now_ms: i64) -> Recipe {
         Recipe {
             rate: self.density,
@@ -22,9 +22,9 @@ impl History {
         }
     }
 
-    /// The records of the past, in the order of their arrival. It ends where live events begin by
-    /// then, at the clock less `disorder_ms`: the clock is read for every record, for writing them
-    /// takes time as well.
+    /// The records of the history, in order of arrival. It ends where live events begin by then, at
+    /// the clock less `disorder_ms`. The clock is read for every record, because writing them takes
+    /// time as well.
     ///
     /// # Errors
     /// Those of [`Recipe::check`].
@@ -35,7 +35,7 @@ impl History {
     ) -> Result<impl Iterator<Item = Record>, String> {
         let disorder_ms = live.disorder_ms;
         let generator = Generator::new(self.recipe(live, now_ms()))?;
-        // What is wrong with a bad record may be its time.
+        // The time of a bad record may be what is wrong with it.
         Ok(generator.take_while(move |record| {
             let time_ms = record.event_time_ms.filter(|_| record.bad.is_none());
             time_ms.is_none_or(|time_ms| time_ms <= now_ms() - disorder_ms)
@@ -43,8 +43,8 @@ impl History {
     }
 }
 
-/// The live events at `now_ms`, behind the past or without one. Events arrive around their time;
-/// those that arrive early must not be of the future.
+/// The live events at `now_ms`, after a history or without one. Events arrive around their time;
+/// those that arrive early must not be in the future.
 pub fn live(recipe: &Recipe, now_ms: i64) -> Recipe {
     Recipe { start_ms: now_ms - recipe.disorder_ms, ..recipe.clone() }
 }
@@ -87,7 +87,7 @@ mod tests {
             let future = Generator::new(Recipe { number, ..future }).expect("a good recipe");
             let mut all = [past, times(future)].concat();
             assert!(all.iter().all(|time_ms| *time_ms <= now_ms + 12_000));
-            // 20 a second and, at the end, some that were held back when the past ended.
+            // 20 a second and, at the end, some that were held back when the history ended.
             all.sort_unstable();
             let widest = all.windows(2).map(|pair| pair[1] - pair[0]).max().expect("pairs");
             assert!(widest < 2_000, "nothing for {widest} ms");

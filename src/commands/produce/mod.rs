@@ -31,21 +31,21 @@ use crate::ui::bars::{bars, style};
 use crate::ui::text;
 use crate::ui::text::{count, plural};
 
-/// How many lines of an access log that do not parse are shown; the others are only counted.
+/// How many lines of an access log that do not parse are shown; further ones are only counted.
 const LINES_SHOWN: u64 = 10;
 
-/// What to write, valid.
+/// The validated arguments: what to write.
 struct Order {
     kafka: KafkaConfig,
     partitions: i32,
     compression: String,
     keyed: bool,
-    /// Whether records of others in the topic are no reason to stop.
+    /// Whether to write even if the topic holds records of other producers.
     append: bool,
-    /// Records a second; 0 is as fast as possible.
+    /// Records a second; 0 means as fast as possible.
     rate: f64,
     number: Option<u64>,
-    /// What an empty topic gets before live events.
+    /// The history written to an empty topic before live events.
     history: Option<History>,
     source: Source,
 }
@@ -55,7 +55,7 @@ enum Source {
     Generated(Box<Recipe>),
 }
 
-/// One record on its way.
+/// A record to be sent.
 struct Outgoing {
     key: Option<String>,
     payload: Option<Vec<u8>>,
@@ -86,7 +86,7 @@ pub fn produce(
     }
 }
 
-/// Made-up events in a topic of real ones could not be taken out again.
+/// Refuses to write to a topic of real events: generated ones could not be removed again.
 fn refuse_foreign(kafka: &KafkaConfig) -> Result<(), Fault> {
     let Some(Foreign { partition, records }) = foreign_records(kafka)? else { return Ok(()) };
     let topic = &kafka.topics[0];
@@ -190,7 +190,8 @@ fn read(args: &ProduceArgs, env: &Environment) -> Result<Order, Fault> {
                 hot,
                 seed,
                 rate: if historical.is_some() { density } else { live_rate.max(0.001) },
-                // Events arrive around their time; those that arrive early must not be of the future.
+                // Events arrive around their time; those that arrive early must not be in the
+                // future.
                 start_ms: historical.unwrap_or_else(|| now_ms() as i64 - disorder_ms),
                 ..Recipe::default()
             };
@@ -219,7 +220,7 @@ fn read(args: &ProduceArgs, env: &Environment) -> Result<Order, Fault> {
     order.filter(|_| problems.is_empty()).ok_or_else(|| problems.fault())
 }
 
-/// A time, or how long ago.
+/// Parses a time, or how long ago.
 fn point_in_time(text: &str) -> Result<i64, String> {
     if let Some(ms) = parse_rfc3339(text.as_bytes()) {
         return Ok(ms);
@@ -230,7 +231,7 @@ fn point_in_time(text: &str) -> Result<i64, String> {
     Ok(now_ms() as i64 - ago as i64)
 }
 
-/// Sends records at their pace and shows how far it is.
+/// Sends records at their rate and shows the progress.
 struct Writer<'a> {
     order: &'a Order,
     publisher: Publisher,
@@ -253,7 +254,7 @@ impl<'a> Writer<'a> {
         Writer { order, publisher, run_state, bar, sent: Cell::new(0) }
     }
 
-    /// Gives the topic a past if it has none, then goes on live.
+    /// Writes the history if the topic is empty, then continues live.
     fn history_then_live(&self, recipe: &Recipe, history: History) -> Result<(), Fault> {
         let topic = &self.order.kafka.topics[0];
         let limit = self.order.number.unwrap_or(u64::MAX);
@@ -279,7 +280,7 @@ impl<'a> Writer<'a> {
 
     fn access_log(&self, path: &str, host: &str) -> Result<(), Fault> {
         let unreadable = |why: &dyn std::fmt::Display| Fault::Environment(format!("{path}: {why}"));
-        // A file that cannot be opened was named wrong.
+        // If the file cannot be opened, its name is probably wrong.
         let opened = reader(Path::new(path));
         let lines =
             Lines::new(opened.map_err(|why| Fault::Config(format!("--access-log {path}: {why}")))?);
@@ -334,7 +335,7 @@ impl<'a> Writer<'a> {
         ended
     }
 
-    /// Sends records at a rate, 0 is as fast as possible, until somebody asks to stop.
+    /// Sends records at a rate until somebody asks to stop; 0 means as fast as possible.
     fn send(
         &self,
         records: impl Iterator<Item = Result<Outgoing, Fault>>,

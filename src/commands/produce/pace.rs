@@ -1,12 +1,12 @@
 //! Live pacing: how many events are due.
 //!
-//! A token bucket over a clock that the caller reads. Promises that in any stretch of time no more
-//! events come due than the rate allows plus one second's worth, and that a caller that asks every
-//! second or oftener gets exactly the rate. Never sleeps and never looks at a clock itself.
+//! A token bucket over a clock that the caller reads. In any stretch of time, no more events come
+//! due than the rate allows plus one second's worth, and a caller that asks at least once a second
+//! gets exactly the rate. This module never sleeps and never reads a clock.
 
 use std::time::Duration;
 
-/// A token bucket that fills at `rate` and holds one second's worth and at least two events.
+/// A token bucket that fills at `rate` and holds one second's worth, but at least two events.
 #[derive(Clone, Debug)]
 pub struct Pace {
     per_second: f64,
@@ -33,8 +33,8 @@ impl Pace {
         }
     }
 
-    /// How many events are due at `elapsed` since the start, and takes them off: what is returned
-    /// is to be sent now. After a pause of more than a second, the time beyond is forgiven: a
+    /// Takes the events that are due at `elapsed` since the start, and returns how many: they are
+    /// to be sent now. After a pause of more than a second, the time beyond is forgiven, so that a
     /// producer that was suspended does not flood. A clock that goes back counts as standing still.
     pub fn due(&mut self, elapsed: Duration) -> u64 {
         let passed = elapsed.saturating_sub(self.filled_at);
@@ -89,7 +89,7 @@ mod tests {
         pace.due(ms(0));
         assert_eq!(pace.due(ms(3_600_000)), 101);
         assert_eq!(pace.due(ms(3_600_010)), 1);
-        // Two, not one: else the fraction of a slow event that is left over would be lost.
+        // Two, not one: otherwise the remaining fraction of a slow event would be lost.
         let mut slow = Pace::new(0.1);
         slow.due(ms(0));
         assert_eq!(slow.due(ms(100_000)), 2);

@@ -1,5 +1,5 @@
-//! What a start says of itself: which program this is, what it is connected to, and from where it
-//! goes on. Nothing secret is in it.
+//! What a start reports about itself: the version of the program, the servers it is connected to,
+//! and where it resumes. It contains no secrets.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::kafka::StartAt;
 use crate::ledger::{RecoveredState, Started};
 use crate::ui::text;
 
-/// The line of a start.
+/// The log line of a start.
 pub fn banner(config: &Config, counts: &[i32], started: &Started, plan: &RecoveryPlan) -> String {
     let job = &config.ledger.job;
     let whence = if started.durable.is_first_start() {
@@ -45,7 +45,7 @@ pub fn banner(config: &Config, counts: &[i32], started: &Started, plan: &Recover
     )
 }
 
-/// Where a first start begins, in words.
+/// Describes where a first start begins.
 fn beginning(from: Option<&StartAt>) -> String {
     match from {
         None | Some(StartAt::Earliest) => "the earliest offsets".to_owned(),
@@ -56,7 +56,7 @@ fn beginning(from: Option<&StartAt>) -> String {
     }
 }
 
-/// What a change of KAFKA_TOPIC since the last start means; `None` if there is none.
+/// Describes what a change of KAFKA_TOPIC since the last start means. `None` if it has not changed.
 pub fn topic_change(started: &Started, topics: &[String]) -> Option<String> {
     let before: BTreeSet<&str> = started.topics_before.as_ref()?.iter().map(|t| &**t).collect();
     let now: BTreeSet<&str> = topics.iter().map(String::as_str).collect();

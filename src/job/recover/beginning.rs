@@ -1,9 +1,10 @@
-//! Where the first start of a job begins to read, and whether it may.
+//! Decides where the first start of a job begins to read, and whether it may.
 //!
-//! A table that has rows before the job has written any holds sessions of events that may still be
-//! in the topic. To read those again would count them twice, and no later check could tell. So a
-//! first start on such a table has to be told where to begin, and what it was told is held against
-//! the offsets that a consumer group has committed, or against the events themselves.
+//! If the table has rows before the job has written any, it holds sessions of events that may still
+//! be in the topic. Reading those events again would count them twice, and no later check could
+//! tell. So a first start on such a table has to be told where to begin, and that position is
+//! checked against the offsets that a consumer group has committed, or against the events
+//! themselves.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,14 +23,14 @@ use crate::kafka::{Admin, Committed, Range, StartAt, scan_for};
 use crate::ledger::{FirstStart, Loss, Rows};
 use crate::ui::text::duration;
 
-/// How many records of a partition are looked at for events that are older than the newest row.
+/// How many records of a partition are searched for events older than the newest row.
 const LOOKED_AT: i64 = 1_000;
-/// The same of all partitions together; of each, at least [`LOOKED_AT_LEAST`].
+/// The same for all partitions together, but at least [`LOOKED_AT_LEAST`] for each.
 const LOOKED_AT_IN_ALL: i64 = 100_000;
 const LOOKED_AT_LEAST: i64 = 10;
-/// How long reading those may take.
+/// How long reading those records may take.
 const LOOK_PATIENCE: Duration = Duration::from_secs(20);
-/// How many places a message names.
+/// How many positions a message names.
 const NAMED: usize = 3;
 
 /// Where each partition begins.
@@ -37,7 +38,7 @@ const NAMED: usize = 3;
 pub struct Beginning {
     /// By topic and partition.
     pub offsets: BTreeMap<(String, i32), Offset>,
-    /// Offsets of the consumer group that Kafka does not have any more, where that is accepted.
+    /// Offsets of the consumer group that Kafka no longer has, if that is accepted.
     pub losses: Vec<Loss>,
 }
 
@@ -46,7 +47,7 @@ pub struct Beginning {
 struct Place {
     topic: String,
     partition: i32,
-    /// The oldest offset that Kafka has, and the one behind the newest record.
+    /// The oldest offset that Kafka has, and the offset after the newest record.
     oldest: Offset,
     end: Offset,
     committed: Option<Committed>,
@@ -60,7 +61,7 @@ impl Place {
     }
 }
 
-/// Finds where a first start begins. Refuses one that would, or could, count events twice.
+/// Finds where a first start begins. Refuses a start that would, or could, count events twice.
 pub fn find(
     config: &Config,
     cluster: &Admin,
@@ -76,7 +77,7 @@ pub fn find(
         StartAt::Group(group) => group.as_str(),
         _ => config.kafka.group.as_str(),
     };
-    // Without rows, only --from group has to know.
+    // Without rows, only --from group needs the offsets.
     if found.rows.is_some() || matches!(from, StartAt::Group(_)) {
         let wanted: Vec<(String, i32)> =
             places.iter().map(|place| (place.topic.clone(), place.partition)).collect();
@@ -112,7 +113,7 @@ pub fn find(
     Ok(Beginning { offsets, losses })
 }
 
-/// Says that a time has not come yet: it may be a slip, or a time of another zone.
+/// Warns that a time is in the future: it may be a typo, or in another time zone.
 fn warn_of_the_future(ms: i64) {
     let ahead = u64::try_from(ms.saturating_sub(now_ms() as i64)).unwrap_or(0);
     // Clocks differ a little.
@@ -138,7 +139,7 @@ fn find_places(config: &Config, cluster: &Admin, counts: &[i32]) -> Result<Vec<P
     Ok(places)
 }
 
-/// Why a first start on a table with rows needs `--from`.
+/// Explains why a first start on a table with rows needs `--from`.
 fn must_be_told(config: &Config, rows: &Rows) -> Fault {
     let Rows { table, newest } = rows;
     let (job, group) = (&config.ledger.job, &config.kafka.group);
@@ -166,7 +167,7 @@ fn must_be_told(config: &Config, rows: &Rows) -> Fault {
     ))
 }
 
-/// The offsets of a group, for all partitions.
+/// Begins at the offsets of a group, for all partitions.
 fn begin_at_group(
     config: &Config,
     group: &str,
@@ -205,7 +206,7 @@ fn begin_at_group(
     begin_at(config, ("--from group", &who), places, &offsets)
 }
 
-/// The offsets in the savepoint of a job that was drained.
+/// Begins at the offsets in the savepoint of a drained job.
 fn begin_at_savepoint(
     config: &Config,
     name: &str,
@@ -233,7 +234,8 @@ fn begin_at_savepoint(
     begin_at(config, ("--from savepoint", "the savepoint has"), places, &offsets)
 }
 
-/// Begins at these offsets, one for each place. Messages name the flag and who has the offsets.
+/// Begins at these offsets, one for each partition. Messages name the flag and the source of the
+/// offsets.
 fn begin_at(
     config: &Config,
     (flag, who): (&str, &str),
@@ -294,16 +296,16 @@ fn begin_at(
     Ok(losses)
 }
 
-/// What speaks for events behind the beginning that are in the rows already.
+/// The evidence that events after the beginning are already in the rows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Overlap {
-    /// The group has read further than where reading begins.
+    /// The group has read beyond the position where reading begins.
     ReadBefore { committed: Offset },
-    /// An event that is no later than the last one of the newest row.
+    /// An event that is no later than the last event of the newest row.
     OldEvent { offset: Offset, time: EventTime },
 }
 
-/// Refuses a beginning that lies before what the rows hold, or warns if that is accepted.
+/// Refuses a beginning before the end of what the rows hold, or warns if that is accepted.
 fn refuse_overlap(
     config: &Config,
     group: &str,
@@ -359,14 +361,14 @@ fn refuse_overlap(
     )))
 }
 
-/// Whether a beginning lies before what the group has read. Where this program has committed the
-/// offset, what is in the table may reach further.
+/// Whether a beginning is before the position that the group has read. If this program committed
+/// the offset, the table may hold records beyond it.
 fn held_against_group(place: &Place) -> Option<Overlap> {
     let committed = place.committed?.offset;
     (place.begin < committed.min(place.end)).then_some(Overlap::ReadBefore { committed })
 }
 
-/// Looks at the first records of the partitions of which no group says how far they were read.
+/// Reads the first records of the partitions for which no group says how far they were read.
 fn held_against_events(
     config: &Config,
     places: &[Place],
@@ -400,7 +402,7 @@ fn held_against_events(
     Ok(overlaps)
 }
 
-/// The first of several things in one line, and how many more there are.
+/// Lists the first few items on one line, and says how many more there are.
 fn named(things: impl Iterator<Item = String>) -> String {
     let things: Vec<String> = things.collect();
     let mut text = things.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");

@@ -1,8 +1,8 @@
-//! Whether the database has gone back to an earlier state since the run before: the consumer group
-//! remembers how far that had come.
+//! Detects a database that has gone back to an earlier state since the last run, by what the
+//! consumer group remembers.
 //!
-//! A job tells its group only what is durable. So an offset of the group that lies behind what
-//! Postgres knows is one of commits that are not there any more.
+//! A job commits to its group only offsets whose records are durable. So if the group's offset is
+//! beyond what Postgres knows, the commits in between are gone.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
@@ -19,15 +19,15 @@ use crate::job::recover::last_binding;
 use crate::kafka::Admin;
 use crate::ui::text::plural;
 
-/// A start does not wait longer for what is only told.
+/// The group's offsets are informative only, so a start waits no longer than this for them.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 type Offsets = BTreeMap<(String, i32), Offset>;
 
-/// What the group remembers, on its way.
+/// The group's offsets, once the answer arrives.
 pub struct Memory(Receiver<Offsets>);
 
-/// Asks, while the start goes on.
+/// Asks in the background while the start continues.
 pub fn ask(config: &Config, counts: &[i32]) -> Memory {
     let (answer, receiver) = channel();
     let topics = config.kafka.topics.iter().zip(counts);
@@ -40,7 +40,7 @@ pub fn ask(config: &Config, counts: &[i32]) -> Memory {
         let offsets = Admin::new(&kafka)
             .and_then(|cluster| cluster.committed_by(of_job, &partitions, PATIENCE));
         match offsets {
-            Ok(offsets) => drop(answer.send(offsets)), // Nobody listens any more.
+            Ok(offsets) => drop(answer.send(offsets)), // Nobody may listen any more.
             Err(why) => debug!("what the consumer group remembers: {why}"),
         }
     };
@@ -49,7 +49,7 @@ pub fn ask(config: &Config, counts: &[i32]) -> Memory {
     Memory(receiver)
 }
 
-/// Says how far the database is behind what the group remembers.
+/// Reports how far the database is behind what the group remembers.
 pub fn compare(memory: &Memory, config: &Config, plan: &RecoveryPlan) {
     let Ok(offsets) = memory.0.recv_timeout(PATIENCE) else { return };
     let mut behind = Vec::new();

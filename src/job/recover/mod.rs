@@ -1,4 +1,4 @@
-//! From what is durable and what Kafka has to a [`RecoveryPlan`].
+//! Makes a [`RecoveryPlan`] from what is durable and what Kafka has.
 
 mod banner;
 mod beginning;
@@ -24,17 +24,18 @@ use crate::ledger;
 use crate::ledger::{Loss, NamedBinding, RecoveredState, Started};
 use crate::ui::text::plural;
 
-/// Asks Kafka, takes the fence and makes the plan. Worker 0 of process 0 does it, once a start.
+/// Asks Kafka, takes the fence and makes the plan. Worker 0 of process 0 does this, once for each
+/// start.
 ///
 /// Kafka is asked first: a start that cannot read its topic must not stop an instance that can.
-/// Whether a first start may begin is found out before anything is made: one that may not leaves
-/// nothing behind. Epochs begin at the wall clock, as it is when all questions are answered.
+/// Whether a first start is allowed is decided before anything is created, so a refused start
+/// leaves nothing behind. Epochs begin at the wall clock, read once all questions are answered.
 pub fn make_plan(
     config: &Config,
     run_state: &RunState,
     now_ms: impl Fn() -> Epoch,
 ) -> Result<RecoveryPlan, Fault> {
-    // One timeout for all of it.
+    // One timeout for everything.
     let began = Instant::now();
     let patience = || config.start_timeout.saturating_sub(began.elapsed());
     let cluster = Admin::new(&config.kafka)?;
@@ -94,7 +95,7 @@ fn say_what_starts(config: &Config, counts: &[i32], started: &Started, plan: &Re
     }
 }
 
-/// Says for each partition where reading begins and ends; gives what is needed and gone.
+/// Sets for each partition where reading begins and ends. Returns what is needed but gone.
 fn place_partitions(
     plan: &mut RecoveryPlan,
     (config, run_state): (&Config, &RunState),
@@ -108,7 +109,8 @@ fn place_partitions(
         .filter(|loss| loss.available.is_none())
         .map(|loss| loss.topic.clone())
         .collect();
-    // Asked first: where a partition can be read to less far than this, it is not because it grows.
+    // Asked first: if the end that can be read, asked later, is before this one, growth is not the
+    // reason.
     let log_ends = match config.until_end {
         true => {
             let read = plan.partitions.iter().filter(|part| !part.retired);
@@ -155,16 +157,17 @@ fn place_partitions(
     Ok(losses)
 }
 
-/// What was bound last of a partition.
+/// The last binding of a partition.
 fn last_binding(part: &PartitionPlan, replay: &[BoundEpoch]) -> Binding {
     let partition = part.start.partition;
     let replayed = replay.iter().rev().flat_map(|epoch| &epoch.bindings);
     *replayed.into_iter().find(|b| b.partition == partition).unwrap_or(&part.start)
 }
 
-/// A topic never loses a partition; one that has fewer than the job has read was made again. Those
-/// that are gone are not read, and the watermark does not wait for them. Gives what that loses, but
-/// for what a start before has accepted. `counts` are the partitions of each topic.
+/// A topic never loses partitions: if it has fewer than the job has read, it was deleted and made
+/// again. The missing ones are not read, and the watermark does not wait for them. Returns the
+/// losses, without those that an earlier start has accepted. `counts` are the numbers of
+/// partitions, by topic.
 fn retire_what_is_gone(plan: &mut RecoveryPlan, counts: &[i32]) -> Vec<Loss> {
     let mut losses = Vec::new();
     for part in plan.partitions.iter_mut().filter(|part| !part.retired) {
@@ -175,13 +178,13 @@ fn retire_what_is_gone(plan: &mut RecoveryPlan, counts: &[i32]) -> Vec<Loss> {
         }
         let last = last_binding(part, &plan.replay);
         let now = plan.topic_ids[usize::from(topic)];
-        // Whoever accepts it binds an end to the partition, and the id of the new topic.
+        // Accepting the loss binds an end and the new topic's id to the partition.
         let accepted = match now.zip(last.topic_id) {
             Some((now, then)) => now == then,
             None => last.status == Status::Ended,
         };
         part.retired = true;
-        // Should the new topic get such a partition, it is read from its beginning.
+        // If the new topic ever gets such a partition, it is read from the beginning.
         part.restart = Some(0);
         if accepted {
             continue;
@@ -202,21 +205,22 @@ fn retire_what_is_gone(plan: &mut RecoveryPlan, counts: &[i32]) -> Vec<Loss> {
     losses
 }
 
-/// Whether nothing durable speaks of this partition.
+/// Whether nothing durable mentions this partition.
 fn is_new(part: &PartitionPlan, replay: &[BoundEpoch]) -> bool {
     let partition = part.start.partition;
     !part.known && replay.iter().all(|e| e.bindings.iter().all(|b| b.partition != partition))
 }
 
-/// What of a partition is needed and gone: `from` is where reading begins, `last` what was bound
-/// last, Kafka has what lies between `oldest` and `end`. `same` says whether it is the topic of then.
+/// Finds what a partition needs but Kafka no longer has. `from` is where reading begins, `last` the
+/// last binding; Kafka has the offsets from `oldest` to `end`. `same` says whether the topic is
+/// still the one that was bound.
 fn find_loss(
     topic: &str,
     (from, last): (Offset, &Binding),
     (oldest, end): (Offset, Offset),
     same: Option<bool>,
 ) -> Option<Loss> {
-    // Of a topic that is gone, nobody knows how long it was.
+    // Nobody knows how long a deleted topic was.
     let (from, to, reason) = if same == Some(false) {
         (from, None, "the topic was deleted and made again")
     } else if end < last.end && same.is_none() {
@@ -233,7 +237,7 @@ fn find_loss(
     Some(Loss { topic, partition, from, to, read_to: last.end, available, reason })
 }
 
-/// Notes the losses, or refuses to start.
+/// Records the losses, or refuses to start.
 fn accept(plan: &mut RecoveryPlan, config: &Config, losses: &[Loss]) -> Result<(), Fault> {
     let places: Vec<String> = losses.iter().map(ToString::to_string).collect();
     let places = places.join("; ");
@@ -253,9 +257,9 @@ fn accept(plan: &mut RecoveryPlan, config: &Config, losses: &[Loss]) -> Result<(
     Ok(())
 }
 
-/// The plan as far as it follows from what is durable; offsets of new partitions are 0. `counts`
-/// are the partitions of each topic, `first` is the wall clock, `rules` are those of new
-/// epochs.
+/// Builds the part of the plan that follows from what is durable; offsets of new partitions are 0.
+/// `counts` are the numbers of partitions, by topic, `first` is the wall clock, and `rules` apply
+/// to new epochs.
 pub fn assemble(
     durable: &RecoveredState,
     topics: &[String],
@@ -296,7 +300,7 @@ pub fn assemble(
         plan(binding(named), true);
     }
     for named in durable.replay.iter().flat_map(|epoch| &epoch.bindings) {
-        // The first binding of a partition is where its reading began.
+        // The first binding of a partition is where reading it began.
         plan(binding(named), false);
     }
     for (topic, count) in counts.iter().enumerate() {

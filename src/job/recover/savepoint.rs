@@ -1,9 +1,9 @@
-//! Where a Flink job has stopped: the offsets in its savepoint.
+//! Where a Flink job has stopped: reads the offsets in its savepoint.
 //!
-//! Flink commits the offsets of its consumer group when a checkpoint is complete, and leaves out
-//! the last one: `flink stop --drain` closes the Kafka consumer before the offsets of the savepoint
-//! are committed. The group is then behind what the job has written, by a checkpoint or more,
-//! and the savepoint is the only place that says how far the job has read.
+//! Flink commits the offsets of its consumer group when a checkpoint is complete, but not for the
+//! last one: `flink stop --drain` closes the Kafka consumer before the offsets of the savepoint are
+//! committed. The group is then behind what the job has written, by a checkpoint or more, and only
+//! the savepoint says how far the job has read.
 //!
 //! A `KafkaSource` keeps one record for each partition in the state of its readers:
 //!
@@ -12,10 +12,10 @@
 //!   i32    i32 = 0  i32    ..                         i32        i64          i64
 //! ```
 //!
-//! The rest of the format is Flink's own and changes, so it is not decoded: the records are looked
-//! for by their form. Small state is in the file `_metadata`, larger state in the files beside it.
-//! The enumerator keeps records of the same form with the offsets where the job began, so the
-//! greatest offset of a partition counts.
+//! The rest of the format is internal to Flink and changes, so it is not decoded: the bytes are
+//! searched for records of this form. Small state is in the file `_metadata`, larger state in the
+//! files beside it. The enumerator keeps records of the same form with the offsets where the job
+//! began, so the largest offset of a partition counts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,13 +26,13 @@ use sessionizer_core::binding::Offset;
 
 /// The file that every savepoint has.
 const METADATA: &str = "_metadata";
-/// The first bytes of it.
+/// Its first bytes.
 const MAGIC: [u8; 4] = 0x4960_672d_u32.to_be_bytes();
-/// Newer versions of Flink add what kind of snapshot it is.
+/// Newer versions of Flink record the kind of snapshot.
 const PROPERTIES: &[u8] = b"org.apache.flink.runtime.checkpoint.CheckpointProperties";
-/// The name of a savepoint of `flink stop --drain`, as Java writes a string.
+/// The name of a savepoint made by `flink stop --drain`, as Java writes a string.
 const DRAINED: &[u8] = b"\x00\x13Terminate Savepoint";
-/// The version of the serializer of a partition's record.
+/// The version of the serializer for a partition's record.
 const RECORD_VERSION: i32 = 0;
 /// What follows the topic: partition, next offset and stopping offset.
 const AFTER_TOPIC: usize = 4 + 8 + 8;
@@ -40,18 +40,18 @@ const AFTER_TOPIC: usize = 4 + 8 + 8;
 /// The offsets in a savepoint.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Savepoint {
-    /// The next offset to be read, by topic and partition. Those never read are missing.
+    /// The next offset to be read, by topic and partition. Partitions never read are missing.
     pub offsets: BTreeMap<(String, i32), Offset>,
-    /// Whether the job was drained, that is, whether it has written all its sessions. `None`: an
-    /// older version of Flink, which does not say.
+    /// Whether the job was drained, that is, has written all its sessions. `None` for older
+    /// versions of Flink, which do not record it.
     pub drained: Option<bool>,
 }
 
-/// Reads the savepoint in a directory, named as Flink prints it (`file:/...`) or as a path. Whoever
-/// keeps savepoints elsewhere needs a copy of `_metadata` only.
+/// Reads the savepoint in a directory, named as Flink prints it (`file:/...`) or as a path. For
+/// savepoints kept elsewhere, a local copy of `_metadata` is enough.
 ///
 /// # Errors
-/// Says what is wrong with the savepoint.
+/// If the savepoint cannot be read; the message says why.
 pub fn read(name: &str, topics: &[String]) -> Result<Savepoint, String> {
     let directory = directory(name)?;
     let metadata = directory.join(METADATA);
@@ -69,7 +69,7 @@ pub fn read(name: &str, topics: &[String]) -> Result<Savepoint, String> {
     decode(&files, topics).map_err(|why| format!("{} {why}", directory.display()))
 }
 
-/// What to say of a directory without a savepoint: often it is the one above.
+/// The message for a directory without a savepoint: often it is the parent directory.
 fn missing(directory: &Path) -> String {
     let place = directory.display();
     let entries = fs::read_dir(directory);
@@ -97,7 +97,7 @@ fn unreadable(path: &Path, why: &std::io::Error) -> String {
     format!("{} cannot be read: {why}", path.display())
 }
 
-/// What the files of a savepoint hold of the topics; the first is `_metadata`.
+/// Finds the offsets of the topics in the files of a savepoint; the first file is `_metadata`.
 fn decode(files: &[Vec<u8>], topics: &[String]) -> Result<Savepoint, String> {
     let metadata = files.first().map_or(&[][..], Vec::as_slice);
     if !metadata.starts_with(&MAGIC) {
@@ -117,7 +117,7 @@ fn decode(files: &[Vec<u8>], topics: &[String]) -> Result<Savepoint, String> {
     Ok(Savepoint { offsets, drained })
 }
 
-/// The directory of a savepoint that is named by its directory or by its `_metadata`.
+/// The directory of a savepoint, given the directory or its `_metadata`.
 fn directory(name: &str) -> Result<PathBuf, String> {
     let path = match name.split_once(':') {
         Some(("file", path)) => Path::new(path),
@@ -138,7 +138,7 @@ fn contains(bytes: &[u8], what: &[u8]) -> bool {
     bytes.windows(what.len()).any(|window| window == what)
 }
 
-/// Adds what these bytes hold of the topics.
+/// Adds the offsets of the topics found in these bytes.
 fn collect(bytes: &[u8], topics: &[String], offsets: &mut BTreeMap<(String, i32), Offset>) {
     for topic in topics {
         let Some(head) = record_head(topic) else { continue };
@@ -147,7 +147,7 @@ fn collect(bytes: &[u8], topics: &[String], offsets: &mut BTreeMap<(String, i32)
             let numbers = &record[head.len()..];
             let partition = i32::from_be_bytes(array(&numbers[..4]));
             let next = i64::from_be_bytes(array(&numbers[4..12]));
-            // Below zero it is not an offset yet but where to begin: nothing was read.
+            // A negative value is not an offset but a place to begin: nothing was read yet.
             if partition >= 0 && next >= 0 {
                 let offset = offsets.entry((topic.clone(), partition)).or_insert(next);
                 *offset = next.max(*offset);
@@ -156,8 +156,8 @@ fn collect(bytes: &[u8], topics: &[String], offsets: &mut BTreeMap<(String, i32)
     }
 }
 
-/// A record up to the end of the topic, without the number of bytes that comes first. `None`: no
-/// topic has a name that long.
+/// A record up to the end of the topic, without the leading byte count. `None` if the name is too
+/// long for a topic.
 fn record_head(topic: &str) -> Option<Vec<u8>> {
     let length = u16::try_from(topic.len()).ok()?;
     let bytes = 2 + i32::from(length) + AFTER_TOPIC as i32;
@@ -213,7 +213,7 @@ mod tests {
         }
     }
 
-    /// Written by the job of bench/flink. The table that it left had 280,418 events in its rows.
+    /// Written by the job in bench/flink. The table that it left had 280,418 events in its rows.
     #[test]
     fn what_flink_has_written_is_read() {
         let topics = ["events-drained".to_owned()];

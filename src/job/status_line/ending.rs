@@ -1,4 +1,4 @@
-//! The last line of a run: how it ended, and what it has done. What is zero is left out.
+//! The last line of a run: how it ended, and what it did. Zeros are left out.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use crate::ui::text::{duration, plural};
 /// How a run has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ending {
-    /// All that `--until-end` was to read is read.
+    /// Everything that `--until-end` had to read is read.
     ReadToTheEnd,
-    /// Somebody has stopped it.
+    /// It was asked to stop.
     Stopped,
-    /// Somebody has stopped it before it had read again what it had read before.
+    /// It was asked to stop before the replay was complete.
     StoppedWhileReadingAgain,
 }
 
@@ -22,7 +22,7 @@ pub struct Done {
     pub rows: u64,
     pub late: u64,
     pub dead: u64,
-    /// Offsets behind open transactions, which were not read.
+    /// Offsets after the start of an open transaction, which were not read.
     pub held_back: u64,
     pub took: Duration,
 }

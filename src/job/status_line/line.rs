@@ -1,20 +1,20 @@
-//! The line that says how it goes, as a pure function of the numbers and the width.
+//! The status line, as a pure function of the numbers and the width.
 //!
-//! What counts comes first: what the job waits for; else how far a start is; else how much of a
-//! backlog is left, or how far the output is behind now. A number that is zero or not known is left
-//! out. Where the line does not fit, words are shortened first, and then the least important parts
-//! go.
+//! The most important part comes first: what the job waits for; otherwise how far a start has come;
+//! otherwise how much of a backlog is left, or how far the output is behind. A number that is zero
+//! or unknown is left out. If the line does not fit, words are shortened first; then the least
+//! important parts are dropped.
 
 use std::time::Duration;
 
 use crate::ui::text::{count, duration, plural};
 
-/// While the records to be read take no longer than this, the job keeps up.
+/// The job keeps up as long as reading the remaining records takes no longer than this.
 const KEEPS_UP: Duration = Duration::from_secs(3);
-/// No new record for so long is worth saying.
+/// Silence is worth mentioning after this long without a new record.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// What the line is made of.
+/// The numbers that the line shows.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct State {
     pub wait: Option<Wait>,
@@ -22,23 +22,23 @@ pub struct State {
     pub stopping: bool,
     /// Records read in this run.
     pub records: u64,
-    /// Records a second, over the last seconds.
+    /// Records a second, over the last few seconds.
     pub rate: u64,
     pub rows: u64,
     pub open: u64,
     pub late: u64,
     pub dead: u64,
-    /// Records that are there to be read, if that is known.
+    /// Records still to be read, if known.
     pub lag: Option<u64>,
-    /// Of a run with an end: how many records it reads in all.
+    /// In a bounded run: how many records it reads in all.
     pub ahead: Option<u64>,
-    /// How old the watermark is: results are complete up to then.
+    /// The age of the watermark: results are complete up to it.
     pub behind: Option<Duration>,
-    /// How long no record has come.
+    /// How long ago the last record arrived.
     pub quiet: Duration,
 }
 
-/// What is waited for, for how long, why, and how long still.
+/// What the job waits for, why, for how long so far, and for how long at most from now on.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Wait {
     pub what: String,
@@ -47,25 +47,25 @@ pub struct Wait {
     pub left: Option<Duration>,
 }
 
-/// How far a run is.
+/// How far a run has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Stage {
     /// Nothing is known yet.
     #[default]
     Starting,
-    /// The open sessions are loaded, shard by shard.
+    /// Open sessions are being loaded, shard by shard.
     Loading {
         loaded: u64,
         all: u64,
     },
-    /// What was read before, and is not in a snapshot, is read again.
+    /// Epochs that were read before but are not in a snapshot are being read again.
     Replaying {
         percent: u64,
     },
     Running,
 }
 
-/// The line, in no more than `width` columns.
+/// The line, in at most `width` columns.
 pub fn line(state: &State, width: usize) -> String {
     if let Some(wait) = &state.wait {
         return waits(wait, state.stopping, width);
@@ -73,7 +73,8 @@ pub fn line(state: &State, width: usize) -> String {
     let parts = parts(state);
     let long = |parts: &[Part]| join(parts.iter().map(|part| part.long.as_str()));
     let short = |parts: &[Part]| join(parts.iter().map(|part| part.short.as_str()));
-    // All that was read says least of all: it goes before words become short.
+    // The total number of records is the least important part: it is dropped before words are
+    // shortened.
     let least = parts.len().saturating_sub(usize::from(parts.len() > 1 && state.records > 0));
     for parts in [&parts[..], &parts[..least]] {
         let line = long(parts);
@@ -86,7 +87,7 @@ pub fn line(state: &State, width: usize) -> String {
     fits.unwrap_or_else(|| cut(&short(&parts[..1]), width))
 }
 
-/// A part of the line, in two lengths; the most important ones come first.
+/// A part of the line, in a long and a short form; the most important parts come first.
 struct Part {
     long: String,
     short: String,
@@ -100,7 +101,7 @@ fn columns(text: &str) -> usize {
     text.chars().count()
 }
 
-/// The beginning of a text that is too long.
+/// Cuts a text that is too long.
 fn cut(text: &str, width: usize) -> String {
     if columns(text) <= width {
         return text.to_owned();
@@ -109,14 +110,14 @@ fn cut(text: &str, width: usize) -> String {
     if width == 0 { String::new() } else { format!("{}…", kept.trim_end()) }
 }
 
-/// `waiting for Kafka at broker:9092: connection refused; gives up in 48 s`. The reason is what
-/// gives way.
+/// `waiting for Kafka at broker:9092: connection refused; gives up in 48 s`. If there is too little
+/// room, the reason is cut.
 fn waits(wait: &Wait, stopping: bool, width: usize) -> String {
     let Wait { what, why, lasts, left } = wait;
     let begins = match (stopping, left) {
         (true, _) => format!("stopping: waiting for {what}"),
         (false, Some(_)) => format!("waiting for {what}"),
-        // The units of a wait without an end count up.
+        // A wait without a limit counts up.
         (false, None) => format!("waiting for {what}, {} so far", whole(*lasts)),
     };
     let ends = left.map_or(String::new(), |left| format!("; gives up in {}", whole(left)));
@@ -129,7 +130,7 @@ fn waits(wait: &Wait, stopping: bool, width: usize) -> String {
     }
 }
 
-/// Without a fraction: it changes too fast to be read.
+/// Without a fraction, which would change too fast to be read.
 fn whole(time: Duration) -> String {
     duration(Duration::from_secs(time.as_secs()))
 }
@@ -173,7 +174,7 @@ fn parts(state: &State) -> Vec<Part> {
     parts
 }
 
-/// What there is to be read: to the end of a bounded run, else all that Kafka has.
+/// How much is left to read: to the end of a bounded run, otherwise everything that Kafka has.
 fn to_read(state: &State) -> Option<u64> {
     match state.ahead {
         Some(ahead) => Some(ahead.saturating_sub(state.records)),
@@ -181,7 +182,7 @@ fn to_read(state: &State) -> Option<u64> {
     }
 }
 
-/// How far the job is, in one or two words.
+/// How far the job has come, in one or two words.
 fn progress(state: &State) -> Option<String> {
     let lag = to_read(state);
     let left = lag
@@ -234,7 +235,7 @@ mod tests {
         State { wait: Some(Wait { what: what.to_owned(), why, lasts, left }), ..running() }
     }
 
-    /// A state and its line at 60, 80 and 120 columns.
+    /// A state, and its line at 60, 80 and 120 columns.
     fn cases() -> Vec<(State, [&'static str; 3])> {
         let long = "the server closed the connection unexpectedly while it was starting up";
         let backlog = State { lag: Some(400_000_000), dead: 1, late: 7, ..running() };

@@ -1,5 +1,5 @@
-//! The line that says how it goes: on a terminal it stays at the bottom, elsewhere it is logged now
-//! and then, in the same words.
+//! Shows the status line: at the bottom of a terminal, or else now and then in the log, in the same
+//! words.
 
 mod ending;
 mod line;
@@ -23,18 +23,18 @@ use crate::ui::bars::{bars, style};
 use crate::ui::text::duration;
 use crate::ui::waiting;
 
-/// How often a log line is written where there is no terminal.
+/// How often the line is logged if there is no terminal.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// The same while it starts: nothing else is to be seen then.
+/// The same during a start, when there is nothing else to see.
 const LOG_START_EVERY: Duration = Duration::from_secs(2);
 
 const DRAW_EVERY: Duration = Duration::from_millis(250);
 
-/// The rate is that of so much time.
+/// The period over which the rate is measured.
 const RATE_OVER: Duration = Duration::from_secs(5);
 
-/// What the line has before it: the sign that turns, and a blank.
+/// The spinner and a space before the line.
 const SPINNER_COLUMNS: usize = 2;
 
 /// Shows progress until it is dropped.
@@ -44,7 +44,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Begins; `bounded` says that the run has an end to count down to.
+    /// Begins to show progress. `bounded` says that the run has an end to count down to.
     pub fn start(run_state: Arc<RunState>, bounded: bool) -> Self {
         let (stop, stopped) = channel::<()>();
         let terminal = std::io::stderr().is_terminal();
@@ -74,9 +74,9 @@ struct View {
     bar: Option<ProgressBar>,
     began: Instant,
     logged: Instant,
-    /// Whether bound epochs were still being read again when last looked at.
+    /// Whether bound epochs were still being replayed at the last look.
     replaying: bool,
-    /// When how many records had been read, over the last seconds.
+    /// How many records had been read at which time, over the last few seconds.
     samples: VecDeque<(Instant, u64)>,
     /// When the number of records last changed.
     moved: Instant,

@@ -1,7 +1,7 @@
-//! The lines of a log file: opening, unpacking, splitting.
+//! Reads the lines of a log file: opening, decompressing, splitting.
 //!
-//! Promises that memory is bounded by the longest line allowed, and that only a broken file ends
-//! the reading, never a line. Knows nothing about what stands in a line.
+//! Memory is bounded by the longest line allowed, and only a broken file ends the reading, never a
+//! bad line. This module does not look at what a line says.
 
 use std::error::Error;
 use std::fmt;
@@ -11,7 +11,7 @@ use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
 
-/// The longest line that is read, in bytes without its end.
+/// The longest line that is read, in bytes, without its line ending.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
 
 const READ_BYTES: usize = 1 << 16;
@@ -21,8 +21,8 @@ const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// standard input.
 ///
 /// # Errors
-/// If it cannot be opened or its first bytes cannot be read. A gzip that is cut off or damaged
-/// is an error later, from the reader, where the damage is.
+/// If it cannot be opened or its first bytes cannot be read. A truncated or damaged gzip file is an
+/// error later, from the reader, at the point of the damage.
 pub fn reader(path: &Path) -> io::Result<Box<dyn BufRead + Send>> {
     match path.to_str() {
         Some("-") => decompressed(io::stdin()),
@@ -31,7 +31,7 @@ pub fn reader(path: &Path) -> io::Result<Box<dyn BufRead + Send>> {
 }
 
 fn decompressed(mut input: impl Read + Send + 'static) -> io::Result<Box<dyn BufRead + Send>> {
-    // A pipe may hand out a single byte at first, so the magic is read, not peeked at.
+    // A pipe may deliver a single byte at first, so the magic is read, not peeked at.
     let mut start = Vec::with_capacity(GZIP_MAGIC.len());
     input.by_ref().take(GZIP_MAGIC.len() as u64).read_to_end(&mut start)?;
     let gzip = start == GZIP_MAGIC;
@@ -42,12 +42,12 @@ fn decompressed(mut input: impl Read + Send + 'static) -> io::Result<Box<dyn Buf
     })
 }
 
-/// Why there is no line at a line number.
+/// Why a line could not be read.
 #[derive(Debug)]
 pub enum ReadError {
-    /// The line is longer than `MAX_LINE_BYTES`; it was skipped, the next one follows.
+    /// The line is longer than `MAX_LINE_BYTES`. It was skipped; the next one follows.
     TooLong,
-    /// The input broke in this line (a cut gzip is `UnexpectedEof`); nothing follows.
+    /// The input broke in this line (a truncated gzip is `UnexpectedEof`); nothing follows.
     Io(io::Error),
 }
 
@@ -62,8 +62,8 @@ impl fmt::Display for ReadError {
 
 impl Error for ReadError {}
 
-/// The lines of a log with their numbers, the first is 1; without `\n` or `\r\n`. The last one
-/// needs no end. Memory is bounded by the longest line that is read.
+/// The lines of a log with their numbers, counted from 1, without `\n` or `\r\n`. The last line
+/// needs no line ending. Memory is bounded by the longest line that is read.
 pub struct Lines<R> {
     input: R,
     number: u64,
@@ -71,7 +71,7 @@ pub struct Lines<R> {
 }
 
 impl<R: BufRead> Lines<R> {
-    /// The lines of `input` from where it stands.
+    /// The lines of `input` from its current position.
     pub fn new(input: R) -> Self {
         Lines { input, number: 0, broken: false }
     }
@@ -162,7 +162,7 @@ mod tests {
         }
     }
 
-    /// A file of this test run, gone when dropped.
+    /// A file of this test run, removed when dropped.
     struct TestFile(PathBuf);
 
     impl TestFile {

@@ -1,9 +1,9 @@
-//! Access logs: a line of Apache's or nginx's common or combined format becomes a web event.
+//! Access logs: turns a line of Apache's or nginx's common or combined format into a web event.
 //!
-//! Promises that a line is either an event or an error that names the field and the column. Only
-//! what an event needs is held to a form: a garbled request or user agent is taken as it is, a
-//! client or a time is not. How the lines come out of a file is in `input.rs`.
-//! Refuses to know which host the log belongs to (the format does not say) and what Kafka is.
+//! A line becomes either an event or an error that names the field and the column. Only what an
+//! event needs is checked: a garbled request or user agent is taken as it is, a client or a time is
+//! not. `input.rs` reads the lines from a file. This module does not know which host the log
+//! belongs to (the format does not say), nor what Kafka is.
 
 mod input;
 
@@ -18,15 +18,15 @@ pub use input::{Lines, ReadError, reader};
 use crate::commands::produce::event::WebEvent;
 
 const USER_AGENT: &str = "user agent";
-/// How the time is written: `17/May/2015:10:05:03 +0000`, with a fraction if there is one.
+/// The format of the time: `17/May/2015:10:05:03 +0000`, with an optional fraction.
 const TIME_FORMAT: &str = "%d/%b/%Y:%H:%M:%S%.f %z";
 
-/// Why a line is not an event. Prints as `time at column 17: ...`.
+/// Why a line is not an event. Displayed as `time at column 17: ...`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LineError {
     /// The field that could not be read, in words.
     pub field: &'static str,
-    /// Where that field begins: bytes from the start of the line, the first is 1.
+    /// Where that field begins, in bytes from the start of the line, counted from 1.
     pub column: usize,
     /// What is wrong with it.
     pub problem: String,
@@ -40,13 +40,13 @@ impl fmt::Display for LineError {
 
 impl Error for LineError {}
 
-/// The event of one line (without its end) of a log that belongs to `host`.
+/// Parses one line (without its line ending) of a log that belongs to `host`.
 ///
-/// `-` and a field that the common format lacks become empty strings; text that is not UTF-8 is
-/// made so, with U+FFFD for what cannot be read. What follows the user agent is not looked at.
+/// `-` and fields that the common format lacks become empty strings. In text that is not UTF-8,
+/// invalid bytes are replaced by U+FFFD. Whatever follows the user agent is ignored.
 ///
 /// # Errors
-/// If the line is not of the format, or has no client or no time.
+/// If the line is not in the format, or has no client or no time.
 pub fn parse_line<'a>(line: &'a [u8], host: &'a str) -> Result<WebEvent<'a>, LineError> {
     let mut fields = Fields { line: line.trim_ascii_end(), at: 0 };
     let ip = fields.client()?;
@@ -69,7 +69,7 @@ pub fn parse_line<'a>(line: &'a [u8], host: &'a str) -> Result<WebEvent<'a>, Lin
     })
 }
 
-/// A line and how far it has been read: `at` is the first byte of the next field.
+/// A line and the position of the parser: `at` is the first byte of the next field.
 struct Fields<'a> {
     line: &'a [u8],
     at: usize,
@@ -84,7 +84,7 @@ impl<'a> Fields<'a> {
         LineError { field, column: self.at + 1, problem: problem.into() }
     }
 
-    /// What stands here up to the next space, for messages; shortened if it is long.
+    /// The text up to the next space, for messages; shortened if it is long.
     fn found(&self) -> String {
         let word = self.rest().split(|&byte| byte == b' ').next().unwrap_or_default();
         shown(word)
@@ -95,7 +95,7 @@ impl<'a> Fields<'a> {
         self.at += spaces;
     }
 
-    /// The address or host name of the first column.
+    /// The address or host name in the first column.
     fn client(&mut self) -> Result<&'a str, LineError> {
         if self.line.is_empty() {
             return Err(self.error("client", "the line is empty"));
@@ -110,8 +110,9 @@ impl<'a> Fields<'a> {
         Ok(client)
     }
 
-    /// The time in milliseconds since 1970. A user name may hold spaces and brackets, so the time
-    /// is the first bracket that holds one; if none does, the error is about the first bracket.
+    /// The time in milliseconds since 1970. A user name may contain spaces and brackets, so the
+    /// time is the first bracketed text that is one; if there is none, the error is about the first
+    /// bracket.
     fn time(&mut self) -> Result<i64, LineError> {
         let mut first_error = None;
         let from = self.at;
@@ -149,9 +150,10 @@ impl<'a> Fields<'a> {
 
     /// A quoted field with its escapes undone; `-` is empty.
     ///
-    /// A quote closes it only before a space or at the end of the line: servers that do not escape
-    /// have written quotes into requests, and no server writes a field right behind another. The
-    /// user agent may lack it: of a line cut short there, all that an event needs is in.
+    /// A quote ends the field only before a space or at the end of the line: servers that do not
+    /// escape have written quotes into requests, and no server writes two fields without a space
+    /// between. The closing quote of the user agent may be missing: a line cut short there has
+    /// everything that an event needs.
     fn quoted(&mut self, field: &'static str) -> Result<Cow<'a, str>, LineError> {
         let Some(inner) = self.rest().strip_prefix(b"\"") else {
             let problem = match self.rest() {
@@ -176,7 +178,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// Passes over digits or `-`.
+    /// Skips digits or `-`.
     fn number(&mut self, field: &'static str) -> Result<(), LineError> {
         let word = self.rest().split(|&byte| byte == b' ').next().unwrap_or_default();
         if word.is_empty() {
@@ -191,9 +193,9 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// True for an IPv4 or IPv6 address (with a zone) and whatever may be a host name. A colon means
+/// Whether this is an IPv4 or IPv6 address (with a zone), or may be a host name. A colon means
 /// IPv6: a first column like `example.org:443` is the *virtual host* of another log format, and
-/// taking it for the visitor would put all visitors into one.
+/// treating it as the visitor would merge all visitors into one.
 fn is_client(text: &str) -> bool {
     if text.contains(':') {
         let address = text.split('%').next().unwrap_or_default();
@@ -202,7 +204,7 @@ fn is_client(text: &str) -> bool {
     text != "-" && !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// Where the quote stands that closes `text`.
+/// The position of the quote that closes `text`.
 fn closing_quote(text: &[u8]) -> Option<usize> {
     let mut at = 0;
     while at < text.len() {
@@ -246,8 +248,8 @@ fn hex(digit: u8) -> Option<u8> {
     (digit as char).to_digit(16).map(|value| value as u8)
 }
 
-/// The target of a request line: without method and protocol, spaces and all. What does not begin
-/// with a method is no request, and stays whole.
+/// The target of a request line, without method and protocol but with any spaces. Text that does
+/// not begin with a method is not a request, and is kept whole.
 fn requested(request: Cow<'_, str>) -> Cow<'_, str> {
     let Some((method, target)) = request.split_once(' ') else { return request };
     if method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-') {
@@ -290,7 +292,7 @@ mod tests {
         parse_line(line, "example.org")
     }
 
-    /// [`GOOD`] with its request, `"..."` included, replaced.
+    /// [`GOOD`] with its request, including `"..."`, replaced.
     fn with_request(request: &str) -> String {
         GOOD.replace("\"GET /a?b=c HTTP/1.1\"", request)
     }

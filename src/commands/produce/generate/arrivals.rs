@@ -1,8 +1,9 @@
-//! Disorder: page views in the order in which they arrive.
+//! Disorder: yields page views in the order in which they arrive.
 //!
-//! Every view is held back for up to `disorder_ms` of event time and arrives when that is over. So
-//! no view arrives more than `disorder_ms` behind the newest before it: whatever has arrived
-//! happened before it arrived. Memory is bounded by the views of that much time.
+//! Every view is held back for up to `disorder_ms` of event time, and arrives when that time is
+//! over. So when a view arrives, it is at most `disorder_ms` older than the newest before it, and
+//! every view that has arrived happened before it arrived. Memory is bounded by the views of that
+//! much time.
 
 use crate::commands::produce::generate::calendar::Calendar;
 use crate::commands::produce::generate::random::Random;
@@ -15,16 +16,16 @@ pub struct Arrivals {
     visits: Visits,
     random: Random,
     disorder_ns: u64,
-    /// The next view in event-time order; nothing later than it may arrive before it is in.
+    /// The next view in event-time order. Nothing later may arrive before it has been queued.
     upcoming: View,
-    /// Views on their way, by the time of their arrival.
+    /// Delayed views, by the time of their arrival.
     waiting: Calendar<View>,
 }
 
 impl Arrivals {
     /// The views of `visits`, each delayed by 0 ..= `disorder_ms`.
     ///
-    /// `rate` is how many there are in a second of event time.
+    /// `rate` is the number of views in a second of event time.
     pub fn new(mut visits: Visits, disorder_ms: u64, rate: f64, random: Random) -> Self {
         let upcoming = visits.next_view();
         let disorder_ns = disorder_ms.saturating_mul(NS_PER_MS);
@@ -52,7 +53,7 @@ impl Arrivals {
         &self.visits
     }
 
-    /// How many views are on their way: what the memory in use depends on.
+    /// How many views are held back: the memory in use depends on it.
     #[cfg(test)]
     pub fn waiting(&self) -> usize {
         self.waiting.len()

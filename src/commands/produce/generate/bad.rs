@@ -1,7 +1,7 @@
 //! Records that the job must send to its dead letters, one kind for each way to be wrong.
 //!
-//! Promises that each kind is wrong in exactly one way: a decoder that misses it would take the
-//! rest of the event as good.
+//! Each kind is wrong in exactly one way: a decoder that misses it would accept the rest of the
+//! event as good.
 
 use std::fmt;
 
@@ -13,16 +13,16 @@ use crate::commands::produce::generate::random::Random;
 pub const LONG_HOST_BYTES: usize = 5_000;
 
 const FUTURE_MS: i64 = 366 * 86_400_000;
-/// 2100-01-01: the earliest time of a [`BadKind::FarFuture`]. A year after the event is the past
-/// where old events are replayed, and such a record would be good, and drag the watermark along.
+/// 2100-01-01: the earliest time of a [`BadKind::FarFuture`]. If old events are replayed, a year
+/// after the event is in the past: such a record would be good, and would advance the watermark.
 const FUTURE_FROM_MS: i64 = 4_102_444_800_000;
 
 /// What is wrong with a record.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum BadKind {
-    /// Text or bytes that are no JSON at all.
+    /// Text or bytes that are not JSON at all.
     NotJson,
-    /// An event that breaks off.
+    /// A truncated event.
     TruncatedJson,
     /// JSON, but an array, a string, a number, a boolean or null.
     NotAnObject,
@@ -34,14 +34,14 @@ pub enum BadKind {
     NullTime,
     /// `event_time` is text that is not a time, or of a type that a time cannot have.
     UnreadableTime,
-    /// `ip` holds U+0000, which PostgreSQL cannot store.
+    /// `ip` contains U+0000, which PostgreSQL cannot store.
     NulInIp,
     /// `host` is `LONG_HOST_BYTES` long.
     LongKey,
-    /// `event_time` is 366 days after the event, and not before the year 2100: wrong only for a
-    /// job that limits how far ahead of the clock an event may be.
+    /// `event_time` is 366 days after the event, and not before the year 2100. This is wrong only
+    /// for a job that limits how far ahead of the clock an event may be.
     FarFuture,
-    /// A message of no bytes.
+    /// A message of zero bytes.
     EmptyMessage,
     /// A message without a value.
     Tombstone,
@@ -84,8 +84,8 @@ impl fmt::Display for BadKind {
     }
 }
 
-/// `event` made bad: the payload (`None` is a tombstone) and the event time that it still carries
-/// in a readable form, in milliseconds since 1970.
+/// Spoils `event`. Returns the payload (`None` is a tombstone) and the event time that is still
+/// readable in it, in milliseconds since 1970.
 pub fn spoil(
     event: &WebEvent<'_>,
     kind: BadKind,
@@ -143,7 +143,7 @@ const NOT_TIMES: [&str; 8] = [
     "{\"$date\":1700000000000}",
 ];
 
-/// Any real beginning of the event, at least one byte.
+/// A random proper prefix of the event, at least one byte long.
 fn truncated(event: &WebEvent<'_>, random: &mut Random) -> Vec<u8> {
     let mut json = event.to_json();
     let keep = 1 + random.below(json.len() as u64 - 1);

@@ -1,9 +1,9 @@
 //! A queue by time, for many items of which most are due within a known span.
 //!
-//! A binary heap of a million items misses the cache at every step. Here the span is cut into
-//! days; an item is dropped into its day unsorted, and only a day that has come is put in order.
-//! What lies beyond the span waits in a heap. Promises the order of a plain heap over
-//! `(due_ns, item)`, so the way it is done never shows in what is generated.
+//! A binary heap of a million items misses the cache at every step. Here the span is cut into days.
+//! An item is added to its day unsorted, and a day is sorted only when it comes. Items beyond the
+//! span wait in a heap. The order is that of a plain heap over `(due_ns, item)`, so the
+//! implementation never shows in what is generated.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -16,7 +16,7 @@ type Heap<T> = BinaryHeap<Reverse<(u64, T)>>;
 /// Items by the time when they are due, in nanoseconds.
 pub struct Calendar<T> {
     day_ns: u64,
-    /// The day that has come: `today` holds what is due until its end.
+    /// The current day: `today` holds what is due until its end.
     day: u64,
     today: Heap<T>,
     /// Day `d` of `day + 1 .. day + days.len()` is at `d % days.len()`.
@@ -27,8 +27,8 @@ pub struct Calendar<T> {
 }
 
 impl<T: Ord> Calendar<T> {
-    /// An empty calendar, made for about `items` at a time that come due within `span_ns` of each
-    /// other. Any other use is slower but as right.
+    /// An empty calendar, designed for about `items` items at a time that come due within `span_ns`
+    /// of each other. Any other use is slower but equally correct.
     pub fn new(span_ns: u64, items: u64) -> Self {
         let days = (items / ITEMS_A_DAY).clamp(1, MAX_DAYS);
         Calendar {
@@ -41,7 +41,7 @@ impl<T: Ord> Calendar<T> {
         }
     }
 
-    /// Puts in an item that is due at `due_ns`, be it in the past.
+    /// Adds an item that is due at `due_ns`, which may be in the past.
     pub fn push(&mut self, due_ns: u64, item: T) {
         let day = due_ns / self.day_ns;
         let entry = Reverse((due_ns, item));
@@ -59,7 +59,7 @@ impl<T: Ord> Calendar<T> {
         }
     }
 
-    /// Takes out the first item if it is due by `limit_ns`, with its time.
+    /// Removes the first item if it is due by `limit_ns`, and returns it with its time.
     pub fn pop_until(&mut self, limit_ns: u64) -> Option<(u64, T)> {
         loop {
             if let Some(Reverse((due_ns, _))) = self.today.peek() {
@@ -77,17 +77,18 @@ impl<T: Ord> Calendar<T> {
         }
     }
 
-    /// How many items are in.
+    /// The number of items.
     #[cfg(test)]
     pub fn len(&self) -> usize {
         self.today.len() + self.in_days + self.later.len()
     }
 
-    /// Makes `day` the day that has come; nothing may be left of the days before.
+    /// Makes `day` the current day. No items of earlier days may be left.
     fn turn_to(&mut self, day: u64) {
         self.day = day;
         let at = self.at(day);
-        // The old day's memory goes: kept, every day would end up with that of the fullest.
+        // Frees the old day's memory; otherwise every day would end up with the capacity of the
+        // fullest.
         self.today = Heap::from(std::mem::take(&mut self.days[at]));
         self.in_days -= self.today.len();
         while let Some(Reverse((due_ns, _))) = self.later.peek()

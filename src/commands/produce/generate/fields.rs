@@ -1,7 +1,7 @@
 //! An event as a list of fields, for what a well-behaved encoder never writes.
 //!
-//! Slow and rarely used: only odd and bad records pass here. What is written is up to the caller;
-//! the result need not be valid JSON.
+//! Slow and rarely used: only odd and bad records pass through here. The caller decides what is
+//! written; the result need not be valid JSON.
 
 use crate::commands::produce::event::WebEvent;
 
@@ -11,33 +11,33 @@ const NAMES: [&str; 7] = ["url", "referrer", "user_agent", "host", "ip", "header
 pub struct Fields(Vec<(&'static str, String)>);
 
 impl Fields {
-    /// The fields of `event`; written unchanged, they are what [`WebEvent::to_json`] returns (with
+    /// The fields of `event`. Written unchanged, they are what [`WebEvent::to_json`] returns (with
     /// the headers sorted by name).
     pub fn of(event: &WebEvent<'_>) -> Self {
         let json = serde_json::to_value(event).expect("an event always has a JSON form");
         Fields(NAMES.map(|name| (name, json[name].to_string())).to_vec())
     }
 
-    /// With the value of `name` replaced by `json`.
+    /// Replaces the value of `name` by `json`.
     pub fn with(mut self, name: &str, json: impl Into<String>) -> Self {
         let field = self.0.iter_mut().find(|(field, _)| *field == name);
         field.expect("a field of an event").1 = json.into();
         self
     }
 
-    /// With one more field at the end, whether or not there is one of that name.
+    /// Adds one more field at the end, even if there is one with that name.
     pub fn and(mut self, name: &'static str, json: impl Into<String>) -> Self {
         self.0.push((name, json.into()));
         self
     }
 
-    /// Without any field called `name`.
+    /// Removes every field called `name`.
     pub fn without(mut self, name: &str) -> Self {
         self.0.retain(|(field, _)| *field != name);
         self
     }
 
-    /// With the last field first.
+    /// Moves the last field to the front.
     pub fn reversed(mut self) -> Self {
         self.0.reverse();
         self
@@ -54,7 +54,7 @@ impl Fields {
         self.join(":", ",")
     }
 
-    /// The object with as much white space as JSON allows.
+    /// The object with white space wherever JSON allows it.
     pub fn write_spaced(&self) -> Vec<u8> {
         self.join(" :\t", " ,\r\n  ")
     }

@@ -6,11 +6,11 @@
 //!   which page when    disorder_ms
 //! ```
 //!
-//! One page view is one record, whatever becomes of it: ratios change what a record says, never
-//! how many there are or how fast time goes. Visits, disorder and fate draw from random streams of
-//! their own, so that the same people look at the same pages with and without bad records.
-//! Promises memory bounded by the visits that run at once and the views held back, however many
-//! events and visitors there are. Knows neither Kafka nor the clock.
+//! One page view is one record, whatever happens to it: ratios change what a record says, never how
+//! many records there are or how fast time passes. Visits, disorder and fate draw from separate
+//! random streams, so that the same people look at the same pages with and without bad records.
+//! Memory is bounded by the visits that run at once and the views held back, however many events
+//! and visitors there are. This module knows neither Kafka nor the clock.
 
 mod arrivals;
 mod bad;
@@ -36,15 +36,15 @@ const NS_PER_MS: u64 = 1_000_000;
 pub struct Record {
     /// The visitor's address, so that a visitor's events share a partition.
     pub key: Option<String>,
-    /// The event as JSON, or what a bad record has instead; `None` is a tombstone.
+    /// The event as JSON, or the payload of a bad record; `None` is a tombstone.
     pub payload: Option<Vec<u8>>,
-    /// The event time that the payload carries, in milliseconds since 1970, if it can be read.
+    /// The event time in the payload, in milliseconds since 1970, if it can be read.
     pub event_time_ms: Option<i64>,
     /// What is wrong with it; `None` is a good event.
     pub bad: Option<BadKind>,
 }
 
-/// Makes the records of a recipe, in the order of their arrival.
+/// Generates the records of a recipe, in order of arrival.
 pub struct Generator {
     recipe: Recipe,
     arrivals: Arrivals,
@@ -71,7 +71,7 @@ impl Generator {
         Ok(Generator { recipe, arrivals, fate, made: 0, made_bad: 0, made_odd: 0, newest_ns: 0 })
     }
 
-    /// What becomes of a view that has just arrived.
+    /// Makes the record of a view that has just arrived.
     fn record(&mut self, mut view: View) -> Record {
         let unit = self.fate.unit();
         let bad = unit < self.recipe.bad;
@@ -106,7 +106,7 @@ impl Generator {
         }
     }
 
-    /// An event of somebody who was there some time ago, in the place of `view`, and its time.
+    /// Replaces `view` by an event of somebody who visited some time ago. Returns it with its time.
     fn straggler(&mut self, view: View) -> (View, i64) {
         let Recipe { disorder_ms, late_by_ms, start_ms, .. } = self.recipe;
         let more_ms = self.fate.below((late_by_ms - disorder_ms).unsigned_abs()) as i64;
@@ -159,7 +159,7 @@ mod tests {
         }
     }
 
-    /// Times of the good events of each (ip, host), in order.
+    /// The times of the good events of each (ip, host), in order.
     fn by_key(records: &[Record]) -> HashMap<(String, String), Vec<i64>> {
         let mut keys: HashMap<_, Vec<i64>> = HashMap::new();
         for record in records.iter().filter(|record| record.bad.is_none()) {
@@ -196,8 +196,8 @@ mod tests {
         assert_ne!(records(&wild(100)), records(&Recipe { seed: 2, ..wild(100) }));
     }
 
-    /// If this test fails, the stream of a seed has changed: results of benchmarks before and
-    /// after cannot be compared any more. Do not adapt the number without that being the intent.
+    /// If this test fails, the stream of a seed has changed: benchmark results from before and
+    /// after can no longer be compared. Do not change the number unless that is intended.
     #[test]
     fn the_stream_of_a_recipe_never_changes() {
         let mut hash = 0xcbf2_9ce4_8422_2325_u64;
@@ -330,7 +330,7 @@ mod tests {
         let recipe = Recipe { hot: 0.3, ..wild(50_000) };
         let records = records(&recipe);
         let hot = records.iter().filter(|record| record.key == Some(web::ip(0))).count();
-        // A straggler takes the place of an event, also of the hot visitor's.
+        // A straggler replaces an event, even one of the hot visitor.
         assert_near("hot events", hot as f64, 50_000.0 * 0.3 * 0.99, 0.03);
         let cold = self::records(&Recipe { hot: 0.0, ..recipe });
         assert!(cold.iter().filter(|record| record.key == Some(web::ip(0))).count() < 100);
@@ -365,7 +365,8 @@ mod tests {
     fn memory_is_bounded_by_the_visits_that_run_not_by_events_or_visitors() {
         let recipe = Recipe { number: None, visitors: 10_000_000, ..wild(0) };
         let mut generator = Generator::new(recipe).expect("a good recipe");
-        // 900 events a second with a pause of 20.5 s, and 5,000 views in 5 s, half of them waiting.
+        // 900 events a second with a pause of 20.5 s, and 5,000 views in 5 s, half of them held
+        // back.
         for _ in 0..20 {
             generator.by_ref().take(5_000).for_each(drop);
             let (running, waiting) =

@@ -1,6 +1,6 @@
-//! Good events in unusual clothes: whatever the contract allows and a careless decoder trips over.
+//! Good events in unusual forms: whatever the contract allows and a careless decoder trips over.
 //!
-//! Promises that the time is the event's, and so are address and host except where the kind says
+//! The time is always that of the event, and so are address and host unless the kind says
 //! otherwise: an odd event counts like any other.
 
 use chrono::{DateTime, FixedOffset, SecondsFormat, Utc};
@@ -16,15 +16,15 @@ const FOREIGN_HOST_ESCAPED: &str = r#""m\u00fcnchen.example""#;
 /// What is unusual about an event.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OddKind {
-    /// The fields that matter come twice with the same value.
+    /// The fields that matter appear twice with the same value.
     DuplicateFields,
-    /// Fields that nobody knows, some with objects and lists inside.
+    /// Unknown fields, some with objects and lists inside.
     UnknownFields,
-    /// Null, a number, an array or an object where text should be, in fields that do not matter.
+    /// Null, a number, an array or an object instead of text, in fields that do not matter.
     LooseTypes,
     /// The fields that do not matter are missing.
     MissingFields,
-    /// The last field first.
+    /// The last field comes first.
     Reversed,
     /// White space wherever JSON allows it.
     Spaced,
@@ -40,7 +40,7 @@ pub enum OddKind {
     TimeMicros,
     /// The host with every character escaped.
     EscapedHost,
-    /// Another host: [`FOREIGN_HOST`], its umlaut escaped.
+    /// Another host: [`FOREIGN_HOST`], with its umlaut escaped.
     ForeignHostEscaped,
     /// Another host: [`FOREIGN_HOST`], in UTF-8.
     ForeignHost,
@@ -66,7 +66,7 @@ impl OddKind {
     ];
 }
 
-/// The payload of `event`, written oddly.
+/// The payload of `event`, in an unusual form.
 pub fn dress(event: &WebEvent<'_>, kind: OddKind, random: &mut Random) -> Vec<u8> {
     let fields = Fields::of(event);
     match kind {
@@ -106,7 +106,7 @@ fn duplicated(fields: Fields) -> Fields {
     fields.and("event_time", time).and("ip", ip).and("host", host)
 }
 
-/// The time of `event` as JSON text; plain milliseconds where there is no other way.
+/// The time of `event` as JSON text; plain milliseconds if there is no other way.
 fn time(event: &WebEvent<'_>, kind: OddKind, random: &mut Random) -> String {
     let Some(time) = DateTime::<Utc>::from_timestamp_millis(event.event_time_ms) else {
         return event.event_time_ms.to_string();
@@ -151,7 +151,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Milliseconds of every form of time that the contract allows.
+    /// The milliseconds of every form of time that the contract allows.
     pub fn millis(time: &Value) -> i64 {
         if let Some(millis) = time.as_i64() {
             return millis;

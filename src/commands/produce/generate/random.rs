@@ -1,15 +1,15 @@
 //! The generator's own random numbers: xoshiro256++, seeded by splitmix64.
 //!
-//! The stream of a seed is the same for ever, on every machine: tests and benchmarks rely on it.
-//! So no library stands behind it whose next version may differ, and floating point is limited to
-//! what IEEE 754 fixes to the last bit (+, −, ×, ÷, √; never a logarithm, never a sine). Not for
-//! secrets.
+//! The stream of a seed is the same for ever, on every machine: tests and benchmarks rely on it. So
+//! it depends on no library whose next version may differ, and floating point is limited to
+//! operations that IEEE 754 defines to the last bit (+, −, ×, ÷, √; never a logarithm or a sine).
+//! Not for secrets.
 
 /// A stream of random numbers.
 #[derive(Clone, Debug)]
 pub struct Random([u64; 4]);
 
-/// Scrambles `x`: one step of splitmix64. A bijection, so different inputs stay different.
+/// Scrambles `x`: one step of splitmix64. It is a bijection, so different inputs stay different.
 pub fn mix(x: u64) -> u64 {
     let z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -18,7 +18,7 @@ pub fn mix(x: u64) -> u64 {
 }
 
 impl Random {
-    /// Stream number `stream` of `seed`; streams of one seed have nothing to do with each other.
+    /// Stream number `stream` of `seed`; the streams of one seed are independent of each other.
     pub fn new(seed: u64, stream: u64) -> Self {
         let start = mix(seed) ^ mix(!stream);
         Random([1, 2, 3, 4].map(|i| mix(start.wrapping_add(mix(i)))))

@@ -1,7 +1,7 @@
 //! What to generate: the values, their defaults and their ranges.
 //!
-//! Promises that a recipe which passes [`Recipe::check`] can be followed without overflow and
-//! without end. Knows nothing about how.
+//! A recipe that passes [`Recipe::check`] can be followed without overflow and for ever. This
+//! module does not know how.
 
 use std::fmt::Display;
 
@@ -11,9 +11,9 @@ const MAX_HOSTS: usize = 65_535;
 const MAX_HOST_BYTES: usize = 255;
 const MIN_RATE: f64 = 0.001;
 const MAX_RATE: f64 = 1e6;
-/// Visits that run and events held back, together: about 40 bytes each.
+/// The limit on running visits and events held back, together: about 40 bytes each.
 const MAX_IN_MEMORY: f64 = 30e6;
-/// Milliseconds; keeps every time within the calendar, whatever is added.
+/// In milliseconds; keeps every time within the calendar, whatever is added.
 const MAX_SPAN_MS: i64 = 100 * 366 * 86_400_000;
 /// 5000-01-01T00:00:00Z.
 const MAX_START_MS: i64 = 95_617_584_000_000;
@@ -34,7 +34,7 @@ pub struct Recipe {
     pub pause_ms: i64,
     /// How much older than the newest event before it an event may be, in milliseconds.
     pub disorder_ms: i64,
-    /// Ratio of records that do not decode, of every `BadKind` alike.
+    /// Ratio of records that do not decode, spread evenly over every `BadKind`.
     pub bad: f64,
     /// Ratio of good events that are written in one of the unusual forms that the contract allows.
     pub odd: f64,
@@ -42,9 +42,9 @@ pub struct Recipe {
     pub late: f64,
     /// How much older than the newest event stragglers are at most, in milliseconds.
     pub late_by_ms: i64,
-    /// Ratio of events of one single visitor, who never leaves.
+    /// Ratio of events from one single visitor, who never leaves.
     pub hot: f64,
-    /// Another seed, other events.
+    /// A different seed gives different events.
     pub seed: u64,
     /// Records per second of event time, on average.
     pub rate: f64,
@@ -77,10 +77,10 @@ impl Default for Recipe {
 }
 
 impl Recipe {
-    /// Whether a generator can follow this recipe.
+    /// Checks that a generator can follow this recipe.
     ///
     /// # Errors
-    /// In words for the one who typed it: which value is out of its range, and the range.
+    /// Says, for the user who typed it, which value is out of range, and the range.
     pub fn check(&self) -> Result<(), String> {
         within("visitors", self.visitors, 1, u64::from(u32::MAX))?;
         within("hosts", self.hosts.len(), 1, MAX_HOSTS)?;

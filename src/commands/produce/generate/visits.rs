@@ -1,10 +1,10 @@
 //! Who looks at which page when: the endless stream of page views, in event-time order.
 //!
-//! As many visits run at once as the rate needs. Each is a few views with pauses in between, and
-//! when it is over, another visitor's begins in its place. So memory is bounded by the visits that
-//! run at once, and an event costs a few steps. Pauses stretch and shrink a little, so that time
-//! never drifts away from the rate: view `n` is due around `n / rate`, however large `n` is. Knows
-//! nothing about JSON, disorder or bad records.
+//! As many visits run at once as the rate needs. Each consists of a few views with pauses in
+//! between; when it is over, another visitor's visit begins in its place. So memory is bounded by
+//! the visits that run at once, and an event costs a few steps. Pauses stretch and shrink a little,
+//! so that time never drifts away from the rate: view `n` is due around `n / rate`, however large
+//! `n` is. This module knows nothing about JSON, disorder or bad records.
 
 use crate::commands::produce::generate::Recipe;
 use crate::commands::produce::generate::calendar::Calendar;
@@ -14,17 +14,17 @@ use crate::commands::produce::generate::web::PAGES;
 const NS_PER_S: f64 = 1e9;
 const NS_PER_MS: u64 = 1_000_000;
 
-/// Pauses on both sides of the usual session gap of five minutes, and on it.
+/// Pauses on both sides of the usual session gap of five minutes, and exactly on it.
 const BOUNDARY_PAUSES_MS: [u64; 3] = [299_999, 300_000, 300_001];
 const BOUNDARY_MEAN_MS: f64 = 300_000.0;
 /// How often a pause is one of those.
 const BOUNDARY_RATIO: f64 = 1.0 / 512.0;
-/// How often the next visitor is whoever had not come for longest; else it is anybody.
+/// How often the next visitor is the one who has been away longest; otherwise it is anybody.
 const TURN_RATIO: f64 = 0.75;
 /// How often a visit goes to the visitor's favourite host.
 const FAVOURITE_RATIO: f64 = 0.75;
 
-/// One page view. Ordered by time, then by everything else, so that the order is never open.
+/// One page view. Ordered by time, then by everything else, so that the order is total.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct View {
     /// Nanoseconds of event time since the start.
@@ -35,11 +35,11 @@ pub struct View {
     pub host: u16,
     /// Index of the page.
     pub page: u16,
-    /// Index of the page before in this visit.
+    /// Index of the previous page in this visit.
     pub came_from: Option<u16>,
 }
 
-/// A visit whose next view is due at the time under which it stands in the calendar.
+/// A visit whose next view is due at its time in the calendar.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Visit {
     visitor: u64,
@@ -51,9 +51,9 @@ struct Visit {
 /// What follows a visit's next view.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Stage {
-    /// As many views of the same visit, then another visit.
+    /// This many further views of the same visit, then another visit.
     More(u16),
-    /// The same, and the next place is taken into use.
+    /// The same, and then the next place is put into use.
     First(u16),
     /// Views without an end: the hot visitor.
     Endless,
@@ -67,10 +67,10 @@ pub struct Visits {
     mean_views: u64,
     pause_ns: f64,
     break_ns: f64,
-    /// Visits that run at once when all have begun.
+    /// The number of visits that run at once when all have begun.
     places: u64,
-    /// Those that have begun. They do so in the order of their first views, as these come due: a
-    /// run that is shorter than a pause never sets up the rest.
+    /// How many have begun. They begin in the order of their first views, as these come due: a run
+    /// shorter than a pause never sets up the rest.
     begun: u64,
     /// Mean time between two views of one place; `places` of them make the rate.
     place_period_ns: f64,
@@ -84,7 +84,7 @@ pub struct Visits {
     running: Calendar<Visit>,
 }
 
-/// Whose turn it is to come.
+/// Whose turn it is to visit.
 struct Visitors {
     /// Ordinary visitors are `first` .. `first + number`.
     first: u64,
@@ -104,8 +104,8 @@ impl Visits {
         let mean_pause_ns =
             (pause_ms + BOUNDARY_RATIO * (BOUNDARY_MEAN_MS - pause_ms)) * NS_PER_MS as f64;
         let places = (rate * mean_pause_ns / NS_PER_S).ceil();
-        // With at least rate × pause places, the break that brings a place down to its share of
-        // the rate is at least a pause long.
+        // With at least rate × pause places, the break that brings a place down to its share of the
+        // rate is at least a pause long.
         let place_period_ns = if rate > 0.0 { places * NS_PER_S / rate } else { 0.0 };
         let views = recipe.events_per_visit as f64;
         let break_ns = views * place_period_ns - (views - 1.0) * mean_pause_ns;
@@ -157,21 +157,21 @@ impl Visits {
         View { at_ns, visitor, host, page, came_from }
     }
 
-    /// Somebody whose turn came about `age_ns` ago and who then looked around, with the host that
-    /// they probably were on. A straggler of theirs has a session to land in.
+    /// Somebody whose turn came about `age_ns` ago and who then looked around, and the host they
+    /// were probably on. A straggler of theirs has a session to land in.
     pub fn visitor_then(&self, age_ns: u64, random: &mut Random) -> (u64, u16) {
         let visitor = self.visitors.then(age_ns, random);
         (visitor, self.favourite_host(visitor))
     }
 
-    /// How many visits run: what the memory in use depends on.
+    /// How many visits run: the memory in use depends on it.
     #[cfg(test)]
     pub fn running(&self) -> usize {
         self.running.len()
     }
 
-    /// Takes the next place into use, if there is one left. The visit there has been going on for
-    /// a while, as all would if the stream had no start: else breaks would come in waves.
+    /// Puts the next place into use, if there is one left. The visit there has been going on for a
+    /// while, as all would if the stream had no start; otherwise breaks would come in waves.
     fn begin_place(&mut self) {
         if self.begun == self.places {
             return;
@@ -205,7 +205,7 @@ impl Visits {
             true => self.favourite_host(visitor),
             false => self.random.below(self.hosts) as u16,
         };
-        // The fraction is rounded at random, so that the mean stays what it should be.
+        // The fraction is rounded at random, so that the mean is exact.
         let more = self.random.spread((self.mean_views - 1) as f64) + self.random.unit();
         Visit { visitor, stage: Stage::More(more as u16), host, last_page: None }
     }
@@ -214,7 +214,7 @@ impl Visits {
         (mix(visitor) % self.hosts) as u16
     }
 
-    /// Pages are not seen equally often: the first of the list most.
+    /// Pages are not equally popular: the first of the list is seen most.
     fn any_page(&mut self) -> u16 {
         self.random.spread(PAGES.len() as f64 / 3.0) as u16
     }
@@ -222,7 +222,7 @@ impl Visits {
 
 impl Visitors {
     fn new(recipe: &Recipe, turns_per_s: f64, visit_ns: f64) -> Self {
-        // The hot visitor is nobody else, unless there is nobody else.
+        // The hot visitor is not one of the others, unless there are no others.
         let first = u64::from(recipe.hot > 0.0 && recipe.visitors > 1);
         let turns_per_ns = turns_per_s / NS_PER_S;
         let turns_per_visit = (turns_per_ns * visit_ns) as u64;
@@ -248,8 +248,8 @@ impl Visitors {
 
 /// When the first view of a place is due, if `share` of the places begin before it.
 ///
-/// Pauses are 3 × mean × u² with a uniform u. Of such a pause that is found running, what is left
-/// is 3 × mean × w² where w has the distribution 3w² − 2w³; places that begin so make the rate
+/// Pauses are 3 × mean × u² with a uniform u. If such a pause is found running, the rest of it is 3
+/// × mean × w² where w has the distribution 3w² − 2w³. Places that begin this way make the rate
 /// right from the first second on.
 fn begin_ns(share: f64, period_ns: f64) -> u64 {
     let (mut w, mut step) = (0.0, 0.5);

@@ -1,8 +1,8 @@
 //! What a page view looks like: addresses, pages, referrers and browsers.
 //!
 //! A visitor's address, browser and language are functions of their index, so they need no memory
-//! and stay the same for ever. An event is about 360 bytes of JSON, which is what benchmarks of the
-//! job assume.
+//! and stay the same for ever. An event is about 360 bytes of JSON, which benchmarks of the job
+//! assume.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -10,7 +10,7 @@ use crate::commands::produce::event::WebEvent;
 use crate::commands::produce::generate::random::mix;
 use crate::commands::produce::generate::visits::View;
 
-/// The pages of every site, those seen most first.
+/// The pages of every site, most popular first.
 pub const PAGES: [&str; 40] = [
     "/",
     "/blog",
@@ -54,7 +54,7 @@ pub const PAGES: [&str; 40] = [
     "/blog/feed.xml",
 ];
 
-/// Where visits come from; empty for an address typed in.
+/// Where visits come from; empty for a typed address.
 const OUTSIDE: [&str; 10] = [
     "",
     "https://www.google.com/",
@@ -117,7 +117,8 @@ pub fn ip(visitor: u64) -> String {
         return Ipv6Addr::new(0x2001, 0xdb8, a, b, other as u16, (other >> 16) as u16, c, d)
             .to_string();
     }
-    // Times an odd number, plus any: a bijection of 30 bits. Neighbours scatter, none collide.
+    // Multiplying by an odd number and adding a constant is a bijection of 30 bits: neighbours
+    // scatter, and none collide.
     let scattered = (visitor as u32).wrapping_mul(0x9e37_79b1).wrapping_add(0x1234_5678);
     let [net, b, c, d] = (scattered & ((1 << IPV4_BITS) - 1)).to_be_bytes();
     Ipv4Addr::new(NETWORKS[usize::from(net)], b, c, d).to_string()
