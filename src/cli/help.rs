@@ -83,14 +83,14 @@ Examples:
   sessionizer -w 4 --gap 30m           four workers, a gap of half an hour
   sessionizer --until-end              read to the current end and exit
   sessionizer --from 2026-01-31T12:00:00Z --job second --table second
-                                       a second job beside it, from a given time
+                                       a second job beside it, from a set time
   sessionizer --env-file job.env --kafka-config ssl.ca.location=/etc/ca.pem
 
 ";
 
 const PRODUCE_EXAMPLES: &str = "\
 Examples:
-  sessionizer produce                            100 events a second, until stopped
+  sessionizer produce                            100 events a second, forever
   sessionizer produce --rate 5000 --number 1000000
   sessionizer produce --historical 30d --disorder 10s --late 0.01
   sessionizer produce --access-log access.log.gz --host www.example.org";
