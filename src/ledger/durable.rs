@@ -188,7 +188,7 @@ fn find_missing(
     Ok(missing)
 }
 
-/// Describes how the books fail to balance at the last epoch that all shards have passed.
+/// Describes how the totals fail to balance at the last epoch that all shards have passed.
 fn find_imbalance(
     client: &mut impl GenericClient,
     job: &str,

@@ -220,7 +220,7 @@ fn find_cause(
              stops, and nothing of it is written any more"
         ))));
     }
-    // The books of an epoch are kept as long as a shard stands at it.
+    // The totals of an epoch are kept as long as a shard stands at it.
     let bound = row.get::<_, i64>(5) as Epoch;
     if generation < run.fence.generation || bound < durable || change.is_some() {
         let distance = Distance { job: job.clone(), durable, there: Some(newest) };

@@ -46,7 +46,7 @@ create table if not exists sessionizer.shard_progress (
     primary key (job, shard)
 ) with (fillfactor = 50);  -- Updated in place at every commit: leave room for the next version.
 
--- Every epoch that something durable depends on, and the books at its end: sums over the shards
+-- Every epoch that something durable depends on, and the totals at its end: sums over the shards
 -- that have passed it. Once all have, records = closed + open + dead + jobs.lost.
 create table if not exists sessionizer.epochs (
     job           text not null references sessionizer.jobs on delete cascade,

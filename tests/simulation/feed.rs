@@ -174,7 +174,7 @@ enum Fetched {
 }
 
 /// A partition that is being read.
-struct WatermarkAdvance {
+struct Fetching {
     end: PartitionEnd,
     queue: VecDeque<Fetched>,
     /// What is fetched next, and whether its end has been reported.
@@ -188,7 +188,7 @@ pub struct SimFeed {
     clocks: Arc<SimClocks>,
     mine: Box<dyn Fn(Partition) -> bool>,
     known: usize,
-    parts: BTreeMap<Partition, WatermarkAdvance>,
+    parts: BTreeMap<Partition, Fetching>,
     /// Pending answers: what was asked, and when.
     answers: Vec<(Partition, Offset, u64)>,
     /// When a connection last failed, as far as this worker knows.
@@ -237,7 +237,7 @@ impl SimFeed {
     }
 }
 
-impl WatermarkAdvance {
+impl Fetching {
     /// The broker answers a fetch.
     fn fetch(&mut self, topic: &mut Topic, partition: Partition) {
         let most = topic.rng.below(8) as usize;
@@ -264,7 +264,7 @@ impl Feed for SimFeed {
     fn assign(&mut self, partition: Partition, start: Offset) -> Result<(), Fault> {
         let end = PartitionEnd::new(start, WORD_LIFETIME_MS, self.clocks.elapsed_ms());
         let (queue, next, told_end) = (VecDeque::new(), start, false);
-        self.parts.insert(partition, WatermarkAdvance { end, queue, next, told_end });
+        self.parts.insert(partition, Fetching { end, queue, next, told_end });
         Ok(())
     }
 

@@ -26,7 +26,7 @@ pub fn gap() -> Gap {
 }
 
 #[derive(Clone, Debug)]
-struct Books {
+struct Totals {
     watermark: EventTime,
     rules: Option<Rules>,
     shards_done: u32,
@@ -42,7 +42,7 @@ pub struct Store {
     clocks: Arc<SimClocks>,
     pub generation: i64,
     progress: Vec<ShardProgress>,
-    epochs: BTreeMap<Epoch, Books>,
+    epochs: BTreeMap<Epoch, Totals>,
     bindings: BTreeMap<(Epoch, Partition), Binding>,
     /// Everything that was ever bound, even if it has been trimmed. For the checks only.
     history: BTreeMap<(Epoch, Partition), Binding>,
@@ -75,7 +75,7 @@ impl Store {
     pub fn new(topic: Arc<Mutex<Topic>>, clocks: Arc<SimClocks>, shards: u32, rng: Rng) -> Self {
         let sabotage = topic.lock().expect("one at a time").sabotage;
         let empty = snapshot::encode(&SessionTable::new(gap(), EventTime::NEVER));
-        let totals = Books {
+        let totals = Totals {
             watermark: EventTime::NEVER,
             rules: None,
             shards_done: shards,
@@ -302,15 +302,15 @@ impl Store {
         match self.sabotage {
             Some(Sabotage::RowsWithoutProgress) => drop(self.apply_rows(batch)),
             Some(Sabotage::DeadLettersWithoutProgress) => self.apply_dead_letters(batch),
-            Some(Sabotage::BooksWithoutProgress) => self.apply_books(batch),
+            Some(Sabotage::TotalsWithoutProgress) => self.apply_totals(batch),
             Some(Sabotage::SnapshotsWithoutProgress) => self.apply_snapshots(batch),
             Some(Sabotage::ProgressWithoutRows) => {
                 self.apply_progress(batch);
                 self.apply_dead_letters(batch);
-                self.apply_books(batch);
+                self.apply_totals(batch);
                 self.apply_snapshots(batch);
             }
-            Some(Sabotage::ProgressWithoutBooks) => {
+            Some(Sabotage::ProgressWithoutTotals) => {
                 self.apply_progress(batch);
                 self.apply_rows(batch);
                 self.apply_dead_letters(batch);
@@ -324,7 +324,7 @@ impl Store {
         self.apply_progress(batch);
         let corrections = self.apply_rows(batch);
         self.apply_dead_letters(batch);
-        self.apply_books(batch);
+        self.apply_totals(batch);
         self.apply_snapshots(batch);
         corrections
     }
@@ -382,11 +382,11 @@ impl Store {
         }
     }
 
-    fn apply_books(&mut self, batch: &Batch) {
-        let first_lane = batch.steps.iter().any(|step| step.shard == Shard(0));
+    fn apply_totals(&mut self, batch: &Batch) {
+        let first_writer = batch.steps.iter().any(|step| step.shard == Shard(0));
         for totals in &batch.totals {
             let watermark = totals.summary.watermark;
-            let row = self.epochs.entry(totals.epoch).or_insert(Books {
+            let row = self.epochs.entry(totals.epoch).or_insert(Totals {
                 watermark,
                 rules: Some(totals.summary.rules),
                 shards_done: 0,
@@ -415,7 +415,7 @@ impl Store {
                 self.check_idle(binding);
                 let told = binding.clock_ms.is_some_and(|ms| self.clocks.have_said(ms));
                 assert!(told, "no wall clock has said what {at:?} is judged by: {binding:?}");
-                let lost = self.breaks(Sabotage::BindingsOfTheFirstLaneOnly) && !first_lane
+                let lost = self.breaks(Sabotage::BindingsOfTheFirstWriterOnly) && !first_writer
                     || self.breaks(Sabotage::BindingsOfOnePartitionOnly)
                         && binding.partition.number > 0;
                 if !lost {

@@ -51,7 +51,7 @@ impl Commit<'_> {
     }
 
     /// Counts the records of an accepted loss once all shards have passed `epoch`: the loss is what
-    /// the books lack then. Returns whether it is counted.
+    /// the totals lack then. Returns whether it is counted.
     pub fn count_loss(&mut self, epoch: i64) -> Result<bool, LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "counting what is lost");
         let counted = self

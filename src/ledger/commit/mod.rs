@@ -1,4 +1,4 @@
-//! The commit of a run of epochs: rows, corrections, dead letters, snapshots, books, bindings and
+//! The commit of a run of epochs: rows, corrections, dead letters, snapshots, totals, bindings and
 //! progress in one transaction, all or nothing (I4).
 //!
 //! This module owns the order of the steps. `statements` prepares their SQL, and `steps`, `rows`,

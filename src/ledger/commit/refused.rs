@@ -1,4 +1,4 @@
-//! Sessions that the table has refused: their dead letters, their place in the books, and the
+//! Sessions that the table has refused: their dead letters, their place in the totals, and the
 //! warning about them.
 
 use std::time::{Duration, Instant};
@@ -88,7 +88,7 @@ impl Commit<'_> {
         })
     }
 
-    /// Writes the dead letters of refused sessions, then the books and bindings of the run. Their
+    /// Writes the dead letters of refused sessions, then the totals and bindings of the run. Their
     /// records move from `closed` to `dead`, in their shard and at the last epoch of the run.
     pub fn refused(&mut self, batch: &Batch, outcome: &Outcome) -> Result<(), Failed> {
         let mut totals = batch.totals.clone();

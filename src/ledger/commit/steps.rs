@@ -141,7 +141,7 @@ impl Commit<'_> {
                     &late,
                 ],
             )
-            .map_err(|why| classify(&why, "writing the books"))?;
+            .map_err(|why| classify(&why, "writing the totals"))?;
         match entered == totals.len() as u64 {
             true => Ok(()),
             false => Err(self.other_watermark(totals)),

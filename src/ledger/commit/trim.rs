@@ -1,11 +1,11 @@
-//! Deletes the books and bindings that no start will read again.
+//! Deletes the totals and bindings that no start will read again.
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::commit::Commit;
 use crate::ledger::connect::classify;
 
 impl Commit<'_> {
-    /// Deletes the books and bindings from before the oldest snapshot, except the last binding of
+    /// Deletes the totals and bindings from before the oldest snapshot, except the last binding of
     /// each partition: no start reads them.
     pub fn trim(&mut self) -> Result<(), LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "trimming bindings");
