@@ -1,5 +1,8 @@
-//! The metrics of a process, for the status line. The operators write them, and only people read
-//! them.
+//! The metrics of a process, for the status line. The operators and the start write them.
+//!
+//! Two are read inside the dataflow: `open_sessions` tells whether partitions have to wait for each
+//! other, and `rows` whether short epochs are committed together. Both decide only what is read or
+//! committed at once, which is chance; neither decides what a row says.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
