@@ -97,6 +97,7 @@ impl ClockWatch {
         (much || since >= REPEAT_MS).then(|| self.report(ahead_ms, elapsed_ms))
     }
 
+    /// Remembers what is reported.
     fn report(&mut self, ahead_ms: i64, elapsed_ms: u64) -> ClockNews {
         self.reported = Some((ahead_ms, elapsed_ms));
         ClockNews::Apart(ahead_ms)
