@@ -97,6 +97,7 @@ impl ClockWatch {
         (much || since >= REPEAT_MS).then(|| self.report(ahead_ms, elapsed_ms))
     }
 
+    /// Remembers what is reported.
     fn report(&mut self, ahead_ms: i64, elapsed_ms: u64) -> ClockNews {
         self.reported = Some((ahead_ms, elapsed_ms));
         ClockNews::Apart(ahead_ms)
@@ -129,15 +130,15 @@ pub fn explain(ahead_ms: i64, wall_ms: u64, max_future_ms: i64) -> String {
         let latest = EventTime::from_millis(wall_ms as i64).plus(max_future_ms);
         return format!(
             "the clock of this machine is {distance} behind the job's epochs: it was set back, or \
-             the job ran with a clock that was ahead. Epochs go on by elapsed time. Events later \
+             the job ran with a clock that was ahead. Epochs continue by elapsed time. Events later \
              than this clock plus --max-future (now {latest}) become dead letters: if they should \
-             not, set the clock right"
+             not, correct the clock"
         );
     }
     format!(
         "the clock of this machine is {distance} ahead of the job's epochs: it was set forward, or \
-         the machine slept. Epochs go on by elapsed time, and as_of in sessionizer.balance is \
-         behind by as much; a restart of the job brings it up to date"
+         the machine slept. Epochs continue by elapsed time, and as_of in sessionizer.balance is \
+         behind by the same distance; a restart of the job brings it up to date"
     )
 }
 

@@ -62,6 +62,7 @@ impl PartitionEnd {
         self.learn(end, asked_ms);
     }
 
+    /// Keeps the latest statement.
     fn learn(&mut self, end: Offset, as_of_ms: u64) {
         if self.known.is_none_or(|(_, known_ms)| as_of_ms >= known_ms) {
             self.known = Some((end, as_of_ms));

@@ -68,6 +68,7 @@ impl PartitionClock {
         self.heard(epoch);
     }
 
+    /// Notes that the partition was not silent in `epoch`.
     fn heard(&mut self, epoch: Epoch) {
         self.silent_since = epoch;
         self.idle_since = None;

@@ -1,7 +1,7 @@
 //! The graph, on one screen. It contains no logic: that is in the operators and in what they call.
 //!
 //! ```text
-//!        Kafka partition p  ->  worker (topic + p) mod workers
+//!        Kafka partition  ->  its worker (Partition::worker)
 //!              |
 //!   source ----+--- arrivals ---- exchange by shard ---> sessions --- outputs --> commit --> changes
 //!   (decode,   +--- suspects ---- exchange by shard -------^   |   (exchange by writer)  ^     (probe)

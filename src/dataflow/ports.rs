@@ -140,7 +140,7 @@ pub struct Outcome {
     pub refused: Vec<Refused>,
 }
 
-/// A session that the table cannot hold: its events are dead letters instead.
+/// A session that the table cannot hold: it becomes a dead letter instead.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Refused {
     pub shard: Shard,
@@ -150,7 +150,7 @@ pub struct Refused {
 /// The destination of commits: one writer, with a connection of its own.
 pub trait Ledger: Send {
     /// Writes a batch in one transaction, or nothing at all. A session that the table refuses is
-    /// written as dead letters, and its events move from `closed` to `dead`. The outcome is
+    /// written as a dead letter, and its events move from `closed` to `dead`. The outcome is
     /// complete before the transaction ends, because nobody can ask for it later if the reply is
     /// lost.
     fn commit(&mut self, batch: &Batch, outcome: &mut Outcome) -> Result<(), LedgerError>;

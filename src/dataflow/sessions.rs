@@ -152,6 +152,7 @@ struct Input {
 }
 
 impl Stash {
+    /// Keeps the capabilities of the first message.
     fn keep(&mut self, retain: impl FnOnce() -> [Option<Capability<Epoch>>; 2]) {
         self.caps.get_or_insert_with(|| {
             retain().map(|cap| cap.expect("a message's stamp holds its epoch"))
@@ -339,6 +340,7 @@ impl Sessions {
         dropped
     }
 
+    /// Applies an arrival, unless the snapshot of its shard contains it already.
     fn apply(&mut self, epoch: Epoch, SpanUpdate { hash, span, key }: SpanUpdate<'_>) {
         let at = Shard::of(hash, self.count).0 as usize / self.peers;
         let own = &mut self.shards[at];
@@ -347,6 +349,8 @@ impl Sessions {
         }
     }
 
+    /// Closes the sessions that are due, takes the snapshots that are due, and returns the output
+    /// of each shard in which something happened.
     fn close(
         &mut self,
         epoch: Epoch,
@@ -363,7 +367,7 @@ impl Sessions {
             own.table.close(advance.close_before(), &mut closed);
             let due = last
                 || self.after_loss == Some(epoch)
-                || due(own, epoch, self.count, self.config.snapshot_interval_ms);
+                || snapshot_due(own, epoch, self.count, self.config.snapshot_interval_ms);
             let snapshot = due.then(|| {
                 own.snapshot = epoch;
                 snapshot::encode(&own.table)
@@ -392,6 +396,7 @@ impl Sessions {
         }
     }
 
+    /// Updates the metrics.
     fn report(&mut self, advance: WatermarkAdvance) {
         let open = self.shards.iter().map(|own| own.table.len() as i64).sum::<i64>();
         self.run_state.metrics.open_sessions.fetch_add(open - self.open_sessions, Relaxed);
@@ -401,7 +406,7 @@ impl Sessions {
 }
 
 /// Whether a shard is due for a snapshot: once an interval, each shard at a phase of its own.
-fn due(own: &OwnShard, epoch: Epoch, shards: u32, interval_ms: u64) -> bool {
+fn snapshot_due(own: &OwnShard, epoch: Epoch, shards: u32, interval_ms: u64) -> bool {
     let phase = interval_ms * u64::from(own.shard.0) / u64::from(shards);
     (epoch + phase) / interval_ms > (own.snapshot + phase) / interval_ms
 }
@@ -425,7 +430,7 @@ mod tests {
             };
             for second in 1..=60 {
                 let epoch = 1_700_000_000_000 + second * 1_000;
-                if due(&own, epoch, 128, 60_000) {
+                if snapshot_due(&own, epoch, 128, 60_000) {
                     own.snapshot = epoch;
                     taken[second as usize - 1] += 1;
                 }

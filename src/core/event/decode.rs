@@ -80,12 +80,14 @@ fn decode_any(payload: &[u8]) -> Result<Event<'_>, Rejected> {
     let time = event_time(fields.event_time)?;
     for (name, value) in [("ip", &ip), ("host", &host)] {
         if value.contains(&0) {
-            return rejected(Reason::NulInKey, format!("{name} holds U+0000"));
+            return rejected(Reason::NulInKey, format!("{name} contains U+0000"));
         }
     }
     let bytes = ip.len() + host.len();
     if bytes > MAX_KEY_BYTES {
-        let detail = format!("ip and host have {bytes} bytes, at most {MAX_KEY_BYTES} fit the key");
+        let detail = format!(
+            "ip and host have {bytes} bytes together, the key holds at most {MAX_KEY_BYTES}"
+        );
         return rejected(Reason::KeyTooLong, detail);
     }
     Ok(Event { ip, host, time })

@@ -21,7 +21,7 @@ use crate::time::EventTime;
 /// reads them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event<'a> {
-    /// The visitor: never empty, no NUL, together with `host` at most [`crate::key::MAX_KEY_BYTES`].
+    /// The visitor: never empty, no NUL, together with `host` at most [`key::MAX_KEY_BYTES`].
     pub ip: Cow<'a, [u8]>,
     /// The site: never empty, no NUL.
     pub host: Cow<'a, [u8]>,

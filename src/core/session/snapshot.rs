@@ -47,9 +47,9 @@ impl fmt::Display for Damage {
             Damage::Version(found) => {
                 write!(f, "its format is version {found}, this program reads up to {VERSION}")
             }
-            Damage::Compression(why) => write!(f, "it does not unpack: {why}"),
+            Damage::Compression(why) => write!(f, "it cannot be decompressed: {why}"),
             Damage::Checksum => f.write_str("its checksum does not match its content"),
-            Damage::Content => f.write_str("its content makes no sense although the checksum fits"),
+            Damage::Content => f.write_str("its checksum matches, but its content is invalid"),
             Damage::OtherShard => f.write_str("it holds sessions of another shard"),
         }
     }

@@ -216,15 +216,18 @@ impl SessionTable {
         }
     }
 
+    /// The bucket in which a session with this end is filed.
     fn bucket(&self, end: EventTime) -> i64 {
         end.millis().div_euclid(self.bucket_ms)
     }
 
+    /// Files a slot by the end of its session.
     fn file(&mut self, at: u32) {
         let bucket = self.bucket(self.gap.end_after(self.slots[at as usize].span.last));
         self.due.entry(bucket).or_default().push(at);
     }
 
+    /// Adds events of a key: to the open session that they touch, or as a session of their own.
     fn put(&mut self, hash: u64, key: &[u8], span: Span, late: bool) {
         self.open_records += span.count;
         let hash = hash as u32;
@@ -246,11 +249,11 @@ impl SessionTable {
             slot.late |= late;
             return;
         }
-        self.put_among(head, hash, span, late);
+        self.put_in_list(head, hash, span, late);
     }
 
     /// Adds events of a key that has several open sessions, or is about to; `head` is the first.
-    fn put_among(&mut self, head: u32, hash: u32, span: Span, late: bool) {
+    fn put_in_list(&mut self, head: u32, hash: u32, span: Span, late: bool) {
         if self.slots[head as usize].next == SORTED {
             return self.put_sorted(head, hash, span, late);
         }
@@ -280,7 +283,7 @@ impl SessionTable {
         if joined.is_none() {
             let key = self.slots[head as usize].key;
             let at = self.add(Slot { span, key, hash, next: head, late, absorbed: false });
-            self.index_instead(head, hash, at);
+            self.replace_head(head, hash, at);
             if length >= LIST_MOST {
                 self.sort_sessions(at);
             }
@@ -324,16 +327,17 @@ impl SessionTable {
         let first = self.slots[into as usize].span.first;
         self.sorted.get_mut(&key).expect("its sessions are sorted").insert(first, into);
         if others.contains(&head) {
-            self.index_instead(head, hash, into);
+            self.replace_head(head, hash, into);
         }
     }
 
     /// Replaces `head` in the index by another session of its key.
-    fn index_instead(&mut self, head: u32, hash: u32, at: u32) {
+    fn replace_head(&mut self, head: u32, hash: u32, at: u32) {
         let entry = self.index.find_mut(spread(hash), |at| *at == head);
         *entry.expect("the head is indexed") = at;
     }
 
+    /// Puts an open session into a free slot and files it; the caller indexes it.
     fn add(&mut self, slot: Slot) -> u32 {
         let at = match self.free.pop() {
             Some(at) => {

@@ -183,6 +183,7 @@ struct Stash {
 }
 
 impl Stash {
+    /// Keeps the capability of the first message.
     fn keep(&mut self, retain: impl FnOnce() -> Option<Capability<Epoch>>) {
         self.capability.get_or_insert_with(|| retain().expect("a message's stamp holds its epoch"));
     }
@@ -266,6 +267,7 @@ impl HostedWriter {
         HostedWriter { writer: number, driven, pending: BTreeMap::new(), run_state }
     }
 
+    /// Hands an epoch over to the writer.
     fn submit(&mut self, capability: Capability<Epoch>, part: WriterEpoch) {
         self.pending.insert(part.epoch, capability);
         match &mut self.driven {
