@@ -107,9 +107,10 @@ impl KafkaFeed {
                     format!("has {oldest} to {end}")
                 });
                 Some(Fault::Config(format!(
-                    "{place}: Kafka does not have this offset any more, it {there}: retention has \
-                     deleted it, or the topic was made again. What is in Postgres stays right. \
-                     Start with --accept-lost-offsets to go on without the records in between"
+                    "{place}: Kafka no longer has this offset, it {there}: retention has deleted \
+                     it, or the topic was deleted and made again. The data in Postgres stays \
+                     right. Start with --accept-lost-offsets to continue without the records in \
+                     between"
                 )))
             }
             Some(
@@ -130,11 +131,11 @@ impl KafkaFeed {
 
 impl KafkaFeed {
     /// Warns once about an offset that keeps failing, with a remedy if one is known.
-    fn say_that_it_fails(&self, partition: Partition, position: Offset, why: &KafkaError) {
+    fn warn_of_failures(&self, partition: Partition, position: Offset, why: &KafkaError) {
         let help = match why.rdkafka_error_code() {
             Some(RDKafkaErrorCode::BadCompression) => {
-                ". A batch that is larger than receive.message.max.bytes when it is unpacked cannot \
-                 be read: raise it (--kafka-config receive.message.max.bytes=1000000000)"
+                ". A batch that is larger than receive.message.max.bytes when it is decompressed \
+                 cannot be read: raise it (--kafka-config receive.message.max.bytes=1000000000)"
             }
             Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize) => {
                 ". Raise what a fetch may hold (--kafka-config fetch.message.max.bytes=..., and \
@@ -203,7 +204,7 @@ impl Feed for KafkaFeed {
                         return Err(fault);
                     }
                     if times == FAILS {
-                        self.say_that_it_fails(partition, position, &why);
+                        self.warn_of_failures(partition, position, &why);
                     }
                     return Ok(Stopped::Waiting);
                 }
@@ -280,7 +281,7 @@ impl Feed for KafkaFeed {
             entry.set_metadata(&self.mark);
         }
         if let Err(why) = self.consumer().commit(&list, CommitMode::Async) {
-            debug!("the group's offsets were not committed (lag tools will be behind): {why}");
+            debug!("the group's offsets were not committed, tools will show too much lag: {why}");
         }
     }
 }

@@ -201,7 +201,7 @@ impl Watch {
         });
         if since.elapsed() >= self.gone_patience {
             *lock(&self.found) = Err(Fault::Config(format!(
-                "the topic {name} or a part of it is gone while the job runs: {why}"
+                "the topic {name} or a part of it disappeared while the job was running: {why}"
             )));
         }
     }
@@ -234,7 +234,7 @@ impl Watch {
         if !lost.is_empty() {
             warn!(
                 "{name}{lost:?} has no leader: no broker of {} serves it. The other partitions are \
-                 read; the watermark waits for it, and goes on when it is back",
+                 read; the watermark waits for it, and advances again when it is back",
                 self.cluster.config.brokers
             );
         }

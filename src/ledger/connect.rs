@@ -201,7 +201,7 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
         }
         if misfits(&why) {
             return LedgerError::Fatal(Fault::Config(format!(
-                "Postgres and POSTGRES_URL do not fit together: {why}; check sslmode and \
+                "Postgres and POSTGRES_URL do not agree: {why}; check sslmode and \
                  channelBinding, and how the server lets this user log in"
             )));
         }

@@ -178,9 +178,9 @@ impl RefusalWarnings {
             more => format!(", and {} more since the last such message", text::count(more as u64)),
         };
         log::warn!(
-            "the table {} refuses the session of ip {:?} and host {:?} from {} ({}, shard {}){more}: \
-             {}{column}. It is in sessionizer.dead_letters of the job {} (reason {ROW_REFUSED}), and \
-             the others are stored. {}",
+            "the table {} refuses the session of ip {:?} and host {:?} from {} ({}, shard \
+             {}){more}: {}{column}. It is in sessionizer.dead_letters of the job {} (reason \
+             {ROW_REFUSED}), and the others are stored. {}",
             table.shown,
             shown(ip),
             shown(host),

@@ -336,8 +336,8 @@ pub(super) fn sift<'t, T>(
 
 fn refuses_everything(table: &Table, refusal: &Refusal) -> LedgerError {
     LedgerError::Fatal(Fault::Config(format!(
-        "the table {} has refused the first {REFUSED_IN_VAIN} rows of this run and stored none: {}. \
-         {}; then start again: the rows of this transaction are made again",
+        "the table {} has refused the first {REFUSED_IN_VAIN} rows of this run and stored none: \
+         {}. {}; then start again: the job writes the rows of this transaction again",
         table.shown,
         refusal.message,
         refusal.remedy(&table.shown)
