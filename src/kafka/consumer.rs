@@ -19,16 +19,16 @@ use sessionizer_core::partition_end::PartitionEnd;
 use crate::dataflow::ports::{Feed, Record, Stopped};
 use crate::kafka::batch::{Batches, Next};
 use crate::kafka::watcher::{Found, Watcher};
-use crate::kafka::{Context, EVENTS_PER_SERVICE, KafkaConfig, QUESTION, lock, refused};
+use crate::kafka::{Context, EVENTS_PER_SERVICE, KafkaConfig, REQUEST_TIMEOUT, lock, refused};
 
 /// How long the end of a run waits for a consumer to close: a new consumer needs a second to find
 /// its group coordinator.
-const CLOSING: Duration = Duration::from_secs(3);
+const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Reads the partitions of one worker.
 pub struct KafkaFeed {
     parts: BTreeMap<Partition, PartFeed>,
-    /// Taken when the feed is dropped.
+    /// Moved to a thread that closes it when the feed is dropped.
     consumer: Option<Arc<BaseConsumer<Context>>>,
     context: Context,
     topics: Vec<String>,
@@ -51,7 +51,7 @@ struct PartFeed {
 }
 
 /// After this many failures in a row at one offset, a fetch is not expected to recover by itself.
-const FAILS: u32 = 3;
+const FAILURES_BEFORE_WARNING: u32 = 3;
 
 impl KafkaFeed {
     /// Creates a feed that reads nothing yet. `mine` tells which new partitions belong to this
@@ -78,7 +78,7 @@ impl KafkaFeed {
             found: Arc::clone(&watcher.found),
             mine,
             wake,
-            lifetime_ms: watcher.word_lifetime.as_millis() as u64,
+            lifetime_ms: watcher.end_lifetime.as_millis() as u64,
         })
     }
 
@@ -102,7 +102,7 @@ impl KafkaFeed {
         match why.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                 let number = partition.number;
-                let there = self.consumer().fetch_watermarks(topic, number, QUESTION).ok();
+                let there = self.consumer().fetch_watermarks(topic, number, REQUEST_TIMEOUT).ok();
                 let there = there.map_or("has others".to_owned(), |(oldest, end)| {
                     format!("has {oldest} to {end}")
                 });
@@ -203,7 +203,7 @@ impl Feed for KafkaFeed {
                     if let Some(fault) = self.failed(partition, position, &why) {
                         return Err(fault);
                     }
-                    if times == FAILS {
+                    if times == FAILURES_BEFORE_WARNING {
                         self.warn_of_failures(partition, position, &why);
                     }
                     return Ok(Stopped::Waiting);
@@ -288,14 +288,15 @@ impl Feed for KafkaFeed {
 
 impl Drop for KafkaFeed {
     /// A closing consumer waits for the replies to its commits, for a minute or for ever if the
-    /// broker is down. Those commits are a courtesy: wait up to [`CLOSING`], then end the run.
+    /// broker is down. Those commits are a courtesy: wait up to [`CLOSE_PATIENCE`], then end the
+    /// run.
     fn drop(&mut self) {
         let (closing, closed) = channel::<()>();
         // The queues of the partitions hold references to the consumer, too.
         let all = (std::mem::take(&mut self.parts), self.consumer.take(), closing);
         let thread = thread::Builder::new().name("kafka-close".to_owned());
         if thread.spawn(move || drop(all)).is_ok() {
-            let _ = closed.recv_timeout(CLOSING);
+            let _ = closed.recv_timeout(CLOSE_PATIENCE);
         }
     }
 }
@@ -366,7 +367,7 @@ pub fn scan_for(
                 }
                 open[at] &= offset + 1 < ranges[at].end;
             }
-            // The event names the partition but not its topic, and a range may end in a gap of
+            // The event names the partition but not its topic, and a range may end in missing
             // offsets: compare the positions instead.
             Some(Err(KafkaError::PartitionEOF(_))) | None => {
                 let positions = consumer.position().map_err(|why| failed(&why))?;

@@ -22,7 +22,7 @@ const ALL_MARKED: u64 = 1_000;
 const ONE_MARKED_IN: u64 = 16;
 /// How many records are searched for the mark at either end of a partition. That none of this many
 /// records of ours is marked happens once in fifteen million times.
-const LOOKED_AT: Offset = 256;
+const EXAMINED: Offset = 256;
 /// How long the search may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -57,8 +57,8 @@ pub fn foreign_records(config: &KafkaConfig) -> Result<Option<Foreign>, Fault> {
         let (start, end) = cluster.offsets(topic, partition)?;
         if start < end {
             records += (end - start) as u64;
-            oldest.insert(partition, (start, end.min(start + LOOKED_AT)));
-            newest.insert(partition, (start.max(end - LOOKED_AT), end));
+            oldest.insert(partition, (start, end.min(start + EXAMINED)));
+            newest.insert(partition, (start.max(end - EXAMINED), end));
         }
     }
     for ranges in [oldest, newest] {
@@ -109,7 +109,7 @@ fn unmarked(
                     seen.insert(partition);
                 }
             }
-            // The rest of a range may hold no records: transaction markers, or gaps in the offsets.
+            // The rest of a range may hold no records: transaction markers, or missing offsets.
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 let open = ranges.remove(&partition).is_some();
                 if open && seen.contains(&partition) {

@@ -358,7 +358,9 @@ fn check_types(types: &std::collections::BTreeMap<String, String>) -> Result<&'s
     let end = is("session_end", &times)?;
     is("num_logs", &["bigint"])?;
     if start != end {
-        return Err(format!("session_start is {start} and session_end is {end}: give both one type"));
+        return Err(format!(
+            "session_start is {start} and session_end is {end}: give both the same type"
+        ));
     }
     Ok(if start == times[0] { "timestamptz" } else { "timestamp" })
 }
