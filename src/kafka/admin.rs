@@ -163,7 +163,7 @@ impl Admin {
                 }
                 if over {
                     return Err(Fault::Environment(format!(
-                        "Kafka at {} cannot be used: {why}; check KAFKA_URL, and, if it asks for a \
+                        "Kafka at {} cannot be used: {why}; check KAFKA_URL, and, if it requires a \
                          login, KAFKA_WEB_TRAFFIC_KEY and KAFKA_WEB_TRAFFIC_SECRET",
                         self.config.brokers
                     )));

@@ -233,7 +233,7 @@ impl Moment {
     }
 
     /// Fails if the next start would fail. That start depends on more than the table, which can be
-    /// right all the same.
+    /// correct anyway.
     pub fn check_next_start(&mut self) -> Result<(), LedgerError> {
         let cannot = |why: String| {
             LedgerError::Fatal(Fault::Environment(format!("the next start will fail: {why}")))

@@ -224,7 +224,7 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
     if db.message().contains("unsupported startup parameter") {
         return LedgerError::Fatal(Fault::Config(format!(
             "a pooler between the job and Postgres refuses a parameter of the connection: {why}; \
-             take it out of POSTGRES_URL (`options`: set it for the login with `alter role ... \
+             remove it from POSTGRES_URL (`options`: set it for the login with `alter role ... \
              set ...`), or have the pooler ignore it (pgbouncer: ignore_startup_parameters)"
         )));
     }

@@ -224,7 +224,7 @@ impl Target<'_> {
             return Ok(());
         }
         let what = format!(
-            "{deleted} rows of {} went where {} were just read",
+            "{deleted} rows of {} were deleted where {} had just been read",
             self.table.shown,
             removed.len()
         );

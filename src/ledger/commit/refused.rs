@@ -40,7 +40,7 @@ pub(in crate::ledger) struct RefusedRow {
     pub session_start: String,
     pub session_end: String,
     pub num_logs: u64,
-    /// The last event, whatever `session_end` holds; both in milliseconds since 1970.
+    /// The first and the last event, whatever `session_end` holds, in milliseconds since 1970.
     pub first_ms: i64,
     pub last_ms: i64,
 }
