@@ -13,16 +13,18 @@ use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
 use sessionizer_core::binding::{Offset, Partition, TopicId};
 use sessionizer_core::fault::Fault;
 
-use crate::kafka::{Context, EVENTS_PER_SERVICE, KafkaConfig, QUESTION, lock, refused, topic_ids};
+use crate::kafka::{
+    Context, EVENTS_PER_SERVICE, KafkaConfig, REQUEST_TIMEOUT, lock, refused, topic_ids,
+};
 use crate::ui::waiting::Waiting;
 
 /// The timeout of one request during a start: between requests the start notices a stop.
-const START_QUESTION: Duration = Duration::from_secs(1);
+const START_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long brokers must refuse a login or a certificate before a start gives up: a broker that has
 /// just started may not know the login yet.
-const REFUSALS: Duration = Duration::from_secs(3);
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(3);
 /// The least timeout of a request, even if a start has no patience left.
-const QUICK_QUESTION: Duration = Duration::from_millis(500);
+const LEAST_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Asks the brokers about topics and offsets.
 pub struct Admin {
@@ -133,7 +135,9 @@ impl Admin {
         for topic in &self.config.topics {
             counts.push(loop {
                 let left = patience.saturating_sub(began.elapsed());
-                match self.partitions(topic, left.clamp(QUICK_QUESTION, START_QUESTION)) {
+                match self
+                    .partitions(topic, left.clamp(LEAST_REQUEST_TIMEOUT, START_REQUEST_TIMEOUT))
+                {
                     Ok(layout) if layout.leaderless.is_empty() => break layout.partitions,
                     Ok(layout) => {
                         let why = format!("{topic}{:?} has no leader", layout.leaderless);
@@ -148,7 +152,7 @@ impl Admin {
                 let why = lock(&self.context.health.last).clone();
                 let why = why.unwrap_or_else(|| "no answer".to_owned());
                 let over = began.elapsed() >= patience || give_up();
-                let refused = if over { Duration::ZERO } else { REFUSALS };
+                let refused = if over { Duration::ZERO } else { REFUSAL_PATIENCE };
                 if let Some(why) = self.context.refused_for(refused) {
                     return Err(Fault::Config(format!(
                         "Kafka at {} refuses the connection: {why}; check KAFKA_WEB_TRAFFIC_KEY \
@@ -159,7 +163,7 @@ impl Admin {
                 }
                 if over {
                     return Err(Fault::Environment(format!(
-                        "Kafka at {} cannot be used: {why}; check KAFKA_URL, and, if it asks for a \
+                        "Kafka at {} cannot be used: {why}; check KAFKA_URL, and, if it requires a \
                          login, KAFKA_WEB_TRAFFIC_KEY and KAFKA_WEB_TRAFFIC_SECRET",
                         self.config.brokers
                     )));
@@ -177,14 +181,14 @@ impl Admin {
     /// Returns the ids of topics; `None` where the brokers do not report them (before Kafka 3.1, or
     /// not Apache Kafka).
     pub fn topic_ids(&self, topics: &[String]) -> Vec<Option<TopicId>> {
-        topic_ids::topic_ids(self.client.client(), topics, QUESTION)
+        topic_ids::topic_ids(self.client.client(), topics, REQUEST_TIMEOUT)
     }
 
     /// Returns the oldest offset of a partition, and the one after the newest committed record.
     pub fn offsets(&self, topic: &str, partition: i32) -> Result<(Offset, Offset), Fault> {
         let mut last = None;
         for _ in 0..5 {
-            match self.client.fetch_watermarks(topic, partition, QUESTION) {
+            match self.client.fetch_watermarks(topic, partition, REQUEST_TIMEOUT) {
                 Ok(offsets) => return Ok(offsets),
                 Err(why) => last = Some(why),
             }
@@ -232,7 +236,7 @@ impl Admin {
             let topic = &topics[usize::from(partition.topic)];
             wanted.add_partition_offset(topic, partition.number, RdOffset::End).ok()?;
         }
-        let found = match self.client.offsets_for_times(wanted, QUESTION) {
+        let found = match self.client.offsets_for_times(wanted, REQUEST_TIMEOUT) {
             Ok(found) => found,
             Err(why) => return self.unanswered(&why).map(|_| BTreeMap::new()),
         };
@@ -263,7 +267,8 @@ impl Admin {
         wanted
             .add_partition_offset(topic, partition, RdOffset::Offset(timestamp_ms.max(0)))
             .map_err(|why| failed(&why))?;
-        let found = self.client.offsets_for_times(wanted, QUESTION).map_err(|why| failed(&why))?;
+        let found =
+            self.client.offsets_for_times(wanted, REQUEST_TIMEOUT).map_err(|why| failed(&why))?;
         match found.find_partition(topic, partition).map(|element| element.offset()) {
             Some(RdOffset::Offset(offset)) => Ok(offset),
             _ => Ok(end),

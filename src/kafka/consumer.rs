@@ -19,16 +19,16 @@ use sessionizer_core::partition_end::PartitionEnd;
 use crate::dataflow::ports::{Feed, Record, Stopped};
 use crate::kafka::batch::{Batches, Next};
 use crate::kafka::watcher::{Found, Watcher};
-use crate::kafka::{Context, EVENTS_PER_SERVICE, KafkaConfig, QUESTION, lock, refused};
+use crate::kafka::{Context, EVENTS_PER_SERVICE, KafkaConfig, REQUEST_TIMEOUT, lock, refused};
 
 /// How long the end of a run waits for a consumer to close: a new consumer needs a second to find
 /// its group coordinator.
-const CLOSING: Duration = Duration::from_secs(3);
+const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Reads the partitions of one worker.
 pub struct KafkaFeed {
     parts: BTreeMap<Partition, PartFeed>,
-    /// Taken when the feed is dropped.
+    /// Moved to a thread that closes it when the feed is dropped.
     consumer: Option<Arc<BaseConsumer<Context>>>,
     context: Context,
     topics: Vec<String>,
@@ -51,7 +51,7 @@ struct PartFeed {
 }
 
 /// After this many failures in a row at one offset, a fetch is not expected to recover by itself.
-const FAILS: u32 = 3;
+const FAILURES_BEFORE_WARNING: u32 = 3;
 
 impl KafkaFeed {
     /// Creates a feed that reads nothing yet. `mine` tells which new partitions belong to this
@@ -78,7 +78,7 @@ impl KafkaFeed {
             found: Arc::clone(&watcher.found),
             mine,
             wake,
-            lifetime_ms: watcher.word_lifetime.as_millis() as u64,
+            lifetime_ms: watcher.end_lifetime.as_millis() as u64,
         })
     }
 
@@ -102,14 +102,15 @@ impl KafkaFeed {
         match why.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                 let number = partition.number;
-                let there = self.consumer().fetch_watermarks(topic, number, QUESTION).ok();
+                let there = self.consumer().fetch_watermarks(topic, number, REQUEST_TIMEOUT).ok();
                 let there = there.map_or("has others".to_owned(), |(oldest, end)| {
                     format!("has {oldest} to {end}")
                 });
                 Some(Fault::Config(format!(
-                    "{place}: Kafka does not have this offset any more, it {there}: retention has \
-                     deleted it, or the topic was made again. What is in Postgres stays right. \
-                     Start with --accept-lost-offsets to go on without the records in between"
+                    "{place}: Kafka no longer has this offset, it {there}: retention has deleted \
+                     it, or the topic was deleted and made again. The data in Postgres stays \
+                     right. Start with --accept-lost-offsets to continue without the records in \
+                     between"
                 )))
             }
             Some(
@@ -130,11 +131,11 @@ impl KafkaFeed {
 
 impl KafkaFeed {
     /// Warns once about an offset that keeps failing, with a remedy if one is known.
-    fn say_that_it_fails(&self, partition: Partition, position: Offset, why: &KafkaError) {
+    fn warn_of_failures(&self, partition: Partition, position: Offset, why: &KafkaError) {
         let help = match why.rdkafka_error_code() {
             Some(RDKafkaErrorCode::BadCompression) => {
-                ". A batch that is larger than receive.message.max.bytes when it is unpacked cannot \
-                 be read: raise it (--kafka-config receive.message.max.bytes=1000000000)"
+                ". A batch that is larger than receive.message.max.bytes when it is decompressed \
+                 cannot be read: raise it (--kafka-config receive.message.max.bytes=1000000000)"
             }
             Some(RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize) => {
                 ". Raise what a fetch may hold (--kafka-config fetch.message.max.bytes=..., and \
@@ -202,8 +203,8 @@ impl Feed for KafkaFeed {
                     if let Some(fault) = self.failed(partition, position, &why) {
                         return Err(fault);
                     }
-                    if times == FAILS {
-                        self.say_that_it_fails(partition, position, &why);
+                    if times == FAILURES_BEFORE_WARNING {
+                        self.warn_of_failures(partition, position, &why);
                     }
                     return Ok(Stopped::Waiting);
                 }
@@ -280,21 +281,22 @@ impl Feed for KafkaFeed {
             entry.set_metadata(&self.mark);
         }
         if let Err(why) = self.consumer().commit(&list, CommitMode::Async) {
-            debug!("the group's offsets were not committed (lag tools will be behind): {why}");
+            debug!("the group's offsets were not committed, tools will show too much lag: {why}");
         }
     }
 }
 
 impl Drop for KafkaFeed {
     /// A closing consumer waits for the replies to its commits, for a minute or for ever if the
-    /// broker is down. Those commits are a courtesy: wait up to `CLOSING`, then end the run.
+    /// broker is down. Those commits are a courtesy: wait up to [`CLOSE_PATIENCE`], then end the
+    /// run.
     fn drop(&mut self) {
         let (closing, closed) = channel::<()>();
         // The queues of the partitions hold references to the consumer, too.
         let all = (std::mem::take(&mut self.parts), self.consumer.take(), closing);
         let thread = thread::Builder::new().name("kafka-close".to_owned());
         if thread.spawn(move || drop(all)).is_ok() {
-            let _ = closed.recv_timeout(CLOSING);
+            let _ = closed.recv_timeout(CLOSE_PATIENCE);
         }
     }
 }
@@ -365,7 +367,7 @@ pub fn scan_for(
                 }
                 open[at] &= offset + 1 < ranges[at].end;
             }
-            // The event names the partition but not its topic, and a range may end in a gap of
+            // The event names the partition but not its topic, and a range may end in missing
             // offsets: compare the positions instead.
             Some(Err(KafkaError::PartitionEOF(_))) | None => {
                 let positions = consumer.position().map_err(|why| failed(&why))?;

@@ -11,7 +11,7 @@ use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
 use sessionizer_core::binding::Offset;
 use sessionizer_core::fault::Fault;
 
-use crate::kafka::{Admin, QUESTION, refused};
+use crate::kafka::{Admin, REQUEST_TIMEOUT, refused};
 
 /// The metadata of an offset that this program has committed begins with this, followed by the name
 /// of the job. At such an offset, sessions may be open that another job does not know.
@@ -86,9 +86,9 @@ impl Admin {
             for (topic, partition) in partitions {
                 wanted.add_partition(topic, *partition);
             }
-            match consumer.committed_offsets(wanted, QUESTION) {
+            match consumer.committed_offsets(wanted, REQUEST_TIMEOUT) {
                 Ok(found) => break found,
-                Err(why) if may_not(&why) => return Ok(None),
+                Err(why) if is_denied(&why) => return Ok(None),
                 Err(why) if began.elapsed() >= patience => {
                     return Err(Fault::Environment(format!(
                         "Kafka at {} does not say which offsets the consumer group {group} has \
@@ -102,7 +102,7 @@ impl Admin {
         let mut committed = BTreeMap::new();
         for element in found.elements() {
             if let Err(why) = element.error() {
-                if may_not(&why) {
+                if is_denied(&why) {
                     return Ok(None);
                 }
                 return Err(Fault::Environment(format!(
@@ -122,6 +122,6 @@ impl Admin {
     }
 }
 
-fn may_not(why: &KafkaError) -> bool {
+fn is_denied(why: &KafkaError) -> bool {
     why.rdkafka_error_code() == Some(RDKafkaErrorCode::GroupAuthorizationFailed)
 }

@@ -6,8 +6,8 @@
 //! writes events, and [`EmbeddedBroker`] is a broker inside this process for demonstrations.
 //!
 //! Partitions are assigned, never subscribed to: the dataflow decides which worker reads which
-//! partition. Each partition has a queue of its own, so that one can be read while another is
-//! paused. Offsets are kept in Postgres; the offsets of the consumer group are only a courtesy to
+//! partition. Each partition has a queue of its own, so that one can be read while another is left
+//! alone. Offsets are kept in Postgres; the offsets of the consumer group are only a courtesy to
 //! tools that show lag.
 
 mod admin;
@@ -71,22 +71,22 @@ pub const RESERVED: [(&str, &str); 22] = [
     ("auto.commit.enable", "offsets are committed with the rows, in Postgres"),
     ("offset.store.method", "offsets are committed with the rows, in Postgres"),
     ("isolation.level", "records of transactions that were aborted must not count"),
-    ("topic.blacklist", "a topic that is ignored would be waited for"),
-    ("allow.auto.create.topics", "a missing topic must be told, not created"),
+    ("topic.blacklist", "the job would wait for a topic that is ignored"),
+    ("allow.auto.create.topics", "a missing topic must be reported, not created"),
     ("partition.assignment.strategy", "the job itself divides the partitions"),
     ("group.instance.id", "the job itself divides the partitions"),
     ("group.protocol", "the job itself divides the partitions"),
     ("group.remote.assignor", "the job itself divides the partitions"),
     ("transactional.id", "the producer writes without transactions"),
     ("enabled_events", "the job depends on the events of librdkafka"),
-    ("log.queue", "the log tells why a broker hangs up"),
-    ("log_level", "the log tells why a broker hangs up"),
+    ("log.queue", "the log tells why a broker closes a connection"),
+    ("log_level", "the log tells why a broker closes a connection"),
     ("test.mock.num.brokers", "the brokers are those of KAFKA_URL"),
     ("test.mock.broker.rtt", "the brokers are those of KAFKA_URL"),
 ];
 
 /// The timeout of one request to the brokers.
-const QUESTION: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many times a client is polled for events in one go. A poll that has handled an internal
 /// event, such as a log line, returns the same as one that found nothing, so the return value does
 /// not say whether to stop.
@@ -228,6 +228,7 @@ struct Health {
     failures: AtomicU64,
     /// When a connection last failed, plus one; 0: never.
     doubted_ms: AtomicU64,
+    /// The reason of the last failure.
     last: Mutex<Option<String>>,
     /// Whether the warning about the denied consumer group was logged.
     group_denied: AtomicBool,
@@ -301,7 +302,7 @@ impl ClientContext for Context {
         debug!(target: "librdkafka", "{error}: {reason}");
         if code == Some(RDKafkaErrorCode::GroupAuthorizationFailed) {
             // This is not a failed connection.
-            return self.say_group_is_denied();
+            return self.warn_group_denied();
         }
         // A token endpoint that is down may come back; its verdict on a secret is final.
         let no_token = reason.contains("OAUTHBEARER token");
@@ -324,12 +325,12 @@ impl ClientContext for Context {
 
 impl Context {
     /// Warns once that this login may not use the consumer group.
-    fn say_group_is_denied(&self) {
+    fn warn_group_denied(&self) {
         if !self.health.group_denied.swap(true, Relaxed) {
             warn!(
-                "Kafka does not let this login use the consumer group that KAFKA_GROUP names: grant it \
-                 READ on the group. The job goes on without, for its offsets are in Postgres; tools \
-                 that show lag see nothing of it"
+                "Kafka does not let this login use the consumer group that KAFKA_GROUP names: \
+                 grant it READ on the group. The job continues without it, because its offsets \
+                 are in Postgres; tools that show lag do not see its progress"
             );
         }
     }
@@ -346,7 +347,7 @@ impl Context {
 impl ConsumerContext for Context {
     fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
         match result.map_err(|why| why.rdkafka_error_code()) {
-            Err(Some(RDKafkaErrorCode::GroupAuthorizationFailed)) => self.say_group_is_denied(),
+            Err(Some(RDKafkaErrorCode::GroupAuthorizationFailed)) => self.warn_group_denied(),
             Err(why) => debug!("the group's offsets were not committed: {why:?}"),
             Ok(()) => {}
         }
@@ -372,5 +373,5 @@ fn refused(config: &KafkaConfig, why: &KafkaError) -> Fault {
         KafkaError::ClientCreation(why) => tls::plain(why),
         other => other.to_string(),
     };
-    Fault::Config(format!("no client for Kafka at {} can be made: {why}", config.brokers))
+    Fault::Config(format!("cannot create a client for Kafka at {}: {why}", config.brokers))
 }

@@ -22,7 +22,7 @@ const ALL_MARKED: u64 = 1_000;
 const ONE_MARKED_IN: u64 = 16;
 /// How many records are searched for the mark at either end of a partition. That none of this many
 /// records of ours is marked happens once in fifteen million times.
-const LOOKED_AT: Offset = 256;
+const EXAMINED: Offset = 256;
 /// How long the search may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -57,8 +57,8 @@ pub fn foreign_records(config: &KafkaConfig) -> Result<Option<Foreign>, Fault> {
         let (start, end) = cluster.offsets(topic, partition)?;
         if start < end {
             records += (end - start) as u64;
-            oldest.insert(partition, (start, end.min(start + LOOKED_AT)));
-            newest.insert(partition, (start.max(end - LOOKED_AT), end));
+            oldest.insert(partition, (start, end.min(start + EXAMINED)));
+            newest.insert(partition, (start.max(end - EXAMINED), end));
         }
     }
     for ranges in [oldest, newest] {
@@ -76,7 +76,7 @@ fn unmarked(
 ) -> Result<Option<i32>, Fault> {
     let topic = &config.topics[0];
     let failed = |why: &dyn std::fmt::Display| {
-        Fault::Environment(format!("the records of {topic} cannot be looked at: {why}"))
+        Fault::Environment(format!("the records of {topic} cannot be examined: {why}"))
     };
     let mut settings = config.consumer(ranges.len());
     // Nothing is committed, and `produce` needs no KAFKA_GROUP; but a consumer must name a group.
@@ -109,7 +109,7 @@ fn unmarked(
                     seen.insert(partition);
                 }
             }
-            // The rest of a range may hold no records: transaction markers, or gaps in the offsets.
+            // The rest of a range may hold no records: transaction markers, or missing offsets.
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 let open = ranges.remove(&partition).is_some();
                 if open && seen.contains(&partition) {

@@ -12,19 +12,19 @@ use sessionizer_core::binding::{Offset, Partition, TopicId};
 use sessionizer_core::fault::Fault;
 
 use crate::kafka::admin::{Admin, Layout};
-use crate::kafka::{Context, KafkaConfig, QUESTION, lock};
+use crate::kafka::{Context, KafkaConfig, REQUEST_TIMEOUT, lock};
 use crate::ui::text::duration;
 use crate::ui::waiting::Waiting;
 
 /// How often to ask the brokers for the leader of a partition that has none.
-const ASK_FOR_LEADERS: Duration = Duration::from_secs(1);
+const LEADER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Watches the connection to the brokers, for all workers of a process.
 pub struct Watcher {
     pub(super) context: Context,
     pub(super) found: Found,
     /// How long the end offsets that the brokers have reported stay valid.
-    pub(super) word_lifetime: Duration,
+    pub(super) end_lifetime: Duration,
     stop: Option<Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -64,13 +64,13 @@ impl Watcher {
             .spawn(move || {
                 let pause = Duration::from_millis(250);
                 while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-                    watch.look();
+                    watch.check();
                 }
             })
             .expect("a thread can be started");
         // The watcher asks again long before that.
-        let word_lifetime = ends_every * 4;
-        Ok(Watcher { context, found, word_lifetime, stop: Some(stop), thread: Some(thread) })
+        let end_lifetime = ends_every * 4;
+        Ok(Watcher { context, found, end_lifetime, stop: Some(stop), thread: Some(thread) })
     }
 }
 
@@ -107,23 +107,23 @@ struct Watch {
 }
 
 impl Watch {
-    fn look(&mut self) {
+    fn check(&mut self) {
         self.cluster.serve();
         let failures = self.cluster.context.health.failures.load(Relaxed);
         let failing = failures > self.settled || self.away_since.is_some();
         let every = match self.leaderless.is_empty() && self.gone.is_empty() {
             true => self.every,
-            false => self.every.min(ASK_FOR_LEADERS),
+            false => self.every.min(LEADER_INTERVAL),
         };
         if !failing && self.asked.elapsed() < every {
-            if self.ends_asked.elapsed() >= self.ends_every && !self.ask_for_ends() {
+            if self.ends_asked.elapsed() >= self.ends_every && !self.query_ends() {
                 // The next round asks for everything, and warns if no broker answers.
                 self.cluster.context.health.record_failure();
             }
             return;
         }
         self.asked = Instant::now();
-        if self.ask() && self.ask_for_ends() {
+        if self.find_partitions() && self.query_ends() {
             self.settled = failures;
             *lock(&self.cluster.context.health.last) = None;
             if let Some((since, _waiting)) = self.away_since.take() {
@@ -142,7 +142,7 @@ impl Watch {
 
     /// Asks for the end offsets of all partitions with a leader; returns whether the brokers
     /// answered.
-    fn ask_for_ends(&mut self) -> bool {
+    fn query_ends(&mut self) -> bool {
         let health = Arc::clone(&self.cluster.context.health);
         let asked_ms = health.now_ms();
         self.ends_asked = Instant::now();
@@ -157,25 +157,28 @@ impl Watch {
     }
 
     /// Looks for new partitions; returns whether every request was answered.
-    fn ask(&mut self) -> bool {
+    fn find_partitions(&mut self) -> bool {
         for (index, topic) in self.topics.clone().into_iter().enumerate() {
             let index = index as u16;
             let Some(&known) = self.known.get(&index) else { continue };
-            let layout = match self.cluster.partitions(&topic, QUESTION) {
+            let layout = match self.cluster.partitions(&topic, REQUEST_TIMEOUT) {
                 Ok(layout) if layout.partitions < known => {
                     let count = layout.partitions;
-                    self.miss(index, &format!("the topic {topic} has only {count} partitions"));
+                    self.note_missing(
+                        index,
+                        &format!("the topic {topic} has only {count} partitions"),
+                    );
                     continue;
                 }
                 Ok(layout) => layout,
                 Err(Some(fault)) => {
-                    self.miss(index, &fault.to_string());
+                    self.note_missing(index, &fault.to_string());
                     continue;
                 }
                 Err(None) => return false,
             };
             self.gone.remove(&index);
-            self.look_for_leaders(index, &topic, known, &layout);
+            self.check_leaders(index, &topic, known, &layout);
             let count = layout.partitions;
             for number in known..count {
                 let partition = Partition { topic: index, number };
@@ -193,7 +196,7 @@ impl Watch {
     }
 
     /// Ends the run if a topic it reads has been gone for too long.
-    fn miss(&mut self, topic: u16, why: &str) {
+    fn note_missing(&mut self, topic: u16, why: &str) {
         let name = &self.topics[usize::from(topic)];
         let since = *self.gone.entry(topic).or_insert_with(|| {
             debug!("{name} is gone: {why}");
@@ -201,14 +204,14 @@ impl Watch {
         });
         if since.elapsed() >= self.gone_patience {
             *lock(&self.found) = Err(Fault::Config(format!(
-                "the topic {name} or a part of it is gone while the job runs: {why}"
+                "the topic {name} or a part of it disappeared while the job was running: {why}"
             )));
         }
     }
 
     /// Logs which partitions have lost their leader, and which have one again. Clients do not
     /// report either as a failure: they wait. Both make the known end offsets stale.
-    fn look_for_leaders(&mut self, topic: u16, name: &str, known: i32, layout: &Layout) {
+    fn check_leaders(&mut self, topic: u16, name: &str, known: i32, layout: &Layout) {
         let without = |number: i32| layout.leaderless.contains(&number);
         let mut lost = Vec::new();
         let mut changed = false;
@@ -234,7 +237,7 @@ impl Watch {
         if !lost.is_empty() {
             warn!(
                 "{name}{lost:?} has no leader: no broker of {} serves it. The other partitions are \
-                 read; the watermark waits for it, and goes on when it is back",
+                 read; the watermark waits for it, and advances again when it is back",
                 self.cluster.config.brokers
             );
         }

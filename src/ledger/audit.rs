@@ -102,7 +102,7 @@ impl Moment {
             _ => SessionEnd::Window,
         };
         let gap = Gap::from_millis(job.get(2)).ok_or_else(|| {
-            durable::incomplete(&config.job, "sessionizer.jobs holds a gap that is none")
+            durable::incomplete(&config.job, "sessionizer.jobs holds an invalid gap")
         })?;
         let mut moment = Moment {
             client,
@@ -124,7 +124,7 @@ impl Moment {
         let known = moment.shards.iter().all(|shard| moment.epochs.contains_key(&shard.epoch));
         if moment.shards.len() as i32 != job.get::<_, i32>(5) || !known {
             return Err(LedgerError::Fatal(Fault::Config(format!(
-                "what sessionizer.* holds of the job {} is incomplete: a shard or the epoch it \
+                "the state of the job {} in sessionizer.* is incomplete: a shard or the epoch it \
                  has reached is missing. Rows were deleted or changed by hand, or a restore was \
                  partial",
                 config.job
@@ -233,7 +233,7 @@ impl Moment {
     }
 
     /// Fails if the next start would fail. That start depends on more than the table, which can be
-    /// right all the same.
+    /// correct anyway.
     pub fn check_next_start(&mut self) -> Result<(), LedgerError> {
         let cannot = |why: String| {
             LedgerError::Fatal(Fault::Environment(format!("the next start will fail: {why}")))
@@ -320,7 +320,7 @@ fn refuse_after_loss(client: &mut Client, job: &str) -> Result<(), LedgerError> 
     let Some(lost) = lost else { return Ok(()) };
     let (topic, since): (String, String) = (lost.get(0), lost.get(1));
     Err(LedgerError::Fatal(Fault::Config(format!(
-        "the topic {topic} was made again, and the job went on with it ({since}): what is gone \
-         cannot be audited"
+        "the topic {topic} was deleted and made again, and the job continued with the new one \
+         ({since}): records that are gone cannot be audited"
     ))))
 }

@@ -23,7 +23,7 @@ use crate::ui::tls::meaning;
 /// Limits idle transactions, unless the server does so already. Ours are never idle for long. The
 /// transaction of a client that was frozen or cut off would keep its locks, and with them every
 /// later instance waiting, until somebody ended it by hand.
-const FORGET_FROZEN_CLIENTS: &str =
+const END_IDLE_TRANSACTIONS: &str =
     "select set_config('idle_in_transaction_session_timeout', '60000', false)
      where current_setting('idle_in_transaction_session_timeout') = '0'";
 
@@ -79,7 +79,7 @@ pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
         let path: Vec<String> = url.schemas.iter().map(|schema| quote(schema)).collect();
         settings.push_str(&format!("set search_path to {};", path.join(", ")));
     }
-    settings.extend([trust::CLOSE_PATH, trust::LIFT_LIMITS, FORGET_FROZEN_CLIENTS]);
+    settings.extend([trust::CLOSE_PATH, trust::LIFT_LIMITS, END_IDLE_TRANSACTIONS]);
     client.batch_execute(&settings).map_err(|why| classify(&why, "setting up the connection"))?;
     trust::refuse_foreign(&mut client)?;
     Ok(client)
@@ -156,7 +156,7 @@ fn trust(
 }
 
 /// Whether the server's certificate does not verify: trying again will not help.
-fn distrusts(error: &Error) -> bool {
+fn fails_verification(error: &Error) -> bool {
     // postgres-openssl wraps the error of the handshake.
     let handshake = error.source().and_then(|source| source.source());
     let handshake = handshake.and_then(|source| source.downcast_ref::<openssl::ssl::Error>());
@@ -168,7 +168,7 @@ fn distrusts(error: &Error) -> bool {
 
 /// Whether this side rejects what the server offers. The client library has no names for these
 /// errors.
-fn misfits(why: &str) -> bool {
+fn is_mismatch(why: &str) -> bool {
     ["server does not support TLS", "authentication error", "invalid configuration"]
         .iter()
         .any(|known| why.contains(known))
@@ -176,7 +176,7 @@ fn misfits(why: &str) -> bool {
 
 /// Extracts the reason, which is the last part of an error such as `error performing TLS handshake:
 /// error:0A000086:...: self-signed certificate`.
-fn reason_for_distrust(error: &str) -> &str {
+fn verification_failure(error: &str) -> &str {
     let (_, reason) = error.rsplit_once(": ").unwrap_or(("", error));
     reason.trim()
 }
@@ -191,17 +191,17 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
             Some(source) => format!("{doing}: {what}: {source}"),
             None => format!("{doing}: {what}"),
         };
-        if distrusts(error) {
+        if fails_verification(error) {
             log::debug!("{why}");
-            let why = reason_for_distrust(&why);
+            let why = verification_failure(&why);
             return LedgerError::Fatal(Fault::Config(format!(
                 "the certificate of Postgres does not verify: {why}; check sslmode and \
                  sslrootcert in POSTGRES_URL, and with verify-full the name of the host"
             )));
         }
-        if misfits(&why) {
+        if is_mismatch(&why) {
             return LedgerError::Fatal(Fault::Config(format!(
-                "Postgres and POSTGRES_URL do not fit together: {why}; check sslmode and \
+                "Postgres and POSTGRES_URL do not agree: {why}; check sslmode and \
                  channelBinding, and how the server lets this user log in"
             )));
         }
@@ -224,7 +224,7 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
     if db.message().contains("unsupported startup parameter") {
         return LedgerError::Fatal(Fault::Config(format!(
             "a pooler between the job and Postgres refuses a parameter of the connection: {why}; \
-             take it out of POSTGRES_URL (`options`: set it for the login with `alter role ... \
+             remove it from POSTGRES_URL (`options`: set it for the login with `alter role ... \
              set ...`), or have the pooler ignore it (pgbouncer: ignore_startup_parameters)"
         )));
     }

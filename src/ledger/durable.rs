@@ -216,7 +216,7 @@ fn find_imbalance(
 pub fn incomplete(job: &str, what: &str) -> LedgerError {
     LedgerError::Fatal(Fault::Config(format!(
         "the state of the job {job} in Postgres is incomplete: {what}. Rows were deleted or \
-         changed by hand, or a restore was partial; to go on from here would lose or repeat \
+         changed by hand, or a restore was partial; continuing from here would lose or repeat \
          sessions. Restore the schema sessionizer and the table from one backup, or begin afresh: \
          `sessionizer reset` removes the job and its rows, and the next start reads the topic \
          again"

@@ -32,8 +32,8 @@ impl fmt::Display for Loss {
         let Some((oldest, end)) = available else {
             return write!(
                 f,
-                "{topic}[{partition}]: reading had come to offset {read_to}, and the partition is \
-                 gone: {reason}"
+                "{topic}[{partition}]: it had been read up to offset {read_to}, and the partition \
+                 is gone: {reason}"
             );
         };
         let needed = if end < read_to { read_to } else { from };

@@ -55,11 +55,11 @@ use crate::ui::text;
 use crate::ui::waiting::Waiting;
 
 /// A start logs that it waits when it has had no answer for this long.
-const SILENCE: Duration = Duration::from_secs(5);
+const WAITING_NOTICE: Duration = Duration::from_secs(5);
 /// The least time that a query gets for its answer, even if a start has no patience left...
-const QUESTION: Duration = Duration::from_secs(3);
+const LEAST_QUERY_TIME: Duration = Duration::from_secs(3);
 /// ... and the least time for a connection: not every open port leads to a server that answers.
-const CONNECTION: Duration = Duration::from_millis(500);
+const LEAST_CONNECT_TIME: Duration = Duration::from_millis(500);
 
 /// What the ledger needs to know about the job.
 #[derive(Clone, Debug)]
@@ -228,7 +228,8 @@ fn patiently<T: Send + 'static>(
         thread.spawn(move || drop(reply.send(question(&counts)))).expect("a thread can be started");
         let why = loop {
             let now_heard = signs.parts.load(Relaxed);
-            let least = if signs.connected.load(Relaxed) { QUESTION } else { CONNECTION };
+            let least =
+                if signs.connected.load(Relaxed) { LEAST_QUERY_TIME } else { LEAST_CONNECT_TIME };
             if now_heard != heard.0 {
                 heard = (now_heard, Instant::now());
                 waiting = None;
@@ -241,7 +242,7 @@ fn patiently<T: Send + 'static>(
                 Err(_) if heard.1.elapsed() >= patience && asked.elapsed() >= least => {
                     break format!("no answer for {}", text::duration(patience.max(least)));
                 }
-                Err(_) if asked.elapsed() >= SILENCE => tell("no answer yet"),
+                Err(_) if asked.elapsed() >= WAITING_NOTICE => tell("no answer yet"),
                 Err(_) => {}
             }
         };

@@ -145,8 +145,8 @@ fn gone_back(distance: &Distance, change: Option<&Change>) -> LedgerError {
             text::duration(Duration::from_millis(durable - there)),
         ),
         Some(there) => format!(
-            "of the job {job}, the newest epoch is {there} ({}), and the start of this run is not \
-             there",
+            "of the job {job}, the newest epoch is {there} ({}), and the start of this run is \
+             missing",
             time(*there)
         ),
     };
@@ -217,7 +217,7 @@ fn find_cause(
         let (by, since): (String, String) = (row.get(3), row.get(4));
         return Ok(LedgerError::Fatal(Fault::Fenced(format!(
             "another instance of the job {job} has taken over ({by}, since {since}); this one \
-             stops, and nothing of it is written any more"
+             stops and writes nothing more"
         ))));
     }
     // The totals of an epoch are kept as long as a shard stands at it.

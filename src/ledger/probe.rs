@@ -76,7 +76,7 @@ fn refuse_row_security(tx: &mut Transaction<'_>, table: &Table) -> Result<(), Le
     }
     let (shown, login) = (&table.shown, row.get::<_, &str>(1));
     Err(LedgerError::Fatal(Fault::Config(format!(
-        "the table {shown} has row level security that counts for the login {login}: it can hide \
+        "the table {shown} has row level security that applies to the login {login}: it can hide \
          rows that late events touch, and COPY does not work with it. Either alter role {} \
          bypassrls; or alter table {shown} disable row level security;",
         quote(login)
@@ -165,7 +165,7 @@ fn try_table(tx: &mut Transaction<'_>, target: Target<'_>) -> Result<Vec<String>
         return Ok(Vec::new()); // The advice names the column already.
     }
     Ok(vec![format!(
-        "the table {shown} refuses a row that was tried and taken back: {}. Sessions that it \
+        "the table {shown} refuses a trial row (rolled back): {}. Sessions that it \
          refuses become dead letters (row_refused), and the others are stored. {}",
         first.message,
         first.remedy(shown)

@@ -18,8 +18,8 @@ use crate::ui::text::{duration, plural};
 
 /// How many to delete in one transaction, to keep it short.
 const BATCH: i64 = 5_000;
-/// How often old dead letters are looked for: a part of what they are kept, but not less and not
-/// more than this.
+/// The bounds of the interval at which old dead letters are looked for: a fraction of how long they
+/// are kept.
 const EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3_600));
 /// When to look for them first, and the pause between two batches.
 const FIRST: Duration = Duration::from_secs(60);

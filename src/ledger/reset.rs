@@ -158,8 +158,8 @@ fn find(client: &mut impl GenericClient, place: &Place, job: &str) -> Result<Doo
 
 fn no_such_job(place: &Place, job: &str, jobs: &[String]) -> LedgerError {
     let there = match jobs {
-        [] => "no job is there yet".to_owned(),
-        jobs => format!("the jobs there are: {}", jobs.join(", ")),
+        [] => "there are no jobs yet".to_owned(),
+        jobs => format!("the jobs are: {}", jobs.join(", ")),
     };
     LedgerError::Fatal(Fault::Config(format!(
         "there is no job {job} in {place}; {there}. Name the job with --job or KAFKA_GROUP"

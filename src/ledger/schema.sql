@@ -15,8 +15,8 @@ create table if not exists sessionizer.jobs (
     shards        integer not null,
     gap_ms        bigint not null,
     session_end   text not null,
-    -- Whether the table had rows when the job was created. Late events merge with those as with
-    -- rows of the job, but those may touch each other.
+    -- Whether the table had rows when the job was created. Those are the past: they set the
+    -- horizon. Late events merge with them as with rows of the job, but they may touch each other.
     found_rows    boolean not null,
     -- Accepted losses of records that had been read: the number counted so far, and the epoch at
     -- which the last loss can be counted.

@@ -103,7 +103,7 @@ fn warn_of_lost_commits(tx: &mut Transaction<'_>) -> Result<(), postgres::Error>
         let user: String = row.get(0);
         log::warn!(
             "synchronous_commit is off for the login {user}: a crash of Postgres may take back the \
-             last commits. The job notices that and reads again what is missing; to rule it out: \
+             last commits. The job notices and reads the missing records again; to rule it out: \
              alter role {} set synchronous_commit = on",
             crate::ledger::connect::quote(&user)
         );
@@ -276,7 +276,7 @@ fn check_fence(
         )))),
         _ => Err(LedgerError::Fatal(Fault::Config(format!(
             "the database at {} is not the one in which process 0 has started the job {}: \
-             POSTGRES_URL must lead every process to the same",
+             POSTGRES_URL must lead every process to the same one",
             config.url, config.job
         )))),
     }

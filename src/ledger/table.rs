@@ -89,7 +89,7 @@ pub fn ensure(
         (false, None) => {
             return Err(refuse(
                 config,
-                "it is not there, and no schema of the search path is: create the schema, or \
+                "neither it nor any schema of the search path exists: create the schema, or \
                  correct --table or currentSchema",
             ));
         }
@@ -106,7 +106,7 @@ pub fn ensure(
     );
     tx.batch_execute(&create).map_err(|why| classify(&why, "creating the table"))?;
     let (oid, _) = resolve(tx, config)?;
-    let oid = oid.ok_or_else(|| refuse(config, "it is not there after it was created"))?;
+    let oid = oid.ok_or_else(|| refuse(config, "it does not exist after it was created"))?;
     Ok((look(tx, config, oid)?, true))
 }
 
@@ -245,13 +245,13 @@ fn look(
     if row.get::<_, &str>(4) == "u" || row.get(8) {
         advice.push(format!(
             "the table {shown} is unlogged (or a partition of it): after a crash of Postgres its \
-             rows are gone, and the job does not make them again. To keep them: alter table \
+             rows are gone, and the job does not write them again. To keep them: alter table \
              {shown} set logged;"
         ));
     }
     if row.get(5) {
         advice.push(format!(
-            "the table {shown} has no partition, so it can hold no row: sessions become dead \
+            "the table {shown} has no partition, so it cannot hold rows: sessions become dead \
              letters (row_refused). Make one, for example: create table ... partition of {shown} \
              default;"
         ));
@@ -267,12 +267,12 @@ fn check_kind(kind: &str, persistence: &str) -> Result<(), String> {
         "r" | "p" => return Ok(()),
         "v" => "a view",
         "m" => "a materialized view",
-        "f" => "a foreign table: what is written there is not in this transaction",
+        "f" => "a foreign table, and what is written there is outside this transaction",
         "S" => "a sequence",
         "i" | "I" => "an index",
-        _ => "something else that is no table",
+        _ => "not a table",
     };
-    Err(format!("it is {what}; name a table with --table, or rename it and let the job make one"))
+    Err(format!("it is {what}; name a table with --table, or rename it and let the job create one"))
 }
 
 /// Checks that the columns can hold what we write; returns the type of the times.
@@ -374,7 +374,9 @@ fn check_types(types: &std::collections::BTreeMap<String, String>) -> Result<&'s
     let end = is("session_end", &times)?;
     is("num_logs", &["bigint"])?;
     if start != end {
-        return Err(format!("session_start is {start} and session_end is {end}: make them alike"));
+        return Err(format!(
+            "session_start is {start} and session_end is {end}: give both the same type"
+        ));
     }
     Ok(if start == times[0] { "timestamptz" } else { "timestamp" })
 }

@@ -494,7 +494,7 @@ fn a_table_that_keeps_what_late_events_replace_is_refused() {
              for each row execute function keep();",
     );
     world.send_events(0, &[event("10.0.0.1", "h", TEN + MINUTE)]);
-    let says = ["0 rows of public.sessionized_events went where 1", "keep (public.keep)"];
+    let says = ["0 rows of public.sessionized_events were deleted where 1", "keep (public.keep)"];
     refused(&world, &[], &[], 2, &says);
     assert_eq!((world.rows(), world.imbalance()), (rows, "0".to_owned()));
     world.execute("drop trigger keep on sessionized_events");

@@ -83,9 +83,9 @@ fn a_job_and_its_rows_go_together_and_the_next_start_reads_all_again() {
 #[test]
 fn a_job_that_is_not_there_is_named_with_those_that_are() {
     let nothing = World::new("reset-nothing");
-    refuses(&nothing, &["--yes"], &["there is no job", &nothing.name, "no job is there yet"]);
+    refuses(&nothing, &["--yes"], &["there is no job", &nothing.name, "there are no jobs yet"]);
     let world = world("reset-unknown");
-    let jobs = format!("the jobs there are: {}", world.name);
+    let jobs = format!("the jobs are: {}", world.name);
     refuses(&world, &["--yes", "--job", "nobody"], &["there is no job nobody in", &jobs]);
     assert!(!world.rows().is_empty());
 }

@@ -207,8 +207,8 @@ impl Target<'_> {
 
     fn foreign(&self, what: &str) -> LedgerError {
         LedgerError::Fatal(Fault::Config(format!(
-            "the table {} holds what this program does not write: {what}. Was the row, or the type \
-             or collation of a column, changed by hand?",
+            "the table {} holds a value that this program does not write: {what}. Was the row, or \
+             the type or collation of a column, changed by hand?",
             self.table.shown
         )))
     }
@@ -224,7 +224,7 @@ impl Target<'_> {
             return Ok(());
         }
         let what = format!(
-            "{deleted} rows of {} went where {} were just read",
+            "{deleted} rows of {} were deleted where {} had just been read",
             self.table.shown,
             removed.len()
         );

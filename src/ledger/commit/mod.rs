@@ -156,7 +156,7 @@ impl Ledger for LedgerWriter {
         self.attempt(batch, outcome, true).map_err(|failed| match failed {
             Failed::Ledger(error) => error,
             Failed::Refused(refusal) => LedgerError::Fatal(Fault::Config(format!(
-                "the table {} refuses what it took a moment ago: {}. {}",
+                "the table {} refuses rows that it accepted a moment ago: {}. {}",
                 self.table.shown,
                 refusal.message,
                 refusal.remedy(&self.table.shown)

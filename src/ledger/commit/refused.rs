@@ -40,7 +40,7 @@ pub(in crate::ledger) struct RefusedRow {
     pub session_start: String,
     pub session_end: String,
     pub num_logs: u64,
-    /// The last event, whatever `session_end` holds; both in milliseconds since 1970.
+    /// The first and the last event, whatever `session_end` holds, in milliseconds since 1970.
     pub first_ms: i64,
     pub last_ms: i64,
 }
@@ -178,9 +178,9 @@ impl RefusalWarnings {
             more => format!(", and {} more since the last such message", text::count(more as u64)),
         };
         log::warn!(
-            "the table {} refuses the session of ip {:?} and host {:?} from {} ({}, shard {}){more}: \
-             {}{column}. It is in sessionizer.dead_letters of the job {} (reason {ROW_REFUSED}), and \
-             the others are stored. {}",
+            "the table {} refuses the session of ip {:?} and host {:?} from {} ({}, shard \
+             {}){more}: {}{column}. It is in sessionizer.dead_letters of the job {} (reason \
+             {ROW_REFUSED}), and the others are stored. {}",
             table.shown,
             shown(ip),
             shown(host),

@@ -104,7 +104,7 @@ impl Refusal {
                  {table} default;"
             ),
             ("54000", _) => format!(
-                "To store such rows, drop the index of {table} that is named, or make it one over \
+                "To store such rows, drop the named index of {table}, or replace it by one over \
                  md5(...)"
             ),
             _ => format!("To store such rows, change what refuses them in {table}"),
@@ -336,8 +336,8 @@ pub(super) fn sift<'t, T>(
 
 fn refuses_everything(table: &Table, refusal: &Refusal) -> LedgerError {
     LedgerError::Fatal(Fault::Config(format!(
-        "the table {} has refused the first {REFUSED_IN_VAIN} rows of this run and stored none: {}. \
-         {}; then start again: the rows of this transaction are made again",
+        "the table {} has refused the first {REFUSED_IN_VAIN} rows of this run and stored none: \
+         {}. {}; then start again: the job writes the rows of this transaction again",
         table.shown,
         refusal.message,
         refusal.remedy(&table.shown)

@@ -174,10 +174,10 @@ impl Commit<'_> {
             return LedgerError::Retry("an epoch changed while it was being written".to_owned());
         };
         LedgerError::Fatal(Fault::Environment(format!(
-            "two parts of the job {} disagree: one has committed the watermark {theirs} for the epoch \
-             {epoch}, another comes to {ours}, and sessions close by it. Nothing of this commit is \
-             written, and the next start reads the epoch again. Do all processes run the same \
-             version? If they do, this is a bug: please report it",
+            "two parts of the job {} disagree: one has committed the watermark {theirs} for the \
+             epoch {epoch}, another comes to {ours}, and the watermark decides which sessions \
+             close. Nothing of this commit is written, and the next start reads the epoch again. \
+             Do all processes run the same version? If they do, this is a bug: please report it",
             self.target.config.job
         )))
     }

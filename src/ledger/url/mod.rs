@@ -145,32 +145,32 @@ const HARMLESS: [&str; 52] = [
 /// secure than its writer thinks.
 const NOT_SUPPORTED: [(&str, &str); 27] = [
     ("authenticationPluginClassName", "set POSTGRES_PASSWORD instead"),
-    ("gsslib", "there is no Kerberos"),
-    ("gssdelegation", "there is no Kerberos"),
-    ("gssUseDefaultCreds", "there is no Kerberos"),
-    ("jaasApplicationName", "there is no Kerberos"),
-    ("jaasLogin", "there is no Kerberos"),
-    ("kerberosServerName", "there is no Kerberos"),
-    ("krbsrvname", "there is no Kerberos"),
-    ("localSocketAddress", "connections come from the address that the system chooses"),
+    ("gsslib", "Kerberos is not available"),
+    ("gssdelegation", "Kerberos is not available"),
+    ("gssUseDefaultCreds", "Kerberos is not available"),
+    ("jaasApplicationName", "Kerberos is not available"),
+    ("jaasLogin", "Kerberos is not available"),
+    ("kerberosServerName", "Kerberos is not available"),
+    ("krbsrvname", "Kerberos is not available"),
+    ("localSocketAddress", "the system chooses the local address"),
     ("passfile", "set POSTGRES_PASSWORD instead"),
     ("replication", "the job needs a connection for SQL"),
-    ("requireAuth", "channelBinding=require keeps the password from a false server"),
-    ("require_auth", "channelBinding=require keeps the password from a false server"),
+    ("requireAuth", "channelBinding=require protects the password from a false server"),
+    ("require_auth", "channelBinding=require protects the password from a false server"),
     ("requirepeer", "use sslmode=verify-full"),
     ("service", "write the host and the database into the URL"),
     ("socketFactory", "write the host and the port into the URL"),
     ("socketFactoryArg", "write the host and the port into the URL"),
     ("sslcertmode", "name a certificate by sslcert, or none"),
-    ("sslcrl", "lists of revoked certificates are not read"),
-    ("sslcrldir", "lists of revoked certificates are not read"),
+    ("sslcrl", "certificate revocation lists are not read"),
+    ("sslcrldir", "certificate revocation lists are not read"),
     ("sslfactory", "use sslmode, sslrootcert, sslcert and sslkey"),
     ("sslfactoryarg", "use sslmode, sslrootcert, sslcert and sslkey"),
     ("sslhostnameverifier", "use sslmode=verify-full"),
     ("sslpasswordcallback", "use sslpassword"),
-    ("ssl_max_protocol_version", "OpenSSL's own limits hold"),
-    ("ssl_min_protocol_version", "OpenSSL's own limits hold"),
-    ("sspiServiceClass", "there is no SSPI"),
+    ("ssl_max_protocol_version", "OpenSSL's own limits apply"),
+    ("ssl_min_protocol_version", "OpenSSL's own limits apply"),
+    ("sspiServiceClass", "SSPI is not available"),
 ];
 
 /// Parses `jdbc:postgresql://host:port/database?…`, its short forms, or `postgres://…`. The error
@@ -236,7 +236,7 @@ fn login<'a>(parsed: &mut PostgresUrl, authority: &'a str) -> Result<&'a str, St
 
 fn database(text: &str) -> Result<String, String> {
     if text.len() > 1 && text.find('/') == Some(text.len() - 1) {
-        return Err("has a / after the name of the database: take it off".to_owned());
+        return Err("has a / after the name of the database: remove it".to_owned());
     }
     if text.contains(['/', '@', ':', '#', '"', '\'', '\\']) || text.contains(char::is_whitespace) {
         return Err(format!(
@@ -272,7 +272,9 @@ fn host_and_port(text: &str) -> Result<(String, u16), String> {
         && !host.is_empty()
         && (host.starts_with('/') || host.chars().all(legal));
     if !is_address && !is_host {
-        return Err(format!("has a host that is no name and no address: write {FORM}{ESCAPE}"));
+        return Err(format!(
+            "has a host that is neither a name nor an address: write {FORM}{ESCAPE}"
+        ));
     }
     Ok((host, port))
 }
@@ -346,7 +348,7 @@ fn only_if_harmless(url: &mut PostgresUrl, at: u32, name: &str, value: &str) -> 
                 return Err(format!("has the parameter {name}, which is not supported: {why}"));
             }
             return Err(format!(
-                "has a parameter that is not known, number {at} after the question mark{ESCAPE}"
+                "has an unknown parameter, number {at} after the question mark{ESCAPE}"
             ));
         }
     };
@@ -382,7 +384,7 @@ fn decode(text: &str) -> Result<String, String> {
     let is_escape =
         |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
     if !escapes.all(is_escape) {
-        return Err(format!("has a % that two hexadecimal digits do not follow{ESCAPE}"));
+        return Err(format!("has a % that is not followed by two hexadecimal digits{ESCAPE}"));
     }
     let decoded = percent_decode_str(text).decode_utf8();
     let decoded = decoded.map_err(|_| "has an escaped part that is not UTF-8".to_owned())?;
