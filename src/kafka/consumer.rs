@@ -288,7 +288,7 @@ impl Feed for KafkaFeed {
 
 impl Drop for KafkaFeed {
     /// A closing consumer waits for the replies to its commits, for a minute or for ever if the
-    /// broker is down. Those commits are a courtesy: wait up to [`CLOSE_PATIENCE`], then end the
+    /// broker is down. Those commits are a courtesy: wait up to `CLOSE_PATIENCE`, then end the
     /// run.
     fn drop(&mut self) {
         let (closing, closed) = channel::<()>();
