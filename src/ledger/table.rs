@@ -89,8 +89,8 @@ pub fn ensure(
         (false, None) => {
             return Err(refuse(
                 config,
-                "neither it nor any schema of the search path exists: create the schema, or \
-                 correct --table or currentSchema",
+                "it does not exist, and no schema of the search path does: create the schema, \
+                 or correct --table or currentSchema",
             ));
         }
     };

@@ -104,7 +104,7 @@ impl Refusal {
                  {table} default;"
             ),
             ("54000", _) => format!(
-                "To store such rows, drop the named index of {table}, or replace it by one over \
+                "To store such rows, drop the index of {table} named above, or replace it by one over \
                  md5(...)"
             ),
             _ => format!("To store such rows, change what refuses them in {table}"),
