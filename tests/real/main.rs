@@ -44,6 +44,7 @@ mod settings;
 mod skipped;
 mod state;
 mod stuck;
+mod upgrade;
 mod user_table;
 mod world;
 #[path = "../shared/savepoint.rs"]
