@@ -130,9 +130,9 @@ pub fn explain(ahead_ms: i64, wall_ms: u64, max_future_ms: i64) -> String {
         let latest = EventTime::from_millis(wall_ms as i64).plus(max_future_ms);
         return format!(
             "the clock of this machine is {distance} behind the job's epochs: it was set back, or \
-             the job ran with a clock that was ahead. Epochs continue by elapsed time. Events later \
-             than this clock plus --max-future (now {latest}) become dead letters: if they should \
-             not, correct the clock"
+             the job ran with a clock that was ahead. Epochs continue by elapsed time. Events \
+             later than this clock plus --max-future (now {latest}) become dead letters: if they \
+             should not, correct the clock"
         );
     }
     format!(

@@ -61,7 +61,7 @@ pub struct RecoveryPlan {
     pub topics: Vec<String>,
     /// Their topic ids, where the brokers say.
     pub topic_ids: Vec<Option<TopicId>>,
-    /// What new epochs are bound with.
+    /// The rules that new epochs are bound with.
     pub rules: Rules,
     /// Records that the replay needs are gone, and that was accepted. No session that ends later
     /// than this has ever closed.

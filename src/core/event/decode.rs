@@ -93,9 +93,9 @@ fn decode_any(payload: &[u8]) -> Result<Event<'_>, Rejected> {
     Ok(Event { ip, host, time })
 }
 
-/// The fields of an object in which a value cannot be had (a number beyond all bounds, half of a
-/// surrogate pair), if a later field of the same name overrides it: the last one counts, and of the
-/// others only that they are JSON.
+/// Reads an object in which a value cannot be represented (a number out of range, half of a
+/// surrogate pair), if a later field of the same name overrides it: the last one counts, and the
+/// others only have to be JSON.
 fn overridden(payload: &[u8]) -> Option<Fields<Field<'_>>> {
     let Fields { ip, host, event_time } = serde_json::from_slice(payload).ok()?;
     fn field(value: Option<&RawValue>) -> Option<Field<'_>> {

@@ -55,7 +55,7 @@ pub enum Reason {
     NoTime,
     /// `event_time` is neither RFC 3339 nor integer milliseconds, or not in the years 1 to 9999.
     BadTime,
-    /// `ip` or `host` holds U+0000, which Postgres cannot store.
+    /// `ip` or `host` contains U+0000, which Postgres cannot store.
     NulInKey,
     /// `ip` and `host` are longer than an index entry can hold.
     KeyTooLong,

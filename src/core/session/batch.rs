@@ -47,7 +47,7 @@ pub enum Row {
     Right,
     /// It is part of a session that is open again: it is replaced when that session closes.
     PartOfOpen,
-    /// It is not a session of the answer, nor part of one.
+    /// It is neither.
     Wrong,
 }
 

@@ -1,11 +1,13 @@
-//! The source: reads the partitions of a worker, cuts epochs and binds them, and replays bound ones.
+//! The source: reads the partitions of a worker, cuts epochs and binds them, and replays bound
+//! ones.
 //!
-//! [`operator`] is the timely side: capabilities and outputs. [`reader`] holds the state and decides
-//! what an activation does; `replay` and `live` are its two phases, `settle` notes what has become
-//! durable, and `warnings` reports a standstill. [`route`] turns a record into an arrival or a dead
-//! letter, [`pause`] keeps the source within its memory, and [`clocks`] tells which epoch it is.
+//! [`operator`] is the timely side: capabilities and outputs. [`reader`] holds the state and
+//! decides what an activation does; `replay` and `live` are its two phases, `settle` notes what has
+//! become durable, and `warnings` reports a standstill. [`route`] turns a record into an arrival or
+//! a dead letter, [`pause`] keeps the source within its memory, and [`clocks`] tells which epoch it
+//! is.
 //!
-//! The source knows nothing of sessions, nor of Kafka beyond the port [`Feed`].
+//! The source knows no session table, and Kafka only through the port [`Feed`].
 //!
 //! [`Feed`]: crate::dataflow::ports::Feed
 

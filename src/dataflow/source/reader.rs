@@ -99,6 +99,7 @@ pub struct Reader<F> {
 }
 
 impl<F: Feed> Reader<F> {
+    /// Creates the reader of a worker and assigns its partitions to the feed.
     pub fn new(
         plan: &Arc<RecoveryPlan>,
         config: SourceConfig,
@@ -181,8 +182,8 @@ impl<F: Feed> Reader<F> {
         Ok(reader)
     }
 
-    /// One activation: notes what has become durable, reads and cuts into `emit`, and returns when to
-    /// activate the reader again.
+    /// One activation: notes what has become durable, reads and cuts into `emit`, and returns when
+    /// to activate the reader again.
     pub fn activate(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
         self.settle();
         let next = self.advance(emit)?;

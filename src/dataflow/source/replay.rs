@@ -5,7 +5,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use sessionizer_core::binding::Binding;
+use sessionizer_core::binding::{Binding, BoundEpoch};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::time::Epoch;
 use sessionizer_core::watermark::PartitionClock;
@@ -57,6 +57,12 @@ impl<F: Feed> Reader<F> {
         if let Some(next) = next {
             return Ok(next);
         }
+        self.cut_replayed(bound, emit)?;
+        Ok(Next::Now)
+    }
+
+    /// Cuts a bound epoch that has been read again, and moves on to the next one or to new input.
+    fn cut_replayed(&mut self, bound: BoundEpoch, emit: &mut Emit) -> Result<(), Fault> {
         let mut differences = Vec::new();
         for binding in &bound.bindings {
             differences.extend(self.check_replayed(bound.epoch, binding));
@@ -82,7 +88,7 @@ impl<F: Feed> Reader<F> {
             Some(next) => self.epoch = next.epoch,
             None => self.go_live()?,
         }
-        Ok(Next::Now)
+        Ok(())
     }
 
     /// Compares a replayed epoch with its binding: they agree (I2) unless the topic has lost
