@@ -273,7 +273,10 @@ fn a_table_that_cannot_hold_sessions_is_refused() {
         (table("num_logs numeric"), &["num_logs", "numeric", "bigint"]),
         (table("ip inet"), &["ip", "inet", "text"]),
         (table("host char(20)"), &["host", "character", "text"]),
-        (table("session_end timestamp(3)"), &["session_start", "session_end", "alike"]),
+        (
+            table("session_end timestamp(3)"),
+            &["session_start", "session_end", "give both the same type"],
+        ),
         (table("session_start date"), &["session_start", "date", "timestamp"]),
         (table("visits integer not null"), &["column visits", "no default"]),
         ("create view sessionized_events as select 'a'::text as ip".to_owned(), &["view"]),
