@@ -52,13 +52,16 @@ impl Network {
             sockets: Vec::new(),
         };
         let Network { name, subnet, .. } = &network;
-        ip(&format!("link add {name} type bridge"));
-        ip(&format!("link set {name} up"));
+        // In a namespace of its own, where the machine's firewall does not count: Docker, for
+        // one, drops what goes over bridges that are not its own.
+        ip(&format!("netns add {name}-b"));
+        ip(&format!("-n {name}-b link add {name} type bridge"));
+        ip(&format!("-n {name}-b link set {name} up"));
         for at in 0..3 {
             let space = format!("{name}-{at}");
             ip(&format!("netns add {space}"));
-            ip(&format!("link add {name}v{at} type veth peer name eth0 netns {space}"));
-            ip(&format!("link set {name}v{at} master {name} up"));
+            ip(&format!("-n {name}-b link add {name}v{at} type veth peer name eth0 netns {space}"));
+            ip(&format!("-n {name}-b link set {name}v{at} master {name} up"));
             ip(&format!("-n {space} addr add {subnet}.{}/24 dev eth0", at + 1));
             ip(&format!("-n {space} link set eth0 up"));
             ip(&format!("-n {space} link set lo up"));
@@ -125,6 +128,7 @@ impl Network {
     fn forwarding(&self, at: usize, state: u8) {
         let port = format!("{}v{at}", self.name);
         let done = Command::new("bridge")
+            .args(["-n", &format!("{}-b", self.name)])
             .args(["link", "set", "dev", &port, "state", &state.to_string()])
             .status();
         assert!(done.expect("bridge comes with ip").success(), "bridge link set dev {port}");
@@ -141,7 +145,8 @@ impl Drop for Network {
             tidy(format!("netns pids {}-{at}", self.name));
             tidy(format!("netns del {}-{at}", self.name));
         }
-        tidy(format!("link del {}", self.name));
+        // The bridge goes with it.
+        tidy(format!("netns del {}-b", self.name));
         for socket in &self.sockets {
             let _ = std::fs::remove_file(socket);
         }
