@@ -200,6 +200,20 @@ fn an_asynchronous_commit_that_a_crash_takes_back_is_read_again() {
     traffic.check(&world, &[]);
 }
 
+/// Keeps the server's files as they are now.
+fn back_up(server: &Server) {
+    server.act("stop");
+    copy(server, "data", "backup");
+    server.act("start");
+}
+
+/// Takes the server back to what was kept.
+fn put_back(server: &Server) {
+    server.act("stop");
+    copy(server, "backup", "data");
+    server.act("start");
+}
+
 /// The files of a server, as a snapshot of its disk has them.
 fn copy(from: &Server, what: &str, to: &str) {
     let [from, to] = [what, to].map(|name| from.directory.join(name));
@@ -216,9 +230,7 @@ fn a_backup_that_is_put_back_under_a_live_job_and_between_two_is_gone_on_from() 
     traffic.send(500);
     let mut job = start(&world, "-w 2 --snapshot-interval 300ms");
     wait_for_records(&world, traffic.records());
-    server.act("stop");
-    copy(&server, "data", "backup");
-    server.act("start");
+    back_up(&server);
     // The same run goes on, then another one: the generation of the backup is an older one.
     for lives in 1..=2 {
         traffic.send(1_000);
@@ -241,9 +253,7 @@ fn a_backup_that_is_put_back_under_a_live_job_and_between_two_is_gone_on_from() 
     }
     // The job is down while it happens: the group of Kafka remembers.
     job.stop();
-    server.act("stop");
-    copy(&server, "backup", "data");
-    server.act("start");
+    put_back(&server);
     let mut job = start(&world, "-w 1");
     job.wait_for("the consumer group");
     assert!(job.log().contains(BACK), "{}", job.log());
@@ -263,17 +273,13 @@ fn what_is_missing_after_a_restore_and_gone_from_the_topic_is_told_as_a_loss() {
     let mut traffic = Traffic::new(&world);
     traffic.send(300);
     world.run_to_end(&[]);
-    server.act("stop");
-    copy(&server, "data", "backup");
-    server.act("start");
+    back_up(&server);
     let (_, end) = world.log_range(&world.name, 0);
     traffic.send(300);
     let job = start(&world, "-w 2");
     wait_for_records(&world, traffic.records());
     world.delete_records(&world.name, 0, end + 10);
-    server.act("stop");
-    copy(&server, "backup", "data");
-    server.act("start");
+    put_back(&server);
     traffic.send(10);
     let (status, log) = job.wait();
     assert_eq!(status.code(), Some(2), "{log}");
@@ -310,16 +316,12 @@ fn two_runs_that_took_the_same_generation_do_not_write_side_by_side() {
     let mut traffic = Traffic::new(&world);
     traffic.send(300);
     world.run_to_end(&[]);
-    server.act("stop");
-    copy(&server, "data", "backup");
-    server.act("start");
+    back_up(&server);
     // The first takes the fence, and its database goes back to before that.
     let mut first = start(&world, "-w 1 --sink-connections 2");
     first.wait_for("reading begins");
     first.signal("STOP");
-    server.act("stop");
-    copy(&server, "backup", "data");
-    server.act("start");
+    put_back(&server);
     let second = start(&world, "-w 1 --sink-connections 2");
     eventually("the other has the same", || {
         world.value("select max(generation) from sessionizer.shard_progress") == "2"

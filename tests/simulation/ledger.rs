@@ -466,7 +466,7 @@ impl Store {
                 assert!(!pair[0].touches(&pair[1], gap()), "I6: rows of {key:?} touch: {rows:?}");
             }
         }
-        self.check_books();
+        self.check_totals();
         let topic = self.topic.lock().expect("one at a time");
         for shard in 0..self.progress.len() {
             let upto = self.progress[shard].epoch;
@@ -599,7 +599,7 @@ impl Store {
     }
 
     /// Checks I8 at the last epoch that all shards have passed.
-    fn check_books(&self) {
+    fn check_totals(&self) {
         let shards = self.progress.len() as u32;
         let complete = self.epochs.iter().rev().find(|(_, totals)| totals.shards_done == shards);
         let (epoch, totals) = complete.expect("I8: no epoch is kept that all shards have passed");
