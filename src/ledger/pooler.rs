@@ -31,9 +31,9 @@ pub fn connect_directly(config: &LedgerConfig) -> Result<Client, LedgerError> {
 /// Returns the connection if it has a session of its own; refuses it otherwise.
 pub fn check(mut client: Client, config: &LedgerConfig) -> Result<Client, LedgerError> {
     let own = session(&mut client)?;
-    let mut same = own == session(&mut client)?;
+    let mut same = keeps(&mut client, &own)?;
     if let Some((mut other, others)) = second(config) {
-        same &= own != others && own == session(&mut client)? && others == session(&mut other)?;
+        same &= own != others && keeps(&mut client, &own)? && keeps(&mut other, &others)?;
         if same {
             same = holds_its_own(&mut client, &mut other, (&own, &others))?;
         }
@@ -78,6 +78,12 @@ fn second(config: &LedgerConfig) -> Option<(Client, String)> {
     thread.spawn(work).expect("a thread can be started");
     let found = answer.recv_timeout(PATIENCE).ok()?;
     found.inspect_err(|why| log::debug!("no second connection to look for a pooler: {why}")).ok()
+}
+
+/// Whether the connection gets the same session twice in a row. Once is not enough: a pool of two
+/// sessions that takes turns serves two connections that take turns always from the same ones.
+fn keeps(client: &mut Client, own: &str) -> Result<bool, LedgerError> {
+    Ok(own == session(client)? && own == session(client)?)
 }
 
 /// Returns which session answers, in a transaction of its own.
