@@ -51,9 +51,9 @@ pub struct Store {
     watermarks: BTreeMap<Epoch, EventTime>,
     snapshots: Vec<(Epoch, Vec<u8>)>,
     table: BTreeMap<Key, Vec<Span>>,
-    dead_letters: BTreeSet<(Partition, i64)>,
+    dead_letters: BTreeSet<(Partition, Offset)>,
     /// The dead letters that are events, dropped because they came too late.
-    dropped: BTreeSet<(Partition, i64)>,
+    dropped: BTreeSet<(Partition, Offset)>,
     rng: Rng,
     /// Whether commits may fail. False at the very end.
     pub faulty: bool,
@@ -219,7 +219,7 @@ impl Store {
         let (mut before, mut want) = (EventTime::NEVER, BTreeSet::new());
         for (epoch, rules) in &self.rules {
             let watermark = self.watermarks[epoch];
-            let mut came: Vec<(Partition, i64, &str, EventTime)> = Vec::new();
+            let mut came: Vec<(Partition, Offset, &str, EventTime)> = Vec::new();
             for ((_, at), binding) in self.history.range((*epoch, FIRST)..(*epoch + 1, FIRST)) {
                 let from = last.insert(*at, *binding).map_or(binding.start, |b| b.end);
                 for entry in &topic.logs[at.number as usize].entries {
@@ -532,7 +532,7 @@ impl Store {
         topic.logs.iter().enumerate().all(|(number, log)| {
             let partition = Partition { topic: 0, number: number as i32 };
             let bound = self.history.iter().filter(|((_, other), _)| *other == partition);
-            let end = bound.map(|(_, binding)| binding.end).max().unwrap_or(Offset::MIN);
+            let end = bound.map(|(_, binding)| binding.end).max().unwrap_or(Offset::ZERO);
             let before = offset(partition);
             let mut wanted = log.entries.iter().filter(|entry| entry.offset < before);
             wanted.next_back().is_none_or(|last| last.offset < end)
