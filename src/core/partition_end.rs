@@ -89,6 +89,7 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
+    use crate::shared::rng::Rng;
 
     const LIFETIME_MS: u64 = 1_000;
 
@@ -156,13 +157,7 @@ mod tests {
     fn what_is_claimed_was_so() {
         let mut claims = 0;
         for seed in 1..400_u64 {
-            let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let mut below = |n: u64| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                state % n
-            };
+            let mut rng = Rng::new(seed);
             // The end of the partition at each millisecond.
             let mut ends = vec![3];
             let mut queue: VecDeque<(i64, bool)> = VecDeque::new();
@@ -170,14 +165,14 @@ mod tests {
             let mut asked: Vec<(u64, i64)> = Vec::new();
             let mut end = at(3);
             for _ in 0..200 {
-                let slept = if below(20) == 0 { below(2_000) } else { below(3) };
+                let slept = if rng.one_in(20) { rng.below(2_000) } else { rng.below(3) };
                 for _ in 0..slept {
-                    let grows = if below(40) == 0 { 1 + below(3) as i64 } else { 0 };
+                    let grows = if rng.one_in(40) { 1 + rng.below(3) as i64 } else { 0 };
                     ends.push(ends[ends.len() - 1] + grows);
                 }
                 let now_ms = ends.len() as u64 - 1;
                 let last = ends[now_ms as usize];
-                match below(5) {
+                match rng.below(5) {
                     // The broker answers a fetch.
                     0 if fetched < last => {
                         queue.extend((fetched..last).map(|at| (at, false)));
@@ -190,7 +185,7 @@ mod tests {
                     1 => asked.push((now_ms, last)),
                     2 if !asked.is_empty() => {
                         let (asked_ms, last) =
-                            asked.swap_remove(below(asked.len() as u64) as usize);
+                            asked.swap_remove(rng.below(asked.len() as u64) as usize);
                         end.answer(offset(last), asked_ms);
                     }
                     3 => match queue.pop_front() {

@@ -13,7 +13,7 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::partition_end::PartitionEnd;
 
 use crate::clocks::SimClocks;
-use crate::oracle::GAP_MS;
+use crate::ledger::GAP_MS;
 use crate::rng::Rng;
 use crate::sabotage::Sabotage;
 
