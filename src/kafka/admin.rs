@@ -189,7 +189,7 @@ impl Admin {
         let mut last = None;
         for _ in 0..5 {
             match self.client.fetch_watermarks(topic, partition, REQUEST_TIMEOUT) {
-                Ok(offsets) => return Ok(offsets),
+                Ok((oldest, end)) => return Ok((Offset::new(oldest), Offset::new(end))),
                 Err(why) => last = Some(why),
             }
             self.serve();
@@ -244,7 +244,7 @@ impl Admin {
             let topic = &topics[usize::from(partition.topic)];
             let found = found.find_partition(topic, partition.number)?;
             match (found.error(), found.offset()) {
-                (Ok(()), RdOffset::Offset(end)) => Some((*partition, end)),
+                (Ok(()), RdOffset::Offset(end)) => Some((*partition, Offset::new(end))),
                 _ => None,
             }
         };
@@ -270,7 +270,7 @@ impl Admin {
         let found =
             self.client.offsets_for_times(wanted, REQUEST_TIMEOUT).map_err(|why| failed(&why))?;
         match found.find_partition(topic, partition).map(|element| element.offset()) {
-            Some(RdOffset::Offset(offset)) => Ok(offset),
+            Some(RdOffset::Offset(offset)) => Ok(Offset::new(offset)),
             _ => Ok(end),
         }
     }

@@ -100,7 +100,7 @@ impl KafkaFeed {
         let mut list = TopicPartitionList::new();
         for (partition, offset) in offsets {
             let topic = &self.topics[usize::from(partition.topic)];
-            list.add_partition_offset(topic, partition.number, RdOffset::Offset(offset))
+            list.add_partition_offset(topic, partition.number, RdOffset::Offset(offset.get()))
                 .expect("an offset is not negative");
         }
         list
@@ -262,7 +262,7 @@ impl Feed for KafkaFeed {
     fn waiting(&self, partition: Partition) -> Option<u64> {
         let part = &self.parts[&partition];
         match part.batches.known_end() {
-            Some(end) => Some(u64::try_from(end - part.end.position()).unwrap_or(0)),
+            Some(end) => Some(u64::try_from(end.since(part.end.position())).unwrap_or(0)),
             None => part.end.has_ended().then_some(0),
         }
     }
@@ -291,7 +291,7 @@ impl Feed for KafkaFeed {
         for (partition, end) in ends {
             let topic = &self.topics[usize::from(partition.topic)];
             let mut entry = list.add_partition(topic, partition.number);
-            entry.set_offset(RdOffset::Offset(*end)).expect("an offset is not negative");
+            entry.set_offset(RdOffset::Offset(end.get())).expect("an offset is not negative");
             entry.set_metadata(&self.mark);
         }
         if let Err(why) = self.consumer().commit(&list, CommitMode::Async) {
@@ -347,8 +347,12 @@ pub fn scan_for(
             .map_err(|why| refused(config, &why))?;
     let mut list = TopicPartitionList::new();
     for range in ranges {
-        list.add_partition_offset(&range.topic, range.partition, RdOffset::Offset(range.start))
-            .expect("an offset is not negative");
+        list.add_partition_offset(
+            &range.topic,
+            range.partition,
+            RdOffset::Offset(range.start.get()),
+        )
+        .expect("an offset is not negative");
     }
     let failed =
         |why: &KafkaError| Fault::Environment(format!("the topic cannot be read again: {why}"));
@@ -372,14 +376,14 @@ pub fn scan_for(
         match consumer.poll(Duration::from_millis(500)) {
             Some(Ok(message)) => {
                 let at = places[&(message.topic(), message.partition())];
-                let offset = message.offset();
+                let offset = Offset::new(message.offset());
                 if offset < ranges[at].end {
                     let record = Record { offset, payload: message.payload() };
                     if !take(at, record) {
                         return Ok(());
                     }
                 }
-                open[at] &= offset + 1 < ranges[at].end;
+                open[at] &= offset.next() < ranges[at].end;
             }
             // The event names the partition but not its topic, and a range may end in missing
             // offsets: compare the positions instead.
@@ -388,7 +392,7 @@ pub fn scan_for(
                 for (at, range) in ranges.iter().enumerate() {
                     let found = positions.find_partition(&range.topic, range.partition);
                     if let Some(RdOffset::Offset(position)) = found.map(|found| found.offset()) {
-                        open[at] &= position < range.end;
+                        open[at] &= Offset::new(position) < range.end;
                     }
                 }
             }

@@ -115,7 +115,7 @@ impl Admin {
             }
             if let RdOffset::Offset(offset) = element.offset() {
                 let place = (element.topic().to_owned(), element.partition());
-                committed.insert(place, (offset, element.metadata().to_owned()));
+                committed.insert(place, (Offset::new(offset), element.metadata().to_owned()));
             }
         }
         Ok(Some(committed))

@@ -25,7 +25,9 @@ mod clocks;
 mod crew;
 mod feed;
 mod ledger;
+#[path = "../shared/oracle.rs"]
 mod oracle;
+#[path = "../shared/rng.rs"]
 mod rng;
 mod sabotage;
 mod schedule;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use sessionizer::dataflow::messages::Change;
 use sessionizer::job::recover::assemble;
 use sessionizer_core::alignment::Drift;
-use sessionizer_core::binding::{Late, Rules};
+use sessionizer_core::binding::{Late, Offset, Rules};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Key;
 use sessionizer_core::session::Span;
@@ -481,7 +481,7 @@ impl World {
         let until = |partition| {
             let mut parts = crew.plan.partitions.iter();
             let part = parts.find(|part| part.start.partition == partition);
-            part.and_then(|part| part.until).unwrap_or(0)
+            part.and_then(|part| part.until).unwrap_or(Offset::ZERO)
         };
         assert!(store.is_bound_to(until), "a bounded run has not read what was there");
         assert!(!store.is_bound_behind(until), "a bounded run has read what was not there");
