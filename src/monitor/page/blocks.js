@@ -247,8 +247,9 @@ export class DeadLetters {
     if (!newest) return { text: UNKNOWN, title: "no example is kept" };
     const place = known(newest.offset) ? `${newest.topic}/${newest.partition} offset ${count(newest.offset)}: ` : "";
     const payload = newest.payload ?? newest.why?.payload ?? "";
-    const cutShort = newest.cut && !payload.endsWith("…") ? "…" : "";
-    return { text: place + cut(payload, PAYLOAD_SHOWN) + cutShort, title: newest.detail ?? null };
+    const shown = cut(payload, PAYLOAD_SHOWN);
+    const more = newest.cut && !shown.endsWith("…") ? "…" : "";
+    return { text: place + shown + more, title: newest.detail ?? null };
   }
 
   show(doc, now) {
