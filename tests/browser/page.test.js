@@ -180,7 +180,12 @@ test("a hidden page lets go of the stream, and comes back with a fresh snapshot"
   assert.equal(player.streams.size, 0);
   assert.equal(await title(), "not watching · sessionizer");
 
+  const { document } = player;
+  player.document = null;
   await page.front();
+  await until("not yet back", title, (now) => now === "connecting again; figures are of 12:04:11 · sessionizer");
+  assert.equal(await page.evaluate("'stale' in document.body.dataset"), true);
+  player.snapshot(document);
   await until("back", title, (now) => now === "held back by web-events/3 since 12:03 · sessionizer");
   assert.equal(player.streams.size, 1);
 });

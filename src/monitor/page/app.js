@@ -15,6 +15,8 @@ const model = new Model();
 const head = new Head();
 const begun = performance.now();
 let unreadable = false;
+let returned = -Infinity;
+let wasStale = false;
 let charts = null;
 let parts = null;
 
@@ -65,8 +67,12 @@ function lost() {
 }
 
 function contact() {
-  const silent = performance.now() - (stream.arrived ?? begun);
-  return { stale: silent >= STALE_MS, silent_s: silent / 1000, unreadable };
+  const now = performance.now();
+  const arrived = stream.arrived ?? begun;
+  // Whoever comes back to this tab sees old figures for a moment.
+  const again = arrived < returned && now - returned < STALE_MS;
+  const stale = now - arrived >= STALE_MS && !again;
+  return { stale, again, silent_s: (now - arrived) / 1000, unreadable };
 }
 
 /** Now, by the clock of the job; while it is not heard, time stands still with its figures. */
@@ -79,7 +85,7 @@ function show() {
   if (document.hidden) return;
   const state = contact();
   head.show(model.doc, state);
-  attribute(document.body, "data-stale", state.stale);
+  attribute(document.body, "data-stale", state.stale || state.again);
   if (!model.doc || unreadable) return;
   hide(byId("main"), false);
   parts ??= make();
@@ -106,18 +112,19 @@ function tick() {
   if (document.hidden) return;
   stream.check();
   const state = contact();
-  if (!state.stale && model.doc) return;
-  if (model.doc && document.body.dataset.stale === undefined) {
+  if (state.stale && !wasStale) {
     lost();
     show();
-  } else {
+  } else if (state.stale || !model.doc) {
     head.show(model.doc, state);
   }
+  wasStale = state.stale;
 }
 
 document.addEventListener("visibilitychange", () => {
-  if (document.hidden) head.pause(model.doc);
-  else head.show(model.doc, contact());
+  if (document.hidden) return head.pause(model.doc);
+  returned = performance.now();
+  show();
 });
 
 head.show(null, contact());

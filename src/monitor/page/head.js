@@ -32,7 +32,7 @@ const TABS = {
 };
 
 /**
- * What to say now. `contact` is {ever, silent_s, stale, unreadable}; `doc` is the last document, if any.
+ * What to say now. `contact` is {stale, again, silent_s, unreadable}; `doc` is the last document, if any.
  */
 export function sentence(doc, contact) {
   if (contact.unreadable) {
@@ -43,6 +43,9 @@ export function sentence(doc, contact) {
     if (!contact.stale) return { tone: "busy", text: "connecting to the job", state: "first", means: "" };
     return { tone: "lost", text: `no answer from the job for ${whole(contact.silent_s)}`, state: "unreached",
       means: "It may not be running, or the network between is down. This page tries again every second." };
+  }
+  if (contact.again) {
+    return { tone: "busy", text: `connecting again; figures are of ${clock(doc.at)}`, state: "again", means: "" };
   }
   const { state, tone, text: said, cause } = doc.sentence;
   if (!contact.stale) return { tone: tone in WORDS ? tone : "busy", text: said, state, cause, means: MEANS[state] ?? "" };
