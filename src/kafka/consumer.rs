@@ -267,6 +267,10 @@ impl Feed for KafkaFeed {
         }
     }
 
+    fn read_up_to_ms(&self, partition: Partition) -> Option<i64> {
+        self.parts[&partition].batches.read_up_to_ms()
+    }
+
     fn service(&mut self) -> Result<Vec<(Partition, Offset)>, Fault> {
         for _ in 0..EVENTS_PER_SERVICE {
             // The common queue carries only events: a record here would be lost.
