@@ -17,4 +17,5 @@ pub mod dataflow;
 pub mod job;
 pub mod kafka;
 pub mod ledger;
+pub mod retry;
 pub mod ui;
