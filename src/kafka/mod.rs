@@ -89,6 +89,8 @@ pub const RESERVED: [(&str, &str); 22] = [
 
 /// The timeout of one request to the brokers.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause before a question is asked again.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// How many times a client is polled for events in one go. A poll that has handled an internal
 /// event, such as a log line, returns the same as one that found nothing, so the return value does
 /// not say whether to stop.

@@ -75,7 +75,10 @@ fn an_event_costs_what_is_recorded_and_a_hot_key_no_more() {
 
 fn cannot_count() -> Option<String> {
     if cfg!(debug_assertions) {
-        return Some("this is not a release build".to_owned());
+        return Some(
+            "a build with assertions is no measure; use cargo test --release --test cost"
+                .to_owned(),
+        );
     }
     let version = Command::new("valgrind").arg("--version").output();
     match version.is_ok_and(|version| version.status.success()) {

@@ -66,7 +66,9 @@ fn all(seeds: impl Iterator<Item = u64>) -> schedule::Seen {
     for seed in seeds {
         let one = std::panic::catch_unwind(|| schedule::run(seed, None));
         seen.add(&one.unwrap_or_else(|_| {
-            panic!("to replay it: SESSIONIZER_SEED={seed} cargo test --release --test simulation")
+            panic!(
+                "to replay it: SESSIONIZER_SEED={seed} cargo test --profile bench --test simulation"
+            )
         }));
     }
     seen
