@@ -19,6 +19,7 @@ impl<F: Feed> Reader<F> {
             && !self.durable.less_equal(epoch)
         {
             let (epoch, ends) = self.in_flight.pop_front().expect("there is a front");
+            log::debug!(epoch = epoch, worker = self.worker; "durable");
             self.run_state.metrics.durable_epoch.fetch_max(epoch, Relaxed);
             self.settled.extend(ends);
         }
