@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use sessionizer_core::binding::Status;
+use sessionizer_core::binding::{Offset, Status};
 use sessionizer_core::time::EventTime;
 
 use crate::dataflow::buckets::Counted;
@@ -309,8 +309,8 @@ fn parts(run_state: &RunState, bound: &Bound, process: usize, at_ms: u64) -> Vec
             topic: figures.topic(*partition).unwrap_or_default().to_owned(),
             number: partition.number,
             process,
-            offset: part.position,
-            end: part.waiting.map(|waiting| part.position + waiting as i64),
+            offset: part.position.get(),
+            end: part.waiting.map(|waiting| part.position.plus(waiting as i64).get()),
             waiting: part.waiting,
             lag_ms: lag_ms(part, at_ms),
             promise_ms: binding
@@ -318,7 +318,7 @@ fn parts(run_state: &RunState, bound: &Bound, process: usize, at_ms: u64) -> Vec
                 .filter(|promise| *promise > EventTime::NEVER)
                 .map(EventTime::millis),
             state: state(part, status),
-            held_to: part.held_back,
+            held_to: part.held_back.map(Offset::get),
             records: part.records,
             dead: part.dead,
         });
@@ -392,7 +392,7 @@ fn letters(run_state: &RunState) -> Vec<LetterSample> {
                 at_ms: example.at_ms,
                 place: example.place.map(|(partition, offset)| {
                     let topic = figures.topic(partition).unwrap_or_default();
-                    (topic.to_owned(), partition.number, offset)
+                    (topic.to_owned(), partition.number, offset.get())
                 }),
                 detail: example.detail,
                 payload: example.payload,

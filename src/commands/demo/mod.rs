@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use log::info;
+use sessionizer_core::binding::Offset;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::secret::Secret;
 
@@ -251,7 +252,7 @@ fn wait_for_silence(config: &Config, sent: u64, run_state: &RunState) {
 fn verify(config: &Config) -> Result<Option<String>, Fault> {
     let cluster = Admin::new(&config.kafka)?;
     for partition in 0..PARTITIONS {
-        if cluster.offsets(TOPIC, partition)?.0 > 0 {
+        if cluster.offsets(TOPIC, partition)?.0 > Offset::ZERO {
             return Ok(None);
         }
     }
