@@ -57,6 +57,44 @@ pub struct Sample {
     pub troubles: Vec<(String, String, u64)>,
 }
 
+/// The most bytes that a link carries at once, less some for the envelope and what it escapes.
+const MOST_BYTES: usize = 24 << 10;
+
+impl Sample {
+    /// As a text for process 0. If it is too long, what matters least is left out.
+    pub fn write(&self) -> String {
+        let mut sample = self.clone();
+        let text = |sample: &Sample| serde_json::to_string(sample).expect("plain data");
+        let shorter: [fn(&mut Sample); 4] = [
+            |sample| sample.latest.truncate(10),
+            |sample| sample.letters.iter_mut().for_each(|letters| letters.examples.clear()),
+            |sample| {
+                let HostsSample { rows, other, .. } = &mut sample.hosts;
+                let rest = rows.split_off(rows.len().min(20));
+                rest.into_iter().for_each(|(_, sums)| other.plus(sums));
+            },
+            |sample| {
+                sample.latest.clear();
+                sample.parts.truncate(60);
+            },
+        ];
+        let mut written = text(&sample);
+        for shorten in shorter {
+            if written.len() <= MOST_BYTES {
+                break;
+            }
+            shorten(&mut sample);
+            written = text(&sample);
+        }
+        written
+    }
+
+    /// What another process has written; `None` if it is not understood.
+    pub fn read(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct WorkerSample {
     pub worker: usize,
