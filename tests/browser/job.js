@@ -2,7 +2,7 @@
 
 import { execFile, spawn } from "node:child_process";
 import { openSync } from "node:fs";
-import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { chmod, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -16,12 +16,17 @@ const run = promisify(execFile);
 export const program = process.env.SESSIONIZER_TEST_PROGRAM;
 
 export class World {
+  children = new Set();
+
   async start() {
     this.dir = await mkdtemp(join(tmpdir(), "sessionizer-page-"));
-    this.children = new Set();
+    // PostgreSQL may run as another user, who has to pass here.
+    await chmod(this.dir, 0o711);
     this.port = await freePort();
     this.url = `http://127.0.0.1:${this.port}/`;
-    const [kafka, postgres] = await Promise.all([this.services("kafka", "start"), this.services("postgres", "start")]);
+    const started = ["kafka", "postgres"].map((kind) => this.services(kind, "start"));
+    await Promise.allSettled(started);
+    const [kafka, postgres] = await Promise.all(started);
     this.env = {
       ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(KAFKA|POSTGRES|SESSIONIZER)_/.test(name))),
       KAFKA_URL: kafka, KAFKA_TOPIC: "web-events", KAFKA_GROUP: "page",
@@ -37,8 +42,8 @@ export class World {
   }
 
   makeTopic(partitions) {
-    return this.services("kafka", "tool", "org.apache.kafka.tools.TopicCommand", "--bootstrap-server", this.env.KAFKA_URL,
-      "--create", "--topic", this.env.KAFKA_TOPIC, "--partitions", String(partitions));
+    return this.services("kafka", "tool", "org.apache.kafka.tools.TopicCommand", "--create",
+      "--topic", this.env.KAFKA_TOPIC, "--partitions", String(partitions));
   }
 
   /** Short gaps, so that sessions close while a test looks. */
@@ -83,6 +88,7 @@ export class World {
 
   async stop() {
     for (const child of this.children) child.kill("SIGKILL");
+    if (!this.dir) return;
     await run(join(ROOT, "scripts/services"), ["sweep", this.dir]);
     await rm(this.dir, { recursive: true, force: true, maxRetries: 10 });
   }

@@ -17,7 +17,9 @@ let world, job, browser, page, complaints, live;
 
 before(async () => {
   if (skip) return;
-  [world, browser] = await Promise.all([new World().start(), launch()]);
+  world = new World();
+  await world.start();
+  browser = await launch();
   await world.makeTopic(4);
   job = world.job();
   await until("the job listens", () => fetch(`${world.url}livez`).then((answer) => answer.status, () => 0), (status) => status > 0, LONG);

@@ -9,6 +9,7 @@ import { Stream } from "./stream.js";
 
 /** Nothing for so long, and the figures are called stale. */
 const STALE_MS = 3000;
+const TICK_MS = 500;
 const RELOADED = "sessionizer reloaded for schema";
 
 const model = new Model();
@@ -17,6 +18,7 @@ const begun = performance.now();
 let unreadable = false;
 let returned = -Infinity;
 let wasStale = false;
+let ticked = begun;
 let charts = null;
 let parts = null;
 
@@ -109,7 +111,10 @@ function make() {
 
 /** Between messages only what depends on time changes: the sentence, once it is stale. */
 function tick() {
-  if (document.hidden) return;
+  const late = performance.now() - ticked > 2 * TICK_MS;
+  ticked = performance.now();
+  // After a sleep or a freeze of this page, what has arrived meanwhile is looked at first.
+  if (document.hidden || late) return;
   stream.check();
   const state = contact();
   if (state.stale && !wasStale) {
@@ -129,4 +134,4 @@ document.addEventListener("visibilitychange", () => {
 
 head.show(null, contact());
 stream.start();
-setInterval(tick, 500);
+setInterval(tick, TICK_MS);

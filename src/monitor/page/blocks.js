@@ -27,11 +27,11 @@ export function showJob(doc, now) {
   text(byId("crew"), `${crew}${plural(job.workers, "worker")}, running for ${whole((now - job.started_at) / 1000)}`);
   text(byId("version"), `sessionizer ${doc.version}${doc.revision ? ` (${doc.revision})` : ""}`);
   const part = job.scope === "process" && job.processes > 1;
-  text(byId("scope"), part ? `Figures of process ${job.process} of ${job.processes} alone: the page of process 0 is of the whole job.` : "");
+  text(byId("scope"), `Figures of process ${job.process} of ${job.processes} alone: the page of process 0 is of the whole job.`);
   hide(byId("scope"), !part);
 }
 
-const tile = (name, value, below, title) => ({ name, value, below, title });
+const tile = (name, value, below) => ({ name, value, below });
 
 function tiles(doc, model) {
   const t = doc.tiles;
@@ -41,11 +41,13 @@ function tiles(doc, model) {
     const records = known(t.lag_records) ? `${plural(t.lag_records, "record")} to read` : why(t, "lag_records");
     const trend = model.trend(3);
     if (known(t.left_s) && t.left_s >= 3) return `${records}, ${whole(t.left_s)} left`;
-    return trend ? `${records}, ${trend}` : records;
+    return trend && trend !== "steady" ? `${records}, ${trend}` : records;
   };
-  const complete = known(t.durable_watermark)
+  const silent = (doc.at - t.durable_at) / 1000;
+  const last = known(t.durable_at) && silent >= 5 ? `nothing committed for ${whole(silent)}; ` : "";
+  const complete = last + (known(t.durable_watermark)
     ? `the table is complete up to ${moment(t.durable_watermark, doc.at)}`
-    : why(t, "durable_watermark");
+    : why(t, "durable_watermark"));
   const memory = known(t.memory_used) && known(t.memory_limit)
     ? `${bytes(t.memory_used)} of ${bytes(t.memory_limit)} in flight` : "";
   const late = known(t.late_sessions) && t.late_sessions > 0 ? `, ${count(t.late_sessions)} late` : "";
@@ -134,7 +136,7 @@ export class Hosts {
       { name: "sessions", number: true, cell: (row) => ({ text: count(row.sessions), share: row.share }) },
       { name: "share", number: true, cell: (row) => percent(row.sessions, row.of) },
       { name: "events each", number: true, cell: (row) => (row.sessions > 0 ? short(row.events / row.sessions) : UNKNOWN) },
-      { name: "length", number: true, cell: (row) => (row.sessions > 0 ? whole(row.duration_ms / row.sessions / 1000) : UNKNOWN) },
+      { name: "length", number: true, cell: (row) => (row.sessions > 0 ? duration(row.duration_ms / row.sessions / 1000) : UNKNOWN) },
     ]);
     this.all = false;
     byId("host-filter").addEventListener("input", () => this.last && this.show(this.last));
@@ -176,7 +178,7 @@ export class Latest {
       { name: "visitor", head: true, foreign: true, cell: (row) => ({ text: row.ip, title: row.ip }) },
       { name: "host", foreign: true, cell: (row) => ({ text: row.host, title: row.host }) },
       { name: "began", number: true, cell: (row) => moment(row.start, this.now) },
-      { name: "length", number: true, cell: (row) => whole((row.end - row.start) / 1000) },
+      { name: "ended", number: true, cell: (row) => moment(row.end, this.now) },
       { name: "events", number: true, cell: (row) => count(row.events) },
       { name: "note", cell: (row) => CHANGES[row.change] ?? row.change },
     ]);
@@ -235,7 +237,7 @@ export class DeadLetters {
   constructor() {
     this.table = new Table(byId("dead-letters"), "Dead letters", [
       { name: "reason", head: true, cell: (row) => ({ text: row.reason, title: REASONS[row.reason] }) },
-      { name: "meaning", cell: (row) => REASONS[row.reason] ?? "" },
+      { name: "meaning", foreign: true, cell: (row) => row.examples?.[0]?.detail ?? REASONS[row.reason] ?? "" },
       { name: "records", number: true, cell: (row) => count(row.count) },
       { name: "last", number: true, cell: (row) => ago(this.now, row.last_at) },
       { name: "newest example", foreign: true, cell: (row) => this.example(row) },
@@ -249,7 +251,7 @@ export class DeadLetters {
     const payload = newest.payload ?? newest.why?.payload ?? "";
     const shown = cut(payload, PAYLOAD_SHOWN);
     const more = newest.cut && !shown.endsWith("…") ? "…" : "";
-    return { text: place + shown + more, title: newest.detail ?? null };
+    return place + shown + more;
   }
 
   show(doc, now) {
@@ -292,7 +294,6 @@ export function showProof(doc) {
     : `Verified through ${moment(p.verified_through, doc.at)} by the audit of ${moment(p.audited_at, doc.at)}: ` +
       plural(p.differences, "difference"));
   text(byId("proof-asof"), audited ? `as of ${moment(p.audited_at, doc.at)}` : "");
-  hide(byId("proof-how"), audited);
 }
 
 // ---- writers and processes -----------------------------------------------------------------

@@ -6,10 +6,14 @@ import { attribute, children, el, hide, text } from "./dom.js";
 import { UNKNOWN, clock, duration, known, short } from "./format.js";
 
 const HEIGHT = 150;
-const AXIS = 42;
+const AXIS = 46;
 /** A table behind a chart has a row for every so many seconds. */
 const TABLE_STEP_S = 15;
 const TABLE_EVERY_MS = 5000;
+
+/** Steps of an axis that read well as times: up to years. */
+const STEPS_S = [0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200,
+  ...[1, 2, 5, 20, 50, 200, 1000, 5000].map((days) => days * 86400)];
 
 const rate = (n) => (known(n) ? `${short(n)}/s` : UNKNOWN);
 
@@ -99,7 +103,7 @@ class Chart {
       scale, side, size: AXIS, gap: 4, font: this.font(), space: 34,
       stroke: () => this.color(lines.length > 1 ? line.color : "--muted"),
       grid: { show: side === 3, width: 1, stroke: () => this.color("--grid") },
-      ticks: { show: false },
+      ticks: { show: false }, incrs: line.say === duration ? STEPS_S : undefined,
       values: (_, ticks) => ticks.map((tick) => (line.say === duration ? seconds(tick) : short(tick))),
     });
     return {
@@ -112,7 +116,7 @@ class Chart {
       },
       tzDate: (t) => uPlot.tzDate(new Date(t * 1000), "UTC"),
       axes: [
-        { stroke: () => this.color("--muted"), font: this.font(), size: 26, gap: 4, space: 70, ticks: { show: false },
+        { stroke: () => this.color("--muted"), font: this.font(), size: 28, gap: 7, space: 70, ticks: { show: false },
           grid: { show: false }, values: (_, ticks) => ticks.map((tick) => clock(tick * 1000).slice(0, 5)) },
         ...lines.map((line, i) => axis(line.scale, i ? 1 : 3, line)),
       ],

@@ -20,7 +20,7 @@ export const plural = (n, what) => `${count(n)} ${what}${Math.round(n) === 1 ? "
 export function short(n) {
   if (!known(n)) return UNKNOWN;
   const size = Math.abs(n);
-  const units = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e5, "k"]];
+  const units = [[1e9, "G"], [1e6, "M"], [1e5, "k"]];
   for (const [limit, unit] of units) {
     if (size >= limit) {
       const scaled = n / (unit === "k" ? 1e3 : limit);
