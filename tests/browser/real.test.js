@@ -20,7 +20,8 @@ before(async () => {
   world = new World();
   await world.start();
   browser = await launch();
-  await world.makeTopic(4);
+  await world.makeTopic("web-events", 4);
+  await world.makeTopic("slow", 1);
   job = world.job();
   await until("the job listens", () => fetch(`${world.url}livez`).then((answer) => answer.status, () => 0), (status) => status > 0, LONG);
   ({ page, complaints } = await open(browser, world.url));
@@ -41,7 +42,7 @@ const sound = async () => {
 
 test("an empty topic: nothing is wrong, and nothing is made up", { skip }, async () => {
   await says("no events", /^(no events|up to date)/);
-  assert.equal(await page.locator("#partitions tbody tr").count(), 4);
+  assert.equal(await page.locator("#partitions tbody tr").count(), 5);
   assert.match(await text(page, "#hosts"), /No session has closed yet/);
   assert.match(await text(page, "#dead-letters"), /None since the start/);
   assert.equal((await text(page, "#word")).toLowerCase(), "ok");
@@ -49,7 +50,7 @@ test("an empty topic: nothing is wrong, and nothing is made up", { skip }, async
 });
 
 test("live events: tiles, hosts, sessions, dead letters and an equal balance", { skip }, async () => {
-  live = world.produce("--rate", "200", "--bad", "0.02");
+  live = world.produce("web-events", "--rate", "200", "--bad", "0.02");
   await says("up to date", /^up to date/);
   await until("hosts", () => page.locator("#hosts tbody tr").count(), (n) => n > 0, LONG);
   await until("sessions", () => page.locator("#latest tbody tr").count(), (n) => n > 0, LONG);
@@ -68,6 +69,16 @@ test("hosts of any name do no harm", { skip }, async () => {
     (shown) => HOSTS.every((host) => shown.includes(host)), LONG);
   assert.equal(await page.evaluate(() => globalThis.hit), undefined);
   await sound();
+});
+
+test("a partition whose events are old holds the others back, and is named", { skip }, async () => {
+  const slow = world.produce("slow", "--rate", "5", "--historical", "20m", "--density", "5");
+  await says("held back", /^held back by slow\/0 since [0-9:]+/);
+  await until("the first row", () => text(page, "#partitions tbody tr"), (row) => /^slow\/0\s+holds back/.test(row), LONG);
+  assert.equal((await text(page, "#word")).toLowerCase(), "trouble");
+  await sound();
+  await slow.end();
+  await says("over", /^up to date/);
 });
 
 test("PostgreSQL away: it is said, and it is over when it is back", { skip }, async () => {

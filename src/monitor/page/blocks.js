@@ -41,7 +41,7 @@ function tiles(doc, model) {
     const records = known(t.lag_records) ? `${plural(t.lag_records, "record")} to read` : why(t, "lag_records");
     const trend = model.trend(3);
     if (known(t.left_s) && t.left_s >= 3) return `${records}, ${whole(t.left_s)} left`;
-    return trend && trend !== "steady" ? `${records}, ${trend}` : records;
+    return t.lag_s >= 1 && trend && trend !== "steady" ? `${records}, ${trend}` : records;
   };
   const silent = (doc.at - t.durable_at) / 1000;
   const last = known(t.durable_at) && silent >= 5 ? `nothing committed for ${whole(silent)}; ` : "";
