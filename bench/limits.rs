@@ -231,7 +231,7 @@ struct Stored {
 
 impl Feed for Stored {
     fn assign(&mut self, partition: Partition, start: Offset) -> Result<(), Fault> {
-        self.positions.insert(partition, start as usize);
+        self.positions.insert(partition, start.get() as usize);
         Ok(())
     }
 
@@ -247,10 +247,10 @@ impl Feed for Stored {
         if *position == 0 {
             self.times.note();
         }
-        let until = end.map_or(log.ends.len(), |end| log.ends.len().min(end as usize));
+        let until = end.map_or(log.ends.len(), |end| log.ends.len().min(end.get() as usize));
         let mut to = until.min(*position + limit);
         for at in *position..to {
-            if !take(Record { offset: at as Offset, payload: Some(log.record(at)) }) {
+            if !take(Record { offset: Offset::new(at as i64), payload: Some(log.record(at)) }) {
                 to = at + 1;
                 break;
             }
@@ -258,13 +258,13 @@ impl Feed for Stored {
         *position = to;
         Ok(match to < until {
             true => Stopped::AtLimit,
-            false if end.is_some_and(|end| to >= end as usize) => Stopped::AtEnd,
+            false if end.is_some_and(|end| to >= end.get() as usize) => Stopped::AtEnd,
             false => Stopped::Waiting,
         })
     }
 
     fn position(&self, partition: Partition) -> Offset {
-        self.positions[&partition] as Offset
+        Offset::new(self.positions[&partition] as i64)
     }
 
     fn quiet_ms_ago(&self, partition: Partition) -> Option<u64> {
@@ -404,7 +404,7 @@ fn compute(workers: usize, events: u64, visitors: u64, partitions: i32) -> Resul
         let payload = record.payload.expect("only bad records have none");
         logs[hash as usize % partitions as usize].push(&payload);
     }
-    let ends = logs.iter().map(|log| Some(log.ends.len() as Offset)).collect();
+    let ends = logs.iter().map(|log| Some(Offset::new(log.ends.len() as i64))).collect();
     let logs = Arc::new(logs);
     let setup = Setup::new(workers, ends, 300_000, 1_000);
     let (run_state, times) = (Arc::clone(&setup.run_state), Arc::clone(&setup.times));
@@ -438,7 +438,7 @@ const CROWD_PARTITIONS: usize = 4;
 
 impl Feed for Crowd {
     fn assign(&mut self, partition: Partition, start: Offset) -> Result<(), Fault> {
-        self.positions.insert(partition, start as u64);
+        self.positions.insert(partition, start.get() as u64);
         Ok(())
     }
 
@@ -457,7 +457,8 @@ impl Feed for Crowd {
             // A minute in all, whatever their number.
             let ms = 1_700_000_000_000 + (*position * 60_000 / self.visitors) as i64;
             let payload = event(visitor, ms).to_json();
-            let on = take(Record { offset: *position as Offset, payload: Some(&payload) });
+            let on =
+                take(Record { offset: Offset::new(*position as i64), payload: Some(&payload) });
             *position += 1;
             if !on {
                 break;
@@ -468,7 +469,7 @@ impl Feed for Crowd {
     }
 
     fn position(&self, partition: Partition) -> Offset {
-        self.positions[&partition] as Offset
+        Offset::new(self.positions[&partition] as i64)
     }
 
     fn quiet_ms_ago(&self, _: Partition) -> Option<u64> {

@@ -18,4 +18,5 @@ pub mod job;
 pub mod kafka;
 pub mod ledger;
 pub mod monitor;
+pub mod retry;
 pub mod ui;

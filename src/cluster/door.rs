@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::ops::ControlFlow::{Break, Continue};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use sessionizer_core::fault::Fault;
 
 use crate::cluster::gather;
 use crate::cluster::members::{Members, Phase};
+use crate::retry;
 
 /// How many connections the hall holds.
 const PLACES: usize = 64;
@@ -74,38 +76,38 @@ pub(super) fn listen(
 
 fn bind(members: &Members, patience: Duration) -> Result<Option<TcpListener>, Fault> {
     let address = &members.addresses[members.me];
-    let began = Instant::now();
     let mut told = false;
-    loop {
+    let attempt = || {
         let why = match TcpListener::bind(address.as_str()) {
-            Ok(listener) => return Ok(Some(listener)),
+            Ok(listener) => return Break(Ok(Some(listener))),
             Err(why) => why,
         };
-        let hopeless = why.kind() == io::ErrorKind::PermissionDenied;
-        if hopeless || began.elapsed() >= patience {
-            let hint = match why.kind() {
-                io::ErrorKind::AddrNotAvailable => {
-                    ". This machine does not have the address: is --process right?"
-                }
-                io::ErrorKind::AddrInUse => ". Another program has it, or a process of this job",
-                _ => "",
-            };
-            let me = members.me;
-            let what = format!(
-                "cannot listen on {address}, the address of process {me} in the hostfile: \
-                 {why}{hint}"
-            );
-            let is_retryable = why.kind() == io::ErrorKind::AddrInUse;
-            return Err(if is_retryable { Fault::Environment(what) } else { Fault::Config(what) });
+        if why.kind() == io::ErrorKind::PermissionDenied {
+            return Break(Err(why));
         }
         if members.run_state.ending() {
-            return Ok(None);
+            return Break(Ok(None));
         }
-        if !std::mem::replace(&mut told, true) {
+        if !patience.is_zero() && !std::mem::replace(&mut told, true) {
             warn!("cannot listen on {address}: {why}; trying again for {patience:?}");
         }
-        thread::sleep(AGAIN);
-    }
+        Continue(why)
+    };
+    retry::until(patience, AGAIN, attempt).unwrap_or_else(Err).map_err(|why| {
+        let hint = match why.kind() {
+            io::ErrorKind::AddrNotAvailable => {
+                ". This machine does not have the address: is --process right?"
+            }
+            io::ErrorKind::AddrInUse => ". Another program has it, or a process of this job",
+            _ => "",
+        };
+        let me = members.me;
+        let what = format!(
+            "cannot listen on {address}, the address of process {me} in the hostfile: {why}{hint}"
+        );
+        let is_retryable = why.kind() == io::ErrorKind::AddrInUse;
+        if is_retryable { Fault::Environment(what) } else { Fault::Config(what) }
+    })
 }
 
 fn accept(members: &Arc<Members>, listener: &TcpListener) {

@@ -107,6 +107,7 @@ impl Alignment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::binding::Offset;
 
     const DRIFT_MS: i64 = 100;
     const DRIFT: Drift = Drift { most_ms: DRIFT_MS, sessions: 1_000 };
@@ -119,7 +120,7 @@ mod tests {
 
     fn binding(number: i32, promise: i64, status: Status) -> Binding {
         let promise = EventTime::from_millis(promise);
-        Binding { promise, status, ..Binding::initial(partition(number), 0) }
+        Binding { promise, status, ..Binding::initial(partition(number), Offset::ZERO) }
     }
 
     fn held(behind: &[i32], bindings: &[Binding]) -> Vec<i32> {
@@ -177,7 +178,7 @@ mod tests {
         assert_eq!(held(&[], &[binding(0, 50, Status::Active), far]), NOBODY);
         assert_eq!(held(&[0], &[binding(0, 50, Status::Idle), far]), NOBODY);
         assert_eq!(held(&[0], &[binding(0, 50, Status::Ended), far]), NOBODY);
-        let silent = Binding::initial(partition(0), 0);
+        let silent = Binding::initial(partition(0), Offset::ZERO);
         assert_eq!(held(&[0], &[silent, far]), NOBODY, "its time is unknown");
     }
 

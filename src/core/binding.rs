@@ -56,9 +56,65 @@ impl fmt::Debug for TopicId {
     }
 }
 
-/// A position in a partition: the offset of the next record to read. The record before it need not
-/// exist (transactions and compaction leave holes), so an offset is never computed from a count.
-pub type Offset = i64;
+/// A position in a partition: the offset of a record, or of the next one to read. Records need not
+/// exist at every offset (transactions and compaction leave holes), so an offset is never computed
+/// from a count of records.
+///
+/// ```
+/// use sessionizer_core::binding::Offset;
+///
+/// let (oldest, read) = (Offset::new(100), Offset::new(104));
+/// assert_eq!(read.next(), Offset::new(105));
+/// assert_eq!(read.since(oldest), 4);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Offset(i64);
+
+impl Offset {
+    /// The smallest offset, and the one that a new partition begins with.
+    pub const ZERO: Offset = Offset(0);
+    /// After every record.
+    pub const MAX: Offset = Offset(i64::MAX);
+
+    /// Creates an offset from the number that Kafka or the database has for it.
+    pub const fn new(offset: i64) -> Self {
+        Offset(offset)
+    }
+
+    /// The number.
+    pub const fn get(self) -> i64 {
+        self.0
+    }
+
+    /// Where to go on reading after the record at this offset.
+    pub const fn next(self) -> Self {
+        Offset(self.0 + 1)
+    }
+
+    /// This offset, `offsets` later (earlier if negative).
+    pub const fn plus(self, offsets: i64) -> Self {
+        Offset(self.0.saturating_add(offsets))
+    }
+
+    /// How many offsets there are from `earlier` up to this one: at most so many records, and
+    /// negative if `earlier` is later.
+    pub const fn since(self, earlier: Offset) -> i64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl fmt::Display for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 /// Whether a partition takes part in the watermark.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -6,6 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::binding::Offset;
+
 /// The longest key, in bytes (`ip` and `host` together), that a row may carry.
 ///
 /// A B-tree entry in Postgres holds at most 2,704 bytes: 8 for its header, 8 for
@@ -85,12 +87,12 @@ impl Shard {
     }
 
     /// The shard that counts a dead letter: it has no key, so its position in Kafka decides.
-    pub fn of_record(topic: &str, partition: i32, offset: i64, shards: u32) -> Self {
+    pub fn of_record(topic: &str, partition: i32, offset: Offset, shards: u32) -> Self {
         let mut bytes = Vec::with_capacity(topic.len() + 13);
         bytes.extend_from_slice(topic.as_bytes());
         bytes.push(0);
         bytes.extend_from_slice(&partition.to_le_bytes());
-        bytes.extend_from_slice(&offset.to_le_bytes());
+        bytes.extend_from_slice(&offset.get().to_le_bytes());
         Shard::of(stable_hash(&bytes), shards)
     }
 
@@ -131,7 +133,7 @@ mod tests {
         let hash = stable_hash(Key::new("83.149.9.216", "semicomplete.com").bytes());
         assert_eq!(hash, xxh3_64(b"83.149.9.216\0semicomplete.com"));
         assert_eq!((hash, Shard::of(hash, 128)), (PINNED_HASH, PINNED_SHARD));
-        assert_eq!(Shard::of_record("web-events", 3, 42, 128), PINNED_RECORD_SHARD);
+        assert_eq!(Shard::of_record("web-events", 3, Offset::new(42), 128), PINNED_RECORD_SHARD);
     }
 
     const PINNED_HASH: u64 = 9_360_899_976_047_131_303;

@@ -32,3 +32,11 @@ pub mod session;
 pub mod time;
 pub mod watchdog;
 pub mod watermark;
+
+/// What the tests of all crates share: random numbers, and the batch answer.
+#[cfg(test)]
+#[path = "../../tests/shared"]
+mod shared {
+    pub mod oracle;
+    pub mod rng;
+}

@@ -39,7 +39,7 @@ impl PartitionEnd {
 
     /// Notes that a record was read.
     pub fn record(&mut self, offset: Offset) {
-        self.position = offset + 1;
+        self.position = offset.next();
         self.ended = false;
     }
 
@@ -89,11 +89,17 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
+    use crate::shared::rng::Rng;
 
     const LIFETIME_MS: u64 = 1_000;
 
-    fn at(position: Offset) -> PartitionEnd {
-        PartitionEnd::new(position, LIFETIME_MS, 0)
+    /// A position, reached at time 0.
+    fn at(position: i64) -> PartitionEnd {
+        PartitionEnd::new(Offset::new(position), LIFETIME_MS, 0)
+    }
+
+    fn offset(offset: i64) -> Offset {
+        Offset::new(offset)
     }
 
     #[test]
@@ -101,7 +107,7 @@ mod tests {
         let mut end = at(5);
         end.emptied(100);
         // It stayed in the queue while the process slept.
-        end.end(5);
+        end.end(offset(5));
         assert_eq!(end.quiet_ms_ago(700, None), Some(600));
         assert_eq!(end.quiet_ms_ago(90_000, None), None, "a minute later nobody knows");
         end.emptied(90_000);
@@ -111,37 +117,37 @@ mod tests {
     #[test]
     fn an_answer_counts_as_of_its_question() {
         let mut end = at(5);
-        end.answer(7, 100);
+        end.answer(offset(7), 100);
         assert_eq!(end.quiet_ms_ago(110, None), None, "there are two records after the position");
-        end.record(5);
-        end.record(6);
+        end.record(offset(5));
+        end.record(offset(6));
         assert_eq!(end.quiet_ms_ago(200, None), Some(100));
-        end.answer(9, 150);
+        end.answer(offset(9), 150);
         assert_eq!(end.quiet_ms_ago(200, None), None, "and now two others");
-        end.answer(7, 120);
+        end.answer(offset(7), 120);
         assert_eq!(end.quiet_ms_ago(200, None), None, "the older answer comes later");
     }
 
     #[test]
     fn what_was_said_before_a_failure_does_not_count() {
         let mut end = at(5);
-        end.answer(5, 100);
+        end.answer(offset(5), 100);
         assert_eq!(end.quiet_ms_ago(150, Some(99)), Some(50));
         assert_eq!(end.quiet_ms_ago(150, Some(100)), None);
-        end.answer(5, 140);
+        end.answer(offset(5), 140);
         assert_eq!(end.quiet_ms_ago(150, Some(100)), Some(10));
     }
 
     #[test]
-    fn markers_behind_the_last_record_are_passed() {
+    fn markers_after_the_last_record_are_passed() {
         let mut end = at(5);
-        end.record(5);
+        end.record(offset(5));
         assert!(!end.has_ended());
-        end.end(8);
-        assert_eq!((end.position(), end.has_ended()), (8, true));
-        end.end(7);
-        assert_eq!(end.position(), 8, "a replica may lag behind");
-        end.record(8);
+        end.end(offset(8));
+        assert_eq!((end.position(), end.has_ended()), (offset(8), true));
+        end.end(offset(7));
+        assert_eq!(end.position(), offset(8), "a replica may lag");
+        end.record(offset(8));
         assert!(!end.has_ended());
     }
 
@@ -151,31 +157,25 @@ mod tests {
     fn what_is_claimed_was_so() {
         let mut claims = 0;
         for seed in 1..400_u64 {
-            let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let mut below = |n: u64| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                state % n
-            };
+            let mut rng = Rng::new(seed);
             // The end of the partition at each millisecond.
-            let mut ends: Vec<Offset> = vec![3];
-            let mut queue: VecDeque<(Offset, bool)> = VecDeque::new();
+            let mut ends = vec![3];
+            let mut queue: VecDeque<(i64, bool)> = VecDeque::new();
             let (mut fetched, mut told) = (3, false);
-            let mut asked: Vec<(u64, Offset)> = Vec::new();
+            let mut asked: Vec<(u64, i64)> = Vec::new();
             let mut end = at(3);
             for _ in 0..200 {
-                let slept = if below(20) == 0 { below(2_000) } else { below(3) };
+                let slept = if rng.one_in(20) { rng.below(2_000) } else { rng.below(3) };
                 for _ in 0..slept {
-                    let grows = if below(40) == 0 { 1 + below(3) as Offset } else { 0 };
+                    let grows = if rng.one_in(40) { 1 + rng.below(3) as i64 } else { 0 };
                     ends.push(ends[ends.len() - 1] + grows);
                 }
                 let now_ms = ends.len() as u64 - 1;
                 let last = ends[now_ms as usize];
-                match below(5) {
+                match rng.below(5) {
                     // The broker answers a fetch.
                     0 if fetched < last => {
-                        queue.extend((fetched..last).map(|offset| (offset, false)));
+                        queue.extend((fetched..last).map(|at| (at, false)));
                         (fetched, told) = (last, false);
                     }
                     0 if !told => {
@@ -185,12 +185,12 @@ mod tests {
                     1 => asked.push((now_ms, last)),
                     2 if !asked.is_empty() => {
                         let (asked_ms, last) =
-                            asked.swap_remove(below(asked.len() as u64) as usize);
-                        end.answer(last, asked_ms);
+                            asked.swap_remove(rng.below(asked.len() as u64) as usize);
+                        end.answer(offset(last), asked_ms);
                     }
                     3 => match queue.pop_front() {
-                        Some((offset, true)) => end.end(offset),
-                        Some((offset, false)) => end.record(offset),
+                        Some((at, true)) => end.end(offset(at)),
+                        Some((at, false)) => end.record(offset(at)),
                         None => end.emptied(now_ms),
                     },
                     _ => {}
@@ -198,7 +198,10 @@ mod tests {
                 if let Some(ago) = end.quiet_ms_ago(now_ms, None) {
                     claims += 1;
                     let there = ends[(now_ms - ago) as usize];
-                    assert!(there <= end.position(), "seed {seed}: {ago} ms ago it was {there}");
+                    assert!(
+                        offset(there) <= end.position(),
+                        "seed {seed}: {ago} ms ago it was {there}"
+                    );
                 }
             }
         }

@@ -127,17 +127,17 @@ impl PartitionClock {
 /// What every worker derives from the bindings: the latest of each partition, and the watermark.
 ///
 /// ```
-/// use sessionizer_core::binding::{Binding, Partition};
+/// use sessionizer_core::binding::{Binding, Offset, Partition};
 /// use sessionizer_core::time::EventTime;
 /// use sessionizer_core::watermark::{Clock, PartitionClock, WatermarkConfig};
 ///
 /// let config = WatermarkConfig { out_of_orderness_ms: 15_000, idle_timeout_ms: 30_000 };
-/// let start = Binding::initial(Partition { topic: 0, number: 0 }, 0);
+/// let start = Binding::initial(Partition { topic: 0, number: 0 }, Offset::ZERO);
 ///
 /// // At the source: one event is read in epoch 1000, and the epoch ends before offset 1.
 /// let mut partition = PartitionClock::resume(config, start, 1_000);
 /// partition.event(EventTime::from_millis(100_000), 1_000);
-/// let binding = partition.cut(1_000, 1, None, false);
+/// let binding = partition.cut(1_000, Offset::new(1), None, false);
 ///
 /// // At every worker: the watermark is the least promise.
 /// let mut clock = Clock::new(0, EventTime::NEVER, [start]);
@@ -293,12 +293,16 @@ mod tests {
         Partition { topic: 0, number }
     }
 
+    fn offset(offset: i64) -> Offset {
+        Offset::new(offset)
+    }
+
     fn source(number: i32) -> PartitionClock {
-        PartitionClock::resume(PATIENCE, Binding::initial(partition(number), 0), 1_000)
+        PartitionClock::resume(PATIENCE, Binding::initial(partition(number), Offset::ZERO), 1_000)
     }
 
     fn binding(number: i32, promise: i64, status: Status, quiet_since: Epoch) -> Binding {
-        let initial = Binding::initial(partition(number), 0);
+        let initial = Binding::initial(partition(number), Offset::ZERO);
         Binding { promise: at(promise), status, quiet_since, ..initial }
     }
 
@@ -324,27 +328,27 @@ mod tests {
     #[test]
     fn a_promise_is_the_newest_event_less_the_out_of_orderness_and_never_falls() {
         let mut source = source(0);
-        assert_eq!(source.cut(1_000, 0, None, false).promise, EventTime::NEVER);
+        assert_eq!(source.cut(1_000, offset(0), None, false).promise, EventTime::NEVER);
         source.event(at(100_000), 2_000);
         source.event(at(90_000), 2_000);
-        assert_eq!(source.cut(2_000, 2, None, false).promise, at(85_000));
+        assert_eq!(source.cut(2_000, offset(2), None, false).promise, at(85_000));
         source.event(at(99_000), 3_000);
-        let bound = source.cut(3_000, 3, None, false);
+        let bound = source.cut(3_000, offset(3), None, false);
         assert_eq!((bound.promise, bound.records, bound.dead), (at(85_000), 3, 0));
         let mut resumed = PartitionClock::resume(PATIENCE, bound, 4_000);
         resumed.event(at(50_000), 4_000);
-        assert_eq!(resumed.cut(4_000, 4, None, false).promise, at(85_000));
+        assert_eq!(resumed.cut(4_000, offset(4), None, false).promise, at(85_000));
     }
 
     #[test]
     fn bad_input_counts_but_never_moves_the_promise() {
         let mut source = source(0);
         source.dead_letter(1_000);
-        let bound = source.cut(1_000, 1, Some(1_000), false);
+        let bound = source.cut(1_000, offset(1), Some(1_000), false);
         assert_eq!((bound.promise, bound.records, bound.dead), (EventTime::NEVER, 1, 1));
-        assert_eq!(source.cut(31_000, 1, Some(31_000), false).status, Status::Idle);
+        assert_eq!(source.cut(31_000, offset(1), Some(31_000), false).status, Status::Idle);
         source.dead_letter(32_000);
-        assert_eq!(source.cut(32_000, 2, Some(32_000), false).status, Status::Active);
+        assert_eq!(source.cut(32_000, offset(2), Some(32_000), false).status, Status::Active);
     }
 
     #[test]
@@ -357,7 +361,7 @@ mod tests {
         ] {
             let mut source = source(0);
             source.event(at(5), 1_000);
-            let bound = source.cut(epoch, 1, caught_up.then_some(epoch), false);
+            let bound = source.cut(epoch, offset(1), caught_up.then_some(epoch), false);
             assert_eq!(bound.status, want, "{epoch} {caught_up}");
             assert_eq!(bound.quiet_since, if want == Status::Idle { epoch } else { 0 });
         }
@@ -366,28 +370,28 @@ mod tests {
     #[test]
     fn idleness_ends_with_a_record_and_keeps_its_beginning_until_then() {
         let mut source = source(0);
-        assert_eq!(source.cut(31_000, 0, Some(31_000), false).quiet_since, 31_000);
-        let idle = source.cut(32_000, 0, Some(32_000), false);
+        assert_eq!(source.cut(31_000, offset(0), Some(31_000), false).quiet_since, 31_000);
+        let idle = source.cut(32_000, offset(0), Some(32_000), false);
         assert_eq!(idle.quiet_since, 31_000);
         // After a restart, or when the broker has to state again where the partition ends.
         let mut resumed = PartitionClock::resume(PATIENCE, idle, 90_000);
         for clock in [&mut source, &mut resumed] {
-            assert_eq!(clock.cut(90_000, 0, None, false).status, Status::Active);
-            let idle = clock.cut(91_000, 0, Some(91_000), false);
+            assert_eq!(clock.cut(90_000, offset(0), None, false).status, Status::Active);
+            let idle = clock.cut(91_000, offset(0), Some(91_000), false);
             assert_eq!((idle.status, idle.quiet_since), (Status::Idle, 31_000));
         }
         source.event(at(1), 92_000);
-        assert_eq!(source.cut(92_000, 1, Some(92_000), false).status, Status::Active);
-        assert_eq!(source.cut(122_000, 1, Some(122_000), false).quiet_since, 122_000);
+        assert_eq!(source.cut(92_000, offset(1), Some(92_000), false).status, Status::Active);
+        assert_eq!(source.cut(122_000, offset(1), Some(122_000), false).quiet_since, 122_000);
     }
 
     #[test]
     fn an_ended_partition_stays_ended_only_as_long_as_the_caller_says() {
         let mut source = source(0);
-        let ended = source.cut(2_000, 0, None, true);
+        let ended = source.cut(2_000, offset(0), None, true);
         assert_eq!((ended.status, ended.quiet_since), (Status::Ended, 2_000));
         let mut resumed = PartitionClock::resume(PATIENCE, ended, 3_000);
-        assert_eq!(resumed.cut(3_000, 0, Some(3_000), false).status, Status::Active);
+        assert_eq!(resumed.cut(3_000, offset(0), Some(3_000), false).status, Status::Active);
     }
 
     #[test]
@@ -404,7 +408,8 @@ mod tests {
     #[test]
     fn a_partition_that_has_said_nothing_yet_holds_everything() {
         let mut clock = Clock::new(0, EventTime::NEVER, []);
-        let both = [Binding::initial(partition(0), 0), binding(1, 90, Status::Active, 0)];
+        let both =
+            [Binding::initial(partition(0), Offset::ZERO), binding(1, 90, Status::Active, 0)];
         assert_eq!(clock.advance(1, both).watermark, EventTime::NEVER);
     }
 
@@ -423,8 +428,11 @@ mod tests {
     #[test]
     fn silence_without_any_event_ever_stays_before_all_time() {
         let mut clock = Clock::new(0, EventTime::NEVER, []);
-        let never =
-            Binding { status: Status::Idle, quiet_since: 1, ..Binding::initial(partition(0), 0) };
+        let never = Binding {
+            status: Status::Idle,
+            quiet_since: 1,
+            ..Binding::initial(partition(0), Offset::ZERO)
+        };
         assert_eq!(clock.advance(1_000_000, [never]).watermark, EventTime::NEVER);
         assert_eq!(Clock::new(0, EventTime::NEVER, []).advance(5, []).watermark, EventTime::NEVER);
     }

@@ -307,7 +307,7 @@ mod tests {
         DeadLetter {
             shard: Shard(0),
             partition: Partition { topic: 0, number: 3 },
-            offset: 7,
+            offset: sessionizer_core::binding::Offset::new(7),
             reason,
             detail: "x".repeat(500),
             payload: Some(payload.to_vec()),

@@ -23,7 +23,7 @@ const EVERY: Duration = Duration::from_secs(5);
 /// Tells systemd until it is dropped.
 pub(super) struct Notifier {
     current: Arc<Mutex<Arc<RunState>>>,
-    _running: Option<Sender<()>>,
+    running: Option<(Sender<()>, thread::JoinHandle<()>)>,
 }
 
 impl Notifier {
@@ -31,13 +31,13 @@ impl Notifier {
         let current = Arc::new(Mutex::new(Arc::clone(run_state)));
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let Some(socket) = variable("NOTIFY_SOCKET") else {
-            return Notifier { current, _running: None };
+            return Notifier { current, running: None };
         };
         let socket = match connect(&socket) {
             Ok(socket) => socket,
             Err(why) => {
                 warn!("systemd cannot be told anything: NOTIFY_SOCKET: {why}");
-                return Notifier { current, _running: None };
+                return Notifier { current, running: None };
             }
         };
         // The watchdog may be meant for another process.
@@ -50,23 +50,39 @@ impl Notifier {
         let of_thread = Arc::clone(&current);
         let work = move || {
             let mut board = Board::new(facts, now_ms());
+            let mut stops = false;
             say(&socket, "READY=1\n");
             loop {
                 let run_state = of_thread.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                if run_state.ending() && !std::mem::replace(&mut stops, true) {
+                    say(&socket, "STOPPING=1\n");
+                }
                 say(&socket, &state(&mut board, &run_state, limit.is_some()));
                 if over.recv_timeout(every) != Err(RecvTimeoutError::Timeout) {
-                    return say(&socket, "STOPPING=1\n");
+                    break;
                 }
             }
+            if !stops {
+                say(&socket, "STOPPING=1\n");
+            }
         };
-        let _ = thread::Builder::new().name("notify".to_owned()).spawn(work);
-        Notifier { current, _running: Some(running) }
+        let thread = thread::Builder::new().name("notify".to_owned()).spawn(work);
+        Notifier { current, running: thread.ok().map(|thread| (running, thread)) }
     }
 
     /// Tells of another run from now on.
     pub(super) fn follow(&self, run_state: &Arc<RunState>) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         *current = Arc::clone(run_state);
+    }
+}
+
+impl Drop for Notifier {
+    fn drop(&mut self) {
+        if let Some((running, thread)) = self.running.take() {
+            drop(running);
+            let _ = thread.join();
+        }
     }
 }
 

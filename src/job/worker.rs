@@ -78,7 +78,7 @@ impl Job {
         };
         let watcher = self.watch(&plan)?;
         let ahead =
-            |part: &sessionizer_core::plan::PartitionPlan| Some(part.until? - part.start.end);
+            |part: &sessionizer_core::plan::PartitionPlan| Some(part.until?.since(part.start.end));
         let ahead: i64 = plan.partitions_of(index, (peers, processes)).filter_map(ahead).sum();
         self.run_state.metrics.records_ahead.fetch_add(ahead.max(0) as u64, Relaxed);
         let shape = DataflowConfig {

@@ -2,6 +2,7 @@
 //! id.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow::{Break, Continue};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,8 +15,10 @@ use sessionizer_core::binding::{Offset, Partition, TopicId};
 use sessionizer_core::fault::Fault;
 
 use crate::kafka::{
-    Context, EVENTS_PER_SERVICE, KafkaConfig, REQUEST_TIMEOUT, lock, refused, topic_ids,
+    Context, EVENTS_PER_SERVICE, KafkaConfig, REQUEST_TIMEOUT, RETRY_PAUSE, lock, refused,
+    topic_ids,
 };
+use crate::retry;
 use crate::ui::waiting::Waiting;
 
 /// The timeout of one request during a start: between requests the start notices a stop.
@@ -147,7 +150,7 @@ impl Admin {
                     Err(None) => {}
                 }
                 // A callback delivers the reason, a moment after the failure.
-                thread::sleep(Duration::from_millis(200));
+                thread::sleep(RETRY_PAUSE);
                 self.serve();
                 let why = lock(&self.context.health.last).clone();
                 let why = why.unwrap_or_else(|| "no answer".to_owned());
@@ -186,20 +189,19 @@ impl Admin {
 
     /// Returns the oldest offset of a partition, and the one after the newest committed record.
     pub fn offsets(&self, topic: &str, partition: i32) -> Result<(Offset, Offset), Fault> {
-        let mut last = None;
-        for _ in 0..5 {
-            match self.client.fetch_watermarks(topic, partition, REQUEST_TIMEOUT) {
-                Ok(offsets) => return Ok(offsets),
-                Err(why) => last = Some(why),
-            }
+        let ask = || {
             self.serve();
-            thread::sleep(Duration::from_millis(200));
-        }
-        let why = last.map(|why| why.to_string()).unwrap_or_default();
-        Err(Fault::Environment(format!(
-            "Kafka at {} does not say which offsets {topic}[{partition}] has: {why}",
-            self.config.brokers
-        )))
+            match self.client.fetch_watermarks(topic, partition, REQUEST_TIMEOUT) {
+                Ok((oldest, end)) => Break((Offset::new(oldest), Offset::new(end))),
+                Err(why) => Continue(why),
+            }
+        };
+        retry::until(REQUEST_TIMEOUT, RETRY_PAUSE, ask).map_err(|why| {
+            Fault::Environment(format!(
+                "Kafka at {} does not say which offsets {topic}[{partition}] has: {why}",
+                self.config.brokers
+            ))
+        })
     }
 
     /// Returns where these partitions end, including records after the start of an open
@@ -244,7 +246,7 @@ impl Admin {
             let topic = &topics[usize::from(partition.topic)];
             let found = found.find_partition(topic, partition.number)?;
             match (found.error(), found.offset()) {
-                (Ok(()), RdOffset::Offset(end)) => Some((*partition, end)),
+                (Ok(()), RdOffset::Offset(end)) => Some((*partition, Offset::new(end))),
                 _ => None,
             }
         };
@@ -270,7 +272,7 @@ impl Admin {
         let found =
             self.client.offsets_for_times(wanted, REQUEST_TIMEOUT).map_err(|why| failed(&why))?;
         match found.find_partition(topic, partition).map(|element| element.offset()) {
-            Some(RdOffset::Offset(offset)) => Ok(offset),
+            Some(RdOffset::Offset(offset)) => Ok(Offset::new(offset)),
             _ => Ok(end),
         }
     }

@@ -103,7 +103,7 @@ impl<C: ConsumerContext + 'static> Batches<C> {
             let bytes = message.payload.cast::<u8>().cast_const();
             let payload =
                 (!bytes.is_null()).then(|| std::slice::from_raw_parts(bytes, message.len));
-            (message.err, message.offset, payload)
+            (message.err, Offset::new(message.offset), payload)
         };
         Some(match error {
             c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => {
@@ -133,7 +133,7 @@ impl<C: ConsumerContext + 'static> Batches<C> {
             )
         };
         let known = error == c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0;
-        known.then_some(high)
+        known.then_some(Offset::new(high))
     }
 
     /// When, by Kafka's timestamps, the records that were passed had come, as far as two of a fetch

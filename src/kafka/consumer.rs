@@ -19,7 +19,9 @@ use sessionizer_core::partition_end::PartitionEnd;
 use crate::dataflow::ports::{Feed, Record, Stopped};
 use crate::kafka::batch::{Batches, Next};
 use crate::kafka::watcher::{Found, Watcher};
-use crate::kafka::{Context, EVENTS_PER_SERVICE, KafkaConfig, REQUEST_TIMEOUT, lock, refused};
+use crate::kafka::{
+    Context, EVENTS_PER_SERVICE, KafkaConfig, REQUEST_TIMEOUT, lock, refused, rights,
+};
 
 /// How long the end of a run waits for a consumer to close: a new consumer needs a second to find
 /// its group coordinator.
@@ -50,6 +52,17 @@ struct PartFeed {
     failing: Option<(Offset, RDKafkaErrorCode, u32)>,
 }
 
+/// How long a new consumer waits to learn which brokers serve a topic.
+const LEADERS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Lets a new consumer learn which brokers serve a topic. A consumer that is assigned partitions
+/// before that looks for their brokers only half a second later.
+pub(super) fn learn_leaders(consumer: &BaseConsumer<Context>, topic: &str) {
+    if let Err(why) = consumer.fetch_metadata(Some(topic), LEADERS_PATIENCE) {
+        debug!("which brokers serve {topic}: {why}");
+    }
+}
+
 /// After this many failures in a row at one offset, a fetch is not expected to recover by itself.
 const FAILURES_BEFORE_WARNING: u32 = 3;
 
@@ -69,6 +82,7 @@ impl KafkaFeed {
         let consumer =
             BaseConsumer::from_config_and_context(&config.consumer(partitions), context.clone())
                 .map_err(|why| refused(config, &why))?;
+        topics.iter().for_each(|topic| learn_leaders(&consumer, topic));
         Ok(KafkaFeed {
             parts: BTreeMap::new(),
             consumer: Some(Arc::new(consumer)),
@@ -86,7 +100,7 @@ impl KafkaFeed {
         let mut list = TopicPartitionList::new();
         for (partition, offset) in offsets {
             let topic = &self.topics[usize::from(partition.topic)];
-            list.add_partition_offset(topic, partition.number, RdOffset::Offset(offset))
+            list.add_partition_offset(topic, partition.number, RdOffset::Offset(offset.get()))
                 .expect("an offset is not negative");
         }
         list
@@ -248,7 +262,7 @@ impl Feed for KafkaFeed {
     fn waiting(&self, partition: Partition) -> Option<u64> {
         let part = &self.parts[&partition];
         match part.batches.known_end() {
-            Some(end) => Some(u64::try_from(end - part.end.position()).unwrap_or(0)),
+            Some(end) => Some(u64::try_from(end.since(part.end.position())).unwrap_or(0)),
             None => part.end.has_ended().then_some(0),
         }
     }
@@ -281,7 +295,7 @@ impl Feed for KafkaFeed {
         for (partition, end) in ends {
             let topic = &self.topics[usize::from(partition.topic)];
             let mut entry = list.add_partition(topic, partition.number);
-            entry.set_offset(RdOffset::Offset(*end)).expect("an offset is not negative");
+            entry.set_offset(RdOffset::Offset(end.get())).expect("an offset is not negative");
             entry.set_metadata(&self.mark);
         }
         if let Err(why) = self.consumer().commit(&list, CommitMode::Async) {
@@ -337,8 +351,12 @@ pub fn scan_for(
             .map_err(|why| refused(config, &why))?;
     let mut list = TopicPartitionList::new();
     for range in ranges {
-        list.add_partition_offset(&range.topic, range.partition, RdOffset::Offset(range.start))
-            .expect("an offset is not negative");
+        list.add_partition_offset(
+            &range.topic,
+            range.partition,
+            RdOffset::Offset(range.start.get()),
+        )
+        .expect("an offset is not negative");
     }
     let failed =
         |why: &KafkaError| Fault::Environment(format!("the topic cannot be read again: {why}"));
@@ -362,14 +380,14 @@ pub fn scan_for(
         match consumer.poll(Duration::from_millis(500)) {
             Some(Ok(message)) => {
                 let at = places[&(message.topic(), message.partition())];
-                let offset = message.offset();
+                let offset = Offset::new(message.offset());
                 if offset < ranges[at].end {
                     let record = Record { offset, payload: message.payload() };
                     if !take(at, record) {
                         return Ok(());
                     }
                 }
-                open[at] &= offset + 1 < ranges[at].end;
+                open[at] &= offset.next() < ranges[at].end;
             }
             // The event names the partition but not its topic, and a range may end in missing
             // offsets: compare the positions instead.
@@ -378,9 +396,12 @@ pub fn scan_for(
                 for (at, range) in ranges.iter().enumerate() {
                     let found = positions.find_partition(&range.topic, range.partition);
                     if let Some(RdOffset::Offset(position)) = found.map(|found| found.offset()) {
-                        open[at] &= position < range.end;
+                        open[at] &= Offset::new(position) < range.end;
                     }
                 }
+            }
+            Some(Err(why)) if rights::is_denied(&why) => {
+                return Err(rights::denied(ranges.iter().map(|range| range.topic.as_str())));
             }
             Some(Err(why)) => debug!("reading again: {why}"),
         }

@@ -1,8 +1,8 @@
 //! The committed offsets of a consumer group: where another job of that group has stopped.
 
 use std::collections::BTreeMap;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::ops::ControlFlow::{Break, Continue};
+use std::time::Duration;
 
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -11,7 +11,8 @@ use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
 use sessionizer_core::binding::Offset;
 use sessionizer_core::fault::Fault;
 
-use crate::kafka::{Admin, REQUEST_TIMEOUT, refused};
+use crate::kafka::{Admin, REQUEST_TIMEOUT, RETRY_PAUSE, refused};
+use crate::retry;
 
 /// The metadata of an offset that this program has committed begins with this, followed by the name
 /// of the job. At such an offset, sessions may be open that another job does not know.
@@ -80,25 +81,25 @@ impl Admin {
         let consumer: BaseConsumer<_> =
             BaseConsumer::from_config_and_context(&client, self.context.clone())
                 .map_err(|why| refused(&self.config, &why))?;
-        let began = Instant::now();
-        let found = loop {
+        let ask = || {
             let mut wanted = TopicPartitionList::new();
             for (topic, partition) in partitions {
                 wanted.add_partition(topic, *partition);
             }
             match consumer.committed_offsets(wanted, REQUEST_TIMEOUT) {
-                Ok(found) => break found,
-                Err(why) if is_denied(&why) => return Ok(None),
-                Err(why) if began.elapsed() >= patience => {
-                    return Err(Fault::Environment(format!(
-                        "Kafka at {} does not say which offsets the consumer group {group} has \
-                         committed: {why}",
-                        self.config.brokers
-                    )));
-                }
-                Err(_) => thread::sleep(Duration::from_millis(200)),
+                Ok(found) => Break(Some(found)),
+                Err(why) if is_denied(&why) => Break(None),
+                Err(why) => Continue(why),
             }
         };
+        let found = retry::until(patience, RETRY_PAUSE, ask).map_err(|why| {
+            Fault::Environment(format!(
+                "Kafka at {} does not say which offsets the consumer group {group} has \
+                 committed: {why}",
+                self.config.brokers
+            ))
+        })?;
+        let Some(found) = found else { return Ok(None) };
         let mut committed = BTreeMap::new();
         for element in found.elements() {
             if let Err(why) = element.error() {
@@ -115,7 +116,7 @@ impl Admin {
             }
             if let RdOffset::Offset(offset) = element.offset() {
                 let place = (element.topic().to_owned(), element.partition());
-                committed.insert(place, (offset, element.metadata().to_owned()));
+                committed.insert(place, (Offset::new(offset), element.metadata().to_owned()));
             }
         }
         Ok(Some(committed))

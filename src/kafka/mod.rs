@@ -16,6 +16,7 @@ mod consumer;
 mod group;
 mod origin;
 mod producer;
+mod rights;
 mod topic_ids;
 mod watcher;
 
@@ -39,6 +40,7 @@ pub use self::consumer::{KafkaFeed, Range, scan, scan_for};
 pub use self::group::Committed;
 pub use self::origin::{Foreign, foreign_records};
 pub use self::producer::{EmbeddedBroker, Publisher, create_topic};
+pub use self::rights::ReadCheck;
 pub use self::watcher::Watcher;
 use crate::ui::tls;
 
@@ -87,6 +89,8 @@ pub const RESERVED: [(&str, &str); 22] = [
 
 /// The timeout of one request to the brokers.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause before a question is asked again.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// How many times a client is polled for events in one go. A poll that has handled an internal
 /// event, such as a log line, returns the same as one that found nothing, so the return value does
 /// not say whether to stop.

@@ -22,7 +22,7 @@ const ALL_MARKED: u64 = 1_000;
 const ONE_MARKED_IN: u64 = 16;
 /// How many records are searched for the mark at either end of a partition. That none of this many
 /// records of ours is marked happens once in fifteen million times.
-const EXAMINED: Offset = 256;
+const EXAMINED: i64 = 256;
 /// How long the search may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -56,9 +56,9 @@ pub fn foreign_records(config: &KafkaConfig) -> Result<Option<Foreign>, Fault> {
     for partition in 0..counts[0] {
         let (start, end) = cluster.offsets(topic, partition)?;
         if start < end {
-            records += (end - start) as u64;
-            oldest.insert(partition, (start, end.min(start + EXAMINED)));
-            newest.insert(partition, (start.max(end - EXAMINED), end));
+            records += end.since(start) as u64;
+            oldest.insert(partition, (start, end.min(start.plus(EXAMINED))));
+            newest.insert(partition, (start.max(end.plus(-EXAMINED)), end));
         }
     }
     for ranges in [oldest, newest] {
@@ -86,7 +86,7 @@ fn unmarked(
             .map_err(|why| refused(config, &why))?;
     let mut list = TopicPartitionList::new();
     for (partition, (start, _)) in &ranges {
-        list.add_partition_offset(topic, *partition, RdOffset::Offset(*start))
+        list.add_partition_offset(topic, *partition, RdOffset::Offset(start.get()))
             .map_err(|why| failed(&why))?;
     }
     consumer.assign(&list).map_err(|why| failed(&why))?;
@@ -103,7 +103,7 @@ fn unmarked(
                 let mut headers = message.headers().into_iter().flat_map(|headers| headers.iter());
                 if headers.any(|header| header.key == MARK) {
                     ranges.remove(&partition);
-                } else if message.offset() + 1 >= end {
+                } else if Offset::new(message.offset()).next() >= end {
                     return Ok(Some(partition));
                 } else {
                     seen.insert(partition);

@@ -3,15 +3,18 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, CString, c_char};
+use std::ops::ControlFlow::{Break, Continue};
+use std::ptr;
 use std::time::Duration;
-use std::{ptr, thread};
 
 use rdkafka::bindings as c;
 use rdkafka::client::{Client, ClientContext};
 use sessionizer_core::binding::TopicId;
 
+use crate::retry;
+
 /// How often, and at what interval, to look for a controller among the brokers.
-const CONTROLLER_TRIES: usize = 3;
+const CONTROLLER_PATIENCE: Duration = Duration::from_millis(200);
 const CONTROLLER_PAUSE: Duration = Duration::from_millis(100);
 
 /// Returns the ids of topics, in their order; `None` where no answer comes in time.
@@ -72,19 +75,15 @@ pub fn topic_ids<C: ClientContext>(
 /// whole timeout if the brokers name a controller that is not among them. librdkafka's own mock
 /// cluster always does; an old cluster does so briefly, while a new controller is elected.
 fn has_controller<C: ClientContext>(client: &Client<C>, topic: &str, patience: Duration) -> bool {
-    for attempt in 0..CONTROLLER_TRIES {
-        if attempt > 0 {
-            thread::sleep(CONTROLLER_PAUSE);
-        }
+    let named = || {
         // Brokers that do not answer or name no controller now may do so later.
-        let Ok(metadata) = client.fetch_metadata(Some(topic), patience) else { return true };
+        let Ok(metadata) = client.fetch_metadata(Some(topic), patience) else { return Break(()) };
         // SAFETY: the client outlives this call, which takes no other pointer.
         let controller = unsafe { c::rd_kafka_controllerid(client.native_ptr(), 0) };
-        if controller < 0 || metadata.brokers().iter().any(|broker| broker.id() == controller) {
-            return true;
-        }
-    }
-    false
+        let known = metadata.brokers().iter().any(|broker| broker.id() == controller);
+        if controller < 0 || known { Break(()) } else { Continue(()) }
+    };
+    retry::until(CONTROLLER_PATIENCE, CONTROLLER_PAUSE, named).is_ok()
 }
 
 /// Returns the id in Kafka's notation; `None` if it is all zeros.

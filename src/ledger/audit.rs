@@ -174,7 +174,10 @@ impl Moment {
             .map_err(failed)?;
         for row in &refused {
             let reason = if row.get(3) { Reason::Late } else { Reason::Future };
-            self.refused.entry((row.get(0), row.get(1))).or_default().insert(row.get(2), reason);
+            self.refused
+                .entry((row.get(0), row.get(1)))
+                .or_default()
+                .insert(Offset::new(row.get(2)), reason);
         }
         self.read_refused_rows(job)?;
         let slowest = self.shards.iter().map(|shard| shard.epoch).min().unwrap_or(0);
@@ -190,7 +193,7 @@ impl Moment {
             )
             .map_err(failed)?;
         for row in &latest {
-            let latest = (row.get(2), EventTime::from_millis(row.get(3)));
+            let latest = (Offset::new(row.get(2)), EventTime::from_millis(row.get(3)));
             self.latest.entry((row.get(0), row.get(1))).or_default().push(latest);
         }
         // The view of an older version lacks the column `lost`.

@@ -3,8 +3,9 @@
 use std::error::Error;
 use std::io::Write;
 
+use bytes::BytesMut;
 use postgres::CopyInWriter;
-use postgres::types::{FromSql, IsNull, ToSql, Type, private::BytesMut};
+use postgres::types::{FromSql, IsNull, ToSql, Type};
 use sessionizer_core::time::EventTime;
 
 /// 2000-01-01T00:00:00Z in milliseconds since 1970: the origin of Postgres timestamps.

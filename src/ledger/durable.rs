@@ -284,6 +284,14 @@ pub fn unsigned(row: &Row, column: &str) -> Result<u64, LedgerError> {
     u64::try_from(value).map_err(|_| foreign(row, column, &value))
 }
 
+fn offset(row: &Row, column: &str) -> Result<Offset, LedgerError> {
+    let value: i64 = row.get(column);
+    if value < 0 {
+        return Err(foreign(row, column, &value));
+    }
+    Ok(Offset::new(value))
+}
+
 fn optional(row: &Row, column: &str) -> EventTime {
     row.get::<_, Option<i64>>(column).map_or(EventTime::NEVER, EventTime::from_millis)
 }
@@ -309,22 +317,16 @@ pub fn bindings_at(
 }
 
 fn binding(row: &Row) -> Result<NamedBinding, LedgerError> {
-    let (status, start): (&str, Offset) = (row.get("status"), row.get("start_offset"));
-    let (partition, end): (i32, Offset) = (row.get("partition"), row.get("end_offset"));
+    let (partition, status): (i32, &str) = (row.get("partition"), row.get("status"));
     if partition < 0 {
         return Err(foreign(row, "partition", &partition));
-    }
-    for (column, offset) in [("start_offset", start), ("end_offset", end)] {
-        if offset < 0 {
-            return Err(foreign(row, column, &offset));
-        }
     }
     Ok(NamedBinding {
         topic: row.get("topic"),
         partition,
         topic_id: row.get::<_, Option<&str>>("topic_id").and_then(TopicId::named),
-        start,
-        end,
+        start: offset(row, "start_offset")?,
+        end: offset(row, "end_offset")?,
         promise: optional(row, "promise_ms"),
         status: Status::named(status).ok_or_else(|| foreign(row, "status", &status))?,
         quiet_since: unsigned(row, "quiet_since")?,

@@ -60,7 +60,7 @@ pub fn accept_losses(
         tx.execute(
             "delete from sessionizer.losses
              where job = $1 and topic = $2 and partition = $3 and lost_from = $4",
-            &[&config.job, &loss.topic, &loss.partition, &loss.from],
+            &[&config.job, &loss.topic, &loss.partition, &loss.from.get()],
         )
         .map_err(failed)?;
         tx.execute(
@@ -71,9 +71,9 @@ pub fn accept_losses(
                 &config.job,
                 &loss.topic,
                 &loss.partition,
-                &loss.from,
-                &loss.to,
-                &loss.read_to,
+                &loss.from.get(),
+                &loss.to.map(Offset::get),
+                &loss.read_to.get(),
                 &loss.reason,
             ],
         )

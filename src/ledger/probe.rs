@@ -7,7 +7,7 @@
 use std::time::{Instant, SystemTime};
 
 use postgres::Transaction;
-use sessionizer_core::binding::{Binding, Late, Partition, Rules};
+use sessionizer_core::binding::{Binding, Late, Offset, Partition, Rules};
 use sessionizer_core::event::Reason;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::{Key, Shard};
@@ -92,7 +92,7 @@ fn try_own_tables(trial: &mut Commit<'_>, durable: &RecoveredState) -> Result<()
     let letter = DeadLetter {
         shard: Shard(0),
         partition,
-        offset: 0,
+        offset: Offset::ZERO,
         reason: Reason::BadJson,
         detail: "a trial".to_owned(),
         payload: Some(b"{".to_vec()),
@@ -101,7 +101,7 @@ fn try_own_tables(trial: &mut Commit<'_>, durable: &RecoveredState) -> Result<()
     let summary = EpochMeta {
         watermark: EventTime::from_millis(0),
         rules: Rules { max_future_ms: 0, late: Late::Merge },
-        bindings: vec![Binding::initial(partition, 0)],
+        bindings: vec![Binding::initial(partition, Offset::ZERO)],
         differences: Vec::new(),
     };
     let empty = snapshot::encode(&SessionTable::new(config.gap, EventTime::NEVER));

@@ -4,8 +4,8 @@
 //! refuses a job that is running. If it overlooks one, that job's next commit finds its shards gone
 //! and fails, so it cannot write into the emptied table.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::ops::ControlFlow::{Break, Continue};
+use std::time::Duration;
 
 use postgres::{Client, GenericClient, Transaction};
 use sessionizer_core::fault::Fault;
@@ -16,6 +16,7 @@ use crate::ledger::peek::Place;
 use crate::ledger::pooler::connect_directly;
 use crate::ledger::start::ADVISORY_LOCK;
 use crate::ledger::{LedgerConfig, table};
+use crate::retry;
 use crate::ui::text;
 
 /// All tables that hold rows of a job. The first is the one that a commit locks first, so that a
@@ -171,20 +172,19 @@ fn no_such_job(place: &Place, job: &str, jobs: &[String]) -> LedgerError {
 /// An instance that has just ended may still be listed, and so may the second connection that
 /// looked for a pooler.
 fn refuse_if_running(client: &mut impl GenericClient, job: &str) -> Result<(), LedgerError> {
-    let began = Instant::now();
-    loop {
-        let running =
-            running(client, job).map_err(|why| classify(&why, "looking for instances that run"))?;
-        let Some((pid, from)) = running.first() else { return Ok(()) };
-        if began.elapsed() >= LINGERS {
-            return Err(LedgerError::Fatal(Fault::Config(format!(
-                "the job {job} is running, or an audit of it: {} to Postgres, the first from \
-                 {from} (pid {pid} in pg_stat_activity). Stop it, then reset it",
-                text::plural(running.len(), "connection")
-            ))));
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
+    let look = || match running(client, job) {
+        Ok(running) if running.is_empty() => Break(Ok(())),
+        Ok(running) => Continue(running),
+        Err(why) => Break(Err(classify(&why, "looking for instances that run"))),
+    };
+    retry::until(LINGERS, Duration::from_millis(50), look).unwrap_or_else(|running| {
+        let (pid, from) = &running[0];
+        Err(LedgerError::Fatal(Fault::Config(format!(
+            "the job {job} is running, or an audit of it: {} to Postgres, the first from {from} \
+             (pid {pid} in pg_stat_activity). Stop it, then reset it",
+            text::plural(running.len(), "connection")
+        ))))
+    })
 }
 
 fn running(

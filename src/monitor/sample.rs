@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use sessionizer_core::binding::Status;
+use sessionizer_core::binding::{Offset, Status};
 use sessionizer_core::time::EventTime;
 
 use crate::dataflow::buckets::Counted;
@@ -237,9 +237,10 @@ pub fn sample(
             in_flight: shown.in_flight.load(Relaxed),
         })
         .collect();
+    let kafka_away = waiting::waits_for("Kafka");
     let wait = waiting::longest().map(|wait| Wait {
         what: wait.what,
-        why: wait.why,
+        why: wait.why.as_deref().map(plain),
         lasts_ms: wait.since.elapsed().as_millis() as u64,
     });
     let mut sample = Sample {
@@ -255,7 +256,7 @@ pub fn sample(
         late_events: metrics.late_events.load(Relaxed),
         commits: metrics.commits.load(Relaxed),
         open: metrics.open_sessions.load(Relaxed).max(0) as u64,
-        lag: metrics.lag(),
+        lag: metrics.lag().filter(|_| !kafka_away),
         watermark_ms: metrics.watermark().map(EventTime::millis),
         durable_watermark_ms: bound.durable_watermark.map(EventTime::millis),
         epoch: bound.epoch,
@@ -265,7 +266,7 @@ pub fn sample(
         memory: run_state.memory.usage(),
         snapshots: figures.snapshots(),
         workers,
-        parts: parts(run_state, &bound, process, at_ms),
+        parts: parts(run_state, &bound, process, at_ms, kafka_away),
         writers: figures
             .writers()
             .into_iter()
@@ -298,19 +299,34 @@ pub fn stage(run_state: &RunState) -> Stage {
     }
 }
 
-fn parts(run_state: &RunState, bound: &Bound, process: usize, at_ms: u64) -> Vec<PartSample> {
+/// A reason without the number that the operating system gives it.
+fn plain(why: &str) -> String {
+    let Some((before, rest)) = why.split_once(" (os error ") else { return why.to_owned() };
+    let after = rest.split_once(')').map_or("", |(_, after)| after);
+    format!("{before}{after}")
+}
+
+fn parts(
+    run_state: &RunState,
+    bound: &Bound,
+    process: usize,
+    at_ms: u64,
+    kafka_away: bool,
+) -> Vec<PartSample> {
     let figures = &run_state.metrics.figures;
     let own = figures.parts();
     let mut all = Vec::new();
     for (partition, part) in &own {
+        // While Kafka does not answer, nobody knows what is there to read.
+        let part = &PartFigures { waiting: part.waiting.filter(|_| !kafka_away), ..*part };
         let binding = bound.bindings.get(partition);
         let status = binding.map_or(Status::Active, |binding| binding.status);
         all.push(PartSample {
             topic: figures.topic(*partition).unwrap_or_default().to_owned(),
             number: partition.number,
             process,
-            offset: part.position,
-            end: part.waiting.map(|waiting| part.position + waiting as i64),
+            offset: part.position.get(),
+            end: part.waiting.map(|waiting| part.position.plus(waiting as i64).get()),
             waiting: part.waiting,
             lag_ms: lag_ms(part, at_ms),
             promise_ms: binding
@@ -318,7 +334,7 @@ fn parts(run_state: &RunState, bound: &Bound, process: usize, at_ms: u64) -> Vec
                 .filter(|promise| *promise > EventTime::NEVER)
                 .map(EventTime::millis),
             state: state(part, status),
-            held_to: part.held_back,
+            held_to: part.held_back.map(Offset::get),
             records: part.records,
             dead: part.dead,
         });
@@ -392,7 +408,7 @@ fn letters(run_state: &RunState) -> Vec<LetterSample> {
                 at_ms: example.at_ms,
                 place: example.place.map(|(partition, offset)| {
                     let topic = figures.topic(partition).unwrap_or_default();
-                    (topic.to_owned(), partition.number, offset)
+                    (topic.to_owned(), partition.number, offset.get())
                 }),
                 detail: example.detail,
                 payload: example.payload,
@@ -442,5 +458,36 @@ fn latest(change: &Latest) -> LatestSample {
         events: change.span.count,
         removed: change.removed,
         merged: change.merged,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_the_operating_system_are_left_out() {
+        let said = plain("connecting: Connection refused (os error 111); is it up?");
+        assert_eq!(said, "connecting: Connection refused; is it up?");
+        assert_eq!(plain("no answer"), "no answer");
+    }
+
+    #[test]
+    fn a_sample_travels_and_fits_a_message_of_the_link() {
+        let row = |n: usize| (format!("host-{n}-{}", "x".repeat(240)), HostSums::default());
+        let part = |number| PartSample { topic: "t".repeat(200), number, ..PartSample::default() };
+        let sample = Sample {
+            records: 7,
+            hosts: HostsSample { rows: (0..100).map(row).collect(), ..HostsSample::default() },
+            parts: (0..300).map(part).collect(),
+            ..Sample::default()
+        };
+        let text = sample.write();
+        assert!(text.len() < 60 << 10, "{}", text.len());
+        let read = Sample::read(&text).expect("it is whole");
+        assert_eq!((read.records, read.hosts.rows.len()), (7, 20));
+        let small = Sample { records: 8, ..Sample::default() };
+        assert_eq!(Sample::read(&small.write()), Some(small));
+        assert_eq!(Sample::read("{}"), None);
     }
 }

@@ -22,7 +22,7 @@ use sessionizer::commands::produce::generate::{Generator, Recipe};
 use sessionizer::dataflow::ports::Record;
 use sessionizer::dataflow::source::route::{Routed, Router};
 use sessionizer::dataflow::span_batch::{SpanBatch, SpanBatchBuilder};
-use sessionizer_core::binding::{Binding, Partition};
+use sessionizer_core::binding::{Binding, Offset, Partition};
 use sessionizer_core::key::{Shard, stable_hash};
 use sessionizer_core::session::{Closed, SessionTable, Span};
 use sessionizer_core::time::{EventTime, Gap};
@@ -75,7 +75,10 @@ fn an_event_costs_what_is_recorded_and_a_hot_key_no_more() {
 
 fn cannot_count() -> Option<String> {
     if cfg!(debug_assertions) {
-        return Some("this is not a release build".to_owned());
+        return Some(
+            "a build with assertions is no measure; use cargo test --release --test cost"
+                .to_owned(),
+        );
     }
     let version = Command::new("valgrind").arg("--version").output();
     match version.is_ok_and(|version| version.status.success()) {
@@ -134,7 +137,7 @@ fn under_measurement(payloads: &[Vec<u8>]) -> (usize, usize) {
     let gap = Gap::from_millis(300_000).expect("valid");
     let patience = WatermarkConfig { out_of_orderness_ms: 15_000, idle_timeout_ms: 30_000 };
     let partition = Partition { topic: 0, number: 0 };
-    let mut clock = PartitionClock::resume(patience, Binding::initial(partition, 0), 1);
+    let mut clock = PartitionClock::resume(patience, Binding::initial(partition, Offset::ZERO), 1);
     let mut tables: Vec<SessionTable> =
         (0..SHARDS).map(|_| SessionTable::new(gap, EventTime::NEVER)).collect();
     let mut packer = SpanBatchBuilder::new(gap, SHARDS, WORKERS);
@@ -158,14 +161,14 @@ fn under_measurement(payloads: &[Vec<u8>]) -> (usize, usize) {
             dead_letters: &mut dead_letters,
         };
         for (offset, payload) in batch.iter().enumerate() {
-            let record = Record { offset: offset as i64, payload: Some(payload) };
+            let record = Record { offset: Offset::new(offset as i64), payload: Some(payload) };
             router.take(&record, &mut clock, &mut scratch, &mut taken);
         }
         for arrival in packer.take().iter().flat_map(SpanBatch::arrivals) {
             let table = &mut tables[Shard::of(arrival.hash, SHARDS).0 as usize];
             table.insert(arrival.hash, arrival.key, arrival.span);
         }
-        let watermark = clock.cut(epoch, 0, None, false).promise;
+        let watermark = clock.cut(epoch, Offset::ZERO, None, false).promise;
         for table in &mut tables {
             let mut closed: Vec<Closed> = Vec::new();
             table.close(watermark, &mut closed);

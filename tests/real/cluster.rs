@@ -9,9 +9,8 @@ use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::lifecycle::{
-    Raise, Random, SOON, Traffic, count, ends_well, send_until, wait_for_records,
-};
+use crate::lifecycle::{Raise, SOON, Traffic, count, ends_well, send_until, wait_for_records};
+use crate::rng::Rng;
 use crate::world::{Running, World, eventually};
 
 /// The exit code of a process that has lost another.
@@ -147,7 +146,7 @@ fn a_process_waits_for_those_that_come_late_and_says_for_whom() {
 fn processes_and_workers_can_change_at_every_start_also_after_kills() {
     let world = World::new("cluster-rescale");
     let mut traffic = Traffic::new(&world);
-    let mut moments = Random(3);
+    let mut moments = Rng::new(3);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _raise = Raise(&done);
@@ -155,7 +154,7 @@ fn processes_and_workers_can_change_at_every_start_also_after_kills() {
         let shapes = [(1, 2), (3, 1), (2, 2), (1, 4), (3, 2), (2, 1)];
         for (round, (processes, workers)) in shapes.into_iter().cycle().take(12).enumerate() {
             let interval = ["200ms", "1h"][round / 3 % 2];
-            let writers = 1 + moments.below(5);
+            let writers = moments.between(1, 5);
             let args =
                 format!("-w {workers} --sink-connections {writers} --snapshot-interval {interval}");
             let all = start(&world, processes, &args);

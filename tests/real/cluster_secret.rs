@@ -12,7 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::cluster::{Hosts, LOST, addresses};
-use crate::lifecycle::{Random, Traffic, count, wait_for_records};
+use crate::lifecycle::{Traffic, count, wait_for_records};
+use crate::rng::Rng;
 use crate::world::{Running, World, eventually};
 
 /// Is in no log.
@@ -205,7 +206,7 @@ fn bytes_that_are_changed_on_the_way_never_become_rows() {
 fn connections_that_are_cut_around_a_clean_end_are_a_clean_end_or_a_lost_peer() {
     let world = World::new("secret-cut");
     let mut traffic = Traffic::new(&world);
-    let mut moments = Random(11);
+    let mut moments = Rng::new(11);
     let (mut clean, mut lost) = (0, 0);
     for round in 0..10 {
         traffic.send(300);

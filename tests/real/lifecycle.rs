@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 
 use crate::oracle::{Event, event, sessions};
+use crate::rng::Rng;
 use crate::world::{PATIENCE, Running, World, chrono_now_ms, eventually, json};
 
 const PARTITIONS: i32 = 3;
@@ -20,23 +21,10 @@ pub const SOON: Duration = Duration::from_secs(10);
 pub struct Traffic {
     topic: String,
     producer: ThreadedProducer<DefaultProducerContext>,
-    random: Random,
+    random: Rng,
     clock_ms: i64,
     events: Vec<Event>,
     bad: u64,
-}
-
-/// The same numbers in every run (SplitMix64).
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
 }
 
 impl Traffic {
@@ -46,7 +34,7 @@ impl Traffic {
         Traffic {
             topic: world.name.clone(),
             producer: world.producer(&[("linger.ms", "1")]),
-            random: Random(7),
+            random: Rng::new(7),
             clock_ms: 1_709_632_800_000,
             events: Vec::new(),
             bad: 0,
@@ -71,11 +59,11 @@ impl Traffic {
 
     fn payload(&mut self) -> String {
         let random = &mut self.random;
-        if random.below(100) == 0 {
+        if random.one_in(100) {
             self.bad += 1;
             return format!("no event, number {}", self.bad);
         }
-        let age_ms = if random.below(100) == 0 { 7_200_000 } else { 10_000 };
+        let age_ms = if random.one_in(100) { 7_200_000 } else { 10_000 };
         let time_ms = self.clock_ms - random.below(age_ms) as i64;
         let (ip, host) = (random.below(200), random.below(3));
         let event = event(&format!("10.0.0.{ip}"), &format!("host-{host}"), time_ms);
@@ -224,7 +212,7 @@ impl Drop for Raise<'_> {
 fn being_killed_or_stopped_at_any_moment_loses_and_repeats_nothing() {
     let world = World::new("kill");
     let mut traffic = Traffic::new(&world);
-    let mut moments = Random(1);
+    let mut moments = Rng::new(1);
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let _raise = Raise(&done);
@@ -240,7 +228,7 @@ fn being_killed_or_stopped_at_any_moment_loses_and_repeats_nothing() {
                     "-w {workers} --sink-connections {writers} --snapshot-interval {interval}"
                 ),
             );
-            std::thread::sleep(Duration::from_millis(50 + moments.below(700)));
+            std::thread::sleep(Duration::from_millis(moments.between(50, 749)));
             // A stop may come while what was killed before is read again.
             let signal = ["KILL", "KILL", "TERM"][round % 3];
             job.signal(signal);

@@ -5,6 +5,8 @@
 
 mod alignment;
 mod audit;
+#[path = "../shared/oracle.rs"]
+mod batch;
 mod brokers;
 mod clock;
 mod cluster;
@@ -36,6 +38,8 @@ mod queries;
 mod reading;
 mod refusal;
 mod reset;
+#[path = "../shared/rng.rs"]
+mod rng;
 mod role;
 mod savepoint;
 mod secured;

@@ -4,16 +4,16 @@
 use rdkafka::producer::{BaseRecord, Producer};
 
 use crate::kafka::{a_commit_waits, assert_answer, fail, start, visits, wait_for_records};
+use crate::rng::Rng;
 use crate::world::{PATIENCE, Running, World, eventually, json};
 
 /// A letter that is no event, with a number and of so many bytes.
 fn letter(number: usize, bytes: usize) -> String {
     let mut text = number.to_string();
     // Not all the same: lz4 makes half of it.
-    let mut random = number as u64;
+    let mut random = Rng::new(number as u64);
     while text.len() < bytes {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        text += &format!(" {:08x}", random >> 32);
+        text += &format!(" {:08x}", random.below(1 << 32));
     }
     text.truncate(bytes);
     text

@@ -1,6 +1,8 @@
-//! The batch answer, written without a line of the program: sort, cut at the gap.
+//! The batch answer as rows of the table, and what an event is, without a line of the program.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+
+use crate::batch;
 
 /// `(ip, host, session_start, session_end, num_logs)`; times in milliseconds since 1970.
 pub type Row = (String, String, i64, i64, i64);
@@ -21,16 +23,11 @@ pub fn event(ip: &str, host: &str, time_ms: i64) -> Event {
 
 /// The sessions of these events.
 pub fn sessions<'a>(events: impl IntoIterator<Item = &'a Event>) -> BTreeSet<Row> {
-    let mut times: BTreeMap<(&str, &str), Vec<i64>> = BTreeMap::new();
-    for event in events {
-        times.entry((&event.ip, &event.host)).or_default().push(event.time_ms);
-    }
+    let events = events.into_iter().map(|event| ((&*event.ip, &*event.host), event.time_ms));
     let mut rows = BTreeSet::new();
-    for ((ip, host), mut times) in times {
-        times.sort_unstable();
-        for run in times.chunk_by(|a, b| b - a <= GAP_MS) {
-            let end = run[run.len() - 1] + GAP_MS;
-            rows.insert((ip.to_owned(), host.to_owned(), run[0], end, run.len() as i64));
+    for ((ip, host), sessions) in batch::sessions(events, GAP_MS) {
+        for (first, last, count) in sessions {
+            rows.insert((ip.to_owned(), host.to_owned(), first, last + GAP_MS, count as i64));
         }
     }
     rows

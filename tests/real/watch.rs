@@ -133,7 +133,7 @@ fn without_postgres_it_is_unready_and_not_dead() {
 
 #[test]
 fn without_kafka_it_is_unready_and_an_idle_topic_is_ready() {
-    let broker = Broker::start("health");
+    let broker = Broker::start("health-kafka");
     let mut world = World::new("health-kafka");
     world.kafka.clone_from(&broker.address);
     world.create_topic(2);

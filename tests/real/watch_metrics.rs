@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::lifecycle::{Traffic, wait_for_records};
 use crate::watch::{Watched, exchange};
-use crate::world::World;
+use crate::world::{World, eventually};
 
 fn file(path: &str) -> String {
     let path = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
@@ -47,8 +47,12 @@ fn the_list_of_metrics_is_what_a_running_job_serves() {
     let world = World::new("metrics");
     let mut traffic = Traffic::new(&world);
     traffic.send(3_000);
-    let watched = Watched::start(&world, &["--epoch", "100ms", "-w", "2"]);
+    let args = ["--epoch", "100ms", "-w", "2", "--snapshot-interval", "100ms"];
+    let watched = Watched::start(&world, &args);
     wait_for_records(&world, traffic.records());
+    eventually("all shards are saved", || {
+        watched.get("/metrics").body.contains("\nsessionizer_snapshot_timestamp_seconds ")
+    });
     watched.wait_until("all is known", |document| {
         document["tiles"]["lag_s"].is_number() && document["tiles"]["durable_watermark"].is_number()
     });
@@ -119,4 +123,111 @@ fn every_alert_has_its_paragraph_and_every_paragraph_its_alert() {
         let link = format!("OPERATIONS.md#{}", name.to_lowercase());
         assert!(alerts.contains(&link), "{name} has no runbook_url to {link}");
     }
+}
+
+/// A Prometheus that scrapes a job; gone when the test is.
+struct Prometheus {
+    process: std::process::Child,
+    directory: std::path::PathBuf,
+    address: String,
+}
+
+impl Prometheus {
+    /// Starts one; `None` if there is none on this machine.
+    fn start(world: &World, target: &str) -> Option<Prometheus> {
+        Command::new("prometheus").arg("--version").output().ok()?;
+        let directory = std::env::temp_dir().join(format!("{}-prometheus", world.name));
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let root = env!("CARGO_MANIFEST_DIR");
+        let config = format!(
+            "global: {{scrape_interval: 500ms, evaluation_interval: 500ms}}\n\
+             rule_files: [{root}/deploy/prometheus/alerts.yml, {root}/deploy/prometheus/rules.yml]\n\
+             scrape_configs:\n  - job_name: sessionizer\n    static_configs:\n      - targets: [\"{target}\"]\n"
+        );
+        let file = directory.join("prometheus.yml");
+        std::fs::write(&file, config).expect("a file");
+        let address = crate::cluster::addresses(1).remove(0);
+        let log = std::fs::File::create(directory.join("log")).expect("a file");
+        let process = Command::new("prometheus")
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!("--storage.tsdb.path={}", directory.join("data").display()))
+            .arg(format!("--web.listen-address={address}"))
+            .stderr(log)
+            .spawn()
+            .expect("it has just been started");
+        Some(Prometheus { process, directory, address })
+    }
+
+    /// Asks its API.
+    fn ask(&self, path: &str) -> Option<serde_json::Value> {
+        std::net::TcpStream::connect(&self.address).ok()?;
+        let answer = crate::watch::get(&self.address, path);
+        serde_json::from_str(&answer.body).ok()
+    }
+
+    /// The result of a query; one that is refused fails.
+    fn query(&self, query: &str) -> Vec<serde_json::Value> {
+        let coded: String = query.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let told = self.ask(&format!("/api/v1/query?query={coded}")).expect("it answers");
+        assert_eq!(told["status"], "success", "{query}: {told}");
+        told["data"]["result"].as_array().expect("a result").clone()
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if !std::thread::panicking() {
+            let _ = std::fs::remove_dir_all(&self.directory);
+        }
+    }
+}
+
+/// Every query of the dashboard, with all jobs chosen.
+fn dashboard_queries() -> Vec<String> {
+    let dashboard = file("deploy/grafana/sessionizer.json");
+    let dashboard: serde_json::Value = serde_json::from_str(&dashboard).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().expect("targets"));
+    targets.map(|target| target["expr"].as_str().expect("a query").replace("$job", ".*")).collect()
+}
+
+#[test]
+fn a_real_prometheus_answers_every_query_of_the_dashboard() {
+    let world = World::new("prometheus");
+    let mut traffic = Traffic::new(&world);
+    traffic.send(2_000);
+    let args = ["--epoch", "100ms", "-w", "2", "--snapshot-interval", "100ms"];
+    let watched = Watched::start(&world, &args);
+    let Some(prometheus) = Prometheus::start(&world, &watched.address) else {
+        let why = "prometheus is not installed (Debian's package of that name)";
+        return crate::skipped::skipped("the queries of the dashboard", why);
+    };
+    // Rates need two samples of everything.
+    eventually("it has scraped", || {
+        traffic.send(200);
+        let told = prometheus.ask("/api/v1/query?query=count_over_time(up%5B1m%5D)");
+        told.is_some_and(|told| {
+            let value = told["data"]["result"][0]["value"][1].as_str().map(str::to_owned);
+            value.and_then(|value| value.parse::<u64>().ok()).is_some_and(|count| count >= 8)
+        })
+    });
+    assert_eq!(prometheus.query("up")[0]["value"][1], "1");
+    // What fails is empty while nothing does.
+    let may_be_empty = ["sessionizer_postgres_retries_total", "sessionizer_kafka_errors_total"];
+    for query in dashboard_queries() {
+        let found = prometheus.query(&query);
+        let empty = may_be_empty.iter().any(|name| query.contains(name));
+        assert!(!found.is_empty() || empty, "{query} finds nothing");
+    }
+    for rule in ["sessionizer:events:rate5m", "kafka_consumergroup_lag"] {
+        assert!(!prometheus.query(rule).is_empty(), "{rule} finds nothing");
+    }
+    let alerts = prometheus.ask("/api/v1/rules?type=alert").expect("it answers");
+    let groups = alerts["data"]["groups"].as_array().expect("groups");
+    for rule in groups.iter().flat_map(|group| group["rules"].as_array().expect("rules")) {
+        assert_eq!(rule["health"], "ok", "{rule}");
+    }
+    watched.job.stop();
 }

@@ -96,7 +96,7 @@ fn a_snapshot_and_its_changes_are_the_document() {
     wait_for_records(&world, traffic.records());
     // The two meet when the document is of the moment of the last change.
     let mut compared = 0;
-    for _ in 0..30 {
+    for _ in 0..300 {
         let (name, change) = page.next().expect("it goes on");
         assert_eq!(name, "change");
         apply(&mut document, &change);

@@ -13,7 +13,7 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::partition_end::PartitionEnd;
 
 use crate::clocks::SimClocks;
-use crate::oracle::GAP_MS;
+use crate::ledger::GAP_MS;
 use crate::rng::Rng;
 use crate::sabotage::Sabotage;
 
@@ -126,7 +126,7 @@ impl Topic {
 
 fn log(rng: &mut Rng, keys: u64, futures: bool) -> Log {
     let mut now = BEGIN_MS as i64 - 500;
-    let mut offset = rng.below(5) as Offset;
+    let mut offset = Offset::new(rng.below(5) as i64);
     let mut entries: Vec<Entry> = Vec::new();
     let steps = [0, 1, 10, GAP_MS - 1, GAP_MS, GAP_MS + 1, GAP_MS + 20, 250];
     for _ in 0..rng.below(45) {
@@ -161,7 +161,7 @@ fn log(rng: &mut Rng, keys: u64, futures: bool) -> Log {
             _ => (Some(good.into_bytes()), Some((key, time))),
         };
         entries.push(Entry { offset, payload, event });
-        offset += 1 + if rng.one_in(5) { rng.below(4) as Offset } else { 0 };
+        offset = offset.plus(1 + if rng.one_in(5) { rng.below(4) as i64 } else { 0 });
     }
     Log { entries, end: offset, ..Log::default() }
 }
@@ -249,7 +249,7 @@ impl Fetching {
         let first = readable.partition_point(|entry| entry.offset < self.next);
         for (index, entry) in readable.iter().enumerate().skip(first).take(most) {
             self.queue.push_back(Fetched::Record(index));
-            (self.next, self.told_end) = (entry.offset + 1, false);
+            (self.next, self.told_end) = (entry.offset.next(), false);
         }
         let left = readable.len().saturating_sub(first);
         let end = log.readable_end();
@@ -329,7 +329,7 @@ impl Feed for SimFeed {
 
     fn position(&self, partition: Partition) -> Offset {
         let skips = self.sabotage() == Some(Sabotage::PositionSkipsARecord);
-        self.parts[&partition].end.position() + Offset::from(skips)
+        self.parts[&partition].end.position().plus(i64::from(skips))
     }
 
     fn quiet_ms_ago(&self, partition: Partition) -> Option<u64> {
@@ -364,7 +364,7 @@ impl Feed for SimFeed {
             Some(Sabotage::NewPartitionFromItsEnd) => {
                 topic.logs[partition.number as usize].readable_end()
             }
-            _ => 0,
+            _ => Offset::ZERO,
         };
         let new = (self.known..existing).map(|n| Partition { topic: 0, number: n as i32 });
         let found =

@@ -1,4 +1,7 @@
-//! Postgres in memory: it changes only in whole transactions, and checks the contract after each.
+//! Postgres in memory: it changes only in whole transactions, and checks the contract after each
+//! (`contract`).
+
+mod contract;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -17,9 +20,12 @@ use sessionizer_core::time::{Epoch, EventTime, Gap};
 
 use crate::clocks::SimClocks;
 use crate::feed::Topic;
-use crate::oracle::{self, GAP_MS};
 use crate::rng::Rng;
 use crate::sabotage::{self, Sabotage};
+use contract::Sessions;
+
+/// The session gap of all schedules.
+pub const GAP_MS: i64 = 100;
 
 pub fn gap() -> Gap {
     Gap::from_millis(GAP_MS).expect("valid")
@@ -36,11 +42,16 @@ struct Totals {
 }
 
 /// Everything durable.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Store {
     topic: Arc<Mutex<Topic>>,
     clocks: Arc<SimClocks>,
-    pub generation: i64,
+    /// What the last start has written: its generation, and a number that no other start has.
+    fence: Fence,
+    /// How many starts there were. Going back does not change it.
+    starts: i64,
+    /// Whether the database has gone back to an earlier state since the last start.
+    gone_back: bool,
     progress: Vec<ShardProgress>,
     epochs: BTreeMap<Epoch, Totals>,
     bindings: BTreeMap<(Epoch, Partition), Binding>,
@@ -51,9 +62,9 @@ pub struct Store {
     watermarks: BTreeMap<Epoch, EventTime>,
     snapshots: Vec<(Epoch, Vec<u8>)>,
     table: BTreeMap<Key, Vec<Span>>,
-    dead_letters: BTreeSet<(Partition, i64)>,
+    dead_letters: BTreeSet<(Partition, Offset)>,
     /// The dead letters that are events, dropped because they came too late.
-    dropped: BTreeSet<(Partition, i64)>,
+    dropped: BTreeSet<(Partition, Offset)>,
     rng: Rng,
     /// Whether commits may fail. False at the very end.
     pub faulty: bool,
@@ -86,7 +97,9 @@ impl Store {
         Store {
             topic,
             clocks,
-            generation: 0,
+            fence: Fence::default(),
+            starts: 0,
+            gone_back: false,
             progress: vec![ShardProgress::default(); shards as usize],
             epochs: BTreeMap::from([(0, totals)]),
             bindings: BTreeMap::new(),
@@ -117,7 +130,9 @@ impl Store {
 
     /// Takes the fence and reads what is durable.
     pub fn start(&mut self) -> RecoveredState {
-        self.generation += 1;
+        self.starts += 1;
+        self.fence = Fence { generation: self.fence.generation + 1, run: self.starts };
+        self.gone_back = false;
         self.grace = true;
         let base = self.base();
         let named = |binding: &Binding| NamedBinding {
@@ -148,7 +163,7 @@ impl Store {
                 .collect(),
         });
         RecoveredState {
-            fence: Fence { generation: self.generation, run: 0 },
+            fence: self.fence,
             progress: self.progress.clone(),
             base: NamedEpoch {
                 epoch: base,
@@ -186,7 +201,7 @@ impl Store {
     }
 
     /// The table in the oracle's format.
-    pub fn rows(&self) -> oracle::Sessions {
+    pub fn rows(&self) -> Sessions {
         let row = |span: &Span| (span.first.millis(), span.last.millis(), span.count);
         let rows = self.table.iter().filter(|(_, spans)| !spans.is_empty());
         rows.map(|(key, spans)| {
@@ -210,65 +225,21 @@ impl Store {
         table
     }
 
-    /// Checks that exactly the right events were dropped, by a model that knows nothing but the
-    /// bindings. Returns how many there are.
-    pub fn check_dropped(&self) -> u64 {
-        let topic = self.topic.lock().expect("one at a time");
-        let mut open: BTreeMap<&str, Vec<Span>> = BTreeMap::new();
-        let mut last: BTreeMap<Partition, Binding> = BTreeMap::new();
-        let (mut before, mut want) = (EventTime::NEVER, BTreeSet::new());
-        for (epoch, rules) in &self.rules {
-            let watermark = self.watermarks[epoch];
-            let mut came: Vec<(Partition, i64, &str, EventTime)> = Vec::new();
-            for ((_, at), binding) in self.history.range((*epoch, FIRST)..(*epoch + 1, FIRST)) {
-                let from = last.insert(*at, *binding).map_or(binding.start, |b| b.end);
-                for entry in &topic.logs[at.number as usize].entries {
-                    if let Some((key, time)) = entry.event_by(binding.clock_in(*epoch))
-                        && (from..binding.end).contains(&entry.offset)
-                    {
-                        came.push((*at, entry.offset, key, EventTime::from_millis(time)));
-                    }
-                }
-            }
-            for (_, _, key, time) in &came {
-                open.entry(key).or_default().push(Span::event(*time));
-            }
-            for (key, spans) in &mut open {
-                *spans = merge_touching(std::mem::take(spans), gap());
-                let late = |span: &Span| gap().end_after(span.last) < before;
-                if rules.late == Late::Drop {
-                    for late in spans.iter().filter(|span| late(span)) {
-                        let of = |at: &&(_, _, &str, _)| {
-                            at.2 == *key && late.first <= at.3 && at.3 <= late.last
-                        };
-                        want.extend(came.iter().filter(of).map(|came| (came.0, came.1)));
-                    }
-                    spans.retain(|span| !late(span));
-                }
-                let drained = last.values().all(|binding| binding.status == Status::Ended);
-                spans.retain(|span| !drained && gap().end_after(span.last) >= watermark);
-            }
-            before = watermark;
-        }
-        assert_eq!(self.dropped, want, "what is dropped is what came too late");
-        want.len() as u64
-    }
-
     fn commit(
         &mut self,
         batch: &Batch,
         outcome: &mut Outcome,
-        generation: i64,
+        fence: Fence,
     ) -> Result<(), LedgerError> {
         for step in &batch.steps {
             self.tried.insert(step.shard, step.to.epoch);
             let fits = self.progress[step.shard.0 as usize].epoch == step.from
                 || self.breaks(Sabotage::NoIdempotence)
                 || self.breaks(Sabotage::ProgressForgotten);
-            let fenced = generation != self.generation && !self.spares(generation);
-            if fenced || !fits {
-                assert_ne!(generation, self.generation, "I5: {step:?} is not the next step");
-                return Err(LedgerError::Fatal(Fault::Fenced("fenced".to_owned())));
+            if !self.is_mine(fence) && !self.spares(fence) || !fits {
+                let known = !self.is_mine(fence) || self.gone_back;
+                assert!(known, "I5: {step:?} is not the next step");
+                return Err(self.refused(fence));
             }
         }
         if self.away || self.faulty && self.rng.one_in(10) {
@@ -289,12 +260,44 @@ impl Store {
         Ok(())
     }
 
+    /// Whether the last start wrote this fence.
+    fn is_mine(&self, fence: Fence) -> bool {
+        let by_generation = self.breaks(Sabotage::RunsNotTold);
+        fence == self.fence || by_generation && fence.generation == self.fence.generation
+    }
+
+    /// Why a connection with this fence may not commit.
+    fn refused(&self, fence: Fence) -> LedgerError {
+        let gone_back = self.is_mine(fence) || fence.generation > self.fence.generation;
+        let why = "not as this instance left it".to_owned();
+        LedgerError::Fatal(if gone_back { Fault::GoneBack(why) } else { Fault::Fenced(why) })
+    }
+
     /// Whether a broken fence lets an older instance through.
-    fn spares(&mut self, generation: i64) -> bool {
+    fn spares(&self, fence: Fence) -> bool {
         self.breaks(Sabotage::NoFence)
             || self.breaks(Sabotage::FenceDoesNotWait)
                 && self.grace
-                && generation + 1 == self.generation
+                && fence.generation + 1 == self.fence.generation
+    }
+
+    /// Returns to an earlier state: a standby was promoted that lacked the last commits, or a
+    /// backup was restored. What the world is like does not change by that.
+    pub fn go_back(&mut self, earlier: &Store) {
+        let present = self.clone();
+        *self = Store {
+            starts: present.starts,
+            gone_back: true,
+            rng: present.rng,
+            faulty: present.faulty,
+            away: present.away,
+            cut_off: present.cut_off,
+            lost_replies: present.lost_replies,
+            late: present.late,
+            commits: present.commits + 1,
+            tried: present.tried,
+            ..earlier.clone()
+        };
     }
 
     /// What a failed commit leaves behind: nothing, unless a rule is broken.
@@ -456,172 +459,6 @@ impl Store {
         kept.extend(last.into_iter().map(|(p, (epoch, binding))| ((epoch, p), binding)));
         self.bindings = kept;
     }
-
-    /// Checks the contract, each key at the epoch of its own shard; I6 and I8.
-    fn check(&self) {
-        for (key, rows) in &self.table {
-            let mut rows = rows.clone();
-            rows.sort_unstable();
-            for pair in rows.windows(2) {
-                assert!(!pair[0].touches(&pair[1], gap()), "I6: rows of {key:?} touch: {rows:?}");
-            }
-        }
-        self.check_totals();
-        let topic = self.topic.lock().expect("one at a time");
-        for shard in 0..self.progress.len() {
-            let upto = self.progress[shard].epoch;
-            let shards = self.progress.len() as u32;
-            let mine = |key: &str| {
-                let hash = sessionizer_core::key::stable_hash(Key::new(key, "h").bytes());
-                Shard::of(hash, shards).0 as usize == shard
-            };
-            let Bound { events, drained } = self.bound(&topic, upto);
-            let in_drain = oracle::sessions(events[..drained.unwrap_or(0)].iter().copied());
-            // After a drain, everything that was bound is closed.
-            let all_closed = drained.is_some_and(|drained| drained == events.len());
-            let sessions = oracle::sessions(events.into_iter().filter(|(key, _)| mine(key)));
-            let watermark = self.watermarks.get(&upto).copied().unwrap_or(EventTime::NEVER);
-            let close_before = if all_closed { EventTime::FOREVER } else { watermark };
-            self.check_shard(shard, &sessions, &in_drain, (watermark, close_before), &mine);
-        }
-    }
-
-    /// Every event that was bound up to and including an epoch.
-    fn bound<'a>(&self, topic: &'a Topic, upto: Epoch) -> Bound<'a> {
-        let mut events = Vec::new();
-        let mut drained = None;
-        let mut status = BTreeMap::new();
-        let mut now = 0;
-        let mut passed = vec![0; topic.logs.len()];
-        for ((epoch, partition), binding) in self.history.range(..(upto + 1, FIRST)) {
-            if *epoch > now && ended(&status) {
-                drained = Some(events.len());
-            }
-            now = *epoch;
-            status.insert(*partition, binding.status);
-            let at = partition.number as usize;
-            let entries = topic.logs[at].entries[passed[at]..].iter();
-            for entry in entries.take_while(|entry| entry.offset < binding.end) {
-                if !self.dropped.contains(&(*partition, entry.offset)) {
-                    events.extend(entry.event_by(binding.clock_in(*epoch)));
-                }
-                passed[at] += 1;
-            }
-        }
-        if ended(&status) {
-            drained = Some(events.len());
-        }
-        Bound { events, drained }
-    }
-
-    /// The batch answer over everything that was ever bound.
-    pub fn answer(&self) -> oracle::Sessions {
-        let topic = self.topic.lock().expect("one at a time");
-        oracle::sessions(self.bound(&topic, Epoch::MAX - 1).events)
-    }
-
-    /// The batch answer over the topic; `None` while some of it is not bound.
-    pub fn whole_answer(&self) -> Option<oracle::Sessions> {
-        let everywhere = |_| Offset::MAX;
-        self.is_bound_to(everywhere).then(|| self.answer())
-    }
-
-    /// Whether every record of each partition before an offset is bound.
-    pub fn is_bound_to(&self, offset: impl Fn(Partition) -> Offset) -> bool {
-        let topic = self.topic.lock().expect("one at a time");
-        topic.logs.iter().enumerate().all(|(number, log)| {
-            let partition = Partition { topic: 0, number: number as i32 };
-            let bound = self.history.iter().filter(|((_, other), _)| *other == partition);
-            let end = bound.map(|(_, binding)| binding.end).max().unwrap_or(Offset::MIN);
-            let before = offset(partition);
-            let mut wanted = log.entries.iter().filter(|entry| entry.offset < before);
-            wanted.next_back().is_none_or(|last| last.offset < end)
-        })
-    }
-
-    /// Whether anything at or after an offset of some partition is bound.
-    pub fn is_bound_behind(&self, offset: impl Fn(Partition) -> Offset) -> bool {
-        self.history.iter().any(|((_, at), binding)| binding.end > offset(*at))
-    }
-
-    /// Whether a partition has ended in this epoch or later.
-    pub fn has_ends_since(&self, epoch: Epoch) -> bool {
-        self.history.range((epoch, FIRST)..).any(|(_, b)| b.status == Status::Ended)
-    }
-
-    /// Whether all partitions have ended.
-    pub fn is_drained(&self) -> bool {
-        ended(&self.history.iter().map(|((_, at), binding)| (*at, binding.status)).collect())
-    }
-
-    /// No partition may be idle unless the broker has reported its end.
-    fn check_idle(&self, binding: &Binding) {
-        let topic = self.topic.lock().expect("one at a time");
-        let log = &topic.logs[binding.partition.number as usize];
-        let idle = binding.status == Status::Idle;
-        assert!(
-            !idle || log.said_end.contains(&binding.end),
-            "it is not known to end: {binding:?}"
-        );
-    }
-
-    fn check_shard(
-        &self,
-        shard: usize,
-        sessions: &oracle::Sessions,
-        in_drain: &oracle::Sessions,
-        (watermark, close_before): (EventTime, EventTime),
-        mine: &dyn Fn(&str) -> bool,
-    ) {
-        let rows: oracle::Sessions = self.rows().into_iter().filter(|(key, _)| mine(key)).collect();
-        for (key, sessions) in sessions {
-            for session in sessions {
-                let closed = session.1 + GAP_MS < close_before.millis();
-                let there = rows.get(key).is_some_and(|rows| rows.contains(session));
-                assert!(
-                    !closed || there,
-                    "shard {shard}: {key}'s {session:?} is missing: {rows:?}"
-                );
-            }
-        }
-        for (key, rows) in &rows {
-            for row in rows {
-                let part = |s: &&(i64, i64, u64)| s.0 <= row.0 && row.1 <= s.1 && row.2 <= s.2;
-                let of = sessions.get(key).and_then(|sessions| sessions.iter().find(part));
-                assert!(of.is_some(), "shard {shard}: {key}'s row {row:?} is of no session");
-                let drained = in_drain.get(key).is_some_and(|drained| {
-                    drained.last().is_some_and(|(_, newest, _)| row.1 <= *newest)
-                });
-                let passed = drained || row.1 + GAP_MS < watermark.millis();
-                assert!(passed, "shard {shard}: {key}'s {row:?} was closed before {watermark}");
-            }
-        }
-    }
-
-    /// Checks I8 at the last epoch that all shards have passed.
-    fn check_totals(&self) {
-        let shards = self.progress.len() as u32;
-        let complete = self.epochs.iter().rev().find(|(_, totals)| totals.shards_done == shards);
-        let (epoch, totals) = complete.expect("I8: no epoch is kept that all shards have passed");
-        let mut records: BTreeMap<Partition, u64> = BTreeMap::new();
-        for ((_, partition), binding) in self.bindings.range(..(*epoch + 1, FIRST)) {
-            records.insert(*partition, binding.records);
-        }
-        let records: u64 = records.values().sum();
-        assert_eq!(records, totals.closed + totals.open + totals.dead, "I8 at {epoch}: {totals:?}");
-    }
-}
-
-/// What was bound up to some epoch.
-struct Bound<'a> {
-    events: Vec<(&'a str, i64)>,
-    /// How many of the events were there when a bounded run last closed everything.
-    drained: Option<usize>,
-}
-
-/// Whether there are partitions, and all have ended.
-fn ended(status: &BTreeMap<Partition, Status>) -> bool {
-    !status.is_empty() && status.values().all(|status| *status == Status::Ended)
 }
 
 /// Sorts before every partition.
@@ -630,7 +467,7 @@ const FIRST: Partition = Partition { topic: 0, number: i32::MIN };
 /// A writer's connection.
 pub struct Connection {
     pub store: Arc<Mutex<Store>>,
-    pub generation: i64,
+    pub fence: Fence,
     /// The process to which it belongs.
     pub process: usize,
 }
@@ -641,7 +478,7 @@ impl Ledger for Connection {
         if store.cut_off == Some(self.process) {
             return Err(LedgerError::Retry("the network is down".to_owned()));
         }
-        store.commit(batch, outcome, self.generation)
+        store.commit(batch, outcome, self.fence)
     }
 
     fn progress(&mut self, shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError> {
@@ -649,8 +486,8 @@ impl Ledger for Connection {
         if store.away || store.cut_off == Some(self.process) {
             return Err(LedgerError::Retry("it does not answer".to_owned()));
         }
-        if store.generation != self.generation && !store.spares(self.generation) {
-            return Err(LedgerError::Fatal(Fault::Fenced("fenced".to_owned())));
+        if !store.is_mine(self.fence) && !store.spares(self.fence) {
+            return Err(store.refused(self.fence));
         }
         let progress = shards.iter().map(|shard| match store.sabotage {
             Some(Sabotage::LostReplyIsFailure | Sabotage::NoIdempotence) => 0,

@@ -65,7 +65,7 @@ fn check(
     let mut moment = Moment::read(ledger).map_err(give_up)?;
     let ranges = ranges(&moment);
     check_available(kafka, &ranges, run_state)?;
-    let records: i64 = ranges.iter().map(|range| range.end - range.start).sum();
+    let records: i64 = ranges.iter().map(|range| range.end.since(range.start)).sum();
     info!(
         "reading up to {} of {} again",
         text::plural(records, "record"),
@@ -173,7 +173,7 @@ fn batch_answer(
 ) -> Result<(BatchOracle, Topic), Fault> {
     let bar = match std::io::stderr().is_terminal() {
         true => bars()
-            .add(ProgressBar::new(ranges.iter().map(|r| (r.end - r.start) as u64).sum()))
+            .add(ProgressBar::new(ranges.iter().map(|r| r.end.since(r.start) as u64).sum()))
             .with_style(style("{bar:24} {percent}% of {human_len} records, {rate}, {eta} to go")),
         false => ProgressBar::hidden(),
     };

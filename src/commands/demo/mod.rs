@@ -14,6 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use log::info;
+use sessionizer_core::binding::Offset;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::secret::Secret;
 
@@ -127,6 +128,8 @@ fn configure(args: &DemoArgs, broker: &str, env: &Environment) -> Result<Config,
         ("--out-of-orderness", "2s"),
         ("--idle-timeout", "1s"),
         ("--max-future", "1m"),
+        // A job may run beside it.
+        ("--http", "127.0.0.1:0"),
     ];
     let typed = settings.iter().flat_map(|(name, value)| [*name, *value]);
     let cli = crate::cli::Cli::parse_from(std::iter::once("sessionizer").chain(typed));
@@ -249,7 +252,7 @@ fn wait_for_silence(config: &Config, sent: u64, run_state: &RunState) {
 fn verify(config: &Config) -> Result<Option<String>, Fault> {
     let cluster = Admin::new(&config.kafka)?;
     for partition in 0..PARTITIONS {
-        if cluster.offsets(TOPIC, partition)?.0 > 0 {
+        if cluster.offsets(TOPIC, partition)?.0 > Offset::ZERO {
             return Ok(None);
         }
     }

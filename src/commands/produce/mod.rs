@@ -18,6 +18,7 @@ use history::History;
 use indicatif::ProgressBar;
 use log::{info, warn};
 use pace::Pace;
+use sessionizer_core::binding::Offset;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::rfc3339::parse_rfc3339;
 
@@ -108,7 +109,7 @@ fn is_empty(kafka: &KafkaConfig, run_state: &RunState) -> Result<bool, Fault> {
     let cluster = Admin::new(kafka)?;
     let partitions = cluster.topics(Duration::from_secs(60), || run_state.ending())?[0];
     for partition in 0..partitions {
-        if cluster.offsets(&kafka.topics[0], partition)?.1 > 0 {
+        if cluster.offsets(&kafka.topics[0], partition)?.1 > Offset::ZERO {
             return Ok(false);
         }
     }

@@ -115,7 +115,7 @@ impl Router<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sessionizer_core::binding::Binding;
+    use sessionizer_core::binding::{Binding, Offset};
     use sessionizer_core::watermark::WatermarkConfig;
 
     #[test]
@@ -133,12 +133,13 @@ mod tests {
             dead_letter_bytes: 4_096,
         };
         let patience = WatermarkConfig { out_of_orderness_ms: 0, idle_timeout_ms: 1 };
-        let mut clock = PartitionClock::resume(patience, Binding::initial(partition, 0), 7);
+        let mut clock =
+            PartitionClock::resume(patience, Binding::initial(partition, Offset::ZERO), 7);
         let (mut builder, mut suspects, mut letters) =
             (SpanBatchBuilder::new(gap, 128, 1), Vec::new(), Vec::new());
         // JSON, but not an object: the decoder's message repeats it.
         let payload = format!("\"{}\"", "ü".repeat(100_000));
-        let record = Record { offset: 5, payload: Some(payload.as_bytes()) };
+        let record = Record { offset: Offset::new(5), payload: Some(payload.as_bytes()) };
         let mut taken =
             Routed { arrivals: &mut builder, suspects: &mut suspects, dead_letters: &mut letters };
         let bytes = router.take(&record, &mut clock, &mut Vec::new(), &mut taken);

@@ -387,7 +387,7 @@ fn held_against_events(
         .iter()
         .map(|at| {
             let Place { topic, partition, begin, end, .. } = &places[*at];
-            let end = (*end).min(begin + each);
+            let end = (*end).min(begin.plus(each));
             Range { topic: topic.clone(), partition: *partition, start: *begin, end }
         })
         .collect();
@@ -416,9 +416,16 @@ fn named(things: impl Iterator<Item = String>) -> String {
 mod tests {
     use super::*;
 
-    fn place(begin: Offset, committed: Option<Offset>) -> Place {
-        let committed = committed.map(|offset| Committed { offset, ours: false });
-        Place { topic: "t".to_owned(), partition: 3, oldest: 5, end: 20, committed, begin }
+    fn place(begin: i64, committed: Option<i64>) -> Place {
+        let committed = committed.map(Offset::new);
+        Place {
+            topic: "t".to_owned(),
+            partition: 3,
+            oldest: Offset::new(5),
+            end: Offset::new(20),
+            committed: committed.map(|offset| Committed { offset, ours: false }),
+            begin: Offset::new(begin),
+        }
     }
 
     #[test]
@@ -426,7 +433,7 @@ mod tests {
         let overlaps = |begin, committed| held_against_group(&place(begin, committed)).is_some();
         assert_eq!([9, 10, 11].map(|begin| overlaps(begin, Some(10))), [true, false, false]);
         assert!(!overlaps(5, None), "nobody has said how far it was read");
-        assert!(!overlaps(20, Some(30)), "behind the end, there is nothing to read twice");
+        assert!(!overlaps(20, Some(30)), "after the end, there is nothing to read twice");
         assert!(overlaps(19, Some(30)));
     }
 

@@ -60,7 +60,7 @@ pub fn compare(memory: &Memory, config: &Config, plan: &RecoveryPlan) {
         if let Some(offset) = offsets.get(&(topic.to_owned(), partition.number))
             && *offset > durable
         {
-            behind.push((format!("{topic}[{}]", partition.number), durable, offset - durable));
+            behind.push((format!("{topic}[{}]", partition.number), durable, offset.since(durable)));
         }
     }
     let Some((place, durable, _)) = behind.first() else { return };

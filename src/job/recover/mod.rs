@@ -19,7 +19,7 @@ use self::beginning::Beginning;
 use crate::config::Config;
 use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
-use crate::kafka::Admin;
+use crate::kafka::{Admin, ReadCheck};
 use crate::ledger;
 use crate::ledger::{Loss, NamedBinding, RecoveredState, Started};
 use crate::ui::text::plural;
@@ -41,6 +41,7 @@ pub fn make_plan(
     let cluster = Admin::new(&config.kafka)?;
     let give_up = || run_state.stopping();
     let counts = cluster.topics(patience(), give_up)?;
+    let readable = ReadCheck::start(&config.kafka);
     let found = ledger::peek_patiently(&config.ledger, patience(), give_up)?;
     let with_rows = found.as_ref().is_some_and(|found| found.rows.is_some());
     let beginning = match &found {
@@ -48,6 +49,7 @@ pub fn make_plan(
         None => None,
     };
     let memory = found.is_none().then(|| group::ask(config, &counts));
+    readable.wait()?;
     let topics = &config.kafka.topics;
     let ledger = &config.ledger;
     let started = ledger::start_patiently(ledger, topics, with_rows, patience(), give_up)?;
@@ -126,7 +128,7 @@ fn place_partitions(
         part.until = config.until_end.then_some(end);
         part.oldest = oldest;
         if let Some(log_end) = log_ends.get(&partition).filter(|log_end| **log_end > end) {
-            let count = log_end - end;
+            let count = log_end.since(end);
             run_state.metrics.held_back.fetch_add(count as u64, Relaxed);
             warn!(
                 "{topic}[{}]: --until-end reads to offset {end}, the last stable offset. The {count} \
@@ -185,7 +187,7 @@ fn retire_what_is_gone(plan: &mut RecoveryPlan, counts: &[i32]) -> Vec<Loss> {
         };
         part.retired = true;
         // If the new topic ever gets such a partition, it is read from the beginning.
-        part.restart = Some(0);
+        part.restart = Some(Offset::ZERO);
         if accepted {
             continue;
         }
@@ -293,7 +295,8 @@ pub fn assemble(
     let mut partitions: BTreeMap<Partition, PartitionPlan> = BTreeMap::new();
     let mut plan = |start: Binding, known: bool| {
         let retired = retired(start.partition);
-        let plan = PartitionPlan { start, known, until: None, retired, restart: None, oldest: 0 };
+        let (until, restart, oldest) = (None, None, Offset::ZERO);
+        let plan = PartitionPlan { start, known, until, retired, restart, oldest };
         partitions.entry(start.partition).or_insert(plan);
     };
     for named in &durable.base.bindings {
@@ -305,7 +308,7 @@ pub fn assemble(
     }
     for (topic, count) in counts.iter().enumerate() {
         for number in 0..*count {
-            plan(Binding::initial(Partition { topic: topic as u16, number }, 0), false);
+            plan(Binding::initial(Partition { topic: topic as u16, number }, Offset::ZERO), false);
         }
     }
     let replay: Vec<BoundEpoch> = durable
@@ -351,13 +354,13 @@ mod tests {
 
     const RULES: Rules = Rules { max_future_ms: 0, late: sessionizer_core::binding::Late::Merge };
 
-    fn named(topic: &str, partition: i32, end: Offset) -> NamedBinding {
+    fn named(topic: &str, partition: i32, end: i64) -> NamedBinding {
         NamedBinding {
             topic: topic.to_owned(),
             partition,
             topic_id: None,
-            start: 0,
-            end,
+            start: Offset::ZERO,
+            end: Offset::new(end),
             promise: EventTime::NEVER,
             status: Status::Active,
             quiet_since: 0,
@@ -403,7 +406,7 @@ mod tests {
         let replay = vec![epoch(2_000, vec![named("a", 0, 20), named("a", 1, 3)])];
         let plan = assemble(&durable(base, replay), &topics(&["a"]), &[3], 1_500, RULES)
             .expect("complete");
-        let starts: Vec<_> = plan.partitions.iter().map(|p| (p.start.end, p.known)).collect();
+        let starts: Vec<_> = plan.partitions.iter().map(|p| (p.start.end.get(), p.known)).collect();
         assert_eq!(starts, [(10, true), (3, false), (0, false)]);
         let new: Vec<_> = plan.partitions.iter().map(|p| is_new(p, &plan.replay)).collect();
         assert_eq!(new, [false, false, true]);
@@ -422,13 +425,16 @@ mod tests {
     #[test]
     fn what_is_needed_and_gone_is_told_with_both_ends() {
         let partition = Partition { topic: 0, number: 3 };
-        let last = Binding { end: 9, ..Binding::initial(partition, 0) };
-        let find = |from, available, same| find_loss("t", (from, &last), available, same);
+        let at = Offset::new;
+        let last = Binding { end: at(9), ..Binding::initial(partition, Offset::ZERO) };
+        let find = |from, (oldest, end), same| {
+            find_loss("t", (at(from), &last), (at(oldest), at(end)), same)
+        };
         let same = Some(true);
         assert_eq!(find(5, (5, 9), same), None);
         assert_eq!(find(9, (9, 9), None), None);
         let gone = find(4, (5, 9), same).expect("retention");
-        assert_eq!((gone.from, gone.to, gone.read_to), (4, Some(5), 9));
+        assert_eq!((gone.from, gone.to, gone.read_to), (at(4), Some(at(5)), at(9)));
         let text = gone.to_string();
         assert!(text.contains("t[3]") && text.contains("offset 4") && text.contains("5 to 9"));
         for (available, same) in [((0, 8), None), ((0, 20), Some(false))] {
@@ -437,7 +443,7 @@ mod tests {
             assert!(gone.to_string().contains("made again"));
         }
         let cut = find(4, (0, 8), same).expect("the end is gone");
-        assert_eq!((cut.from, cut.to, cut.read_to), (8, Some(9), 9));
+        assert_eq!((cut.from, cut.to, cut.read_to), (at(8), Some(at(9)), at(9)));
         assert!(cut.to_string().contains("offset 9, but Kafka has 0 to 8: the end"));
     }
 }

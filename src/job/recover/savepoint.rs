@@ -146,9 +146,9 @@ fn collect(bytes: &[u8], topics: &[String], offsets: &mut BTreeMap<(String, i32)
         for record in bytes.windows(length).filter(|window| window.starts_with(&head)) {
             let numbers = &record[head.len()..];
             let partition = i32::from_be_bytes(array(&numbers[..4]));
-            let next = i64::from_be_bytes(array(&numbers[4..12]));
+            let next = Offset::new(i64::from_be_bytes(array(&numbers[4..12])));
             // A negative value is not an offset but a place to begin: nothing was read yet.
-            if partition >= 0 && next >= 0 {
+            if partition >= 0 && next >= Offset::ZERO {
                 let offset = offsets.entry((topic.clone(), partition)).or_insert(next);
                 *offset = next.max(*offset);
             }
@@ -201,6 +201,7 @@ mod tests {
         let files = [metadata(None, &records), record("web", 1, 8)];
         let found = decoded(&files, &["web"]).expect("a savepoint");
         let offsets = [(("web".to_owned(), 0), 70), (("web".to_owned(), 1), 8)];
+        let offsets = offsets.map(|(place, offset)| (place, Offset::new(offset)));
         assert_eq!(found, Savepoint { offsets: offsets.into(), drained: None });
     }
 
@@ -225,7 +226,7 @@ mod tests {
         assert_eq!(drained.drained, Some(true));
         let partitions: Vec<i32> = drained.offsets.keys().map(|(_, number)| *number).collect();
         assert_eq!(partitions, [0, 1, 2, 3]);
-        assert_eq!(drained.offsets.values().sum::<Offset>(), 280_418);
+        assert_eq!(drained.offsets.values().map(|offset| offset.get()).sum::<i64>(), 280_418);
         let checkpoint = written("checkpoint");
         assert_eq!(checkpoint.drained, Some(false));
         assert!(checkpoint.offsets.iter().all(|(place, offset)| *offset < drained.offsets[place]));

@@ -87,7 +87,7 @@ impl Commit<'_> {
                 copy.text(job);
                 copy.text(&topics[usize::from(letter.partition.topic)]);
                 copy.int4(letter.partition.number);
-                copy.int8(letter.offset);
+                copy.int8(letter.offset.get());
                 copy.text(letter.reason.name());
                 copy.text(&printable(&letter.detail));
                 copy.bytes(letter.payload.as_deref());
@@ -215,8 +215,8 @@ impl Commit<'_> {
                     &epochs,
                     &topics,
                     &partitions,
-                    &int8(|b| b.start),
-                    &int8(|b| b.end),
+                    &int8(|b| b.start.get()),
+                    &int8(|b| b.end.get()),
                     &promises,
                     &statuses,
                     &int8(|b| b.quiet_since as i64),

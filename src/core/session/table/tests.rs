@@ -1,5 +1,7 @@
 use super::*;
 use crate::session::span::merge_touching;
+use crate::shared::oracle::{Sessions, sessions};
+use crate::shared::rng::Rng;
 use std::collections::BTreeMap;
 
 const GAP: i64 = 300_000;
@@ -164,42 +166,13 @@ fn sessions_of_a_crowd_are_bridged_also_the_one_in_the_index() {
     assert!(table.is_empty() && table.sorted.is_empty());
 }
 
-/// A small generator of its own, so that a failing seed is the same everywhere.
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
-    }
-}
-
-/// The oracle: sort the times of a key, and cut where two are more than the gap apart.
-fn batch(events: &[(u64, i64)]) -> BTreeMap<u64, Vec<(i64, i64, u64)>> {
-    let mut by_key: BTreeMap<u64, Vec<i64>> = BTreeMap::new();
-    for (key, time) in events {
-        by_key.entry(*key).or_default().push(*time);
-    }
-    by_key
-        .into_iter()
-        .map(|(key, mut times)| {
-            times.sort_unstable();
-            let runs = times.chunk_by(|a, b| b - a <= GAP);
-            (key, runs.map(|run| (run[0], run[run.len() - 1], run.len() as u64)).collect())
-        })
-        .collect()
-}
-
 /// Any order of arrival, any combining on the way, a close and a restore at any moment: the output,
 /// merged as the commit does it, is the batch answer (I1).
 #[test]
 fn whatever_the_order_the_sessions_are_those_of_the_batch() {
     for seed in 0..2_000 {
-        let mut rng = Rng(seed);
-        let keys = 1 + rng.below(4);
+        let mut rng = Rng::new(seed);
+        let keys = rng.between(1, 4);
         let steps = [0, 1, GAP - 1, GAP, GAP + 1, 2 * GAP, 3 * GAP + 5];
         let mut now = 0;
         let mut events: Vec<(u64, i64)> = (0..rng.below(60))
@@ -208,7 +181,7 @@ fn whatever_the_order_the_sessions_are_those_of_the_batch() {
                 (rng.below(keys), now)
             })
             .collect();
-        let want = batch(&events);
+        let want = sessions(events.iter().copied(), GAP);
         for i in (1..events.len()).rev() {
             events.swap(i, rng.below(i as u64 + 1) as usize);
         }
@@ -221,8 +194,8 @@ fn whatever_the_order_the_sessions_are_those_of_the_batch() {
 fn whatever_the_order_the_sessions_of_a_crowd_are_those_of_the_batch() {
     let mut most = 0;
     for seed in 0..300 {
-        let mut rng = Rng(seed);
-        let keys = 1 + rng.below(2);
+        let mut rng = Rng::new(seed);
+        let keys = rng.between(1, 2);
         let steps = [1, GAP, GAP + 1, GAP + 1, 2 * GAP, 2 * GAP, 3 * GAP + 5];
         let mut now = 0;
         let mut events: Vec<(u64, i64)> = (0..rng.below(400))
@@ -231,7 +204,7 @@ fn whatever_the_order_the_sessions_of_a_crowd_are_those_of_the_batch() {
                 (rng.below(keys), now)
             })
             .collect();
-        let want = batch(&events);
+        let want = sessions(events.iter().copied(), GAP);
         for i in (1..events.len()).rev() {
             events.swap(i, rng.below(i as u64 + 1) as usize);
         }
@@ -241,7 +214,7 @@ fn whatever_the_order_the_sessions_of_a_crowd_are_those_of_the_batch() {
     assert!(most > 5 * LIST_MOST, "at most {most} sessions of a key");
 }
 
-fn run(events: &[(u64, i64)], rng: &mut Rng, seldom: u64) -> BTreeMap<u64, Vec<(i64, i64, u64)>> {
+fn run(events: &[(u64, i64)], rng: &mut Rng, seldom: u64) -> Sessions<u64> {
     let mut table = table();
     let mut rows: BTreeMap<u64, Vec<Span>> = BTreeMap::new();
     let mut watermark = 0;
@@ -260,11 +233,11 @@ fn run(events: &[(u64, i64)], rng: &mut Rng, seldom: u64) -> BTreeMap<u64, Vec<(
     };
     for (key, time) in events {
         insert(&mut table, &key.to_string(), *time);
-        if rng.below(seldom) == 0 {
+        if rng.one_in(seldom) {
             watermark = watermark.max(time - rng.below(3 * GAP as u64) as i64);
             commit(&mut table, watermark);
         }
-        if rng.below(seldom) == 0 {
+        if rng.one_in(seldom) {
             let restored = SessionTable::restore(gap(), table.horizon(), table.open());
             assert_eq!(restored.len(), table.len());
             table = restored;
