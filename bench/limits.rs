@@ -347,7 +347,7 @@ impl Setup {
                 source: SourceConfig {
                     processes: 1,
                     epochs: EpochLength::of_millis(self.epoch_ms),
-                    patience: WatermarkConfig {
+                    watermark: WatermarkConfig {
                         out_of_orderness_ms: 15_000,
                         idle_timeout_ms: 3_600_000,
                     },

@@ -74,9 +74,7 @@ fn check(brokers: &str) -> Result<(), String> {
 
 fn check_broker(entry: &str) -> Result<(), String> {
     if entry.is_empty() {
-        return Err(
-            "has a comma with nothing before or behind it: write host:port,host:port".into()
-        );
+        return Err("has a comma with nothing before or after it: write host:port,host:port".into());
     }
     if let Some((scheme, rest)) = entry.split_once("://") {
         let place = rest.trim_end_matches('/');
@@ -126,7 +124,7 @@ fn read_topics(problems: &mut Problems<'_>, list: &str) -> Vec<String> {
     for topic in list.split(',').map(str::trim) {
         let legal = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         let what = if topic.is_empty() {
-            "has a comma with nothing before or behind it".to_owned()
+            "has a comma with nothing before or after it".to_owned()
         } else if topic.len() > 249 {
             format!("has a name of {} characters: a topic's name has at most 249", topic.len())
         } else if !topic.chars().all(legal) || topic == "." || topic == ".." {

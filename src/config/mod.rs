@@ -56,7 +56,7 @@ pub struct Config {
     pub accept_overlap: bool,
     pub until_end: bool,
     pub epoch_ms: u64,
-    pub patience: WatermarkConfig,
+    pub watermark: WatermarkConfig,
     /// How far a partition may be ahead of the slowest one that lags, in event time.
     pub drift: Drift,
     pub rules: Rules,
@@ -144,7 +144,7 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
             accept_overlap: args.accept_overlap,
             until_end: args.until_end,
             epoch_ms: epoch_ms?,
-            patience: WatermarkConfig {
+            watermark: WatermarkConfig {
                 out_of_orderness_ms: out_of_orderness_ms? as i64,
                 idle_timeout_ms: idle_timeout_ms?,
             },
@@ -169,7 +169,7 @@ impl Config {
     /// What all processes of a job must agree on, by the names that users know. Server addresses
     /// and logins may be given to each process in its own way.
     pub fn shared(&self) -> Vec<(String, String)> {
-        let Config { kafka, ledger, patience, rules, drift, .. } = self;
+        let Config { kafka, ledger, watermark, rules, drift, .. } = self;
         let ms = |ms: u64| humantime::format_duration(Duration::from_millis(ms)).to_string();
         let settings = [
             ("the version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -182,8 +182,8 @@ impl Config {
             ("--gap", ms(ledger.gap.millis() as u64)),
             ("--session-end", ledger.session_end.name().to_owned()),
             ("--epoch", ms(self.epoch_ms)),
-            ("--out-of-orderness", ms(patience.out_of_orderness_ms as u64)),
-            ("--idle-timeout", ms(patience.idle_timeout_ms)),
+            ("--out-of-orderness", ms(watermark.out_of_orderness_ms as u64)),
+            ("--idle-timeout", ms(watermark.idle_timeout_ms)),
             ("--max-future", ms(rules.max_future_ms as u64)),
             ("--late", rules.late.name().to_owned()),
             ("--until-end", self.until_end.to_string()),

@@ -23,7 +23,7 @@ fn read_with(env: &[(&str, &str)], args: &[&str]) -> Result<Config, String> {
 fn four_variables_are_enough_and_the_defaults_are_those_of_the_flink_job() {
     let config = read_with(&GOOD, &[]).expect("valid");
     assert_eq!(config.ledger.gap.millis(), 300_000);
-    assert_eq!(config.patience.out_of_orderness_ms, 15_000);
+    assert_eq!(config.watermark.out_of_orderness_ms, 15_000);
     assert_eq!(config.drift, Drift { most_ms: 600_000, sessions: 500_000 });
     assert_eq!((config.workers, config.writers, config.epoch_ms), (1, 1, 1_000));
     assert_eq!((config.ledger.job.as_str(), config.ledger.shards), ("group", 128));
@@ -81,7 +81,7 @@ fn durations_are_written_as_people_write_them() {
     let args = ["--gap", "300s", "--epoch", "250ms", "--idle-timeout", "1m 30s"];
     let config = read_with(&GOOD, &args).expect("valid");
     assert_eq!((config.ledger.gap.millis(), config.epoch_ms), (300_000, 250));
-    assert_eq!(config.patience.idle_timeout_ms, 90_000);
+    assert_eq!(config.watermark.idle_timeout_ms, 90_000);
     for bad in ["0s", "5", "-1s", "1ns"] {
         assert!(read_with(&GOOD, &[&format!("--gap={bad}")]).is_err(), "{bad}");
     }
@@ -111,7 +111,7 @@ fn settings_of_librdkafka_pass_through_and_never_show() {
 }
 
 #[test]
-fn a_process_has_its_place_and_lanes_go_by_all_workers() {
+fn a_process_has_its_place_and_writers_go_by_all_workers() {
     let config = read_with(&GOOD, &["-n", "3", "-p", "2", "-w", "2"]).expect("valid");
     assert_eq!((config.processes, config.process, config.writers), (3, 2, 6));
     let writers = |args: &[&str]| read_with(&GOOD, args).expect("valid").writers;

@@ -187,7 +187,11 @@ impl Clock {
         assert!(epoch > self.epoch, "epoch {epoch} comes after {}", self.epoch);
         self.epoch = epoch;
         for binding in bindings {
-            self.bindings.insert(binding.partition, binding);
+            let before = self.bindings.insert(binding.partition, binding);
+            debug_assert!(
+                before.is_none_or(|before| before.promise <= binding.promise),
+                "I2: a promise never falls: {binding:?} comes after {before:?}"
+            );
         }
         self.watermark = self.watermark.max(self.candidate());
         WatermarkAdvance { watermark: self.watermark, drained: self.drained() }
@@ -282,7 +286,7 @@ impl WatermarkBound {
 mod tests {
     use super::*;
 
-    const PATIENCE: WatermarkConfig =
+    const CONFIG: WatermarkConfig =
         WatermarkConfig { out_of_orderness_ms: 15_000, idle_timeout_ms: 30_000 };
 
     fn at(millis: i64) -> EventTime {
@@ -298,7 +302,7 @@ mod tests {
     }
 
     fn source(number: i32) -> PartitionClock {
-        PartitionClock::resume(PATIENCE, Binding::initial(partition(number), Offset::ZERO), 1_000)
+        PartitionClock::resume(CONFIG, Binding::initial(partition(number), Offset::ZERO), 1_000)
     }
 
     fn binding(number: i32, promise: i64, status: Status, quiet_since: Epoch) -> Binding {
@@ -335,7 +339,7 @@ mod tests {
         source.event(at(99_000), 3_000);
         let bound = source.cut(3_000, offset(3), None, false);
         assert_eq!((bound.promise, bound.records, bound.dead), (at(85_000), 3, 0));
-        let mut resumed = PartitionClock::resume(PATIENCE, bound, 4_000);
+        let mut resumed = PartitionClock::resume(CONFIG, bound, 4_000);
         resumed.event(at(50_000), 4_000);
         assert_eq!(resumed.cut(4_000, offset(4), None, false).promise, at(85_000));
     }
@@ -374,7 +378,7 @@ mod tests {
         let idle = source.cut(32_000, offset(0), Some(32_000), false);
         assert_eq!(idle.quiet_since, 31_000);
         // After a restart, or when the broker has to state again where the partition ends.
-        let mut resumed = PartitionClock::resume(PATIENCE, idle, 90_000);
+        let mut resumed = PartitionClock::resume(CONFIG, idle, 90_000);
         for clock in [&mut source, &mut resumed] {
             assert_eq!(clock.cut(90_000, offset(0), None, false).status, Status::Active);
             let idle = clock.cut(91_000, offset(0), Some(91_000), false);
@@ -390,7 +394,7 @@ mod tests {
         let mut source = source(0);
         let ended = source.cut(2_000, offset(0), None, true);
         assert_eq!((ended.status, ended.quiet_since), (Status::Ended, 2_000));
-        let mut resumed = PartitionClock::resume(PATIENCE, ended, 3_000);
+        let mut resumed = PartitionClock::resume(CONFIG, ended, 3_000);
         assert_eq!(resumed.cut(3_000, offset(0), Some(3_000), false).status, Status::Active);
     }
 

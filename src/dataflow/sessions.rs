@@ -272,13 +272,22 @@ impl Sessions {
             Late::Drop => self.drop_late(epoch, before, suspects),
         };
         let outputs = self.close(epoch, advance, dropped, last);
+        log::debug!(
+            epoch = epoch,
+            worker = self.worker,
+            watermark:% = watermark,
+            drained = advance.drained,
+            closed = outputs.iter().map(|output| output.closed.len()).sum::<usize>(),
+            dropped = outputs.iter().map(|output| output.dropped.len()).sum::<usize>();
+            "applied"
+        );
         self.charge(epoch, &outputs);
         self.report(advance);
         self.run_state.metrics.figures.bind(epoch, watermark, &bindings);
         let open = self.run_state.metrics.open_sessions.load(Relaxed).max(0) as u64;
         let held = self.alignment.held(self.clock.bindings(), open);
         if !held.is_empty() {
-            log::debug!("epoch {epoch}: {held:?} are held for the partitions behind (--max-drift)");
+            log::debug!(epoch = epoch, worker = self.worker, partitions:? = held; "paused");
         }
         self.config.feedback.hold(held);
         (EpochMeta { watermark, rules, bindings, differences }, outputs)

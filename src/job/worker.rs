@@ -85,7 +85,7 @@ impl Job {
             source: SourceConfig {
                 processes,
                 epochs: EpochLength::of_millis(self.config.epoch_ms),
-                patience: self.config.patience,
+                watermark: self.config.watermark,
                 gap: self.config.ledger.gap,
                 dead_letter_bytes: self.config.dead_letter_bytes,
                 until_end: self.config.until_end,
@@ -293,7 +293,7 @@ impl Job {
         let every = self.config.discovery_interval;
         let topics = (plan.topics.as_slice(), plan.topic_ids.as_slice());
         // Silence is counted up to the last answer, so ask often enough to notice it in time.
-        let idle_timeout = Duration::from_millis(self.config.patience.idle_timeout_ms);
+        let idle_timeout = Duration::from_millis(self.config.watermark.idle_timeout_ms);
         let ends_every = (idle_timeout / 4).clamp(ENDS_OFTEN, ENDS_SELDOM);
         let watcher = Watcher::start(&self.config.kafka, topics, known, (every, ends_every))?;
         let watcher = Arc::new(watcher);
@@ -326,6 +326,6 @@ impl Job {
     fn open_ledger(&self, plan: &RecoveryPlan) -> OpenLedger {
         let config = Arc::new(self.config.ledger.clone());
         let run = Arc::new(ledger::Run::new(plan));
-        Arc::new(move |_lane| ledger::open_writer(&config, &run))
+        Arc::new(move |_writer| ledger::open_writer(&config, &run))
     }
 }

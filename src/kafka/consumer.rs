@@ -136,7 +136,10 @@ impl KafkaFeed {
                 "{place}: Kafka does not let this login read the topic: grant it READ on the topic"
             ))),
             _ => {
-                debug!("{place}: {why}");
+                debug!(
+                    topic = topic, partition = partition.number, offset = position.get();
+                    "cannot be read: {why}"
+                );
                 None
             }
         }
@@ -158,6 +161,9 @@ impl KafkaFeed {
             _ => "",
         };
         warn!(
+            topic = self.topics[usize::from(partition.topic)],
+            partition = partition.number,
+            offset = position.get();
             "{}[{}]: the records at offset {position} cannot be read, and it is tried again and \
              again: {why}{help}",
             self.topics[usize::from(partition.topic)],

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use env_logger::fmt::Formatter;
 use indicatif_log_bridge::LogWrapper;
-use log::kv::VisitSource;
+use log::kv::{self, VisitSource};
 use log::{Level, LevelFilter, Record, warn};
 use serde_json::{Map, Value};
 
@@ -99,7 +99,8 @@ impl<'kvs> VisitSource<'kvs> for Fields<'_> {
     }
 }
 
-/// `10:11:12 the message`; the level is shown from warning up.
+/// `10:11:12 the message`. Other levels than `info` are named. What comes with a line is shown where
+/// the message is not a sentence for people: from `debug` down.
 fn short(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     let time = out.timestamp_seconds().to_string();
     let time = time.get(11..19).unwrap_or(&time);
@@ -112,7 +113,20 @@ fn short(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
         Level::Trace => "trace:",
     };
     let style = out.default_level_style(level);
-    writeln!(out, "{time} {style}{name}{style:#} {message}")
+    write!(out, "{time} {style}{name}{style:#} {message}")?;
+    if level >= Level::Debug {
+        let _ = record.key_values().visit(&mut Pairs(out));
+    }
+    writeln!(out)
+}
+
+/// Appends ` key=value` to a line.
+struct Pairs<'a>(&'a mut Formatter);
+
+impl<'kvs> VisitSource<'kvs> for Pairs<'_> {
+    fn visit_pair(&mut self, key: kv::Key<'kvs>, value: kv::Value<'kvs>) -> Result<(), kv::Error> {
+        write!(self.0, " {key}={value}").map_err(kv::Error::boxed)
+    }
 }
 
 /// Whether every part of RUST_LOG is a level, a source of log lines, or `source=level`.

@@ -135,9 +135,9 @@ fn hot_path() {
 #[inline(never)]
 fn under_measurement(payloads: &[Vec<u8>]) -> (usize, usize) {
     let gap = Gap::from_millis(300_000).expect("valid");
-    let patience = WatermarkConfig { out_of_orderness_ms: 15_000, idle_timeout_ms: 30_000 };
+    let config = WatermarkConfig { out_of_orderness_ms: 15_000, idle_timeout_ms: 30_000 };
     let partition = Partition { topic: 0, number: 0 };
-    let mut clock = PartitionClock::resume(patience, Binding::initial(partition, Offset::ZERO), 1);
+    let mut clock = PartitionClock::resume(config, Binding::initial(partition, Offset::ZERO), 1);
     let mut tables: Vec<SessionTable> =
         (0..SHARDS).map(|_| SessionTable::new(gap, EventTime::NEVER)).collect();
     let mut packer = SpanBatchBuilder::new(gap, SHARDS, WORKERS);

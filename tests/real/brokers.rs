@@ -31,7 +31,7 @@ impl Broker {
         Broker { directory: std::env::temp_dir().join(name), address: String::new() }
     }
 
-    /// What `scripts/services kafka` can do with it, with its arguments behind the directory.
+    /// What `scripts/services kafka` can do with it, with its arguments after the directory.
     pub fn services(&self, line: &str) -> String {
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
         let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/services"))

@@ -64,7 +64,7 @@ fn a_replay_of_a_topic_that_was_compacted_is_in_the_books() {
 }
 
 #[test]
-fn lanes_that_disagree_on_a_watermark_end_the_run_with_words() {
+fn writers_that_disagree_on_a_watermark_end_the_run_with_an_explanation() {
     let world = World::new("disagree");
     world.create_topic(1);
     world.send_events(0, &[event("a", "h", 1_700_000_000_000)]);

@@ -199,7 +199,7 @@ fn of_transactions_only_what_was_committed_counts() {
     write(0, &events[10..20], true);
     write(0, &never, false);
     write(1, &never, false);
-    // Behind the last record of both partitions stand aborted records and a marker.
+    // After the last record of both partitions come aborted records and a marker.
     world.run_to_end(&[]);
     assert_answer(&world, &events[..20]);
     assert_eq!(durable_ends(&world, &world.name), ends(&world));
@@ -245,7 +245,7 @@ fn an_open_transaction_is_read_when_it_is_committed() {
         world.name
     );
     assert!(log.contains("WARN") && log.contains(&unread), "{log}");
-    assert!(log.contains("; 10 offsets behind open transactions not read"), "{log}");
+    assert!(log.contains("; 10 offsets held back by open transactions"), "{log}");
     producer.commit_transaction(PATIENCE).expect("committed");
     world.wait_for_markers(&world.name, 0);
     let log = world.run_to_end(&[]);
@@ -282,7 +282,7 @@ fn a_compacted_topic_is_read_over_its_holes() {
         send_keyed::<str>(&world, "later", None);
         world.read_topic(&world.name).iter().flatten().count() == 20
     });
-    // The offset to go on from is gone, and many behind it.
+    // The offset to go on from is gone, and many after it.
     world.run_to_end(&[]);
     let last = &events[60..];
     assert_answer(&world, &[&events[..40], last].concat());

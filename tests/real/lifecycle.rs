@@ -488,7 +488,7 @@ fn commits_and_starts_take_the_locks_of_shards_in_one_order() {
     blocker.batch_execute(block).expect("locked");
     let job = start(&world, "-w 1 --sink-connections 1 --shards 8");
     eventually("the start waits", waits);
-    assert_eq!(free(), ["4", "5", "6", "7"], "a start holds what lies before, and nothing behind");
+    assert_eq!(free(), ["4", "5", "6", "7"], "a start holds what lies before, and nothing after");
     blocker.batch_execute("rollback").expect("unlocked");
     wait_for_records(&world, traffic.records());
     blocker.batch_execute(block).expect("locked");

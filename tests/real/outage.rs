@@ -20,7 +20,7 @@ pub fn wait_for_times(job: &mut Running, text: &str, times: usize) {
     });
 }
 
-fn start_with_lanes(world: &World) -> Running {
+fn start_with_writers(world: &World) -> Running {
     start(world, &format!("-w 2 --sink-connections {WRITERS}"))
 }
 
@@ -30,7 +30,7 @@ fn postgres_may_go_away_and_come_back() {
     let world = World::on(&server, "away");
     let mut traffic = Traffic::new(&world);
     traffic.send(500);
-    let mut job = start_with_lanes(&world);
+    let mut job = start_with_writers(&world);
     wait_for_records(&world, traffic.records());
     let outages = ["stop", "kill", "restart"];
     for (at, outage) in outages.into_iter().enumerate() {
@@ -55,7 +55,7 @@ fn a_connection_that_is_cut_is_made_again() {
     let world = World::new("cut");
     let mut traffic = Traffic::new(&world);
     traffic.send(500);
-    let mut job = start_with_lanes(&world);
+    let mut job = start_with_writers(&world);
     wait_for_records(&world, 1);
     let cuts = 4;
     for cut in 1..=cuts {
@@ -134,7 +134,7 @@ struct Proxy {
     address: String,
     /// While it is set, commits fail.
     hurts: Arc<AtomicBool>,
-    /// Commits that were cut off before and behind the server.
+    /// Commits that were cut off before and after the server.
     cut: Arc<[AtomicUsize; 2]>,
 }
 

@@ -239,7 +239,7 @@ fn a_topic_of_others_is_left_alone() {
     produce_to(&world, &world.name, &[&historical[1..], &["3000"]].concat());
     // What produce has written itself, in an earlier run.
     produce_to(&world, &world.name, &[&historical[1..], &["20"]].concat());
-    // Another program writes to one partition, behind the records of ours: more than are looked at.
+    // Another program writes to one partition, after the records of ours: more than are looked at.
     world.send(1, (0..300).map(|_| Some("not ours")));
     let (code, log) = more(&["1"]);
     assert_eq!(code, 2, "{log}");

@@ -266,7 +266,7 @@ impl World {
         config.create().expect("a consumer")
     }
 
-    /// The oldest offset of a partition, and the one behind everything that was ever written.
+    /// The oldest offset of a partition, and the one after everything that was ever written.
     pub fn log_range(&self, topic: &str, partition: i32) -> (i64, i64) {
         let range = self.consumer("asks").fetch_watermarks(topic, partition, PATIENCE);
         range.expect("the broker answers")

@@ -219,7 +219,7 @@ fn work(
         source: SourceConfig {
             processes: setup.processes,
             epochs: EpochLength { ms: EPOCH_MS, full_ms: 3, full_records: 5 },
-            patience: WatermarkConfig {
+            watermark: WatermarkConfig {
                 out_of_orderness_ms: OUT_OF_ORDERNESS_MS,
                 idle_timeout_ms: 50,
             },

@@ -341,7 +341,7 @@ impl Feed for SimFeed {
         let ago = end.quiet_ms_ago(now_ms, self.doubted_ms)?;
         let (position, log) = (end.position(), &mut topic.logs[partition.number as usize]);
         let then = log.readable_end_at(now_ms - ago);
-        assert!(then <= position, "{ago} ms ago records lay behind {position} of {partition:?}");
+        assert!(then <= position, "{ago} ms ago records came after {position} of {partition:?}");
         if log.readable.len() == log.visible {
             log.said_end.insert(position);
         }

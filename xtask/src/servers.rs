@@ -39,7 +39,7 @@ impl Servers {
     }
 
     /// The program or something beside it, in an environment that names these servers and holds no
-    /// setting of whoever runs this.
+    /// setting of whoever runs this. A job has a consumer group of its own.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
@@ -50,6 +50,7 @@ impl Servers {
         }
         command
             .env("KAFKA_URL", &self.kafka.address)
+            .env("KAFKA_GROUP", "xtask")
             .env("POSTGRES_URL", format!("jdbc:postgresql://{}/postgres", self.postgres.address));
         command
     }

@@ -85,10 +85,20 @@ pub fn correct(
     }
     keys.into_iter()
         .map(|(key, (late, removed))| {
-            let spans = late.into_iter().chain(removed.iter().copied()).collect();
-            Correction { key, removed, added: merge_touching(spans, gap) }
+            let spans: Vec<Span> = late.into_iter().chain(removed.iter().copied()).collect();
+            let events = count(&spans);
+            let added = merge_touching(spans, gap);
+            debug_assert_eq!(count(&added), events, "I8: a correction keeps every event");
+            let mut pairs = added.windows(2);
+            debug_assert!(pairs.all(|pair| !pair[0].touches(&pair[1], gap)), "I6: {added:?}");
+            Correction { key, removed, added }
         })
         .collect()
+}
+
+/// How many events the spans have.
+fn count(spans: &[Span]) -> u64 {
+    spans.iter().map(|span| span.count).sum()
 }
 
 #[cfg(test)]

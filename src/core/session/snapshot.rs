@@ -57,6 +57,7 @@ impl fmt::Display for Damage {
 
 /// Serialises a shard.
 pub fn encode(table: &SessionTable) -> Vec<u8> {
+    table.check();
     let mut open: Vec<Open<'_>> = table.open().collect();
     open.sort_unstable();
     let mut plain = Vec::with_capacity(16 + open.len() * 48);

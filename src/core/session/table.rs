@@ -117,6 +117,7 @@ impl SessionTable {
         for Open { key, span, late } in open {
             table.put(stable_hash(key), key, span, late);
         }
+        table.check();
         table
     }
 
@@ -165,6 +166,7 @@ impl SessionTable {
     #[inline]
     pub fn insert(&mut self, hash: u64, key: &[u8], span: Span) {
         debug_assert_eq!(hash, stable_hash(key), "the hash belongs to the key");
+        debug_assert!(span.first <= span.last && span.count > 0, "I1: {span:?} is no span");
         self.put(hash, key, span, span.first <= self.horizon);
     }
 
@@ -174,7 +176,22 @@ impl SessionTable {
         let before = closed.len();
         self.take_due(watermark, closed);
         let ends = closed[before..].iter().map(|closed| self.gap.end_after(closed.span.last));
-        self.horizon = self.horizon.max(ends.max().unwrap_or(EventTime::NEVER));
+        let latest = ends.max().unwrap_or(EventTime::NEVER);
+        debug_assert!(latest < watermark || latest == EventTime::NEVER, "{latest} is not due");
+        self.horizon = self.horizon.max(latest);
+    }
+
+    /// Asserts, where assertions are built in, that the totals are those of the open sessions (I8).
+    pub(super) fn check(&self) {
+        if cfg!(debug_assertions) {
+            let (mut sessions, mut records) = (0, 0);
+            for open in self.open() {
+                sessions += 1;
+                records += open.span.count;
+            }
+            let totals = (self.open, self.open_records);
+            assert_eq!(totals, (sessions, records), "I8: the totals of the open sessions");
+        }
     }
 
     /// The session gap.

@@ -117,6 +117,8 @@ impl Writer {
 
     /// Adds an epoch; epochs come in order.
     pub fn submit(&mut self, part: WriterEpoch) {
+        let last = self.waiting.back().map(|last| last.epoch);
+        debug_assert!(last < Some(part.epoch), "I5: epoch {} comes after {last:?}", part.epoch);
         self.waiting.push_back(part);
         self.show_waiting();
     }
@@ -192,6 +194,14 @@ impl Writer {
                 let refused = self.totals.refuse(&outcome.refused);
                 let sessions = batch.closed.len() - outcome.refused.len();
                 let changes = changes(batch, outcome);
+                log::debug!(
+                    epoch = upto,
+                    writer = self.writer,
+                    rows = changes.on_time,
+                    late = sessions as u64 - changes.on_time,
+                    dead = refused;
+                    "committed"
+                );
                 let metrics = &self.run_state.metrics;
                 metrics.dead.fetch_add(refused, Relaxed);
                 metrics.rows.fetch_add(changes.on_time, Relaxed);

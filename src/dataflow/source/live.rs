@@ -36,7 +36,7 @@ impl<F: Feed> Reader<F> {
                     part.assigned = true;
                 }
             }
-            part.clock = PartitionClock::resume(self.config.patience, bound, self.epoch);
+            part.clock = PartitionClock::resume(self.config.watermark, bound, self.epoch);
         }
         Ok(())
     }
@@ -163,6 +163,16 @@ impl<F: Feed> Reader<F> {
             }
             let bound = part.clock.cut(self.epoch, position, quiet, ended);
             if bound != before || part.never_bound {
+                log::debug!(
+                    epoch = self.epoch,
+                    topic = self.plan.topic(partition),
+                    partition = partition.number,
+                    offset = bound.end.get(),
+                    records = bound.records - before.records,
+                    promise:% = bound.promise,
+                    status = bound.status.name();
+                    "bound"
+                );
                 bindings.push(Binding { clock_ms: Some(self.wall_ms), ..bound });
                 ends.push((partition, bound.end));
             }
@@ -179,6 +189,13 @@ impl<F: Feed> Reader<F> {
         }
         self.warn_stuck(&stuck);
         self.warn_held_back(&held_up);
+        log::debug!(
+            epoch = self.epoch,
+            worker = self.worker,
+            records = self.records,
+            early = early;
+            "cut"
+        );
         self.watermark.cut(self.epoch, self.parts.iter().map(|part| part.clock.bound()));
         Emit::at(&mut emit.cuts, self.epoch).push(SourceBindings {
             worker: self.worker,
@@ -205,9 +222,10 @@ impl<F: Feed> Reader<F> {
 
     /// Begins to read a partition that has appeared during the run.
     fn discover(&mut self, partition: Partition, start: Offset) -> Result<(), Fault> {
+        let topic = self.plan.topic(partition);
         log::info!(
-            "found a new partition: {}[{}], reading it from offset {start}",
-            self.plan.topic(partition),
+            topic = topic, partition = partition.number, offset = start.get();
+            "found a new partition: {topic}[{}], reading it from offset {start}",
             partition.number
         );
         self.feed.assign(partition, start)?;
@@ -219,7 +237,7 @@ impl<F: Feed> Reader<F> {
             let Binding { promise, records, dead, .. } = *self.parts.remove(at).clock.bound();
             initial = Binding { promise, records, dead, ..initial };
         }
-        let clock = PartitionClock::resume(self.config.patience, initial, self.epoch);
+        let clock = PartitionClock::resume(self.config.watermark, initial, self.epoch);
         self.parts.push(Part { assigned: true, ..Part::new(clock) });
         Ok(())
     }

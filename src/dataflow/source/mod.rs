@@ -34,7 +34,7 @@ pub struct SourceConfig {
     /// The number of processes that the workers belong to.
     pub processes: usize,
     pub epochs: EpochLength,
-    pub patience: WatermarkConfig,
+    pub watermark: WatermarkConfig,
     pub gap: Gap,
     pub dead_letter_bytes: usize,
     /// Bounded run: end at the plan's `until` offsets.

@@ -132,7 +132,7 @@ impl<F: Feed> Reader<F> {
             if assigned {
                 feed.assign(start.partition, start.end.max(*oldest))?;
             }
-            let clock = PartitionClock::resume(config.patience, *start, plan.first_epoch);
+            let clock = PartitionClock::resume(config.watermark, *start, plan.first_epoch);
             let (until, retired, restart) = (*until, *retired, *restart);
             parts.push(Part { until, retired, assigned, restart, ..Part::new(clock) });
         }

@@ -69,7 +69,7 @@ impl<F: Feed> Reader<F> {
             let at = self.part(binding.partition);
             let part = &mut self.parts[at];
             part.clock =
-                PartitionClock::resume(self.config.patience, *binding, self.plan.first_epoch);
+                PartitionClock::resume(self.config.watermark, *binding, self.plan.first_epoch);
         }
         self.flush(emit);
         self.watermark.is(bound.watermark);
@@ -82,6 +82,7 @@ impl<F: Feed> Reader<F> {
         });
         let cut_ms = self.clocks.elapsed_ms();
         self.in_flight.push_back(InFlight { epoch: bound.epoch, ends: Vec::new(), cut_ms });
+        log::debug!(epoch = bound.epoch, worker = self.worker; "read again");
         self.run_state.metrics.replayed_epochs.fetch_add(1, Relaxed);
         let Phase::Replay(replay) = &mut self.phase else { unreachable!("replaying") };
         replay.pop_front();
@@ -109,6 +110,10 @@ impl<F: Feed> Reader<F> {
             found: records - before.records,
         };
         log::warn!(
+            epoch = epoch,
+            topic = self.plan.topic(binding.partition),
+            partition = binding.partition.number,
+            offset = difference.from.get();
             "{}[{}]: reading offsets {} to {} again returned {} records ({} of them dead letters), \
              not {} ({}) as before: the topic has changed (compaction, deletion). Rows that are \
              written stay; sessionizer.replay_differences says where, and `lost` in \

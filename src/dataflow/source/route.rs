@@ -132,9 +132,9 @@ mod tests {
             suspect_before: EventTime::NEVER,
             dead_letter_bytes: 4_096,
         };
-        let patience = WatermarkConfig { out_of_orderness_ms: 0, idle_timeout_ms: 1 };
+        let config = WatermarkConfig { out_of_orderness_ms: 0, idle_timeout_ms: 1 };
         let mut clock =
-            PartitionClock::resume(patience, Binding::initial(partition, Offset::ZERO), 7);
+            PartitionClock::resume(config, Binding::initial(partition, Offset::ZERO), 7);
         let (mut builder, mut suspects, mut letters) =
             (SpanBatchBuilder::new(gap, 128, 1), Vec::new(), Vec::new());
         // JSON, but not an object: the decoder's message repeats it.

@@ -23,6 +23,7 @@ impl<F: Feed> Reader<F> {
             && !self.durable.less_equal(epoch)
         {
             let InFlight { epoch, ends, cut_ms } = self.in_flight.pop_front().expect("a front");
+            log::debug!(epoch = epoch, worker = self.worker; "durable");
             metrics.durable_epoch.fetch_max(epoch, Relaxed);
             // One source of a process is enough: all cut the same epochs. Replayed ones may have been
             // durable before.

@@ -37,6 +37,9 @@ impl<F: Feed> Reader<F> {
             others => format!(" ({others} other partitions as well)"),
         };
         log::warn!(
+            topic = self.plan.topic(*partition),
+            partition = partition.number,
+            offset = position.get();
             "{}[{}]: nothing has come for {}, and offset {position} is not known to be its \
              end{others}: the broker does not answer, the partition has no leader, or a record \
              cannot be fetched. The watermark waits for it",
@@ -54,6 +57,9 @@ impl<F: Feed> Reader<F> {
             others => format!(" ({others} other partitions as well)"),
         };
         log::warn!(
+            topic = self.plan.topic(*partition),
+            partition = partition.number,
+            offset = offsets.start.get();
             "{}[{}]: an open transaction has held back offsets {} up to {} for {}{others}: Kafka \
              delivers nothing after its beginning until its producer commits or aborts, or its \
              transaction.timeout.ms has passed. The watermark waits for it. \

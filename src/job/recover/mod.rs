@@ -131,9 +131,10 @@ fn place_partitions(
             let count = log_end.since(end);
             run_state.metrics.held_back.fetch_add(count as u64, Relaxed);
             warn!(
+                topic = topic, partition = partition.number, offset = end.get();
                 "{topic}[{}]: --until-end reads to offset {end}, the last stable offset. The {count} \
-                 offsets from there up to {log_end} belong to an open transaction or lie behind one: \
-                 Kafka hands them out when it has ended. Run --until-end again then",
+                 offsets from there up to {log_end} are held back by an open transaction: Kafka \
+                 delivers them when it has ended. Run --until-end again then",
                 partition.number
             );
         }

@@ -50,7 +50,7 @@ pub fn ending(how: Ending, done: Done) -> String {
     }
     if done.held_back > 0 && how != Ending::StoppedWhileReadingAgain {
         let held_back = plural(done.held_back, "offset");
-        line.push_str(&format!("; {held_back} behind open transactions not read"));
+        line.push_str(&format!("; {held_back} held back by open transactions"));
     }
     line
 }
@@ -69,7 +69,7 @@ mod tests {
                 Ending::ReadToTheEnd,
                 all,
                 "read to the end: 5,000 records in 1.2 s, 1 row written, 1,037 late sessions \
-                 merged, 2 dead letters; 10 offsets behind open transactions not read",
+                 merged, 2 dead letters; 10 offsets held back by open transactions",
             ),
             (Ending::ReadToTheEnd, none, "read to the end: no new records in 1.2 s"),
             (

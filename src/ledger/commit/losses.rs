@@ -69,10 +69,12 @@ impl Commit<'_> {
             match lost {
                 0 => {}
                 1.. => log::warn!(
+                    job = self.target.config.job, epoch = epoch, records = lost;
                     "{lost} records that had been read are lost (sessionizer.losses and \
                      sessionizer.replay_differences say where)"
                 ),
                 _ => log::warn!(
+                    job = self.target.config.job, epoch = epoch, records = -lost;
                     "a replay has brought {} records that had not been read before \
                      (sessionizer.replay_differences says where)",
                     -lost

@@ -177,6 +177,7 @@ impl RefusalWarnings {
             more => format!(", and {} more since the last such message", text::count(more as u64)),
         };
         log::warn!(
+            job = config.job, shard = shard.0;
             "the table {} refuses the session of ip {:?} and host {:?} from {} ({}, shard \
              {}){more}: {}{column}. It is in sessionizer.dead_letters of the job {} (reason \
              {ROW_REFUSED}), and the others are stored. {}",
