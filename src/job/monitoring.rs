@@ -60,7 +60,7 @@ fn ended(result: &Result<(), Fault>) -> Ended {
 }
 
 fn facts(config: &Config) -> Facts {
-    let Config { ledger, patience, http, .. } = config;
+    let Config { ledger, watermark, http, .. } = config;
     let loopback = http.address.is_some_and(|address| address.ip().is_loopback());
     let gap_ms = ledger.gap.millis();
     Facts {
@@ -75,8 +75,8 @@ fn facts(config: &Config) -> Facts {
             SessionEnd::Window => gap_ms,
             SessionEnd::LastEvent => 0,
         },
-        out_of_orderness_ms: patience.out_of_orderness_ms,
-        idle_timeout_ms: patience.idle_timeout_ms,
+        out_of_orderness_ms: watermark.out_of_orderness_ms,
+        idle_timeout_ms: watermark.idle_timeout_ms,
         epoch_ms: config.epoch_ms,
         late: config.rules.late.name(),
         until_end: config.until_end,
