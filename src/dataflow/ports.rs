@@ -55,6 +55,9 @@ pub trait Feed {
     /// that is not known. The result is bound, so it is never a guess.
     fn quiet_ms_ago(&self, partition: Partition) -> Option<u64>;
 
+    /// Fetches anew from the position on: nothing has come for long, and there may be more.
+    fn fetch_again(&mut self, _partition: Partition) {}
+
     /// Where the partition ends, if an open transaction holds its last records back: they exist,
     /// but nobody can read them yet.
     fn held_back(&self, _partition: Partition) -> Option<Offset> {

@@ -196,7 +196,7 @@ impl Admin {
                 Err(why) => Continue(why),
             }
         };
-        retry::until(REQUEST_TIMEOUT, RETRY_PAUSE, ask).map_err(|why| {
+        retry::until(5 * REQUEST_TIMEOUT, RETRY_PAUSE, ask).map_err(|why| {
             Fault::Environment(format!(
                 "Kafka at {} does not say which offsets {topic}[{partition}] has: {why}",
                 self.config.brokers

@@ -242,6 +242,24 @@ impl Feed for KafkaFeed {
         self.parts[&partition].end.position()
     }
 
+    /// After a broker was away, a consumer of librdkafka may fetch from some of its partitions no
+    /// more, until it learns anew which brokers serve them (docs/DECISIONS.md).
+    fn fetch_again(&mut self, partition: Partition) {
+        let part = &self.parts[&partition];
+        if part.batches.holds() {
+            return;
+        }
+        let topic = &self.topics[usize::from(partition.topic)];
+        learn_leaders(self.consumer(), topic);
+        let list = self.list(std::iter::once((partition, part.end.position())));
+        let consumer = self.consumer();
+        let again =
+            consumer.incremental_unassign(&list).and_then(|()| consumer.incremental_assign(&list));
+        if let Err(why) = again {
+            debug!("{topic}[{}] cannot be fetched again: {why}", partition.number);
+        }
+    }
+
     fn quiet_ms_ago(&self, partition: Partition) -> Option<u64> {
         let part = &self.parts[&partition];
         if part.batches.holds() {

@@ -140,6 +140,7 @@ impl<F: Feed> Reader<F> {
         let mut bindings = Vec::new();
         let mut behind = Vec::new();
         let (mut stuck, mut held_up) = (Vec::new(), Vec::new());
+        let away = crate::ui::waiting::waits_for("Kafka");
         let mut ends = Vec::new();
         for at in 0..self.parts.len() {
             let ended = self.at_until(at) || self.parts[at].retired;
@@ -177,8 +178,8 @@ impl<F: Feed> Reader<F> {
                 ends.push((partition, bound.end));
             }
             part.never_bound = false;
-            // A reader that may not read does not wait for more.
-            let waits = reads && !ended && !caught_up && self.pause.left() > 0;
+            // A reader that may not read does not wait for more, nor does one that waits for Kafka.
+            let waits = reads && !ended && !caught_up && self.pause.left() > 0 && !away;
             if let Some(ms) = part.watchdog.look(waits.then_some(position), now_ms) {
                 stuck.push((partition, position, ms));
             }

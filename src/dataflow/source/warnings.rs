@@ -26,8 +26,9 @@ impl<F: Feed> Reader<F> {
         );
     }
 
-    /// Warns that these partitions do not move although they may have more to read.
-    pub(super) fn warn_stuck(&self, stuck: &[(Partition, Offset, u64)]) {
+    /// Warns that these partitions do not move although they may have more to read, and fetches
+    /// them again.
+    pub(super) fn warn_stuck(&mut self, stuck: &[(Partition, Offset, u64)]) {
         let Some((partition, position, for_ms)) = stuck.first() else { return };
         if crate::ui::waiting::waits_for("Kafka") {
             return; // That has been reported, and it is the cause.
@@ -42,11 +43,14 @@ impl<F: Feed> Reader<F> {
             offset = position.get();
             "{}[{}]: nothing has come for {}, and offset {position} is not known to be its \
              end{others}: the broker does not answer, the partition has no leader, or a record \
-             cannot be fetched. The watermark waits for it",
+             cannot be fetched. It is fetched again; the watermark waits for it",
             self.plan.topic(*partition),
             partition.number,
             Distance(*for_ms)
         );
+        for (partition, ..) in stuck {
+            self.feed.fetch_again(*partition);
+        }
     }
 
     /// Warns that open transactions hold back records of these partitions.
