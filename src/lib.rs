@@ -17,5 +17,6 @@ pub mod dataflow;
 pub mod job;
 pub mod kafka;
 pub mod ledger;
+pub mod monitor;
 pub mod retry;
 pub mod ui;

@@ -216,6 +216,38 @@ need_rust_checks() {
     rustup component add rustfmt clippy || die "rustup could not add rustfmt and clippy"
 }
 
+# ---- the browser for the tests of the page -------------------------------------------------
+
+node_major_min=18
+
+# want_browser: whether Chromium, Node.js and the packages of tests/browser are here now, or could
+# be installed; if not, prints what is missing.
+want_browser() {
+    find_chromium >/dev/null || try_packages "shows the page to its tests" chromium fonts-dejavu-core || true
+    find_chromium >/dev/null || { echo "Chromium is missing and could not be installed" && return 1; }
+    node_is_new_enough || try_packages "runs the tests of the page" nodejs || true
+    node_is_new_enough ||
+        { echo "Node.js $node_major_min or newer is missing and could not be installed" && return 1; }
+    have npm || try_packages "installs what the tests of the page need" npm || true
+    have npm || { echo "npm is missing and could not be installed" && return 1; }
+    install_browser_packages ||
+        { echo "npm could not install the packages of tests/browser" && return 1; }
+}
+
+find_chromium() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
+
+node_is_new_enough() {
+    local version
+    version=$(node --version 2>/dev/null) && version_at_least "${version#v}" "$node_major_min"
+}
+
+install_browser_packages() {
+    local place=$setup_root/tests/browser
+    [[ $place/node_modules/.package-lock.json -nt $place/package-lock.json ]] && return 0
+    say "installing the packages of tests/browser/package-lock.json"
+    npm ci --prefix "$place" --ignore-scripts --no-audit --no-fund --no-update-notifier </dev/null >&2
+}
+
 # ---- PostgreSQL ----------------------------------------------------------------------------
 
 # Debian puts it where only root looks.

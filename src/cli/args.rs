@@ -10,6 +10,7 @@ const SESSIONS: &str = "Sessions";
 const READ: &str = "Where to read";
 const WRITE: &str = "Where to write";
 const CLUSTER: &str = "Workers and processes";
+const WATCH: &str = "Watching";
 const TUNING: &str = "Tuning";
 
 /// The job.
@@ -162,6 +163,38 @@ pub struct RunArgs {
     /// A process that is silent for this long is lost, and the others end
     #[arg(help_heading = CLUSTER, long, value_name = "DURATION", default_value = "10s")]
     pub peer_timeout: String,
+
+    /// Where metrics, health and the page are served: ADDRESS:PORT, or none
+    ///
+    /// One port for all: / is the page, /status a JSON document, /metrics is for Prometheus, /livez
+    /// and /readyz are for whoever supervises the process. Port 0 is any free port, which the log
+    /// names. A port that is taken is a warning and never ends the job. Beyond loopback, anybody who
+    /// can reach the port can read it. [default: 127.0.0.1:9464; several processes that have no
+    /// hostfile use the ports from there on]
+    #[arg(help_heading = WATCH, long, value_name = "ADDRESS")]
+    pub http: Option<String>,
+
+    /// A name by which the port may be asked; can be given several times
+    ///
+    /// Addresses and localhost are always answered. Other names are not, because a page elsewhere
+    /// could make a browser ask under a name of its own.
+    #[arg(help_heading = WATCH, long, value_name = "NAME", value_delimiter = ',')]
+    pub http_host: Vec<String>,
+
+    /// Whether the page shows addresses of visitors and payloads: masked or full
+    ///
+    /// On loopback it always shows them. Elsewhere, with masked, the last octet of an address (of
+    /// IPv6 the last 80 bits) and the payloads of dead letters are left out.
+    #[arg(help_heading = WATCH, long, value_name = "WHICH", default_value = "masked")]
+    pub page: String,
+
+    /// How long a job may make no progress before /readyz says so
+    #[arg(help_heading = WATCH, long, value_name = "DURATION", default_value = "60s")]
+    pub ready_within: String,
+
+    /// The hosts with a metric of their own [default: the first 20 that appear]
+    #[arg(help_heading = WATCH, long, value_name = "NAME", value_delimiter = ',')]
+    pub metrics_hosts: Vec<String>,
 
     /// How often the job commits: the length of an epoch
     #[arg(help_heading = TUNING, long, value_name = "DURATION", default_value = "1s")]

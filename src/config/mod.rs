@@ -6,6 +6,7 @@
 pub mod cluster;
 mod env_file;
 mod environment;
+mod http;
 pub mod kafka;
 mod postgres;
 mod problems;
@@ -33,6 +34,7 @@ use crate::cli::RunArgs;
 use crate::cluster::SecretSource;
 use crate::kafka::{KafkaConfig, StartAt};
 use crate::ledger::LedgerConfig;
+use crate::monitor::HttpConfig;
 
 /// A valid configuration of the job.
 #[derive(Clone, Debug)]
@@ -69,6 +71,7 @@ pub struct Config {
     pub discovery_interval: Duration,
     pub start_timeout: Duration,
     pub stop_timeout: Duration,
+    pub http: HttpConfig,
 }
 
 /// Reads the settings of the job.
@@ -122,6 +125,7 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
         }
     };
     let memory_bytes = problems.take("--memory", size(&args.memory, 16, 1 << 20));
+    let http = http::read_http(&mut problems, args);
     let drift_sessions =
         problems.take("--drift-sessions", whole(&args.drift_sessions, 0, u64::MAX));
     let all = || {
@@ -155,6 +159,7 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
             discovery_interval: Duration::from_millis(discovery_ms?),
             start_timeout: Duration::from_millis(start_timeout_ms?),
             stop_timeout: Duration::from_millis(stop_timeout_ms?),
+            http: http.clone()?,
         })
     };
     all().filter(|_| problems.is_empty()).ok_or_else(|| problems.fault())

@@ -102,6 +102,11 @@ impl Budget {
         !durable.is_empty()
     }
 
+    /// How many bytes are in use, and the limit.
+    pub fn usage(&self) -> (u64, u64) {
+        (self.used.load(Relaxed), self.limit.load(Relaxed))
+    }
+
     /// Whether the budget is used up.
     pub fn is_used_up(&self) -> bool {
         self.used.load(Relaxed) >= self.limit.load(Relaxed)

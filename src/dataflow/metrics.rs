@@ -1,4 +1,5 @@
-//! The metrics of a process, for the status line. The operators and the start write them.
+//! The metrics of a process, for the status line and the monitor. The operators and the start write
+//! them.
 //!
 //! Two are read inside the dataflow: `open_sessions` tells whether partitions have to wait for each
 //! other, and `rows` whether short epochs are committed together. Both decide only what is read or
@@ -8,6 +9,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 
 use sessionizer_core::time::EventTime;
+
+use crate::dataflow::figures::Figures;
 
 /// The metrics of a process. Counters cover this run; gauges show the current state.
 #[derive(Default)]
@@ -48,6 +51,10 @@ pub struct Metrics {
     pub records_behind: AtomicI64,
     /// Partitions whose end is not known yet.
     pub ends_unknown: AtomicI64,
+    /// Events of late sessions that were merged with the table.
+    pub late_events: AtomicU64,
+    /// What is not a single number.
+    pub figures: Figures,
 }
 
 impl Metrics {

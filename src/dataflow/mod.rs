@@ -4,9 +4,12 @@
 //! the operators read from and write to whatever implements them, the real thing or a test's.
 //! [`messages`] holds the records that travel between operators.
 
+pub mod buckets;
 pub mod budget;
+pub mod changes;
 pub mod commit;
 pub mod feedback;
+pub mod figures;
 pub mod graph;
 pub mod messages;
 pub mod metrics;

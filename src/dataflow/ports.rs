@@ -72,6 +72,12 @@ pub trait Feed {
         None
     }
 
+    /// A time, by Kafka's timestamps in milliseconds since 1970, at or before which every record up
+    /// to the position had come; for people.
+    fn read_up_to_ms(&self, _partition: Partition) -> Option<i64> {
+        None
+    }
+
     /// Lets the connection do its work; called once an epoch, before the positions are taken.
     /// Returns the partitions of this worker that have appeared since the last call, with their
     /// start.

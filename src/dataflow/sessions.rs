@@ -283,6 +283,7 @@ impl Sessions {
         );
         self.charge(epoch, &outputs);
         self.report(advance);
+        self.run_state.metrics.figures.bind(epoch, watermark, &bindings);
         let open = self.run_state.metrics.open_sessions.load(Relaxed).max(0) as u64;
         let held = self.alignment.held(self.clock.bindings(), open);
         if !held.is_empty() {
@@ -346,6 +347,9 @@ impl Sessions {
         assert_eq!(events, 0, "I8: epoch {epoch} drops events that nobody suspected");
         let letters = dropped.values().map(Vec::len).sum::<usize>();
         self.run_state.metrics.dead.fetch_add(letters as u64, Relaxed);
+        for letters in dropped.values() {
+            self.run_state.metrics.figures.dead(letters, epoch);
+        }
         dropped
     }
 

@@ -1,6 +1,7 @@
 //! One run of the job in this process: how it begins, what its workers do, and how it ends.
 
 pub mod clock;
+mod monitoring;
 pub mod recover;
 pub mod shutdown;
 pub mod status_line;
@@ -44,10 +45,27 @@ const SHORT_RUNS: u32 = 5;
 /// cluster ends, and has to be started again.
 pub fn run(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
     let mut run_state = Arc::clone(run_state);
+    let monitor = monitoring::start(config, &run_state);
+    let ended = run_on(config, &mut run_state, |run_state| {
+        if let Some(monitor) = &monitor {
+            monitor.follow(run_state);
+        }
+    });
+    if let Some(monitor) = monitor {
+        monitor.end(monitoring::ended(&ended));
+    }
+    ended
+}
+
+fn run_on(
+    config: &Config,
+    run_state: &mut Arc<RunState>,
+    follow: impl Fn(&Arc<RunState>),
+) -> Result<(), Fault> {
     let mut short_runs = 0;
     loop {
         let began = Instant::now();
-        let ended = run_once(config, &run_state);
+        let ended = run_once(config, run_state);
         let Err(Fault::GoneBack(why)) = ended else { return ended };
         short_runs = if began.elapsed() < SHORT_RUN { short_runs + 1 } else { 0 };
         if config.processes > 1 || run_state.stopping() || short_runs >= SHORT_RUNS {
@@ -57,7 +75,8 @@ pub fn run(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
             )));
         }
         warn!("{why}. The job goes on from what is there, and reads again what is missing");
-        run_state = Arc::new(run_state.successor());
+        *run_state = Arc::new(run_state.successor());
+        follow(run_state);
     }
 }
 

@@ -23,8 +23,9 @@ use crate::cluster::Stage;
 use crate::config::Config;
 use crate::dataflow::commit::WriterDriver;
 use crate::dataflow::commit::writer::OpenLedger;
+use crate::dataflow::figures::running_ms;
 use crate::dataflow::graph;
-use crate::dataflow::graph::DataflowConfig;
+use crate::dataflow::graph::{DataflowConfig, OnChanges};
 use crate::dataflow::run_state::RunState;
 use crate::dataflow::sessions::LoadedShard;
 use crate::dataflow::source::{SourceConfig, WorldClocks};
@@ -99,7 +100,7 @@ impl Job {
             writers: self.config.writers,
             gather_from_rows: GATHER_FROM_ROWS,
             drive: WriterDriver::Threads,
-            on_changes: Arc::new(|_changes| ()),
+            on_changes: self.on_changes(),
         };
         let count = plan.partitions_of(index, (peers, processes)).count();
         // Each worker reads about as many partitions, so the workers share the memory equally.
@@ -133,8 +134,10 @@ impl Job {
             Some(keep) if index == 0 => Some(ledger::keep_dead_letters(&self.config.ledger, keep)),
             _ => None,
         };
+        let figures = self.run_state.metrics.figures.worker(index);
         let mut stopping_since = None;
         while worker.has_dataflows() {
+            figures.stepped_ms.store(running_ms(), Relaxed);
             if self.run_state.failed() || self.run_state.abandoned() {
                 return Ok(());
             }
@@ -153,7 +156,21 @@ impl Job {
             }
             worker.step_or_park(Some(NAP));
         }
+        figures.stepped_ms.store(0, Relaxed);
         Ok(())
+    }
+
+    /// Shows what the commits change in the table, if anybody can look.
+    fn on_changes(&self) -> OnChanges {
+        if self.config.http.address.is_none() {
+            return Arc::new(|_changes| ());
+        }
+        let run_state = Arc::clone(&self.run_state);
+        Arc::new(move |changes| {
+            let figures = &run_state.metrics.figures;
+            let mut shown = figures.changes.lock().unwrap_or_else(PoisonError::into_inner);
+            shown.take(changes, now_ms());
+        })
     }
 
     /// Worker 0 of process 0 makes the plan and broadcasts it. Returns `None` if the run ends
@@ -222,6 +239,8 @@ impl Job {
                     shard.0
                 ))
             })?;
+            let figures = &self.run_state.metrics.figures;
+            figures.snapshot(shard, epoch, bytes.len() as u64);
             shards.push(LoadedShard { shard, epoch, table });
             self.run_state.metrics.shards_loaded.fetch_add(1, Relaxed);
         }

@@ -50,6 +50,8 @@ pub struct Batches<C: ConsumerContext + 'static> {
     fetched: usize,
     /// How many to fetch with the next call.
     want: usize,
+    /// Kafka's timestamps of the first and the last message of the last fetch.
+    stamps: Option<(i64, i64)>,
 }
 
 // SAFETY: librdkafka's queues and messages belong to no thread. Any thread may use and destroy
@@ -83,6 +85,7 @@ impl<C: ConsumerContext + 'static> Batches<C> {
             next: 0,
             fetched: 0,
             want: LEAST,
+            stamps: None,
         })
     }
 
@@ -133,6 +136,12 @@ impl<C: ConsumerContext + 'static> Batches<C> {
         known.then_some(Offset::new(high))
     }
 
+    /// When, by Kafka's timestamps, the records that were passed had come, as far as two of a fetch
+    /// tell: those in between are not asked.
+    pub fn read_up_to_ms(&self) -> Option<i64> {
+        self.stamps.map(|(first, last)| if self.holds() { first } else { last })
+    }
+
     /// Moves past what [`Self::peek`] returned.
     pub fn pass(&mut self) {
         assert!(self.next < self.fetched, "a message was fetched");
@@ -149,6 +158,11 @@ impl<C: ConsumerContext + 'static> Batches<C> {
         };
         self.next = 0;
         self.fetched = usize::try_from(count).unwrap_or(0);
+        if let [first, .., last] | [first @ last] = self.messages[..self.fetched] {
+            // SAFETY: both have just been fetched and are not destroyed yet.
+            let (first, last) = unsafe { (timestamp(first), timestamp(last)) };
+            self.stamps = first.zip(last).or(self.stamps);
+        }
         let mut bytes = 0;
         for message in &self.messages[..self.fetched] {
             // SAFETY: the messages have just been fetched and are not destroyed yet.
@@ -159,6 +173,18 @@ impl<C: ConsumerContext + 'static> Batches<C> {
             self.want = want.min(self.want * 4).clamp(LEAST, BATCH);
         }
     }
+}
+
+/// The timestamp of a message, in milliseconds since 1970; `None` if it has none, as an event that is
+/// not a record.
+///
+/// # Safety
+/// The message is not destroyed.
+unsafe fn timestamp(message: *const c::rd_kafka_message_t) -> Option<i64> {
+    let mut kind = c::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+    // SAFETY: the caller's promise; the call writes to `kind`.
+    let stamp = unsafe { c::rd_kafka_message_timestamp(message, &raw mut kind) };
+    (stamp >= 0).then_some(stamp)
 }
 
 impl<C: ConsumerContext + 'static> Drop for Batches<C> {

@@ -19,7 +19,9 @@ use sessionizer_core::partition_end::PartitionEnd;
 use crate::dataflow::ports::{Feed, Record, Stopped};
 use crate::kafka::batch::{Batches, Next};
 use crate::kafka::watcher::{Found, Watcher};
-use crate::kafka::{Context, EVENTS_PER_SERVICE, KafkaConfig, REQUEST_TIMEOUT, lock, refused};
+use crate::kafka::{
+    Context, EVENTS_PER_SERVICE, KafkaConfig, REQUEST_TIMEOUT, lock, refused, rights,
+};
 
 /// How long the end of a run waits for a consumer to close: a new consumer needs a second to find
 /// its group coordinator.
@@ -50,6 +52,17 @@ struct PartFeed {
     failing: Option<(Offset, RDKafkaErrorCode, u32)>,
 }
 
+/// How long a new consumer waits to learn which brokers serve a topic.
+const LEADERS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Lets a new consumer learn which brokers serve a topic. A consumer that is assigned partitions
+/// before that looks for their brokers only half a second later.
+pub(super) fn learn_leaders(consumer: &BaseConsumer<Context>, topic: &str) {
+    if let Err(why) = consumer.fetch_metadata(Some(topic), LEADERS_PATIENCE) {
+        debug!("which brokers serve {topic}: {why}");
+    }
+}
+
 /// After this many failures in a row at one offset, a fetch is not expected to recover by itself.
 const FAILURES_BEFORE_WARNING: u32 = 3;
 
@@ -69,6 +82,7 @@ impl KafkaFeed {
         let consumer =
             BaseConsumer::from_config_and_context(&config.consumer(partitions), context.clone())
                 .map_err(|why| refused(config, &why))?;
+        topics.iter().for_each(|topic| learn_leaders(&consumer, topic));
         Ok(KafkaFeed {
             parts: BTreeMap::new(),
             consumer: Some(Arc::new(consumer)),
@@ -259,6 +273,10 @@ impl Feed for KafkaFeed {
         }
     }
 
+    fn read_up_to_ms(&self, partition: Partition) -> Option<i64> {
+        self.parts[&partition].batches.read_up_to_ms()
+    }
+
     fn service(&mut self) -> Result<Vec<(Partition, Offset)>, Fault> {
         for _ in 0..EVENTS_PER_SERVICE {
             // The common queue carries only events: a record here would be lost.
@@ -387,6 +405,9 @@ pub fn scan_for(
                         open[at] &= Offset::new(position) < range.end;
                     }
                 }
+            }
+            Some(Err(why)) if rights::is_denied(&why) => {
+                return Err(rights::denied(ranges.iter().map(|range| range.topic.as_str())));
             }
             Some(Err(why)) => debug!("reading again: {why}"),
         }

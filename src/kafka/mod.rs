@@ -16,6 +16,7 @@ mod consumer;
 mod group;
 mod origin;
 mod producer;
+mod rights;
 mod topic_ids;
 mod watcher;
 
@@ -39,6 +40,7 @@ pub use self::consumer::{KafkaFeed, Range, scan, scan_for};
 pub use self::group::Committed;
 pub use self::origin::{Foreign, foreign_records};
 pub use self::producer::{EmbeddedBroker, Publisher, create_topic};
+pub use self::rights::ReadCheck;
 pub use self::watcher::Watcher;
 use crate::ui::tls;
 

@@ -26,6 +26,7 @@ pub mod start;
 mod table;
 mod trust;
 pub mod url;
+mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -49,6 +50,7 @@ use sessionizer_core::time::{Epoch, EventTime, Gap};
 pub use start::Started;
 pub use table::SessionEnd;
 use url::PostgresUrl;
+pub use watch::BalanceWatch;
 
 use crate::dataflow::ports::{Ledger, LedgerError};
 use crate::ui::text;

@@ -4,4 +4,5 @@ pub mod bars;
 pub mod logging;
 pub mod text;
 pub mod tls;
+pub mod trouble;
 pub mod waiting;

@@ -100,4 +100,21 @@ fn the_rights_that_are_documented_are_enough_and_a_missing_one_is_named() {
             assert!(log.contains(part), "{login}: {part:?} is missing in\n{log}");
         }
     });
+    // The others were refused before they created a job, or took one over.
+    let jobs = "select string_agg(job, ' ' order by job) from sessionizer.jobs";
+    assert_eq!(world.value(jobs), "least reads");
+    let (code, log) = run("describes", &["--job", "least", "--table", "least"]);
+    assert_eq!(code, Some(2), "{log}");
+    let generation =
+        "select distinct generation from sessionizer.shard_progress where job = 'least'";
+    assert_eq!(world.value(generation), "1", "nothing was taken over: {log}");
+    let mut audit = world.command();
+    audit
+        .env("KAFKA_URL", &address)
+        .env("KAFKA_WEB_TRAFFIC_KEY", "describes")
+        .env("KAFKA_WEB_TRAFFIC_SECRET", PASSWORD)
+        .args(["audit", "--kafka-config", &trust, "--job", "least"]);
+    let (status, log) = finish(audit);
+    assert_eq!(status.code(), Some(2), "{log}");
+    assert!(log.contains("grant it READ on the topic"), "{log}");
 }

@@ -1,7 +1,10 @@
 //! What stands still is told: nobody has to guess why nothing comes.
 
+use std::time::Duration;
+
 use rdkafka::producer::{BaseRecord, Producer};
 
+use crate::brokers::Broker;
 use crate::kafka::{assert_answer, send_by, start, visits, wait_for_records};
 use crate::oracle::event;
 use crate::world::{PATIENCE, World, eventually, json};
@@ -83,4 +86,39 @@ fn an_open_transaction_that_holds_records_back_is_told_and_is_no_silence() {
     assert!(!log.contains("nothing has come for"), "{log}");
     world.run_to_end(&[]);
     assert_answer(&world, &events);
+}
+
+#[test]
+fn a_silent_broker_is_not_a_silent_partition() {
+    let broker = Broker::start("stuck-silent");
+    let mut world = World::new("stuck-silent");
+    world.kafka.clone_from(&broker.address);
+    world.create_topic(1);
+    let events = visits("a", 40);
+    let mut args = vec!["--gap", "1s", "--out-of-orderness", "1s", "--epoch", "50ms"];
+    args.extend(["--idle-timeout", "10s"]);
+    let mut job = world.start(&args);
+    job.wait_for("reading begins");
+    let statuses = "select status from sessionizer.partitions";
+    let mut sent = 0;
+    loop {
+        world.send_events(0, &events[sent..sent + 10]);
+        sent += 10;
+        wait_for_records(&world, sent);
+        // The job knows that there is nothing more, and then nobody can tell it any more.
+        broker.services("pause");
+        if world.query(statuses) == [["active"]] {
+            break;
+        }
+        broker.services("continue");
+    }
+    std::thread::sleep(Duration::from_secs(15));
+    let waited = world.query(statuses);
+    broker.services("continue");
+    assert_eq!(waited, [["active"]], "nobody knows whether there is more");
+    eventually("it is silent", || world.query(statuses) == [["idle"]]);
+    job.stop();
+    world.run_to_end(&args);
+    let rows = world.value("select sum(num_logs) from sessionized_events");
+    assert_eq!(rows, sent.to_string());
 }

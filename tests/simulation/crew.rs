@@ -236,9 +236,9 @@ fn work(
         drive: WriterDriver::Inline,
         on_changes,
     };
-    let (store, generation) = (Arc::clone(&setup.store), setup.plan.fence.generation);
+    let (store, fence) = (Arc::clone(&setup.store), setup.plan.fence);
     let open_ledger: OpenLedger = Arc::new(move |_| {
-        let connection = Connection { store: Arc::clone(&store), generation, process };
+        let connection = Connection { store: Arc::clone(&store), fence, process };
         Ok::<_, LedgerError>(Box::new(connection))
     });
     let (topic, clocks) = (Arc::clone(&setup.topic), Arc::clone(&setup.clocks));

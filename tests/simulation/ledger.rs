@@ -42,11 +42,16 @@ struct Totals {
 }
 
 /// Everything durable.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Store {
     topic: Arc<Mutex<Topic>>,
     clocks: Arc<SimClocks>,
-    pub generation: i64,
+    /// What the last start has written: its generation, and a number that no other start has.
+    fence: Fence,
+    /// How many starts there were. Going back does not change it.
+    starts: i64,
+    /// Whether the database has gone back to an earlier state since the last start.
+    gone_back: bool,
     progress: Vec<ShardProgress>,
     epochs: BTreeMap<Epoch, Totals>,
     bindings: BTreeMap<(Epoch, Partition), Binding>,
@@ -92,7 +97,9 @@ impl Store {
         Store {
             topic,
             clocks,
-            generation: 0,
+            fence: Fence::default(),
+            starts: 0,
+            gone_back: false,
             progress: vec![ShardProgress::default(); shards as usize],
             epochs: BTreeMap::from([(0, totals)]),
             bindings: BTreeMap::new(),
@@ -123,7 +130,9 @@ impl Store {
 
     /// Takes the fence and reads what is durable.
     pub fn start(&mut self) -> RecoveredState {
-        self.generation += 1;
+        self.starts += 1;
+        self.fence = Fence { generation: self.fence.generation + 1, run: self.starts };
+        self.gone_back = false;
         self.grace = true;
         let base = self.base();
         let named = |binding: &Binding| NamedBinding {
@@ -154,7 +163,7 @@ impl Store {
                 .collect(),
         });
         RecoveredState {
-            fence: Fence { generation: self.generation, run: 0 },
+            fence: self.fence,
             progress: self.progress.clone(),
             base: NamedEpoch {
                 epoch: base,
@@ -220,17 +229,17 @@ impl Store {
         &mut self,
         batch: &Batch,
         outcome: &mut Outcome,
-        generation: i64,
+        fence: Fence,
     ) -> Result<(), LedgerError> {
         for step in &batch.steps {
             self.tried.insert(step.shard, step.to.epoch);
             let fits = self.progress[step.shard.0 as usize].epoch == step.from
                 || self.breaks(Sabotage::NoIdempotence)
                 || self.breaks(Sabotage::ProgressForgotten);
-            let fenced = generation != self.generation && !self.spares(generation);
-            if fenced || !fits {
-                assert_ne!(generation, self.generation, "I5: {step:?} is not the next step");
-                return Err(LedgerError::Fatal(Fault::Fenced("fenced".to_owned())));
+            if !self.is_mine(fence) && !self.spares(fence) || !fits {
+                let known = !self.is_mine(fence) || self.gone_back;
+                assert!(known, "I5: {step:?} is not the next step");
+                return Err(self.refused(fence));
             }
         }
         if self.away || self.faulty && self.rng.one_in(10) {
@@ -251,12 +260,44 @@ impl Store {
         Ok(())
     }
 
+    /// Whether the last start wrote this fence.
+    fn is_mine(&self, fence: Fence) -> bool {
+        let by_generation = self.breaks(Sabotage::RunsNotTold);
+        fence == self.fence || by_generation && fence.generation == self.fence.generation
+    }
+
+    /// Why a connection with this fence may not commit.
+    fn refused(&self, fence: Fence) -> LedgerError {
+        let gone_back = self.is_mine(fence) || fence.generation > self.fence.generation;
+        let why = "not as this instance left it".to_owned();
+        LedgerError::Fatal(if gone_back { Fault::GoneBack(why) } else { Fault::Fenced(why) })
+    }
+
     /// Whether a broken fence lets an older instance through.
-    fn spares(&mut self, generation: i64) -> bool {
+    fn spares(&self, fence: Fence) -> bool {
         self.breaks(Sabotage::NoFence)
             || self.breaks(Sabotage::FenceDoesNotWait)
                 && self.grace
-                && generation + 1 == self.generation
+                && fence.generation + 1 == self.fence.generation
+    }
+
+    /// Returns to an earlier state: a standby was promoted that lacked the last commits, or a
+    /// backup was restored. What the world is like does not change by that.
+    pub fn go_back(&mut self, earlier: &Store) {
+        let present = self.clone();
+        *self = Store {
+            starts: present.starts,
+            gone_back: true,
+            rng: present.rng,
+            faulty: present.faulty,
+            away: present.away,
+            cut_off: present.cut_off,
+            lost_replies: present.lost_replies,
+            late: present.late,
+            commits: present.commits + 1,
+            tried: present.tried,
+            ..earlier.clone()
+        };
     }
 
     /// What a failed commit leaves behind: nothing, unless a rule is broken.
@@ -426,7 +467,7 @@ const FIRST: Partition = Partition { topic: 0, number: i32::MIN };
 /// A writer's connection.
 pub struct Connection {
     pub store: Arc<Mutex<Store>>,
-    pub generation: i64,
+    pub fence: Fence,
     /// The process to which it belongs.
     pub process: usize,
 }
@@ -437,7 +478,7 @@ impl Ledger for Connection {
         if store.cut_off == Some(self.process) {
             return Err(LedgerError::Retry("the network is down".to_owned()));
         }
-        store.commit(batch, outcome, self.generation)
+        store.commit(batch, outcome, self.fence)
     }
 
     fn progress(&mut self, shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError> {
@@ -445,8 +486,8 @@ impl Ledger for Connection {
         if store.away || store.cut_off == Some(self.process) {
             return Err(LedgerError::Retry("it does not answer".to_owned()));
         }
-        if store.generation != self.generation && !store.spares(self.generation) {
-            return Err(LedgerError::Fatal(Fault::Fenced("fenced".to_owned())));
+        if !store.is_mine(self.fence) && !store.spares(self.fence) {
+            return Err(store.refused(self.fence));
         }
         let progress = shards.iter().map(|shard| match store.sabotage {
             Some(Sabotage::LostReplyIsFailure | Sabotage::NoIdempotence) => 0,

@@ -20,6 +20,7 @@ const SEEDS: u64 = 300;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sabotage {
     NoFence,
+    RunsNotTold,
     FenceDoesNotWait,
     NoIdempotence,
     ProgressForgotten,
@@ -72,6 +73,7 @@ pub enum Sabotage {
 /// What happens when each rule is broken.
 const RULES: &[(Sabotage, &str)] = &[
     (Sabotage::NoFence, "commits of an older generation are taken"),
+    (Sabotage::RunsNotTold, "two starts of one generation are taken for the same"),
     (Sabotage::FenceDoesNotWait, "a commit in flight goes in after the fence was taken"),
     (Sabotage::NoIdempotence, "a commit is taken whatever the shard's epoch is, and told lost"),
     (Sabotage::ProgressForgotten, "a restart suppresses nothing"),

@@ -29,6 +29,8 @@ pub struct Seen {
     /// Lives with several processes, and those in which one was lost while the others carried on.
     pub clusters: u64,
     pub losses: u64,
+    /// How often the database went back to an earlier state.
+    pub gone_back: u64,
     pub commits: u64,
     pub lost_replies: u64,
     pub late: u64,
@@ -55,6 +57,7 @@ impl Seen {
         self.fenced += other.fenced;
         self.clusters += other.clusters;
         self.losses += other.losses;
+        self.gone_back += other.gone_back;
         self.commits += other.commits;
         self.lost_replies += other.lost_replies;
         self.late += other.late;
@@ -80,6 +83,8 @@ struct World {
     rng: Rng,
     topic: Arc<Mutex<Topic>>,
     store: Arc<Mutex<Store>>,
+    /// A state of the store that it may go back to.
+    earlier: Option<Store>,
     clocks: Arc<SimClocks>,
     /// When the current life began.
     began_ms: u64,
@@ -120,6 +125,7 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Seen {
         rng,
         topic,
         store,
+        earlier: None,
         clocks,
         began_ms: 0,
         fastest_percent: 0,
@@ -278,6 +284,18 @@ impl World {
 
     /// Time passes, records arrive, somebody moves.
     fn step(&mut self, crew: &Crew) {
+        if self.rng.one_in(100) {
+            self.earlier = Some(self.store.lock().expect("one at a time").clone());
+        }
+        self.pass_time();
+        let worker = self.pick(crew);
+        crew.step(worker);
+        self.step_stale();
+        self.check_fault(crew);
+    }
+
+    /// Clocks move, records arrive, the weather changes.
+    fn pass_time(&mut self) {
         self.change_the_weather();
         if self.rng.one_in(2) {
             self.clocks.pass(self.rng.below(8));
@@ -297,10 +315,6 @@ impl World {
                 topic.grow(now_ms);
             }
         }
-        let worker = self.pick(crew);
-        crew.step(worker);
-        self.step_stale();
-        self.check_fault(crew);
     }
 
     /// Sets the clock of a process by hours, in a schedule in which that happens.
@@ -333,8 +347,8 @@ impl World {
         let Some(stale) = &self.stale else { return };
         stale.step(self.rng.below(stale.workers() as u64) as usize);
         if let Some(fault) = stale.fault() {
-            assert!(matches!(fault, Fault::Fenced(_)), "{fault:?}");
-            self.seen.fenced += 1;
+            assert!(matches!(fault, Fault::Fenced(_) | Fault::GoneBack(_)), "{fault:?}");
+            self.seen.fenced += u64::from(matches!(fault, Fault::Fenced(_)));
             self.stale = None;
         } else if stale.ended() || self.rng.one_in(200) {
             self.stale = None;
@@ -384,6 +398,11 @@ impl World {
         if crew.processes() > 1 && self.rng.one_in(3) {
             return self.lose_one(crew);
         }
+        if self.rng.one_in(6)
+            && let Some(earlier) = self.earlier.take()
+        {
+            return self.go_back(crew, &earlier);
+        }
         let end = self.rng.below(4);
         self.tell(|| match end {
             _ if shaken => "it crashes".to_owned(),
@@ -414,6 +433,26 @@ impl World {
             self.stale = Some(crew);
         }
         self.seen.crashes += 1;
+    }
+
+    /// The database goes back to an earlier state. The instance that runs notices at its next
+    /// commit, writer by writer; a writer all of whose commits are there carries on.
+    fn go_back(&mut self, crew: Crew, earlier: &Store) {
+        self.seen.gone_back += 1;
+        self.store.lock().expect("one at a time").go_back(earlier);
+        self.tell(|| "the database goes back".to_owned());
+        for _ in 0..self.rng.below(100) {
+            self.pass_time();
+            crew.step(self.pick(&crew));
+            self.step_stale();
+            if let Some(fault) = crew.fault() {
+                assert!(matches!(fault, Fault::GoneBack(_)), "{fault:?}");
+            }
+        }
+        // It may learn of it only when the next life has begun.
+        if crew.fault().is_none() && self.rng.one_in(2) {
+            self.stale = Some(crew);
+        }
     }
 
     /// Sometimes true, once it is durable somewhere that partitions have ended in this life.
@@ -542,6 +581,11 @@ impl World {
     fn go_on(&mut self, crew: &Crew) {
         let first = crew.plan.first_epoch;
         let durable = |world: &World| world.store.lock().expect("one at a time").durable_epoch();
+        // Until the last epochs are as far behind as they will stay, with that many workers.
+        let began = self.clocks.elapsed_ms();
+        while self.clocks.elapsed_ms() < began + GO_ON_MS / 2 {
+            self.step_quietly(crew);
+        }
         let (began, before) = (self.clocks.elapsed_ms(), durable(self).max(first));
         while self.clocks.elapsed_ms() < began + GO_ON_MS {
             self.step_quietly(crew);

@@ -34,6 +34,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 /// A ledger that has not answered for this long is reported.
 const SILENCE: Duration = Duration::from_secs(10);
 
+/// The reason of the dead letter that stands for a session that the table refuses.
+pub const ROW_REFUSED: &str = "row_refused";
+
 /// Opens the ledger of a writer, on the thread that drives it; takes the writer's number.
 pub type OpenLedger = Arc<dyn Fn(u32) -> Result<Box<dyn Ledger>, LedgerError> + Send + Sync>;
 
@@ -109,6 +112,39 @@ impl Writer {
         let last = self.waiting.back().map(|last| last.epoch);
         debug_assert!(last < Some(part.epoch), "I5: epoch {} comes after {last:?}", part.epoch);
         self.waiting.push_back(part);
+        self.show_waiting();
+    }
+
+    /// Shows what waits, and what is being committed.
+    fn show_waiting(&self) {
+        let rows = self.waiting.iter().map(WriterEpoch::rows).sum::<usize>();
+        let committing = self.run.as_ref().map_or(0, |(batch, _)| batch.closed.len());
+        self.run_state.metrics.figures.writer(self.writer, |shown| {
+            shown.waiting_epochs = (self.waiting.len() + usize::from(self.run.is_some())) as u64;
+            shown.waiting_rows = (rows + committing) as u64;
+        });
+    }
+
+    /// Shows a commit that has succeeded.
+    fn show_commit(&self, batch: &Batch, upto: Epoch, refused: &[Refused], began: Instant) {
+        let figures = &self.run_state.metrics.figures;
+        figures.writer(self.writer, |shown| {
+            let took = began.elapsed();
+            shown.committing_since = None;
+            shown.durable_epoch = upto;
+            shown.commits += 1;
+            shown.rows += (batch.closed.len() - refused.len()) as u64;
+            shown.last_commit = Some(took);
+            shown.took.observe(took.as_secs_f64());
+        });
+        for (shard, (epoch, bytes)) in &batch.snapshots {
+            figures.snapshot(*shard, *epoch, bytes.len() as u64);
+        }
+        for Refused { session, .. } in refused {
+            let (_ip, host) = session.key.parts();
+            let detail = format!("a session on {host}: the table refuses its row");
+            figures.refused(ROW_REFUSED, session.span.count, upto, detail);
+        }
     }
 
     /// Tries to commit what waits: as many epochs as one transaction takes.
@@ -134,11 +170,19 @@ impl Writer {
                 None => return Ok(StepOutcome::Durable(upto, Vec::new())),
             }
         }
+        let began = Instant::now();
+        self.show_waiting();
+        let figures = &self.run_state.metrics.figures;
+        figures.writer(self.writer, |shown| shown.committing_since = Some(began));
         match self.attempt() {
             Ok(()) => {
                 self.healed();
                 let (batch, upto) = self.run.take().expect("a run was tried");
                 let outcome = std::mem::take(&mut self.outcome);
+                self.show_commit(&batch, upto, &outcome.refused, began);
+                self.show_waiting();
+                let late = batch.closed.iter().filter(|closed| closed.late);
+                let late_events: u64 = late.map(|closed| closed.span.count).sum();
                 let refused = self.totals.refuse(&outcome.refused);
                 let sessions = batch.closed.len() - outcome.refused.len();
                 let changes = changes(batch, outcome);
@@ -154,6 +198,7 @@ impl Writer {
                 metrics.dead.fetch_add(refused, Relaxed);
                 metrics.rows.fetch_add(changes.on_time, Relaxed);
                 metrics.late.fetch_add(sessions as u64 - changes.on_time, Relaxed);
+                metrics.late_events.fetch_add(late_events, Relaxed);
                 metrics.commits.fetch_add(1, Relaxed);
                 metrics.writers_committing.fetch_sub(1, Relaxed);
                 Ok(StepOutcome::Durable(upto, changes.all))
@@ -195,6 +240,13 @@ impl Writer {
             (Instant::now(), Waiting::new("Postgres", None))
         });
         waiting.because(why);
+        let since = *since;
+        self.run_state.metrics.figures.writer(self.writer, |shown| {
+            shown.committing_since = None;
+            shown.failing_since = Some(since);
+            shown.error = Some(why.to_owned());
+            shown.failures += 1;
+        });
         log::debug!("writer {}: failing for {:?}: {why}", self.writer, since.elapsed());
     }
 
@@ -202,6 +254,9 @@ impl Writer {
         if let Some((since, _waiting)) = self.failing_since.take() {
             let lasted = text::duration(since.elapsed());
             log::info!("writer {}: commits again, after {lasted}", self.writer);
+            self.run_state.metrics.figures.writer(self.writer, |shown| {
+                (shown.failing_since, shown.error) = (None, None);
+            });
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::dataflow::messages::SourceBindings;
 use crate::dataflow::ports::{Feed, Stopped};
 use crate::dataflow::source::emit::{Emit, Next};
 use crate::dataflow::source::partition::Part;
-use crate::dataflow::source::reader::{NAP, Phase, RECORDS_PER_ACTIVATION, Reader};
+use crate::dataflow::source::reader::{InFlight, NAP, Phase, RECORDS_PER_ACTIVATION, Reader};
 
 /// How many records of one partition are read before it is the next one's turn.
 const RECORDS_PER_TURN: usize = 4_096;
@@ -204,7 +204,7 @@ impl<F: Feed> Reader<F> {
             early,
             differences: Vec::new(),
         });
-        self.in_flight.push_back((self.epoch, ends));
+        self.in_flight.push_back(InFlight { epoch: self.epoch, ends, cut_ms: now_ms });
         self.records = 0;
     }
 

@@ -2,6 +2,8 @@
 //!
 //! It knows nothing of the other partitions and does no I/O.
 
+use std::time::Instant;
+
 use sessionizer_core::binding::{Offset, Status};
 use sessionizer_core::watchdog::Watchdog;
 use sessionizer_core::watermark::PartitionClock;
@@ -28,6 +30,10 @@ pub(super) struct Part {
     pub(super) watchdog: Watchdog<Offset>,
     /// Watches its position while an open transaction holds records back.
     pub(super) transaction: Watchdog<Offset>,
+    /// Records read in this run, and how many of them became dead letters; for people.
+    pub(super) read: (u64, u64),
+    /// When everything that was there had last been read; for people.
+    pub(super) caught_up: Option<Instant>,
 }
 
 impl Part {
@@ -45,6 +51,8 @@ impl Part {
             was_paused: false,
             watchdog: Watchdog::default(),
             transaction: Watchdog::default(),
+            read: (0, 0),
+            caught_up: None,
         }
     }
 

@@ -32,6 +32,7 @@ use timely::dataflow::operators::probe;
 use crate::dataflow::EPOCHS_IN_FLIGHT;
 use crate::dataflow::budget::Kind;
 use crate::dataflow::feedback::Feedback;
+use crate::dataflow::figures::WorkerFigures;
 use crate::dataflow::messages::{DeadLetter, Suspect};
 use crate::dataflow::ports::{Feed, Record, Stopped};
 use crate::dataflow::run_state::RunState;
@@ -58,6 +59,15 @@ pub(super) enum Phase {
     Stopped,
 }
 
+/// An epoch that is cut and not yet durable.
+pub(super) struct InFlight {
+    pub(super) epoch: Epoch,
+    /// The end offsets that become durable with it.
+    pub(super) ends: Vec<(Partition, Offset)>,
+    /// When it was cut, by the epochs' clock.
+    pub(super) cut_ms: u64,
+}
+
 /// The partitions of one worker, and how far it has read them.
 pub struct Reader<F> {
     pub(super) worker: usize,
@@ -81,8 +91,8 @@ pub struct Reader<F> {
     pub(super) watermark: WatermarkBound,
     /// New partitions that are not yet read.
     pub(super) found: Vec<(Partition, Offset)>,
-    /// Epochs that are cut and not yet durable, with the end offsets that become durable with them.
-    pub(super) in_flight: VecDeque<(Epoch, Vec<(Partition, Offset)>)>,
+    /// Epochs that are cut and not yet durable.
+    pub(super) in_flight: VecDeque<InFlight>,
     /// Watches the oldest of them; only one source of a process does.
     pub(super) watchdog: Option<Watchdog<Epoch>>,
     /// How much may be read.
@@ -96,6 +106,7 @@ pub struct Reader<F> {
     /// Events of the epoch that have been read and not yet sent.
     pub(super) builder: SpanBatchBuilder,
     pub(super) scratch: Vec<u8>,
+    pub(super) figures: Arc<WorkerFigures>,
 }
 
 impl<F: Feed> Reader<F> {
@@ -137,6 +148,8 @@ impl<F: Feed> Reader<F> {
             .collect();
         run_state.metrics.replay_epochs.fetch_add(replay.len() as u64, Relaxed);
         run_state.metrics.readers.fetch_add(1, Relaxed);
+        run_state.metrics.figures.name_topics(&plan.topics);
+        let figures = run_state.metrics.figures.worker(worker);
         run_state.metrics.ends_unknown.fetch_add(parts.len() as i64, Relaxed);
         let counted = (0, parts.len() as i64, 0);
         let epoch = replay.front().map_or(plan.first_epoch, |bound| bound.epoch);
@@ -175,6 +188,7 @@ impl<F: Feed> Reader<F> {
             counted,
             builder,
             scratch: Vec::new(),
+            figures,
         };
         if !replays {
             reader.go_live()?;
@@ -291,7 +305,10 @@ impl<F: Feed> Reader<F> {
         self.run_state.metrics.records.fetch_add(records as u64, Relaxed);
         self.pause.take(bytes);
         let (dead, suspects) = (&taken.dead_letters[dead..], &taken.suspects[suspects..]);
+        let read = &mut self.parts[at].read;
+        *read = (read.0 + records as u64, read.1 + dead.len() as u64);
         self.run_state.metrics.dead.fetch_add(dead.len() as u64, Relaxed);
+        self.run_state.metrics.figures.dead(dead, self.wall_ms);
         let memory = &self.run_state.memory;
         let bytes = dead.iter().map(DeadLetter::bytes).sum();
         memory.charge(Kind::DeadLetters, self.worker, self.epoch, bytes);

@@ -14,7 +14,7 @@ use crate::dataflow::messages::{ReplayDifference, SourceBindings};
 use crate::dataflow::ports::{Feed, Stopped};
 use crate::dataflow::source::emit::{Emit, Next};
 use crate::dataflow::source::partition::Part;
-use crate::dataflow::source::reader::{NAP, Phase, RECORDS_PER_ACTIVATION, Reader};
+use crate::dataflow::source::reader::{InFlight, NAP, Phase, RECORDS_PER_ACTIVATION, Reader};
 
 impl<F: Feed> Reader<F> {
     /// Reads the oldest bound epoch again. Once it is complete, cuts it as it was cut before.
@@ -80,7 +80,8 @@ impl<F: Feed> Reader<F> {
             early: false,
             differences,
         });
-        self.in_flight.push_back((bound.epoch, Vec::new()));
+        let cut_ms = self.clocks.elapsed_ms();
+        self.in_flight.push_back(InFlight { epoch: bound.epoch, ends: Vec::new(), cut_ms });
         log::debug!(epoch = bound.epoch, worker = self.worker; "read again");
         self.run_state.metrics.replayed_epochs.fetch_add(1, Relaxed);
         let Phase::Replay(replay) = &mut self.phase else { unreachable!("replaying") };

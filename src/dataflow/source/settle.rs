@@ -2,9 +2,12 @@
 //! decides nothing about what is read.
 
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
+use crate::dataflow::figures::PartFigures;
 use crate::dataflow::ports::Feed;
-use crate::dataflow::source::reader::{Phase, Reader};
+use crate::dataflow::source::partition::Part;
+use crate::dataflow::source::reader::{InFlight, Phase, Reader};
 
 /// How often the broker is told the group's offsets, in milliseconds.
 const GROUP_COMMIT_EVERY_MS: u64 = 1_000;
@@ -15,17 +18,22 @@ pub(super) const COUNT_EVERY_MS: u64 = 250;
 impl<F: Feed> Reader<F> {
     /// Takes note of what has become durable, and tells the broker from time to time.
     pub(super) fn settle(&mut self) {
-        while let Some((epoch, _)) = self.in_flight.front()
+        let metrics = &self.run_state.metrics;
+        while let Some(InFlight { epoch, .. }) = self.in_flight.front()
             && !self.durable.less_equal(epoch)
         {
-            let (epoch, ends) = self.in_flight.pop_front().expect("there is a front");
+            let InFlight { epoch, ends, cut_ms } = self.in_flight.pop_front().expect("a front");
             log::debug!(epoch = epoch, worker = self.worker; "durable");
-            self.run_state.metrics.durable_epoch.fetch_max(epoch, Relaxed);
+            metrics.durable_epoch.fetch_max(epoch, Relaxed);
+            // One source of a process is enough: all cut the same epochs.
+            if self.watchdog.is_some() {
+                metrics.figures.durable(self.clocks.elapsed_ms().saturating_sub(cut_ms));
+            }
             self.settled.extend(ends);
         }
         self.pause.release(self.durable.with_frontier(|frontier| frontier.first().copied()));
         // What is durable has passed the sessions of all workers, and so has its watermark.
-        let open = self.in_flight.front().map(|(epoch, _)| *epoch);
+        let open = self.in_flight.front().map(|cut| cut.epoch);
         self.watermark.learn(open, self.run_state.metrics.watermark());
         let last = matches!(self.phase, Phase::Stopped) && self.in_flight.is_empty();
         let now_ms = self.clocks.elapsed_ms();
@@ -42,19 +50,55 @@ impl<F: Feed> Reader<F> {
     /// Counts what is available to read, for people.
     pub(super) fn count_available(&mut self, now_ms: u64) {
         let (mut records, mut unknown) = (0, 0);
-        for part in self.parts.iter().filter(|part| !part.retired) {
+        let mut figures = Vec::with_capacity(self.parts.len());
+        let replaying = matches!(self.phase, Phase::Replay(_));
+        for part in &mut self.parts {
+            let partition = part.clock.bound().partition;
             let waiting = match part.assigned {
-                true => self.feed.waiting(part.clock.bound().partition),
+                true => self.feed.waiting(partition),
                 false => None,
             };
+            if waiting == Some(0) {
+                part.caught_up = Some(Instant::now());
+            }
+            figures.push((partition, figures_of(&self.feed, part, waiting, replaying)));
+            if part.retired {
+                continue;
+            }
             match waiting {
                 Some(waiting) => records += waiting as i64,
                 None => unknown += 1,
             }
         }
+        self.figures.epoch.store(self.epoch, Relaxed);
+        self.figures.in_flight.store(self.in_flight.len() as u64, Relaxed);
         let metrics = &self.run_state.metrics;
+        metrics.figures.read(figures.into_iter());
         metrics.records_behind.fetch_add(records - self.counted.0, Relaxed);
         metrics.ends_unknown.fetch_add(unknown - self.counted.1, Relaxed);
         self.counted = (records, unknown, now_ms);
+    }
+}
+
+/// What people see of a partition.
+fn figures_of<F: Feed>(
+    feed: &F,
+    part: &Part,
+    waiting: Option<u64>,
+    replaying: bool,
+) -> PartFigures {
+    let bound = part.clock.bound();
+    let (partition, assigned) = (bound.partition, part.assigned);
+    PartFigures {
+        position: if assigned { feed.position(partition).max(bound.end) } else { bound.end },
+        waiting,
+        unread_since_ms: assigned.then(|| feed.read_up_to_ms(partition)).flatten(),
+        caught_up: part.caught_up,
+        paused: part.was_paused,
+        retired: part.retired,
+        replaying,
+        held_back: assigned.then(|| feed.held_back(partition)).flatten(),
+        records: part.read.0,
+        dead: part.read.1,
     }
 }

@@ -19,7 +19,7 @@ use self::beginning::Beginning;
 use crate::config::Config;
 use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
-use crate::kafka::Admin;
+use crate::kafka::{Admin, ReadCheck};
 use crate::ledger;
 use crate::ledger::{Loss, NamedBinding, RecoveredState, Started};
 use crate::ui::text::plural;
@@ -41,6 +41,7 @@ pub fn make_plan(
     let cluster = Admin::new(&config.kafka)?;
     let give_up = || run_state.stopping();
     let counts = cluster.topics(patience(), give_up)?;
+    let readable = ReadCheck::start(&config.kafka);
     let found = ledger::peek_patiently(&config.ledger, patience(), give_up)?;
     let with_rows = found.as_ref().is_some_and(|found| found.rows.is_some());
     let beginning = match &found {
@@ -48,6 +49,7 @@ pub fn make_plan(
         None => None,
     };
     let memory = found.is_none().then(|| group::ask(config, &counts));
+    readable.wait()?;
     let topics = &config.kafka.topics;
     let ledger = &config.ledger;
     let started = ledger::start_patiently(ledger, topics, with_rows, patience(), give_up)?;

@@ -17,8 +17,7 @@ use crate::ledger::connect::classify;
 use crate::ledger::table::Table;
 use crate::ui::text;
 
-/// The reason in `dead_letters` of a session that the table has refused.
-pub(in crate::ledger) const ROW_REFUSED: &str = "row_refused";
+pub(in crate::ledger) use crate::dataflow::commit::writer::ROW_REFUSED;
 /// The least interval between two warnings about refused rows.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// How much of a key a warning shows, in characters.

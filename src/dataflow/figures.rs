@@ -1,0 +1,353 @@
+//! What a run tells people besides the counts of [`Metrics`]: partitions, writers, hosts, dead
+//! letters.
+//!
+//! The operators write it a few times a second, or once a batch or a commit, never for an event.
+//! The monitor copies it once a second. Nothing that decides what a row says reads it.
+//!
+//! [`Metrics`]: crate::dataflow::metrics::Metrics
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use sessionizer_core::binding::{Binding, Offset, Partition};
+use sessionizer_core::key::Shard;
+use sessionizer_core::time::{Epoch, EventTime};
+
+use crate::dataflow::buckets::Buckets;
+use crate::dataflow::changes::ChangeFigures;
+use crate::dataflow::messages::DeadLetter;
+
+/// How many watermarks of epochs that are not durable are remembered.
+const WATERMARKS: usize = 1_024;
+/// How many dead letters of each reason are kept as examples, and how much of their payload.
+const EXAMPLES: usize = 3;
+pub const EXAMPLE_CHARS: usize = 200;
+
+/// The figures of a process.
+#[derive(Default)]
+pub struct Figures {
+    topics: OnceLock<Vec<String>>,
+    parts: Mutex<BTreeMap<Partition, PartFigures>>,
+    bound: Mutex<Bound>,
+    writers: Mutex<BTreeMap<u32, WriterFigures>>,
+    letters: Mutex<BTreeMap<String, LetterFigures>>,
+    workers: Mutex<BTreeMap<usize, Arc<WorkerFigures>>>,
+    snapshots: Mutex<BTreeMap<Shard, (Epoch, u64)>>,
+    /// What the commits have changed in the table.
+    pub changes: Mutex<ChangeFigures>,
+    /// From the end of an epoch until it is durable, in seconds.
+    pub durable_delay: Buckets,
+    /// The last of these, in milliseconds plus one; 0: none yet.
+    last_delay: AtomicU64,
+}
+
+/// One partition, as its source sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PartFigures {
+    pub position: Offset,
+    /// Records after the position, if that is known.
+    pub waiting: Option<u64>,
+    /// No unread record has come to Kafka before this time, by Kafka's timestamps.
+    pub unread_since_ms: Option<i64>,
+    /// When everything that was there had been read.
+    pub caught_up: Option<Instant>,
+    pub paused: bool,
+    pub retired: bool,
+    pub replaying: bool,
+    /// The end of the log, if an open transaction holds records back.
+    pub held_back: Option<Offset>,
+    /// Records read in this run, and how many of them became dead letters.
+    pub records: u64,
+    pub dead: u64,
+}
+
+/// What the bindings say, of all partitions of the job.
+#[derive(Clone, Debug, Default)]
+pub struct Bound {
+    pub epoch: Epoch,
+    pub bindings: BTreeMap<Partition, Binding>,
+    /// The watermarks of epochs that may not be durable yet.
+    watermarks: VecDeque<(Epoch, EventTime)>,
+    pub durable_watermark: Option<EventTime>,
+}
+
+/// One writer.
+#[derive(Clone, Debug, Default)]
+pub struct WriterFigures {
+    pub waiting_epochs: u64,
+    pub waiting_rows: u64,
+    pub committing_since: Option<Instant>,
+    pub failing_since: Option<Instant>,
+    pub error: Option<String>,
+    /// Failed attempts.
+    pub failures: u64,
+    pub durable_epoch: Epoch,
+    pub commits: u64,
+    pub rows: u64,
+    pub last_commit: Option<Duration>,
+    /// How long commits took, in seconds.
+    pub took: Arc<Buckets>,
+}
+
+/// Dead letters with one reason.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LetterFigures {
+    pub count: u64,
+    pub last_ms: u64,
+    /// The newest first.
+    pub examples: VecDeque<Example>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Example {
+    pub at_ms: u64,
+    /// `None`: it stands for several records.
+    pub place: Option<(Partition, Offset)>,
+    pub detail: String,
+    pub payload: Option<String>,
+    pub cut: bool,
+}
+
+/// One worker.
+#[derive(Debug, Default)]
+pub struct WorkerFigures {
+    /// When it last stepped, in milliseconds of [`running_ms`]; 0: it has ended.
+    pub stepped_ms: AtomicU64,
+    /// The epoch that it reads into.
+    pub epoch: AtomicU64,
+    /// Epochs that are cut and not yet durable.
+    pub in_flight: AtomicU64,
+}
+
+/// Milliseconds since the program began to look, plus one.
+pub fn running_ms() -> u64 {
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    BEGAN.get_or_init(Instant::now).elapsed().as_millis() as u64 + 1
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Figures {
+    /// Notes the names of the topics; the first call counts.
+    pub fn name_topics(&self, topics: &[String]) {
+        self.topics.get_or_init(|| topics.to_vec());
+    }
+
+    /// The name of a topic, if the plan is known.
+    pub fn topic(&self, partition: Partition) -> Option<&str> {
+        self.topics.get()?.get(usize::from(partition.topic)).map(String::as_str)
+    }
+
+    /// Notes how far a source is with its partitions.
+    pub fn read(&self, parts: impl Iterator<Item = (Partition, PartFigures)>) {
+        let mut all = lock(&self.parts);
+        for (partition, part) in parts {
+            all.insert(partition, part);
+        }
+    }
+
+    /// The partitions that this process reads.
+    pub fn parts(&self) -> BTreeMap<Partition, PartFigures> {
+        lock(&self.parts).clone()
+    }
+
+    /// Notes what an epoch has bound. Every worker calls it; the first counts.
+    pub fn bind(&self, epoch: Epoch, watermark: EventTime, bindings: &[Binding]) {
+        let mut bound = lock(&self.bound);
+        if epoch <= bound.epoch {
+            return;
+        }
+        bound.epoch = epoch;
+        bound.bindings.extend(bindings.iter().map(|binding| (binding.partition, *binding)));
+        bound.watermarks.push_back((epoch, watermark));
+        if bound.watermarks.len() > WATERMARKS {
+            bound.watermarks.pop_front();
+        }
+    }
+
+    /// What is bound, given the last durable epoch.
+    pub fn bound(&self, durable: Epoch) -> Bound {
+        let mut bound = lock(&self.bound);
+        while let Some((_, watermark)) =
+            bound.watermarks.front().copied().filter(|(epoch, _)| *epoch <= durable)
+        {
+            bound.watermarks.pop_front();
+            if watermark > EventTime::NEVER {
+                bound.durable_watermark = Some(watermark);
+            }
+        }
+        bound.clone()
+    }
+
+    /// Notes that an epoch has become durable this long after its end.
+    pub fn durable(&self, after_ms: u64) {
+        self.durable_delay.observe(after_ms as f64 / 1_000.0);
+        self.last_delay.store(after_ms + 1, Relaxed);
+    }
+
+    /// How long the last durable epoch took to become so, in milliseconds.
+    pub fn last_delay_ms(&self) -> Option<u64> {
+        self.last_delay.load(Relaxed).checked_sub(1)
+    }
+
+    /// Changes the figures of a writer.
+    pub fn writer(&self, writer: u32, change: impl FnOnce(&mut WriterFigures)) {
+        change(lock(&self.writers).entry(writer).or_default());
+    }
+
+    /// The writers of this process.
+    pub fn writers(&self) -> BTreeMap<u32, WriterFigures> {
+        lock(&self.writers).clone()
+    }
+
+    /// Notes dead letters.
+    pub fn dead(&self, letters: &[DeadLetter], at_ms: u64) {
+        if letters.is_empty() {
+            return;
+        }
+        let mut all = lock(&self.letters);
+        let mut rest = letters;
+        // Letters with the same reason mostly come in a row.
+        while let Some(first) = rest.first() {
+            let same = rest.iter().take_while(|letter| letter.reason == first.reason).count();
+            let (run, others) = rest.split_at(same);
+            rest = others;
+            let of_reason = entry(&mut all, first.reason.name());
+            of_reason.count += same as u64;
+            of_reason.last_ms = at_ms;
+            if let Some(last) = run.last() {
+                of_reason.keep(Example::of(last, at_ms));
+            }
+        }
+    }
+
+    /// Notes a session that the table has refused, and how many records it stands for.
+    pub fn refused(&self, reason: &str, records: u64, at_ms: u64, detail: String) {
+        let mut all = lock(&self.letters);
+        let of_reason = entry(&mut all, reason);
+        of_reason.count += records;
+        of_reason.last_ms = at_ms;
+        of_reason.keep(Example { at_ms, place: None, detail, payload: None, cut: false });
+    }
+
+    /// Dead letters by reason.
+    pub fn letters(&self) -> BTreeMap<String, LetterFigures> {
+        lock(&self.letters).clone()
+    }
+
+    /// The figures of a worker, for it to keep.
+    pub fn worker(&self, index: usize) -> Arc<WorkerFigures> {
+        Arc::clone(lock(&self.workers).entry(index).or_default())
+    }
+
+    /// All workers of this process.
+    pub fn workers(&self) -> BTreeMap<usize, Arc<WorkerFigures>> {
+        lock(&self.workers).clone()
+    }
+
+    /// Notes a durable snapshot of a shard: its epoch, and how large it is.
+    pub fn snapshot(&self, shard: Shard, epoch: Epoch, bytes: u64) {
+        lock(&self.snapshots).insert(shard, (epoch, bytes));
+    }
+
+    /// The oldest durable snapshot, and the size of all.
+    pub fn snapshots(&self) -> Option<(Epoch, u64)> {
+        let all = lock(&self.snapshots);
+        let oldest = all.values().map(|(epoch, _)| *epoch).min()?;
+        Some((oldest, all.values().map(|(_, bytes)| *bytes).sum()))
+    }
+}
+
+fn entry<'a>(all: &'a mut BTreeMap<String, LetterFigures>, reason: &str) -> &'a mut LetterFigures {
+    if !all.contains_key(reason) {
+        all.insert(reason.to_owned(), LetterFigures::default());
+    }
+    all.get_mut(reason).expect("just inserted")
+}
+
+impl LetterFigures {
+    fn keep(&mut self, example: Example) {
+        self.examples.push_front(example);
+        self.examples.truncate(EXAMPLES);
+    }
+}
+
+impl Example {
+    fn of(letter: &DeadLetter, at_ms: u64) -> Self {
+        let whole = letter.payload.as_deref();
+        // A character has at most four bytes.
+        let start = whole.map(|bytes| &bytes[..bytes.len().min(4 * EXAMPLE_CHARS)]);
+        let text = start.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        let payload = text.map(|text| text.chars().take(EXAMPLE_CHARS).collect::<String>());
+        let shown = payload.as_ref().map_or(0, String::len) as u64;
+        Example {
+            at_ms,
+            place: Some((letter.partition, letter.offset)),
+            detail: letter.detail.chars().take(EXAMPLE_CHARS).collect(),
+            cut: payload.is_some() && shown < letter.payload_bytes,
+            payload,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sessionizer_core::event::Reason;
+
+    fn letter(reason: Reason, payload: &[u8]) -> DeadLetter {
+        DeadLetter {
+            shard: Shard(0),
+            partition: Partition { topic: 0, number: 3 },
+            offset: sessionizer_core::binding::Offset::new(7),
+            reason,
+            detail: "x".repeat(500),
+            payload: Some(payload.to_vec()),
+            payload_bytes: payload.len() as u64,
+        }
+    }
+
+    #[test]
+    fn dead_letters_are_counted_by_reason_with_the_newest_as_examples() {
+        let figures = Figures::default();
+        let bad: Vec<DeadLetter> =
+            (0..5).map(|n| letter(Reason::BadJson, format!("bad {n}").as_bytes())).collect();
+        for bad in &bad {
+            figures.dead(std::slice::from_ref(bad), 1);
+        }
+        figures.dead(&[letter(Reason::Future, b"{}"), bad[0].clone()], 2);
+        figures.refused("row_refused", 12, 3, "too long".to_owned());
+        let letters = figures.letters();
+        assert_eq!(letters["bad_json"].count, 6);
+        let shown = letters["bad_json"].examples.iter().map(|example| example.payload.clone());
+        let shown: Vec<String> = shown.flatten().collect();
+        assert_eq!(shown, ["bad 0", "bad 4", "bad 3"]);
+        assert_eq!((letters["future"].count, letters["row_refused"].count), (1, 12));
+    }
+
+    #[test]
+    fn examples_are_cut_between_characters() {
+        let long = "é".repeat(1_000);
+        let example = Example::of(&letter(Reason::BadJson, long.as_bytes()), 1);
+        assert_eq!(example.payload, Some("é".repeat(EXAMPLE_CHARS)));
+        assert!(example.cut && example.detail.len() == EXAMPLE_CHARS);
+        assert!(!Example::of(&letter(Reason::BadJson, b"short"), 1).cut);
+    }
+
+    #[test]
+    fn the_durable_watermark_is_that_of_the_last_durable_epoch() {
+        let figures = Figures::default();
+        for epoch in 1..=5 {
+            figures.bind(epoch, EventTime::from_millis(epoch as i64 * 10), &[]);
+            figures.bind(epoch, EventTime::from_millis(0), &[]);
+        }
+        assert_eq!(figures.bound(0).durable_watermark, None);
+        assert_eq!(figures.bound(3).durable_watermark, Some(EventTime::from_millis(30)));
+        assert_eq!(figures.bound(3).durable_watermark, Some(EventTime::from_millis(30)));
+    }
+}

@@ -1,0 +1,78 @@
+//! Starts the monitor: what it has to know about the job.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use sessionizer_core::fault::Fault;
+
+use crate::cli::version;
+use crate::config::Config;
+use crate::dataflow::run_state::RunState;
+use crate::job::clock::now_ms;
+use crate::ledger::{BalanceWatch, SessionEnd};
+use crate::monitor::sentence::Ended;
+use crate::monitor::{AskBalance, Balance, Facts, Monitor};
+
+/// Starts the monitor of this process, unless it is switched off.
+pub(super) fn start(config: &Config, run_state: &Arc<RunState>) -> Option<Monitor> {
+    Monitor::start(&config.http, facts(config), run_state, now_ms, ask_balance(config))
+}
+
+/// How a run has ended.
+pub(super) fn ended(result: &Result<(), Fault>) -> Ended {
+    match result {
+        Ok(()) => Ended::Stopped,
+        Err(Fault::Fenced(_)) => Ended::Fenced,
+        Err(fault) => Ended::Failed(fault.to_string()),
+    }
+}
+
+fn facts(config: &Config) -> Facts {
+    let Config { ledger, watermark, http, .. } = config;
+    let loopback = http.address.is_some_and(|address| address.ip().is_loopback());
+    let gap_ms = ledger.gap.millis();
+    Facts {
+        run: format!("{:016x}", RandomState::new().build_hasher().finish()),
+        version: version::VERSION,
+        revision: version::COMMIT,
+        job: ledger.job.clone(),
+        table: ledger.table.clone(),
+        topics: config.kafka.topics.clone(),
+        gap_ms: gap_ms as u64,
+        end_after_ms: match ledger.session_end {
+            SessionEnd::Window => gap_ms,
+            SessionEnd::LastEvent => 0,
+        },
+        out_of_orderness_ms: watermark.out_of_orderness_ms,
+        idle_timeout_ms: watermark.idle_timeout_ms,
+        epoch_ms: config.epoch_ms,
+        late: config.rules.late.name(),
+        until_end: config.until_end,
+        process: config.process,
+        processes: config.processes,
+        workers: config.workers,
+        writers: config.writers,
+        masked: !loopback && !http.full,
+        started_ms: now_ms(),
+        // An epoch that is not over yet cannot be durable.
+        ready_within: http.ready_within.max(std::time::Duration::from_millis(config.epoch_ms * 3)),
+    }
+}
+
+fn ask_balance(config: &Config) -> AskBalance {
+    let mut watch = BalanceWatch::new(&config.ledger);
+    Box::new(move || match watch.read() {
+        Ok(Some((epoch, found))) => Ok(Balance {
+            as_of_ms: epoch,
+            records: found.records,
+            closed: found.closed,
+            open: found.open,
+            dead: found.dead,
+            lost: found.lost,
+            difference: found.difference,
+        }),
+        Ok(None) => Err("nothing has been committed yet".to_owned()),
+        Err(why) => Err(format!("Postgres did not answer: {why}")),
+    })
+}

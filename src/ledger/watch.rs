@@ -1,0 +1,74 @@
+//! Reads the balance for people, on a connection of its own that is kept while somebody looks.
+
+use postgres::Client;
+
+use crate::dataflow::ports::LedgerError;
+use crate::ledger::LedgerConfig;
+use crate::ledger::audit::Balance;
+use crate::ledger::connect::{classify, connect};
+
+/// How often one question is tried.
+const TRIES: usize = 2;
+
+/// Reads the balance of a job again and again.
+pub struct BalanceWatch {
+    config: LedgerConfig,
+    client: Option<Client>,
+}
+
+impl BalanceWatch {
+    /// Connects when it is first asked.
+    pub fn new(config: &LedgerConfig) -> Self {
+        BalanceWatch { config: config.clone(), client: None }
+    }
+
+    /// The balance and the epoch that it is of, in milliseconds since 1970; `None` before the first
+    /// complete commit.
+    pub fn read(&mut self) -> Result<Option<(i64, Balance)>, LedgerError> {
+        let mut last = None;
+        // A connection that has broken since the last call is made anew.
+        for _ in 0..TRIES {
+            match self.try_read() {
+                Ok(found) => return Ok(found),
+                Err(why) => {
+                    self.client = None;
+                    last = Some(why);
+                }
+            }
+        }
+        Err(last.expect("it was tried"))
+    }
+
+    fn try_read(&mut self) -> Result<Option<(i64, Balance)>, LedgerError> {
+        if self.client.is_none() {
+            let mut client = connect(&self.config)?;
+            // It must never be in anybody's way.
+            client
+                .batch_execute(
+                    "set default_transaction_read_only = on;
+                     set lock_timeout = '1s'; set statement_timeout = '5s'",
+                )
+                .map_err(|why| classify(&why, "reading the balance"))?;
+            self.client = Some(client);
+        }
+        let client = self.client.as_mut().expect("just connected");
+        let row = client
+            .query_opt(
+                "select b.epoch, b.records, b.closed, b.open, b.dead, b.lost, b.difference
+                 from sessionizer.balance b where job = $1",
+                &[&self.config.job],
+            )
+            .map_err(|why| classify(&why, "reading the balance"))?;
+        Ok(row.map(|row| {
+            let balance = Balance {
+                records: row.get(1),
+                closed: row.get(2),
+                open: row.get(3),
+                dead: row.get(4),
+                lost: row.get(5),
+                difference: row.get(6),
+            };
+            (row.get(0), balance)
+        }))
+    }
+}

@@ -1,0 +1,360 @@
+//! What has changed from one sample to the next: rates, since when, the sentence and the health.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::monitor::Facts;
+use crate::monitor::health::{self, Verdict, Vitals};
+use crate::monitor::history::{Counts, History, Point};
+use crate::monitor::sample::{PartSample, PartState, Sample};
+use crate::monitor::sentence::{self, Ended, HeldBack, Sentence, Situation, Stage, Wait};
+
+/// A partition holds the others back if its promise is this much older than that of the next.
+const HOLDS_BACK_MS: i64 = 10_000;
+
+/// What the job is like, and how it came to be so.
+pub struct Board {
+    pub facts: Facts,
+    pub history: History,
+    pub sentence: Sentence,
+    pub since_ms: u64,
+    pub live: Verdict,
+    pub ready: Verdict,
+    pub balance: Result<(u64, Balance), String>,
+    pub ended: Option<Ended>,
+    /// When which partition has come into its state.
+    parts: BTreeMap<String, (PartState, u64)>,
+    held: Option<(String, u64)>,
+    /// The records at the last sample, and when they last grew.
+    moved: (u64, u64),
+    /// The durable epoch, and when it last moved.
+    durable: (u64, u64),
+    /// What is away, and since when.
+    away: BTreeMap<&'static str, u64>,
+}
+
+/// A row of `sessionizer.balance`: what became of the records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Balance {
+    pub as_of_ms: i64,
+    pub records: i64,
+    pub closed: i64,
+    pub open: i64,
+    pub dead: i64,
+    pub lost: i64,
+    pub difference: i64,
+}
+
+/// The sums over all processes, and what follows from them.
+pub struct Totals {
+    pub at_ms: u64,
+    pub stage: Stage,
+    pub records: u64,
+    pub events: u64,
+    pub rows: u64,
+    pub lag: Option<u64>,
+    pub lag_s: Option<f64>,
+    pub durable_s: Option<f64>,
+    pub durable_epoch: u64,
+    pub watermark_ms: Option<i64>,
+    pub durable_watermark_ms: Option<i64>,
+    pub left: Option<Duration>,
+    pub rates: Option<(f64, f64)>,
+    /// All partitions, the worst first: their names, whether they hold others back, since when they
+    /// are in their state, and the figures.
+    pub parts: Vec<PartRow>,
+}
+
+/// A partition as it is shown.
+pub struct PartRow {
+    pub id: String,
+    pub holds_back: bool,
+    pub since_ms: u64,
+    pub rate: Option<f64>,
+    pub sample: PartSample,
+}
+
+impl Board {
+    pub fn new(facts: Facts, at_ms: u64) -> Self {
+        Board {
+            facts,
+            history: History::default(),
+            sentence: sentence::sentence(&Situation::default()),
+            since_ms: at_ms,
+            live: Ok(()),
+            ready: Err("connecting".to_owned()),
+            balance: Err("it is read from Postgres once somebody looks".to_owned()),
+            ended: None,
+            parts: BTreeMap::new(),
+            held: None,
+            moved: (0, at_ms),
+            durable: (0, at_ms),
+            away: BTreeMap::new(),
+        }
+    }
+
+    /// Takes in the samples of a moment; the first is of this process.
+    pub fn update(&mut self, samples: &[Sample]) -> Totals {
+        let own = &samples[0];
+        let at_ms = own.at_ms;
+        let mut totals = self.totals(samples);
+        let counts = Counts {
+            events: totals.events,
+            rows: totals.rows,
+            parts: totals.parts.iter().map(|row| (row.id.clone(), row.sample.records)).collect(),
+        };
+        self.history.count(at_ms, counts);
+        for row in &mut totals.parts {
+            row.rate = self.history.rate_of(&row.id);
+        }
+        totals.rates = self.history.rates();
+        totals.left = totals
+            .rates
+            .and_then(|(rate, _)| sentence::left(totals.lag.filter(|_| rate > 0.5), rate));
+        if totals.records != self.moved.0 {
+            self.moved = (totals.records, at_ms);
+        }
+        if totals.durable_epoch != self.durable.0 {
+            self.durable = (totals.durable_epoch, at_ms);
+        }
+        self.note_marks(own, &totals);
+        let situation = self.situation(samples, &totals);
+        self.note_point(&totals);
+        let sentence = sentence::sentence(&situation);
+        if sentence.state != self.sentence.state {
+            self.since_ms = at_ms;
+        }
+        self.sentence = sentence;
+        self.judge(own, at_ms);
+        totals
+    }
+
+    fn totals(&mut self, samples: &[Sample]) -> Totals {
+        let own = &samples[0];
+        let sum = |of: fn(&Sample) -> u64| samples.iter().map(of).sum::<u64>();
+        let parts = self.part_rows(samples);
+        let lags = parts.iter().filter(|row| row.sample.state.is_active());
+        let lag_s = lags
+            .map(|row| row.sample.lag_ms)
+            .try_fold(0, |most, lag| Some(most.max(lag?)))
+            .filter(|_| !parts.is_empty())
+            .map(|ms| ms as f64 / 1_000.0);
+        let (records, dead) = (sum(|s| s.records), sum(|s| s.dead));
+        let slowest = samples.iter().map(|sample| sample.durable_epoch).min();
+        Totals {
+            at_ms: own.at_ms,
+            stage: own.stage,
+            records,
+            events: records.saturating_sub(dead),
+            rows: sum(|s| s.rows + s.late_sessions),
+            lag: samples.iter().map(|sample| sample.lag).sum(),
+            lag_s,
+            durable_s: own.durable_delay_ms.map(|ms| ms as f64 / 1_000.0),
+            durable_epoch: slowest.unwrap_or(0),
+            watermark_ms: own.watermark_ms,
+            durable_watermark_ms: own.durable_watermark_ms,
+            left: None,
+            rates: None,
+            parts,
+        }
+    }
+
+    /// The partitions, the worst first.
+    fn part_rows(&mut self, samples: &[Sample]) -> Vec<PartRow> {
+        let at_ms = samples[0].at_ms;
+        let all: Vec<&PartSample> = samples.iter().flat_map(|sample| &sample.parts).collect();
+        let holder = holder(&all, at_ms, self.facts.out_of_orderness_ms);
+        let id = |part: &PartSample| format!("{}/{}", part.topic, part.number);
+        let holder = holder.map(id);
+        self.held = match (&holder, self.held.take()) {
+            (Some(now), Some((before, since))) if *now == before => Some((before, since)),
+            (Some(now), _) => Some((now.clone(), at_ms)),
+            (None, _) => None,
+        };
+        let before = std::mem::take(&mut self.parts);
+        let mut rows: Vec<PartRow> = all
+            .into_iter()
+            .map(|part| {
+                let id = id(part);
+                let same = before.get(&id).filter(|(state, _)| *state == part.state);
+                let since_ms = same.map_or(at_ms, |(_, since)| *since);
+                self.parts.insert(id.clone(), (part.state, since_ms));
+                let holds_back = holder.as_ref() == Some(&id);
+                PartRow { id, holds_back, since_ms, rate: None, sample: part.clone() }
+            })
+            .collect();
+        let active = |row: &PartRow| row.sample.state.is_active();
+        rows.sort_by(|a, b| {
+            (b.holds_back, active(b), b.sample.lag_ms)
+                .cmp(&(a.holds_back, active(a), a.sample.lag_ms))
+                .then_with(|| a.sample.topic.cmp(&b.sample.topic))
+                .then_with(|| a.sample.number.cmp(&b.sample.number))
+        });
+        rows
+    }
+
+    fn situation(&self, samples: &[Sample], totals: &Totals) -> Situation {
+        let waiting = |sample: &Sample| {
+            sample.writers.iter().map(|writer| writer.waiting_epochs).max().unwrap_or(0)
+        };
+        let longest = samples.iter().filter_map(|sample| sample.wait.clone());
+        let behind = totals.lag_s.zip(totals.durable_s).map(|(lag, durable)| lag + durable);
+        Situation {
+            ended: self.ended.clone(),
+            stopping: samples.iter().any(|sample| sample.stopping),
+            commits_left: samples.iter().map(waiting).max().unwrap_or(0),
+            wait: longest.max_by_key(|wait: &Wait| wait.lasts_ms),
+            stage: totals.stage,
+            lag: totals.lag,
+            rate: totals.rates.map_or(0.0, |(events, _)| events),
+            records: totals.records,
+            quiet: Duration::from_millis(totals.at_ms.saturating_sub(self.moved.1)),
+            held_back: self.held.as_ref().map(|(partition, since_ms)| HeldBack {
+                partition: partition.clone(),
+                since_ms: *since_ms,
+                why: totals
+                    .parts
+                    .iter()
+                    .find(|row| row.holds_back)
+                    .and_then(|row| state_text(&row.sample)),
+            }),
+            behind: behind.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e9))),
+        }
+    }
+
+    fn note_point(&mut self, totals: &Totals) {
+        let last = self.history.of_last_second();
+        let round = |x: f64| (x * 100.0).round() / 100.0;
+        let distance =
+            totals.watermark_ms.map(|ms| (totals.at_ms as i64).saturating_sub(ms) as f64 / 1_000.0);
+        self.history.point(Point {
+            at_ms: totals.at_ms,
+            events: last.map(|(events, _)| round(events)),
+            rows: last.map(|(_, rows)| round(rows)),
+            lag_s: totals.lag_s,
+            watermark_s: distance,
+            durable_s: totals.durable_s,
+        });
+    }
+
+    fn note_marks(&mut self, own: &Sample, totals: &Totals) {
+        if self.history.marked == 0 {
+            self.history.mark(self.facts.started_ms, "started", "started".to_owned());
+        }
+        let why = |wait: &Wait| wait.why.clone().unwrap_or_else(|| "no answer".to_owned());
+        for (whose, lost, back) in
+            [("Kafka", "kafka_lost", "kafka_back"), ("Postgres", "postgres_lost", "postgres_back")]
+        {
+            let wait = own.wait.as_ref().filter(|wait| wait.what.starts_with(whose));
+            match (wait, self.away.get(whose).copied()) {
+                (Some(wait), None) => {
+                    let since = totals.at_ms.saturating_sub(wait.lasts_ms);
+                    self.away.insert(whose, since);
+                    self.history.mark(since, lost, format!("{whose}: {}", why(wait)));
+                }
+                (None, Some(since)) => {
+                    self.away.remove(whose);
+                    let lasted = Duration::from_millis(totals.at_ms.saturating_sub(since));
+                    let lasted = crate::ui::text::duration(lasted);
+                    self.history.mark(
+                        totals.at_ms,
+                        back,
+                        format!("{whose} is back after {lasted}"),
+                    );
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn judge(&mut self, own: &Sample, at_ms: u64) {
+        let vitals = Vitals {
+            fenced: self.ended == Some(Ended::Fenced),
+            running: matches!(own.stage, Stage::Running | Stage::Replaying { .. }),
+            ending: own.stopping || self.ended.is_some(),
+            still: own
+                .workers
+                .iter()
+                .filter_map(|w| w.still_ms.map(Duration::from_millis))
+                .collect(),
+            waits: own
+                .wait
+                .as_ref()
+                .filter(|wait| !wait.what.starts_with("memory"))
+                .map(|wait| Duration::from_millis(wait.lasts_ms)),
+            undurable: Duration::from_millis(at_ms.saturating_sub(self.durable.1)),
+            pending: own.workers.iter().any(|worker| worker.in_flight > 0),
+        };
+        self.live = health::live(&vitals);
+        self.ready = health::ready(&vitals, self.facts.ready_within, &self.sentence.text);
+    }
+}
+
+/// The partition that holds the watermark back: the one with the oldest promise, if the others are
+/// well ahead of it, or if nobody answers for it.
+fn holder<'a>(
+    all: &[&'a PartSample],
+    at_ms: u64,
+    out_of_orderness_ms: i64,
+) -> Option<&'a PartSample> {
+    let mut active: Vec<&PartSample> =
+        all.iter().copied().filter(|part| part.state.is_active()).collect();
+    active.sort_by_key(|part| part.promise_ms.unwrap_or(i64::MIN));
+    let first = *active.first()?;
+    let hangs = matches!(first.state, PartState::Waiting | PartState::HeldUp);
+    let far = HOLDS_BACK_MS.max(out_of_orderness_ms);
+    let older_than =
+        |promise: i64| first.promise_ms.is_none_or(|own| promise.saturating_sub(own) > far);
+    match active.get(1) {
+        Some(next) => next.promise_ms.is_some_and(older_than).then_some(first),
+        None => {
+            let now = at_ms as i64 - out_of_orderness_ms;
+            (hangs && first.promise_ms.is_some() && older_than(now)).then_some(first)
+        }
+    }
+}
+
+/// What there is to say about the state of a partition.
+pub fn state_text(part: &PartSample) -> Option<String> {
+    match part.state {
+        PartState::Waiting => Some(
+            "nobody says where it ends: the broker does not answer, or the partition has no leader"
+                .to_owned(),
+        ),
+        PartState::HeldUp => Some(format!(
+            "an open transaction holds back offsets {} up to {}",
+            part.offset,
+            part.held_to.unwrap_or(part.offset)
+        )),
+        PartState::Paused => Some("it waits for slower partitions (--max-drift)".to_owned()),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(number: i32, promise_ms: Option<i64>, state: PartState) -> PartSample {
+        PartSample { topic: "t".to_owned(), number, promise_ms, state, ..PartSample::default() }
+    }
+
+    fn holds(parts: &[PartSample]) -> Option<i32> {
+        let all: Vec<&PartSample> = parts.iter().collect();
+        holder(&all, 1_000_000, 15_000).map(|part| part.number)
+    }
+
+    #[test]
+    fn who_is_well_behind_all_other_active_partitions_holds_them_back() {
+        use PartState::{Idle, Reading, Waiting};
+        let ahead = || part(1, Some(900_000), Reading);
+        assert_eq!(holds(&[part(0, Some(800_000), Reading), ahead()]), Some(0));
+        assert_eq!(holds(&[part(0, Some(890_000), Reading), ahead()]), None);
+        assert_eq!(holds(&[part(0, Some(800_000), Idle), ahead()]), None);
+        assert_eq!(holds(&[part(0, None, Reading), ahead()]), Some(0));
+        assert_eq!(holds(&[part(0, None, Reading)]), None);
+        assert_eq!(holds(&[part(0, None, Reading), part(1, None, Reading)]), None);
+        assert_eq!(holds(&[part(0, Some(800_000), Reading), part(1, Some(1), Idle)]), None);
+        assert_eq!(holds(&[part(0, Some(800_000), Waiting), part(1, Some(1), Idle)]), Some(0));
+    }
+}

@@ -1,0 +1,401 @@
+//! The metrics, in the format that the one who asks accepts. Their names never change; docs/METRICS.md
+//! lists them, and a test holds the list against a running job.
+//!
+//! Times are timestamps and not ages, so that they go on telling the truth when the process hangs.
+
+use std::fmt::Error;
+
+use hyper::HeaderMap;
+use hyper::header::ACCEPT;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::dataflow::buckets::{BOUNDS, Counted};
+use crate::monitor::Facts;
+use crate::monitor::board::{Board, Totals};
+use crate::monitor::process::ProcessFigures;
+use crate::monitor::sample::{PartSample, PartState, Sample};
+
+/// A format of metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// The text of Prometheus, 0.0.4: what a person sees, too.
+    Text,
+    OpenMetrics,
+}
+
+impl Format {
+    /// The format that is asked for.
+    pub fn accepted(headers: &HeaderMap) -> Self {
+        let mut accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        match accepted.any(|accepts| accepts.contains("application/openmetrics-text")) {
+            true => Format::OpenMetrics,
+            false => Format::Text,
+        }
+    }
+
+    /// Its media type.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Format::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// Writes the metrics of this process.
+pub fn write(shown: Shown, process: ProcessFigures, format: Format) -> String {
+    let mut registry = Registry::default();
+    registry.sub_registry_with_prefix("sessionizer").register_collector(Box::new(shown));
+    registry.register_collector(Box::new(process));
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).expect("a string has room");
+    match format {
+        Format::OpenMetrics => text,
+        Format::Text => plain(&text),
+    }
+}
+
+/// OpenMetrics as the older format: there, a counter is called as its samples are, and an info is a
+/// gauge.
+fn plain(open: &str) -> String {
+    let mut text = String::with_capacity(open.len());
+    let types = open.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let suffixes = [("counter", "_total"), ("info", "_info")];
+    let renamed: Vec<(&str, &str)> = types
+        .filter_map(|(name, kind)| {
+            let (_, suffix) = suffixes.into_iter().find(|(known, _)| *known == kind)?;
+            Some((name, suffix))
+        })
+        .collect();
+    for line in open.lines() {
+        let described = ["# HELP ", "# TYPE "].iter().find_map(|what| {
+            let (name, rest) = line.strip_prefix(what)?.split_once(' ')?;
+            let (_, suffix) = renamed.iter().find(|(known, _)| *known == name)?;
+            let rest = if (*what, rest) == ("# TYPE ", "info") { "gauge" } else { rest };
+            Some(format!("{what}{name}{suffix} {rest}"))
+        });
+        match described {
+            Some(line) => text.push_str(&line),
+            None if line == "# EOF" || line.starts_with("# UNIT ") => continue,
+            None => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// What the metrics of a moment are made of.
+#[derive(Debug)]
+pub struct Shown {
+    pub facts: Facts,
+    pub ready: bool,
+    pub sample: Sample,
+    pub lag_s: Option<f64>,
+    /// The partitions that this process reads, and whether each holds the others back.
+    pub parts: Vec<(PartSample, bool)>,
+    pub page_clients: usize,
+}
+
+impl Shown {
+    pub fn new(board: &Board, totals: &Totals, sample: &Sample, page_clients: usize) -> Self {
+        let own = totals.parts.iter().filter(|row| row.sample.process == sample.process);
+        let parts: Vec<_> = own.map(|row| (row.sample.clone(), row.holds_back)).collect();
+        let active = parts.iter().filter(|(part, _)| part.state.is_active());
+        let lag_ms = active
+            .map(|(part, _)| part.lag_ms)
+            .try_fold(0, |most, lag| Some(most.max(lag?)))
+            .filter(|_| !parts.is_empty());
+        Shown {
+            facts: board.facts.clone(),
+            ready: board.ready.is_ok(),
+            sample: sample.clone(),
+            lag_s: lag_ms.map(|ms| ms as f64 / 1_000.0),
+            parts,
+            page_clients,
+        }
+    }
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+/// Writes metrics one after the other.
+struct Out<'a>(DescriptorEncoder<'a>);
+
+impl Out<'_> {
+    fn gauge(&mut self, name: &str, help: &str, value: Option<f64>) -> Result<(), Error> {
+        let Some(value) = value else { return Ok(()) };
+        let encoder = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        ConstGauge::new(value).encode(encoder)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> Result<(), Error> {
+        let encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(encoder)
+    }
+
+    fn gauges(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (Labels, f64)>,
+    ) -> Result<(), Error> {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (labels, value) in values {
+            ConstGauge::new(value).encode(encoder.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn counters(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (Labels, u64)>,
+    ) -> Result<(), Error> {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, value) in values {
+            ConstCounter::new(value).encode(encoder.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn info(&mut self, name: &str, help: &str, labels: &impl EncodeLabelSet) -> Result<(), Error> {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Info)?;
+        encoder.encode_info(labels)
+    }
+
+    fn histograms<'b>(
+        &mut self,
+        name: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (Labels, &'b Counted)>,
+    ) -> Result<(), Error> {
+        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (labels, counted) in values {
+            let bounds = BOUNDS.iter().copied().chain([f64::INFINITY]);
+            let buckets: Vec<(f64, u64)> = bounds.zip(counted.counts).collect();
+            let count = counted.counts.iter().sum();
+            let mut encoder = encoder.encode_family(&labels)?;
+            encoder.encode_histogram::<NoLabelSet>(counted.sum, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+}
+
+fn seconds(ms: i64) -> f64 {
+    ms as f64 / 1_000.0
+}
+
+impl Collector for Shown {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let mut out = Out(encoder);
+        self.run(&mut out)?;
+        self.records(&mut out)?;
+        self.partitions(&mut out)?;
+        self.time(&mut out)?;
+        self.writers(&mut out)
+    }
+}
+
+impl Shown {
+    fn run(&self, out: &mut Out<'_>) -> Result<(), Error> {
+        let Facts { version, revision, .. } = self.facts;
+        let labels = vec![("version", version.to_owned()), ("revision", revision.to_owned())];
+        out.info("build", "The program: its version and the commit it was built from", &labels)?;
+        let facts = &self.facts;
+        let labels = vec![
+            ("job", facts.job.clone()),
+            ("process", facts.process.to_string()),
+            ("processes", facts.processes.to_string()),
+            ("workers", facts.workers.to_string()),
+            ("writers", facts.writers.to_string()),
+        ];
+        out.info("run", "The run: its job, and how many take part in it", &labels)?;
+        let ready = f64::from(u8::from(self.ready));
+        out.gauge("ready", "1 if the process makes progress or has nothing to do", Some(ready))?;
+        let clients = self.page_clients as f64;
+        out.gauge("page_clients", "Pages that are open on this process", Some(clients))
+    }
+
+    fn records(&self, out: &mut Out<'_>) -> Result<(), Error> {
+        let sample = &self.sample;
+        let records = self.parts.iter().map(|(part, _)| (labels(part), part.records));
+        out.counters("records", "Records read, in this run", records)?;
+        let mut events: Vec<(&str, u64)> = Vec::new();
+        for (part, _) in &self.parts {
+            let read = part.records.saturating_sub(part.dead);
+            match events.iter_mut().find(|(topic, _)| *topic == part.topic) {
+                Some((_, events)) => *events += read,
+                None => events.push((&part.topic, read)),
+            }
+        }
+        let events = events.into_iter().map(|(topic, n)| (vec![("topic", topic.to_owned())], n));
+        out.counters("events", "Records that were events, in this run", events)?;
+        let letters = sample.letters.iter();
+        let letters = letters.map(|of| (vec![("reason", of.reason.clone())], of.count));
+        out.counters("dead_letters", "Records that became dead letters, in this run", letters)?;
+        let dropped = sample.letters.iter().find(|letters| letters.reason == "late");
+        let late = [("merged", sample.late_events), ("dropped", dropped.map_or(0, |of| of.count))];
+        let late = late.map(|(outcome, n)| (vec![("outcome", outcome.to_owned())], n));
+        out.counters(
+            "late_events",
+            "Events whose session had closed, by what became of them",
+            late,
+        )?;
+        out.counter("rows_inserted", "Rows added to the table, in this run", sample.rows_added)?;
+        out.counter(
+            "rows_deleted",
+            "Rows removed from the table because late events have joined them",
+            sample.rows_removed,
+        )?;
+        let hosts = sample.hosts.metrics.iter().map(|(host, n)| (host.as_str(), *n));
+        let hosts = hosts.chain([("(other)", sample.hosts.metrics_other)]);
+        let hosts = hosts.map(|(host, n)| (vec![("host", host.to_owned())], n.max(0) as u64));
+        out.counters("host_sessions", "Rows added to the table, by host", hosts)?;
+        let open = Some(sample.open as f64);
+        out.gauge("sessions_open", "Sessions that are open", open)?;
+        let used = Some(sample.memory.0 as f64);
+        out.gauge("in_flight_bytes", "Memory for data in flight that is in use (--memory)", used)
+    }
+
+    fn partitions(&self, out: &mut Out<'_>) -> Result<(), Error> {
+        let known = |of: fn(&PartSample) -> Option<f64>| {
+            let values =
+                self.parts.iter().filter_map(move |(part, _)| Some((labels(part), of(part)?)));
+            values.collect::<Vec<_>>()
+        };
+        let flag = |of: &dyn Fn(&PartSample, bool) -> bool| {
+            let values = self.parts.iter();
+            let values = values.map(|(part, holds)| (labels(part), of(part, *holds)));
+            values.map(|(labels, on)| (labels, f64::from(u8::from(on)))).collect::<Vec<_>>()
+        };
+        out.gauges(
+            "lag_records",
+            "Records that are available and not read; absent while the end is not known",
+            known(|part| part.waiting.map(|waiting| waiting as f64)),
+        )?;
+        out.gauge(
+            "lag_seconds",
+            "For how long, at most, the oldest unread record has been in Kafka",
+            self.lag_s,
+        )?;
+        out.gauges(
+            "promise_timestamp_seconds",
+            "No on-time event of the partition is older",
+            known(|part| part.promise_ms.map(seconds)),
+        )?;
+        let idle = flag(&|part, _| part.state == PartState::Idle);
+        out.gauges("partition_idle", "1 if it is silent and holds nobody back", idle)?;
+        let paused = flag(&|part, _| part.state == PartState::Paused);
+        out.gauges("partition_paused", "1 if it waits for slower ones (--max-drift)", paused)?;
+        let holds = flag(&|_, holds| holds);
+        out.gauges("partition_holds_back", "1 if the watermark waits for this one", holds)
+    }
+
+    fn time(&self, out: &mut Out<'_>) -> Result<(), Error> {
+        let sample = &self.sample;
+        out.gauge(
+            "watermark_timestamp_seconds",
+            "No on-time event is older",
+            sample.watermark_ms.map(seconds),
+        )?;
+        let epoch = |epoch: u64| (epoch > 0).then(|| seconds(epoch as i64));
+        let last = epoch(sample.epoch);
+        out.gauge("epoch_timestamp_seconds", "The last epoch that is complete", last)?;
+        let durable = epoch(sample.durable_epoch);
+        out.gauge("durable_epoch_timestamp_seconds", "The last epoch that is durable", durable)?;
+        out.gauge(
+            "durable_watermark_timestamp_seconds",
+            "The watermark of the last durable epoch: the table is complete up to it",
+            sample.durable_watermark_ms.map(seconds),
+        )?;
+        out.histograms(
+            "durable_delay_seconds",
+            "From the end of an epoch until it is durable",
+            [(Labels::new(), &sample.durable_delay)],
+        )?;
+        let (oldest, bytes) = sample.snapshots.unzip();
+        out.gauge(
+            "snapshot_timestamp_seconds",
+            "The oldest snapshot of open sessions: a restart reads again what came since then",
+            oldest.and_then(epoch),
+        )?;
+        let bytes = bytes.map(|bytes| bytes as f64);
+        out.gauge("snapshot_bytes", "The size of the snapshots of open sessions", bytes)
+    }
+
+    fn writers(&self, out: &mut Out<'_>) -> Result<(), Error> {
+        let writers = &self.sample.writers;
+        let label = |writer: u32| vec![("writer", writer.to_string())];
+        let commits = writers.iter().map(|writer| (label(writer.writer), writer.commits));
+        out.counters("commits", "Transactions committed", commits)?;
+        let rows = writers.iter().map(|writer| (label(writer.writer), writer.rows));
+        out.counters("commit_rows", "Sessions that were committed", rows)?;
+        let took = writers.iter().map(|writer| (label(writer.writer), &writer.took));
+        out.histograms("commit_seconds", "How long commits took", took)?;
+        let waits = writers.iter();
+        let waits = waits.map(|writer| (label(writer.writer), writer.waiting_epochs as f64));
+        out.gauges("writer_waiting_epochs", "Epochs that wait to be committed", waits)?;
+        let of = |whose: &'static str, label: &'static str| {
+            let troubles = self.sample.troubles.iter().filter(move |(of, ..)| of == whose);
+            troubles.map(move |(_, kind, n)| (vec![(label, kind.clone())], *n))
+        };
+        let retries = of("postgres", "cause");
+        out.counters("postgres_retries", "Attempts that failed and were repeated", retries)?;
+        let errors = of("kafka", "kind");
+        out.counters("kafka_errors", "Errors that the client of Kafka has reported", errors)
+    }
+}
+
+fn labels(part: &PartSample) -> Labels {
+    vec![("topic", part.topic.clone()), ("partition", part.number.to_string())]
+}
+
+impl Collector for ProcessFigures {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
+        let mut out = Out(encoder);
+        if let Some(seconds) = self.cpu_seconds {
+            let help = "CPU time, of the user and the system";
+            let encoder =
+                out.0.encode_descriptor("process_cpu_seconds", help, None, MetricType::Counter)?;
+            ConstCounter::new(seconds).encode(encoder)?;
+        }
+        let resident = self.resident_bytes.map(|bytes| bytes as f64);
+        out.gauge("process_resident_memory_bytes", "Resident memory", resident)?;
+        let open = self.open_files.map(|files| files as f64);
+        out.gauge("process_open_fds", "Open files", open)?;
+        let most = self.most_files.map(|files| files as f64);
+        out.gauge("process_max_fds", "How many files may be open", most)?;
+        let started = self.started_seconds;
+        out.gauge("process_start_time_seconds", "When the process was started", started)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::header::HeaderValue;
+
+    #[test]
+    fn the_format_is_the_one_that_is_asked_for() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(Format::accepted(&headers), Format::Text);
+        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;q=0.3";
+        headers.insert(ACCEPT, HeaderValue::from_static(prometheus));
+        assert_eq!(Format::accepted(&headers), Format::OpenMetrics);
+    }
+
+    #[test]
+    fn in_the_older_format_a_counter_is_called_as_its_samples_are() {
+        let open = "# HELP a_b Help.\n# TYPE a_b counter\na_b_total 1\n# HELP c C.\n# TYPE c gauge\n\
+                    # UNIT c seconds\nc 2\n# HELP d D.\n# TYPE d info\nd_info{x=\"y\"} 1\n# EOF\n";
+        let want = "# HELP a_b_total Help.\n# TYPE a_b_total counter\na_b_total 1\n# HELP c C.\n\
+                    # TYPE c gauge\nc 2\n# HELP d_info D.\n# TYPE d_info gauge\nd_info{x=\"y\"} 1\n";
+        assert_eq!(plain(open), want);
+    }
+}

@@ -1,0 +1,155 @@
+//! What an operator can see of a running job: one HTTP port with metrics, health, a JSON document
+//! and a page.
+//!
+//! ```text
+//!   operators -> Figures, Metrics     a few times a second, or once a batch
+//!   sample    -> plain data           once a second, on the thread of the monitor
+//!   board     -> rates, the sentence, health
+//!   document  -> /status, /events     exposition -> /metrics
+//! ```
+//!
+//! It runs on one thread of its own. Workers never wait for it, and what it does not know it says.
+//! It knows nothing of Kafka and Postgres but what the operators write down.
+
+mod answer;
+mod assets;
+pub mod board;
+mod body;
+mod connections;
+mod document;
+mod exposition;
+mod health;
+mod history;
+mod host;
+mod mask;
+mod process;
+pub mod sample;
+pub mod sentence;
+mod server;
+
+use std::net::SocketAddr;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+pub use self::board::Balance;
+use crate::dataflow::run_state::RunState;
+use crate::monitor::sentence::Ended;
+
+/// The settings of the HTTP port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HttpConfig {
+    /// Where to listen; `None`: nowhere.
+    pub address: Option<SocketAddr>,
+    /// Names by which the port may be asked, besides addresses and localhost.
+    pub hosts: Vec<String>,
+    /// Whether addresses of visitors and payloads are shown whoever can reach the port.
+    pub full: bool,
+    /// How long a ready job may make no progress.
+    pub ready_within: Duration,
+    /// The hosts with a metric of their own; if empty, the first that appear.
+    pub metrics_hosts: Vec<String>,
+}
+
+/// What does not change during a run.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Tells one start of the process from another.
+    pub run: String,
+    pub version: &'static str,
+    pub revision: &'static str,
+    pub job: String,
+    pub table: String,
+    pub topics: Vec<String>,
+    pub gap_ms: u64,
+    /// What is added to the last event of a session to make its end.
+    pub end_after_ms: i64,
+    pub out_of_orderness_ms: i64,
+    pub idle_timeout_ms: u64,
+    pub epoch_ms: u64,
+    pub late: &'static str,
+    pub until_end: bool,
+    pub process: usize,
+    pub processes: usize,
+    pub workers: usize,
+    pub writers: u32,
+    pub masked: bool,
+    pub started_ms: u64,
+    pub ready_within: Duration,
+}
+
+/// Reads the balance from Postgres; it may take its time.
+pub type AskBalance = Box<dyn FnMut() -> Result<Balance, String> + Send>;
+
+/// What the thread of the monitor shares with the run.
+pub(crate) struct Shared {
+    run_state: Mutex<Arc<RunState>>,
+    ended: Mutex<Option<Ended>>,
+    now_ms: fn() -> u64,
+}
+
+impl Shared {
+    fn run_state(&self) -> Arc<RunState> {
+        Arc::clone(&self.run_state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn ended(&self) -> Option<Ended> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The monitor of a process.
+pub struct Monitor {
+    shared: Arc<Shared>,
+    /// Dropping it asks the thread to end.
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
+    ended: std::sync::mpsc::Receiver<()>,
+}
+
+/// How long the end of a run waits until those who look have got the last word.
+const LAST_WORD: Duration = Duration::from_millis(500);
+
+impl Monitor {
+    /// Starts the monitor, unless it is switched off.
+    pub fn start(
+        config: &HttpConfig,
+        facts: Facts,
+        run_state: &Arc<RunState>,
+        now_ms: fn() -> u64,
+        balance: AskBalance,
+    ) -> Option<Self> {
+        let address = config.address?;
+        let shared = Arc::new(Shared {
+            run_state: Mutex::new(Arc::clone(run_state)),
+            ended: Mutex::default(),
+            now_ms,
+        });
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let (gone, ended): (Sender<()>, _) = std::sync::mpsc::channel();
+        let (config, of_thread) = (config.clone(), Arc::clone(&shared));
+        let thread = thread::Builder::new().name("monitor".to_owned());
+        let work = move || {
+            let _gone = gone;
+            server::run(address, config, facts, of_thread, balance, stopped);
+        };
+        if let Err(why) = thread.spawn(work) {
+            log::warn!("metrics, health and the page are off: no thread can be started: {why}");
+            return None;
+        }
+        Some(Monitor { shared, stop: Some(stop), ended })
+    }
+
+    /// Shows another run from now on: the job goes on after its database has gone back.
+    pub fn follow(&self, run_state: &Arc<RunState>) {
+        let mut shown = self.shared.run_state.lock().unwrap_or_else(PoisonError::into_inner);
+        *shown = Arc::clone(run_state);
+    }
+
+    /// Shows how the run has ended, and ends.
+    pub fn end(mut self, how: Ended) {
+        *self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
+        drop(self.stop.take());
+        let _ = self.ended.recv_timeout(LAST_WORD);
+    }
+}

@@ -1,0 +1,360 @@
+//! The thread of the monitor: it listens, answers, and looks at the job once a second.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::time::{Duration, Instant};
+
+use hyper::body::{Bytes, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use log::{info, warn};
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::LocalSet;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use crate::monitor::answer::{Reply, Wanted, file, reply, text, wanted, whole};
+use crate::monitor::board::{Board, Totals};
+use crate::monitor::body::Answer;
+use crate::monitor::connections::Connections;
+use crate::monitor::document::{self, Document};
+use crate::monitor::exposition::{self, Shown};
+use crate::monitor::health::Verdict;
+use crate::monitor::sample::{MetricHosts, Sample, sample};
+use crate::monitor::{AskBalance, Balance, Facts, HttpConfig, Shared, process};
+
+/// How often the job is looked at.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long a client may take for the head of a request, and keep a connection without one.
+const HEAD: Duration = Duration::from_secs(10);
+/// How long a connection may last that is not a stream.
+const LASTS: Duration = Duration::from_secs(300);
+/// The most bytes of a request.
+const REQUEST_BYTES: usize = 16 * 1_024;
+/// How long to wait before listening again where something else does.
+const AGAIN: Duration = Duration::from_secs(5);
+/// While somebody looks, the balance is read this often.
+const BALANCE_EVERY: Duration = Duration::from_secs(5);
+/// Who has asked this recently looks.
+const LOOKS: Duration = Duration::from_secs(30);
+/// How long the last message may take.
+const FLUSH: Duration = Duration::from_millis(200);
+
+const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream";
+
+/// Runs the monitor until it is told to stop.
+pub fn run(
+    address: SocketAddr,
+    config: HttpConfig,
+    facts: Facts,
+    shared: Arc<Shared>,
+    balance: AskBalance,
+    stopped: oneshot::Receiver<()>,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(why) => return warn!("metrics, health and the page are off: {why}"),
+    };
+    let site = Rc::new(RefCell::new(Site::new(config, facts, shared, balance)));
+    let tasks = LocalSet::new();
+    tasks.spawn_local(listen(address, Rc::clone(&site)));
+    tasks.block_on(&runtime, look(site, stopped));
+}
+
+/// Listens, and waits if another program has the port.
+async fn listen(address: SocketAddr, site: Rc<RefCell<Site>>) {
+    let mut told = false;
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(why) if !told => {
+                told = true;
+                warn!(
+                    "cannot listen on {address} ({why}): metrics, health and the page are off \
+                     until the port is free. --http 127.0.0.1:0 takes any free port, and --http \
+                     none switches them off"
+                );
+            }
+            Err(_) => {}
+        }
+        sleep(AGAIN).await;
+    };
+    if let Ok(address) = listener.local_addr() {
+        info!("metrics, health and the page: http://{address}/");
+    }
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => serve(stream, &site),
+            // Too many open files, or a client that has gone already.
+            Err(_) => sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// Answers one connection, on a task of its own.
+fn serve(stream: TcpStream, site: &Rc<RefCell<Site>>) {
+    let _ = stream.set_nodelay(true);
+    let id = site.borrow_mut().connections.enter();
+    let of_service = Rc::clone(site);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let reply = of_service.borrow_mut().answer(id, &request);
+        async move { Ok::<_, Infallible>(reply) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(REQUEST_BYTES);
+    let connection = http.serve_connection(TokioIo::new(stream), service);
+    let of_task = Rc::clone(site);
+    let task = tokio::task::spawn_local(async move {
+        // When it ends in the middle of something, nobody is left to be told.
+        let mut connection = std::pin::pin!(connection);
+        while timeout(LASTS, connection.as_mut()).await.is_err() {
+            if !of_task.borrow().connections.is_stream(id) {
+                break;
+            }
+        }
+        of_task.borrow_mut().connections.left(id);
+    });
+    site.borrow_mut().connections.driven_by(id, task.abort_handle());
+}
+
+/// Looks at the job once a second, until the run ends; then shows how it has ended.
+async fn look(site: Rc<RefCell<Site>>, mut stopped: oneshot::Receiver<()>) {
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        let tick = timeout(EVERY * 2, ticks.tick());
+        let ended = {
+            let mut tick = std::pin::pin!(tick);
+            std::future::poll_fn(|context| {
+                use std::future::Future;
+                if std::pin::Pin::new(&mut stopped).poll(context).is_ready() {
+                    return std::task::Poll::Ready(true);
+                }
+                tick.as_mut().poll(context).map(|_| false)
+            })
+            .await
+        };
+        site.borrow_mut().look();
+        if ended {
+            site.borrow_mut().connections.end_streams();
+            sleep(FLUSH).await;
+            return;
+        }
+    }
+}
+
+/// Everything that is answered, as of the last second.
+struct Site {
+    config: HttpConfig,
+    shared: Arc<Shared>,
+    board: Board,
+    metric_hosts: MetricHosts,
+    connections: Connections,
+    samples: Vec<Sample>,
+    totals: Totals,
+    document: Document,
+    marked: usize,
+    /// The answers that were asked for since the last look.
+    status: Option<Bytes>,
+    metrics: [Option<Bytes>; 2],
+    balance: BalanceReader,
+    /// When somebody has last asked for the document.
+    asked: Option<Instant>,
+}
+
+impl Site {
+    fn new(config: HttpConfig, facts: Facts, shared: Arc<Shared>, balance: AskBalance) -> Self {
+        let mut metric_hosts = MetricHosts {
+            chosen: !config.metrics_hosts.is_empty(),
+            hosts: config.metrics_hosts.clone(),
+        };
+        let now_ms = (shared.now_ms)();
+        let process = facts.process;
+        let mut board = Board::new(facts, now_ms);
+        let samples = vec![sample(&shared.run_state(), process, now_ms, &mut metric_hosts)];
+        let totals = board.update(&samples);
+        let document = document::document(&board, &totals, &samples);
+        Site {
+            config,
+            shared,
+            board,
+            metric_hosts,
+            connections: Connections::default(),
+            samples,
+            totals,
+            document,
+            marked: 0,
+            status: None,
+            metrics: [None, None],
+            balance: BalanceReader::new(balance),
+            asked: None,
+        }
+    }
+
+    /// Looks at the job, and tells those who watch what has changed.
+    fn look(&mut self) {
+        let process = self.board.facts.process;
+        let now_ms = (self.shared.now_ms)();
+        self.board.ended = self.shared.ended();
+        self.read_balance();
+        let run_state = self.shared.run_state();
+        self.samples = vec![sample(&run_state, process, now_ms, &mut self.metric_hosts)];
+        self.totals = self.board.update(&self.samples);
+        let document = document::document(&self.board, &self.totals, &self.samples);
+        let before = std::mem::replace(&mut self.document, document);
+        (self.status, self.metrics) = (None, [None, None]);
+        let history = &self.board.history;
+        let new = history.marked - self.marked;
+        self.marked = history.marked;
+        if self.connections.streams() > 0 {
+            let points = history.points.back().map(document::point).into_iter().collect();
+            let first = history.marks.len().saturating_sub(new);
+            let marks = history.marks.range(first..).map(document::mark_row).collect();
+            let change = document::change(&before, &self.document, points, marks);
+            self.connections.send(&event("change", &Value::Object(change)));
+        }
+    }
+
+    fn read_balance(&mut self) {
+        let looks = self.connections.streams() > 0
+            || self.asked.is_some_and(|asked| asked.elapsed() < LOOKS);
+        if let Some(found) = self.balance.read(looks) {
+            let now_ms = (self.shared.now_ms)();
+            self.board.balance = found.map(|balance| (now_ms, balance));
+        }
+    }
+
+    /// The whole document.
+    fn status(&mut self) -> Bytes {
+        if self.asked.is_none() {
+            self.asked = Some(Instant::now());
+            self.read_balance();
+        }
+        self.asked = Some(Instant::now());
+        let history = &self.board.history;
+        let document = &self.document;
+        let bytes = self.status.get_or_insert_with(|| whole_document(document, history));
+        bytes.clone()
+    }
+
+    fn metrics(&mut self, format: exposition::Format) -> Bytes {
+        let Site { board, totals, samples, connections, .. } = self;
+        let written = &mut self.metrics[format as usize];
+        let bytes = written.get_or_insert_with(|| {
+            let shown = Shown::new(board, totals, &samples[0], connections.streams());
+            exposition::write(shown, process::read(), format).into()
+        });
+        bytes.clone()
+    }
+
+    fn answer(&mut self, id: u64, request: &Request<Incoming>) -> Reply {
+        let asked = (request.method(), request.uri(), request.version());
+        let wanted = match wanted(asked, request.headers(), &self.config.hosts) {
+            Ok(wanted) => wanted,
+            Err(reply) => return *reply,
+        };
+        match wanted {
+            Wanted::File(at) => file(at, request.headers()),
+            Wanted::Status => whole(StatusCode::OK, JSON, self.status()),
+            Wanted::Metrics(format) => {
+                whole(StatusCode::OK, format.media_type(), self.metrics(format))
+            }
+            Wanted::Live => verdict(&self.board.live, "live"),
+            Wanted::Ready => verdict(&self.board.ready, &self.board.sentence.text),
+            Wanted::Events => self.events(id, request.method() == Method::HEAD),
+        }
+    }
+
+    fn events(&mut self, id: u64, head: bool) -> Reply {
+        if head {
+            return whole(StatusCode::OK, EVENTS, Bytes::new());
+        }
+        let status = self.status();
+        let mut first = b"retry: 1000\n\nevent: snapshot\ndata: ".to_vec();
+        first.extend_from_slice(&status);
+        first.extend_from_slice(b"\n\n");
+        let Some(stream) = self.connections.stream(id, first.into()) else {
+            let why = "too many pages are open: close some\n";
+            return text(StatusCode::SERVICE_UNAVAILABLE, why);
+        };
+        let mut reply = reply(StatusCode::OK, EVENTS, Answer::Stream(stream));
+        // A proxy must not keep what is sent.
+        let off = hyper::header::HeaderValue::from_static("no");
+        reply.headers_mut().insert("x-accel-buffering", off);
+        reply
+    }
+}
+
+fn verdict(verdict: &Verdict, good: &str) -> Reply {
+    match verdict {
+        Ok(()) => text(StatusCode::OK, &format!("{good}\n")),
+        Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, &format!("{why}\n")),
+    }
+}
+
+fn whole_document(document: &Document, history: &crate::monitor::history::History) -> Bytes {
+    let mut whole = document.clone();
+    whole.insert("history".to_owned(), document::history(history.points.iter()));
+    let marks: Vec<Value> = history.marks.iter().map(document::mark_row).collect();
+    whole.insert("marks".to_owned(), serde_json::json!({"rows": marks}));
+    Value::Object(whole).to_string().into()
+}
+
+/// A message of a stream. JSON has no line breaks.
+fn event(name: &str, data: &Value) -> Bytes {
+    format!("event: {name}\ndata: {data}\n\n").into()
+}
+
+/// Reads the balance on a thread of its own, because Postgres may take its time.
+struct BalanceReader {
+    /// Not started yet.
+    idle: Option<AskBalance>,
+    asks: Option<SyncSender<()>>,
+    found: Option<Receiver<Result<Balance, String>>>,
+    asked: Option<Instant>,
+    waits: bool,
+}
+
+impl BalanceReader {
+    fn new(ask: AskBalance) -> Self {
+        BalanceReader { idle: Some(ask), asks: None, found: None, asked: None, waits: false }
+    }
+
+    /// Asks if somebody looks and it is time, and returns what was found since the last call.
+    fn read(&mut self, looks: bool) -> Option<Result<Balance, String>> {
+        let due = self.asked.is_none_or(|asked| asked.elapsed() >= BALANCE_EVERY);
+        if looks && due && !self.waits {
+            self.start();
+            self.asked = Some(Instant::now());
+            self.waits = self.asks.as_ref().is_some_and(|asks| asks.try_send(()).is_ok());
+        }
+        match self.found.as_ref()?.try_recv() {
+            Ok(found) => {
+                self.waits = false;
+                Some(found)
+            }
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+        }
+    }
+
+    fn start(&mut self) {
+        let Some(mut ask) = self.idle.take() else { return };
+        let (asks, asked) = sync_channel::<()>(1);
+        let (answers, found) = sync_channel(1);
+        let work = move || {
+            while asked.recv().is_ok() && answers.send(ask()).is_ok() {}
+        };
+        // Without a thread, the balance stays unknown.
+        let _ = std::thread::Builder::new().name("balance".to_owned()).spawn(work);
+        (self.asks, self.found) = (Some(asks), Some(found));
+    }
+}

@@ -1,0 +1,95 @@
+//! Failures of servers, counted for people, and how often the log repeats one that lasts.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// How many kinds are told apart; the others count as `other`.
+const KINDS: usize = 64;
+
+static COUNTS: Mutex<BTreeMap<(&'static str, String), u64>> = Mutex::new(BTreeMap::new());
+
+/// Counts a failure: whose (`kafka`, `postgres`), and of which kind.
+pub fn count(whose: &'static str, kind: &str) {
+    let mut counts = COUNTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut key = (whose, kind.to_owned());
+    if counts.len() >= KINDS && !counts.contains_key(&key) {
+        key.1 = "other".to_owned();
+    }
+    *counts.entry(key).or_default() += 1;
+}
+
+/// All failures so far: whose, of which kind, how many.
+pub fn counts() -> Vec<(String, String, u64)> {
+    let counts = COUNTS.lock().unwrap_or_else(PoisonError::into_inner);
+    counts.iter().map(|((whose, kind), n)| ((*whose).to_owned(), kind.clone(), *n)).collect()
+}
+
+/// When the log repeats a trouble that lasts: after this long, counted from its beginning. Beyond
+/// the last, again each time that it has passed.
+const REPEATS: [Duration; 3] =
+    [Duration::from_secs(10), Duration::from_secs(60), Duration::from_secs(600)];
+
+/// A trouble that lasts: when to log it again, and how often it has happened.
+#[derive(Clone, Debug, Default)]
+pub struct Repeated {
+    times: u64,
+    said: u32,
+}
+
+impl Repeated {
+    /// Notes that it has happened (again), this long after the first time. Returns how often it has
+    /// happened if it is time to say so: at the first time, and then ever more seldom.
+    pub fn again(&mut self, lasts: Duration) -> Option<u64> {
+        self.times += 1;
+        (lasts >= self.due()).then(|| {
+            self.said += 1;
+            // What was missed in between is not made up for.
+            while self.due() <= lasts {
+                self.said += 1;
+            }
+            self.times
+        })
+    }
+
+    fn due(&self) -> Duration {
+        match self.said {
+            0 => Duration::ZERO,
+            said if said as usize <= REPEATS.len() => REPEATS[said as usize - 1],
+            said => REPEATS[REPEATS.len() - 1] * (said - REPEATS.len() as u32 + 1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trouble_that_lasts_is_told_ever_more_seldom_and_with_a_count() {
+        let mut repeated = Repeated::default();
+        let said: Vec<(u64, u64)> = (0..3_000)
+            .filter_map(|second| Some((second, repeated.again(Duration::from_secs(second))?)))
+            .collect();
+        let want = [(0, 1), (10, 11), (60, 61), (600, 601), (1_200, 1_201), (1_800, 1_801)];
+        assert_eq!(said[..6], want);
+    }
+
+    #[test]
+    fn what_was_missed_is_not_made_up_for() {
+        let mut repeated = Repeated::default();
+        assert_eq!(repeated.again(Duration::ZERO), Some(1));
+        assert_eq!(repeated.again(Duration::from_secs(700)), Some(2));
+        assert_eq!(repeated.again(Duration::from_secs(701)), None);
+    }
+
+    #[test]
+    fn kinds_without_end_become_one() {
+        for n in 0..KINDS + 10 {
+            count("test", &n.to_string());
+        }
+        let counts = counts();
+        let other = counts.iter().find(|(_, kind, _)| kind == "other");
+        assert!(counts.len() <= KINDS + 1 && other.is_some_and(|(_, _, n)| *n >= 10));
+    }
+}

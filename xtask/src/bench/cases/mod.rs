@@ -1,0 +1,88 @@
+//! What is measured, one file for each case.
+
+use clap::ValueEnum;
+
+use super::Bench;
+use crate::failure::Result;
+
+mod backlog;
+mod cluster;
+mod flat;
+mod flood;
+mod flow;
+mod hot_key;
+mod late;
+mod latency;
+mod memory;
+mod peer;
+mod raw;
+mod recovery;
+mod scaling;
+mod skew;
+mod snapshots;
+mod start;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Case {
+    /// What cannot be beaten: consumers of librdkafka that throw the records away, and COPY of the
+    /// same sessions from a file into the same table
+    Raw,
+    /// The job over the same events to the last commit, -w 1 and -w 2, in turn with raw
+    Backlog,
+    /// -w 1 against -w 2 with neither Kafka nor PostgreSQL: from memory into a ledger that discards
+    Scaling,
+    /// Two processes of one worker against one process of two: what serialising costs, and what
+    /// encryption between them costs
+    Cluster,
+    /// CPU time of an event with 100,000 events to 4 times --events, 1,000 to 10,000,000 visitors,
+    /// 1 to 64 partitions, 1 to 8 workers
+    Flat,
+    /// Half of all events from one visitor, against an even load
+    HotKey,
+    /// 0.1, 1 and 10 % stragglers, against none
+    Late,
+    /// What an open session takes, with 100,000 to 10,000,000 of them
+    Memory,
+    /// A quarter of the topic an hour of event time behind the rest, against none
+    Skew,
+    /// Bad records of 100 kB, one for 500 of --events: how fast they become dead letters, against
+    /// consumers that throw them away; and what memory they take while a lock keeps them from being
+    /// written, against --memory
+    Flood,
+    /// 10,000 live events a second: from the event that closes a session to the row being visible,
+    /// with epochs of 1 s and of 100 ms; and what the shorter cost in a backlog
+    Latency,
+    /// PostgreSQL stopped for a minute in a backlog: memory meanwhile, and what comes after
+    Flow,
+    /// An empty topic: from the start to the first commit, CPU time when idle, memory
+    Start,
+    /// One million open sessions, 2,000 events a second, -w 2, else the defaults: from a kill -9 to
+    /// the first new commit, and the same for a clean stop and start
+    Recovery,
+    /// A backlog that opens one million sessions, -w 2: what it costs to save them every 60 s, 5 s
+    /// and 2 s, against never
+    Snapshots,
+    /// The same job on Apache Flink in two ways, see bench/flink, in turn with this one
+    Peer,
+}
+
+pub fn run(case: Case, bench: &mut Bench) -> Result<()> {
+    match case {
+        Case::Raw => raw::run(bench),
+        Case::Backlog => backlog::run(bench),
+        Case::Scaling => scaling::run(bench),
+        Case::Cluster => cluster::run(bench),
+        Case::Flat => flat::run(bench),
+        Case::HotKey => hot_key::run(bench),
+        Case::Late => late::run(bench),
+        Case::Memory => memory::run(bench),
+        Case::Skew => skew::run(bench),
+        Case::Flood => flood::run(bench),
+        Case::Latency => latency::run(bench),
+        Case::Flow => flow::run(bench),
+        Case::Start => start::run(bench),
+        Case::Recovery => recovery::run(bench),
+        Case::Snapshots => snapshots::run(bench),
+        Case::Peer => peer::run(bench),
+    }
+}

@@ -1,0 +1,116 @@
+//! What the kernel knows about processes: CPU time and memory, from `/proc`.
+
+use std::fs;
+
+/// The kernel counts in hundredths for whoever looks from outside, on every architecture.
+const TICKS_PER_S: f64 = 100.0;
+
+/// The parts of `/proc/PID/stat` that are of use here.
+#[derive(Debug, PartialEq)]
+struct Stat {
+    parent: u32,
+    /// User and system time of all threads.
+    own_s: f64,
+    /// The same of children that have been waited for.
+    children_s: f64,
+}
+
+fn read_stat(text: &str) -> Option<Stat> {
+    // The name of the program comes before, in parentheses, and may itself hold some.
+    let fields: Vec<&str> = text.rsplit_once(") ")?.1.split_whitespace().collect();
+    let seconds = |at: usize| Some(fields.get(at)?.parse::<f64>().ok()? / TICKS_PER_S);
+    Some(Stat {
+        parent: fields.get(1)?.parse().ok()?,
+        own_s: seconds(11)? + seconds(12)?,
+        children_s: seconds(13)? + seconds(14)?,
+    })
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    read_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// What a process has used so far, in all its threads; 0 if there is none.
+pub fn cpu_seconds(pid: u32) -> f64 {
+    stat(pid).map_or(0.0, |stat| stat.own_s)
+}
+
+/// What a server has used that works in child processes: itself, the children it has, and those
+/// that have ended.
+pub fn cpu_seconds_with_children(pid: u32) -> f64 {
+    let mut sum = stat(pid).map_or(0.0, |stat| stat.own_s + stat.children_s);
+    let Ok(all) = fs::read_dir("/proc") else { return sum };
+    for other in all.flatten() {
+        let Some(other) = other.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // Others may end between their being listed and being read.
+        if let Some(stat) = stat(other).filter(|stat| stat.parent == pid) {
+            sum += stat.own_s;
+        }
+    }
+    sum
+}
+
+/// A line of `/proc/PID/status` in bytes, such as `VmHWM` or `VmRSS`.
+pub fn memory_bytes(pid: u32, name: &str) -> Option<u64> {
+    read_memory(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, name)
+}
+
+fn read_memory(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+/// Cores, memory, processor, kernel and load, for the head of a table.
+pub fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let after = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let memory = read_memory(&read("/proc/meminfo"), "MemTotal").unwrap_or(0) as f64;
+    let model = after(&read("/proc/cpuinfo"), "model name");
+    let load = read("/proc/loadavg");
+    format!(
+        "{cores} cores, {:.0} GiB, {}, {} {}, load before {}",
+        memory / f64::from(1 << 30),
+        model.unwrap_or_else(|| "CPU unknown".to_owned()),
+        read("/proc/sys/kernel/ostype").trim(),
+        read("/proc/sys/kernel/osrelease").trim(),
+        load.split_whitespace().next().unwrap_or("unknown"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stat_is_read_whatever_the_program_is_called() {
+        let text = "4711 (a) b (c)) S 12 4711 4711 0 -1 4194304 100 0 0 0 150 50 7 3 20 0 1 0 99";
+        let want = Stat { parent: 12, own_s: 2.0, children_s: 0.1 };
+        assert_eq!(read_stat(text), Some(want));
+        assert_eq!(read_stat("4711 (a"), None);
+    }
+
+    #[test]
+    fn memory_is_read_by_its_whole_name() {
+        let status = "VmHWMx:\t1 kB\nVmHWM:\t  2048 kB\nVmRSS:\t 1024 kB\n";
+        assert_eq!(read_memory(status, "VmHWM"), Some(2 << 20));
+        assert_eq!(read_memory(status, "VmSwap"), None);
+    }
+
+    #[test]
+    fn this_process_uses_memory_and_time() {
+        let me = std::process::id();
+        assert!(memory_bytes(me, "VmHWM").expect("Linux has /proc") > 1 << 20);
+        let began = std::time::Instant::now();
+        while cpu_seconds(me) == 0.0 {
+            assert!(began.elapsed().as_secs() < 10, "no CPU time is counted");
+        }
+        let alone = cpu_seconds(me);
+        assert!(cpu_seconds_with_children(me) >= alone);
+    }
+}
