@@ -25,4 +25,7 @@ RUN apt-get update \
 COPY --from=build /usr/local/bin/sessionizer /usr/local/bin/sessionizer
 # By number, so that Kubernetes can see that it is not root.
 USER 10001
+# Asks the job in this container, by SESSIONIZER_HTTP if that is set. Whoever runs another command
+# in it, or --http with another port, says --no-healthcheck.
+HEALTHCHECK --interval=10s --timeout=6s --start-period=90s --retries=3 CMD ["sessionizer", "health"]
 ENTRYPOINT ["sessionizer"]

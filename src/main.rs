@@ -6,7 +6,7 @@ use std::sync::Arc;
 use log::{error, info, warn};
 use sessionizer::cli;
 use sessionizer::cli::{Command, RunArgs};
-use sessionizer::commands::{audit, demo, produce, reset};
+use sessionizer::commands::{audit, demo, health, produce, reset, status};
 use sessionizer::config::Environment;
 use sessionizer::dataflow::run_state::RunState;
 use sessionizer::job::system;
@@ -22,22 +22,31 @@ fn main() -> ExitCode {
         Ok(parsed) => parsed,
         Err(said) => said.exit(),
     };
-    logging::start();
+    let understood = logging::start(&cli.log_format);
     for warning in env.warnings() {
         warn!("{warning}");
+    }
+    if let Err(what) = understood {
+        error!("--log-format {what}");
+        return ExitCode::from(2);
     }
     let run_state = Arc::new(RunState::default());
     // Only the job and the demo have something to commit.
     let commits = matches!(cli.command, None | Some(Command::Demo(_)));
-    stop_on_signals(
-        &run_state,
-        if commits { "stopping: committing what was read" } else { "stopping" },
-    );
+    let first = match &cli.command {
+        _ if commits => "stopping: committing what was read",
+        // Ctrl-C is how one leaves it.
+        Some(Command::Status(_) | Command::Health(_)) => "",
+        _ => "stopping",
+    };
+    stop_on_signals(&run_state, first);
     let result = match &cli.command {
         None => run_job(&cli.run, &env, &run_state),
         Some(Command::Produce(args)) => produce::produce(args, &env, &run_state),
         Some(Command::Audit(args)) => audit::audit(args, &env, &run_state),
         Some(Command::Reset(args)) => reset::reset(args, &env),
+        Some(Command::Status(args)) => status::status(args, &env, &run_state),
+        Some(Command::Health(args)) => health::health(args, &env),
         Some(Command::Demo(args)) => demo::demo(args, &env, &run_state),
     };
     match result {
@@ -80,7 +89,11 @@ fn abort_on_panic() {
         {
             end_without_output(why);
         }
-        tell(panic);
+        match logging::is_json() {
+            // Each line of the log is an object.
+            true => error!("{panic}"),
+            false => tell(panic),
+        }
         error!("a broken invariant: this is a bug. The next start goes on from what is durable");
         std::process::abort();
     }));
@@ -102,7 +115,9 @@ fn stop_on_signals(run_state: &Arc<RunState>, first: &'static str) {
             if std::mem::replace(&mut asked, true) {
                 std::process::exit(128 + signal);
             }
-            info!("{first}; once more to stop at once");
+            if !first.is_empty() {
+                info!("{first}; once more to stop at once");
+            }
             run_state.request_stop();
         }
     };

@@ -366,3 +366,22 @@ maven_dependency() {
     printf '<dependency><groupId>%s</groupId><artifactId>%s</artifactId>' "$1" "$2"
     printf '<version>%s</version></dependency>\n' "$3"
 }
+
+# ---- Prometheus ----------------------------------------------------------------------------
+
+# find_prometheus PROGRAM: prints the path of prometheus or promtool. If it is not installed, it is
+# taken out of Debian's package, because installing that would start a server.
+find_prometheus() {
+    local program=$1 at=$setup_cache/prometheus/usr/bin/$1 work
+    command -v "$program" && return
+    if ! [[ -x $at ]]; then
+        have apt-get && have dpkg-deb || return
+        work=$(mktemp -d) || return
+        (cd "$work" && { apt-get -q download prometheus || { apt_update_once &&
+            apt-get -q download prometheus; }; } >&2 && dpkg-deb -x prometheus_*.deb whole) &&
+            mkdir -p "$setup_cache" && { mv -T "$work/whole" "$setup_cache/prometheus" ||
+                [[ -x $at ]]; }
+        rm -rf "$work"
+    fi
+    [[ -x $at ]] && printf '%s\n' "$at"
+}

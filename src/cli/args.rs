@@ -362,6 +362,34 @@ pub struct ResetArgs {
     pub yes: bool,
 }
 
+/// `sessionizer health`.
+#[derive(Args, Debug, Clone)]
+pub struct HealthArgs {
+    /// Where the job listens [default: SESSIONIZER_HTTP, or http://127.0.0.1:9464]
+    #[arg(value_name = "URL")]
+    pub url: Option<String>,
+
+    /// Ask whether it lives, not whether it is ready
+    #[arg(long)]
+    pub live: bool,
+}
+
+/// `sessionizer status`.
+#[derive(Args, Debug, Clone)]
+pub struct StatusArgs {
+    /// Where the job listens [default: SESSIONIZER_HTTP, or http://127.0.0.1:9464]
+    #[arg(value_name = "URL")]
+    pub url: Option<String>,
+
+    /// Print the whole document as JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Show it again every second, until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
+}
+
 /// `sessionizer demo`.
 ///
 /// No variable sets any of these: a demo tried in a shell that exports a job's environment must not

@@ -102,6 +102,19 @@ Examples:
   sessionizer audit
   sessionizer audit --env-file job.env --show 100";
 
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  sessionizer status
+  sessionizer status --watch
+  sessionizer status --json http://10.8.0.1:9464 | jq .tiles";
+
+const HEALTH_EXAMPLES: &str = "\
+Exit codes: 0 it is ready, 1 it is not or does not answer, 2 what answers is no job.
+
+Examples:
+  sessionizer health
+  sessionizer health --live http://10.8.0.1:9464";
+
 /// Adds the variables and defaults of the flags, and the surrounding texts.
 pub fn describe(root: Command) -> Command {
     let short = "For more, see `sessionizer --help` and `sessionizer help COMMAND`.";
@@ -119,6 +132,8 @@ pub fn describe(root: Command) -> Command {
                 "audit" => (AUDIT, AUDIT_EXAMPLES),
                 "reset" => (RESET, ""),
                 "demo" => (DEMO, ""),
+                "status" => ("", STATUS_EXAMPLES),
+                "health" => ("", HEALTH_EXAMPLES),
                 _ => ("", ""),
             };
             command

@@ -15,7 +15,7 @@ pub mod version;
 
 use std::ffi::OsString;
 
-pub use args::{AuditArgs, DemoArgs, ProduceArgs, ResetArgs, RunArgs};
+pub use args::{AuditArgs, DemoArgs, HealthArgs, ProduceArgs, ResetArgs, RunArgs, StatusArgs};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -42,6 +42,13 @@ pub struct Cli {
     /// are ignored, `export` before the name and quotes around the value are removed.
     #[arg(long, value_name = "FILE", global = true, display_order = 900)]
     pub env_file: Option<String>,
+
+    /// How log lines are written: text or json
+    ///
+    /// With json, each line is one JSON object with time, level, target and message, and whatever
+    /// else is known of it by name: topic, partition, offset, epoch, writer.
+    #[arg(long, value_name = "FORMAT", default_value = "text", global = true, display_order = 901)]
+    pub log_format: String,
 }
 
 /// The other commands.
@@ -59,6 +66,14 @@ pub enum Command {
     /// Uses POSTGRES_URL and the login of the job. Shows what it is connected to and what will be
     /// removed, and asks for the job's name. Refuses to remove a running job.
     Reset(Box<ResetArgs>),
+    /// Shows what a running job does: progress, partitions, writers, balance
+    ///
+    /// Asks its HTTP port (--http), not Kafka or Postgres.
+    Status(Box<StatusArgs>),
+    /// Tells whether a running job is ready, for health checks
+    ///
+    /// Exits with 0 if it makes progress or has nothing to do, and otherwise with 1 and the reason.
+    Health(Box<HealthArgs>),
     /// Runs the job on a broker of its own with generated events, and shows the results
     ///
     /// Needs POSTGRES_URL only (scripts/demo gives it a private server), and reads no other setting

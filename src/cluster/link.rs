@@ -41,6 +41,8 @@ enum Notice {
     Fault(u8, String),
     /// The sender has done its work.
     Done,
+    /// What people see of the sender; only process 0 is told.
+    Figures(String),
 }
 
 /// Starts the thread of a link.
@@ -134,6 +136,11 @@ impl<'a> Link<'a> {
         if now.done && !told.done {
             notices.push(Notice::Done);
         }
+        if self.process == 0
+            && let Some(figures) = self.members.run_state.metrics.figures.peers.take()
+        {
+            notices.push(Notice::Figures(figures));
+        }
         if self.beat.is_none_or(|beat| beat.elapsed() >= BEAT) {
             self.beat = Some(Instant::now());
             notices.push(Notice::Beat);
@@ -168,7 +175,8 @@ impl<'a> Link<'a> {
     fn take_in(&self, notice: Notice) {
         let Link { members, process, token, .. } = *self;
         match notice {
-            Notice::Beat => {}
+            Notice::Beat => members.run_state.metrics.figures.peers.alive(process),
+            Notice::Figures(text) => members.run_state.metrics.figures.peers.hear(process, text),
             Notice::Ready(ready) => members.ready(process, token, ready),
             Notice::Stage(stage) => members.at_stage(process, token, stage),
             Notice::Stop => {

@@ -19,6 +19,7 @@ use sessionizer_core::time::{Epoch, EventTime};
 use crate::dataflow::buckets::Buckets;
 use crate::dataflow::changes::ChangeFigures;
 use crate::dataflow::messages::DeadLetter;
+use crate::dataflow::peers::Peers;
 
 /// How many watermarks of epochs that are not durable are remembered.
 const WATERMARKS: usize = 1_024;
@@ -36,6 +37,8 @@ pub struct Figures {
     letters: Mutex<BTreeMap<String, LetterFigures>>,
     workers: Mutex<BTreeMap<usize, Arc<WorkerFigures>>>,
     snapshots: Mutex<BTreeMap<Shard, (Epoch, u64)>>,
+    /// What the processes of the job tell each other.
+    pub peers: Peers,
     /// What the commits have changed in the table.
     pub changes: Mutex<ChangeFigures>,
     /// From the end of an epoch until it is durable, in seconds.

@@ -13,6 +13,7 @@ pub mod figures;
 pub mod graph;
 pub mod messages;
 pub mod metrics;
+pub mod peers;
 pub mod ports;
 pub mod run_state;
 pub mod sessions;

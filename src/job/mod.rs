@@ -2,7 +2,9 @@
 
 pub mod clock;
 mod monitoring;
+mod notify;
 pub mod recover;
+mod report;
 pub mod shutdown;
 pub mod status_line;
 pub mod system;
@@ -20,6 +22,7 @@ use crate::cluster::{Allocators, Cluster, ClusterConfig, hosts};
 use crate::config::Config;
 use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
+use crate::job::monitoring::Watchers;
 use crate::job::shutdown::{join_workers, part, watch_the_end};
 use crate::job::status_line::{Done, Ending, Progress, ending};
 use crate::job::worker::Job;
@@ -45,15 +48,9 @@ const SHORT_RUNS: u32 = 5;
 /// cluster ends, and has to be started again.
 pub fn run(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
     let mut run_state = Arc::clone(run_state);
-    let monitor = monitoring::start(config, &run_state);
-    let ended = run_on(config, &mut run_state, |run_state| {
-        if let Some(monitor) = &monitor {
-            monitor.follow(run_state);
-        }
-    });
-    if let Some(monitor) = monitor {
-        monitor.end(monitoring::ended(&ended));
-    }
+    let watchers = Watchers::start(config, &run_state);
+    let ended = run_on(config, &mut run_state, |run_state| watchers.follow(run_state));
+    watchers.end(&ended);
     ended
 }
 

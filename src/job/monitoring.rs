@@ -1,4 +1,4 @@
-//! Starts the monitor: what it has to know about the job.
+//! Starts those who watch a run from outside, and tells them what they have to know of the job.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -10,17 +10,48 @@ use crate::cli::version;
 use crate::config::Config;
 use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
+use crate::job::notify::Notifier;
+use crate::job::report::Reporter;
 use crate::ledger::{BalanceWatch, SessionEnd};
 use crate::monitor::sentence::Ended;
 use crate::monitor::{AskBalance, Balance, Facts, Monitor};
 
-/// Starts the monitor of this process, unless it is switched off.
-pub(super) fn start(config: &Config, run_state: &Arc<RunState>) -> Option<Monitor> {
-    Monitor::start(&config.http, facts(config), run_state, now_ms, ask_balance(config))
+/// Those who watch the runs of this process.
+pub(super) struct Watchers {
+    monitor: Option<Monitor>,
+    reporter: Reporter,
+    notifier: Notifier,
+}
+
+impl Watchers {
+    pub(super) fn start(config: &Config, run_state: &Arc<RunState>) -> Self {
+        let (http, facts) = (&config.http, facts(config));
+        Watchers {
+            reporter: Reporter::start(config.process, run_state),
+            notifier: Notifier::start(facts.clone(), run_state),
+            monitor: Monitor::start(http, facts, run_state, now_ms, ask_balance(config)),
+        }
+    }
+
+    /// Watches another run from now on.
+    pub(super) fn follow(&self, run_state: &Arc<RunState>) {
+        self.reporter.follow(run_state);
+        self.notifier.follow(run_state);
+        if let Some(monitor) = &self.monitor {
+            monitor.follow(run_state);
+        }
+    }
+
+    /// Shows how the last run has ended.
+    pub(super) fn end(self, result: &Result<(), Fault>) {
+        if let Some(monitor) = self.monitor {
+            monitor.end(ended(result));
+        }
+    }
 }
 
 /// How a run has ended.
-pub(super) fn ended(result: &Result<(), Fault>) -> Ended {
+fn ended(result: &Result<(), Fault>) -> Ended {
     match result {
         Ok(()) => Ended::Stopped,
         Err(Fault::Fenced(_)) => Ended::Fenced,

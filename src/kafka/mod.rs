@@ -304,6 +304,8 @@ impl ClientContext for Context {
             return;
         }
         debug!(target: "librdkafka", "{error}: {reason}");
+        let kind = code.map_or("Unknown".to_owned(), |code| format!("{code:?}"));
+        crate::ui::trouble::count("kafka", &kind);
         if code == Some(RDKafkaErrorCode::GroupAuthorizationFailed) {
             // This is not a failed connection.
             return self.warn_group_denied();

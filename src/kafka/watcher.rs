@@ -13,7 +13,8 @@ use sessionizer_core::fault::Fault;
 
 use crate::kafka::admin::{Admin, Layout};
 use crate::kafka::{Context, KafkaConfig, REQUEST_TIMEOUT, lock};
-use crate::ui::text::duration;
+use crate::ui::text::{duration, plural};
+use crate::ui::trouble::Repeated;
 use crate::ui::waiting::Waiting;
 
 /// How often to ask the brokers for the leader of a partition that has none.
@@ -54,7 +55,7 @@ impl Watcher {
             ends_asked: Instant::now(),
             ends_every,
             settled: 0,
-            away_since: None,
+            away: None,
             leaderless: BTreeMap::new(),
             gone: BTreeMap::new(),
             gone_patience: config.gone_patience(),
@@ -98,7 +99,7 @@ struct Watch {
     ends_every: Duration,
     /// How many failures are known to be over.
     settled: u64,
-    away_since: Option<(Instant, Waiting)>,
+    away: Option<Away>,
     /// Partitions that no broker serves, and since when.
     leaderless: BTreeMap<Partition, Instant>,
     /// Topics that the brokers no longer know or show, and since when.
@@ -106,11 +107,18 @@ struct Watch {
     gone_patience: Duration,
 }
 
+/// The brokers do not answer.
+struct Away {
+    since: Instant,
+    waiting: Waiting,
+    repeated: Repeated,
+}
+
 impl Watch {
     fn check(&mut self) {
         self.cluster.serve();
         let failures = self.cluster.context.health.failures.load(Relaxed);
-        let failing = failures > self.settled || self.away_since.is_some();
+        let failing = failures > self.settled || self.away.is_some();
         let every = match self.leaderless.is_empty() && self.gone.is_empty() {
             true => self.every,
             false => self.every.min(LEADER_INTERVAL),
@@ -126,17 +134,36 @@ impl Watch {
         if self.find_partitions() && self.query_ends() {
             self.settled = failures;
             *lock(&self.cluster.context.health.last) = None;
-            if let Some((since, _waiting)) = self.away_since.take() {
+            if let Some(Away { since, .. }) = self.away.take() {
                 info!("Kafka is back after {}", duration(since.elapsed()));
             }
-        } else if self.away_since.is_none() {
-            let brokers = &self.cluster.config.brokers;
-            let why = lock(&self.cluster.context.health.last).clone();
-            let why = why.unwrap_or_else(|| "timed out".to_owned());
-            let waiting = Waiting::new(format!("Kafka at {brokers}"), None);
-            waiting.because(&why);
-            self.away_since = Some((Instant::now(), waiting));
-            warn!("Kafka at {brokers} does not answer: {why}; reading goes on when it is back");
+        } else {
+            self.is_away();
+        }
+    }
+
+    /// Warns that the brokers do not answer, and again while they do not.
+    fn is_away(&mut self) {
+        let brokers = &self.cluster.config.brokers;
+        let why = lock(&self.cluster.context.health.last).clone();
+        let why = why.unwrap_or_else(|| "timed out".to_owned());
+        let away = self.away.get_or_insert_with(|| Away {
+            since: Instant::now(),
+            waiting: Waiting::new(format!("Kafka at {brokers}"), None),
+            repeated: Repeated::default(),
+        });
+        away.waiting.because(&why);
+        let lasts = away.since.elapsed();
+        match away.repeated.again(lasts) {
+            Some(1) => {
+                warn!("Kafka at {brokers} does not answer: {why}; reading goes on when it is back");
+            }
+            Some(times) => warn!(
+                "Kafka at {brokers} still does not answer, after {} and {}: {why}",
+                duration(lasts),
+                plural(times, "attempt")
+            ),
+            None => {}
         }
     }
 

@@ -19,6 +19,7 @@ use crate::ledger::url;
 use crate::ledger::url::{PostgresUrl, TlsMode};
 use crate::ledger::{LedgerConfig, pooler, trust};
 use crate::ui::tls::meaning;
+use crate::ui::trouble;
 
 /// Limits idle transactions, unless the server does so already. Ours are never idle for long. The
 /// transaction of a client that was frozen or cut off would keep its locks, and with them every
@@ -183,6 +184,28 @@ fn verification_failure(error: &str) -> &str {
 
 /// Decides whether an error is worth a retry or is fatal. `doing` names the step, for the message.
 pub fn classify(error: &Error, doing: &str) -> LedgerError {
+    let classified = judge(error, doing);
+    if matches!(classified, LedgerError::Retry(_)) {
+        trouble::count("postgres", cause(error));
+    }
+    classified
+}
+
+/// The cause of a failure that may be over soon, by the class of its code.
+fn cause(error: &Error) -> &'static str {
+    let Some(code) = error.code() else { return "connection" };
+    match &code.code()[..2] {
+        "08" => "connection",
+        "40" => "conflict",
+        "53" => "resources",
+        "55" => "lock",
+        "57" => "shutdown",
+        "25" => "read_only",
+        _ => "other",
+    }
+}
+
+fn judge(error: &Error, doing: &str) -> LedgerError {
     let Some(db) = error.as_db_error() else {
         let what = error.to_string();
         let why = match error.source() {

@@ -56,6 +56,8 @@ pub struct Totals {
     pub lag_s: Option<f64>,
     pub durable_s: Option<f64>,
     pub durable_epoch: u64,
+    /// Why the lag is not known.
+    pub kafka_away: bool,
     pub watermark_ms: Option<i64>,
     pub durable_watermark_ms: Option<i64>,
     pub left: Option<Duration>,
@@ -117,6 +119,7 @@ impl Board {
         if totals.durable_epoch != self.durable.0 {
             self.durable = (totals.durable_epoch, at_ms);
         }
+        totals.durable_s = self.durable_s(own);
         self.note_marks(own, &totals);
         let situation = self.situation(samples, &totals);
         self.note_point(&totals);
@@ -149,14 +152,29 @@ impl Board {
             rows: sum(|s| s.rows + s.late_sessions),
             lag: samples.iter().map(|sample| sample.lag).sum(),
             lag_s,
-            durable_s: own.durable_delay_ms.map(|ms| ms as f64 / 1_000.0),
+            durable_s: None,
             durable_epoch: slowest.unwrap_or(0),
+            kafka_away: samples
+                .iter()
+                .filter_map(|sample| sample.wait.as_ref())
+                .any(|wait| wait.what.starts_with("Kafka")),
             watermark_ms: own.watermark_ms,
             durable_watermark_ms: own.durable_watermark_ms,
             left: None,
             rates: None,
             parts,
         }
+    }
+
+    /// How long it takes until an epoch is durable: the last one, or the one that takes longer still.
+    fn durable_s(&self, own: &Sample) -> Option<f64> {
+        let pending = own.workers.iter().any(|worker| worker.in_flight > 0);
+        let stands = own.at_ms.saturating_sub(self.durable.1).saturating_sub(self.facts.epoch_ms);
+        let last = own.durable_delay_ms;
+        let longer = (pending && stands > last.unwrap_or(0) + 2_000).then_some(stands);
+        // A replay has its own pace.
+        let longer = longer.filter(|_| own.stage == Stage::Running);
+        longer.or(last).map(|ms| ms as f64 / 1_000.0)
     }
 
     /// The partitions, the worst first.

@@ -106,7 +106,10 @@ fn tiles(totals: &Totals, samples: &[Sample]) -> Value {
     let starts = "it takes a moment to measure";
     reason(events.is_none(), "events_per_s", starts);
     reason(rows.is_none(), "sessions_per_s", starts);
-    let ends = "the end of a partition is not known yet";
+    let ends = match totals.kafka_away {
+        true => "Kafka does not answer",
+        false => "the end of a partition is not known yet",
+    };
     reason(totals.lag_s.is_none(), "lag_s", ends);
     reason(totals.lag.is_none(), "lag_records", ends);
     let left = match totals.lag {

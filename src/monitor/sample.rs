@@ -57,6 +57,44 @@ pub struct Sample {
     pub troubles: Vec<(String, String, u64)>,
 }
 
+/// The most bytes that a link carries at once, less some for the envelope and what it escapes.
+const MOST_BYTES: usize = 24 << 10;
+
+impl Sample {
+    /// As a text for process 0. If it is too long, what matters least is left out.
+    pub fn write(&self) -> String {
+        let mut sample = self.clone();
+        let text = |sample: &Sample| serde_json::to_string(sample).expect("plain data");
+        let shorter: [fn(&mut Sample); 4] = [
+            |sample| sample.latest.truncate(10),
+            |sample| sample.letters.iter_mut().for_each(|letters| letters.examples.clear()),
+            |sample| {
+                let HostsSample { rows, other, .. } = &mut sample.hosts;
+                let rest = rows.split_off(rows.len().min(20));
+                rest.into_iter().for_each(|(_, sums)| other.plus(sums));
+            },
+            |sample| {
+                sample.latest.clear();
+                sample.parts.truncate(60);
+            },
+        ];
+        let mut written = text(&sample);
+        for shorten in shorter {
+            if written.len() <= MOST_BYTES {
+                break;
+            }
+            shorten(&mut sample);
+            written = text(&sample);
+        }
+        written
+    }
+
+    /// What another process has written; `None` if it is not understood.
+    pub fn read(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct WorkerSample {
     pub worker: usize,
@@ -199,9 +237,10 @@ pub fn sample(
             in_flight: shown.in_flight.load(Relaxed),
         })
         .collect();
+    let kafka_away = waiting::waits_for("Kafka");
     let wait = waiting::longest().map(|wait| Wait {
         what: wait.what,
-        why: wait.why,
+        why: wait.why.as_deref().map(plain),
         lasts_ms: wait.since.elapsed().as_millis() as u64,
     });
     let mut sample = Sample {
@@ -217,7 +256,7 @@ pub fn sample(
         late_events: metrics.late_events.load(Relaxed),
         commits: metrics.commits.load(Relaxed),
         open: metrics.open_sessions.load(Relaxed).max(0) as u64,
-        lag: metrics.lag(),
+        lag: metrics.lag().filter(|_| !kafka_away),
         watermark_ms: metrics.watermark().map(EventTime::millis),
         durable_watermark_ms: bound.durable_watermark.map(EventTime::millis),
         epoch: bound.epoch,
@@ -227,7 +266,7 @@ pub fn sample(
         memory: run_state.memory.usage(),
         snapshots: figures.snapshots(),
         workers,
-        parts: parts(run_state, &bound, process, at_ms),
+        parts: parts(run_state, &bound, process, at_ms, kafka_away),
         writers: figures
             .writers()
             .into_iter()
@@ -260,11 +299,26 @@ pub fn stage(run_state: &RunState) -> Stage {
     }
 }
 
-fn parts(run_state: &RunState, bound: &Bound, process: usize, at_ms: u64) -> Vec<PartSample> {
+/// A reason without the number that the operating system gives it.
+fn plain(why: &str) -> String {
+    let Some((before, rest)) = why.split_once(" (os error ") else { return why.to_owned() };
+    let after = rest.split_once(')').map_or("", |(_, after)| after);
+    format!("{before}{after}")
+}
+
+fn parts(
+    run_state: &RunState,
+    bound: &Bound,
+    process: usize,
+    at_ms: u64,
+    kafka_away: bool,
+) -> Vec<PartSample> {
     let figures = &run_state.metrics.figures;
     let own = figures.parts();
     let mut all = Vec::new();
     for (partition, part) in &own {
+        // While Kafka does not answer, nobody knows what is there to read.
+        let part = &PartFigures { waiting: part.waiting.filter(|_| !kafka_away), ..*part };
         let binding = bound.bindings.get(partition);
         let status = binding.map_or(Status::Active, |binding| binding.status);
         all.push(PartSample {
@@ -404,5 +458,36 @@ fn latest(change: &Latest) -> LatestSample {
         events: change.span.count,
         removed: change.removed,
         merged: change.merged,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_the_operating_system_are_left_out() {
+        let said = plain("connecting: Connection refused (os error 111); is it up?");
+        assert_eq!(said, "connecting: Connection refused; is it up?");
+        assert_eq!(plain("no answer"), "no answer");
+    }
+
+    #[test]
+    fn a_sample_travels_and_fits_a_message_of_the_link() {
+        let row = |n: usize| (format!("host-{n}-{}", "x".repeat(240)), HostSums::default());
+        let part = |number| PartSample { topic: "t".repeat(200), number, ..PartSample::default() };
+        let sample = Sample {
+            records: 7,
+            hosts: HostsSample { rows: (0..100).map(row).collect(), ..HostsSample::default() },
+            parts: (0..300).map(part).collect(),
+            ..Sample::default()
+        };
+        let text = sample.write();
+        assert!(text.len() < 60 << 10, "{}", text.len());
+        let read = Sample::read(&text).expect("it is whole");
+        assert_eq!((read.records, read.hosts.rows.len()), (7, 20));
+        let small = Sample { records: 8, ..Sample::default() };
+        assert_eq!(Sample::read(&small.write()), Some(small));
+        assert_eq!(Sample::read("{}"), None);
     }
 }

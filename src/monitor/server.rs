@@ -208,6 +208,11 @@ impl Site {
         self.read_balance();
         let run_state = self.shared.run_state();
         self.samples = vec![sample(&run_state, process, now_ms, &mut self.metric_hosts)];
+        let peers = &run_state.metrics.figures.peers;
+        match process {
+            0 => self.samples.extend(peers.inbox().iter().filter_map(|text| Sample::read(text))),
+            _ => peers.tell(self.samples[0].write()),
+        }
         self.totals = self.board.update(&self.samples);
         let document = document::document(&self.board, &self.totals, &self.samples);
         let before = std::mem::replace(&mut self.document, document);

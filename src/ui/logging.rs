@@ -1,12 +1,15 @@
 //! The log: short lines on a terminal, full ones elsewhere. Filters by RUST_LOG, but shows errors
-//! in any case.
+//! in any case. With `--log-format json`, each line is an object.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use env_logger::fmt::Formatter;
 use indicatif_log_bridge::LogWrapper;
 use log::kv::{self, VisitSource};
 use log::{Level, LevelFilter, Record, warn};
+use serde_json::{Map, Value};
 
 use crate::ui::bars;
 
@@ -15,8 +18,22 @@ const DEFAULT: &str = "info";
 const SOURCES: [&str; 7] =
     ["sessionizer", "librdkafka", "rdkafka", "tokio_postgres", "postgres", "timely", "rustls"];
 
-/// Starts logging to standard error.
-pub fn start() {
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Whether each line of the log is a JSON object.
+pub fn is_json() -> bool {
+    JSON.load(Relaxed)
+}
+
+/// Starts logging to standard error, in the format that is asked for. If that is not known, it is
+/// text, and the error says what is wrong with it.
+pub fn start(format: &str) -> Result<(), String> {
+    let known = match format.trim() {
+        "text" => Ok(false),
+        "json" => Ok(true),
+        _ => Err(format!("is {format:?}: it can be text or json")),
+    };
+    JSON.store(known == Ok(true), Relaxed);
     let asked = std::env::var("RUST_LOG").unwrap_or_default();
     let understood = understood(&asked);
     let filters = if asked.trim().is_empty() || !understood { DEFAULT } else { asked.as_str() };
@@ -30,7 +47,9 @@ pub fn start() {
     builder.filter_module("tokio_postgres", LevelFilter::Warn);
     builder.parse_filters(filters);
     builder.format_target(false).format_timestamp_millis();
-    if terminal {
+    if is_json() {
+        builder.format(object);
+    } else if terminal {
         builder.format(short);
     }
     let logger = builder.build();
@@ -46,6 +65,37 @@ pub fn start() {
             "RUST_LOG: {asked:?} is not understood, so {DEFAULT} is used: write error, warn, info, \
              debug, trace or off, or module=level"
         );
+    }
+    known.map(|_| ())
+}
+
+/// One line with one object: time, level, target and message, and the values that come with it.
+fn object(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
+    let mut fields = Map::new();
+    // Those of the line itself come last, because nothing else may pass for them.
+    let _ = record.key_values().visit(&mut Fields(&mut fields));
+    fields.insert("time".to_owned(), out.timestamp_millis().to_string().into());
+    fields.insert("level".to_owned(), record.level().as_str().to_ascii_lowercase().into());
+    fields.insert("target".to_owned(), record.target().into());
+    fields.insert("message".to_owned(), record.args().to_string().into());
+    writeln!(out, "{}", Value::Object(fields))
+}
+
+/// Collects the values that come with a line.
+struct Fields<'a>(&'a mut Map<String, Value>);
+
+impl<'kvs> VisitSource<'kvs> for Fields<'_> {
+    fn visit_pair(
+        &mut self,
+        key: log::kv::Key<'kvs>,
+        value: log::kv::Value<'kvs>,
+    ) -> Result<(), log::kv::Error> {
+        let number = value.to_u64().map(Value::from).or_else(|| value.to_i64().map(Value::from));
+        let plain = number.or_else(|| value.to_bool().map(Value::from));
+        let plain = plain.or_else(|| value.to_f64().map(Value::from));
+        let shown = plain.unwrap_or_else(|| value.to_string().into());
+        self.0.insert(key.as_str().to_owned(), shown);
+        Ok(())
     }
 }
 

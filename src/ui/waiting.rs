@@ -66,6 +66,11 @@ pub fn waits_for(beginning: &str) -> bool {
     list().waits.values().any(|wait| wait.what.starts_with(beginning))
 }
 
+/// All waits, the longest first.
+pub fn all() -> Vec<Wait> {
+    list().waits.values().cloned().collect()
+}
+
 /// The wait that has lasted longest.
 pub fn longest() -> Option<Wait> {
     list().waits.values().next().cloned()

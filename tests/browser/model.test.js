@@ -2,14 +2,26 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { bytes, clock, count, cut, duration, known, moment, percent, short, whole } from "../../src/monitor/page/format.js";
+import {
+  bytes,
+  clock,
+  count,
+  cut,
+  duration,
+  known,
+  moment,
+  percent,
+  short,
+  whole,
+} from "../../src/monitor/page/format.js";
 import { Model, why } from "../../src/monitor/page/model.js";
 import { NOON, document_, session, tick } from "./documents.js";
 
 test("whatever is not a number is a dash", () => {
   for (const odd of [null, undefined, NaN, Infinity, -Infinity, "12", {}]) {
     assert.equal(known(odd), false);
-    for (const say of [count, short, duration, whole, bytes, clock, moment]) assert.equal(say(odd), "–");
+    for (const say of [count, short, duration, whole, bytes, clock, moment])
+      assert.equal(say(odd), "–");
     assert.equal(percent(odd, 1), "–");
     assert.equal(percent(1, odd), "–");
   }
@@ -19,12 +31,41 @@ test("whatever is not a number is a dash", () => {
 
 test("numbers and durations read like those of the status line", () => {
   assert.deepEqual([0, 1, 999, 1000, 1234567].map(count), ["0", "1", "999", "1,000", "1,234,567"]);
-  assert.deepEqual([0.04, 0.44, 12, 200, 4000, 11100, 266400].map(duration),
-    ["0 s", "0.4 s", "12 s", "3 min 20 s", "1 h 6 min", "3 h 5 min", "3 d 2 h"]);
-  assert.deepEqual([0, 0.04, 0.4, 12.3, 9876, 123456, 1234567, 2.5e9].map(short),
-    ["0", "< 0.1", "0.4", "12", "9,876", "123 k", "1.2 M", "2.5 G"]);
-  assert.deepEqual([0, 1023, 1024, 12000, 64 << 20].map(bytes), ["0 B", "1023 B", "1 KiB", "12 KiB", "64 MiB"]);
-  assert.deepEqual([[1, 3], [1, 10000], [0, 5], [5, 5]].map(([a, b]) => percent(a, b)), ["33 %", "< 0.1 %", "0 %", "100 %"]);
+  assert.deepEqual([0.04, 0.44, 12, 200, 4000, 11100, 266400].map(duration), [
+    "0 s",
+    "0.4 s",
+    "12 s",
+    "3 min 20 s",
+    "1 h 6 min",
+    "3 h 5 min",
+    "3 d 2 h",
+  ]);
+  assert.deepEqual([0, 0.04, 0.4, 12.3, 9876, 123456, 1234567, 2.5e9].map(short), [
+    "0",
+    "< 0.1",
+    "0.4",
+    "12",
+    "9,876",
+    "123 k",
+    "1.2 M",
+    "2.5 G",
+  ]);
+  assert.deepEqual([0, 1023, 1024, 12000, 64 << 20].map(bytes), [
+    "0 B",
+    "1023 B",
+    "1 KiB",
+    "12 KiB",
+    "64 MiB",
+  ]);
+  assert.deepEqual(
+    [
+      [1, 3],
+      [1, 10000],
+      [0, 5],
+      [5, 5],
+    ].map(([a, b]) => percent(a, b)),
+    ["33 %", "< 0.1 %", "0 %", "100 %"],
+  );
   assert.equal(clock(NOON), "12:04:11");
   assert.equal(moment(NOON - 86_400_000, NOON), "2026-11-25 12:04:11");
   assert.equal(cut("a🙂b", 3), "a🙂b");
@@ -36,8 +77,21 @@ test("a change replaces blocks, and adds to those that grow", () => {
   model.snapshot(document_({}, { minutes: 1 }));
   model.change({
     at: NOON + 1000,
-    sentence: { state: "quiet", tone: "good", text: "no new events for 10 s", since: NOON, cause: null },
-    partitions: { rows: [{ id: "web-events/2", lag_s: 9 }, { id: "web-events/9", lag_s: 1 }], order: ["web-events/2", "web-events/9"], total: 2 },
+    sentence: {
+      state: "quiet",
+      tone: "good",
+      text: "no new events for 10 s",
+      since: NOON,
+      cause: null,
+    },
+    partitions: {
+      rows: [
+        { id: "web-events/2", lag_s: 9 },
+        { id: "web-events/9", lag_s: 1 },
+      ],
+      order: ["web-events/2", "web-events/9"],
+      total: 2,
+    },
     latest: { add: [session(77, NOON)] },
     marks: { add: [{ at: NOON, kind: "kafka_lost", text: "Kafka: refused" }] },
     history: { points: [[NOON + 1000, 1, 2, 3, 4, 5]] },
@@ -46,7 +100,13 @@ test("a change replaces blocks, and adds to those that grow", () => {
   assert.equal(model.doc.at, NOON + 1000);
   assert.equal(model.doc.sentence.state, "quiet");
   assert.equal(model.doc.from_the_future, undefined);
-  assert.deepEqual(model.doc.partitions.rows.map((row) => [row.id, row.lag_s]), [["web-events/2", 9], ["web-events/9", 1]]);
+  assert.deepEqual(
+    model.doc.partitions.rows.map((row) => [row.id, row.lag_s]),
+    [
+      ["web-events/2", 9],
+      ["web-events/9", 1],
+    ],
+  );
   assert.equal(model.doc.partitions.total, 2);
   assert.equal(model.doc.latest.rows[0].ip, "98.41.179.77");
   assert.equal(model.doc.latest.rows.length, 13);
@@ -58,9 +118,15 @@ test("rows without an order stay, and rows that no order names are gone", () => 
   const model = new Model();
   model.snapshot(document_());
   model.change({ at: NOON, partitions: { rows: [{ id: "web-events/1", lag_s: 5 }] } });
-  assert.deepEqual(model.doc.partitions.rows.map((row) => row.lag_s), [0.2, 5, 0.2, 0.2]);
+  assert.deepEqual(
+    model.doc.partitions.rows.map((row) => row.lag_s),
+    [0.2, 5, 0.2, 0.2],
+  );
   model.change({ at: NOON, partitions: { rows: [], order: ["web-events/1"] } });
-  assert.deepEqual(model.doc.partitions.rows.map((row) => row.id), ["web-events/1"]);
+  assert.deepEqual(
+    model.doc.partitions.rows.map((row) => row.id),
+    ["web-events/1"],
+  );
 });
 
 test("a gap in the history is a row of nulls, and not of zeros", () => {
@@ -69,9 +135,15 @@ test("a gap in the history is a row of nulls, and not of zeros", () => {
   model.change(tick(NOON + 3000));
   assert.equal(model.columns()[0].length, 61, "three seconds are no gap");
   model.change(tick(NOON + 7000));
-  assert.deepEqual(model.columns().map((column) => column.at(-2)), [(NOON + 4000) / 1000, null, null, null, null, null]);
+  assert.deepEqual(
+    model.columns().map((column) => column.at(-2)),
+    [(NOON + 4000) / 1000, null, null, null, null, null],
+  );
   model.change({ at: NOON + 8000, history: { points: [[NOON + 8000, 1, null, null, 16, null]] } });
-  assert.deepEqual(model.columns().map((column) => column.at(-1)), [(NOON + 8000) / 1000, 1, null, null, 16, null]);
+  assert.deepEqual(
+    model.columns().map((column) => column.at(-1)),
+    [(NOON + 8000) / 1000, 1, null, null, 16, null],
+  );
 });
 
 test("the page remembers what was before a restart, and marks it", () => {
@@ -82,7 +154,10 @@ test("the page remembers what was before a restart, and marks it", () => {
   later.job.started_at = NOON + 55_000;
   model.snapshot(later);
   assert.equal(model.points.length, 301);
-  assert.deepEqual(model.marks.map((mark) => [mark.at, mark.kind]), [[NOON + 55_000, "started"]]);
+  assert.deepEqual(
+    model.marks.map((mark) => [mark.at, mark.kind]),
+    [[NOON + 55_000, "started"]],
+  );
 });
 
 test("the job's own mark of a start is not doubled", () => {
@@ -92,7 +167,10 @@ test("the job's own mark of a start is not doubled", () => {
   later.job.started_at = NOON + 55_000;
   later.marks.rows = [{ at: NOON + 56_000, kind: "started", text: "started, replayed 41 epochs" }];
   model.snapshot(later);
-  assert.deepEqual(model.marks.map((mark) => mark.text), ["started, replayed 41 epochs"]);
+  assert.deepEqual(
+    model.marks.map((mark) => mark.text),
+    ["started, replayed 41 epochs"],
+  );
 });
 
 test("a snapshot of the same run fills what was missed", () => {
@@ -135,7 +213,16 @@ test("a trend is said only when it is known", () => {
     for (let i = 0; i < 60; i++) model.addPoint([NOON + i * 1000, 0, 0, lag(i), 0, 0]);
     return model.trend(3);
   };
-  assert.equal(say(() => 0.3), "steady");
-  assert.equal(say((i) => i), "growing");
-  assert.equal(say((i) => 600 - 5 * i), "falling");
+  assert.equal(
+    say(() => 0.3),
+    "steady",
+  );
+  assert.equal(
+    say((i) => i),
+    "growing",
+  );
+  assert.equal(
+    say((i) => 600 - 5 * i),
+    "falling",
+  );
 });

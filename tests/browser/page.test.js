@@ -44,16 +44,29 @@ function goesOn(player, blocks = {}) {
 
 async function findings(page) {
   await page.evaluate(axe);
-  const { violations } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
+  const { violations } = await page.evaluate(() =>
+    globalThis.axe.run(document, { resultTypes: ["violations"] }),
+  );
   return violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.html).join(" ")}`);
 }
 
 const overflow = (page) => page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
 
 const STATES = {
-  connecting: "busy", waiting_for_kafka: "trouble", waiting_for_postgres: "trouble", waiting: "busy", loading: "busy",
-  replaying: "busy", catching_up: "busy", up_to_date: "good", held_back: "trouble", quiet: "good", stopping: "busy",
-  stopped: "busy", fenced: "trouble", failed: "trouble",
+  connecting: "busy",
+  waiting_for_kafka: "trouble",
+  waiting_for_postgres: "trouble",
+  waiting: "busy",
+  loading: "busy",
+  replaying: "busy",
+  catching_up: "busy",
+  up_to_date: "good",
+  held_back: "trouble",
+  quiet: "good",
+  stopping: "busy",
+  stopped: "busy",
+  fenced: "trouble",
+  failed: "trouble",
 };
 
 test("the sentence, its word, its icon and the title say the same", async () => {
@@ -61,8 +74,15 @@ test("the sentence, its word, its icon and the title say the same", async () => 
   const words = { good: "OK", busy: "Busy", trouble: "Trouble" };
   for (const [state, tone] of Object.entries(STATES)) {
     const words_of_state = `this is ${state.replaceAll("_", " ")}`;
-    player.change({ at: player.document.at + 1000, sentence: { state, tone, text: words_of_state, since: NOON, cause: "because" } });
-    await until(state, () => sentence(page), (said) => said.toLowerCase() === words_of_state);
+    player.change({
+      at: player.document.at + 1000,
+      sentence: { state, tone, text: words_of_state, since: NOON, cause: "because" },
+    });
+    await until(
+      state,
+      () => sentence(page),
+      (said) => said.toLowerCase() === words_of_state,
+    );
     assert.equal((await text(page, "#word")).toLowerCase(), words[tone].toLowerCase());
     assert.equal(await page.title(), `${words_of_state} · sessionizer`);
     assert.equal(await page.getAttribute("#icon use", "href"), `#icon-${tone}`);
@@ -74,15 +94,26 @@ test("the sentence, its word, its icon and the title say the same", async () => 
 });
 
 test("what is unknown is a dash with its reason, and never NaN or nothing", async () => {
-  const empty = (block) => Object.fromEntries([...Object.keys(block).map((key) => [key, null]),
-    ["why", Object.fromEntries(Object.keys(block).map((key) => [key, `no ${key} yet`]))]]);
+  const empty = (block) =>
+    Object.fromEntries([
+      ...Object.keys(block).map((key) => [key, null]),
+      ["why", Object.fromEntries(Object.keys(block).map((key) => [key, `no ${key} yet`]))],
+    ]);
   const full = document_({}, { minutes: 0 });
   const { page, complaints } = await watch({
-    ...full, tiles: empty(full.tiles), balance: empty(full.balance), proof: empty(full.proof),
-    partitions: { total: 1, order: ["a/0"], rows: [{ ...empty(full.partitions.rows[0]), id: "a/0", state: "waiting", holds_back: false }] },
+    ...full,
+    tiles: empty(full.tiles),
+    balance: empty(full.balance),
+    proof: empty(full.proof),
+    partitions: {
+      total: 1,
+      order: ["a/0"],
+      rows: [{ ...empty(full.partitions.rows[0]), id: "a/0", state: "waiting", holds_back: false }],
+    },
     writers: { rows: [{ ...empty(full.writers.rows[0]), writer: 0 }] },
     hosts: { since: NOON, known: 0, limit: 100, rows: [], other: { hosts: 0, sessions: 0 } },
-    latest: { keep: 50, rows: [] }, dead_letters: { since: NOON, total: 0, rows: [] },
+    latest: { keep: 50, rows: [] },
+    dead_letters: { since: NOON, total: 0, rows: [] },
   });
   const all = await text(page, "body");
   assert.doesNotMatch(all, /NaN|undefined|null|Infinity|\[object/);
@@ -90,26 +121,51 @@ test("what is unknown is a dash with its reason, and never NaN or nothing", asyn
   assert.match(all, /no events_per_s yet/);
   assert.match(all, /no lag_s yet/);
   assert.match(await text(page, "#balance-verdict"), /^– no difference yet/);
-  assert.equal(await page.getAttribute("#partitions td[data-name=promise] span", "title"), "no promise yet");
+  assert.equal(
+    await page.getAttribute("#partitions td[data-name=promise] span", "title"),
+    "no promise yet",
+  );
   assert.match(await page.getAttribute("#chart-lag", "aria-label"), /nothing known yet/);
   assert.deepEqual(complaints, []);
 });
 
-test("three seconds of silence, and the figures are called stale; then a fresh snapshot", async () => {
+test("after three seconds of silence the figures are called stale", async () => {
   const { page, player } = await watch(document_());
   const stop = goesOn(player);
-  await until("live", () => text(page, "#h-now ~ .asof"), (at) => at !== "as of 12:04:11");
+  await until(
+    "live",
+    () => text(page, "#h-now ~ .asof"),
+    (at) => at !== "as of 12:04:11",
+  );
   assert.match(await page.title(), /^up to date/);
   stop();
   const at = () => new Date(player.document.at).toISOString().slice(11, 19);
-  await until("stale", () => sentence(page), (said) => said.startsWith("Lost the job") || said.startsWith("lost the job"));
-  assert.match(await sentence(page), new RegExp(`lost the job [0-9]+(\\.[0-9])? s ago; figures are of ${at()}$`, "i"));
-  assert.match(await page.title(), /^lost the job [0-9]+ s ago; figures are of [0-9:]+ · sessionizer$/);
+  await until(
+    "stale",
+    () => sentence(page),
+    (said) => said.startsWith("Lost the job") || said.startsWith("lost the job"),
+  );
+  assert.match(
+    await sentence(page),
+    new RegExp(`lost the job [0-9]+(\\.[0-9])? s ago; figures are of ${at()}$`, "i"),
+  );
+  assert.match(
+    await page.title(),
+    /^lost the job [0-9]+ s ago; figures are of [0-9:]+ · sessionizer$/,
+  );
   assert.equal((await text(page, "#word")).toLowerCase(), "no contact");
-  await until("it counts", () => page.title(), (title) => / [6-9] s ago/.test(title));
+  await until(
+    "it counts",
+    () => page.title(),
+    (title) => / [6-9] s ago/.test(title),
+  );
   assert.equal(await text(page, "#h-now ~ .asof"), `as of ${at()}`);
   player.snapshot(document_({}, { at: NOON + 60_000 }));
-  await until("back", () => page.title(), (title) => title.startsWith("up to date"));
+  await until(
+    "back",
+    () => page.title(),
+    (title) => title.startsWith("up to date"),
+  );
   assert.equal(await text(page, "#h-now ~ .asof"), "as of 12:05:11");
   assert.match(await text(page, "#marks"), /lost the connection/);
 });
@@ -118,13 +174,21 @@ test("a job that is killed is missed, and found again on its port with another r
   const { page, player } = await watch(document_());
   const { port } = player;
   await player.stop();
-  await until("lost", () => page.title(), (title) => title.startsWith("lost the job"));
+  await until(
+    "lost",
+    () => page.title(),
+    (title) => title.startsWith("lost the job"),
+  );
   const next = new Player();
   next.document = document_({ run: "another" }, { at: NOON + 30_000, minutes: 0 });
   next.document.job.started_at = NOON + 25_000;
   await next.start(port);
   opened.push(() => next.stop());
-  await until("found", () => page.title(), (title) => title.startsWith("up to date"));
+  await until(
+    "found",
+    () => page.title(),
+    (title) => title.startsWith("up to date"),
+  );
   const marks = await text(page, "#marks");
   assert.match(marks, /12:04:36\s+the job was restarted/);
   assert.match(marks, /12:04:11\s+this page lost the connection/);
@@ -133,17 +197,34 @@ test("a job that is killed is missed, and found again on its port with another r
 test("without a job there is a sentence too", async () => {
   const { page, player } = await watch(null);
   assert.equal((await sentence(page)).toLowerCase(), "connecting to the job");
-  await until("unreached", () => sentence(page), (said) => /no answer from the job for [0-9.]+ s/i.test(said));
+  await until(
+    "unreached",
+    () => sentence(page),
+    (said) => /no answer from the job for [0-9.]+ s/i.test(said),
+  );
   assert.equal(await page.locator("#main").isVisible(), false);
   player.snapshot(document_());
-  await until("reached", () => page.title(), (title) => title.startsWith("up to date"));
+  await until(
+    "reached",
+    () => page.title(),
+    (title) => title.startsWith("up to date"),
+  );
 });
 
 test("a job that has stopped, and one that was overtaken, are not called lost", async () => {
-  for (const [state, says] of [["stopped", /the job has stopped/i], ["fenced", /another instance took over/i]]) {
-    const { page, player } = await watch(document_({ sentence: { state, tone: "busy", text: state, since: NOON, cause: null } }));
+  for (const [state, says] of [
+    ["stopped", /the job has stopped/i],
+    ["fenced", /another instance took over/i],
+  ]) {
+    const { page, player } = await watch(
+      document_({ sentence: { state, tone: "busy", text: state, since: NOON, cause: null } }),
+    );
     await player.stop();
-    await until(state, () => sentence(page), (said) => says.test(said) && /figures are of 12:04:11/.test(said));
+    await until(
+      state,
+      () => sentence(page),
+      (said) => says.test(said) && /figures are of 12:04:11/.test(said),
+    );
   }
 });
 
@@ -154,7 +235,11 @@ test("ages go by the job's clock", async () => {
   assert.match(await text(page, "#dead-letters td[data-name=last]"), /^[4-7] s ago$/);
   assert.match(await text(page, "#crew"), /running for 1 h$/);
   player.change(tick(at + 1000));
-  await until("as of", () => text(page, ".asof"), (as) => as === "as of 03:00:01");
+  await until(
+    "as of",
+    () => text(page, ".asof"),
+    (as) => as === "as of 03:00:01",
+  );
 });
 
 test("a hidden page lets go of the stream, and comes back with a fresh snapshot", async () => {
@@ -171,11 +256,26 @@ test("a hidden page lets go of the stream, and comes back with a fresh snapshot"
 
   const other = await tabs.open("about:blank");
   await other.front();
-  await until("hidden", () => page.evaluate("document.hidden"), (hidden) => hidden);
-  await until("let go", () => player.streams.size, (streams) => streams === 0);
+  await until(
+    "hidden",
+    () => page.evaluate("document.hidden"),
+    (hidden) => hidden,
+  );
+  await until(
+    "let go",
+    () => player.streams.size,
+    (streams) => streams === 0,
+  );
   assert.equal(await title(), "not watching · sessionizer");
-  player.document = document_({ sentence: {
-    state: "held_back", tone: "trouble", text: "held back by web-events/3 since 12:03", since: NOON, cause: null } });
+  player.document = document_({
+    sentence: {
+      state: "held_back",
+      tone: "trouble",
+      text: "held back by web-events/3 since 12:03",
+      since: NOON,
+      cause: null,
+    },
+  });
   await new Promise((later) => setTimeout(later, 3500));
   assert.equal(player.streams.size, 0);
   assert.equal(await title(), "not watching · sessionizer");
@@ -183,17 +283,28 @@ test("a hidden page lets go of the stream, and comes back with a fresh snapshot"
   const { document } = player;
   player.document = null;
   await page.front();
-  await until("not yet back", title, (now) => now === "connecting again; figures are of 12:04:11 · sessionizer");
+  await until(
+    "not yet back",
+    title,
+    (now) => now === "connecting again; figures are of 12:04:11 · sessionizer",
+  );
   assert.equal(await page.evaluate("'stale' in document.body.dataset"), true);
   player.snapshot(document);
-  await until("back", title, (now) => now === "held back by web-events/3 since 12:03 · sessionizer");
+  await until(
+    "back",
+    title,
+    (now) => now === "held back by web-events/3 since 12:03 · sessionizer",
+  );
   assert.equal(player.streams.size, 1);
 });
 
 test("the page works behind a prefix", async () => {
   const { page, player, complaints } = await watch(document_(), { prefix: "/jobs/web" });
   assert.match(await page.title(), /^up to date/);
-  assert.ok(player.requests.every((path) => path.startsWith("/jobs/web/")), player.requests.join(" "));
+  assert.ok(
+    player.requests.every((path) => path.startsWith("/jobs/web/")),
+    player.requests.join(" "),
+  );
   assert.deepEqual(complaints, []);
 });
 
@@ -202,35 +313,92 @@ test("an unknown schema reloads the page, once", async () => {
   const loads = () => player.requests.filter((path) => path === "/").length;
   player.snapshot(document_({ schema: 2 }));
   await until("reloaded", loads, (n) => n === 2);
-  await until("said", () => sentence(page), (said) => /cannot read what the job says/.test(said));
+  await until(
+    "said",
+    () => sentence(page),
+    (said) => /cannot read what the job says/.test(said),
+  );
   await new Promise((later) => setTimeout(later, 2000));
   assert.equal(loads(), 2);
   assert.equal(await page.locator("#main").isVisible(), false);
 });
 
 const HOSTILE = [
-  "<script>globalThis.hit = 1</script>", "<img src=x onerror=globalThis.hit=1>", `${"a".repeat(249)}.com`,
-  "مثال.إختبار", "\u202Egnp.evil\u202C", "שלום.example", "\u2066\u2067\u202Eabc", "x\n\t y", "\u0007bell", "🙂".repeat(60), "",
-  "javascript:alert(1)", "${7*7}{{7*7}}", "</td></tr></table><h1>mine</h1>",
+  "<script>globalThis.hit = 1</script>",
+  "<img src=x onerror=globalThis.hit=1>",
+  `${"a".repeat(249)}.com`,
+  "مثال.إختبار",
+  "\u202Egnp.evil\u202C",
+  "שלום.example",
+  "\u2066\u2067\u202Eabc",
+  "x\n\t y",
+  "\u0007bell",
+  "🙂".repeat(60),
+  "",
+  "javascript:alert(1)",
+  "${7*7}{{7*7}}",
+  "</td></tr></table><h1>mine</h1>",
 ];
 
-const hostile = () => document_({
-  hosts: { since: NOON, known: 5000, limit: 10000, other: { hosts: 4900, sessions: 90000, events: 1, duration_ms: 1 },
-    rows: HOSTILE.map((host, i) => ({ host, sessions: 100 - i, events: 500, duration_ms: 600000 })) },
-  latest: { keep: 50, rows: HOSTILE.slice(0, 10).map((host, i) => ({ ...session(i, NOON, host), ip: host })) },
-  dead_letters: { since: NOON, total: HOSTILE.length, rows: HOSTILE.slice(0, 6).map((payload, i) => ({
-    reason: `bad_json${i}`, count: 1, last_at: NOON, examples: [{ at: NOON, topic: "t", partition: 0, offset: 1,
-      detail: payload, payload: payload.repeat(3), cut: true }] })) },
-  sentence: { state: "waiting_for_postgres", tone: "trouble", text: `waiting for Postgres (12 s, retrying: ${HOSTILE[0]})`, since: NOON, cause: HOSTILE[4] },
-  partitions: { ...partitions(1), rows: [{ ...partitions(1).rows[0], state_text: HOSTILE[1] }] },
-  marks: { rows: [{ at: NOON, kind: "postgres_lost", text: HOSTILE[1] }] },
-});
+const hostile = () =>
+  document_({
+    hosts: {
+      since: NOON,
+      known: 5000,
+      limit: 10000,
+      other: { hosts: 4900, sessions: 90000, events: 1, duration_ms: 1 },
+      rows: HOSTILE.map((host, i) => ({
+        host,
+        sessions: 100 - i,
+        events: 500,
+        duration_ms: 600000,
+      })),
+    },
+    latest: {
+      keep: 50,
+      rows: HOSTILE.slice(0, 10).map((host, i) => ({ ...session(i, NOON, host), ip: host })),
+    },
+    dead_letters: {
+      since: NOON,
+      total: HOSTILE.length,
+      rows: HOSTILE.slice(0, 6).map((payload, i) => ({
+        reason: `bad_json${i}`,
+        count: 1,
+        last_at: NOON,
+        examples: [
+          {
+            at: NOON,
+            topic: "t",
+            partition: 0,
+            offset: 1,
+            detail: payload,
+            payload: payload.repeat(3),
+            cut: true,
+          },
+        ],
+      })),
+    },
+    sentence: {
+      state: "waiting_for_postgres",
+      tone: "trouble",
+      text: `waiting for Postgres (12 s, retrying: ${HOSTILE[0]})`,
+      since: NOON,
+      cause: HOSTILE[4],
+    },
+    partitions: { ...partitions(1), rows: [{ ...partitions(1).rows[0], state_text: HOSTILE[1] }] },
+    marks: { rows: [{ at: NOON, kind: "postgres_lost", text: HOSTILE[1] }] },
+  });
 
 test("text from events does no harm, whatever it is", async () => {
   for (const width of [360, 1280]) {
     const { page, complaints } = await watch(hostile(), { viewport: { width, height: 800 } });
     await page.click("#host-all");
-    assert.deepEqual(await page.locator("#hosts td.head bdi").evaluateAll((nodes) => nodes.map((node) => node.textContent)), HOSTILE);
+    assert.deepEqual(
+      await page
+        .locator("#hosts td.head bdi")
+        .evaluateAll((nodes) => nodes.map((node) => node.textContent)),
+      HOSTILE,
+    );
     assert.equal(await page.locator("main script, main img, main h1").count(), 0);
     assert.equal(await page.evaluate(() => globalThis.hit), undefined);
     assert.ok((await overflow(page)) <= 0, `${width} px wide`);
@@ -244,30 +412,47 @@ test("text from events does no harm, whatever it is", async () => {
 test("a foreign text keeps its direction to itself", async () => {
   const { page } = await watch(hostile());
   await page.click("#host-all");
-  const isolated = await page.locator("bdi").evaluateAll((nodes) => nodes.map((node) => getComputedStyle(node).unicodeBidi));
+  const isolated = await page
+    .locator("bdi")
+    .evaluateAll((nodes) => nodes.map((node) => getComputedStyle(node).unicodeBidi));
   assert.ok(isolated.length > 20 && isolated.every((value) => value === "isolate"));
 });
 
 test("of many partitions the worst are shown, and a filter finds the others", async () => {
   const many = partitions(512);
-  many.rows[300] = { ...many.rows[300], holds_back: true, state: "held_up", since: NOON - 60_000, lag_s: 60 };
+  many.rows[300] = {
+    ...many.rows[300],
+    holds_back: true,
+    state: "held_up",
+    since: NOON - 60_000,
+    lag_s: 60,
+  };
   many.order = ["web-events/300", ...many.order.filter((id) => id !== "web-events/300")];
   many.rows = many.order.map((id) => many.rows.find((row) => row.id === id));
   const { page, player } = await watch(document_({ partitions: { ...many, total: 2000 } }));
   const names = () => page.locator("#partitions td.head").allInnerTexts();
   assert.equal((await names()).length, 20);
   assert.equal((await names())[0], "web-events/300");
-  assert.equal(await text(page, "#partitions td[data-name=state]"), "holds back · open transaction since 12:03:11");
-  assert.match(await text(page, "#partition-count"), /20 shown, the worst first; 2,000 in all, of which the first 512 can be searched/);
+  assert.equal(
+    await text(page, "#partitions td[data-name=state]"),
+    "holds back · open transaction since 12:03:11",
+  );
+  assert.match(
+    await text(page, "#partition-count"),
+    /20 shown, the worst first; 2,000 in all, of which the first 512 can be searched/,
+  );
   await page.fill("#partition-filter", "events/51");
-  assert.deepEqual(await names(), ["51", "510", "511"].map((n) => `web-events/${n}`));
+  assert.deepEqual(
+    await names(),
+    ["51", "510", "511"].map((n) => `web-events/${n}`),
+  );
   player.change(tick(NOON + 1000, { partitions: { rows: [{ ...many.rows[1], lag_s: 99 }] } }));
   await until("still filtered", names, (shown) => shown.length === 3);
   await page.fill("#partition-filter", "no such");
   assert.match(await text(page, "#partitions"), /No partition fits "no such"/);
 });
 
-test("up to 64 partitions are all shown, and the one that holds back is told in words", async () => {
+test("up to 64 partitions are all shown, and the one that holds back is named", async () => {
   const some = partitions(64);
   some.rows[0] = { ...some.rows[0], holds_back: true };
   const { page } = await watch(document_({ partitions: some }));
@@ -277,8 +462,23 @@ test("up to 64 partitions are all shown, and the one that holds back is told in 
 });
 
 test("of many hosts the first are shown, all on demand, and a filter finds one", async () => {
-  const rows = Array.from({ length: 100 }, (_, i) => ({ host: `h${i}.example`, sessions: 1000 - i, events: 5000, duration_ms: 1e6 }));
-  const { page } = await watch(document_({ hosts: { since: NOON, known: 5000, limit: 10000, rows, other: { hosts: 4900, sessions: 5, events: 5, duration_ms: 5 } } }));
+  const rows = Array.from({ length: 100 }, (_, i) => ({
+    host: `h${i}.example`,
+    sessions: 1000 - i,
+    events: 5000,
+    duration_ms: 1e6,
+  }));
+  const { page } = await watch(
+    document_({
+      hosts: {
+        since: NOON,
+        known: 5000,
+        limit: 10000,
+        rows,
+        other: { hosts: 4900, sessions: 5, events: 5, duration_ms: 5 },
+      },
+    }),
+  );
   const names = () => page.locator("#hosts td.head").allInnerTexts();
   assert.equal((await names()).length, 10);
   await page.click("#host-all");
@@ -295,16 +495,26 @@ test("the balance says in words and colour whether it holds", async () => {
   assert.equal(await text(page, "#balance-asof"), "as of 12:04:09");
   const { balance } = document_();
   player.change({ at: NOON + 1000, balance: { ...balance, difference: 3, ok: false } });
-  await until("not equal", () => text(page, "#balance-verdict"), (said) => said === "Not equal: 3 records unaccounted for");
+  await until(
+    "not equal",
+    () => text(page, "#balance-verdict"),
+    (said) => said === "Not equal: 3 records unaccounted for",
+  );
   assert.equal(await tone(), "trouble");
 });
 
 test("the proof says through when, by which audit, and how many differences", async () => {
   const { page, player } = await watch(document_());
   assert.equal(await text(page, "#proof-verdict"), "– no audit has been recorded");
-  player.change({ at: NOON + 1000, proof: { verified_through: NOON - 240_000, audited_at: NOON - 60_000, differences: 0 } });
-  await until("verified", () => text(page, "#proof-verdict"),
-    (said) => said === "Verified through 12:00:11 by the audit of 12:03:11: 0 differences");
+  player.change({
+    at: NOON + 1000,
+    proof: { verified_through: NOON - 240_000, audited_at: NOON - 60_000, differences: 0 },
+  });
+  await until(
+    "verified",
+    () => text(page, "#proof-verdict"),
+    (said) => said === "Verified through 12:00:11 by the audit of 12:03:11: 0 differences",
+  );
   assert.equal(await page.getAttribute("#proof-verdict", "data-tone"), "good");
 });
 
@@ -312,67 +522,121 @@ test("anomalies are shown only by a job that looks for them", async () => {
   const { page, player } = await watch(document_());
   assert.equal(await page.locator("#anomalies-block").isVisible(), false);
   assert.match(await text(page, "#tiles"), /Dead letters/);
-  player.change({ at: NOON + 1000, anomalies: { rows: [{ kind: "burst", host: "a", subject: "b", at: NOON, reason: "412 events in 31 s", sql: "select 1" }] },
-    tiles: { ...document_().tiles, anomalies: 1 } });
-  await until("shown", () => text(page, "#tiles"), (tiles) => /Anomalies\s+1/.test(tiles));
+  player.change({
+    at: NOON + 1000,
+    anomalies: {
+      rows: [
+        {
+          kind: "burst",
+          host: "a",
+          subject: "b",
+          at: NOON,
+          reason: "412 events in 31 s",
+          sql: "select 1",
+        },
+      ],
+    },
+    tiles: { ...document_().tiles, anomalies: 1 },
+  });
+  await until(
+    "shown",
+    () => text(page, "#tiles"),
+    (tiles) => /Anomalies\s+1/.test(tiles),
+  );
   assert.match(await text(page, "#anomalies"), /412 events in 31 s/);
 });
 
 test("a payload is cut at 200 characters", async () => {
   const payload = "x".repeat(5000);
-  const { page } = await watch(document_({ dead_letters: { since: NOON, total: 1, rows: [{ reason: "bad_json", count: 1, last_at: NOON,
-    examples: [{ at: NOON, topic: "t", partition: 0, offset: 7, detail: "x", payload, cut: false }] }] } }));
-  assert.equal(await text(page, "#dead-letters td.foreign"), `t/0 offset 7: ${"x".repeat(199)}…`);
+  const { page } = await watch(
+    document_({
+      dead_letters: {
+        since: NOON,
+        total: 1,
+        rows: [
+          {
+            reason: "bad_json",
+            count: 1,
+            last_at: NOON,
+            examples: [
+              { at: NOON, topic: "t", partition: 0, offset: 7, detail: "x", payload, cut: false },
+            ],
+          },
+        ],
+      },
+    }),
+  );
+  assert.equal(
+    await text(page, "#dead-letters td.foreign:last-child"),
+    `t/0 offset 7: ${"x".repeat(199)}…`,
+  );
 });
 
 test("each chart is an image with its last value in words, and has a table behind it", async () => {
   const { page, player } = await watch(document_());
   for (const id of ["rates", "lag", "watermark", "durable"]) {
     assert.equal(await page.getAttribute(`#chart-${id}`, "role"), "img");
-    assert.match(await page.getAttribute(`#chart-${id}`, "aria-label"), /[0-9.,]+( s|\/s) at 12:04:11/);
+    assert.match(
+      await page.getAttribute(`#chart-${id}`, "aria-label"),
+      /[0-9.,]+( s|\/s) at 12:04:11/,
+    );
   }
   player.change({ at: NOON + 1000, history: { points: [[NOON + 1000, 5, 6, 77, 8, 9]] } });
-  await until("label", () => page.getAttribute("#chart-lag", "aria-label"), (label) => label.includes("1 min 17 s at 12:04:12"));
+  await until(
+    "label",
+    () => page.getAttribute("#chart-lag", "aria-label"),
+    (label) => label.includes("1 min 17 s at 12:04:12"),
+  );
   const figure = page.locator("figure").nth(1);
   await figure.locator("summary").focus();
   await page.keyboard.press("Enter");
-  await until("table", () => figure.locator("tbody tr").count(), (n) => n >= 60);
+  await until(
+    "table",
+    () => figure.locator("tbody tr").count(),
+    (n) => n >= 60,
+  );
   assert.match(await figure.locator("tbody tr").first().innerText(), /12:04:12\s+1 min 17 s/);
 });
 
 test("a gap is a gap in what is drawn, and a restart is a line", async () => {
   const doc = document_({}, { minutes: 15 });
-  doc.history.points = doc.history.points.filter((_, i) => i < 300 || i > 600).map((point) => [point[0], 5000, 500, 5, 15, 5]);
+  doc.history.points = doc.history.points
+    .filter((_, i) => i < 300 || i > 600)
+    .map((point) => [point[0], 5000, 500, 5, 15, 5]);
   doc.marks.rows = [{ at: NOON - 450_000, kind: "started", text: "started" }];
   const { page } = await watch(doc);
-  // Columns of the plot that have the colour of the line, and those that have a line from top to bottom.
-  const drawn = () => page.evaluate(() => {
-    const canvas = document.querySelector("#chart-lag canvas");
-    const { width, height } = canvas;
-    const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
-    const probe = document.createElement("canvas").getContext("2d");
-    const rgb = (name) => {
-      probe.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(name);
-      probe.fillRect(0, 0, 1, 1);
-      return [...probe.getImageData(0, 0, 1, 1).data].slice(0, 3);
-    };
-    const near = (x, y, [r, g, b]) => {
-      const i = (y * width + x) * 4;
-      return data[i + 3] > 100 && Math.abs(data[i] - r) + Math.abs(data[i + 1] - g) + Math.abs(data[i + 2] - b) < 60;
-    };
-    const [line, start] = [rgb("--line-3"), rgb("--mark-start")];
-    const columns = { line: [], start: [] };
-    for (let x = 50; x < width - 50; x++) {
-      let [a, b] = [0, 0];
-      for (let y = 0; y < height; y++) {
-        a += near(x, y, line);
-        b += near(x, y, start);
+  // Columns of the plot with the colour of the line, and those with a line from top to bottom.
+  const drawn = () =>
+    page.evaluate(() => {
+      const canvas = document.querySelector("#chart-lag canvas");
+      const { width, height } = canvas;
+      const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+      const probe = document.createElement("canvas").getContext("2d");
+      const rgb = (name) => {
+        probe.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(name);
+        probe.fillRect(0, 0, 1, 1);
+        return [...probe.getImageData(0, 0, 1, 1).data].slice(0, 3);
+      };
+      const near = (x, y, [r, g, b]) => {
+        const i = (y * width + x) * 4;
+        return (
+          data[i + 3] > 100 &&
+          Math.abs(data[i] - r) + Math.abs(data[i + 1] - g) + Math.abs(data[i + 2] - b) < 60
+        );
+      };
+      const [line, start] = [rgb("--line-3"), rgb("--mark-start")];
+      const columns = { line: [], start: [] };
+      for (let x = 50; x < width - 50; x++) {
+        let [a, b] = [0, 0];
+        for (let y = 0; y < height; y++) {
+          a += near(x, y, line);
+          b += near(x, y, start);
+        }
+        if (a) columns.line.push(x / width);
+        if (b > height / 2) columns.start.push(x / width);
       }
-      if (a) columns.line.push(x / width);
-      if (b > height / 2) columns.start.push(x / width);
-    }
-    return columns;
-  });
+      return columns;
+    });
   const { line, start } = await until("drawn", drawn, (columns) => columns.line.length > 50);
   const inside = line.filter((x) => x > 0.42 && x < 0.58);
   assert.deepEqual(inside, [], "nothing is drawn in the gap");
@@ -382,52 +646,102 @@ test("a gap is a gap in what is drawn, and a restart is a line", async () => {
 
 test("everything can be reached by keyboard", async () => {
   const many = document_({ partitions: partitions(100) });
-  many.hosts.rows = Array.from({ length: 30 }, (_, i) => ({ host: `h${i}`, sessions: 9, events: 9, duration_ms: 9 }));
+  many.hosts.rows = Array.from({ length: 30 }, (_, i) => ({
+    host: `h${i}`,
+    sessions: 9,
+    events: 9,
+    duration_ms: 9,
+  }));
   const { page } = await watch(many);
   const reached = [];
   for (let i = 0; i < 14; i++) {
     await page.keyboard.press("Tab");
-    reached.push(await page.evaluate(() => {
-      const { id, tagName, textContent } = document.activeElement;
-      const { outlineStyle } = getComputedStyle(document.activeElement);
-      return { what: id || `${tagName} ${textContent}`.trim(), seen: outlineStyle !== "none" };
-    }));
+    reached.push(
+      await page.evaluate(() => {
+        const { id, tagName, textContent } = document.activeElement;
+        const { outlineStyle } = getComputedStyle(document.activeElement);
+        return { what: id || `${tagName} ${textContent}`.trim(), seen: outlineStyle !== "none" };
+      }),
+    );
   }
-  assert.deepEqual(reached.map(({ what }) => what).slice(0, 11), ["A Skip to the figures", "SUMMARY Table", "SUMMARY Table",
-    "SUMMARY Table", "SUMMARY Table", "partition-filter", "host-filter", "host-all", "A status (JSON)", "A metrics", "A readiness"]);
-  assert.ok(reached.slice(0, 11).every(({ seen }) => seen), JSON.stringify(reached));
+  assert.deepEqual(reached.map(({ what }) => what).slice(0, 11), [
+    "A Skip to the figures",
+    "SUMMARY Table",
+    "SUMMARY Table",
+    "SUMMARY Table",
+    "SUMMARY Table",
+    "partition-filter",
+    "host-filter",
+    "host-all",
+    "A status (JSON)",
+    "A metrics",
+    "A readiness",
+  ]);
+  assert.ok(
+    reached.slice(0, 11).every(({ seen }) => seen),
+    JSON.stringify(reached),
+  );
 });
 
 test("nothing moves for those who asked for it", async () => {
   const { page } = await watch(document_(), { reducedMotion: "reduce" });
-  const moving = await page.evaluate(() => [...document.querySelectorAll("*")].filter((node) => {
-    const { transitionDuration, animationName } = getComputedStyle(node);
-    return animationName !== "none" || /[1-9]/.test(transitionDuration);
-  }).length);
+  const moving = await page.evaluate(
+    () =>
+      [...document.querySelectorAll("*")].filter((node) => {
+        const { transitionDuration, animationName } = getComputedStyle(node);
+        return animationName !== "none" || /[1-9]/.test(transitionDuration);
+      }).length,
+  );
   assert.equal(moving, 0);
 });
 
 const LOOKS = {
   "up to date": () => document_(),
   "everything strange": hostile,
-  "held back": () => document_({
-    sentence: { state: "held_back", tone: "trouble", text: "held back by web-events/0 since 12:03", since: NOON, cause: null },
-    partitions: { ...partitions(100), rows: partitions(100).rows.map((row, i) => ({ ...row, holds_back: i === 0 })) },
-    balance: { ...document_().balance, ok: false, difference: 2 },
-    marks: { rows: ["started", "kafka_lost", "kafka_back"].map((kind, i) => ({ at: NOON - 1000 * i, kind, text: kind })) },
-    peers: { rows: [0, 1].map((process) => ({ process, workers: 2, seen_at: NOON, text: null })) },
-  }),
+  "held back": () =>
+    document_({
+      sentence: {
+        state: "held_back",
+        tone: "trouble",
+        text: "held back by web-events/0 since 12:03",
+        since: NOON,
+        cause: null,
+      },
+      partitions: {
+        ...partitions(100),
+        rows: partitions(100).rows.map((row, i) => ({ ...row, holds_back: i === 0 })),
+      },
+      balance: { ...document_().balance, ok: false, difference: 2 },
+      marks: {
+        rows: ["started", "kafka_lost", "kafka_back"].map((kind, i) => ({
+          at: NOON - 1000 * i,
+          kind,
+          text: kind,
+        })),
+      },
+      peers: {
+        rows: [0, 1].map((process) => ({ process, workers: 2, seen_at: NOON, text: null })),
+      },
+    }),
 };
 
 for (const colorScheme of ["light", "dark"]) {
   for (const width of [360, 1280]) {
     test(`axe finds nothing, and nothing sticks out: ${colorScheme}, ${width} px`, async () => {
       for (const [name, make] of Object.entries(LOOKS)) {
-        const { page } = await watch(make(), { colorScheme, viewport: { width, height: 800 }, reducedMotion: "reduce" });
+        const { page } = await watch(make(), {
+          colorScheme,
+          viewport: { width, height: 800 },
+          reducedMotion: "reduce",
+        });
         for (const summary of await page.locator("summary").all()) await summary.click();
         assert.deepEqual(await findings(page), [], name);
         assert.ok((await overflow(page)) <= 0, name);
-        await until("stale", () => page.title(), (title) => title.startsWith("lost the job"));
+        await until(
+          "stale",
+          () => page.title(),
+          (title) => title.startsWith("lost the job"),
+        );
         assert.deepEqual(await findings(page), [], `${name}, stale`);
       }
     });
@@ -441,17 +755,29 @@ test("a stream that is refused is replaced by asking now and then", async () => 
   player.document = document_();
   const { page, context } = await open(browser, player.url);
   opened.push(() => context.close());
-  await until("polled", () => page.title(), (title) => title.startsWith("up to date"));
+  await until(
+    "polled",
+    () => page.title(),
+    (title) => title.startsWith("up to date"),
+  );
   player.document = document_({}, { at: NOON + 60_000 });
-  await until("polled again", () => text(page, ".asof"), (as) => as === "as of 12:05:11");
+  await until(
+    "polled again",
+    () => text(page, ".asof"),
+    (as) => as === "as of 12:05:11",
+  );
   assert.doesNotMatch(await page.title(), /lost/);
 });
 
 test("half a message is no message: the page connects again", async () => {
   const { page, player } = await watch(document_());
   player.document = document_({}, { at: NOON + 60_000 });
-  for (const stream of player.streams) stream.write("event: change\ndata: {\"at\": 17\n\n");
-  await until("connected again", () => text(page, ".asof"), (as) => as === "as of 12:05:11");
+  for (const stream of player.streams) stream.write('event: change\ndata: {"at": 17\n\n');
+  await until(
+    "connected again",
+    () => text(page, ".asof"),
+    (as) => as === "as of 12:05:11",
+  );
 });
 
 test("a second costs the page little", async () => {
@@ -460,15 +786,24 @@ test("a second costs the page little", async () => {
   await client.send("Performance.enable", { timeDomain: "threadTicks" });
   const spent = async () => {
     const { metrics } = await client.send("Performance.getMetrics");
-    return metrics.find(({ name }) => name === "ThreadTime")?.value ?? metrics.find(({ name }) => name === "TaskDuration").value;
+    return (
+      metrics.find(({ name }) => name === "ThreadTime")?.value ??
+      metrics.find(({ name }) => name === "TaskDuration").value
+    );
   };
   const seconds = 20;
   const begin = await spent();
   for (let i = 1; i <= seconds; i++) {
     const at = NOON + i * 1000;
-    player.change(tick(at, { tiles: { ...document_().tiles, events_per_s: 10000 + i },
-      latest: { add: [session(i, at), session(i + 1, at)] } }));
-    await page.evaluate(() => new Promise((drawn) => requestAnimationFrame(() => setTimeout(drawn))));
+    player.change(
+      tick(at, {
+        tiles: { ...document_().tiles, events_per_s: 10000 + i },
+        latest: { add: [session(i, at), session(i + 1, at)] },
+      }),
+    );
+    await page.evaluate(
+      () => new Promise((drawn) => requestAnimationFrame(() => setTimeout(drawn))),
+    );
   }
   const each = ((await spent()) - begin) / seconds;
   console.log(`# ${(each * 1000).toFixed(1)} ms of the main thread for each second of changes`);

@@ -1,5 +1,5 @@
-// Plays what a job would say, for states that are hard to bring about with a real one. It serves the
-// page's own files with the job's own headers, and sends whatever documents a test hands it.
+// Plays what a job would say, for states that are hard to bring about with a real one. It serves
+// the page's own files with the job's own headers, and sends whatever documents a test hands it.
 
 import { readFile, readdir } from "node:fs/promises";
 import { createServer } from "node:http";
@@ -7,7 +7,8 @@ import { extname } from "node:path";
 
 export const PAGE = new URL("../../src/monitor/page/", import.meta.url);
 
-export const CSP = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; " +
+export const CSP =
+  "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; " +
   "img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'; form-action 'none'";
 
 const TYPES = {
@@ -42,7 +43,9 @@ export class Player {
   async answer(request, response) {
     const path = new URL(request.url, "http://x").pathname;
     this.requests.push(path);
-    const name = path.startsWith(`${this.prefix}/`) ? path.slice(this.prefix.length + 1) || "index.html" : null;
+    const name = path.startsWith(`${this.prefix}/`)
+      ? path.slice(this.prefix.length + 1) || "index.html"
+      : null;
     response.setHeader("X-Content-Type-Options", "nosniff");
     if (name === "events") return this.stream(response);
     if (name === "status" && this.document) {

@@ -1,5 +1,5 @@
-// Two tabs of one window, of which only one is seen. Playwright makes every page believe that it has
-// the focus, so this talks to Chromium itself, over the pipe that it offers for that.
+// Two tabs of one window, of which only one is seen. Playwright makes every page believe that it
+// has the focus, so this talks to Chromium itself, over the pipe that it offers for that.
 
 import { spawn } from "node:child_process";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -10,9 +10,17 @@ import { FLAGS, executablePath } from "./browser.js";
 export class Tabs {
   async start() {
     this.profile = await mkdtemp(join(tmpdir(), "sessionizer-tabs-"));
-    this.process = spawn(executablePath,
-      [...FLAGS, "--headless=new", "--remote-debugging-pipe", `--user-data-dir=${this.profile}`, "about:blank"],
-      { stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"] });
+    this.process = spawn(
+      executablePath,
+      [
+        ...FLAGS,
+        "--headless=new",
+        "--remote-debugging-pipe",
+        `--user-data-dir=${this.profile}`,
+        "about:blank",
+      ],
+      { stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"] },
+    );
     this.ended = new Promise((ended) => this.process.once("exit", ended));
     this.calls = new Map();
     let rest = "";
@@ -43,7 +51,11 @@ export class Tabs {
     return {
       front: () => this.call("Target.activateTarget", { targetId }),
       async evaluate(expression) {
-        const { result } = await this.tabs.call("Runtime.evaluate", { expression, returnByValue: true }, sessionId);
+        const { result } = await this.tabs.call(
+          "Runtime.evaluate",
+          { expression, returnByValue: true },
+          sessionId,
+        );
         return result.value;
       },
       tabs: this,

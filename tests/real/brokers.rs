@@ -80,7 +80,9 @@ fn a_broker_that_goes_away_is_missed_once_and_found_again() {
     assert_eq!(world.rows(), sessions(&events[..40]));
     let log = job.log();
     let lines = |of: &str| log.lines().filter(|line| line.contains(of)).count();
-    assert_eq!((lines("WARN"), lines("ERROR"), lines("Kafka is back")), (1, 0, 1), "{log}");
+    // One that lasts is repeated, on a machine that takes long to start a broker.
+    let warned = lines("WARN") - lines("still does not answer");
+    assert_eq!((warned, lines("ERROR"), lines("Kafka is back")), (1, 0, 1), "{log}");
     let warning = log.lines().find(|line| line.contains("WARN")).expect("counted");
     assert!(warning.contains(&world.kafka) && warning.contains("refused"), "{warning}");
 

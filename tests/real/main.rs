@@ -50,6 +50,10 @@ mod state;
 mod stuck;
 mod upgrade;
 mod user_table;
+mod watch;
+mod watch_cluster;
+mod watch_metrics;
+mod watch_page;
 mod world;
 #[path = "../shared/savepoint.rs"]
 mod written;

@@ -43,7 +43,9 @@ fn postgres_may_go_away_and_come_back() {
     }
     wait_for_records(&world, traffic.records());
     let log = job.stop();
-    assert_eq!(count(&log, "WARN ]"), WRITERS * outages.len(), "one an outage and writer:\n{log}");
+    // One that lasts is repeated, on a machine that takes long to start a server.
+    let warned = count(&log, "WARN ]") - count(&log, "still cannot commit");
+    assert_eq!(warned, WRITERS * outages.len(), "one an outage and writer:\n{log}");
     assert_eq!(count(&log, "ERROR]"), 0, "{log}");
     traffic.check(&world, &["-w", "3"]);
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::failure::{Result, While, fail};
 use crate::sql::Server;
-use crate::{leftovers, proc, root};
+use crate::{leftovers, proc, root, screen};
 
 pub struct Servers {
     /// Holds everything: servers, logs, files in passing.
@@ -27,6 +27,7 @@ pub struct Service {
 impl Servers {
     /// Starts both. `name` is a part of the name of the directory.
     pub fn start(name: &str) -> Result<Servers> {
+        screen::show("starting Kafka and PostgreSQL");
         let directory = leftovers::make_directory(name)?;
         let kafka = Service::start("kafka", &directory.join("kafka"))?;
         let postgres = Service::start("postgres", &directory.join("postgres"))?;
@@ -39,7 +40,7 @@ impl Servers {
     }
 
     /// The program or something beside it, in an environment that names these servers and holds no
-    /// setting of whoever runs this.
+    /// setting of whoever runs this. A job has a consumer group of its own.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
@@ -50,6 +51,7 @@ impl Servers {
         }
         command
             .env("KAFKA_URL", &self.kafka.address)
+            .env("KAFKA_GROUP", "xtask")
             .env("POSTGRES_URL", format!("jdbc:postgresql://{}/postgres", self.postgres.address));
         command
     }

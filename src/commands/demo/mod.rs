@@ -128,6 +128,8 @@ fn configure(args: &DemoArgs, broker: &str, env: &Environment) -> Result<Config,
         ("--out-of-orderness", "2s"),
         ("--idle-timeout", "1s"),
         ("--max-future", "1m"),
+        // A job may run beside it.
+        ("--http", "127.0.0.1:0"),
     ];
     let typed = settings.iter().flat_map(|(name, value)| [*name, *value]);
     let cli = crate::cli::Cli::parse_from(std::iter::once("sessionizer").chain(typed));

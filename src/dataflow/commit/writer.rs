@@ -25,6 +25,7 @@ use crate::dataflow::ports::{
 };
 use crate::dataflow::run_state::RunState;
 use crate::ui::text;
+use crate::ui::trouble::Repeated;
 use crate::ui::waiting::Waiting;
 
 /// A transaction takes no further epochs once it has this many rows and dead letters.
@@ -82,7 +83,14 @@ pub struct Writer {
     outcome: Outcome,
     /// Whether the last attempt may have been committed: its reply may have been lost.
     unsure: bool,
-    failing_since: Option<(Instant, Waiting)>,
+    failing: Option<Failing>,
+}
+
+/// Attempts that have failed, one after the other.
+struct Failing {
+    since: Instant,
+    waiting: Waiting,
+    repeated: Repeated,
 }
 
 impl Writer {
@@ -103,7 +111,7 @@ impl Writer {
             run: None,
             outcome: Outcome::default(),
             unsure: false,
-            failing_since: None,
+            failing: None,
         }
     }
 
@@ -235,12 +243,22 @@ impl Writer {
     }
 
     fn failed(&mut self, why: &str) {
-        let (since, waiting) = self.failing_since.get_or_insert_with(|| {
-            log::warn!("writer {}: cannot commit, will keep trying: {why}", self.writer);
-            (Instant::now(), Waiting::new("Postgres", None))
+        let failing = self.failing.get_or_insert_with(|| Failing {
+            since: Instant::now(),
+            waiting: Waiting::new("Postgres", None),
+            repeated: Repeated::default(),
         });
-        waiting.because(why);
-        let since = *since;
+        failing.waiting.because(why);
+        let (since, writer) = (failing.since, self.writer);
+        match failing.repeated.again(since.elapsed()) {
+            Some(1) => log::warn!("writer {writer}: cannot commit, will keep trying: {why}"),
+            Some(times) => log::warn!(
+                "writer {writer}: still cannot commit, after {} and {}: {why}",
+                text::duration(since.elapsed()),
+                text::plural(times, "attempt")
+            ),
+            None => {}
+        }
         self.run_state.metrics.figures.writer(self.writer, |shown| {
             shown.committing_since = None;
             shown.failing_since = Some(since);
@@ -251,7 +269,7 @@ impl Writer {
     }
 
     fn healed(&mut self) {
-        if let Some((since, _waiting)) = self.failing_since.take() {
+        if let Some(Failing { since, .. }) = self.failing.take() {
             let lasted = text::duration(since.elapsed());
             log::info!("writer {}: commits again, after {lasted}", self.writer);
             self.run_state.metrics.figures.writer(self.writer, |shown| {
@@ -274,7 +292,7 @@ pub fn run(
     loop {
         inbox.try_iter().for_each(|part| writer.submit(part));
         // A writer that is failing has reported it already.
-        let failing = writer.failing_since.is_some();
+        let failing = writer.failing.is_some();
         if !failing {
             let _ = steps.send(None);
         }

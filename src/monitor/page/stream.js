@@ -9,102 +9,108 @@ const POLL_MS = 2000;
 const POLLS = 15;
 
 export class Stream {
-  /** on: {snapshot(doc), change(change), lost()} */
-  constructor(on) {
-    this.on = on;
-    this.source = null;
-    this.timer = null;
-    this.live = false;
-    this.arrived = null;
-    this.polls = 0;
-  }
+	/** on: {snapshot(doc), change(change), lost()} */
+	constructor(on) {
+		this.on = on;
+		this.source = null;
+		this.timer = null;
+		this.live = false;
+		this.arrived = null;
+		this.polls = 0;
+	}
 
-  start() {
-    document.addEventListener("visibilitychange", () => this.look());
-    window.addEventListener("pageshow", (event) => event.persisted && this.look());
-    window.addEventListener("pagehide", () => this.close());
-    this.look();
-  }
+	start() {
+		document.addEventListener("visibilitychange", () => this.look());
+		window.addEventListener("pageshow", (event) => event.persisted && this.look());
+		window.addEventListener("pagehide", () => this.close());
+		this.look();
+	}
 
-  /** Hidden pages let go; a page that is seen again begins with a fresh snapshot. */
-  look() {
-    this.close();
-    if (!document.hidden) this.open();
-  }
+	/** Hidden pages let go; a page that is seen again begins with a fresh snapshot. */
+	look() {
+		this.close();
+		if (!document.hidden) this.open();
+	}
 
-  open() {
-    this.close();
-    this.opened = performance.now();
-    const source = new EventSource("events");
-    this.source = source;
-    const heard = (take) => (event) => {
-      if (this.source !== source) return;
-      let data;
-      try {
-        data = JSON.parse(event.data);
-      } catch {
-        this.again();
-        return;
-      }
-      this.arrive();
-      this.polls = 0;
-      take(data);
-    };
-    source.addEventListener("snapshot", heard((doc) => {
-      this.live = true;
-      this.on.snapshot(doc);
-    }));
-    source.addEventListener("change", heard((change) => this.live && this.on.change(change)));
-    source.addEventListener("error", () => this.source === source && this.again());
-  }
+	open() {
+		this.close();
+		this.opened = performance.now();
+		const source = new EventSource("events");
+		this.source = source;
+		const heard = (take) => (event) => {
+			if (this.source !== source) return;
+			let data;
+			try {
+				data = JSON.parse(event.data);
+			} catch {
+				this.again();
+				return;
+			}
+			this.arrive();
+			this.polls = 0;
+			take(data);
+		};
+		source.addEventListener(
+			"snapshot",
+			heard((doc) => {
+				this.live = true;
+				this.on.snapshot(doc);
+			}),
+		);
+		source.addEventListener(
+			"change",
+			heard((change) => this.live && this.on.change(change)),
+		);
+		source.addEventListener("error", () => this.source === source && this.again());
+	}
 
-  arrive() {
-    this.arrived = performance.now();
-  }
+	arrive() {
+		this.arrived = performance.now();
+	}
 
-  close() {
-    this.source?.close();
-    this.source = null;
-    this.live = false;
-    clearTimeout(this.timer);
-    this.timer = null;
-  }
+	close() {
+		this.source?.close();
+		this.source = null;
+		this.live = false;
+		clearTimeout(this.timer);
+		this.timer = null;
+	}
 
-  again() {
-    if (this.live) this.on.lost();
-    this.close();
-    this.timer = setTimeout(() => this.poll(), AGAIN_MS);
-  }
+	again() {
+		if (this.live) this.on.lost();
+		this.close();
+		this.timer = setTimeout(() => this.poll(), AGAIN_MS);
+	}
 
-  /** Tries the stream again; where only that is refused, asks for the whole document now and then. */
-  async poll() {
-    this.timer = null;
-    if (document.hidden) return;
-    if (this.polls % POLLS === 0) return this.retry();
-    try {
-      const limit = AbortSignal.timeout(SILENT_MS);
-      const answer = await fetch("status", { cache: "no-store", signal: limit });
-      if (!answer.ok) throw new Error(`the job answered ${answer.status}`);
-      const doc = await answer.json();
-      if (this.source || document.hidden) return;
-      this.polls += 1;
-      this.arrive();
-      this.on.snapshot(doc);
-      this.timer = setTimeout(() => this.poll(), POLL_MS);
-    } catch {
-      if (!this.source && !document.hidden) this.retry();
-    }
-  }
+	/** Tries the stream again; where only that is refused, asks for the document now and then. */
+	async poll() {
+		this.timer = null;
+		if (document.hidden) return;
+		if (this.polls % POLLS === 0) return this.retry();
+		try {
+			const limit = AbortSignal.timeout(SILENT_MS);
+			const answer = await fetch("status", { cache: "no-store", signal: limit });
+			if (!answer.ok) throw new Error(`the job answered ${answer.status}`);
+			const doc = await answer.json();
+			if (this.source || document.hidden) return;
+			this.polls += 1;
+			this.arrive();
+			this.on.snapshot(doc);
+			this.timer = setTimeout(() => this.poll(), POLL_MS);
+		} catch {
+			if (!this.source && !document.hidden) this.retry();
+		}
+	}
 
-  retry() {
-    this.polls = 1;
-    this.open();
-  }
+	retry() {
+		this.polls = 1;
+		this.open();
+	}
 
-  /** Called every second: gives up what has been silent for too long. */
-  check() {
-    if (!this.source) return;
-    const last = Math.max(this.arrived ?? 0, this.opened);
-    if (performance.now() - last > SILENT_MS) this.again();
-  }
+	/** Called every second: gives up what has been silent for too long. */
+	check() {
+		if (!this.source) return;
+		const last = Math.max(this.arrived ?? 0, this.opened);
+		if (performance.now() - last > SILENT_MS) this.again();
+	}
 }

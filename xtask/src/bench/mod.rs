@@ -120,7 +120,8 @@ impl Bench {
         let says = |command: &mut Command| {
             let output = command.current_dir(root()).output().ok();
             let output = output.filter(|output| output.status.success());
-            output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+            let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+            text.and_then(|text| text.lines().next().map(str::to_owned))
         };
         let versions = [
             says(Command::new(&self.program).arg("--version")),

@@ -83,7 +83,8 @@ impl Results {
         let Head { machine, versions, events, runs } = head;
         let events = thousands(*events);
         let table = self.table();
-        let text = format!("\n{machine}\n{versions}\n{events} events, {runs} runs\n\n{table}\n");
+        let runs = if *runs == 1 { "1 run".to_owned() } else { format!("{runs} runs") };
+        let text = format!("\n{machine}\n{versions}\n{events} events, {runs}\n\n{table}\n");
         std::io::stdout().write_all(text.as_bytes()).during("cannot write the results")
     }
 

@@ -11,7 +11,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let (mut raw, mut jobs) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     for turn in 1..=bench.runs {
         for (at, workers) in ["1", "2"].into_iter().enumerate() {
-            let label = format!("raw, {workers} consumers, {turn} of {}", bench.runs);
+            let label = format!("raw, consumers: {workers}, {turn} of {}", bench.runs);
             raw[at].push(bench.measure_raw(topic, &label, at + 1)?);
             let label = format!("-w {workers}, {turn} of {}", bench.runs);
             jobs[at].push(bench.measure(topic, &label, &["-w", workers])?);

@@ -112,7 +112,7 @@ fn measure_peer(
     let (postgres_s, kafka_s) = bench.servers_cpu();
     let [program, arguments @ ..] = java else { return fail("scripts/lib/peer prints nothing") };
     let mut command = bench.servers.command(program.as_ref());
-    command.env("KAFKA_TOPIC", topic).env("KAFKA_GROUP", "bench");
+    command.env("KAFKA_TOPIC", topic);
     command.env("PEER_TABLE", &table).env("PEER_CHECKPOINTS", &checkpoints);
     command.args([way.heap, "-Xmx4g"]).args(arguments).arg(way.class);
     let label = format!("{}, {turn} of {}", way.name, bench.runs);

@@ -15,7 +15,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let mut runs = [Vec::new(), Vec::new()];
     for turn in 1..=bench.runs {
         for (consumers, runs) in (1..).zip(&mut runs) {
-            let label = format!("raw, {consumers} consumers, {turn} of {}", bench.runs);
+            let label = format!("raw, consumers: {consumers}, {turn} of {}", bench.runs);
             runs.push(bench.measure_raw(topic, &label, consumers)?);
         }
     }

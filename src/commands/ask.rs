@@ -1,0 +1,195 @@
+//! Asks a running job by HTTP: one request a connection, by the oldest version, which needs no more
+//! than a socket.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use sessionizer_core::fault::Fault;
+
+use crate::config::Environment;
+
+/// How long an answer may take in all.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The most bytes of an answer.
+const MOST: usize = 64 << 20;
+/// Where a job listens unless it is told otherwise.
+const DEFAULT: &str = "127.0.0.1:9464";
+
+/// Where a job is asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// `host:port`.
+    pub authority: String,
+    pub path: String,
+}
+
+/// An answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Told {
+    pub status: u16,
+    pub body: String,
+}
+
+impl Place {
+    /// The place that was typed, or the one where a job with these variables listens.
+    pub fn find(url: Option<&str>, path: &str, env: &Environment) -> Result<Self, Fault> {
+        let listens = env.value("SESSIONIZER_HTTP");
+        let Some(url) = url else {
+            let authority = match listens.as_deref().map(str::trim) {
+                None | Some("") => DEFAULT.to_owned(),
+                Some("none") => {
+                    return Err(Fault::Config(
+                        "SESSIONIZER_HTTP is none: this job answers nobody. Give it an address, or \
+                         give the URL of another job"
+                            .to_owned(),
+                    ));
+                }
+                // Who listens everywhere is here as well.
+                Some(address) => address
+                    .strip_prefix("0.0.0.0:")
+                    .map(|port| format!("127.0.0.1:{port}"))
+                    .or_else(|| address.strip_prefix("[::]:").map(|port| format!("[::1]:{port}")))
+                    .unwrap_or_else(|| address.to_owned()),
+            };
+            return Ok(Place { authority, path: path.to_owned() });
+        };
+        let wrong = || {
+            Fault::Config(format!(
+                "{url:?} is not the URL of a job: it must be like http://{DEFAULT}"
+            ))
+        };
+        let rest = match url.split_once("://") {
+            Some(("http", rest)) => rest,
+            Some(_) => return Err(wrong()),
+            None => url,
+        };
+        let (authority, given) = rest.split_once('/').unwrap_or((rest, ""));
+        let legal = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+        if authority.is_empty() || authority.contains('@') || !legal(rest) {
+            return Err(wrong());
+        }
+        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
+        let authority = match has_port {
+            true => authority.to_owned(),
+            false => format!("{authority}:80"),
+        };
+        let given = given.trim_end_matches('/');
+        let path = match given.is_empty() {
+            true => path.to_owned(),
+            // A prefix of a proxy, or the whole path.
+            false if given.ends_with(path.trim_start_matches('/')) => format!("/{given}"),
+            false => format!("/{given}{path}"),
+        };
+        Ok(Place { authority, path })
+    }
+
+    /// Asks, and waits for the whole answer.
+    pub fn ask(&self) -> io::Result<Told> {
+        let until = Instant::now() + PATIENCE;
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name leads nowhere");
+        for address in self.authority.to_socket_addrs()? {
+            match TcpStream::connect_timeout(&address, PATIENCE) {
+                Ok(stream) => return self.exchange(stream, until),
+                Err(why) => last = why,
+            }
+        }
+        Err(last)
+    }
+
+    fn exchange(&self, mut stream: TcpStream, until: Instant) -> io::Result<Told> {
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let Place { authority, path } = self;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {authority}\r\n\r\n")?;
+        let mut bytes = Vec::new();
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || bytes.len() > MOST {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            stream.set_read_timeout(Some(left))?;
+            match stream.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => bytes.extend_from_slice(&buffer[..read]),
+                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                Err(why) => return Err(why),
+            }
+        }
+        told(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "this is no HTTP"))
+    }
+}
+
+fn told(bytes: &[u8]) -> Option<Told> {
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
+    let head = std::str::from_utf8(&bytes[..end]).ok()?;
+    let status = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
+    let body = String::from_utf8_lossy(&bytes[end + 4..]).into_owned();
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    });
+    // A connection that broke must not pass for a short answer.
+    length.is_none_or(|length| bytes.len() == end + 4 + length).then_some(Told { status, body })
+}
+
+/// A text from outside without what could move the cursor or change colours.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(url: Option<&str>, variable: Option<&str>) -> Result<(String, String), Fault> {
+        let variables = variable.map(|value| ("SESSIONIZER_HTTP".into(), value.into()));
+        let env = Environment::new(variables);
+        Place::find(url, "/readyz", &env).map(|place| (place.authority, place.path))
+    }
+
+    #[test]
+    fn a_job_is_found_by_its_url_or_its_variable() {
+        for (url, variable, authority, path) in [
+            (None, None, "127.0.0.1:9464", "/readyz"),
+            (None, Some("0.0.0.0:8080"), "127.0.0.1:8080", "/readyz"),
+            (None, Some("[::]:8080"), "[::1]:8080", "/readyz"),
+            (None, Some("10.8.0.1:9464"), "10.8.0.1:9464", "/readyz"),
+            (Some("http://job:9464"), Some("none"), "job:9464", "/readyz"),
+            (Some("job:9464/"), None, "job:9464", "/readyz"),
+            (Some("http://job/jobs/web/"), None, "job:80", "/jobs/web/readyz"),
+            (Some("http://[::1]:9464/readyz"), None, "[::1]:9464", "/readyz"),
+            (Some("http://[::1]"), None, "[::1]:80", "/readyz"),
+        ] {
+            let want = (authority.to_owned(), path.to_owned());
+            assert_eq!(place(url, variable), Ok(want), "{url:?} {variable:?}");
+        }
+        for (url, variable) in [
+            (None, Some("none")),
+            (Some("https://job:9464"), None),
+            (Some("http://user@job:9464"), None),
+            (Some("http://"), None),
+            (Some("http://job:1/x y"), None),
+            (Some("http://job:1/\r\nX: y"), None),
+        ] {
+            assert_eq!(place(url, variable).map_err(|why| why.exit_code()), Err(2), "{url:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_taken_as_a_whole_or_not_at_all() {
+        let good = b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 2\r\n\r\nno";
+        assert_eq!(told(good), Some(Told { status: 503, body: "no".to_owned() }));
+        assert_eq!(told(&good[..good.len() - 1]), None);
+        assert_eq!(told(b"SSH-2.0-OpenSSH\r\n\r\n"), None);
+        assert_eq!(told(b""), None);
+    }
+
+    #[test]
+    fn a_text_from_outside_does_not_move_the_cursor() {
+        assert_eq!(printable("a\x1b[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+    }
+}

@@ -1,0 +1,103 @@
+//! `sessionizer status`: what a running job does, on one screen, without psql.
+
+mod screen;
+
+use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sessionizer_core::fault::Fault;
+
+use crate::cli::StatusArgs;
+use crate::commands::ask::{Place, printable};
+use crate::config::Environment;
+use crate::dataflow::run_state::RunState;
+use crate::ui::text::duration;
+
+/// How often `--watch` looks, and how soon it notices that it is to stop.
+const EVERY: Duration = Duration::from_secs(1);
+const NAP: Duration = Duration::from_millis(50);
+
+/// Clears from the cursor to the end of the screen, after moving to its beginning.
+const HOME: &str = "\x1b[H";
+const CLEAR_LINE: &str = "\x1b[K";
+const CLEAR_BELOW: &str = "\x1b[J";
+
+/// Shows what the job does, once or again and again.
+pub fn status(
+    args: &StatusArgs,
+    env: &Environment,
+    run_state: &Arc<RunState>,
+) -> Result<(), Fault> {
+    let place = Place::find(args.url.as_deref(), "/status", env)?;
+    if !args.watch {
+        let shown = shown(&place, args.json)?;
+        return print(&shown);
+    }
+    let terminal = std::io::stdout().is_terminal();
+    if terminal {
+        print("\x1b[2J")?;
+    }
+    let mut last: Option<(Instant, String)> = None;
+    while !run_state.stopping() {
+        let text = match shown(&place, args.json) {
+            Ok(text) => {
+                last = Some((Instant::now(), text.clone()));
+                text
+            }
+            Err(Fault::Config(why)) => return Err(Fault::Config(why)),
+            Err(why) => match &last {
+                None => return Err(why),
+                Some((since, text)) => {
+                    let ago = duration(since.elapsed());
+                    format!("lost the job {ago} ago ({why}); what it said last:\n\n{text}")
+                }
+            },
+        };
+        match terminal {
+            true => {
+                let lines: Vec<String> =
+                    text.lines().map(|line| format!("{line}{CLEAR_LINE}\n")).collect();
+                print(&format!("{HOME}{}{CLEAR_BELOW}", lines.concat()))?;
+            }
+            false => print(&text)?,
+        }
+        let until = Instant::now() + EVERY;
+        while Instant::now() < until && !run_state.stopping() {
+            std::thread::sleep(NAP);
+        }
+    }
+    Ok(())
+}
+
+fn shown(place: &Place, json: bool) -> Result<String, Fault> {
+    let at = &place.authority;
+    let told = place
+        .ask()
+        .map_err(|why| Fault::Environment(format!("no job answers at http://{at}: {why}")))?;
+    if told.status != 200 {
+        let said = printable(told.body.lines().next().unwrap_or_default());
+        return Err(Fault::Config(format!("http://{at} answers with {}: {said}", told.status)));
+    }
+    let document = serde_json::from_str(&told.body).map_err(|why| {
+        Fault::Config(format!("what answers at http://{at} is no job of this kind: {why}"))
+    })?;
+    match json {
+        true => Ok(format!("{}\n", told.body)),
+        false => Ok(screen::screen(&document, width())),
+    }
+}
+
+fn width() -> usize {
+    let size = terminal_size::terminal_size_of(std::io::stdout());
+    size.map_or(80, |(width, _)| usize::from(width.0)).max(40)
+}
+
+fn print(text: &str) -> Result<(), Fault> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).or_else(|why| match why.kind() {
+        // A reader that has seen enough.
+        std::io::ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(Fault::Environment(format!("standard output cannot be written: {why}"))),
+    })
+}

@@ -1,0 +1,79 @@
+//! What the processes of a job tell each other for people: texts that the links carry and nobody in
+//! between understands.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::ui::text::duration;
+
+/// What is not told again within this time is no longer true.
+pub const TRUE_FOR: Duration = Duration::from_secs(5);
+
+/// What this process has to tell, and what it was told.
+#[derive(Default)]
+pub struct Peers(Mutex<Mail>);
+
+#[derive(Default)]
+struct Mail {
+    /// What to tell process 0, until a link has taken it.
+    out: Option<String>,
+    inbox: BTreeMap<usize, (Instant, String)>,
+    /// When each process was last heard.
+    heard: BTreeMap<usize, Instant>,
+}
+
+impl Peers {
+    fn lock(&self) -> MutexGuard<'_, Mail> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leaves a text for process 0; one that was not taken is replaced.
+    pub fn tell(&self, text: String) {
+        self.lock().out = Some(text);
+    }
+
+    /// Takes the text to send.
+    pub fn take(&self) -> Option<String> {
+        self.lock().out.take()
+    }
+
+    /// Notes what a process has told.
+    pub fn hear(&self, process: usize, text: String) {
+        self.lock().inbox.insert(process, (Instant::now(), text));
+    }
+
+    /// Notes a sign of life.
+    pub fn alive(&self, process: usize) {
+        self.lock().heard.insert(process, Instant::now());
+    }
+
+    /// What other processes have told a moment ago.
+    pub fn inbox(&self) -> Vec<String> {
+        let mail = self.lock();
+        let fresh = mail.inbox.values().filter(|(at, _)| at.elapsed() < TRUE_FOR);
+        fresh.map(|(_, text)| text.clone()).collect()
+    }
+
+    /// When each process was last heard, in words.
+    pub fn told(&self) -> Vec<(usize, String)> {
+        let mail = self.lock();
+        let ago = |at: &Instant| format!("heard {} ago", duration(at.elapsed()));
+        mail.heard.iter().map(|(process, at)| (*process, ago(at))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_text_is_kept() {
+        let peers = Peers::default();
+        ["a", "b"].iter().for_each(|text| peers.tell((*text).to_owned()));
+        assert_eq!((peers.take().as_deref(), peers.take()), (Some("b"), None));
+        ["c", "d"].iter().for_each(|text| peers.hear(2, (*text).to_owned()));
+        peers.hear(1, "e".to_owned());
+        assert_eq!(peers.inbox(), ["e", "d"]);
+    }
+}

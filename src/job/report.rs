@@ -1,0 +1,215 @@
+//! `kill -USR1`: tells in the log where everything is. It looks and changes nothing.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use log::{info, warn};
+use signal_hook::consts::SIGUSR1;
+use signal_hook::iterator::{Handle, Signals};
+
+use crate::dataflow::run_state::RunState;
+use crate::job::clock::now_ms;
+use crate::monitor::sample::{MetricHosts, PartSample, PartState, Sample, sample};
+use crate::monitor::sentence::{Stage, clock};
+use crate::ui::text::{bytes, count, duration, plural};
+use crate::ui::waiting;
+
+/// How many partitions a report names.
+const PARTS: usize = 100;
+
+/// Reports at each SIGUSR1 until it is dropped.
+pub(super) struct Reporter {
+    current: Arc<Mutex<Arc<RunState>>>,
+    handle: Option<Handle>,
+}
+
+impl Reporter {
+    pub(super) fn start(process: usize, run_state: &Arc<RunState>) -> Self {
+        let current = Arc::new(Mutex::new(Arc::clone(run_state)));
+        let mut signals = match Signals::new([SIGUSR1]) {
+            Ok(signals) => signals,
+            Err(why) => {
+                warn!("kill -USR1 tells nothing: {why}");
+                return Reporter { current, handle: None };
+            }
+        };
+        let handle = signals.handle();
+        let of_thread = Arc::clone(&current);
+        let work = move || {
+            for _ in signals.forever() {
+                let run_state = of_thread.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let sample = sample(&run_state, process, now_ms(), &mut MetricHosts::default());
+                report(&sample, &run_state).iter().for_each(|line| info!("{line}"));
+            }
+        };
+        // Without a thread nobody is told anything, and the signal is ignored.
+        let _ = thread::Builder::new().name("report".to_owned()).spawn(work);
+        Reporter { current, handle: Some(handle) }
+    }
+
+    /// Reports on another run from now on.
+    pub(super) fn follow(&self, run_state: &Arc<RunState>) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::clone(run_state);
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        if let Some(handle) = &self.handle {
+            handle.close();
+        }
+    }
+}
+
+/// Where everything is, line by line.
+fn report(sample: &Sample, run_state: &RunState) -> Vec<String> {
+    let mut lines = vec![format!("where everything is: {}", stage(sample))];
+    let ms = |ms: u64| duration(std::time::Duration::from_millis(ms));
+    for wait in waiting::all() {
+        let why = wait.why.map_or(String::new(), |why| format!(": {why}"));
+        lines.push(format!(
+            "  waiting for {}, {} so far{why}",
+            wait.what,
+            duration(wait.since.elapsed())
+        ));
+    }
+    for worker in &sample.workers {
+        let stepped = worker
+            .still_ms
+            .map_or("does not run".to_owned(), |still| format!("stepped {} ago", ms(still)));
+        lines.push(format!(
+            "  worker {}: {stepped}, reads into epoch {}, {} cut and not durable",
+            worker.worker,
+            worker.epoch,
+            plural(worker.in_flight, "epoch")
+        ));
+    }
+    let (used, limit) = sample.memory;
+    lines.push(match limit {
+        u64::MAX => format!("  in flight: {}", bytes(used)),
+        limit => format!("  in flight: {} of {} ({})", bytes(used), bytes(limit), run_state.memory),
+    });
+    let durable = match sample.durable_epoch {
+        0 => "nothing yet in this run".to_owned(),
+        epoch => format!("epoch {epoch} ({} UTC)", clock(epoch)),
+    };
+    lines.push(format!("  complete: epoch {}; durable: {durable}", sample.epoch));
+    for part in sample.parts.iter().take(PARTS) {
+        lines.push(partition(part));
+    }
+    if sample.parts.len() > PARTS {
+        lines.push(format!("  and {} more partitions", sample.parts.len() - PARTS));
+    }
+    for writer in &sample.writers {
+        let since = |at: u64| ms(sample.at_ms.saturating_sub(at));
+        let does = match (writer.failing_since_ms, writer.committing_since_ms) {
+            (Some(at), _) => format!(
+                "failing for {}, with {}",
+                since(at),
+                writer.error.as_deref().unwrap_or("no reason")
+            ),
+            (None, Some(at)) => format!("committing for {}", since(at)),
+            (None, None) => "idle".to_owned(),
+        };
+        lines.push(format!(
+            "  writer {}: {does}; {} wait with {}; durable up to epoch {}",
+            writer.writer,
+            plural(writer.waiting_epochs, "epoch"),
+            plural(writer.waiting_rows, "row"),
+            writer.durable_epoch
+        ));
+    }
+    for (process, told) in run_state.metrics.figures.peers.told() {
+        lines.push(format!("  process {process}: {told}"));
+    }
+    lines
+}
+
+fn stage(sample: &Sample) -> String {
+    match sample.stage {
+        _ if sample.stopping => "stopping".to_owned(),
+        Stage::Connecting => "starting".to_owned(),
+        Stage::Loading { loaded, all } => {
+            format!("loading open sessions, shard {} of {}", count(loaded), count(all))
+        }
+        Stage::Replaying { percent } => format!("replaying {percent} %"),
+        Stage::Running => "running".to_owned(),
+    }
+}
+
+fn partition(part: &PartSample) -> String {
+    let PartSample { topic, number, offset, .. } = part;
+    let left = match part.waiting {
+        None => "its end is not known".to_owned(),
+        Some(waiting) => format!("{} to read", plural(waiting, "record")),
+    };
+    let state = match part.state {
+        PartState::Reading => "reading",
+        PartState::Paused => "paused, because others lag (--max-drift)",
+        PartState::Idle => "idle",
+        PartState::Ended => "ended",
+        PartState::Retired => "retired: the topic no longer has it",
+        PartState::Replaying => "replaying",
+        PartState::Waiting => "waiting: nobody says where it ends",
+        PartState::HeldUp => "held up by an open transaction",
+    };
+    let promise = match part.promise_ms {
+        None => "no event yet".to_owned(),
+        Some(at) => format!("promises nothing older than {at} ms"),
+    };
+    format!("  {topic}[{number}] at offset {offset}: {state}, {left}, {promise}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::sample::{WorkerSample, WriterSample};
+
+    #[test]
+    fn the_report_names_workers_partitions_and_writers() {
+        let run_state = RunState::default();
+        let sample = Sample {
+            at_ms: 20_000,
+            stage: Stage::Running,
+            epoch: 19_000,
+            durable_epoch: 7_000,
+            memory: (1 << 20, u64::MAX),
+            workers: vec![WorkerSample {
+                worker: 1,
+                still_ms: Some(40),
+                epoch: 20_000,
+                in_flight: 8,
+            }],
+            parts: vec![PartSample {
+                topic: "web".to_owned(),
+                number: 3,
+                offset: 12,
+                waiting: Some(5),
+                state: PartState::Paused,
+                ..PartSample::default()
+            }],
+            writers: vec![WriterSample {
+                writer: 0,
+                waiting_epochs: 8,
+                waiting_rows: 1,
+                failing_since_ms: Some(8_000),
+                error: Some("connection refused".to_owned()),
+                durable_epoch: 7_000,
+                ..WriterSample::default()
+            }],
+            ..Sample::default()
+        };
+        let said = report(&sample, &run_state).join("\n");
+        for part in [
+            "where everything is: running",
+            "  worker 1: stepped 0 s ago, reads into epoch 20000, 8 epochs cut and not durable",
+            "  in flight: 1 MiB",
+            "  web[3] at offset 12: paused, because others lag (--max-drift), 5 records to read",
+            "  writer 0: failing for 12 s, with connection refused; 8 epochs wait with 1 row; \
+             durable up to epoch 7000",
+        ] {
+            assert!(said.contains(part), "{part:?} is missing:\n{said}");
+        }
+    }
+}

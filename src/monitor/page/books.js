@@ -1,0 +1,194 @@
+// Blocks about what became of the records: anomalies, dead letters, the balance, the proof, and who
+// commits them.
+
+import { attribute, byId, children, el, hide, text } from "./dom.js";
+import { UNKNOWN, count, cut, known, moment, plural, short, whole } from "./format.js";
+import { why } from "./model.js";
+import { Table, ago, or } from "./tables.js";
+
+const PAYLOAD_SHOWN = 200;
+
+// ---- anomalies and dead letters ------------------------------------------------------------
+
+export class Anomalies {
+	constructor() {
+		this.table = new Table(byId("anomalies"), "Anomalies", [
+			{ name: "kind", head: true, cell: (row) => row.kind },
+			{ name: "host", foreign: true, cell: (row) => row.host },
+			{ name: "subject", foreign: true, cell: (row) => row.subject },
+			{ name: "at", number: true, cell: (row) => moment(row.at, this.now) },
+			{ name: "reason", foreign: true, cell: (row) => row.reason },
+			{ name: "look at it with", foreign: true, cell: (row) => row.sql },
+		]);
+	}
+
+	show(doc, now) {
+		this.now = now;
+		const rows = doc.anomalies?.rows;
+		hide(byId("anomalies-block"), !Array.isArray(rows));
+		if (Array.isArray(rows))
+			this.table.show(rows, "Nothing is unlike the host's own sessions.");
+	}
+}
+
+const REASONS = {
+	empty: "no payload",
+	bad_json: "not one JSON object",
+	no_ip: "no ip",
+	no_host: "no host",
+	no_time: "no event_time",
+	bad_time: "event_time cannot be read",
+	nul_in_key: "U+0000 in ip or host",
+	key_too_long: "ip and host are too long",
+	future: "event_time is in the future",
+	late: "later than its session (--late drop)",
+	row_refused: "the table refused the row",
+};
+
+export class DeadLetters {
+	constructor() {
+		this.table = new Table(byId("dead-letters"), "Dead letters", [
+			{
+				name: "reason",
+				head: true,
+				cell: (row) => ({ text: row.reason, title: REASONS[row.reason] }),
+			},
+			{
+				name: "meaning",
+				foreign: true,
+				cell: (row) => row.examples?.[0]?.detail ?? REASONS[row.reason] ?? "",
+			},
+			{ name: "records", number: true, cell: (row) => count(row.count) },
+			{ name: "last", number: true, cell: (row) => ago(this.now, row.last_at) },
+			{ name: "newest example", foreign: true, cell: (row) => this.example(row) },
+		]);
+	}
+
+	example(row) {
+		const newest = row.examples?.[0];
+		if (!newest) return { text: UNKNOWN, title: "no example is kept" };
+		const place = known(newest.offset)
+			? `${newest.topic}/${newest.partition} offset ${count(newest.offset)}: `
+			: "";
+		const payload = newest.payload ?? newest.why?.payload ?? "";
+		const shown = cut(payload, PAYLOAD_SHOWN);
+		const more = newest.cut && !shown.endsWith("…") ? "…" : "";
+		return place + shown + more;
+	}
+
+	show(doc, now) {
+		this.now = now;
+		const { rows = [], since } = doc.dead_letters ?? {};
+		this.table.show(
+			rows,
+			doc.dead_letters?.why?.rows ??
+				`None since the start at ${moment(since, doc.at)}: every record became an event.`,
+		);
+	}
+}
+
+// ---- balance and proof ---------------------------------------------------------------------
+
+export function showBalance(doc) {
+	const b = doc.balance ?? {};
+	const parts = [
+		["records", "read", ""],
+		["closed", "in closed sessions", "="],
+		["open", "in open sessions", "+"],
+		["dead", "dead letters", "+"],
+		["lost", "lost in Kafka", "+"],
+	];
+	const place = byId("balance");
+	children(place, parts.length, () =>
+		el("div", {}, el("span", { class: "sign" }), el("b"), el("small")),
+	);
+	parts.forEach(([field, name, sign], i) => {
+		const [mark, figure, words] = place.children[i].children;
+		text(mark, sign);
+		text(figure, known(b[field]) ? count(b[field]) : UNKNOWN);
+		attribute(figure, "title", known(b[field]) ? null : why(b, field));
+		text(words, name);
+	});
+	const verdict = byId("balance-verdict");
+	const equal = b.ok === true && b.difference === 0;
+	const off = `${plural(Math.abs(b.difference), "record")} `;
+	attribute(verdict, "data-tone", !known(b.difference) ? "lost" : equal ? "good" : "trouble");
+	text(
+		verdict,
+		!known(b.difference)
+			? `– ${why(b, "difference")}`
+			: equal
+				? "Equal: every record is accounted for"
+				: `Not equal: ${off}${b.difference > 0 ? "unaccounted for" : "too many"}`,
+	);
+	text(byId("balance-asof"), known(b.as_of) ? `as of ${moment(b.as_of, doc.at)}` : "");
+}
+
+export function showProof(doc) {
+	const p = doc.proof ?? {};
+	const verdict = byId("proof-verdict");
+	const audited = known(p.differences) && known(p.audited_at);
+	attribute(verdict, "data-tone", !audited ? "lost" : p.differences === 0 ? "good" : "trouble");
+	text(
+		verdict,
+		!audited
+			? `– ${why(p, "audited_at")}`
+			: `Verified through ${moment(p.verified_through, doc.at)} by the audit of ` +
+					`${moment(p.audited_at, doc.at)}: ${plural(p.differences, "difference")}`,
+	);
+	text(byId("proof-asof"), audited ? `as of ${moment(p.audited_at, doc.at)}` : "");
+}
+
+// ---- writers and processes -----------------------------------------------------------------
+
+export class Crew {
+	constructor() {
+		this.table = new Table(byId("writers"), "Writers", [
+			{ name: "writer", head: true, cell: (row) => count(row.writer) },
+			{ name: "state", cell: (row) => this.state(row) },
+			{
+				name: "waiting",
+				number: true,
+				cell: (row) => or(row, "waiting_epochs", (n) => plural(n, "epoch")),
+			},
+			{ name: "commits", number: true, cell: (row) => or(row, "commits", count) },
+			{ name: "rows", number: true, cell: (row) => or(row, "rows", count) },
+			{
+				name: "last commit",
+				number: true,
+				cell: (row) => or(row, "last_commit_ms", (ms) => `${short(ms)} ms`),
+			},
+		]);
+		this.peers = new Table(byId("peers"), "Processes", [
+			{ name: "process", head: true, cell: (row) => count(row.process) },
+			{ name: "workers", number: true, cell: (row) => or(row, "workers", count) },
+			{ name: "last heard", number: true, cell: (row) => ago(this.now, row.seen_at) },
+			{ name: "note", foreign: true, cell: (row) => row.text ?? "" },
+		]);
+	}
+
+	state(row) {
+		if (known(row.failing_since)) {
+			const lasts = whole((this.now - row.failing_since) / 1000);
+			return {
+				text: `failing for ${lasts}: ${row.error ?? "no reason given"}`,
+				kind: "held",
+			};
+		}
+		const lasts = (this.now - row.committing_since) / 1000;
+		return known(row.committing_since) && lasts >= 1
+			? `committing for ${whole(lasts)}`
+			: "ready";
+	}
+
+	show(doc, now) {
+		this.now = now;
+		this.table.show(
+			doc.writers?.rows ?? [],
+			doc.writers?.why?.rows ?? "No writer has started yet.",
+		);
+		const peers = doc.peers?.rows ?? [];
+		hide(byId("peers-block"), peers.length < 2);
+		this.peers.show(peers, "");
+	}
+}

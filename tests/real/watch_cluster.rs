@@ -1,0 +1,52 @@
+//! A cluster that is watched: process 0 shows the whole job, every other its own part.
+
+use crate::cluster::Hosts;
+use crate::lifecycle::{Traffic, wait_for_records};
+use crate::watch::Watched;
+use crate::world::{Running, World};
+
+#[test]
+fn process_0_shows_the_whole_job() {
+    let world = World::new("watch-cluster");
+    let mut traffic = Traffic::new(&world);
+    traffic.send(1_000);
+    let hosts = Hosts::local(&world, 3);
+    let start = |process: usize| {
+        let mut command = world.command();
+        command.args(hosts.place(process)).args(["--epoch", "100ms"]);
+        command.env("SESSIONIZER_HTTP", "127.0.0.1:0");
+        Running::start(command)
+    };
+    let jobs: Vec<Running> = (0..3).map(start).collect();
+    let watched: Vec<Watched> = jobs.into_iter().map(Watched::from).collect();
+    wait_for_records(&world, traffic.records());
+    let document = watched[0].wait_until("all of it", |document| {
+        document["tiles"]["records"] == traffic.records() && document["job"]["scope"] == "job"
+    });
+    let parts = document["partitions"]["rows"].as_array().expect("rows");
+    let mut read_by: Vec<u64> =
+        parts.iter().map(|part| part["process"].as_u64().expect("a number")).collect();
+    read_by.sort_unstable();
+    read_by.dedup();
+    assert_eq!(read_by, [0, 1, 2], "{document:#}");
+    let total = world.value("select count(*) from sessionizer.partitions");
+    assert_eq!(document["partitions"]["total"].to_string(), total);
+    assert_eq!(document["writers"]["rows"].as_array().map(Vec::len), Some(3));
+    assert_eq!(document["peers"]["rows"].as_array().map(Vec::len), Some(3));
+    for (process, watched) in watched.iter().enumerate() {
+        assert_eq!(watched.get("/livez").status, 200);
+        watched.wait_for("/readyz", 200);
+        let metrics = watched.get("/metrics").body;
+        assert!(metrics.contains(&format!("process=\"{process}\",processes=\"3\"")), "{metrics}");
+    }
+    let document = watched[1].status();
+    assert_eq!(
+        (&document["job"]["scope"], &document["job"]["process"]),
+        (&"process".into(), &1.into())
+    );
+    watched[2].job.signal("TERM");
+    for Watched { job, .. } in watched {
+        let (status, log) = job.wait();
+        assert!(status.success(), "{status}:\n{log}");
+    }
+}
