@@ -275,9 +275,9 @@ sessions/s –              durable in 0.4 s          open sessions 123,456
 rows 12                   watermark 15 s ago        dead letters 3
 records 5                 late merged 0             in flight 1 MiB
 
-partition  offset   to read    lag     /s  promise  state
+partition   offset  to read    lag     /s  promise  state
 web/3      123,456       34  0.2 s  2,503     15 s  held up, holds back
-web/\u{fffd}[2J        0        –      –      –        –  idle
+web/\u{fffd}[2J         0        –      –      –        –  idle
 and 2 more partitions
 
 writer  commits  sessions   took  waiting  state
