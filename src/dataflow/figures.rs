@@ -41,7 +41,9 @@ pub struct Figures {
     pub peers: Peers,
     /// What the commits have changed in the table.
     pub changes: Mutex<ChangeFigures>,
-    /// From the end of an epoch until it is durable, in seconds.
+    /// The epochs that are cut and not committed, and when they were cut.
+    cuts: Mutex<VecDeque<(Epoch, Instant)>>,
+    /// From the end of an epoch until the writers of this process have committed it, in seconds.
     pub durable_delay: Buckets,
     /// The last of these, in milliseconds plus one; 0: none yet.
     last_delay: AtomicU64,
@@ -187,10 +189,25 @@ impl Figures {
         bound.clone()
     }
 
-    /// Notes that an epoch has become durable this long after its end.
-    pub fn durable(&self, after_ms: u64) {
-        self.durable_delay.observe(after_ms as f64 / 1_000.0);
-        self.last_delay.store(after_ms + 1, Relaxed);
+    /// Notes that an epoch is cut. One source of a process does: all cut the same epochs.
+    pub fn cut(&self, epoch: Epoch) {
+        let mut cuts = lock(&self.cuts);
+        cuts.push_back((epoch, Instant::now()));
+        if cuts.len() > WATERMARKS {
+            cuts.pop_front();
+        }
+    }
+
+    /// Notes how long the epochs took that all writers of this process have committed by now.
+    pub fn committed(&self) {
+        let upto = lock(&self.writers).values().map(|writer| writer.durable_epoch).min();
+        let mut cuts = lock(&self.cuts);
+        while let Some((_, cut)) = cuts.front().filter(|(epoch, _)| Some(*epoch) <= upto) {
+            let after = cut.elapsed();
+            self.durable_delay.observe(after.as_secs_f64());
+            self.last_delay.store(after.as_millis() as u64 + 1, Relaxed);
+            cuts.pop_front();
+        }
     }
 
     /// How long the last durable epoch took to become so, in milliseconds.
@@ -331,6 +348,23 @@ mod tests {
         let shown: Vec<String> = shown.flatten().collect();
         assert_eq!(shown, ["bad 0", "bad 4", "bad 3"]);
         assert_eq!((letters["future"].count, letters["row_refused"].count), (1, 12));
+    }
+
+    #[test]
+    fn an_epoch_counts_when_all_writers_have_committed_it() {
+        let figures = Figures::default();
+        [1, 2, 3].iter().for_each(|epoch| figures.cut(*epoch));
+        let observed = || figures.durable_delay.counted().counts.iter().sum::<u64>();
+        figures.committed();
+        assert_eq!((observed(), figures.last_delay_ms()), (0, None));
+        figures.writer(0, |writer| writer.durable_epoch = 3);
+        figures.writer(1, |_| ());
+        figures.committed();
+        assert_eq!(observed(), 0);
+        figures.writer(1, |writer| writer.durable_epoch = 2);
+        figures.committed();
+        assert_eq!(observed(), 2);
+        assert!(figures.last_delay_ms().is_some());
     }
 
     #[test]

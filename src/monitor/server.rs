@@ -145,8 +145,11 @@ async fn look(site: Rc<RefCell<Site>>, mut stopped: oneshot::Receiver<()>) {
         };
         site.borrow_mut().look();
         if ended {
-            site.borrow_mut().connections.end_streams();
-            sleep(FLUSH).await;
+            let watched = site.borrow().connections.streams() > 0;
+            if watched {
+                site.borrow_mut().connections.end_streams();
+                sleep(FLUSH).await;
+            }
             return;
         }
     }

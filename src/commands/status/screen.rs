@@ -215,7 +215,7 @@ fn ends(document: &Value) -> Vec<String> {
                 off => format!("IT IS OFF BY {off}"),
             };
             lines.push(format!(
-                "balance of {}: {} records = {} closed + {} open + {} dead{lost}: {verdict}",
+                "balance of {}: {verdict}: {} records = {} closed + {} open + {} dead{lost}",
                 balance["as_of"].as_u64().map_or("–".to_owned(), clock),
                 number(&balance["records"]),
                 number(&balance["closed"]),
@@ -227,7 +227,7 @@ fn ends(document: &Value) -> Vec<String> {
     let letters = rows(&document["dead_letters"]);
     if !letters.is_empty() {
         let of = |row: &Value| format!("{} {}", number(&row["count"]), text(&row["reason"]));
-        let shown: Vec<String> = letters.iter().take(6).map(of).collect();
+        let shown: Vec<String> = letters.iter().take(4).map(of).collect();
         lines.push(format!("dead letters: {}", shown.join(", ")));
     }
     lines
@@ -275,15 +275,15 @@ sessions/s –              durable in 0.4 s          open sessions 123,456
 rows 12                   watermark 15 s ago        dead letters 3
 records 5                 late merged 0             in flight 1 MiB
 
-partition  offset   to read    lag     /s  promise  state
+partition   offset  to read    lag     /s  promise  state
 web/3      123,456       34  0.2 s  2,503     15 s  held up, holds back
-web/\u{fffd}[2J        0        –      –      –        –  idle
+web/\u{fffd}[2J         0        –      –      –        –  idle
 and 2 more partitions
 
 writer  commits  sessions   took  waiting  state
 0           812     1,203  12 ms        2  failing for 12 s: refused
 
-balance of 12:03: 10 records = 5 closed + 4 open + 1 dead: it adds up
+balance of 12:03: it adds up: 10 records = 5 closed + 4 open + 1 dead
 dead letters: 3 bad_json
 ";
         assert_eq!(screen(&document(), 80), want);

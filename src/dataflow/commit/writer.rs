@@ -145,6 +145,7 @@ impl Writer {
             shown.last_commit = Some(took);
             shown.took.observe(took.as_secs_f64());
         });
+        figures.committed();
         for (shard, (epoch, bytes)) in &batch.snapshots {
             figures.snapshot(*shard, *epoch, bytes.len() as u64);
         }

@@ -205,7 +205,10 @@ impl<F: Feed> Reader<F> {
             early,
             differences: Vec::new(),
         });
-        self.in_flight.push_back(InFlight { epoch: self.epoch, ends, cut_ms: now_ms });
+        if self.watchdog.is_some() {
+            self.run_state.metrics.figures.cut(self.epoch);
+        }
+        self.in_flight.push_back(InFlight { epoch: self.epoch, ends });
         self.records = 0;
     }
 

@@ -64,8 +64,6 @@ pub(super) struct InFlight {
     pub(super) epoch: Epoch,
     /// The end offsets that become durable with it.
     pub(super) ends: Vec<(Partition, Offset)>,
-    /// When it was cut, by the epochs' clock.
-    pub(super) cut_ms: u64,
 }
 
 /// The partitions of one worker, and how far it has read them.

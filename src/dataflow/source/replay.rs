@@ -80,8 +80,7 @@ impl<F: Feed> Reader<F> {
             early: false,
             differences,
         });
-        let cut_ms = self.clocks.elapsed_ms();
-        self.in_flight.push_back(InFlight { epoch: bound.epoch, ends: Vec::new(), cut_ms });
+        self.in_flight.push_back(InFlight { epoch: bound.epoch, ends: Vec::new() });
         log::debug!(epoch = bound.epoch, worker = self.worker; "read again");
         self.run_state.metrics.replayed_epochs.fetch_add(1, Relaxed);
         let Phase::Replay(replay) = &mut self.phase else { unreachable!("replaying") };

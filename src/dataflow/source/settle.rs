@@ -22,14 +22,9 @@ impl<F: Feed> Reader<F> {
         while let Some(InFlight { epoch, .. }) = self.in_flight.front()
             && !self.durable.less_equal(epoch)
         {
-            let InFlight { epoch, ends, cut_ms } = self.in_flight.pop_front().expect("a front");
+            let InFlight { epoch, ends } = self.in_flight.pop_front().expect("a front");
             log::debug!(epoch = epoch, worker = self.worker; "durable");
             metrics.durable_epoch.fetch_max(epoch, Relaxed);
-            // One source of a process is enough: all cut the same epochs. Replayed ones may have been
-            // durable before.
-            if self.watchdog.is_some() && epoch >= self.plan.first_epoch {
-                metrics.figures.durable(self.clocks.elapsed_ms().saturating_sub(cut_ms));
-            }
             self.settled.extend(ends);
         }
         self.pause.release(self.durable.with_frontier(|frontier| frontier.first().copied()));
