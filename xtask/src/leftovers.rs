@@ -111,16 +111,18 @@ pub fn run_in_foreground(command: &mut Command) -> io::Result<(ExitStatus, Strin
 
 /// A new directory for servers and logs, which goes when this program ends.
 pub fn make_directory(name: &str) -> Result<PathBuf> {
-    use std::os::unix::fs::DirBuilderExt;
+    use std::os::unix::fs::PermissionsExt;
     let mut leftovers = leftovers();
     let temporary = std::env::temp_dir();
     let mut number = std::process::id();
     loop {
         let path = temporary.join(format!("sessionizer-{name}.{number}"));
-        // PostgreSQL may run as another user, who has to pass here.
-        match std::fs::DirBuilder::new().mode(0o711).create(&path) {
+        match std::fs::create_dir(&path) {
             Ok(()) => {
                 leftovers.directory = Some(path.clone());
+                // PostgreSQL may run as another user, who has to pass here whatever the umask is.
+                let passable = std::fs::Permissions::from_mode(0o711);
+                std::fs::set_permissions(&path, passable).during(path.display())?;
                 return Ok(path);
             }
             Err(why) if why.kind() == io::ErrorKind::AlreadyExists => number += 1,

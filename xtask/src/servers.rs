@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::failure::{Result, While, fail};
 use crate::sql::Server;
-use crate::{leftovers, proc, root};
+use crate::{leftovers, proc, root, screen};
 
 pub struct Servers {
     /// Holds everything: servers, logs, files in passing.
@@ -27,6 +27,7 @@ pub struct Service {
 impl Servers {
     /// Starts both. `name` is a part of the name of the directory.
     pub fn start(name: &str) -> Result<Servers> {
+        screen::show("starting Kafka and PostgreSQL");
         let directory = leftovers::make_directory(name)?;
         let kafka = Service::start("kafka", &directory.join("kafka"))?;
         let postgres = Service::start("postgres", &directory.join("postgres"))?;

@@ -12,8 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use self::game::Game;
 use crate::failure::{Failure, Result};
-use crate::screen::Ticker;
-use crate::{leftovers, make_ready};
+use crate::{leftovers, make_ready, screen};
 
 /// Runs the job on a private Kafka and PostgreSQL while events flow and things go wrong
 ///
@@ -72,10 +71,10 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn play(game: &mut Game, rounds: u64) -> Result<()> {
     for round in 1..=rounds {
-        let mut ticker = Ticker::new(format!("round {round} of {rounds}"));
-        ticker.tick(String::new);
+        screen::show(&format!("round {round} of {rounds}"));
         round::play(game, round)?;
     }
+    screen::show("the last run, to the end of the topic");
     verdict::settle(game)
 }
 
