@@ -43,7 +43,7 @@ export async function open(browser, url, options = {}) {
 export const text = (page, selector) => page.locator(selector).first().innerText();
 
 /** Waits until a condition holds; says what was seen last if it never does. */
-export async function until(what, seen, holds, limit = 10_000) {
+export async function until(what, seen, holds, limit = 30_000) {
   const end = Date.now() + limit;
   let last;
   for (;;) {

@@ -52,6 +52,13 @@ test("nothing in the page is inline, absolute or from elsewhere", async () => {
   }
 });
 
+test("the program serves every file of the page", async () => {
+  const assets = String(await read("../assets.rs"));
+  const names = await pageFiles();
+  assert.ok(names.length > 5);
+  for (const name of names) assert.ok(assets.includes(`include_bytes!("page/${name}")`), name);
+});
+
 test("uPlot is the one that its checksums name", async () => {
   const sums = String(await read("uplot.SHA256SUMS"))
     .split("\n")

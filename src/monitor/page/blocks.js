@@ -58,14 +58,9 @@ function tiles(doc, model) {
 		if (known(t.left_s) && t.left_s >= 3) return `${records}, ${whole(t.left_s)} left`;
 		return t.lag_s >= 1 && trend && trend !== "steady" ? `${records}, ${trend}` : records;
 	};
-	const silent = (doc.at - t.durable_at) / 1000;
-	const last =
-		known(t.durable_at) && silent >= 5 ? `nothing committed for ${whole(silent)}; ` : "";
-	const complete =
-		last +
-		(known(t.durable_watermark)
-			? `the table is complete up to ${moment(t.durable_watermark, doc.at)}`
-			: why(t, "durable_watermark"));
+	const complete = known(t.durable_watermark)
+		? `the table is complete up to ${moment(t.durable_watermark, doc.at)}`
+		: why(t, "durable_watermark");
 	const memory =
 		known(t.memory_used) && known(t.memory_limit)
 			? `${bytes(t.memory_used)} of ${bytes(t.memory_limit)} in flight`

@@ -65,8 +65,7 @@ export function bytes(n) {
 		[2 ** 10, "KiB"],
 	]) {
 		if (n >= size) {
-			const scaled = n / size;
-			return `${scaled < 10 ? scaled.toFixed(1).replace(/\.0$/, "") : Math.round(scaled)} ${unit}`;
+			return `${tenths(n / size)} ${unit}`;
 		}
 	}
 	return `${Math.round(n)} B`;

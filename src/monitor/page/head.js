@@ -43,7 +43,7 @@ export function sentence(doc, contact) {
 			tone: "lost",
 			text: "this page cannot read what the job says",
 			state: "unreadable",
-			means: "The page and the job are of different versions. Reload the page without its cache.",
+			means: "The page is of another version than the job. Reload it without its cache.",
 		};
 	}
 	if (!doc) {
