@@ -118,12 +118,17 @@ fn raw(consumers: usize) -> Result<(), Fault> {
         let config = config.clone();
         thread::spawn(move || {
             let (mut records, mut bytes, mut first) = (0u64, 0u64, None);
-            scan(&config, &ranges, |_, record| {
-                first.get_or_insert_with(Instant::now);
-                records += 1;
-                bytes += record.payload.map_or(0, |payload| payload.len() as u64);
-                true
-            })?;
+            scan(
+                &config,
+                &ranges,
+                || false,
+                |_, record| {
+                    first.get_or_insert_with(Instant::now);
+                    records += 1;
+                    bytes += record.payload.map_or(0, |payload| payload.len() as u64);
+                    true
+                },
+            )?;
             Ok((records, bytes, first))
         })
     };

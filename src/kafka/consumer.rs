@@ -1,16 +1,15 @@
-//! Reads partitions: those of a worker as they grow, and ranges of offsets a second time.
+//! Reads the partitions of a worker as they grow.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::{debug, warn};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
 use sessionizer_core::binding::{Offset, Partition};
 use sessionizer_core::fault::Fault;
@@ -19,9 +18,7 @@ use sessionizer_core::partition_end::PartitionEnd;
 use crate::dataflow::ports::{Feed, Record, Stopped};
 use crate::kafka::batch::{Batches, Next};
 use crate::kafka::watcher::{Found, Watcher};
-use crate::kafka::{
-    Context, EVENTS_PER_SERVICE, KafkaConfig, REQUEST_TIMEOUT, lock, refused, rights,
-};
+use crate::kafka::{Context, EVENTS_PER_SERVICE, KafkaConfig, REQUEST_TIMEOUT, lock, refused};
 
 /// How long the end of a run waits for a consumer to close: a new consumer needs a second to find
 /// its group coordinator.
@@ -341,94 +338,4 @@ impl Drop for KafkaFeed {
             let _ = closed.recv_timeout(CLOSE_PATIENCE);
         }
     }
-}
-
-/// Offsets of a partition, from `start` up to but excluding `end`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Range {
-    pub topic: String,
-    pub partition: i32,
-    pub start: Offset,
-    pub end: Offset,
-}
-
-/// Reads all ranges at once, each in order. `take` gets the index of the range and the record, and
-/// returns whether to continue.
-pub fn scan(
-    config: &KafkaConfig,
-    ranges: &[Range],
-    take: impl FnMut(usize, Record<'_>) -> bool,
-) -> Result<(), Fault> {
-    scan_for(config, ranges, None, take)
-}
-
-/// Like [`scan`], for at most `patience`.
-pub fn scan_for(
-    config: &KafkaConfig,
-    ranges: &[Range],
-    patience: Option<Duration>,
-    mut take: impl FnMut(usize, Record<'_>) -> bool,
-) -> Result<(), Fault> {
-    let began = Instant::now();
-    let consumer =
-        BaseConsumer::from_config_and_context(&config.consumer(ranges.len()), Context::default())
-            .map_err(|why| refused(config, &why))?;
-    let mut list = TopicPartitionList::new();
-    for range in ranges {
-        list.add_partition_offset(
-            &range.topic,
-            range.partition,
-            RdOffset::Offset(range.start.get()),
-        )
-        .expect("an offset is not negative");
-    }
-    let failed =
-        |why: &KafkaError| Fault::Environment(format!("the topic cannot be read again: {why}"));
-    consumer.assign(&list).map_err(|why| failed(&why))?;
-    let places: BTreeMap<(&str, i32), usize> = ranges
-        .iter()
-        .enumerate()
-        .map(|(at, range)| ((range.topic.as_str(), range.partition), at))
-        .collect();
-    let mut open: Vec<bool> = ranges.iter().map(|range| range.start < range.end).collect();
-    while let Some(waiting) = open.iter().position(|open| *open) {
-        if patience.is_some_and(|patience| began.elapsed() >= patience) {
-            let Range { topic, partition, start, .. } = &ranges[waiting];
-            return Err(Fault::Environment(format!(
-                "{topic}[{partition}]: Kafka at {} did not hand out the records from offset \
-                 {start} on within {:?}",
-                config.brokers,
-                began.elapsed()
-            )));
-        }
-        match consumer.poll(Duration::from_millis(500)) {
-            Some(Ok(message)) => {
-                let at = places[&(message.topic(), message.partition())];
-                let offset = Offset::new(message.offset());
-                if offset < ranges[at].end {
-                    let record = Record { offset, payload: message.payload() };
-                    if !take(at, record) {
-                        return Ok(());
-                    }
-                }
-                open[at] &= offset.next() < ranges[at].end;
-            }
-            // The event names the partition but not its topic, and a range may end in missing
-            // offsets: compare the positions instead.
-            Some(Err(KafkaError::PartitionEOF(_))) | None => {
-                let positions = consumer.position().map_err(|why| failed(&why))?;
-                for (at, range) in ranges.iter().enumerate() {
-                    let found = positions.find_partition(&range.topic, range.partition);
-                    if let Some(RdOffset::Offset(position)) = found.map(|found| found.offset()) {
-                        open[at] &= Offset::new(position) < range.end;
-                    }
-                }
-            }
-            Some(Err(why)) if rights::is_denied(&why) => {
-                return Err(rights::denied(ranges.iter().map(|range| range.topic.as_str())));
-            }
-            Some(Err(why)) => debug!("reading again: {why}"),
-        }
-    }
-    Ok(())
 }

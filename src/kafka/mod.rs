@@ -17,6 +17,7 @@ mod group;
 mod origin;
 mod producer;
 mod rights;
+mod scan;
 mod topic_ids;
 mod watcher;
 
@@ -36,11 +37,12 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::secret::Secret;
 
 pub use self::admin::{Admin, StartAt};
-pub use self::consumer::{KafkaFeed, Range, scan, scan_for};
+pub use self::consumer::KafkaFeed;
 pub use self::group::Committed;
 pub use self::origin::{Foreign, foreign_records};
 pub use self::producer::{EmbeddedBroker, Publisher, create_topic};
 pub use self::rights::ReadCheck;
+pub use self::scan::{Range, scan, scan_for};
 pub use self::watcher::Watcher;
 use crate::ui::tls;
 

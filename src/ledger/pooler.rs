@@ -21,7 +21,7 @@ pub const REMEDY: &str = "the job needs sessions of its own: let POSTGRES_URL le
                           session mode (pgbouncer: pool_mode = session), or to the server itself";
 
 /// How long to wait for a second connection. A pool in session mode may have no room for one.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Opens a connection with a session of its own; refuses one that shares its session.
 pub fn connect_directly(config: &LedgerConfig) -> Result<Client, LedgerError> {

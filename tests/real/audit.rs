@@ -4,6 +4,7 @@
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use crate::brokers::Broker;
 use crate::lifecycle::{Raise, SOON, Traffic, send_until, start, wait_for_records};
 use crate::oracle::event;
 use crate::world::{Running, World, chrono_now_ms, eventually, finish};
@@ -406,6 +407,41 @@ fn a_signal_while_the_topic_is_read_ends_it_at_once() {
         assert!(log.contains("the audit was stopped before its end"), "{log}");
         assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
     }
+}
+
+#[test]
+fn a_broker_that_goes_away_while_the_topic_is_read_is_told_of_and_waited_for() {
+    let broker = Broker::start("audit-silent");
+    let mut world = World::new("audit-silent");
+    world.kafka.clone_from(&broker.address);
+    let mut command = world.command();
+    command.args(["produce", "--historical", "30d", "--number", "800000"]);
+    let (status, log) = finish(command);
+    assert!(status.success(), "{log}");
+    world.run_to_end(&["-w", "2"]);
+    let begin = || {
+        let mut command = world.command();
+        command.arg("audit");
+        let mut audit = Running::start(command);
+        audit.wait_for("reading up to 800,000 records");
+        audit.signal("STOP");
+        broker.services("pause");
+        audit.signal("CONT");
+        audit.wait_for("has handed out nothing for 10");
+        audit
+    };
+    let audit = begin();
+    let asked = Instant::now();
+    audit.signal("TERM");
+    let (status, log) = audit.wait();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
+    broker.services("continue");
+    let audit = begin();
+    broker.services("continue");
+    let (status, log) = audit.wait();
+    assert_eq!(status.code(), Some(0), "{log}");
+    assert!(log.contains("hands out records again"), "{log}");
 }
 
 #[test]

@@ -131,6 +131,15 @@ fn send_ahead(world: &World, ahead_ms: i64) {
     assert_eq!(dead(world), want.to_string(), "an event {} h ahead", ahead_ms / HOUR_MS);
 }
 
+/// Checks that epochs go about as fast as time. On a busy machine, a single measurement may be off.
+fn check_the_speed_of_epochs(world: &World) {
+    let mut speeds = Vec::new();
+    while !speeds.last().is_some_and(|speed| (0.7..1.3).contains(speed)) {
+        assert!(speeds.len() < 5, "epochs go {speeds:?} times as fast as time");
+        speeds.push(speed_of_epochs(world));
+    }
+}
+
 /// How fast epochs go, as a multiple of time.
 fn speed_of_epochs(world: &World) -> f64 {
     let last = || -> i64 {
@@ -167,8 +176,7 @@ fn a_clock_that_is_set_neither_stops_the_job_nor_changes_the_answer() {
         }
         send_ahead(&world, 60 * DAY_MS);
         job.wait_for(says);
-        let speed = speed_of_epochs(&world);
-        assert!((0.7..1.3).contains(&speed), "epochs go {speed} times as fast as time");
+        check_the_speed_of_epochs(&world);
         assert_eq!(world.imbalance(), "0");
     }
     job.stop();
@@ -255,8 +263,7 @@ fn processes_whose_clocks_are_hours_apart_go_on_together_and_say_so() {
             addresses[0]
         ));
         all[1].wait_for(&format!("the clock of this machine is 5 h {this} the job's epochs"));
-        let speed = speed_of_epochs(&world);
-        assert!((0.7..1.3).contains(&speed), "epochs go {speed} times as fast as time");
+        check_the_speed_of_epochs(&world);
         clocks[0].set(-ahead_ms);
         for _ in 0..3 {
             visits.next();

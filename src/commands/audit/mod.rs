@@ -191,7 +191,8 @@ fn batch_answer(
     let mut answer = BatchOracle::new(moment.gap);
     let none = vec![0; moment.shards.len()];
     let mut topic = Topic { records: 0, events: none.clone(), dead: none };
-    scan(kafka, ranges, |at, record| {
+    let give_up = || run_state.ending();
+    scan(kafka, ranges, give_up, |at, record| {
         topic.records += 1;
         if topic.records.is_multiple_of(4_096) {
             bar.set_position(topic.records);

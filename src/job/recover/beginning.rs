@@ -391,7 +391,7 @@ fn held_against_events(
             Range { topic: topic.clone(), partition: *partition, start: *begin, end }
         })
         .collect();
-    scan_for(&config.kafka, &ranges, Some(LOOK_PATIENCE), |at, record| {
+    scan_for(&config.kafka, &ranges, LOOK_PATIENCE, |at, record| {
         let time = event::decode(record.payload).ok().map(|event| event.time);
         if let Some(time) = time.filter(|time| *time <= last_event) {
             let overlap = Overlap::OldEvent { offset: record.offset, time };

@@ -1,0 +1,176 @@
+//! Reads ranges of offsets, each in order: for the audit, and for what a start looks at.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use log::{debug, info, warn};
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
+use sessionizer_core::binding::Offset;
+use sessionizer_core::epoch_clock::Distance;
+use sessionizer_core::fault::Fault;
+
+use crate::dataflow::ports::Record;
+use crate::kafka::{Context, KafkaConfig, lock, refused, rights};
+use crate::ui::text;
+
+/// How often a scan that gets nothing looks around.
+const LOOKS: Duration = Duration::from_millis(500);
+/// How long nothing may come before that is reported, and how often it is reported then.
+const SILENCE: Duration = Duration::from_secs(10);
+const SILENCE_AGAIN: Duration = Duration::from_secs(60);
+
+/// Offsets of a partition, from `start` up to but excluding `end`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Range {
+    pub topic: String,
+    pub partition: i32,
+    pub start: Offset,
+    pub end: Offset,
+}
+
+/// Reads all ranges at once, each in order, and waits for brokers that are away. `take` gets the
+/// index of the range and the record, and returns whether to continue; `give_up` is asked while
+/// nothing comes.
+pub fn scan(
+    config: &KafkaConfig,
+    ranges: &[Range],
+    give_up: impl Fn() -> bool,
+    take: impl FnMut(usize, Record<'_>) -> bool,
+) -> Result<(), Fault> {
+    read(config, ranges, (None, &give_up), take)
+}
+
+/// Like [`scan`], for at most `patience`.
+pub fn scan_for(
+    config: &KafkaConfig,
+    ranges: &[Range],
+    patience: Duration,
+    take: impl FnMut(usize, Record<'_>) -> bool,
+) -> Result<(), Fault> {
+    read(config, ranges, (Some(patience), &|| false), take)
+}
+
+fn read(
+    config: &KafkaConfig,
+    ranges: &[Range],
+    (patience, give_up): (Option<Duration>, &dyn Fn() -> bool),
+    mut take: impl FnMut(usize, Record<'_>) -> bool,
+) -> Result<(), Fault> {
+    let context = Context::default();
+    let client = config.consumer(ranges.len());
+    let consumer = BaseConsumer::from_config_and_context(&client, context.clone())
+        .map_err(|why| refused(config, &why))?;
+    let mut list = TopicPartitionList::new();
+    for Range { topic, partition, start, .. } in ranges {
+        list.add_partition_offset(topic, *partition, RdOffset::Offset(start.get()))
+            .expect("an offset is not negative");
+    }
+    let failed =
+        |why: &KafkaError| Fault::Environment(format!("the topic cannot be read again: {why}"));
+    consumer.assign(&list).map_err(|why| failed(&why))?;
+    let places: BTreeMap<(&str, i32), usize> = ranges
+        .iter()
+        .enumerate()
+        .map(|(at, range)| ((range.topic.as_str(), range.partition), at))
+        .collect();
+    let mut open: Vec<bool> = ranges.iter().map(|range| range.start < range.end).collect();
+    let mut silence = Silence::new(config);
+    while let Some(waiting) = open.iter().position(|open| *open) {
+        if patience.is_some_and(|patience| silence.began.elapsed() >= patience) {
+            let Range { topic, partition, start, .. } = &ranges[waiting];
+            return Err(Fault::Environment(format!(
+                "{topic}[{partition}]: Kafka at {} did not hand out the records from offset \
+                 {start} on within {:?}",
+                config.brokers,
+                silence.began.elapsed()
+            )));
+        }
+        let polled = consumer.poll(LOOKS);
+        if let Some(Ok(message)) = &polled {
+            silence.is_over();
+            let at = places[&(message.topic(), message.partition())];
+            let offset = Offset::new(message.offset());
+            if offset < ranges[at].end {
+                let record = Record { offset, payload: message.payload() };
+                if !take(at, record) {
+                    return Ok(());
+                }
+            }
+            open[at] &= offset.next() < ranges[at].end;
+            continue;
+        }
+        if give_up() {
+            return Ok(());
+        }
+        match polled {
+            Some(Err(why)) if rights::is_denied(&why) => {
+                return Err(rights::denied(ranges.iter().map(|range| range.topic.as_str())));
+            }
+            Some(Err(why)) if !matches!(why, KafkaError::PartitionEOF(_)) => {
+                debug!("reading again: {why}");
+            }
+            // The event names the partition but not its topic, and a range may end in missing
+            // offsets: compare the positions instead.
+            _ => {
+                let positions = consumer.position().map_err(|why| failed(&why))?;
+                for (at, range) in ranges.iter().enumerate() {
+                    let found = positions.find_partition(&range.topic, range.partition);
+                    if let Some(RdOffset::Offset(position)) = found.map(|found| found.offset()) {
+                        open[at] &= Offset::new(position) < range.end;
+                    }
+                }
+            }
+        }
+        silence.goes_on(&ranges[waiting], &context);
+    }
+    Ok(())
+}
+
+/// Reports that nothing comes, and that something comes again.
+struct Silence<'a> {
+    config: &'a KafkaConfig,
+    began: Instant,
+    /// When the last record came.
+    since: Instant,
+    reported: Option<Instant>,
+}
+
+impl<'a> Silence<'a> {
+    fn new(config: &'a KafkaConfig) -> Self {
+        let now = Instant::now();
+        Silence { config, began: now, since: now, reported: None }
+    }
+
+    fn is_over(&mut self) {
+        let now = Instant::now();
+        if self.reported.take().is_some() {
+            let lasted = text::duration(now - self.since);
+            info!("Kafka at {} hands out records again, after {lasted}", self.config.brokers);
+        }
+        self.since = now;
+    }
+
+    fn goes_on(&mut self, range: &Range, context: &Context) {
+        let due = match self.reported {
+            None => self.since.elapsed() >= SILENCE,
+            Some(reported) => reported.elapsed() >= SILENCE_AGAIN,
+        };
+        if due {
+            self.reported = Some(Instant::now());
+            let why = lock(&context.health.last).clone();
+            let why = why.map_or(String::new(), |why| format!(" ({why})"));
+            warn!(
+                "{}[{}]: Kafka at {} has handed out nothing for {}{why}; the reading goes on when \
+                 it does",
+                range.topic,
+                range.partition,
+                self.config.brokers,
+                Distance(self.since.elapsed().as_millis() as u64)
+            );
+        }
+    }
+}
