@@ -75,6 +75,8 @@ fn an_open_transaction_that_holds_records_back_is_told_and_is_no_silence() {
     let told =
         format!("{}[0]: an open transaction has held back offsets 5 up to 20 for 30.", world.name);
     job.wait_for(&told);
+    let line = format!(": an open transaction in {}[0], ", world.name);
+    assert!(job.log().contains(&line), "{}", job.log());
     // One is silent for longer than the idle timeout, the other waits for the transaction.
     let statuses = "select status from sessionizer.partitions order by partition";
     assert_eq!(world.query(statuses), [["active"], ["idle"]]);

@@ -36,6 +36,8 @@ pub struct State {
     pub behind: Option<Duration>,
     /// How long ago the last record arrived.
     pub quiet: Duration,
+    /// A partition whose last records an open transaction holds back.
+    pub held_back: Option<String>,
 }
 
 /// What the job waits for, why, for how long so far, and for how long at most from now on.
@@ -197,6 +199,11 @@ fn progress(state: &State) -> Option<String> {
     if let Some(left) = left.filter(|left| *left > KEEPS_UP) {
         return Some(format!("{} left", whole(left)));
     }
+    if let Some(partition) = &state.held_back {
+        let behind =
+            state.behind.map_or(String::new(), |behind| format!("behind {}: ", whole(behind)));
+        return Some(format!("{behind}an open transaction in {partition}"));
+    }
     if lag.unwrap_or(0) == 0 && state.quiet >= QUIET {
         let nothing = if state.records == 0 { "no events" } else { "no new events" };
         return Some(format!("{nothing} for {}", whole(state.quiet)));
@@ -241,6 +248,7 @@ mod tests {
         let backlog = State { lag: Some(400_000_000), dead: 1, late: 7, ..running() };
         let bounded = State { ahead: Some(20_000_000), lag: None, ..running() };
         let idle = State { rate: 0, lag: Some(0), quiet: seconds(245), ..running() };
+        let held = State { held_back: Some("web-events[3]".to_owned()), ..idle.clone() };
         let empty = State { stage: Stage::Running, ..State::default() };
         vec![
             (State::default(), ["starting"; 3]),
@@ -312,6 +320,15 @@ mod tests {
                     "no new events for 4 min 5 s, 12,345,678 rows, 123,456 open sessions",
                     "no new events for 4 min 5 s, 12,345,678 rows, 123,456 open sessions, \
                      9,876,543 records read",
+                ],
+            ),
+            (
+                held,
+                [
+                    "behind 12 s: an open transaction in web-events[3]",
+                    "behind 12 s: an open transaction in web-events[3], 12,345,678 rows, 123,456 open",
+                    "behind 12 s: an open transaction in web-events[3], 12,345,678 rows, 123,456 open \
+                     sessions, 9,876,543 records read",
                 ],
             ),
             (empty.clone(), ["no events yet"; 3]),

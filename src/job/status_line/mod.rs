@@ -154,7 +154,16 @@ impl View {
             ahead: (self.bounded && ahead > 0).then_some(ahead),
             behind: metrics.watermark().map(|at| Duration::from_millis(age_ms(at.millis()))),
             quiet: now - self.moved,
+            held_back: self.held_back(),
         }
+    }
+
+    /// A partition of this process whose last records an open transaction holds back.
+    fn held_back(&self) -> Option<String> {
+        let figures = &self.run_state.metrics.figures;
+        let held = figures.parts().into_iter().find(|(_, part)| part.held_back.is_some());
+        let (partition, _) = held?;
+        Some(format!("{}[{}]", figures.topic(partition)?, partition.number))
     }
 
     fn stage(&self) -> Stage {
