@@ -13,7 +13,7 @@ use crate::config::Environment;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The most bytes of an answer.
 const MOST: usize = 64 << 20;
-/// Where a job listens unless it is told otherwise.
+/// Where a job listens by default.
 const DEFAULT: &str = "127.0.0.1:9464";
 
 /// Where a job is asked.
@@ -26,7 +26,7 @@ pub struct Place {
 
 /// An answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Told {
+pub struct Reply {
     pub status: u16,
     pub body: String,
 }
@@ -85,7 +85,7 @@ impl Place {
     }
 
     /// Asks, and waits for the whole answer.
-    pub fn ask(&self) -> io::Result<Told> {
+    pub fn ask(&self) -> io::Result<Reply> {
         let until = Instant::now() + PATIENCE;
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name leads nowhere");
         for address in self.authority.to_socket_addrs()? {
@@ -97,7 +97,7 @@ impl Place {
         Err(last)
     }
 
-    fn exchange(&self, mut stream: TcpStream, until: Instant) -> io::Result<Told> {
+    fn exchange(&self, mut stream: TcpStream, until: Instant) -> io::Result<Reply> {
         stream.set_write_timeout(Some(PATIENCE))?;
         let Place { authority, path } = self;
         write!(stream, "GET {path} HTTP/1.0\r\nHost: {authority}\r\n\r\n")?;
@@ -119,11 +119,11 @@ impl Place {
                 Err(why) => return Err(why),
             }
         }
-        told(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "this is no HTTP"))
+        parse(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "this is no HTTP"))
     }
 }
 
-fn told(bytes: &[u8]) -> Option<Told> {
+fn parse(bytes: &[u8]) -> Option<Reply> {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&bytes[..end]).ok()?;
     let status = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
@@ -133,7 +133,7 @@ fn told(bytes: &[u8]) -> Option<Told> {
         name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
     });
     // A connection that broke must not pass for a short answer.
-    length.is_none_or(|length| bytes.len() == end + 4 + length).then_some(Told { status, body })
+    length.is_none_or(|length| bytes.len() == end + 4 + length).then_some(Reply { status, body })
 }
 
 /// A text from outside without what could move the cursor or change colours.
@@ -182,10 +182,10 @@ mod tests {
     #[test]
     fn an_answer_is_taken_as_a_whole_or_not_at_all() {
         let good = b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 2\r\n\r\nno";
-        assert_eq!(told(good), Some(Told { status: 503, body: "no".to_owned() }));
-        assert_eq!(told(&good[..good.len() - 1]), None);
-        assert_eq!(told(b"SSH-2.0-OpenSSH\r\n\r\n"), None);
-        assert_eq!(told(b""), None);
+        assert_eq!(parse(good), Some(Reply { status: 503, body: "no".to_owned() }));
+        assert_eq!(parse(&good[..good.len() - 1]), None);
+        assert_eq!(parse(b"SSH-2.0-OpenSSH\r\n\r\n"), None);
+        assert_eq!(parse(b""), None);
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use crate::ui::text::duration;
 
-/// What is not told again within this time is no longer true.
+/// A report that is older than this no longer counts.
 pub const TRUE_FOR: Duration = Duration::from_secs(5);
 
-/// What this process has to tell, and what it was told.
+/// What this process reports, and what others have reported to it.
 #[derive(Default)]
 pub struct Peers(Mutex<Mail>);
 
@@ -38,7 +38,7 @@ impl Peers {
         self.lock().out.take()
     }
 
-    /// Notes what a process has told.
+    /// Notes the report of a process.
     pub fn hear(&self, process: usize, text: String) {
         self.lock().inbox.insert(process, (Instant::now(), text));
     }
@@ -48,7 +48,7 @@ impl Peers {
         self.lock().heard.insert(process, Instant::now());
     }
 
-    /// What other processes have told a moment ago.
+    /// The reports of the other processes that still count.
     pub fn inbox(&self) -> Vec<String> {
         let mail = self.lock();
         let fresh = mail.inbox.values().filter(|(at, _)| at.elapsed() < TRUE_FOR);
@@ -56,7 +56,7 @@ impl Peers {
     }
 
     /// When each process was last heard, in words.
-    pub fn told(&self) -> Vec<(usize, String)> {
+    pub fn reports(&self) -> Vec<(usize, String)> {
         let mail = self.lock();
         let ago = |at: &Instant| format!("heard {} ago", duration(at.elapsed()));
         mail.heard.iter().map(|(process, at)| (*process, ago(at))).collect()

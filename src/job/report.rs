@@ -120,8 +120,8 @@ fn report(sample: &Sample, run_state: &RunState) -> Vec<String> {
             writer.durable_epoch
         ));
     }
-    for (process, told) in run_state.metrics.figures.peers.told() {
-        lines.push(format!("  process {process}: {told}"));
+    for (process, report) in run_state.metrics.figures.peers.reports() {
+        lines.push(format!("  process {process}: {report}"));
     }
     lines
 }

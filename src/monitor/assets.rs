@@ -12,7 +12,7 @@ pub const FILES: &[(&str, &str, &[u8])] = &[
     ("/head.js", "text/javascript; charset=utf-8", include_bytes!("page/head.js")),
     ("/charts.js", "text/javascript; charset=utf-8", include_bytes!("page/charts.js")),
     ("/blocks.js", "text/javascript; charset=utf-8", include_bytes!("page/blocks.js")),
-    ("/books.js", "text/javascript; charset=utf-8", include_bytes!("page/books.js")),
+    ("/sections.js", "text/javascript; charset=utf-8", include_bytes!("page/sections.js")),
     ("/tables.js", "text/javascript; charset=utf-8", include_bytes!("page/tables.js")),
     ("/uplot.js", "text/javascript; charset=utf-8", include_bytes!("page/uplot.js")),
 ];

@@ -45,7 +45,7 @@ test("nothing in the page is inline, absolute or from elsewhere", async () => {
     "stream.js",
     "charts.js",
     "blocks.js",
-    "books.js",
+    "sections.js",
   ]) {
     const source = String(await read(name)).replaceAll("http://www.w3.org/2000/svg", "");
     assert.doesNotMatch(source, /https?:|url\(/, name);

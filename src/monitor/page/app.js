@@ -1,7 +1,7 @@
 // Brings the parts together: what arrives goes into the model, and the model onto the page.
 
 import * as blocks from "./blocks.js";
-import * as books from "./books.js";
+import * as sections from "./sections.js";
 import { Charts, showMarks } from "./charts.js";
 import { attribute, byId, hide } from "./dom.js";
 import { Head } from "./head.js";
@@ -100,8 +100,8 @@ function show() {
 	charts.show(doc.at);
 	showMarks(byId("marks"), model.marks);
 	for (const part of parts) part.show(doc, now);
-	books.showBalance(doc);
-	books.showProof(doc);
+	sections.showBalance(doc);
+	sections.showProof(doc);
 	blocks.showTimes(doc.at);
 }
 
@@ -111,9 +111,9 @@ function make() {
 		new blocks.Partitions(),
 		new blocks.Hosts(),
 		new blocks.Latest(),
-		new books.Anomalies(),
-		new books.DeadLetters(),
-		new books.Crew(),
+		new sections.Anomalies(),
+		new sections.DeadLetters(),
+		new sections.Writers(),
 	];
 }
 

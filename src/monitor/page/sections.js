@@ -141,7 +141,7 @@ export function showProof(doc) {
 
 // ---- writers and processes -----------------------------------------------------------------
 
-export class Crew {
+export class Writers {
 	constructor() {
 		this.table = new Table(byId("writers"), "Writers", [
 			{ name: "writer", head: true, cell: (row) => count(row.writer) },
