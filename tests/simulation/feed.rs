@@ -99,6 +99,8 @@ pub struct Topic {
     /// How many of the partitions exist so far.
     pub existing: usize,
     pub rng: Rng,
+    /// Whether the broker answers every question at once, and no connection fails.
+    pub calm: bool,
     pub sabotage: Option<Sabotage>,
 }
 
@@ -111,7 +113,7 @@ impl Topic {
             true => rng.between(1, logs.len() as u64) as usize,
             false => logs.len(),
         };
-        Topic { logs, existing, rng: Rng::new(rng.below(u64::MAX)), sabotage }
+        Topic { logs, existing, rng: Rng::new(rng.below(u64::MAX)), calm: false, sabotage }
     }
 
     /// A partition appears, possibly with some records already in it.
@@ -222,7 +224,7 @@ impl SimFeed {
                 self.answers.push((*partition, end, now_ms));
             }
         }
-        while !self.answers.is_empty() && !topic.rng.one_in(3) {
+        while !self.answers.is_empty() && (topic.calm || !topic.rng.one_in(3)) {
             let at = topic.rng.below(self.answers.len() as u64) as usize;
             let (partition, end, asked_ms) = self.answers.swap_remove(at);
             let asked_ms = match topic.sabotage {
@@ -231,7 +233,7 @@ impl SimFeed {
             };
             self.parts.get_mut(&partition).expect("asked").end.answer(end, asked_ms);
         }
-        if topic.rng.one_in(40) {
+        if !topic.calm && topic.rng.one_in(40) {
             self.doubted_ms = Some(now_ms);
         }
     }

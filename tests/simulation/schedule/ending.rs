@@ -161,7 +161,7 @@ impl World {
         self.store.lock().expect("one at a time").faulty = false;
         let now_ms = self.clocks.elapsed_ms();
         let mut topic = self.topic.lock().expect("one at a time");
-        topic.existing = topic.logs.len();
+        (topic.existing, topic.calm) = (topic.logs.len(), true);
         for log in &mut topic.logs {
             log.unserved = false;
             log.set_transaction(false, now_ms);
