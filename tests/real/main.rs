@@ -47,6 +47,7 @@ mod settings;
 #[path = "../shared/skipped.rs"]
 mod skipped;
 mod state;
+mod statistics;
 mod stuck;
 mod upgrade;
 mod user_table;
