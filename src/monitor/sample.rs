@@ -35,6 +35,7 @@ pub struct Sample {
     pub late_events: u64,
     pub commits: u64,
     pub open: u64,
+    pub state_bytes: u64,
     pub lag: Option<u64>,
     /// What a bounded run has to read; 0 in any other run.
     pub ahead: u64,
@@ -261,6 +262,7 @@ pub fn sample(
         late_events: metrics.late_events.load(Relaxed),
         commits: metrics.commits.load(Relaxed),
         open: metrics.open_sessions.load(Relaxed).max(0) as u64,
+        state_bytes: metrics.state_bytes.load(Relaxed).max(0) as u64,
         lag: metrics.lag().filter(|_| !kafka_away),
         ahead: metrics.records_ahead.load(Relaxed),
         watermark_ms: metrics.watermark().map(EventTime::millis),
