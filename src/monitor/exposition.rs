@@ -260,6 +260,8 @@ impl Shown {
         out.counters("host_sessions", "Rows added to the table, by host", hosts)?;
         let open = Some(sample.open as f64);
         out.gauge("sessions_open", "Sessions that are open", open)?;
+        let bytes = Some(sample.state_bytes as f64);
+        out.gauge("state_bytes", "Memory of the tables of open sessions", bytes)?;
         let used = Some(sample.memory.0 as f64);
         out.gauge("in_flight_bytes", "Memory for data in flight that is in use (--memory)", used)
     }

@@ -15,7 +15,7 @@ use crate::dataflow::figures::{Bound, PartFigures, WriterFigures, running_ms};
 use crate::dataflow::run_state::RunState;
 use crate::dataflow::statistics::board::Board;
 use crate::dataflow::statistics::figures::WindowFigures;
-use crate::monitor::sentence::{Stage, Wait};
+use crate::monitor::condition::{Stage, Wait};
 use crate::ui::{trouble, waiting};
 
 /// How many hosts are shown.
@@ -38,7 +38,10 @@ pub struct Sample {
     pub late_events: u64,
     pub commits: u64,
     pub open: u64,
+    pub state_bytes: u64,
     pub lag: Option<u64>,
+    /// What a bounded run has to read; 0 in any other run.
+    pub ahead: u64,
     pub watermark_ms: Option<i64>,
     pub durable_watermark_ms: Option<i64>,
     pub epoch: u64,
@@ -261,6 +264,9 @@ pub fn sample(
         what: wait.what,
         why: wait.why.as_deref().map(plain),
         lasts_ms: wait.since.elapsed().as_millis() as u64,
+        left_ms: wait
+            .until
+            .map(|until| until.saturating_duration_since(Instant::now()).as_millis() as u64),
     });
     let mut sample = Sample {
         process,
@@ -275,7 +281,9 @@ pub fn sample(
         late_events: metrics.late_events.load(Relaxed),
         commits: metrics.commits.load(Relaxed),
         open: metrics.open_sessions.load(Relaxed).max(0) as u64,
+        state_bytes: metrics.state_bytes.load(Relaxed).max(0) as u64,
         lag: metrics.lag().filter(|_| !kafka_away),
+        ahead: metrics.records_ahead.load(Relaxed),
         watermark_ms: metrics.watermark().map(EventTime::millis),
         durable_watermark_ms: bound.durable_watermark.map(EventTime::millis),
         epoch: bound.epoch,

@@ -43,6 +43,7 @@ mod rng;
 mod role;
 mod savepoint;
 mod secured;
+mod server;
 mod settings;
 #[path = "../shared/skipped.rs"]
 mod skipped;
