@@ -46,7 +46,9 @@ type Wake = Arc<Mutex<Option<Box<dyn Fn() + Send>>>>;
 pub enum Yesterday {
     /// There are none: this start has made the table.
     Empty,
-    /// It is not known which they are, for this reason.
+    /// The table had rows before the job: which of them are of the last day is not known yet.
+    Foreign,
+    /// They cannot be read, for this reason.
     Unknown(String),
     /// They are being read.
     Reading(Reading),
@@ -74,8 +76,7 @@ impl Yesterday {
         if replayed.watermark == EventTime::NEVER {
             let rows = table::has_rows(tx, &table.quoted());
             let rows = rows.map_err(|why| classify(&why, "looking at the table"))?;
-            let unknown = || Yesterday::Unknown("the job has had no event yet".to_owned());
-            return Ok(if rows { unknown() } else { Yesterday::Empty });
+            return Ok(if rows { Yesterday::Foreign } else { Yesterday::Empty });
         }
         let first = window.first_hour(replayed.watermark).saturating_mul(window.hour_ms);
         let from = EventTime::from_millis(first).max(EventTime::EARLIEST);
@@ -138,6 +139,10 @@ impl Yesterday {
     pub fn read(&mut self) -> Past {
         match self {
             Yesterday::Empty => Past::Whole,
+            Yesterday::Foreign => {
+                info!("the statistics begin empty: rows that were there before do not count");
+                Past::Failed
+            }
             Yesterday::Unknown(why) => {
                 warn!("the statistics begin empty: what ended before is not known: {why}");
                 Past::Failed

@@ -332,6 +332,23 @@ fn sessions_that_touch_are_found_and_the_job_writes_none() {
 }
 
 #[test]
+fn the_last_day_by_host_by_hour_and_its_busiest_visitors() {
+    let by_host = run(&DAY, "last_day_by_host.sql");
+    assert_eq!(
+        by_host[..3],
+        [
+            " | 10 | 19 | 1231000 | 5 | 8 | 1 | 5 | 0 | 960000",
+            "zachwilson.tech | 3 | 4 | 60000 | 2 | 2 | 1 | 2 | 0 | 60000",
+            "zachwilson.techcreator.io | 3 | 9 | 1140000 | 1 | 2 | 3 | 5 | 180000 | 960000",
+        ]
+    );
+    let by_hour = run(&DAY, "last_day_by_hour.sql");
+    assert_eq!(by_hour[0], "2024-03-05 09:00:00+00 | 2 | 2 | 0 | 2 | 1 | 1 | 0 | 0");
+    assert_eq!(by_hour.len(), 4);
+    assert!(run(&DAY, "busiest_visitors.sql").is_empty(), "nobody came five times");
+}
+
+#[test]
 fn every_query_opens_with_its_question_and_has_a_test() {
     let here = include_str!("queries.rs");
     let mut files = 0;

@@ -202,6 +202,10 @@ fn at_rest_the_page_says_what_sql_says_whatever_happened() {
     agrees(&world, &watched);
     watched.job.stop();
 
+    let index =
+        world.value("select count(*) from pg_indexes where indexdef like '%brin (session_end)%'");
+    assert_eq!(index, "1");
+
     // Another number of workers reads the day from the table, and goes on.
     let watched = start("4");
     let document = agrees(&world, &watched);

@@ -21,6 +21,7 @@ mod scaling;
 mod skew;
 mod snapshots;
 mod start;
+mod statistics;
 mod watch;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -67,6 +68,9 @@ pub enum Case {
     /// --http none; and 1,000 requests a second beside 1,000 half-open connections in a backlog,
     /// with memory and open files afterwards, against nobody
     Watch,
+    /// Live statistics of hosts, and of visitors as well, against none: the dataflow alone, a
+    /// backlog, and 10,000 live events a second
+    Statistics,
     /// The same job on Apache Flink in two ways, see bench/flink, in turn with this one
     Peer,
 }
@@ -89,6 +93,7 @@ pub fn run(case: Case, bench: &mut Bench) -> Result<()> {
         Case::Recovery => recovery::run(bench),
         Case::Snapshots => snapshots::run(bench),
         Case::Watch => watch::run(bench),
+        Case::Statistics => statistics::run(bench),
         Case::Peer => peer::run(bench),
     }
 }
