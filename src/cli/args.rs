@@ -313,6 +313,35 @@ pub struct ProduceArgs {
     #[arg(long, value_name = "N", default_value = "1")]
     pub seed: String,
 
+    /// Whole days of ordinary traffic in which this happens: flood, crawler, slow, distributed,
+    /// reader, marathon, surge, outage, singles, or clean for none of them; several with commas
+    ///
+    /// The traffic has a daily curve and long tails. The days end with yesterday, unless --historical
+    /// says when they begin; on the first nothing happens. Of the other options, --host, --number,
+    /// --rate and --seed apply. docs/ANOMALIES.md describes the scenarios.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub scenario: Vec<String>,
+
+    /// Write what happens in a scenario, who does it and when to this file, one line of JSON each
+    #[arg(long, value_name = "FILE")]
+    pub truth: Option<String>,
+
+    /// How many days a scenario has
+    #[arg(long, value_name = "N", default_value = "2")]
+    pub days: String,
+
+    /// How many visits a day each host has in a scenario
+    #[arg(long, value_name = "N", default_value = "10000")]
+    pub visits: String,
+
+    /// How long the tails are in a scenario: light or heavy
+    #[arg(long, value_name = "TAIL", default_value = "light")]
+    pub tail: String,
+
+    /// How often each of the scenarios happens to each host
+    #[arg(long, value_name = "N", default_value = "2")]
+    pub incidents: String,
+
     /// Partitions of the topic, if it has to be created
     #[arg(long, value_name = "N", default_value = "4")]
     pub partitions: String,

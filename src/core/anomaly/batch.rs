@@ -7,7 +7,7 @@ use super::history::{
     BUCKET_MS, Day, Hour, HourSums, Limits, NetworkSums, SINGLES_MS, bucket, day_is_known,
     judge_bucket, judge_network, judge_visitor,
 };
-use super::{Anomaly, Rules, Session, network};
+use super::{Anomaly, Limit, Rules, Session, network};
 use crate::statistics::{Bin, Histogram};
 use crate::time::EventTime;
 
@@ -57,29 +57,43 @@ fn of_days(
     rules: &Rules,
     found: &mut Vec<Anomaly>,
 ) {
-    let visitors = visitors(sessions);
-    let mut before: Option<(Day, Option<super::Limit>, Option<super::Limit>)> = None;
-    for (day, visitors) in visitors {
-        let networks = networks(&visitors);
-        let known = day_is_known(hours, day, rules);
-        if let Some((_, visitor, network)) = before.filter(|(at, ..)| known && at.0 == day.0 - 1) {
-            let judged = |limit: super::Limit| {
-                let judge = move |(ip, n): (&&str, &u64)| judge_visitor(host, ip, day, *n, &limit);
-                visitors.iter().filter_map(judge)
-            };
-            found.extend(visitor.into_iter().flat_map(judged));
-            let judged = |limit: super::Limit| {
-                networks.iter().filter_map(move |(network, sums)| {
-                    judge_network(host, network, day, *sums, &limit, rules)
-                })
-            };
-            found.extend(network.into_iter().flat_map(judged));
+    let days = visitors(sessions);
+    let mut before: Option<Before<'_>> = None;
+    for (day, visitors) in &days {
+        let networks = networks(visitors);
+        let known = day_is_known(hours, *day, rules);
+        if let Some(before) = before.filter(|before| known && before.day.0 == day.0 - 1) {
+            for (ip, n) in visitors {
+                let Some(limit) = &before.visitor else { break };
+                let n_before = before.visitors.get(ip).copied().unwrap_or(0);
+                found.extend(judge_visitor(host, ip, *day, *n, n_before, limit, rules));
+            }
+            for (network, sums) in &networks {
+                let Some(limit) = &before.network else { break };
+                let n_before = before.networks.get(network).map_or(0, |sums| sums.sessions);
+                found.extend(judge_network(host, network, *day, *sums, n_before, limit, rules));
+            }
         }
         let counts: Histogram = visitors.values().map(|n| (Bin::of(*n), 1)).collect();
         let of_networks: Histogram =
             networks.values().map(|sums| (Bin::of(sums.sessions), 1)).collect();
-        before = Some((day, rules.repeat.limit(&counts), rules.network.limit(&of_networks)));
+        before = Some(Before {
+            day: *day,
+            visitor: rules.repeat.limit(&counts),
+            network: rules.network.limit(&of_networks),
+            visitors,
+            networks,
+        });
     }
+}
+
+/// The day before.
+struct Before<'a> {
+    day: Day,
+    visitor: Option<Limit>,
+    network: Option<Limit>,
+    visitors: &'a HashMap<&'a str, u64>,
+    networks: HashMap<String, NetworkSums>,
 }
 
 fn networks(visitors: &HashMap<&str, u64>) -> HashMap<String, NetworkSums> {

@@ -186,15 +186,18 @@ pub fn day_is_known(hours: &BTreeMap<Hour, HourSums>, day: Day, rules: &Rules) -
     all >= rules.learn as i64 && first.is_some_and(|(at, _)| at.0 < from.0 + MORNING)
 }
 
-/// A visitor who came back too often on `day`.
+/// A visitor who came back too often on `day`, and much more often than on the day before.
 pub fn judge_visitor(
     host: &str,
     ip: &str,
     day: Day,
     sessions: u64,
+    before: u64,
     limit: &Limit,
+    rules: &Rules,
 ) -> Option<Anomaly> {
-    (sessions > limit.above).then(|| Anomaly {
+    let is_news = sessions as f64 > rules.repeat_again * before as f64;
+    (sessions > limit.above && is_news).then(|| Anomaly {
         kind: Kind::Repeat,
         host: host.to_owned(),
         subject: ip.to_owned(),
@@ -202,12 +205,12 @@ pub fn judge_visitor(
         observed: sessions,
         expected: limit.q95,
         threshold: limit.above,
-        evidence: Evidence::Visitor { visitors: limit.count },
+        evidence: Evidence::Visitor { before, visitors: limit.count },
     })
 }
 
 /// What the visitors of one network did on one day on one host.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct NetworkSums {
     pub addresses: u64,
     pub sessions: u64,
@@ -224,17 +227,21 @@ impl NetworkSums {
     }
 }
 
-/// A network of many addresses that came back too often on `day`.
+/// A network of many addresses that came back too often on `day`, and much more often than on the day
+/// before.
 pub fn judge_network(
     host: &str,
     network: &str,
     day: Day,
     sums: NetworkSums,
+    before: u64,
     limit: &Limit,
     rules: &Rules,
 ) -> Option<Anomaly> {
     let NetworkSums { addresses, sessions, most } = sums;
-    (addresses >= rules.network_addresses && sessions > limit.above).then(|| Anomaly {
+    let is_news = sessions as f64 > rules.network_again * before as f64;
+    let has_many = addresses >= rules.network_addresses;
+    (has_many && sessions > limit.above && is_news).then(|| Anomaly {
         kind: Kind::Network,
         host: host.to_owned(),
         subject: network.to_owned(),
@@ -242,7 +249,7 @@ pub fn judge_network(
         observed: sessions,
         expected: limit.q95,
         threshold: limit.above,
-        evidence: Evidence::Network { addresses, most, networks: limit.count },
+        evidence: Evidence::Network { before, addresses, most, networks: limit.count },
     })
 }
 

@@ -133,11 +133,11 @@ pub struct Anomaly {
 pub enum Evidence {
     /// A session, and how many sessions `rank` of which had at least what is expected.
     Session { events: u64, duration_ms: u64, sessions: u64, rank: u64 },
-    /// A visitor, and how many visitors there were the day before.
-    Visitor { visitors: u64 },
-    /// A network: its addresses, the most sessions of one of them, and how many networks there were
-    /// the day before.
-    Network { addresses: u64, most: u64, networks: u64 },
+    /// A visitor: its sessions on the day before, and how many visitors there were then.
+    Visitor { before: u64, visitors: u64 },
+    /// A network: its sessions on the day before, its addresses, the most sessions of one of them,
+    /// and how many networks there were the day before.
+    Network { before: u64, addresses: u64, most: u64, networks: u64 },
     /// Five minutes of a host.
     Bucket,
     /// A quarter of an hour of a host, and how many sessions ended in it.

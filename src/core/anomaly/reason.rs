@@ -25,18 +25,20 @@ impl Anomaly {
                     ),
                 }
             }
-            Evidence::Visitor { visitors } => format!(
-                "{} in a day; 95 % of the {} of the day before had at most {}",
+            Evidence::Visitor { before, visitors } => format!(
+                "{} in a day, {} the day before; 95 % of the {} of that day had at most {}",
                 plural(observed, "session"),
+                count(before),
                 plural(visitors, "visitor"),
                 count(expected)
             ),
-            Evidence::Network { addresses, most, networks } => format!(
-                "{} of one network, none with more than {}: {} together in a day; 95 % of the {} of \
-                 the day before had at most {}",
+            Evidence::Network { before, addresses, most, networks } => format!(
+                "{} of one network, none with more than {}: {} together in a day, {} the day \
+                 before; 95 % of the {} of that day had at most {}",
                 plural(addresses, "address"),
                 plural(most, "session"),
                 count(observed),
+                count(before),
                 plural(networks, "network"),
                 count(expected)
             ),

@@ -18,14 +18,22 @@ fn session(ip: &str, end_ms: i64, duration_ms: i64, count: u64) -> (String, Span
 
 type Row = (String, Span, EventTime);
 
-fn found(rows: &[Row], watermark_ms: i64) -> Vec<Anomaly> {
-    found_by(rows, watermark_ms, &Rules::default())
+/// Rules for these tests, whatever the defaults are.
+fn rules() -> Rules {
+    let by_visits = Outlier { least: 8, q95: 3.0, ranked: 1.5, rank: 25, most: Some(20.0) };
+    Rules {
+        burst: Outlier { least: 20, q95: 4.0, ranked: 3.0, rank: 10, most: Some(100.0) },
+        marathon: Outlier { least: 6 * 3_600_000, q95: 0.0, ranked: 3.0, rank: 10, most: None },
+        repeat: by_visits,
+        network: by_visits,
+        ..Rules::default()
+    }
 }
 
-fn found_by(rows: &[Row], watermark_ms: i64, rules: &Rules) -> Vec<Anomaly> {
+fn found(rows: &[Row], watermark_ms: i64) -> Vec<Anomaly> {
     let sessions =
         rows.iter().map(|(ip, span, end)| Session { ip, host: HOST, span: *span, end: *end });
-    batch(sessions, EventTime::from_millis(watermark_ms), rules)
+    batch(sessions, EventTime::from_millis(watermark_ms), &rules())
 }
 
 fn of(kind: Kind, found: &[Anomaly]) -> Vec<&Anomaly> {
@@ -129,7 +137,8 @@ fn a_visitor_comes_back_more_often_than_the_floor_allows() {
     let found = found(&returning(300, 12), at);
     let repeat = of(Kind::Repeat, &found)[0];
     assert_eq!((repeat.at.millis(), repeat.observed, repeat.threshold), (DAY, 12, 8));
-    let want = "12 sessions in a day; 95 % of the 300 visitors of the day before had at most 1";
+    let want = "12 sessions in a day, 0 the day before; 95 % of the 300 visitors of that day had at \
+                most 1";
     assert_eq!(repeat.reason(), want);
 }
 
@@ -144,6 +153,26 @@ fn a_visitor_comes_back_more_often_than_the_busy_ones_of_the_day_before() {
         }
         let found = found(&rows, at);
         assert_eq!(of(Kind::Repeat, &found).len(), want, "{sessions}");
+    }
+}
+
+#[test]
+fn who_came_as_often_on_the_day_before_is_no_news() {
+    let at = DAY + 23 * 60 * MINUTE;
+    for (before, want) in [(9, 0), (8, 0), (7, 1)] {
+        let yesterday = |i: i64| DAY - 24 * 60 * MINUTE + (i + 1) * 20 * MINUTE;
+        let mut rows = returning(600, 16);
+        rows.extend((0..before).map(|i| session("a", yesterday(i), 0, 1)));
+        let found = found(&rows, at);
+        assert_eq!(of(Kind::Repeat, &found).len(), want, "{before}");
+    }
+    for (before, want) in [(10, 0), (9, 1)] {
+        let mut rows = quiet(600, -24, 0);
+        let ip = |i: i64| format!("192.0.2.{}", i % 5);
+        rows.extend((0..before).map(|i| session(&ip(i), DAY - (i + 1) * 20 * MINUTE, 0, 1)));
+        rows.extend((0..20).map(|i| session(&ip(i), DAY + (i + 1) * 20 * MINUTE, 0, 1)));
+        let found = found(&rows, at);
+        assert_eq!(of(Kind::Network, &found).len(), want, "{before}");
     }
 }
 
@@ -175,8 +204,8 @@ fn a_network_needs_five_addresses() {
     let found = with(5, 3);
     let network = of(Kind::Network, &found)[0];
     assert_eq!((network.subject.as_str(), network.observed), ("192.0.2.0/24", 15));
-    let want = "5 addresses of one network, none with more than 3 sessions: 15 together in a day; \
-                95 % of the 300 networks of the day before had at most 1";
+    let want = "5 addresses of one network, none with more than 3 sessions: 15 together in a day, \
+                0 the day before; 95 % of the 300 networks of that day had at most 1";
     assert_eq!(network.reason(), want);
     assert!(of(Kind::Repeat, &found).is_empty());
 }
@@ -286,7 +315,7 @@ fn hosts_are_judged_apart() {
         .iter()
         .map(|(ip, span, end)| Session { ip, host: HOST, span: *span, end: *end })
         .chain([Session { ip: &ip, host: "new.example", span, end }]);
-    assert!(batch(sessions, EventTime::from_millis(at + 1), &Rules::default()).is_empty());
+    assert!(batch(sessions, EventTime::from_millis(at + 1), &rules()).is_empty());
 }
 
 #[test]
@@ -360,7 +389,7 @@ fn names_are_stored_so_they_stay() {
 
 #[test]
 fn a_history_shorter_than_the_rank_has_a_limit_all_the_same() {
-    let rule = Rules::default().burst;
+    let rule = rules().burst;
     assert_eq!(rule.limit(&Histogram::default()), None);
     let few: Histogram = [(Bin::of(9), 1), (Bin::of(12), 2)].into_iter().collect();
     let limit = rule.limit(&few).expect("not empty");
