@@ -68,8 +68,8 @@ pub struct Rules {
     pub network: Outlier,
     /// if it has at least this many addresses.
     pub network_addresses: u64,
-    /// Who comes every day is no news: a visitor or a network must come more than this many times as
-    /// often as on the day before.
+    /// Who comes as often every day is no news, if a visitor or a network must come more than this many
+    /// times as often as on the day before. Zero: it may be none.
     pub repeat_again: f64,
     pub network_again: f64,
     /// Surge and fall: the least difference, in standard deviations of a Poisson count,
@@ -110,7 +110,7 @@ impl Default for Rules {
             repeat: Outlier { least: 12, q95: 3.0, ranked: 1.3, rank: 25, most: Some(20.0) },
             network: Outlier { least: 12, q95: 3.0, ranked: 1.5, rank: 25, most: Some(20.0) },
             network_addresses: 5,
-            repeat_again: 2.0,
+            repeat_again: 0.0,
             network_again: 2.0,
             surge_z: 6.0,
             surge_factor: 2.0,

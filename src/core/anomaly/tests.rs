@@ -26,6 +26,8 @@ fn rules() -> Rules {
         marathon: Outlier { least: 6 * 3_600_000, q95: 0.0, ranked: 3.0, rank: 10, most: None },
         repeat: by_visits,
         network: by_visits,
+        repeat_again: 2.0,
+        network_again: 2.0,
         ..Rules::default()
     }
 }
