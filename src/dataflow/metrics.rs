@@ -21,6 +21,8 @@ pub struct Metrics {
     pub dead: AtomicU64,
     /// Sessions now open.
     pub open_sessions: AtomicI64,
+    /// The memory of their tables, in bytes.
+    pub state_bytes: AtomicI64,
     /// Rows written for sessions that closed.
     pub rows: AtomicU64,
     /// Late sessions that were merged with the table.

@@ -181,7 +181,9 @@ struct Sessions {
     /// No session that the replayed epochs can have closed ends later than this.
     replay_horizon: EventTime,
     run_state: Arc<RunState>,
+    /// What the metrics hold of this worker.
     open_sessions: i64,
+    state_bytes: i64,
 }
 
 struct OwnShard {
@@ -242,6 +244,7 @@ impl Sessions {
             replay_horizon,
             run_state,
             open_sessions: 0,
+            state_bytes: 0,
         }
     }
 
@@ -411,10 +414,15 @@ impl Sessions {
 
     /// Updates the metrics.
     fn report(&mut self, advance: WatermarkAdvance) {
-        let open = self.shards.iter().map(|own| own.table.len() as i64).sum::<i64>();
-        self.run_state.metrics.open_sessions.fetch_add(open - self.open_sessions, Relaxed);
-        self.open_sessions = open;
-        self.run_state.metrics.set_watermark(advance.watermark);
+        let metrics = &self.run_state.metrics;
+        let sum = |of: fn(&SessionTable) -> usize| {
+            self.shards.iter().map(|own| of(&own.table) as i64).sum::<i64>()
+        };
+        let (open, bytes) = (sum(SessionTable::len), sum(SessionTable::allocated_bytes));
+        metrics.open_sessions.fetch_add(open - self.open_sessions, Relaxed);
+        metrics.state_bytes.fetch_add(bytes - self.state_bytes, Relaxed);
+        (self.open_sessions, self.state_bytes) = (open, bytes);
+        metrics.set_watermark(advance.watermark);
     }
 }
 

@@ -22,7 +22,7 @@ use crate::cluster::{Allocators, Cluster, ClusterConfig, hosts};
 use crate::config::Config;
 use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
-use crate::job::monitoring::Watchers;
+use crate::job::monitoring::{Watchers, facts};
 use crate::job::shutdown::{join_workers, part, watch_the_end};
 use crate::job::status_line::{Done, Ending, Progress, ending};
 use crate::job::worker::Job;
@@ -50,7 +50,7 @@ pub fn run(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
     let mut run_state = Arc::clone(run_state);
     let watchers = Watchers::start(config, &run_state);
     let ended = run_on(config, &mut run_state, |run_state| watchers.follow(run_state));
-    watchers.end(&ended);
+    watchers.end(&ended, run_state.stopping());
     ended
 }
 
@@ -94,13 +94,14 @@ fn run_once(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
         }
     };
     let watchdog = cluster.as_ref().map(|_| watch_the_end(run_state));
-    let progress = Progress::start(Arc::clone(run_state), config.until_end);
+    let progress = Progress::start(facts(config), Arc::clone(run_state));
     let job = Arc::new(Job {
         config: config.clone(),
         run_state: Arc::clone(run_state),
         start: cluster.as_ref().map(Cluster::start),
         watcher: Mutex::default(),
         loaded: Mutex::default(),
+        yesterday: Mutex::default(),
     });
     let (ended, ends) = channel();
     let worker_config = timely::WorkerConfig::default();

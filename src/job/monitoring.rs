@@ -13,7 +13,7 @@ use crate::job::clock::now_ms;
 use crate::job::notify::Notifier;
 use crate::job::report::Reporter;
 use crate::ledger::{BalanceWatch, SessionEnd};
-use crate::monitor::sentence::Ended;
+use crate::monitor::condition::Ended;
 use crate::monitor::{AskBalance, Balance, Facts, Monitor};
 
 /// Those who watch the runs of this process.
@@ -43,23 +43,29 @@ impl Watchers {
     }
 
     /// Shows how the last run has ended.
-    pub(super) fn end(self, result: &Result<(), Fault>) {
+    pub(super) fn end(self, result: &Result<(), Fault>, stopping: bool) {
         if let Some(monitor) = self.monitor {
-            monitor.end(ended(result));
+            monitor.end(ended(result, stopping));
         }
     }
 }
 
-/// How a run has ended.
-fn ended(result: &Result<(), Fault>) -> Ended {
+/// How a run has ended. `stopping`: it was asked to.
+fn ended(result: &Result<(), Fault>, stopping: bool) -> Ended {
     match result {
         Ok(()) => Ended::Stopped,
         Err(Fault::Fenced(_)) => Ended::Fenced,
+        // After --stop-timeout, above all. The next start makes up for it: there is nothing to
+        // correct.
+        Err(Fault::Environment(why) | Fault::GoneBack(why) | Fault::Peer(why)) if stopping => {
+            Ended::Uncommitted(why.clone())
+        }
         Err(fault) => Ended::Failed(fault.to_string()),
     }
 }
 
-fn facts(config: &Config) -> Facts {
+/// What whoever watches has to know of the job.
+pub(super) fn facts(config: &Config) -> Facts {
     let Config { ledger, watermark, http, .. } = config;
     let loopback = http.address.is_some_and(|address| address.ip().is_loopback());
     let gap_ms = ledger.gap.millis();
@@ -106,4 +112,25 @@ fn ask_balance(config: &Config) -> AskBalance {
         Ok(None) => Err("nothing has been committed yet".to_owned()),
         Err(why) => Err(format!("Postgres did not answer: {why}")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_that_could_not_commit_is_no_failure_of_the_job() {
+        let why = || "stopped without a last commit".to_owned();
+        for (fault, stopping, want) in [
+            (None, true, Ended::Stopped),
+            (None, false, Ended::Stopped),
+            (Some(Fault::Environment(why())), true, Ended::Uncommitted(why())),
+            (Some(Fault::Environment(why())), false, Ended::Failed(why())),
+            (Some(Fault::Config(why())), true, Ended::Failed(why())),
+            (Some(Fault::Fenced(why())), true, Ended::Fenced),
+        ] {
+            let result = fault.clone().map_or(Ok(()), Err);
+            assert_eq!(ended(&result, stopping), want, "{fault:?}, {stopping}");
+        }
+    }
 }

@@ -9,8 +9,9 @@ use signal_hook::iterator::{Handle, Signals};
 
 use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
+use crate::monitor::condition::Stage;
 use crate::monitor::sample::{MetricHosts, PartSample, PartState, Sample, sample};
-use crate::monitor::sentence::{Stage, clock};
+use crate::monitor::sentence::clock;
 use crate::ui::text::{bytes, count, duration, plural};
 use crate::ui::waiting;
 

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::monitor::Facts;
+use crate::monitor::condition::{Condition, Ended, HeldBack, Situation, Stage, Wait, judge, left};
 use crate::monitor::health::{self, Verdict, Vitals};
 use crate::monitor::history::{Counts, History, Point};
 use crate::monitor::sample::{PartSample, PartState, Sample};
-use crate::monitor::sentence::{self, Ended, HeldBack, Sentence, Situation, Stage, Wait};
+use crate::monitor::sentence::{Sentence, sentence};
 
 /// A partition holds the others back if its promise is this much older than that of the next.
 const HOLDS_BACK_MS: i64 = 10_000;
@@ -16,6 +17,8 @@ const HOLDS_BACK_MS: i64 = 10_000;
 pub struct Board {
     pub facts: Facts,
     pub history: History,
+    pub condition: Condition,
+    /// The condition, in words.
     pub sentence: Sentence,
     pub since_ms: u64,
     pub live: Verdict,
@@ -53,6 +56,8 @@ pub struct Totals {
     pub events: u64,
     pub rows: u64,
     pub lag: Option<u64>,
+    /// How many records are left to read: in a bounded run, to its end.
+    pub to_read: Option<u64>,
     pub lag_s: Option<f64>,
     pub durable_s: Option<f64>,
     pub durable_epoch: u64,
@@ -61,7 +66,10 @@ pub struct Totals {
     pub watermark_ms: Option<i64>,
     pub durable_watermark_ms: Option<i64>,
     pub left: Option<Duration>,
+    /// Events and rows a second.
     pub rates: Option<(f64, f64)>,
+    /// Records a second, bad ones included.
+    pub record_rate: f64,
     /// All partitions, the worst first: their names, whether they hold others back, since when they
     /// are in their state, and the figures.
     pub parts: Vec<PartRow>,
@@ -78,10 +86,12 @@ pub struct PartRow {
 
 impl Board {
     pub fn new(facts: Facts, at_ms: u64) -> Self {
+        let condition = judge(&Situation::default());
         Board {
             facts,
             history: History::default(),
-            sentence: sentence::sentence(&Situation::default()),
+            sentence: sentence(&condition),
+            condition,
             since_ms: at_ms,
             live: Ok(()),
             ready: Err("connecting".to_owned()),
@@ -101,6 +111,7 @@ impl Board {
         let at_ms = own.at_ms;
         let mut totals = self.totals(samples);
         let counts = Counts {
+            records: totals.records,
             events: totals.events,
             rows: totals.rows,
             parts: totals.parts.iter().map(|row| (row.id.clone(), row.sample.records)).collect(),
@@ -110,9 +121,7 @@ impl Board {
             row.rate = self.history.rate_of(&row.id);
         }
         totals.rates = self.history.rates();
-        totals.left = totals
-            .rates
-            .and_then(|(rate, _)| sentence::left(totals.lag.filter(|_| rate > 0.5), rate));
+        totals.record_rate = self.history.record_rate();
         if totals.records != self.moved.0 {
             self.moved = (totals.records, at_ms);
         }
@@ -122,8 +131,11 @@ impl Board {
         totals.durable_s = self.durable_s(own);
         self.note_marks(own, &totals);
         let situation = self.situation(samples, &totals);
+        totals.to_read = situation.to_read();
+        totals.left = left(totals.to_read, totals.record_rate);
         self.note_point(&totals);
-        let sentence = sentence::sentence(&situation);
+        self.condition = judge(&situation);
+        let sentence = sentence(&self.condition);
         if sentence.state != self.sentence.state {
             self.since_ms = at_ms;
         }
@@ -151,6 +163,7 @@ impl Board {
             events: records.saturating_sub(dead),
             rows: sum(|s| s.rows + s.late_sessions),
             lag: samples.iter().map(|sample| sample.lag).sum(),
+            to_read: None,
             lag_s,
             durable_s: None,
             durable_epoch: slowest.unwrap_or(0),
@@ -162,6 +175,7 @@ impl Board {
             durable_watermark_ms: own.durable_watermark_ms,
             left: None,
             rates: None,
+            record_rate: 0.0,
             parts,
         }
     }
@@ -217,6 +231,7 @@ impl Board {
         };
         let longest = samples.iter().filter_map(|sample| sample.wait.clone());
         let behind = totals.lag_s.zip(totals.durable_s).map(|(lag, durable)| lag + durable);
+        let ahead: u64 = samples.iter().map(|sample| sample.ahead).sum();
         Situation {
             ended: self.ended.clone(),
             stopping: samples.iter().any(|sample| sample.stopping),
@@ -224,20 +239,27 @@ impl Board {
             wait: longest.max_by_key(|wait: &Wait| wait.lasts_ms),
             stage: totals.stage,
             lag: totals.lag,
-            rate: totals.rates.map_or(0.0, |(events, _)| events),
+            ahead: (self.facts.until_end && ahead > 0).then_some(ahead),
+            rate: totals.record_rate,
             records: totals.records,
             quiet: Duration::from_millis(totals.at_ms.saturating_sub(self.moved.1)),
-            held_back: self.held.as_ref().map(|(partition, since_ms)| HeldBack {
-                partition: partition.clone(),
-                since_ms: *since_ms,
-                why: totals
-                    .parts
-                    .iter()
-                    .find(|row| row.holds_back)
-                    .and_then(|row| state_text(&row.sample)),
-            }),
+            held_back: self.held_back(totals),
             behind: behind.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e9))),
         }
+    }
+
+    fn held_back(&self, totals: &Totals) -> Option<HeldBack> {
+        let (_, since_ms) = self.held.as_ref()?;
+        let sample = &totals.parts.iter().find(|row| row.holds_back)?.sample;
+        let age_ms = |at_ms| (totals.at_ms as i64).saturating_sub(at_ms).max(0) as u64;
+        Some(HeldBack {
+            topic: sample.topic.clone(),
+            number: sample.number,
+            since_ms: *since_ms,
+            watermark_age: totals.watermark_ms.map(age_ms).map(Duration::from_millis),
+            by_transaction: sample.state == PartState::HeldUp,
+            why: state_text(sample),
+        })
     }
 
     fn note_point(&mut self, totals: &Totals) {
@@ -327,7 +349,9 @@ fn holder<'a>(
         Some(next) => next.promise_ms.is_some_and(older_than).then_some(first),
         None => {
             let now = at_ms as i64 - out_of_orderness_ms;
-            (hangs && first.promise_ms.is_some() && older_than(now)).then_some(first)
+            // At a start, nobody knows yet where a partition ends. A transaction is known.
+            let known = first.promise_ms.is_some() || first.state == PartState::HeldUp;
+            (hangs && known && older_than(now)).then_some(first)
         }
     }
 }
@@ -364,13 +388,15 @@ mod tests {
 
     #[test]
     fn who_is_well_behind_all_other_active_partitions_holds_them_back() {
-        use PartState::{Idle, Reading, Waiting};
+        use PartState::{HeldUp, Idle, Reading, Waiting};
         let ahead = || part(1, Some(900_000), Reading);
         assert_eq!(holds(&[part(0, Some(800_000), Reading), ahead()]), Some(0));
         assert_eq!(holds(&[part(0, Some(890_000), Reading), ahead()]), None);
         assert_eq!(holds(&[part(0, Some(800_000), Idle), ahead()]), None);
         assert_eq!(holds(&[part(0, None, Reading), ahead()]), Some(0));
         assert_eq!(holds(&[part(0, None, Reading)]), None);
+        assert_eq!(holds(&[part(0, None, Waiting)]), None);
+        assert_eq!(holds(&[part(0, None, HeldUp)]), Some(0));
         assert_eq!(holds(&[part(0, None, Reading), part(1, None, Reading)]), None);
         assert_eq!(holds(&[part(0, Some(800_000), Reading), part(1, Some(1), Idle)]), None);
         assert_eq!(holds(&[part(0, Some(800_000), Waiting), part(1, Some(1), Idle)]), Some(0));

@@ -198,6 +198,7 @@ impl Collector for Shown {
         self.records(&mut out)?;
         self.partitions(&mut out)?;
         self.time(&mut out)?;
+        self.statistics(&mut out)?;
         self.writers(&mut out)
     }
 }
@@ -259,6 +260,8 @@ impl Shown {
         out.counters("host_sessions", "Rows added to the table, by host", hosts)?;
         let open = Some(sample.open as f64);
         out.gauge("sessions_open", "Sessions that are open", open)?;
+        let bytes = Some(sample.state_bytes as f64);
+        out.gauge("state_bytes", "Memory of the tables of open sessions", bytes)?;
         let used = Some(sample.memory.0 as f64);
         out.gauge("in_flight_bytes", "Memory for data in flight that is in use (--memory)", used)
     }
@@ -327,6 +330,29 @@ impl Shown {
         )?;
         let bytes = bytes.map(|bytes| bytes as f64);
         out.gauge("snapshot_bytes", "The size of the snapshots of open sessions", bytes)
+    }
+
+    fn statistics(&self, out: &mut Out<'_>) -> Result<(), Error> {
+        let Sample { counts, window, statistics, .. } = &self.sample;
+        if !counts {
+            return Ok(());
+        }
+        let sizes = [
+            ("statistics_hosts", "Hosts that the statistics tell apart", window.hosts),
+            ("statistics_cells", "Sums that are kept, by host, time and bin", window.cells),
+            ("statistics_visitors", "Visitors that are kept, in each hour", window.visitors),
+        ];
+        for (name, help, size) in sizes {
+            out.gauge(name, help, Some(size as f64))?;
+        }
+        let help = "Rows that were not counted, because their sessions had ended before the window";
+        out.counter("statistics_rows_too_old", help, window.too_old)?;
+        let Some(board) = statistics else { return Ok(()) };
+        let epoch = Some(seconds(board.epoch as i64));
+        let help = "Everything that was committed up to this epoch is in the statistics";
+        out.gauge("statistics_epoch_timestamp_seconds", help, epoch)?;
+        let help = "Counts that were negative: the statistics of this run are wrong";
+        out.counter("statistics_broken", help, board.broken)
     }
 
     fn writers(&self, out: &mut Out<'_>) -> Result<(), Error> {

@@ -15,6 +15,8 @@ const MARKS: usize = 100;
 /// What has grown up to a moment.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Counts {
+    /// Events, and bad records.
+    pub records: u64,
     pub events: u64,
     pub rows: u64,
     /// Records by partition.
@@ -54,7 +56,7 @@ impl History {
     /// Takes in the counts at a moment. A count that has fallen belongs to a new run: rates begin
     /// anew.
     pub fn count(&mut self, at_ms: u64, counts: Counts) {
-        let fell = |last: &Counts| counts.events < last.events || counts.rows < last.rows;
+        let fell = |last: &Counts| counts.records < last.records || counts.rows < last.rows;
         if self.counts.back().is_some_and(|(at, last)| *at >= at_ms || fell(last)) {
             self.counts.clear();
         }
@@ -68,6 +70,15 @@ impl History {
     pub fn rates(&self) -> Option<(f64, f64)> {
         let (first, last) = (self.counts.front()?, self.counts.back()?);
         rates(first, last)
+    }
+
+    /// Records a second, over the last seconds; 0 at first.
+    pub fn record_rate(&self) -> f64 {
+        let (Some(first), Some(last)) = (self.counts.front(), self.counts.back()) else {
+            return 0.0;
+        };
+        let records = last.1.records.saturating_sub(first.1.records) as f64;
+        seconds(first.0, last.0).map_or(0.0, |seconds| records / seconds)
     }
 
     /// Events and rows of the last second.
@@ -122,7 +133,8 @@ mod tests {
     use super::*;
 
     fn counts(events: u64, rows: u64) -> Counts {
-        Counts { events, rows, parts: BTreeMap::from([("t/0".to_owned(), events)]) }
+        let parts = BTreeMap::from([("t/0".to_owned(), events)]);
+        Counts { records: events * 2, events, rows, parts }
     }
 
     #[test]
@@ -133,6 +145,7 @@ mod tests {
             history.count(second * 1_000, counts(second * 100, second * 10));
         }
         assert_eq!(history.rates(), Some((100.0, 10.0)));
+        assert_eq!(history.record_rate(), 200.0);
         history.count(20_000, counts(1_900, 190));
         assert_eq!(history.of_last_second(), Some((0.0, 0.0)));
         assert!(history.rates().expect("known").0 < 100.0);

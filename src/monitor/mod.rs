@@ -15,6 +15,7 @@ mod answer;
 mod assets;
 pub mod board;
 mod body;
+pub mod condition;
 mod connections;
 mod document;
 mod exposition;
@@ -26,6 +27,7 @@ mod process;
 pub mod sample;
 pub mod sentence;
 mod server;
+mod statistics;
 
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;
@@ -35,7 +37,7 @@ use std::time::Duration;
 
 pub use self::board::Balance;
 use crate::dataflow::run_state::RunState;
-use crate::monitor::sentence::Ended;
+use crate::monitor::condition::Ended;
 
 /// The settings of the HTTP port.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,6 +1,7 @@
 //! The figures of one process at one moment, as plain data: what the page, the metrics and the other
 //! processes of a cluster get to see.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,9 @@ use crate::dataflow::buckets::Counted;
 use crate::dataflow::changes::{HostSums, Latest};
 use crate::dataflow::figures::{Bound, PartFigures, WriterFigures, running_ms};
 use crate::dataflow::run_state::RunState;
-use crate::monitor::sentence::{Stage, Wait};
+use crate::dataflow::statistics::board::Board;
+use crate::dataflow::statistics::figures::WindowFigures;
+use crate::monitor::condition::{Stage, Wait};
 use crate::ui::{trouble, waiting};
 
 /// How many hosts are shown.
@@ -35,7 +38,10 @@ pub struct Sample {
     pub late_events: u64,
     pub commits: u64,
     pub open: u64,
+    pub state_bytes: u64,
     pub lag: Option<u64>,
+    /// What a bounded run has to read; 0 in any other run.
+    pub ahead: u64,
     pub watermark_ms: Option<i64>,
     pub durable_watermark_ms: Option<i64>,
     pub epoch: u64,
@@ -55,6 +61,12 @@ pub struct Sample {
     pub latest: Vec<LatestSample>,
     /// Failures of servers: whose, of which kind, and how many.
     pub troubles: Vec<(String, String, u64)>,
+    /// Whether there are statistics, and how large the windows of this process are.
+    pub counts: bool,
+    pub window: WindowSample,
+    /// The statistics of the job. Process 0 makes them, so they need not travel.
+    #[serde(skip)]
+    pub statistics: Option<Arc<Board>>,
 }
 
 /// The most bytes that a link carries at once, less some for the envelope and what it escapes.
@@ -189,6 +201,16 @@ pub struct HostsSample {
     pub metrics_other: i64,
 }
 
+/// The windows of the statistics: see `WindowFigures`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct WindowSample {
+    pub hosts: u64,
+    pub cells: u64,
+    pub visitors: u64,
+    pub too_old: u64,
+    pub past_rows: u64,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct LatestSample {
     pub number: u64,
@@ -242,6 +264,9 @@ pub fn sample(
         what: wait.what,
         why: wait.why.as_deref().map(plain),
         lasts_ms: wait.since.elapsed().as_millis() as u64,
+        left_ms: wait
+            .until
+            .map(|until| until.saturating_duration_since(Instant::now()).as_millis() as u64),
     });
     let mut sample = Sample {
         process,
@@ -256,7 +281,9 @@ pub fn sample(
         late_events: metrics.late_events.load(Relaxed),
         commits: metrics.commits.load(Relaxed),
         open: metrics.open_sessions.load(Relaxed).max(0) as u64,
+        state_bytes: metrics.state_bytes.load(Relaxed).max(0) as u64,
         lag: metrics.lag().filter(|_| !kafka_away),
+        ahead: metrics.records_ahead.load(Relaxed),
         watermark_ms: metrics.watermark().map(EventTime::millis),
         durable_watermark_ms: bound.durable_watermark.map(EventTime::millis),
         epoch: bound.epoch,
@@ -274,10 +301,20 @@ pub fn sample(
             .collect(),
         letters: letters(run_state),
         troubles: trouble::counts(),
+        counts: figures.counts.load(Relaxed),
+        window: window(&figures.window),
+        statistics: figures.statistics(),
         ..Sample::default()
     };
     changes(run_state, &mut sample, metric_hosts);
     sample
+}
+
+fn window(window: &WindowFigures) -> WindowSample {
+    let [hosts, cells, visitors, too_old, past_rows] =
+        [&window.hosts, &window.cells, &window.visitors, &window.too_old, &window.past_rows]
+            .map(|figure| figure.load(Relaxed));
+    WindowSample { hosts, cells, visitors, too_old, past_rows }
 }
 
 /// How far the run has come.

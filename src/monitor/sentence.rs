@@ -1,84 +1,12 @@
-//! The one sentence that says how the job is: for the page and its title, `/readyz` and
-//! `sessionizer status`. A pure function of the situation.
-//!
-//! The most important thing comes first: how the run ends; what it waits for; how far a start has
-//! come; how much of a backlog is left; who holds the output back; and otherwise how far it is
-//! behind.
+//! The condition of the job as one sentence: for the page and its title, `/readyz`, systemd and
+//! `sessionizer status`.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::monitor::condition::{Condition, Ended, Wait};
 use crate::ui::text::{count, duration, plural};
-
-/// The job keeps up as long as reading the remaining records takes no longer than this.
-const KEEPS_UP: Duration = Duration::from_secs(3);
-/// Silence is worth mentioning after this long without a new record.
-const QUIET: Duration = Duration::from_secs(10);
-
-/// What the sentence is made of.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct Situation {
-    /// How the run has ended, if it has.
-    pub ended: Option<Ended>,
-    pub stopping: bool,
-    /// Epochs that still have to be committed.
-    pub commits_left: u64,
-    pub wait: Option<Wait>,
-    pub stage: Stage,
-    /// Records that are available and not yet read, if known.
-    pub lag: Option<u64>,
-    /// Records a second.
-    pub rate: f64,
-    /// Records read in this run.
-    pub records: u64,
-    /// How long ago the last record was read.
-    pub quiet: Duration,
-    /// The partition that holds the output back.
-    pub held_back: Option<HeldBack>,
-    /// How long it takes from an event until it is durable.
-    pub behind: Option<Duration>,
-}
-
-/// How a run has ended.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Ended {
-    Stopped,
-    Fenced,
-    Failed(String),
-}
-
-/// Something outside that does not answer.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Wait {
-    /// `Kafka at broker:9092`, `Postgres`, `memory`.
-    pub what: String,
-    pub why: Option<String>,
-    pub lasts_ms: u64,
-}
-
-/// How far a run has come.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub enum Stage {
-    #[default]
-    Connecting,
-    Loading {
-        loaded: u64,
-        all: u64,
-    },
-    Replaying {
-        percent: u64,
-    },
-    Running,
-}
-
-/// A partition that holds the output back.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct HeldBack {
-    pub partition: String,
-    pub since_ms: u64,
-    pub why: Option<String>,
-}
 
 /// How things are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -103,49 +31,66 @@ pub struct Sentence {
 }
 
 /// Says how the job is.
-pub fn sentence(at: &Situation) -> Sentence {
-    let say = |state: &str, tone: Tone, text: String, cause: Option<String>| Sentence {
+pub fn sentence(at: &Condition) -> Sentence {
+    let say = |state: &str, tone: Tone, text: String| Sentence {
         state: state.to_owned(),
         tone,
         text,
-        cause,
+        cause: None,
     };
-    match &at.ended {
-        Some(Ended::Stopped) => {
-            return say("stopped", Tone::Busy, "stopped; the next start goes on".to_owned(), None);
+    match at {
+        Condition::Ended(ended) => end(ended),
+        Condition::Stopping { commits_left, wait } => {
+            let left = match commits_left {
+                0 => String::new(),
+                left => format!(" ({} left)", plural(*left, "commit")),
+            };
+            let tone = if wait.is_some() { Tone::Trouble } else { Tone::Busy };
+            let cause = wait.as_ref().and_then(|wait| wait.why.clone());
+            Sentence { cause, ..say("stopping", tone, format!("stopping{left}")) }
         }
-        Some(Ended::Fenced) => {
-            let text = "fenced: another instance of the job has taken over".to_owned();
-            return say("fenced", Tone::Trouble, text, None);
+        Condition::Waiting(wait) => waiting(wait),
+        Condition::Connecting => say("connecting", Tone::Busy, "connecting".to_owned()),
+        Condition::Loading { loaded, all } => {
+            let text =
+                format!("loading open sessions, shard {} of {}", count(*loaded), count(*all));
+            say("loading", Tone::Busy, text)
         }
-        Some(Ended::Failed(why)) => {
-            return say("failed", Tone::Trouble, "failed".to_owned(), Some(why.clone()));
+        Condition::Replaying { percent } => {
+            say("replaying", Tone::Busy, format!("replaying {percent} %"))
         }
-        None => {}
+        Condition::ReadingToEnd { percent, left, rate } => {
+            let left = left.map_or(String::new(), |left| format!(", {}", pace(left, *rate)));
+            say("catching_up", Tone::Busy, format!("catching up ({percent} %{left})"))
+        }
+        Condition::CatchingUp { left, rate } => {
+            say("catching_up", Tone::Busy, format!("catching up ({})", pace(*left, *rate)))
+        }
+        Condition::HeldBack(held) => {
+            let since = clock(held.since_ms);
+            let text = format!("held back by {}/{} since {since}", held.topic, held.number);
+            Sentence { cause: held.why.clone(), ..say("held_back", Tone::Trouble, text) }
+        }
+        Condition::Quiet { lasts, read } => {
+            let what = if *read { "no new events" } else { "no events" };
+            say("quiet", Tone::Good, format!("{what} for {}", largest(*lasts)))
+        }
+        Condition::UpToDate { behind, .. } => say("up_to_date", Tone::Good, up_to_date(*behind)),
     }
-    if at.stopping {
-        let left = match at.commits_left {
-            0 => String::new(),
-            left => format!(" ({} left)", plural(left, "commit")),
-        };
-        let cause = at.wait.as_ref().and_then(|wait| wait.why.clone());
-        let tone = if at.wait.is_some() { Tone::Trouble } else { Tone::Busy };
-        return say("stopping", tone, format!("stopping{left}"), cause);
-    }
-    if let Some(wait) = &at.wait {
-        return waiting(wait);
-    }
-    match at.stage {
-        Stage::Connecting => say("connecting", Tone::Busy, "connecting".to_owned(), None),
-        Stage::Loading { loaded, all } => {
-            let text = format!("loading open sessions, shard {} of {}", count(loaded), count(all));
-            say("loading", Tone::Busy, text, None)
+}
+
+fn end(ended: &Ended) -> Sentence {
+    let (state, tone, text, cause) = match ended {
+        Ended::Stopped => ("stopped", Tone::Busy, "stopped; the next start goes on", None),
+        Ended::Uncommitted(why) => {
+            ("uncommitted", Tone::Trouble, "stopped without a last commit", Some(why))
         }
-        Stage::Replaying { percent } => {
-            say("replaying", Tone::Busy, format!("replaying {percent} %"), None)
+        Ended::Fenced => {
+            ("fenced", Tone::Trouble, "fenced: another instance of the job has taken over", None)
         }
-        Stage::Running => running(at),
-    }
+        Ended::Failed(why) => ("failed", Tone::Trouble, "failed", Some(why)),
+    };
+    Sentence { state: state.to_owned(), tone, text: text.to_owned(), cause: cause.cloned() }
 }
 
 fn waiting(wait: &Wait) -> Sentence {
@@ -161,50 +106,24 @@ fn waiting(wait: &Wait) -> Sentence {
             let text = format!("waiting for Postgres ({lasts}, retrying{why})");
             ("waiting_for_postgres", Tone::Trouble, text)
         }
-        what if what.starts_with("memory") => {
-            ("waiting", Tone::Busy, format!("waiting for memory ({lasts}{why})"))
-        }
         what => ("waiting", Tone::Busy, format!("waiting for {what} ({lasts}{why})")),
     };
     Sentence { state: state.to_owned(), tone, text, cause: wait.why.clone() }
 }
 
-fn running(at: &Situation) -> Sentence {
-    let say = |state: &str, tone: Tone, text: String, cause: Option<String>| Sentence {
-        state: state.to_owned(),
-        tone,
-        text,
-        cause,
-    };
-    let left = left(at.lag, at.rate);
-    if let Some(left) = left.filter(|left| *left > KEEPS_UP) {
-        let text = format!("catching up ({} left at {}/s)", whole(left), short(at.rate));
-        return say("catching_up", Tone::Busy, text, None);
-    }
-    if let Some(held) = &at.held_back {
-        let text = format!("held back by {} since {}", held.partition, clock(held.since_ms));
-        return say("held_back", Tone::Trouble, text, held.why.clone());
-    }
-    if at.lag.unwrap_or(0) == 0 && at.quiet >= QUIET {
-        let what = if at.records == 0 { "no events" } else { "no new events" };
-        let text = format!("{what} for {}", largest(at.quiet));
-        return say("quiet", Tone::Good, text, None);
-    }
-    let text = match at.behind {
-        Some(behind) => format!("up to date, {} behind", duration(behind)),
-        None => "up to date".to_owned(),
-    };
-    say("up_to_date", Tone::Good, text, None)
+/// `up to date, 0.4 s behind`
+pub fn up_to_date(behind: Option<Duration>) -> String {
+    let behind = behind.map(|behind| format!(", {} behind", duration(behind)));
+    format!("up to date{}", behind.unwrap_or_default())
 }
 
-/// How long it takes to read what is left; `None` if nothing is, or if that is not known.
-pub fn left(lag: Option<u64>, rate: f64) -> Option<Duration> {
-    let lag = lag.filter(|lag| *lag > 0 && rate > 0.0)?;
-    Some(Duration::from_secs_f64((lag as f64 / rate).min(1e9)))
+/// `3 min left at 1.2 M/s`
+fn pace(left: Duration, rate: f64) -> String {
+    format!("{} left at {}/s", whole(left), short(rate))
 }
 
 /// Without a fraction, which would change too fast to be read.
-fn whole(time: Duration) -> String {
+pub fn whole(time: Duration) -> String {
     duration(Duration::from_secs(time.as_secs()))
 }
 
@@ -235,6 +154,7 @@ pub fn clock(at_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::monitor::condition::{HeldBack, Situation, Stage, judge};
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -253,7 +173,7 @@ mod tests {
 
     fn waits(what: &str, why: Option<&str>) -> Situation {
         let why = why.map(str::to_owned);
-        let wait = Wait { what: what.to_owned(), why, lasts_ms: 12_900 };
+        let wait = Wait { what: what.to_owned(), why, lasts_ms: 12_900, left_ms: None };
         Situation { wait: Some(wait), ..live() }
     }
 
@@ -262,9 +182,11 @@ mod tests {
         let refused = Some("connection refused");
         let backlog = Situation { lag: Some(216_000_000), rate: 1.2e6, ..live() };
         let held = HeldBack {
-            partition: "web-events/3".to_owned(),
+            topic: "web-events".to_owned(),
+            number: 3,
             since_ms: 1_790_251_385_000,
             why: Some("it has no leader".to_owned()),
+            ..HeldBack::default()
         };
         let held = Situation { held_back: Some(held), ..live() };
         let idle = Situation { lag: Some(0), rate: 0.0, quiet: seconds(245), ..live() };
@@ -314,6 +236,18 @@ mod tests {
                 "replaying 41 %",
             ),
             (backlog.clone(), "catching_up", Tone::Busy, "catching up (3 min left at 1.2 M/s)"),
+            (
+                Situation { ahead: Some(2_000), ..live() },
+                "catching_up",
+                Tone::Busy,
+                "catching up (50 %, 2 s left at 500/s)",
+            ),
+            (
+                Situation { ahead: Some(1_000), ..live() },
+                "catching_up",
+                Tone::Busy,
+                "catching up (100 %)",
+            ),
             (live(), "up_to_date", Tone::Good, "up to date, 0.4 s behind"),
             (Situation { behind: None, ..live() }, "up_to_date", Tone::Good, "up to date"),
             (held, "held_back", Tone::Trouble, "held back by web-events/3 since 12:03"),
@@ -328,6 +262,12 @@ mod tests {
             (Situation { stopping: true, ..live() }, "stopping", Tone::Busy, "stopping"),
             (ends(Ended::Stopped), "stopped", Tone::Busy, "stopped; the next start goes on"),
             (
+                ends(Ended::Uncommitted("why".to_owned())),
+                "uncommitted",
+                Tone::Trouble,
+                "stopped without a last commit",
+            ),
+            (
                 ends(Ended::Fenced),
                 "fenced",
                 Tone::Trouble,
@@ -335,29 +275,10 @@ mod tests {
             ),
             (ends(Ended::Failed("why".to_owned())), "failed", Tone::Trouble, "failed"),
         ] {
-            let said = sentence(&at);
+            let said = sentence(&judge(&at));
             assert_eq!((said.state.as_str(), said.tone, said.text.as_str()), (state, tone, text));
         }
-        assert_eq!(sentence(&waits("Postgres", refused)).cause.as_deref(), refused);
-    }
-
-    #[test]
-    fn what_hinders_comes_before_what_progresses() {
-        let mut at = waits("Postgres", None);
-        at.lag = Some(1_000_000);
-        assert_eq!(sentence(&at).state, "waiting_for_postgres");
-        at.stopping = true;
-        assert_eq!(sentence(&at).state, "stopping");
-        at.ended = Some(Ended::Fenced);
-        assert_eq!(sentence(&at).state, "fenced");
-    }
-
-    #[test]
-    fn a_backlog_is_named_only_if_it_takes_long() {
-        let at = |lag, rate| sentence(&Situation { lag: Some(lag), rate, ..live() }).state;
-        assert_eq!(at(1_500, 500.0), "up_to_date");
-        assert_eq!(at(1_600, 500.0), "catching_up");
-        assert_eq!(at(1_600, 0.0), "up_to_date");
+        assert_eq!(sentence(&judge(&waits("Postgres", refused))).cause.as_deref(), refused);
     }
 
     #[test]

@@ -65,6 +65,7 @@ const STATES = {
   quiet: "good",
   stopping: "busy",
   stopped: "busy",
+  uncommitted: "trouble",
   fenced: "trouble",
   failed: "trouble",
 };

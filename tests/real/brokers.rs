@@ -27,7 +27,8 @@ impl Broker {
 
     /// One that does not run yet.
     pub fn new(test: &str) -> Broker {
-        let name = format!("{test}-{}", std::process::id());
+        // No server of PostgreSQL of a test with the same name has this directory.
+        let name = format!("kafka-{test}-{}", std::process::id());
         Broker { directory: std::env::temp_dir().join(name), address: String::new() }
     }
 

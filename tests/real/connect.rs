@@ -15,7 +15,8 @@ use openssl::x509::{X509, X509Builder, X509NameBuilder};
 use crate::oracle::event;
 use crate::postgres::{MINUTE, TEN, jdbc, world_with_an_event};
 use crate::refusal::{refused, try_run};
-use crate::world::{Server, World};
+use crate::server::Server;
+use crate::world::World;
 
 /// Appends to a file of the server's own, or replaces it, and keeps its owner.
 pub fn write(path: &Path, owner: &Path, contents: &[u8], mode: u32) {

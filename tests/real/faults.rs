@@ -20,8 +20,9 @@ use crate::oracle::{event, sessions};
 use crate::outage::wait_for_times;
 use crate::postgres::{MINUTE, TEN, jdbc, world_with_an_event};
 use crate::refusal::refused;
+use crate::server::Server;
 use crate::skipped::skipped;
-use crate::world::{Running, Server, World, eventually};
+use crate::world::{Running, World, eventually};
 
 /// Starts the job with quick commits, changes to its environment, and a line for every try.
 fn start_with(world: &World, writers: &str, env: &[(&str, &str)]) -> Running {

@@ -43,10 +43,12 @@ mod rng;
 mod role;
 mod savepoint;
 mod secured;
+mod server;
 mod settings;
 #[path = "../shared/skipped.rs"]
 mod skipped;
 mod state;
+mod statistics;
 mod stuck;
 mod upgrade;
 mod user_table;

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::lifecycle::{SOON, Traffic, count, start, wait_for_records};
-use crate::world::{Running, Server, World, eventually};
+use crate::server::Server;
+use crate::world::{Running, World, eventually};
 
 const WRITERS: usize = 3;
 

@@ -5,7 +5,8 @@
 use std::process::Command;
 
 use crate::lifecycle::{Traffic, count, start, wait_for_records};
-use crate::world::{Running, Server, World, eventually};
+use crate::server::Server;
+use crate::world::{Running, World, eventually};
 
 const BACK: &str = "the database has gone back to an earlier state";
 const GOES_ON: &str = "The job goes on from what is there";

@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use crate::brokers::Broker;
 use crate::lifecycle::{Traffic, wait_for_records};
-use crate::world::{PATIENCE, Running, Server, World, eventually, finish};
+use crate::server::Server;
+use crate::world::{PATIENCE, Running, World, eventually, finish};
 
 /// A job that is watched.
 pub struct Watched {

@@ -62,6 +62,9 @@ fn the_list_of_metrics_is_what_a_running_job_serves() {
     let secret: Vec<_> = served.difference(&documented).collect();
     assert!(missing.is_empty(), "in the list, and not served: {missing:?}\n{}", plain.body);
     assert!(secret.is_empty(), "served, and not in the list: {secret:?}");
+    let state = plain.body.lines().find_map(|line| line.strip_prefix("sessionizer_state_bytes "));
+    let state: f64 = state.and_then(|bytes| bytes.parse().ok()).expect("a number");
+    assert!(state > 1e3, "{state} bytes for all that was open");
 
     let open = exchange(
         &watched.address,

@@ -126,6 +126,37 @@ fn a_snapshot_and_its_changes_are_the_document() {
     watched.job.wait();
 }
 
+/// After --stop-timeout nothing is lost, and there is nothing to correct.
+#[test]
+fn a_stop_that_cannot_commit_is_no_failure_of_the_job() {
+    let world = World::new("uncommitted");
+    let mut traffic = Traffic::new(&world);
+    traffic.send(500);
+    let watched = Watched::start(&world, &["--epoch", "100ms", "--stop-timeout", "1s"]);
+    wait_for_records(&world, traffic.records());
+    let mut page = Page::open(&watched.address);
+    let (_, mut document) = page.next().expect("a snapshot");
+    let mut client = world.client();
+    let mut lock = client.transaction().expect("begun");
+    lock.execute("select from sessionizer.shard_progress for update", &[]).expect("locked");
+    watched.job.signal("TERM");
+    while let Some((_, change)) = page.next() {
+        apply(&mut document, &change);
+    }
+    let (status, log) = watched.job.wait();
+    assert_eq!(status.code(), Some(1), "{log}");
+    let sentence = &document["sentence"];
+    assert_eq!(sentence["state"], "uncommitted", "{sentence}\n{log}");
+    assert_eq!(
+        (&sentence["tone"], &sentence["text"]),
+        (&"trouble".into(), &"stopped without a last commit".into())
+    );
+    let cause = sentence["cause"].as_str().expect("a cause");
+    assert!(cause.contains("Postgres did not take it within 1 s"), "{cause}");
+    drop(lock);
+    traffic.check(&world, &[]);
+}
+
 #[test]
 fn the_document_says_what_the_table_and_the_views_say() {
     let world = World::new("document");

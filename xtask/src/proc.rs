@@ -62,6 +62,11 @@ fn read_memory(status: &str, name: &str) -> Option<u64> {
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
+/// How many files, sockets and pipes a process has open; 0 if there is none.
+pub fn open_files(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |files| files.count())
+}
+
 /// Cores, memory, processor, kernel and load, for the head of a table.
 pub fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -106,6 +111,7 @@ mod tests {
     fn this_process_uses_memory_and_time() {
         let me = std::process::id();
         assert!(memory_bytes(me, "VmHWM").expect("Linux has /proc") > 1 << 20);
+        assert!(open_files(me) >= 3, "standard input, output and error");
         let began = std::time::Instant::now();
         while cpu_seconds(me) == 0.0 {
             assert!(began.elapsed().as_secs() < 10, "no CPU time is counted");

@@ -41,6 +41,12 @@ impl Keys {
         place
     }
 
+    /// How many bytes are allocated.
+    pub(super) fn allocated_bytes(&self) -> usize {
+        let free = self.free.iter().map(|places| places.capacity() * size_of::<KeyAt>());
+        self.bytes.capacity() + free.sum::<usize>()
+    }
+
     pub(super) fn remove(&mut self, key: KeyAt) {
         let units = (2 + self.get(key).len()).div_ceil(KEY_UNIT);
         if self.free.len() <= units {

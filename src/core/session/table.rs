@@ -141,6 +141,22 @@ impl SessionTable {
         self.open_records
     }
 
+    /// About how many bytes the table has allocated. What closed sessions have left is counted, as it
+    /// is kept for others. It is cheap, whatever the number of sessions.
+    pub fn allocated_bytes(&self) -> usize {
+        let filed = self.slots.len() - self.free.len();
+        // A list that grows has half its size to spare, on average.
+        let due = filed * size_of::<u32>() * 3 / 2;
+        // Of the keys with many sessions, only the entries: few keys have that many.
+        let sorted = self.sorted.capacity() * size_of::<(KeyAt, BTreeMap<EventTime, u32>)>();
+        self.index.allocation_size()
+            + self.slots.capacity() * size_of::<Slot>()
+            + self.free.capacity() * size_of::<u32>()
+            + self.keys.allocated_bytes()
+            + due
+            + sorted
+    }
+
     /// Every open session, in no order.
     pub fn open(&self) -> impl Iterator<Item = Open<'_>> {
         // Every indexed slot is the head of its key's list, or one of its sorted sessions.

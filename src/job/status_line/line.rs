@@ -1,25 +1,18 @@
-//! The status line, as a pure function of the numbers and the width.
+//! The status line: the condition of the job and its numbers, in a given width. A pure function.
 //!
-//! The most important part comes first: what the job waits for; otherwise how far a start has come;
-//! otherwise how much of a backlog is left, or how far the output is behind. A number that is zero
-//! or unknown is left out. If the line does not fit, words are shortened first; then the least
+//! The condition comes first; then how much is left to read, and what was done. A number that is
+//! zero or unknown is left out. If the line does not fit, words are shortened first; then the least
 //! important parts are dropped.
 
 use std::time::Duration;
 
+use crate::monitor::condition::{Condition, HeldBack, Wait};
+use crate::monitor::sentence::{sentence, up_to_date, whole};
 use crate::ui::text::{count, duration, plural};
-
-/// The job keeps up as long as reading the remaining records takes no longer than this.
-const KEEPS_UP: Duration = Duration::from_secs(3);
-/// Silence is worth mentioning after this long without a new record.
-const QUIET: Duration = Duration::from_secs(10);
 
 /// The numbers that the line shows.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct State {
-    pub wait: Option<Wait>,
-    pub stage: Stage,
-    pub stopping: bool,
+pub struct Numbers {
     /// Records read in this run.
     pub records: u64,
     /// Records a second, over the last few seconds.
@@ -29,55 +22,22 @@ pub struct State {
     pub late: u64,
     pub dead: u64,
     /// Records still to be read, if known.
-    pub lag: Option<u64>,
-    /// In a bounded run: how many records it reads in all.
-    pub ahead: Option<u64>,
-    /// The age of the watermark: results are complete up to it.
-    pub behind: Option<Duration>,
-    /// How long ago the last record arrived.
-    pub quiet: Duration,
-    /// A partition whose last records an open transaction holds back.
-    pub held_back: Option<String>,
-}
-
-/// What the job waits for, why, for how long so far, and for how long at most from now on.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Wait {
-    pub what: String,
-    pub why: Option<String>,
-    pub lasts: Duration,
-    pub left: Option<Duration>,
-}
-
-/// How far a run has come.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Stage {
-    /// Nothing is known yet.
-    #[default]
-    Starting,
-    /// Open sessions are being loaded, shard by shard.
-    Loading {
-        loaded: u64,
-        all: u64,
-    },
-    /// Epochs that were read before but are not in a snapshot are being read again.
-    Replaying {
-        percent: u64,
-    },
-    Running,
+    pub to_read: Option<u64>,
 }
 
 /// The line, in at most `width` columns.
-pub fn line(state: &State, width: usize) -> String {
-    if let Some(wait) = &state.wait {
-        return waits(wait, state.stopping, width);
+pub fn line(condition: &Condition, numbers: &Numbers, width: usize) -> String {
+    match condition {
+        Condition::Waiting(wait) => return waits(wait, false, width),
+        Condition::Stopping { wait: Some(wait), .. } => return waits(wait, true, width),
+        _ => {}
     }
-    let parts = parts(state);
+    let parts = parts(condition, numbers);
     let long = |parts: &[Part]| join(parts.iter().map(|part| part.long.as_str()));
     let short = |parts: &[Part]| join(parts.iter().map(|part| part.short.as_str()));
     // The total number of records is the least important part: it is dropped before words are
     // shortened.
-    let least = parts.len().saturating_sub(usize::from(parts.len() > 1 && state.records > 0));
+    let least = parts.len().saturating_sub(usize::from(parts.len() > 1 && numbers.records > 0));
     for parts in [&parts[..], &parts[..least]] {
         let line = long(parts);
         if columns(&line) <= width {
@@ -115,14 +75,17 @@ fn cut(text: &str, width: usize) -> String {
 /// `waiting for Kafka at broker:9092: connection refused; gives up in 48 s`. If there is too little
 /// room, the reason is cut.
 fn waits(wait: &Wait, stopping: bool, width: usize) -> String {
-    let Wait { what, why, lasts, left } = wait;
-    let begins = match (stopping, left) {
+    let Wait { what, why, lasts_ms, left_ms } = wait;
+    let begins = match (stopping, left_ms) {
         (true, _) => format!("stopping: waiting for {what}"),
         (false, Some(_)) => format!("waiting for {what}"),
         // A wait without a limit counts up.
-        (false, None) => format!("waiting for {what}, {} so far", whole(*lasts)),
+        (false, None) => {
+            format!("waiting for {what}, {} so far", whole(Duration::from_millis(*lasts_ms)))
+        }
     };
-    let ends = left.map_or(String::new(), |left| format!("; gives up in {}", whole(left)));
+    let left = left_ms.map(|ms| whole(Duration::from_millis(ms)));
+    let ends = left.map_or(String::new(), |left| format!("; gives up in {left}"));
     let room = width.saturating_sub(columns(&begins) + columns(&ends) + 2);
     match why {
         Some(why) if room >= columns(why).min(12) => {
@@ -132,30 +95,10 @@ fn waits(wait: &Wait, stopping: bool, width: usize) -> String {
     }
 }
 
-/// Without a fraction, which would change too fast to be read.
-fn whole(time: Duration) -> String {
-    duration(Duration::from_secs(time.as_secs()))
-}
-
-fn parts(state: &State) -> Vec<Part> {
-    let State { records, rate, rows, open, late, dead, .. } = *state;
-    let mut parts = Vec::new();
-    let mut add = |long: String, short: String| parts.push(Part { long, short });
-    let mut same = |text: String| add(text.clone(), text);
-    match state.stage {
-        _ if state.stopping => same("stopping: committing what was read".to_owned()),
-        Stage::Starting => same("starting".to_owned()),
-        Stage::Loading { loaded, all } => {
-            same(format!("loading open sessions, shard {} of {}", count(loaded), count(all)));
-        }
-        Stage::Replaying { percent } => same(format!("reading again {percent} %")),
-        Stage::Running => {
-            if let Some(head) = progress(state) {
-                same(head);
-            }
-        }
-    }
-    if matches!(state.stage, Stage::Starting | Stage::Loading { .. }) {
+fn parts(condition: &Condition, numbers: &Numbers) -> Vec<Part> {
+    let Numbers { records, rate, rows, open, late, dead, to_read } = *numbers;
+    let mut parts = vec![head(condition)];
+    if matches!(condition, Condition::Connecting | Condition::Loading { .. }) {
         return parts;
     }
     let mut add = |n: u64, long: String, short: String| {
@@ -163,8 +106,8 @@ fn parts(state: &State) -> Vec<Part> {
             parts.push(Part { long, short });
         }
     };
-    if state.stage == Stage::Running && !state.stopping {
-        let lag = to_read(state).unwrap_or(0);
+    if !matches!(condition, Condition::Replaying { .. } | Condition::Stopping { .. }) {
+        let lag = to_read.unwrap_or(0);
         add(lag, format!("{} to read", plural(lag, "record")), format!("{} to read", count(lag)));
     }
     add(rate, format!("{} records/s", count(rate)), format!("{}/s", count(rate)));
@@ -176,96 +119,111 @@ fn parts(state: &State) -> Vec<Part> {
     parts
 }
 
-/// How much is left to read: to the end of a bounded run, otherwise everything that Kafka has.
-fn to_read(state: &State) -> Option<u64> {
-    match state.ahead {
-        Some(ahead) => Some(ahead.saturating_sub(state.records)),
-        None => state.lag,
-    }
+/// How the job is, in a few words.
+fn head(condition: &Condition) -> Part {
+    let same = |text: String| Part { long: text.clone(), short: text };
+    same(match condition {
+        Condition::Stopping { .. } => "stopping: committing what was read".to_owned(),
+        Condition::Connecting => "starting".to_owned(),
+        Condition::Replaying { percent } => format!("reading again {percent} %"),
+        Condition::ReadingToEnd { percent, left, .. } => {
+            let left = left.map_or(String::new(), |left| format!(", {} left", whole(left)));
+            format!("{percent} %{left}")
+        }
+        Condition::CatchingUp { left, .. } => format!("{} left", whole(*left)),
+        Condition::HeldBack(held) => held_back(held),
+        Condition::Quiet { lasts, read: true } => format!("no new events for {}", whole(*lasts)),
+        Condition::Quiet { lasts, read: false } => format!("no events for {}", whole(*lasts)),
+        Condition::UpToDate { read: false, .. } => "no events yet".to_owned(),
+        Condition::UpToDate { behind: Some(behind), .. } => {
+            let short = format!("{} behind", duration(*behind));
+            return Part { long: up_to_date(Some(*behind)), short };
+        }
+        // The page has the same words for these.
+        Condition::UpToDate { .. }
+        | Condition::Loading { .. }
+        | Condition::Waiting(_)
+        | Condition::Ended(_) => sentence(condition).text,
+    })
 }
 
-/// How far the job has come, in one or two words.
-fn progress(state: &State) -> Option<String> {
-    let lag = to_read(state);
-    let left = lag
-        .filter(|_| state.rate > 0)
-        .map(|lag| Duration::from_secs_f64((lag as f64 / state.rate as f64).min(1e9)));
-    if let Some(ahead) = state.ahead.filter(|ahead| *ahead > 0) {
-        let percent = (state.records.min(ahead) as u128 * 100 / u128::from(ahead)) as u64;
-        let left = left.filter(|left| *left >= Duration::from_secs(1));
-        let left = left.map_or(String::new(), |left| format!(", {} left", whole(left)));
-        return Some(format!("{percent} %{left}"));
-    }
-    if let Some(left) = left.filter(|left| *left > KEEPS_UP) {
-        return Some(format!("{} left", whole(left)));
-    }
-    if let Some(partition) = &state.held_back {
-        let behind =
-            state.behind.map_or(String::new(), |behind| format!("behind {}: ", whole(behind)));
-        return Some(format!("{behind}an open transaction in {partition}"));
-    }
-    if lag.unwrap_or(0) == 0 && state.quiet >= QUIET {
-        let nothing = if state.records == 0 { "no events" } else { "no new events" };
-        return Some(format!("{nothing} for {}", whole(state.quiet)));
-    }
-    match state.behind {
-        Some(behind) => Some(format!("behind {}", whole(behind))),
-        None if state.records == 0 => Some("no events yet".to_owned()),
-        None => None,
-    }
+/// `behind 12 s: an open transaction in web-events[3]`
+fn held_back(held: &HeldBack) -> String {
+    let place = format!("{}[{}]", held.topic, held.number);
+    let what = match held.by_transaction {
+        true => format!("an open transaction in {place}"),
+        false => format!("held back by {place}"),
+    };
+    let behind = held.watermark_age.map(|age| format!("behind {}: ", whole(age)));
+    format!("{}{what}", behind.unwrap_or_default())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::monitor::condition::{Situation, Stage, judge};
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
     }
 
-    fn running() -> State {
-        State {
+    /// A job that keeps up, and its numbers.
+    fn running() -> (Situation, Numbers) {
+        let situation = Situation {
             stage: Stage::Running,
+            records: 9_876_543,
+            rate: 10_000.0,
+            lag: Some(34),
+            behind: Some(Duration::from_millis(440)),
+            ..Situation::default()
+        };
+        let numbers = Numbers {
             records: 9_876_543,
             rate: 10_000,
             rows: 12_345_678,
             open: 123_456,
-            lag: Some(34),
-            behind: Some(seconds(12)),
-            ..State::default()
-        }
+            ..Numbers::default()
+        };
+        (situation, numbers)
     }
 
-    fn waiting(what: &str, why: &str, lasts: u64, left: Option<u64>) -> State {
+    fn waiting(what: &str, why: &str, lasts: u64, left: Option<u64>) -> Situation {
         let why = (!why.is_empty()).then(|| why.to_owned());
-        let (lasts, left) = (seconds(lasts), left.map(seconds));
-        State { wait: Some(Wait { what: what.to_owned(), why, lasts, left }), ..running() }
+        let (lasts_ms, left_ms) = (lasts * 1_000 + 900, left.map(|left| left * 1_000));
+        let wait = Wait { what: what.to_owned(), why, lasts_ms, left_ms };
+        Situation { wait: Some(wait), ..running().0 }
     }
 
-    /// A state, and its line at 60, 80 and 120 columns.
-    fn cases() -> Vec<(State, [&'static str; 3])> {
+    /// A situation, and its line at 60, 80 and 120 columns.
+    fn cases() -> Vec<(Situation, Numbers, [&'static str; 3])> {
         let long = "the server closed the connection unexpectedly while it was starting up";
-        let backlog = State { lag: Some(400_000_000), dead: 1, late: 7, ..running() };
-        let bounded = State { ahead: Some(20_000_000), lag: None, ..running() };
-        let idle = State { rate: 0, lag: Some(0), quiet: seconds(245), ..running() };
-        let held = State { held_back: Some("web-events[3]".to_owned()), ..idle.clone() };
-        let empty = State { stage: Stage::Running, ..State::default() };
+        let (live, numbers) = running();
+        let with = |situation: &Situation, lines| (situation.clone(), numbers.clone(), lines);
+        let none = |situation: Situation, lines| (situation, Numbers::default(), lines);
+        let backlog = Situation { lag: Some(400_000_000), ..live.clone() };
+        let bounded = Situation { ahead: Some(20_000_000), lag: None, ..live.clone() };
+        let idle = Situation { lag: Some(0), quiet: seconds(245), ..live.clone() };
+        let resting = Numbers { rate: 0, ..numbers.clone() };
+        let held = |held| Situation { held_back: Some(held), ..idle.clone() };
+        let empty = Situation { stage: Stage::Running, ..Situation::default() };
+        let replaying = Numbers { rows: 0, open: 0, ..numbers.clone() };
+        let mixed = Numbers { dead: 1, late: 7, ..numbers.clone() };
         vec![
-            (State::default(), ["starting"; 3]),
-            (
-                waiting("Kafka at broker:9092", "connection refused", 12, Some(48)),
+            none(Situation::default(), ["starting"; 3]),
+            with(
+                &waiting("Kafka at broker:9092", "connection refused", 12, Some(48)),
                 [
                     "waiting for Kafka at broker:9092; gives up in 48 s",
                     "waiting for Kafka at broker:9092: connection refused; gives up in 48 s",
                     "waiting for Kafka at broker:9092: connection refused; gives up in 48 s",
                 ],
             ),
-            (
-                waiting("Postgres at db:5432/web", "", 0, Some(3)),
+            with(
+                &waiting("Postgres at db:5432/web", "", 0, Some(3)),
                 ["waiting for Postgres at db:5432/web; gives up in 3 s"; 3],
             ),
-            (
-                waiting("Postgres", long, 12, None),
+            with(
+                &waiting("Postgres", long, 12, None),
                 [
                     "waiting for Postgres, 12 s so far: the server closed the co…",
                     "waiting for Postgres, 12 s so far: the server closed the connection unexpectedl…",
@@ -273,30 +231,41 @@ mod tests {
                      while it was starting up",
                 ],
             ),
-            (
-                State { stopping: true, ..waiting("Postgres", "no answer", 12, None) },
+            with(
+                &Situation { stopping: true, ..waiting("Postgres", "no answer", 12, None) },
                 ["stopping: waiting for Postgres: no answer"; 3],
             ),
-            (
-                State { stage: Stage::Loading { loaded: 3, all: 128 }, ..running() },
+            with(
+                &Situation { stage: Stage::Loading { loaded: 3, all: 128 }, ..live.clone() },
                 ["loading open sessions, shard 3 of 128"; 3],
             ),
             (
-                State { stage: Stage::Replaying { percent: 41 }, rows: 0, open: 0, ..running() },
+                Situation { stage: Stage::Replaying { percent: 41 }, ..live.clone() },
+                replaying,
                 ["reading again 41 %, 10,000 records/s, 9,876,543 records read"; 3],
             ),
-            (
-                running(),
+            with(
+                &live,
                 [
-                    "behind 12 s, 34 to read, 10,000/s, 12,345,678 rows",
-                    "behind 12 s, 34 to read, 10,000/s, 12,345,678 rows, 123,456 open, 9,876,543 \
+                    "0.4 s behind, 34 to read, 10,000/s, 12,345,678 rows",
+                    "0.4 s behind, 34 to read, 10,000/s, 12,345,678 rows, 123,456 open",
+                    "up to date, 0.4 s behind, 34 records to read, 10,000 records/s, 12,345,678 \
+                     rows, 123,456 open sessions",
+                ],
+            ),
+            with(
+                &Situation { behind: None, ..live.clone() },
+                [
+                    "up to date, 34 to read, 10,000/s, 12,345,678 rows",
+                    "up to date, 34 to read, 10,000/s, 12,345,678 rows, 123,456 open, 9,876,543 \
                      read",
-                    "behind 12 s, 34 records to read, 10,000 records/s, 12,345,678 rows, 123,456 \
+                    "up to date, 34 records to read, 10,000 records/s, 12,345,678 rows, 123,456 \
                      open sessions, 9,876,543 records read",
                 ],
             ),
             (
                 backlog,
+                mixed,
                 [
                     "11 h 6 min left, 400,000,000 to read, 10,000/s",
                     "11 h 6 min left, 400,000,000 to read, 10,000/s, 12,345,678 rows, 123,456 open",
@@ -304,8 +273,8 @@ mod tests {
                      1 dead, 7 late, 9,876,543 read",
                 ],
             ),
-            (
-                bounded,
+            with(
+                &bounded,
                 [
                     "49 %, 16 min 52 s left, 10,123,457 to read, 10,000/s",
                     "49 %, 16 min 52 s left, 10,123,457 to read, 10,000/s, 12,345,678 rows",
@@ -314,7 +283,8 @@ mod tests {
                 ],
             ),
             (
-                idle,
+                idle.clone(),
+                resting.clone(),
                 [
                     "no new events for 4 min 5 s, 12,345,678 rows, 123,456 open",
                     "no new events for 4 min 5 s, 12,345,678 rows, 123,456 open sessions",
@@ -323,7 +293,8 @@ mod tests {
                 ],
             ),
             (
-                held,
+                held(held_by_transaction()),
+                resting.clone(),
                 [
                     "behind 12 s: an open transaction in web-events[3]",
                     "behind 12 s: an open transaction in web-events[3], 12,345,678 rows, 123,456 open",
@@ -331,24 +302,51 @@ mod tests {
                      sessions, 9,876,543 records read",
                 ],
             ),
-            (empty.clone(), ["no events yet"; 3]),
-            (State { quiet: seconds(12), ..empty }, ["no events for 12 s"; 3]),
+            (
+                held(HeldBack { by_transaction: false, ..held_by_transaction() }),
+                resting,
+                [
+                    "behind 12 s: held back by web-events[3], 12,345,678 rows",
+                    "behind 12 s: held back by web-events[3], 12,345,678 rows, 123,456 open sessions",
+                    "behind 12 s: held back by web-events[3], 12,345,678 rows, 123,456 open sessions, \
+                     9,876,543 records read",
+                ],
+            ),
+            none(empty.clone(), ["no events yet"; 3]),
+            none(Situation { quiet: seconds(12), ..empty }, ["no events for 12 s"; 3]),
+            none(Situation { stopping: true, ..live }, ["stopping: committing what was read"; 3]),
         ]
+    }
+
+    fn held_by_transaction() -> HeldBack {
+        HeldBack {
+            topic: "web-events".to_owned(),
+            number: 3,
+            watermark_age: Some(seconds(12)),
+            by_transaction: true,
+            ..HeldBack::default()
+        }
+    }
+
+    /// The line of a situation. How much is to be read is a part of both.
+    fn line_of(situation: &Situation, numbers: &Numbers, width: usize) -> String {
+        let numbers = Numbers { to_read: situation.to_read(), ..numbers.clone() };
+        line(&judge(situation), &numbers, width)
     }
 
     #[test]
     fn what_counts_comes_first() {
-        for (state, want) in cases() {
-            let lines = [60, 80, 120].map(|width| line(&state, width));
+        for (situation, numbers, want) in cases() {
+            let lines = [60, 80, 120].map(|width| line_of(&situation, &numbers, width));
             assert_eq!(lines, want);
         }
     }
 
     #[test]
     fn no_line_is_wider_than_the_terminal_and_none_has_zeros() {
-        for (state, _) in cases() {
+        for (situation, numbers, _) in cases() {
             for width in 0..200 {
-                let line = line(&state, width);
+                let line = line_of(&situation, &numbers, width);
                 assert!(columns(&line) <= width, "{line:?} is wider than {width}");
                 assert!(!line.split(", ").any(|part| part.starts_with("0 ")), "{line:?}");
             }

@@ -4,10 +4,8 @@
 mod ending;
 mod line;
 
-use std::collections::VecDeque;
 use std::io::IsTerminal;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,12 +14,15 @@ use indicatif::ProgressBar;
 use log::info;
 
 pub use self::ending::{Done, Ending, ending};
-use self::line::{Stage, State, Wait, line};
+use self::line::{Numbers, line};
 use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
+use crate::monitor::Facts;
+use crate::monitor::board::Board;
+use crate::monitor::condition::Stage;
+use crate::monitor::sample::{MetricHosts, Sample, sample, stage};
 use crate::ui::bars::{bars, style};
 use crate::ui::text::duration;
-use crate::ui::waiting;
 
 /// How often the line is logged if there is no terminal.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -31,8 +32,8 @@ const LOG_START_EVERY: Duration = Duration::from_secs(2);
 
 const DRAW_EVERY: Duration = Duration::from_millis(250);
 
-/// The period over which the rate is measured.
-const RATE_OVER: Duration = Duration::from_secs(5);
+/// How often the job is looked at: as often as for the page, so that both say the same.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The spinner and a space before the line.
 const SPINNER_COLUMNS: usize = 2;
@@ -44,12 +45,12 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Begins to show progress. `bounded` says that the run has an end to count down to.
-    pub fn start(run_state: Arc<RunState>, bounded: bool) -> Self {
+    /// Begins to show progress.
+    pub fn start(facts: Facts, run_state: Arc<RunState>) -> Self {
         let (stop, stopped) = channel::<()>();
         let terminal = std::io::stderr().is_terminal();
         let thread = thread::Builder::new().name("progress".to_owned()).spawn(move || {
-            let mut view = View::new(run_state, bounded, terminal);
+            let mut view = View::new(facts, run_state, terminal);
             while stopped.recv_timeout(DRAW_EVERY) == Err(RecvTimeoutError::Timeout) {
                 view.refresh();
             }
@@ -70,20 +71,18 @@ impl Drop for Progress {
 
 struct View {
     run_state: Arc<RunState>,
-    bounded: bool,
+    board: Board,
+    numbers: Numbers,
+    looked: Option<Instant>,
     bar: Option<ProgressBar>,
     began: Instant,
     logged: Instant,
     /// Whether bound epochs were still being replayed at the last look.
     replaying: bool,
-    /// How many records had been read at which time, over the last few seconds.
-    samples: VecDeque<(Instant, u64)>,
-    /// When the number of records last changed.
-    moved: Instant,
 }
 
 impl View {
-    fn new(run_state: Arc<RunState>, bounded: bool, terminal: bool) -> Self {
+    fn new(facts: Facts, run_state: Arc<RunState>, terminal: bool) -> Self {
         let bar = terminal.then(|| {
             let bar = bars().add(ProgressBar::new_spinner());
             bar.set_style(style("{spinner} {wide_msg}"));
@@ -92,100 +91,65 @@ impl View {
         let now = Instant::now();
         View {
             run_state,
-            bounded,
+            board: Board::new(facts, now_ms()),
+            numbers: Numbers::default(),
+            looked: None,
             bar,
             began: now,
             logged: now,
             replaying: false,
-            samples: VecDeque::new(),
-            moved: now,
         }
     }
 
     fn refresh(&mut self) {
-        let state = self.state();
-        let replaying = matches!(state.stage, Stage::Replaying { .. });
+        let stage = stage(&self.run_state);
+        let replaying = matches!(stage, Stage::Replaying { .. });
         if self.replaying && !replaying {
             info!("all is read again, {} after the start", duration(self.began.elapsed()));
         }
         self.replaying = replaying;
-        let starts = matches!(state.stage, Stage::Loading { .. } | Stage::Replaying { .. });
+        if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
+            self.look();
+        }
+        let starts = matches!(stage, Stage::Loading { .. } | Stage::Replaying { .. });
         let log_every = if starts { LOG_START_EVERY } else { LOG_EVERY };
         if let Some(bar) = &self.bar {
-            bar.set_message(line(&state, terminal_width().saturating_sub(SPINNER_COLUMNS)));
+            let width = terminal_width().saturating_sub(SPINNER_COLUMNS);
+            bar.set_message(line(&self.board.condition, &self.numbers, width));
             bar.tick();
         } else if self.logged.elapsed() >= log_every {
             self.logged = Instant::now();
-            info!("{}", line(&state, usize::MAX));
+            info!("{}", line(&self.board.condition, &self.numbers, usize::MAX));
         }
     }
 
-    fn state(&mut self) -> State {
-        let now = Instant::now();
-        let metrics = &self.run_state.metrics;
-        let records = metrics.records.load(Relaxed);
-        if self.samples.back().is_some_and(|(_, before)| *before != records) {
-            self.moved = now;
+    /// Looks at the job. Process 0 of a cluster shows all of it, as its page does.
+    fn look(&mut self) {
+        self.looked = Some(Instant::now());
+        let process = self.board.facts.process;
+        let run_state = &self.run_state;
+        let mut samples = vec![sample(run_state, process, now_ms(), &mut MetricHosts::default())];
+        if process == 0 {
+            let others = run_state.metrics.figures.peers.inbox();
+            samples.extend(others.iter().filter_map(|text| Sample::read(text)));
         }
-        self.samples.push_back((now, records));
-        while self.samples.len() > 2 && now - self.samples[1].0 >= RATE_OVER {
-            self.samples.pop_front();
-        }
-        let (since, before) = self.samples[0];
-        let rate = (records - before) as f64 / (now - since).as_secs_f64().max(0.25);
-        let age_ms = |at_ms: i64| (now_ms() as i64).saturating_sub(at_ms).max(0) as u64;
-        let ahead = metrics.records_ahead.load(Relaxed);
-        State {
-            wait: waiting::longest().map(|wait| Wait {
-                what: wait.what,
-                why: wait.why,
-                lasts: wait.since.elapsed(),
-                left: wait.until.map(|until| until.saturating_duration_since(now)),
-            }),
-            stage: self.stage(),
-            stopping: self.run_state.stopping(),
-            records,
-            rate: rate.round() as u64,
-            rows: metrics.rows.load(Relaxed),
-            open: metrics.open_sessions.load(Relaxed).max(0) as u64,
-            late: metrics.late.load(Relaxed),
-            dead: metrics.dead.load(Relaxed),
-            lag: metrics.lag(),
-            ahead: (self.bounded && ahead > 0).then_some(ahead),
-            behind: metrics.watermark().map(|at| Duration::from_millis(age_ms(at.millis()))),
-            quiet: now - self.moved,
-            held_back: self.held_back(),
-        }
-    }
-
-    /// A partition of this process whose last records an open transaction holds back.
-    fn held_back(&self) -> Option<String> {
-        let figures = &self.run_state.metrics.figures;
-        let held = figures.parts().into_iter().find(|(_, part)| part.held_back.is_some());
-        let (partition, _) = held?;
-        Some(format!("{}[{}]", figures.topic(partition)?, partition.number))
-    }
-
-    fn stage(&self) -> Stage {
-        let metrics = &self.run_state.metrics;
-        let (all, loaded) =
-            (metrics.shards_to_load.load(Relaxed), metrics.shards_loaded.load(Relaxed));
-        let (replay, replayed) =
-            (metrics.replay_epochs.load(Relaxed), metrics.replayed_epochs.load(Relaxed));
-        if loaded < all {
-            Stage::Loading { loaded, all }
-        } else if replayed < replay {
-            Stage::Replaying { percent: replayed * 100 / replay }
-        } else if metrics.readers.load(Relaxed) == 0 {
-            Stage::Starting
-        } else {
-            Stage::Running
-        }
+        let totals = self.board.update(&samples);
+        let sum = |of: fn(&Sample) -> u64| samples.iter().map(of).sum();
+        self.numbers = Numbers {
+            records: totals.records,
+            rate: totals.record_rate.round() as u64,
+            rows: sum(|sample| sample.rows),
+            open: sum(|sample| sample.open),
+            late: sum(|sample| sample.late_sessions),
+            dead: sum(|sample| sample.dead),
+            to_read: totals.to_read,
+        };
     }
 
     fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {
             self.bar = Some(bar.clone());
+            self.looked = None;
             self.refresh();
             bar.finish_and_clear();
         }

@@ -21,6 +21,7 @@ const MEANS = {
 	waiting: "Nothing is lost. The job goes on by itself when this is over.",
 	stopping: "What was read is being committed.",
 	stopped: "What was read is committed. The next start goes on from there.",
+	uncommitted: "Nothing is lost: the next start reads again what is not committed.",
 	fenced: "This instance writes nothing any more. Find out who started the other one.",
 	failed: "The log of the job says what to correct.",
 };
@@ -76,11 +77,12 @@ export function sentence(doc, contact) {
 	const ended = {
 		stopped: "the job has stopped",
 		stopping: "the job was stopping",
+		uncommitted: "the job has stopped without a last commit",
 		fenced: "another instance took over",
 		failed: "the job has failed",
 	}[state];
 	return {
-		tone: state === "fenced" || state === "failed" ? "trouble" : "lost",
+		tone: ["uncommitted", "fenced", "failed"].includes(state) ? "trouble" : "lost",
 		state: `lost_${state}`,
 		text:
 			`${ended ? `${ended}, last heard` : "lost the job"} ${whole(contact.silent_s)} ago; ` +

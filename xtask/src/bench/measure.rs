@@ -14,6 +14,8 @@ const fn unit(name: &'static str, decimals: usize) -> Unit {
 pub const EVENTS_PER_S: Unit = unit("events/s", 0);
 pub const ROWS_PER_S: Unit = unit("rows/s", 0);
 pub const MB_PER_S: Unit = unit("MB/s", 1);
+pub const BYTES_PER_S: Unit = unit("bytes/s", 0);
+pub const PER_S: Unit = unit("/s", 0);
 /// Of the clock.
 pub const SECONDS: Unit = unit("s", 3);
 /// Of CPU time.

@@ -10,6 +10,7 @@ use clap::ValueEnum;
 
 mod backlog;
 mod cases;
+mod clients;
 mod live;
 mod measure;
 mod printed;

@@ -47,6 +47,31 @@ fn events_join_up_to_and_with_the_gap() {
 }
 
 #[test]
+fn the_memory_of_a_table_is_that_of_its_sessions_and_is_reused() {
+    const SESSIONS: usize = 100_000;
+    let mut table = table();
+    assert!(table.allocated_bytes() < 100, "{} of an empty table", table.allocated_bytes());
+    let fill = |table: &mut SessionTable, begin: i64| {
+        (0..SESSIONS as i64)
+            .for_each(|i| insert(table, &format!("visitor-{i:020}"), begin + i % 60));
+    };
+    fill(&mut table, 0);
+    let full = table.allocated_bytes();
+    // 48 bytes of a slot, 32 of a key, 4 and a byte of index, 6 to be filed; and room to grow.
+    let each = full / SESSIONS;
+    assert!((85..170).contains(&each), "{each} bytes a session");
+    assert_eq!(close(&mut table, 2 * GAP).len(), SESSIONS);
+    let empty = table.allocated_bytes();
+    assert!(
+        empty > full / 2 && empty < full * 11 / 10,
+        "{full} bytes, {empty} once all are closed"
+    );
+    fill(&mut table, 10 * GAP);
+    let again = table.allocated_bytes();
+    assert!(again < full * 11 / 10, "{full} bytes at first, {again} the second time");
+}
+
+#[test]
 fn a_session_closes_when_the_watermark_has_passed_its_end() {
     for (watermark, closes) in [(GAP - 1, false), (GAP, false), (GAP + 1, true)] {
         let mut table = table();

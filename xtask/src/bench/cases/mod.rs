@@ -21,6 +21,7 @@ mod scaling;
 mod skew;
 mod snapshots;
 mod start;
+mod watch;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Case {
@@ -62,6 +63,10 @@ pub enum Case {
     /// A backlog that opens one million sessions, -w 2: what it costs to save them every 60 s, 5 s
     /// and 2 s, against never
     Snapshots,
+    /// What the HTTP port costs: a page and a scraper in a backlog and on an empty topic, against
+    /// --http none; and 1,000 requests a second beside 1,000 half-open connections in a backlog,
+    /// with memory and open files afterwards, against nobody
+    Watch,
     /// The same job on Apache Flink in two ways, see bench/flink, in turn with this one
     Peer,
 }
@@ -83,6 +88,7 @@ pub fn run(case: Case, bench: &mut Bench) -> Result<()> {
         Case::Start => start::run(bench),
         Case::Recovery => recovery::run(bench),
         Case::Snapshots => snapshots::run(bench),
+        Case::Watch => watch::run(bench),
         Case::Peer => peer::run(bench),
     }
 }
