@@ -422,7 +422,8 @@ fn statistics(which: &str) -> Result<Option<StatisticsConfig>, Fault> {
         std::hint::black_box(Board::of(published, bounds));
     });
     let (every_ms, end_after_ms, past) = (1_000, 300_000, None);
-    Ok(Some(StatisticsConfig { bounds, every_ms, end_after_ms, past, on_statistics }))
+    let anomalies = None;
+    Ok(Some(StatisticsConfig { bounds, every_ms, end_after_ms, past, on_statistics, anomalies }))
 }
 
 fn compute(

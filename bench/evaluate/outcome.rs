@@ -36,8 +36,8 @@ pub struct Scores {
     pub scenarios: BTreeMap<String, (u64, u64)>,
 }
 
-/// A session ends a gap after its last event, and what a host does is seen in buckets of sessions that
-/// have ended.
+/// A session ends a gap after its last event, and what a host does is seen in buckets of sessions
+/// that have ended.
 const AFTER_MS: i64 = 40 * MINUTE_MS;
 const BEFORE_MS: i64 = 15 * MINUTE_MS;
 

@@ -119,6 +119,10 @@ pub struct RunArgs {
     #[arg(help_heading = WRITE, long, value_name = "DURATION", default_value = "forever")]
     pub keep_dead_letters: String,
 
+    /// How long rows of sessionizer.anomalies are kept: forever, or a duration like 90d
+    #[arg(help_heading = WRITE, long, value_name = "DURATION", default_value = "90d")]
+    pub keep_anomalies: String,
+
     /// Parts into which the keys are divided; fixed when the job is created
     #[arg(help_heading = WRITE, long, value_name = "N", default_value = "128")]
     pub shards: String,
@@ -210,6 +214,25 @@ pub struct RunArgs {
     /// some 200 bytes.
     #[arg(help_heading = WATCH, long, value_name = "N", default_value = "1000000")]
     pub statistics_visitors: String,
+
+    /// What is looked for in the same rows, live: burst, marathon, surge, fall, singles, several with
+    /// commas, or none
+    ///
+    /// An anomaly is a session, or five or fifteen minutes of a host, that is unlike what the host had
+    /// in the hours before. Each is logged, and shown on the page, in /status and as metrics; a
+    /// correction by late events withdraws it. Needs --statistics. docs/ANOMALIES.md says what is
+    /// found and what is not.
+    #[arg(
+        help_heading = WATCH, long, value_name = "KINDS", value_delimiter = ',',
+        default_value = "burst,marathon,surge,fall,singles"
+    )]
+    pub anomalies: Vec<String>,
+
+    /// Change the threshold of an anomaly, for example burst.least=100; several with commas
+    ///
+    /// docs/ANOMALIES.md lists them.
+    #[arg(help_heading = WATCH, long, value_name = "NAME=VALUE", value_delimiter = ',')]
+    pub anomaly_threshold: Vec<String>,
 
     /// How often the job commits: the length of an epoch
     #[arg(help_heading = TUNING, long, value_name = "DURATION", default_value = "1s")]

@@ -6,10 +6,11 @@
 //! settings, `probe` rehearses what the job will do, `durable` reads and checks the durable state,
 //! `loss` records what Kafka has lost, `commit` writes epochs, `past` detects a database that has
 //! gone back to an earlier state, `audit` reads the durable state for an audit, `prune` deletes old
-//! dead letters, `yesterday` reads the rows with which the statistics begin, and `reset` removes a
+//! dead letters, `anomalies` writes what was found, `yesterday` reads the rows with which the statistics begin, and `reset` removes a
 //! job. Statements stand beside their one caller; the objects
 //! they use are in `schema.sql`.
 
+mod anomalies;
 pub mod audit;
 pub mod commit;
 mod connect;
@@ -36,6 +37,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use anomalies::AnomalyRows;
 pub use audit::{Balance, Moment};
 pub use durable::{NamedBinding, NamedEpoch, RecoveredState};
 use log::info;

@@ -350,7 +350,7 @@ pub fn advise_on_owners(
 }
 
 /// The rights that the job needs on its own tables, from its first start to a reset.
-const RIGHTS: [(&str, &str); 26] = [
+const RIGHTS: [(&str, &str); 30] = [
     ("jobs", "select"),
     ("jobs", "insert"),
     ("jobs", "update"),
@@ -376,6 +376,10 @@ const RIGHTS: [(&str, &str); 26] = [
     ("losses", "delete"),
     ("replay_differences", "select"),
     ("replay_differences", "insert"),
+    ("anomalies", "select"),
+    ("anomalies", "insert"),
+    ("anomalies", "update"),
+    ("anomalies", "delete"),
     ("balance", "select"),
 ];
 

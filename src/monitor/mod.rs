@@ -11,6 +11,7 @@
 //! It runs on one thread of its own. Workers never wait for it, and what it does not know it says.
 //! It knows nothing of Kafka and Postgres but what the operators write down.
 
+mod anomalies;
 mod answer;
 mod assets;
 pub mod board;

@@ -122,6 +122,7 @@ fn every_right_that_is_missing_is_named_at_the_start() {
         ("table sessionizer.dead_letters", "select insert update delete"),
         ("table sessionizer.losses", "insert delete"),
         ("table sessionizer.replay_differences", "select insert"),
+        ("table sessionizer.anomalies", "select insert update delete"),
         ("table sessionizer.balance", "select"),
         ("schema sessionizer", "usage"),
     ];

@@ -40,8 +40,8 @@ impl ClockJudge {
         }
     }
 
-    /// Takes in the partitions at the next epoch, and returns those whose clock has now been off for
-    /// long enough. Each is returned once, until its clock is right again.
+    /// Takes in the partitions at the next epoch, and returns those whose clock has now been off
+    /// for long enough. Each is returned once, until its clock is right again.
     pub fn epoch(&mut self, partitions: &[PartitionClock<'_>]) -> Vec<Anomaly> {
         let mut promises: Vec<EventTime> =
             partitions.iter().filter_map(|partition| partition.promise).collect();

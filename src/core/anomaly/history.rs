@@ -89,7 +89,7 @@ impl HourSums {
 }
 
 /// What the sessions that end in an hour are compared with.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Limits {
     pub burst: Limit,
     pub marathon: Limit,
@@ -227,8 +227,8 @@ impl NetworkSums {
     }
 }
 
-/// A network of many addresses that came back too often on `day`, and much more often than on the day
-/// before.
+/// A network of many addresses that came back too often on `day`, and much more often than on the
+/// day before.
 pub fn judge_network(
     host: &str,
     network: &str,

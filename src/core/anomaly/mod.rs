@@ -1,10 +1,10 @@
 //! What is unlike the rest of a host: sessions, visitors, networks and whole hosts that stand out.
 //!
-//! An anomaly is a function of the table and the watermark ([`batch`] is that function). A session is
-//! compared with the sessions of its host that ended in the 24 complete hours before its own, a
-//! visitor with the visitors of the day before. So a restart finds the same anomalies again, a query
-//! can check them, and only a correction of the table withdraws one. Nothing here claims that a
-//! robot was found.
+//! An anomaly is a function of the table and the watermark ([`batch`] is that function). A session
+//! is compared with the sessions of its host that ended in the 24 complete hours before its own, a
+//! visitor with the visitors of the day before. So a restart finds the same anomalies again, a
+//! query can check them, and only a correction of the table withdraws one. Nothing here claims
+//! that a robot was found.
 //!
 //! `rules` has the thresholds, `history` what they are computed from, `reason` the sentences. Times
 //! of sessions are those of `session_end`: such a time is final once the watermark has passed it.
@@ -14,9 +14,11 @@ mod clock;
 mod history;
 mod network;
 mod reason;
+mod rows;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,7 +32,9 @@ pub use history::{
     day_is_known, judge_bucket, judge_network, judge_visitor,
 };
 pub use network::network;
+pub use rows::{Identity, MORE, rows};
 pub use rules::{Limit, Outlier, Rules, SETTINGS};
+pub use watch::{Changed, HostHour, LIVE, RowChange, Watch};
 
 /// A row of the table, as far as it matters here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -128,6 +132,36 @@ pub struct Anomaly {
     pub evidence: Evidence,
 }
 
+impl Anomaly {
+    /// The hour that it belongs to: in which its session ended, `end_after_ms` after its last
+    /// event, or its bucket began.
+    pub fn hour(&self, end_after_ms: i64) -> Hour {
+        match self.evidence {
+            Evidence::Session { duration_ms, .. } => {
+                Hour::of(self.at.plus(duration_ms as i64).plus(end_after_ms))
+            }
+            _ => Hour::of(self.at),
+        }
+    }
+
+    /// The event time that the watermark had to pass before it was known.
+    pub fn known(&self, end_after_ms: i64) -> EventTime {
+        match (self.kind, self.evidence) {
+            (_, Evidence::Session { duration_ms, .. }) => {
+                self.at.plus(duration_ms as i64).plus(end_after_ms)
+            }
+            (Kind::Surge | Kind::Fall, _) => self.at.plus(BUCKET_MS),
+            (Kind::Singles, _) => self.at.plus(SINGLES_MS),
+            _ => self.at,
+        }
+    }
+
+    /// What tells it from others: kind, host, subject and time.
+    pub fn identity(&self) -> (Kind, &str, &str, EventTime) {
+        (self.kind, &self.host, &self.subject, self.at)
+    }
+}
+
 /// What else the reason says.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Evidence {
@@ -144,4 +178,6 @@ pub enum Evidence {
     Singles { sessions: u64 },
     /// A partition that is ahead of the others, or lags.
     Clock { ahead: bool },
+    /// A row that counts others of its kind, host and hour.
+    More,
 }

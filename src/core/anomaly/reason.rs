@@ -51,6 +51,7 @@ impl Anomaly {
                 "{observed} % of {} had one event; usually {expected} %",
                 plural(sessions, "session")
             ),
+            Evidence::More => format!("and {} more in this hour", count(observed)),
             Evidence::Clock { ahead: true } => format!(
                 "{} is {} ahead of the other partitions; its sessions close too late",
                 self.subject,
@@ -67,6 +68,7 @@ impl Anomaly {
     /// The unit of what was observed, what is expected, and the threshold.
     pub fn unit(&self) -> &'static str {
         match self.kind {
+            _ if self.evidence == Evidence::More => "anomalies",
             Kind::Burst => "events",
             Kind::Marathon | Kind::Clock => "seconds",
             Kind::Repeat | Kind::Network | Kind::Surge | Kind::Fall => "sessions",

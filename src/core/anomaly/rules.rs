@@ -5,6 +5,8 @@
 //! multiple `most` of the percentile caps it: a flood must not hide the next one by raising the
 //! ranks.
 
+use serde::{Deserialize, Serialize};
+
 use crate::statistics::Histogram;
 
 /// When a value stands out from a histogram.
@@ -22,7 +24,9 @@ pub struct Outlier {
 }
 
 /// A threshold, and what it was computed from.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
 pub struct Limit {
     /// What is above this stands out.
     pub above: u64,
@@ -68,8 +72,8 @@ pub struct Rules {
     pub network: Outlier,
     /// if it has at least this many addresses.
     pub network_addresses: u64,
-    /// Who comes as often every day is no news, if a visitor or a network must come more than this many
-    /// times as often as on the day before. Zero: it may be none.
+    /// Who comes as often every day is no news, if a visitor or a network must come more than this
+    /// many times as often as on the day before. Zero: it may be none.
     pub repeat_again: f64,
     pub network_again: f64,
     /// Surge and fall: the least difference, in standard deviations of a Poisson count,
@@ -226,8 +230,8 @@ impl Rules {
         beyond.max((self.surge_factor * median).ceil() as u64).max(self.surge_least)
     }
 
-    /// Down to how many sessions in five minutes a host falls; `None` if the hour before had too few
-    /// to tell.
+    /// Down to how many sessions in five minutes a host falls; `None` if the hour before had too
+    /// few to tell.
     pub fn fall_to(&self, twice_median: u64) -> Option<u64> {
         let median = twice_median as f64 / 2.0;
         let root = (median + 0.375).sqrt() - self.surge_z / 2.0;

@@ -1,5 +1,5 @@
-//! Ordinary traffic: a daily curve whose level drifts, visits with a long tail, people who come back,
-//! and networks that many people share.
+//! Ordinary traffic: a daily curve whose level drifts, visits with a long tail, people who come
+//! back, and networks that many people share.
 //!
 //! It is what detectors must not take for anomalies, so it is not made easy for them: regulars come
 //! up to sixteen times a day, a few people leave a page open for hours, and offices and carriers

@@ -29,8 +29,8 @@ pub enum Scenario {
     Surge,
     /// No visits at all, or one in twenty, for 20 to 60 minutes.
     Outage,
-    /// As many visits again, and up to twice as many, that end after their first event, for 30 to 60
-    /// minutes.
+    /// As many visits again, and up to twice as many, that end after their first event, for 30 to
+    /// 60 minutes.
     Singles,
 }
 
@@ -159,8 +159,8 @@ impl Scenario {
         Incident { scenario: self, kinds, host: name.to_owned(), subject, from_ms, to_ms, size }
     }
 
-    /// When it begins: it is over by the end of a day, and that is not the first day. What happens to
-    /// a whole host does not happen twice at a time.
+    /// When it begins: it is over by the end of a day, and that is not the first day. What happens
+    /// to a whole host does not happen twice at a time.
     fn begin_ms(self, place: &Place<'_>, length_ms: i64, random: &mut Random) -> i64 {
         let Place { request, number, .. } = *place;
         let first_day = u64::from(request.days > 1);

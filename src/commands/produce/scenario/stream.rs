@@ -37,8 +37,8 @@ pub fn events(plan: &Plan) -> impl Iterator<Item = Event> + '_ {
     })
 }
 
-/// The first and the last event are where the visit says; the others are up to two fifths of a pause
-/// later than evenly.
+/// The first and the last event are where the visit says; the others are up to two fifths of a
+/// pause later than evenly.
 fn at_ms(visit: &Visit, number: u64) -> i64 {
     let pauses = visit.events - 1;
     let even_ms = (visit.span_ms as i128 * i128::from(number) / i128::from(pauses)) as i64;
