@@ -111,10 +111,12 @@ fn waiting(wait: &Wait) -> Sentence {
     Sentence { state: state.to_owned(), tone, text, cause: wait.why.clone() }
 }
 
-/// `up to date, 0.4 s behind`
+/// `up to date, 0.4 s behind`. Less than can be shown is not shown.
 pub fn up_to_date(behind: Option<Duration>) -> String {
-    let behind = behind.map(|behind| format!(", {} behind", duration(behind)));
-    format!("up to date{}", behind.unwrap_or_default())
+    match behind.filter(|behind| behind.as_millis() >= 50) {
+        Some(behind) => format!("up to date, {} behind", duration(behind)),
+        None => "up to date".to_owned(),
+    }
 }
 
 /// `3 min left at 1.2 M/s`
@@ -250,6 +252,12 @@ mod tests {
             ),
             (live(), "up_to_date", Tone::Good, "up to date, 0.4 s behind"),
             (Situation { behind: None, ..live() }, "up_to_date", Tone::Good, "up to date"),
+            (
+                Situation { behind: Some(Duration::from_millis(49)), ..live() },
+                "up_to_date",
+                Tone::Good,
+                "up to date",
+            ),
             (held, "held_back", Tone::Trouble, "held back by web-events/3 since 12:03"),
             (idle.clone(), "quiet", Tone::Good, "no new events for 4 min"),
             (Situation { records: 0, ..idle }, "quiet", Tone::Good, "no events for 4 min"),

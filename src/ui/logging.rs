@@ -2,6 +2,7 @@
 //! in any case. With `--log-format json`, each line is an object.
 
 use std::io::{IsTerminal, Write};
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -19,6 +20,15 @@ const SOURCES: [&str; 7] =
     ["sessionizer", "librdkafka", "rdkafka", "tokio_postgres", "postgres", "timely", "rustls"];
 
 static JSON: AtomicBool = AtomicBool::new(false);
+
+/// The job whose log this is.
+static JOB: OnceLock<String> = OnceLock::new();
+
+/// Names the job: each line that is an object says it from now on.
+pub fn of_job(job: &str) {
+    // A process runs one job.
+    let _ = JOB.set(job.to_owned());
+}
 
 /// Whether each line of the log is a JSON object.
 pub fn is_json() -> bool {
@@ -51,6 +61,8 @@ pub fn start(format: &str) -> Result<(), String> {
         builder.format(object);
     } else if terminal {
         builder.format(short);
+    } else {
+        builder.format(full);
     }
     let logger = builder.build();
     let level = logger.filter();
@@ -69,11 +81,15 @@ pub fn start(format: &str) -> Result<(), String> {
     known.map(|_| ())
 }
 
-/// One line with one object: time, level, target and message, and the values that come with it.
+/// One line with one object: time, level, target, job and message, and the values that come with
+/// it.
 fn object(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     let mut fields = Map::new();
     // Those of the line itself come last, because nothing else may pass for them.
     let _ = record.key_values().visit(&mut Fields(&mut fields));
+    if let Some(job) = JOB.get() {
+        fields.insert("job".to_owned(), job.as_str().into());
+    }
     fields.insert("time".to_owned(), out.timestamp_millis().to_string().into());
     fields.insert("level".to_owned(), record.level().as_str().to_ascii_lowercase().into());
     fields.insert("target".to_owned(), record.target().into());
@@ -99,8 +115,16 @@ impl<'kvs> VisitSource<'kvs> for Fields<'_> {
     }
 }
 
-/// `10:11:12 the message`. Other levels than `info` are named. What comes with a line is shown where
-/// the message is not a sentence for people: from `debug` down.
+/// `[2026-11-26T10:11:12.345Z INFO ] the message`. Further lines of a message are indented, so that
+/// each line that begins with a bracket is one of the log.
+fn full(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
+    let message = record.args().to_string().replace('\n', "\n    ");
+    write!(out, "[{} {:<5}] {message}", out.timestamp_millis(), record.level())?;
+    pairs(out, record)?;
+    writeln!(out)
+}
+
+/// `10:11:12 the message`. Other levels than `info` are named.
 fn short(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     let time = out.timestamp_seconds().to_string();
     let time = time.get(11..19).unwrap_or(&time);
@@ -114,10 +138,17 @@ fn short(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     };
     let style = out.default_level_style(level);
     write!(out, "{time} {style}{name}{style:#} {message}")?;
-    if level >= Level::Debug {
+    pairs(out, record)?;
+    writeln!(out)
+}
+
+/// Appends what comes with a line where the message is not a sentence for people: from `debug` down.
+/// A sentence names it already.
+fn pairs(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
+    if record.level() >= Level::Debug {
         let _ = record.key_values().visit(&mut Pairs(out));
     }
-    writeln!(out)
+    Ok(())
 }
 
 /// Appends ` key=value` to a line.

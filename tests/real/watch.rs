@@ -332,7 +332,7 @@ fn the_log_as_json_is_one_object_a_line() {
     let log = world.run_to_end(&["--log-format", "json"]);
     for line in log.lines() {
         let fields: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
-        for name in ["time", "level", "target", "message"] {
+        for name in ["time", "level", "target", "message", "job"] {
             assert!(fields[name].is_string(), "{name}: {line}");
         }
     }
