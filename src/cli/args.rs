@@ -3,6 +3,8 @@
 //!
 //! Values are taken as text: [`crate::config`] reads them, so that all mistakes are reported at
 //! once and not one at a time. No flag names its variable: [`crate::cli::variables`] derives it.
+//!
+//! The file is long because the help of each flag is its manual.
 
 use clap::Args;
 

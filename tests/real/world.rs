@@ -1,4 +1,5 @@
-//! What a test has to itself: a database, topics, and the job as a process.
+//! What a test has to itself: a database, topics, and the job as a process. One file, because every
+//! test begins here.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};

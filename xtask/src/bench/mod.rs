@@ -60,7 +60,7 @@ fn whole(text: &str) -> std::result::Result<u64, String> {
 struct Bench {
     servers: Servers,
     program: PathBuf,
-    /// bench/limits.rs, built.
+    /// bench/limits, built.
     limits: PathBuf,
     events: u64,
     runs: usize,

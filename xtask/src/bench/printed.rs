@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::failure::{Failure, Result, While};
 
-/// Pairs of a name and a number on one line, as `bench/limits.rs` prints them.
+/// Pairs of a name and a number on one line, as `bench/limits` prints them.
 pub struct Pairs(BTreeMap<String, f64>);
 
 impl Pairs {
@@ -23,7 +23,7 @@ impl Pairs {
 
     pub fn number(&self, name: &str) -> Result<f64> {
         let number = self.0.get(name).copied();
-        number.ok_or_else(|| Failure(format!("bench/limits.rs has printed no {name}")))
+        number.ok_or_else(|| Failure(format!("bench/limits has printed no {name}")))
     }
 }
 
