@@ -57,7 +57,7 @@ pub fn raw(consumers: usize) -> Result<(), Fault> {
         let (more, more_bytes, begin) = thread.join().expect("a consumer does not panic")?;
         records += more;
         bytes += more_bytes;
-        // The job is timed from its first commit on, so this from the first record on.
+        // The job is timed from its first commit, so this is timed from the first record.
         let begin = begin.unwrap_or(began);
         first = if at == 0 { begin } else { first.min(begin) };
     }
@@ -68,7 +68,7 @@ pub fn raw(consumers: usize) -> Result<(), Fault> {
 
 /// Sends live events.
 pub fn live(rate: f64, seconds: f64, partitions: i32) -> Result<(), Fault> {
-    // How many visitors are there at once, and how many events each sends.
+    // The number of visitors at once, and of events that each sends.
     let (at_once, events) = ((rate / 2.0).max(1.0) as u64, 8);
     let config = kafka()?;
     create_topic(&config, partitions)?;
@@ -77,7 +77,7 @@ pub fn live(rate: f64, seconds: f64, partitions: i32) -> Result<(), Fault> {
     let mut sent = 0;
     while began.elapsed().as_secs_f64() < seconds {
         for _ in 0..pace.due(began.elapsed()) {
-            // They begin and end at different times: some at every moment.
+            // They begin and end at different times, so that some do at every moment.
             let (place, round) = (sent % at_once, sent / at_once);
             let visitor = place + (round + place % events) / events * at_once;
             let event = event(visitor, now_ms() as i64);

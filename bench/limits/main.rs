@@ -1,8 +1,8 @@
-//! What `scripts/bench` measures beside the program itself: how fast records can be had at all, and
-//! parts of the job without the world around them. Not for users; it ships nowhere.
+//! What `scripts/bench` measures besides the program itself: how fast records can be read at all,
+//! and parts of the job on their own. It is not for users, and not shipped.
 //!
-//! Each subcommand does one thing once and prints one line of `name value` pairs; `scripts/bench`
-//! repeats, takes turns, and compares.
+//! Each subcommand measures one thing once and prints one line of `name value` pairs;
+//! `scripts/bench` repeats them in turn and compares.
 
 mod dataflow;
 mod kafka;
@@ -73,7 +73,7 @@ fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux has /proc");
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or("").split(' ').collect();
     let ticks = |at: usize| fields[at].parse::<f64>().expect("a number of ticks");
-    // The kernel counts in hundredths for whoever looks from outside, on every architecture.
+    // `/proc` counts in hundredths of a second on every architecture.
     (ticks(11) + ticks(12)) / 100.0
 }
 

@@ -1,4 +1,4 @@
-//! What an open session takes: a crowd of visitors of whom each comes once.
+//! The memory of an open session: a crowd of visitors, each with one event.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use crate::dataflow::Setup;
 use crate::kafka::event;
 use crate::memory_kib;
 
-/// Partitions of which every record is the first event of another visitor; made as they are read.
+/// Partitions in which every record is the first event of another visitor, generated when read.
 struct Crowd {
     partitions: usize,
     /// How many visitors come to each partition.
     visitors: u64,
     positions: BTreeMap<Partition, u64>,
-    /// How many more records there are before the next epoch: what waits to be applied is not what
-    /// is measured.
+    /// How many more records may be read in this epoch: updates that wait to be applied are not
+    /// measured.
     budget: u64,
 }
 
@@ -76,7 +76,7 @@ impl Feed for Crowd {
     fn durable(&mut self, _: &BTreeMap<Partition, Offset>) {}
 }
 
-/// Opens so many sessions, and says what the process has grown by.
+/// Opens this many sessions and prints how much the process has grown.
 pub fn memory(workers: usize, sessions: u64) -> Result<(), Fault> {
     let visitors = sessions / CROWD_PARTITIONS as u64;
     let setup = Setup::new(workers, vec![None; CROWD_PARTITIONS], 7_200_000, 50);
@@ -100,6 +100,6 @@ pub fn memory(workers: usize, sessions: u64) -> Result<(), Fault> {
     thread::sleep(Duration::from_millis(500));
     let (now, peak) = (memory_kib("VmRSS"), memory_kib("VmHWM"));
     println!("sessions {all} before_kib {before} rss_kib {now} peak_kib {peak}");
-    // The workers go on for ever; nothing they hold is worth taking apart.
+    // The workers never end, and nothing they hold needs to be dropped.
     std::process::exit(0);
 }

@@ -1,4 +1,4 @@
-//! What others print and log, read back.
+//! Parses what the job logs and `bench/limits` prints.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,12 +27,12 @@ impl Pairs {
     }
 }
 
-/// What a start of the job has logged about the state it found.
+/// What a start of the job logged about the state it loaded.
 #[derive(Debug, PartialEq)]
 pub struct Loaded {
     pub sessions: f64,
     pub seconds: f64,
-    /// Epochs that it had to read again.
+    /// The epochs it had to replay.
     pub epochs: f64,
 }
 
