@@ -1,5 +1,5 @@
-//! What the login may do: the rights that the job needs, those that it should not have, and what row
-//! security hides from it. Checked at each start, before the trial of [`super::probe`].
+//! What the login may do: the rights that the job needs, those that it should not have, and what
+//! row security hides from it. Checked at each start, before the trial of [`super::probe`].
 
 use postgres::Transaction;
 use sessionizer_core::fault::Fault;

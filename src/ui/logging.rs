@@ -24,7 +24,7 @@ static JSON: AtomicBool = AtomicBool::new(false);
 /// The job whose log this is.
 static JOB: OnceLock<String> = OnceLock::new();
 
-/// Names the job: each line that is an object says it from now on.
+/// Names the job: from now on it is in each line of a log in JSON.
 pub fn of_job(job: &str) {
     // A process runs one job.
     let _ = JOB.set(job.to_owned());
@@ -35,8 +35,8 @@ pub fn is_json() -> bool {
     JSON.load(Relaxed)
 }
 
-/// Starts logging to standard error, in the format that is asked for. If that is not known, it is
-/// text, and the error says what is wrong with it.
+/// Starts logging to standard error in this format. An unknown format is an error, and the log is
+/// text.
 pub fn start(format: &str) -> Result<(), String> {
     let known = match format.trim() {
         "text" => Ok(false),
@@ -51,7 +51,7 @@ pub fn start(format: &str) -> Result<(), String> {
     let mut builder = env_logger::Builder::new();
     // Errors are shown whatever RUST_LOG names, unless it says `off`.
     builder.filter_level(LevelFilter::Error);
-    // librdkafka reports everything twice, and we report what matters of it.
+    // librdkafka reports everything twice, and we log what matters ourselves.
     builder.filter_module("librdkafka", LevelFilter::Warn);
     builder.filter_module("rdkafka", LevelFilter::Error);
     builder.filter_module("tokio_postgres", LevelFilter::Warn);
@@ -81,11 +81,10 @@ pub fn start(format: &str) -> Result<(), String> {
     known.map(|_| ())
 }
 
-/// One line with one object: time, level, target, job and message, and the values that come with
-/// it.
+/// One object in one line: time, level, target, job and message, and the key-values.
 fn object(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     let mut fields = Map::new();
-    // Those of the line itself come last, because nothing else may pass for them.
+    // The fields of the line itself come last, so that no key-value can replace them.
     let _ = record.key_values().visit(&mut Fields(&mut fields));
     if let Some(job) = JOB.get() {
         fields.insert("job".to_owned(), job.as_str().into());
@@ -97,7 +96,7 @@ fn object(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     writeln!(out, "{}", Value::Object(fields))
 }
 
-/// Collects the values that come with a line.
+/// Collects the key-values of a line.
 struct Fields<'a>(&'a mut Map<String, Value>);
 
 impl<'kvs> VisitSource<'kvs> for Fields<'_> {
@@ -115,8 +114,8 @@ impl<'kvs> VisitSource<'kvs> for Fields<'_> {
     }
 }
 
-/// `[2026-11-26T10:11:12.345Z INFO ] the message`. Further lines of a message are indented, so that
-/// each line that begins with a bracket is one of the log.
+/// `[2026-11-26T10:11:12.345Z INFO ] the message`. Continuation lines are indented, so that a line
+/// that begins with a bracket begins an entry.
 fn full(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     let message = record.args().to_string().replace('\n', "\n    ");
     write!(out, "[{} {:<5}] {message}", out.timestamp_millis(), record.level())?;
@@ -124,7 +123,7 @@ fn full(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     writeln!(out)
 }
 
-/// `10:11:12 the message`. Other levels than `info` are named.
+/// `10:11:12 the message`. Levels other than `info` are named.
 fn short(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     let time = out.timestamp_seconds().to_string();
     let time = time.get(11..19).unwrap_or(&time);
@@ -142,8 +141,8 @@ fn short(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     writeln!(out)
 }
 
-/// Appends what comes with a line where the message is not a sentence for people: from `debug` down.
-/// A sentence names it already.
+/// Appends the key-values, but only at `debug` and `trace`. The other messages are sentences that
+/// already name them.
 fn pairs(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     if record.level() >= Level::Debug {
         let _ = record.key_values().visit(&mut Pairs(out));
