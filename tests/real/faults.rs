@@ -1,5 +1,5 @@
-//! Faults of Postgres and Kafka under a running job, each by its name: the job waits, says so
-//! once, goes on by itself, and the table is right. Those that no waiting mends end it.
+//! Faults of Postgres and Kafka while the job runs, one by one: the job waits, warns once,
+//! continues by itself, and the table is right. Faults that waiting cannot resolve end it.
 
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
@@ -20,7 +20,7 @@ use crate::server::Server;
 use crate::skipped::skipped;
 use crate::world::{Running, World, eventually};
 
-/// Starts the job with quick commits, changes to its environment, and a line for every try.
+/// Starts the job with short epochs, changes to its environment, and a log line for each attempt.
 fn start_with(world: &World, writers: &str, env: &[(&str, &str)]) -> Running {
     let mut command = world.command();
     command
@@ -30,7 +30,7 @@ fn start_with(world: &World, writers: &str, env: &[(&str, &str)]) -> Running {
     Running::start(command)
 }
 
-/// A job that has committed something, on one connection: then a fault is one warning.
+/// A job that has committed something, with a single connection, so that a fault is one warning.
 fn running(test: &str) -> (World, Traffic, Running) {
     let world = World::new(test);
     let mut traffic = Traffic::new(&world);
@@ -40,7 +40,7 @@ fn running(test: &str) -> (World, Traffic, Running) {
     (world, traffic, job)
 }
 
-/// Waits until the job has tried again and again, for this reason.
+/// Waits until the job has retried several times, for this reason.
 fn keeps_trying(job: &mut Running, reason: &str) {
     eventually(reason, || {
         assert!(job.is_running(), "it ended:\n{}", job.log());
@@ -49,7 +49,8 @@ fn keeps_trying(job: &mut Running, reason: &str) {
     });
 }
 
-/// The fault is over: everything is committed, one warning told of it, and the table is right.
+/// Checks that the fault is over: everything is committed, there was one warning, and the table is
+/// right.
 fn assert_healed(world: &World, traffic: &Traffic, mut job: Running) -> String {
     job.wait_for("commits again");
     wait_for_records(world, traffic.records());
@@ -61,7 +62,7 @@ fn assert_healed(world: &World, traffic: &Traffic, mut job: Running) -> String {
     log
 }
 
-/// Makes writing the table fail so many times. What a sequence has counted, no rollback takes back.
+/// Makes this many writes to the table fail. A sequence counts them, as no rollback undoes it.
 fn raise(world: &World, code: &str, times: u32) {
     world.execute(&format!(
         "create sequence raised;
@@ -76,7 +77,7 @@ fn raise(world: &World, code: &str, times: u32) {
     ));
 }
 
-/// When the log said something, in milliseconds since 1970.
+/// When the log contained something, in milliseconds since 1970.
 fn said_at(log: &str, text: &str) -> i64 {
     let line = log.lines().find(|line| line.contains(text)).expect("it was said");
     let time = line.trim_start_matches('[').split(' ').next().expect("a time");
@@ -140,7 +141,7 @@ fn a_deadlock_that_the_job_loses_is_tried_again() {
 struct Disk(PathBuf);
 
 impl Disk {
-    /// `None` where this user may not have one.
+    /// `None` where this user may not mount one.
     fn mount(server: &Server) -> Option<Disk> {
         let disk = Disk(server.directory.join("disk"));
         std::fs::create_dir(&disk.0).expect("a directory");
@@ -156,7 +157,7 @@ impl Disk {
         status.is_ok_and(|status| status.success())
     }
 
-    /// Leaves no byte free.
+    /// Fills it completely.
     fn fill(&self) {
         let mut ballast = std::fs::File::create(self.0.join("ballast")).expect("made");
         while ballast.write_all(&[1; 4_096]).is_ok() {}
@@ -169,7 +170,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Lazily: the server still has files there.
+        // Lazily, because the server still has files open there.
         self.run("umount", &["-l"]);
     }
 }
@@ -257,7 +258,7 @@ fn a_server_in_recovery_is_waited_for() {
 fn too_many_connections_are_waited_for_at_the_start_and_later() {
     let mut world = World::new("connections");
     let role = world.role();
-    // Only who has made the schema sessionizer, and whom that one trusts, may use it.
+    // Only the owner of the schema sessionizer, and roles that it trusts, may use it.
     world.login = Some(role.clone());
     let database = &world.database;
     world.execute(&format!(

@@ -1,4 +1,4 @@
-//! What a topic can hold. A record counts once, whatever stands around it.
+//! What a topic can contain. A record counts once, whatever surrounds it.
 
 use rdkafka::consumer::Consumer;
 use rdkafka::message::ToBytes;
@@ -8,7 +8,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use crate::oracle::{Event, event, sessions};
 use crate::world::{PATIENCE, Running, World, eventually, finish, json};
 
-/// A job that commits often and looks around often.
+/// Options of a job that commits often and checks often.
 pub const QUICK: [&str; 6] =
     ["--epoch", "100ms", "--idle-timeout", "1s", "--discovery-interval", "300ms"];
 
@@ -55,7 +55,7 @@ pub fn fail(world: &World, env: &[(&str, &str)], args: &[&str]) -> (i32, String)
     (status.code().unwrap_or_else(|| panic!("{status}:\n{log}")), log)
 }
 
-/// Does something with every case at the same time: most of it is waiting.
+/// Runs all cases at the same time, as most of it is waiting.
 pub fn at_once<T: Send>(cases: impl IntoIterator<Item = T>, act: impl Fn(T) + Sync) {
     let act = &act;
     std::thread::scope(|scope| {
@@ -65,7 +65,7 @@ pub fn at_once<T: Send>(cases: impl IntoIterator<Item = T>, act: impl Fn(T) + Sy
     });
 }
 
-/// Waits until the books hold so many records, and checks that they balance.
+/// Waits until this many records are accounted for, and checks the balance.
 pub fn wait_for_records(world: &World, records: usize) {
     let sql = "select coalesce(max(records), 0) from sessionizer.balance";
     eventually(&format!("{records} records in the books"), || {
@@ -75,7 +75,7 @@ pub fn wait_for_records(world: &World, records: usize) {
     assert_eq!(totals, [[records.to_string(), "0".to_owned()]]);
 }
 
-/// The table and the books are right about these events.
+/// Checks that the table and the balance are right for these events.
 pub fn assert_answer<'a>(world: &World, events: impl IntoIterator<Item = &'a Event> + Clone) {
     assert_eq!(world.rows(), sessions(events.clone()));
     assert_eq!(world.imbalance(), "0");
@@ -212,7 +212,7 @@ fn of_transactions_only_what_was_committed_counts() {
     write(1, &events[40..50], true);
     write(1, &never, false);
     wait_for_records(&world, 50);
-    // A run that ends waits for the group's offsets for a moment only: they are a courtesy.
+    // The end of a run waits only briefly for the group's offsets, which are informative.
     eventually("the group has no lag", || {
         group_offsets(&world, &world.name, 2) == ends(&world)
             && durable_ends(&world, &world.name) == ends(&world)
@@ -279,7 +279,7 @@ fn a_compacted_topic_is_read_over_its_holes() {
         send_keyed::<str>(&world, "later", None);
         world.read_topic(&world.name).iter().flatten().count() == 20
     });
-    // The offset to go on from is gone, and many after it.
+    // The next offset to read is gone, and so are many after it.
     world.run_to_end(&[]);
     let last = &events[60..];
     assert_answer(&world, &[&events[..40], last].concat());

@@ -24,7 +24,7 @@ fn there_may_be_more_workers_than_partitions_and_the_other_way_round() {
         assert!(status.success(), "{status}:\n{log}");
         let table = format!("sessions_{workers}");
         let args = ["-w", workers, "--job", &table, "--table", &table];
-        // Killed in between: what a worker without partitions has to replay is nothing.
+        // Killed in between: a worker without partitions has nothing to replay.
         let job = start_on(&world, &topic, &args);
         let read = format!("select records from sessionizer.balance where job = '{table}'");
         eventually("all is read", || world.query(&read) == [["3000"]]);
@@ -44,7 +44,7 @@ fn topics_are_added_and_removed_at_a_restart() {
         world.create(topic, partitions, &[]);
     }
     let mut events = Vec::new();
-    // Visitors are the same in all topics, so sessions are made of records of several.
+    // The visitors are the same in all topics, so sessions span several topics.
     let all = visits("h", 70);
     let mut fresh = all.chunks(10);
     let mut send = |topic: &str, partition: i32| {
@@ -68,7 +68,7 @@ fn topics_are_added_and_removed_at_a_restart() {
     assert!(log.contains(&format!("{b} is read no more")), "{log}");
     assert_answer(&world, &events);
 
-    // Routed up again, it goes on where it was left.
+    // Once added again, the topic continues where it was left.
     events.extend_from_slice(missed);
     run_on(&world, &format!("{b},{a}"), &[]);
     assert_answer(&world, &events);
@@ -108,7 +108,7 @@ fn new_partitions_are_read_from_their_start() {
     let job = start(&world, &["-w", "2"]);
     world.send_events(0, &events[..20]);
     wait_for_records(&world, 20);
-    // A job that is halted discovers nothing: the records are there first.
+    // A stopped process discovers nothing, so the records are written first.
     job.signal("STOP");
     world.add_partitions(&world.name, 4);
     world.send_events(1, &events[20..30]);
@@ -157,7 +157,7 @@ fn the_offsets_of_the_group_are_what_is_durable() {
     eventually("the group follows", || group() == [10, 10, 10]);
     assert_eq!(durable(), [10, 10, 10]);
 
-    // A clean stop tells the last word.
+    // A clean stop commits the last offsets.
     world.send_events(1, &events[30..]);
     wait_for_records(&world, 40);
     job.stop();
@@ -213,7 +213,7 @@ fn only_the_first_start_asks_where_to_begin() {
     assert_eq!(differences, [["0"]]);
 }
 
-/// The job asks for no part in the group, so who is in it does not matter.
+/// The job does not join the group, so its members do not matter.
 #[test]
 fn a_group_with_members_is_no_trouble() {
     let world = World::new("members");
@@ -235,7 +235,7 @@ fn a_group_with_members_is_no_trouble() {
     assert_answer(&world, &events);
 }
 
-/// `produce` makes the topic, so a first run needs nobody else.
+/// `produce` creates the topic, so a first run needs nothing else.
 #[test]
 fn a_topic_may_be_empty() {
     let world = World::new("empty");

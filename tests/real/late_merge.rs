@@ -90,7 +90,7 @@ pub fn late_events_may_come_one_by_one_while_the_job_runs() {
     assert_eq!(world.imbalance(), "0");
 }
 
-/// A visitor may have any number of sessions: what a late event costs does not grow with them.
+/// A visitor may have any number of sessions: the cost of a late event does not grow with them.
 #[test]
 fn a_late_event_reads_the_rows_that_it_may_touch_and_no_others() {
     const SESSIONS: i64 = 3_000;
@@ -117,7 +117,7 @@ fn a_late_event_reads_the_rows_that_it_may_touch_and_no_others() {
     let want = sessions(&sent);
     eventually("the rows are those of the batch answer", || world.rows() == want);
     job.stop();
-    // By the index, so those of the job alone: whoever looks at all rows here reads the table.
+    // Only rows read through the index count, which are the job's; other readers scan the table.
     let read = "select idx_tup_fetch from pg_stat_user_tables where relname = 'sessionized_events'";
     let counted = || world.value(read).parse::<i64>().unwrap_or(0);
     eventually("the server has counted", || counted() >= LATE);

@@ -1,5 +1,5 @@
-//! Stopping, dying, being replaced and losing Postgres: the table equals the batch answer all the
-//! same, nothing is written twice, and the books balance.
+//! Stopping, dying, signals and refusals of Postgres: the table still equals the batch answer,
+//! nothing is written twice, and the balance holds.
 
 use std::collections::BTreeSet;
 use std::process::ExitStatus;
@@ -13,7 +13,7 @@ use crate::rng::Rng;
 use crate::world::{PATIENCE, Running, World, eventually, json};
 
 const PARTITIONS: i32 = 3;
-/// Whatever happens, a process that was told to end is gone within this.
+/// Whatever happens, a process that was asked to stop ends within this time.
 pub const SOON: Duration = Duration::from_secs(10);
 
 /// Events of some six hundred keys, a little out of order, with stragglers and bad records among
@@ -45,7 +45,7 @@ impl Traffic {
         self.events.len() as u64 + self.bad
     }
 
-    /// Sends so many records; they are in Kafka when this returns.
+    /// Sends this many records; they are in Kafka when this returns.
     pub fn send(&mut self, count: usize) {
         for _ in 0..count {
             self.clock_ms += 500;
@@ -72,13 +72,13 @@ impl Traffic {
         payload
     }
 
-    /// Runs the job to the end: all of it must be there, once.
+    /// Runs the job to the end and checks that everything is in the table exactly once.
     pub fn check(&self, world: &World, args: &[&str]) {
         world.run_to_end(args);
         self.compare(world);
     }
 
-    /// What was sent is in the table and in the books, all of it and once.
+    /// Checks that everything sent is in the table and in the balance exactly once.
     pub fn compare(&self, world: &World) {
         let (got, want) = (world.rows(), sessions(&self.events));
         let missing: BTreeSet<_> = want.difference(&got).take(5).collect();
@@ -99,7 +99,7 @@ pub fn start(world: &World, args: &str) -> Running {
     world.start(&args)
 }
 
-/// Waits until so many records are in the books, as long as they become more.
+/// Waits until this many records are accounted for, as long as the number grows.
 pub fn wait_for_records(world: &World, records: u64) {
     let sql = "select coalesce(max(records), 0) from sessionizer.balance";
     let there = || world.value("select to_regclass('sessionizer.balance') is not null") == "t";
@@ -112,12 +112,13 @@ pub fn wait_for_records(world: &World, records: u64) {
     }
 }
 
-/// Lines of the log that hold a text; a level is written as in `WARN ]`.
+/// The number of log lines that contain a text; a level is written as in `WARN ]`.
 pub fn count(log: &str, text: &str) -> usize {
     log.lines().filter(|line| line.contains(text)).count()
 }
 
-/// Whether a stop was clean. Before the program handles signals, one ends it as it would any other.
+/// Whether a stop was clean. Before the program handles signals, a signal ends it like any other
+/// program.
 pub fn ends_well(status: ExitStatus, log: &str) -> bool {
     status.success() || status.code().is_none() && log.is_empty()
 }
@@ -179,8 +180,8 @@ pub fn send_until(traffic: &mut Traffic, done: &AtomicBool) {
     }
 }
 
-/// Looks at the balance every 20 ms until told to stop; it must always be zero. Tells how many
-/// commits it has seen.
+/// Checks the balance every 20 ms until told to stop; it must always be zero. Counts the commits
+/// that it has seen.
 fn watch_balance(world: &World, done: &AtomicBool, seen: &AtomicUsize) {
     let mut client = world.client();
     let there = "select to_regclass('sessionizer.balance') is not null";
@@ -199,7 +200,7 @@ fn watch_balance(world: &World, done: &AtomicBool, seen: &AtomicUsize) {
     }
 }
 
-/// Raises the flag also when a test fails, so that its other threads end.
+/// Raises the flag even when a test fails, so that its other threads end.
 pub struct Raise<'a>(pub &'a AtomicBool);
 
 impl Drop for Raise<'_> {
@@ -229,7 +230,7 @@ fn being_killed_or_stopped_at_any_moment_loses_and_repeats_nothing() {
                 ),
             );
             std::thread::sleep(Duration::from_millis(moments.between(50, 749)));
-            // A stop may come while what was killed before is read again.
+            // A stop may come while the replay after the previous kill is running.
             let signal = ["KILL", "KILL", "TERM"][round % 3];
             job.signal(signal);
             let (status, log) = job.wait();
@@ -269,7 +270,7 @@ fn a_hangup_is_a_clean_stop() {
     let world = World::new("hangup");
     let mut traffic = Traffic::new(&world);
     traffic.send(500);
-    // Whoever runs the tests may ignore it, and that would be inherited.
+    // The test runner may ignore the signal, and that would be inherited.
     let with_hangup = |program: std::process::Command, args: &[&str]| {
         let mut command = std::process::Command::new("env");
         command.env_clear().arg("--default-signal=HUP").arg(program.get_program()).args(args);

@@ -1,4 +1,4 @@
-//! The table of sessions and the database around it: made, found, refused, corrected.
+//! The table of sessions and its database: created, found, refused or corrected.
 
 use crate::late_merge::late_events;
 use crate::oracle::{GAP_MS, event};
@@ -6,7 +6,8 @@ use crate::refusal::{refused, try_run};
 use crate::world::{World, eventually, finish};
 
 pub const MINUTE: i64 = 60_000;
-/// For a first start on a table with rows of the same time: no event of the topic is in them.
+/// For a first start on a table with rows of the same time, none of which holds an event of the
+/// topic.
 const OVERLAP: [&str; 3] = ["--from", "earliest", "--accept-overlap"];
 /// 2024-03-05T10:00:00Z.
 pub const TEN: i64 = 1_709_632_800_000;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// A way to Postgres that can stop passing on, with all connections open.
+/// A proxy to Postgres that can stop forwarding while all connections stay open.
 struct Way {
     address: String,
     stalls: Arc<AtomicBool>,
@@ -52,7 +52,7 @@ fn pass(from: &mut TcpStream, to: &mut TcpStream, stalls: &AtomicBool) {
     let _ = to.shutdown(Shutdown::Write);
 }
 
-/// A job that has committed something by such a way.
+/// A job that has committed something through such a proxy.
 fn running_by_a_way(test: &str, args: &[&str]) -> (World, Traffic, Running, Way) {
     let world = World::new(test);
     let way = Way::to(&world.server);
@@ -91,7 +91,7 @@ fn a_way_that_stalls_for_good_does_not_keep_the_job_from_stopping() {
     let (status, log) = job.wait();
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("Nothing is lost"), "{log}");
-    // To the server it is still there. Now the end of its connections comes through.
+    // The server still takes the job for connected. Now it sees its connections end.
     way.stall(false);
     traffic.check(&world, &[]);
 }

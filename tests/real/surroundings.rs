@@ -65,7 +65,7 @@ fn what_a_publication_needs_is_refused_at_the_start() {
     assert!(status.success(), "dead letters and losses can be deleted, too:\n{log}");
 }
 
-/// Functions of others that would be found before those of Postgres.
+/// Functions of other roles that would be found before those of Postgres.
 #[test]
 fn nobody_elses_code_is_found_by_the_search_path() {
     let mut world = world_with_an_event("path");
@@ -135,7 +135,7 @@ fn limits_and_formats_of_the_login_do_not_matter() {
     world.login = Some(role);
     world.run_to_end(&[]);
     world.send_events(0, &[event("10.0.0.1", "Käfer.example", TEN)]);
-    // Somebody holds the table for longer than the limits.
+    // A lock on the table lasts for longer than the limits.
     let mut client = world.client();
     let mut held = client.transaction().expect("begun");
     held.batch_execute("lock table sessionizer.bindings").expect("locked");

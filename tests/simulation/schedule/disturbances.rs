@@ -1,5 +1,5 @@
-//! What happens to the job from outside: time, clocks, a ledger that is away, transactions, leaders,
-//! lost processes, and a database that goes back.
+//! What happens to the job from outside: time, clocks, a ledger that is away, transactions,
+//! leaders, lost processes, and a database that goes back.
 
 use super::*;
 
