@@ -11,18 +11,19 @@
 //! time. So the drift is at least what the slowest partition advances in a few epochs: that much is
 //! in flight anyway.
 //!
-//! A partition is behind if in its last epoch there was more to read than was read. A partition
-//! with nothing to read holds nobody, however old its promise: live traffic is never held for live
-//! traffic. A partition that has been silent for the idle timeout, for example for want of a
-//! leader, holds nobody either.
+//! A partition is behind if in its last epoch there was more to read than was read. No partition is
+//! held for one with nothing to read, however old its promise: live traffic is never held for live
+//! traffic. Nor is any held for a partition that has been silent for the idle timeout, for example
+//! because it has no leader.
 //!
-//! Holding costs time: a worker that has nothing else to do could have read the held partition. It
-//! saves memory, so nobody is held while there is little to save: as long as few sessions are open.
+//! Holding costs time: a worker that has nothing else to do could have read the held partition.
+//! What it saves is memory, so no partition is held while few sessions are open.
 //!
-//! Nobody waits for ever. Among the partitions that are behind, the one with the least promise is
-//! never held, because its promise is not beyond itself. It is read, so in every epoch its promise
-//! moves, or it reaches its end, or it is silent and stops counting after the idle timeout: the
-//! bound moves or disappears. Epochs are cut by the clock, whoever is held.
+//! No partition waits for ever. Among the partitions that are behind, the one with the least
+//! promise is never held, because its promise is not beyond itself. It is read, so in every epoch
+//! its promise moves, or it reaches its end, or it is silent and stops counting after the idle
+//! timeout: the bound moves or disappears. Epochs are cut by the clock, whichever partitions are
+//! held.
 //!
 //! Holding decides only which records are read in which epoch. That is chance, and it is bound like
 //! all chance: it cannot affect the result, and a replay does not consult it.

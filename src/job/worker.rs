@@ -160,7 +160,7 @@ impl Job {
         Ok(())
     }
 
-    /// Shows what the commits change in the table, if anybody can look.
+    /// Records what the commits change in the table, if the HTTP port is on.
     fn on_changes(&self) -> OnChanges {
         if self.config.http.address.is_none() {
             return Arc::new(|_changes| ());
