@@ -13,6 +13,10 @@ use sessionizer::dataflow::ports::{Batch, Feed, Ledger, LedgerError, Outcome, Re
 use sessionizer::dataflow::run_state::RunState;
 use sessionizer::dataflow::sessions::LoadedShard;
 use sessionizer::dataflow::source::{SourceConfig, WorldClocks};
+use sessionizer::dataflow::statistics::StatisticsConfig;
+use sessionizer::dataflow::statistics::board::Board;
+use sessionizer::dataflow::statistics::publish::OnStatistics;
+use sessionizer::dataflow::statistics::window::Bounds;
 use sessionizer::job::clock::now_ms;
 use sessionizer::job::recover::assemble;
 use sessionizer::ledger::{NamedEpoch, RecoveredState};
@@ -25,7 +29,7 @@ use sessionizer_core::session::SessionTable;
 use sessionizer_core::time::{Epoch, EpochLength, EventTime, Gap, tick};
 use sessionizer_core::watermark::WatermarkConfig;
 
-use crate::cpu_seconds;
+use crate::{cpu_seconds, memory_kib};
 
 /// A partition in memory.
 #[derive(Default)]
@@ -144,6 +148,7 @@ pub struct Setup {
     plan: Arc<RecoveryPlan>,
     pub run_state: Arc<RunState>,
     times: Arc<Times>,
+    statistics: Option<StatisticsConfig>,
 }
 
 impl Setup {
@@ -163,7 +168,8 @@ impl Setup {
         plan.partitions.iter_mut().zip(ends).for_each(|(part, end)| part.until = end);
         let gap = Gap::from_millis(gap_ms).expect("a gap is positive");
         let (plan, run_state, times) = (Arc::new(plan), Arc::default(), Arc::default());
-        Setup { workers, gap, epoch_ms, until_end, plan, run_state, times }
+        let statistics = None;
+        Setup { workers, gap, epoch_ms, until_end, plan, run_state, times, statistics }
     }
 
     /// Runs until nothing is left to do.
@@ -207,7 +213,8 @@ impl Setup {
                 writers: self.workers as u32,
                 gather_from_rows: 0,
                 drive: WriterDriver::Threads,
-                on_changes: Arc::new(|_| ()),
+                on_changes: Arc::new(|_, _| ()),
+                statistics: self.statistics.clone(),
             };
             let times = Arc::clone(&self.times);
             let (_source, _durable) = graph::build(
@@ -230,10 +237,33 @@ impl Setup {
     }
 }
 
+/// The statistics of a run whose table is empty at the start, seen by nobody.
+pub fn statistics(which: &str) -> Result<Option<StatisticsConfig>, Fault> {
+    let visitors = match which {
+        "none" => return Ok(None),
+        "hosts" => 0,
+        "visitors" => 1_000_000,
+        _ => return Err(Fault::Config(format!("--statistics {which}: visitors, hosts or none"))),
+    };
+    let bounds = Bounds::day(10_000, visitors);
+    let on_statistics: OnStatistics = Arc::new(move |published| {
+        std::hint::black_box(Board::of(published, bounds));
+    });
+    let (every_ms, end_after_ms, past) = (1_000, 300_000, None);
+    Ok(Some(StatisticsConfig { bounds, every_ms, end_after_ms, past, on_statistics }))
+}
+
 /// Reads generated events from memory, and writes nothing.
-pub fn compute(workers: usize, events: u64, visitors: u64, partitions: i32) -> Result<(), Fault> {
+pub fn compute(
+    workers: usize,
+    (events, density): (u64, u64),
+    visitors: u64,
+    partitions: i32,
+    statistics: Option<StatisticsConfig>,
+) -> Result<(), Fault> {
     let recipe = Recipe {
         number: Some(events),
+        rate: density as f64,
         visitors,
         disorder_ms: 10_000,
         odd: 0.0,
@@ -248,7 +278,8 @@ pub fn compute(workers: usize, events: u64, visitors: u64, partitions: i32) -> R
     }
     let ends = logs.iter().map(|log| Some(Offset::new(log.ends.len() as i64))).collect();
     let logs = Arc::new(logs);
-    let setup = Setup::new(workers, ends, 300_000, 1_000);
+    let mut setup = Setup::new(workers, ends, 300_000, 1_000);
+    setup.statistics = statistics;
     let (run_state, times) = (Arc::clone(&setup.run_state), Arc::clone(&setup.times));
     let (reads, cpu) = (Arc::clone(&times), cpu_seconds());
     setup.run(move || Stored {
@@ -258,6 +289,7 @@ pub fn compute(workers: usize, events: u64, visitors: u64, partitions: i32) -> R
     })?;
     let (seconds, cpu) = (times.seconds(), cpu_seconds() - cpu);
     let rows = run_state.metrics.rows.load(Relaxed);
-    println!("records {events} rows {rows} seconds {seconds:.3} cpu {cpu:.2}");
+    let peak = memory_kib("VmHWM");
+    println!("records {events} rows {rows} seconds {seconds:.3} cpu {cpu:.2} peak_kib {peak}");
     Ok(())
 }

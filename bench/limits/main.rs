@@ -30,6 +30,12 @@ enum Command {
         visitors: u64,
         #[arg(long, default_value_t = 4)]
         partitions: i32,
+        /// Events a second of event time
+        #[arg(long, default_value_t = 100)]
+        density: u64,
+        /// What is counted live: visitors, hosts or none
+        #[arg(long, default_value = "none")]
+        statistics: String,
     },
     /// Opens so many sessions in the dataflow, with keys of 30 bytes, and says what they take
     Memory {
@@ -53,8 +59,10 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Raw { consumers } => kafka::raw(consumers),
-        Command::Compute { workers, events, visitors, partitions } => {
-            dataflow::compute(workers, events, visitors, partitions)
+        Command::Compute { workers, events, visitors, partitions, density, statistics } => {
+            dataflow::statistics(&statistics).and_then(|statistics| {
+                dataflow::compute(workers, (events, density), visitors, partitions, statistics)
+            })
         }
         Command::Memory { workers, sessions } => memory::memory(workers, sessions),
         Command::Live { rate, seconds, partitions } => kafka::live(rate, seconds, partitions),

@@ -198,6 +198,21 @@ pub struct RunArgs {
     #[arg(help_heading = WATCH, long, value_name = "NAME", value_delimiter = ',')]
     pub metrics_hosts: Vec<String>,
 
+    /// What is counted of the last day, live: visitors (by host and by visitor), hosts, or none
+    ///
+    /// The statistics follow every change of the table, corrections by late events included, and are
+    /// shown on the page, in /status and as metrics. A start reads the rows of the last day, behind
+    /// its back.
+    #[arg(help_heading = WATCH, long, value_name = "WHICH", default_value = "visitors")]
+    pub statistics: String,
+
+    /// The most visitors that are told apart, each counted once in every hour that it comes
+    ///
+    /// Beyond it, visitors are not counted until the next hour; the page says so. A visitor takes
+    /// some 200 bytes.
+    #[arg(help_heading = WATCH, long, value_name = "N", default_value = "1000000")]
+    pub statistics_visitors: String,
+
     /// How often the job commits: the length of an epoch
     #[arg(help_heading = TUNING, long, value_name = "DURATION", default_value = "1s")]
     pub epoch: String,

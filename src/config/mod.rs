@@ -32,6 +32,8 @@ pub use value::{duration_ms, number, size, whole};
 
 use crate::cli::RunArgs;
 use crate::cluster::SecretSource;
+use crate::dataflow::changes::HOSTS;
+use crate::dataflow::statistics::window::Bounds;
 use crate::kafka::{KafkaConfig, StartAt};
 use crate::ledger::LedgerConfig;
 use crate::monitor::HttpConfig;
@@ -72,6 +74,8 @@ pub struct Config {
     pub start_timeout: Duration,
     pub stop_timeout: Duration,
     pub http: HttpConfig,
+    /// What is counted live; `None`: nothing.
+    pub statistics: Option<Bounds>,
 }
 
 /// Reads the settings of the job.
@@ -126,6 +130,7 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
     };
     let memory_bytes = problems.take("--memory", size(&args.memory, 16, 1 << 20));
     let http = http::read_http(&mut problems, args);
+    let statistics = read_statistics(&mut problems, args);
     let drift_sessions =
         problems.take("--drift-sessions", whole(&args.drift_sessions, 0, u64::MAX));
     let all = || {
@@ -160,6 +165,7 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
             start_timeout: Duration::from_millis(start_timeout_ms?),
             stop_timeout: Duration::from_millis(stop_timeout_ms?),
             http: http.clone()?,
+            statistics: statistics?,
         })
     };
     all().filter(|_| problems.is_empty()).ok_or_else(|| problems.fault())
@@ -170,6 +176,7 @@ impl Config {
     /// and logins may be given to each process in its own way.
     pub fn shared(&self) -> Vec<(String, String)> {
         let Config { kafka, ledger, watermark, rules, drift, .. } = self;
+        let visitors = self.statistics.map_or(0, |bounds| bounds.visitors);
         let ms = |ms: u64| humantime::format_duration(Duration::from_millis(ms)).to_string();
         let settings = [
             ("the version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -192,8 +199,32 @@ impl Config {
             ("--max-drift", ms(drift.most_ms as u64)),
             ("--drift-sessions", drift.sessions.to_string()),
             ("--dead-letter-bytes", self.dead_letter_bytes.to_string()),
+            ("--statistics", what_is_counted(self.statistics).to_owned()),
+            ("--statistics-visitors", visitors.to_string()),
         ];
         settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+/// What is counted live; `None` within: nothing.
+fn read_statistics(problems: &mut Problems<'_>, args: &RunArgs) -> Option<Option<Bounds>> {
+    let visitors = whole(&args.statistics_visitors, 1, 100_000_000);
+    let visitors = problems.take("--statistics-visitors", visitors)? as usize;
+    let what = match args.statistics.trim() {
+        "visitors" => Ok(Some(Bounds::day(HOSTS, visitors))),
+        "hosts" => Ok(Some(Bounds::day(HOSTS, 0))),
+        "none" => Ok(None),
+        other => Err(format!("is {other:?}: it can be visitors, hosts or none")),
+    };
+    problems.take("--statistics", what)
+}
+
+/// The value of `--statistics`.
+fn what_is_counted(statistics: Option<Bounds>) -> &'static str {
+    match statistics {
+        Some(bounds) if bounds.visitors > 0 => "visitors",
+        Some(_) => "hosts",
+        None => "none",
     }
 }
 

@@ -29,6 +29,7 @@ pub mod plan;
 pub mod rfc3339;
 pub mod secret;
 pub mod session;
+pub mod statistics;
 pub mod time;
 pub mod watchdog;
 pub mod watermark;

@@ -7,8 +7,8 @@
 //! [`Metrics`]: crate::dataflow::metrics::Metrics
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ use crate::dataflow::buckets::Buckets;
 use crate::dataflow::changes::ChangeFigures;
 use crate::dataflow::messages::DeadLetter;
 use crate::dataflow::peers::Peers;
+use crate::dataflow::statistics::board::Board;
+use crate::dataflow::statistics::figures::WindowFigures;
 
 /// How many watermarks of epochs that are not durable are remembered.
 const WATERMARKS: usize = 1_024;
@@ -41,6 +43,11 @@ pub struct Figures {
     pub peers: Peers,
     /// What the commits have changed in the table.
     pub changes: Mutex<ChangeFigures>,
+    /// Whether there are statistics, and how large their windows are.
+    pub counts: AtomicBool,
+    pub window: Arc<WindowFigures>,
+    /// The statistics as of the last complete epoch, on process 0.
+    statistics: Mutex<Option<Arc<Board>>>,
     /// The epochs that are cut and not committed, and when they were cut.
     cuts: Mutex<VecDeque<(Epoch, Instant)>>,
     /// From the end of an epoch until the writers of this process have committed it, in seconds.
@@ -268,6 +275,16 @@ impl Figures {
     /// All workers of this process.
     pub fn workers(&self) -> BTreeMap<usize, Arc<WorkerFigures>> {
         lock(&self.workers).clone()
+    }
+
+    /// Shows the statistics as of another epoch.
+    pub fn publish(&self, board: Board) {
+        *lock(&self.statistics) = Some(Arc::new(board));
+    }
+
+    /// The statistics, if there are any.
+    pub fn statistics(&self) -> Option<Arc<Board>> {
+        lock(&self.statistics).clone()
     }
 
     /// Notes a durable snapshot of a shard: its epoch, and how large it is.

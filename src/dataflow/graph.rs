@@ -10,6 +10,8 @@
 //!              +--- dead letters ------ exchange by writer ------------------------------+
 //! ```
 //!
+//! The changes go on to the statistics, if there are any (`statistics/mod.rs` draws them).
+//!
 //! The probe after the commits is the durable frontier (I7); the source consults it before it reads
 //! on. The sessions tell the source of their worker which partitions are too far ahead. Suspects
 //! are the events that `--late drop` may drop; without it there are none.
@@ -19,7 +21,7 @@ use std::sync::Arc;
 use sessionizer_core::alignment::Drift;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::plan::RecoveryPlan;
-use sessionizer_core::time::Epoch;
+use sessionizer_core::time::{Epoch, EventTime};
 use timely::dataflow::operators::Inspect;
 use timely::dataflow::operators::probe::{Handle, Probe};
 use timely::dataflow::operators::vec::Broadcast;
@@ -34,6 +36,8 @@ use crate::dataflow::run_state::RunState;
 use crate::dataflow::sessions::{LoadedShard, SessionConfig, render_sessions};
 use crate::dataflow::source::SourceConfig;
 use crate::dataflow::source::operator::render_source;
+use crate::dataflow::statistics::rows::Before;
+use crate::dataflow::statistics::{StatisticsConfig, render_statistics};
 
 /// What shapes the graph, besides the plan.
 pub struct DataflowConfig {
@@ -46,10 +50,12 @@ pub struct DataflowConfig {
     pub gather_from_rows: u64,
     pub drive: WriterDriver,
     pub on_changes: OnChanges,
+    pub statistics: Option<StatisticsConfig>,
 }
 
-/// Receives the rows that a commit of this worker's writers has added or removed.
-pub type OnChanges = Arc<dyn Fn(&[Change]) + Send + Sync>;
+/// Receives the rows that a commit of this worker's writers has added or removed, with the last epoch
+/// of the commit.
+pub type OnChanges = Arc<dyn Fn(Epoch, &[Change]) + Send + Sync>;
 
 /// Builds the dataflow on this worker. Returns the activator of its source, and the durable
 /// frontier.
@@ -63,6 +69,9 @@ pub fn build<F: Feed + 'static>(
     run_state: &Arc<RunState>,
 ) -> (Activator, Handle<Epoch>) {
     let durable = Handle::new();
+    let horizon = shards.iter().map(|loaded| loaded.table.horizon()).max();
+    let horizon = horizon.unwrap_or(EventTime::NEVER);
+    let before = Before { horizon, first_epoch: plan.first_epoch };
     let activator = worker.dataflow_named::<Epoch, _, _>("sessionizer", |scope| {
         let source = render_source(
             scope,
@@ -85,6 +94,8 @@ pub fn build<F: Feed + 'static>(
             },
             Arc::clone(run_state),
         );
+        // The copies cost a commit some microseconds; without statistics there is none.
+        let summaries = shape.statistics.as_ref().map(|_| sessions.summaries.clone());
         let changes = render_commit(
             sessions.outputs,
             sessions.summaries,
@@ -100,12 +111,21 @@ pub fn build<F: Feed + 'static>(
             Arc::clone(run_state),
         );
         let on_changes = Arc::clone(&shape.on_changes);
-        let changes = changes.inspect_core(move |event| {
-            if let Ok((_epoch, changes)) = event {
-                on_changes(changes);
+        match (shape.statistics.clone(), summaries) {
+            (Some(statistics), Some(summaries)) => {
+                render_statistics(changes, summaries, (statistics, before), on_changes, run_state)
+                    .probe_with(&durable);
             }
-        });
-        changes.probe_with(&durable);
+            _ => {
+                let changes = changes.inspect_core(move |event| {
+                    if let Ok((epochs, changes)) = event {
+                        let epoch = *epochs.least().expect("changes travel under an epoch");
+                        on_changes(epoch, changes);
+                    }
+                });
+                changes.probe_with(&durable);
+            }
+        }
         source.activator
     });
     (activator, durable)

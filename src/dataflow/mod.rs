@@ -19,6 +19,7 @@ pub mod run_state;
 pub mod sessions;
 pub mod source;
 pub mod span_batch;
+pub mod statistics;
 
 /// How many epochs may be cut and not yet durable.
 const EPOCHS_IN_FLIGHT: usize = 8;

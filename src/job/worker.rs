@@ -29,6 +29,10 @@ use crate::dataflow::graph::{DataflowConfig, OnChanges};
 use crate::dataflow::run_state::RunState;
 use crate::dataflow::sessions::LoadedShard;
 use crate::dataflow::source::{SourceConfig, WorldClocks};
+use crate::dataflow::statistics::StatisticsConfig;
+use crate::dataflow::statistics::board::Board;
+use crate::dataflow::statistics::publish::OnStatistics;
+use crate::dataflow::statistics::rows::{OpenPast, Past};
 use crate::job::clock::now_ms;
 use crate::job::recover::make_plan;
 use crate::job::shutdown::NAP;
@@ -36,7 +40,11 @@ use crate::job::{ENDS_OFTEN, ENDS_SELDOM, GATHER_FROM_ROWS};
 use crate::kafka;
 use crate::kafka::{KafkaFeed, Watcher};
 use crate::ledger;
+use crate::ledger::{SessionEnd, Yesterday};
 use crate::ui::text::{duration, plural};
+
+/// How often the statistics follow what was committed.
+const STATISTICS_MS: u64 = 1_000;
 
 /// What the workers of this process share.
 pub(super) struct Job {
@@ -46,6 +54,9 @@ pub(super) struct Job {
     pub(super) start: Option<cluster::Start>,
     pub(super) watcher: Mutex<Option<Arc<Watcher>>>,
     pub(super) loaded: Mutex<Loaded>,
+    /// On process 0, from the plan on until worker 0 takes them: the rows with which the statistics
+    /// begin.
+    pub(super) yesterday: Mutex<Option<Yesterday>>,
 }
 
 /// How many workers of this process have loaded their shards, and how many open sessions those
@@ -58,7 +69,7 @@ pub(super) struct Loaded {
 
 impl Job {
     /// Runs one worker, from the plan to the end.
-    pub(super) fn work(&self, worker: &mut Worker) -> Result<(), Fault> {
+    pub(super) fn work(self: &Arc<Self>, worker: &mut Worker) -> Result<(), Fault> {
         let Some(plan) = self.learn_plan(worker)? else { return Ok(()) };
         // Every worker learns the plan at about the same moment, whatever the clocks say. From here
         // on, epochs go by elapsed time, on every machine.
@@ -101,6 +112,7 @@ impl Job {
             gather_from_rows: GATHER_FROM_ROWS,
             drive: WriterDriver::Threads,
             on_changes: self.on_changes(),
+            statistics: self.statistics(),
         };
         let count = plan.partitions_of(index, (peers, processes)).count();
         // Each worker reads about as many partitions, so the workers share the memory equally.
@@ -160,13 +172,54 @@ impl Job {
         Ok(())
     }
 
+    /// What is counted live.
+    fn statistics(self: &Arc<Self>) -> Option<StatisticsConfig> {
+        let end_after_ms = match self.config.ledger.session_end {
+            SessionEnd::Window => self.config.ledger.gap.millis(),
+            SessionEnd::LastEvent => 0,
+        };
+        let (job, run_state) = (Arc::clone(self), Arc::clone(&self.run_state));
+        let bounds = self.config.statistics?;
+        self.run_state.metrics.figures.counts.store(true, Relaxed);
+        let past: OpenPast = Arc::new(move |wake| {
+            let mut taken = job.yesterday.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let figures = Arc::clone(&job.run_state.metrics.figures.window);
+            if let Some(yesterday) = &taken {
+                // This fails only once the worker is gone, and then nobody needs waking.
+                let wake = Mutex::new(wake);
+                yesterday.wake_by(move || {
+                    let _ = wake.lock().unwrap_or_else(PoisonError::into_inner).activate();
+                });
+            }
+            Box::new(move || {
+                let past = taken.as_mut().map_or(Past::Failed, Yesterday::read);
+                if let Past::Rows(rows) = &past {
+                    figures.past_rows.fetch_add(rows.len() as u64, Relaxed);
+                }
+                past
+            })
+        });
+        let on_statistics: OnStatistics = Arc::new(move |published| {
+            let figures = &run_state.metrics.figures;
+            figures.publish(Board::of(published, bounds));
+        });
+        let past = Some(past);
+        Some(StatisticsConfig {
+            bounds,
+            every_ms: STATISTICS_MS,
+            end_after_ms,
+            past,
+            on_statistics,
+        })
+    }
+
     /// Records what the commits change in the table, if the HTTP port is on.
     fn on_changes(&self) -> OnChanges {
         if self.config.http.address.is_none() {
-            return Arc::new(|_changes| ());
+            return Arc::new(|_epoch, _changes| ());
         }
         let run_state = Arc::clone(&self.run_state);
-        Arc::new(move |changes| {
+        Arc::new(move |_epoch, changes| {
             let figures = &run_state.metrics.figures;
             let mut shown = figures.changes.lock().unwrap_or_else(PoisonError::into_inner);
             shown.take(changes, now_ms());
@@ -193,7 +246,8 @@ impl Job {
                 now_ms()
             };
             match make_plan(&self.config, &self.run_state, first_epoch) {
-                Ok(mut plan) => {
+                Ok((mut plan, yesterday)) => {
+                    *self.yesterday.lock().unwrap_or_else(PoisonError::into_inner) = yesterday;
                     plan.age_ms = asked.get().elapsed().as_millis() as u64;
                     input.send(serde_json::to_vec(&plan).expect("a plan is plain data"));
                 }

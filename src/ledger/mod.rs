@@ -6,8 +6,9 @@
 //! settings, `rights` checks what the login may do, `probe` rehearses what the job will do,
 //! `durable` reads and checks the durable state, `loss` records what Kafka has lost, `commit`
 //! writes epochs, `past` detects a database that has gone back to an earlier state, `audit` reads
-//! the durable state for an audit, `prune` deletes old dead letters, and `reset` removes a job.
-//! Statements stand beside their one caller; the objects they use are in `schema.sql`.
+//! the durable state for an audit, `prune` deletes old dead letters, `yesterday` reads the rows with
+//! which the statistics begin, and `reset` removes a job. Statements stand beside their one caller;
+//! the objects they use are in `schema.sql`.
 
 pub mod audit;
 pub mod commit;
@@ -28,6 +29,7 @@ mod table;
 mod trust;
 pub mod url;
 mod watch;
+mod yesterday;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -52,8 +54,10 @@ pub use start::Started;
 pub use table::SessionEnd;
 use url::PostgresUrl;
 pub use watch::BalanceWatch;
+pub use yesterday::Yesterday;
 
 use crate::dataflow::ports::{Ledger, LedgerError};
+use crate::dataflow::statistics::window::Bounds;
 use crate::ui::text;
 use crate::ui::waiting::Waiting;
 
@@ -148,17 +152,18 @@ pub fn peek_patiently(
 }
 
 /// Prepares the database, takes the fence and reads the durable state, as soon as Postgres answers.
-/// Waits at most `patience`. `with_rows` allows a first start although the table has rows.
+/// Waits at most `patience`. The switch allows a first start although the table has rows; the window
+/// is that of the statistics.
 pub fn start_patiently(
     config: &LedgerConfig,
     topics: &[String],
-    with_rows: bool,
+    begins: (bool, Option<Bounds>),
     patience: Duration,
     give_up: impl FnMut() -> bool,
 ) -> Result<Started, Fault> {
     let (asked, topics) = (config.clone(), topics.to_vec());
     patiently(config, patience, give_up, move |signs| {
-        start::start(&mut signs.connect(&asked)?, &asked, &topics, with_rows)
+        start::start(&mut signs.connect(&asked)?, &asked, &topics, begins)
     })
 }
 

@@ -13,12 +13,14 @@ use sessionizer_core::plan::Fence;
 use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::ports::LedgerError;
+use crate::dataflow::statistics::window::Bounds;
 use crate::ledger::connect::{classify, quote};
 use crate::ledger::durable;
 use crate::ledger::durable::RecoveredState;
 use crate::ledger::peek::Place;
 use crate::ledger::table;
 use crate::ledger::table::Table;
+use crate::ledger::yesterday::Yesterday;
 use crate::ledger::{LedgerConfig, job, probe, rights};
 
 const SCHEMA: &str = include_str!("schema.sql");
@@ -37,18 +39,21 @@ pub struct Started {
     pub topics_before: Option<Vec<String>>,
     /// The end of the newest row, if this is a first start on a table with rows.
     pub found_rows_to: Option<EventTime>,
+    /// The rows with which the statistics begin, if there are statistics.
+    pub yesterday: Option<Yesterday>,
 }
 
 /// Prepares everything, takes the fence and reads the durable state.
 ///
 /// `with_rows` allows a first start although the table has rows: the caller has compared them with
 /// where reading begins. Anything missing or wrong is found before the transaction commits, so a
-/// refused start changes nothing and does not fence a running instance.
+/// refused start changes nothing and does not fence a running instance. `window` is that of the
+/// statistics, if there are any.
 pub fn start(
     client: &mut Client,
     config: &LedgerConfig,
     topics: &[String],
-    with_rows: bool,
+    (with_rows, window): (bool, Option<Bounds>),
 ) -> Result<Started, LedgerError> {
     check_encoding(client)?;
     let failed = |why: postgres::Error| classify(&why, "starting");
@@ -80,16 +85,23 @@ pub fn start(
         }
         found_rows_to = Some(job::begin_after_rows(&mut tx, config, &table)?);
     }
+    // Nobody else commits any more, and this run has not begun to.
+    let yesterday = match window {
+        Some(_) if made_table => Some(Yesterday::Empty),
+        Some(window) => Some(Yesterday::begin(&mut tx, config, &table, &durable, window)?),
+        None => None,
+    };
     warn_of_lost_commits(&mut tx).map_err(failed)?;
     let mut advice = rights::advise_on_owners(&mut tx, &table, created_job)?;
     advice.extend(probe::probe(&mut tx, config, topics, &table, &durable)?);
+    let yesterday = yesterday.map(Yesterday::imported);
     tx.commit().map_err(failed)?;
     if created_job {
         table::advise(&table);
     }
     table.advice.iter().chain(&advice).for_each(|advice| log::warn!("{advice}"));
     let table = table.shown;
-    Ok(Started { durable, place, table, made_table, topics_before, found_rows_to })
+    Ok(Started { durable, place, table, made_table, topics_before, found_rows_to, yesterday })
 }
 
 /// Warns if a commit may be acknowledged before it is on disk and then be lost. The job notices and

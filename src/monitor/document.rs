@@ -10,6 +10,7 @@ use crate::monitor::health::Verdict;
 use crate::monitor::history::{EVERY_MS, KEEP_MS, Mark, Point};
 use crate::monitor::mask::mask;
 use crate::monitor::sample::{LatestSample, LetterSample, Sample, WriterSample};
+use crate::monitor::statistics;
 
 /// Another number means that a page made for another has to be loaded again.
 pub const SCHEMA: u32 = 1;
@@ -60,14 +61,16 @@ pub fn document(board: &Board, totals: &Totals, samples: &[Sample]) -> Document 
         "anomalies": unknown(&["rows"], "this version does not look for anomalies"),
         "peers": {"rows": samples.iter().map(peer).collect::<Vec<_>>()},
     });
-    match blocks {
+    let mut document = match blocks {
         Value::Object(blocks) => blocks,
         _ => unreachable!("an object"),
-    }
+    };
+    statistics::add(&mut document, samples, (facts.process, facts.masked));
+    document
 }
 
 /// A block of which nothing is known, with the reason.
-fn unknown(fields: &[&str], why: &str) -> Value {
+pub(super) fn unknown(fields: &[&str], why: &str) -> Value {
     let mut block = Map::new();
     let mut reasons = Map::new();
     for field in fields {

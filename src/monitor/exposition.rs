@@ -198,6 +198,7 @@ impl Collector for Shown {
         self.records(&mut out)?;
         self.partitions(&mut out)?;
         self.time(&mut out)?;
+        self.statistics(&mut out)?;
         self.writers(&mut out)
     }
 }
@@ -329,6 +330,29 @@ impl Shown {
         )?;
         let bytes = bytes.map(|bytes| bytes as f64);
         out.gauge("snapshot_bytes", "The size of the snapshots of open sessions", bytes)
+    }
+
+    fn statistics(&self, out: &mut Out<'_>) -> Result<(), Error> {
+        let Sample { counts, window, statistics, .. } = &self.sample;
+        if !counts {
+            return Ok(());
+        }
+        let sizes = [
+            ("statistics_hosts", "Hosts that the statistics tell apart", window.hosts),
+            ("statistics_cells", "Sums that are kept, by host, time and bin", window.cells),
+            ("statistics_visitors", "Visitors that are kept, in each hour", window.visitors),
+        ];
+        for (name, help, size) in sizes {
+            out.gauge(name, help, Some(size as f64))?;
+        }
+        let help = "Rows that were not counted, because their sessions had ended before the window";
+        out.counter("statistics_rows_too_old", help, window.too_old)?;
+        let Some(board) = statistics else { return Ok(()) };
+        let epoch = Some(seconds(board.epoch as i64));
+        let help = "Everything that was committed up to this epoch is in the statistics";
+        out.gauge("statistics_epoch_timestamp_seconds", help, epoch)?;
+        let help = "Counts that were negative: the statistics of this run are wrong";
+        out.counter("statistics_broken", help, board.broken)
     }
 
     fn writers(&self, out: &mut Out<'_>) -> Result<(), Error> {

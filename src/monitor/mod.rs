@@ -27,6 +27,7 @@ mod process;
 pub mod sample;
 pub mod sentence;
 mod server;
+mod statistics;
 
 use std::net::SocketAddr;
 use std::sync::mpsc::Sender;

@@ -1,6 +1,7 @@
 //! The figures of one process at one moment, as plain data: what the page, the metrics and the
 //! other processes of a cluster get to see.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,8 @@ use crate::dataflow::buckets::Counted;
 use crate::dataflow::changes::{HostSums, Latest};
 use crate::dataflow::figures::{Bound, PartFigures, WriterFigures, running_ms};
 use crate::dataflow::run_state::RunState;
+use crate::dataflow::statistics::board::Board;
+use crate::dataflow::statistics::figures::WindowFigures;
 use crate::monitor::condition::{Stage, Wait};
 use crate::ui::{trouble, waiting};
 
@@ -58,6 +61,12 @@ pub struct Sample {
     pub latest: Vec<LatestSample>,
     /// Failures of servers: whose, of which kind, and how many.
     pub troubles: Vec<(String, String, u64)>,
+    /// Whether there are statistics, and how large the windows of this process are.
+    pub counts: bool,
+    pub window: WindowSample,
+    /// The statistics of the job. Process 0 makes them, so they need not travel.
+    #[serde(skip)]
+    pub statistics: Option<Arc<Board>>,
 }
 
 /// The most bytes that a link carries at once, less some for the envelope and what it escapes.
@@ -192,6 +201,16 @@ pub struct HostsSample {
     pub metrics_other: i64,
 }
 
+/// The windows of the statistics: see `WindowFigures`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct WindowSample {
+    pub hosts: u64,
+    pub cells: u64,
+    pub visitors: u64,
+    pub too_old: u64,
+    pub past_rows: u64,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct LatestSample {
     pub number: u64,
@@ -282,10 +301,20 @@ pub fn sample(
             .collect(),
         letters: letters(run_state),
         troubles: trouble::counts(),
+        counts: figures.counts.load(Relaxed),
+        window: window(&figures.window),
+        statistics: figures.statistics(),
         ..Sample::default()
     };
     changes(run_state, &mut sample, metric_hosts);
     sample
+}
+
+fn window(window: &WindowFigures) -> WindowSample {
+    let [hosts, cells, visitors, too_old, past_rows] =
+        [&window.hosts, &window.cells, &window.visitors, &window.too_old, &window.past_rows]
+            .map(|figure| figure.load(Relaxed));
+    WindowSample { hosts, cells, visitors, too_old, past_rows }
 }
 
 /// How far the run has come.

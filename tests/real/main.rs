@@ -52,6 +52,7 @@ mod silence;
 #[path = "../shared/skipped.rs"]
 mod skipped;
 mod state;
+mod statistics;
 mod stuck;
 mod surroundings;
 mod upgrade;

@@ -12,7 +12,7 @@ fn directory() -> PathBuf {
 }
 
 /// Runs a file of `queries/` and gives its rows, the columns separated by ` | `.
-fn run(world: &World, file: &str) -> Vec<String> {
+pub fn run(world: &World, file: &str) -> Vec<String> {
     run_of(world, file, None)
 }
 

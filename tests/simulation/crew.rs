@@ -31,6 +31,7 @@ use crate::clocks::SimClocks;
 use crate::feed::{OUT_OF_ORDERNESS_MS, SimFeed, Topic};
 use crate::ledger::{Connection, Store};
 use crate::sabotage::Sabotage;
+use crate::statistics::{Changes, Statistics};
 use crate::witness;
 
 pub const EPOCH_MS: u64 = 10;
@@ -47,7 +48,8 @@ pub struct Setup {
     pub store: Arc<Mutex<Store>>,
     pub clocks: Arc<SimClocks>,
     /// The changes emitted by the commit operators, to be compared with the table.
-    pub changes: Arc<Mutex<Vec<Change>>>,
+    pub changes: Changes,
+    pub statistics: Option<Statistics>,
     /// How long after the previous worker each worker learns the plan.
     pub lag_ms: u64,
     /// By how many percent the clock of each worker is faster than that of the previous one.
@@ -212,8 +214,9 @@ fn work(
     };
     let odd = (setup.lag_ms * index as u64, setup.fast_percent * index as u64);
     let changes = Arc::clone(&setup.changes);
-    let on_changes: OnChanges = Arc::new(move |batch: &[Change]| {
-        changes.lock().expect("one at a time").extend_from_slice(batch);
+    let on_changes: OnChanges = Arc::new(move |epoch, batch: &[Change]| {
+        let batch = batch.iter().map(|change| (epoch, change.clone()));
+        changes.lock().expect("one at a time").extend(batch);
     });
     let shape = DataflowConfig {
         source: SourceConfig {
@@ -235,6 +238,7 @@ fn work(
         gather_from_rows: setup.gather_from_rows,
         drive: WriterDriver::Inline,
         on_changes,
+        statistics: setup.statistics.as_ref().map(Statistics::config),
     };
     let (store, fence) = (Arc::clone(&setup.store), setup.plan.fence);
     let open_ledger: OpenLedger = Arc::new(move |_| {

@@ -150,14 +150,15 @@ fn log(rng: &mut Rng, keys: u64, futures: bool) -> Log {
             // At the edge of the future: the clock decides.
             time = BEGIN_MS as i64 + MAX_FUTURE_MS + rng.below(1_500) as i64;
         }
-        let good = format!(r#"{{"ip":"{key}","host":"h","event_time":{time}}}"#);
+        let host = host(&key);
+        let good = format!(r#"{{"ip":"{key}","host":"{host}","event_time":{time}}}"#);
         let (payload, event) = match rng.below(40) {
             0 => (None, None),
             1 => (Some(b"not json".to_vec()), None),
             // A year ahead: never an event, and never a reason to close anything.
             2 => {
                 let ahead = BEGIN_MS as i64 + 31_536_000_000;
-                let json = format!(r#"{{"ip":"{key}","host":"h","event_time":{ahead}}}"#);
+                let json = format!(r#"{{"ip":"{key}","host":"{host}","event_time":{ahead}}}"#);
                 (Some(json.into_bytes()), None)
             }
             _ => (Some(good.into_bytes()), Some((key, time))),
@@ -166,6 +167,11 @@ fn log(rng: &mut Rng, keys: u64, futures: bool) -> Log {
         offset = offset.plus(1 + if rng.one_in(5) { rng.below(4) as i64 } else { 0 });
     }
     Log { entries, end: offset, ..Log::default() }
+}
+
+/// The host of a key: some share one.
+pub fn host(key: &str) -> &'static str {
+    if key.ends_with('1') { "g" } else { "h" }
 }
 
 /// What was fetched and not yet taken.

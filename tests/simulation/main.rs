@@ -11,7 +11,8 @@
 //! lives are a cluster: two or three processes, one of which may be slow, cut off from the ledger,
 //! or lost while the others carry on for a while, and which learn of a stop at different times.
 //!
-//! At every commit the contract and the invariants are checked; after a bounded run and at the end,
+//! At every commit the contract and the invariants are checked, and at every complete epoch the
+//! statistics are a plain fold of the changes (`statistics`); after a bounded run and at the end,
 //! the table equals the batch answer. That end is reached: after the last disturbance everything
 //! becomes durable within a bounded number of steps, and epochs advance as fast as time does
 //! (liveness).
@@ -31,6 +32,7 @@ mod oracle;
 mod rng;
 mod sabotage;
 mod schedule;
+mod statistics;
 mod witness;
 
 const SEEDS: u64 = 1_000;
@@ -58,6 +60,7 @@ fn whatever_happens_the_contract_holds_and_the_table_is_the_batch_answer() {
     assert!(seen.crashes > 0 && seen.stops > 0 && seen.lost_replies > 0 && seen.fenced > 0);
     assert!(seen.late > 0 && seen.dead > 0 && seen.dropped > 0 && seen.replayed_epochs > 0);
     assert!(seen.transactions > 0 && seen.unserved > 0, "no partition was disturbed");
+    seen.statistics.check();
     assert!(seen.drains > 0 && seen.clusters > 0 && seen.losses > 0 && seen.gone_back > 0);
 }
 

@@ -68,6 +68,17 @@ pub enum Sabotage {
     CorrectedRowsStay,
     LateBeforeOnTime,
     MemoryNeverReleased,
+    PastOfAnotherMoment,
+    PastMissesARow,
+    PastIsReadTwice,
+}
+
+impl Sabotage {
+    /// Whether the rule is one of the statistics.
+    pub fn is_of_statistics(self) -> bool {
+        use Sabotage::{PastIsReadTwice, PastMissesARow, PastOfAnotherMoment};
+        matches!(self, PastOfAnotherMoment | PastMissesARow | PastIsReadTwice)
+    }
 }
 
 /// What happens when each rule is broken.
@@ -127,6 +138,9 @@ const RULES: &[(Sabotage, &str)] = &[
     (Sabotage::CorrectedRowsStay, "corrected rows are not deleted"),
     (Sabotage::LateBeforeOnTime, "late sessions look up rows before the run's rows are in"),
     (Sabotage::MemoryNeverReleased, "memory is used up and never released"),
+    (Sabotage::PastOfAnotherMoment, "the statistics begin with the table of a later moment"),
+    (Sabotage::PastMissesARow, "a row of the start is missing in the statistics"),
+    (Sabotage::PastIsReadTwice, "the rows of the start are in the statistics twice"),
 ];
 
 /// Changes what a start reads as the broken rule demands.

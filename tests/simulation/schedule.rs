@@ -4,16 +4,13 @@
 mod disturbances;
 mod ending;
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use sessionizer::dataflow::messages::Change;
 use sessionizer::job::recover::assemble;
 use sessionizer_core::alignment::Drift;
-use sessionizer_core::binding::{Late, Offset, Rules};
+use sessionizer_core::binding::{Late, Offset, Rules, Status};
 use sessionizer_core::fault::Fault;
-use sessionizer_core::key::Key;
-use sessionizer_core::session::Span;
+use sessionizer_core::plan::RecoveryPlan;
 
 use crate::clocks::SimClocks;
 use crate::crew::{Crew, Setup};
@@ -21,6 +18,7 @@ use crate::feed::{MAX_FUTURE_MS, Topic};
 use crate::ledger::Store;
 use crate::rng::Rng;
 use crate::sabotage::{self, Sabotage};
+use crate::statistics::{self, Changes, Rows, Statistics};
 
 /// What happened in a schedule, to show that the simulation is not idle.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +48,7 @@ pub struct Seen {
     pub unserved: u64,
     /// The largest number of steps that a quiet world took until everything was durable.
     pub quiet_steps: u64,
+    pub statistics: statistics::Seen,
 }
 
 impl Seen {
@@ -73,6 +72,7 @@ impl Seen {
         self.transactions += other.transactions;
         self.unserved += other.unserved;
         self.quiet_steps = self.quiet_steps.max(other.quiet_steps);
+        self.statistics.add(&other.statistics);
     }
 }
 
@@ -99,8 +99,11 @@ struct World {
     /// How many bytes a process of the current life may have in flight.
     memory: u64,
     /// The changes emitted by the commit operators of the current life, and the table at its start.
-    changes: Arc<Mutex<Vec<Change>>>,
-    rows: BTreeMap<(Key, Span), i64>,
+    changes: Changes,
+    rows: Rows,
+    /// The statistics of the current life, and the chance that shapes them.
+    statistics: Option<Statistics>,
+    statistics_rng: Rng,
     /// An instance that does not know that it was replaced.
     stale: Option<Crew>,
     /// The last life crashed while it drained.
@@ -123,7 +126,7 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Seen {
     let store =
         Arc::new(Mutex::new(Store::new(Arc::clone(&topic), Arc::clone(&clocks), shards, chance)));
     let leaps = rng.one_in(2);
-    let (changes, rows, seen) = (Arc::default(), BTreeMap::new(), Seen::default());
+    let (changes, rows, seen) = (Arc::default(), Rows::new(), Seen::default());
     let (stale, shaken, slow) = (None, false, None);
     let mut world = World {
         rng,
@@ -137,6 +140,8 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Seen {
         memory: u64::MAX,
         changes,
         rows,
+        statistics: None,
+        statistics_rng: Rng::new(seed.wrapping_mul(0x5851_f42d_4c95_7f2d)),
         stale,
         shaken,
         slow,
@@ -154,6 +159,9 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Seen {
     world.seen.late = store.late;
     world.seen.dead = store.dead();
     world.seen.dropped = store.check_dropped();
+    if let Some(statistics) = &world.statistics {
+        world.seen.statistics.add(&statistics.seen);
+    }
     world.seen
 }
 
@@ -180,6 +188,7 @@ impl World {
         self.changes = Arc::default();
         self.rows = self.store.lock().expect("one at a time").table();
         sabotage::plan(self.sabotage, &mut plan, first);
+        self.begin_statistics(&plan);
         if bounded {
             let topic = self.topic.lock().expect("one at a time");
             for part in &mut plan.partitions {
@@ -222,6 +231,7 @@ impl World {
             store: Arc::clone(&self.store),
             clocks: Arc::clone(&self.clocks),
             changes: Arc::clone(&self.changes),
+            statistics: self.statistics.clone(),
             lag_ms: self.rng.below(3) * 7,
             fast_percent,
             sabotage: self.sabotage,
@@ -233,6 +243,26 @@ impl World {
             bounded,
             memory,
         })
+    }
+
+    /// Most lives have statistics. With a broken rule only those have them that are about them.
+    fn begin_statistics(&mut self, plan: &RecoveryPlan) {
+        if let Some(statistics) = self.statistics.take() {
+            self.seen.statistics.add(&statistics.seen);
+        }
+        let of_others = self.sabotage.is_some_and(|rule| !rule.is_of_statistics());
+        if self.statistics_rng.one_in(6) || of_others {
+            return;
+        }
+        let mut bindings = plan.replay.iter().flat_map(|bound| &bound.bindings);
+        let drained = bindings.any(|binding| binding.status == Status::Ended);
+        self.statistics = Some(Statistics::new(
+            &mut self.statistics_rng,
+            (&self.rows, &self.changes),
+            drained,
+            &self.store,
+            self.sabotage,
+        ));
     }
 
     /// Picks whose turn it is: a slow process has fewer turns than the others.

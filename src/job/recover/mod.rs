@@ -22,7 +22,7 @@ use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
 use crate::kafka::{Admin, ReadCheck};
 use crate::ledger;
-use crate::ledger::{Loss, NamedBinding, RecoveredState, Started};
+use crate::ledger::{Loss, NamedBinding, RecoveredState, Started, Yesterday};
 use crate::ui::text::plural;
 
 /// Asks Kafka, takes the fence and makes the plan. Worker 0 of process 0 does this, once for each
@@ -31,11 +31,12 @@ use crate::ui::text::plural;
 /// Kafka is asked first: a start that cannot read its topic must not stop an instance that can.
 /// Whether a first start is allowed is decided before anything is created, so a refused start
 /// leaves nothing behind. Epochs begin at the wall clock, read once all questions are answered.
+/// Returns the rows with which the statistics begin as well, if there are statistics.
 pub fn make_plan(
     config: &Config,
     run_state: &RunState,
     now_ms: impl Fn() -> Epoch,
-) -> Result<RecoveryPlan, Fault> {
+) -> Result<(RecoveryPlan, Option<Yesterday>), Fault> {
     // One timeout for everything.
     let began = Instant::now();
     let patience = || config.start_timeout.saturating_sub(began.elapsed());
@@ -53,7 +54,8 @@ pub fn make_plan(
     readable.wait()?;
     let topics = &config.kafka.topics;
     let ledger = &config.ledger;
-    let started = ledger::start_patiently(ledger, topics, with_rows, patience(), give_up)?;
+    let begins = (with_rows, config.statistics);
+    let mut started = ledger::start_patiently(ledger, topics, begins, patience(), give_up)?;
     let mut plan = assemble(&started.durable, topics, &counts, now_ms(), config.rules)?;
     let ids = cluster.topic_ids(topics);
     plan.topic_ids.iter_mut().zip(ids).for_each(|(known, id)| *known = id);
@@ -74,7 +76,7 @@ pub fn make_plan(
     if !losses.is_empty() {
         accept(&mut plan, config, &losses)?;
     }
-    Ok(plan)
+    Ok((plan, started.yesterday.take()))
 }
 
 fn say_what_starts(config: &Config, counts: &[i32], started: &Started, plan: &RecoveryPlan) {

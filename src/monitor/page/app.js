@@ -3,6 +3,7 @@
 import * as blocks from "./blocks.js";
 import * as sections from "./sections.js";
 import { Charts, showMarks } from "./charts.js";
+import { Day } from "./day.js";
 import { attribute, byId, hide } from "./dom.js";
 import { Head } from "./head.js";
 import { Model, SCHEMA } from "./model.js";
@@ -111,6 +112,7 @@ function make() {
 		new blocks.Partitions(),
 		new blocks.Hosts(),
 		new blocks.Latest(),
+		new Day(),
 		new sections.Anomalies(),
 		new sections.DeadLetters(),
 		new sections.Writers(),

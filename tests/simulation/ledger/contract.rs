@@ -28,7 +28,9 @@ impl Store {
             let upto = self.progress[shard].epoch;
             let shards = self.progress.len() as u32;
             let mine = |key: &str| {
-                let hash = sessionizer_core::key::stable_hash(Key::new(key, "h").bytes());
+                let hash = sessionizer_core::key::stable_hash(
+                    Key::new(key, crate::feed::host(key)).bytes(),
+                );
                 Shard::of(hash, shards).0 as usize == shard
             };
             let Bound { events, drained } = self.bound(&topic, upto);

@@ -1,6 +1,8 @@
 //! How lives end: bounded runs, clean stops, and the last life, in which everything becomes
 //! durable.
 
+use sessionizer::dataflow::messages::Change;
+
 use super::*;
 
 impl World {
@@ -69,12 +71,16 @@ impl World {
     /// The table at the start of a life plus all changes emitted since is the table.
     fn check_changes(&self) {
         let mut rows = self.rows.clone();
-        for Change { key, span, diff } in self.changes.lock().expect("one at a time").iter() {
+        for (_, change) in self.changes.lock().expect("one at a time").iter() {
+            let Change { key, span, diff } = change;
             *rows.entry((key.clone(), *span)).or_default() += diff;
         }
         rows.retain(|_, count| *count != 0);
         let table = self.store.lock().expect("one at a time").table();
         assert_eq!(rows, table, "the changes that left are not those of the table");
+        if let Some(statistics) = &self.statistics {
+            statistics.check_the_end();
+        }
     }
 
     /// Everything arrives, nothing fails, and then nobody sends any more.

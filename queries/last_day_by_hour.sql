@@ -1,0 +1,43 @@
+-- What does the page say of the last day, by hour?
+--
+-- The current hour and the 24 before it, by the watermark of the last complete commit; a session
+-- counts in the hour in which it ended. Durations are from the first event to the last, in
+-- milliseconds.
+--
+-- Reads the table sessionized_events; for the table of one job, run
+-- `psql -v job=NAME -f queries/last_day_by_hour.sql`.
+
+\if :{?job}
+select format('%I.%I', table_schema, table_name) as sessions
+from sessionizer.jobs where job = :'job' \gset
+\else
+\set sessions sessionized_events
+\endif
+
+with job as (
+    select case session_end when 'window' then gap_ms else 0 end as tail_ms,
+           (select e.watermark_ms from sessionizer.epochs e
+            where e.job = j.job and e.shards_done = j.shards order by e.epoch desc limit 1)
+               / 3600000 - 24 as first_hour
+    from sessionizer.jobs j
+    where to_regclass(format('%I.%I', table_schema, table_name)) = to_regclass(:'sessions')
+),
+ended as (
+    select s.num_logs, to_timestamp(floor(extract(epoch from s.session_end) / 3600) * 3600) as hour,
+           round(1000 * extract(epoch from s.session_end - s.session_start))::bigint - tail_ms
+               as duration_ms
+    from :sessions s, job
+    where extract(epoch from s.session_end) >= first_hour * 3600
+)
+select hour,
+       count(*)                                                       as sessions,
+       sum(num_logs)::bigint                                          as events,
+       sum(duration_ms)::bigint                                       as duration_ms,
+       count(*) filter (where num_logs = 1)                           as one_event,
+       percentile_disc(0.5) within group (order by num_logs)          as events_median,
+       percentile_disc(0.95) within group (order by num_logs)         as events_p95,
+       percentile_disc(0.5) within group (order by duration_ms)       as duration_median_ms,
+       percentile_disc(0.95) within group (order by duration_ms)      as duration_p95_ms
+from ended
+group by hour
+order by hour;

@@ -1,0 +1,75 @@
+//! Live statistics: sessions by host and minute, hour and day, and by visitor, of a window that moves
+//! with the watermark.
+//!
+//! ```text
+//!   commit --- changes ---> rows --- exchange by host ---> window ---> collections ---> publisher
+//!              (+1, -1)       ^                              ^        (differential)   (worker 0)
+//!                     the table at the start            watermarks
+//! ```
+//!
+//! They are a function of what is in the table and of the watermark: the changes that every commit
+//! makes, added to what the table had at the start, less what has left the window. [`rows`] makes rows
+//! of both, [`window`] decides what is counted and what is no more, [`collections`] sums and ranks, and
+//! [`publish`] shows complete epochs only. The durable frontier waits for nothing of this, and without
+//! statistics none of it is built.
+
+pub mod board;
+pub mod collections;
+pub mod figures;
+pub mod operator;
+pub mod publish;
+pub mod rows;
+pub mod sums;
+pub mod window;
+
+use std::sync::Arc;
+
+use sessionizer_core::time::{Epoch, EventTime};
+use timely::dataflow::StreamVec;
+use timely::dataflow::operators::vec::Map;
+
+use crate::dataflow::graph::OnChanges;
+use crate::dataflow::messages::{Change, EpochMeta};
+use crate::dataflow::run_state::RunState;
+use crate::dataflow::statistics::collections::render_collections;
+use crate::dataflow::statistics::operator::render_window;
+use crate::dataflow::statistics::publish::{OnStatistics, render_publisher};
+use crate::dataflow::statistics::rows::{Before, OpenPast, render_rows};
+use crate::dataflow::statistics::window::Bounds;
+
+/// What is kept of the changes, and who gets to see it.
+#[derive(Clone)]
+pub struct StatisticsConfig {
+    /// Of all workers together.
+    pub bounds: Bounds,
+    /// The statistics follow this often, in milliseconds.
+    pub every_ms: u64,
+    /// How long after its last event a session ends, in milliseconds.
+    pub end_after_ms: i64,
+    /// Reads what the table had at the start. Without it, the table was empty.
+    pub past: Option<OpenPast>,
+    pub on_statistics: OnStatistics,
+}
+
+/// Builds the statistics. The result has no data: its frontier is that of the changes, and does not
+/// wait for the statistics.
+pub fn render_statistics<'scope>(
+    changes: StreamVec<'scope, Epoch, Change>,
+    summaries: StreamVec<'scope, Epoch, EpochMeta>,
+    (config, before): (StatisticsConfig, Before),
+    on_changes: OnChanges,
+    run_state: &RunState,
+) -> StreamVec<'scope, Epoch, ()> {
+    let StatisticsConfig { mut bounds, every_ms, end_after_ms, past, on_statistics } = config;
+    let peers = changes.scope().peers();
+    bounds.hosts = bounds.hosts.div_ceil(peers);
+    bounds.visitors = bounds.visitors.div_ceil(peers);
+    let watermarks: StreamVec<'scope, Epoch, EventTime> = summaries.map(|meta| meta.watermark);
+    let reads_past = past.is_some();
+    let (told, durable) = render_rows(changes, end_after_ms, before, on_changes, past);
+    let figures = Arc::clone(&run_state.metrics.figures.window);
+    let windowed = render_window(told, watermarks.clone(), (bounds, every_ms), reads_past, figures);
+    let entries = render_collections(windowed, bounds.visitors > 0);
+    render_publisher(entries, watermarks, every_ms, on_statistics);
+    durable
+}

@@ -1,0 +1,152 @@
+//! The rows that the statistics are made of: what the commits change, and what the table had at the
+//! start.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sessionizer_core::time::{Epoch, EventTime};
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::scheduling::SyncActivator;
+
+use crate::dataflow::graph::OnChanges;
+use crate::dataflow::messages::Change;
+use crate::dataflow::statistics::sums::{Host, Row};
+
+/// How many batches of the past an activation takes in, so that a start does not stop the rest.
+const BATCHES: usize = 4;
+
+/// What the window of a worker is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Told {
+    Row(Row),
+    /// To this worker: no session that closed before the start ended later.
+    Horizon {
+        worker: usize,
+        horizon: EventTime,
+    },
+    /// To this worker: all rows that the table had at the start have been told, or they could not
+    /// be read.
+    Past {
+        worker: usize,
+        whole: bool,
+    },
+}
+
+impl Told {
+    /// The worker that it goes to, modulo their number.
+    pub fn route(&self) -> u64 {
+        match self {
+            Told::Row(row) => row.host.0,
+            Told::Horizon { worker, .. } | Told::Past { worker, .. } => *worker as u64,
+        }
+    }
+}
+
+/// The next of the rows that the table had at the start.
+pub enum Past {
+    /// These, each as a change that adds it.
+    Rows(Vec<Change>),
+    /// More will come; whoever reads them wakes the operator then.
+    Waiting,
+    /// That was all of it.
+    Whole,
+    /// The rest cannot be read.
+    Failed,
+}
+
+/// Begins to read what the table had at the start, given what wakes the operator.
+pub type OpenPast = Arc<dyn Fn(SyncActivator) -> Box<dyn FnMut() -> Past> + Send + Sync>;
+
+/// What is known of the time before the start.
+#[derive(Clone, Copy, Debug)]
+pub struct Before {
+    /// The latest end of the sessions that the shards of this worker had closed.
+    pub horizon: EventTime,
+    /// The first epoch that is not replayed.
+    pub first_epoch: Epoch,
+}
+
+/// Turns the changes of this worker's commits into rows. The second output has no data: its frontier
+/// is that of the changes, and waits for nothing that happens here.
+pub fn render_rows<'scope>(
+    changes: StreamVec<'scope, Epoch, Change>,
+    end_after_ms: i64,
+    before: Before,
+    on_changes: OnChanges,
+    past: Option<OpenPast>,
+) -> (StreamVec<'scope, Epoch, Told>, StreamVec<'scope, Epoch, ()>) {
+    let scope = changes.scope();
+    let mut builder = OperatorBuilder::new("Rows".to_owned(), scope);
+    let mut changes = builder.new_input(changes, Pipeline);
+    let (told_out, told) = builder.new_output();
+    let (_durable_out, durable) = builder.new_output();
+    let mut told_out = OutputBuilder::from(told_out);
+    let info = builder.operator_info();
+    let again = scope.activator_for(std::rc::Rc::clone(&info.address));
+    // Worker 0 reads the past, for all.
+    let past = past.filter(|_| scope.index() == 0);
+    let mut past = past.map(|open| open(scope.worker().sync_activator_for(info.address.to_vec())));
+    let peers = scope.peers();
+    builder.build(move |mut capabilities| {
+        capabilities.truncate(1);
+        let mut held: Option<Capability<Epoch>> = capabilities.pop();
+        let mut horizon = Some(before.horizon);
+        move |frontiers| {
+            let mut told_out = told_out.activate();
+            if let (Some(horizon), Some(cap)) = (horizon.take(), &held) {
+                let to = |worker| Told::Horizon { worker, horizon };
+                told_out.session(cap).give_iterator((0..peers).map(to));
+            }
+            changes.for_each_stamp(|cap, batches| {
+                let epoch = *cap.least().expect("changes travel under an epoch");
+                let cap = cap.retain_least(0).expect("a message's stamp holds its epoch");
+                let mut session = told_out.session(&cap);
+                for batch in batches {
+                    on_changes(epoch, batch);
+                    session.give_iterator(batch.drain(..).map(|row| told_row(row, end_after_ms)));
+                }
+            });
+            // What the table had at the start is told as of the present, once there is one: what a
+            // replay closes may be in that table already.
+            let present = frontiers[0].frontier().first().copied();
+            let (Some(read), Some(cap), Some(present)) = (&mut past, &mut held, present) else {
+                (past, held) = (None, None);
+                return;
+            };
+            cap.downgrade(&present);
+            if present < before.first_epoch {
+                return;
+            }
+            let mut session = told_out.session(&*cap);
+            for _ in 0..BATCHES {
+                let whole = match read() {
+                    Past::Rows(rows) => {
+                        session
+                            .give_iterator(rows.into_iter().map(|row| told_row(row, end_after_ms)));
+                        continue;
+                    }
+                    Past::Waiting => return,
+                    Past::Whole => true,
+                    Past::Failed => false,
+                };
+                session.give_iterator((0..peers).map(|worker| Told::Past { worker, whole }));
+                drop(session);
+                (past, held) = (None, None);
+                return;
+            }
+            again.activate();
+        }
+    });
+    (told, durable)
+}
+
+fn told_row(change: Change, end_after_ms: i64) -> Told {
+    let Change { key, span, diff } = change;
+    let host = Host::named(key.parts().1);
+    let end_ms = span.last.plus(end_after_ms).millis();
+    Told::Row(Row { key, host, span, end_ms, diff })
+}

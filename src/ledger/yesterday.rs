@@ -1,0 +1,232 @@
+//! Reads the rows with which the statistics begin: those that the table had at the start, and whose
+//! sessions ended in the window.
+//!
+//! A connection of its own reads them in the snapshot of the start, behind its back: what is in them
+//! is exactly what no commit of this run has changed yet. The start waits only until the other
+//! transaction has the snapshot, and not for long. If anything fails, the statistics begin empty and
+//! say since when they count.
+
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::{debug, info, warn};
+use postgres::fallible_iterator::FallibleIterator;
+use postgres::types::ToSql;
+use postgres::{Client, IsolationLevel, Transaction};
+use sessionizer_core::key::Key;
+use sessionizer_core::session::Span;
+use sessionizer_core::time::EventTime;
+
+use crate::dataflow::messages::Change;
+use crate::dataflow::ports::LedgerError;
+use crate::dataflow::statistics::rows::Past;
+use crate::dataflow::statistics::window::Bounds;
+use crate::ledger::LedgerConfig;
+use crate::ledger::connect::{classify, connect};
+use crate::ledger::copy::Timestamp;
+use crate::ledger::durable::RecoveredState;
+use crate::ledger::table;
+use crate::ledger::table::Table;
+use crate::ui::text::{count, duration};
+
+/// How long a start waits until the other connection has its snapshot.
+const IMPORTED_WITHIN: Duration = Duration::from_secs(2);
+/// How long reading may take: the snapshot keeps old rows from being removed.
+const READ_WITHIN: Duration = Duration::from_secs(900);
+/// How many rows are handed over at once, and how many of these batches wait.
+const BATCH: usize = 2_000;
+const BATCHES: usize = 4;
+
+/// Wakes whoever waits for the next rows.
+type Wake = Arc<Mutex<Option<Box<dyn Fn() + Send>>>>;
+
+/// The rows with which the statistics begin.
+pub enum Yesterday {
+    /// There are none: this start has made the table.
+    Empty,
+    /// It is not known which they are, for this reason.
+    Unknown(String),
+    /// They are being read.
+    Reading(Reading),
+}
+
+/// Rows that are being read.
+pub struct Reading {
+    batches: Receiver<Result<Vec<Change>, String>>,
+    imported: Receiver<()>,
+    wake: Wake,
+    rows: u64,
+    began: Instant,
+}
+
+impl Yesterday {
+    /// Begins to read the rows whose sessions ended in the window, in the snapshot of this moment.
+    pub(super) fn begin(
+        tx: &mut Transaction<'_>,
+        config: &LedgerConfig,
+        table: &Table,
+        durable: &RecoveredState,
+        window: Bounds,
+    ) -> Result<Self, LedgerError> {
+        let replayed = durable.replay.last().unwrap_or(&durable.base);
+        if replayed.watermark == EventTime::NEVER {
+            let rows = table::has_rows(tx, &table.quoted());
+            let rows = rows.map_err(|why| classify(&why, "looking at the table"))?;
+            let unknown = || Yesterday::Unknown("the job has had no event yet".to_owned());
+            return Ok(if rows { unknown() } else { Yesterday::Empty });
+        }
+        let first = window.first_hour(replayed.watermark).saturating_mul(window.hour_ms);
+        let from = EventTime::from_millis(first).max(EventTime::EARLIEST);
+        let exported = tx.query_one("select pg_export_snapshot()", &[]);
+        let snapshot: String =
+            exported.map_err(|why| classify(&why, "exporting the snapshot of the start"))?.get(0);
+        // Both types of the column take this text, and one without a zone takes it as UTC.
+        let from = format!("'{from}'::{}", table.time_type);
+        let select = format!(
+            "select ip::text, host::text, session_start, session_end, num_logs from {}
+             where session_end >= {from}",
+            table.quoted()
+        );
+        let (give, batches) = sync_channel(BATCHES);
+        let (ready, imported) = channel();
+        let wake = Wake::default();
+        let (config, of_thread) = (config.clone(), Arc::clone(&wake));
+        let work = move || {
+            let read = connect(&config).and_then(|mut client| {
+                let failed = |why| classify(&why, "taking the snapshot of the start");
+                let mut tx = import(&mut client, &snapshot).map_err(failed)?;
+                let _ = ready.send(()); // The start may have given up.
+                rows(&mut tx, &config, &select, |rows| hand_over(&give, &of_thread, rows))
+            });
+            if let Err(why) = read {
+                hand_over(&give, &of_thread, Err(why.to_string()));
+            }
+            drop(give);
+            rouse(&of_thread);
+        };
+        let thread = thread::Builder::new().name("yesterday".to_owned());
+        thread.spawn(work).expect("a thread can be started");
+        let began = Instant::now();
+        Ok(Yesterday::Reading(Reading { batches, imported, wake, rows: 0, began }))
+    }
+
+    /// Waits until the other connection has the snapshot, which ends with this transaction.
+    pub(super) fn imported(self) -> Self {
+        match self {
+            Yesterday::Reading(reading) => match reading.imported.recv_timeout(IMPORTED_WITHIN) {
+                Ok(()) => Yesterday::Reading(reading),
+                // The error, if there is one, has been handed over.
+                Err(_) => match reading.batches.try_recv() {
+                    Ok(Err(why)) => Yesterday::Unknown(why),
+                    _ => Yesterday::Unknown("Postgres has not answered in time".to_owned()),
+                },
+            },
+            known => known,
+        }
+    }
+
+    /// Calls this whenever there may be more, from now on.
+    pub fn wake_by(&self, wake: impl Fn() + Send + 'static) {
+        if let Yesterday::Reading(reading) = self {
+            *lock(&reading.wake) = Some(Box::new(wake));
+        }
+    }
+
+    /// The next rows, if they are there.
+    pub fn read(&mut self) -> Past {
+        match self {
+            Yesterday::Empty => Past::Whole,
+            Yesterday::Unknown(why) => {
+                warn!("the statistics begin empty: what ended before is not known: {why}");
+                Past::Failed
+            }
+            Yesterday::Reading(reading) => match reading.batches.try_recv() {
+                Ok(Ok(rows)) => {
+                    reading.rows += rows.len() as u64;
+                    Past::Rows(rows)
+                }
+                Ok(Err(why)) => {
+                    warn!("the statistics begin empty: reading the last day failed: {why}");
+                    Past::Failed
+                }
+                Err(TryRecvError::Empty) => Past::Waiting,
+                Err(TryRecvError::Disconnected) => {
+                    let took = duration(reading.began.elapsed());
+                    let rows = count(reading.rows);
+                    info!(
+                        "the statistics begin with the {rows} rows of the last day, after {took}"
+                    );
+                    Past::Whole
+                }
+            },
+        }
+    }
+}
+
+fn import<'a>(client: &'a mut Client, snapshot: &str) -> Result<Transaction<'a>, postgres::Error> {
+    let tx = client.build_transaction().read_only(true);
+    let mut tx = tx.isolation_level(IsolationLevel::RepeatableRead).start()?;
+    tx.batch_execute(&format!("set transaction snapshot '{snapshot}'"))?;
+    Ok(tx)
+}
+
+/// Reads the rows in batches, until nobody takes them any more.
+fn rows(
+    tx: &mut Transaction<'_>,
+    config: &LedgerConfig,
+    select: &str,
+    mut take: impl FnMut(Result<Vec<Change>, String>) -> bool,
+) -> Result<(), LedgerError> {
+    let failed = |why: postgres::Error| classify(&why, "reading the table");
+    let began = Instant::now();
+    let none: [&(dyn ToSql + Sync); 0] = [];
+    let mut found = tx.query_raw(select, none).map_err(failed)?;
+    let mut batch = Vec::with_capacity(BATCH);
+    while let Some(row) = found.next().map_err(failed)? {
+        let (first, end): (Option<Timestamp>, Option<Timestamp>) = (row.get(2), row.get(3));
+        // No row of the job has a null, and the job never changes one that has.
+        if let (Some(ip), Some(host), Some(first), Some(end), Some(events)) =
+            (row.get(0), row.get(1), first, end, row.get::<_, Option<i64>>(4))
+        {
+            let last = config.session_end.last_event(end.0, config.gap);
+            let count = u64::try_from(events).unwrap_or(0);
+            let span = Span { first: first.0, last, count };
+            batch.push(Change { key: Key::new(ip, host), span, diff: 1 });
+        }
+        if batch.len() == BATCH {
+            if began.elapsed() > READ_WITHIN {
+                let took = duration(READ_WITHIN);
+                return Err(LedgerError::Retry(format!("it has taken longer than {took}")));
+            }
+            if !take(Ok(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)))) {
+                debug!("nobody needs the rows of the last day any more");
+                return Ok(());
+            }
+        }
+    }
+    take(Ok(batch));
+    Ok(())
+}
+
+/// Hands a batch over; returns whether somebody will take it.
+fn hand_over(
+    give: &SyncSender<Result<Vec<Change>, String>>,
+    wake: &Wake,
+    batch: Result<Vec<Change>, String>,
+) -> bool {
+    let given = give.send(batch).is_ok();
+    rouse(wake);
+    given
+}
+
+fn rouse(wake: &Wake) {
+    if let Some(wake) = &*lock(wake) {
+        wake();
+    }
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
