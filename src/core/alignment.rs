@@ -184,6 +184,25 @@ mod tests {
     }
 
     #[test]
+    fn one_whose_time_is_unknown_does_not_hide_the_slowest() {
+        let silent = Binding::initial(partition(0), Offset::ZERO);
+        let slow = binding(2, 50, Status::Active);
+        let far = binding(1, 10_000, Status::Active);
+        assert_eq!(held(&[0, 2], &[silent, far, slow]), [1]);
+    }
+
+    #[test]
+    fn the_others_do_not_wait_for_the_first_event_of_a_partition() {
+        let mut alignment = Alignment::new(DRIFT);
+        alignment.learn(0, vec![partition(0)]);
+        let far = binding(1, 10_000, Status::Active);
+        let mut held = |first| alignment.held([first, far].iter(), MANY).len();
+        let silent = Binding::initial(partition(0), Offset::ZERO);
+        let at_50 = binding(0, 50, Status::Active);
+        assert_eq!([held(silent), held(at_50), held(at_50)], [0, 0, 1]);
+    }
+
+    #[test]
     fn one_that_has_ended_is_not_held_and_an_idle_one_is() {
         let slow = binding(0, 50, Status::Active);
         let far = |status| binding(1, 10_000, status);
