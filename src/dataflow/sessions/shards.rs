@@ -139,7 +139,7 @@ impl Sessions {
         for cut in cuts {
             bindings.extend(cut.bindings);
             self.differences.extend(cut.differences);
-            self.alignment.learn(cut.worker, cut.behind);
+            self.alignment.learn(cut.worker, cut.lagging);
         }
         bindings.sort_unstable_by_key(|binding| binding.partition);
         let before = self.clock.watermark();
@@ -170,11 +170,11 @@ impl Sessions {
         self.report(advance);
         self.run_state.metrics.figures.bind(epoch, watermark, &bindings);
         let open = self.run_state.metrics.open_sessions.load(Relaxed).max(0) as u64;
-        let held = self.alignment.held(self.clock.bindings(), open);
-        if !held.is_empty() {
-            log::debug!(epoch = epoch, worker = self.worker, partitions:? = held; "paused");
+        let paused = self.alignment.paused(self.clock.bindings(), open);
+        if !paused.is_empty() {
+            log::debug!(epoch = epoch, worker = self.worker, partitions:? = paused; "paused");
         }
-        self.config.feedback.hold(held);
+        self.config.feedback.pause(paused);
         (EpochMeta { watermark, rules, bindings, differences }, outputs)
     }
 
