@@ -3,6 +3,8 @@
 //!
 //! Values are taken as text: [`crate::config`] reads them, so that all mistakes are reported at
 //! once and not one at a time. No flag names its variable: [`crate::cli::variables`] derives it.
+//!
+//! The file is long because the help of each flag is its manual.
 
 use clap::Args;
 
@@ -172,8 +174,8 @@ pub struct RunArgs {
     ///
     /// One port for all: / is the page, /status a JSON document, /metrics is for Prometheus, /livez
     /// and /readyz are for whoever supervises the process. Port 0 is any free port, which the log
-    /// names. A port that is taken is a warning and never ends the job. Beyond loopback, anybody who
-    /// can reach the port can read it. [default: 127.0.0.1:9464; several processes that have no
+    /// names. A port that is taken is a warning and never ends the job. Beyond loopback, anybody
+    /// who can reach the port can read it. [default: 127.0.0.1:9464; several processes that have no
     /// hostfile use the ports from there on]
     #[arg(help_heading = WATCH, long, value_name = "ADDRESS")]
     pub http: Option<String>,

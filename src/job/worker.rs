@@ -238,7 +238,7 @@ impl Job {
         Some(AnomaliesConfig { rules, kinds, hosts: HOSTS, on_anomalies })
     }
 
-    /// Shows what the commits change in the table, if anybody can look.
+    /// Records what the commits change in the table, if the HTTP port is on.
     fn on_changes(&self) -> OnChanges {
         if self.config.http.address.is_none() {
             return Arc::new(|_epoch, _changes| ());

@@ -1,5 +1,6 @@
 //! The document of `/status`, and what changes from one to the next. Rendering only: nothing is
-//! counted here. docs/METRICS.md describes it; what is not known is null, with the reason beside it.
+//! counted here. docs/METRICS.md describes it; what is not known is null, with the reason beside
+//! it.
 
 use serde_json::{Map, Value, json};
 

@@ -1,5 +1,5 @@
-//! The metrics, in the format that the one who asks accepts. Their names never change; docs/METRICS.md
-//! lists them, and a test holds the list against a running job.
+//! The metrics, in the format that the one who asks accepts. Their names never change;
+//! docs/METRICS.md lists them, and a test holds the list against a running job.
 //!
 //! Times are timestamps and not ages, so that they go on telling the truth when the process hangs.
 

@@ -1,5 +1,5 @@
-//! The figures of one process at one moment, as plain data: what the page, the metrics and the other
-//! processes of a cluster get to see.
+//! The figures of one process at one moment, as plain data: what the page, the metrics and the
+//! other processes of a cluster get to see.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
