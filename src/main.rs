@@ -60,6 +60,7 @@ fn main() -> ExitCode {
 
 fn run_job(args: &RunArgs, env: &Environment, run_state: &Arc<RunState>) -> Result<(), Fault> {
     let config = config::read(args, env)?;
+    logging::of_job(&config.ledger.job);
     system::check_open_files(&config)?;
     job::run(&config, run_state)
 }

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# The smallest Debian in a directory, of the release and with the settings of this machine. Sourced
-# after setup.sh, not run. Whoever sources it sets:
+# A minimal Debian in a directory, of the same release and with the settings of this machine.
+# Sourced after setup.sh, not run. The caller sets:
 #
 #   work   a directory for a log
-#   root   where the Debian comes to be
+#   root   the directory for the Debian
 #
 # shellcheck disable=SC2154
 
@@ -30,7 +30,7 @@ install_debian() {
         { tail -n 20 "$work/log" >&2 && die "debootstrap failed"; }
 }
 
-# How this machine reaches what it downloads.
+# How this machine reaches its download servers.
 copy_settings() {
     local file
     mirrors >"$root/etc/apt/sources.list"

@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# A Docker that can be used, found or brought. Sourced after setup.sh, not run.
+# Finds or installs a usable Docker. Sourced after setup.sh, not run.
 #
 # Where no daemon answers, root of a Debian gets one of its own: with a directory and a socket of
 # its own, which end with the script that asked for it.
 
-# docker_obstacle: what keeps us from having Docker and compose here, or nothing.
+# docker_obstacle: prints why Docker and compose cannot be had here, or nothing.
 docker_obstacle() {
     local complaint
     if have docker && complaint=$(docker version 2>&1) && find_compose; then
@@ -36,7 +36,7 @@ find_compose() {
 
 docker_dir=
 
-# Sets compose. Whoever calls this calls stop_docker in the end.
+# Sets compose. The caller must call stop_docker in the end.
 need_docker() {
     have docker || need_packages "runs containers" docker.io
     docker version >/dev/null 2>&1 || start_docker

@@ -1,9 +1,8 @@
-# The Flink jobs of bench/flink: built with Maven, run live, drained. Sourced, after setup.sh and
-# ports.sh, and checked with who sources it. Whoever starts a live job has set work, KAFKA_* and
-# POSTGRES_URL.
+# Builds the Flink jobs of bench/flink with Maven, runs them live, and drains them. Sourced after
+# setup.sh and ports.sh, and checked together with its callers. A caller that starts a live job must
+# set work, KAFKA_* and POSTGRES_URL.
 
-# What Flink's own start scripts give its processes: the collector, and what its serializers reach
-# into.
+# The JVM options of Flink's own start scripts: the collector, and access for its serializers.
 # shellcheck disable=SC2034 # for whoever sources this
 flink_options=(
     -XX:+UseG1GC

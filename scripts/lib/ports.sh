@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Ports of loopback that are free. Sourced, not run.
+# Finds free ports on loopback. Sourced, not run.
 
-# The ports clients use for their own end of a connection start at 32768 on Linux. Below that,
-# nobody takes the port while its server is down, and a restart finds it free.
+# On Linux, ephemeral ports start at 32768. Below that, no client takes the port while its server is
+# down, and a restart finds it free.
 free_port() {
     local port
     while :; do
@@ -12,7 +12,7 @@ free_port() {
     echo "$port"
 }
 
-# free_ports N: the first of N that lie side by side.
+# free_ports N: prints the first of N consecutive free ports.
 free_ports() {
     local first port
     while :; do

@@ -1,12 +1,11 @@
 # shellcheck shell=bash
-# What this machine needs before anything here can run, found or installed. Sourced, not run.
+# Finds or installs what this machine needs before anything here can run. Sourced, not run.
 #
-# Every `need_*` function first looks; only what is missing is installed, and one line on the
-# screen says what and why before it happens. Where nothing can be installed (no apt-get, no way
-# to become root) it names what to install by hand and ends the script. Nothing here starts,
-# stops or configures a server that the machine runs.
+# Every `need_*` function installs only what is missing, and first says on one line what and why.
+# Where nothing can be installed (no apt-get, no way to become root) it names what to install by
+# hand and ends the script. Nothing here starts, stops or configures servers of the machine.
 
-# The one place that says which Kafka the tests and the demo run; docker-compose.yml follows it.
+# The version of Kafka for tests and demo, defined here alone; docker-compose.yml follows it.
 kafka_version=4.3.1
 # Kafka logs through slf4j 1.7, but no Kafka artifact brings the bridge to its own log4j-core.
 log4j_version=2.25.4
@@ -28,7 +27,7 @@ die() {
     exit 1
 }
 
-# skipped WHAT WHY...: a check that is left out. scripts/test counts them, see tests/shared/skipped.rs.
+# skipped WHAT WHY...: reports a skipped check. scripts/test counts them (tests/shared/skipped.rs).
 skipped() {
     local line
     line="$1: ${*:2}"
@@ -62,8 +61,8 @@ as_root() {
     fi
 }
 
-# A fresh cloud machine updates itself in its first minutes, so the lock is worth waiting for. What
-# the packages chatter about matters only when one fails. Those of Java run it, and it would leave
+# A new cloud machine updates itself in its first minutes, so waiting for the lock is worthwhile.
+# The output of packages matters only if one fails. Java's packages run Java, which would leave
 # files in /tmp.
 apt_get() {
     local output
@@ -73,7 +72,7 @@ apt_get() {
     return 1
 }
 
-# One broken third-party list must not stop packages that come from another.
+# A broken third-party list must not keep packages of other lists from being installed.
 apt_update_once() {
     [[ ${apt_updated:-} ]] && return 0
     apt_updated=yes
@@ -86,7 +85,7 @@ available() { [[ $(apt-cache policy "$1" 2>/dev/null) == *"Candidate: "[0-9]* ]]
 
 can_install() { have apt-get && { ((EUID == 0)) || have sudo; }; }
 
-# need_packages WHY PACKAGE...: they are here afterwards, or the script has ended.
+# need_packages WHY PACKAGE...: installs packages, or ends the script.
 need_packages() {
     try_packages "$@" && return
     have apt-get || die "this needs ${missing[*]} ($1), and there is no apt-get here:" \
@@ -97,7 +96,7 @@ need_packages() {
         "run as root \`apt-get install ${missing[*]}\`, then try again"
 }
 
-# try_packages WHY PACKAGE...: whether they are here afterwards. Sets missing to those that were not.
+# try_packages WHY PACKAGE...: tries to install packages. Sets missing to those that were missing.
 try_packages() {
     local why=$1 package
     missing=()
@@ -179,7 +178,7 @@ need_rust() {
     rust_is_new_enough || die "Rust $want or newer is still missing; see https://rustup.rs"
 }
 
-# The toolchain is chosen for this run only: which one is the user's default is theirs to say.
+# The toolchain is chosen for this run only; the user's default stays.
 rustup_stable() {
     say "installing the stable Rust toolchain with rustup"
     rustup toolchain install stable --profile minimal --component rustfmt --component clippy &&
@@ -187,7 +186,7 @@ rustup_stable() {
 }
 
 # Debian 13 and Ubuntu 24.04 package rustup. It cannot be installed beside Debian's own cargo,
-# and taking away what somebody installed is not ours to do.
+# and removing what the user has installed is not up to us.
 debian_rustup() {
     can_install && ! installed cargo && ! installed rustc || return 1
     apt_update_once
@@ -250,7 +249,7 @@ install_browser_packages() {
 
 # ---- PostgreSQL ----------------------------------------------------------------------------
 
-# Debian puts it where only root looks.
+# Debian installs it outside the usual PATH.
 have_pgbouncer() { have pgbouncer || [[ -x /usr/sbin/pgbouncer ]]; }
 
 # Prints the directory that holds initdb and pg_ctl; the newest, where there are several.
@@ -339,8 +338,8 @@ need_kafka() {
     (download_kafka) || die "could not download Kafka $kafka_version from Maven Central"
 }
 
-# A directory appears under its final name only when it is whole, and whoever renames first wins:
-# tests may start several servers at once.
+# A directory gets its final name only when it is complete, and the first rename wins: tests may
+# start several servers at once.
 download_kafka() {
     local work
     mkdir -p "$setup_cache" && work=$(mktemp -d "$setup_cache/download.XXXXXX") || return 1

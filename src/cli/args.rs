@@ -3,6 +3,8 @@
 //!
 //! Values are taken as text: [`crate::config`] reads them, so that all mistakes are reported at
 //! once and not one at a time. No flag names its variable: [`crate::cli::variables`] derives it.
+//!
+//! The file is long because the help of each flag is its manual.
 
 use clap::Args;
 
@@ -119,6 +121,10 @@ pub struct RunArgs {
     #[arg(help_heading = WRITE, long, value_name = "DURATION", default_value = "forever")]
     pub keep_dead_letters: String,
 
+    /// How long rows of sessionizer.anomalies are kept: forever, or a duration like 90d
+    #[arg(help_heading = WRITE, long, value_name = "DURATION", default_value = "90d")]
+    pub keep_anomalies: String,
+
     /// Parts into which the keys are divided; fixed when the job is created
     #[arg(help_heading = WRITE, long, value_name = "N", default_value = "128")]
     pub shards: String,
@@ -168,8 +174,8 @@ pub struct RunArgs {
     ///
     /// One port for all: / is the page, /status a JSON document, /metrics is for Prometheus, /livez
     /// and /readyz are for whoever supervises the process. Port 0 is any free port, which the log
-    /// names. A port that is taken is a warning and never ends the job. Beyond loopback, anybody who
-    /// can reach the port can read it. [default: 127.0.0.1:9464; several processes that have no
+    /// names. A port that is taken is a warning and never ends the job. Beyond loopback, anybody
+    /// who can reach the port can read it. [default: 127.0.0.1:9464; several processes that have no
     /// hostfile use the ports from there on]
     #[arg(help_heading = WATCH, long, value_name = "ADDRESS")]
     pub http: Option<String>,
@@ -210,6 +216,25 @@ pub struct RunArgs {
     /// some 200 bytes.
     #[arg(help_heading = WATCH, long, value_name = "N", default_value = "1000000")]
     pub statistics_visitors: String,
+
+    /// What is looked for in the same rows, live: burst, marathon, surge, fall, singles, several with
+    /// commas, or none
+    ///
+    /// An anomaly is a session, or five or fifteen minutes of a host, that is unlike what the host had
+    /// in the hours before. Each is logged, and shown on the page, in /status and as metrics; a
+    /// correction by late events withdraws it. Needs --statistics. docs/ANOMALIES.md says what is
+    /// found and what is not.
+    #[arg(
+        help_heading = WATCH, long, value_name = "KINDS", value_delimiter = ',',
+        default_value = "burst,marathon,surge,fall,singles"
+    )]
+    pub anomalies: Vec<String>,
+
+    /// Change the threshold of an anomaly, for example burst.least=100; several with commas
+    ///
+    /// docs/ANOMALIES.md lists them.
+    #[arg(help_heading = WATCH, long, value_name = "NAME=VALUE", value_delimiter = ',')]
+    pub anomaly_threshold: Vec<String>,
 
     /// How often the job commits: the length of an epoch
     #[arg(help_heading = TUNING, long, value_name = "DURATION", default_value = "1s")]
@@ -327,6 +352,35 @@ pub struct ProduceArgs {
     /// The same seed gives the same events
     #[arg(long, value_name = "N", default_value = "1")]
     pub seed: String,
+
+    /// Whole days of ordinary traffic in which this happens: flood, crawler, slow, distributed,
+    /// reader, marathon, surge, outage, singles, or clean for none of them; several with commas
+    ///
+    /// The traffic has a daily curve and long tails. The days end with yesterday, unless --historical
+    /// says when they begin; on the first nothing happens. Of the other options, --host, --number,
+    /// --rate and --seed apply. docs/ANOMALIES.md describes the scenarios.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub scenario: Vec<String>,
+
+    /// Write what happens in a scenario, who does it and when to this file, one line of JSON each
+    #[arg(long, value_name = "FILE")]
+    pub truth: Option<String>,
+
+    /// How many days a scenario has
+    #[arg(long, value_name = "N", default_value = "2")]
+    pub days: String,
+
+    /// How many visits a day each host has in a scenario
+    #[arg(long, value_name = "N", default_value = "10000")]
+    pub visits: String,
+
+    /// How long the tails are in a scenario: light or heavy
+    #[arg(long, value_name = "TAIL", default_value = "light")]
+    pub tail: String,
+
+    /// How often each of the scenarios happens to each host
+    #[arg(long, value_name = "N", default_value = "2")]
+    pub incidents: String,
 
     /// Partitions of the topic, if it has to be created
     #[arg(long, value_name = "N", default_value = "4")]

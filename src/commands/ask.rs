@@ -1,5 +1,5 @@
-//! Asks a running job by HTTP: one request a connection, by the oldest version, which needs no more
-//! than a socket.
+//! Queries a running job over HTTP: one HTTP/1.0 request per connection, which needs no client
+//! library.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -9,14 +9,14 @@ use sessionizer_core::fault::Fault;
 
 use crate::config::Environment;
 
-/// How long an answer may take in all.
+/// How long a whole answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The most bytes of an answer.
+/// The largest answer, in bytes.
 const MOST: usize = 64 << 20;
 /// Where a job listens by default.
 const DEFAULT: &str = "127.0.0.1:9464";
 
-/// Where a job is asked.
+/// The address of a job's HTTP port.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Place {
     /// `host:port`.
@@ -32,7 +32,7 @@ pub struct Reply {
 }
 
 impl Place {
-    /// The place that was typed, or the one where a job with these variables listens.
+    /// The address that was typed, or the one on which a job with these variables listens.
     pub fn find(url: Option<&str>, path: &str, env: &Environment) -> Result<Self, Fault> {
         let listens = env.value("SESSIONIZER_HTTP");
         let Some(url) = url else {
@@ -45,7 +45,7 @@ impl Place {
                             .to_owned(),
                     ));
                 }
-                // Who listens everywhere is here as well.
+                // A job that listens on all addresses also listens on loopback.
                 Some(address) => address
                     .strip_prefix("0.0.0.0:")
                     .map(|port| format!("127.0.0.1:{port}"))

@@ -6,7 +6,7 @@ use crate::cli::HealthArgs;
 use crate::commands::ask::{Place, printable};
 use crate::config::Environment;
 
-/// Asks, says what was said, and fails unless all is well.
+/// Asks, prints the answer, and fails unless the job is ready.
 pub fn health(args: &HealthArgs, env: &Environment) -> Result<(), Fault> {
     let path = if args.live { "/livez" } else { "/readyz" };
     let place = Place::find(args.url.as_deref(), path, env)?;

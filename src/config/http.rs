@@ -37,7 +37,7 @@ pub fn read_http(problems: &mut Problems<'_>, args: &RunArgs) -> Option<HttpConf
     })
 }
 
-/// Where to listen. Processes that run on one machine without being told otherwise have a port each.
+/// Where to listen. By default, processes that run on one machine have a port each.
 fn address(args: &RunArgs) -> Result<Option<SocketAddr>, String> {
     let Some(text) = args.http.as_deref().map(str::trim).filter(|text| !text.is_empty()) else {
         let process = args.process.trim().parse::<u16>().unwrap_or(0);

@@ -3,7 +3,8 @@
 //! Everything that is missing or wrong is collected and reported in one message, each with the name
 //! of the variable or flag and what to do.
 
-pub mod cluster;
+pub mod anomalies;
+mod cluster;
 mod env_file;
 mod environment;
 mod http;
@@ -17,6 +18,7 @@ pub mod value;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use anomalies::Anomalies;
 use cluster::read_cluster_secret;
 pub use environment::Environment;
 pub use kafka::read_kafka;
@@ -68,6 +70,7 @@ pub struct Config {
     pub dead_letter_bytes: usize,
     /// How long dead letters are kept; `None` means for ever.
     pub keep_dead_letters: Option<Duration>,
+    pub keep_anomalies: Option<Duration>,
     /// How many bytes of memory the data in flight may take.
     pub memory_bytes: u64,
     pub discovery_interval: Duration,
@@ -76,6 +79,7 @@ pub struct Config {
     pub http: HttpConfig,
     /// What is counted live; `None`: nothing.
     pub statistics: Option<Bounds>,
+    pub anomalies: Anomalies,
 }
 
 /// Reads the settings of the job.
@@ -120,17 +124,20 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
     };
     let dead_letter_bytes =
         problems.take("--dead-letter-bytes", whole(&args.dead_letter_bytes, 0, 100_000_000));
-    let keep_ms = match args.keep_dead_letters.trim() {
+    let mut keep = |name: &str, text: &str| match text.trim() {
         "forever" => Some(None),
         text => {
             let what = duration_ms(text, 1_000, 100 * YEAR);
             let what = what.map_err(|why| format!("{why}, or forever"));
-            problems.take("--keep-dead-letters", what).map(Some)
+            problems.take(name, what).map(Some)
         }
     };
+    let keep_ms = keep("--keep-dead-letters", &args.keep_dead_letters);
+    let keep_anomalies_ms = keep("--keep-anomalies", &args.keep_anomalies);
     let memory_bytes = problems.take("--memory", size(&args.memory, 16, 1 << 20));
     let http = http::read_http(&mut problems, args);
     let statistics = read_statistics(&mut problems, args);
+    let anomalies = anomalies::read(&mut problems, args);
     let drift_sessions =
         problems.take("--drift-sessions", whole(&args.drift_sessions, 0, u64::MAX));
     let all = || {
@@ -160,12 +167,14 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
             snapshot_interval_ms: snapshot_interval_ms?,
             dead_letter_bytes: dead_letter_bytes? as usize,
             keep_dead_letters: keep_ms?.map(Duration::from_millis),
+            keep_anomalies: keep_anomalies_ms?.map(Duration::from_millis),
             memory_bytes: memory_bytes?,
             discovery_interval: Duration::from_millis(discovery_ms?),
             start_timeout: Duration::from_millis(start_timeout_ms?),
             stop_timeout: Duration::from_millis(stop_timeout_ms?),
             http: http.clone()?,
             statistics: statistics?,
+            anomalies: anomalies.clone()?,
         })
     };
     all().filter(|_| problems.is_empty()).ok_or_else(|| problems.fault())
@@ -201,6 +210,7 @@ impl Config {
             ("--dead-letter-bytes", self.dead_letter_bytes.to_string()),
             ("--statistics", what_is_counted(self.statistics).to_owned()),
             ("--statistics-visitors", visitors.to_string()),
+            ("--anomalies", self.anomalies.shown()),
         ];
         settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }

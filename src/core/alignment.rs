@@ -3,28 +3,29 @@
 //! In a backlog, partitions are read at different speeds, and the slowest one determines the
 //! watermark. Events of the others that lie beyond the watermark stay in open sessions, so without
 //! a bound, memory grows with how far those partitions run ahead. This module is the bound: a
-//! partition whose promise exceeds the least promise of the partitions that are *behind* by more
-//! than the *drift* is *held*, that is, not read for a while.
+//! partition whose promise exceeds the least promise of the partitions that *lag* by more
+//! than the *drift* is *paused*, that is, not read for a while.
 //!
 //! Promises are compared once an epoch. Where events are sparse, one epoch of a backlog spans hours
 //! of event time, and a drift of minutes would make the partitions wait for each other most of the
 //! time. So the drift is at least what the slowest partition advances in a few epochs: that much is
 //! in flight anyway.
 //!
-//! A partition is behind if in its last epoch there was more to read than was read. A partition
-//! with nothing to read holds nobody, however old its promise: live traffic is never held for live
-//! traffic. A partition that has been silent for the idle timeout, for example for want of a
-//! leader, holds nobody either.
+//! A partition lags if in its last epoch there was more to read than was read. No partition is
+//! paused for one with nothing to read, however old its promise: live traffic never waits for live
+//! traffic. Nor does any wait for a partition that has been silent for the idle timeout, for example
+//! because it has no leader.
 //!
-//! Holding costs time: a worker that has nothing else to do could have read the held partition. It
-//! saves memory, so nobody is held while there is little to save: as long as few sessions are open.
+//! Pausing costs time: a worker that has nothing else to do could have read the paused partition.
+//! What it saves is memory, so no partition is paused while few sessions are open.
 //!
-//! Nobody waits for ever. Among the partitions that are behind, the one with the least promise is
-//! never held, because its promise is not beyond itself. It is read, so in every epoch its promise
-//! moves, or it reaches its end, or it is silent and stops counting after the idle timeout: the
-//! bound moves or disappears. Epochs are cut by the clock, whoever is held.
+//! No partition waits for ever. Among the partitions that lag, the one with the least
+//! promise is never paused, because its promise is not beyond itself. It is read, so in every epoch
+//! its promise moves, or it reaches its end, or it is silent and stops counting after the idle
+//! timeout: the bound moves or disappears. Epochs are cut by the clock, whichever partitions are
+//! paused.
 //!
-//! Holding decides only which records are read in which epoch. That is chance, and it is bound like
+//! Pausing decides only which records are read in which epoch. That is chance, and it is bound like
 //! all chance: it cannot affect the result, and a replay does not consult it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,8 +46,8 @@ pub struct Drift {
 #[derive(Clone, Debug)]
 pub struct Alignment {
     drift: Drift,
-    /// The partitions that are behind, by the worker that reads them, as of its last cut.
-    behind: BTreeMap<usize, Vec<Partition>>,
+    /// The partitions that lag, by the worker that reads them, as of its last cut.
+    lagging: BTreeMap<usize, Vec<Partition>>,
     /// The promises of the previous epoch.
     before: BTreeMap<Partition, EventTime>,
     /// How far the slowest partition advances in an epoch, in milliseconds of event time: a maximum
@@ -58,32 +59,32 @@ pub struct Alignment {
 const EPOCHS_AHEAD: i64 = 4;
 
 impl Alignment {
-    /// Starts with no partition known to be behind.
+    /// Starts with no partition known to lag.
     pub fn new(drift: Drift) -> Self {
-        let (behind, before) = (BTreeMap::new(), BTreeMap::new());
-        Alignment { drift, behind, before, pace_ms: 0 }
+        let (lagging, before) = (BTreeMap::new(), BTreeMap::new());
+        Alignment { drift, lagging, before, pace_ms: 0 }
     }
 
-    /// Records which partitions of a worker were behind at its last cut.
-    pub fn learn(&mut self, worker: usize, behind: Vec<Partition>) {
-        self.behind.insert(worker, behind);
+    /// Records which partitions of a worker lagged at its last cut.
+    pub fn learn(&mut self, worker: usize, lagging: Vec<Partition>) {
+        self.lagging.insert(worker, lagging);
     }
 
-    /// Returns the partitions to hold, given the latest bindings of all partitions and the number
+    /// Returns the partitions to pause, given the latest bindings of all partitions and the number
     /// of open sessions. Call it once an epoch. It compares promises as of one epoch, so progress
     /// that a partition has made since does not count against it.
-    pub fn held<'a>(
+    pub fn paused<'a>(
         &mut self,
         bindings: impl Iterator<Item = &'a Binding> + Clone,
         open_sessions: u64,
     ) -> BTreeSet<Partition> {
-        let behind: BTreeSet<Partition> = self.behind.values().flatten().copied().collect();
-        let is_behind = |b: &&Binding| {
+        let lagging: BTreeSet<Partition> = self.lagging.values().flatten().copied().collect();
+        let is_lagging = |b: &&Binding| {
             b.status == Status::Active
                 && b.promise > EventTime::NEVER
-                && behind.contains(&b.partition)
+                && lagging.contains(&b.partition)
         };
-        let slowest = bindings.clone().filter(is_behind).min_by_key(|b| b.promise).copied();
+        let slowest = bindings.clone().filter(is_lagging).min_by_key(|b| b.promise).copied();
         let made_ms = slowest.and_then(|slowest| {
             let before = self.before.get(&slowest.partition).filter(|at| **at > EventTime::NEVER);
             Some(slowest.promise.millis() - before?.millis())
@@ -123,24 +124,24 @@ mod tests {
         Binding { promise, status, ..Binding::initial(partition(number), Offset::ZERO) }
     }
 
-    fn held(behind: &[i32], bindings: &[Binding]) -> Vec<i32> {
+    fn paused(lagging: &[i32], bindings: &[Binding]) -> Vec<i32> {
         let mut alignment = Alignment::new(DRIFT);
-        for number in behind {
+        for number in lagging {
             alignment.learn(*number as usize, vec![partition(*number)]);
         }
         // They have been there for an epoch: nobody has advanced.
-        alignment.held(bindings.iter(), MANY);
-        alignment.held(bindings.iter(), MANY).iter().map(|partition| partition.number).collect()
+        alignment.paused(bindings.iter(), MANY);
+        alignment.paused(bindings.iter(), MANY).iter().map(|partition| partition.number).collect()
     }
 
     #[test]
-    fn those_that_are_further_ahead_of_the_slowest_than_the_drift_are_held() {
+    fn those_that_are_further_ahead_of_the_slowest_than_the_drift_are_paused() {
         let at = |promise| [binding(0, 50, Status::Active), binding(1, promise, Status::Active)];
-        assert_eq!(held(&[0], &at(150)), NOBODY);
-        assert_eq!(held(&[0], &at(151)), [1]);
-        assert_eq!(held(&[0, 1], &at(151)), [1]);
-        // The slowest itself is never held.
-        assert_eq!(held(&[1], &at(151)), NOBODY);
+        assert_eq!(paused(&[0], &at(150)), NOBODY);
+        assert_eq!(paused(&[0], &at(151)), [1]);
+        assert_eq!(paused(&[0, 1], &at(151)), [1]);
+        // The slowest itself is never paused.
+        assert_eq!(paused(&[1], &at(151)), NOBODY);
     }
 
     #[test]
@@ -148,46 +149,65 @@ mod tests {
         let mut alignment = Alignment::new(DRIFT);
         alignment.learn(0, vec![partition(0)]);
         let at = [binding(0, 50, Status::Active), binding(1, 10_000, Status::Active)];
-        let mut held = |open| alignment.held(at.iter(), open).len();
-        assert_eq!(held(0), 0);
-        assert_eq!([held(MANY - 1), held(MANY), held(MANY - 1)], [0, 1, 0]);
+        let mut paused = |open| alignment.paused(at.iter(), open).len();
+        assert_eq!(paused(0), 0);
+        assert_eq!([paused(MANY - 1), paused(MANY), paused(MANY - 1)], [0, 1, 0]);
     }
 
     #[test]
-    fn who_is_ahead_by_a_few_epochs_of_the_slowest_is_not_held() {
+    fn who_is_ahead_by_a_few_epochs_of_the_slowest_is_not_paused() {
         let mut alignment = Alignment::new(DRIFT);
         alignment.learn(0, vec![partition(0)]);
-        let mut held = |slow, fast| {
+        let mut paused = |slow, fast| {
             let at = [binding(0, slow, Status::Active), binding(1, fast, Status::Active)];
-            alignment.held(at.iter(), MANY).len()
+            alignment.paused(at.iter(), MANY).len()
         };
-        assert_eq!([held(0, 101), held(0, 101)], [0, 1], "at first the pace is unknown");
-        assert_eq!(held(1_000, 5_000), 0);
-        assert_eq!(held(2_000, 6_001), 1);
+        assert_eq!([paused(0, 101), paused(0, 101)], [0, 1], "at first the pace is unknown");
+        assert_eq!(paused(1_000, 5_000), 0);
+        assert_eq!(paused(2_000, 6_001), 1);
         // The slowest stands still: its pace is forgotten, epoch by epoch.
-        assert_eq!([held(2_000, 5_000), held(2_000, 5_000)], [0, 1]);
+        assert_eq!([paused(2_000, 5_000), paused(2_000, 5_000)], [0, 1]);
         for _ in 0..10 {
-            held(2_000, 2_000);
+            paused(2_000, 2_000);
         }
-        assert_eq!([held(2_000, 2_100), held(2_000, 2_401)], [0, 1]);
+        assert_eq!([paused(2_000, 2_100), paused(2_000, 2_401)], [0, 1]);
     }
 
     #[test]
     fn nobody_waits_for_one_that_has_nothing_to_read() {
         let far = binding(1, 10_000, Status::Active);
-        assert_eq!(held(&[], &[binding(0, 50, Status::Active), far]), NOBODY);
-        assert_eq!(held(&[0], &[binding(0, 50, Status::Idle), far]), NOBODY);
-        assert_eq!(held(&[0], &[binding(0, 50, Status::Ended), far]), NOBODY);
+        assert_eq!(paused(&[], &[binding(0, 50, Status::Active), far]), NOBODY);
+        assert_eq!(paused(&[0], &[binding(0, 50, Status::Idle), far]), NOBODY);
+        assert_eq!(paused(&[0], &[binding(0, 50, Status::Ended), far]), NOBODY);
         let silent = Binding::initial(partition(0), Offset::ZERO);
-        assert_eq!(held(&[0], &[silent, far]), NOBODY, "its time is unknown");
+        assert_eq!(paused(&[0], &[silent, far]), NOBODY, "its time is unknown");
     }
 
     #[test]
-    fn one_that_has_ended_is_not_held_and_an_idle_one_is() {
+    fn one_whose_time_is_unknown_does_not_hide_the_slowest() {
+        let silent = Binding::initial(partition(0), Offset::ZERO);
+        let slow = binding(2, 50, Status::Active);
+        let far = binding(1, 10_000, Status::Active);
+        assert_eq!(paused(&[0, 2], &[silent, far, slow]), [1]);
+    }
+
+    #[test]
+    fn the_others_do_not_wait_for_the_first_event_of_a_partition() {
+        let mut alignment = Alignment::new(DRIFT);
+        alignment.learn(0, vec![partition(0)]);
+        let far = binding(1, 10_000, Status::Active);
+        let mut paused = |first| alignment.paused([first, far].iter(), MANY).len();
+        let silent = Binding::initial(partition(0), Offset::ZERO);
+        let at_50 = binding(0, 50, Status::Active);
+        assert_eq!([paused(silent), paused(at_50), paused(at_50)], [0, 0, 1]);
+    }
+
+    #[test]
+    fn one_that_has_ended_is_not_paused_and_an_idle_one_is() {
         let slow = binding(0, 50, Status::Active);
         let far = |status| binding(1, 10_000, status);
-        assert_eq!(held(&[0], &[slow, far(Status::Ended)]), NOBODY);
-        assert_eq!(held(&[0], &[slow, far(Status::Idle)]), [1]);
+        assert_eq!(paused(&[0], &[slow, far(Status::Ended)]), NOBODY);
+        assert_eq!(paused(&[0], &[slow, far(Status::Idle)]), [1]);
     }
 
     #[test]
@@ -195,12 +215,12 @@ mod tests {
         let bindings = [binding(0, 50, Status::Active), binding(1, 500, Status::Active)];
         let mut alignment = Alignment::new(DRIFT);
         alignment.learn(0, vec![partition(0)]);
-        alignment.held(bindings.iter(), MANY);
-        assert_eq!(alignment.held(bindings.iter(), MANY).len(), 1);
+        alignment.paused(bindings.iter(), MANY);
+        assert_eq!(alignment.paused(bindings.iter(), MANY).len(), 1);
         alignment.learn(1, vec![]);
-        assert_eq!(alignment.held(bindings.iter(), MANY).len(), 1);
+        assert_eq!(alignment.paused(bindings.iter(), MANY).len(), 1);
         alignment.learn(0, vec![]);
-        assert_eq!(alignment.held(bindings.iter(), MANY).len(), 0);
+        assert_eq!(alignment.paused(bindings.iter(), MANY).len(), 0);
     }
 
     /// Partitions of any length and speed, some of which dry up: reading always continues, and no
@@ -225,21 +245,21 @@ mod tests {
                 assert!(epochs < 20_000, "seed {seed}: stuck at {at:?} of {ends:?}");
                 let slowest = (0..count).filter(|p| at[*p] < ends[*p]).map(|p| at[p]).min();
                 for number in 0..count {
-                    let held = waiting.contains(&partition(number as i32));
-                    let read = !held && below(3) > 0;
+                    let paused = waiting.contains(&partition(number as i32));
+                    let read = !paused && below(3) > 0;
                     at[number] =
                         (at[number] + if read { speeds[number] } else { 0 }).min(ends[number]);
-                    let behind = !held && at[number] < ends[number];
+                    let lagging = !paused && at[number] < ends[number];
                     alignment.learn(
                         number,
-                        behind.then(|| partition(number as i32)).into_iter().collect(),
+                        lagging.then(|| partition(number as i32)).into_iter().collect(),
                     );
                 }
                 let bindings: Vec<Binding> =
                     (0..count).map(|n| binding(n as i32, at[n], Status::Active)).collect();
                 // In every other epoch the decision arrives late.
                 if below(2) == 0 {
-                    waiting = alignment.held(bindings.iter(), MANY);
+                    waiting = alignment.paused(bindings.iter(), MANY);
                 }
                 if let Some(slowest) = slowest {
                     let reading = (0..count).filter(|p| !waiting.contains(&partition(*p as i32)));

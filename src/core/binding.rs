@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn partitions_go_around_the_processes_and_then_around_their_workers() {
-        for (processes, threads) in [(1, 1), (1, 4), (3, 1), (3, 2), (2, 5)] {
+        for (processes, threads) in [(1, 1), (1, 4), (3, 1), (3, 2), (2, 5), (2, 2), (4, 2)] {
             let peers = processes * threads;
             for topic in [0, 1, 7] {
                 let mut read = vec![0; peers];
@@ -266,5 +266,48 @@ mod tests {
                 assert_eq!(read, vec![3; peers], "{processes} of {threads}");
             }
         }
+    }
+
+    #[test]
+    fn a_topic_id_is_22_letters_of_url_safe_base64_and_is_read_as_it_was_written() {
+        let id = TopicId::named("bUyRmncSSsa7PGHFJ2AT-_").expect("it is one");
+        assert_eq!((id.name(), format!("{id:?}")), ("bUyRmncSSsa7PGHFJ2AT-_", id.name().into()));
+        for other in ["", "bUyRmncSSsa7PGHFJ2AT-", "bUyRmncSSsa7PGHFJ2AT-_A"] {
+            assert_eq!(TopicId::named(other), None, "another length");
+        }
+        assert_eq!(TopicId::named("bUyRmncSSsa7PGHFJ2AT+/"), None, "another alphabet");
+    }
+
+    #[test]
+    fn offsets_are_counted_from_each_other_and_shown_as_numbers() {
+        let (oldest, read) = (Offset::new(100), Offset::new(104));
+        assert_eq!([read.since(oldest), oldest.since(read)], [4, -4]);
+        assert_eq!([read.next(), read.plus(-4)], [Offset::new(105), oldest]);
+        assert_eq!((format!("{read}"), format!("{read:?}")), ("104".into(), "104".into()));
+        assert_eq!(Offset::MAX.plus(1), Offset::MAX);
+    }
+
+    #[test]
+    fn what_is_stored_by_name_keeps_its_name() {
+        let names = [Status::Active, Status::Idle, Status::Ended].map(Status::name);
+        assert_eq!(names, ["active", "idle", "ended"]);
+        assert_eq!(
+            names.map(Status::named).map(|status| status.map(Status::name)),
+            names.map(Some)
+        );
+        let names = [Late::Merge, Late::Drop].map(Late::name);
+        assert_eq!(names, ["merge", "drop"]);
+        assert_eq!(names.map(Late::named).map(|late| late.map(Late::name)), names.map(Some));
+        assert_eq!((Status::named("Active"), Late::named("")), (None, None));
+    }
+
+    #[test]
+    fn the_future_begins_after_the_clock_that_was_bound() {
+        let initial = Binding::initial(Partition { topic: 0, number: 0 }, Offset::ZERO);
+        assert_eq!(initial.clock_in(7_000), 7_000, "older versions bound no clock");
+        let bound = Binding { clock_ms: Some(6_500), ..initial };
+        assert_eq!(bound.clock_in(7_000), 6_500);
+        let rules = Rules { max_future_ms: 300, late: Late::Merge };
+        assert_eq!(rules.latest(6_500), EventTime::from_millis(6_800));
     }
 }

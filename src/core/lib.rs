@@ -19,6 +19,7 @@
 //!   too.
 
 pub mod alignment;
+pub mod anomaly;
 pub mod binding;
 pub mod epoch_clock;
 pub mod event;

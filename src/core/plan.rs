@@ -113,3 +113,65 @@ impl RecoveryPlan {
         self.partitions.iter().filter(|plan| plan.known).map(|plan| plan.start)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::binding::Late;
+
+    /// A plan of 8 shards, and of two topics with three partitions each, the last of which is new.
+    fn plan() -> RecoveryPlan {
+        let partition = |at: u16| {
+            let start = Partition { topic: at / 3, number: i32::from(at % 3) };
+            PartitionPlan {
+                start: Binding::initial(start, Offset::ZERO),
+                known: at < 5,
+                until: None,
+                retired: false,
+                restart: None,
+                oldest: Offset::ZERO,
+            }
+        };
+        RecoveryPlan {
+            fence: Fence::default(),
+            topics: vec!["events".to_owned(), "more".to_owned()],
+            topic_ids: vec![None; 2],
+            rules: Rules { max_future_ms: 0, late: Late::Merge },
+            lost_before: None,
+            progress: vec![ShardProgress::default(); 8],
+            base_epoch: 0,
+            base_watermark: EventTime::NEVER,
+            replay: Vec::new(),
+            first_epoch: 1,
+            age_ms: 0,
+            partitions: (0..6).map(partition).collect(),
+        }
+    }
+
+    #[test]
+    fn each_partition_and_each_shard_has_one_worker() {
+        let plan = plan();
+        for (peers, processes) in [(1, 1), (4, 1), (4, 2)] {
+            let workers = 0..peers;
+            let partitions =
+                workers.clone().flat_map(|w| plan.partitions_of(w, (peers, processes)));
+            let mut partitions: Vec<Partition> = partitions.map(|p| p.start.partition).collect();
+            partitions.sort_unstable();
+            let all: Vec<Partition> = plan.partitions.iter().map(|p| p.start.partition).collect();
+            assert_eq!(partitions, all);
+            let mut shards: Vec<Shard> = workers.flat_map(|w| plan.shards_of(w, peers)).collect();
+            shards.sort_unstable();
+            assert_eq!(shards, (0..plan.shards()).map(Shard).collect::<Vec<_>>());
+        }
+        assert_eq!(plan.shards(), 8);
+    }
+
+    #[test]
+    fn a_partition_has_the_name_of_its_topic_and_the_clock_knows_those_that_are_not_new() {
+        let plan = plan();
+        let at = |at: usize| plan.partitions[at].start.partition;
+        assert_eq!([plan.topic(at(2)), plan.topic(at(3))], ["events", "more"]);
+        let known: Vec<Partition> = plan.base_bindings().map(|b| b.partition).collect();
+        assert_eq!(known, (0..5).map(at).collect::<Vec<_>>());
+    }
+}

@@ -311,6 +311,32 @@ mod tests {
     }
 
     #[test]
+    fn a_partition_has_ended_since_the_first_epoch_in_which_it_had() {
+        let mut source = source(0);
+        assert_eq!(source.cut(2_000, offset(3), None, false).quiet_since, 0);
+        assert_eq!(source.cut(3_000, offset(3), None, true).quiet_since, 3_000);
+        assert_eq!(source.cut(4_000, offset(3), None, true).quiet_since, 3_000);
+    }
+
+    #[test]
+    fn records_and_dead_letters_are_counted_from_what_was_bound() {
+        let mut source = source(0);
+        source.event(at(100_000), 1_000);
+        source.event(at(100_001), 1_000);
+        source.dead_letter(1_000);
+        assert_eq!(source.counts(), (3, 1));
+        let bound = source.cut(1_000, offset(3), None, false);
+        assert_eq!(PartitionClock::resume(CONFIG, bound, 2_000).counts(), (3, 1));
+    }
+
+    #[test]
+    fn a_clock_knows_its_epoch() {
+        let mut clock = Clock::new(7, at(0), []);
+        clock.advance(9, []);
+        assert_eq!(clock.epoch(), 9);
+    }
+
+    #[test]
     fn a_source_bounds_the_watermark_by_its_own_promises_while_it_has_any() {
         let active = binding(0, 50, Status::Active, 0);
         let idle = binding(1, 900, Status::Idle, 7);

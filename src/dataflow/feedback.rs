@@ -13,17 +13,17 @@ use timely::scheduling::Activator;
 /// Feedback from the sessions of a worker to its source: which partitions have to wait for others,
 /// and how far the epochs of other workers are.
 pub struct Feedback {
-    held: RefCell<BTreeSet<Partition>>,
+    paused: RefCell<BTreeSet<Partition>>,
     cut: Cell<Epoch>,
     cut_early: Cell<Epoch>,
     source: Activator,
 }
 
 impl Feedback {
-    /// Starts with no partition held.
+    /// Starts with no partition paused.
     pub fn new(source: Activator) -> Self {
         let (cut, cut_early) = (Cell::new(0), Cell::new(0));
-        Feedback { held: RefCell::default(), cut, cut_early, source }
+        Feedback { paused: RefCell::default(), cut, cut_early, source }
     }
 
     /// Notes that some worker has cut this epoch, perhaps before its time.
@@ -45,17 +45,17 @@ impl Feedback {
         self.cut.get()
     }
 
-    /// Holds these partitions from now on, and no others.
-    pub fn hold(&self, held: BTreeSet<Partition>) {
-        let before = self.held.replace(held);
-        if !before.is_subset(&self.held.borrow()) {
+    /// Pauses these partitions from now on, and no others.
+    pub fn pause(&self, paused: BTreeSet<Partition>) {
+        let before = self.paused.replace(paused);
+        if !before.is_subset(&self.paused.borrow()) {
             // A partition may continue, and the source may be asleep.
             self.source.activate();
         }
     }
 
-    /// Whether a partition is held.
-    pub fn holds(&self, partition: Partition) -> bool {
-        self.held.borrow().contains(&partition)
+    /// Whether a partition is paused.
+    pub fn is_paused(&self, partition: Partition) -> bool {
+        self.paused.borrow().contains(&partition)
     }
 }

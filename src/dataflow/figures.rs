@@ -16,6 +16,7 @@ use sessionizer_core::binding::{Binding, Offset, Partition};
 use sessionizer_core::key::Shard;
 use sessionizer_core::time::{Epoch, EventTime};
 
+use crate::dataflow::anomalies::figures::Alarms;
 use crate::dataflow::buckets::Buckets;
 use crate::dataflow::changes::ChangeFigures;
 use crate::dataflow::messages::DeadLetter;
@@ -48,6 +49,8 @@ pub struct Figures {
     pub window: Arc<WindowFigures>,
     /// The statistics as of the last complete epoch, on process 0.
     statistics: Mutex<Option<Arc<Board>>>,
+    /// The anomalies as of the last complete epoch, on process 0.
+    anomalies: Mutex<Option<Arc<Alarms>>>,
     /// The epochs that are cut and not committed, and when they were cut.
     cuts: Mutex<VecDeque<(Epoch, Instant)>>,
     /// From the end of an epoch until the writers of this process have committed it, in seconds.
@@ -275,6 +278,16 @@ impl Figures {
     /// All workers of this process.
     pub fn workers(&self) -> BTreeMap<usize, Arc<WorkerFigures>> {
         lock(&self.workers).clone()
+    }
+
+    /// Shows the anomalies as of another epoch.
+    pub fn show_anomalies(&self, alarms: &Alarms) {
+        *lock(&self.anomalies) = Some(Arc::new(alarms.clone()));
+    }
+
+    /// The anomalies, if they are looked for.
+    pub fn anomalies(&self) -> Option<Arc<Alarms>> {
+        lock(&self.anomalies).clone()
     }
 
     /// Shows the statistics as of another epoch.

@@ -16,7 +16,7 @@ pub struct SourceBindings {
     pub bindings: Vec<Binding>,
     /// The partitions that had more to read than was read: others wait for them. This describes the
     /// moment, not the epoch, so it is not bound.
-    pub behind: Vec<Partition>,
+    pub lagging: Vec<Partition>,
     /// Whether the epoch was cut before its time because memory is used up: then the others cut as
     /// well.
     pub early: bool,

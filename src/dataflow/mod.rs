@@ -4,6 +4,7 @@
 //! the operators read from and write to whatever implements them, the real thing or a test's.
 //! [`messages`] holds the records that travel between operators.
 
+pub mod anomalies;
 pub mod buckets;
 pub mod budget;
 pub mod changes;

@@ -1,5 +1,5 @@
-//! What the processes of a job tell each other for people: texts that the links carry and nobody in
-//! between understands.
+//! Figures that the processes of a cluster send to process 0 for its page: texts that the links
+//! carry without interpreting them.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,5 @@
-//! Starts those who watch a run from outside, and tells them what they have to know of the job.
+//! Starts what lets others watch a run: the HTTP port, the report on SIGUSR1, and systemd's
+//! notifications.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -16,7 +17,7 @@ use crate::ledger::{BalanceWatch, SessionEnd};
 use crate::monitor::condition::Ended;
 use crate::monitor::{AskBalance, Balance, Facts, Monitor};
 
-/// Those who watch the runs of this process.
+/// What lets others watch the runs of this process.
 pub(super) struct Watchers {
     monitor: Option<Monitor>,
     reporter: Reporter,
@@ -50,13 +51,12 @@ impl Watchers {
     }
 }
 
-/// How a run has ended. `stopping`: it was asked to.
+/// How a run has ended. `stopping` says whether it had been asked to stop.
 fn ended(result: &Result<(), Fault>, stopping: bool) -> Ended {
     match result {
         Ok(()) => Ended::Stopped,
         Err(Fault::Fenced(_)) => Ended::Fenced,
-        // After --stop-timeout, above all. The next start makes up for it: there is nothing to
-        // correct.
+        // Mostly after --stop-timeout. The next start makes up for it: there is nothing to correct.
         Err(Fault::Environment(why) | Fault::GoneBack(why) | Fault::Peer(why)) if stopping => {
             Ended::Uncommitted(why.clone())
         }
@@ -64,7 +64,7 @@ fn ended(result: &Result<(), Fault>, stopping: bool) -> Ended {
     }
 }
 
-/// What whoever watches has to know of the job.
+/// What the displays have to know of the job.
 pub(super) fn facts(config: &Config) -> Facts {
     let Config { ledger, watermark, http, .. } = config;
     let loopback = http.address.is_some_and(|address| address.ip().is_loopback());

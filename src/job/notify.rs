@@ -1,5 +1,5 @@
-//! Tells systemd how the process is, by the protocol of `sd_notify`: a datagram to the socket that
-//! NOTIFY_SOCKET names. Without systemd there is none, and nothing is done.
+//! Reports the state of the process to systemd, by the protocol of `sd_notify`: datagrams to the
+//! socket that NOTIFY_SOCKET names. Without that variable it does nothing.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -17,10 +17,10 @@ use crate::monitor::Facts;
 use crate::monitor::board::Board;
 use crate::monitor::sample::{MetricHosts, sample};
 
-/// How often it is told if there is no watchdog, or a slow one.
+/// The interval between reports without a watchdog, or with a slow one.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// Tells systemd until it is dropped.
+/// Reports to systemd until it is dropped.
 pub(super) struct Notifier {
     current: Arc<Mutex<Arc<RunState>>>,
     running: Option<(Sender<()>, thread::JoinHandle<()>)>,
@@ -70,7 +70,7 @@ impl Notifier {
         Notifier { current, running: thread.ok().map(|thread| (running, thread)) }
     }
 
-    /// Tells of another run from now on.
+    /// Reports on another run from now on.
     pub(super) fn follow(&self, run_state: &Arc<RunState>) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         *current = Arc::clone(run_state);
@@ -86,7 +86,7 @@ impl Drop for Notifier {
     }
 }
 
-/// The sentence; and that the process lives, unless a restart would help.
+/// The sentence; and that the process is alive, unless a restart would help.
 fn state(board: &mut Board, run_state: &RunState, watched: bool) -> String {
     let process = board.facts.process;
     board.update(&[sample(run_state, process, now_ms(), &mut MetricHosts::default())]);

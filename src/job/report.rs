@@ -1,4 +1,4 @@
-//! `kill -USR1`: tells in the log where everything is. It looks and changes nothing.
+//! `kill -USR1`: writes into the log where everything is. It changes nothing.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -43,7 +43,7 @@ impl Reporter {
                 report(&sample, &run_state).iter().for_each(|line| info!("{line}"));
             }
         };
-        // Without a thread nobody is told anything, and the signal is ignored.
+        // Without a thread, the signal is ignored.
         let _ = thread::Builder::new().name("report".to_owned()).spawn(work);
         Reporter { current, handle: Some(handle) }
     }

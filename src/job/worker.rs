@@ -20,7 +20,10 @@ use timely::worker::Worker;
 
 use crate::cluster;
 use crate::cluster::Stage;
-use crate::config::Config;
+use crate::config::{Anomalies, Config};
+use crate::dataflow::anomalies::figures::Alarms;
+use crate::dataflow::anomalies::{AnomaliesConfig, OnAnomalies};
+use crate::dataflow::changes::HOSTS;
 use crate::dataflow::commit::WriterDriver;
 use crate::dataflow::commit::writer::OpenLedger;
 use crate::dataflow::figures::running_ms;
@@ -40,7 +43,7 @@ use crate::job::{ENDS_OFTEN, ENDS_SELDOM, GATHER_FROM_ROWS};
 use crate::kafka;
 use crate::kafka::{KafkaFeed, Watcher};
 use crate::ledger;
-use crate::ledger::{SessionEnd, Yesterday};
+use crate::ledger::{AnomalyRows, SessionEnd, Yesterday};
 use crate::ui::text::{duration, plural};
 
 /// How often the statistics follow what was committed.
@@ -112,7 +115,7 @@ impl Job {
             gather_from_rows: GATHER_FROM_ROWS,
             drive: WriterDriver::Threads,
             on_changes: self.on_changes(),
-            statistics: self.statistics(),
+            statistics: self.statistics(plan.fence.generation),
         };
         let count = plan.partitions_of(index, (peers, processes)).count();
         // Each worker reads about as many partitions, so the workers share the memory equally.
@@ -173,7 +176,7 @@ impl Job {
     }
 
     /// What is counted live.
-    fn statistics(self: &Arc<Self>) -> Option<StatisticsConfig> {
+    fn statistics(self: &Arc<Self>, generation: i64) -> Option<StatisticsConfig> {
         let end_after_ms = match self.config.ledger.session_end {
             SessionEnd::Window => self.config.ledger.gap.millis(),
             SessionEnd::LastEvent => 0,
@@ -210,10 +213,32 @@ impl Job {
             end_after_ms,
             past,
             on_statistics,
+            anomalies: self.anomalies(generation, end_after_ms),
         })
     }
 
-    /// Shows what the commits change in the table, if anybody can look.
+    /// What is looked for live.
+    fn anomalies(&self, generation: i64, end_after_ms: i64) -> Option<AnomaliesConfig> {
+        let Anomalies { kinds, rules } = self.config.anomalies.clone();
+        if kinds.is_empty() {
+            return None;
+        }
+        let run_state = Arc::clone(&self.run_state);
+        let (ledger, keep) = (self.config.ledger.clone(), self.config.keep_anomalies);
+        let state = Mutex::new((Alarms::of(&kinds), None));
+        // Only worker 0 of the job calls this, so only there a thread is started.
+        let on_anomalies: OnAnomalies = Arc::new(move |published| {
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            let (alarms, rows) = &mut *state;
+            let start = || AnomalyRows::keep(&ledger, generation, end_after_ms, keep);
+            rows.get_or_insert_with(start).take(published);
+            alarms.take(published, end_after_ms);
+            run_state.metrics.figures.show_anomalies(alarms);
+        });
+        Some(AnomaliesConfig { rules, kinds, hosts: HOSTS, on_anomalies })
+    }
+
+    /// Records what the commits change in the table, if the HTTP port is on.
     fn on_changes(&self) -> OnChanges {
         if self.config.http.address.is_none() {
             return Arc::new(|_epoch, _changes| ());

@@ -175,8 +175,8 @@ impl<C: ConsumerContext + 'static> Batches<C> {
     }
 }
 
-/// The timestamp of a message, in milliseconds since 1970; `None` if it has none, as an event that is
-/// not a record.
+/// The timestamp of a message, in milliseconds since 1970; `None` if it has none, as an event that
+/// is not a record.
 ///
 /// # Safety
 /// The message is not destroyed.

@@ -18,7 +18,8 @@ use sessionizer_core::fault::Fault;
 use crate::kafka::consumer::learn_leaders;
 use crate::kafka::{Context, KafkaConfig};
 
-/// How long a start waits for the answer. Without one it goes on: reading says what is wrong.
+/// How long a start waits for the answer. Without one it continues, and reading will report what is
+/// wrong.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The answer, once it arrives.

@@ -135,7 +135,8 @@ impl Watch {
             self.settled = failures;
             *lock(&self.cluster.context.health.last) = None;
             if let Some(Away { since, .. }) = self.away.take() {
-                info!("Kafka is back after {}", duration(since.elapsed()));
+                let brokers = &self.cluster.config.brokers;
+                info!(brokers = brokers; "Kafka is back after {}", duration(since.elapsed()));
             }
         } else {
             self.is_away();
@@ -156,9 +157,13 @@ impl Watch {
         let lasts = away.since.elapsed();
         match away.repeated.again(lasts) {
             Some(1) => {
-                warn!("Kafka at {brokers} does not answer: {why}; reading goes on when it is back");
+                warn!(
+                    brokers = brokers;
+                    "Kafka at {brokers} does not answer: {why}; reading goes on when it is back"
+                );
             }
             Some(times) => warn!(
+                brokers = brokers, attempts = times;
                 "Kafka at {brokers} still does not answer, after {} and {}: {why}",
                 duration(lasts),
                 plural(times, "attempt")
@@ -252,6 +257,7 @@ impl Watch {
                 }
                 (false, Some(since)) => {
                     info!(
+                        topic = name, partition = number;
                         "{name}[{number}] has a leader again after {}",
                         duration(since.elapsed())
                     );
@@ -263,6 +269,7 @@ impl Watch {
         }
         if !lost.is_empty() {
             warn!(
+                topic = name, partitions:? = lost;
                 "{name}{lost:?} has no leader: no broker of {} serves it. The other partitions are \
                  read; the watermark waits for it, and advances again when it is back",
                 self.cluster.config.brokers

@@ -3,13 +3,14 @@
 //! `url` parses the address, `connect` opens connections, `pooler` detects a pooler that shares
 //! them between clients, `trust` decides whose code may run, `table` knows the table of sessions,
 //! `peek` looks before a start, `start` takes the fence, `job` creates the job or checks its
-//! settings, `probe` rehearses what the job will do, `durable` reads and checks the durable state,
-//! `loss` records what Kafka has lost, `commit` writes epochs, `past` detects a database that has
-//! gone back to an earlier state, `audit` reads the durable state for an audit, `prune` deletes old
-//! dead letters, `yesterday` reads the rows with which the statistics begin, and `reset` removes a
-//! job. Statements stand beside their one caller; the objects
-//! they use are in `schema.sql`.
+//! settings, `rights` checks what the login may do, `probe` rehearses what the job will do,
+//! `durable` reads and checks the durable state, `loss` records what Kafka has lost, `commit`
+//! writes epochs, `past` detects a database that has gone back to an earlier state, `audit` reads
+//! the durable state for an audit, `prune` deletes old dead letters, `anomalies` writes what was found,
+//! `yesterday` reads the rows with which the statistics begin, and `reset` removes a job. Statements
+//! stand beside their one caller; the objects they use are in `schema.sql`.
 
+mod anomalies;
 pub mod audit;
 pub mod commit;
 mod connect;
@@ -23,6 +24,7 @@ mod pooler;
 mod probe;
 mod prune;
 pub mod reset;
+mod rights;
 pub mod start;
 mod table;
 mod trust;
@@ -36,6 +38,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use anomalies::AnomalyRows;
 pub use audit::{Balance, Moment};
 pub use durable::{NamedBinding, NamedEpoch, RecoveredState};
 use log::info;

@@ -12,7 +12,7 @@ use crate::ledger::job;
 use crate::ledger::start;
 use crate::ledger::table;
 use crate::ledger::table::Table;
-use crate::ledger::{LedgerConfig, probe};
+use crate::ledger::{LedgerConfig, rights};
 
 /// Where a connection leads.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -76,7 +76,7 @@ pub fn peek(client: &mut Client, config: &LedgerConfig) -> Result<Option<FirstSt
     start::check_encoding(client)?;
     let failed = |why: postgres::Error| classify(&why, "looking at the table and the job");
     let mut tx = client.build_transaction().read_only(true).start().map_err(failed)?;
-    probe::check_rights(&mut tx)?;
+    rights::check_rights(&mut tx)?;
     if !is_first_start(&mut tx, config).map_err(failed)? {
         return Ok(None);
     }

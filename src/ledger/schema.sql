@@ -152,6 +152,33 @@ create table if not exists sessionizer.replay_differences (
     primary key (job, topic, partition, epoch)
 );
 
+-- What was unlike the rest of its host. A row follows from the table of sessions and the watermark, so
+-- its key is what it is about. The job never writes the verdict: that is for people.
+create table if not exists sessionizer.anomalies (
+    job           text not null references sessionizer.jobs on delete cascade,
+    kind          text not null,
+    host          text not null,
+    subject       text not null,  -- An address; empty: the host as a whole; (more): the rest.
+    at            timestamptz not null,
+    observed      double precision not null,
+    expected      double precision not null,
+    threshold     double precision not null,
+    unit          text not null,
+    reason        text not null,
+    details       jsonb not null,
+    state         text not null,  -- raised, or withdrawn by a correction.
+    raised_epoch  bigint not null,
+    changed_at    timestamptz not null default now(),
+    verdict       text,
+    primary key (job, kind, host, subject, at)
+);
+
+comment on table sessionizer.anomalies is
+    'Sessions, and hosts as a whole, that were unlike the rest of their host. --keep-anomalies '
+    'removes old rows.';
+comment on column sessionizer.anomalies.verdict is
+    'Yours: the job never writes it.';
+
 -- Upgrade a schema that an older version created.
 alter table sessionizer.jobs add column if not exists lost bigint not null default 0,
     add column if not exists loss_epoch bigint,

@@ -21,7 +21,7 @@ use crate::ledger::peek::Place;
 use crate::ledger::table;
 use crate::ledger::table::Table;
 use crate::ledger::yesterday::Yesterday;
-use crate::ledger::{LedgerConfig, job, probe};
+use crate::ledger::{LedgerConfig, job, probe, rights};
 
 const SCHEMA: &str = include_str!("schema.sql");
 /// An arbitrary constant, the same in every instance and in `sessionizer reset`.
@@ -64,7 +64,7 @@ pub fn start(
     let mut tx = tx.map_err(failed)?;
     tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(failed)?;
     ensure_schema(&mut tx)?;
-    probe::check_rights(&mut tx)?;
+    rights::check_rights(&mut tx)?;
     job::check_table_is_there(&mut tx, config)?;
     let (table, made_table) = table::ensure(&mut tx, config)?;
     check_rights(&mut tx, &table)?;
@@ -92,7 +92,7 @@ pub fn start(
         None => None,
     };
     warn_of_lost_commits(&mut tx).map_err(failed)?;
-    let mut advice = probe::advise_on_owners(&mut tx, &table, created_job)?;
+    let mut advice = rights::advise_on_owners(&mut tx, &table, created_job)?;
     advice.extend(probe::probe(&mut tx, config, topics, &table, &durable)?);
     let yesterday = yesterday.map(Yesterday::imported);
     tx.commit().map_err(failed)?;
@@ -147,7 +147,7 @@ fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
             "select (select bool_and(to_regclass('sessionizer.' || name) is not null)
                      from unnest(array['jobs', 'shard_progress', 'epochs', 'bindings', 'snapshots',
                                        'dead_letters', 'losses', 'replay_differences',
-                                       'balance', 'partitions']) name)
+                                       'anomalies', 'balance', 'partitions']) name)
                 and exists (select from pg_attribute where attname = 'topics'
                             and attrelid = to_regclass('sessionizer.jobs'))
                 and exists (select from pg_attribute where attname = 'clock_ms'

@@ -1,4 +1,4 @@
-//! Reads the balance for people, on a connection of its own that is kept while somebody looks.
+//! Reads the balance for the page, on a connection of its own that is kept while somebody watches.
 
 use postgres::Client;
 
@@ -7,10 +7,10 @@ use crate::ledger::LedgerConfig;
 use crate::ledger::audit::Balance;
 use crate::ledger::connect::{classify, connect};
 
-/// How often one question is tried.
+/// How often a query is attempted.
 const TRIES: usize = 2;
 
-/// Reads the balance of a job again and again.
+/// Reads the balance of a job repeatedly.
 pub struct BalanceWatch {
     config: LedgerConfig,
     client: Option<Client>,

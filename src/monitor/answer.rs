@@ -1,5 +1,5 @@
-//! What is answered to a request. GET and HEAD only, no other site may read it, and nothing is
-//! executed but the files of the page.
+//! Decides what a request is answered with. Only GET and HEAD are served, no other site may read
+//! the answers, and the page may execute nothing but its own files.
 
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderValue};
@@ -10,7 +10,7 @@ use crate::monitor::body::Answer;
 use crate::monitor::exposition::Format;
 use crate::monitor::host;
 
-/// What a page may do: its own scripts, styles and requests, and nothing else.
+/// What the page may load: its own scripts and styles, and answers from this port. Nothing else.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'; form-action \
                       'none'";
@@ -43,13 +43,13 @@ pub fn wanted(
         reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return Err(Box::new(reply));
     }
-    // A request for a whole URL names the host as well.
+    // A request with an absolute URL names the host, too.
     let mut hosts = headers.get_all(header::HOST).iter();
     let asked = match (uri.authority(), hosts.next(), hosts.next()) {
         (_, Some(_), Some(_)) => None,
         (Some(authority), ..) => Some(authority.as_str()),
         (None, Some(host), None) => host.to_str().ok(),
-        // Only the oldest clients send none, and no browser does.
+        // Only HTTP/1.0 clients may omit it; no browser does.
         (None, None, _) if version == Version::HTTP_10 => Some("localhost"),
         (None, None, _) => None,
     };
@@ -74,7 +74,7 @@ pub fn wanted(
     })
 }
 
-/// A file of the page. The tag changes with its content.
+/// A file of the page. Its ETag changes with its content.
 pub fn file(at: usize, headers: &HeaderMap) -> Reply {
     let (_, kind, content) = FILES[at];
     let tag = format!("\"{:016x}\"", xxhash_rust::xxh3::xxh3_64(content));
@@ -92,17 +92,17 @@ pub fn file(at: usize, headers: &HeaderMap) -> Reply {
     reply
 }
 
-/// A text for people.
+/// A plain text.
 pub fn text(status: StatusCode, text: &str) -> Reply {
     whole(status, TEXT, Bytes::copy_from_slice(text.as_bytes()))
 }
 
-/// An answer that is there as a whole.
+/// A complete answer.
 pub fn whole(status: StatusCode, kind: &'static str, bytes: Bytes) -> Reply {
     reply(status, kind, Answer::Whole(bytes))
 }
 
-/// An answer with the headers that all have.
+/// An answer with the headers that all answers have.
 pub fn reply(status: StatusCode, kind: &'static str, body: Answer) -> Reply {
     let mut reply = Response::new(body);
     *reply.status_mut() = status;

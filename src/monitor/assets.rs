@@ -1,4 +1,4 @@
-//! The files of the page. They are built in, so there is nothing to install and nothing to find.
+//! The files of the page, built into the program.
 
 /// The path of each file, its type, and its content. To add one, add it to `page/` and here.
 pub const FILES: &[(&str, &str, &[u8])] = &[

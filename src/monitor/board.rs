@@ -1,4 +1,5 @@
-//! What has changed from one sample to the next: rates, since when, the sentence and the health.
+//! What follows from several samples: rates, since when something has been so, the condition and
+//! the health.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::monitor::sentence::{Sentence, sentence};
 /// A partition holds the others back if its promise is this much older than that of the next.
 const HOLDS_BACK_MS: i64 = 10_000;
 
-/// What the job is like, and how it came to be so.
+/// The state of the job, and since when it has been so.
 pub struct Board {
     pub facts: Facts,
     pub history: History,
@@ -25,14 +26,14 @@ pub struct Board {
     pub ready: Verdict,
     pub balance: Result<(u64, Balance), String>,
     pub ended: Option<Ended>,
-    /// When which partition has come into its state.
+    /// The state of each partition, and since when it has been in it.
     parts: BTreeMap<String, (PartState, u64)>,
     held: Option<(String, u64)>,
     /// The records at the last sample, and when they last grew.
     moved: (u64, u64),
     /// The durable epoch, and when it last moved.
     durable: (u64, u64),
-    /// What is away, and since when.
+    /// Which servers do not answer, and since when.
     away: BTreeMap<&'static str, u64>,
 }
 
@@ -70,8 +71,7 @@ pub struct Totals {
     pub rates: Option<(f64, f64)>,
     /// Records a second, bad ones included.
     pub record_rate: f64,
-    /// All partitions, the worst first: their names, whether they hold others back, since when they
-    /// are in their state, and the figures.
+    /// All partitions, the worst first.
     pub parts: Vec<PartRow>,
 }
 
@@ -105,7 +105,7 @@ impl Board {
         }
     }
 
-    /// Takes in the samples of a moment; the first is of this process.
+    /// Adds the samples of one moment; the first is that of this process.
     pub fn update(&mut self, samples: &[Sample]) -> Totals {
         let own = &samples[0];
         let at_ms = own.at_ms;
@@ -180,7 +180,8 @@ impl Board {
         }
     }
 
-    /// How long it takes until an epoch is durable: the last one, or the one that takes longer still.
+    /// How long it takes until an epoch is durable: the delay of the last one, or that of an epoch
+    /// that has been waiting for longer.
     fn durable_s(&self, own: &Sample) -> Option<f64> {
         let pending = own.workers.iter().any(|worker| worker.in_flight > 0);
         let stands = own.at_ms.saturating_sub(self.durable.1).saturating_sub(self.facts.epoch_ms);
@@ -331,7 +332,7 @@ impl Board {
 }
 
 /// The partition that holds the watermark back: the one with the oldest promise, if the others are
-/// well ahead of it, or if nobody answers for it.
+/// well ahead of it, or if no broker answers for it.
 fn holder<'a>(
     all: &[&'a PartSample],
     at_ms: u64,
@@ -349,14 +350,14 @@ fn holder<'a>(
         Some(next) => next.promise_ms.is_some_and(older_than).then_some(first),
         None => {
             let now = at_ms as i64 - out_of_orderness_ms;
-            // At a start, nobody knows yet where a partition ends. A transaction is known.
+            // At a start the end of a partition is not known yet; an open transaction is.
             let known = first.promise_ms.is_some() || first.state == PartState::HeldUp;
             (hangs && known && older_than(now)).then_some(first)
         }
     }
 }
 
-/// What there is to say about the state of a partition.
+/// An explanation of a partition's state, if it needs one.
 pub fn state_text(part: &PartSample) -> Option<String> {
     match part.state {
         PartState::Waiting => Some(

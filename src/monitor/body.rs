@@ -1,4 +1,4 @@
-//! What an answer consists of: bytes that are there, or a stream of them.
+//! The body of an answer: complete bytes, or a stream.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use tokio::sync::mpsc::Receiver;
 /// The body of an answer.
 pub enum Answer {
     Whole(Bytes),
-    /// Ends when the sender is gone.
+    /// Ends when the sender is dropped.
     Stream(Receiver<Bytes>),
 }
 

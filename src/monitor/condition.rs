@@ -1,22 +1,22 @@
-//! How the job is: the one judgement that everybody who asks is given.
+//! The condition of the job: the one judgement on which all displays rely.
 //!
 //! A pure function of the situation. The sentence of the page (`sentence.rs`) and the line in the
 //! terminal (`job::status_line`) only put it into words, so they cannot contradict each other.
 //!
-//! The most important thing comes first: how the run has ended; that it stops; what it waits for;
-//! how far a start has come; how much of a backlog is left; what holds the output back; and
-//! otherwise how far the output is behind.
+//! The first of these that applies counts: the run has ended; it is stopping; it waits for
+//! something; it is still starting; a backlog is left; a partition holds the output back; nothing
+//! arrives; and otherwise the job is up to date.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The job keeps up as long as reading the remaining records takes no longer than this.
+/// A backlog is worth mentioning if reading it takes longer than this.
 const KEEPS_UP: Duration = Duration::from_secs(3);
 /// Silence is worth mentioning after this long without a new record.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// What the judgement is made from.
+/// The facts to judge.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Situation {
     /// How the run has ended, if it has.
@@ -38,7 +38,7 @@ pub struct Situation {
     pub quiet: Duration,
     /// The partition that holds the output back.
     pub held_back: Option<HeldBack>,
-    /// How long it takes from an event until it is durable.
+    /// How long it takes from an event's arrival in Kafka until it is durable.
     pub behind: Option<Duration>,
 }
 
@@ -59,7 +59,7 @@ pub struct Wait {
     pub what: String,
     pub why: Option<String>,
     pub lasts_ms: u64,
-    /// When it is given up, from now; `None` means never.
+    /// After how much longer the job gives up; `None` means never.
     pub left_ms: Option<u64>,
 }
 
@@ -94,7 +94,7 @@ pub struct HeldBack {
     pub why: Option<String>,
 }
 
-/// How the job is.
+/// The condition of the job.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Condition {
     Ended(Ended),
@@ -111,7 +111,7 @@ pub enum Condition {
     Replaying {
         percent: u64,
     },
-    /// A bounded run has read so much of what it has to read.
+    /// A bounded run has read this much of what it has to read.
     ReadingToEnd {
         percent: u64,
         left: Option<Duration>,
@@ -122,7 +122,7 @@ pub enum Condition {
         rate: f64,
     },
     HeldBack(HeldBack),
-    /// Nothing is left to read, and nothing has come for a while.
+    /// Nothing is left to read, and nothing has arrived for a while.
     Quiet {
         lasts: Duration,
         /// Whether this run has read anything.
@@ -134,7 +134,7 @@ pub enum Condition {
     },
 }
 
-/// Judges how the job is.
+/// Judges the condition of the job.
 pub fn judge(at: &Situation) -> Condition {
     if let Some(ended) = &at.ended {
         return Condition::Ended(ended.clone());

@@ -1,5 +1,5 @@
-//! Who is connected. The number is bounded: if there are too many, the one that has been connected
-//! longest goes, but never a stream, of which there are fewer.
+//! The open connections. Their number is bounded: when there are too many, the oldest is closed.
+//! Streams are never closed for others; they have a smaller bound of their own.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 pub const CONNECTIONS: usize = 128;
 /// The most streams among them.
 pub const STREAMS: usize = 32;
-/// How many messages wait for a slow reader: one comes a second.
+/// How many messages may wait for a slow reader; there is one a second.
 const MESSAGES: usize = 10;
 
 /// The connections of a port.
@@ -25,7 +25,7 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// The number of a new connection. Another one may have to go for it.
+    /// Adds a connection and returns its number. Another connection may be closed for it.
     pub fn enter(&mut self) -> u64 {
         while self.all.len() >= CONNECTIONS {
             let oldest = self.all.iter().position(|id| !self.streams.contains_key(id));
@@ -37,12 +37,12 @@ impl Connections {
         self.next
     }
 
-    /// Notes what drives a connection.
+    /// Registers the task that serves a connection.
     pub fn driven_by(&mut self, id: u64, task: AbortHandle) {
         self.tasks.insert(id, task);
     }
 
-    /// A connection has ended.
+    /// Removes a connection that has ended.
     pub fn left(&mut self, id: u64) {
         self.all.retain(|other| *other != id);
         self.tasks.remove(&id);
@@ -77,7 +77,7 @@ impl Connections {
         self.streams.len()
     }
 
-    /// Sends something to all streams. Whoever has not read the last ones is dropped.
+    /// Sends a message to all streams. A reader that lags too far behind is disconnected.
     pub fn send(&mut self, bytes: &Bytes) {
         let slow = |(id, stream): (&u64, &Sender<Bytes>)| {
             stream.try_send(bytes.clone()).is_err().then_some(*id)
@@ -86,7 +86,7 @@ impl Connections {
         slow.into_iter().for_each(|id| self.end(id));
     }
 
-    /// Ends all streams, after what was sent.
+    /// Ends all streams, once everything sent so far has been delivered.
     pub fn end_streams(&mut self) {
         self.streams.clear();
     }

@@ -1,5 +1,6 @@
 //! The document of `/status`, and what changes from one to the next. Rendering only: nothing is
-//! counted here. docs/METRICS.md describes it; what is not known is null, with the reason beside it.
+//! counted here. docs/METRICS.md describes it; what is not known is null, with the reason beside
+//! it.
 
 use serde_json::{Map, Value, json};
 
@@ -9,7 +10,7 @@ use crate::monitor::health::Verdict;
 use crate::monitor::history::{EVERY_MS, KEEP_MS, Mark, Point};
 use crate::monitor::mask::mask;
 use crate::monitor::sample::{LatestSample, LetterSample, Sample, WriterSample};
-use crate::monitor::statistics;
+use crate::monitor::{anomalies, statistics};
 
 /// Another number means that a page made for another has to be loaded again.
 pub const SCHEMA: u32 = 1;
@@ -57,7 +58,7 @@ pub fn document(board: &Board, totals: &Totals, samples: &[Sample]) -> Document 
             &["verified_through", "audited_at", "differences"],
             "no audit has been recorded: `sessionizer audit` compares the table with the topic",
         ),
-        "anomalies": unknown(&["rows"], "this version does not look for anomalies"),
+        "anomalies": anomalies::block(facts, &samples[0]),
         "peers": {"rows": samples.iter().map(peer).collect::<Vec<_>>()},
     });
     let mut document = match blocks {
@@ -127,7 +128,9 @@ fn tiles(totals: &Totals, samples: &[Sample]) -> Value {
     let no_event = "no event has moved the watermark yet";
     reason(totals.watermark_ms.is_none(), "watermark", no_event);
     reason(totals.durable_watermark_ms.is_none(), "durable_watermark", no_event);
-    reason(true, "anomalies", "this version does not look for anomalies");
+    let found = samples[0].anomalies.as_ref().map(|alarms| alarms.live());
+    let why_no = anomalies::why_none(&samples[0]);
+    reason(found.is_none(), "anomalies", why_no);
     let limit = sum(|s| s.memory.1.min(1 << 50));
     json!({
         "events_per_s": events.map(round), "records": totals.records,
@@ -141,7 +144,7 @@ fn tiles(totals: &Totals, samples: &[Sample]) -> Value {
         "watermark": totals.watermark_ms, "durable_watermark": totals.durable_watermark_ms,
         "open_sessions": sum(|s| s.open), "dead_letters": sum(|s| s.dead),
         "memory_used": sum(|s| s.memory.0), "memory_limit": limit,
-        "anomalies": null, "why": why,
+        "anomalies": found, "why": why,
     })
 }
 

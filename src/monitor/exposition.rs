@@ -1,5 +1,5 @@
-//! The metrics, in the format that the one who asks accepts. Their names never change; docs/METRICS.md
-//! lists them, and a test holds the list against a running job.
+//! The metrics, in the format that the one who asks accepts. Their names never change;
+//! docs/METRICS.md lists them, and a test holds the list against a running job.
 //!
 //! Times are timestamps and not ages, so that they go on telling the truth when the process hangs.
 
@@ -14,6 +14,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use crate::dataflow::anomalies::figures::Counts;
 use crate::dataflow::buckets::{BOUNDS, Counted};
 use crate::monitor::Facts;
 use crate::monitor::board::{Board, Totals};
@@ -199,6 +200,7 @@ impl Collector for Shown {
         self.partitions(&mut out)?;
         self.time(&mut out)?;
         self.statistics(&mut out)?;
+        self.anomalies(&mut out)?;
         self.writers(&mut out)
     }
 }
@@ -330,6 +332,21 @@ impl Shown {
         )?;
         let bytes = bytes.map(|bytes| bytes as f64);
         out.gauge("snapshot_bytes", "The size of the snapshots of open sessions", bytes)
+    }
+
+    fn anomalies(&self, out: &mut Out<'_>) -> Result<(), Error> {
+        let Some(alarms) = &self.sample.anomalies else { return Ok(()) };
+        let of = |count: fn(&Counts) -> u64| {
+            let all = alarms.counts.iter();
+            let all = all.map(move |(kind, n)| (vec![("kind", kind.name().to_owned())], count(n)));
+            all.collect::<Vec<_>>()
+        };
+        let help = "Anomalies that were found, in this run";
+        out.counters("anomalies", help, of(|n| n.raised))?;
+        let help = "Anomalies that a correction has withdrawn, in this run";
+        out.counters("anomalies_withdrawn", help, of(|n| n.withdrawn))?;
+        let live = of(|n| n.live).into_iter().map(|(labels, n)| (labels, n as f64));
+        out.gauges("anomalies_live", "Anomalies of the last day", live.collect::<Vec<_>>())
     }
 
     fn statistics(&self, out: &mut Out<'_>) -> Result<(), Error> {

@@ -1,8 +1,8 @@
-//! Whether the process lives and whether it is ready, as pure functions.
+//! Whether the process is live and whether it is ready, as pure functions.
 //!
-//! It *lives* unless a restart would help: a worker has not stepped for a minute, or another
-//! instance has taken over. It is *ready* if it makes progress or has nothing to do. Kafka or
-//! Postgres being away makes it unready, never dead.
+//! It is *live* unless a restart would help: a worker has not stepped for a minute, or another
+//! instance has taken over. It is *ready* if it makes progress or has nothing to do. An outage of
+//! Kafka or Postgres makes it unready, but it stays live.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::ui::text::duration;
 /// A worker that has not stepped for this long hangs.
 pub const HANGS: Duration = Duration::from_secs(60);
 
-/// What health is judged by.
+/// The facts by which health is judged.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Vitals {
     /// Another instance has taken over.
     pub fenced: bool,
     /// The plan is loaded and all workers run.
     pub running: bool,
-    /// The run stops, or has ended.
+    /// The run is stopping, or has ended.
     pub ending: bool,
     /// For how long each worker has not stepped.
     pub still: Vec<Duration>,
@@ -33,7 +33,7 @@ pub struct Vitals {
 /// A verdict: good, or why not.
 pub type Verdict = Result<(), String>;
 
-/// Whether the process lives.
+/// Whether the process is live.
 pub fn live(at: &Vitals) -> Verdict {
     if at.fenced {
         return Err("fenced: another instance of the job has taken over".to_owned());

@@ -1,5 +1,5 @@
-//! What was: rates over the last seconds, a point a second for the charts, and marks on their time
-//! axis.
+//! The recent past: rates over the last seconds, a point a second for the charts, and marks on
+//! their time axis.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -12,7 +12,7 @@ const RATE_OVER_MS: u64 = 5_000;
 /// How many marks are kept.
 const MARKS: usize = 100;
 
-/// What has grown up to a moment.
+/// Counters at one moment.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Counts {
     /// Events, and bad records.
@@ -53,8 +53,8 @@ pub struct History {
 }
 
 impl History {
-    /// Takes in the counts at a moment. A count that has fallen belongs to a new run: rates begin
-    /// anew.
+    /// Adds the counters at a moment. If one has fallen, a new run has begun, and the rates start
+    /// over.
     pub fn count(&mut self, at_ms: u64, counts: Counts) {
         let fell = |last: &Counts| counts.records < last.records || counts.rows < last.rows;
         if self.counts.back().is_some_and(|(at, last)| *at >= at_ms || fell(last)) {
@@ -102,7 +102,7 @@ impl History {
         while self.points.front().is_some_and(|point| point.at_ms < oldest) {
             self.points.pop_front();
         }
-        // A clock that was set back must not make it grow.
+        // It must not grow even if the clock is set back.
         while self.points.len() > (KEEP_MS / EVERY_MS) as usize + 10 {
             self.points.pop_front();
         }

@@ -1,6 +1,6 @@
-//! Whether a request is meant for this port. A page elsewhere can make a browser ask it under a name
-//! that leads here (DNS rebinding), and would then read the answer. So only addresses and names that
-//! were given are answered.
+//! Whether a request is meant for this port. A foreign page can make a browser send requests here
+//! under a name of its own that resolves to this address (DNS rebinding), and could then read the
+//! answers. So only addresses, `localhost` and configured names are accepted.
 
 use std::net::{IpAddr, Ipv6Addr};
 

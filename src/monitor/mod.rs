@@ -1,16 +1,17 @@
-//! What an operator can see of a running job: one HTTP port with metrics, health, a JSON document
-//! and a page.
+//! One HTTP port on which an operator can watch a running job: metrics, health, a JSON document and
+//! a page.
 //!
 //! ```text
 //!   operators -> Figures, Metrics     a few times a second, or once a batch
 //!   sample    -> plain data           once a second, on the thread of the monitor
-//!   board     -> rates, the sentence, health
+//!   board     -> rates, the condition, health
 //!   document  -> /status, /events     exposition -> /metrics
 //! ```
 //!
-//! It runs on one thread of its own. Workers never wait for it, and what it does not know it says.
-//! It knows nothing of Kafka and Postgres but what the operators write down.
+//! It runs on one thread of its own. Workers never wait for it. A figure that is not known is shown
+//! as such. The monitor knows of Kafka and Postgres only what the operators report.
 
+mod anomalies;
 mod answer;
 mod assets;
 pub mod board;
@@ -42,11 +43,11 @@ use crate::monitor::condition::Ended;
 /// The settings of the HTTP port.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HttpConfig {
-    /// Where to listen; `None`: nowhere.
+    /// Where to listen; `None` means nowhere.
     pub address: Option<SocketAddr>,
-    /// Names by which the port may be asked, besides addresses and localhost.
+    /// Names that requests may use, besides addresses and localhost.
     pub hosts: Vec<String>,
-    /// Whether addresses of visitors and payloads are shown whoever can reach the port.
+    /// Whether addresses of visitors and payloads are shown even beyond loopback.
     pub full: bool,
     /// How long a ready job may make no progress.
     pub ready_within: Duration,
@@ -57,7 +58,7 @@ pub struct HttpConfig {
 /// What does not change during a run.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// Tells one start of the process from another.
+    /// Identifies a start of the process.
     pub run: String,
     pub version: &'static str,
     pub revision: &'static str,
@@ -65,7 +66,7 @@ pub struct Facts {
     pub table: String,
     pub topics: Vec<String>,
     pub gap_ms: u64,
-    /// What is added to the last event of a session to make its end.
+    /// The time from the last event of a session to its end.
     pub end_after_ms: i64,
     pub out_of_orderness_ms: i64,
     pub idle_timeout_ms: u64,
@@ -81,7 +82,7 @@ pub struct Facts {
     pub ready_within: Duration,
 }
 
-/// Reads the balance from Postgres; it may take its time.
+/// Reads the balance from Postgres, which may be slow.
 pub type AskBalance = Box<dyn FnMut() -> Result<Balance, String> + Send>;
 
 /// What the thread of the monitor shares with the run.
@@ -109,7 +110,7 @@ pub struct Monitor {
     ended: std::sync::mpsc::Receiver<()>,
 }
 
-/// How long the end of a run waits until those who look have got the last word.
+/// How long the end of a run waits until the last state has been sent to open pages.
 const LAST_WORD: Duration = Duration::from_millis(500);
 
 impl Monitor {
@@ -142,7 +143,7 @@ impl Monitor {
         Some(Monitor { shared, stop: Some(stop), ended })
     }
 
-    /// Shows another run from now on: the job goes on after its database has gone back.
+    /// Shows another run from now on, when the job continues after its database has gone back.
     pub fn follow(&self, run_state: &Arc<RunState>) {
         let mut shown = self.shared.run_state.lock().unwrap_or_else(PoisonError::into_inner);
         *shown = Arc::clone(run_state);

@@ -1,8 +1,8 @@
-//! What the operating system says about this process, for the metrics that every program has.
+//! The standard `process_*` metrics, from the operating system.
 
 use rustix::process::{Resource, getrlimit};
 
-/// The figures; `None` where the system does not say.
+/// The figures; `None` where the system does not provide one.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 pub struct ProcessFigures {
     pub cpu_seconds: Option<f64>,
@@ -20,7 +20,7 @@ pub fn read() -> ProcessFigures {
     let page = rustix::param::page_size() as u64;
     let files = std::fs::read_dir("/proc/self/fd").ok();
     ProcessFigures {
-        // Reading the directory has opened it.
+        // Do not count the descriptor that reads the directory.
         open_files: files.map(|files| (files.count() as u64).saturating_sub(1)),
         most_files: getrlimit(Resource::Nofile).current,
         ..parse(&stat, &system, ticks, page)
@@ -28,7 +28,7 @@ pub fn read() -> ProcessFigures {
 }
 
 fn parse(stat: &str, system: &str, ticks: f64, page: u64) -> ProcessFigures {
-    // The name in parentheses may hold blanks. The state comes after it, as field 3.
+    // The name in parentheses may contain blanks. The state, field 3, follows it.
     let fields: Vec<&str> =
         stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
     let number = |field: usize| fields.get(field - 3).and_then(|text| text.parse::<f64>().ok());

@@ -1,5 +1,5 @@
-//! The figures of one process at one moment, as plain data: what the page, the metrics and the other
-//! processes of a cluster get to see.
+//! The figures of one process at one moment, as plain data: what the page, the metrics and the
+//! other processes of a cluster get to see.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sessionizer_core::binding::{Offset, Status};
 use sessionizer_core::time::EventTime;
 
+use crate::dataflow::anomalies::figures::Alarms;
 use crate::dataflow::buckets::Counted;
 use crate::dataflow::changes::{HostSums, Latest};
 use crate::dataflow::figures::{Bound, PartFigures, WriterFigures, running_ms};
@@ -67,6 +68,9 @@ pub struct Sample {
     /// The statistics of the job. Process 0 makes them, so they need not travel.
     #[serde(skip)]
     pub statistics: Option<Arc<Board>>,
+    /// The anomalies of the job. Process 0 finds them, so they need not travel.
+    #[serde(skip)]
+    pub anomalies: Option<Arc<Alarms>>,
 }
 
 /// The most bytes that a link carries at once, less some for the envelope and what it escapes.
@@ -304,6 +308,7 @@ pub fn sample(
         counts: figures.counts.load(Relaxed),
         window: window(&figures.window),
         statistics: figures.statistics(),
+        anomalies: figures.anomalies(),
         ..Sample::default()
     };
     changes(run_state, &mut sample, metric_hosts);

@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 use crate::monitor::condition::{Condition, Ended, Wait};
 use crate::ui::text::{count, duration, plural};
 
-/// How things are.
+/// How the condition is to be taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tone {
     #[default]
     Good,
-    /// As it should be, but not there yet.
+    /// Normal, but not up to date.
     Busy,
     Trouble,
 }
@@ -26,11 +26,11 @@ pub struct Sentence {
     pub state: String,
     pub tone: Tone,
     pub text: String,
-    /// What a server has said about it.
+    /// The reason, in the words of a server.
     pub cause: Option<String>,
 }
 
-/// Says how the job is.
+/// Puts the condition into a sentence.
 pub fn sentence(at: &Condition) -> Sentence {
     let say = |state: &str, tone: Tone, text: String| Sentence {
         state: state.to_owned(),
@@ -111,10 +111,12 @@ fn waiting(wait: &Wait) -> Sentence {
     Sentence { state: state.to_owned(), tone, text, cause: wait.why.clone() }
 }
 
-/// `up to date, 0.4 s behind`
+/// `up to date, 0.4 s behind`; a delay that would be shown as 0 is left out.
 pub fn up_to_date(behind: Option<Duration>) -> String {
-    let behind = behind.map(|behind| format!(", {} behind", duration(behind)));
-    format!("up to date{}", behind.unwrap_or_default())
+    match behind.filter(|behind| behind.as_millis() >= 50) {
+        Some(behind) => format!("up to date, {} behind", duration(behind)),
+        None => "up to date".to_owned(),
+    }
 }
 
 /// `3 min left at 1.2 M/s`
@@ -122,12 +124,12 @@ fn pace(left: Duration, rate: f64) -> String {
     format!("{} left at {}/s", whole(left), short(rate))
 }
 
-/// Without a fraction, which would change too fast to be read.
+/// Whole seconds: a fraction would change too fast to be read.
 pub fn whole(time: Duration) -> String {
     duration(Duration::from_secs(time.as_secs()))
 }
 
-/// In one unit: silence changes slowly.
+/// In one unit, which is enough for a silence.
 fn largest(time: Duration) -> String {
     let seconds = time.as_secs();
     let unit = [86_400, 3_600, 60, 1].into_iter().find(|unit| seconds >= *unit).unwrap_or(1);
@@ -250,6 +252,12 @@ mod tests {
             ),
             (live(), "up_to_date", Tone::Good, "up to date, 0.4 s behind"),
             (Situation { behind: None, ..live() }, "up_to_date", Tone::Good, "up to date"),
+            (
+                Situation { behind: Some(Duration::from_millis(49)), ..live() },
+                "up_to_date",
+                Tone::Good,
+                "up to date",
+            ),
             (held, "held_back", Tone::Trouble, "held back by web-events/3 since 12:03"),
             (idle.clone(), "quiet", Tone::Good, "no new events for 4 min"),
             (Situation { records: 0, ..idle }, "quiet", Tone::Good, "no events for 4 min"),

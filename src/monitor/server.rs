@@ -1,4 +1,4 @@
-//! The thread of the monitor: it listens, answers, and looks at the job once a second.
+//! The thread of the monitor: it listens, answers, and samples the job once a second.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -30,21 +30,21 @@ use crate::monitor::health::Verdict;
 use crate::monitor::sample::{MetricHosts, Sample, sample};
 use crate::monitor::{AskBalance, Balance, Facts, HttpConfig, Shared, process};
 
-/// How often the job is looked at.
+/// How often the job is sampled.
 const EVERY: Duration = Duration::from_secs(1);
-/// How long a client may take for the head of a request, and keep a connection without one.
+/// How long a client may take to send the head of a request, and keep an idle connection.
 const HEAD: Duration = Duration::from_secs(10);
-/// How long a connection may last that is not a stream.
+/// How long a connection may last, unless it is a stream.
 const LASTS: Duration = Duration::from_secs(300);
-/// The most bytes of a request.
+/// The largest request, in bytes.
 const REQUEST_BYTES: usize = 16 * 1_024;
-/// How long to wait before listening again where something else does.
+/// How long to wait before trying again to listen on a port that is taken.
 const AGAIN: Duration = Duration::from_secs(5);
-/// While somebody looks, the balance is read this often.
+/// How often the balance is read while somebody is watching.
 const BALANCE_EVERY: Duration = Duration::from_secs(5);
-/// Who has asked this recently looks.
+/// Somebody is watching if the document was requested within this time.
 const LOOKS: Duration = Duration::from_secs(30);
-/// How long the last message may take.
+/// How long sending the last message may take.
 const FLUSH: Duration = Duration::from_millis(200);
 
 const JSON: &str = "application/json";
@@ -94,13 +94,13 @@ async fn listen(address: SocketAddr, site: Rc<RefCell<Site>>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => serve(stream, &site),
-            // Too many open files, or a client that has gone already.
+            // Too many open files, or the client has already gone.
             Err(_) => sleep(Duration::from_millis(50)).await,
         }
     }
 }
 
-/// Answers one connection, on a task of its own.
+/// Serves one connection, on a task of its own.
 fn serve(stream: TcpStream, site: &Rc<RefCell<Site>>) {
     let _ = stream.set_nodelay(true);
     let id = site.borrow_mut().connections.enter();
@@ -114,7 +114,7 @@ fn serve(stream: TcpStream, site: &Rc<RefCell<Site>>) {
     let connection = http.serve_connection(TokioIo::new(stream), service);
     let of_task = Rc::clone(site);
     let task = tokio::task::spawn_local(async move {
-        // When it ends in the middle of something, nobody is left to be told.
+        // If it ends with an error, there is nobody left to report it to.
         let mut connection = std::pin::pin!(connection);
         while timeout(LASTS, connection.as_mut()).await.is_err() {
             if !of_task.borrow().connections.is_stream(id) {
@@ -126,7 +126,7 @@ fn serve(stream: TcpStream, site: &Rc<RefCell<Site>>) {
     site.borrow_mut().connections.driven_by(id, task.abort_handle());
 }
 
-/// Looks at the job once a second, until the run ends; then shows how it has ended.
+/// Samples the job once a second until the run ends; then shows how it has ended.
 async fn look(site: Rc<RefCell<Site>>, mut stopped: oneshot::Receiver<()>) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -155,7 +155,7 @@ async fn look(site: Rc<RefCell<Site>>, mut stopped: oneshot::Receiver<()>) {
     }
 }
 
-/// Everything that is answered, as of the last second.
+/// Everything that is served, as of the last second.
 struct Site {
     config: HttpConfig,
     shared: Arc<Shared>,
@@ -166,11 +166,11 @@ struct Site {
     totals: Totals,
     document: Document,
     marked: usize,
-    /// The answers that were asked for since the last look.
+    /// Answers rendered since the last sample.
     status: Option<Bytes>,
     metrics: [Option<Bytes>; 2],
     balance: BalanceReader,
-    /// When somebody has last asked for the document.
+    /// When the document was last requested.
     asked: Option<Instant>,
 }
 
@@ -203,7 +203,7 @@ impl Site {
         }
     }
 
-    /// Looks at the job, and tells those who watch what has changed.
+    /// Samples the job, and sends what has changed to the streams.
     fn look(&mut self) {
         let process = self.board.facts.process;
         let now_ms = (self.shared.now_ms)();
@@ -295,7 +295,7 @@ impl Site {
             return text(StatusCode::SERVICE_UNAVAILABLE, why);
         };
         let mut reply = reply(StatusCode::OK, EVENTS, Answer::Stream(stream));
-        // A proxy must not keep what is sent.
+        // A proxy must not buffer the stream.
         let off = hyper::header::HeaderValue::from_static("no");
         reply.headers_mut().insert("x-accel-buffering", off);
         reply
@@ -322,7 +322,7 @@ fn event(name: &str, data: &Value) -> Bytes {
     format!("event: {name}\ndata: {data}\n\n").into()
 }
 
-/// Reads the balance on a thread of its own, because Postgres may take its time.
+/// Reads the balance on a thread of its own, because Postgres may be slow.
 struct BalanceReader {
     /// Not started yet.
     idle: Option<AskBalance>,
@@ -337,7 +337,8 @@ impl BalanceReader {
         BalanceReader { idle: Some(ask), asks: None, found: None, asked: None, waits: false }
     }
 
-    /// Asks if somebody looks and it is time, and returns what was found since the last call.
+    /// Requests the balance if somebody is watching and it is due. Returns what was read since the
+    /// last call.
     fn read(&mut self, looks: bool) -> Option<Result<Balance, String>> {
         let due = self.asked.is_none_or(|asked| asked.elapsed() >= BALANCE_EVERY);
         if looks && due && !self.waits {

@@ -2,6 +2,7 @@
 //! in any case. With `--log-format json`, each line is an object.
 
 use std::io::{IsTerminal, Write};
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -20,13 +21,22 @@ const SOURCES: [&str; 7] =
 
 static JSON: AtomicBool = AtomicBool::new(false);
 
+/// The job whose log this is.
+static JOB: OnceLock<String> = OnceLock::new();
+
+/// Names the job: from now on it is in each line of a log in JSON.
+pub fn of_job(job: &str) {
+    // A process runs one job.
+    let _ = JOB.set(job.to_owned());
+}
+
 /// Whether each line of the log is a JSON object.
 pub fn is_json() -> bool {
     JSON.load(Relaxed)
 }
 
-/// Starts logging to standard error, in the format that is asked for. If that is not known, it is
-/// text, and the error says what is wrong with it.
+/// Starts logging to standard error in this format. An unknown format is an error, and the log is
+/// text.
 pub fn start(format: &str) -> Result<(), String> {
     let known = match format.trim() {
         "text" => Ok(false),
@@ -41,7 +51,7 @@ pub fn start(format: &str) -> Result<(), String> {
     let mut builder = env_logger::Builder::new();
     // Errors are shown whatever RUST_LOG names, unless it says `off`.
     builder.filter_level(LevelFilter::Error);
-    // librdkafka reports everything twice, and we report what matters of it.
+    // librdkafka reports everything twice, and we log what matters ourselves.
     builder.filter_module("librdkafka", LevelFilter::Warn);
     builder.filter_module("rdkafka", LevelFilter::Error);
     builder.filter_module("tokio_postgres", LevelFilter::Warn);
@@ -51,6 +61,8 @@ pub fn start(format: &str) -> Result<(), String> {
         builder.format(object);
     } else if terminal {
         builder.format(short);
+    } else {
+        builder.format(full);
     }
     let logger = builder.build();
     let level = logger.filter();
@@ -69,11 +81,14 @@ pub fn start(format: &str) -> Result<(), String> {
     known.map(|_| ())
 }
 
-/// One line with one object: time, level, target and message, and the values that come with it.
+/// One object in one line: time, level, target, job and message, and the key-values.
 fn object(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     let mut fields = Map::new();
-    // Those of the line itself come last, because nothing else may pass for them.
+    // The fields of the line itself come last, so that no key-value can replace them.
     let _ = record.key_values().visit(&mut Fields(&mut fields));
+    if let Some(job) = JOB.get() {
+        fields.insert("job".to_owned(), job.as_str().into());
+    }
     fields.insert("time".to_owned(), out.timestamp_millis().to_string().into());
     fields.insert("level".to_owned(), record.level().as_str().to_ascii_lowercase().into());
     fields.insert("target".to_owned(), record.target().into());
@@ -81,7 +96,7 @@ fn object(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     writeln!(out, "{}", Value::Object(fields))
 }
 
-/// Collects the values that come with a line.
+/// Collects the key-values of a line.
 struct Fields<'a>(&'a mut Map<String, Value>);
 
 impl<'kvs> VisitSource<'kvs> for Fields<'_> {
@@ -99,8 +114,16 @@ impl<'kvs> VisitSource<'kvs> for Fields<'_> {
     }
 }
 
-/// `10:11:12 the message`. Other levels than `info` are named. What comes with a line is shown where
-/// the message is not a sentence for people: from `debug` down.
+/// `[2026-11-26T10:11:12.345Z INFO ] the message`. Continuation lines are indented, so that a line
+/// that begins with a bracket begins an entry.
+fn full(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
+    let message = record.args().to_string().replace('\n', "\n    ");
+    write!(out, "[{} {:<5}] {message}", out.timestamp_millis(), record.level())?;
+    pairs(out, record)?;
+    writeln!(out)
+}
+
+/// `10:11:12 the message`. Levels other than `info` are named.
 fn short(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     let time = out.timestamp_seconds().to_string();
     let time = time.get(11..19).unwrap_or(&time);
@@ -114,10 +137,17 @@ fn short(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     };
     let style = out.default_level_style(level);
     write!(out, "{time} {style}{name}{style:#} {message}")?;
-    if level >= Level::Debug {
+    pairs(out, record)?;
+    writeln!(out)
+}
+
+/// Appends the key-values, but only at `debug` and `trace`. The other messages are sentences that
+/// already name them.
+fn pairs(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
+    if record.level() >= Level::Debug {
         let _ = record.key_values().visit(&mut Pairs(out));
     }
-    writeln!(out)
+    Ok(())
 }
 
 /// Appends ` key=value` to a line.

@@ -1,10 +1,11 @@
-//! Failures of servers, counted for people, and how often the log repeats one that lasts.
+//! Counts failures of servers for the metrics, and decides how often the log repeats one that
+//! lasts.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// How many kinds are told apart; the others count as `other`.
+/// How many kinds are distinguished; further ones count as `other`.
 const KINDS: usize = 64;
 
 static COUNTS: Mutex<BTreeMap<(&'static str, String), u64>> = Mutex::new(BTreeMap::new());
@@ -25,12 +26,12 @@ pub fn counts() -> Vec<(String, String, u64)> {
     counts.iter().map(|((whose, kind), n)| ((*whose).to_owned(), kind.clone(), *n)).collect()
 }
 
-/// When the log repeats a trouble that lasts: after this long, counted from its beginning. Beyond
-/// the last, again each time that it has passed.
+/// When the log repeats a failure that lasts: after these times from its beginning, and then after
+/// each further multiple of the last one.
 const REPEATS: [Duration; 3] =
     [Duration::from_secs(10), Duration::from_secs(60), Duration::from_secs(600)];
 
-/// A trouble that lasts: when to log it again, and how often it has happened.
+/// A failure that lasts: when to log it again, and how often it has happened.
 #[derive(Clone, Debug, Default)]
 pub struct Repeated {
     times: u64,
@@ -39,12 +40,12 @@ pub struct Repeated {
 
 impl Repeated {
     /// Notes that it has happened (again), this long after the first time. Returns how often it has
-    /// happened if it is time to say so: at the first time, and then ever more seldom.
+    /// happened if it is time to log it: the first time, and then less and less often.
     pub fn again(&mut self, lasts: Duration) -> Option<u64> {
         self.times += 1;
         (lasts >= self.due()).then(|| {
             self.said += 1;
-            // What was missed in between is not made up for.
+            // Skipped times are not made up for.
             while self.due() <= lasts {
                 self.said += 1;
             }

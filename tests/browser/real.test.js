@@ -220,7 +220,7 @@ async function used(seconds) {
   return (await cpu(job.pid)) - begin;
 }
 
-test("stopped in good order: the page knows that it has not crashed", { skip }, async () => {
+test("a clean stop: the page knows that it has not crashed", { skip }, async () => {
   assert.equal(await job.end("SIGTERM"), 0);
   await says(
     "stopped",

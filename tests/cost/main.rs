@@ -1,12 +1,12 @@
-//! What an event and an open session cost, held against what they are recorded to cost.
+//! The cost of an event and of an open session, compared with recorded costs.
 //!
-//! Time is no measure on a shared machine. Instructions are: callgrind counts those of the pure
-//! hot path (decode, pack, unpack, insert, close) the same to within a thousandth from run to run,
-//! so a change that makes it a tenth dearer is noticed, and noise is not. They do not see what
-//! memory costs when the tables outgrow the caches.
+//! Time is not a useful measure on a shared machine, but instructions are: callgrind's counts for
+//! the pure hot path (decode, pack, unpack, insert, close) differ by less than a thousandth from
+//! run to run. So a change that makes it a tenth more expensive is noticed, and noise is not. They
+//! do not include the cost of memory access when the tables outgrow the caches.
 //!
-//! The record is `tests/cost/recorded`. When a change is worth its price, or a new compiler or
-//! machine counts otherwise, this writes it anew:
+//! The record is `tests/cost/recorded`. When a change is worth its cost, or a new compiler or
+//! machine counts differently, this records it again:
 //!
 //! ```sh
 //! SESSIONIZER_RECORD_COST=yes cargo test --release --test cost
@@ -32,11 +32,11 @@ const EVENTS: usize = 100_000;
 const PER_EPOCH: usize = 20_000;
 const SHARDS: u32 = 128;
 const WORKERS: usize = 2;
-/// How much dearer than recorded an event may become.
+/// How much more expensive than recorded an event may become.
 const SLACK: f64 = 0.1;
-/// How much dearer events may be if half of them come from one visitor.
+/// How much more expensive events may be if half of them come from one visitor.
 const HOT_KEY: f64 = 1.1;
-/// What an open session with a key of 30 bytes may take, in bytes.
+/// The most memory that an open session with a key of 30 bytes may use, in bytes.
 const SESSION_BYTES: f64 = 150.0;
 
 const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cost/recorded");
@@ -108,12 +108,12 @@ fn count(hot: &str) -> f64 {
     }
 }
 
-/// Says it on the screen: what a test that passes prints is not shown.
+/// Prints to the screen, because the output of a passing test is not shown.
 fn tell(what: &str) {
     let _ = writeln!(std::io::stderr(), "cost: {what}");
 }
 
-/// What the test above measures in a process of its own; by itself it does nothing.
+/// The process that the test above measures; on its own it does nothing.
 #[test]
 fn hot_path() {
     let Ok(hot) = std::env::var(HOT) else { return };

@@ -1,4 +1,4 @@
-//! Partitions that are far apart in event time: none is forgotten, and live traffic never waits.
+//! Partitions that are far apart in event time: all are read, and live traffic never waits.
 
 use std::time::Duration;
 

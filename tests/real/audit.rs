@@ -1,5 +1,5 @@
-//! `sessionizer audit`: what is right passes, also beside the job and right after a crash; what is
-//! not is named, and so is what cannot be audited.
+//! `sessionizer audit`: a correct table passes, even beside a running job and right after a crash;
+//! differences are named, and so is whatever prevents an audit.
 
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -105,7 +105,7 @@ fn open_sessions_are_no_differences() {
     job.stop();
     let found = counts(&passes(&world));
     assert!(found[0] > 0 && found[2] > 0 && found[3..] == [0, 0], "{found:?}");
-    // A session that is drained and goes on is in the table with a part of its events.
+    // A drained session that continues is in the table with some of its events.
     world.run_to_end(&[]);
     traffic.send(200);
     let job = start(&world, "-w 2");
@@ -293,7 +293,7 @@ fn it_passes_right_after_a_kill_with_shards_at_different_epochs() {
     }
 }
 
-/// Its dead letter belongs to another shard than its key, and that may be behind.
+/// Its dead letter belongs to a different shard than its key, and that shard may lag.
 #[test]
 fn an_event_of_the_future_is_none_before_its_dead_letter_is_there() {
     let world = World::new("audit-future");

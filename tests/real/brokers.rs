@@ -1,4 +1,5 @@
-//! Brokers that go, come back, or are not there: said once, waited for, and nothing is lost.
+//! Brokers that go away, come back, or are missing: the job warns once and waits, and nothing is
+//! lost.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,7 +11,7 @@ use crate::kafka::{
 use crate::oracle::{event, sessions};
 use crate::world::{Running, World, eventually, finish};
 
-/// A broker that a test has to itself; gone when the test is.
+/// A private broker of a test, removed with it.
 pub struct Broker {
     pub directory: PathBuf,
     /// `host:port`, the same after every restart.
@@ -25,14 +26,14 @@ impl Broker {
         broker
     }
 
-    /// One that does not run yet.
+    /// A broker that has not been started.
     pub fn new(test: &str) -> Broker {
-        // No server of PostgreSQL of a test with the same name has this directory.
+        // A PostgreSQL server of a test with the same name has another directory.
         let name = format!("kafka-{test}-{}", std::process::id());
         Broker { directory: std::env::temp_dir().join(name), address: String::new() }
     }
 
-    /// What `scripts/services kafka` can do with it, with its arguments after the directory.
+    /// Runs a verb of `scripts/services kafka`, followed by the arguments after the directory.
     pub fn services(&self, line: &str) -> String {
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
         let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/services"))
@@ -81,13 +82,13 @@ fn a_broker_that_goes_away_is_missed_once_and_found_again() {
     assert_eq!(world.rows(), sessions(&events[..40]));
     let log = job.log();
     let lines = |of: &str| log.lines().filter(|line| line.contains(of)).count();
-    // One that lasts is repeated, on a machine that takes long to start a broker.
+    // A warning is repeated if the outage lasts, as on a machine that starts a broker slowly.
     let warned = lines("WARN") - lines("still does not answer");
     assert_eq!((warned, lines("ERROR"), lines("Kafka is back")), (1, 0, 1), "{log}");
     let warning = log.lines().find(|line| line.contains("WARN")).expect("counted");
     assert!(warning.contains(&world.kafka) && warning.contains("refused"), "{warning}");
 
-    // What a broker that hangs has not been told must not keep the job from stopping.
+    // A request that a hanging broker has not answered must not keep the job from stopping.
     let mut client = world.client();
     let mut block = client.transaction().expect("a transaction");
     block.batch_execute("lock table sessionizer.bindings in exclusive mode").expect("locked");
@@ -153,7 +154,7 @@ fn a_broker_that_is_not_there_yet_is_waited_for() {
     world.create_topic(1);
     let events = visits("a", 10);
     world.send_events(0, &events);
-    // The job finds a port that nobody serves; then somebody passes on what comes there.
+    // At first nothing listens on the port; then a proxy does.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("bound").to_string();
     drop(listener);

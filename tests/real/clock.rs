@@ -1,5 +1,5 @@
-//! The wall clock is set under a live job, by minutes and by days, in both directions: it goes on,
-//! the table equals the batch answer, and it says how far the clocks are apart.
+//! The wall clock of a live job is set by minutes and by days, in both directions: the job
+//! continues, the table equals the batch answer, and the log says how far the clocks are apart.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,13 +15,13 @@ use crate::world::{Running, World, chrono_now_ms};
 const MINUTE_MS: i64 = 60_000;
 const HOUR_MS: i64 = 60 * MINUTE_MS;
 const DAY_MS: i64 = 24 * HOUR_MS;
-/// Whatever a clock does, a row that is due is there within this.
+/// Whatever a clock does, a row that is due is written within this time.
 const SOON: Duration = Duration::from_secs(5);
 
-/// What a job says when it begins to read.
+/// The log line of a job that begins to read.
 const READS: &str = "reading begins";
 
-/// The library that shifts a clock; built once, and kept beside what cargo has built.
+/// The library that shifts a clock, built once and kept in cargo's target directory.
 fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
@@ -51,7 +51,7 @@ impl Clock {
         clock
     }
 
-    /// So many milliseconds ahead of the time. Written in place: it is mapped.
+    /// Sets the clock this many milliseconds ahead. The file is mapped, so it is written in place.
     fn set(&self, ahead_ms: i64) {
         use std::os::unix::fs::FileExt;
         let file = std::fs::File::options().write(true).open(&self.file).expect("it is there");
@@ -82,7 +82,8 @@ impl<'a> Visits<'a> {
         Visits { world, partitions, events: vec![], next_ms: chrono_now_ms() - 8 * HOUR_MS }
     }
 
-    /// Sends one to each partition. Each closes the session before it, whose row must be there soon.
+    /// Sends one to each partition. Each closes the session before it, whose row must be there
+    /// soon.
     fn next(&mut self) {
         let closed = self.events.clone();
         self.next_ms += 6 * MINUTE_MS;
@@ -103,7 +104,7 @@ impl<'a> Visits<'a> {
         }
     }
 
-    /// All of it is in the table once the job is done, and the audit agrees.
+    /// Checks that everything is in the table once the job has ended, and that the audit agrees.
     fn check(&self) {
         self.world.run_to_end(&[]);
         assert_eq!(self.world.rows(), sessions(&self.events));
@@ -131,7 +132,7 @@ fn send_ahead(world: &World, ahead_ms: i64) {
     assert_eq!(dead(world), want.to_string(), "an event {} h ahead", ahead_ms / HOUR_MS);
 }
 
-/// Checks that epochs go about as fast as time. On a busy machine, a single measurement may be off.
+/// Checks that epochs advance about as fast as time. On a busy machine, one measurement may be off.
 fn check_the_speed_of_epochs(world: &World) {
     let mut speeds = Vec::new();
     while !speeds.last().is_some_and(|speed| (0.7..1.3).contains(speed)) {
@@ -140,7 +141,7 @@ fn check_the_speed_of_epochs(world: &World) {
     }
 }
 
-/// How fast epochs go, as a multiple of time.
+/// How fast epochs advance, as a multiple of real time.
 fn speed_of_epochs(world: &World) -> f64 {
     let last = || -> i64 {
         let epoch = world.value("select max(epoch) from sessionizer.shard_progress");
@@ -163,7 +164,7 @@ fn a_clock_that_is_set_neither_stops_the_job_nor_changes_the_answer() {
         visits.next();
     }
     for (ahead_ms, says) in [
-        // A start takes a moment in which the clock goes on, and epochs do not.
+        // During a start the clock advances, and epochs do not.
         (-2 * MINUTE_MS - 5_000, "the clock of this machine is 2 min "),
         (-10 * MINUTE_MS, "the clock of this machine is 10 min behind the job's epochs"),
         (-DAY_MS, "the clock of this machine is 24 h behind the job's epochs"),

@@ -1,5 +1,5 @@
-//! Several processes that are one job, on ports of loopback: the table equals the batch answer
-//! whatever becomes of one of them, and the others end with its name.
+//! Several processes as one job, on loopback: the table equals the batch answer whatever happens to
+//! one of them, and the others end with its name.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -15,11 +15,11 @@ use crate::world::{Running, World, eventually};
 
 /// The exit code of a process that has lost another.
 pub const LOST: Option<i32> = Some(4);
-/// A process that dies is missed within this: two seconds, and some for a busy machine. Without its
-/// last words it would take the ten seconds of --peer-timeout.
+/// The loss of a process is noticed within this time: two seconds, and some for a busy machine. If
+/// its connections did not close, it would take the ten seconds of --peer-timeout.
 const NOTICED: Duration = Duration::from_secs(8);
 
-/// Addresses on loopback that nobody has: below the ports that a system gives to connections.
+/// Free addresses on loopback, below the range of ephemeral ports.
 pub fn addresses(count: usize) -> Vec<String> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 10_000 + (std::process::id() % 90) as u16 * 100;
@@ -85,8 +85,8 @@ fn wait(all: Vec<Running>) -> Vec<(ExitStatus, String)> {
     all.into_iter().map(Running::wait).collect()
 }
 
-/// Waits for the end of all after one of them was killed or asked to stop. Whoever had not found the
-/// others by then waits for it to be started again, as it should; nobody does that here, so it is
+/// Waits until all have ended, after one of them was killed or asked to stop. A process that had
+/// not connected to the others by then rightly waits for them; no one restarts them here, so it is
 /// asked to stop, too.
 fn wait_without_one(mut all: Vec<Running>) -> Vec<(ExitStatus, String)> {
     let until = Instant::now() + NOTICED;
@@ -158,7 +158,7 @@ fn processes_and_workers_can_change_at_every_start_also_after_kills() {
             let args =
                 format!("-w {workers} --sink-connections {writers} --snapshot-interval {interval}");
             let all = start(&world, processes, &args);
-            // Every fourth time so early that hardly anyone has found the others.
+            // Every fourth time, so early that hardly any process has connected to the others.
             let least = if round % 4 == 1 { 0 } else { 100 };
             std::thread::sleep(Duration::from_millis(least + moments.below(9 * least + 10)));
             let one = moments.below(processes as u64) as usize;
@@ -220,8 +220,8 @@ fn a_frozen_process_is_missed_in_time_and_can_write_no_more_when_it_wakes() {
         assert!(log.contains("lost process 1 (") && log.contains("not answered for 2s"), "{log}");
     }
     assert!(began.elapsed() < NOTICED, "it took {:?}", began.elapsed());
-    // Others do its work. They have the fence before it wakes, unless it froze in a transaction:
-    // then they wait for that.
+    // Another instance takes over. It has the fence before the frozen one wakes, unless that one
+    // froze within a transaction: then it waits for the end of the transaction.
     let mut next = start(&world, 2, "-w 2");
     traffic.send(2_000);
     std::thread::sleep(Duration::from_secs(2));
@@ -268,7 +268,7 @@ fn a_cluster_that_is_not_complete_stops_no_other_instance() {
     traffic.send(300);
     wait_for_records(&world, traffic.records());
     assert!(job.is_running());
-    // Whoever waits can be stopped, and a cluster stops as one.
+    // A waiting process can be stopped, and a cluster stops as a whole.
     two[1].signal("TERM");
     ended(two);
     job.stop();
@@ -386,7 +386,7 @@ fn strangers_are_turned_away_and_stop_nothing() {
     let mut all = vec![first, hosts.start_one(&world, 1, "-w 1")];
     all.iter_mut().for_each(|process| process.wait_for("reading begins"));
     open.extend(bother());
-    // One of the cluster before, or of the next: it is told that there is no place.
+    // A process of an earlier or later cluster is told that there is no place for it.
     let mut old = hosts.start_one(&world, 1, "-w 1");
     old.wait_for("cannot listen on");
     traffic.send(500);
@@ -415,7 +415,7 @@ fn the_port_is_open_on_the_address_of_the_hostfile_and_on_no_other() {
 fn late_events_and_bad_records_count_once_in_a_cluster_that_drops() {
     let world = World::new("cluster-drop");
     let mut traffic = Traffic::new(&world);
-    // The second time, some of what comes belongs to what closed the first time.
+    // The second time, some of the events belong to sessions that closed the first time.
     for _ in 0..2 {
         traffic.send(2_000);
         ended(start(&world, 2, "-w 2 --late drop --until-end"));

@@ -1,5 +1,5 @@
-//! A cluster whose processes share a secret, and those who stand between them or knock without it:
-//! the table is the batch answer, or nobody has written anything.
+//! A cluster whose processes share a secret, and attackers between them or without the secret: the
+//! table is the batch answer, or nothing was written.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -16,10 +16,10 @@ use crate::lifecycle::{Traffic, count, wait_for_records};
 use crate::rng::Rng;
 use crate::world::{Running, World, eventually};
 
-/// Is in no log.
+/// The secret; it must never appear in a log.
 const SECRET: &str = "canary-4fbf4e5b@:/?#%^'\"-ü";
 
-/// Each process has a file of its own: none reads while another is written.
+/// Each process has its own file, so that none is read while another is written.
 fn secret_file(world: &World, process: usize, secret: &str) -> PathBuf {
     let file = std::env::temp_dir().join(format!("{}-secret-{process}", world.name));
     world.write(&file, &format!("{secret}\n"));
@@ -46,7 +46,7 @@ fn ended(all: Vec<Running>) -> Vec<(ExitStatus, String)> {
     ended
 }
 
-/// Stands between processes: it passes on what is sent, until it is told to change or cut it.
+/// A proxy between processes that forwards everything, until it is told to alter or cut it.
 struct Proxy {
     address: String,
     flip: Arc<AtomicBool>,
@@ -168,7 +168,7 @@ fn beyond_loopback_a_start_without_a_secret_is_refused_with_the_remedy() {
     for says in ["192.0.2.1:2101", "head -c 32 /dev/urandom | base64", "--cluster-secret-file"] {
         assert!(log.contains(says), "{log}");
     }
-    // It gets further with either: the address is no one's.
+    // The address belongs to nobody, so both get as far as connecting.
     let insecure = [&place[..], &["--cluster-insecure", "--start-timeout", "1s"]].concat();
     let (status, log) = world.start(&insecure).wait();
     assert_eq!(status.code(), Some(2), "{log}");

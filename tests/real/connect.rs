@@ -1,4 +1,4 @@
-//! The way to Postgres: TLS, passwords, and a role that may do little.
+//! Connecting to Postgres: TLS, passwords, and a role with few rights.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::refusal::{refused, try_run};
 use crate::server::Server;
 use crate::world::World;
 
-/// Appends to a file of the server's own, or replaces it, and keeps its owner.
+/// Appends to a file of the server, or replaces it, and keeps its owner.
 pub fn write(path: &Path, owner: &Path, contents: &[u8], mode: u32) {
     std::fs::write(path, contents).expect("written");
     let owner = std::fs::metadata(owner).expect("there");

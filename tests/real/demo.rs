@@ -1,4 +1,4 @@
-//! `demo`: its first minutes, its own names, its verdict, and what it refuses.
+//! `demo`: how it starts, its names, its verdict, and what it refuses.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use crate::kafka::fail;
 use crate::world::{PATIENCE, World, eventually, finish};
 
-/// A demo may take so long to its first rows.
+/// How long a demo may take until its first rows.
 const FIRST_ROWS: Duration = Duration::from_secs(10);
 
-/// Every setting of a job, set to what no demo should read.
+/// Every setting of a job, with values that a demo must not use.
 const HOSTILE: &str = "WORKERS PROCESSES PROCESS HOSTFILE PEER_TIMEOUT GAP OUT_OF_ORDERNESS EPOCH \
     IDLE_TIMEOUT MAX_DRIFT DRIFT_SESSIONS MAX_FUTURE LATE LATE_EVENTS ACCEPT_LOST_OFFSETS \
     SESSION_END TABLE FROM UNTIL_END SINK_CONNECTIONS KAFKA_CONFIG JOB SHARDS SNAPSHOT_INTERVAL \
@@ -23,7 +23,7 @@ fn short_demo(world: &World, env: &[(String, String)]) -> (String, Duration) {
     let began = Instant::now();
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let child = child.expect("the program was built");
-    // The demo of before has left rows: those of this one are of now.
+    // The previous demo has left rows; this one's are recent.
     let rows = "select count(*) from pg_class where oid = to_regclass('sessionizer_demo')
                 and exists (select from sessionizer.balance where closed > 0 and as_of > now() - \
                 interval '10 s')";
@@ -50,7 +50,7 @@ fn a_short_demo_has_rows_soon_a_verdict_and_names_of_its_own_whatever_is_exporte
     let world = World::new("demo");
     let hostile = |name: &str| (format!("SESSIONIZER_{name}"), "nonsense".to_owned());
     let hostile: Vec<_> = HOSTILE.split_whitespace().map(hostile).collect();
-    // The second replaces what the first has left.
+    // The second replaces the rows of the first.
     for env in [hostile.as_slice(), &[]] {
         let (screen, first) = short_demo(&world, env);
         assert!(first < FIRST_ROWS, "the first rows came after {first:?}");

@@ -1,4 +1,5 @@
-//! What must be the same and is not: a replay that brings other records, and two writers that disagree.
+//! Differences that must not occur: a replay that returns other records, and two writers that
+//! disagree.
 
 use rdkafka::producer::{BaseRecord, Producer};
 
@@ -52,8 +53,8 @@ fn a_replay_of_a_topic_that_was_compacted_is_in_the_books() {
     assert_eq!(world.query(&by_epoch), [["100", "0", "0", "100"]]);
     assert!(world.rows().is_superset(&closed), "what had been written stays");
 
-    // What has closed before the crash counts as closed, though the replay has not seen it: an event
-    // that is late for it merges with its row.
+    // What has closed before the crash counts as closed, though the replay has not seen it: an
+    // event that is late for it merges with its row.
     send_keyed(&world, 20, &events[..20]);
     world.run_to_end(&[]);
     assert_eq!(world.query(totals)[0][..2], [lost.to_string(), "0".to_owned()]);
@@ -69,7 +70,7 @@ fn writers_that_disagree_on_a_watermark_end_the_run_with_an_explanation() {
     world.create_topic(1);
     world.send_events(0, &[event("a", "h", 1_700_000_000_000)]);
     world.run_to_end(&[]);
-    // Whoever comes second to an epoch finds another watermark than its own.
+    // The second writer of an epoch finds a different watermark than its own.
     world.execute(
         "create function another() returns trigger language plpgsql as $$ begin
              update sessionizer.epochs set watermark_ms = 5

@@ -1,4 +1,4 @@
-//! What an event can be, and what time does to it.
+//! Which records are events, and how time affects them.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use crate::world::{World, chrono_now_ms, eventually, finish, json};
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// An event with these parts of JSON as they are.
+/// An event with these parts inserted as raw JSON.
 fn raw(ip: &str, host: &str, time: &str) -> String {
     format!(r#"{{"ip":{ip},"host":{host},"event_time":{time}}}"#)
 }
@@ -17,13 +17,13 @@ fn row(ip: &str, host: &str, start_ms: i64, end_ms: i64, count: i64) -> Row {
     (ip.to_owned(), host.to_owned(), start_ms, end_ms, count)
 }
 
-/// The newest watermark that is committed; `i64::MIN` while there is none.
+/// The newest committed watermark; `i64::MIN` while there is none.
 fn watermark(world: &World) -> i64 {
     let value = world.value("select max(watermark_ms) from sessionizer.epochs");
     value.parse().unwrap_or(i64::MIN)
 }
 
-/// Numbers that look like chance and are always the same.
+/// Pseudorandom numbers, the same in each run.
 struct Chance(u64);
 
 impl Chance {
@@ -38,7 +38,7 @@ impl Chance {
         }
     }
 
-    /// Printable ASCII that no compression makes shorter, and that JSON takes as it is.
+    /// Incompressible printable ASCII that needs no escaping in JSON.
     fn text(&mut self, bytes: usize) -> String {
         let letter = |chance: &mut Chance| match (b' ' + chance.below(94) as u8) as char {
             '"' | '\\' => '~',
@@ -283,7 +283,7 @@ fn an_event_in_the_future_moves_nothing() {
     let job = start(&world, &["--idle-timeout", "1h"]);
     let now_ms = chrono_now_ms();
     let (minute_ms, year_ms) = (60_000, 365 * 24 * HOUR_MS);
-    // Five minutes ahead is the most that the clock may be off.
+    // By default, an event may be at most five minutes ahead of the clock.
     let inside = event("inside", "h", now_ms + 4 * minute_ms);
     let valid = [event("a", "h", now_ms - 10 * minute_ms), event("b", "h", now_ms), inside];
     let future = [now_ms + 6 * minute_ms, now_ms + year_ms].map(|at| event("a", "h", at));
@@ -345,7 +345,7 @@ fn an_active_partition_holds_the_watermark_back_until_it_goes_on() {
 fn an_idle_partition_holds_nobody_back() {
     let world = World::new("idle");
     world.create_topic(3);
-    // One partition is empty, one has fallen silent, one goes on.
+    // One partition is empty, one has fallen silent, and one continues.
     let silent = event("silent", "h", PAST_MS);
     world.send_events(1, [&silent]);
     let job = start(&world, &["--idle-timeout", "500ms"]);
@@ -356,9 +356,9 @@ fn an_idle_partition_holds_nobody_back() {
         world.send_events(0, &sent[sent.len() - 1..]);
         world.rows() == want
     });
-    // The one that goes on is what the watermark follows.
+    // The watermark follows the one that continues.
     assert!(watermark(&world) <= sent[sent.len() - 1].time_ms - 15_000);
-    // A partition that wakes up behind the watermark is late, and nothing of it is lost.
+    // Events of a partition that resumes behind the watermark are late, but not lost.
     let late = event("silent", "h", PAST_MS + GAP_MS);
     world.send_events(1, [&late]);
     let newest = event("active", "h", PAST_MS + 2 * HOUR_MS);
@@ -398,7 +398,8 @@ fn the_last_sessions_close_though_nobody_sends_any_more() {
     job.stop();
 }
 
-/// Four events for every way to have three steps of the gap less, plus and without a millisecond.
+/// For each combination, four events three steps apart, each step the gap or a millisecond less or
+/// more.
 fn on_the_boundary() -> Vec<Event> {
     let steps = [GAP_MS - 1, GAP_MS, GAP_MS + 1];
     let mut events = Vec::new();

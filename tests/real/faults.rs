@@ -1,14 +1,10 @@
-//! Faults of Postgres and Kafka under a running job, each by its name: the job waits, says so
-//! once, goes on by itself, and the table is right. Those that no waiting mends end it.
+//! Faults of Postgres and Kafka while the job runs, one by one: the job waits, warns once,
+//! continues by itself, and the table is right. Faults that waiting cannot resolve end it.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::RDKafkaApiKey;
@@ -24,7 +20,7 @@ use crate::server::Server;
 use crate::skipped::skipped;
 use crate::world::{Running, World, eventually};
 
-/// Starts the job with quick commits, changes to its environment, and a line for every try.
+/// Starts the job with short epochs, changes to its environment, and a log line for each attempt.
 fn start_with(world: &World, writers: &str, env: &[(&str, &str)]) -> Running {
     let mut command = world.command();
     command
@@ -34,7 +30,7 @@ fn start_with(world: &World, writers: &str, env: &[(&str, &str)]) -> Running {
     Running::start(command)
 }
 
-/// A job that has committed something, on one connection: then a fault is one warning.
+/// A job that has committed something, with a single connection, so that a fault is one warning.
 fn running(test: &str) -> (World, Traffic, Running) {
     let world = World::new(test);
     let mut traffic = Traffic::new(&world);
@@ -44,7 +40,7 @@ fn running(test: &str) -> (World, Traffic, Running) {
     (world, traffic, job)
 }
 
-/// Waits until the job has tried again and again, for this reason.
+/// Waits until the job has retried several times, for this reason.
 fn keeps_trying(job: &mut Running, reason: &str) {
     eventually(reason, || {
         assert!(job.is_running(), "it ended:\n{}", job.log());
@@ -53,7 +49,8 @@ fn keeps_trying(job: &mut Running, reason: &str) {
     });
 }
 
-/// The fault is over: everything is committed, one warning told of it, and the table is right.
+/// Checks that the fault is over: everything is committed, there was one warning, and the table is
+/// right.
 fn assert_healed(world: &World, traffic: &Traffic, mut job: Running) -> String {
     job.wait_for("commits again");
     wait_for_records(world, traffic.records());
@@ -65,7 +62,7 @@ fn assert_healed(world: &World, traffic: &Traffic, mut job: Running) -> String {
     log
 }
 
-/// Makes writing the table fail so many times. What a sequence has counted, no rollback takes back.
+/// Makes this many writes to the table fail. A sequence counts them, as no rollback undoes it.
 fn raise(world: &World, code: &str, times: u32) {
     world.execute(&format!(
         "create sequence raised;
@@ -80,7 +77,7 @@ fn raise(world: &World, code: &str, times: u32) {
     ));
 }
 
-/// When the log said something, in milliseconds since 1970.
+/// When the log contained something, in milliseconds since 1970.
 fn said_at(log: &str, text: &str) -> i64 {
     let line = log.lines().find(|line| line.contains(text)).expect("it was said");
     let time = line.trim_start_matches('[').split(' ').next().expect("a time");
@@ -144,7 +141,7 @@ fn a_deadlock_that_the_job_loses_is_tried_again() {
 struct Disk(PathBuf);
 
 impl Disk {
-    /// `None` where this user may not have one.
+    /// `None` where this user may not mount one.
     fn mount(server: &Server) -> Option<Disk> {
         let disk = Disk(server.directory.join("disk"));
         std::fs::create_dir(&disk.0).expect("a directory");
@@ -160,7 +157,7 @@ impl Disk {
         status.is_ok_and(|status| status.success())
     }
 
-    /// Leaves no byte free.
+    /// Fills it completely.
     fn fill(&self) {
         let mut ballast = std::fs::File::create(self.0.join("ballast")).expect("made");
         while ballast.write_all(&[1; 4_096]).is_ok() {}
@@ -173,7 +170,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Lazily: the server still has files there.
+        // Lazily, because the server still has files open there.
         self.run("umount", &["-l"]);
     }
 }
@@ -261,7 +258,7 @@ fn a_server_in_recovery_is_waited_for() {
 fn too_many_connections_are_waited_for_at_the_start_and_later() {
     let mut world = World::new("connections");
     let role = world.role();
-    // Only who has made the schema sessionizer, and whom that one trusts, may use it.
+    // Only the owner of the schema sessionizer, and roles that it trusts, may use it.
     world.login = Some(role.clone());
     let database = &world.database;
     world.execute(&format!(
@@ -332,96 +329,6 @@ fn a_table_that_somebody_holds_longer_than_a_timeout_is_waited_for() {
         drop(block);
         assert_healed(&world, &traffic, job);
     });
-}
-
-// ---- Postgres that says nothing ------------------------------------------------------------
-
-/// A way to Postgres that can stop passing on, with all connections open.
-struct Way {
-    address: String,
-    stalls: Arc<AtomicBool>,
-}
-
-impl Way {
-    fn to(server: &str) -> Way {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        let address = listener.local_addr().expect("bound").to_string();
-        let way = Way { address, stalls: Arc::default() };
-        let (server, stalls) = (server.to_owned(), Arc::clone(&way.stalls));
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let Ok(server) = TcpStream::connect(&server) else { continue };
-                for (from, to) in [(&client, &server), (&server, &client)] {
-                    let (mut from, mut to) =
-                        (from.try_clone().expect("open"), to.try_clone().expect("open"));
-                    let stalls = Arc::clone(&stalls);
-                    std::thread::spawn(move || pass(&mut from, &mut to, &stalls));
-                }
-            }
-        });
-        way
-    }
-
-    fn stall(&self, stalls: bool) {
-        self.stalls.store(stalls, Ordering::Relaxed);
-    }
-}
-
-fn pass(from: &mut TcpStream, to: &mut TcpStream, stalls: &AtomicBool) {
-    let mut buffer = [0; 65_536];
-    while let Ok(length @ 1..) = from.read(&mut buffer) {
-        while stalls.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        if to.write_all(&buffer[..length]).is_err() {
-            break;
-        }
-    }
-    let _ = to.shutdown(Shutdown::Write);
-}
-
-/// A job that has committed something by such a way.
-fn running_by_a_way(test: &str, args: &[&str]) -> (World, Traffic, Running, Way) {
-    let world = World::new(test);
-    let way = Way::to(&world.server);
-    let mut traffic = Traffic::new(&world);
-    traffic.send(500);
-    let mut command = world.command();
-    let url = format!("jdbc:postgresql://{}/{}", way.address, world.database);
-    command.env("POSTGRES_URL", url).args(["--sink-connections", "1", "--epoch", "50ms"]);
-    command.args(args);
-    let job = Running::start(command);
-    wait_for_records(&world, traffic.records());
-    (world, traffic, job, way)
-}
-
-#[test]
-fn a_commit_without_an_answer_is_told_of_once_and_waited_for() {
-    let (world, mut traffic, mut job, way) = running_by_a_way("silence", &[]);
-    way.stall(true);
-    traffic.send(500);
-    job.wait_for("writer 0: Postgres has not answered for 10 s");
-    traffic.send(500);
-    way.stall(false);
-    job.wait_for("writer 0: Postgres has answered, after 1");
-    wait_for_records(&world, traffic.records());
-    let log = job.stop();
-    assert_eq!((count(&log, "WARN ]"), count(&log, "ERROR]")), (1, 0), "{log}");
-    traffic.check(&world, &[]);
-}
-
-#[test]
-fn a_way_that_stalls_for_good_does_not_keep_the_job_from_stopping() {
-    let (world, mut traffic, job, way) = running_by_a_way("for-good", &["--stop-timeout", "1s"]);
-    way.stall(true);
-    traffic.send(500);
-    job.signal("TERM");
-    let (status, log) = job.wait();
-    assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains("Nothing is lost"), "{log}");
-    // To the server it is still there. Now the end of its connections comes through.
-    way.stall(false);
-    traffic.check(&world, &[]);
 }
 
 // ---- Kafka ---------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
-//! Faults that a start meets: what waiting mends is waited for, and may be interrupted; what it
-//! does not mend is told at once.
+//! Faults during a start: it waits for those that may resolve themselves, and can be interrupted;
+//! others are reported at once.
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -13,10 +13,10 @@ use crate::postgres::{MINUTE, TEN, world_with_an_event};
 use crate::refusal::{refused, try_run};
 use crate::world::{Running, World, finish};
 
-/// A stop must not take longer, also on a busy machine; a start would wait for a minute.
+/// A stop must not take longer than this, even on a busy machine; a start would wait for a minute.
 const QUICKLY: Duration = Duration::from_secs(10);
 
-/// Stops a job that waits in its start: that is no fault.
+/// Stops a job that is waiting in its start, which is not a fault.
 fn assert_stops(job: Running) {
     let asked = Instant::now();
     job.signal("TERM");
@@ -43,7 +43,7 @@ fn a_stop_while_a_start_waits_is_quick_and_no_fault() {
             assert_stops(job);
         },
     );
-    // Somebody who takes connections and never says a word.
+    // A server that accepts connections and never answers.
     at_once(["KAFKA_URL", "POSTGRES_URL"], |name| {
         let mute = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = mute.local_addr().expect("bound").to_string();

@@ -1,5 +1,5 @@
-//! The first start of a job on a table that has rows already, as another job has left it: nothing
-//! is counted twice, and every way to begin ends in the batch answer.
+//! The first start of a job on a table with rows of another job: nothing is counted twice, and
+//! every way to begin leads to the batch answer.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::refusal::{refused, try_run};
 use crate::world::{PATIENCE, World, chrono_now_ms, eventually, finish, json};
 
 const HOUR_MS: i64 = 3_600_000;
-/// How many records each partition has of the time of the job before, and of the time after.
+/// How many records each partition has from before the handover, and from after it.
 pub const BEFORE: i64 = 40;
 
-/// Visits that end within an hour from a time on.
+/// Visits that end within an hour of this time.
 fn visits_from(time_ms: i64, partition: i64) -> Vec<Event> {
     let visit = |at: i64| {
         let ip = format!("10.0.{partition}.{}", at % 7);
@@ -50,7 +50,7 @@ impl Handover {
         let middle_ms = chrono_now_ms();
         std::thread::sleep(Duration::from_millis(20));
         for partition in 0..2 {
-            // What comes later may touch the last rows of the job before.
+            // Later events may touch the last rows of the previous job.
             let visits = visits_from(PAST_MS + BEFORE * 60_000, i64::from(partition));
             world.send_events(partition, &visits);
             after.extend(visits);
@@ -64,12 +64,12 @@ impl Handover {
         sessions(self.before.iter().chain(&self.after))
     }
 
-    /// What the job before has committed: where it has stopped.
+    /// The offsets that the previous job has committed: where it stopped.
     fn commit_middle(&self, group: &str) {
         commit(&self.world, group, &[(0, BEFORE), (1, BEFORE), (2, 0)]);
     }
 
-    /// Nothing was made or changed.
+    /// Checks that nothing was created or changed.
     pub fn assert_untouched(&self) {
         let world = &self.world;
         assert_eq!(world.value("select to_regnamespace('sessionizer') is null"), "t");
@@ -114,7 +114,7 @@ fn a_table_with_rows_is_not_begun_upon_unasked() {
     let handover = Handover::new("unasked");
     let world = &handover.world;
     handover.commit_middle(&world.name);
-    // The newest row: the visitor who came last.
+    // The newest row is that of the last visitor.
     let newest = handover.before.iter().map(|event| event.time_ms).max().expect("events") + GAP_MS;
     let newest = chrono::DateTime::from_timestamp_millis(newest).expect("a time");
     let newest = newest.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
@@ -135,7 +135,7 @@ fn a_table_with_rows_is_not_begun_upon_unasked() {
     assert_eq!(code, 0, "{log}");
     assert!(log.contains(&format!("from the offsets of the consumer group {}", world.name)));
     assert_eq!(world.rows(), handover.all());
-    // From now on the job knows where it is.
+    // From now on the job knows its position.
     world.run_to_end(&[]);
     assert_eq!(world.rows(), handover.all());
 }
@@ -212,14 +212,14 @@ fn what_a_group_has_read_is_not_read_again_not_even_one_record() {
     refused(&world, &["--from", &from(5)], &[], 2, &says);
     assert_eq!(world.value("select to_regnamespace('sessionizer') is null"), "t");
     for (at, want) in [(6, [&events[..6], &events[6..]]), (7, [&events[..6], &events[7..]])] {
-        // The job before this one has committed as well.
+        // The previous job has committed, too.
         commit(&world, &world.name, &[(0, 6)]);
         let table = format!("from_{at}");
         world.execute(&format!("create table {table} as table sessionized_events"));
         world.run_to_end(&["--job", &table, "--table", &table, "--from", &from(at)]);
         assert_eq!(world.rows_of(&table), sessions(want.into_iter().flatten()), "from {at}");
     }
-    // To accept it is to count one event twice.
+    // If it is accepted, one event counts twice.
     commit(&world, &world.name, &[(0, 6)]);
     let log = world.run_to_end(&["--from", &from(5), "--accept-overlap"]);
     assert!(log.contains("WARN") && log.contains("may be counted twice"), "{log}");
@@ -278,12 +278,12 @@ fn a_group_that_has_committed_nothing_is_named() {
     handover.assert_untouched();
     let says = format!("the consumer group {} has committed no offset", world.name);
     refused(world, &["--from", "group"], &[], 2, &[&says]);
-    // Nor does it help that the table is empty.
+    // An empty table does not help either.
     world.execute("truncate sessionized_events");
     refused(world, &["--from", "group"], &[], 2, &[&says]);
 }
 
-/// Somebody has typed the time of another zone, or another year.
+/// A time in another time zone, or with the wrong year.
 #[test]
 fn a_beginning_in_the_future_is_told() {
     let handover = Handover::new("future");
@@ -336,7 +336,8 @@ fn offsets_of_a_group_that_kafka_does_not_have_are_refused() {
     assert_eq!(world.imbalance(), "0");
 }
 
-/// What this program commits for tools that show lag is no handover: it had sessions open there.
+/// Offsets that this program commits for tools that show lag are not a handover: sessions were open
+/// there.
 #[test]
 fn offsets_that_a_job_of_this_program_has_committed_are_no_handover() {
     let world = World::new("own-offsets");
@@ -357,7 +358,7 @@ fn offsets_that_a_job_of_this_program_has_committed_are_no_handover() {
     refused(&world, &["--from", "group"], &[], 2, &says);
     refused(&world, &["--from", "earliest"], &[], 2, &["counted twice"]);
     assert_eq!(world.rows(), rows);
-    // Set by hand, they are what somebody wants.
+    // If they were set by hand, they count.
     commit(&world, &world.name, &[(0, BEFORE)]);
     world.run_to_end(&["--from", "group"]);
     assert_eq!(world.rows(), rows);

@@ -1,17 +1,14 @@
-//! What a topic can hold. A record counts once, whatever stands around it.
-
-use std::time::Duration;
+//! What a topic can contain. A record counts once, whatever surrounds it.
 
 use rdkafka::consumer::Consumer;
 use rdkafka::message::ToBytes;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::jobs::produce;
 use crate::oracle::{Event, event, sessions};
-use crate::world::{PATIENCE, Running, World, chrono_now_ms, eventually, finish, json};
+use crate::world::{PATIENCE, Running, World, eventually, finish, json};
 
-/// A job that commits often and looks around often.
+/// Options of a job that commits often and checks often.
 pub const QUICK: [&str; 6] =
     ["--epoch", "100ms", "--idle-timeout", "1s", "--discovery-interval", "300ms"];
 
@@ -32,7 +29,7 @@ pub fn start(world: &World, args: &[&str]) -> Running {
     start_on(world, &world.name, args)
 }
 
-fn start_on(world: &World, topics: &str, args: &[&str]) -> Running {
+pub fn start_on(world: &World, topics: &str, args: &[&str]) -> Running {
     let mut command = world.command();
     let quick = QUICK.chunks(2).filter(|pair| !args.contains(&pair[0]));
     command.env("KAFKA_TOPIC", topics).args(quick.flatten()).args(args);
@@ -42,7 +39,7 @@ fn start_on(world: &World, topics: &str, args: &[&str]) -> Running {
 }
 
 /// Runs the job to the end of other topics than the first.
-fn run_on(world: &World, topics: &str, args: &[&str]) -> String {
+pub fn run_on(world: &World, topics: &str, args: &[&str]) -> String {
     let mut command = world.command();
     command.env("KAFKA_TOPIC", topics).arg("--until-end").args(args);
     let (status, log) = finish(command);
@@ -58,7 +55,7 @@ pub fn fail(world: &World, env: &[(&str, &str)], args: &[&str]) -> (i32, String)
     (status.code().unwrap_or_else(|| panic!("{status}:\n{log}")), log)
 }
 
-/// Does something with every case at the same time: most of it is waiting.
+/// Runs all cases at the same time, as most of it is waiting.
 pub fn at_once<T: Send>(cases: impl IntoIterator<Item = T>, act: impl Fn(T) + Sync) {
     let act = &act;
     std::thread::scope(|scope| {
@@ -68,7 +65,7 @@ pub fn at_once<T: Send>(cases: impl IntoIterator<Item = T>, act: impl Fn(T) + Sy
     });
 }
 
-/// Waits until the books hold so many records, and checks that they balance.
+/// Waits until this many records are accounted for, and checks the balance.
 pub fn wait_for_records(world: &World, records: usize) {
     let sql = "select coalesce(max(records), 0) from sessionizer.balance";
     eventually(&format!("{records} records in the books"), || {
@@ -78,7 +75,7 @@ pub fn wait_for_records(world: &World, records: usize) {
     assert_eq!(totals, [[records.to_string(), "0".to_owned()]]);
 }
 
-/// The table and the books are right about these events.
+/// Checks that the table and the balance are right for these events.
 pub fn assert_answer<'a>(world: &World, events: impl IntoIterator<Item = &'a Event> + Clone) {
     assert_eq!(world.rows(), sessions(events.clone()));
     assert_eq!(world.imbalance(), "0");
@@ -110,7 +107,7 @@ fn send_keyed<P: ToBytes + ?Sized>(world: &World, key: &str, payload: Option<&P>
 }
 
 /// Where the job is durably, by partition.
-fn durable_ends(world: &World, topic: &str) -> Vec<i64> {
+pub fn durable_ends(world: &World, topic: &str) -> Vec<i64> {
     let sql = format!(
         "select end_offset from sessionizer.partitions where topic = '{topic}' order by partition"
     );
@@ -118,7 +115,7 @@ fn durable_ends(world: &World, topic: &str) -> Vec<i64> {
 }
 
 /// What the group has told the broker, by partition; -1 where it has told nothing.
-fn group_offsets(world: &World, topic: &str, partitions: i32) -> Vec<i64> {
+pub fn group_offsets(world: &World, topic: &str, partitions: i32) -> Vec<i64> {
     let mut wanted = TopicPartitionList::new();
     wanted.add_partition_range(topic, 0, partitions - 1);
     let known = world.consumer(&world.name).committed_offsets(wanted, PATIENCE);
@@ -130,7 +127,7 @@ fn group_offsets(world: &World, topic: &str, partitions: i32) -> Vec<i64> {
     (0..partitions).map(offset).collect()
 }
 
-fn log_ends(world: &World, topic: &str, partitions: i32) -> Vec<i64> {
+pub fn log_ends(world: &World, topic: &str, partitions: i32) -> Vec<i64> {
     (0..partitions).map(|number| world.log_range(topic, number).1).collect()
 }
 
@@ -215,7 +212,7 @@ fn of_transactions_only_what_was_committed_counts() {
     write(1, &events[40..50], true);
     write(1, &never, false);
     wait_for_records(&world, 50);
-    // A run that ends waits for the group's offsets for a moment only: they are a courtesy.
+    // The end of a run waits only briefly for the group's offsets, which are informative.
     eventually("the group has no lag", || {
         group_offsets(&world, &world.name, 2) == ends(&world)
             && durable_ends(&world, &world.name) == ends(&world)
@@ -282,7 +279,7 @@ fn a_compacted_topic_is_read_over_its_holes() {
         send_keyed::<str>(&world, "later", None);
         world.read_topic(&world.name).iter().flatten().count() == 20
     });
-    // The offset to go on from is gone, and many after it.
+    // The next offset to read is gone, and so are many after it.
     world.run_to_end(&[]);
     let last = &events[60..];
     assert_answer(&world, &[&events[..40], last].concat());
@@ -290,239 +287,4 @@ fn a_compacted_topic_is_read_over_its_holes() {
     assert_eq!(world.rows_of("anew"), sessions(last));
     let differences = world.query("select distinct difference from sessionizer.balance");
     assert_eq!(differences, [["0"]]);
-}
-
-#[test]
-fn there_may_be_more_workers_than_partitions_and_the_other_way_round() {
-    let world = World::new("workers-partitions");
-    at_once([("one", "1", "4"), ("nine", "9", "2")], |(topic, partitions, workers)| {
-        let topic = format!("{}-{topic}", world.name);
-        let mut command = world.command();
-        command.env("KAFKA_TOPIC", &topic).arg("produce");
-        command.args(["--historical", "1d", "--density", "1", "--number", "3000"]);
-        command.args(["--disorder", "5s", "--bad", "0.01", "--partitions", partitions]);
-        let (status, log) = finish(command);
-        assert!(status.success(), "{status}:\n{log}");
-        let table = format!("sessions_{workers}");
-        let args = ["-w", workers, "--job", &table, "--table", &table];
-        // Killed in between: what a worker without partitions has to replay is nothing.
-        let job = start_on(&world, &topic, &args);
-        let read = format!("select records from sessionizer.balance where job = '{table}'");
-        eventually("all is read", || world.query(&read) == [["3000"]]);
-        job.kill();
-        run_on(&world, &topic, &args);
-        assert_eq!(world.rows_of(&table), world.answer(&topic), "{workers} workers");
-    });
-    let totals = world.query("select records, open, difference from sessionizer.balance");
-    assert_eq!(totals, [["3000", "0", "0"], ["3000", "0", "0"]]);
-}
-
-#[test]
-fn topics_are_added_and_removed_at_a_restart() {
-    let world = World::new("topics");
-    let [a, b, c] = ["a", "b", "c"].map(|name| format!("{}-{name}", world.name));
-    for (topic, partitions) in [(&a, 1), (&b, 3), (&c, 2)] {
-        world.create(topic, partitions, &[]);
-    }
-    let mut events = Vec::new();
-    // Visitors are the same in all topics, so sessions are made of records of several.
-    let all = visits("h", 70);
-    let mut fresh = all.chunks(10);
-    let mut send = |topic: &str, partition: i32| {
-        let chunk = fresh.next().expect("enough visits");
-        world.send_to(topic, partition, chunk.iter().map(|event| Some(json(event))));
-        chunk
-    };
-    events.extend_from_slice(send(&a, 0));
-    events.extend_from_slice(send(&b, 2));
-    run_on(&world, &format!("{a},{b}"), &["-w", "2"]);
-    assert_answer(&world, &events);
-
-    events.extend_from_slice(send(&c, 1));
-    events.extend_from_slice(send(&a, 0));
-    run_on(&world, &format!("{c},{b},{a}"), &[]);
-    assert_answer(&world, &events);
-
-    let missed = send(&b, 0);
-    events.extend_from_slice(send(&a, 0));
-    let log = run_on(&world, &format!("{a},{c}"), &[]);
-    assert!(log.contains(&format!("{b} is read no more")), "{log}");
-    assert_answer(&world, &events);
-
-    // Routed up again, it goes on where it was left.
-    events.extend_from_slice(missed);
-    run_on(&world, &format!("{b},{a}"), &[]);
-    assert_answer(&world, &events);
-}
-
-#[test]
-fn what_a_removed_topic_has_brought_survives_a_crash() {
-    let world = World::new("removed");
-    let [a, b] = ["a", "b"].map(|name| format!("{}-{name}", world.name));
-    world.create(&a, 1, &[]);
-    world.create(&b, 2, &[]);
-    let events = visits("h", 60);
-    let send = |topic: &str, partition: i32, events: &[Event]| {
-        world.send_to(topic, partition, events.iter().map(|event| Some(json(event))));
-    };
-    send(&a, 0, &events[..10]);
-    send(&b, 1, &events[10..20]);
-    let job = start_on(&world, &format!("{a},{b}"), &["-w", "2"]);
-    wait_for_records(&world, 20);
-    send(&b, 0, &events[20..40]);
-    wait_for_records(&world, 40);
-    job.kill();
-    send(&a, 0, &events[40..]);
-    // The open sessions are not in a snapshot: the topic is read again before it is left.
-    let job = start_on(&world, &a, &[]);
-    wait_for_records(&world, 60);
-    job.stop();
-    run_on(&world, &a, &[]);
-    assert_answer(&world, &events);
-}
-
-#[test]
-fn new_partitions_are_read_from_their_start() {
-    let world = World::new("new-partitions");
-    world.create_topic(1);
-    let events = visits("a", 90);
-    let job = start(&world, &["-w", "2"]);
-    world.send_events(0, &events[..20]);
-    wait_for_records(&world, 20);
-    // A job that is halted discovers nothing: the records are there first.
-    job.signal("STOP");
-    world.add_partitions(&world.name, 4);
-    world.send_events(1, &events[20..30]);
-    world.send_events(3, &events[30..40]);
-    job.signal("CONT");
-    wait_for_records(&world, 40);
-    world.send_events(2, &events[40..50]);
-    world.send_events(3, &events[50..60]);
-    wait_for_records(&world, 60);
-    let log = job.kill();
-    let found = log.lines().filter(|line| line.contains("found a new partition")).count();
-    assert_eq!(found, 3, "{log}");
-    // They are in no snapshot yet: the replay begins where their reading began.
-    world.send_events(1, &events[60..70]);
-    // Another one appears while no job runs.
-    world.add_partitions(&world.name, 5);
-    world.send_events(4, &events[70..]);
-    let job = start(&world, &["--from", "latest"]);
-    wait_for_records(&world, 90);
-    job.stop();
-    world.run_to_end(&[]);
-    assert_answer(&world, &events);
-}
-
-#[test]
-fn the_offsets_of_the_group_are_what_is_durable() {
-    let world = World::new("group");
-    world.create_topic(3);
-    let events = visits("a", 40);
-    let group = || group_offsets(&world, &world.name, 3);
-    let durable = || durable_ends(&world, &world.name);
-    world.send_events(0, &events[..10]);
-    world.send_events(1, &events[10..20]);
-    let job = start(&world, &["-w", "2"]);
-    wait_for_records(&world, 20);
-    eventually("the group follows", || group() == [10, 10, 0]);
-
-    // While nothing can be committed, the group stays where it is.
-    let mut client = world.client();
-    let mut block = client.transaction().expect("a transaction");
-    block.batch_execute("lock table sessionizer.bindings in exclusive mode").expect("locked");
-    world.send_events(2, &events[20..30]);
-    eventually("a commit waits", || a_commit_waits(&world));
-    assert_eq!((group(), durable()), (vec![10, 10, 0], vec![10, 10, 0]));
-    block.rollback().expect("unlocked");
-    eventually("the group follows", || group() == [10, 10, 10]);
-    assert_eq!(durable(), [10, 10, 10]);
-
-    // A clean stop tells the last word.
-    world.send_events(1, &events[30..]);
-    wait_for_records(&world, 40);
-    job.stop();
-    assert_eq!(durable(), [10, 20, 10]);
-    eventually("the group has the last word", || group() == [10, 20, 10]);
-}
-
-#[test]
-fn only_the_first_start_asks_where_to_begin() {
-    let world = World::new("from");
-    world.create_topic(3);
-    let hour_ms = 3_600_000;
-    let now_ms = chrono_now_ms();
-    let events = visits("a", 30);
-    // What counts is Kafka's time of a record, not the event's.
-    let send = |partition: i32, events: &[Event], at_ms: i64| {
-        let producer = world.producer(&[]);
-        for event in events {
-            let payload = json(event);
-            let record = BaseRecord::<(), str>::to(&world.name).partition(partition);
-            let record = record.timestamp(at_ms).payload(&payload);
-            producer.send(record).map_err(|(why, _)| why).expect("queued");
-        }
-        producer.flush(PATIENCE).expect("delivered");
-    };
-    send(0, &events[..5], now_ms - 3 * hour_ms);
-    send(0, &events[5..10], now_ms - hour_ms);
-    send(1, &events[10..15], now_ms - 3 * hour_ms);
-    let rfc_3339 = chrono::DateTime::from_timestamp_millis(now_ms - hour_ms).expect("a time");
-    let rfc_3339 = rfc_3339.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
-    let since_ms = (now_ms - 2 * hour_ms).to_string();
-    let first = [
-        ("earliest", events[..15].to_vec()),
-        ("latest", Vec::new()),
-        (since_ms.as_str(), events[5..10].to_vec()),
-        (rfc_3339.as_str(), events[5..10].to_vec()),
-    ];
-    at_once(first.iter().enumerate(), |(at, (from, want))| {
-        let job = format!("job_{at}");
-        world.run_to_end(&["--job", &job, "--table", &job, "--from", from]);
-        assert_eq!(world.rows_of(&job), sessions(want), "--from {from}");
-    });
-    send(1, &events[15..20], now_ms);
-    send(2, &events[20..], now_ms);
-    at_once(first.iter().enumerate(), |(at, (from, want))| {
-        let job = format!("job_{at}");
-        let other = if at == 0 { "latest" } else { "earliest" };
-        world.run_to_end(&["--job", &job, "--table", &job, "--from", other]);
-        let want = [want, &events[15..]].concat();
-        assert_eq!(world.rows_of(&job), sessions(&want), "--from {from}, later {other}");
-    });
-    let differences = world.query("select distinct difference from sessionizer.balance");
-    assert_eq!(differences, [["0"]]);
-}
-
-/// The job asks for no part in the group, so who is in it does not matter.
-#[test]
-fn a_group_with_members_is_no_trouble() {
-    let world = World::new("members");
-    world.create_topic(2);
-    let events = visits("a", 20);
-    world.send_events(0, &events);
-    let member = world.consumer(&world.name);
-    member.subscribe(&[&world.name]).expect("subscribed");
-    let assigned = || {
-        let _ = member.poll(Duration::from_millis(50));
-        member.assignment().expect("known").count() == 2
-    };
-    eventually("it has all partitions", assigned);
-    let job = start(&world, &[]);
-    wait_for_records(&world, 20);
-    let log = job.stop();
-    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
-    world.run_to_end(&[]);
-    assert_answer(&world, &events);
-}
-
-/// `produce` makes the topic, so a first run needs nobody else.
-#[test]
-fn a_topic_may_be_empty() {
-    let world = World::new("empty");
-    produce(&world, &["--historical", "1h", "--number", "0", "--partitions", "2"]);
-    world.run_to_end(&["-w", "2"]);
-    assert_eq!(world.rows().len(), 0);
-    assert_eq!(world.query("select records, difference from sessionizer.balance"), [["0", "0"]]);
-    eventually("the group is told", || group_offsets(&world, &world.name, 2) == [0, 0]);
 }

@@ -1,5 +1,5 @@
-//! What a login of Kafka may do: the least that deploy/kafka/acls.sh grants is enough, and each right
-//! that is missing is named at the start.
+//! The rights of a Kafka login: those that deploy/kafka/acls.sh grants are enough, and each missing
+//! right is named at the start.
 
 use std::io::Write;
 use std::process::Command;
@@ -12,8 +12,8 @@ use crate::world::{World, finish};
 const PASSWORD: &str = "wonder-4711";
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// A broker that asks everybody for rights who comes by its second port. The first is for the test,
-/// which may do anything.
+/// A broker that checks rights on its second port. The first is for the test, which may do
+/// anything.
 fn guarded(logins: &[&str]) -> (Broker, String) {
     let mut broker = Broker::new("guarded");
     let address = broker.services(&format!("secure admin {PASSWORD}"));

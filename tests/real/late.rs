@@ -28,7 +28,7 @@ fn late_events_can_be_dropped_as_flink_does() {
         [
             // Its session ends at the watermark: that is not before it.
             event("edge", "h", W - GAP_MS),
-            // As late as can be, and its session is still open.
+            // As late as possible, but its session is still open.
             event("open", "h", W - 2 * GAP_MS),
         ],
         [

@@ -1,5 +1,5 @@
-//! Stopping, dying, being replaced and losing Postgres: the table equals the batch answer all the
-//! same, nothing is written twice, and the books balance.
+//! Stopping, dying, signals and refusals of Postgres: the table still equals the batch answer,
+//! nothing is written twice, and the balance holds.
 
 use std::collections::BTreeSet;
 use std::process::ExitStatus;
@@ -10,10 +10,10 @@ use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedPr
 
 use crate::oracle::{Event, event, sessions};
 use crate::rng::Rng;
-use crate::world::{PATIENCE, Running, World, chrono_now_ms, eventually, json};
+use crate::world::{PATIENCE, Running, World, eventually, json};
 
 const PARTITIONS: i32 = 3;
-/// Whatever happens, a process that was told to end is gone within this.
+/// Whatever happens, a process that was asked to stop ends within this time.
 pub const SOON: Duration = Duration::from_secs(10);
 
 /// Events of some six hundred keys, a little out of order, with stragglers and bad records among
@@ -45,7 +45,7 @@ impl Traffic {
         self.events.len() as u64 + self.bad
     }
 
-    /// Sends so many records; they are in Kafka when this returns.
+    /// Sends this many records; they are in Kafka when this returns.
     pub fn send(&mut self, count: usize) {
         for _ in 0..count {
             self.clock_ms += 500;
@@ -72,13 +72,13 @@ impl Traffic {
         payload
     }
 
-    /// Runs the job to the end: all of it must be there, once.
+    /// Runs the job to the end and checks that everything is in the table exactly once.
     pub fn check(&self, world: &World, args: &[&str]) {
         world.run_to_end(args);
         self.compare(world);
     }
 
-    /// What was sent is in the table and in the books, all of it and once.
+    /// Checks that everything sent is in the table and in the balance exactly once.
     pub fn compare(&self, world: &World) {
         let (got, want) = (world.rows(), sessions(&self.events));
         let missing: BTreeSet<_> = want.difference(&got).take(5).collect();
@@ -99,7 +99,7 @@ pub fn start(world: &World, args: &str) -> Running {
     world.start(&args)
 }
 
-/// Waits until so many records are in the books, as long as they become more.
+/// Waits until this many records are accounted for, as long as the number grows.
 pub fn wait_for_records(world: &World, records: u64) {
     let sql = "select coalesce(max(records), 0) from sessionizer.balance";
     let there = || world.value("select to_regclass('sessionizer.balance') is not null") == "t";
@@ -112,12 +112,13 @@ pub fn wait_for_records(world: &World, records: u64) {
     }
 }
 
-/// Lines of the log that hold a text; a level is written as in `WARN ]`.
+/// The number of log lines that contain a text; a level is written as in `WARN ]`.
 pub fn count(log: &str, text: &str) -> usize {
     log.lines().filter(|line| line.contains(text)).count()
 }
 
-/// Whether a stop was clean. Before the program handles signals, one ends it as it would any other.
+/// Whether a stop was clean. Before the program handles signals, a signal ends it like any other
+/// program.
 pub fn ends_well(status: ExitStatus, log: &str) -> bool {
     status.success() || status.code().is_none() && log.is_empty()
 }
@@ -179,8 +180,8 @@ pub fn send_until(traffic: &mut Traffic, done: &AtomicBool) {
     }
 }
 
-/// Looks at the balance every 20 ms until told to stop; it must always be zero. Tells how many
-/// commits it has seen.
+/// Checks the balance every 20 ms until told to stop; it must always be zero. Counts the commits
+/// that it has seen.
 fn watch_balance(world: &World, done: &AtomicBool, seen: &AtomicUsize) {
     let mut client = world.client();
     let there = "select to_regclass('sessionizer.balance') is not null";
@@ -199,7 +200,7 @@ fn watch_balance(world: &World, done: &AtomicBool, seen: &AtomicUsize) {
     }
 }
 
-/// Raises the flag also when a test fails, so that its other threads end.
+/// Raises the flag even when a test fails, so that its other threads end.
 pub struct Raise<'a>(pub &'a AtomicBool);
 
 impl Drop for Raise<'_> {
@@ -229,7 +230,7 @@ fn being_killed_or_stopped_at_any_moment_loses_and_repeats_nothing() {
                 ),
             );
             std::thread::sleep(Duration::from_millis(moments.between(50, 749)));
-            // A stop may come while what was killed before is read again.
+            // A stop may come while the replay after the previous kill is running.
             let signal = ["KILL", "KILL", "TERM"][round % 3];
             job.signal(signal);
             let (status, log) = job.wait();
@@ -262,106 +263,6 @@ fn the_books_balance_at_every_commit() {
     traffic.check(&world, &[]);
 }
 
-// ---- being replaced ------------------------------------------------------------------------
-
-/// Records after which an epoch ends early.
-const FULL: i64 = 65_536;
-const EPOCH_MS: i64 = 5_000;
-const BACKLOG: i64 = 800_000;
-
-/// What is read in an epoch stays in memory until it ends, so one that brings much ends early.
-#[test]
-fn epochs_of_a_backlog_are_shorter_than_those_of_live_traffic() {
-    // More than a worker reads in a quarter of a second, or all could end with a whole one.
-    let world = World::new("short-epochs");
-    world.create_topic(1);
-    let mut produce = world.command();
-    produce.args([
-        "produce",
-        "--number",
-        &BACKLOG.to_string(),
-        "--historical",
-        "3d",
-        "--density",
-        "50",
-    ]);
-    let (status, log) = Running::start(produce).wait_at_most(5 * PATIENCE);
-    assert!(status.success(), "{status}:\n{log}");
-    // Long enough to be full before it is over, also where other tests take the processors.
-    let running = world.start(&["-w", "1", "--epoch", &format!("{EPOCH_MS}ms")]);
-    wait_for_records(&world, BACKLOG as u64);
-    // An epoch is known by the one after it, so live events come until one has both.
-    eventually("an epoch of live traffic is over", || {
-        world.send_events(0, [&event("10.1.1.1", "live", chrono_now_ms())]);
-        epochs_of_a_backlog(&world).1 > 0
-    });
-    let (shorter, _) = epochs_of_a_backlog(&world);
-    assert!(shorter > 0, "no epoch of the backlog ended early");
-
-    running.stop();
-    world.run_to_end(&["-w", "1"]);
-    assert_eq!(world.rows(), world.answer(&world.name));
-}
-
-/// How many epochs ended early because they were full, and how many brought something after the
-/// backlog. Each must have ended when it should.
-fn epochs_of_a_backlog(world: &World) -> (usize, usize) {
-    let epochs = "select epoch, coalesce((select max(records) from sessionizer.bindings b
-                         where b.epoch <= e.epoch), 0) from sessionizer.epochs e order by epoch";
-    let epochs = world.query(epochs).into_iter().map(|row| {
-        let number = |at: usize| row[at].parse::<i64>().expect("a number");
-        (number(0), number(1))
-    });
-    let epochs: Vec<(i64, i64)> = epochs.collect();
-    let (mut shorter, mut live) = (0, 0);
-    // The first epoch of a start says where reading begins, and ends before anything is read.
-    for three in epochs.windows(3).filter(|three| three[2].0 > three[1].0 + 1) {
-        let [(_, before), (began, read), (ended, _)] = three else { unreachable!("three") };
-        let full = read - before >= FULL;
-        let place = format!("the epoch {began} brought {} and ended at {ended}", read - before);
-        assert_eq!(ended % if full { 250 } else { EPOCH_MS }, 0, "{place}: {epochs:?}");
-        shorter += usize::from(full && ended % EPOCH_MS != 0);
-        live += usize::from(*before >= BACKLOG && read > before);
-    }
-    (shorter, live)
-}
-
-#[test]
-fn a_second_instance_takes_over_and_the_first_says_who() {
-    let world = World::new("takeover");
-    let mut traffic = Traffic::new(&world);
-    traffic.send(1_000);
-    let mut job = start(&world, "-w 2");
-    wait_for_records(&world, 1);
-    for workers in ["1", "3", "2"] {
-        traffic.send(300);
-        let next = start(&world, &format!("-w {workers}"));
-        let pid = next.pid();
-        let (status, log) = std::mem::replace(&mut job, next).wait();
-        assert_eq!(status.code(), Some(3), "{log}");
-        assert_eq!(count(&log, "ERROR]"), 1, "{log}");
-        let says =
-            format!("another instance of the job {} has taken over (pid {pid} on ", world.name);
-        assert!(log.contains(&says), "{log}");
-        traffic.send(300);
-    }
-    wait_for_records(&world, traffic.records());
-    job.stop();
-    traffic.check(&world, &["-w", "2"]);
-}
-
-#[test]
-fn a_job_that_is_deleted_while_it_runs_ends() {
-    let world = World::new("deleted");
-    Traffic::new(&world).send(100);
-    let job = start(&world, "-w 1");
-    wait_for_records(&world, 100);
-    world.execute("delete from sessionizer.jobs");
-    let (status, log) = job.wait();
-    assert_eq!(status.code(), Some(2), "{log}");
-    assert!(log.contains("is gone from sessionizer.jobs"), "{log}");
-}
-
 // ---- signals -------------------------------------------------------------------------------
 
 #[test]
@@ -369,7 +270,7 @@ fn a_hangup_is_a_clean_stop() {
     let world = World::new("hangup");
     let mut traffic = Traffic::new(&world);
     traffic.send(500);
-    // Whoever runs the tests may ignore it, and that would be inherited.
+    // The test runner may ignore the signal, and that would be inherited.
     let with_hangup = |program: std::process::Command, args: &[&str]| {
         let mut command = std::process::Command::new("env");
         command.env_clear().arg("--default-signal=HUP").arg(program.get_program()).args(args);
@@ -458,71 +359,4 @@ fn a_permission_that_is_revoked_ends_the_job_and_nothing_is_lost() {
     wait_for_records(&world, traffic.records());
     job.stop();
     traffic.check(&world, &[]);
-}
-
-// ---- locks ---------------------------------------------------------------------------------
-
-#[test]
-fn commits_and_starts_take_the_locks_of_shards_in_one_order() {
-    let world = World::new("lock-order");
-    let mut traffic = Traffic::new(&world);
-    traffic.send(300);
-    world.run_to_end(&["--shards", "8"]);
-    // Where the rows lie on the disk is no order: the first ones are the last there.
-    world.execute(
-        "cluster sessionizer.shard_progress using shard_progress_pkey;
-         update sessionizer.shard_progress set shard = shard where shard < 5",
-    );
-    let free = || -> Vec<String> {
-        let free = "select shard from sessionizer.shard_progress order by shard
-                    for update skip locked";
-        world.query(free).into_iter().map(|row| row[0].clone()).collect()
-    };
-    let waits = || {
-        let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'
-                     and datname = current_database() and application_name like 'sessionizer/%'";
-        world.value(waits) != "0"
-    };
-    let mut blocker = world.client();
-    let block = "begin; select from sessionizer.shard_progress where shard = 3 for update";
-    blocker.batch_execute(block).expect("locked");
-    let job = start(&world, "-w 1 --sink-connections 1 --shards 8");
-    eventually("the start waits", waits);
-    assert_eq!(free(), ["4", "5", "6", "7"], "a start holds what lies before, and nothing after");
-    blocker.batch_execute("rollback").expect("unlocked");
-    wait_for_records(&world, traffic.records());
-    blocker.batch_execute(block).expect("locked");
-    traffic.send(300);
-    eventually("a commit waits", waits);
-    assert_eq!(free(), ["4", "5", "6", "7"], "and so does a commit");
-    blocker.batch_execute("rollback").expect("unlocked");
-    wait_for_records(&world, traffic.records());
-    job.stop();
-    world.run_to_end(&["--shards", "8"]);
-    traffic.compare(&world);
-}
-
-#[test]
-fn instances_that_overtake_each_other_do_not_wait_in_a_circle() {
-    let world = World::new("circle");
-    let mut traffic = Traffic::new(&world);
-    traffic.send(300);
-    let args = "--sink-connections 4 --shards 64 --snapshot-interval 100ms";
-    let mut job = start(&world, &format!("-w 1 {args}"));
-    wait_for_records(&world, traffic.records());
-    for workers in [2, 1, 2, 1, 2, 1] {
-        traffic.send(500);
-        let mut next = start(&world, &format!("-w {workers} {args}"));
-        traffic.send(500);
-        next.wait_for("reading begins");
-        let (status, log) = job.wait();
-        assert_eq!(status.code(), Some(3), "{log}");
-        job = next;
-    }
-    wait_for_records(&world, traffic.records());
-    job.stop();
-    let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
-    assert_eq!(world.value(deadlocks), "0");
-    world.run_to_end(&["--shards", "64"]);
-    traffic.compare(&world);
 }

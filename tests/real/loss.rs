@@ -1,5 +1,5 @@
-//! What Kafka has no more: a start stops and says so, or goes on if it was told to, and then the
-//! loss is in the books.
+//! Records that Kafka no longer has: a start refuses and says so, or continues if it was told to,
+//! and then the loss is counted in the balance.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::world::{World, eventually};
 
 const ACCEPT: &str = "--accept-lost-offsets";
 
-/// (records, closed, open, dead, lost, difference) of the books.
+/// (records, closed, open, dead, lost, difference) of the balance.
 fn totals(world: &World) -> Vec<i64> {
     let sql = "select records, closed, open, dead, lost, difference from sessionizer.balance";
     world.query(sql)[0].iter().map(|number| number.parse().expect("a number")).collect()
@@ -42,7 +42,7 @@ fn records_that_were_not_read_yet_can_be_given_up() {
     let log = world.run_to_end(&[ACCEPT]);
     assert!(log.contains("WARN") && log.contains("retention"), "{log}");
     assert_eq!(world.rows(), sessions(&all(&events[..5], &events[8..20])));
-    // Nothing that had been read is lost: those records were never in the books.
+    // Nothing that had been read is lost: those records had not been counted.
     assert_eq!(totals(&world), [17, 17, 0, 0, 0, 0]);
     let losses = "select partition, lost_from, lost_to, read_to from sessionizer.losses";
     assert_eq!(world.query(losses), [["1", "5", "8", "5"]]);
@@ -64,7 +64,7 @@ fn records_that_a_replay_needs_are_counted_when_they_are_gone() {
     job.kill();
     let closed = world.rows();
     assert!(!closed.is_empty() && events_in(&closed) < 100, "some are closed, some are open");
-    // Of the sessions that are open, most of the beginning is gone.
+    // Most of the beginning of the open sessions is gone.
     world.delete_records(&world.name, 0, 90);
     let (code, log) = fail(&world, &[], &["--until-end"]);
     assert_eq!(code, 2, "{log}");
@@ -76,7 +76,7 @@ fn records_that_a_replay_needs_are_counted_when_they_are_gone() {
     assert_eq!(totals(&world), [100, 100 - lost, 0, 0, lost, 0]);
     assert!(log.contains(&format!("{lost} records that had been read are lost")), "{log}");
     assert!(rows.is_superset(&closed), "what had been written stays");
-    // From there on, it is a job like any other: late events still merge with what they touch.
+    // From there on, it is a job like any other: late events merge with the rows they touch.
     world.send_events(0, &events[100..]);
     world.send_events(0, &events[..1]);
     world.run_to_end(&[]);
@@ -166,7 +166,7 @@ fn a_start_says_which_offsets_are_gone() {
         assert!(log.contains(part), "{part:?} is missing in\n{log}");
     }
     assert_eq!(world.rows(), rows);
-    // What is gone up to the very offset to go on from is not missed.
+    // Records deleted up to exactly the next offset are not missed.
     world.run_to_end(&["--job", "anew", "--table", "anew"]);
     assert_eq!(world.rows_of("anew"), sessions(&events[8..20]));
     world.delete_records(&world.name, 1, 20);

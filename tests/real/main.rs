@@ -4,6 +4,7 @@
 //! its own, so they run side by side.
 
 mod alignment;
+mod anomalies;
 mod audit;
 #[path = "../shared/oracle.rs"]
 mod batch;
@@ -21,7 +22,9 @@ mod first_start;
 mod jobs;
 mod kafka;
 mod kafka_rights;
+mod kafka_topics;
 mod late;
+mod late_merge;
 mod lifecycle;
 mod loss;
 mod memory;
@@ -37,6 +40,7 @@ mod produce;
 mod queries;
 mod reading;
 mod refusal;
+mod replaced;
 mod reset;
 #[path = "../shared/rng.rs"]
 mod rng;
@@ -45,11 +49,13 @@ mod savepoint;
 mod secured;
 mod server;
 mod settings;
+mod silence;
 #[path = "../shared/skipped.rs"]
 mod skipped;
 mod state;
 mod statistics;
 mod stuck;
+mod surroundings;
 mod upgrade;
 mod user_table;
 mod watch;

@@ -1,5 +1,5 @@
-//! What is in flight stays within its memory, however large records are and however long Postgres
-//! takes; and dead letters that are old enough go.
+//! Data in flight stays within --memory, however large records are and however slow Postgres is;
+//! and old dead letters are removed.
 
 use rdkafka::producer::{BaseRecord, Producer};
 
@@ -7,10 +7,10 @@ use crate::kafka::{a_commit_waits, assert_answer, fail, start, visits, wait_for_
 use crate::rng::Rng;
 use crate::world::{PATIENCE, Running, World, eventually, json};
 
-/// A letter that is no event, with a number and of so many bytes.
+/// A record that is not an event, with a number and this many bytes.
 fn letter(number: usize, bytes: usize) -> String {
     let mut text = number.to_string();
-    // Not all the same: lz4 makes half of it.
+    // Different characters, so that lz4 compresses it only to half.
     let mut random = Rng::new(number as u64);
     while text.len() < bytes {
         text += &format!(" {:08x}", random.below(1 << 32));
@@ -19,7 +19,7 @@ fn letter(number: usize, bytes: usize) -> String {
     text
 }
 
-/// Sends letters to both partitions, compressed: what is read is larger than what is sent.
+/// Sends such records to both partitions, compressed, so that more is read than was sent.
 fn send_letters(world: &World, count: usize, bytes: usize) {
     let settings = [("compression.type", "lz4"), ("linger.ms", "20")];
     let producer = world.producer(&settings);
@@ -35,7 +35,7 @@ fn send_letters(world: &World, count: usize, bytes: usize) {
     producer.flush(PATIENCE).expect("delivered");
 }
 
-/// The most memory that a process has had, in MB.
+/// The peak memory of a process, in MB.
 fn peak_mb(job: &Running) -> u64 {
     let path = format!("/proc/{}/status", job.pid());
     let status = std::fs::read_to_string(path).expect("a process");
@@ -75,7 +75,7 @@ fn a_flood_of_bad_records_that_cannot_be_written_stays_within_the_memory() {
     let after = peak_mb(&job);
     assert!(after < 2 * 67 + 150, "{after} MB in the end:\n{}", job.log());
     let log = job.stop();
-    // Nobody blames the broker.
+    // The broker is not blamed.
     assert!(!log.contains("ERROR") && !log.contains("nothing has come"), "{log}");
     // The last sessions are open, and close at the end of this.
     world.run_to_end(&["-w", "1", "--memory", "16MiB"]);
@@ -86,7 +86,7 @@ fn a_flood_of_bad_records_that_cannot_be_written_stays_within_the_memory() {
     assert_eq!(world.value(kept), LETTERS.to_string());
 }
 
-/// What was read in one epoch is read again in one, also with less memory than it takes.
+/// What was read in one epoch is replayed in one, even with less memory than it takes.
 #[test]
 fn epochs_are_read_again_with_less_memory_than_they_were_read_with() {
     let world = World::new("less-memory");
@@ -106,7 +106,7 @@ fn epochs_are_read_again_with_less_memory_than_they_were_read_with() {
     assert_eq!(world.dead_letters(), [("bad_json".to_owned(), 1_000)], "{log}");
 }
 
-/// One record that is larger than all memory passes alone.
+/// A single record that is larger than the whole limit passes.
 #[test]
 fn a_record_larger_than_the_memory_passes() {
     let world = World::new("large-record");

@@ -1,4 +1,4 @@
-//! What is said when something is wrong: each message is read once and understood.
+//! Messages about problems: each can be understood at first reading.
 
 use std::net::TcpListener;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use crate::oracle::event;
 use crate::postgres::TEN;
 use crate::world::{World, finish};
 
-/// A port that leads to something else than Postgres, or a proxy that is frozen.
+/// A port that leads to something other than Postgres, or a frozen proxy.
 #[test]
 fn a_postgres_that_takes_the_connection_and_says_nothing_ends_the_start_in_time() {
     let world = World::new("silent-postgres");
@@ -91,7 +91,7 @@ fn what_the_server_advises_is_passed_on() {
                                           session_end timestamptz(3), num_logs bigint);
          create publication everything for all tables",
     );
-    // A late event would need it, and that is found before there is any.
+    // A late event would need it, which is found before there is one.
     world.send_events(0, &[event("10.0.0.1", "h", TEN)]);
     let mut command = world.command();
     command.arg("--until-end");

@@ -1,9 +1,9 @@
-//! Processes on machines of their own, as far as the kernel can play them: three network namespaces
-//! behind a bridge, each with its own address and loopback. Kafka and Postgres are reached by a
-//! forwarder in each, so that what is cut is the network between processes and nothing else.
+//! Processes on separate machines, simulated by the kernel: three network namespaces behind a
+//! bridge, each with its own address and loopback. Kafka and Postgres are reached by a forwarder in
+//! each, so that only the network between the processes is cut.
 //!
-//! Needs root, `ip` and `socat`; `scripts/test` tries whether they work (`SESSIONIZER_TEST_NETNS`: `yes`,
-//! or the reason why not).
+//! Needs root, `ip` and `socat`; `scripts/test` tries whether they work (`SESSIONIZER_TEST_NETNS`:
+//! `yes`, or the reason why not).
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -33,7 +33,7 @@ fn ip(args: &str) {
 }
 
 impl Network {
-    /// `None`, where there can be none; `number` tells the networks of a test run apart.
+    /// `None` where it cannot be created; `number` distinguishes the networks of a test run.
     fn new(world: &World, number: u32) -> Option<Network> {
         let possible = std::env::var("SESSIONIZER_TEST_NETNS");
         let possible = possible.as_deref().unwrap_or("SESSIONIZER_TEST_NETNS is not set");
@@ -42,7 +42,7 @@ impl Network {
             return None;
         }
         let own = std::process::id() % 250;
-        // With a name that `scripts/test` has chosen, it can take away what a killed test leaves.
+        // `scripts/test` chooses the name, so that it can clean up after a killed test.
         let prefix = std::env::var("SESSIONIZER_TEST_NETWORK");
         let prefix = prefix.unwrap_or_else(|_| format!("sz{}", std::process::id() % 100_000));
         let mut network = Network {
@@ -119,12 +119,12 @@ impl Network {
         all
     }
 
-    /// Takes the link of a machine down, or up again: it sees that it has no network.
+    /// Takes the link of a machine down or up. The machine notices that it has no network.
     fn link(&self, at: usize, state: &str) {
         ip(&format!("-n {}-{at} link set eth0 {state}", self.name));
     }
 
-    /// Drops every packet of a machine on the way (0), or none (3): nobody is told.
+    /// Silently drops every packet of a machine (0), or none (3).
     fn forwarding(&self, at: usize, state: u8) {
         let port = format!("{}v{at}", self.name);
         let done = Command::new("bridge")
@@ -153,8 +153,8 @@ impl Drop for Network {
     }
 }
 
-/// The two that can still reach each other lose `at`, in time and by name; and it loses one of
-/// them. None of them writes on.
+/// Checks that the two that can still reach each other report the loss of `at`, in time and by
+/// name, that it reports the loss of one of them, and that none of them keeps writing.
 fn all_notice(all: Vec<Running>, at: usize, began: Instant) {
     for (process, (status, log)) in all.into_iter().map(Running::wait).enumerate() {
         assert_eq!(status.code(), LOST, "process {process}: {log}");
@@ -197,7 +197,7 @@ fn packets_that_are_dropped_are_noticed_and_short_trouble_is_survived() {
     traffic.send(1_000);
     let hosts = network.hosts(&world);
     let all = network.start(&world, &hosts);
-    // Shorter than anybody has patience: what was lost is sent again, and nothing has happened.
+    // Shorter than any timeout: lost packets are sent again, and nothing else happens.
     network.forwarding(1, 0);
     traffic.send(200);
     std::thread::sleep(Duration::from_millis(500));
@@ -220,7 +220,7 @@ fn a_machine_that_is_cut_off_and_comes_back_cannot_write_what_others_have_taken_
     let hosts = network.hosts(&world);
     let mut all = network.start(&world, &hosts);
     traffic.send(1_000);
-    // It sleeps, and can still reach Postgres when it wakes; the others are told nothing.
+    // It is frozen, and can still reach Postgres when it wakes; the others are not told.
     let stale = all.remove(1);
     stale.signal("STOP");
     let began = Instant::now();
@@ -232,7 +232,7 @@ fn a_machine_that_is_cut_off_and_comes_back_cannot_write_what_others_have_taken_
     assert!(began.elapsed() < PEER_TIMEOUT + Duration::from_secs(5));
     let mut job = world.start(&["-w", "2", "--epoch", "50ms"]);
     traffic.send(1_000);
-    // If it sleeps in a transaction, the job waits for that; otherwise it has the fence by now.
+    // If it froze within a transaction, the job waits for that; otherwise it has the fence by now.
     std::thread::sleep(Duration::from_secs(2));
     stale.signal("CONT");
     let (status, log) = stale.wait();

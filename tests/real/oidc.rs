@@ -1,4 +1,4 @@
-//! OAUTHBEARER: tokens come from a server, and Kafka takes them.
+//! OAUTHBEARER: a server issues tokens, and Kafka accepts them.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -19,7 +19,7 @@ fn base64(bytes: &[u8]) -> String {
     openssl::base64::encode_block(bytes)
 }
 
-/// A token that nobody has signed: the broker of this test takes it.
+/// An unsigned token, which the broker of this test accepts.
 fn token() -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
     let claims = format!(r#"{{"sub":"alice","iat":{now},"exp":{}}}"#, now + 3_600);
@@ -29,7 +29,7 @@ fn token() -> String {
     format!("{}.{}.", part(r#"{"alg":"none"}"#), part(&claims))
 }
 
-/// Answers one request as a server of tokens does; gives whether it was the right client.
+/// Answers one request as a token server does. Returns whether it came from the right client.
 fn answer(stream: TcpStream) -> std::io::Result<bool> {
     let mut reader = BufReader::new(stream);
     let (mut line, mut length, mut known) = (String::new(), 0, false);
@@ -80,7 +80,7 @@ fn a_token_of_an_oidc_server_logs_in() {
     let server = listener.local_addr().expect("bound");
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
-            // Whoever hangs up is not of interest.
+            // A client that hangs up does not matter.
             let _ = answer(stream);
         }
     });

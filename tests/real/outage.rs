@@ -1,5 +1,5 @@
-//! Postgres going away, and the way to it failing at the worst moments: the job waits, says so
-//! once, and goes on as if nothing had been.
+//! Outages of Postgres, and connections that fail at the worst moments: the job waits, warns once,
+//! and continues as if nothing had happened.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use crate::world::{Running, World, eventually};
 
 const WRITERS: usize = 3;
 
-/// Waits until the log says something so many times; the job must not end before.
+/// Waits until the log contains something this many times; the job must not end before.
 pub fn wait_for_times(job: &mut Running, text: &str, times: usize) {
     eventually(text, || {
         assert!(job.is_running(), "it ended:\n{}", job.log());
@@ -44,7 +44,7 @@ fn postgres_may_go_away_and_come_back() {
     }
     wait_for_records(&world, traffic.records());
     let log = job.stop();
-    // One that lasts is repeated, on a machine that takes long to start a server.
+    // A warning is repeated if the outage lasts, as on a machine that starts a server slowly.
     let warned = count(&log, "WARN ]") - count(&log, "still cannot commit");
     assert_eq!(warned, WRITERS * outages.len(), "one an outage and writer:\n{log}");
     assert_eq!(count(&log, "ERROR]"), 0, "{log}");
@@ -129,8 +129,8 @@ fn a_start_waits_for_postgres() {
 
 // ---- the way to Postgres -------------------------------------------------------------------
 
-/// A way to Postgres that fails when it hurts most: of the transactions that come to their COMMIT,
-/// one never gets there, and one does and its reply is lost.
+/// A proxy to Postgres that fails when it hurts most: of the COMMITs that it sees, one never
+/// reaches the server, and one does but its reply is lost.
 struct Proxy {
     address: String,
     /// While it is set, commits fail.
@@ -165,7 +165,7 @@ impl Proxy {
     }
 }
 
-/// Takes what the client says to the server until a commit is to fail.
+/// Forwards what the client sends until a commit is to fail.
 fn forward(
     mut client: TcpStream,
     mut server: TcpStream,
@@ -229,7 +229,7 @@ fn a_commit_that_is_still_on_its_way_when_the_reply_is_lost_is_waited_for() {
     let mut traffic = Traffic::new(&world);
     traffic.send(100);
     world.run_to_end(&[]);
-    // A COMMIT that takes its time, as with a slow disk or a standby that has to answer.
+    // A slow COMMIT, as with a slow disk or a synchronous standby.
     world.execute(
         "create function slow() returns trigger language plpgsql as $$ begin
              if current_setting('slow.was', true) is distinct from txid_current()::text then
@@ -268,7 +268,7 @@ fn an_instance_that_is_frozen_does_not_hold_up_the_next() {
     let url = format!("jdbc:postgresql://{}/{}?{options}", world.server, world.database);
     command.env("POSTGRES_URL", url).args(["--epoch", "50ms"]);
     let mut first = Running::start(command);
-    // A start tries out a commit, and must not be what waits.
+    // A start tries out a commit; that one must not be the one that waits.
     first.wait_for("reading begins");
     // Stop it in the middle of a transaction, with its locks taken.
     let mut blocker = world.client();

@@ -1,6 +1,6 @@
-//! A database that goes back to an earlier state: a standby is promoted that lacks the last
-//! commits, a crash takes back what was not flushed, a backup is put back. The job says so by name
-//! and goes on from what is there; in the end the table equals the batch answer.
+//! A database that goes back to an earlier state: a standby that lacks the last commits is
+//! promoted, a crash loses what was not flushed, a backup is restored. The job says what has
+//! happened and continues from what is there; in the end the table equals the batch answer.
 
 use std::process::Command;
 
@@ -58,7 +58,7 @@ impl Pair {
         });
     }
 
-    /// Lets the standby go on without the primary, which is gone for good.
+    /// Promotes the standby; the primary is lost.
     fn fail_over(&mut self) {
         self.primary.act("kill");
         execute(&self.standby, "select pg_promote()");
@@ -70,7 +70,7 @@ impl Pair {
 fn a_failover_that_loses_nothing_needs_no_restart() {
     let mut pair = Pair::new("failover");
     pair.traffic.send(500);
-    // The standby comes first in the URL, and is passed by.
+    // The standby comes first in the URL, and is skipped.
     let hosts = format!("{}?targetServerType=primary", pair.world.database);
     let mut command = pair.world.command();
     command
@@ -167,7 +167,7 @@ fn a_failover_to_a_standby_that_lacks_commits_is_gone_on_from() {
 #[test]
 fn an_asynchronous_commit_that_a_crash_takes_back_is_read_again() {
     let server = Server::start("lost-commit");
-    // Nobody flushes what a commit has not.
+    // Nothing else flushes what a commit has not flushed.
     execute(&server, "alter system set wal_writer_delay to '10s'");
     execute(&server, "alter system set synchronous_commit to off");
     execute(&server, "select pg_reload_conf()");
@@ -208,7 +208,7 @@ fn back_up(server: &Server) {
     server.act("start");
 }
 
-/// Takes the server back to what was kept.
+/// Restores the server to the files that were kept.
 fn put_back(server: &Server) {
     server.act("stop");
     copy(server, "backup", "data");
@@ -262,7 +262,7 @@ fn a_backup_that_is_put_back_under_a_live_job_and_between_two_is_gone_on_from() 
     let log = job.stop();
     assert_eq!(count(&log, "ERROR]"), 0, "{log}");
     traffic.check(&world, &[]);
-    // It has told the group anew: the next start has nothing to say.
+    // The group has new offsets: the next start has nothing to report.
     let log = world.run_to_end(&[]);
     assert!(!log.contains(BACK), "{log}");
 }

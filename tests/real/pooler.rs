@@ -1,5 +1,5 @@
-//! pgbouncer between the job and PostgreSQL: in session mode it is as if it were not there, in any
-//! other it is noticed before anything is touched.
+//! pgbouncer between the job and PostgreSQL: session mode works as if it were not there, and any
+//! other mode is refused before anything is changed.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,7 +9,7 @@ use crate::lifecycle::{SOON, Traffic, wait_for_records};
 use crate::skipped::skipped;
 use crate::world::{Running, World, eventually, finish};
 
-/// Debian puts it where only root looks.
+/// Debian installs it where only root's PATH leads.
 fn program() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
@@ -23,7 +23,7 @@ struct Pooler {
 }
 
 impl Pooler {
-    /// `None`, and a word about it, where there is no pgbouncer.
+    /// `None`, with a notice, where there is no pgbouncer.
     fn start(world: &World, settings: &str) -> Option<Pooler> {
         let Some(program) = program() else {
             skipped(&format!("the pooler test {}", world.name), "pgbouncer is not installed");
@@ -53,7 +53,7 @@ impl Pooler {
         let config: Vec<&str> = config.lines().map(str::trim).collect();
         world.write(&file, &config.join("\n"));
         let mut command = Command::new(program);
-        // It refuses to be root.
+        // It refuses to run as root.
         if is_root() {
             command.args(["-u", "postgres"]);
         }

@@ -1,4 +1,4 @@
-//! `produce`: what it makes of access logs, of chance and of its options.
+//! `produce`: from access logs, and with generated events and all options.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -217,7 +217,7 @@ fn an_empty_topic_gets_a_past_and_live_events_go_on_where_it_ends() {
     let widest = all.windows(2).map(|pair| pair[1] - pair[0]).max().expect("pairs");
     assert!(widest < 5_000, "nothing for {widest} ms");
 
-    // What starts again does not write the past twice.
+    // A second run does not write the past again.
     let log = produce_to(&world, &world.name, &[&args[..], &["--number", "100"]].concat());
     assert!(log.contains("holds records already: no history"), "{log}");
     let again = times();
@@ -237,7 +237,7 @@ fn a_topic_of_others_is_left_alone() {
     let more = |args: &[&str]| fail(&world, &[], &[&historical[..], args].concat());
     // An empty topic is nobody's.
     produce_to(&world, &world.name, &[&historical[1..], &["3000"]].concat());
-    // What produce has written itself, in an earlier run.
+    // A topic that produce itself has written in an earlier run.
     produce_to(&world, &world.name, &[&historical[1..], &["20"]].concat());
     // Another program writes to one partition, after the records of ours: more than are looked at.
     world.send(1, (0..300).map(|_| Some("not ours")));

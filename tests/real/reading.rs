@@ -1,5 +1,5 @@
-//! What is in a topic, and the batch answer over it, by a consumer that has nothing to do with the
-//! job.
+//! The content of a topic, and the batch answer over it, read by a consumer that is independent of
+//! the job.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,8 +12,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use crate::oracle::{self, Event, GAP_MS, Row};
 use crate::world::{PATIENCE, World, chrono_now_ms};
 
-/// A consumer that hears nothing for so long is replaced. librdkafka itself waits a minute for each
-/// answer, and on a machine that is busy with other tests one may not come.
+/// A consumer that receives nothing for this long is replaced. librdkafka itself waits a minute for
+/// each answer, which may not come on a machine that is busy with other tests.
 const SILENCE: Duration = Duration::from_secs(20);
 const CONSUMERS: usize = 4;
 

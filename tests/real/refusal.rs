@@ -1,4 +1,4 @@
-//! Runs that must not succeed: the exit code, and what the message has to say.
+//! Runs that must fail: the exit code, and what the message must contain.
 
 use crate::world::{World, finish};
 

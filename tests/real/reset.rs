@@ -1,4 +1,4 @@
-//! `sessionizer reset`: a job and its rows go together, and the next start begins afresh.
+//! `sessionizer reset`: a job and its rows are removed together, and the next start begins anew.
 
 use crate::kafka::{start, visits, wait_for_records};
 use crate::oracle::sessions;
@@ -141,7 +141,7 @@ fn rows_are_deleted_where_they_cannot_be_truncated() {
     );
     resets(&world, &["--yes"], &[]);
     assert_eq!((world.rows().len(), state(&world)), (0, vec![0; 7]));
-    // What keeps its rows keeps the job as well.
+    // If the rows cannot be removed, the job stays, too.
     world.run_to_end(&[]);
     world.execute(
         "create function keep() returns trigger language plpgsql as 'begin return null; end';

@@ -1,5 +1,5 @@
-//! The login that `deploy/postgres/role.sql` makes: the job runs as it, with all that may come, and
-//! without any one of its rights a start is refused and says which.
+//! The login that `deploy/postgres/role.sql` creates: the job runs as it whatever happens, and if
+//! any of its rights is missing, a start is refused and names it.
 
 use std::process::Command;
 
@@ -94,7 +94,7 @@ fn the_script_grants_rights_on_a_table_that_is_there() {
     assert_eq!(world.rows_of("\"My Data\".\"All Visits\"").len(), 1);
 }
 
-/// Also those that are needed late, or never by most jobs.
+/// Including rights that are needed late, or never by most jobs.
 #[test]
 fn every_right_that_is_missing_is_named_at_the_start() {
     let world = world("rights-each");
@@ -122,6 +122,7 @@ fn every_right_that_is_missing_is_named_at_the_start() {
         ("table sessionizer.dead_letters", "select insert update delete"),
         ("table sessionizer.losses", "insert delete"),
         ("table sessionizer.replay_differences", "select insert"),
+        ("table sessionizer.anomalies", "select insert update delete"),
         ("table sessionizer.balance", "select"),
         ("schema sessionizer", "usage"),
     ];

@@ -40,7 +40,7 @@ fn a_savepoint_of_a_drained_job_goes_on_where_that_job_has_stopped() {
     assert!(!log.contains("WARN"), "{log}");
     assert_eq!(world.rows(), handover.all());
     assert_eq!(world.imbalance(), "0");
-    // From now on it knows where it is, and needs the savepoint no more.
+    // From now on the job knows its position, and no longer needs the savepoint.
     for directory in [drained, suspended] {
         std::fs::remove_dir_all(directory).expect("ours");
     }

@@ -20,7 +20,7 @@ struct Secured {
 }
 
 impl Secured {
-    /// The tests that run at the same time share one; it is gone when the last of them is over.
+    /// Tests that run at the same time share one; it is removed after the last of them.
     fn shared() -> Arc<Secured> {
         static SHARED: Mutex<Weak<Secured>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -47,7 +47,7 @@ impl Secured {
         world
     }
 
-    /// The setting that makes the broker's certificate a good one.
+    /// The setting that makes the broker's certificate trusted.
     fn trust(&self) -> String {
         format!("ssl.ca.location={}", self.broker.directory.join("ca.pem").display())
     }

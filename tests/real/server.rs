@@ -1,9 +1,9 @@
-//! Servers of PostgreSQL that a test has to itself.
+//! Private PostgreSQL servers of tests.
 
 use std::path::PathBuf;
 use std::process::Command;
 
-/// A PostgreSQL that a test has to itself, to do with it as it likes; gone when the test is.
+/// A private PostgreSQL of a test, removed with it.
 pub struct Server {
     pub directory: PathBuf,
     /// `host:port`, the same after every restart.
@@ -43,7 +43,7 @@ impl Server {
     }
 }
 
-/// A directory that no broker of a test with the same name has.
+/// The directory; a broker of a test with the same name has another one.
 fn directory(test: &str) -> PathBuf {
     std::env::temp_dir().join(format!("pg-{test}-{}", std::process::id()))
 }

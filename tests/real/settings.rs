@@ -1,11 +1,11 @@
-//! What is typed or set wrong is refused with words: exit code 2, before anything connects.
-//! And what the program prints goes where it is sent, or ends it quietly.
+//! Wrong arguments and variables are explained and refused with exit code 2 before anything
+//! connects. And output goes where it is redirected; a closed pipe ends the program quietly.
 
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Must never be seen.
+/// A password that must never be shown.
 const SECRET: &str = "Qq7-geheim";
 
 fn program() -> Command {
@@ -21,7 +21,7 @@ fn run(command: &mut Command) -> (Option<i32>, String, String) {
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
-/// Each mistake: what is typed, what is set, and what must be said.
+/// Each mistake: the arguments, the variables, and what the message must contain.
 type Mistake = (&'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
 
 const MISTAKES: [Mistake; 67] = [

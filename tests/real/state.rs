@@ -1,5 +1,5 @@
-//! What Postgres holds of a job, in part gone or changed by hand: a start refuses it with words
-//! and changes nothing, and the audit notices.
+//! State of a job in Postgres that is partly missing or changed by hand: a start explains the
+//! problem and changes nothing, and the audit notices it.
 
 use crate::lifecycle::{Traffic, count, start, wait_for_records};
 use crate::refusal::refused;
@@ -91,7 +91,7 @@ fn what_is_missing_or_changed_is_named_and_nothing_is_written() {
         assert!(!log.contains("panicked"), "{damage}: {log}");
         if damage.starts_with("drop") {
             world.execute("drop table sessionizer.bindings");
-            // A start makes what is missing, but this one was refused: nothing of it has stayed.
+            // A start creates what is missing, but this one was refused and leaves nothing behind.
             world.execute(include_str!("../../src/ledger/schema.sql"));
         }
         assert_eq!(world.value(generation), "1", "{damage}: nobody was fenced");

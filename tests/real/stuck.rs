@@ -1,4 +1,4 @@
-//! What stands still is told: nobody has to guess why nothing comes.
+//! A job that makes no progress says why.
 
 use std::time::Duration;
 

@@ -1,11 +1,11 @@
-//! What older versions have left on disk is read, and the job goes on from it.
+//! State written by older versions is read, and the job continues from it.
 
 use crate::world::{World, finish};
 
 const STATE: &str = include_str!("../fixtures/state-2026-11/state.sql");
 const RECORDS: &str = include_str!("../fixtures/state-2026-11/records.tsv");
 
-/// What job and topic are called.
+/// The name of the job and the topic.
 const NAME: &str = "fixture";
 
 fn payload(text: &str) -> Vec<u8> {

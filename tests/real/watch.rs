@@ -1,4 +1,5 @@
-//! The HTTP port of a running job: health, who is answered, and that nobody who looks can harm it.
+//! The HTTP port of a running job: health, which requests are answered, and that no client can harm
+//! the job.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,7 +13,7 @@ use crate::lifecycle::{Traffic, wait_for_records};
 use crate::server::Server;
 use crate::world::{PATIENCE, Running, World, eventually, finish};
 
-/// A job that is watched.
+/// A job with an HTTP port.
 pub struct Watched {
     pub job: Running,
     /// `127.0.0.1:port`.
@@ -55,7 +56,7 @@ impl Watched {
         serde_json::from_str(&answer.body).expect("JSON")
     }
 
-    /// Waits until a path answers with a status, and gives what it says.
+    /// Waits until a path answers with a status, and returns the body.
     pub fn wait_for(&self, path: &str, status: u16) -> String {
         let mut last = String::new();
         eventually(&format!("{path} answers with {status}"), || {
@@ -66,7 +67,7 @@ impl Watched {
         last
     }
 
-    /// Waits until the document is as wished.
+    /// Waits until the document fulfils a condition.
     pub fn wait_until(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let mut last = Value::Null;
         let until = Instant::now() + PATIENCE;
@@ -140,7 +141,7 @@ fn without_kafka_it_is_unready_and_an_idle_topic_is_ready() {
     world.create_topic(2);
     let watched = Watched::start(&world, &["--epoch", "100ms", "--ready-within", "1s"]);
     watched.wait_for("/readyz", 200);
-    // Longer than it may make no progress, because there is none to make.
+    // It stays ready for longer than --ready-within, because there is nothing to do.
     let document =
         watched.wait_until("silence", |document| document["sentence"]["state"] == "quiet");
     assert!(document["sentence"]["text"].as_str().expect("text").starts_with("no events for"));
@@ -332,7 +333,7 @@ fn the_log_as_json_is_one_object_a_line() {
     let log = world.run_to_end(&["--log-format", "json"]);
     for line in log.lines() {
         let fields: Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"));
-        for name in ["time", "level", "target", "message"] {
+        for name in ["time", "level", "target", "message", "job"] {
             assert!(fields[name].is_string(), "{name}: {line}");
         }
     }

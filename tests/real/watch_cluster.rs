@@ -1,4 +1,4 @@
-//! A cluster that is watched: process 0 shows the whole job, every other its own part.
+//! The HTTP ports of a cluster: process 0 shows the whole job, the others their own part.
 
 use crate::cluster::Hosts;
 use crate::lifecycle::{Traffic, wait_for_records};

@@ -1,5 +1,5 @@
-//! The metrics: the list in the documentation, what a running job serves, the dashboard, the rules
-//! and the alerts are held against each other.
+//! The metrics: the documented list, a running job, the dashboard, the rules and the alerts are
+//! compared with each other.
 
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
@@ -54,7 +54,9 @@ fn the_list_of_metrics_is_what_a_running_job_serves() {
         watched.get("/metrics").body.contains("\nsessionizer_snapshot_timestamp_seconds ")
     });
     watched.wait_until("all is known", |document| {
-        document["tiles"]["lag_s"].is_number() && document["tiles"]["durable_watermark"].is_number()
+        document["tiles"]["lag_s"].is_number()
+            && document["tiles"]["durable_watermark"].is_number()
+            && document["statistics"]["state"] == "counting"
     });
     let plain = watched.get("/metrics");
     let (documented, served) = (documented(), served(&plain.body));
@@ -77,7 +79,7 @@ fn the_list_of_metrics_is_what_a_running_job_serves() {
     watched.job.stop();
 }
 
-/// Prometheus' own tool reads them and finds nothing to complain of.
+/// Checks them with Prometheus' own tool.
 fn check(metrics: &str) {
     let spawned = Command::new("promtool")
         .args(["check", "metrics"])
@@ -128,7 +130,7 @@ fn every_alert_has_its_paragraph_and_every_paragraph_its_alert() {
     }
 }
 
-/// A Prometheus that scrapes a job; gone when the test is.
+/// A Prometheus that scrapes a job, removed with the test.
 struct Prometheus {
     process: std::process::Child,
     directory: std::path::PathBuf,
@@ -217,7 +219,7 @@ fn a_real_prometheus_answers_every_query_of_the_dashboard() {
         })
     });
     assert_eq!(prometheus.query("up")[0]["value"][1], "1");
-    // What fails is empty while nothing does.
+    // Metrics of failures are empty while nothing fails.
     let may_be_empty = ["sessionizer_postgres_retries_total", "sessionizer_kafka_errors_total"];
     for query in dashboard_queries() {
         let empty = may_be_empty.iter().any(|name| query.contains(name));

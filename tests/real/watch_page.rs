@@ -1,4 +1,4 @@
-//! What the page is made of: the document, and the stream that keeps it up to date.
+//! The data of the page: the document, and the stream that keeps it up to date.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -10,7 +10,7 @@ use crate::lifecycle::{Traffic, wait_for_records};
 use crate::watch::Watched;
 use crate::world::{PATIENCE, Running, World};
 
-/// A page that is open.
+/// An open page.
 struct Page {
     reader: BufReader<TcpStream>,
 }
@@ -94,7 +94,7 @@ fn a_snapshot_and_its_changes_are_the_document() {
     assert_eq!((name.as_str(), &document["schema"]), ("snapshot", &1.into()));
     traffic.send(2_000);
     wait_for_records(&world, traffic.records());
-    // The two meet when the document is of the moment of the last change.
+    // They can be compared when the document is as of the last change.
     let mut compared = 0;
     for _ in 0..300 {
         let (name, change) = page.next().expect("it goes on");
@@ -211,7 +211,7 @@ fn the_document_says_what_the_table_and_the_views_say() {
     job.stop();
 }
 
-/// Beyond loopback, visitors are not shown, unless that is asked for; secrets never are.
+/// Beyond loopback, visitors are shown only with --page full; secrets are never shown.
 #[test]
 fn visitors_are_masked_beyond_loopback_and_secrets_are_nowhere() {
     let mut world = World::new("masked");

@@ -1,4 +1,5 @@
-//! What a test has to itself: a database, topics, and the job as a process.
+//! What a test has to itself: a database, topics, and the job as a process. One file, because every
+//! test begins here.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -18,7 +19,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use crate::oracle::{Event, Row};
 use crate::server::Server;
 
-/// How long anything may take before a test gives up on it.
+/// How long a test waits for anything.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct World {
@@ -27,12 +28,12 @@ pub struct World {
     pub server: String,
     pub user: String,
     pub password: String,
-    /// As whom the job logs in, if not as [`World::user`].
+    /// The login of the job, if it is not [`World::user`].
     pub login: Option<String>,
     pub database: String,
-    /// The name of the first topic, and what other names of this test begin with.
+    /// The name of the first topic, and the prefix of all other names of this test.
     pub name: String,
-    /// Files that go with the test.
+    /// Files that are removed with the test.
     files: Mutex<Vec<PathBuf>>,
 }
 
@@ -58,7 +59,7 @@ impl World {
         World::made(test, &variable("SESSIONIZER_TEST_KAFKA"), &server, user, &password)
     }
 
-    /// The same on a PostgreSQL of the test's own.
+    /// The same on a private PostgreSQL.
     pub fn on(server: &Server, test: &str) -> World {
         World::at(test, &variable("SESSIONIZER_TEST_KAFKA"), &server.address, "postgres")
     }
@@ -104,7 +105,7 @@ impl World {
             .connect(postgres::NoTls)
     }
 
-    /// A login of this test's own, for one that may less than [`World::user`].
+    /// The name of a login for this test, with fewer rights than [`World::user`].
     pub fn role(&self) -> String {
         format!("{}_role", self.database)
     }
@@ -126,12 +127,12 @@ impl World {
             .collect()
     }
 
-    /// The one value of a query.
+    /// The single value of a query.
     pub fn value(&self, sql: &str) -> String {
         self.query(sql)[0][0].clone()
     }
 
-    /// The table of sessions; a row that is there twice fails.
+    /// The table of sessions; duplicate rows fail the test.
     pub fn rows(&self) -> BTreeSet<Row> {
         self.rows_of("sessionized_events")
     }
@@ -192,8 +193,8 @@ impl World {
         self.wait_for_partitions(topic, partitions);
     }
 
-    /// Waits until the broker tells everybody that the topic has so many partitions: it does so a
-    /// moment after it has made them.
+    /// Waits until the broker reports that the topic has this many partitions, which happens a
+    /// moment after they were created.
     pub fn wait_for_partitions(&self, topic: &str, count: i32) {
         let consumer = self.consumer("asks");
         eventually("the partitions are known", || {
@@ -221,7 +222,7 @@ impl World {
         self.wait_for_partitions(topic, count as i32);
     }
 
-    /// A producer with settings of its own, for what [`World::send`] does not do.
+    /// A producer with other settings, for what [`World::send`] cannot do.
     pub fn producer(&self, settings: &[(&str, &str)]) -> ThreadedProducer<DefaultProducerContext> {
         let mut config = self.kafka_client();
         for (name, value) in settings {
@@ -273,8 +274,8 @@ impl World {
         range.expect("the broker answers")
     }
 
-    /// Waits until no transaction is open in a partition. A producer has its reply when the end of a
-    /// transaction is decided; the markers in the partitions, which readers need, come later.
+    /// Waits until no transaction is open in a partition. A producer has its reply when the end of
+    /// a transaction is decided; the markers in the partitions, which readers need, come later.
     pub fn wait_for_markers(&self, topic: &str, partition: i32) {
         let mut config = self.kafka_client();
         config.set("group.id", "asks").set("isolation.level", "read_committed");
@@ -295,7 +296,7 @@ impl World {
         done.elements()[0].error().expect("records can be deleted");
     }
 
-    /// The built program with an empty environment but for what leads it here.
+    /// The built program, with an environment that holds nothing but the settings of this world.
     pub fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sessionizer"));
         command
@@ -307,13 +308,13 @@ impl World {
             .env("POSTGRES_URL", format!("jdbc:postgresql://{}/{}", self.server, self.database))
             .env("POSTGRES_USER", self.login.as_ref().unwrap_or(&self.user))
             .env("POSTGRES_PASSWORD", &self.password)
-            // Many jobs run at once: those that are watched say where.
+            // Many jobs run at once, so the HTTP port is off unless a test sets it.
             .env("SESSIONIZER_HTTP", "none")
             .stdin(Stdio::null());
         command
     }
 
-    /// Writes a file that goes with the test.
+    /// Writes a file that is removed with the test.
     pub fn write(&self, file: &Path, text: &str) {
         std::fs::write(file, text).expect("a temporary file");
         self.files.lock().expect("not poisoned").push(file.to_owned());
@@ -337,7 +338,7 @@ impl World {
 }
 
 impl Drop for World {
-    /// Whoever lends a server gets it back as it was; what a failed test leaves is for looking at.
+    /// Cleans up on the shared servers; a failed test leaves everything for inspection.
     fn drop(&mut self) {
         if std::thread::panicking() {
             return;
@@ -383,12 +384,12 @@ pub fn json(event: &Event) -> String {
     .to_string()
 }
 
-/// Runs a command to its end and gives how it ended and what it said.
+/// Runs a command to its end and returns its status and its log.
 pub fn finish(command: Command) -> (ExitStatus, String) {
     Running::start(command).wait()
 }
 
-/// A process whose log is read as it comes; killed when a test forgets it.
+/// A process whose log is read as it is written. It is killed when dropped.
 pub struct Running {
     child: Child,
     log: Arc<Mutex<String>>,
@@ -415,7 +416,7 @@ impl Running {
         Running { child, log, reader: Some(reader) }
     }
 
-    /// What it has said so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         self.log.lock().expect("not poisoned").clone()
     }
@@ -444,7 +445,7 @@ impl Running {
         log
     }
 
-    /// Kills it as a power cut would.
+    /// Kills it.
     pub fn kill(self) -> String {
         self.signal("KILL");
         self.wait().1
@@ -455,7 +456,7 @@ impl Running {
         self.wait_at_most(PATIENCE)
     }
 
-    /// Waits for its end; for work that takes long where other tests take the processors.
+    /// Waits for its end, for work that takes long while other tests use the processors.
     pub fn wait_at_most(mut self, patience: Duration) -> (ExitStatus, String) {
         let until = Instant::now() + patience;
         loop {
@@ -470,7 +471,7 @@ impl Running {
         }
     }
 
-    /// Waits until the log says something; the job must not end before.
+    /// Waits until the log contains something; the job must not end before.
     pub fn wait_for(&mut self, text: &str) {
         let until = Instant::now() + PATIENCE;
         while !self.log().contains(text) {

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 
+use sessionizer::dataflow::anomalies::AnomaliesConfig;
 use sessionizer::dataflow::messages::Change;
 use sessionizer::dataflow::statistics::StatisticsConfig;
 use sessionizer::dataflow::statistics::collections::BUSY;
@@ -13,6 +14,7 @@ use sessionizer::dataflow::statistics::publish::Published;
 use sessionizer::dataflow::statistics::rows::{OpenPast, Past};
 use sessionizer::dataflow::statistics::sums::{Host, Quantiles, Summary, Sums, Visitor};
 use sessionizer::dataflow::statistics::window::Bounds;
+use sessionizer_core::anomaly::{Kind, Rules};
 use sessionizer_core::key::Key;
 use sessionizer_core::session::Span;
 use sessionizer_core::statistics::Bin;
@@ -41,6 +43,17 @@ pub struct Statistics {
     store: Arc<Mutex<Store>>,
     sabotage: Option<Sabotage>,
     pub seen: Arc<Seen>,
+}
+
+/// The detectors are there as well. These worlds last for seconds, so nothing can be found: they are
+/// compared with the batch answer by a test of their own.
+fn anomalies() -> AnomaliesConfig {
+    AnomaliesConfig {
+        rules: Rules::default(),
+        kinds: Kind::ALL.to_vec(),
+        hosts: 2,
+        on_anomalies: Arc::new(|published| assert!(published.live.is_empty())),
+    }
 }
 
 /// How the table of the start is read.
@@ -132,6 +145,7 @@ impl Statistics {
             end_after_ms: GAP_MS,
             past: self.past.map(|reading| self.open_past(reading)),
             on_statistics: Arc::new(move |published| own.check(published)),
+            anomalies: Some(anomalies()),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Why a run ends: one sentence for whoever reads the screen.
+//! The error type: one sentence for the user.
 
 use std::fmt;
 
@@ -20,12 +20,12 @@ impl From<String> for Failure {
     }
 }
 
-/// Ends with this sentence.
+/// An error with this message.
 pub fn fail<T>(text: impl Into<String>) -> Result<T> {
     Err(Failure(text.into()))
 }
 
-/// Says what was being done when something failed.
+/// Adds to an error what was being done.
 pub trait While<T> {
     fn during(self, what: impl fmt::Display) -> Result<T>;
 }

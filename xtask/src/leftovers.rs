@@ -1,8 +1,9 @@
-//! What would outlive this program: the processes it has started, its servers and its directory.
+//! Whatever would outlive this program: the processes it has started, its servers and its
+//! directory.
 //!
-//! However the program ends, also by a signal, none of them stays. Each process leads a process
-//! group, so that what it has started goes with it, and a Ctrl-C in the terminal reaches nobody
-//! but us.
+//! However the program ends, even by a signal, none of them remains. Each process leads a process
+//! group, so that its children end with it, and so that Ctrl-C in the terminal reaches this program
+//! alone.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -25,12 +26,12 @@ use crate::screen;
 
 #[derive(Default)]
 struct Leftovers {
-    /// Killed at the end.
+    /// Process groups to kill at the end.
     groups: Vec<Pid>,
-    /// Starting or stopping a server: waited for at the end, because a server whose start was cut
-    /// short could not be found any more.
+    /// Scripts that are starting or stopping a server. They are waited for at the end, because a
+    /// server whose start was interrupted could not be found any more.
     scripts: Vec<Pid>,
-    /// Installing or building something: told to end.
+    /// The script that is installing or building something. It is asked to end.
     foreground: Option<Pid>,
     directory: Option<PathBuf>,
 }
@@ -42,7 +43,7 @@ static LEFTOVERS: Mutex<Leftovers> = Mutex::new(Leftovers {
     directory: None,
 });
 
-/// How long a script that starts or stops a server may still take when all has to end.
+/// How long a script that starts or stops a server may still take at the end.
 const SCRIPT_PATIENCE: Duration = Duration::from_secs(20);
 
 fn leftovers() -> MutexGuard<'static, Leftovers> {
@@ -57,9 +58,9 @@ pub fn spawn(command: &mut Command) -> io::Result<Child> {
     Ok(child)
 }
 
-/// How a process has ended and what it has used, if it has ended. Answers that only once.
+/// How a process has ended and what it has used, if it has ended. Returns it only once.
 pub fn reap(child: &mut Child) -> io::Result<Option<ResUse>> {
-    // Under the lock: once it is reaped, its number may become that of somebody else.
+    // Under the lock: once the process is reaped, its number may be reused.
     let mut leftovers = leftovers();
     let id = Pid::from_child(child);
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
@@ -70,7 +71,7 @@ pub fn reap(child: &mut Child) -> io::Result<Option<ResUse>> {
     child.wait4().map(Some)
 }
 
-/// Sends a signal to a process and all that it has started.
+/// Sends a signal to a process and its children.
 pub fn signal(child: &Child, signal: Signal) {
     let id = Pid::from_child(child);
     if leftovers().groups.contains(&id) {
@@ -94,8 +95,8 @@ pub fn run_script(command: &mut Command) -> io::Result<(ExitStatus, String)> {
     Ok((output.status, String::from_utf8_lossy(&output.stdout).into_owned()))
 }
 
-/// Runs a script that installs or builds something, and returns what it has printed. It may have to
-/// ask for a password, so it belongs to the terminal as this program does.
+/// Runs a script that installs or builds something, and returns what it has printed. It may ask for
+/// a password, so it stays in the foreground of the terminal.
 pub fn run_in_foreground(command: &mut Command) -> io::Result<(ExitStatus, String)> {
     let child = {
         let mut leftovers = leftovers();
@@ -109,7 +110,7 @@ pub fn run_in_foreground(command: &mut Command) -> io::Result<(ExitStatus, Strin
     Ok((output.status, String::from_utf8_lossy(&output.stdout).into_owned()))
 }
 
-/// A new directory for servers and logs, which goes when this program ends.
+/// Creates a directory for servers and logs, which is removed when this program ends.
 pub fn make_directory(name: &str) -> Result<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     let mut leftovers = leftovers();
@@ -120,7 +121,7 @@ pub fn make_directory(name: &str) -> Result<PathBuf> {
         match std::fs::create_dir(&path) {
             Ok(()) => {
                 leftovers.directory = Some(path.clone());
-                // PostgreSQL may run as another user, who has to pass here whatever the umask is.
+                // PostgreSQL may run as another user, who needs access whatever the umask is.
                 let passable = std::fs::Permissions::from_mode(0o711);
                 std::fs::set_permissions(&path, passable).during(path.display())?;
                 return Ok(path);
@@ -131,7 +132,7 @@ pub fn make_directory(name: &str) -> Result<PathBuf> {
     }
 }
 
-/// Leaves the servers and their directory for whoever wants to look; the processes end.
+/// Ends the processes, but keeps the servers and the directory for inspection.
 pub fn keep_directory() {
     leftovers().directory = None;
 }
@@ -172,8 +173,8 @@ fn sweep(directory: &Path) -> bool {
     command.process_group(0).status().is_ok_and(|status| status.success())
 }
 
-/// From here on SIGINT, SIGTERM and SIGHUP end this program in good order, with 128 and the number
-/// of the signal, as a shell has it. What was ignored before stays so (`nohup`).
+/// From here on SIGINT, SIGTERM and SIGHUP clean up and end this program with 128 plus the number
+/// of the signal, as in a shell. A signal that was ignored before stays ignored (`nohup`).
 pub fn end_on_signals() -> Result<()> {
     let status = std::fs::read_to_string("/proc/self/status").during("/proc/self/status")?;
     let ignored = ignored_signals(&status);
@@ -181,7 +182,7 @@ pub fn end_on_signals() -> Result<()> {
     let mut signals = Signals::new(wanted).during("cannot handle signals")?;
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
-            // Held to the end: nothing is started any more. Whatever else comes is not listened to.
+            // Held to the end, so that nothing else is started. Further signals are not handled.
             let mut leftovers = leftovers();
             screen::say("interrupted");
             clear_locked(&mut leftovers);
@@ -191,7 +192,7 @@ pub fn end_on_signals() -> Result<()> {
     Ok(())
 }
 
-/// The signals that are ignored, as bits, by `/proc/PID/status`.
+/// The ignored signals as bits, from `/proc/PID/status`.
 fn ignored_signals(status: &str) -> u64 {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)

@@ -1,8 +1,8 @@
 //! The tool behind `scripts/bench` and `scripts/chaos`: it measures the program on real servers,
-//! and runs it on servers that fail. For developers; it ships nowhere.
+//! and runs it on servers that fail. It is for developers only, and not shipped.
 //!
-//! The scripts find or install what is needed and start this. The servers are those of
-//! `scripts/services`; this program starts, kills and sweeps them by it, and never by itself.
+//! The scripts find or install what is needed and start this program. All servers are started,
+//! killed and removed by `scripts/services`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -33,7 +33,7 @@ enum Tool {
 
 fn main() -> ExitCode {
     let tool = Tool::parse();
-    // However this function is left, also by a panic.
+    // However this function is left, even by a panic.
     let _end = End;
     let done = leftovers::end_on_signals().and_then(|()| match tool {
         Tool::Bench(args) => bench::run(&args),
@@ -62,8 +62,8 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this crate is a part of a workspace")
 }
 
-/// Builds these targets of the program, and all that it needs, as every script does. Returns the
-/// directory that holds them.
+/// Installs what is needed and builds these targets of the program, as every script does. Returns
+/// the directory that holds them.
 fn make_ready(targets: &[&str]) -> Result<PathBuf> {
     let script = root().join("scripts/lib/ready");
     let ready = leftovers::run_in_foreground(Command::new(&script).args(targets));

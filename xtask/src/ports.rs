@@ -1,4 +1,4 @@
-//! Ports of loopback that are free, for the processes of a cluster.
+//! Free ports on loopback, for the processes of a cluster.
 
 use std::fmt::Write;
 use std::net::TcpListener;
@@ -8,11 +8,11 @@ use std::path::Path;
 use crate::failure::{Result, While};
 use crate::rng::Rng;
 
-/// The ports that clients use for their own end of a connection start at 32768 on Linux. Below
-/// that, nobody takes the port of a process that is about to be started again.
+/// On Linux, ephemeral ports start at 32768. Below that, no client takes the port of a process that
+/// is about to be restarted.
 const FREE: Range<u64> = 20_000..30_000;
 
-/// The first of so many ports that are side by side and free.
+/// The first of `count` consecutive free ports.
 pub fn free(count: usize, rng: &mut Rng) -> u16 {
     loop {
         let first = rng.between(FREE.start, FREE.end - count as u64) as u16;
@@ -24,7 +24,7 @@ pub fn free(count: usize, rng: &mut Rng) -> u16 {
     }
 }
 
-/// Writes a hostfile for so many processes on free ports.
+/// Writes a hostfile for `count` processes on free ports.
 pub fn write_hosts(path: &Path, count: usize, rng: &mut Rng) -> Result<()> {
     std::fs::write(path, hosts(count, free(count, rng))).during(path.display())
 }

@@ -2,16 +2,16 @@
 
 use std::fs;
 
-/// The kernel counts in hundredths for whoever looks from outside, on every architecture.
+/// `/proc` counts in hundredths of a second on every architecture.
 const TICKS_PER_S: f64 = 100.0;
 
-/// The parts of `/proc/PID/stat` that are of use here.
+/// The fields of `/proc/PID/stat` that are used here.
 #[derive(Debug, PartialEq)]
 struct Stat {
     parent: u32,
     /// User and system time of all threads.
     own_s: f64,
-    /// The same of children that have been waited for.
+    /// The same for children that have been waited for.
     children_s: f64,
 }
 
@@ -30,13 +30,13 @@ fn stat(pid: u32) -> Option<Stat> {
     read_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// What a process has used so far, in all its threads; 0 if there is none.
+/// The CPU time of a process so far, in all its threads; 0 if there is no such process.
 pub fn cpu_seconds(pid: u32) -> f64 {
     stat(pid).map_or(0.0, |stat| stat.own_s)
 }
 
-/// What a server has used that works in child processes: itself, the children it has, and those
-/// that have ended.
+/// The CPU time of a server that works in child processes: its own, and that of its children,
+/// including those that have ended.
 pub fn cpu_seconds_with_children(pid: u32) -> f64 {
     let mut sum = stat(pid).map_or(0.0, |stat| stat.own_s + stat.children_s);
     let Ok(all) = fs::read_dir("/proc") else { return sum };
@@ -44,7 +44,7 @@ pub fn cpu_seconds_with_children(pid: u32) -> f64 {
         let Some(other) = other.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        // Others may end between their being listed and being read.
+        // A process may end after it was listed.
         if let Some(stat) = stat(other).filter(|stat| stat.parent == pid) {
             sum += stat.own_s;
         }
@@ -62,7 +62,7 @@ fn read_memory(status: &str, name: &str) -> Option<u64> {
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
-/// How many files, sockets and pipes a process has open; 0 if there is none.
+/// The number of open file descriptors of a process; 0 if there is no such process.
 pub fn open_files(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |files| files.count())
 }

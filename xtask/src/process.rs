@@ -1,4 +1,4 @@
-//! A process of the job or beside it: started, watched, ended.
+//! Child processes: starting, watching and ending them.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -13,10 +13,10 @@ use rustix::process::Signal;
 use crate::failure::{Failure, Result, While, fail};
 use crate::{leftovers, proc};
 
-/// How often a process is looked at that has to end.
+/// How often to check whether a process has ended.
 const GLANCE: Duration = Duration::from_millis(5);
 
-/// Killed with all it has started when this is dropped.
+/// A child process. It is killed with all its children when this is dropped.
 pub struct Process {
     name: String,
     child: Child,
@@ -26,21 +26,21 @@ pub struct Process {
 
 #[derive(Clone, Copy, Debug)]
 pub struct Ended {
-    /// The exit code, or 128 and the number of the signal.
+    /// The exit code, or 128 plus the number of the signal.
     pub status: i32,
-    /// What it has used, with all its threads and the children it has waited for.
+    /// The CPU time of all its threads, and of the children it has waited for.
     pub cpu_s: f64,
-    /// The most memory that was resident.
+    /// Peak resident memory.
     pub peak_mb: f64,
 }
 
 impl Process {
-    /// Starts it with a new log, which takes all that it writes.
+    /// Starts it with a new log for both standard output and standard error.
     pub fn start(name: impl Into<String>, command: Command, log: &Path) -> Result<Process> {
         Self::start_with_output(name, command, log, log)
     }
 
-    /// Starts it with a new log, for standard error, and a file for standard output.
+    /// Starts it with a new log for standard error, and a file for standard output.
     pub fn start_with_output(
         name: impl Into<String>,
         mut command: Command,
@@ -100,13 +100,13 @@ impl Process {
         }
     }
 
-    /// Waits until it has ended in good order.
+    /// Waits until it has ended; it is an error unless it ends with 0.
     pub fn finish(&mut self, patience: Duration) -> Result<Ended> {
         let ended = self.wait(patience)?;
         if ended.status == 0 { Ok(ended) } else { Err(self.failed(ended)) }
     }
 
-    /// That it should not have ended so.
+    /// The error for a process that should not have ended like this.
     pub fn failed(&self, ended: Ended) -> Failure {
         let (name, status, words) = (&self.name, ended.status, last_lines(&self.log, 3));
         Failure(format!("{name} ended with {status}: {words}"))
@@ -118,7 +118,7 @@ impl Process {
         }
     }
 
-    /// Ends it like a crash.
+    /// Kills it.
     pub fn kill(&mut self) -> Result<()> {
         self.signal(Signal::KILL);
         self.wait(Duration::from_secs(60)).map(|_| ())
@@ -143,12 +143,12 @@ impl Drop for Process {
     }
 }
 
-/// As a shell counts.
+/// The status as a shell reports it.
 fn code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
-/// The end of a file, however large it is.
+/// The last lines of a file of any size.
 pub fn last_lines(path: &Path, count: usize) -> String {
     const MOST_BYTES: u64 = 64 << 10;
     let read = || -> std::io::Result<Vec<u8>> {

@@ -1,7 +1,6 @@
-//! What people see while something runs: lines on standard error, and one line below them that is
-//! rewritten.
+//! Progress on standard error: lines that stay, and below them one line that is rewritten.
 //!
-//! Nothing here fails: when nobody reads any more (`scripts/chaos | head`), the run goes on.
+//! Nothing here fails: if standard error is closed (`scripts/chaos | head`), the run goes on.
 
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -34,14 +33,14 @@ pub fn show(text: &str) {
     }
 }
 
-/// Takes that line away.
+/// Clears that line.
 pub fn clear() {
     if std::mem::take(&mut *shown()) {
         let _ = write!(std::io::stderr(), "{CLEAR}");
     }
 }
 
-/// Says once a second how long something has been going on.
+/// Shows once a second how long something has been running.
 pub struct Ticker {
     label: String,
     began: Instant,
@@ -53,7 +52,7 @@ impl Ticker {
         Ticker { label: label.into(), began: Instant::now(), last_s: 0 }
     }
 
-    /// To be called often. `more` is added to the line.
+    /// Call this often. `more` is appended to the line.
     pub fn tick(&mut self, more: impl FnOnce() -> String) {
         let seconds = self.began.elapsed().as_secs();
         if seconds > self.last_s {

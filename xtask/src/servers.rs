@@ -1,4 +1,4 @@
-//! A Kafka and a PostgreSQL of our own, in a directory that goes when this program ends.
+//! A private Kafka and a private PostgreSQL, in a directory that is removed when this program ends.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use crate::sql::Server;
 use crate::{leftovers, proc, root, screen};
 
 pub struct Servers {
-    /// Holds everything: servers, logs, files in passing.
+    /// Holds the servers, the logs and temporary files.
     pub directory: PathBuf,
     pub kafka: Service,
     pub postgres: Service,
@@ -25,7 +25,7 @@ pub struct Service {
 }
 
 impl Servers {
-    /// Starts both. `name` is a part of the name of the directory.
+    /// Starts both. `name` becomes part of the directory's name.
     pub fn start(name: &str) -> Result<Servers> {
         screen::show("starting Kafka and PostgreSQL");
         let directory = leftovers::make_directory(name)?;
@@ -39,8 +39,8 @@ impl Servers {
         self.directory.join(name)
     }
 
-    /// The program or something beside it, in an environment that names these servers and holds no
-    /// setting of whoever runs this. A job has a consumer group of its own.
+    /// A command in an environment that names these servers, without any settings from the caller's
+    /// environment. Each job sets its own consumer group.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         for (name, _) in std::env::vars_os() {
@@ -63,7 +63,7 @@ impl Service {
         Ok(Service { kind, directory: directory.to_owned(), address })
     }
 
-    /// A standby of this PostgreSQL, which follows it.
+    /// Starts a standby of this PostgreSQL.
     pub fn standby(&self, directory: &Path) -> Result<Service> {
         let address = services(&[self.kind, "standby", path(directory), path(&self.directory)])?;
         Ok(Service { kind: self.kind, directory: directory.to_owned(), address })
@@ -73,7 +73,7 @@ impl Service {
         services(&[self.kind, "start", path(&self.directory)]).map(|_| ())
     }
 
-    /// Ends it in good order.
+    /// Stops it cleanly.
     pub fn stop(&self) -> Result<()> {
         services(&[self.kind, "stop", path(&self.directory)]).map(|_| ())
     }
@@ -82,29 +82,29 @@ impl Service {
         services(&[self.kind, "restart", path(&self.directory)]).map(|_| ())
     }
 
-    /// Ends it like a crash.
+    /// Kills it.
     pub fn kill(&self) -> Result<()> {
         services(&[self.kind, "kill", path(&self.directory)]).map(|_| ())
     }
 
-    /// Its disk is gone.
+    /// Removes its directory, as if its disk were lost.
     pub fn remove(&self) -> Result<()> {
         fs::remove_dir_all(&self.directory).during(self.directory.display())
     }
 
-    /// Runs a command line tool of Kafka against it.
+    /// Runs one of Kafka's command line tools against it.
     pub fn tool(&self, class: &str, arguments: &[&str]) -> Result<()> {
         let class = format!("org.apache.kafka.tools.{class}");
         let words = [&[self.kind, "tool", path(&self.directory), &class], arguments].concat();
         services(&words).map(|_| ())
     }
 
-    /// For questions, of a PostgreSQL.
+    /// SQL access, for a PostgreSQL.
     pub fn sql(&self) -> Server {
         Server { address: self.address.clone() }
     }
 
-    /// What it has used so far, in all its processes.
+    /// The CPU time of all its processes so far.
     pub fn cpu_seconds(&self) -> f64 {
         let file = if self.kind == "kafka" { "pid" } else { "data/postmaster.pid" };
         let text = fs::read_to_string(self.directory.join(file)).unwrap_or_default();

@@ -1,6 +1,6 @@
-//! Questions to PostgreSQL. The only file that names its client.
+//! Queries to PostgreSQL. The only file that names the client library.
 //!
-//! Servers here go away and come back, so most questions have a connection of their own.
+//! Servers go away and come back here, so most queries use a new connection.
 
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -26,22 +26,22 @@ impl Server {
         config.connect(NoTls).map(Connection).map_err(|why| failed(&url, &why))
     }
 
-    /// Runs a statement on a connection of its own.
+    /// Runs a statement on a new connection.
     pub fn run(&self, sql: &str) -> Result<()> {
         self.connect()?.run(sql)
     }
 
-    /// The first row of a query, on a connection of its own.
+    /// The first row of a query, on a new connection.
     pub fn row<const N: usize>(&self, sql: &str) -> Result<[String; N]> {
         self.connect()?.row(sql)?.ok_or_else(|| Failure(format!("no rows: {sql}")))
     }
 
-    /// The one value of a query, on a connection of its own.
+    /// The single value of a query, on a new connection.
     pub fn value(&self, sql: &str) -> Result<String> {
         Ok(self.row::<1>(sql)?.concat())
     }
 
-    /// The one value of a query, which is a number.
+    /// The single value of a query, as a number.
     pub fn number(&self, sql: &str) -> Result<f64> {
         number(&self.value(sql)?)
     }
@@ -53,7 +53,7 @@ impl Connection {
         self.0.batch_execute(sql).map_err(|why| failed(sql, &why))
     }
 
-    /// The first row of a query, as text; null is empty.
+    /// The first row of a query as text; null becomes an empty string.
     pub fn row<const N: usize>(&mut self, sql: &str) -> Result<Option<[String; N]>> {
         let messages = self.0.simple_query(sql).map_err(|why| failed(sql, &why))?;
         let row = messages.into_iter().find_map(|message| match message {
@@ -63,26 +63,26 @@ impl Connection {
         Ok(row.map(|row| std::array::from_fn(|at| row.get(at).unwrap_or_default().to_owned())))
     }
 
-    /// Whether a query gives true. As long as the tables of the job are not there, it does not.
+    /// Whether a query returns true. It is false while the tables of the job do not exist.
     pub fn holds(&mut self, sql: &str) -> Result<bool> {
         let there = "select to_regclass('sessionizer.balance') is not null";
         Ok(self.row(there)? == Some(["t".to_owned()]) && self.row(sql)? == Some(["t".to_owned()]))
     }
 
-    /// Writes what `copy … to stdout` gives.
+    /// Writes the output of `copy … to stdout` to a file.
     pub fn copy_out(&mut self, sql: &str, to: &mut impl Write) -> Result<()> {
         let mut reader = self.0.copy_out(sql).map_err(|why| failed(sql, &why))?;
         std::io::copy(&mut reader, to).during(sql).map(|_| ())
     }
 
-    /// Reads what `copy … from stdin` takes, and returns the number of rows.
+    /// Runs `copy … from stdin` with a file, and returns the number of rows.
     pub fn copy_in(&mut self, sql: &str, from: &mut impl Read) -> Result<u64> {
         let mut writer = self.0.copy_in(sql).map_err(|why| failed(sql, &why))?;
         std::io::copy(from, &mut writer).during(sql)?;
         writer.finish().map_err(|why| failed(sql, &why))
     }
 
-    /// Ends what the connection is doing, from another thread.
+    /// Cancels the running query, from another thread.
     pub fn canceller(&self) -> Canceller {
         Canceller(self.0.cancel_token())
     }
@@ -96,13 +96,13 @@ impl Canceller {
     }
 }
 
-/// A number that PostgreSQL has written.
+/// Parses a number from PostgreSQL.
 pub fn number(text: &str) -> Result<f64> {
     text.parse().during(format!("not a number: {text:?}"))
 }
 
 fn failed(what: &str, why: &postgres::Error) -> Failure {
-    // The client says `db error`; the server says more.
+    // The client's own message is `db error`; the server's says more.
     match why.as_db_error() {
         Some(error) => Failure(format!("{what}: {}", error.message())),
         None => Failure(format!("{what}: {why}")),

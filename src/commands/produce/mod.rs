@@ -5,6 +5,8 @@ pub mod event;
 pub mod generate;
 pub mod history;
 pub mod pace;
+pub mod planned;
+pub mod scenario;
 
 use std::cell::Cell;
 use std::io::IsTerminal;
@@ -18,6 +20,7 @@ use history::History;
 use indicatif::ProgressBar;
 use log::{info, warn};
 use pace::Pace;
+use planned::Planned;
 use sessionizer_core::binding::Offset;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::rfc3339::parse_rfc3339;
@@ -54,10 +57,11 @@ struct Order {
 enum Source {
     AccessLog { path: String, host: String },
     Generated(Box<Recipe>),
+    Planned(Planned),
 }
 
 /// A record to be sent.
-struct Outgoing {
+pub struct Outgoing {
     key: Option<String>,
     payload: Option<Vec<u8>>,
 }
@@ -82,6 +86,10 @@ pub fn produce(
     let writer = Writer::new(&order, publisher, run_state);
     match (&order.source, order.history) {
         (Source::AccessLog { path, host }, _) => writer.access_log(path, host),
+        (Source::Planned(planned), _) => {
+            let plan = planned.plan()?;
+            writer.write(planned::records(&plan).map(Ok))
+        }
         (Source::Generated(recipe), None) => writer.write(records(recipe.as_ref().clone())?),
         (Source::Generated(recipe), Some(history)) => writer.history_then_live(recipe, history),
     }
@@ -165,15 +173,17 @@ fn read(args: &ProduceArgs, env: &Environment) -> Result<Order, Fault> {
         problems.add("--history", what);
     }
     let history = history_ms.map(|length_ms| History { length_ms, density });
-    let source = match &args.access_log {
-        Some(path) => {
+    let planned = planned::read(args, historical, now_ms() as i64, &mut problems);
+    let source = match (planned, &args.access_log) {
+        (Some(planned), _) => Source::Planned(planned),
+        (None, Some(path)) => {
             if args.host.len() != 1 {
                 problems.add("--host", "an access log has no host: say which one it is of");
             }
             let host = args.host.first().cloned().unwrap_or_default();
             Source::AccessLog { path: path.clone(), host }
         }
-        None => {
+        (None, None) => {
             let live_rate = rate.unwrap_or(100.0);
             if historical.is_none() && live_rate <= 0.0 {
                 problems.add("--rate", "live events need a rate; --historical can go without");

@@ -14,7 +14,7 @@ use crate::config::Environment;
 use crate::dataflow::run_state::RunState;
 use crate::ui::text::duration;
 
-/// How often `--watch` looks, and how soon it notices that it is to stop.
+/// How often `--watch` refreshes, and how soon it notices that it is to stop.
 const EVERY: Duration = Duration::from_secs(1);
 const NAP: Duration = Duration::from_millis(50);
 
@@ -23,7 +23,7 @@ const HOME: &str = "\x1b[H";
 const CLEAR_LINE: &str = "\x1b[K";
 const CLEAR_BELOW: &str = "\x1b[J";
 
-/// Shows what the job does, once or again and again.
+/// Shows what the job does, once or repeatedly.
 pub fn status(
     args: &StatusArgs,
     env: &Environment,

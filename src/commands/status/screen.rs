@@ -118,7 +118,7 @@ fn rows(block: &Value) -> &[Value] {
     block["rows"].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// Lines of cells, each column as wide as it needs: the first and the last to the left.
+/// Lines of cells, each column as wide as needed. The first and the last are left-aligned.
 fn table(lines: &[Vec<String>]) -> Vec<String> {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let width = |at: usize| {

@@ -23,7 +23,7 @@ use crate::time::{EventTime, Gap};
 /// assert!(!b.touches(&c, gap));
 /// assert_eq!(a.merge(b), b.merge(a)); // I1
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Span {
     /// Time of the first event.
     pub first: EventTime,

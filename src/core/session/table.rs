@@ -141,8 +141,8 @@ impl SessionTable {
         self.open_records
     }
 
-    /// About how many bytes the table has allocated. What closed sessions have left is counted, as it
-    /// is kept for others. It is cheap, whatever the number of sessions.
+    /// About how many bytes the table has allocated. What closed sessions have left is counted, as
+    /// it is kept for others. It is cheap, whatever the number of sessions.
     pub fn allocated_bytes(&self) -> usize {
         let filed = self.slots.len() - self.free.len();
         // A list that grows has half its size to spare, on average.

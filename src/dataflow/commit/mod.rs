@@ -20,6 +20,8 @@
 //! A replay produces again what was committed before a restart. The output of a shard passes only
 //! if its epoch is after the shard's progress (I5).
 
+mod driver;
+mod totals;
 pub mod writer;
 
 use std::collections::BTreeMap;
@@ -258,7 +260,7 @@ impl HostedWriter {
         thread::Builder::new()
             .name(format!("writer-{number}"))
             .spawn(move || {
-                if let Err(fault) = writer::run(writer, &inbox, &acknowledge, &waker) {
+                if let Err(fault) = driver::run(writer, &inbox, &acknowledge, &waker) {
                     fail.fail(fault);
                 }
             })

@@ -1,28 +1,24 @@
 //! A writer: keeps the totals of its shards, and commits runs of epochs to the ledger.
 //!
 //! [`Writer`] is a state machine with one step: take what waits, try to commit it, learn the
-//! outcome. Its driver decides when: a thread of its own (`run`), or the operator itself in tests
-//! that control every step. A writer knows the ledger only through its port.
+//! outcome. Its driver decides when: a thread of its own (`driver.rs`), or the operator itself in
+//! tests that control every step. A writer knows the ledger only through its port.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Shard;
-use sessionizer_core::plan::{RecoveryPlan, ShardProgress};
+use sessionizer_core::plan::RecoveryPlan;
 use sessionizer_core::session::Closed;
 use sessionizer_core::session::correction::Correction;
 use sessionizer_core::time::Epoch;
-use timely::scheduling::SyncActivator;
 
+use crate::dataflow::commit::totals::WriterTotals;
 use crate::dataflow::messages::{Change, DeadLetter, EpochMeta, ShardOutput};
-use crate::dataflow::ports::{
-    Batch, EpochTotals, Ledger, LedgerError, Outcome, Refused, ShardStep,
-};
+use crate::dataflow::ports::{Batch, Ledger, LedgerError, Outcome, Refused};
 use crate::dataflow::run_state::RunState;
 use crate::ui::text;
 use crate::ui::trouble::Repeated;
@@ -30,10 +26,6 @@ use crate::ui::waiting::Waiting;
 
 /// A transaction takes no further epochs once it has this many rows and dead letters.
 const ROWS_PER_BATCH: usize = 500_000;
-/// How long a writer waits between attempts, at least and at most.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
-/// A ledger that has not answered for this long is reported.
-const SILENCE: Duration = Duration::from_secs(10);
 
 /// The reason of the dead letter that stands for a session that the table refuses.
 pub const ROW_REFUSED: &str = "row_refused";
@@ -113,6 +105,19 @@ impl Writer {
             unsure: false,
             failing: None,
         }
+    }
+
+    pub(super) fn number(&self) -> u32 {
+        self.writer
+    }
+
+    pub(super) fn run_state(&self) -> &RunState {
+        &self.run_state
+    }
+
+    /// Whether the last attempt failed; that has been reported.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.is_some()
     }
 
     /// Adds an epoch; epochs come in order.
@@ -225,7 +230,8 @@ impl Writer {
     /// Makes one attempt. After a failure it is not known whether the last attempt was committed.
     /// The progress of the shards tells: a transaction moves all of them, or none.
     fn attempt(&mut self) -> Result<(), LedgerError> {
-        let (batch, _) = self.run.as_ref().expect("a run is tried");
+        let (batch, upto) = self.run.as_ref().expect("a run is tried");
+        let upto = *upto;
         if self.ledger.is_none() {
             self.ledger = Some((self.open)(self.writer)?);
         }
@@ -235,7 +241,11 @@ impl Writer {
             let progress = ledger.progress(&shards)?;
             self.unsure = false;
             if batch.steps.iter().zip(&progress).all(|(step, epoch)| step.to.epoch == *epoch) {
-                log::info!("writer {}: the commit whose reply was lost had succeeded", self.writer);
+                log::info!(
+                    writer = self.writer, epoch = upto;
+                    "writer {}: the commit whose reply was lost had succeeded",
+                    self.writer
+                );
                 return Ok(());
             }
         }
@@ -251,9 +261,14 @@ impl Writer {
         });
         failing.waiting.because(why);
         let (since, writer) = (failing.since, self.writer);
+        let epoch = self.run.as_ref().map_or(0, |(_, upto)| *upto);
         match failing.repeated.again(since.elapsed()) {
-            Some(1) => log::warn!("writer {writer}: cannot commit, will keep trying: {why}"),
+            Some(1) => log::warn!(
+                writer = writer, epoch = epoch;
+                "writer {writer}: cannot commit, will keep trying: {why}"
+            ),
             Some(times) => log::warn!(
+                writer = writer, epoch = epoch, attempts = times;
                 "writer {writer}: still cannot commit, after {} and {}: {why}",
                 text::duration(since.elapsed()),
                 text::plural(times, "attempt")
@@ -266,101 +281,26 @@ impl Writer {
             shown.error = Some(why.to_owned());
             shown.failures += 1;
         });
-        log::debug!("writer {}: failing for {:?}: {why}", self.writer, since.elapsed());
+        log::debug!(
+            writer = writer, epoch = epoch;
+            "writer {writer}: failing for {:?}: {why}",
+            since.elapsed()
+        );
     }
 
     fn healed(&mut self) {
         if let Some(Failing { since, .. }) = self.failing.take() {
             let lasted = text::duration(since.elapsed());
-            log::info!("writer {}: commits again, after {lasted}", self.writer);
+            log::info!(
+                writer = self.writer;
+                "writer {}: commits again, after {lasted}",
+                self.writer
+            );
             self.run_state.metrics.figures.writer(self.writer, |shown| {
                 (shown.failing_since, shown.error) = (None, None);
             });
         }
     }
-}
-
-/// Drives a writer on its own thread: takes epochs as they come, commits them, and acknowledges
-/// them, until the operator is gone or the run ends.
-pub fn run(
-    mut writer: Writer,
-    inbox: &Receiver<WriterEpoch>,
-    acknowledge: &Sender<(Epoch, Vec<Change>)>,
-    waker: &SyncActivator,
-) -> Result<(), Fault> {
-    let mut backoff = BACKOFF.0;
-    let steps = listen(writer.writer);
-    loop {
-        inbox.try_iter().for_each(|part| writer.submit(part));
-        // A writer that is failing has reported it already.
-        let failing = writer.failing.is_some();
-        if !failing {
-            let _ = steps.send(None);
-        }
-        let stepped = writer.step()?;
-        if !failing {
-            let _ = steps.send(Some(matches!(stepped, StepOutcome::Durable(..))));
-        }
-        match stepped {
-            StepOutcome::Durable(upto, changes) => {
-                backoff = BACKOFF.0;
-                if acknowledge.send((upto, changes)).is_err() {
-                    return Ok(());
-                }
-                let _ = waker.activate(); // Fails only when the worker is gone.
-            }
-            StepOutcome::Idle => match inbox.recv() {
-                Ok(part) => writer.submit(part),
-                Err(_) => return Ok(()),
-            },
-            StepOutcome::Failed => {
-                if !wait(backoff, &writer.run_state) {
-                    return Ok(()); // The next start reads again what is not committed.
-                }
-                backoff = (backoff * 2).min(BACKOFF.1);
-            }
-        }
-    }
-}
-
-/// Watches a writer from a thread of its own. The writer sends `None` when it begins a step, and
-/// `Some` when it ends one (with or without a commit). While the ledger does not answer, the writer
-/// itself cannot report anything.
-fn listen(writer: u32) -> Sender<Option<bool>> {
-    let (sender, steps) = channel();
-    let listen = move || {
-        while steps.recv().is_ok() {
-            let began = Instant::now();
-            if steps.recv_timeout(SILENCE) != Err(RecvTimeoutError::Timeout) {
-                continue;
-            }
-            let waiting = Waiting::new("Postgres", None);
-            waiting.because("it has not answered a commit: a lock, a slow disk, or the network");
-            log::warn!(
-                "writer {writer}: Postgres has not answered for 10 s: a lock, a slow disk, or \
-                 the network; waiting, and reading stops meanwhile"
-            );
-            if let Ok(Some(true)) = steps.recv() {
-                let lasted = text::duration(began.elapsed());
-                log::info!("writer {writer}: Postgres has answered, after {lasted}");
-            }
-        }
-    };
-    let thread = thread::Builder::new().name(format!("writer-{writer}-silence"));
-    thread.spawn(listen).expect("a thread can be started");
-    sender
-}
-
-/// Waits; returns `false` if the run ends meanwhile.
-fn wait(backoff: Duration, run_state: &RunState) -> bool {
-    let until = Instant::now() + backoff;
-    while Instant::now() < until {
-        if run_state.failed() || run_state.abandoned() {
-            return false;
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    true
 }
 
 struct Changes {
@@ -387,82 +327,4 @@ fn changes(batch: Batch, outcome: Outcome) -> Changes {
         all.extend(added.into_iter().map(change(1)));
     }
     Changes { all, on_time }
-}
-
-/// The progress and the totals of a writer's shards.
-struct WriterTotals {
-    shards: BTreeMap<Shard, ShardProgress>,
-}
-
-impl WriterTotals {
-    fn new(writer: u32, writers: u32, plan: &RecoveryPlan) -> Self {
-        let shards = (0..plan.shards()).map(Shard).filter(|shard| shard.writer(writers) == writer);
-        let shards = shards.map(|shard| (shard, plan.progress[shard.0 as usize])).collect();
-        WriterTotals { shards }
-    }
-
-    /// Moves the events of refused sessions from `closed` to `dead`, and returns how many they are.
-    fn refuse(&mut self, refused: &[Refused]) -> u64 {
-        for Refused { shard, session } in refused {
-            let totals = self.shards.get_mut(shard).expect("a shard of this writer");
-            totals.closed -= session.span.count;
-            totals.dead += session.span.count;
-        }
-        refused.iter().map(|refused| refused.session.span.count).sum()
-    }
-
-    /// Enters a run of epochs and returns the batch to write; `None` if all of it passed before a
-    /// restart, or if no shard belongs to this writer.
-    fn enter(&mut self, run: Vec<WriterEpoch>) -> Option<Batch> {
-        let before = self.shards.clone();
-        let mut batch = Batch::default();
-        for part in run {
-            self.enter_epoch(part, &mut batch);
-        }
-        for (shard, to) in &self.shards {
-            let from = before[shard].epoch;
-            if to.epoch > from {
-                batch.steps.push(ShardStep { shard: *shard, from, to: *to });
-            }
-        }
-        (!batch.steps.is_empty()).then_some(batch)
-    }
-
-    fn enter_epoch(&mut self, part: WriterEpoch, batch: &mut Batch) {
-        let epoch = part.epoch;
-        for output in part.outputs {
-            let totals = self.shards.get_mut(&output.shard).expect("a shard of this writer");
-            if epoch <= totals.epoch {
-                continue; // I5: it passed before the restart.
-            }
-            let closed: u64 = output.closed.iter().map(|closed| closed.span.count).sum();
-            totals.closed += closed;
-            totals.open = output.open_records;
-            totals.dead += output.dropped.len() as u64;
-            batch.dead_letters.extend(output.dropped.into_iter().map(|letter| (epoch, letter)));
-            batch.closed.extend(output.closed);
-            if let Some(bytes) = output.snapshot {
-                batch.snapshots.insert(output.shard, (epoch, bytes));
-            }
-        }
-        for letter in part.dead_letters {
-            let totals = self.shards.get_mut(&letter.shard).expect("a shard of this writer");
-            if epoch > totals.epoch {
-                totals.dead += 1;
-                batch.dead_letters.push((epoch, letter));
-            }
-        }
-        let mut totals =
-            EpochTotals { epoch, summary: part.summary, shards: 0, closed: 0, open: 0, dead: 0 };
-        for progress in self.shards.values_mut().filter(|progress| epoch > progress.epoch) {
-            progress.epoch = epoch;
-            totals.shards += 1;
-            totals.closed += progress.closed;
-            totals.open += progress.open;
-            totals.dead += progress.dead;
-        }
-        if totals.shards > 0 {
-            batch.totals.push(totals);
-        }
-    }
 }

@@ -94,7 +94,7 @@ impl<F: Feed> Reader<F> {
                 continue;
             }
             let partition = part.clock.bound().partition;
-            part.was_paused = self.feedback.holds(partition);
+            part.was_paused = self.feedback.is_paused(partition);
             if part.was_paused {
                 continue;
             }
@@ -138,7 +138,7 @@ impl<F: Feed> Reader<F> {
         let now_ms = self.clocks.elapsed_ms();
         let epoch_ms = self.clocks.epoch_ms(self.feedback.latest_cut());
         let mut bindings = Vec::new();
-        let mut behind = Vec::new();
+        let mut lagging = Vec::new();
         let (mut stuck, mut held_up) = (Vec::new(), Vec::new());
         let away = crate::ui::waiting::waits_for("Kafka");
         let mut ends = Vec::new();
@@ -160,7 +160,7 @@ impl<F: Feed> Reader<F> {
             let quiet = quiet.map(|ago| epoch_ms.saturating_sub(ago));
             let keeps_up = std::mem::take(&mut part.caught_up_once) || caught_up || part.was_paused;
             if part.assigned && !ended && !keeps_up && !part.clock.is_silent(self.epoch) {
-                behind.push(partition);
+                lagging.push(partition);
             }
             let bound = part.clock.cut(self.epoch, position, quiet, ended);
             if bound != before || part.never_bound {
@@ -201,7 +201,7 @@ impl<F: Feed> Reader<F> {
         Emit::at(&mut emit.cuts, self.epoch).push(SourceBindings {
             worker: self.worker,
             bindings,
-            behind,
+            lagging,
             early,
             differences: Vec::new(),
         });

@@ -24,7 +24,7 @@ pub(super) struct Part {
     pub(super) never_bound: bool,
     /// Whether at some moment of this epoch, everything available had been read.
     pub(super) caught_up_once: bool,
-    /// Whether it was held and has not been read since: what has arrived meanwhile is unknown.
+    /// Whether it was paused and has not been read since: what has arrived meanwhile is unknown.
     pub(super) was_paused: bool,
     /// Watches its position while there may be more to read.
     pub(super) watchdog: Watchdog<Offset>,

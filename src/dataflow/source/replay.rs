@@ -76,7 +76,7 @@ impl<F: Feed> Reader<F> {
         Emit::at(&mut emit.cuts, bound.epoch).push(SourceBindings {
             worker: self.worker,
             bindings: bound.bindings,
-            behind: Vec::new(),
+            lagging: Vec::new(),
             early: false,
             differences,
         });

@@ -28,6 +28,7 @@ use sessionizer_core::time::{Epoch, EventTime};
 use timely::dataflow::StreamVec;
 use timely::dataflow::operators::vec::Map;
 
+use crate::dataflow::anomalies::{AnomaliesConfig, render_anomalies};
 use crate::dataflow::graph::OnChanges;
 use crate::dataflow::messages::{Change, EpochMeta};
 use crate::dataflow::run_state::RunState;
@@ -49,6 +50,8 @@ pub struct StatisticsConfig {
     /// Reads what the table had at the start. Without it, the table was empty.
     pub past: Option<OpenPast>,
     pub on_statistics: OnStatistics,
+    /// What is looked for in the same rows.
+    pub anomalies: Option<AnomaliesConfig>,
 }
 
 /// Builds the statistics. The result has no data: its frontier is that of the changes, and does not
@@ -60,7 +63,8 @@ pub fn render_statistics<'scope>(
     on_changes: OnChanges,
     run_state: &RunState,
 ) -> StreamVec<'scope, Epoch, ()> {
-    let StatisticsConfig { mut bounds, every_ms, end_after_ms, past, on_statistics } = config;
+    let StatisticsConfig { mut bounds, every_ms, end_after_ms, past, on_statistics, anomalies } =
+        config;
     let peers = changes.scope().peers();
     bounds.hosts = bounds.hosts.div_ceil(peers);
     bounds.visitors = bounds.visitors.div_ceil(peers);
@@ -68,6 +72,11 @@ pub fn render_statistics<'scope>(
     let reads_past = past.is_some();
     let (told, durable) = render_rows(changes, end_after_ms, before, on_changes, past);
     let figures = Arc::clone(&run_state.metrics.figures.window);
+    if let Some(anomalies) = anomalies {
+        let lengths = (every_ms, end_after_ms);
+        let start = (before.first_epoch, reads_past);
+        render_anomalies(told.clone(), watermarks.clone(), anomalies, lengths, start);
+    }
     let windowed = render_window(told, watermarks.clone(), (bounds, every_ms), reads_past, figures);
     let entries = render_collections(windowed, bounds.visitors > 0);
     render_publisher(entries, watermarks, every_ms, on_statistics);

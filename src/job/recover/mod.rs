@@ -3,6 +3,7 @@
 mod banner;
 mod beginning;
 mod group;
+mod overlap;
 pub mod savepoint;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::monitor::condition::{Condition, HeldBack, Wait};
 use crate::monitor::sentence::{sentence, up_to_date, whole};
-use crate::ui::text::{count, duration, plural};
+use crate::ui::text::{count, plural};
 
 /// The numbers that the line shows.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -135,15 +135,15 @@ fn head(condition: &Condition) -> Part {
         Condition::Quiet { lasts, read: true } => format!("no new events for {}", whole(*lasts)),
         Condition::Quiet { lasts, read: false } => format!("no events for {}", whole(*lasts)),
         Condition::UpToDate { read: false, .. } => "no events yet".to_owned(),
-        Condition::UpToDate { behind: Some(behind), .. } => {
-            let short = format!("{} behind", duration(*behind));
-            return Part { long: up_to_date(Some(*behind)), short };
+        Condition::UpToDate { behind, .. } => {
+            let long = up_to_date(*behind);
+            let short = long.strip_prefix("up to date, ").unwrap_or(&long).to_owned();
+            return Part { long, short };
         }
         // The page has the same words for these.
-        Condition::UpToDate { .. }
-        | Condition::Loading { .. }
-        | Condition::Waiting(_)
-        | Condition::Ended(_) => sentence(condition).text,
+        Condition::Loading { .. } | Condition::Waiting(_) | Condition::Ended(_) => {
+            sentence(condition).text
+        }
     })
 }
 

@@ -1,5 +1,4 @@
-//! Shows the status line: at the bottom of a terminal, or else now and then in the log, in the same
-//! words.
+//! Shows the status line: at the bottom of a terminal, or otherwise from time to time in the log.
 
 mod ending;
 mod line;
@@ -32,7 +31,7 @@ const LOG_START_EVERY: Duration = Duration::from_secs(2);
 
 const DRAW_EVERY: Duration = Duration::from_millis(250);
 
-/// How often the job is looked at: as often as for the page, so that both say the same.
+/// How often the job is sampled: as often as for the page, so that both say the same.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The spinner and a space before the line.
@@ -77,7 +76,7 @@ struct View {
     bar: Option<ProgressBar>,
     began: Instant,
     logged: Instant,
-    /// Whether bound epochs were still being replayed at the last look.
+    /// Whether bound epochs were still being replayed at the last refresh.
     replaying: bool,
 }
 
@@ -123,7 +122,7 @@ impl View {
         }
     }
 
-    /// Looks at the job. Process 0 of a cluster shows all of it, as its page does.
+    /// Samples the job. Process 0 of a cluster shows the whole job, as its page does.
     fn look(&mut self) {
         self.looked = Some(Instant::now());
         let process = self.board.facts.process;

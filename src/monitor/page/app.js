@@ -1,4 +1,4 @@
-// Brings the parts together: what arrives goes into the model, and the model onto the page.
+// Connects the parts: messages update the model, and the model updates the page.
 
 import * as blocks from "./blocks.js";
 import * as sections from "./sections.js";
@@ -9,7 +9,7 @@ import { Head } from "./head.js";
 import { Model, SCHEMA } from "./model.js";
 import { Stream } from "./stream.js";
 
-/** Nothing for so long, and the figures are called stale. */
+/** After this long without a message the figures are stale. */
 const STALE_MS = 3000;
 const TICK_MS = 500;
 const RELOADED = "sessionizer reloaded for schema";
@@ -74,7 +74,7 @@ function lost() {
 function contact() {
 	const now = performance.now();
 	const arrived = stream.arrived ?? begun;
-	// Whoever comes back to this tab sees old figures for a moment.
+	// A tab that is shown again has old figures for a moment.
 	const again = arrived < returned && now - returned < STALE_MS;
 	const stale = now - arrived >= STALE_MS && !again;
 	return { stale, again, silent_s: (now - arrived) / 1000, unreadable };

@@ -45,7 +45,7 @@ export class Day {
 				number: true,
 				cell: (row) => ({ text: count(row.of.sessions), share: row.share }),
 			},
-			{ name: "last hour", number: true, cell: (row) => count(row.hour.sessions) },
+			{ name: "last full hour", number: true, cell: (row) => count(row.hour.sessions) },
 			{ name: "visitors", number: true, cell: (row) => count(row.visitors) },
 			...FIGURES,
 			{

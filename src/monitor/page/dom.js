@@ -1,5 +1,5 @@
-// The only place that makes elements. Text goes in by textContent alone, so nothing that came
-// from an event can become markup.
+// The only place that creates elements. Text is set by textContent alone, so nothing from an
+// event can become markup.
 
 /** el("p", {class: "x", title: "y"}, "text", child…): null children are left out. */
 export function el(tag, attributes = {}, ...children) {

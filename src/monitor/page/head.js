@@ -1,4 +1,4 @@
-// The one sentence: what the job does, in its own words; or, when the job is not heard, that.
+// The sentence: what the job says it does, or that it cannot be reached.
 
 import { attribute, byId, icon, text } from "./dom.js";
 import { clock, whole } from "./format.js";
@@ -115,14 +115,14 @@ export class Head {
 		this.announce(now);
 	}
 
-	/** Who listens hears another state, not each second of the same one. */
+	/** Screen readers announce a new state, not each second of it. */
 	announce(now) {
 		if (this.announced === now.state) return;
 		this.announced = now.state;
 		text(byId("announce"), `${WORDS[now.tone]}: ${now.text}`);
 	}
 
-	/** A hidden page hears nothing, so its title must not go on to say that all is well. */
+	/** A hidden page gets no messages, so its title must not claim that all is well. */
 	pause(doc) {
 		text(byId("title"), `not watching · ${doc?.job.name ?? "sessionizer"}`);
 		favicon("lost");

@@ -1,8 +1,8 @@
-// The connection to the job: a snapshot at each connection, then changes. It says when something
-// arrived, when the connection was lost, and lets go while nobody can see the page.
+// The connection to the job: a snapshot at each connection, then changes. It reports messages and
+// lost connections, and disconnects while the page is hidden.
 
 const AGAIN_MS = 1000;
-/** A connection that is silent for so long is given up: its other end may be gone. */
+/** A connection that is silent for this long is given up. */
 const SILENT_MS = 10_000;
 /** If the stream is refused (too many pages, or a proxy that holds it back), ask for the whole. */
 const POLL_MS = 2000;
@@ -26,7 +26,7 @@ export class Stream {
 		this.look();
 	}
 
-	/** Hidden pages let go; a page that is seen again begins with a fresh snapshot. */
+	/** A hidden page disconnects; once shown again, it begins with a new snapshot. */
 	look() {
 		this.close();
 		if (!document.hidden) this.open();

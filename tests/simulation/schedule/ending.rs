@@ -1,4 +1,5 @@
-//! How lives end: bounded runs, clean stops, and the last life, in which everything becomes durable.
+//! How lives end: bounded runs, clean stops, and the last life, in which everything becomes
+//! durable.
 
 use sessionizer::dataflow::messages::Change;
 

@@ -1,4 +1,4 @@
-//! A whole backlog: something reads a topic to its end, and what it used meanwhile is counted.
+//! A whole backlog: a process reads a topic to its end, and its CPU time and memory are measured.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,18 +15,18 @@ use crate::process::{Ended, Process};
 use crate::screen::{Ticker, say};
 use crate::sql::{Server, number};
 
-/// How often is looked whether a process has ended.
+/// How often to check whether a process has ended.
 const GLANCE: Duration = Duration::from_millis(5);
 
-/// What was measured of one run.
+/// The measurements of one run.
 #[derive(Clone, Debug, Default)]
 pub struct Run {
-    /// The name of the job, which is also that of its table.
+    /// The name of the job and of its table.
     pub job: String,
     pub records: f64,
-    /// Those that `seconds` is about.
+    /// The records read within `seconds`.
     pub timed_records: f64,
-    /// From the first commit to the last; of consumers, from the first record to the last.
+    /// From the first commit to the last; for bare consumers, from the first record to the last.
     pub seconds: f64,
     /// From the start to the end of the process.
     pub wall_s: f64,
@@ -54,7 +54,7 @@ impl Run {
 #[derive(Clone, Copy)]
 pub struct Start<'a> {
     pub topic: &'a str,
-    /// What is measured, for the screen.
+    /// What is being measured, for the screen.
     pub label: &'a str,
     pub options: &'a [&'a str],
     pub cluster: Option<Cluster<'a>>,
@@ -68,24 +68,24 @@ pub struct Cluster<'a> {
     pub secret: Option<&'a Path>,
 }
 
-/// Processes that have all ended in good order.
+/// Processes that have all ended with exit code 0.
 pub struct Finished {
     pub wall_s: f64,
     pub cpu_s: f64,
     pub peak_mb: f64,
-    /// What the first of them has printed.
+    /// What the first process has printed.
     pub output: PathBuf,
 }
 
 impl Bench {
-    /// A new job reads the topic to its end; its table is dropped.
+    /// Measures a new job that reads the topic to its end, and drops its table.
     pub fn measure(&mut self, topic: &str, label: &str, options: &[&str]) -> Result<Run> {
         let run = self.measure_and_keep(Start { topic, label, options, cluster: None })?;
         self.forget(&run.job)?;
         Ok(run)
     }
 
-    /// The same, and its table stays.
+    /// The same, but keeps the table.
     pub fn measure_and_keep(&mut self, start: Start<'_>) -> Result<Run> {
         self.jobs += 1;
         let job = format!("job-{}", self.jobs);
@@ -181,14 +181,14 @@ impl Bench {
         Ok(run)
     }
 
-    /// Brings a topic into memory, so that the first who is measured is not the only one to read it
-    /// from the disk.
+    /// Reads a topic into the page cache, so that the first run is not the only one to read it from
+    /// disk.
     pub fn warm(&mut self, topic: &str) -> Result<()> {
         self.measure_raw(topic, "raw, to bring the topic into memory", 1).map(|_| ())
     }
 
-    /// Starts processes together and waits until all have ended, which they have to do in good
-    /// order. Their use of CPU and memory is added up.
+    /// Starts processes together and waits until all have ended. It is an error if one does not end
+    /// with exit code 0. Their CPU time and memory are added up.
     pub fn finish(&self, label: &str, commands: Vec<Command>) -> Result<Finished> {
         let mut ticker = Ticker::new(label);
         let output = self.servers.file("output-0");
@@ -219,25 +219,25 @@ impl Bench {
         }
     }
 
-    /// What PostgreSQL and Kafka have used so far.
+    /// The CPU time that PostgreSQL and Kafka have used so far.
     pub fn servers_cpu(&self) -> (f64, f64) {
         (self.servers.postgres.cpu_seconds(), self.servers.kafka.cpu_seconds())
     }
 
-    /// The sessions in a table, for a line on the screen.
+    /// The number of rows in a table, for the screen.
     pub fn rows(&self, table: &str) -> Result<String> {
         let count = self.servers.postgres.sql().number(&format!("select count(*) from {table}"))?;
         Ok(thousands(count as u64))
     }
 }
 
-/// When the first commit was seen, and how many records were in it.
+/// When the first commit was seen, and how many records it held.
 struct Seen {
     at: String,
     records: f64,
 }
 
-/// Looks for the first commit of a job, a hundred times a second.
+/// Polls for the first commit of a job, a hundred times a second.
 struct FirstCommit {
     ended: Arc<AtomicBool>,
     thread: JoinHandle<Result<Option<Seen>>>,

@@ -1,7 +1,7 @@
-//! Clients of the HTTP port of a job: an open page, a scraper, and far too many of both.
+//! Clients of a job's HTTP port: an open page, a scraper, and a flood of requests.
 //!
-//! They speak HTTP/1.1 over plain sockets, so that they use as little of the machine as they can.
-//! They connect as soon as the port is open, and end when they are told to.
+//! They speak HTTP/1.1 over plain sockets, to use as little CPU as possible. They connect as soon
+//! as the port is open, and run until they are ended.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -12,40 +12,40 @@ use std::time::{Duration, Instant};
 
 use crate::failure::{Result, While, fail};
 
-/// How long a client waits for a connection and for each part of an answer. An end is noticed no
-/// later than that.
+/// The timeout for connecting and for each read. Clients notice within this time that they are to
+/// end.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long to wait where nobody listens yet.
+/// The pause before connecting again while nothing listens.
 const AGAIN: Duration = Duration::from_millis(20);
 /// How often a scraper asks.
 const SCRAPES: Duration = Duration::from_secs(1);
 
-/// What a flood asks for, in turn: everything that there is, and something that there is not.
+/// The paths that a flood requests in turn: all kinds of answers, and one path that does not exist.
 const PATHS: [&str; 9] =
     ["/", "/app.js", "/uplot.js", "/status", "/events", "/metrics", "/livez", "/readyz", "/none"];
 /// The threads that send the requests of a flood.
 const ASKING: u32 = 4;
-/// How often the connections that are held are looked at.
+/// How often the half-open connections are checked.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What has happened so far.
 #[derive(Default)]
 struct Counts {
     ended: AtomicBool,
-    /// When the first of them was connected.
+    /// When the first client connected.
     connected: OnceLock<Instant>,
     answers: AtomicU64,
     /// Connections that the job closed before it had answered.
     dropped: AtomicU64,
-    /// Messages of the stream of a page.
+    /// Messages received by the page.
     messages: AtomicU64,
     message_bytes: AtomicU64,
-    /// Connections that have sent half a request: those that were opened, and those still open.
+    /// Half-open connections: how many were opened, and how many are still open.
     opened: AtomicU64,
     held: AtomicU64,
 }
 
-/// Clients that run until they are ended.
+/// A set of running clients.
 #[derive(Default)]
 pub struct Clients {
     counts: Arc<Counts>,
@@ -61,7 +61,7 @@ pub struct Seen {
     pub dropped: f64,
     pub message_bytes: f64,
     pub opened: f64,
-    /// At the end.
+    /// Half-open connections at the end.
     pub held: f64,
 }
 
@@ -74,8 +74,8 @@ impl Clients {
         clients
     }
 
-    /// So many requests a second over all paths, while so many connections have sent half a
-    /// request and no more.
+    /// Sends this many requests a second over all paths, and holds this many connections that have
+    /// sent half a request.
     pub fn flood(port: u16, requests_per_s: u32, held: usize) -> Clients {
         let mut clients = Clients::default();
         let every = Duration::from_secs(1) * ASKING / requests_per_s;
@@ -91,8 +91,8 @@ impl Clients {
         self.threads.push(thread::spawn(move || work(&counts)));
     }
 
-    /// Ends them and closes their connections. Fails if none was ever answered, or the page was
-    /// sent nothing: then nothing was measured.
+    /// Ends the clients and closes their connections. Fails if no request was answered or the page
+    /// received nothing: then nothing was measured.
     pub fn end(self) -> Result<Seen> {
         let Clients { counts, has_page, threads } = self;
         let seconds = counts.connected.get().map_or(0.0, |at| at.elapsed().as_secs_f64());
@@ -122,7 +122,7 @@ impl Counts {
         self.ended.load(Relaxed)
     }
 
-    /// A connection, as soon as somebody listens; `None` once all has to end.
+    /// Connects, as soon as the port is open. Returns `None` once the clients are to end.
     fn connect(&self, port: u16) -> Option<TcpStream> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         while !self.ended() {
@@ -144,7 +144,7 @@ impl Counts {
     }
 }
 
-/// Asks once, and waits for the whole answer.
+/// Sends one request and reads the whole response.
 pub fn ask_once(port: u16, path: &str) -> Result<()> {
     let asked = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).and_then(|stream| {
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -158,7 +158,7 @@ fn request(mut stream: &TcpStream, path: &str) -> io::Result<()> {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
 }
 
-/// Reads the messages of `/events`, and connects again when the stream ends.
+/// Reads the messages of `/events`, and reconnects when the stream ends.
 fn page(port: u16, counts: &Counts) {
     while let Some(stream) = counts.connect(port) {
         if request(&stream, "/events").is_err() {
@@ -179,8 +179,8 @@ fn page(port: u16, counts: &Counts) {
     }
 }
 
-/// Asks for these paths in turn, at this pace, on a connection that is kept as long as the job
-/// keeps it. What could not be asked in time is not made up for.
+/// Requests these paths in turn, at this pace, on one connection for as long as the job keeps it.
+/// Requests that could not be sent in time are not made up for.
 fn ask(port: u16, counts: &Counts, paths: &[&str], every: Duration) {
     let mut kept: Option<BufReader<TcpStream>> = None;
     let mut next = Instant::now();
@@ -212,8 +212,8 @@ fn ask(port: u16, counts: &Counts, paths: &[&str], every: Duration) {
     }
 }
 
-/// Reads an answer. Whether another request may follow it: none can after a stream, which has no
-/// end.
+/// Reads a response. Returns whether another request may follow on the connection, which is not the
+/// case for a stream, as it has no end.
 fn answer(connection: &mut impl BufRead) -> io::Result<bool> {
     let mut length = None;
     let mut line = String::new();
@@ -237,8 +237,8 @@ fn answer(connection: &mut impl BufRead) -> io::Result<bool> {
     if read == length { Ok(true) } else { Err(ErrorKind::UnexpectedEof.into()) }
 }
 
-/// Holds so many connections that have sent half a request, and opens those again that the job
-/// closes: as many a second as it holds.
+/// Holds this many connections that have sent half a request. It replaces those that the job
+/// closes, up to the same number a second.
 fn hold(port: u16, counts: &Counts, held: usize) {
     let mut connections: Vec<TcpStream> = Vec::new();
     let at_once = (held as u128 * LOOK.as_millis() / 1_000) as usize;
@@ -299,7 +299,7 @@ mod tests {
         let counts = Arc::new(Counts::default());
         let of_thread = Arc::clone(&counts);
         let thread = thread::spawn(move || hold(port, &of_thread, 20));
-        // The first ten are closed at once; those that follow stay.
+        // Close the first ten at once, and keep the others.
         let accept = || listener.accept().expect("a connection").0;
         (0..10).for_each(|_| drop(accept()));
         let _kept: Vec<TcpStream> = (0..20).map(|_| accept()).collect();

@@ -1,4 +1,4 @@
-//! A job that runs until it is ended, and what it has committed so far.
+//! A job that runs until it is stopped, and what it has committed so far.
 
 use std::process::Command;
 use std::thread;
@@ -13,20 +13,20 @@ use crate::process::{Process, last_lines};
 use crate::servers::Servers;
 use crate::sql::{Connection, Server};
 
-/// How long a job may take to get where it has to.
+/// How long to wait for a job.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// How often PostgreSQL is asked whether it is there.
+/// How often to ask PostgreSQL.
 const GLANCE: Duration = Duration::from_millis(5);
 
 pub struct Job {
-    /// That of the job, of its consumer group and of its table.
+    /// The name of the job, of its consumer group and of its table.
     pub name: String,
     pub process: Process,
     server: Server,
 }
 
 impl Bench {
-    /// The command of a job with a table of its own name.
+    /// The command that runs a job with a table of the same name.
     pub fn job_command(&self, name: &str, topic: &str) -> Command {
         job_command(&self.servers, &self.program, name, topic)
     }
@@ -39,7 +39,7 @@ impl Bench {
         Ok(Job { name: name.to_owned(), process, server: self.servers.postgres.sql() })
     }
 
-    /// Starts it and waits for a commit of a later epoch than this.
+    /// Starts it and waits for a commit of an epoch after this one.
     pub fn start_after(
         &self,
         epoch: u64,
@@ -52,7 +52,7 @@ impl Bench {
         Ok(job)
     }
 
-    /// Forgets a job that has ended, and its table; many of them would slow the database down.
+    /// Removes a job that has ended, and its table: many of them would slow the database down.
     pub fn forget(&self, name: &str) -> Result<()> {
         let mut connection = self.servers.postgres.sql().connect()?;
         connection.run(&format!("delete from sessionizer.jobs where job = '{name}'"))?;
@@ -67,7 +67,7 @@ fn job_command(servers: &Servers, program: &std::path::Path, name: &str, topic: 
 }
 
 impl Job {
-    /// Waits until a query gives true.
+    /// Waits until a query returns true.
     fn wait_for(&mut self, what: &str, sql: &str) -> Result<()> {
         let until = Instant::now() + PATIENCE;
         let mut connection: Connection = self.server.connect()?;
@@ -99,14 +99,14 @@ impl Job {
         self.wait_for("to another commit", &sql)
     }
 
-    /// How many records are committed.
+    /// The number of records committed.
     pub fn records(&self) -> Result<f64> {
         let name = &self.name;
         let records = "select coalesce(max(records), 0) from sessionizer.balance";
         self.server.number(&format!("{records} where job = '{name}'"))
     }
 
-    /// The newest epoch that is committed.
+    /// The newest epoch committed.
     pub fn newest_epoch(&self) -> Result<u64> {
         let name = &self.name;
         let epoch = "select coalesce(max(epoch), 0) from sessionizer.shard_progress";
@@ -114,12 +114,12 @@ impl Job {
         epoch.parse().map_err(|_| Failure(format!("not an epoch: {epoch:?}")))
     }
 
-    /// What its last start has loaded.
+    /// What its last start loaded.
     pub fn loaded(&self) -> Result<Loaded> {
         Loaded::read(self.process.log())
     }
 
-    /// Stops it in good order.
+    /// Stops it cleanly.
     pub fn stop(&mut self) -> Result<()> {
         self.process.signal(Signal::TERM);
         self.process.finish(PATIENCE).map(|_| ())

@@ -1,6 +1,6 @@
 //! Figures: medians, ratios of the same turn, units, and how numbers are written. No I/O.
 
-/// What a figure counts, and how many decimals it is worth.
+/// The unit of a figure, and how many decimals are meaningful.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Unit {
     pub name: &'static str,
@@ -16,9 +16,9 @@ pub const ROWS_PER_S: Unit = unit("rows/s", 0);
 pub const MB_PER_S: Unit = unit("MB/s", 1);
 pub const BYTES_PER_S: Unit = unit("bytes/s", 0);
 pub const PER_S: Unit = unit("/s", 0);
-/// Of the clock.
+/// Elapsed time.
 pub const SECONDS: Unit = unit("s", 3);
-/// Of CPU time.
+/// CPU time.
 pub const CPU_SECONDS: Unit = unit("s", 2);
 pub const MILLIS: Unit = unit("ms", 0);
 pub const MICROS: Unit = unit("µs", 3);
@@ -30,7 +30,7 @@ pub const PERCENT: Unit = unit("%", 2);
 pub const COUNT: Unit = unit("", 0);
 
 impl Unit {
-    /// A number as people read it. From 10,000 on it has separators: nobody counts zeros.
+    /// A number for people, with separators from 10,000 on.
     pub fn show(self, value: f64) -> String {
         let text = format!("{value:.*}", self.decimals);
         match text.parse::<u64>() {
@@ -39,7 +39,7 @@ impl Unit {
         }
     }
 
-    /// A number as exact as it is shown.
+    /// A number rounded as it is shown.
     pub fn round(self, value: f64) -> f64 {
         let scale = 10f64.powi(self.decimals as i32);
         (value * scale).round() / scale
@@ -59,8 +59,8 @@ pub fn thousands(number: u64) -> String {
     text
 }
 
-/// The least, the median and the most of what was measured. Of an even number the median is the
-/// lower of the two in the middle: it is a run that there was.
+/// The minimum, the median and the maximum. For an even number of values the median is the lower of
+/// the two in the middle, so that it is the value of an actual run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Summary {
     pub least: f64,
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_ratio_is_one_of_each_turn() {
-        // The machine was half as fast in the second turn, which changes neither quotient.
+        // The machine was half as fast in the second turn, which does not change the quotients.
         assert_eq!(ratios(&[30.0, 15.0], &[20.0, 10.0]), [1.5, 1.5]);
     }
 

@@ -1,7 +1,7 @@
-//! How fast the program is, on real servers of its own: `scripts/bench`.
+//! `scripts/bench`: measures the program on private servers.
 //!
-//! What is compared is measured in turn, so that a machine whose speed drifts does not favour one
-//! of them, and each ratio is that of two runs of the same turn.
+//! Things to compare are measured in turn, so that a machine whose speed drifts favours none of
+//! them, and each ratio is that of two runs of the same turn.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -28,21 +28,21 @@ use crate::{make_ready, proc, root};
 /// Builds the program, starts a private Kafka and PostgreSQL, measures, and prints a table: the
 /// median of several runs, the least and the most
 ///
-/// What is compared is measured in turn, and each ratio is that of two runs of the same turn.
-/// Leaves nothing behind, however it ends, also on Ctrl-C.
+/// Things to compare are measured in turn, and each ratio is that of two runs of the same turn.
+/// Leaves nothing behind, however it ends, even on Ctrl-C.
 #[derive(clap::Args)]
 #[command(override_usage = "scripts/bench [OPTIONS] [CASE]...")]
 pub struct Args {
-    /// What is measured; without any, all but `peer`, which downloads Flink
+    /// What to measure; by default all but `peer`, which downloads Flink
     #[arg(value_name = "CASE")]
     cases: Vec<Case>,
-    /// How many events a backlog has; 200000 makes a trial
+    /// The number of events in a backlog; 200000 makes a quick trial
     #[arg(long, value_name = "N", default_value = "5,000,000", value_parser = whole)]
     events: u64,
-    /// How often each thing is measured
+    /// How often to measure each thing
     #[arg(long, value_name = "N", default_value = "5", value_parser = whole)]
     runs: u64,
-    /// Writes the results there as well, with every single run
+    /// Also writes the results to this file, with every single run
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -56,16 +56,16 @@ fn whole(text: &str) -> std::result::Result<u64, String> {
     }
 }
 
-/// What the cases have in common.
+/// What the cases share.
 struct Bench {
     servers: Servers,
     program: PathBuf,
-    /// bench/limits.rs, built.
+    /// The built bench/limits.
     limits: PathBuf,
     events: u64,
     runs: usize,
     results: Results,
-    /// How many jobs have read a backlog; each has a name of its own.
+    /// The number of jobs so far, for their names.
     jobs: usize,
     backlog_filled: bool,
     rng: Rng,
@@ -88,13 +88,13 @@ pub fn run(args: &Args) -> Result<()> {
         backlog_filled: false,
         rng: Rng::new(u64::from(std::process::id())),
     };
-    // When a row was committed is what most cases ask.
+    // Most cases ask when a row was committed.
     bench.servers.postgres.sql().run("alter system set track_commit_timestamp = on")?;
     bench.servers.postgres.restart()?;
     let head = bench.head()?;
     say(&head.machine);
     let measured = bench.measure_all(&cases);
-    // What was found before a failure took its time, too.
+    // Show what was measured before a failure.
     if measured.is_ok() || !bench.results.is_empty() {
         bench.results.print(&head)?;
         if let Some(path) = &args.json {
@@ -116,7 +116,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Where and with what is measured.
+    /// The machine and the versions.
     fn head(&self) -> Result<Head> {
         let says = |command: &mut Command| {
             let output = command.current_dir(root()).output().ok();
@@ -145,7 +145,7 @@ impl Bench {
     }
 }
 
-/// scripts/lib/setup.sh is the one place that says it.
+/// Defined in scripts/lib/setup.sh alone.
 fn kafka_version() -> Option<String> {
     let setup = std::fs::read_to_string(root().join("scripts/lib/setup.sh")).ok()?;
     Some(setup.lines().find_map(|line| line.strip_prefix("kafka_version="))?.to_owned())

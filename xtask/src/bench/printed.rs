@@ -1,4 +1,4 @@
-//! What others print and log, read back.
+//! Parses what the job logs and `bench/limits` prints.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::failure::{Failure, Result, While};
 
-/// Pairs of a name and a number on one line, as `bench/limits.rs` prints them.
+/// Pairs of a name and a number on one line, as `bench/limits` prints them.
 pub struct Pairs(BTreeMap<String, f64>);
 
 impl Pairs {
@@ -23,16 +23,16 @@ impl Pairs {
 
     pub fn number(&self, name: &str) -> Result<f64> {
         let number = self.0.get(name).copied();
-        number.ok_or_else(|| Failure(format!("bench/limits.rs has printed no {name}")))
+        number.ok_or_else(|| Failure(format!("bench/limits has printed no {name}")))
     }
 }
 
-/// What a start of the job has logged about the state it found.
+/// What a start of the job logged about the state it loaded.
 #[derive(Debug, PartialEq)]
 pub struct Loaded {
     pub sessions: f64,
     pub seconds: f64,
-    /// Epochs that it had to read again.
+    /// The epochs it had to replay.
     pub epochs: f64,
 }
 

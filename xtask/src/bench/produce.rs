@@ -1,4 +1,4 @@
-//! The topics that are measured, written by `sessionizer produce` or by a tool of Kafka.
+//! Fills topics, by `sessionizer produce` or by one of Kafka's tools.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use crate::failure::Result;
 use crate::process::Process;
 use crate::screen::{Ticker, say};
 
-/// The longest that filling a topic may take.
+/// How long filling a topic may take.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// What `sessionizer produce` is asked for. Of an option that is given twice, the last counts.
+/// Options for `sessionizer produce`. If an option is set twice, the last value counts.
 #[derive(Clone)]
 pub struct Recipe(BTreeMap<&'static str, String>);
 
@@ -21,9 +21,9 @@ impl Recipe {
         Recipe(BTreeMap::new()).with("--partitions", 4)
     }
 
-    /// What most cases read: a site with 100 events a second, 50,000 visitors, eight events a
-    /// visit, up to ten seconds out of order; about 360 bytes an event. No unusual ways to write an
-    /// event: Flink's JSON format does not know them all.
+    /// The usual events: a site with 100 events a second, 50,000 visitors, eight events a visit, up
+    /// to ten seconds out of order, about 360 bytes each. Unusual spellings of events are left out,
+    /// because Flink's JSON format does not understand all of them.
     pub fn ordinary(events: u64) -> Recipe {
         let site = Recipe::new().with("--historical", "300d").with("--density", 100);
         let site = site.with("--visitors", 50_000).with("--disorder", "10s").with("--odd", 0);
@@ -41,7 +41,7 @@ impl Recipe {
 }
 
 impl Bench {
-    /// Writes a topic.
+    /// Fills a topic.
     pub fn fill(&self, topic: &str, recipe: &Recipe) -> Result<()> {
         say(format!("filling the topic {topic}"));
         let mut command = self.servers.command(&self.program);
@@ -66,7 +66,7 @@ impl Bench {
         Ok(TOPIC)
     }
 
-    /// Writes a topic of records of capital letters.
+    /// Fills a topic with records of capital letters.
     pub fn fill_with_letters(&self, topic: &str, count: u64, bytes: u64) -> Result<()> {
         say(format!("filling the topic {topic}"));
         let kafka = &self.servers.kafka;

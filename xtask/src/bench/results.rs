@@ -1,4 +1,4 @@
-//! What was found, for people and as JSON.
+//! The results, as a table and as JSON.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -13,7 +13,7 @@ use super::measure::{
 };
 use crate::failure::{Result, While};
 
-/// Where and with what was measured.
+/// The machine, the versions, and the size of the run.
 pub struct Head {
     pub machine: String,
     pub versions: String,
@@ -35,7 +35,7 @@ struct Row {
 }
 
 impl Results {
-    /// What follows belongs to this case.
+    /// Begins a case: the rows that follow belong to it.
     pub fn begin(&mut self, case: impl Into<String>) {
         self.case = case.into();
     }
@@ -50,7 +50,7 @@ impl Results {
         self.add(what, TIMES, &ratios(these, those));
     }
 
-    /// All that is known of runs of the job over a backlog.
+    /// Adds all figures of runs of the job over a backlog.
     pub fn report(&mut self, name: impl Display, runs: &[Run]) {
         for (what, unit, value) in [
             ("throughput", EVENTS_PER_S, Run::rate as fn(&Run) -> f64),
@@ -66,7 +66,7 @@ impl Results {
         }
     }
 
-    /// The same of consumers that throw the records away.
+    /// The same for bare consumers.
     pub fn report_raw(&mut self, consumers: usize, runs: &[Run]) {
         self.add(format!("raw, consumers: {consumers}"), EVENTS_PER_S, &each(runs, Run::rate));
         self.add("... CPU time", CPU_SECONDS, &each(runs, |run| run.cpu_s));

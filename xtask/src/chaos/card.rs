@@ -1,4 +1,4 @@
-//! What can happen to a job, as cards: a deck is shuffled and drawn until none is left.
+//! The faults, as cards: a deck is shuffled and drawn until it is empty.
 
 use std::fmt;
 
@@ -7,22 +7,22 @@ use crate::rng::Rng;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Card {
     Kill,
-    /// Also while it reads again what the round before has left uncommitted.
+    /// Possibly while it replays what the previous round left uncommitted.
     KillDuringStart,
     KillOne,
     KillOneDuringStart,
     /// One process hangs, and wakes up when the others have ended.
     FreezeOne,
     Stop,
-    /// A second instance comes.
+    /// A second instance starts.
     Overtake,
     /// PostgreSQL is killed or restarted.
     Postgres,
     /// The connections to PostgreSQL are terminated.
     Terminate,
-    /// PostgreSQL crashes and loses commits that it had answered.
+    /// PostgreSQL crashes and loses commits that it had acknowledged.
     LoseCommits,
-    /// The primary is gone for good, and a standby is promoted.
+    /// The primary is lost, and a standby is promoted.
     Promote,
     /// The broker is killed or restarted.
     Broker,
@@ -47,7 +47,7 @@ impl Card {
         Card::Clock,
     ];
 
-    /// How many of it are in a deck.
+    /// How many of these are in a deck.
     fn weight(self, cluster: bool) -> usize {
         match (self, cluster) {
             (Card::Kill, false) => 3,
@@ -59,7 +59,7 @@ impl Card {
         }
     }
 
-    /// The fewest processes it needs: whom something happens to has others that notice.
+    /// The fewest processes it needs: if it affects one process, there must be others to notice.
     pub fn least_processes(self) -> usize {
         match self {
             Card::KillOne | Card::KillOneDuringStart | Card::FreezeOne => 2,
@@ -88,7 +88,7 @@ impl fmt::Display for Card {
     }
 }
 
-/// A full deck brings each card as often as it weighs.
+/// A full deck, with each card as often as its weight.
 pub struct Deck {
     cluster: bool,
     rng: Rng,

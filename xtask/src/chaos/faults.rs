@@ -1,4 +1,4 @@
-//! What happens to the servers around the job.
+//! Faults of the servers around the job.
 
 use super::game::LAST_WORDS_S;
 use super::round::Round;
@@ -6,7 +6,7 @@ use crate::failure::Result;
 use crate::servers::Service;
 
 impl Round<'_> {
-    /// A server is away for a moment, in good order or not.
+    /// Restarts a server, cleanly or by a kill.
     pub fn disturb(&mut self, service: Service) -> Result<()> {
         self.started_and_nap(0, 2_500)?;
         if self.rng.one_in(2) {
@@ -33,7 +33,7 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// Commits are answered before they are on the disk, and a crash takes them back.
+    /// Commits are acknowledged before they are on disk, and a crash loses them.
     pub fn lose_commits(&mut self) -> Result<()> {
         let postgres = self.game.servers.postgres.clone();
         let sql = postgres.sql();
@@ -49,7 +49,7 @@ impl Round<'_> {
         self.go_on_from_there()
     }
 
-    /// The job of this round will know both servers.
+    /// Starts a standby. The job of this round is given the addresses of both servers.
     pub fn make_standby(&mut self) -> Result<()> {
         let directory = self.game.servers.file(&format!("postgres.{}", self.number));
         let standby = self.game.servers.postgres.standby(&directory)?;
@@ -57,7 +57,7 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// The primary is gone for good, and the standby may not have followed it to the end.
+    /// Removes the primary. The standby may lack its last commits.
     pub fn promote(&mut self) -> Result<()> {
         self.started_and_nap(0, 2_500)?;
         let standby = self.game.standby.clone().expect("made before the start");
@@ -78,8 +78,8 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// A job of one process goes on by itself when its database has gone back; a cluster ends, all
-    /// of it, and is started again.
+    /// When its database has gone back, a job of one process continues by itself. All processes of
+    /// a cluster end, and are started again.
     fn go_on_from_there(&mut self) -> Result<()> {
         self.nap(2_500, 4_000);
         if self.job.processes == 1 || !self.job.has_ended()? {

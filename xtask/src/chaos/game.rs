@@ -1,4 +1,4 @@
-//! What lasts from round to round: the servers, the clocks, the producer, and the tally.
+//! What lasts from round to round: the servers, the clocks, the producer and the counts.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -18,7 +18,7 @@ use crate::screen::say;
 use crate::servers::{Servers, Service};
 use crate::{ports, root};
 
-/// Who hangs is lost after this time; who dies, at once. Then come the last words.
+/// The `--peer-timeout`: a process that hangs is lost after this time, one that dies at once.
 pub const PEER_TIMEOUT_S: u64 = 2;
 pub const LAST_WORDS_S: u64 = 3;
 
@@ -29,26 +29,26 @@ pub struct Game {
     pub began: Instant,
     pub servers: Servers,
     program: PathBuf,
-    /// The library that lets the program go by a clock of its own.
+    /// The library that gives a process its own clock.
     shifted_clock: PathBuf,
     pub processes_most: usize,
     pub deck: Deck,
     /// How often each card was played.
     pub tally: BTreeMap<Card, u64>,
-    /// Of the start before.
+    /// Of the previous start.
     workers: u64,
     starts: u64,
-    /// Apart from the rounds: how many ports are taken must not change what happens.
+    /// Separate from the rounds' generator, so that taken ports do not change what happens.
     ports: Rng,
-    /// A standby that the job of this round knows as well.
+    /// A standby whose address the job of this round has, too.
     pub standby: Option<Service>,
-    /// Whether any start has got so far that there is something to audit.
+    /// Whether any start has committed something to audit.
     pub has_begun: bool,
     pub producer: Option<Process>,
 }
 
 impl Game {
-    /// Starts the servers, and events begin to flow.
+    /// Starts the servers and the producer.
     pub fn start(args: &Args, seed: u64, program: PathBuf) -> Result<Game> {
         let servers = Servers::start("chaos")?;
         let processes_most = args.processes as usize;
@@ -87,7 +87,7 @@ impl Game {
         command.args(["--visitors", "2000", "--partitions", "5"]);
         let log = self.servers.file("produce.log");
         let mut producer = Process::start("the producer", command, &log)?;
-        // The topic is there when the producer says so.
+        // Wait until the producer has created the topic.
         let until = Instant::now() + Duration::from_secs(30);
         while !last_lines(&log, 100).contains("created the topic") {
             if let Some(ended) = producer.ended()? {
@@ -102,7 +102,7 @@ impl Game {
         Ok(producer)
     }
 
-    /// The program, in the environment of the job.
+    /// The program, with the environment of the job.
     pub fn command(&self) -> Command {
         let mut command = self.servers.command(&self.program);
         command.env("KAFKA_TOPIC", TOPIC).env("KAFKA_GROUP", TOPIC);
@@ -113,8 +113,8 @@ impl Game {
         command
     }
 
-    /// Sets the clock of a process so far ahead of the time. The file is mapped, so it is written
-    /// in place.
+    /// Sets the clock of a process this far ahead of the real time. The file is mapped into memory,
+    /// so it is written in place.
     pub fn set_clock(&self, index: usize, ms: i64) -> Result<()> {
         let path = self.clock(index);
         let mut options = OpenOptions::new();
@@ -129,8 +129,8 @@ impl Game {
 
     // ---- starts ----------------------------------------------------------------------------
 
-    /// Starts the job with settings that make sessions close and snapshots come within a round, and
-    /// never with as many workers as before. A cluster has at least so many processes.
+    /// Starts the job with settings that close sessions and take snapshots within a round, and
+    /// never with as many workers as before. A cluster has at least `fewest` processes.
     pub fn start_job(&mut self, least: usize, rng: &mut Rng) -> Result<(Instance, Vec<String>)> {
         self.workers = other_workers(self.workers, rng.below(3));
         let mut pick = |choices: [&'static str; 3]| choices[rng.below(3) as usize];
@@ -150,7 +150,7 @@ impl Game {
         Ok((self.start_processes(processes, &settings)?, settings))
     }
 
-    /// Starts so many processes, with as many workers as before and on new ports.
+    /// Starts this many processes, with as many workers as before and on new ports.
     pub fn start_processes(&mut self, processes: usize, settings: &[String]) -> Result<Instance> {
         let hosts = self.servers.file(&format!("hosts.{}", self.starts));
         let mut instance = Instance { processes, hosts, ..Instance::default() };
@@ -166,7 +166,7 @@ impl Game {
         Ok(instance)
     }
 
-    /// Starts a process of an instance, or starts it again. Each start has a log of its own.
+    /// Starts or restarts a process of an instance. Each start has its own log.
     pub fn start_process(
         &mut self,
         instance: &Instance,

@@ -12,14 +12,14 @@ use rustix::process::Signal;
 use crate::failure::{Result, While, fail};
 use crate::process::Process;
 
-/// How often is looked whether a process has ended, or what it has logged.
+/// How often to check whether a process has ended, and what it has logged.
 pub const GLANCE: Duration = Duration::from_millis(50);
 /// A start may have to wait until a server is back.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
 pub struct Instance {
-    /// By index; those that something has happened to are not there any more.
+    /// By index; those that were killed are removed.
     pub members: BTreeMap<usize, Member>,
     /// Processes and workers, as options.
     pub shape: String,
@@ -41,11 +41,11 @@ impl Member {
     }
 }
 
-/// A log that is read once: however long it grows, a look costs what is new.
+/// A log that is read incrementally, so that a check costs only as much as was added.
 #[derive(Default)]
 struct Log {
     read_bytes: u64,
-    /// It has said that its sessions are loaded.
+    /// It has logged that its sessions are loaded.
     runs: bool,
     /// It was the first start of the job.
     first: bool,
@@ -90,7 +90,7 @@ impl Instance {
         Ok(self.members.values().all(|member| member.log.runs))
     }
 
-    /// Whether any process of it has logged that this is the first start of the job.
+    /// Whether any process has logged that this is the first start of the job.
     pub fn was_first(&mut self) -> Result<bool> {
         self.read_logs()?;
         Ok(self.members.values().any(|member| member.log.first))
@@ -103,8 +103,8 @@ impl Instance {
         Ok(())
     }
 
-    /// Waits until it runs: a start that has got somewhere gives up when a server goes away; one
-    /// that runs waits.
+    /// Waits until it runs. A start gives up when a server goes away in the middle of it; a running
+    /// job waits.
     pub fn started(&mut self) -> Result<()> {
         let until = Instant::now() + START_PATIENCE;
         while !self.runs()? {
@@ -121,7 +121,7 @@ impl Instance {
         self.members.values().for_each(|member| member.process.signal(signal));
     }
 
-    /// Ends all of it like a crash.
+    /// Kills all its processes.
     pub fn kill(&mut self) -> Result<()> {
         // All at once, so that none sees another end first.
         self.signal(Signal::KILL);
@@ -130,7 +130,7 @@ impl Instance {
         Ok(())
     }
 
-    /// Ends one process like a crash.
+    /// Kills one process.
     pub fn kill_one(&mut self, index: usize) -> Result<()> {
         let mut member = self.members.remove(&index).expect("one of its processes");
         member.process.kill()

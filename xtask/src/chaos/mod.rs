@@ -1,4 +1,4 @@
-//! Real servers, real faults, and the audit has the last word: `scripts/chaos`.
+//! `scripts/chaos`: the job on real servers with real faults, judged by the audit.
 
 mod card;
 mod faults;
@@ -20,29 +20,29 @@ use crate::{leftovers, make_ready, screen};
 /// other workers and connections, and then, at a random moment, something happens: it is killed
 /// (also during its start or while it reads again), stopped, or overtaken by a second instance;
 /// PostgreSQL is killed or restarted, or its connections are terminated; it is killed and loses
-/// commits that it had answered, or a standby is promoted that lacks them; the broker is killed or
-/// restarted; the clock of the job's machine is set, by up to a day. Every thirteen rounds bring
-/// each of these. An audit follows on every round. At the end the job reads to the end, and the
-/// audit has the last word.
+/// commits that it had acknowledged, or a standby is promoted that lacks them; the broker is killed
+/// or restarted; the clock of the job's machine is set, by up to a day. Every thirteen rounds
+/// include each of these. An audit follows every round. Finally the job reads to the end of the
+/// topic, and a last audit decides.
 ///
 /// With several processes the job is another cluster at each start, and one of its processes may
 /// be killed (also during the start), stopped or frozen: the others must end by themselves, soon
-/// and with the right code, and whoever wakes up later must end, too, and write nothing. Each
-/// process is a machine with a clock of its own.
+/// and with the right code, and a process that wakes up later must end, too, and write nothing.
+/// Each process is a machine with its own clock.
 ///
-/// Leaves nothing behind, however it ends, also on Ctrl-C. After a failure it exits with 1 and says
-/// where the servers and logs are instead, and leaves them.
+/// Leaves nothing behind, however it ends, even on Ctrl-C; but after a failure it exits with 1,
+/// keeps the servers and logs, and says where they are.
 #[derive(clap::Args)]
 #[command(override_usage = "scripts/chaos [OPTIONS]")]
 pub struct Args {
-    /// How many rounds; ten take about a minute
+    /// The number of rounds; ten take about a minute
     #[arg(long, value_name = "N", default_value_t = 10)]
     rounds: u64,
-    /// The job has up to so many processes
+    /// The largest number of processes of the job
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u64).range(1..=99))]
     processes: u64,
-    /// The same sequence of rounds (not the same moments); a random one unless given
+    /// Repeats a sequence of rounds (not the exact moments); random by default
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Events a second
@@ -78,7 +78,7 @@ fn play(game: &mut Game, rounds: u64) -> Result<()> {
     verdict::settle(game)
 }
 
-/// Short, because it is typed again.
+/// Short, because people type it.
 fn short_seed() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     u64::from(now.map_or(0, |now| now.subsec_nanos())) % 100_000

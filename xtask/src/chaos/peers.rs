@@ -1,4 +1,4 @@
-//! What happens to one process of a cluster, and what the others do about it.
+//! Faults of one process of a cluster, and what the others do about them.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,9 +19,9 @@ impl Round<'_> {
         self.ended_by_itself(LAST_WORDS_S, &[4]).map(|_| ())
     }
 
-    /// Whoever has met the one that is killed ends; whoever has not waits for it. All that are
-    /// missing are started again, each by itself, as a supervisor on each machine does it: then the
-    /// job runs.
+    /// Processes that had connected to the killed one end; the others wait for it. All that are
+    /// missing are restarted one by one, as a supervisor on each machine would do. Then the job
+    /// runs.
     pub fn kill_one_early(&mut self) -> Result<()> {
         self.nap(0, 600);
         let killed = self.pick();
@@ -31,7 +31,7 @@ impl Round<'_> {
         while Instant::now() < until && !self.job.has_ended()? {
             thread::sleep(GLANCE);
         }
-        // One that ends takes those with it that it has met.
+        // A process that ends takes those with it that it had connected to.
         thread::sleep(Duration::from_secs(1));
         self.note_first_start()?;
         for index in 0..self.job.processes {
@@ -51,9 +51,9 @@ impl Round<'_> {
         self.started_and_nap(500, 2_000)
     }
 
-    /// One process hangs for longer than the others wait for it. When it wakes up, they have
-    /// ended, and maybe another instance has come: it ends, too, and the audit sees whether it has
-    /// written.
+    /// One process hangs for longer than the others wait for it. When it wakes up, they have ended,
+    /// and another instance may have started. It must end, too, and the audit shows whether it has
+    /// written anything.
     pub fn freeze_one(&mut self) -> Result<()> {
         self.started_and_nap(0, 2_500)?;
         let index = self.pick();

@@ -16,7 +16,7 @@ use crate::screen::say;
 pub struct Round<'a> {
     pub game: &'a mut Game,
     pub number: u64,
-    /// Of this round alone, so that a round draws the same whatever the rounds before it drew.
+    /// For this round alone, so that it does not depend on what earlier rounds drew.
     pub rng: Rng,
     /// What happens, in more and more detail.
     pub what: String,
@@ -36,7 +36,7 @@ pub fn play(game: &mut Game, number: u64) -> Result<()> {
     say(format!("round {number}: {shape}, {what}"));
     drop(round);
     *game.tally.entry(card).or_default() += 1;
-    // Whoever was killed at its first start may have left nothing to look at.
+    // A job killed at its first start may have left nothing to audit.
     if game.has_begun {
         verdict::audit(game).during(format!("after round {number}"))?;
     }
@@ -65,14 +65,14 @@ impl Round<'_> {
             Card::Clock => self.set_a_clock()?,
         }
         self.note_first_start()?;
-        // Whatever happened around it, it has waited and gone on.
+        // Whatever happened around it, it has waited and continued.
         if self.job.has_ended()? {
             return fail("the job ended by itself");
         }
         self.job.kill()
     }
 
-    /// Starts the job. What was there of it before is gone, or somebody else keeps it.
+    /// Starts the job. The previous instance has ended, or its caller keeps it.
     pub fn start(&mut self, least: usize) -> Result<()> {
         (self.job, self.settings) = self.game.start_job(least, &mut self.rng)?;
         Ok(())
@@ -85,12 +85,12 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// Waits for a random time between, in milliseconds.
+    /// Waits for a random time within this range, in milliseconds.
     pub fn nap(&mut self, least_ms: u64, most_ms: u64) {
         thread::sleep(Duration::from_millis(self.rng.between(least_ms, most_ms)));
     }
 
-    /// The index of some process of the job.
+    /// The index of a random process of the job.
     pub fn pick(&mut self) -> usize {
         let at = self.rng.below(self.job.members.len() as u64) as usize;
         *self.job.members.keys().nth(at).expect("the job has a process")
@@ -107,8 +107,8 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// Before a process handles signals, one ends it as it would any other. A cluster that is not
-    /// complete does not stop as one, so the stop of one process waits until it is.
+    /// Before a process handles signals, a signal ends it like any other program. An incomplete
+    /// cluster does not stop as a whole, so stopping one process waits until it is complete.
     fn stop(&mut self) -> Result<()> {
         if self.game.processes_most > 1 && self.rng.one_in(2) {
             self.what += " of one";
@@ -122,8 +122,8 @@ impl Round<'_> {
         self.ended_by_itself(30, &[0, 143]).map(|_| ())
     }
 
-    /// Starts a second instance. Whichever comes to the fence last goes on, the other says so: with
-    /// several processes those that notice, and the others have lost a peer.
+    /// Starts a second instance. The one that takes the fence last continues, and the other reports
+    /// that; if it has several processes, some notice it and the others lose a peer.
     fn overtake(&mut self) -> Result<()> {
         self.nap(500, 2_000);
         let mut first = std::mem::take(&mut self.job);
@@ -137,7 +137,7 @@ impl Round<'_> {
             }
             thread::sleep(GLANCE);
         }
-        // The one that is overtaken is `self.job` here.
+        // Here `self.job` is the one that was overtaken.
         let ends = self.ended_by_itself(LAST_WORDS_S, &[3, 4])?;
         if !ends.contains(&3) {
             return fail("of two instances none says that it was overtaken");
@@ -147,7 +147,7 @@ impl Round<'_> {
         Ok(())
     }
 
-    /// The clock of a machine is set, or set right; it stays so in the rounds to come.
+    /// Sets the clock of a machine, or corrects it. It stays so in later rounds.
     fn set_a_clock(&mut self) -> Result<()> {
         const MOST_MS: u64 = 23 * 3_600_000;
         self.started_and_nap(0, 2_000)?;

@@ -1,4 +1,4 @@
-//! What is checked: the audit after each round, and the table at the end.
+//! The checks: the audit after each round, and the table at the end.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -16,7 +16,7 @@ use crate::screen::say;
 const AUDIT_PATIENCE: Duration = Duration::from_secs(600);
 const BROKEN: &str = "a broken invariant";
 
-/// Compares the table with the batch answer, up to what is committed.
+/// Compares the table with the batch answer, as far as it is committed.
 pub fn audit(game: &Game) -> Result<()> {
     let mut command = game.command();
     command.arg("audit");
@@ -28,7 +28,7 @@ pub fn audit(game: &Game) -> Result<()> {
     }
 }
 
-/// No more events; the job reads what there is, closes everything, and the audit compares.
+/// Stops the producer, lets the job read to the end and close everything, and runs the audit.
 pub fn settle(game: &mut Game) -> Result<()> {
     let mut producer = game.producer.take().expect("it runs until here");
     producer.signal(Signal::TERM);
@@ -48,7 +48,7 @@ pub fn settle(game: &mut Game) -> Result<()> {
     Ok(())
 }
 
-/// Whether a file holds this text in a line, however large it is.
+/// Whether a line of a file, which may be large, contains this text.
 fn contains(path: &Path, text: &str) -> std::io::Result<bool> {
     let mut file = BufReader::new(File::open(path)?);
     let mut line = Vec::new();
@@ -61,7 +61,7 @@ fn contains(path: &Path, text: &str) -> std::io::Result<bool> {
     Ok(false)
 }
 
-/// What was played, and that all is well.
+/// Reports what was played, and that all is well.
 pub fn tell(game: &Game) {
     for (card, times) in &game.tally {
         say(format!("{times:>6} x {card}"));

@@ -17,7 +17,7 @@ mod bad;
 mod calendar;
 mod fields;
 mod odd;
-mod random;
+pub mod random;
 mod recipe;
 mod visits;
 mod web;

@@ -1,4 +1,4 @@
-//! What it costs that two workers are two processes: all that goes between them is serialised; and,
+//! The cost of two processes instead of two threads: everything between them is serialised and,
 //! with a secret, encrypted.
 
 use std::fs;

@@ -16,8 +16,8 @@ struct Point {
     workers: &'static str,
 }
 
-/// One dimension after the other, so that the topics need not all be there at once. A turn goes
-/// once along a dimension.
+/// One dimension after another, so that not all topics have to exist at once. A turn visits each
+/// point of a dimension once.
 pub fn run(bench: &mut Bench) -> Result<()> {
     let events = bench.events;
     let ordinary = Recipe::ordinary(events);
@@ -52,7 +52,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     measure(bench, &workers.collect::<Vec<_>>())
 }
 
-/// A trial has fewer events than that, and need not have one number twice.
+/// The numbers of events, without duplicates: a trial has fewer events than the smallest.
 fn event_counts(events: u64) -> Vec<u64> {
     let mut counts = vec![100_000, 1_000_000];
     for count in [events * 2, events * 4] {

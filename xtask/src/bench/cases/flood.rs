@@ -1,4 +1,4 @@
-//! A flood of large records that are no events.
+//! A flood of large records that are not events.
 
 use std::thread;
 use std::time::Duration;
@@ -14,7 +14,7 @@ const TOPIC: &str = "flood";
 const BYTES: u64 = 100_000;
 const MEMORY_MIB: u64 = 256;
 
-/// What was seen while a lock kept dead letters from being written, and until all were.
+/// Measured while a lock kept dead letters from being written, and until all were written.
 struct Locked {
     written_before: f64,
     peak_mb: f64,
@@ -54,7 +54,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
 
 fn hold_back(bench: &Bench, turn: usize, count: u64, options: &[&str]) -> Result<Locked> {
     let bytes = BYTES.to_string();
-    // Whole, or they would all fit.
+    // Keep the whole payloads; otherwise all of them would fit into memory.
     let options = [options, &["--dead-letter-bytes", &bytes]].concat();
     let mut job = bench.start(&format!("flood-{turn}"), TOPIC, &options)?;
     job.wait_for_records(1)?;
@@ -66,7 +66,7 @@ fn hold_back(bench: &Bench, turn: usize, count: u64, options: &[&str]) -> Result
     let written_before = job.records()?;
     lock.run("rollback")?;
     job.wait_for_records(count)?;
-    // The kernel counts pages roughly, so that even a peak may seem to sink.
+    // The kernel counts pages roughly, so even a peak may appear to shrink.
     let peak_in_the_end_mb = job.process.memory_mb("VmHWM")?.max(peak_mb);
     job.stop()?;
     bench.forget(&job.name)?;

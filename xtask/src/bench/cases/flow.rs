@@ -23,7 +23,7 @@ struct Outage {
 }
 
 pub fn run(bench: &mut Bench) -> Result<()> {
-    // Long enough not to be over before; what is read and not yet committed is a part of it.
+    // Long enough to outlast the outage; records read but not committed are part of it.
     let count = if bench.events < 1_000_000 { 4_000_000 } else { bench.events * 4 };
     bench.fill(TOPIC, &Recipe::ordinary(count))?;
     let mut outages = Vec::new();
@@ -71,7 +71,7 @@ fn measure(bench: &Bench, turn: usize, count: u64) -> Result<Outage> {
     Ok(Outage { rate_before, peak_before_mb, peak_mb, cpu_s, first_commit_s, rate_after })
 }
 
-/// Events a second from now until so many are committed.
+/// Events a second, from now until this many are committed.
 fn rate_until(job: &mut Job, count: u64) -> Result<f64> {
     let began = Instant::now();
     let before = job.records()?;

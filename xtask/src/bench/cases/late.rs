@@ -1,4 +1,4 @@
-//! Stragglers, which reach sessions that are in the table already.
+//! Stragglers: events of sessions that are already in the table.
 
 use crate::bench::Bench;
 use crate::bench::backlog::Run;

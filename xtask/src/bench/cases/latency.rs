@@ -1,9 +1,9 @@
-//! How soon a session is in the table.
+//! How soon a session reaches the table.
 //!
-//! Events carry the time of their sending, so the event that closes a session, of the partition
-//! that brings it last, is sent when the session's end and the out-of-orderness have passed. When a
-//! row is visible is seen every 5 ms: the transaction that wrote it has moved the progress of a
-//! shard.
+//! Events carry the time at which they were sent. So the event that closes a session, in the
+//! slowest partition, is sent once the session's end and the out-of-orderness have passed. A poll
+//! every 5 ms notices when a row becomes visible: the transaction that wrote it has moved the
+//! progress of a shard.
 
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -54,7 +54,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     in_a_backlog(bench)
 }
 
-/// What shorter epochs cost.
+/// The cost of shorter epochs.
 fn in_a_backlog(bench: &mut Bench) -> Result<()> {
     let topic = bench.backlog()?;
     bench.warm(topic)?;
@@ -116,7 +116,7 @@ fn measure(bench: &Bench, epoch: &str, turn: usize) -> Result<Latency> {
     Ok(latency)
 }
 
-/// Without the first seconds and what closes only when nothing comes any more.
+/// Without the first seconds, and without sessions that close only once nothing arrives any more.
 fn latency_sql(table: &str) -> String {
     let (low, high) = (LIVE_S - 10, GAP_S + DISORDER_S + 1);
     format!(
@@ -137,8 +137,8 @@ fn latency_sql(table: &str) -> String {
     )
 }
 
-/// Notes for every transaction of the job when it was first seen: within the server, where nothing
-/// comes between the look and the note.
+/// Records when each transaction of the job was first seen. This runs inside the server, so that
+/// nothing comes between the poll and the record.
 struct Watch {
     canceller: Canceller,
     thread: JoinHandle<()>,
@@ -162,7 +162,7 @@ impl Watch {
                  end loop;
              end $$"
         );
-        // Ends with an error, when it is cancelled.
+        // It ends with an error when it is cancelled.
         let thread = thread::spawn(move || drop(connection.run(&sql)));
         Ok(Watch { canceller, thread })
     }

@@ -1,5 +1,6 @@
-//! What an open session takes: in the dataflow alone, so that what Kafka's client holds is not
-//! mistaken for sessions; then the whole job with a million, which saves them as well.
+//! The memory of an open session: first in the dataflow alone, so that the buffers of the Kafka
+//! client are not mistaken for sessions; then in the whole job with a million sessions, which also
+//! saves them.
 
 use std::thread;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use crate::bench::produce::Recipe;
 use crate::failure::Result;
 use crate::screen::say;
 
-/// The first is what there is without any.
+/// The first is the baseline, without any sessions.
 const OPEN: [u64; 4] = [1_000, 100_000, 1_000_000, 10_000_000];
 
 pub fn run(bench: &mut Bench) -> Result<()> {
@@ -47,7 +48,7 @@ fn whole_job(bench: &mut Bench) -> Result<()> {
     const TOPIC: &str = "memory";
     const RECORDS: u64 = 1_500_000;
     let options = ["-w", "2", "--gap", "2h", "--snapshot-interval", "10s"];
-    // Two million people at once, one look each twenty seconds: half of them have looked.
+    // Two million visitors at once, one page view every twenty seconds: half have viewed one.
     let recipe = Recipe::new().with("--historical", "1m").with("--density", 100_000);
     bench.fill(TOPIC, &recipe.with("--number", RECORDS).with("--visitors", 100_000_000))?;
     let (mut resident_mb, mut peak_mb, mut open) = (Vec::new(), Vec::new(), 0.0);

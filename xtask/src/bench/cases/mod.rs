@@ -1,4 +1,4 @@
-//! What is measured, one file for each case.
+//! The cases, one file each.
 
 use clap::ValueEnum;
 
@@ -26,12 +26,12 @@ mod watch;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub enum Case {
-    /// What cannot be beaten: consumers of librdkafka that throw the records away, and COPY of the
-    /// same sessions from a file into the same table
+    /// The upper bound: bare librdkafka consumers that discard the records, and COPY of the same
+    /// sessions from a file into the same table
     Raw,
-    /// The job over the same events to the last commit, -w 1 and -w 2, in turn with raw
+    /// The job over a backlog, up to the last commit, with -w 1 and -w 2, in turn with raw
     Backlog,
-    /// -w 1 against -w 2 with neither Kafka nor PostgreSQL: from memory into a ledger that discards
+    /// -w 1 against -w 2 without Kafka or PostgreSQL: from memory into a ledger that discards
     Scaling,
     /// Two processes of one worker against one process of two: what serialising costs, and what
     /// encryption between them costs
@@ -43,35 +43,35 @@ pub enum Case {
     HotKey,
     /// 0.1, 1 and 10 % stragglers, against none
     Late,
-    /// What an open session takes, with 100,000 to 10,000,000 of them
+    /// The memory of an open session, with 100,000 to 10,000,000 of them
     Memory,
-    /// A quarter of the topic an hour of event time behind the rest, against none
+    /// A quarter of the topic an hour of event time behind the rest, against no skew
     Skew,
-    /// Bad records of 100 kB, one for 500 of --events: how fast they become dead letters, against
-    /// consumers that throw them away; and what memory they take while a lock keeps them from being
+    /// Bad records of 100 kB, one for every 500 of --events: how fast they become dead letters,
+    /// against consumers that discard them; and their memory while a lock keeps them from being
     /// written, against --memory
     Flood,
     /// 10,000 live events a second: from the event that closes a session to the row being visible,
-    /// with epochs of 1 s and of 100 ms; and what the shorter cost in a backlog
+    /// with epochs of 1 s and of 100 ms; and the cost of the shorter ones in a backlog
     Latency,
-    /// PostgreSQL stopped for a minute in a backlog: memory meanwhile, and what comes after
+    /// PostgreSQL stopped for a minute in a backlog: memory meanwhile, and throughput afterwards
     Flow,
     /// An empty topic: from the start to the first commit, CPU time when idle, memory
     Start,
-    /// One million open sessions, 2,000 events a second, -w 2, else the defaults: from a kill -9 to
-    /// the first new commit, and the same for a clean stop and start
+    /// One million open sessions, 2,000 events a second, -w 2, otherwise the defaults: from kill -9
+    /// to the first new commit, and the same for a clean stop and start
     Recovery,
-    /// A backlog that opens one million sessions, -w 2: what it costs to save them every 60 s, 5 s
-    /// and 2 s, against never
+    /// A backlog that opens one million sessions, -w 2: the cost of saving them every 60 s, 5 s and
+    /// 2 s, against never
     Snapshots,
     /// What the HTTP port costs: a page and a scraper in a backlog and on an empty topic, against
     /// --http none; and 1,000 requests a second beside 1,000 half-open connections in a backlog,
-    /// with memory and open files afterwards, against nobody
+    /// with memory and open files afterwards, against a port that nobody asks
     Watch,
     /// Live statistics of hosts, and of visitors as well, against none: the dataflow alone, a
     /// backlog, and 10,000 live events a second
     Statistics,
-    /// The same job on Apache Flink in two ways, see bench/flink, in turn with this one
+    /// The same job on Apache Flink, written in two ways (bench/flink), in turn with this one
     Peer,
 }
 

@@ -12,8 +12,8 @@ use crate::screen::say;
 use crate::sql::number;
 use crate::{leftovers, root};
 
-/// The heap has its size from the start, as Flink's own start scripts have it; the other way to be
-/// fair is what it takes when it is not given everything at once.
+/// The heap has its full size from the start, as Flink's own scripts set it. The other fair way is
+/// a heap that grows as needed.
 const WAYS: [Way; 4] = [
     Way { key: "sql", name: "Flink, Table API", class: "sql", heap: "-Xms4g" },
     Way {
@@ -32,7 +32,7 @@ const WAYS: [Way; 4] = [
 ];
 
 struct Way {
-    /// For the ratios.
+    /// Its name in the ratios.
     key: &'static str,
     name: &'static str,
     /// Which of the two jobs.
@@ -40,7 +40,7 @@ struct Way {
     heap: &'static str,
 }
 
-/// A run, and what all three are compared by.
+/// A run, and the figures by which all three are compared.
 struct Compared {
     run: Run,
     /// From the start to the first row.
@@ -80,7 +80,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Builds bench/flink. Returns what runs it: the program and its arguments, less the heap.
+/// Builds bench/flink. Returns the command that runs it, without the size of the heap.
 fn peer_command() -> Result<Vec<String>> {
     let script = root().join("scripts/lib/peer");
     let built = leftovers::run_in_foreground(&mut Command::new(&script));
@@ -100,7 +100,7 @@ fn measure_peer(
 ) -> Result<Compared> {
     let table = format!("peer_{}", way.class);
     let sql = bench.servers.postgres.sql();
-    // As the job makes its own, but without a time zone: that is what Flink's sink can write.
+    // Like the table that the job creates, but without a time zone: Flink's sink cannot write one.
     sql.run(&format!("drop table if exists {table}"))?;
     sql.run(&format!(
         "create table {table} (ip text collate \"C\", host text collate \"C\",
@@ -121,7 +121,8 @@ fn measure_peer(
     let wall_s = began.elapsed().as_secs_f64();
     let first_row_s = seconds_to_the_first_row(bench, &table, wall_s)?;
     let (postgres_now_s, kafka_now_s) = bench.servers_cpu();
-    // Of all its events: how many came before the first row nobody knows, and it favours Flink.
+    // All of its events count: nobody knows how many it read before the first row. It favours
+    // Flink.
     let [events, seconds] = sql.row(&format!(
         "select coalesce(sum(num_logs), 0), coalesce(extract(epoch from
              max(pg_xact_commit_timestamp(xmin)) - min(pg_xact_commit_timestamp(xmin))), 0)
@@ -154,7 +155,7 @@ fn measure_peer(
     Ok(Compared { row_rate: run.rate(), run, first_row_s })
 }
 
-/// Of a process that has just ended and took so long.
+/// The figures of a process that has just ended, given how long it took.
 fn seconds_to_the_first_row(bench: &Bench, table: &str, wall_s: f64) -> Result<f64> {
     bench.servers.postgres.sql().number(&format!(
         "select coalesce(round(extract(epoch from min(pg_xact_commit_timestamp(xmin))
@@ -171,7 +172,7 @@ fn rate_of_rows(bench: &Bench, table: &str) -> Result<f64> {
     ))
 }
 
-/// All three must have found the same, else nothing is comparable.
+/// All three must have found the same sessions, or nothing is comparable.
 fn compare_tables(bench: &mut Bench, job: &str) -> Result<()> {
     let ours = format!(
         "select ip, host, session_start at time zone 'UTC' as session_start,
@@ -206,7 +207,7 @@ fn compare(bench: &mut Bench, way: &str, ours: &[Compared], theirs: &[Compared])
     };
     let row_rate = |all: &[Compared]| all.iter().map(|at| at.row_rate).collect::<Vec<_>>();
     let results = &mut bench.results;
-    // From the first row to the last, all events counted: the rule that is known for both.
+    // From the first row to the last, counting all events: the one rule that both can follow.
     let what = format!("sessionizer / {way}: throughput");
     results.ratio(what, &row_rate(ours), &row_rate(theirs));
     let what = "... less what ours read before its first commit";

@@ -1,4 +1,4 @@
-//! What cannot be beaten: bare consumers, and COPY of the same sessions in one go.
+//! The upper bound: bare consumers, and one COPY of the same sessions.
 
 use std::fs::File;
 use std::time::Instant;
@@ -25,7 +25,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     copy(bench, topic)
 }
 
-/// The sessions of the backlog from a file into a table as the job makes it.
+/// Copies the sessions of the backlog from a file into a table like the job's.
 fn copy(bench: &mut Bench, topic: &str) -> Result<()> {
     let start =
         Start { topic, label: "the job, for its table", options: &["-w", "2"], cluster: None };

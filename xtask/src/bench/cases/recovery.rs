@@ -1,4 +1,4 @@
-//! What a restart takes.
+//! How long a restart takes.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,16 +21,16 @@ const OPTIONS: [&str; 4] = ["-w", "2", "--gap", "2h"];
 type Figures = (&'static str, Unit, Vec<f64>);
 
 pub fn run(bench: &mut Bench) -> Result<()> {
-    // Twenty seconds of a site on which two million people are at once, one look each twenty
-    // seconds: half of them have looked. Nobody's session ends for two hours.
+    // Twenty seconds of a site with two million visitors at once, one page view every twenty
+    // seconds: half have viewed a page. No session ends within two hours.
     let recipe = Recipe::new().with("--historical", "1m").with("--density", 100_000);
     bench.fill(TOPIC, &recipe.with("--number", BACKLOG).with("--visitors", 100_000_000))?;
     let worst_s = kill_unsaved(bench)?;
 
     let mut job = bench.start("recovery", TOPIC, &OPTIONS)?;
     job.wait_for_records(BACKLOG)?;
-    // At the pace of a clock from here on. The same few come again and again, so that the number
-    // of open sessions stays what it is.
+    // Live events from here on. The same few visitors come again and again, so the number of open
+    // sessions does not change.
     let mut command = bench.servers.command(&bench.program);
     command.env("KAFKA_TOPIC", TOPIC);
     command.args(["produce", "--rate", "2000", "--visitors", "10000"]);
@@ -74,7 +74,7 @@ fn kill(bench: &mut Bench, job: &mut Job) -> Result<[Figures; 3]> {
         seconds.push(took_s);
         load_s.push(loaded.seconds);
         epochs.push(loaded.epochs);
-        // A random part of the interval later.
+        // At a random point of the snapshot interval.
         thread::sleep(Duration::from_millis(bench.rng.between(3_000, 14_000)));
     }
     Ok([

@@ -15,7 +15,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
             command.args(["compute", "-w", workers, "--events", &bench.events.to_string()]);
             let label = format!("-w {workers}, {turn} of {}", bench.runs);
             let printed = Pairs::read(&bench.finish(&label, vec![command])?.output)?;
-            // Making the events is not what is measured.
+            // Generating the events is not measured.
             let rate = events / printed.number("seconds")?;
             let us = 1e6 * printed.number("cpu")? / events;
             say(format!("{label}: {} events/s, {us:.3} µs an event", EVENTS_PER_S.show(rate)));

@@ -8,7 +8,7 @@ use crate::bench::produce::Recipe;
 use crate::bench::results::each;
 use crate::failure::Result;
 
-/// Name, topics and options. The longest `--max-drift` that there is is as good as none.
+/// Name, topics and options. The longest possible `--max-drift` pauses nothing.
 const WAYS: [(&str, &str, &[&str]); 3] = [
     ("even", "rest,even", &["-w", "2"]),
     ("default", "rest,behind", &["-w", "2"]),

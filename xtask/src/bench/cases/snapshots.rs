@@ -1,4 +1,4 @@
-//! What it costs to be ready for a restart: saving the open sessions more or less often.
+//! The cost of saving the open sessions more or less often.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ struct Saved {
 }
 
 pub fn run(bench: &mut Bench) -> Result<()> {
-    // As in `recovery`, with fewer people at once and more time: the sessions of a site that has
+    // As in `recovery`, with fewer visitors at once and more time: the sessions of a site that has
     // been running for some minutes.
     let recipe = Recipe::new().with("--historical", "10m").with("--density", 25_000);
     bench.fill(TOPIC, &recipe.with("--number", BACKLOG).with("--visitors", 100_000_000))?;
@@ -73,7 +73,7 @@ fn report(bench: &mut Bench, runs: &[Vec<Saved>; 4]) {
     bench.results.add("... share of all, every 60s", PERCENT, &[share]);
 }
 
-/// From the shortest interval, where they weigh most.
+/// Computed from the shortest interval, where snapshots cost most.
 fn cost_of_one_of_each_shard(with_s: f64, without_s: f64, snapshots: f64) -> f64 {
     (with_s - without_s) / (snapshots / SHARDS)
 }
@@ -88,8 +88,8 @@ fn measure(bench: &Bench, interval: &str, turn: usize) -> Result<Saved> {
     let rate = BACKLOG as f64 / began.elapsed().as_secs_f64();
     let cpu_s = job.process.cpu_seconds();
     job.stop()?;
-    // Each snapshot replaces the one before, so the statistics tell how many there were; the stop
-    // has saved every shard once more. A connection brings its numbers when it ends.
+    // Each snapshot updates a row, so the server's statistics count them; the stop has saved every
+    // shard once more. A connection reports its statistics when it ends.
     thread::sleep(Duration::from_millis(500));
     let updates = "select n_tup_upd from pg_stat_user_tables
         where schemaname = 'sessionizer' and relname = 'snapshots'";

@@ -1,4 +1,4 @@
-//! A job that has nothing to do.
+//! An idle job.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ const TOPIC: &str = "empty";
 const IDLE_S: u64 = 30;
 
 pub fn run(bench: &mut Bench) -> Result<()> {
-    // A topic is made by whoever writes to it; it stays empty.
+    // The producer creates the topic, which stays empty.
     bench.fill(TOPIC, &Recipe::new().with("--number", 0))?;
     let (mut first_s, mut idle_percent, mut peak_mb) = (Vec::new(), Vec::new(), Vec::new());
     for turn in 1..=bench.runs {

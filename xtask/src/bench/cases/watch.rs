@@ -1,4 +1,4 @@
-//! What it costs to be watched over HTTP, as people do and as an attacker might.
+//! The cost of the HTTP port: for ordinary clients, and under a flood of requests.
 //!
 //! The clients run on the same machine as the job and share its cores, as everything here does.
 
@@ -22,7 +22,7 @@ const OFF: [&str; 2] = ["--http", "none"];
 const IDLE_S: u64 = 30;
 const PER_SECOND: u32 = 1_000;
 const HELD: usize = 1_000;
-/// After this long, the job has closed every connection that has sent half a request.
+/// By then, the job has closed every connection that has sent half a request.
 const AFTERWARDS: Duration = Duration::from_secs(15);
 
 pub fn run(bench: &mut Bench) -> Result<()> {
@@ -31,20 +31,20 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     flood(bench)
 }
 
-/// A port of its own for each run, and the options that let a job listen there.
+/// A free port, and the address for `--http`.
 fn port(bench: &mut Bench) -> (u16, String) {
     let port = ports::free(1, &mut bench.rng);
     (port, format!("127.0.0.1:{port}"))
 }
 
-/// A backlog, with nobody to tell and with a page and a scraper.
+/// A backlog without the port, and with a page and a scraper.
 fn backlog(bench: &mut Bench) -> Result<()> {
     let topic = bench.backlog()?;
     bench.warm(topic)?;
     let (mut off, mut watched) = (Vec::new(), Vec::new());
     for turn in 1..=bench.runs {
         let runs = bench.runs;
-        let label = format!("a backlog, the port off, {turn} of {runs}");
+        let label = format!("a backlog, without the port, {turn} of {runs}");
         off.push(bench.measure(topic, &label, &["-w", "2", OFF[0], OFF[1]])?);
         let (port, address) = port(bench);
         let label = format!("a backlog, watched, {turn} of {runs}");
@@ -53,16 +53,16 @@ fn backlog(bench: &mut Bench) -> Result<()> {
         clients.end()?;
     }
     let results = &mut bench.results;
-    results.report("the port off", &off);
+    results.report("without the port", &off);
     results.report("watched", &watched);
     let rate = |runs: &[Run]| each(runs, Run::rate);
-    results.ratio("watched: throughput / the port off", &rate(&watched), &rate(&off));
+    results.ratio("watched: throughput / without the port", &rate(&watched), &rate(&off));
     let cpu = |runs: &[Run]| each(runs, |run| run.cpu_s);
-    results.ratio("... CPU time / the port off", &cpu(&watched), &cpu(&off));
+    results.ratio("... CPU time / without the port", &cpu(&watched), &cpu(&off));
     Ok(())
 }
 
-/// What a job uses that has nothing to do.
+/// What an idle job uses.
 #[derive(Clone, Copy)]
 struct Idle {
     percent: f64,
@@ -70,7 +70,7 @@ struct Idle {
 }
 
 fn idle(bench: &mut Bench) -> Result<()> {
-    // A topic is made by whoever writes to it; it stays empty.
+    // The producer creates the topic, which stays empty.
     bench.fill(EMPTY, &Recipe::new().with("--number", 0))?;
     let (mut off, mut watched, mut pages) = (Vec::new(), Vec::new(), Vec::new());
     for turn in 1..=bench.runs {
@@ -85,7 +85,7 @@ fn idle(bench: &mut Bench) -> Result<()> {
     bench.drop_topic(EMPTY)?;
     let of = |all: &[Idle], figure: fn(&Idle) -> f64| all.iter().map(figure).collect::<Vec<f64>>();
     let results = &mut bench.results;
-    for (name, all) in [("the port off", &off), ("watched", &watched)] {
+    for (name, all) in [("without the port", &off), ("watched", &watched)] {
         let share = of(all, |at| at.percent);
         results.add(format!("idle, {name}: share of a core"), PERCENT, &share);
         results.add("... resident memory", TENTHS_OF_MB, &of(all, |at| at.memory_mb));
@@ -117,18 +117,18 @@ fn measure_idle(
     Ok((Idle { percent, memory_mb }, seen))
 }
 
-/// A backlog that was read to its end by a job that goes on.
+/// A backlog read to its end by a job that keeps running.
 #[derive(Clone, Copy, Default)]
 struct Kept {
     rate: f64,
-    /// Afterwards.
+    /// Some time after the end of the backlog.
     memory_mb: f64,
     files: f64,
     clients_s: f64,
     seen: Seen,
 }
 
-/// A backlog, with nobody to ask and with far too many.
+/// A backlog with the port on, without clients and with a flood of them.
 fn flood(bench: &mut Bench) -> Result<()> {
     let topic = bench.backlog()?;
     let (mut quiet, mut flooded) = (Vec::new(), Vec::new());
@@ -139,9 +139,9 @@ fn flood(bench: &mut Bench) -> Result<()> {
     let of = |all: &[Kept], figure: fn(&Kept) -> f64| all.iter().map(figure).collect::<Vec<f64>>();
     let results = &mut bench.results;
     let rate = |all| of(all, |at| at.rate);
-    results.add("nobody asks: throughput", EVENTS_PER_S, &rate(&quiet));
+    results.add("no clients: throughput", EVENTS_PER_S, &rate(&quiet));
     results.add("flooded: throughput", EVENTS_PER_S, &rate(&flooded));
-    results.ratio("flooded: throughput / nobody asks", &rate(&flooded), &rate(&quiet));
+    results.ratio("flooded: throughput / no clients", &rate(&flooded), &rate(&quiet));
     let answers = of(&flooded, |at| at.seen.answers / at.seen.seconds);
     results.add("... answers", PER_S, &answers);
     let dropped = of(&flooded, |at| at.seen.dropped / at.seen.seconds);
@@ -150,11 +150,11 @@ fn flood(bench: &mut Bench) -> Result<()> {
     results.add("... half-open connections, opened", PER_S, &opened);
     results.add("... the same, open in the end", COUNT, &of(&flooded, |at| at.seen.held));
     results.add("... CPU time of the clients", CPU_SECONDS, &of(&flooded, |at| at.clients_s));
-    results.add("nobody asks: memory afterwards", TENTHS_OF_MB, &of(&quiet, |at| at.memory_mb));
+    results.add("no clients: memory afterwards", TENTHS_OF_MB, &of(&quiet, |at| at.memory_mb));
     results.add("flooded: memory afterwards", TENTHS_OF_MB, &of(&flooded, |at| at.memory_mb));
     let more = |figure: fn(&Kept) -> f64| differences(&of(&flooded, figure), &of(&quiet, figure));
-    results.add("... more than if nobody asks", TENTHS_OF_MB, &more(|at| at.memory_mb));
-    results.add("nobody asks: open files afterwards", COUNT, &of(&quiet, |at| at.files));
+    results.add("... more than without clients", TENTHS_OF_MB, &more(|at| at.memory_mb));
+    results.add("no clients: open files afterwards", COUNT, &of(&quiet, |at| at.files));
     results.add("... more of them after the flood", COUNT, &more(|at| at.files));
     Ok(())
 }
@@ -169,7 +169,7 @@ fn measure_kept(bench: &mut Bench, name: &str, topic: &str, flooded: bool) -> Re
     let rate = (bench.events as f64 - before) / began.elapsed().as_secs_f64();
     let seen = clients.map(Clients::end).transpose()?.unwrap_or_default();
     let clients_s = proc::cpu_seconds(std::process::id()) - clients_before_s;
-    // Whoever asks for this lets the job open another connection to PostgreSQL, which stays.
+    // The first request for this opens another connection to PostgreSQL, which stays open.
     ask_once(port, "/status")?;
     thread::sleep(AFTERWARDS);
     let memory_mb = job.process.memory_mb("VmRSS")?;
@@ -186,7 +186,7 @@ fn measure_kept(bench: &mut Bench, name: &str, topic: &str, flooded: bool) -> Re
     Ok(Kept { rate, memory_mb, files, clients_s, seen })
 }
 
-/// How much more, turn by turn.
+/// The differences, turn by turn.
 fn differences(these: &[f64], those: &[f64]) -> Vec<f64> {
     these.iter().zip(those).map(|(this, that)| this - that).collect()
 }

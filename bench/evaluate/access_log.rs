@@ -1,0 +1,161 @@
+//! An access log: who comes back too often, and what their agents say they are.
+//!
+//! The agent is not known to the detectors, so it is an independent label.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use sessionizer::commands::produce::access_log::{Lines, parse_line, reader};
+use sessionizer_core::anomaly::{DAY_MS, Kind, Session, batch, network};
+use sessionizer_core::session::{Span, merge_touching};
+use sessionizer_core::time::{EventTime, Gap};
+
+use crate::Thresholds;
+
+/// Agents that say that they are robots.
+const ROBOTS: [&str; 19] = [
+    "bot",
+    "crawler",
+    "spider",
+    "slurp",
+    "feed",
+    "tt-rss",
+    "tiny tiny rss",
+    "rss",
+    "wget",
+    "curl",
+    "python",
+    "java/",
+    "libwww",
+    "fetcher",
+    "planet",
+    "scanner",
+    "http client",
+    "ruby",
+    "monitor",
+];
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    thresholds: Thresholds,
+    /// The log, in the combined format
+    #[arg(value_name = "FILE")]
+    log: PathBuf,
+    /// The gap between sessions, in seconds
+    #[arg(long, value_name = "S", default_value = "300")]
+    gap: i64,
+}
+
+#[derive(Default)]
+struct Visitor {
+    times_ms: Vec<i64>,
+    agents: BTreeMap<String, u64>,
+}
+
+pub fn run(args: &Args) -> Result<(), String> {
+    let rules = args.thresholds.rules()?;
+    let gap = Gap::from_millis(args.gap * 1_000).ok_or("--gap: is not above 0")?;
+    let shown = args.log.display();
+    let log = reader(&args.log).map_err(|why| format!("{shown}: {why}"))?;
+    let mut visitors: BTreeMap<String, Visitor> = BTreeMap::new();
+    let mut minutes = BTreeSet::new();
+    let mut skipped = 0;
+    for (number, line) in Lines::new(log) {
+        let line = line.map_err(|why| format!("{shown}: line {number}: {why}"))?;
+        let Ok(event) = parse_line(&line, "log") else {
+            skipped += 1;
+            continue;
+        };
+        minutes.insert(event.event_time_ms.div_euclid(60_000).rem_euclid(60));
+        let visitor = visitors.entry(event.ip.into_owned()).or_default();
+        visitor.times_ms.push(event.event_time_ms);
+        *visitor.agents.entry(event.user_agent.into_owned()).or_default() += 1;
+    }
+    let mut rows = Vec::new();
+    for (ip, visitor) in &visitors {
+        let event = |ms: &i64| Span::event(EventTime::from_millis(*ms));
+        let spans = visitor.times_ms.iter().map(event).collect();
+        let session = |span: Span| Session { ip, host: "log", span, end: gap.end_after(span.last) };
+        rows.extend(merge_touching(spans, gap).into_iter().map(session));
+    }
+    let watermark = rows.iter().map(|row| row.end).max().ok_or("the log is empty")?.plus(1);
+    println!("{} visitors, {} sessions, {skipped} lines skipped\n", visitors.len(), rows.len());
+    if minutes.len() == 1 {
+        println!(
+            "All lines are of one minute of the hour: rates, durations and surges mean nothing.\n"
+        );
+    }
+    let found = batch(rows.iter().copied(), watermark, &rules);
+    println!("| kind | day | who | reason | agent | robot |\n|---|---|---|---|---|---|");
+    let mut judged = [0, 0];
+    for anomaly in found.iter().filter(|a| matches!(a.kind, Kind::Repeat | Kind::Network)) {
+        let of_it = visitors.iter().filter(|(ip, _)| {
+            **ip == anomaly.subject || network(ip).as_ref() == Some(&anomaly.subject)
+        });
+        let agents: BTreeMap<&str, u64> =
+            of_it.fold(BTreeMap::new(), |mut agents, (_, visitor)| {
+                for (agent, n) in &visitor.agents {
+                    *agents.entry(agent.as_str()).or_default() += n;
+                }
+                agents
+            });
+        let agent = agents.iter().max_by_key(|(_, n)| **n).map_or("", |(agent, _)| agent);
+        let robot = is_robot(agent);
+        judged[usize::from(robot)] += 1;
+        println!(
+            "| {} | {} | {} | {} | {} | {} |",
+            anomaly.kind.name(),
+            &anomaly.at.to_string()[..10],
+            anomaly.subject,
+            anomaly.reason(),
+            agent.replace('|', "/"),
+            if robot { "yes" } else { "no" }
+        );
+    }
+    println!("\n{} of {} are robots by their agent.", judged[1], judged[0] + judged[1]);
+    missed(&visitors, &rows, &found);
+    let others = found.iter().filter(|a| !matches!(a.kind, Kind::Repeat | Kind::Network));
+    println!("\nOther kinds: {}.", others.count());
+    Ok(())
+}
+
+/// How many visitors call themselves robots, and how busy they were on their busiest day.
+fn missed(
+    visitors: &BTreeMap<String, Visitor>,
+    rows: &[Session<'_>],
+    found: &[sessionizer_core::anomaly::Anomaly],
+) {
+    let mut busiest: BTreeMap<(&str, i64), u64> = BTreeMap::new();
+    for row in rows {
+        *busiest.entry((row.ip, row.end.millis().div_euclid(DAY_MS))).or_default() += 1;
+    }
+    let flagged: BTreeSet<&str> = found
+        .iter()
+        .filter(|anomaly| anomaly.kind == Kind::Repeat)
+        .map(|anomaly| anomaly.subject.as_str())
+        .collect();
+    let mut robots: BTreeMap<&str, u64> = BTreeMap::new();
+    for ((ip, _), sessions) in busiest {
+        let agents = &visitors[ip].agents;
+        if agents.keys().any(|agent| is_robot(agent)) {
+            let most = robots.entry(ip).or_default();
+            *most = sessions.max(*most);
+        }
+    }
+    let at_least = |n: u64| robots.values().filter(|most| **most >= n).count();
+    println!(
+        "\n{} visitors have an agent that says it is a robot; on their busiest day {} had 2 sessions \
+         or more, {} had 5, {} had 9. {} of them are flagged.",
+        robots.len(),
+        at_least(2),
+        at_least(5),
+        at_least(9),
+        robots.keys().filter(|ip| flagged.contains(*ip)).count()
+    );
+}
+
+fn is_robot(agent: &str) -> bool {
+    let agent = agent.to_lowercase();
+    agent == "-" || agent.is_empty() || ROBOTS.iter().any(|robot| agent.contains(robot))
+}

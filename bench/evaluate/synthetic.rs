@@ -1,0 +1,268 @@
+//! Generated days: what is found in them, and what is raised where nothing happened.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
+
+use sessionizer::commands::produce::scenario::{
+    DAY_MS, Plan, PlannedSession, Request, Scenario, Tail,
+};
+use sessionizer_core::anomaly::{
+    Anomaly, BUCKET_MS, Evidence, Kind, Rules, SINGLES_MS, Session, batch, network,
+};
+use sessionizer_core::time::{EventTime, Gap};
+
+use crate::Thresholds;
+use crate::outcome::{Found, Score, Scores, ratio};
+
+const GAP_MS: i64 = 300_000;
+/// 2026-06-01T00:00:00Z.
+const START_MS: i64 = 1_780_272_000_000;
+/// The baseline: a session of more than this many events.
+const BASELINE: u64 = 100;
+/// What is planned together: what happens to single visitors, and what happens to a host.
+const WORLDS: [&[Scenario]; 4] = [
+    &[
+        Scenario::Flood,
+        Scenario::Crawler,
+        Scenario::Slow,
+        Scenario::Distributed,
+        Scenario::Reader,
+        Scenario::Marathon,
+    ],
+    &[Scenario::Surge],
+    &[Scenario::Outage],
+    &[Scenario::Singles],
+];
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    thresholds: Thresholds,
+    /// The seeds, from and to; the thresholds were chosen on 1-10
+    #[arg(long, value_name = "FROM-TO", default_value = "11-30")]
+    seeds: String,
+    /// Visits a day
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "10000,100000,1000000")]
+    visits: Vec<u64>,
+    /// How often each scenario happens on the second of two days
+    #[arg(long, value_name = "N", default_value = "2")]
+    incidents: u64,
+}
+
+/// The results for a volume and a tail.
+#[derive(Default)]
+struct Cell {
+    scores: Scores,
+    baseline: Scores,
+    /// On clean days, by kind: on the first day, and on the second.
+    false_alarms: BTreeMap<Kind, [u64; 2]>,
+    baseline_alarms: u64,
+    days: u64,
+}
+
+pub fn run(args: &Args) -> Result<(), String> {
+    let rules = args.thresholds.rules()?;
+    let seeds = seeds(&args.seeds)?;
+    let mut cells = Vec::new();
+    for visits in &args.visits {
+        for tail in Tail::ALL {
+            let mut cell = Cell::default();
+            for seed in seeds.clone() {
+                cell.run(
+                    &Request {
+                        start_ms: START_MS,
+                        days: 2,
+                        hosts: vec!["shop.example".to_owned()],
+                        visits: *visits,
+                        tail,
+                        scenarios: Vec::new(),
+                        incidents: args.incidents,
+                        seed,
+                    },
+                    &rules,
+                );
+            }
+            eprintln!("done: {visits} visits a day, {} tails", tail.name());
+            cells.push((*visits, tail, cell));
+        }
+    }
+    print(&cells, &seeds, args);
+    Ok(())
+}
+
+fn seeds(text: &str) -> Result<RangeInclusive<u64>, String> {
+    let parse = |text: &str| text.parse::<u64>().map_err(|why| format!("--seeds {text}: {why}"));
+    let (from, to) = text.split_once('-').unwrap_or((text, text));
+    Ok(parse(from)?..=parse(to)?)
+}
+
+impl Cell {
+    fn run(&mut self, clean: &Request, rules: &Rules) {
+        let second_day = clean.start_ms + DAY_MS;
+        let end = clean.start_ms + clean.days as i64 * DAY_MS;
+        let on_second = |found: &Found| found.known_ms.is_none_or(|known| known >= second_day);
+        // When the plan ends, all visits end: that is no fall.
+        let in_time = |found: &Found| found.known_ms.is_none_or(|known| known <= end);
+        let Judged { found, large } = judge(&Plan::new(clean), rules);
+        self.days += 1;
+        self.baseline_alarms += large.iter().filter(|f| on_second(f) && in_time(f)).count() as u64;
+        for found in found.into_iter().filter(in_time) {
+            self.false_alarms.entry(found.kind).or_default()[usize::from(on_second(&found))] += 1;
+        }
+        for world in WORLDS {
+            let plan = Plan::new(&Request { scenarios: world.to_vec(), ..clean.clone() });
+            let Judged { found, large } = judge(&plan, rules);
+            let on_time = |found: &Found| on_second(found) && in_time(found);
+            let found: Vec<Found> = found.into_iter().filter(on_time).collect();
+            self.scores.add(&found, &plan.incidents);
+            if world.contains(&Scenario::Flood) {
+                let large: Vec<Found> = large.into_iter().filter(on_time).collect();
+                self.baseline.add(&large, &plan.incidents);
+            }
+        }
+    }
+
+    fn of_baseline(&self) -> Score {
+        self.baseline.kinds.get(&Kind::Burst).cloned().unwrap_or_default()
+    }
+}
+
+/// What was found in a plan.
+struct Judged {
+    found: Vec<Found>,
+    /// By the baseline.
+    large: Vec<Found>,
+}
+
+fn judge(plan: &Plan, rules: &Rules) -> Judged {
+    let gap = Gap::from_millis(GAP_MS).expect("a gap");
+    let sessions = plan.sessions(gap);
+    // The sessions of a visitor follow each other.
+    let same = |a: &PlannedSession, b: &PlannedSession| a.visitor == b.visitor;
+    let visitors: Vec<(String, &[PlannedSession])> =
+        sessions.chunk_by(same).map(|sessions| (sessions[0].visitor.address(), sessions)).collect();
+    let row = |ip, session: &PlannedSession| Session {
+        ip,
+        host: &plan.hosts[usize::from(session.host)],
+        span: session.span,
+        end: session.end,
+    };
+    let of_visitor = visitors.iter().flat_map(|(ip, all)| all.iter().map(move |s| row(ip, s)));
+    let rows: Vec<Session<'_>> = of_visitor.collect();
+    let watermark = rows.iter().map(|row| row.end).max().unwrap_or(EventTime::NEVER).plus(1);
+    let anomalies = batch(rows.iter().copied(), watermark, rules);
+    let known = known(&rows, &anomalies);
+    let found = anomalies.into_iter().zip(known).map(|(anomaly, known_ms)| Found {
+        kind: anomaly.kind,
+        host: anomaly.host,
+        subject: anomaly.subject,
+        at_ms: anomaly.at.millis(),
+        known_ms,
+    });
+    let large = rows.iter().filter(|row| row.span.count > BASELINE).map(|row| Found {
+        kind: Kind::Burst,
+        host: row.host.to_owned(),
+        subject: row.ip.to_owned(),
+        at_ms: row.span.first.millis(),
+        known_ms: Some(row.end.millis()),
+    });
+    Judged { found: found.collect(), large: large.collect() }
+}
+
+/// When each anomaly was known, by event time.
+fn known(rows: &[Session<'_>], found: &[Anomaly]) -> Vec<Option<i64>> {
+    // The ends of the sessions of the visitors and networks that were found, by day.
+    let mut ends: HashMap<(String, i64), Vec<i64>> = HashMap::new();
+    for anomaly in found.iter().filter(|a| matches!(a.kind, Kind::Repeat | Kind::Network)) {
+        let day = anomaly.at.millis().div_euclid(DAY_MS);
+        ends.insert((anomaly.subject.clone(), day), Vec::new());
+    }
+    if !ends.is_empty() {
+        for row in rows {
+            let day = row.end.millis().div_euclid(DAY_MS);
+            for subject in [Some(row.ip.to_owned()), network(row.ip)].into_iter().flatten() {
+                if let Some(ends) = ends.get_mut(&(subject, day)) {
+                    ends.push(row.end.millis());
+                }
+            }
+        }
+        ends.values_mut().for_each(|ends| ends.sort_unstable());
+    }
+    let at = |anomaly: &Anomaly| {
+        let at_ms = anomaly.at.millis();
+        match (anomaly.kind, anomaly.evidence) {
+            (_, Evidence::Session { duration_ms, .. }) => Some(at_ms + duration_ms as i64 + GAP_MS),
+            (Kind::Surge | Kind::Fall, _) => Some(at_ms + BUCKET_MS),
+            (Kind::Singles, _) => Some(at_ms + SINGLES_MS),
+            _ => {
+                let of_day = ends.get(&(anomaly.subject.clone(), at_ms.div_euclid(DAY_MS)))?;
+                of_day.get(anomaly.threshold as usize).copied()
+            }
+        }
+    };
+    found.iter().map(at).collect()
+}
+
+fn print(cells: &[(u64, Tail, Cell)], seeds: &RangeInclusive<u64>, args: &Args) {
+    println!(
+        "Seeds {} to {}, {} incidents of each scenario on the second of two days.\n",
+        seeds.start(),
+        seeds.end(),
+        args.incidents
+    );
+    println!("| kind | visits a day | tails | recall | precision | delay | false alarms a day |");
+    println!("|---|--:|---|--:|--:|--:|--:|");
+    let a_day = |alarms: u64, days: u64| format!("{:.2}", alarms as f64 / days.max(1) as f64);
+    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Clock) {
+        for (visits, tail, cell) in cells {
+            let score = cell.scores.kinds.get(&kind).cloned().unwrap_or_default();
+            let [_, alarms] = cell.false_alarms.get(&kind).copied().unwrap_or_default();
+            println!(
+                "| {} | {visits} | {} | {} | {} | {} | {} |",
+                kind.name(),
+                tail.name(),
+                score.recall(),
+                score.precision(),
+                score.delay(),
+                a_day(alarms, cell.days)
+            );
+        }
+    }
+    for (visits, tail, cell) in cells {
+        println!(
+            "| more than {BASELINE} events | {visits} | {} | {} | {} | {} | {} |",
+            tail.name(),
+            cell.of_baseline().recall(),
+            cell.of_baseline().precision(),
+            cell.of_baseline().delay(),
+            a_day(cell.baseline_alarms, cell.days)
+        );
+    }
+    println!("\n| scenario | {} |", titles(cells, |visits, tail| format!("{visits} {tail}")));
+    println!("|---|{}", "--:|".repeat(cells.len()));
+    for scenario in WORLDS.iter().flat_map(|world| world.iter()) {
+        let recall = |cell: &Cell| {
+            let (all, found) =
+                cell.scores.scenarios.get(&scenario.name()).copied().unwrap_or((0, 0));
+            ratio(found, all)
+        };
+        let recalls: Vec<String> = cells.iter().map(|(_, _, cell)| recall(cell)).collect();
+        println!("| {} | {} |", scenario.name(), recalls.join(" | "));
+    }
+    println!("\n| false alarms on the first day | {} |", titles(cells, |v, t| format!("{v} {t}")));
+    println!("|---|{}", "--:|".repeat(cells.len()));
+    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Clock) {
+        let first = |cell: &Cell| {
+            let [alarms, _] = cell.false_alarms.get(&kind).copied().unwrap_or_default();
+            a_day(alarms, cell.days)
+        };
+        let alarms: Vec<String> = cells.iter().map(|(_, _, cell)| first(cell)).collect();
+        println!("| {} | {} |", kind.name(), alarms.join(" | "));
+    }
+}
+
+fn titles(cells: &[(u64, Tail, Cell)], title: impl Fn(u64, &str) -> String) -> String {
+    let titles: Vec<String> =
+        cells.iter().map(|(visits, tail, _)| title(*visits, tail.name())).collect();
+    titles.join(" | ")
+}

@@ -1,0 +1,176 @@
+//! `produce --scenario`: what was typed, the records of a plan, and the file with its truth.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+
+use clap::ValueEnum;
+use sessionizer_core::fault::Fault;
+
+use super::Outgoing;
+use super::event::WebEvent;
+use super::scenario::{DAY_MS, Event, Plan, Request, Scenario, Tail, events};
+use crate::cli::ProduceArgs;
+use crate::config::{Problems, whole};
+
+/// The name of traffic in which nothing happens.
+const CLEAN: &str = "clean";
+const HOST: &str = "shop.example";
+/// Plans are kept in memory, about 40 bytes a visit.
+const MOST_VISITS: u64 = 50_000_000;
+
+/// A plan to be written, and where its truth goes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Planned {
+    pub request: Request,
+    pub truth: Option<String>,
+}
+
+/// Reads the arguments of a scenario, if one was asked for. It begins at `start_ms`, or so many
+/// whole days before the day of `now_ms`.
+pub fn read(
+    args: &ProduceArgs,
+    start_ms: Option<i64>,
+    now_ms: i64,
+    problems: &mut Problems<'_>,
+) -> Option<Planned> {
+    if args.scenario.is_empty() {
+        if args.truth.is_some() {
+            problems.add("--truth", "is of scenarios: name some with --scenario");
+        }
+        return None;
+    }
+    let mut number = |name: &str, text: &str, most: u64| match whole(text, 1, most) {
+        Ok(number) => number,
+        Err(what) => {
+            problems.add(name, what);
+            1
+        }
+    };
+    let days = number("--days", &args.days, 366);
+    let visits = number("--visits", &args.visits, 10_000_000);
+    let incidents = number("--incidents", &args.incidents, 1_000);
+    let seed = whole(&args.seed, 0, 1e15 as u64).unwrap_or(1);
+    let mut scenarios = Vec::new();
+    for name in args.scenario.iter().filter(|name| *name != CLEAN) {
+        match Scenario::from_str(name, false) {
+            Ok(scenario) if !scenarios.contains(&scenario) => scenarios.push(scenario),
+            Ok(_) => {}
+            Err(_) => {
+                let all = Scenario::value_variants().iter().map(|scenario| scenario.name());
+                let names: Vec<String> = all.chain([CLEAN.to_owned()]).collect();
+                problems.add("--scenario", format!("can be {}", names.join(", ")));
+            }
+        }
+    }
+    let tail = Tail::ALL.into_iter().find(|tail| tail.name() == args.tail);
+    if tail.is_none() {
+        problems.add("--tail", "can be light or heavy");
+    }
+    let hosts = match args.host.is_empty() {
+        true => vec![HOST.to_owned()],
+        false => args.host.clone(),
+    };
+    if hosts.len() > 1_000 || hosts.iter().any(|host| host.is_empty() || host.contains('\0')) {
+        problems.add("--host", "names up to 1000 hosts, none of them empty");
+    } else if days * visits * hosts.len() as u64 > MOST_VISITS {
+        let what = format!(
+            "together with --visits and --host is {} visits, more than {MOST_VISITS}, and all are \
+             planned in memory",
+            days * visits * hosts.len() as u64
+        );
+        problems.add("--days", what);
+    }
+    if args.access_log.is_some() || args.history.is_some() {
+        problems.add("--scenario", "goes with neither --access-log nor --history");
+    }
+    let today_ms = now_ms - now_ms.rem_euclid(DAY_MS);
+    let start_ms = start_ms.unwrap_or(today_ms - days as i64 * DAY_MS);
+    let tail = tail.unwrap_or(Tail::Light);
+    let request = Request { start_ms, days, hosts, visits, tail, scenarios, incidents, seed };
+    Some(Planned { request, truth: args.truth.clone() })
+}
+
+impl Planned {
+    /// Makes the plan, and writes its truth.
+    pub fn plan(&self) -> Result<Plan, Fault> {
+        let plan = Plan::new(&self.request);
+        if let Some(path) = &self.truth {
+            write_truth(&plan, path)
+                .map_err(|why| Fault::Config(format!("--truth {path}: {why}")))?;
+        }
+        Ok(plan)
+    }
+}
+
+/// The truth: a line of JSON for each incident.
+fn write_truth(plan: &Plan, path: &str) -> std::io::Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    for incident in &plan.incidents {
+        serde_json::to_writer(&mut file, incident)?;
+        writeln!(file)?;
+    }
+    file.flush()
+}
+
+/// The records of a plan.
+pub fn records(plan: &Plan) -> impl Iterator<Item = Outgoing> + '_ {
+    events(plan).map(|Event { at_ms, visit, number }| {
+        let ip = visit.visitor.address();
+        let event = WebEvent {
+            url: if number == 0 { "/".into() } else { format!("/page/{number}").into() },
+            referrer: "".into(),
+            user_agent: "Mozilla/5.0 (X11; Linux x86_64; rv:120.0) Gecko/20100101".into(),
+            host: plan.hosts[usize::from(visit.host)].as_str().into(),
+            ip: ip.as_str().into(),
+            headers: Vec::new(),
+            event_time_ms: at_ms,
+        };
+        let payload = Some(event.to_json());
+        Outgoing { key: Some(ip), payload }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli;
+
+    const NOW_MS: i64 = 1_780_272_000_000 + 5_000;
+
+    fn read_args(args: &[&str]) -> Result<Option<Planned>, String> {
+        let typed = ["sessionizer", "produce"].iter().chain(args).map(Into::into);
+        let (cli, env) = cli::parse(typed, []).map_err(|why| why.to_string())?;
+        let Some(cli::Command::Produce(args)) = cli.command else { panic!("another command") };
+        let mut problems = Problems::new(&env);
+        let planned = read(&args, None, NOW_MS, &mut problems);
+        if problems.is_empty() { Ok(planned) } else { Err(problems.fault().to_string()) }
+    }
+
+    #[test]
+    fn a_scenario_ends_with_yesterday() {
+        let planned = read_args(&["--scenario", "flood,reader"]).expect("valid").expect("a plan");
+        let Request { start_ms, days, visits, scenarios, .. } = planned.request;
+        assert_eq!((start_ms, days, visits), (1_780_272_000_000 - 2 * DAY_MS, 2, 10_000));
+        assert_eq!(scenarios, [Scenario::Flood, Scenario::Reader]);
+        assert_eq!(read_args(&[]).expect("valid"), None);
+        let clean = read_args(&["--scenario", "clean"]).expect("valid").expect("a plan");
+        assert!(clean.request.scenarios.is_empty());
+    }
+
+    #[test]
+    fn mistakes_name_the_flag() {
+        for (args, want) in [
+            (&["--scenario", "fload"][..], "can be flood, crawler, slow, "),
+            (&["--truth", "t"], "is of scenarios"),
+            (&["--scenario", "flood", "--tail", "fat"], "can be light or heavy"),
+            (&["--scenario", "flood", "--days", "0"], "--days"),
+            (&["--scenario", "flood", "--days", "300", "--visits", "1000000"], "--days"),
+            (&["--scenario", "flood", "--history", "1h"], "goes with neither"),
+        ] {
+            let why = read_args(args).expect_err("a mistake");
+            let flag = args[args.len() - 2];
+            let named = why.contains(flag) || why.contains("--scenario");
+            assert!(named && why.contains(want), "{args:?}: {why}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Which anomalies are looked for, and by which thresholds.
+
+use sessionizer_core::anomaly::{Kind, Rules};
+
+use crate::cli::RunArgs;
+use crate::config::Problems;
+
+/// The kinds that a running job looks for.
+const LIVE: [Kind; 5] = [Kind::Burst, Kind::Marathon, Kind::Surge, Kind::Fall, Kind::Singles];
+
+/// What is looked for.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Anomalies {
+    /// Empty: nothing.
+    pub kinds: Vec<Kind>,
+    pub rules: Rules,
+}
+
+impl Anomalies {
+    /// In one line, for comparing the processes of a cluster.
+    pub fn shown(&self) -> String {
+        let kinds: Vec<&str> = self.kinds.iter().map(|kind| kind.name()).collect();
+        match kinds.is_empty() {
+            true => "none".to_owned(),
+            false => format!("{} by {:?}", kinds.join(","), self.rules),
+        }
+    }
+}
+
+/// Reads `--anomalies` and `--anomaly-threshold`.
+pub fn read(problems: &mut Problems<'_>, args: &RunArgs) -> Option<Anomalies> {
+    let kinds = problems.take("--anomalies", read_kinds(&args.anomalies));
+    let rules = problems.take("--anomaly-threshold", read_rules(&args.anomaly_threshold));
+    Some(Anomalies { kinds: kinds?, rules: rules? })
+}
+
+fn read_kinds(names: &[String]) -> Result<Vec<Kind>, String> {
+    let names: Vec<&str> = names.iter().map(|name| name.trim()).collect();
+    if names == ["none"] {
+        return Ok(Vec::new());
+    }
+    let mut kinds = Vec::new();
+    for name in names {
+        let kind = LIVE.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
+            let known = LIVE.map(Kind::name).join(", ");
+            format!("has {name:?}: it can be several of {known}, or none")
+        })?;
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    Ok(kinds)
+}
+
+fn read_rules(settings: &[String]) -> Result<Rules, String> {
+    let mut rules = Rules::default();
+    for setting in settings {
+        let (name, value) = setting
+            .split_once('=')
+            .ok_or_else(|| format!("is {setting:?}: write NAME=VALUE, like burst.least=100"))?;
+        let value = value.trim().parse().map_err(|_| format!("{name}: {value:?} is no number"))?;
+        rules.set(name.trim(), value)?;
+    }
+    Ok(rules)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owned(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn kinds_are_named_or_none() {
+        let kinds = |names: &[&str]| read_kinds(&owned(names));
+        assert_eq!(kinds(&["none"]), Ok(vec![]));
+        assert_eq!(kinds(&["fall", " burst", "fall"]), Ok(vec![Kind::Fall, Kind::Burst]));
+        for name in ["brust", "repeat", "clock", ""] {
+            let why = kinds(&["burst", name]).expect_err("not one of them");
+            let want = format!("has {name:?}: it can be several of burst, marathon, surge, fall");
+            assert!(why.starts_with(&want), "{why}");
+        }
+        assert!(kinds(&["burst", "none"]).is_err());
+    }
+
+    #[test]
+    fn thresholds_are_named_with_a_number() {
+        let rules = read_rules(&owned(&["burst.least=100", "surge.z = 8"])).expect("valid");
+        assert_eq!((rules.burst.least, rules.surge_z), (100, 8.0));
+        for (setting, want) in [
+            ("burst.least", "is \"burst.least\": write NAME=VALUE"),
+            ("burst.least=many", "burst.least: \"many\" is no number"),
+            ("burst.lest=1", "\"burst.lest\" is none of learn, burst.least"),
+        ] {
+            let why = read_rules(&owned(&[setting])).expect_err("a mistake");
+            assert!(why.starts_with(want), "{why}");
+        }
+    }
+}

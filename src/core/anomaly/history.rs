@@ -1,0 +1,294 @@
+//! What sessions, visitors and hosts are compared with, and the comparison.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::rules::{Limit, Rules};
+use super::{Anomaly, Evidence, Kind, duration_ms};
+use crate::session::Span;
+use crate::statistics::{Bin, Histogram};
+use crate::time::EventTime;
+
+/// Hours and days are those of UTC.
+pub const HOUR_MS: i64 = 3_600_000;
+pub const DAY_MS: i64 = 24 * HOUR_MS;
+/// Surges and falls are looked for in buckets of this length.
+pub const BUCKET_MS: i64 = 300_000;
+/// How many buckets are the hour before.
+const BEFORE: usize = 12;
+/// So many of them must have sessions; otherwise the host has only just begun, or was away.
+const NOT_EMPTY: usize = 6;
+/// A visitor is compared with those of the day before if its first sessions ended within this many
+/// hours: of a part of a day, too little is known.
+const MORNING: i64 = 6;
+
+/// An hour, by its number since 1970.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Hour(pub i64);
+
+/// A day, by its number since 1970.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Day(pub i64);
+
+impl Hour {
+    /// The hour that contains `time`.
+    pub fn of(time: EventTime) -> Self {
+        Hour(time.millis().div_euclid(HOUR_MS))
+    }
+
+    /// The day that it belongs to.
+    pub fn day(self) -> Day {
+        Day(self.0.div_euclid(24))
+    }
+}
+
+impl Day {
+    /// The day that contains `time`.
+    pub fn of(time: EventTime) -> Self {
+        Day(time.millis().div_euclid(DAY_MS))
+    }
+
+    /// Its beginning.
+    pub fn start(self) -> EventTime {
+        EventTime::from_millis(self.0.saturating_mul(DAY_MS))
+    }
+
+    /// Its first hour.
+    pub fn first_hour(self) -> Hour {
+        Hour(self.0.saturating_mul(24))
+    }
+}
+
+/// The number of the bucket of `length_ms` that contains `time`.
+pub fn bucket(time: EventTime, length_ms: i64) -> i64 {
+    time.millis().div_euclid(length_ms)
+}
+
+/// The sessions of a host that ended in an hour.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct HourSums {
+    pub events: Histogram,
+    pub durations_ms: Histogram,
+    /// Those with one event.
+    pub singles: i64,
+}
+
+impl HourSums {
+    /// Adds `n` sessions, or removes them if `n` is negative.
+    pub fn add(&mut self, span: &Span, n: i64) {
+        self.events.add(Bin::of(span.count), n);
+        self.durations_ms.add(Bin::of(duration_ms(span)), n);
+        self.singles += if span.count == 1 { n } else { 0 };
+    }
+
+    /// How many sessions there are.
+    pub fn sessions(&self) -> i64 {
+        self.events.count()
+    }
+}
+
+/// What the sessions that end in an hour are compared with.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Limits {
+    pub burst: Limit,
+    pub marathon: Limit,
+    /// How many sessions ended in the 24 hours before, and how many of them had one event.
+    pub sessions: u64,
+    pub singles: u64,
+}
+
+impl Limits {
+    /// Those of `hour`, from the hours of one host; `None` while the host is being learned: it has
+    /// too few sessions in the 24 hours before, or the last of them was not seen from its start.
+    pub fn of(hours: &BTreeMap<Hour, HourSums>, hour: Hour, rules: &Rules) -> Option<Limits> {
+        let mut sum = HourSums::default();
+        let mut first = None;
+        for (at, sums) in hours.range(Hour(hour.0 - 24)..hour) {
+            if sums.sessions() > 0 {
+                first = first.or(Some(*at));
+            }
+            sum.events.plus(&sums.events);
+            sum.durations_ms.plus(&sums.durations_ms);
+            sum.singles += sums.singles;
+        }
+        let sessions = u64::try_from(sum.sessions()).ok()?;
+        if sessions < rules.learn || first? > Hour(hour.0 - 2) {
+            return None;
+        }
+        Some(Limits {
+            burst: rules.burst.limit(&sum.events)?,
+            marathon: rules.marathon.limit(&sum.durations_ms)?,
+            sessions,
+            singles: u64::try_from(sum.singles).ok()?,
+        })
+    }
+
+    /// The anomalies of a session that ended in that hour.
+    pub fn judge(&self, ip: &str, host: &str, span: &Span) -> impl Iterator<Item = Anomaly> {
+        let duration_ms = duration_ms(span);
+        let found = |kind, limit: &Limit, unit_ms, observed| {
+            (observed > limit.above).then(|| Anomaly {
+                kind,
+                host: host.to_owned(),
+                subject: ip.to_owned(),
+                at: span.first,
+                observed: observed / unit_ms,
+                expected: limit.ranked / unit_ms,
+                threshold: limit.above / unit_ms,
+                evidence: Evidence::Session {
+                    events: span.count,
+                    duration_ms,
+                    sessions: limit.count,
+                    rank: limit.rank,
+                },
+            })
+        };
+        let burst = found(Kind::Burst, &self.burst, 1, span.count);
+        let marathon = found(Kind::Marathon, &self.marathon, 1_000, duration_ms);
+        burst.into_iter().chain(marathon)
+    }
+
+    /// More one-event sessions than usual in a quarter of an hour.
+    pub fn judge_singles(
+        &self,
+        host: &str,
+        quarter: i64,
+        sessions: u64,
+        singles: u64,
+        rules: &Rules,
+    ) -> Option<Anomaly> {
+        let from = rules.singles_from(sessions, self.singles, self.sessions)?;
+        let percent = |part: u64, of: u64| (100 * part + of / 2) / of.max(1);
+        (singles >= from).then(|| Anomaly {
+            kind: Kind::Singles,
+            host: host.to_owned(),
+            subject: String::new(),
+            at: EventTime::from_millis(quarter * SINGLES_MS),
+            observed: percent(singles, sessions),
+            expected: percent(self.singles, self.sessions),
+            threshold: percent(from, sessions),
+            evidence: Evidence::Singles { sessions },
+        })
+    }
+}
+
+/// One-event sessions are counted in buckets of this length.
+pub const SINGLES_MS: i64 = 900_000;
+
+/// Whether the visitors of `day` can be compared with those of the day before.
+pub fn day_is_known(hours: &BTreeMap<Hour, HourSums>, day: Day, rules: &Rules) -> bool {
+    let from = Day(day.0 - 1).first_hour();
+    let sessions = |(at, sums): (&Hour, &HourSums)| (*at, sums.sessions());
+    let mut before = hours.range(from..day.first_hour()).map(sessions);
+    let all: i64 = before.clone().map(|(_, n)| n).sum();
+    let first = before.find(|(_, n)| *n > 0);
+    all >= rules.learn as i64 && first.is_some_and(|(at, _)| at.0 < from.0 + MORNING)
+}
+
+/// A visitor who came back too often on `day`, and much more often than on the day before.
+pub fn judge_visitor(
+    host: &str,
+    ip: &str,
+    day: Day,
+    sessions: u64,
+    before: u64,
+    limit: &Limit,
+    rules: &Rules,
+) -> Option<Anomaly> {
+    let is_news = sessions as f64 > rules.repeat_again * before as f64;
+    (sessions > limit.above && is_news).then(|| Anomaly {
+        kind: Kind::Repeat,
+        host: host.to_owned(),
+        subject: ip.to_owned(),
+        at: day.start(),
+        observed: sessions,
+        expected: limit.q95,
+        threshold: limit.above,
+        evidence: Evidence::Visitor { before, visitors: limit.count },
+    })
+}
+
+/// What the visitors of one network did on one day on one host.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct NetworkSums {
+    pub addresses: u64,
+    pub sessions: u64,
+    /// The most sessions of one address.
+    pub most: u64,
+}
+
+impl NetworkSums {
+    /// Adds a visitor with this many sessions.
+    pub fn add(&mut self, sessions: u64) {
+        self.addresses += 1;
+        self.sessions += sessions;
+        self.most = self.most.max(sessions);
+    }
+}
+
+/// A network of many addresses that came back too often on `day`, and much more often than on the
+/// day before.
+pub fn judge_network(
+    host: &str,
+    network: &str,
+    day: Day,
+    sums: NetworkSums,
+    before: u64,
+    limit: &Limit,
+    rules: &Rules,
+) -> Option<Anomaly> {
+    let NetworkSums { addresses, sessions, most } = sums;
+    let is_news = sessions as f64 > rules.network_again * before as f64;
+    let has_many = addresses >= rules.network_addresses;
+    (has_many && sessions > limit.above && is_news).then(|| Anomaly {
+        kind: Kind::Network,
+        host: host.to_owned(),
+        subject: network.to_owned(),
+        at: day.start(),
+        observed: sessions,
+        expected: limit.q95,
+        threshold: limit.above,
+        evidence: Evidence::Network { before, addresses, most, networks: limit.count },
+    })
+}
+
+/// Surge or fall of a host in a bucket: it is the first of its kind in a row. `count` says how many
+/// sessions ended in a bucket.
+pub fn judge_bucket(
+    host: &str,
+    at: i64,
+    count: impl Fn(i64) -> u64,
+    rules: &Rules,
+) -> Option<Anomaly> {
+    let (kind, twice_median, threshold) = surge_or_fall(at, &count, rules)?;
+    if surge_or_fall(at - 1, &count, rules).is_some_and(|(before, ..)| before == kind) {
+        return None;
+    }
+    Some(Anomaly {
+        kind,
+        host: host.to_owned(),
+        subject: String::new(),
+        at: EventTime::from_millis(at * BUCKET_MS),
+        observed: count(at),
+        expected: twice_median / 2,
+        threshold,
+        evidence: Evidence::Bucket,
+    })
+}
+
+fn surge_or_fall(at: i64, count: impl Fn(i64) -> u64, rules: &Rules) -> Option<(Kind, u64, u64)> {
+    let mut before: [u64; BEFORE] = std::array::from_fn(|n| count(at - 1 - n as i64));
+    if before.iter().filter(|n| **n > 0).count() < NOT_EMPTY {
+        return None;
+    }
+    before.sort_unstable();
+    let twice_median = before[BEFORE / 2 - 1] + before[BEFORE / 2];
+    let observed = count(at);
+    let from = rules.surge_from(twice_median);
+    if observed >= from {
+        return Some((Kind::Surge, twice_median, from));
+    }
+    let to = rules.fall_to(twice_median)?;
+    (observed <= to).then_some((Kind::Fall, twice_median, to))
+}

@@ -1,0 +1,183 @@
+//! What is unlike the rest of a host: sessions, visitors, networks and whole hosts that stand out.
+//!
+//! An anomaly is a function of the table and the watermark ([`batch`] is that function). A session
+//! is compared with the sessions of its host that ended in the 24 complete hours before its own, a
+//! visitor with the visitors of the day before. So a restart finds the same anomalies again, a
+//! query can check them, and only a correction of the table withdraws one. Nothing here claims
+//! that a robot was found.
+//!
+//! `rules` has the thresholds, `history` what they are computed from, `reason` the sentences. Times
+//! of sessions are those of `session_end`: such a time is final once the watermark has passed it.
+
+mod batch;
+mod clock;
+mod history;
+mod network;
+mod reason;
+mod rows;
+mod rules;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use serde::{Deserialize, Serialize};
+
+use crate::session::Span;
+use crate::time::EventTime;
+
+pub use batch::{batch, visitors};
+pub use clock::{ClockJudge, PartitionClock};
+pub use history::{
+    BUCKET_MS, DAY_MS, Day, HOUR_MS, Hour, HourSums, Limits, NetworkSums, SINGLES_MS, bucket,
+    day_is_known, judge_bucket, judge_network, judge_visitor,
+};
+pub use network::network;
+pub use rows::{Identity, MORE, rows};
+pub use rules::{Limit, Outlier, Rules, SETTINGS};
+pub use watch::{Changed, HostHour, LIVE, RowChange, Watch};
+
+/// A row of the table, as far as it matters here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Session<'a> {
+    pub ip: &'a str,
+    pub host: &'a str,
+    pub span: Span,
+    /// Its `session_end`.
+    pub end: EventTime,
+}
+
+impl Session<'_> {
+    /// From the first event to the last, in milliseconds.
+    pub fn duration_ms(&self) -> u64 {
+        duration_ms(&self.span)
+    }
+}
+
+/// From the first event to the last, in milliseconds.
+pub fn duration_ms(span: &Span) -> u64 {
+    u64::try_from(span.last.millis() - span.first.millis()).unwrap_or(0)
+}
+
+/// What kind of anomaly it is. The names are stored, so they never change.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A session of many events.
+    Burst,
+    /// A session that lasts long.
+    Marathon,
+    /// A visitor who comes back many times a day.
+    Repeat,
+    /// A network whose visitors come back many times a day.
+    Network,
+    /// More sessions of a host in five minutes than in the hour before.
+    Surge,
+    /// Fewer sessions of a host in five minutes than in the hour before.
+    Fall,
+    /// More sessions with a single event than a host usually has.
+    Singles,
+    /// A partition whose clock is off.
+    Clock,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 8] = [
+        Kind::Burst,
+        Kind::Marathon,
+        Kind::Repeat,
+        Kind::Network,
+        Kind::Surge,
+        Kind::Fall,
+        Kind::Singles,
+        Kind::Clock,
+    ];
+
+    /// The name that is stored.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Burst => "burst",
+            Kind::Marathon => "marathon",
+            Kind::Repeat => "repeat",
+            Kind::Network => "network",
+            Kind::Surge => "surge",
+            Kind::Fall => "fall",
+            Kind::Singles => "singles",
+            Kind::Clock => "clock",
+        }
+    }
+
+    /// The kind with this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Kind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// Something that stands out. Kind, host, subject and time are its identity.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Anomaly {
+    pub kind: Kind,
+    /// Empty for a clock.
+    pub host: String,
+    /// An address, a network or a partition; empty for a host as a whole.
+    pub subject: String,
+    /// The start of the session, of the day (UTC) or of the bucket.
+    pub at: EventTime,
+    /// In events, sessions, seconds or percent, as the kind says.
+    pub observed: u64,
+    /// What is usual, in the same unit.
+    pub expected: u64,
+    /// Beyond this it is an anomaly.
+    pub threshold: u64,
+    pub evidence: Evidence,
+}
+
+impl Anomaly {
+    /// The hour that it belongs to: in which its session ended, `end_after_ms` after its last
+    /// event, or its bucket began.
+    pub fn hour(&self, end_after_ms: i64) -> Hour {
+        match self.evidence {
+            Evidence::Session { duration_ms, .. } => {
+                Hour::of(self.at.plus(duration_ms as i64).plus(end_after_ms))
+            }
+            _ => Hour::of(self.at),
+        }
+    }
+
+    /// The event time that the watermark had to pass before it was known.
+    pub fn known(&self, end_after_ms: i64) -> EventTime {
+        match (self.kind, self.evidence) {
+            (_, Evidence::Session { duration_ms, .. }) => {
+                self.at.plus(duration_ms as i64).plus(end_after_ms)
+            }
+            (Kind::Surge | Kind::Fall, _) => self.at.plus(BUCKET_MS),
+            (Kind::Singles, _) => self.at.plus(SINGLES_MS),
+            _ => self.at,
+        }
+    }
+
+    /// What tells it from others: kind, host, subject and time.
+    pub fn identity(&self) -> (Kind, &str, &str, EventTime) {
+        (self.kind, &self.host, &self.subject, self.at)
+    }
+}
+
+/// What else the reason says.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum Evidence {
+    /// A session, and how many sessions `rank` of which had at least what is expected.
+    Session { events: u64, duration_ms: u64, sessions: u64, rank: u64 },
+    /// A visitor: its sessions on the day before, and how many visitors there were then.
+    Visitor { before: u64, visitors: u64 },
+    /// A network: its sessions on the day before, its addresses, the most sessions of one of them,
+    /// and how many networks there were the day before.
+    Network { before: u64, addresses: u64, most: u64, networks: u64 },
+    /// Five minutes of a host.
+    Bucket,
+    /// A quarter of an hour of a host, and how many sessions ended in it.
+    Singles { sessions: u64 },
+    /// A partition that is ahead of the others, or lags.
+    Clock { ahead: bool },
+    /// A row that counts others of its kind, host and hour.
+    More,
+}

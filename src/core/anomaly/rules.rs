@@ -1,0 +1,268 @@
+//! The thresholds, as functions of histograms and counts, and the settings that they depend on.
+//!
+//! A percentile alone would flag a fixed share of everything, so a threshold is the largest of a
+//! floor, a multiple of the 95th percentile and a multiple of a *rank* (the tenth largest). The
+//! multiple `most` of the percentile caps it: a flood must not hide the next one by raising the
+//! ranks.
+
+use serde::{Deserialize, Serialize};
+
+use crate::statistics::Histogram;
+
+/// When a value stands out from a histogram.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Outlier {
+    /// Nothing up to this stands out.
+    pub least: u64,
+    /// Nor anything up to this many times the 95th percentile,
+    pub q95: f64,
+    /// or this many times the value at `rank` from the top.
+    pub ranked: f64,
+    pub rank: u64,
+    /// Beyond this many times the 95th percentile, and beyond `least`, everything stands out.
+    pub most: Option<f64>,
+}
+
+/// A threshold, and what it was computed from.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+pub struct Limit {
+    /// What is above this stands out.
+    pub above: u64,
+    /// The highest value in the bin of the 95th percentile.
+    pub q95: u64,
+    /// The lowest value in the bin of `rank` from the top.
+    pub ranked: u64,
+    pub rank: u64,
+    /// How many values there were.
+    pub count: u64,
+}
+
+impl Outlier {
+    /// The threshold for values like those of `history`; `None` if it is empty.
+    ///
+    /// The percentile and the rank are bins. Their highest values count, so that what shares a bin
+    /// with them never stands out.
+    pub fn limit(&self, history: &Histogram) -> Option<Limit> {
+        let count = u64::try_from(history.count()).ok()?;
+        let q95 = history.quantile(95)?.highest();
+        // With fewer values than the rank, the smallest.
+        let ranked = history.largest(self.rank.min(count))?;
+        let times = |factor: f64, value: u64| (factor * value as f64) as u64;
+        let high = self.least.max(times(self.q95, q95)).max(times(self.ranked, ranked.highest()));
+        let cap = self.most.map_or(u64::MAX, |most| self.least.max(times(most, q95)));
+        let rank = self.rank.min(count);
+        Some(Limit { above: high.min(cap), q95, ranked: ranked.lowest(), rank, count })
+    }
+}
+
+/// All thresholds.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Rules {
+    /// A host with fewer sessions in its history is still being learned: nothing stands out.
+    pub learn: u64,
+    /// By events.
+    pub burst: Outlier,
+    /// By milliseconds.
+    pub marathon: Outlier,
+    /// By sessions a day of a visitor.
+    pub repeat: Outlier,
+    /// By sessions a day of a network,
+    pub network: Outlier,
+    /// if it has at least this many addresses.
+    pub network_addresses: u64,
+    /// Who comes as often every day is no news, if a visitor or a network must come more than this
+    /// many times as often as on the day before. Zero: it may be none.
+    pub repeat_again: f64,
+    pub network_again: f64,
+    /// Surge and fall: the least difference, in standard deviations of a Poisson count,
+    pub surge_z: f64,
+    /// the least ratio,
+    pub surge_factor: f64,
+    /// and the least number of sessions in the larger of the two.
+    pub surge_least: u64,
+    /// Singles: the least difference in standard deviations,
+    pub singles_z: f64,
+    /// in percentage points,
+    pub singles_points: u64,
+    /// and the least number of sessions.
+    pub singles_least: u64,
+    /// Clocks: how many times the out-of-orderness a partition may be off,
+    pub clock_factor: f64,
+    /// how long in any case, in milliseconds,
+    pub clock_least_ms: u64,
+    /// for how many epochs in a row it must be off,
+    pub clock_epochs: u64,
+    /// and among how many active partitions: of two, nobody knows which one is off.
+    pub clock_partitions: u64,
+}
+
+impl Default for Rules {
+    /// Chosen on seeds 1 to 10 of the evaluation; docs/ANOMALIES.md has what they find on others.
+    fn default() -> Self {
+        Rules {
+            learn: 200,
+            burst: Outlier { least: 40, q95: 4.0, ranked: 4.0, rank: 5, most: Some(150.0) },
+            marathon: Outlier {
+                least: 10 * 3_600_000,
+                q95: 0.0,
+                ranked: 1.25,
+                rank: 10,
+                most: None,
+            },
+            repeat: Outlier { least: 12, q95: 3.0, ranked: 1.3, rank: 25, most: Some(20.0) },
+            network: Outlier { least: 12, q95: 3.0, ranked: 1.5, rank: 25, most: Some(20.0) },
+            network_addresses: 5,
+            repeat_again: 0.0,
+            network_again: 2.0,
+            surge_z: 6.0,
+            surge_factor: 2.0,
+            surge_least: 30,
+            singles_z: 5.0,
+            singles_points: 20,
+            singles_least: 100,
+            clock_factor: 3.0,
+            clock_least_ms: 60_000,
+            clock_epochs: 3,
+            clock_partitions: 3,
+        }
+    }
+}
+
+/// The names of the settings, each with its unit and what it is.
+pub const SETTINGS: [(&str, &str); 32] = [
+    ("learn", "sessions of history before a host is judged"),
+    ("burst.least", "events"),
+    ("burst.q95", "times the 95th percentile"),
+    ("burst.ranked", "times the value at the rank"),
+    ("burst.rank", "from the top"),
+    ("burst.most", "times the 95th percentile, at most"),
+    ("marathon.least", "seconds"),
+    ("marathon.ranked", "times the value at the rank"),
+    ("marathon.rank", "from the top"),
+    ("repeat.least", "sessions a day"),
+    ("repeat.q95", "times the 95th percentile"),
+    ("repeat.ranked", "times the value at the rank"),
+    ("repeat.rank", "from the top"),
+    ("repeat.most", "times the 95th percentile, at most"),
+    ("repeat.again", "times the sessions of the day before"),
+    ("network.least", "sessions a day"),
+    ("network.q95", "times the 95th percentile"),
+    ("network.ranked", "times the value at the rank"),
+    ("network.rank", "from the top"),
+    ("network.most", "times the 95th percentile, at most"),
+    ("network.addresses", "addresses"),
+    ("network.again", "times the sessions of the day before"),
+    ("surge.z", "standard deviations"),
+    ("surge.factor", "times the median"),
+    ("surge.least", "sessions in five minutes"),
+    ("singles.z", "standard deviations"),
+    ("singles.points", "percentage points"),
+    ("singles.least", "sessions in a quarter of an hour"),
+    ("clock.factor", "times the out-of-orderness"),
+    ("clock.least", "seconds"),
+    ("clock.epochs", "epochs in a row"),
+    ("clock.partitions", "active partitions, at least"),
+];
+
+impl Rules {
+    /// Changes the setting `name`.
+    ///
+    /// # Errors
+    /// If there is no such setting, or the value is out of its range.
+    pub fn set(&mut self, name: &str, value: f64) -> Result<(), String> {
+        if !SETTINGS.iter().any(|(known, _)| *known == name) {
+            let names: Vec<&str> = SETTINGS.iter().map(|(name, _)| *name).collect();
+            return Err(format!("{name:?} is none of {}", names.join(", ")));
+        }
+        if !(0.0..=1e12).contains(&value) {
+            return Err(format!("{name}: {value} is not between 0 and 1e12"));
+        }
+        let (kind, what) = name.split_once('.').unwrap_or((name, ""));
+        let outlier = match kind {
+            "burst" => Some(&mut self.burst),
+            "marathon" => Some(&mut self.marathon),
+            "repeat" if what != "again" => Some(&mut self.repeat),
+            "network" if what != "again" && what != "addresses" => Some(&mut self.network),
+            _ => None,
+        };
+        let whole = value as u64;
+        if let Some(outlier) = outlier {
+            match what {
+                "least" if kind == "marathon" => outlier.least = (value * 1_000.0) as u64,
+                "least" => outlier.least = whole,
+                "q95" => outlier.q95 = value,
+                "ranked" => outlier.ranked = value,
+                "rank" if whole == 0 => return Err(format!("{name}: a rank is at least 1")),
+                "rank" => outlier.rank = whole,
+                _ => outlier.most = Some(value),
+            }
+            return Ok(());
+        }
+        match name {
+            "learn" => self.learn = whole.max(1),
+            "network.addresses" => self.network_addresses = whole,
+            "network.again" => self.network_again = value,
+            "repeat.again" => self.repeat_again = value,
+            "surge.z" => self.surge_z = value,
+            "surge.factor" if value < 1.0 => return Err(format!("{name}: is at least 1")),
+            "surge.factor" => self.surge_factor = value,
+            "surge.least" => self.surge_least = whole.max(1),
+            "singles.z" => self.singles_z = value,
+            "singles.points" => self.singles_points = whole,
+            "singles.least" => self.singles_least = whole.max(1),
+            "clock.factor" => self.clock_factor = value,
+            "clock.least" => self.clock_least_ms = (value * 1_000.0) as u64,
+            "clock.epochs" => self.clock_epochs = whole.max(1),
+            _ => self.clock_partitions = whole.max(3),
+        }
+        Ok(())
+    }
+
+    /// From how many sessions in five minutes on a host surges, if the hour before had the median
+    /// `twice_median / 2`.
+    pub fn surge_from(&self, twice_median: u64) -> u64 {
+        let median = twice_median as f64 / 2.0;
+        // Anscombe: the root of a Poisson count has a standard deviation of a half.
+        let root = (median + 0.375).sqrt() + self.surge_z / 2.0;
+        let beyond = (root * root - 0.375).floor() as u64 + 1;
+        beyond.max((self.surge_factor * median).ceil() as u64).max(self.surge_least)
+    }
+
+    /// Down to how many sessions in five minutes a host falls; `None` if the hour before had too
+    /// few to tell.
+    pub fn fall_to(&self, twice_median: u64) -> Option<u64> {
+        let median = twice_median as f64 / 2.0;
+        let root = (median + 0.375).sqrt() - self.surge_z / 2.0;
+        if twice_median < 2 * self.surge_least || root <= 0.0 {
+            return None;
+        }
+        let below = (root * root - 0.375).ceil() - 1.0;
+        let most = below.min((median / self.surge_factor).floor());
+        (most >= 0.0).then_some(most as u64)
+    }
+
+    /// From how many one-event sessions out of `sessions` on there are more than usual, if
+    /// `usual_singles` out of `usual` had one event; `None` if there are too few to tell.
+    pub fn singles_from(&self, sessions: u64, usual_singles: u64, usual: u64) -> Option<u64> {
+        if sessions < self.singles_least {
+            return None;
+        }
+        // As if there had been one more session of either sort: no share is 0 or 1.
+        let share = (usual_singles as f64 + 1.0) / (usual as f64 + 2.0);
+        let n = sessions as f64;
+        let spread = (share * (1.0 - share) / n).sqrt();
+        let beyond = ((share + self.singles_z * spread) * n).floor() as u64 + 1;
+        let points = ((share + self.singles_points as f64 / 100.0) * n).ceil() as u64;
+        let from = beyond.max(points);
+        (from <= sessions).then_some(from)
+    }
+
+    /// How far a partition's promise may be off that of the others, in milliseconds.
+    pub fn clock_off_ms(&self, out_of_orderness_ms: u64, idle_timeout_ms: u64) -> u64 {
+        let factor = (self.clock_factor * out_of_orderness_ms as f64) as u64;
+        // A partition may say nothing for this long before it counts as idle.
+        factor.max(self.clock_least_ms).max(idle_timeout_ms + out_of_orderness_ms)
+    }
+}

@@ -1,0 +1,399 @@
+//! Each rule just below, at and above its threshold; learning; corrections.
+
+use super::*;
+use crate::statistics::{Bin, Histogram};
+
+const HOST: &str = "shop.example";
+/// 2026-06-01T00:00:00Z.
+const DAY: i64 = 1_780_272_000_000;
+const GAP_MS: i64 = 300_000;
+const MINUTE: i64 = 60_000;
+
+/// A session that ends at `end_ms` and lasts `duration_ms`.
+fn session(ip: &str, end_ms: i64, duration_ms: i64, count: u64) -> (String, Span, EventTime) {
+    let last = EventTime::from_millis(end_ms - GAP_MS);
+    let span = Span { first: last.plus(-duration_ms), last, count };
+    (ip.to_owned(), span, EventTime::from_millis(end_ms))
+}
+
+type Row = (String, Span, EventTime);
+
+/// Rules for these tests, whatever the defaults are.
+fn rules() -> Rules {
+    let by_visits = Outlier { least: 8, q95: 3.0, ranked: 1.5, rank: 25, most: Some(20.0) };
+    Rules {
+        burst: Outlier { least: 20, q95: 4.0, ranked: 3.0, rank: 10, most: Some(100.0) },
+        marathon: Outlier { least: 6 * 3_600_000, q95: 0.0, ranked: 3.0, rank: 10, most: None },
+        repeat: by_visits,
+        network: by_visits,
+        repeat_again: 2.0,
+        network_again: 2.0,
+        ..Rules::default()
+    }
+}
+
+fn found(rows: &[Row], watermark_ms: i64) -> Vec<Anomaly> {
+    let sessions =
+        rows.iter().map(|(ip, span, end)| Session { ip, host: HOST, span: *span, end: *end });
+    batch(sessions, EventTime::from_millis(watermark_ms), &rules())
+}
+
+fn of(kind: Kind, found: &[Anomaly]) -> Vec<&Anomaly> {
+    found.iter().filter(|anomaly| anomaly.kind == kind).collect()
+}
+
+/// `n` sessions of different visitors that end evenly over the hours `from .. to` of the day.
+fn quiet(n: i64, from: i64, to: i64) -> Vec<Row> {
+    let span = (to - from) * 60 * MINUTE;
+    let end = |i: i64| DAY + from * 60 * MINUTE + i * span / n;
+    (0..n).map(|i| session(&format!("10.{}.{}.1", i / 250, i % 250), end(i), 60_000, 3)).collect()
+}
+
+#[test]
+fn a_burst_has_more_events_than_the_floor_the_percentile_and_the_rank_allow() {
+    let at = DAY + 10 * 60 * MINUTE;
+    // 95 % have 3 events, so the floor of 20 is the highest.
+    for (events, want) in [(19, 0), (20, 0), (21, 1)] {
+        let mut rows = quiet(300, 0, 10);
+        rows.push(session("a", at, 30_000, events));
+        assert_eq!(of(Kind::Burst, &found(&rows, at + 1)).len(), want, "{events}");
+    }
+    // Ten sessions of 10 events: three times that is higher than the floor.
+    for (events, want) in [(30, 0), (31, 1)] {
+        let mut rows = quiet(300, 0, 10);
+        rows.extend((0..10).map(|i| session("b", DAY + (i + 1) * 50 * MINUTE, 60_000, 10)));
+        rows.push(session("a", at, 30_000, events));
+        let found = found(&rows, at + 1);
+        assert_eq!(of(Kind::Burst, &found).len(), want, "{events}");
+        if want == 1 {
+            let burst = of(Kind::Burst, &found)[0];
+            assert_eq!((burst.expected, burst.threshold), (10, 30));
+            assert_eq!(burst.at, EventTime::from_millis(at - GAP_MS - 30_000));
+            let want = "31 events in 30 s; of 310 sessions in the 24 h before, 10 had 10 or more";
+            assert_eq!(burst.reason(), want);
+        }
+    }
+}
+
+#[test]
+fn floods_do_not_hide_the_next_one() {
+    // Eleven floods of 5,000 events raise the rank to 15,000; 100 times the percentile is 300.
+    let at = DAY + 10 * 60 * MINUTE;
+    for (events, want) in [(300, 0), (301, 1)] {
+        let mut rows = quiet(300, 0, 10);
+        rows.extend((0..11).map(|i| session("b", DAY + (i + 1) * 50 * MINUTE, 60_000, 5_000)));
+        rows.push(session("a", at, 30_000, events));
+        let found = found(&rows, at + 1);
+        assert_eq!(of(Kind::Burst, &found).iter().filter(|a| a.subject == "a").count(), want);
+    }
+}
+
+#[test]
+fn a_host_is_learned_before_it_is_judged() {
+    let at = DAY + 10 * 60 * MINUTE;
+    let bursts = |mut rows: Vec<Row>| {
+        rows.push(session("a", at, 30_000, 1_000));
+        of(Kind::Burst, &found(&rows, at + 1)).len()
+    };
+    assert_eq!([bursts(quiet(199, 0, 10)), bursts(quiet(200, 0, 10))], [0, 1]);
+    // A history that begins in the hour before: nobody knows whether that hour is complete.
+    assert_eq!([bursts(quiet(200, 9, 10)), bursts(quiet(200, 8, 10))], [0, 1]);
+    // What is older than 24 hours, or of the same hour, does not count.
+    assert_eq!([bursts(quiet(240, -15, -14)), bursts(quiet(240, -14, -13))], [0, 1]);
+    assert_eq!(bursts(quiet(240, 10, 11)), 0);
+}
+
+#[test]
+fn a_marathon_is_longer_than_six_hours_and_three_times_the_rank() {
+    let at = DAY + 10 * 60 * MINUTE;
+    let six_hours = 6 * 60 * MINUTE;
+    for (duration, want) in [(six_hours - 1, 0), (six_hours, 0), (six_hours + 1, 1)] {
+        let mut rows = quiet(300, 0, 10);
+        rows.push(session("a", at, duration, 15));
+        assert_eq!(of(Kind::Marathon, &found(&rows, at + 1)).len(), want, "{duration}");
+    }
+    let limit = 3 * Bin::of(180 * MINUTE as u64).highest() as i64;
+    for (duration, want) in [(limit, 0), (limit + 1, 1)] {
+        let mut rows = quiet(300, 0, 10);
+        rows.extend((0..10).map(|i| session("b", DAY + (i + 1) * 50 * MINUTE, 180 * MINUTE, 9)));
+        rows.push(session("a", at, duration, 15));
+        let found = found(&rows, at + 1);
+        assert_eq!(of(Kind::Marathon, &found).len(), want, "{duration}");
+    }
+}
+
+/// `visitors` with one session each, and `n` sessions of one on the next day.
+fn returning(visitors: i64, n: i64) -> Vec<Row> {
+    let mut rows = quiet(visitors, -24, 0);
+    rows.extend((0..n).map(|i| session("a", DAY + (i + 1) * 20 * MINUTE, 0, 1)));
+    rows
+}
+
+#[test]
+fn a_visitor_comes_back_more_often_than_the_floor_allows() {
+    let at = DAY + 23 * 60 * MINUTE;
+    for (sessions, want) in [(7, 0), (8, 0), (9, 1)] {
+        let found = found(&returning(300, sessions), at);
+        assert_eq!(of(Kind::Repeat, &found).len(), want, "{sessions}");
+    }
+    let found = found(&returning(300, 12), at);
+    let repeat = of(Kind::Repeat, &found)[0];
+    assert_eq!((repeat.at.millis(), repeat.observed, repeat.threshold), (DAY, 12, 8));
+    let want = "12 sessions in a day, 0 the day before; 95 % of the 300 visitors of that day had at \
+                most 1";
+    assert_eq!(repeat.reason(), want);
+}
+
+#[test]
+fn a_visitor_comes_back_more_often_than_the_busy_ones_of_the_day_before() {
+    let at = DAY + 23 * 60 * MINUTE;
+    for (sessions, want) in [(15, 0), (16, 1)] {
+        let mut rows = returning(600, sessions);
+        for visitor in 0..25 {
+            let end = |i: i64| DAY - 24 * 60 * MINUTE + (i + 1) * 20 * MINUTE;
+            rows.extend((0..10).map(|i| session(&format!("busy{visitor}"), end(i), 0, 1)));
+        }
+        let found = found(&rows, at);
+        assert_eq!(of(Kind::Repeat, &found).len(), want, "{sessions}");
+    }
+}
+
+#[test]
+fn who_came_as_often_on_the_day_before_is_no_news() {
+    let at = DAY + 23 * 60 * MINUTE;
+    for (before, want) in [(9, 0), (8, 0), (7, 1)] {
+        let yesterday = |i: i64| DAY - 24 * 60 * MINUTE + (i + 1) * 20 * MINUTE;
+        let mut rows = returning(600, 16);
+        rows.extend((0..before).map(|i| session("a", yesterday(i), 0, 1)));
+        let found = found(&rows, at);
+        assert_eq!(of(Kind::Repeat, &found).len(), want, "{before}");
+    }
+    for (before, want) in [(10, 0), (9, 1)] {
+        let mut rows = quiet(600, -24, 0);
+        let ip = |i: i64| format!("192.0.2.{}", i % 5);
+        rows.extend((0..before).map(|i| session(&ip(i), DAY - (i + 1) * 20 * MINUTE, 0, 1)));
+        rows.extend((0..20).map(|i| session(&ip(i), DAY + (i + 1) * 20 * MINUTE, 0, 1)));
+        let found = found(&rows, at);
+        assert_eq!(of(Kind::Network, &found).len(), want, "{before}");
+    }
+}
+
+#[test]
+fn a_day_needs_a_whole_day_before_it() {
+    let at = DAY + 23 * 60 * MINUTE;
+    let with = |mut rows: Vec<Row>| {
+        rows.extend((0..20).map(|i| session("a", DAY + (i + 1) * 20 * MINUTE, 0, 1)));
+        of(Kind::Repeat, &found(&rows, at)).len()
+    };
+    assert_eq!([with(quiet(300, -18, 0)), with(quiet(300, -19, 0))], [0, 1]);
+    assert_eq!([with(quiet(199, -24, 0)), with(quiet(200, -24, 0))], [0, 1]);
+}
+
+#[test]
+fn a_network_needs_five_addresses() {
+    let at = DAY + 23 * 60 * MINUTE;
+    let with = |addresses: i64, each: i64| {
+        let mut rows = quiet(300, -24, 0);
+        for i in 0..addresses * each {
+            let ip = format!("192.0.2.{}", i % addresses);
+            rows.push(session(&ip, DAY + (i + 1) * 15 * MINUTE, 0, 1));
+        }
+        found(&rows, at)
+    };
+    assert!(of(Kind::Network, &with(4, 8)).is_empty());
+    assert!(of(Kind::Network, &with(8, 1)).is_empty());
+    assert_eq!(of(Kind::Network, &with(9, 1)).len(), 1);
+    let found = with(5, 3);
+    let network = of(Kind::Network, &found)[0];
+    assert_eq!((network.subject.as_str(), network.observed), ("192.0.2.0/24", 15));
+    let want = "5 addresses of one network, none with more than 3 sessions: 15 together in a day, \
+                0 the day before; 95 % of the 300 networks of that day had at most 1";
+    assert_eq!(network.reason(), want);
+    assert!(of(Kind::Repeat, &found).is_empty());
+}
+
+/// `counts` sessions end in each five minutes from the day's begin on.
+fn buckets(counts: &[i64]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (at, n) in counts.iter().enumerate() {
+        let start = DAY + at as i64 * BUCKET_MS;
+        rows.extend((0..*n).map(|i| session(&format!("{at}-{i}"), start + i * 1_000, 0, 2)));
+    }
+    rows
+}
+
+#[test]
+fn a_surge_is_beyond_the_median_of_the_hour_before_and_counts_once() {
+    let rules = Rules::default();
+    assert_eq!([0, 2, 60, 200, 2_000].map(|m| rules.surge_from(m)), [30, 30, 73, 200, 2_000]);
+    let surges = |last: &[i64], watermark: i64| {
+        let counts = [&[100; 12][..], last].concat();
+        let found = found(&buckets(&counts), DAY + watermark * BUCKET_MS);
+        of(Kind::Surge, &found).into_iter().cloned().collect::<Vec<Anomaly>>()
+    };
+    assert!(surges(&[199], 13).is_empty());
+    let [surge] = &surges(&[200], 13)[..] else { panic!("one surge") };
+    assert_eq!((surge.at.millis(), surge.observed, surge.expected), (DAY + 3_600_000, 200, 100));
+    assert_eq!(surge.reason(), "200 sessions in 5 min; the hour before had 100 at the median");
+    // Not before the bucket is final, and once for the buckets of one surge.
+    assert!(surges(&[200], 12).is_empty());
+    assert_eq!(surges(&[200, 300, 250], 15).len(), 1);
+    assert_eq!(surges(&[200, 100, 250], 15).len(), 2);
+}
+
+#[test]
+fn a_fall_needs_something_to_fall_from() {
+    let rules = Rules::default();
+    let falls: Vec<Option<u64>> = [59, 60, 200, 2_000].map(|m| rules.fall_to(m)).to_vec();
+    assert_eq!(falls, [None, Some(5), Some(48), Some(500)]);
+    for (counts, last, want) in [([100; 12], 49, 0), ([100; 12], 48, 1), ([29; 12], 0, 0)] {
+        let rows = buckets(&[&counts[..], &[last]].concat());
+        let found = found(&rows, DAY + 13 * BUCKET_MS);
+        assert_eq!(of(Kind::Fall, &found).len(), want, "{last}");
+    }
+    // Five of the twelve buckets have sessions: the host has only just begun.
+    let mut counts = [0; 13];
+    counts[7..12].fill(100);
+    assert!(of(Kind::Fall, &found(&buckets(&counts), DAY + 13 * BUCKET_MS)).is_empty());
+    counts[6] = 100;
+    assert!(of(Kind::Surge, &found(&buckets(&counts), DAY + 13 * BUCKET_MS)).is_empty());
+}
+
+#[test]
+fn nothing_at_all_is_a_fall_too_as_soon_as_the_watermark_says_so() {
+    let rows = buckets(&[100; 12]);
+    let falls = |watermark| of(Kind::Fall, &found(&rows, DAY + watermark * BUCKET_MS)).len();
+    assert_eq!([falls(12), falls(13), falls(20)], [0, 1, 1]);
+}
+
+#[test]
+fn singles_need_the_points_the_deviations_and_the_number() {
+    let rules = Rules::default();
+    // Half of all: 20 points more are 70 of 100, five deviations are 75.1.
+    assert_eq!(rules.singles_from(99, 1_000, 2_000), None);
+    assert_eq!(rules.singles_from(100, 1_000, 2_000), Some(76));
+    assert_eq!(rules.singles_from(10_000, 1_000, 2_000), Some(7_000));
+    // Nine in ten already: there are no 20 points to go.
+    assert_eq!(rules.singles_from(10_000, 900, 1_000), None);
+    let at = DAY + 10 * 60 * MINUTE;
+    for (singles, want) in [(20, 0), (21, 1)] {
+        let mut rows = quiet(300, 0, 10);
+        rows.extend((0..100).map(|i| {
+            session(&format!("q{i}"), at + i * 1_000, 0, if i < singles { 1 } else { 2 })
+        }));
+        let found = found(&rows, at + SINGLES_MS);
+        let singles: Vec<&Anomaly> = of(Kind::Singles, &found);
+        assert_eq!(singles.len(), want);
+        if want == 1 {
+            assert_eq!(singles[0].reason(), "21 % of 100 sessions had one event; usually 0 %");
+        }
+        assert!(of(Kind::Singles, &self::found(&rows, at + SINGLES_MS - 1)).is_empty());
+    }
+}
+
+#[test]
+fn a_correction_withdraws_what_it_explains() {
+    let at = DAY + 10 * 60 * MINUTE;
+    let mut rows = quiet(300, 0, 10);
+    rows.push(session("a", at, 30_000, 25));
+    assert_eq!(of(Kind::Burst, &found(&rows, at + 1)).len(), 1);
+    // Late events show that the day before had ten sessions of nine events.
+    rows.extend((0..10).map(|i| session("b", DAY + (i + 1) * 50 * MINUTE, 60_000, 9)));
+    assert!(of(Kind::Burst, &found(&rows, at + 1)).is_empty());
+    // A later day changes nothing.
+    let mut later = quiet(300, 0, 10);
+    later.push(session("a", at, 30_000, 25));
+    let before = found(&later, at + 1);
+    later.extend(quiet(300, 11, 20));
+    assert_eq!(of(Kind::Burst, &found(&later, at + 11 * 3_600_000)), of(Kind::Burst, &before));
+}
+
+#[test]
+fn hosts_are_judged_apart() {
+    let at = DAY + 10 * 60 * MINUTE;
+    let rows = quiet(300, 0, 10);
+    let (ip, span, end) = session("a", at, 30_000, 1_000);
+    let sessions = rows
+        .iter()
+        .map(|(ip, span, end)| Session { ip, host: HOST, span: *span, end: *end })
+        .chain([Session { ip: &ip, host: "new.example", span, end }]);
+    assert!(batch(sessions, EventTime::from_millis(at + 1), &rules()).is_empty());
+}
+
+#[test]
+fn a_clock_is_off_for_three_epochs_and_told_once() {
+    let rules = Rules::default();
+    let mut judge = ClockJudge::new(&rules, 15_000, 30_000);
+    let mut epoch = |ahead_ms: i64, active: bool| {
+        let at = |ms| Some(EventTime::from_millis(DAY + ms));
+        let promise = if active { at(ahead_ms) } else { None };
+        let names = ["t/0", "t/1", "t/2", "t/3"];
+        let promises = [at(0), at(10), at(20), promise];
+        let clocks = names.into_iter().zip(promises);
+        let clocks: Vec<PartitionClock<'_>> =
+            clocks.map(|(name, promise)| PartitionClock { name, promise }).collect();
+        judge.epoch(&clocks)
+    };
+    // The median is that of partition 1, at 10 ms.
+    assert!([epoch(60_010, true), epoch(60_010, true), epoch(60_010, true)].concat().is_empty());
+    assert!([epoch(60_011, true), epoch(60_011, true)].concat().is_empty());
+    let [clock] = &epoch(840_000, true)[..] else { panic!("one clock") };
+    assert_eq!((clock.subject.as_str(), clock.observed, clock.threshold), ("t/3", 839, 60));
+    let want = "t/3 is 13 min ahead of the other partitions; its sessions close too late";
+    assert_eq!(clock.reason(), want);
+    assert!(epoch(840_000, true).is_empty());
+    // An idle epoch or a right one begins anew; so does the other side.
+    assert!(epoch(840_000, false).is_empty());
+    assert!([epoch(840_000, true), epoch(840_000, true), epoch(0, true)].concat().is_empty());
+    assert!([epoch(840_000, true), epoch(840_000, true)].concat().is_empty());
+    assert!([epoch(-840_000, true), epoch(-840_000, true)].concat().is_empty());
+    let [lagging] = &epoch(-840_000, true)[..] else { panic!("one clock") };
+    let want = "t/3 lags the other partitions by 14 min; it holds the watermark back";
+    assert_eq!(lagging.reason(), want);
+}
+
+#[test]
+fn of_two_partitions_nobody_knows_which_is_off() {
+    let mut judge = ClockJudge::new(&Rules::default(), 15_000, 30_000);
+    let at = |ms| Some(EventTime::from_millis(DAY + ms));
+    let two = [
+        PartitionClock { name: "t/0", promise: at(0) },
+        PartitionClock { name: "t/1", promise: at(900_000) },
+    ];
+    assert!((0..5).all(|_| judge.epoch(&two).is_empty()));
+    assert!((0..5).all(|_| judge.epoch(&[]).is_empty()));
+}
+
+#[test]
+fn every_setting_has_a_name_and_does_something() {
+    for (name, _) in SETTINGS {
+        let mut rules = Rules::default();
+        rules.set(name, 77.0).unwrap_or_else(|why| panic!("{why}"));
+        assert_ne!(rules, Rules::default(), "{name}");
+    }
+    let mut rules = Rules::default();
+    rules.set("marathon.least", 90.0).expect("a setting");
+    assert_eq!(rules.marathon.least, 90_000);
+    let why = rules.set("brust.least", 1.0).expect_err("no setting");
+    assert!(why.starts_with("\"brust.least\" is none of learn, burst.least, "), "{why}");
+    assert!(rules.set("burst.rank", 0.0).is_err());
+    assert!(rules.set("surge.factor", 0.5).is_err());
+    assert!(rules.set("learn", f64::NAN).is_err());
+}
+
+#[test]
+fn names_are_stored_so_they_stay() {
+    let names = Kind::ALL.map(Kind::name).join(" ");
+    assert_eq!(names, "burst marathon repeat network surge fall singles clock");
+    assert!(Kind::ALL.into_iter().all(|kind| Kind::named(kind.name()) == Some(kind)));
+    assert_eq!(Kind::named("bursts"), None);
+}
+
+#[test]
+fn a_history_shorter_than_the_rank_has_a_limit_all_the_same() {
+    let rule = rules().burst;
+    assert_eq!(rule.limit(&Histogram::default()), None);
+    let few: Histogram = [(Bin::of(9), 1), (Bin::of(12), 2)].into_iter().collect();
+    let limit = rule.limit(&few).expect("not empty");
+    assert_eq!((limit.above, limit.q95, limit.ranked, limit.rank), (48, 12, 9, 3));
+}

@@ -1,0 +1,567 @@
+//! What the detectors keep of the changes of the table: enough to find the anomalies of the last
+//! day, and to withdraw them when a correction explains them.
+//!
+//! An anomaly of hour `h` depends on the hours `h − 24 ..= h`. The hours after `H − 24` are *live*,
+//! where `H` is that of the watermark: their anomalies may still be withdrawn. So 49 hours of sums
+//! are kept, and single sessions only if they are large enough to stand out, and only while they
+//! are live.
+//!
+//! What leaves this module are changes: sessions that may stand out, and the limits of their hours,
+//! for somebody to join; and the anomalies of whole hosts. Everything that expires is taken back as
+//! well, so that what was joined is what is live. Nothing is said of an hour whose history is not
+//! known as a whole.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::history::{BUCKET_MS, Hour, HourSums, Limits, SINGLES_MS, bucket, judge_bucket};
+use super::{Anomaly, Rules, duration_ms};
+use crate::session::Span;
+use crate::time::EventTime;
+
+/// For how many hours anomalies are live: they may still be withdrawn.
+pub const LIVE: i64 = 24;
+/// How many hours before each count.
+const HISTORY: i64 = 24;
+/// How many hours are kept: those, and one more for the quarter before the first live one.
+const KEPT: i64 = LIVE + HISTORY + 1;
+/// The buckets that may change if the count of one does: those that it is the hour before of, and
+/// the next, which is told only if the one before it stands out no less.
+const BUCKETS_AFTER: i64 = 13;
+
+/// A row of the table that was added (`diff` 1) or removed (−1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RowChange<'a> {
+    pub ip: &'a str,
+    pub host: &'a str,
+    pub span: Span,
+    /// Its `session_end`.
+    pub end: EventTime,
+    pub diff: i64,
+}
+
+/// A host and an hour: what is joined.
+pub type HostHour = (String, Hour);
+
+/// What an advance has changed, each with `1` or `-1`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Changed {
+    /// Sessions that are large enough to stand out: address and span.
+    pub large: Vec<(HostHour, (String, Span), i64)>,
+    /// What they are compared with.
+    pub limits: Vec<(HostHour, Limits, i64)>,
+    /// Anomalies of hosts as a whole.
+    pub crowd: Vec<(Anomaly, i64)>,
+}
+
+/// The detectors' memory, of some hosts.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    rules: Rules,
+    most_hosts: usize,
+    watermark: EventTime,
+    /// Rows of earlier hours are not known.
+    known_from: Hour,
+    /// The latest hour of a row for whose host there was no room.
+    refused: Option<Hour>,
+    hosts: HashMap<Box<str>, HostWatch>,
+    /// Rows for whose host there was no room.
+    pub unwatched: u64,
+}
+
+#[derive(Clone, Debug)]
+struct HostWatch {
+    known_from: Hour,
+    hours: BTreeMap<Hour, HourSums>,
+    large: BTreeMap<Hour, BTreeMap<(String, Span), i64>>,
+    limits: BTreeMap<Hour, Limits>,
+    /// Sessions by five minutes; and by quarter of an hour, and how many of those had one event.
+    buckets: BTreeMap<i64, i64>,
+    quarters: BTreeMap<i64, (i64, i64)>,
+    /// The anomalies of the host that were said, by hour.
+    crowd: BTreeMap<Hour, BTreeSet<Anomaly>>,
+}
+
+impl Watch {
+    /// Nothing yet. Rows that ended before the hour `known_from` will not be told.
+    pub fn new(rules: Rules, most_hosts: usize, known_from: Hour) -> Self {
+        Watch {
+            rules,
+            most_hosts,
+            watermark: EventTime::NEVER,
+            known_from,
+            refused: None,
+            hosts: HashMap::new(),
+            unwatched: 0,
+        }
+    }
+
+    /// The first hour whose anomalies are known and live.
+    pub fn first_live(&self) -> Hour {
+        let live = Hour::of(self.watermark).0 - LIVE + 1;
+        Hour(live.max(self.known_from.0.saturating_add(HISTORY)))
+    }
+
+    /// All rows from the hour `known_from` on have been told: forgets the older ones, and says anew
+    /// whatever is live. What was said before does not count.
+    pub fn begin(&mut self, known_from: Hour) -> Changed {
+        let mut changed = Changed::default();
+        self.known_from = known_from;
+        let live = Hour::of(self.watermark).0 - LIVE + 1;
+        let buckets = live * (super::HOUR_MS / BUCKET_MS)..bucket(self.watermark, BUCKET_MS);
+        let buckets: BTreeSet<i64> = buckets.collect();
+        let quarters = live * (super::HOUR_MS / SINGLES_MS)..bucket(self.watermark, SINGLES_MS);
+        for (host, watch) in &mut self.hosts {
+            watch.known_from = watch.known_from.max(known_from);
+            watch.hours = watch.hours.split_off(&known_from);
+            watch.limits.clear();
+            watch.crowd.clear();
+            for (hour, sessions) in &watch.large {
+                let said = sessions.iter().map(|(session, n)| (session.clone(), *n));
+                let said = said.map(|(session, n)| ((host.to_string(), *hour), session, n));
+                changed.large.extend(said);
+            }
+            watch.limit(host, Hour(i64::MIN), &self.rules, &mut changed);
+            watch.judge(host, &buckets, quarters.clone(), &self.rules, &mut changed);
+        }
+        changed
+    }
+
+    /// The watermark that it has reached.
+    pub fn watermark(&self) -> EventTime {
+        self.watermark
+    }
+
+    /// How many hosts are watched.
+    pub fn hosts(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// Takes in rows and moves to a watermark. Returns what that has changed.
+    pub fn advance<'a>(
+        &mut self,
+        rows: impl Iterator<Item = RowChange<'a>>,
+        watermark: EventTime,
+    ) -> Changed {
+        let before = self.watermark;
+        self.watermark = before.max(watermark);
+        let live = Hour::of(self.watermark).0 - LIVE + 1;
+        let (live_buckets, live_quarters) =
+            (live * (super::HOUR_MS / BUCKET_MS), live * (super::HOUR_MS / SINGLES_MS));
+        let mut changed = Changed::default();
+        let mut touched: BTreeMap<&str, BTreeSet<i64>> = BTreeMap::new();
+        for row in rows {
+            if self.take(&row, &mut changed) {
+                let buckets = touched.entry(row.host).or_default();
+                buckets.insert(bucket(row.end, BUCKET_MS));
+            }
+        }
+        for (host, buckets) in touched {
+            let Some(watch) = self.hosts.get_mut(host) else { continue };
+            let first = Hour(buckets.first().map_or(0, |at| at * BUCKET_MS / super::HOUR_MS));
+            watch.limit(host, first, &self.rules, &mut changed);
+            // What is final already is judged again.
+            let known = buckets.iter().flat_map(|at| *at..=at + BUCKETS_AFTER);
+            let live = live_buckets..bucket(before, BUCKET_MS);
+            let again: BTreeSet<i64> = known.filter(|at| live.contains(at)).collect();
+            let oldest = buckets.first().map_or(0, |at| (at * BUCKET_MS).div_euclid(SINGLES_MS));
+            let quarters = oldest.max(live_quarters)..bucket(before, SINGLES_MS);
+            if !again.is_empty() || !quarters.is_empty() {
+                watch.judge(host, &again, quarters, &self.rules, &mut changed);
+            }
+        }
+        self.turn(before, &mut changed);
+        changed
+    }
+
+    /// Adds a row, unless it is too old or there is no room for its host.
+    fn take(&mut self, row: &RowChange<'_>, changed: &mut Changed) -> bool {
+        let hour = Hour::of(row.end);
+        let now = Hour::of(self.watermark).0;
+        let oldest = now - KEPT;
+        if hour.0 <= oldest || hour < self.known_from {
+            return false;
+        }
+        if !self.hosts.contains_key(row.host) {
+            if self.hosts.len() >= self.most_hosts {
+                self.refused = self.refused.max(Some(hour));
+                self.unwatched += 1;
+                return false;
+            }
+            // Rows of this host may have been refused until then.
+            let since = self.refused.filter(|refused| refused.0 > oldest);
+            let known_from = since.map_or(self.known_from, |refused| Hour(refused.0 + 1));
+            self.hosts.insert(row.host.into(), HostWatch::new(known_from));
+        }
+        let watch = self.hosts.get_mut(row.host).expect("it was just inserted");
+        if hour < watch.known_from {
+            return false;
+        }
+        watch.hours.entry(hour).or_default().add(&row.span, row.diff);
+        *watch.buckets.entry(bucket(row.end, BUCKET_MS)).or_default() += row.diff;
+        let (all, singles) = watch.quarters.entry(bucket(row.end, SINGLES_MS)).or_default();
+        *all += row.diff;
+        *singles += if row.span.count == 1 { row.diff } else { 0 };
+        let is_large = row.span.count > self.rules.burst.least
+            || duration_ms(&row.span) > self.rules.marathon.least;
+        if is_large && hour.0 > now - LIVE {
+            let session = (row.ip.to_owned(), row.span);
+            let of_hour = watch.large.entry(hour).or_default();
+            let count = of_hour.entry(session.clone()).or_default();
+            *count += row.diff;
+            if *count == 0 {
+                of_hour.remove(&session);
+            }
+            changed.large.push(((row.host.to_owned(), hour), session, row.diff));
+        }
+        true
+    }
+
+    /// Judges the buckets that have become final, and forgets what is no longer live.
+    fn turn(&mut self, before: EventTime, changed: &mut Changed) {
+        let (from, to) = (bucket(before, BUCKET_MS), bucket(self.watermark, BUCKET_MS));
+        if from == to {
+            return;
+        }
+        let live = Hour::of(self.watermark).0 - LIVE + 1;
+        let from = from.max(live * (super::HOUR_MS / BUCKET_MS));
+        let new: BTreeSet<i64> = (from..to).collect();
+        let quarters = bucket(before, SINGLES_MS).max((from * BUCKET_MS).div_euclid(SINGLES_MS))
+            ..bucket(self.watermark, SINGLES_MS);
+        let forgets = Hour::of(before) != Hour::of(self.watermark);
+        let (rules, watermark) = (&self.rules, self.watermark);
+        self.hosts.retain(|host, watch| {
+            watch.judge(host, &new, quarters.clone(), rules, changed);
+            if forgets {
+                watch.forget(host, Hour::of(watermark), changed);
+            }
+            !watch.hours.is_empty()
+        });
+    }
+}
+
+impl HostWatch {
+    fn new(known_from: Hour) -> Self {
+        HostWatch {
+            known_from,
+            hours: BTreeMap::new(),
+            large: BTreeMap::new(),
+            limits: BTreeMap::new(),
+            buckets: BTreeMap::new(),
+            quarters: BTreeMap::new(),
+            crowd: BTreeMap::new(),
+        }
+    }
+
+    /// Whether the whole history of an hour is known.
+    fn is_known(&self, hour: Hour) -> bool {
+        hour.0 - HISTORY >= self.known_from.0
+    }
+
+    /// Says the limits of the hours from `first` on that have large sessions.
+    fn limit(&mut self, host: &str, first: Hour, rules: &Rules, changed: &mut Changed) {
+        let hours: Vec<Hour> = self.large.range(first..).map(|(hour, _)| *hour).collect();
+        for hour in hours {
+            let is_needed = self.is_known(hour) && !self.large[&hour].is_empty();
+            let limits = is_needed.then(|| Limits::of(&self.hours, hour, rules)).flatten();
+            let said = self.limits.get(&hour).copied();
+            if said == limits {
+                continue;
+            }
+            let key = || (host.to_owned(), hour);
+            changed.limits.extend(said.map(|said| (key(), said, -1)));
+            changed.limits.extend(limits.map(|limits| (key(), limits, 1)));
+            match limits {
+                Some(limits) => self.limits.insert(hour, limits),
+                None => self.limits.remove(&hour),
+            };
+        }
+    }
+
+    /// Judges these final buckets of five minutes, and these quarters.
+    fn judge(
+        &mut self,
+        host: &str,
+        buckets: &BTreeSet<i64>,
+        quarters: std::ops::Range<i64>,
+        rules: &Rules,
+        changed: &mut Changed,
+    ) {
+        let count = |at: i64| self.buckets.get(&at).map_or(0, |n| u64::try_from(*n).unwrap_or(0));
+        let mut found: Vec<(EventTime, bool, Option<Anomaly>)> = Vec::new();
+        for at in buckets {
+            let start = EventTime::from_millis(at * BUCKET_MS);
+            let is_known = self.is_known(Hour::of(start));
+            let anomaly = is_known.then(|| judge_bucket(host, *at, count, rules)).flatten();
+            found.push((start, true, anomaly));
+        }
+        let mut limits: BTreeMap<Hour, Option<Limits>> = BTreeMap::new();
+        let mut singles = |at: i64| {
+            let (sessions, singles) = *self.quarters.get(&at)?;
+            let hour = Hour::of(EventTime::from_millis(at * SINGLES_MS));
+            if !self.is_known(hour) {
+                return None;
+            }
+            let of_hour = || Limits::of(&self.hours, hour, rules);
+            let limits = limits.entry(hour).or_insert_with(of_hour).as_ref()?;
+            let [sessions, singles] = [sessions, singles].map(|n| u64::try_from(n).unwrap_or(0));
+            limits.judge_singles(host, at, sessions, singles, rules)
+        };
+        let mut before = singles(quarters.start - 1).is_some();
+        for at in quarters {
+            let now = singles(at);
+            let is_over = now.is_some();
+            // If nobody knows whether it has only gone on, it is not told again.
+            let hour_before = Hour::of(EventTime::from_millis((at - 1) * SINGLES_MS));
+            let anomaly = now.filter(|_| !before && self.is_known(hour_before));
+            found.push((EventTime::from_millis(at * SINGLES_MS), false, anomaly));
+            before = is_over;
+        }
+        for (at, by_bucket, anomaly) in found {
+            self.say(at, by_bucket, anomaly, changed);
+        }
+    }
+
+    /// Says an anomaly of the host, or that there is none, if that is news.
+    fn say(
+        &mut self,
+        at: EventTime,
+        by_bucket: bool,
+        anomaly: Option<Anomaly>,
+        changed: &mut Changed,
+    ) {
+        let said = self.crowd.entry(Hour::of(at)).or_default();
+        let of_it =
+            |said: &&Anomaly| said.at == at && by_bucket == (said.kind != super::Kind::Singles);
+        let before = said.iter().find(of_it).cloned();
+        if before == anomaly {
+            return;
+        }
+        if let Some(before) = before {
+            said.remove(&before);
+            changed.crowd.push((before, -1));
+        }
+        if let Some(anomaly) = anomaly {
+            said.insert(anomaly.clone());
+            changed.crowd.push((anomaly, 1));
+        }
+    }
+
+    /// Takes back what is no longer live in the hour of the watermark.
+    fn forget(&mut self, host: &str, now: Hour, changed: &mut Changed) {
+        let live = Hour(now.0 - LIVE + 1);
+        let kept = Hour(now.0 - KEPT + 1);
+        self.hours = self.hours.split_off(&kept);
+        self.buckets = self.buckets.split_off(&(kept.0 * super::HOUR_MS / BUCKET_MS));
+        self.quarters = self.quarters.split_off(&(kept.0 * super::HOUR_MS / SINGLES_MS));
+        let large = self.large.split_off(&live);
+        for (hour, sessions) in std::mem::replace(&mut self.large, large) {
+            let sessions = sessions.into_iter();
+            changed.large.extend(sessions.map(|(s, n)| ((host.to_owned(), hour), s, -n)));
+        }
+        let limits = self.limits.split_off(&live);
+        for (hour, limits) in std::mem::replace(&mut self.limits, limits) {
+            changed.limits.push(((host.to_owned(), hour), limits, -1));
+        }
+        let crowd = self.crowd.split_off(&live);
+        let expired = std::mem::replace(&mut self.crowd, crowd).into_values().flatten();
+        changed.crowd.extend(expired.map(|anomaly| (anomaly, -1)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::{Kind, Outlier, Session, batch};
+    use super::*;
+    use crate::shared::rng::Rng;
+
+    const GAP_MS: i64 = 300_000;
+    const HOUR_MS: i64 = super::super::HOUR_MS;
+
+    type Row = (String, String, Span, EventTime);
+
+    /// Rules under which a small random world has anomalies of all kinds.
+    fn rules() -> Rules {
+        Rules {
+            learn: 20,
+            burst: Outlier { least: 4, q95: 1.0, ranked: 1.0, rank: 3, most: Some(10.0) },
+            marathon: Outlier { least: 200_000, q95: 0.0, ranked: 1.0, rank: 5, most: None },
+            surge_z: 1.5,
+            surge_least: 3,
+            singles_z: 1.0,
+            singles_points: 10,
+            singles_least: 4,
+            ..Rules::default()
+        }
+    }
+
+    /// What somebody who joins the changes has.
+    #[derive(Default)]
+    struct Joined {
+        large: BTreeMap<(HostHour, (String, Span)), i64>,
+        limits: BTreeMap<(HostHour, Limits), i64>,
+        crowd: BTreeMap<Anomaly, i64>,
+    }
+
+    fn plus<K: Ord + Clone>(map: &mut BTreeMap<K, i64>, key: K, diff: i64) {
+        let n = map.entry(key.clone()).or_default();
+        *n += diff;
+        if *n == 0 {
+            map.remove(&key);
+        }
+    }
+
+    impl Joined {
+        fn take(&mut self, changed: Changed) {
+            changed.large.into_iter().for_each(|(k, v, n)| plus(&mut self.large, (k, v), n));
+            changed.limits.into_iter().for_each(|(k, v, n)| plus(&mut self.limits, (k, v), n));
+            changed.crowd.into_iter().for_each(|(anomaly, n)| plus(&mut self.crowd, anomaly, n));
+        }
+
+        fn anomalies(&self) -> Vec<Anomaly> {
+            let mut all: Vec<Anomaly> = self.crowd.keys().cloned().collect();
+            for (key, (ip, span)) in self.large.keys() {
+                for (_, limits) in self.limits.keys().filter(|(of, _)| of == key) {
+                    all.extend(limits.judge(ip, &key.0, span));
+                }
+            }
+            let counts = self.large.values().chain(self.limits.values());
+            assert!(counts.chain(self.crowd.values()).all(|n| *n == 1), "each once");
+            all.sort_unstable();
+            all
+        }
+    }
+
+    fn hour(anomaly: &Anomaly) -> Hour {
+        anomaly.hour(GAP_MS)
+    }
+
+    fn random_row(rng: &mut Rng, now_ms: i64) -> Row {
+        let host = ["a.example", "b.example"][rng.below(2) as usize].to_owned();
+        let ip = format!("192.0.2.{}", rng.below(250));
+        let end_ms = now_ms - rng.below(600_000) as i64;
+        let count = if rng.one_in(15) { rng.between(1, 40) } else { rng.between(1, 4) };
+        let span_ms = if rng.one_in(20) { rng.below(2_000_000) } else { rng.below(100_000) };
+        let last = EventTime::from_millis(end_ms - GAP_MS);
+        let first = last.plus(if count == 1 { 0 } else { -(span_ms as i64) });
+        (ip, host, Span { first, last, count }, EventTime::from_millis(end_ms))
+    }
+
+    #[test]
+    fn what_is_joined_is_the_batch_answer_of_the_live_hours() {
+        let mut seen: BTreeMap<Kind, (u64, u64)> = BTreeMap::new();
+        for seed in 0..6 {
+            let mut rng = Rng::new(seed);
+            let start_ms = 1_780_272_000_000 + rng.below(86_400_000) as i64;
+            let known_from = match seed % 3 {
+                1 => Hour(start_ms.div_euclid(HOUR_MS)),
+                _ => Hour(i64::MIN / 2),
+            };
+            let mut watch = Watch::new(rules(), 10, known_from);
+            // What came before is said anew.
+            let begins_at = if seed % 3 == 2 { 150 } else { 0 };
+            let (mut joined, mut rows) = (Joined::default(), Vec::<Row>::new());
+            let mut now_ms = start_ms + HOUR_MS;
+            let mut before: Vec<Anomaly> = Vec::new();
+            let mut busy = 1;
+            for step in 0..400 {
+                // Time goes on by minutes, and sometimes by hours.
+                now_ms += rng.below(600_000) as i64;
+                now_ms += if rng.one_in(60) { rng.below(20 * 3_600_000) as i64 } else { 0 };
+                busy = if rng.one_in(8) { rng.below(14) } else { busy };
+                let mut changes: Vec<(Row, i64)> =
+                    (0..busy).map(|_| (random_row(&mut rng, now_ms), 1)).collect();
+                // Late events remove a row, and may make a longer one of it.
+                if rng.one_in(3) && !rows.is_empty() {
+                    let recent = rows.len().min(400);
+                    let at = rows.len() - 1 - rng.below(recent as u64) as usize;
+                    let row = rows[at].clone();
+                    let mut longer = row.clone();
+                    longer.2.count += rng.between(1, 9);
+                    changes.extend([(row, -1), (longer, 1)]);
+                }
+                for (row, diff) in &changes {
+                    match diff {
+                        1 => rows.push(row.clone()),
+                        _ => {
+                            let at = rows.iter().position(|known| known == row);
+                            rows.remove(at.expect("it was there"));
+                        }
+                    }
+                }
+                let watermark = EventTime::from_millis(now_ms + 1);
+                let of = |(row, diff): &(Row, i64)| (row.clone(), *diff);
+                let owned: Vec<(Row, i64)> = changes.iter().map(of).collect();
+                let told = owned.iter().map(|((ip, host, span, end), diff)| RowChange {
+                    ip,
+                    host,
+                    span: *span,
+                    end: *end,
+                    diff: *diff,
+                });
+                let changed = watch.advance(told, watermark);
+                match step {
+                    _ if step < begins_at => continue,
+                    _ if step == begins_at && step > 0 => {
+                        joined.take(watch.begin(Hour(Hour::of(watermark).0 - HISTORY)));
+                    }
+                    _ => joined.take(changed),
+                }
+                if step % 5 > 0 {
+                    continue;
+                }
+                // Nothing older can be live, nor be the history of what is.
+                let needed = watermark.plus(-50 * HOUR_MS);
+                rows.retain(|(.., end)| *end > needed);
+                let table = rows.iter().map(|(ip, host, span, end)| Session {
+                    ip,
+                    host,
+                    span: *span,
+                    end: *end,
+                });
+                let mut want = batch(table, watermark, &rules());
+                want.retain(|a| !matches!(a.kind, Kind::Repeat | Kind::Network));
+                want.retain(|anomaly| hour(anomaly) >= watch.first_live());
+                // Of the first quarter that is known, nobody knows whether it has only gone on.
+                let first = Hour(watch.known_from.0.saturating_add(HISTORY));
+                let quarter = |a: &Anomaly| bucket(a.at, SINGLES_MS);
+                let is_first = |a: &Anomaly| quarter(a) == first.0.saturating_mul(4);
+                want.retain(|a| a.kind != Kind::Singles || !is_first(a));
+                let got = joined.anomalies();
+                let odd: Vec<&Anomaly> = got.iter().filter(|a| !want.contains(a)).collect();
+                let missing: Vec<&Anomaly> = want.iter().filter(|a| !got.contains(a)).collect();
+                assert!(got == want, "seed {seed}: {odd:?} instead of {missing:?}");
+                for anomaly in &got {
+                    seen.entry(anomaly.kind).or_default().0 += 1;
+                }
+                let live = |a: &&Anomaly| hour(a) >= watch.first_live();
+                let withdrawn = before.iter().filter(live).filter(|a| !got.contains(a));
+                withdrawn.for_each(|a| seen.entry(a.kind).or_default().1 += 1);
+                before = got;
+            }
+        }
+        // Nothing proves anything that did not happen.
+        for kind in [Kind::Burst, Kind::Marathon, Kind::Surge, Kind::Fall, Kind::Singles] {
+            let (raised, withdrawn) = seen.get(&kind).copied().unwrap_or_default();
+            assert!(raised > 50 && withdrawn > 0, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_bounded_and_a_host_without_room_leaves_no_trace() {
+        let mut watch = Watch::new(rules(), 1, Hour(i64::MIN / 2));
+        let last = EventTime::from_millis(1_780_272_000_000);
+        let span = Span { first: last, last, count: 90 };
+        let row = |host, diff| RowChange { ip: "a", host, span, end: last.plus(GAP_MS), diff };
+        let watermark = last.plus(GAP_MS + 1);
+        watch.advance([row("a.example", 1), row("b.example", 1)].into_iter(), watermark);
+        assert_eq!((watch.hosts(), watch.unwatched), (1, 1));
+        // Two days later there is room, and a correction of the past is not believed.
+        let later = watermark.plus(30 * HOUR_MS);
+        watch.advance([row("a.example", -1)].into_iter(), later);
+        watch.hosts.clear();
+        let changed = watch.advance([row("b.example", -1)].into_iter(), later);
+        assert_eq!(changed, Changed::default());
+    }
+}

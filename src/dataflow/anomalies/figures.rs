@@ -1,0 +1,147 @@
+//! The anomalies of this run, for people: which are live, and how many were raised and withdrawn.
+
+use std::collections::BTreeMap;
+
+use log::info;
+use sessionizer_core::anomaly::{Anomaly, Kind};
+use sessionizer_core::time::{Epoch, EventTime};
+
+use crate::dataflow::anomalies::publish::Published;
+
+/// How many are shown, and how many of one publication are logged one by one.
+const SHOWN: usize = 100;
+const LOGGED: usize = 10;
+
+/// What was found of a kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// In this run.
+    pub raised: u64,
+    pub withdrawn: u64,
+    /// Of the last day.
+    pub live: u64,
+}
+
+/// What was found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Alarms {
+    pub epoch: Epoch,
+    /// Of each kind that is looked for.
+    pub counts: BTreeMap<Kind, Counts>,
+    /// The newest of those that are live, newest first.
+    pub newest: Vec<Anomaly>,
+    /// The watermark of the first publication: what was known by then was found before the start.
+    began: Option<EventTime>,
+}
+
+impl Alarms {
+    /// Nothing yet, of these kinds.
+    pub fn of(kinds: &[Kind]) -> Self {
+        let counts = kinds.iter().map(|kind| (*kind, Counts::default())).collect();
+        Alarms { counts, ..Alarms::default() }
+    }
+
+    /// Takes in what is published, and logs what is new. `end_after_ms` after its last event a
+    /// session ends.
+    pub fn take(&mut self, published: &Published, end_after_ms: i64) {
+        self.epoch = published.epoch;
+        let watermark = published.watermark.unwrap_or(EventTime::NEVER);
+        let began = *self.began.get_or_insert(watermark);
+        if !published.raised.is_empty() || !published.withdrawn.is_empty() {
+            let news = |anomaly: &&Anomaly| anomaly.known(end_after_ms) > began;
+            let raised: Vec<&Anomaly> = published.raised.iter().filter(news).collect();
+            for anomaly in &raised {
+                self.counts.entry(anomaly.kind).or_default().raised += 1;
+            }
+            for anomaly in &published.withdrawn {
+                self.counts.entry(anomaly.kind).or_default().withdrawn += 1;
+            }
+            log_all("anomaly", raised.into_iter());
+            log_all("anomaly withdrawn", published.withdrawn.iter());
+        }
+        self.counts.values_mut().for_each(|counts| counts.live = 0);
+        for anomaly in &published.live {
+            self.counts.entry(anomaly.kind).or_default().live += 1;
+        }
+        let mut newest: Vec<&Anomaly> = published.live.iter().collect();
+        let order = |a: &&Anomaly, b: &&Anomaly| (b.at, a.identity()).cmp(&(a.at, b.identity()));
+        if newest.len() > SHOWN {
+            newest.select_nth_unstable_by(SHOWN, order);
+            newest.truncate(SHOWN);
+        }
+        newest.sort_unstable_by(order);
+        self.newest = newest.into_iter().cloned().collect();
+    }
+
+    /// How many are live.
+    pub fn live(&self) -> u64 {
+        self.counts.values().map(|counts| counts.live).sum()
+    }
+}
+
+fn log_all<'a>(what: &str, anomalies: impl ExactSizeIterator<Item = &'a Anomaly>) {
+    let all = anomalies.len();
+    for anomaly in anomalies.take(LOGGED) {
+        let Anomaly { kind, host, subject, .. } = anomaly;
+        let by = if subject.is_empty() { String::new() } else { format!(", {subject}") };
+        info!("{what}: {} on {host}{by}: {}", kind.name(), anomaly.reason());
+    }
+    if all > LOGGED {
+        info!("{what}: and {} more", all - LOGGED);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use sessionizer_core::anomaly::Evidence;
+
+    use super::*;
+
+    fn burst(at_ms: i64, subject: &str) -> Anomaly {
+        Anomaly {
+            kind: Kind::Burst,
+            host: "a.example".to_owned(),
+            subject: subject.to_owned(),
+            at: EventTime::from_millis(at_ms),
+            observed: 90,
+            expected: 9,
+            threshold: 40,
+            evidence: Evidence::Session { events: 90, duration_ms: 1_000, sessions: 900, rank: 5 },
+        }
+    }
+
+    fn published(watermark_ms: i64, live: &[Anomaly], raised: &[Anomaly]) -> Published {
+        Published {
+            epoch: 1,
+            watermark: Some(EventTime::from_millis(watermark_ms)),
+            live: live.iter().cloned().collect::<BTreeSet<Anomaly>>(),
+            raised: raised.to_vec(),
+            withdrawn: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_was_found_before_the_start_is_live_and_not_raised_again() {
+        let mut alarms = Alarms::of(&[Kind::Burst, Kind::Fall]);
+        alarms.take(&published(1_000_000, &[], &[]), 300_000);
+        let (old, new) = ([burst(699_000, "old")], [burst(700_000, "new")]);
+        alarms.take(&published(2_000_000, &old, &old), 300_000);
+        assert_eq!(alarms.counts[&Kind::Burst], Counts { raised: 0, withdrawn: 0, live: 1 });
+        let both = [old, new.clone()].concat();
+        alarms.take(&published(2_000_000, &both, &new), 300_000);
+        assert_eq!(alarms.counts[&Kind::Burst], Counts { raised: 1, withdrawn: 0, live: 2 });
+        assert_eq!(alarms.counts[&Kind::Fall], Counts::default());
+        assert_eq!((alarms.live(), &alarms.newest[0]), (2, &new[0]));
+    }
+
+    #[test]
+    fn the_newest_are_shown() {
+        let all: Vec<Anomaly> = (0..300).map(|n| burst(n * 1_000, &n.to_string())).collect();
+        let mut alarms = Alarms::of(&[Kind::Burst]);
+        alarms.take(&published(0, &all, &all), 300_000);
+        assert_eq!((alarms.live(), alarms.newest.len()), (300, SHOWN));
+        assert_eq!((&alarms.newest[0], &alarms.newest[99]), (&all[299], &all[200]));
+    }
+}

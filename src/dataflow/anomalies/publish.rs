@@ -1,0 +1,102 @@
+//! The publisher: worker 0 of the job keeps the live anomalies as of the last complete epoch, and
+//! says which were raised and which a correction has withdrawn.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use differential_dataflow::consolidation::consolidate;
+use sessionizer_core::anomaly::{Anomaly, Hour, LIVE};
+use sessionizer_core::time::{Epoch, EventTime};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::generic::Operator;
+
+use crate::dataflow::anomalies::OnAnomalies;
+use crate::dataflow::statistics::operator::complete_before;
+
+/// The anomalies as of an epoch.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Published {
+    /// Everything that was committed up to and including this epoch is in.
+    pub epoch: Epoch,
+    pub watermark: Option<EventTime>,
+    /// Those that a correction may still withdraw.
+    pub live: BTreeSet<Anomaly>,
+    /// Those that were not there before this epoch.
+    pub raised: Vec<Anomaly>,
+    /// Those that a correction has withdrawn. What only grew old is not among them.
+    pub withdrawn: Vec<Anomaly>,
+}
+
+impl Published {
+    /// Takes in the changes of complete epochs.
+    fn take(&mut self, mut changes: Vec<(Anomaly, i64)>, end_after_ms: i64) {
+        consolidate(&mut changes);
+        let (gone, new): (Vec<_>, Vec<_>) = changes.into_iter().partition(|(_, n)| *n < 0);
+        let [gone, new] = [gone, new].map(|of| of.into_iter().map(|(a, _)| a).collect::<Vec<_>>());
+        for anomaly in &gone {
+            self.live.remove(anomaly);
+        }
+        self.live.extend(new.iter().cloned());
+        let among = |all: &[Anomaly], one: &Anomaly| {
+            all.iter().any(|other| other.identity() == one.identity())
+        };
+        let now = Hour::of(self.watermark.unwrap_or(EventTime::NEVER));
+        let is_live = |anomaly: &Anomaly| anomaly.hour(end_after_ms).0 > now.0 - LIVE;
+        // The same with other figures is not news.
+        self.raised = new.iter().filter(|one| !among(&gone, one)).cloned().collect();
+        let withdrawn = gone.iter().filter(|one| !among(&new, one) && is_live(one));
+        self.withdrawn = withdrawn.cloned().collect();
+    }
+}
+
+/// What has come of an epoch that is not complete: changes, and its watermark.
+type Waiting = (Vec<(Anomaly, i64)>, Option<EventTime>);
+
+/// Builds the publisher.
+pub fn render_publisher<'scope>(
+    found: StreamVec<'scope, Epoch, (Anomaly, Epoch, i64)>,
+    watermarks: StreamVec<'scope, Epoch, EventTime>,
+    (every_ms, end_after_ms): (u64, i64),
+    on_anomalies: OnAnomalies,
+) {
+    let publishes = found.scope().index() == 0;
+    found.binary_frontier::<_, CapacityContainerBuilder<Vec<()>>, _, _, _, _>(
+        watermarks,
+        Exchange::new(|_| 0),
+        Pipeline,
+        "Publish anomalies",
+        move |_, _| {
+            let mut waiting: BTreeMap<Epoch, Waiting> = BTreeMap::new();
+            let mut published = Published::default();
+            move |(found, found_ahead), (watermarks, watermarks_ahead), _output| {
+                found.for_each_stamp(|_, batches| {
+                    for (anomaly, epoch, diff) in batches.flat_map(|batch| batch.drain(..)) {
+                        waiting.entry(epoch).or_default().0.push((anomaly, diff));
+                    }
+                });
+                watermarks.for_each_stamp(|cap, batches| {
+                    let epoch = *cap.least().expect("watermarks travel under an epoch");
+                    if let Some(watermark) = batches.flat_map(|batch| batch.drain(..)).max()
+                        && publishes
+                    {
+                        waiting.entry(epoch).or_default().1 = Some(watermark);
+                    }
+                });
+                let ahead = [found_ahead, watermarks_ahead];
+                let ahead = ahead.iter().filter_map(|f| f.frontier().first().copied()).min();
+                let incomplete = waiting.split_off(&complete_before(ahead, every_ms));
+                let complete = std::mem::replace(&mut waiting, incomplete);
+                let Some((epoch, _)) = complete.last_key_value() else { return };
+                published.epoch = *epoch;
+                let mut changes = Vec::new();
+                for (found, watermark) in complete.into_values() {
+                    published.watermark = published.watermark.max(watermark);
+                    changes.extend(found);
+                }
+                published.take(changes, end_after_ms);
+                on_anomalies(&published);
+            }
+        },
+    );
+}

@@ -1,0 +1,206 @@
+//! What is published against the batch answer, at every complete epoch: with corrections, windows
+//! that move, several workers, and a past that comes late.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use sessionizer_core::anomaly::{Anomaly, Hour, Kind, LIVE, Outlier, Rules, Session, batch};
+use sessionizer_core::key::Key;
+use sessionizer_core::session::Span;
+use sessionizer_core::time::{Epoch, EventTime};
+use timely::dataflow::operators::Input;
+
+use super::publish::Published;
+use super::{AnomaliesConfig, render_anomalies};
+use crate::commands::produce::generate::random::Random;
+use crate::dataflow::statistics::rows::Told;
+use crate::dataflow::statistics::sums::{Host, Row};
+
+const GAP_MS: i64 = 300_000;
+const EPOCHS: u64 = 240;
+const EPOCH_MS: u64 = 1_000;
+const KINDS: [Kind; 5] = [Kind::Burst, Kind::Marathon, Kind::Surge, Kind::Fall, Kind::Singles];
+
+/// Rules under which a small random world has anomalies of all kinds.
+fn rules() -> Rules {
+    Rules {
+        learn: 20,
+        burst: Outlier { least: 4, q95: 1.0, ranked: 1.0, rank: 3, most: Some(10.0) },
+        marathon: Outlier { least: 200_000, q95: 0.0, ranked: 1.0, rank: 5, most: None },
+        surge_z: 1.5,
+        surge_least: 3,
+        singles_z: 1.0,
+        singles_points: 10,
+        singles_least: 4,
+        ..Rules::default()
+    }
+}
+
+/// What happens: the rows of each epoch and its watermark.
+type World = Vec<(Vec<Row>, EventTime)>;
+
+fn world(seed: u64) -> World {
+    let mut random = Random::new(seed, 1);
+    let mut now_ms = 1_780_272_000_000 + random.below(86_400_000) as i64;
+    let mut known: Vec<Row> = Vec::new();
+    let mut busy = 1;
+    let mut epoch = |_| {
+        now_ms += random.below(900_000) as i64;
+        now_ms += if random.below(40) == 0 { random.below(20 * 3_600_000) as i64 } else { 0 };
+        busy = if random.below(8) == 0 { random.below(14) } else { busy };
+        let mut rows = Vec::new();
+        for _ in 0..busy {
+            let host = random.pick(&["a.example", "b.example", "c.example"]);
+            let end_ms = now_ms - random.below(600_000) as i64;
+            let few = random.below(15) > 0;
+            let count = 1 + random.below(if few { 4 } else { 40 });
+            let short = random.below(20) > 0;
+            let span_ms = random.below(if short { 100_000 } else { 2_000_000 });
+            let last = EventTime::from_millis(end_ms - GAP_MS);
+            let first = last.plus(if count == 1 { 0 } else { -(span_ms as i64) });
+            let key = Key::new(&format!("192.0.2.{}", random.below(250)), host);
+            let span = Span { first, last, count };
+            rows.push(Row { key, host: Host::named(host), span, end_ms, diff: 1 });
+        }
+        // Late events remove a row, and may make a larger one of it.
+        if random.below(3) == 0 && !known.is_empty() {
+            let recent = known.len().min(300);
+            let at = known.len() - 1 - random.below(recent as u64) as usize;
+            let row = known.swap_remove(at);
+            let mut larger = row.clone();
+            larger.span.count += 1 + random.below(9);
+            rows.push(Row { diff: -1, ..row });
+            if random.below(3) > 0 {
+                rows.push(larger);
+            }
+        }
+        known.extend(rows.iter().filter(|row| row.diff > 0).cloned());
+        (rows, EventTime::from_millis(now_ms + 1))
+    };
+    (0..EPOCHS).map(&mut epoch).collect()
+}
+
+/// Runs the detectors on a world. The rows of the epochs before `past` are what the table had at
+/// the start, and are told as of the epoch `past`.
+fn run(world: &World, workers: usize, past: Option<u64>) -> Vec<Published> {
+    let published: Arc<Mutex<Vec<Published>>> = Arc::default();
+    let (seen, world) = (Arc::clone(&published), world.clone());
+    let guards = timely::execute(timely::Config::process(workers), move |worker| {
+        let (index, peers) = (worker.index(), worker.peers());
+        let seen = Arc::clone(&seen);
+        let config = AnomaliesConfig {
+            rules: rules(),
+            kinds: KINDS.to_vec(),
+            hosts: 1_000,
+            on_anomalies: Arc::new(move |now| seen.lock().expect("alone").push(now.clone())),
+        };
+        let (mut told, mut watermarks) = worker.dataflow::<Epoch, _, _>(|scope| {
+            let (told_in, told) = scope.new_input::<Vec<Told>>();
+            let (watermarks_in, watermarks) = scope.new_input::<Vec<EventTime>>();
+            let lengths = (EPOCH_MS, GAP_MS);
+            let start = (past.unwrap_or(0) * EPOCH_MS, past.is_some());
+            render_anomalies(told, watermarks, config, lengths, start);
+            (told_in, watermarks_in)
+        });
+        for (at, (rows, watermark)) in world.iter().enumerate() {
+            let at = at as u64;
+            let mine = rows.iter().skip(index).step_by(peers).cloned().map(Told::Row);
+            match past {
+                // Rows of the past are told before that of this epoch.
+                Some(past) if at < past => mine.for_each(|row| told.send(row)),
+                _ => {
+                    mine.for_each(|row| told.send(row));
+                    if past == Some(at) && index == 0 {
+                        let horizon = EventTime::from_millis(1);
+                        let closed = |worker| Told::Horizon { worker, horizon };
+                        (0..peers).map(closed).for_each(|closed| told.send(closed));
+                        let whole = |worker| Told::Past { worker, whole: true };
+                        (0..peers).map(whole).for_each(|past| told.send(past));
+                    }
+                }
+            }
+            watermarks.send(*watermark);
+            told.advance_to((at + 1) * EPOCH_MS);
+            watermarks.advance_to((at + 1) * EPOCH_MS);
+            for _ in 0..40 {
+                worker.step();
+            }
+        }
+        told.close();
+        watermarks.close();
+        while worker.has_dataflows() {
+            worker.step();
+        }
+    });
+    for result in guards.expect("workers start").join() {
+        result.expect("a worker does not panic");
+    }
+    Arc::into_inner(published).expect("all workers have ended").into_inner().expect("no panic")
+}
+
+/// The table as of an epoch.
+fn table(world: &World, epoch: u64) -> Vec<Row> {
+    let mut rows: BTreeMap<(Key, Span), Row> = BTreeMap::new();
+    for row in world[..=(epoch / EPOCH_MS) as usize].iter().flat_map(|(rows, _)| rows) {
+        let key = (row.key.clone(), row.span);
+        match row.diff {
+            1 => drop(rows.insert(key, row.clone())),
+            _ => drop(rows.remove(&key).expect("it is there")),
+        }
+    }
+    rows.into_values().collect()
+}
+
+fn answer(world: &World, epoch: u64, from: Hour) -> Vec<Anomaly> {
+    let rows = table(world, epoch);
+    let (_, watermark) = world[(epoch / EPOCH_MS) as usize];
+    let sessions = rows.iter().map(|row| {
+        let (ip, host) = row.key.parts();
+        Session { ip, host, span: row.span, end: EventTime::from_millis(row.end_ms) }
+    });
+    let first = from.max(Hour(Hour::of(watermark).0 - LIVE + 1));
+    let mut want = batch(sessions, watermark, &rules());
+    want.retain(|anomaly| KINDS.contains(&anomaly.kind) && anomaly.hour(GAP_MS) >= first);
+    // Of the first quarter that is known, nobody knows whether it has only gone on.
+    let quarter = |anomaly: &Anomaly| anomaly.at.millis().div_euclid(900_000);
+    want.retain(|a| a.kind != Kind::Singles || quarter(a) != from.0.saturating_mul(4));
+    want
+}
+
+#[test]
+fn what_is_published_is_the_batch_answer_at_every_complete_epoch() {
+    let mut counts: BTreeMap<Kind, [u64; 2]> = BTreeMap::new();
+    let mut checked = 0;
+    for (seed, workers, past) in [(1, 1, None), (2, 3, None), (3, 2, Some(60)), (4, 1, Some(90))] {
+        let world = world(seed);
+        let from = past.map_or(Hour(i64::MIN), |at| Hour::of(world[at as usize].1));
+        for (number, published) in run(&world, workers, past).iter().enumerate() {
+            if past.is_some_and(|past| published.epoch < past * EPOCH_MS) {
+                assert!(published.live.is_empty(), "nothing is said before the past is known");
+                continue;
+            }
+            for anomaly in &published.raised {
+                counts.entry(anomaly.kind).or_default()[0] += 1;
+            }
+            for anomaly in &published.withdrawn {
+                counts.entry(anomaly.kind).or_default()[1] += 1;
+                assert!(!published.live.contains(anomaly));
+            }
+            if number % 4 > 0 {
+                continue;
+            }
+            checked += 1;
+            let want = answer(&world, published.epoch, from);
+            let got: Vec<Anomaly> = published.live.iter().cloned().collect();
+            let odd: Vec<&Anomaly> = got.iter().filter(|one| !want.contains(one)).collect();
+            let missing: Vec<&Anomaly> = want.iter().filter(|one| !got.contains(one)).collect();
+            let at = published.epoch;
+            assert!(got == want, "seed {seed} at {at}: {odd:?} instead of {missing:?}");
+        }
+    }
+    assert!(checked > 100, "{checked}");
+    // Nothing proves anything that did not happen.
+    let raised_often = |kind| counts.get(kind).is_some_and(|[raised, _]| *raised > 20);
+    let withdrawn: u64 = counts.values().map(|[_, withdrawn]| withdrawn).sum();
+    assert!(KINDS.iter().all(raised_often) && withdrawn > 10, "{counts:?}");
+}

@@ -1,0 +1,269 @@
+//! Writes the anomalies to `sessionizer.anomalies`, beside the commits and never in one.
+//!
+//! A row is a function of the table and the watermark, so writing it again changes nothing: its
+//! key is what tells the anomaly from others. Each transaction first makes sure that no other
+//! instance has taken over. The column `verdict` belongs to the user. What cannot be written
+//! waits, and the newest state of each anomaly replaces an older one.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use log::{debug, info, warn};
+use postgres::Client;
+use sessionizer_core::anomaly::{Anomaly, Hour, Identity, LIVE, rows};
+use sessionizer_core::time::{Epoch, EventTime};
+
+use crate::dataflow::anomalies::publish::Published;
+use crate::dataflow::ports::LedgerError;
+use crate::ledger::LedgerConfig;
+use crate::ledger::connect::{classify, connect};
+use crate::ui::text::plural;
+
+/// How many rows of one kind and host and hour are written; one more counts the rest.
+const AN_HOUR: usize = 20;
+/// How many wait at most while Postgres is away, and how many are written at once.
+const WAITING: usize = 100_000;
+const BATCH: usize = 1_000;
+/// How long to wait after a failure, and how often old rows are removed.
+const AGAIN: Duration = Duration::from_secs(2);
+const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
+/// How long the end of a run waits for its last rows.
+const LAST_WRITE: Duration = Duration::from_secs(5);
+
+/// What has changed as of an epoch: rows, and whether each is raised.
+type News = (Epoch, Vec<(Identity, Anomaly, bool)>);
+
+/// Keeps the rows of the anomalies as they are published.
+pub struct AnomalyRows {
+    end_after_ms: i64,
+    told: BTreeMap<Identity, Anomaly>,
+    /// Until it is dropped.
+    news: Option<Sender<News>>,
+    writes: Option<JoinHandle<()>>,
+}
+
+impl AnomalyRows {
+    /// Starts the thread that writes; it ends when this is dropped. `generation` is that of this
+    /// run, and a session ends `end_after_ms` after its last event.
+    pub fn keep(
+        config: &LedgerConfig,
+        generation: i64,
+        end_after_ms: i64,
+        keep: Option<Duration>,
+    ) -> Self {
+        let (news, inbox) = channel();
+        let mut writer = Writer {
+            config: config.clone(),
+            generation,
+            keep,
+            client: None,
+            waiting: BTreeMap::new(),
+            failing: false,
+            pruned: None,
+        };
+        let thread = thread::Builder::new().name("anomalies".to_owned());
+        let writes = thread.spawn(move || writer.run(&inbox)).expect("a thread can be started");
+        let (news, writes) = (Some(news), Some(writes));
+        AnomalyRows { end_after_ms, told: BTreeMap::new(), news, writes }
+    }
+
+    /// Takes in what is published. What only grew old stays as it is.
+    pub fn take(&mut self, published: &Published) {
+        let now = rows(&published.live, AN_HOUR);
+        if now == self.told {
+            return;
+        }
+        let hour = Hour::of(published.watermark.unwrap_or(EventTime::NEVER));
+        let is_live = |row: &Anomaly| row.hour(self.end_after_ms).0 > hour.0 - LIVE;
+        let raised = now.iter().filter(|(identity, row)| self.told.get(*identity) != Some(*row));
+        let raised = raised.map(|(identity, row)| (identity.clone(), row.clone(), true));
+        let gone = self.told.iter().filter(|(identity, row)| {
+            // An earlier one may have taken its place: then it is among the rest.
+            let is_counted = published.live.contains(*row);
+            !now.contains_key(*identity) && !is_counted && is_live(row)
+        });
+        let gone = gone.map(|(identity, row)| (identity.clone(), row.clone(), false));
+        let news: Vec<(Identity, Anomaly, bool)> = gone.chain(raised).collect();
+        if let Some(told) = self.news.as_ref().filter(|_| !news.is_empty()) {
+            // The thread is gone only if another instance has taken over.
+            let _ = told.send((published.epoch, news));
+        }
+        self.told = now;
+    }
+}
+
+impl Drop for AnomalyRows {
+    /// Waits a moment for what is still to be written: after a bounded run, nothing else would
+    /// write it.
+    fn drop(&mut self) {
+        self.news = None;
+        let Some(writes) = self.writes.take() else { return };
+        let since = Instant::now();
+        while !writes.is_finished() && since.elapsed() < LAST_WRITE {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+struct Writer {
+    config: LedgerConfig,
+    generation: i64,
+    keep: Option<Duration>,
+    client: Option<Client>,
+    /// What is to be written: an anomaly, whether it is raised, and as of which epoch.
+    waiting: BTreeMap<Identity, (Anomaly, bool, Epoch)>,
+    failing: bool,
+    pruned: Option<Instant>,
+}
+
+/// Why a writer stops.
+enum Stop {
+    Replaced,
+    Failed(LedgerError),
+}
+
+impl From<LedgerError> for Stop {
+    fn from(why: LedgerError) -> Self {
+        Stop::Failed(why)
+    }
+}
+
+impl Writer {
+    fn run(&mut self, inbox: &Receiver<News>) {
+        loop {
+            match inbox.recv_timeout(AGAIN) {
+                Ok(news) => self.take(news),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    // What is left is found again at the next start.
+                    let _ = self.write_all();
+                    return;
+                }
+            }
+            inbox.try_iter().for_each(|news| self.take(news));
+            match self.write_all() {
+                Ok(()) if self.failing => {
+                    info!("anomalies are written again");
+                    self.failing = false;
+                }
+                Ok(()) => {}
+                Err(Stop::Replaced) => {
+                    debug!("anomalies: another instance has taken over");
+                    return;
+                }
+                Err(Stop::Failed(why)) => {
+                    self.client = None;
+                    let waiting = plural(self.waiting.len() as u64, "anomaly");
+                    match self.failing {
+                        true => debug!("{waiting} cannot be written: {why}"),
+                        false => warn!("{waiting} cannot be written, will keep trying: {why}"),
+                    }
+                    self.failing = true;
+                    thread::sleep(AGAIN);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, (epoch, news): News) {
+        for (identity, anomaly, is_raised) in news {
+            if self.waiting.len() < WAITING || self.waiting.contains_key(&identity) {
+                self.waiting.insert(identity, (anomaly, is_raised, epoch));
+            }
+        }
+    }
+
+    fn write_all(&mut self) -> Result<(), Stop> {
+        while !self.waiting.is_empty() {
+            let batch: Vec<Identity> = self.waiting.keys().take(BATCH).cloned().collect();
+            self.write(&batch)?;
+            batch.iter().for_each(|identity| drop(self.waiting.remove(identity)));
+        }
+        if self.pruned.is_none_or(|at| at.elapsed() > PRUNE_EVERY) && self.client.is_some() {
+            self.prune()?;
+            self.pruned = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, batch: &[Identity]) -> Result<(), Stop> {
+        let failed = |why: postgres::Error| classify(&why, "writing anomalies");
+        if self.client.is_none() {
+            let mut client = connect(&self.config)?;
+            let timeouts = "set lock_timeout = '5s'; set statement_timeout = '30s'";
+            client.batch_execute(timeouts).map_err(failed)?;
+            self.client = Some(client);
+        }
+        let client = self.client.as_mut().expect("just connected");
+        let mut tx = client.transaction().map_err(failed)?;
+        let job = &self.config.job;
+        // A run that takes over has to wait until this is committed, and then it writes the same.
+        let fence = "select 1 from sessionizer.shard_progress
+                     where job = $1 and shard = 0 and generation = $2 for share";
+        if tx.query_opt(fence, &[job, &self.generation]).map_err(failed)?.is_none() {
+            return Err(Stop::Replaced);
+        }
+        let insert = tx.prepare(INSERT).map_err(failed)?;
+        let withdraw = tx.prepare(WITHDRAW).map_err(failed)?;
+        for identity in batch {
+            let (anomaly, is_raised, epoch) = &self.waiting[identity];
+            let Anomaly { kind, host, subject, at, observed, expected, threshold, .. } = anomaly;
+            let (kind, at_ms, epoch) = (kind.name(), at.millis() as f64, *epoch as i64);
+            if !is_raised {
+                tx.execute(&withdraw, &[job, &kind, host, subject, &at_ms]).map_err(failed)?;
+                continue;
+            }
+            let [observed, expected, threshold] =
+                [observed, expected, threshold].map(|value| *value as f64);
+            let details = serde_json::to_string(&anomaly.evidence).expect("plain data");
+            let (unit, reason) = (anomaly.unit(), anomaly.reason());
+            tx.execute(
+                &insert,
+                &[
+                    job, &kind, host, subject, &at_ms, &observed, &expected, &threshold, &unit,
+                    &reason, &details, &epoch,
+                ],
+            )
+            .map_err(failed)?;
+        }
+        tx.commit().map_err(failed)?;
+        Ok(())
+    }
+
+    fn prune(&mut self) -> Result<(), Stop> {
+        let failed = |why: postgres::Error| classify(&why, "removing old anomalies");
+        let Some(client) = &mut self.client else { return Ok(()) };
+        let Some(keep) = self.keep else { return Ok(()) };
+        let keep_ms = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
+        let delete = "delete from sessionizer.anomalies
+                      where job = $1 and changed_at < now() - $2::int8 * interval '1 ms'";
+        let removed = client.execute(delete, &[&self.config.job, &keep_ms]).map_err(failed)?;
+        if removed > 0 {
+            info!("removed {} that are old", plural(removed, "anomaly"));
+        }
+        Ok(())
+    }
+}
+
+/// Adds an anomaly, or brings its figures up to date. The verdict stays.
+const INSERT: &str = "
+    insert into sessionizer.anomalies as known
+        (job, kind, host, subject, at, observed, expected, threshold, unit, reason, details, state,
+         raised_epoch)
+    values ($1, $2, $3, $4, to_timestamp($5::float8 / 1000), $6, $7, $8, $9, $10, $11::text::jsonb,
+            'raised', $12)
+    on conflict (job, kind, host, subject, at) do update
+    set observed = excluded.observed, expected = excluded.expected,
+        threshold = excluded.threshold, reason = excluded.reason, details = excluded.details,
+        state = 'raised', changed_at = now()
+    where (known.state, known.observed, known.expected, known.threshold, known.details)
+          is distinct from ('raised', excluded.observed, excluded.expected, excluded.threshold,
+                            excluded.details)";
+
+const WITHDRAW: &str = "
+    update sessionizer.anomalies set state = 'withdrawn', changed_at = now()
+    where job = $1 and kind = $2 and host = $3 and subject = $4
+      and at = to_timestamp($5::float8 / 1000) and state <> 'withdrawn'";

@@ -1,0 +1,91 @@
+//! The anomalies as a block of the document. Rendering only.
+
+use serde_json::{Value, json};
+use sessionizer_core::anomaly::{Anomaly, BUCKET_MS, Kind, SINGLES_MS};
+use sessionizer_core::time::EventTime;
+
+use crate::monitor::Facts;
+use crate::monitor::document::unknown;
+use crate::monitor::mask::mask;
+use crate::monitor::sample::Sample;
+
+/// Why there are none to be shown.
+pub fn why_none(sample: &Sample) -> &'static str {
+    match (sample.process, sample.counts) {
+        (1.., _) => "the page of process 0 has them",
+        (_, false) => "they need the statistics (--statistics none)",
+        (_, true) => {
+            "none are looked for (--anomalies none), or nothing is durable yet in this run"
+        }
+    }
+}
+
+/// The newest anomalies of the last day.
+pub fn block(facts: &Facts, sample: &Sample) -> Value {
+    let Some(alarms) = &sample.anomalies else { return unknown(&["rows"], why_none(sample)) };
+    let rows: Vec<Value> = alarms.newest.iter().map(|anomaly| row(facts, anomaly)).collect();
+    json!({"as_of": alarms.epoch, "live": alarms.live(), "rows": rows})
+}
+
+fn row(facts: &Facts, anomaly: &Anomaly) -> Value {
+    let Anomaly { kind, host, subject, at, observed, expected, threshold, .. } = anomaly;
+    let subject = match facts.masked && !subject.is_empty() {
+        true => mask(subject),
+        false => subject.clone(),
+    };
+    json!({
+        "kind": kind.name(), "host": host, "subject": subject, "at": at.millis(),
+        "observed": observed, "expected": expected, "threshold": threshold,
+        "unit": anomaly.unit(), "reason": anomaly.reason(),
+        "sql": (!facts.masked).then(|| sql(&facts.table, anomaly)),
+    })
+}
+
+/// A query that shows the sessions in question.
+fn sql(table: &str, anomaly: &Anomaly) -> String {
+    let Anomaly { kind, host, subject, at, .. } = anomaly;
+    let text = |value: &str| format!("'{}'", value.replace('\'', "''"));
+    let bucket = |length_ms: i64| {
+        format!(
+            "select count(*), count(*) filter (where num_logs = 1) from {table} where host = {} and \
+             session_end >= '{at}' and session_end < '{}'",
+            text(host),
+            EventTime::plus(*at, length_ms)
+        )
+    };
+    match kind {
+        Kind::Surge | Kind::Fall => bucket(BUCKET_MS),
+        Kind::Singles => bucket(SINGLES_MS),
+        _ => format!(
+            "select * from {table} where ip = {} and host = {} and session_start = '{at}'",
+            text(subject),
+            text(host)
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sessionizer_core::anomaly::Evidence;
+
+    #[test]
+    fn the_query_quotes_what_comes_from_outside() {
+        let anomaly = Anomaly {
+            kind: Kind::Burst,
+            host: "o'hara.example".to_owned(),
+            subject: "192.0.2.1".to_owned(),
+            at: EventTime::from_millis(1_780_272_000_123),
+            observed: 90,
+            expected: 9,
+            threshold: 40,
+            evidence: Evidence::Session { events: 90, duration_ms: 1_000, sessions: 900, rank: 5 },
+        };
+        let want = "select * from public.s where ip = '192.0.2.1' and host = 'o''hara.example' and \
+                    session_start = '2026-06-01T00:00:00.123Z'";
+        assert_eq!(sql("public.s", &anomaly), want);
+        let surge = Anomaly { kind: Kind::Surge, evidence: Evidence::Bucket, ..anomaly };
+        let text = sql("public.s", &surge);
+        assert!(text.ends_with("session_end < '2026-06-01T00:05:00.123Z'"), "{text}");
+    }
+}
