@@ -55,7 +55,7 @@ export class Day {
 			},
 		]);
 		this.hours = new Table(byId("day-hours"), "The last day by hour", [
-			{ name: "hour", head: true, cell: (row) => moment(row.of.at, this.at).slice(0, -3) },
+			{ name: "hour", head: true, cell: (row) => moment(row.of.at, this.at).slice(-14, -3) },
 			{
 				name: "sessions",
 				number: true,
