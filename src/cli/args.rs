@@ -202,15 +202,16 @@ pub struct RunArgs {
     #[arg(help_heading = WATCH, long, value_name = "NAME", value_delimiter = ',')]
     pub metrics_hosts: Vec<String>,
 
-    /// What is counted of the last day, live: visitors (by host and by visitor), hosts, or none
+    /// What is counted of the last day, live: hosts, visitors (by host and by visitor), or none
     ///
     /// The statistics follow every change of the table, corrections by late events included, and are
-    /// shown on the page, in /status and as metrics. A start reads the rows of the last day, behind
-    /// its back.
-    #[arg(help_heading = WATCH, long, value_name = "WHICH", default_value = "visitors")]
+    /// shown on the page, in /status and as metrics. A start reads the rows of the last day in the
+    /// background. Visitors take more time in a backlog: docs/BENCHMARKS.md has the figures.
+    #[arg(help_heading = WATCH, long, value_name = "WHICH", default_value = "hosts")]
     pub statistics: String,
 
-    /// The most visitors that are told apart, each counted once in every hour that it comes
+    /// With --statistics visitors, the most visitors that are told apart, each counted once in every
+    /// hour that it comes
     ///
     /// Beyond it, visitors are not counted until the next hour; the page says so. A visitor takes
     /// some 200 bytes.

@@ -13,6 +13,7 @@ use crate::world::{PATIENCE, Running, World};
 
 const ARGS: [&str; 6] =
     ["--epoch", "100ms", "--idle-timeout", "500ms", "--snapshot-interval", "300ms"];
+const VISITORS: [&str; 2] = ["--statistics", "visitors"];
 
 /// Sparse traffic over many hours, some of it late.
 struct Traffic {
@@ -185,7 +186,8 @@ fn agrees(world: &World, watched: &Watched) -> Value {
 fn at_rest_the_page_says_what_sql_says_whatever_happened() {
     let world = World::new("statistics");
     let mut traffic = Traffic::new(&world);
-    let start = |workers: &str| Watched::start(&world, &[&ARGS[..], &["-w", workers]].concat());
+    let start =
+        |workers: &str| Watched::start(&world, &[&ARGS[..], &VISITORS, &["-w", workers]].concat());
 
     // More than a day: what has left the window is not counted, and rows have been corrected.
     let watched = start("1");
@@ -226,7 +228,7 @@ fn at_rest_the_page_says_what_sql_says_whatever_happened() {
     let hosts = Hosts::local(&world, 2);
     let start = |process: usize| {
         let mut command = world.command();
-        command.args(hosts.place(process)).args(ARGS).args(["-w", "2"]);
+        command.args(hosts.place(process)).args(ARGS).args(VISITORS).args(["-w", "2"]);
         command.env("SESSIONIZER_HTTP", "127.0.0.1:0");
         Running::start(command)
     };
@@ -268,7 +270,7 @@ fn what_is_not_counted_says_why() {
     assert!(document["statistics_all"]["rows"][0]["visitors"].is_null());
     watched.job.stop();
 
-    let watched = with(&["--statistics-visitors", "20"]);
+    let watched = with(&["--statistics", "visitors", "--statistics-visitors", "20"]);
     let document = watched
         .wait_until("it counts", |document| document["statistics"]["visitors_from"].is_number());
     assert!(number(&document["statistics"]["visitors_kept"]) <= 20, "{}", document["statistics"]);
