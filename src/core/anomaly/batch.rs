@@ -1,5 +1,5 @@
-//! The answer as a plain function of the table and the watermark: what the dataflow has to agree
-//! with, and what the evaluation runs.
+//! The anomalies as a plain function of the table and the watermark: the dataflow has to agree with
+//! it, and the evaluation runs it.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -10,7 +10,7 @@ use crate::time::EventTime;
 pub struct PartitionClock<'a> {
     /// Topic and number, as people write them.
     pub name: &'a str,
-    /// `None`: it is idle, ended, or lags, so its promise says nothing about its clock.
+    /// `None` if it is idle, has ended or lags: then its promise says nothing about its clock.
     pub promise: Option<EventTime>,
 }
 
@@ -41,7 +41,7 @@ impl ClockJudge {
     }
 
     /// Takes in the partitions at the next epoch, and returns those whose clock has now been off
-    /// for long enough. Each is returned once, until its clock is right again.
+    /// for long enough. Each is returned once, and not again until its clock has been right.
     pub fn epoch(&mut self, partitions: &[PartitionClock<'_>]) -> Vec<Anomaly> {
         let mut promises: Vec<EventTime> =
             partitions.iter().filter_map(|partition| partition.promise).collect();

@@ -1,4 +1,4 @@
-//! What sessions, visitors and hosts are compared with, and the comparison.
+//! The history that sessions, visitors and hosts are compared with, and the comparisons.
 
 use std::collections::BTreeMap;
 
@@ -15,19 +15,20 @@ pub const HOUR_MS: i64 = 3_600_000;
 pub const DAY_MS: i64 = 24 * HOUR_MS;
 /// Surges and falls are looked for in buckets of this length.
 pub const BUCKET_MS: i64 = 300_000;
-/// How many buckets are the hour before.
+/// How many buckets make up the hour before.
 const BEFORE: usize = 12;
-/// So many of them must have sessions; otherwise the host has only just begun, or was away.
+/// At least this many of them must have sessions; otherwise the host has only just appeared, or was
+/// away.
 const NOT_EMPTY: usize = 6;
-/// A visitor is compared with those of the day before if its first sessions ended within this many
-/// hours: of a part of a day, too little is known.
+/// Visitors are compared with those of the day before only if the first sessions of that day ended
+/// within this many hours of its start: part of a day says too little.
 const MORNING: i64 = 6;
 
-/// An hour, by its number since 1970.
+/// An hour, numbered since 1970.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Hour(pub i64);
 
-/// A day, by its number since 1970.
+/// A day, numbered since 1970.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Day(pub i64);
 
@@ -70,7 +71,7 @@ pub fn bucket(time: EventTime, length_ms: i64) -> i64 {
 pub struct HourSums {
     pub events: Histogram,
     pub durations_ms: Histogram,
-    /// Those with one event.
+    /// Sessions with one event.
     pub singles: i64,
 }
 
@@ -99,8 +100,9 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Those of `hour`, from the hours of one host; `None` while the host is being learned: it has
-    /// too few sessions in the 24 hours before, or the last of them was not seen from its start.
+    /// The limits of `hour`, from the hours of one host. `None` while the host is being learned: it
+    /// has too few sessions in the 24 hours before, or they all ended in the last of those hours,
+    /// which may not have been seen from its start.
     pub fn of(hours: &BTreeMap<Hour, HourSums>, hour: Hour, rules: &Rules) -> Option<Limits> {
         let mut sum = HourSums::default();
         let mut first = None;
@@ -149,7 +151,7 @@ impl Limits {
         burst.into_iter().chain(marathon)
     }
 
-    /// More one-event sessions than usual in a quarter of an hour.
+    /// Judges a quarter of an hour: whether it has more one-event sessions than usual.
     pub fn judge_singles(
         &self,
         host: &str,
@@ -253,8 +255,8 @@ pub fn judge_network(
     })
 }
 
-/// Surge or fall of a host in a bucket: it is the first of its kind in a row. `count` says how many
-/// sessions ended in a bucket.
+/// Returns the surge or fall of a host in a bucket, if it is the first of its kind in a row.
+/// `count` returns how many sessions ended in a bucket.
 pub fn judge_bucket(
     host: &str,
     at: i64,

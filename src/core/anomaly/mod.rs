@@ -1,13 +1,15 @@
-//! What is unlike the rest of a host: sessions, visitors, networks and whole hosts that stand out.
+//! Anomalies: sessions, visitors, networks, hosts and partition clocks that stand out from what is
+//! usual.
 //!
-//! An anomaly is a function of the table and the watermark ([`batch`] is that function). A session
-//! is compared with the sessions of its host that ended in the 24 complete hours before its own, a
-//! visitor with the visitors of the day before. So a restart finds the same anomalies again, a
-//! query can check them, and only a correction of the table withdraws one. Nothing here claims
-//! that a robot was found.
+//! Except for clocks, the anomalies are a function of the table and the watermark ([`batch`] is
+//! that function). A session is compared with the sessions of its host that ended in the 24
+//! complete hours before its own, a visitor with the visitors of the day before. So a restart finds
+//! the same anomalies again, a query can check them, and only a correction of the table withdraws
+//! one. An anomaly is not a claim that a visitor is a robot.
 //!
-//! `rules` has the thresholds, `history` what they are computed from, `reason` the sentences. Times
-//! of sessions are those of `session_end`: such a time is final once the watermark has passed it.
+//! `rules` holds the thresholds, `history` the data they are computed from, `reason` the wording. A
+//! session belongs to the hour of its `session_end`, which is final once the watermark has passed
+//! it.
 
 mod batch;
 mod clock;
@@ -36,7 +38,7 @@ pub use rows::{Identity, MORE, rows};
 pub use rules::{Limit, Outlier, Rules, SETTINGS};
 pub use watch::{Changed, HostHour, LIVE, RowChange, Watch};
 
-/// A row of the table, as far as it matters here.
+/// The part of a table row that matters here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Session<'a> {
     pub ip: &'a str,
@@ -58,7 +60,7 @@ pub fn duration_ms(span: &Span) -> u64 {
     u64::try_from(span.last.millis() - span.first.millis()).unwrap_or(0)
 }
 
-/// What kind of anomaly it is. The names are stored, so they never change.
+/// The kind of an anomaly. The names are stored, so they never change.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -70,11 +72,11 @@ pub enum Kind {
     Repeat,
     /// A network whose visitors come back many times a day.
     Network,
-    /// More sessions of a host in five minutes than in the hour before.
+    /// Far more sessions of a host in five minutes than is usual in the hour before.
     Surge,
-    /// Fewer sessions of a host in five minutes than in the hour before.
+    /// Far fewer sessions of a host in five minutes than is usual in the hour before.
     Fall,
-    /// More sessions with a single event than a host usually has.
+    /// An unusually large share of sessions with a single event.
     Singles,
     /// A partition whose clock is off.
     Clock,
@@ -113,7 +115,7 @@ impl Kind {
     }
 }
 
-/// Something that stands out. Kind, host, subject and time are its identity.
+/// Something that stands out, identified by kind, host, subject and time.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Anomaly {
     pub kind: Kind,
@@ -121,20 +123,21 @@ pub struct Anomaly {
     pub host: String,
     /// An address, a network or a partition; empty for a host as a whole.
     pub subject: String,
-    /// The start of the session, of the day (UTC) or of the bucket.
+    /// The start of the session, of the day (UTC) or of the bucket; for a clock, the median
+    /// promise.
     pub at: EventTime,
-    /// In events, sessions, seconds or percent, as the kind says.
+    /// In events, sessions, seconds or percent, depending on the kind.
     pub observed: u64,
-    /// What is usual, in the same unit.
+    /// The usual value, in the same unit.
     pub expected: u64,
-    /// Beyond this it is an anomaly.
+    /// The threshold that was crossed, in the same unit.
     pub threshold: u64,
     pub evidence: Evidence,
 }
 
 impl Anomaly {
-    /// The hour that it belongs to: in which its session ended, `end_after_ms` after its last
-    /// event, or its bucket began.
+    /// The hour it belongs to: the one in which its session ended, `end_after_ms` after the last
+    /// event, or in which its bucket began.
     pub fn hour(&self, end_after_ms: i64) -> Hour {
         match self.evidence {
             Evidence::Session { duration_ms, .. } => {
@@ -144,7 +147,7 @@ impl Anomaly {
         }
     }
 
-    /// The event time that the watermark had to pass before it was known.
+    /// The event time that the watermark had to pass before the anomaly was known.
     pub fn known(&self, end_after_ms: i64) -> EventTime {
         match (self.kind, self.evidence) {
             (_, Evidence::Session { duration_ms, .. }) => {
@@ -156,16 +159,16 @@ impl Anomaly {
         }
     }
 
-    /// What tells it from others: kind, host, subject and time.
+    /// What identifies it: kind, host, subject and time.
     pub fn identity(&self) -> (Kind, &str, &str, EventTime) {
         (self.kind, &self.host, &self.subject, self.at)
     }
 }
 
-/// What else the reason says.
+/// The details that its reason mentions.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Evidence {
-    /// A session, and how many sessions `rank` of which had at least what is expected.
+    /// A session, and how many it was compared with; `rank` of them reached the expected value.
     Session { events: u64, duration_ms: u64, sessions: u64, rank: u64 },
     /// A visitor: its sessions on the day before, and how many visitors there were then.
     Visitor { before: u64, visitors: u64 },

@@ -65,7 +65,7 @@ impl Anomaly {
         }
     }
 
-    /// The unit of what was observed, what is expected, and the threshold.
+    /// The unit of `observed`, `expected` and `threshold`.
     pub fn unit(&self) -> &'static str {
         match self.kind {
             _ if self.evidence == Evidence::More => "anomalies",

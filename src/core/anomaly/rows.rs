@@ -1,5 +1,5 @@
-//! Which anomalies become rows: of one kind, host and hour only some, and a row that counts the
-//! rest.
+//! Which anomalies become rows: only the first few of each kind, host and hour, plus a row that
+//! counts the rest.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use crate::time::EventTime;
 /// The subject of a row that counts others.
 pub const MORE: &str = "(more)";
 
-/// What tells a row from others.
+/// What identifies a row.
 pub type Identity = (Kind, String, String, EventTime);
 
-/// The rows of these anomalies: at most `most` of one kind, host and hour (in which they begin),
-/// the earliest, and one for the rest.
+/// The rows of these anomalies: the earliest `most` of each kind, host and hour (the one in which
+/// they begin), and one row for the rest.
 pub fn rows<'a>(
     anomalies: impl IntoIterator<Item = &'a Anomaly>,
     most: usize,
@@ -79,7 +79,7 @@ mod tests {
         let more = of_hour.values().find(|row| row.subject == MORE).expect("a row for the rest");
         assert_eq!((more.observed, more.at.millis()), (10, 7 * hour_ms));
         assert_eq!(more.reason(), "and 10 more in this hour");
-        // Other hours, hosts and kinds count apart; the order does not matter.
+        // Other hours, hosts and kinds are counted separately; the order does not matter.
         all.push(burst(8 * hour_ms, "a"));
         all.push(Anomaly { host: "b.example".to_owned(), ..burst(7 * hour_ms, "a") });
         all.push(Anomaly { kind: Kind::Marathon, ..burst(7 * hour_ms, "a") });

@@ -12,11 +12,11 @@ use crate::statistics::Histogram;
 /// When a value stands out from a histogram.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Outlier {
-    /// Nothing up to this stands out.
+    /// Nothing up to this value stands out.
     pub least: u64,
-    /// Nor anything up to this many times the 95th percentile,
+    /// Nothing up to this many times the 95th percentile stands out.
     pub q95: f64,
-    /// or this many times the value at `rank` from the top.
+    /// Nothing up to this many times the value at `rank` from the top stands out.
     pub ranked: f64,
     pub rank: u64,
     /// Beyond this many times the 95th percentile, and beyond `least`, everything stands out.
@@ -28,7 +28,7 @@ pub struct Outlier {
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
 )]
 pub struct Limit {
-    /// What is above this stands out.
+    /// Values above this stand out.
     pub above: u64,
     /// The highest value in the bin of the 95th percentile.
     pub q95: u64,
@@ -42,8 +42,8 @@ pub struct Limit {
 impl Outlier {
     /// The threshold for values like those of `history`; `None` if it is empty.
     ///
-    /// The percentile and the rank are bins. Their highest values count, so that what shares a bin
-    /// with them never stands out.
+    /// The percentile and the value at the rank are known only by bin. The highest values of these
+    /// bins count, so that what shares a bin with them never stands out.
     pub fn limit(&self, history: &Histogram) -> Option<Limit> {
         let count = u64::try_from(history.count()).ok()?;
         let q95 = history.quantile(95)?.highest();
@@ -68,38 +68,39 @@ pub struct Rules {
     pub marathon: Outlier,
     /// By sessions a day of a visitor.
     pub repeat: Outlier,
-    /// By sessions a day of a network,
+    /// By sessions a day of a network.
     pub network: Outlier,
-    /// if it has at least this many addresses.
+    /// A network with fewer addresses is not judged.
     pub network_addresses: u64,
-    /// Who comes as often every day is no news, if a visitor or a network must come more than this
-    /// many times as often as on the day before. Zero: it may be none.
+    /// A visitor or a network must come more than this many times as often as on the day before:
+    /// coming equally often every day is no news. Zero turns this off.
     pub repeat_again: f64,
     pub network_again: f64,
-    /// Surge and fall: the least difference, in standard deviations of a Poisson count,
+    /// Surge and fall: the least difference, in standard deviations of a Poisson count.
     pub surge_z: f64,
-    /// the least ratio,
+    /// Surge and fall: the least ratio.
     pub surge_factor: f64,
-    /// and the least number of sessions in the larger of the two.
+    /// Surge and fall: the least number of sessions in the larger of the two.
     pub surge_least: u64,
-    /// Singles: the least difference in standard deviations,
+    /// Singles: the least difference, in standard deviations.
     pub singles_z: f64,
-    /// in percentage points,
+    /// Singles: the least difference, in percentage points.
     pub singles_points: u64,
-    /// and the least number of sessions.
+    /// Singles: the least number of sessions.
     pub singles_least: u64,
-    /// Clocks: how many times the out-of-orderness a partition may be off,
+    /// Clocks: how many times the out-of-orderness a partition may be off.
     pub clock_factor: f64,
-    /// how long in any case, in milliseconds,
+    /// Clocks: how far a partition may be off in any case, in milliseconds.
     pub clock_least_ms: u64,
-    /// for how many epochs in a row it must be off,
+    /// Clocks: for how many epochs in a row a partition must be off.
     pub clock_epochs: u64,
-    /// and among how many active partitions: of two, nobody knows which one is off.
+    /// Clocks: the least number of active partitions. Of two, nobody knows which one is off.
     pub clock_partitions: u64,
 }
 
 impl Default for Rules {
-    /// Chosen on seeds 1 to 10 of the evaluation; docs/ANOMALIES.md has what they find on others.
+    /// Chosen on seeds 1 to 10 of the evaluation; docs/ANOMALIES.md reports what they find on
+    /// others.
     fn default() -> Self {
         Rules {
             learn: 200,
@@ -130,7 +131,7 @@ impl Default for Rules {
     }
 }
 
-/// The names of the settings, each with its unit and what it is.
+/// The names of the settings, each with its unit or meaning.
 pub const SETTINGS: [(&str, &str); 32] = [
     ("learn", "sessions of history before a host is judged"),
     ("burst.least", "events"),
@@ -220,8 +221,8 @@ impl Rules {
         Ok(())
     }
 
-    /// From how many sessions in five minutes on a host surges, if the hour before had the median
-    /// `twice_median / 2`.
+    /// The least number of sessions in five minutes that is a surge, if the median of the hour
+    /// before was `twice_median / 2`.
     pub fn surge_from(&self, twice_median: u64) -> u64 {
         let median = twice_median as f64 / 2.0;
         // Anscombe: the root of a Poisson count has a standard deviation of a half.
@@ -230,8 +231,8 @@ impl Rules {
         beyond.max((self.surge_factor * median).ceil() as u64).max(self.surge_least)
     }
 
-    /// Down to how many sessions in five minutes a host falls; `None` if the hour before had too
-    /// few to tell.
+    /// The largest number of sessions in five minutes that is a fall; `None` if the hour before had
+    /// too few to judge.
     pub fn fall_to(&self, twice_median: u64) -> Option<u64> {
         let median = twice_median as f64 / 2.0;
         let root = (median + 0.375).sqrt() - self.surge_z / 2.0;
@@ -243,13 +244,14 @@ impl Rules {
         (most >= 0.0).then_some(most as u64)
     }
 
-    /// From how many one-event sessions out of `sessions` on there are more than usual, if
-    /// `usual_singles` out of `usual` had one event; `None` if there are too few to tell.
+    /// The least number of one-event sessions out of `sessions` that is more than usual, if
+    /// `usual_singles` out of `usual` had one event; `None` if there is no such number, or there
+    /// are too few sessions to judge.
     pub fn singles_from(&self, sessions: u64, usual_singles: u64, usual: u64) -> Option<u64> {
         if sessions < self.singles_least {
             return None;
         }
-        // As if there had been one more session of either sort: no share is 0 or 1.
+        // Add one session of either sort, so that no share is 0 or 1.
         let share = (usual_singles as f64 + 1.0) / (usual as f64 + 2.0);
         let n = sessions as f64;
         let spread = (share * (1.0 - share) / n).sqrt();
@@ -259,10 +261,10 @@ impl Rules {
         (from <= sessions).then_some(from)
     }
 
-    /// How far a partition's promise may be off that of the others, in milliseconds.
+    /// How far a partition's promise may be from that of the others, in milliseconds.
     pub fn clock_off_ms(&self, out_of_orderness_ms: u64, idle_timeout_ms: u64) -> u64 {
         let factor = (self.clock_factor * out_of_orderness_ms as f64) as u64;
-        // A partition may say nothing for this long before it counts as idle.
+        // A partition may be silent for the idle timeout before it counts as idle.
         factor.max(self.clock_least_ms).max(idle_timeout_ms + out_of_orderness_ms)
     }
 }

@@ -212,7 +212,7 @@ fn a_network_needs_five_addresses() {
     assert!(of(Kind::Repeat, &found).is_empty());
 }
 
-/// `counts` sessions end in each five minutes from the day's begin on.
+/// `counts[i]` sessions end in the `i`th five minutes of the day.
 fn buckets(counts: &[i64]) -> Vec<Row> {
     let mut rows = Vec::new();
     for (at, n) in counts.iter().enumerate() {
@@ -251,7 +251,7 @@ fn a_fall_needs_something_to_fall_from() {
         let found = found(&rows, DAY + 13 * BUCKET_MS);
         assert_eq!(of(Kind::Fall, &found).len(), want, "{last}");
     }
-    // Five of the twelve buckets have sessions: the host has only just begun.
+    // Five of the twelve buckets have sessions: the host has only just appeared.
     let mut counts = [0; 13];
     counts[7..12].fill(100);
     assert!(of(Kind::Fall, &found(&buckets(&counts), DAY + 13 * BUCKET_MS)).is_empty());
@@ -273,7 +273,7 @@ fn singles_need_the_points_the_deviations_and_the_number() {
     assert_eq!(rules.singles_from(99, 1_000, 2_000), None);
     assert_eq!(rules.singles_from(100, 1_000, 2_000), Some(76));
     assert_eq!(rules.singles_from(10_000, 1_000, 2_000), Some(7_000));
-    // Nine in ten already: there are no 20 points to go.
+    // The usual share is nine in ten: 20 points more are impossible.
     assert_eq!(rules.singles_from(10_000, 900, 1_000), None);
     let at = DAY + 10 * 60 * MINUTE;
     for (singles, want) in [(20, 0), (21, 1)] {
@@ -342,7 +342,7 @@ fn a_clock_is_off_for_three_epochs_and_told_once() {
     let want = "t/3 is 13 min ahead of the other partitions; its sessions close too late";
     assert_eq!(clock.reason(), want);
     assert!(epoch(840_000, true).is_empty());
-    // An idle epoch or a right one begins anew; so does the other side.
+    // An idle epoch or a correct clock resets the count; so does a change of direction.
     assert!(epoch(840_000, false).is_empty());
     assert!([epoch(840_000, true), epoch(840_000, true), epoch(0, true)].concat().is_empty());
     assert!([epoch(840_000, true), epoch(840_000, true)].concat().is_empty());

@@ -1,15 +1,14 @@
-//! What the detectors keep of the changes of the table: enough to find the anomalies of the last
-//! day, and to withdraw them when a correction explains them.
+//! What the detectors remember of the changes of the table: enough to find the anomalies of the
+//! last day, and to withdraw them when a correction explains them.
 //!
-//! An anomaly of hour `h` depends on the hours `h − 24 ..= h`. The hours after `H − 24` are *live*,
-//! where `H` is that of the watermark: their anomalies may still be withdrawn. So 49 hours of sums
-//! are kept, and single sessions only if they are large enough to stand out, and only while they
-//! are live.
+//! An anomaly of hour `h` depends on the hours `h − 24 ..= h`. The hours after `H − 24`, where `H`
+//! is the hour of the watermark, are *live*: their anomalies may still be withdrawn. So 49 hours of
+//! sums are kept, and single sessions only if they are large enough to stand out, and only while
+//! they are live.
 //!
-//! What leaves this module are changes: sessions that may stand out, and the limits of their hours,
-//! for somebody to join; and the anomalies of whole hosts. Everything that expires is taken back as
-//! well, so that what was joined is what is live. Nothing is said of an hour whose history is not
-//! known as a whole.
+//! The output consists of changes: the sessions that may stand out and the limits of their hours,
+//! which the caller joins, and the anomalies of whole hosts. Whatever expires is retracted, so what
+//! the join yields is what is live. Nothing is emitted for an hour whose history is incomplete.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -20,12 +19,12 @@ use crate::time::EventTime;
 
 /// For how many hours anomalies are live: they may still be withdrawn.
 pub const LIVE: i64 = 24;
-/// How many hours before each count.
+/// How many hours of history an hour is compared with.
 const HISTORY: i64 = 24;
 /// How many hours are kept: those, and one more for the quarter before the first live one.
 const KEPT: i64 = LIVE + HISTORY + 1;
-/// The buckets that may change if the count of one does: those that it is the hour before of, and
-/// the next, which is told only if the one before it stands out no less.
+/// How many buckets after one may change if its count does: those whose hour before contains it,
+/// and the next, which is emitted only if the bucket before it does not stand out in the same way.
 const BUCKETS_AFTER: i64 = 13;
 
 /// A row of the table that was added (`diff` 1) or removed (−1).
@@ -39,21 +38,21 @@ pub struct RowChange<'a> {
     pub diff: i64,
 }
 
-/// A host and an hour: what is joined.
+/// A host and an hour: the key of the join.
 pub type HostHour = (String, Hour);
 
-/// What an advance has changed, each with `1` or `-1`.
+/// What an advance has changed. A positive diff adds, a negative one retracts.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Changed {
     /// Sessions that are large enough to stand out: address and span.
     pub large: Vec<(HostHour, (String, Span), i64)>,
     /// What they are compared with.
     pub limits: Vec<(HostHour, Limits, i64)>,
-    /// Anomalies of hosts as a whole.
+    /// Anomalies of whole hosts.
     pub crowd: Vec<(Anomaly, i64)>,
 }
 
-/// The detectors' memory, of some hosts.
+/// The memory of the detectors, for some of the hosts.
 #[derive(Clone, Debug)]
 pub struct Watch {
     rules: Rules,
@@ -61,10 +60,10 @@ pub struct Watch {
     watermark: EventTime,
     /// Rows of earlier hours are not known.
     known_from: Hour,
-    /// The latest hour of a row for whose host there was no room.
+    /// The latest hour of a row that was refused because there was no room for its host.
     refused: Option<Hour>,
     hosts: HashMap<Box<str>, HostWatch>,
-    /// Rows for whose host there was no room.
+    /// Rows that were refused because there was no room for their host.
     pub unwatched: u64,
 }
 
@@ -74,15 +73,16 @@ struct HostWatch {
     hours: BTreeMap<Hour, HourSums>,
     large: BTreeMap<Hour, BTreeMap<(String, Span), i64>>,
     limits: BTreeMap<Hour, Limits>,
-    /// Sessions by five minutes; and by quarter of an hour, and how many of those had one event.
+    /// Sessions by bucket of five minutes.
     buckets: BTreeMap<i64, i64>,
+    /// Sessions by quarter of an hour, and how many of them had one event.
     quarters: BTreeMap<i64, (i64, i64)>,
-    /// The anomalies of the host that were said, by hour.
+    /// The anomalies of the host that have been emitted and not retracted, by hour.
     crowd: BTreeMap<Hour, BTreeSet<Anomaly>>,
 }
 
 impl Watch {
-    /// Nothing yet. Rows that ended before the hour `known_from` will not be told.
+    /// Starts empty. Rows that ended before the hour `known_from` are ignored.
     pub fn new(rules: Rules, most_hosts: usize, known_from: Hour) -> Self {
         Watch {
             rules,
@@ -101,8 +101,8 @@ impl Watch {
         Hour(live.max(self.known_from.0.saturating_add(HISTORY)))
     }
 
-    /// All rows from the hour `known_from` on have been told: forgets the older ones, and says anew
-    /// whatever is live. What was said before does not count.
+    /// Declares that all rows from the hour `known_from` on have been taken in: forgets the older
+    /// ones, and emits everything that is live, as if nothing had been emitted before.
     pub fn begin(&mut self, known_from: Hour) -> Changed {
         let mut changed = Changed::default();
         self.known_from = known_from;
@@ -159,7 +159,7 @@ impl Watch {
             let Some(watch) = self.hosts.get_mut(host) else { continue };
             let first = Hour(buckets.first().map_or(0, |at| at * BUCKET_MS / super::HOUR_MS));
             watch.limit(host, first, &self.rules, &mut changed);
-            // What is final already is judged again.
+            // Buckets that are already final are judged again.
             let known = buckets.iter().flat_map(|at| *at..=at + BUCKETS_AFTER);
             let live = live_buckets..bucket(before, BUCKET_MS);
             let again: BTreeSet<i64> = known.filter(|at| live.contains(at)).collect();
@@ -257,7 +257,7 @@ impl HostWatch {
         hour.0 - HISTORY >= self.known_from.0
     }
 
-    /// Says the limits of the hours from `first` on that have large sessions.
+    /// Emits the limits of the hours from `first` on that have large sessions.
     fn limit(&mut self, host: &str, first: Hour, rules: &Rules, changed: &mut Changed) {
         let hours: Vec<Hour> = self.large.range(first..).map(|(hour, _)| *hour).collect();
         for hour in hours {
@@ -277,7 +277,7 @@ impl HostWatch {
         }
     }
 
-    /// Judges these final buckets of five minutes, and these quarters.
+    /// Judges these final buckets of five minutes, and these quarters of an hour.
     fn judge(
         &mut self,
         host: &str,
@@ -310,7 +310,7 @@ impl HostWatch {
         for at in quarters {
             let now = singles(at);
             let is_over = now.is_some();
-            // If nobody knows whether it has only gone on, it is not told again.
+            // If the quarter before is unknown, this one may only continue it: it is not emitted.
             let hour_before = Hour::of(EventTime::from_millis((at - 1) * SINGLES_MS));
             let anomaly = now.filter(|_| !before && self.is_known(hour_before));
             found.push((EventTime::from_millis(at * SINGLES_MS), false, anomaly));
@@ -321,7 +321,7 @@ impl HostWatch {
         }
     }
 
-    /// Says an anomaly of the host, or that there is none, if that is news.
+    /// Emits the anomaly of the host, or retracts the one before, if that changes anything.
     fn say(
         &mut self,
         at: EventTime,
@@ -346,7 +346,7 @@ impl HostWatch {
         }
     }
 
-    /// Takes back what is no longer live in the hour of the watermark.
+    /// Retracts what is no longer live when the watermark is in the hour `now`.
     fn forget(&mut self, host: &str, now: Hour, changed: &mut Changed) {
         let live = Hour(now.0 - LIVE + 1);
         let kept = Hour(now.0 - KEPT + 1);
@@ -396,7 +396,7 @@ mod tests {
         }
     }
 
-    /// What somebody who joins the changes has.
+    /// What a caller who joins the changes has.
     #[derive(Default)]
     struct Joined {
         large: BTreeMap<(HostHour, (String, Span)), i64>,
@@ -466,13 +466,13 @@ mod tests {
             let mut before: Vec<Anomaly> = Vec::new();
             let mut busy = 1;
             for step in 0..400 {
-                // Time goes on by minutes, and sometimes by hours.
+                // Time advances by minutes, and sometimes by hours.
                 now_ms += rng.below(600_000) as i64;
                 now_ms += if rng.one_in(60) { rng.below(20 * 3_600_000) as i64 } else { 0 };
                 busy = if rng.one_in(8) { rng.below(14) } else { busy };
                 let mut changes: Vec<(Row, i64)> =
                     (0..busy).map(|_| (random_row(&mut rng, now_ms), 1)).collect();
-                // Late events remove a row, and may make a longer one of it.
+                // Late events remove a row, and may replace it with a longer one.
                 if rng.one_in(3) && !rows.is_empty() {
                     let recent = rows.len().min(400);
                     let at = rows.len() - 1 - rng.below(recent as u64) as usize;
@@ -523,7 +523,7 @@ mod tests {
                 let mut want = batch(table, watermark, &rules());
                 want.retain(|a| !matches!(a.kind, Kind::Repeat | Kind::Network));
                 want.retain(|anomaly| hour(anomaly) >= watch.first_live());
-                // Of the first quarter that is known, nobody knows whether it has only gone on.
+                // The first quarter that is known may only continue the one before.
                 let first = Hour(watch.known_from.0.saturating_add(HISTORY));
                 let quarter = |a: &Anomaly| bucket(a.at, SINGLES_MS);
                 let is_first = |a: &Anomaly| quarter(a) == first.0.saturating_mul(4);
@@ -541,7 +541,7 @@ mod tests {
                 before = got;
             }
         }
-        // Nothing proves anything that did not happen.
+        // The test proves nothing about what did not happen.
         for kind in [Kind::Burst, Kind::Marathon, Kind::Surge, Kind::Fall, Kind::Singles] {
             let (raised, withdrawn) = seen.get(&kind).copied().unwrap_or_default();
             assert!(raised > 50 && withdrawn > 0, "{seen:?}");
@@ -557,7 +557,7 @@ mod tests {
         let watermark = last.plus(GAP_MS + 1);
         watch.advance([row("a.example", 1), row("b.example", 1)].into_iter(), watermark);
         assert_eq!((watch.hosts(), watch.unwatched), (1, 1));
-        // Two days later there is room, and a correction of the past is not believed.
+        // Later there is room, but a correction of the past is ignored.
         let later = watermark.plus(30 * HOUR_MS);
         watch.advance([row("a.example", -1)].into_iter(), later);
         watch.hosts.clear();

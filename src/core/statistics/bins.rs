@@ -1,7 +1,8 @@
-//! Logarithmic bins, by integers alone, so that a query in SQL puts a value into the same bin.
+//! Logarithmic bins, computed with integers alone, so that a query in SQL puts a value into the
+//! same bin.
 //!
-//! Values below 16 have bins of their own. Above that a bin keeps the leading one of a value and the
-//! three bits after it, so a bin is at most an eighth of its lowest value wide.
+//! Values below 16 have bins of their own. Above that, a bin is given by the leading one bit of a
+//! value and the three bits after it, so it is at most an eighth of its lowest value wide.
 
 use std::fmt;
 
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 const EXACT: u64 = 16;
 /// How many bits after the leading one are kept.
 const KEPT: u32 = 3;
-/// The position of the leading one of the first value whose bin is shared.
+/// The position of the leading one bit of the first value whose bin is shared.
 const FIRST: u32 = EXACT.ilog2();
 
 /// The number of a bin. A larger value has the same bin or a later one.

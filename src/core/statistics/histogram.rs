@@ -1,4 +1,4 @@
-//! Counts by bin, from which ranks are read.
+//! Counts by bin, from which quantiles and ranks are read.
 
 use super::Bin;
 
@@ -25,12 +25,12 @@ impl Histogram {
         }
     }
 
-    /// Adds all of another.
+    /// Adds all counts of another histogram.
     pub fn plus(&mut self, other: &Histogram) {
         other.bins().for_each(|(bin, n)| self.add(bin, n));
     }
 
-    /// Removes all of another.
+    /// Removes all counts of another histogram.
     pub fn minus(&mut self, other: &Histogram) {
         other.bins().for_each(|(bin, n)| self.add(bin, -n));
     }
@@ -67,8 +67,8 @@ impl Histogram {
         reached.map(|(bin, _)| *bin)
     }
 
-    /// The bin of the largest value but `rank - 1`: 1 is the largest, 10 the tenth largest. `None` if
-    /// there are not so many.
+    /// The bin of the value at this rank from the top: 1 is the largest, 10 the tenth largest.
+    /// `None` if there are fewer values.
     pub fn largest(&self, rank: u64) -> Option<Bin> {
         let mut above = 0_i64;
         let reached = self.counts.iter().rev().find(|(_, n)| {
