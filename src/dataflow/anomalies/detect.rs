@@ -1,6 +1,6 @@
-//! The detectors' memory as a timely operator: what came in complete epochs enters it, and what
-//! that changes leaves at once, never for the future. It groups epochs by ticks, as the window of
-//! the statistics does.
+//! The memory of the detectors as a timely operator: rows enter it once their epoch is complete,
+//! and what that changes is emitted at once, never at a future time. It groups epochs by ticks, as
+//! the window of the statistics does.
 
 use std::collections::BTreeMap;
 
@@ -21,12 +21,12 @@ use crate::dataflow::statistics::operator::complete_before;
 use crate::dataflow::statistics::rows::Told;
 use crate::dataflow::statistics::sums::Row;
 
-/// How many hours of the table a start reads before that of the watermark.
+/// How many hours of the table before that of the watermark a start reads.
 const PAST_HOURS: i64 = 24;
 /// Every row is known.
 const EVER: Hour = Hour(i64::MIN / 2);
 
-/// What the detectors say, as collections.
+/// What the detectors emit, as collections.
 pub struct Detected<'scope> {
     /// Sessions that are large enough to stand out, by host and hour.
     pub large: VecCollection<'scope, Epoch, (HostHour, (String, Span)), i64>,
@@ -46,8 +46,8 @@ struct Stash {
 
 type Output<D> = OutputBuilder<Epoch, CapacityContainerBuilder<Vec<(D, Epoch, i64)>>>;
 
-/// Builds the detectors of this worker: those of the hosts that are exchanged to it. With
-/// `reads_past`, they say nothing until what the table had at the start is in.
+/// Builds the detectors of this worker, for the hosts that are exchanged to it. With `reads_past`,
+/// they emit nothing until they have received what the table had at the start.
 pub fn render_detect<'scope>(
     told: StreamVec<'scope, Epoch, Told>,
     watermarks: StreamVec<'scope, Epoch, EventTime>,
@@ -129,13 +129,13 @@ struct Detectors {
     watch: Watch,
     rules: Rules,
     hosts: usize,
-    /// No session that closed before the start ended later.
+    /// No session that closed before the start ended later than this.
     horizon: EventTime,
-    /// The first epoch that is not replayed, and its watermark: what was closed before is in the
-    /// table of the start.
+    /// The first epoch that is not replayed, and its watermark: what closed earlier is in the table
+    /// at the start.
     first_epoch: Epoch,
     start: Option<EventTime>,
-    /// What the table had at the start is still being read.
+    /// Whether what the table had at the start is still being read.
     incomplete: bool,
 }
 
@@ -160,7 +160,7 @@ impl Detectors {
             rows.extend(stash.rows);
         }
         if past == Some(false) {
-            // Of what closed before, nothing is known.
+            // Nothing is known of what closed earlier.
             let since = self.horizon.max(self.watch.watermark()).max(watermark);
             let known_from = Hour(Hour::of(since).0 + 1);
             self.watch = Watch::new(self.rules.clone(), self.hosts, known_from);

@@ -1,4 +1,4 @@
-//! The anomalies of this run, for people: which are live, and how many were raised and withdrawn.
+//! The anomalies of this run, for display: which are live, and how many were raised and withdrawn.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::anomalies::publish::Published;
 
-/// How many are shown, and how many of one publication are logged one by one.
+/// How many are shown, and how many of one publication are logged individually.
 const SHOWN: usize = 100;
 const LOGGED: usize = 10;
 
@@ -41,8 +41,8 @@ impl Alarms {
         Alarms { counts, ..Alarms::default() }
     }
 
-    /// Takes in what is published, and logs what is new. `end_after_ms` after its last event a
-    /// session ends.
+    /// Takes in what is published, and logs what is new. A session ends `end_after_ms` after its
+    /// last event.
     pub fn take(&mut self, published: &Published, end_after_ms: i64) {
         self.epoch = published.epoch;
         let watermark = published.watermark.unwrap_or(EventTime::NEVER);

@@ -1,4 +1,4 @@
-//! Live anomalies: sessions, and hosts as a whole, that are unlike what a host usually has.
+//! Live anomalies: sessions and whole hosts that differ from what is usual for the host.
 //!
 //! ```text
 //!   rows --- exchange by host ---> detect --- large sessions --+
@@ -6,11 +6,11 @@
 //!                               watermarks `- whole hosts -----------------^           (worker 0)
 //! ```
 //!
-//! `detect` keeps what the pure [`Watch`](sessionizer_core::anomaly::Watch) needs, and says its
-//! changes at the current epoch. Differential dataflow joins the sessions that may stand out with
-//! the limits of their hours: if either is corrected, what follows from it is withdrawn.
-//! [`publish`] tells a correction from what has only grown old. What is live is the answer of
-//! [`sessionizer_core::anomaly::batch`] for the table and the watermark, at every complete epoch.
+//! `detect` runs the pure [`Watch`](sessionizer_core::anomaly::Watch), and emits its changes at the
+//! current epoch. Differential dataflow joins the sessions that may stand out with the limits of
+//! their hours: if either is corrected, what follows from it is withdrawn. [`publish`] tells a
+//! correction from mere expiry. At every complete epoch, what is live is what
+//! [`sessionizer_core::anomaly::batch`] finds in the live hours, given the table and the watermark.
 
 mod detect;
 pub mod figures;

@@ -1,5 +1,5 @@
 //! The publisher: worker 0 of the job keeps the live anomalies as of the last complete epoch, and
-//! says which were raised and which a correction has withdrawn.
+//! reports which were raised and which a correction has withdrawn.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,14 +17,14 @@ use crate::dataflow::statistics::operator::complete_before;
 /// The anomalies as of an epoch.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Published {
-    /// Everything that was committed up to and including this epoch is in.
+    /// Includes everything that was committed up to and including this epoch.
     pub epoch: Epoch,
     pub watermark: Option<EventTime>,
     /// Those that a correction may still withdraw.
     pub live: BTreeSet<Anomaly>,
     /// Those that were not there before this epoch.
     pub raised: Vec<Anomaly>,
-    /// Those that a correction has withdrawn. What only grew old is not among them.
+    /// Those that a correction has withdrawn. Those that merely expired are not among them.
     pub withdrawn: Vec<Anomaly>,
 }
 
@@ -43,14 +43,14 @@ impl Published {
         };
         let now = Hour::of(self.watermark.unwrap_or(EventTime::NEVER));
         let is_live = |anomaly: &Anomaly| anomaly.hour(end_after_ms).0 > now.0 - LIVE;
-        // The same with other figures is not news.
+        // The same anomaly with other figures is not news.
         self.raised = new.iter().filter(|one| !among(&gone, one)).cloned().collect();
         let withdrawn = gone.iter().filter(|one| !among(&new, one) && is_live(one));
         self.withdrawn = withdrawn.cloned().collect();
     }
 }
 
-/// What has come of an epoch that is not complete: changes, and its watermark.
+/// What has arrived of an incomplete epoch: changes, and its watermark.
 type Waiting = (Vec<(Anomaly, i64)>, Option<EventTime>);
 
 /// Builds the publisher.

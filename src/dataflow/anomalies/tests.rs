@@ -1,5 +1,5 @@
-//! What is published against the batch answer, at one complete epoch in four: with corrections,
-//! windows that move, several workers, and a past that comes late.
+//! Compares what is published with the batch answer, at one complete epoch in four: with
+//! corrections, windows that move, several workers, and a past that comes late.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -62,7 +62,7 @@ fn world(seed: u64) -> World {
             let span = Span { first, last, count };
             rows.push(Row { key, host: Host::named(host), span, end_ms, diff: 1 });
         }
-        // Late events remove a row, and may make a larger one of it.
+        // Late events remove a row, and may replace it with a larger one.
         if random.below(3) == 0 && !known.is_empty() {
             let recent = known.len().min(300);
             let at = known.len() - 1 - random.below(recent as u64) as usize;
@@ -81,7 +81,7 @@ fn world(seed: u64) -> World {
 }
 
 /// Runs the detectors on a world. The rows of the epochs before `past` are what the table had at
-/// the start, and are told as of the epoch `past`.
+/// the start, and are sent at the epoch `past`.
 fn run(world: &World, workers: usize, past: Option<u64>) -> Vec<Published> {
     let published: Arc<Mutex<Vec<Published>>> = Arc::default();
     let (seen, world) = (Arc::clone(&published), world.clone());
@@ -106,7 +106,7 @@ fn run(world: &World, workers: usize, past: Option<u64>) -> Vec<Published> {
             let at = at as u64;
             let mine = rows.iter().skip(index).step_by(peers).cloned().map(Told::Row);
             match past {
-                // Rows of the past are told before that of this epoch.
+                // Rows of the past are sent before that of this epoch.
                 Some(past) if at < past => mine.for_each(|row| told.send(row)),
                 _ => {
                     mine.for_each(|row| told.send(row));
@@ -161,7 +161,7 @@ fn answer(world: &World, epoch: u64, from: Hour) -> Vec<Anomaly> {
     let first = from.max(Hour(Hour::of(watermark).0 - LIVE + 1));
     let mut want = batch(sessions, watermark, &rules());
     want.retain(|anomaly| KINDS.contains(&anomaly.kind) && anomaly.hour(GAP_MS) >= first);
-    // Of the first quarter that is known, nobody knows whether it has only gone on.
+    // The first quarter that is known may only continue the one before.
     let quarter = |anomaly: &Anomaly| anomaly.at.millis().div_euclid(900_000);
     want.retain(|a| a.kind != Kind::Singles || quarter(a) != from.0.saturating_mul(4));
     want
@@ -199,7 +199,7 @@ fn what_is_published_is_the_batch_answer() {
         }
     }
     assert!(checked > 100, "{checked}");
-    // Nothing proves anything that did not happen.
+    // The test proves nothing about what did not happen.
     let raised_often = |kind| counts.get(kind).is_some_and(|[raised, _]| *raised > 20);
     let withdrawn: u64 = counts.values().map(|[_, withdrawn]| withdrawn).sum();
     assert!(KINDS.iter().all(raised_often) && withdrawn > 10, "{counts:?}");

@@ -1,5 +1,5 @@
-//! What of the statistics is shown: the hosts with the most sessions, all of them together, and the
-//! busiest visitors. Made once a tick, and then only read.
+//! The part of the statistics that is shown: the hosts with the most sessions, all hosts together,
+//! and the busiest visitors. It is made once a tick, and only read after that.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -10,7 +10,7 @@ use crate::dataflow::statistics::publish::Published;
 use crate::dataflow::statistics::sums::{Host, Summary, Sums};
 use crate::dataflow::statistics::window::Bounds;
 
-/// How many hosts are shown on their own.
+/// How many hosts are shown individually.
 pub const HOSTS_SHOWN: usize = 20;
 /// How many of the busiest visitors are shown.
 const BUSY_SHOWN: usize = 10;
@@ -18,31 +18,32 @@ const BUSY_SHOWN: usize = 10;
 /// What is shown. Times are in milliseconds since 1970.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Board {
-    /// Everything that was committed up to and including this epoch is in.
+    /// Includes everything that was committed up to and including this epoch.
     pub epoch: Epoch,
     pub watermark: Option<EventTime>,
-    /// Whether the rows of the start are in, or were given up.
+    /// Whether the rows that the table had at the start are included, or were given up.
     pub complete: bool,
     /// The beginning of the window.
     pub from_ms: Option<i64>,
-    /// Only sessions that ended after this count, if not all of the window.
+    /// Only sessions that ended after this count; `None` if the whole window counts.
     pub rows_from: Option<EventTime>,
-    /// Visitors are counted since this hour, if not in all of the window.
+    /// Visitors are counted since this hour; `None` if in the whole window.
     pub visitors_from_ms: Option<i64>,
     pub counts_visitors: bool,
     /// Visitors with fewer sessions are not among the busiest.
     pub busy_from: i64,
-    /// How many hosts have a place of their own.
+    /// How many hosts are counted individually.
     pub hosts_known: usize,
     pub all: Line,
     pub hosts: Vec<(String, Line)>,
-    /// The hosts that are not shown on their own: how many of them have a place, and their sums.
+    /// The hosts that are not shown individually: how many of them are counted individually, and
+    /// the sums of all of them.
     pub other: (usize, Sums),
     /// Of all hosts together.
     pub hours: Vec<(i64, Summary)>,
     pub minutes: Vec<(i64, Sums)>,
     pub busy: Vec<Busy>,
-    /// Entries that can only be there if more was removed than was added.
+    /// Entries that can exist only because more was removed than was added.
     pub broken: u64,
 }
 
@@ -60,15 +61,15 @@ pub struct Line {
 /// A visitor with many sessions.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Busy {
-    /// `None`: one of the hosts without a place of their own.
+    /// `None` for a host that is not counted individually.
     pub host: Option<String>,
-    /// `None`: it is longer than an address.
+    /// `None` if only the hash of the address is known.
     pub address: Option<String>,
     pub sessions: i64,
 }
 
 impl Board {
-    /// Picks what is shown.
+    /// Selects what is shown.
     pub fn of(published: &Published, bounds: Bounds) -> Self {
         let watermark = published.watermark.filter(|watermark| *watermark > EventTime::NEVER);
         let hour = watermark.map(|at| at.millis().div_euclid(bounds.hour_ms) - 1);

@@ -1,5 +1,5 @@
-//! The statistics as collections: differential dataflow sums, counts and ranks what the window says,
-//! and takes back what is no longer so.
+//! The statistics as collections: differential dataflow sums, counts and ranks what the window
+//! emits, and retracts what no longer holds.
 
 use differential_dataflow::VecCollection;
 use differential_dataflow::operators::{CountTotal, ThresholdTotal};

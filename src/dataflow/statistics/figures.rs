@@ -1,4 +1,4 @@
-//! What the statistics show people: the last that was published, and how large their windows are.
+//! How large the windows of the statistics are, for display.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering::Relaxed;
 /// The windows of the workers of a process.
 #[derive(Debug, Default)]
 pub struct WindowFigures {
-    /// Hosts with a place of their own.
+    /// Hosts that are counted individually.
     pub hosts: AtomicU64,
     /// Sums by host, hour and bin, and by host and minute.
     pub cells: AtomicU64,
-    /// Visitors of an hour each.
+    /// Visitors, counted by host and hour.
     pub visitors: AtomicU64,
     /// Rows whose sessions ended before the window.
     pub too_old: AtomicU64,
@@ -19,12 +19,12 @@ pub struct WindowFigures {
 }
 
 impl WindowFigures {
-    /// Shows the sizes of a worker's window, given what it has shown before.
+    /// Records the sizes of a worker's window, given those that it recorded before.
     pub fn show(&self, shown: &mut [usize; 3], sizes: [usize; 3], too_old: u64) {
         for ((figure, shown), size) in
             [&self.hosts, &self.cells, &self.visitors].into_iter().zip(shown).zip(sizes)
         {
-            // Wraps around when it falls, and the sum is right.
+            // The difference wraps around if the size fell; the sum is right all the same.
             figure.fetch_add((size as u64).wrapping_sub(*shown as u64), Relaxed);
             *shown = size;
         }

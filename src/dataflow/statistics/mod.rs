@@ -1,5 +1,5 @@
-//! Live statistics: sessions by host and minute, hour and day, and by visitor, of a window that moves
-//! with the watermark.
+//! Live statistics: sessions by host and minute, hour and day, and by visitor, over a window that
+//! moves with the watermark.
 //!
 //! ```text
 //!   commit --- changes ---> rows --- exchange by host ---> window ---> collections ---> publisher
@@ -7,11 +7,11 @@
 //!                     the table at the start            watermarks
 //! ```
 //!
-//! They are a function of what is in the table and of the watermark: the changes that every commit
-//! makes, added to what the table had at the start, less what has left the window. [`rows`] makes rows
-//! of both, [`window`] decides what is counted and what is no more, [`collections`] sums and ranks, and
-//! [`publish`] shows complete epochs only. The durable frontier waits for nothing of this, and without
-//! statistics none of it is built.
+//! They are a function of the table and of the watermark: what the table had at the start, plus the
+//! changes that every commit makes, less what has left the window. [`rows`] turns both into rows,
+//! [`window`] decides what counts and what no longer does, [`collections`] sums and ranks, and
+//! [`publish`] publishes complete epochs only. The durable frontier does not wait for any of this,
+//! and without statistics none of it is built.
 
 pub mod board;
 pub mod collections;
@@ -41,16 +41,16 @@ use crate::dataflow::statistics::window::Bounds;
 /// What is kept of the changes, and who gets to see it.
 #[derive(Clone)]
 pub struct StatisticsConfig {
-    /// Of all workers together.
+    /// For all workers together.
     pub bounds: Bounds,
-    /// The statistics follow this often, in milliseconds.
+    /// How often the statistics are published, in milliseconds.
     pub every_ms: u64,
     /// How long after its last event a session ends, in milliseconds.
     pub end_after_ms: i64,
-    /// Reads what the table had at the start. Without it, the table was empty.
+    /// Reads what the table had at the start. `None` if the table was empty.
     pub past: Option<OpenPast>,
     pub on_statistics: OnStatistics,
-    /// What is looked for in the same rows.
+    /// The anomalies to look for in the same rows, if any.
     pub anomalies: Option<AnomaliesConfig>,
 }
 

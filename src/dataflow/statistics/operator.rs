@@ -1,9 +1,9 @@
-//! The window as a timely operator: what came in complete epochs enters it, and what that changes
-//! leaves at once, never for the future.
+//! The window as a timely operator: rows enter it once their epoch is complete, and what that
+//! changes is emitted at once, never at a future time.
 //!
-//! In a backlog epochs are short. All of a tick enter together and leave under the last of them, so
-//! that what comes and goes in between never costs more than that. Every worker does so with the same
-//! ticks: what is complete is then complete everywhere.
+//! In a backlog epochs are short. All epochs of a tick enter together, and their changes are
+//! emitted at the last of them, so what comes and goes within a tick costs nothing further
+//! downstream. Every worker uses the same ticks: what is complete is then complete everywhere.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub struct Windowed<'scope> {
     pub minutes: VecCollection<'scope, Epoch, (Host, i64), Sums>,
     /// Sessions by visitor.
     pub visits: VecCollection<'scope, Epoch, (Host, Visitor), i64>,
-    /// The hosts with a place of their own.
+    /// The hosts that are counted individually.
     pub hosts: VecCollection<'scope, Epoch, (Host, String), i64>,
     /// Since which hour a worker counts visitors, if not in the whole window; and since when it
     /// counts at all.
@@ -43,20 +43,20 @@ pub struct Windowed<'scope> {
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize,
 )]
 pub enum From {
-    /// An hour, counted since 1970.
+    /// Visitors are counted since this hour, numbered since 1970.
     Visitors(i64),
-    /// A time: what the table had before could not be read.
+    /// Rows are counted since this time: what the table had before could not be read.
     Rows(EventTime),
     /// All that the table had at the start has been read.
     Start,
 }
 
-/// All epochs before this one are complete, and so are their ticks.
+/// All epochs before the one returned are complete, and so are their ticks.
 pub fn complete_before(ahead: Option<Epoch>, every_ms: u64) -> Epoch {
     ahead.map_or(Epoch::MAX, |ahead| tick(ahead, every_ms))
 }
 
-/// What has come of an epoch that is not complete.
+/// What has arrived of an incomplete epoch.
 #[derive(Default)]
 struct Stash {
     capabilities: Vec<Capability<Epoch>>,
@@ -67,8 +67,8 @@ struct Stash {
 
 type Output<D, R> = OutputBuilder<Epoch, CapacityContainerBuilder<Vec<(D, Epoch, R)>>>;
 
-/// Builds the window of this worker: the part of all hosts that is exchanged to it. With `past`, it
-/// says nothing until what the table had at the start is in.
+/// Builds the window of this worker, over the hosts that are exchanged to it. With `past`, it emits
+/// nothing until it has received what the table had at the start.
 pub fn render_window<'scope>(
     told: StreamVec<'scope, Epoch, Told>,
     watermarks: StreamVec<'scope, Epoch, EventTime>,
@@ -167,7 +167,8 @@ fn advance(
                 from.push(From::Start);
             }
             Some(false) => {
-                // Of what this epoch closes, only a drain can be after its watermark.
+                // Of the sessions that this epoch closes, only those of a drain can end after its
+                // watermark.
                 rows = vec![stash.rows];
                 from.push(From::Rows(window.begin_empty(watermark)));
             }

@@ -15,7 +15,7 @@ use timely::dataflow::operators::generic::Operator;
 use crate::dataflow::statistics::operator::{From, complete_before};
 use crate::dataflow::statistics::sums::{Host, Summary, Sums, Visitor};
 
-/// A line of the statistics.
+/// An entry of the statistics.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Entry {
     /// The sessions of a host that ended in an hour.
@@ -37,7 +37,7 @@ pub enum Entry {
 /// The statistics as of an epoch.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Published {
-    /// Everything that was committed up to and including this epoch is in.
+    /// Includes everything that was committed up to and including this epoch.
     pub epoch: Epoch,
     pub watermark: Option<EventTime>,
     pub hours: HashMap<Host, BTreeMap<i64, Summary>>,
@@ -47,12 +47,12 @@ pub struct Published {
     pub visitors: HashMap<Host, i64>,
     pub busy: BTreeSet<(Host, Visitor, i64)>,
     pub from: BTreeSet<(usize, From)>,
-    /// How many entries can only be there if the books are broken: more was removed than was added.
+    /// How many entries can exist only because of an error: more was removed than was added.
     pub broken: u64,
 }
 
 impl Published {
-    /// Takes in an entry, or takes it back.
+    /// Adds an entry, or removes it.
     fn change(&mut self, entry: Entry, diff: i64) {
         match entry {
             Entry::Hour(host, hour, summary) => {
@@ -77,12 +77,12 @@ impl Published {
         }
     }
 
-    /// Whether all that the table had at the start is in, or was given up.
+    /// Whether everything that the table had at the start is included, or was given up.
     pub fn is_complete(&self) -> bool {
         self.from.iter().any(|(_, from)| !matches!(from, From::Visitors(_)))
     }
 
-    /// Since when sessions count, if not all of the window.
+    /// Since when sessions count, if not in the whole window.
     pub fn rows_from(&self) -> Option<EventTime> {
         self.from.iter().find_map(|(_, from)| match from {
             From::Rows(since) => Some(*since),
@@ -90,7 +90,7 @@ impl Published {
         })
     }
 
-    /// Since which hour all visitors are counted, if not in all of the window.
+    /// Since which hour all visitors are counted, if not in the whole window.
     pub fn visitors_from(&self) -> Option<i64> {
         let hours = self.from.iter().filter_map(|(_, from)| match from {
             From::Visitors(hour) => Some(*hour),
@@ -134,7 +134,7 @@ fn member<T: Ord>(set: &mut BTreeSet<T>, value: T, diff: i64) {
     }
 }
 
-/// What has come of an epoch that is not complete.
+/// What has arrived of an incomplete epoch.
 #[derive(Default)]
 struct Waiting {
     entries: Vec<(Entry, i64)>,
@@ -182,7 +182,7 @@ pub fn render_publisher<'scope>(
                 published.epoch = *epoch;
                 for Waiting { mut entries, watermark } in complete.into_values() {
                     published.watermark = published.watermark.max(watermark);
-                    // What came and went cancels out; what is taken back goes first.
+                    // What came and went cancels out. Removals come first.
                     consolidate(&mut entries);
                     entries.sort_unstable_by_key(|(_, diff)| *diff);
                     entries.into_iter().for_each(|(entry, diff)| published.change(entry, diff));

@@ -1,5 +1,5 @@
-//! The rows that the statistics are made of: what the commits change, and what the table had at the
-//! start.
+//! The rows that the statistics are computed from: the changes of the commits, and what the table
+//! had at the start.
 
 use std::sync::Arc;
 
@@ -16,20 +16,20 @@ use crate::dataflow::graph::OnChanges;
 use crate::dataflow::messages::Change;
 use crate::dataflow::statistics::sums::{Host, Row};
 
-/// How many batches of the past an activation takes in, so that a start does not stop the rest.
+/// How many batches of the past one activation reads, so that a start does not hold up the rest.
 const BATCHES: usize = 4;
 
-/// What the window of a worker is told.
+/// A message to the window of a worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Told {
     Row(Row),
-    /// To this worker: no session that closed before the start ended later.
+    /// To this worker: no session that closed before the start ended after `horizon`.
     Horizon {
         worker: usize,
         horizon: EventTime,
     },
-    /// To this worker: all rows that the table had at the start have been told, or they could not
-    /// be read.
+    /// To this worker: all rows that the table had at the start have been sent, or could not be
+    /// read.
     Past {
         worker: usize,
         whole: bool,
@@ -37,7 +37,7 @@ pub enum Told {
 }
 
 impl Told {
-    /// The worker that it goes to, modulo their number.
+    /// The worker that it goes to, modulo the number of workers.
     pub fn route(&self) -> u64 {
         match self {
             Told::Row(row) => row.host.0,
@@ -70,8 +70,8 @@ pub struct Before {
     pub first_epoch: Epoch,
 }
 
-/// Turns the changes of this worker's commits into rows. The second output has no data: its frontier
-/// is that of the changes, and waits for nothing that happens here.
+/// Turns the changes of this worker's commits into rows. The second output has no data: its
+/// frontier is that of the changes, and does not wait for anything that happens here.
 pub fn render_rows<'scope>(
     changes: StreamVec<'scope, Epoch, Change>,
     end_after_ms: i64,
@@ -87,7 +87,7 @@ pub fn render_rows<'scope>(
     let mut told_out = OutputBuilder::from(told_out);
     let info = builder.operator_info();
     let again = scope.activator_for(std::rc::Rc::clone(&info.address));
-    // Worker 0 reads the past, for all.
+    // Worker 0 reads the past for all workers.
     let past = past.filter(|_| scope.index() == 0);
     let mut past = past.map(|open| open(scope.worker().sync_activator_for(info.address.to_vec())));
     let peers = scope.peers();
@@ -110,8 +110,8 @@ pub fn render_rows<'scope>(
                     session.give_iterator(batch.drain(..).map(|row| told_row(row, end_after_ms)));
                 }
             });
-            // What the table had at the start is told as of the present, once there is one: what a
-            // replay closes may be in that table already.
+            // What the table had at the start is sent at the current epoch, once the replay is
+            // over: what a replay closes may be in that table already.
             let present = frontiers[0].frontier().first().copied();
             let (Some(read), Some(cap), Some(present)) = (&mut past, &mut held, present) else {
                 (past, held) = (None, None);

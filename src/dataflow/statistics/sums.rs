@@ -9,8 +9,8 @@ use sessionizer_core::session::Span;
 use sessionizer_core::statistics::{Bin, Histogram};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// A host, by the hash of its name. Two hosts with the same hash would share a line: not in a million
-/// years.
+/// A host, identified by the hash of its name. If two hosts had the same hash they would share a
+/// line; with 64 bits, that does not happen in practice.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
 )]
@@ -28,8 +28,8 @@ impl Host {
     }
 }
 
-/// The address of a visitor, in a fixed number of bytes: a text of up to 15 bytes or an IPv6 address
-/// as it is usually written, and of any other text the hash.
+/// The address of a visitor, in a fixed number of bytes. A text of up to 15 bytes and an IPv6
+/// address in its usual spelling are stored as they are, any other text as its hash.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Visitor([u8; 17]);
 
@@ -71,8 +71,8 @@ impl Visitor {
     }
 }
 
-/// The sums of sessions. The difference of a collection: those of rows that were added, less those of
-/// rows that were removed.
+/// Sums over sessions, used as the difference of a collection: those of rows that were added, less
+/// those of rows that were removed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub struct Sums {
     pub sessions: i64,
@@ -113,7 +113,7 @@ impl Abelian for Sums {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Item(u16);
 
-/// The items from here on are bins of durations. No bin has a higher number.
+/// Items from here on are bins of durations. Every bin number is lower than this.
 const DURATIONS: u16 = 512;
 
 impl Item {
@@ -171,7 +171,7 @@ impl Row {
     }
 }
 
-/// What is said about some sessions.
+/// A summary of some sessions.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 pub struct Summary {
     pub sums: Sums,
@@ -179,7 +179,7 @@ pub struct Summary {
     pub singles: i64,
     pub events: Quantiles,
     pub duration_ms: Quantiles,
-    /// A count is negative: more was removed than was there.
+    /// Whether a count is negative, because more was removed than was added.
     pub broken: bool,
 }
 
@@ -231,7 +231,7 @@ mod tests {
         }
         let long = "2001:db8:1:2:3:4:5:6";
         assert_eq!(Visitor::at(long).address().as_deref(), Some(long));
-        // Written in another way it is another visitor, as in the table.
+        // Another spelling of an address is another visitor, as in the table.
         for odd in ["2001:DB8:1:2:3:4:5:6", "sixteen  letters", &"x".repeat(2_000)] {
             assert_eq!(Visitor::at(odd).address(), None);
             assert_ne!(Visitor::at(odd), Visitor::at(long));

@@ -1,15 +1,15 @@
-//! The window: which rows the statistics are of, kept so that they can be taken back when the
-//! watermark has moved them out of it. Pure: no timely, no clock.
+//! The window: the rows that the statistics cover, summed and kept so that they can be retracted
+//! when the watermark has moved past them. Pure: no timely, no clock.
 //!
 //! A row belongs to the minute and to the hour in which its session ended (`session_end`), because
-//! these are final once the watermark has passed their end. Hours are kept for a day, minutes for an
-//! hour, and the current ones besides. A row that ended before never enters.
+//! these are final once the watermark has passed their end. Hours are kept for a day and minutes
+//! for an hour, plus the current ones. A row that ended earlier never enters.
 //!
-//! All of it is bounded. Beyond a number of hosts the rest is counted together, as [`Host::OTHER`].
-//! Whether a host has a place of its own is decided here, and a row is removed from where it was
-//! added: a host for which there was no room gets a place only when no row of its slot (a share of
-//! all hosts) is among the others any more. Beyond a number of visitors, none are counted until the
-//! next hour.
+//! All of it is bounded. A limited number of hosts have a *place*, that is, they are counted
+//! individually; the others are counted together, as [`Host::OTHER`]. A row must be removed from
+//! where it was added, so a host for which there was no room gets a place only once no row of its
+//! slot (a share of all hosts) is left among the others. Beyond a number of visitors, none are
+//! counted until the next hour.
 
 use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{BTreeMap, HashMap};
@@ -22,7 +22,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::dataflow::statistics::sums::{Host, Item, Row, Sums, Visitor};
 
-/// How many slots the hosts without a place of their own share.
+/// How many slots the hosts without a place share.
 const SLOTS: u64 = 4_096;
 
 /// What is kept, and for how long. Event times in milliseconds.
@@ -34,9 +34,10 @@ pub struct Bounds {
     pub hour_ms: i64,
     /// How many complete hours are kept.
     pub hours: i64,
-    /// The most hosts with a place of their own, in this part of the window.
+    /// The most hosts with a place, in this part of the window.
     pub hosts: usize,
-    /// The most visitors of an hour each, in this part of the window; zero: they are not counted.
+    /// The most visitors, counted by host and hour, in this part of the window. With zero, visitors
+    /// are not counted.
     pub visitors: usize,
 }
 
@@ -47,7 +48,7 @@ impl Bounds {
         Bounds { minute_ms, minutes, hour_ms: 3_600_000, hours: 24, hosts, visitors }
     }
 
-    /// The first minute that is kept when the watermark is here, counted since 1970.
+    /// The first minute that is kept when the watermark is here, numbered since 1970.
     pub fn first_minute(&self, watermark: EventTime) -> i64 {
         watermark.millis().div_euclid(self.minute_ms) - self.minutes
     }
@@ -67,9 +68,9 @@ pub struct Changed {
     pub hours: Vec<(HourItem, Sums)>,
     pub minutes: Vec<((Host, i64), Sums)>,
     pub visits: Vec<((Host, Visitor), i64)>,
-    /// Hosts that got a place of their own, or lost it.
+    /// Hosts that got or lost a place.
     pub hosts: Vec<((Host, String), i64)>,
-    /// Since which hour visitors are counted, if not all of the window.
+    /// Since which hour visitors are counted, if not in the whole window.
     pub visitors_from: Vec<(i64, i64)>,
 }
 
@@ -79,11 +80,12 @@ type Map<K, V> = HashMap<K, V, Mixing>;
 pub struct Window {
     bounds: Bounds,
     watermark: EventTime,
-    /// No session that closed before the start ended later.
+    /// No session that closed before the start ended later than this.
     horizon: EventTime,
-    /// Rows that ended before this, or then, are not counted: what the table had before is not known.
+    /// Rows that ended at or before this are not counted: what the table had then is unknown.
     since: EventTime,
-    /// Whether what the table had at the start is still being read. Until then nothing is said.
+    /// Whether what the table had at the start is still being read. Until it is, nothing is
+    /// emitted.
     incomplete: bool,
     hours: BTreeMap<i64, Map<(Host, Item), Sums>>,
     minutes: BTreeMap<i64, Map<Host, Sums>>,
@@ -91,7 +93,7 @@ pub struct Window {
     visits_kept: usize,
     /// Visitors are counted in this hour and later.
     visitors_from: i64,
-    /// What was said of it.
+    /// What was last emitted of it.
     visitors_said: Option<i64>,
     hosts: Map<Host, Place>,
     /// How many rows of hosts without a place are in the window, by hour and slot.
@@ -101,7 +103,7 @@ pub struct Window {
     pub too_old: u64,
 }
 
-/// A host with a place of its own.
+/// A host with a place.
 struct Place {
     name: String,
     /// Its rows in the window.
@@ -109,7 +111,7 @@ struct Place {
 }
 
 impl Window {
-    /// An empty window. If it is incomplete, nothing is said until [`Self::complete`].
+    /// An empty window. If it is incomplete, nothing is emitted until [`Self::complete`].
     pub fn new(bounds: Bounds, incomplete: bool) -> Self {
         Window {
             bounds,
@@ -140,19 +142,20 @@ impl Window {
         if self.incomplete { Changed::default() } else { changed }
     }
 
-    /// Everything that the table had at the start is in: from now on, what changes is said.
+    /// Declares that everything the table had at the start is in: from now on, changes are emitted.
     pub fn complete(&mut self) {
         self.incomplete = false;
         self.say_all();
     }
 
-    /// Sessions up to this end have closed before the start.
+    /// Notes that sessions that end up to `horizon` may have closed before the start.
     pub fn closed_before(&mut self, horizon: EventTime) {
         self.horizon = self.horizon.max(horizon);
     }
 
-    /// What the table had at the start could not be read: only rows count that nothing before can
-    /// have changed, those whose sessions end after all that have closed by now. Returns since when.
+    /// Gives up what the table had at the start, because it could not be read. Only rows that
+    /// nothing earlier can have changed count from now on: those of sessions that end after all
+    /// that have closed so far. Returns since when rows count.
     pub fn begin_empty(&mut self, watermark: EventTime) -> EventTime {
         let since = self.horizon.max(self.watermark).max(watermark);
         let empty = Window::new(self.bounds, false);
@@ -161,8 +164,8 @@ impl Window {
         since
     }
 
-    /// How many hosts have a place of their own, how many cells of hours and minutes are kept, and
-    /// how many visitors of an hour each.
+    /// How many hosts have a place, how many cells of hours and minutes are kept, and how many
+    /// visitors, counted by host and hour.
     pub fn sizes(&self) -> [usize; 3] {
         let hours = self.hours.values().map(Map::len).sum::<usize>();
         let minutes = self.minutes.values().map(Map::len).sum::<usize>();
@@ -173,7 +176,7 @@ impl Window {
         let bounds = self.bounds;
         let (first_hour, first_minute) =
             (bounds.first_hour(self.watermark), bounds.first_minute(self.watermark));
-        // Summed before they go on: most rows of a batch share their cells with others.
+        // Sum first: most rows of a batch share their cells with others.
         let mut hours: Map<(i64, Host, Item), Sums> = Map::default();
         let mut minutes: Map<(i64, Host), Sums> = Map::default();
         let mut visits: Map<(i64, Host, Visitor), i64> = Map::default();
@@ -240,7 +243,7 @@ impl Window {
         Host::OTHER
     }
 
-    /// Takes back what the watermark has moved out of the window.
+    /// Retracts what the watermark has moved out of the window.
     fn expire(&mut self) {
         let first_minute = self.bounds.first_minute(self.watermark);
         while let Some(minute) = self.minutes.first_entry().filter(|m| *m.key() < first_minute) {
@@ -288,8 +291,8 @@ impl Window {
         self.changed.visits.extend(visits.into_iter().map(|(visitor, visits)| (visitor, -visits)));
     }
 
-    /// Beyond their limit no visitors are counted until the next hour. Then the count is exact again,
-    /// of the rows from that hour on.
+    /// If there are too many visitors, none are counted until the next hour. From then on the count
+    /// is exact again, of the rows from that hour on.
     fn limit_visitors(&mut self) {
         if self.visits_kept > self.bounds.visitors {
             let last = self.visits.last_key_value().map_or(i64::MIN, |(hour, _)| *hour);
@@ -308,7 +311,7 @@ impl Window {
         }
     }
 
-    /// Says everything that is in the window.
+    /// Emits everything that is in the window.
     fn say_all(&mut self) {
         self.slots.values_mut().for_each(|slots| slots.retain(|_, rows| *rows != 0));
         let hours = self.hours.iter().flat_map(|(hour, cells)| {
@@ -329,7 +332,7 @@ impl Window {
     }
 }
 
-/// Adds to an entry, which goes when it is zero.
+/// Adds to an entry, and removes it if the sum is zero.
 fn plus<K: Hash + Eq, S: Semigroup + Clone>(map: &mut Map<K, S>, key: K, more: &S) {
     match map.entry(key) {
         Entry::Vacant(entry) if !more.is_zero() => {
@@ -345,7 +348,7 @@ fn plus<K: Hash + Eq, S: Semigroup + Clone>(map: &mut Map<K, S>, key: K, more: &
     }
 }
 
-/// Makes the hashes of a window, with a seed that nobody outside can know.
+/// Hashes the keys of a window, with a seed that nobody outside can know.
 #[derive(Clone)]
 struct Mixing(u64);
 
@@ -364,7 +367,8 @@ impl BuildHasher for Mixing {
     }
 }
 
-/// Mixes the parts of a key. Faster than the standard library's, which is noticed in a backlog.
+/// Mixes the parts of a key. It is faster than the standard library's hasher, which matters in a
+/// backlog.
 struct Mixed {
     seed: u64,
     mixed: u64,
@@ -421,7 +425,7 @@ mod tests {
         Row { key: Key::new(ip, host), host: Host::named(host), span, end_ms, diff }
     }
 
-    /// Advances the window, and adds what it says to what it has said before.
+    /// Advances the window, and adds what it emits to what it emitted before.
     fn advance(window: &mut Window, said: &mut BTreeMap<String, i64>, rows: &[Row], to: i64) {
         let changed = window.advance(rows.iter().cloned(), at(to));
         let mut say = |what: String, n: i64| {
@@ -472,7 +476,7 @@ mod tests {
         let minute = [("a in minute 102", 1), ("all in minute 102", 1)];
         assert_eq!(all, said(&[&hour[..], &visits, &minute].concat()));
         assert_eq!(window.too_old, 1);
-        // A correction, while the minutes have gone.
+        // A correction after its minutes have left the window.
         advance(&mut window, &mut all, &[row("y", "a", 1_025, -1)], 1_300);
         let hour = [("a in hour 10", 1), ("all in hour 10", 1), ("a is told apart", 1)];
         assert_eq!(all, said(&[&hour[..], &[("x on a", 1)]].concat()));
