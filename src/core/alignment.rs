@@ -129,7 +129,7 @@ mod tests {
         for number in lagging {
             alignment.learn(*number as usize, vec![partition(*number)]);
         }
-        // They have been there for an epoch: nobody has advanced.
+        // Call it twice, so that the pace is known: no partition has advanced in between.
         alignment.paused(bindings.iter(), MANY);
         alignment.paused(bindings.iter(), MANY).iter().map(|partition| partition.number).collect()
     }

@@ -150,7 +150,7 @@ impl Status {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Binding {
     pub partition: Partition,
-    /// The topic that the offsets belong to; `None` if the brokers do not say.
+    /// The topic that the offsets belong to; `None` if the brokers do not report it.
     pub topic_id: Option<TopicId>,
     /// The offset at which the job first began to read the partition.
     pub start: Offset,

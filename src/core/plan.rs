@@ -59,7 +59,7 @@ pub struct RecoveryPlan {
     pub fence: Fence,
     /// Names of the topics; a [`Partition`] holds an index into them.
     pub topics: Vec<String>,
-    /// Their topic ids, where the brokers say.
+    /// Their topic ids, where the brokers report them.
     pub topic_ids: Vec<Option<TopicId>>,
     /// The rules that new epochs are bound with.
     pub rules: Rules,
@@ -76,7 +76,7 @@ pub struct RecoveryPlan {
     pub replay: Vec<BoundEpoch>,
     /// The first epoch of new input, after every bound and every committed epoch.
     pub first_epoch: Epoch,
-    /// How many milliseconds before the plan was sent that epoch was the present.
+    /// For how many milliseconds that epoch had been the current one when the plan was sent.
     pub age_ms: u64,
     /// In order of partition.
     pub partitions: Vec<PartitionPlan>,

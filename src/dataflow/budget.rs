@@ -40,7 +40,7 @@ pub struct Budget {
     readers: AtomicU64,
     /// The sum of all charges.
     used: AtomicU64,
-    /// How often a reader was told to pause.
+    /// How often a reader had to pause.
     pauses: AtomicU64,
     charges: Mutex<Charges>,
 }
@@ -133,18 +133,18 @@ impl Budget {
             self.pauses.fetch_add(1, Relaxed);
             return 0;
         }
-        // Other readers may get the same answer at this moment.
+        // Other readers may get the same allowance at this moment.
         (left / readers).max(1)
     }
 
-    /// How often a reader was told to pause.
+    /// How often a reader had to pause.
     pub fn pauses(&self) -> u64 {
         self.pauses.load(Relaxed)
     }
 }
 
 impl fmt::Display for Budget {
-    /// What the budget is used for, for people: the largest first.
+    /// What the budget is used for, the largest first.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut sums = KINDS.map(|(kind, name)| {
             let of_kind = |bytes: &[u64; KINDS.len()]| bytes[kind as usize];

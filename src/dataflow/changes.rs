@@ -1,5 +1,5 @@
-//! What the commits have changed in the table, for people: sessions by host, and the latest ones.
-//! All of it counts since the start of the process, and all of it is bounded.
+//! What the commits have changed in the table, for display: sessions by host, and the latest
+//! changes. All of it counts since the start of the process, and all of it is bounded.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -19,7 +19,7 @@ const LATEST_OF_ONE: usize = 10;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct HostSums {
     pub sessions: i64,
-    /// Rows that were added, whatever was removed.
+    /// Rows that were added, without subtracting those that were removed.
     pub added: i64,
     pub events: i64,
     /// From the first event to the last.
@@ -46,15 +46,16 @@ impl HostSums {
 /// A row that a commit has changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Latest {
-    /// Counts all that were kept, so that it tells which are new.
+    /// Numbers all changes that were kept, so that a reader knows which are new.
     pub number: u64,
     pub at_ms: u64,
     pub ip: String,
     pub host: String,
     pub span: Span,
-    /// It was removed; otherwise it was added.
+    /// Whether the row was removed; otherwise it was added.
     pub removed: bool,
-    /// The commit has removed other rows of the same visitor: late events have changed them.
+    /// Whether the commit has removed other rows of the same visitor: late events have changed
+    /// them.
     pub merged: bool,
 }
 
@@ -79,7 +80,7 @@ impl ChangeFigures {
                 false => self.removed += 1,
             }
             let (_, host) = change.key.parts();
-            // Two hosts with the same hash would share a line: not in a million years.
+            // With 64 bits, no two hosts have the same hash in practice.
             let hash = xxh3_64(host.as_bytes());
             if let Some((_, sums)) = self.hosts.get_mut(&hash) {
                 sums.add(&change.span, change.diff);
@@ -94,7 +95,7 @@ impl ChangeFigures {
         let first = changes.len().saturating_sub(LATEST_OF_ONE);
         for (at, change) in changes.iter().enumerate().skip(first) {
             let (ip, host) = change.key.parts();
-            // The rows that a late event removes come right before the row that it makes.
+            // The rows that a late event removes come right before the row that replaces them.
             let before = at.checked_sub(1).map(|before| &changes[before]);
             let merged = before.is_some_and(|before| before.diff < 0 && before.key == change.key);
             self.number += 1;

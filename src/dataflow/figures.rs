@@ -1,4 +1,4 @@
-//! What a run tells people besides the counts of [`Metrics`]: partitions, writers, hosts, dead
+//! What a run shows people beyond the counters of [`Metrics`]: partitions, writers, hosts, dead
 //! letters.
 //!
 //! The operators write it a few times a second, or once a batch or a commit, never for an event.
@@ -40,7 +40,7 @@ pub struct Figures {
     letters: Mutex<BTreeMap<String, LetterFigures>>,
     workers: Mutex<BTreeMap<usize, Arc<WorkerFigures>>>,
     snapshots: Mutex<BTreeMap<Shard, (Epoch, u64)>>,
-    /// What the processes of the job tell each other.
+    /// What the processes of the job report to each other.
     pub peers: Peers,
     /// What the commits have changed in the table.
     pub changes: Mutex<ChangeFigures>,
@@ -65,7 +65,7 @@ pub struct PartFigures {
     pub position: Offset,
     /// Records after the position, if that is known.
     pub waiting: Option<u64>,
-    /// No unread record has come to Kafka before this time, by Kafka's timestamps.
+    /// No unread record arrived in Kafka before this time, by Kafka's timestamps.
     pub unread_since_ms: Option<i64>,
     /// When everything that was there had been read.
     pub caught_up: Option<Instant>,
@@ -137,7 +137,7 @@ pub struct WorkerFigures {
     pub in_flight: AtomicU64,
 }
 
-/// Milliseconds since the program began to look, plus one.
+/// Milliseconds since the first call, plus one.
 pub fn running_ms() -> u64 {
     static BEGAN: OnceLock<Instant> = OnceLock::new();
     BEGAN.get_or_init(Instant::now).elapsed().as_millis() as u64 + 1

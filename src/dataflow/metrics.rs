@@ -1,9 +1,9 @@
 //! The metrics of a process, for the status line and the monitor. The operators and the start write
 //! them.
 //!
-//! Two are read inside the dataflow: `open_sessions` tells whether partitions have to wait for each
-//! other, and `rows` whether short epochs are committed together. Both decide only what is read or
-//! committed at once, which is chance; neither decides what a row says.
+//! Two are read inside the dataflow: `open_sessions` decides whether partitions have to wait for
+//! each other, and `rows` whether short epochs are committed together. Both affect only what is
+//! read or committed at once, which is left to chance anyway; neither decides what a row says.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::ui::text::duration;
 
-/// A report that is older than this no longer counts.
+/// A report that is older than this is ignored.
 pub const TRUE_FOR: Duration = Duration::from_secs(5);
 
 /// What this process reports, and what others have reported to it.
@@ -16,10 +16,10 @@ pub struct Peers(Mutex<Mail>);
 
 #[derive(Default)]
 struct Mail {
-    /// What to tell process 0, until a link has taken it.
+    /// The text for process 0, until a link has taken it.
     out: Option<String>,
     inbox: BTreeMap<usize, (Instant, String)>,
-    /// When each process was last heard.
+    /// When each process was last heard from.
     heard: BTreeMap<usize, Instant>,
 }
 
@@ -48,14 +48,14 @@ impl Peers {
         self.lock().heard.insert(process, Instant::now());
     }
 
-    /// The reports of the other processes that still count.
+    /// The reports of the other processes that are recent enough.
     pub fn inbox(&self) -> Vec<String> {
         let mail = self.lock();
         let fresh = mail.inbox.values().filter(|(at, _)| at.elapsed() < TRUE_FOR);
         fresh.map(|(_, text)| text.clone()).collect()
     }
 
-    /// When each process was last heard, in words.
+    /// When each process was last heard from, in words.
     pub fn reports(&self) -> Vec<(usize, String)> {
         let mail = self.lock();
         let ago = |at: &Instant| format!("heard {} ago", duration(at.elapsed()));

@@ -13,7 +13,7 @@ use sessionizer_core::time::Epoch;
 
 use crate::dataflow::messages::{DeadLetter, EpochMeta};
 
-/// A record as the broker gives it.
+/// A record as the broker delivers it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Record<'a> {
     pub offset: Offset,
@@ -55,7 +55,7 @@ pub trait Feed {
     /// that is not known. The result is bound, so it is never a guess.
     fn quiet_ms_ago(&self, partition: Partition) -> Option<u64>;
 
-    /// Fetches anew from the position on: nothing has come for long, and there may be more.
+    /// Fetches anew from the position on: nothing has come for a long time, but there may be more.
     fn fetch_again(&mut self, _partition: Partition) {}
 
     /// Where the partition ends, if an open transaction holds its last records back: they exist,
@@ -70,13 +70,14 @@ pub trait Feed {
         self.quiet_ms_ago(partition).is_some()
     }
 
-    /// How many records wait after the position, as far as was known a moment ago; for people.
+    /// How many records wait after the position, as far as was known a moment ago. For display
+    /// only.
     fn waiting(&self, _partition: Partition) -> Option<u64> {
         None
     }
 
     /// A time, by Kafka's timestamps in milliseconds since 1970, at or before which every record up
-    /// to the position had come; for people.
+    /// to the position had arrived. For display only.
     fn read_up_to_ms(&self, _partition: Partition) -> Option<i64> {
         None
     }

@@ -42,7 +42,7 @@ pub struct SessionConfig {
     pub snapshot_interval_ms: u64,
     /// How far a partition may be ahead of the slowest.
     pub drift: Drift,
-    /// Holds partitions of this worker's source.
+    /// Pauses partitions of this worker's source.
     pub feedback: Rc<Feedback>,
 }
 

@@ -12,10 +12,10 @@
 //!
 //! 1. While both were open they did not touch, because the open sessions of a key never do: a
 //!    session that is touched is merged. If both close together, nothing else is left to show.
-//! 2. Otherwise `r` closed first, or existed before the job, and `s` stayed open. The events of `s`
-//!    at that time were not before `r`: then the end of `s` would have been less than `end(r)`,
-//!    which the watermark had passed, and `s` would have closed as well. So all of them began after
-//!    `end(r)`.
+//! 2. Otherwise `r` closed first, or existed before the job, and `s` stayed open. The events that
+//!    `s` had by then were not before `r`: otherwise the end of `s` would have been less than
+//!    `end(r)`, which the watermark had passed, and `s` would have closed as well. So all of them
+//!    are later than `end(r)`.
 //! 3. The events that `s` absorbed later were later than the horizon, which is at least `end(r)`.
 //! 4. So every event of `s` is later than `end(r) = r.last + gap`: they do not touch.
 //!

@@ -227,8 +227,8 @@ impl Writer {
         }
     }
 
-    /// Makes one attempt. After a failure it is not known whether the last attempt was committed.
-    /// The progress of the shards tells: a transaction moves all of them, or none.
+    /// Makes one attempt. If it is not known whether the last attempt was committed, the progress
+    /// of the shards shows it: a transaction moves all of them, or none.
     fn attempt(&mut self) -> Result<(), LedgerError> {
         let (batch, upto) = self.run.as_ref().expect("a run is tried");
         let upto = *upto;

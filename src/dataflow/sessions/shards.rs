@@ -53,7 +53,7 @@ pub(super) struct Sessions {
     /// No session that the replayed epochs can have closed ends later than this.
     replay_horizon: EventTime,
     run_state: Arc<RunState>,
-    /// What the metrics hold of this worker.
+    /// What this worker has contributed to the metrics.
     open_sessions: i64,
     state_bytes: i64,
 }
@@ -180,7 +180,8 @@ impl Sessions {
 
     /// A replay that returns other records than before must not close what has closed before, so
     /// everything that can have closed counts as closed. The first new epoch carries the
-    /// differences to the writers, and a snapshot that spares the next start the same.
+    /// differences to the writers, and takes a snapshot, so that the next start does not find the
+    /// same ones again.
     fn learn_differences(&mut self, epoch: Epoch, is_new: bool) -> Vec<ReplayDifference> {
         if self.differences.is_empty() {
             return Vec::new();

@@ -4,10 +4,10 @@
 //! [`operator`] is the timely side: capabilities and outputs. [`reader`] holds the state and
 //! decides what an activation does; `replay` and `live` are its two phases, `settle` notes what has
 //! become durable, and `warnings` reports a standstill. [`route`] turns a record into an arrival or
-//! a dead letter, [`pause`] keeps the source within its memory, and [`clocks`] tells which epoch it
-//! is.
+//! a dead letter, [`pause`] keeps the source within its memory, and [`clocks`] knows the current
+//! epoch.
 //!
-//! The source knows no session table, and Kafka only through the port [`Feed`].
+//! The source knows nothing of the session table, and knows Kafka only through the port [`Feed`].
 //!
 //! [`Feed`]: crate::dataflow::ports::Feed
 

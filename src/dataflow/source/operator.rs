@@ -35,7 +35,7 @@ pub struct SourceStreams<'scope> {
     pub dead_letters: StreamVec<'scope, Epoch, DeadLetter>,
     /// Wakes the source of this worker, for a clean stop.
     pub activator: Activator,
-    /// Holds partitions of this worker.
+    /// Pauses partitions of this worker.
     pub feedback: Rc<Feedback>,
 }
 

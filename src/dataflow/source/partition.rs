@@ -30,9 +30,9 @@ pub(super) struct Part {
     pub(super) watchdog: Watchdog<Offset>,
     /// Watches its position while an open transaction holds records back.
     pub(super) transaction: Watchdog<Offset>,
-    /// Records read in this run, and how many of them became dead letters; for people.
+    /// Records read in this run, and how many of them became dead letters. For display only.
     pub(super) read: (u64, u64),
-    /// When everything that was there had last been read; for people.
+    /// When everything that was there had last been read. For display only.
     pub(super) caught_up: Option<Instant>,
 }
 

@@ -12,8 +12,9 @@
 //!
 //! The reader never runs more than `EPOCHS_IN_FLIGHT` epochs ahead of what is durable, and reads
 //! nothing while the memory for data in flight is used up, so a slow or absent Postgres stops the
-//! reading. Epochs still end, and sooner, because what they hold is released once it is durable. A
-//! bound epoch is replayed whatever it takes, but none ahead of it.
+//! reading. Epochs still end, and sooner, because what they hold is released once it is durable. While
+//! memory is used up, a bound epoch is replayed only once everything before it is durable, but then
+//! whole, however much it takes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -95,7 +96,7 @@ pub struct Reader<F> {
     pub(super) watchdog: Option<Watchdog<Epoch>>,
     /// How much may be read.
     pub(super) pause: Pause,
-    /// End offsets that are durable and that the broker has not been told of.
+    /// End offsets that are durable but not yet reported to the broker.
     pub(super) settled: BTreeMap<Partition, Offset>,
     pub(super) group_committed_ms: u64,
     /// The last count of what is available to read: records, partitions without a known end, and

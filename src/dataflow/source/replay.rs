@@ -29,7 +29,8 @@ impl<F: Feed> Reader<F> {
         let bound = replay.front().expect("a replay ends with its last epoch").clone();
         debug_assert_eq!(bound.epoch, self.epoch, "the replay goes in order");
         self.service_feed()?;
-        // Once everything before it is durable, an epoch is read whole, whatever it takes.
+        // Once everything before it is durable, an epoch is read whole, however much memory it
+        // takes.
         if !self.pause.may_read(self.clocks.elapsed_ms()) && !self.in_flight.is_empty() {
             return Ok(Next::After(NAP));
         }

@@ -9,14 +9,14 @@ use crate::dataflow::ports::Feed;
 use crate::dataflow::source::partition::Part;
 use crate::dataflow::source::reader::{InFlight, Phase, Reader};
 
-/// How often the broker is told the group's offsets, in milliseconds.
+/// How often the group's offsets are committed to the broker, in milliseconds.
 const GROUP_COMMIT_EVERY_MS: u64 = 1_000;
 
 /// How often the records available to read are counted, in milliseconds.
 pub(super) const COUNT_EVERY_MS: u64 = 250;
 
 impl<F: Feed> Reader<F> {
-    /// Takes note of what has become durable, and tells the broker from time to time.
+    /// Takes note of what has become durable, and reports it to the broker from time to time.
     pub(super) fn settle(&mut self) {
         let metrics = &self.run_state.metrics;
         while let Some(InFlight { epoch, .. }) = self.in_flight.front()
@@ -43,7 +43,7 @@ impl<F: Feed> Reader<F> {
         }
     }
 
-    /// Counts what is available to read, for people.
+    /// Counts what is available to read, for display only.
     pub(super) fn count_available(&mut self, now_ms: u64) {
         let (mut records, mut unknown) = (0, 0);
         let mut figures = Vec::with_capacity(self.parts.len());
@@ -76,7 +76,7 @@ impl<F: Feed> Reader<F> {
     }
 }
 
-/// What people see of a partition.
+/// The figures of a partition, for display.
 fn figures_of<F: Feed>(
     feed: &F,
     part: &Part,

@@ -157,7 +157,8 @@ fn places_of_keys_are_used_again_and_sessions_of_a_key_share_one() {
     assert_eq!(size_of::<Slot>(), 40);
 }
 
-/// As many as one likes. (Scanning all of them for every event would take minutes.)
+/// A key may have any number of open sessions. (Scanning all of them for every event would take
+/// minutes.)
 #[test]
 fn a_key_may_have_a_hundred_thousand_open_sessions() {
     const MANY: i64 = 100_000;
