@@ -13,8 +13,8 @@
 //!
 //! A partition lags if in its last epoch there was more to read than was read. No partition is
 //! paused for one with nothing to read, however old its promise: live traffic never waits for live
-//! traffic. Nor does any wait for a partition that has been silent for the idle timeout, for example
-//! because it has no leader.
+//! traffic. Nor does any wait for a partition that has been silent for the idle timeout, for
+//! example because it has no leader.
 //!
 //! Pausing costs time: a worker that has nothing else to do could have read the paused partition.
 //! What it saves is memory, so no partition is paused while few sessions are open.

@@ -2,7 +2,7 @@
 //! letters.
 //!
 //! The operators write it a few times a second, or once a batch or a commit, never for an event.
-//! The monitor copies it once a second. Nothing that decides what a row says reads it.
+//! The monitor copies it once a second. Nothing that decides the content of a row reads it.
 //!
 //! [`Metrics`]: crate::dataflow::metrics::Metrics
 
@@ -79,7 +79,7 @@ pub struct PartFigures {
     pub dead: u64,
 }
 
-/// What the bindings say, of all partitions of the job.
+/// The latest bindings of all partitions of the job.
 #[derive(Clone, Debug, Default)]
 pub struct Bound {
     pub epoch: Epoch,

@@ -53,8 +53,8 @@ pub struct DataflowConfig {
     pub statistics: Option<StatisticsConfig>,
 }
 
-/// Receives the rows that a commit of this worker's writers has added or removed, with the last epoch
-/// of the commit.
+/// Receives the rows that a commit of this worker's writers has added or removed, with the last
+/// epoch of the commit.
 pub type OnChanges = Arc<dyn Fn(Epoch, &[Change]) + Send + Sync>;
 
 /// Builds the dataflow on this worker. Returns the activator of its source, and the durable

@@ -3,7 +3,7 @@
 //!
 //! Two are read inside the dataflow: `open_sessions` decides whether partitions have to wait for
 //! each other, and `rows` whether short epochs are committed together. Both affect only what is
-//! read or committed at once, which is left to chance anyway; neither decides what a row says.
+//! read or committed at once, which is left to chance anyway; neither decides the content of a row.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};

@@ -109,7 +109,8 @@ impl fmt::Display for LedgerError {
     }
 }
 
-/// One shard in a [`Batch`]: what its row in `shard_progress` must say before, and will say after.
+/// One shard in a [`Batch`]: the epoch that its row in `shard_progress` must hold before the
+/// commit, and what the row holds after it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ShardStep {
     pub shard: Shard,

@@ -98,7 +98,7 @@ fn plural(n: u64, what: &str) -> String {
     }
 }
 
-/// A duration in its largest unit, and the next if that says more: `31 s`, `14 min`, `1 h 30 min`.
+/// A duration in units that fit its size: `31 s`, `14 min`, `1 h 30 min`, `12 h`.
 fn span(seconds: u64) -> String {
     match seconds {
         ..120 => format!("{seconds} s"),

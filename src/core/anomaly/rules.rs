@@ -72,9 +72,10 @@ pub struct Rules {
     pub network: Outlier,
     /// A network with fewer addresses is not judged.
     pub network_addresses: u64,
-    /// A visitor or a network must come more than this many times as often as on the day before:
-    /// coming equally often every day is no news. Zero turns this off.
+    /// A visitor must come more than this many times as often as on the day before: coming equally
+    /// often every day is no news. Zero turns this off.
     pub repeat_again: f64,
+    /// The same for a network.
     pub network_again: f64,
     /// Surge and fall: the least difference, in standard deviations of a Poisson count.
     pub surge_z: f64,

@@ -459,7 +459,7 @@ mod tests {
                 _ => Hour(i64::MIN / 2),
             };
             let mut watch = Watch::new(rules(), 10, known_from);
-            // What came before is said anew.
+            // Whatever was emitted before `begin` does not count.
             let begins_at = if seed % 3 == 2 { 150 } else { 0 };
             let (mut joined, mut rows) = (Joined::default(), Vec::<Row>::new());
             let mut now_ms = start_ms + HOUR_MS;
@@ -523,7 +523,7 @@ mod tests {
                 let mut want = batch(table, watermark, &rules());
                 want.retain(|a| !matches!(a.kind, Kind::Repeat | Kind::Network));
                 want.retain(|anomaly| hour(anomaly) >= watch.first_live());
-                // The first quarter that is known may only continue the one before.
+                // The first quarter that is known may only continue the one before: it is left out.
                 let first = Hour(watch.known_from.0.saturating_add(HISTORY));
                 let quarter = |a: &Anomaly| bucket(a.at, SINGLES_MS);
                 let is_first = |a: &Anomaly| quarter(a) == first.0.saturating_mul(4);
@@ -541,7 +541,7 @@ mod tests {
                 before = got;
             }
         }
-        // The test proves nothing about what did not happen.
+        // Each kind must have occurred, or the test proves nothing.
         for kind in [Kind::Burst, Kind::Marathon, Kind::Surge, Kind::Fall, Kind::Singles] {
             let (raised, withdrawn) = seen.get(&kind).copied().unwrap_or_default();
             assert!(raised > 50 && withdrawn > 0, "{seen:?}");

@@ -2,8 +2,8 @@
 
 use super::Bin;
 
-/// How many values are in each bin. Counts may be negative while changes come in, and those that are
-/// zero take no space.
+/// How many values are in each bin. Counts may be negative while changes are coming in, and those
+/// that are zero take no space.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Histogram {
     /// Sorted by bin.

@@ -17,7 +17,7 @@ use crate::dataflow::statistics::operator::complete_before;
 /// The anomalies as of an epoch.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Published {
-    /// Includes everything that was committed up to and including this epoch.
+    /// Everything that was committed up to and including this epoch is included.
     pub epoch: Epoch,
     pub watermark: Option<EventTime>,
     /// Those that a correction may still withdraw.

@@ -161,7 +161,7 @@ fn answer(world: &World, epoch: u64, from: Hour) -> Vec<Anomaly> {
     let first = from.max(Hour(Hour::of(watermark).0 - LIVE + 1));
     let mut want = batch(sessions, watermark, &rules());
     want.retain(|anomaly| KINDS.contains(&anomaly.kind) && anomaly.hour(GAP_MS) >= first);
-    // The first quarter that is known may only continue the one before.
+    // The first quarter that is known may only continue the one before: it is left out.
     let quarter = |anomaly: &Anomaly| anomaly.at.millis().div_euclid(900_000);
     want.retain(|a| a.kind != Kind::Singles || quarter(a) != from.0.saturating_mul(4));
     want
@@ -199,7 +199,7 @@ fn what_is_published_is_the_batch_answer() {
         }
     }
     assert!(checked > 100, "{checked}");
-    // The test proves nothing about what did not happen.
+    // Each kind must have occurred, or the test proves nothing.
     let raised_often = |kind| counts.get(kind).is_some_and(|[raised, _]| *raised > 20);
     let withdrawn: u64 = counts.values().map(|[_, withdrawn]| withdrawn).sum();
     assert!(KINDS.iter().all(raised_often) && withdrawn > 10, "{counts:?}");

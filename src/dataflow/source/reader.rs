@@ -12,9 +12,9 @@
 //!
 //! The reader never runs more than `EPOCHS_IN_FLIGHT` epochs ahead of what is durable, and reads
 //! nothing while the memory for data in flight is used up, so a slow or absent Postgres stops the
-//! reading. Epochs still end, and sooner, because what they hold is released once it is durable. While
-//! memory is used up, a bound epoch is replayed only once everything before it is durable, but then
-//! whole, however much it takes.
+//! reading. Epochs still end, and sooner, because what they hold is released once it is durable.
+//! While memory is used up, a bound epoch is replayed only once everything before it is durable,
+//! but then whole, however much it takes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;

@@ -18,7 +18,7 @@ const BUSY_SHOWN: usize = 10;
 /// What is shown. Times are in milliseconds since 1970.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Board {
-    /// Includes everything that was committed up to and including this epoch.
+    /// Everything that was committed up to and including this epoch is included.
     pub epoch: Epoch,
     pub watermark: Option<EventTime>,
     /// Whether the rows that the table had at the start are included, or were given up.

@@ -37,7 +37,7 @@ pub enum Entry {
 /// The statistics as of an epoch.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Published {
-    /// Includes everything that was committed up to and including this epoch.
+    /// Everything that was committed up to and including this epoch is included.
     pub epoch: Epoch,
     pub watermark: Option<EventTime>,
     pub hours: HashMap<Host, BTreeMap<i64, Summary>>,

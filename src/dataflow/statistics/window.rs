@@ -419,7 +419,7 @@ mod tests {
         EventTime::from_millis(ms)
     }
 
-    /// A row of two events that ended then.
+    /// A row of two events that ended at `end_ms`.
     fn row(ip: &str, host: &str, end_ms: i64, diff: i64) -> Row {
         let span = Span { first: at(end_ms - 5), last: at(end_ms), count: 2 };
         Row { key: Key::new(ip, host), host: Host::named(host), span, end_ms, diff }
