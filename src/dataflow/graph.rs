@@ -1,13 +1,13 @@
 //! The graph, on one screen. It contains no logic: that is in the operators and in what they call.
 //!
 //! ```text
-//!        Kafka partition  ->  its worker (Partition::worker)
-//!              |
-//!   source ----+--- arrivals ---- exchange by shard ---> sessions --- outputs --> commit --> changes
-//!   (decode,   +--- suspects ---- exchange by shard -------^   |   (exchange by writer)  ^     (probe)
-//!    bind)     +--- cuts -------- broadcast ---------------+   +---- summaries --------+
-//!              |                                                                       |
-//!              +--- dead letters ------ exchange by writer ------------------------------+
+//!      Kafka partition  ->  its worker (Partition::worker)
+//!            |
+//! source ----+--- arrivals -- exchange by shard ---> sessions --- outputs --> commit --> changes
+//! (decode,   +--- suspects -- exchange by shard -------^   |   (exchange by writer)  ^     (probe)
+//!  bind)     +--- cuts ------ broadcast ---------------+   +---- summaries --------+
+//!            |                                                                     |
+//!            +--- dead letters ---- exchange by writer ----------------------------+
 //! ```
 //!
 //! The changes go on to the statistics, if there are any (`statistics/mod.rs` draws them).

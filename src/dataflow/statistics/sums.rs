@@ -33,7 +33,7 @@ impl Host {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Visitor([u8; 17]);
 
-/// What the first byte of a [`Visitor`] says besides the length of a text.
+/// The values of the first byte of a [`Visitor`] that are not the length of a text.
 const IPV6: u8 = 16;
 const HASH: u8 = 17;
 
