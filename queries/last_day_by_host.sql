@@ -1,4 +1,4 @@
--- What does the page say of the last day, by host?
+-- What does the page show for the last day, by host?
 --
 -- The current hour and the 24 before it, by the watermark of the last complete commit; a session
 -- counts where it ended. The page shows the median and the 95th percentile as ranges (its bins), in

@@ -103,7 +103,7 @@ pub fn ensure(
             num_logs      bigint not null,
             primary key (ip, host, session_start)
         );
-        -- For questions about a time. Rows come in about this order, so it costs next to nothing.
+        -- For queries about a period. Rows arrive roughly in this order, so the index costs little.
         create index on {name} using brin (session_end) with (autosummarize = on)"
     );
     tx.batch_execute(&create).map_err(|why| classify(&why, "creating the table"))?;
@@ -157,7 +157,8 @@ fn resolve(
     Ok((row.get(1), row.get(2)))
 }
 
-/// Schema and name in quotes of whatever has the name of the table; `None` if nothing has it.
+/// Returns the quoted schema and name of the relation with the table's name; `None` if there is
+/// none.
 pub fn place(
     client: &mut impl GenericClient,
     config: &LedgerConfig,
