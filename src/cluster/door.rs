@@ -26,7 +26,7 @@ use crate::retry;
 const PLACES: usize = 64;
 /// How many of them from one address.
 const PLACES_EACH: usize = 16;
-/// How long a connection that has said nothing yet keeps its place for certain.
+/// How long a connection that has said nothing yet is guaranteed its place.
 const SILENT_GRACE: Duration = Duration::from_millis(100);
 /// How long a connection that has begun to speak keeps it.
 const SPEAKING_GRACE: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// The pause between tries.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// A port that is listened on until it is closed.
+/// A port on which this process listens, until it is closed.
 pub(super) struct Listener {
     address: SocketAddr,
 }
@@ -50,7 +50,7 @@ impl Listener {
 }
 
 /// Listens on this process's own address, and on no other. An instance that is just ending may
-/// still hold the address, and its name may become known only a moment later. Returns `None` if the
+/// still hold the address, and its host name may resolve only a moment later. Returns `None` if the
 /// run is to stop first.
 pub(super) fn listen(
     members: &Arc<Members>,

@@ -65,7 +65,7 @@ fn prune(
     mut go_on: impl FnMut() -> bool,
 ) -> Result<u64, LedgerError> {
     let mut client = connect(config)?;
-    // Do not queue for long for a lock on the table: others would queue behind us in turn.
+    // Do not wait long for a lock on the table: others would queue behind us in turn.
     client
         .batch_execute("set lock_timeout to '5s'")
         .map_err(|why| classify(&why, "removing old dead letters"))?;

@@ -59,7 +59,7 @@ struct State {
     waiting: (Instant, Option<Instant>),
 }
 
-/// How far the life of the cluster has come.
+/// The phase of the cluster's life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Phase {
     /// Processes are still missing, or still miss others.
@@ -103,7 +103,7 @@ impl Member {
     }
 }
 
-/// What a link has told its peer, of the things that change once or now and then.
+/// What a link has reported to its peer, of the state that rarely changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Told {
     pub ready: bool,
