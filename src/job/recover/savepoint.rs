@@ -1,4 +1,4 @@
-//! Where a Flink job has stopped: reads the offsets in its savepoint.
+//! Where a Flink job stopped: reads the offsets in its savepoint.
 //!
 //! Flink commits the offsets of its consumer group when a checkpoint is complete, but not for the
 //! last one: `flink stop --drain` closes the Kafka consumer before the offsets of the savepoint are
