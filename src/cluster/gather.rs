@@ -47,7 +47,7 @@ pub(super) fn greet(
         place.leave();
     }
     if members.phase() != Phase::Gathering {
-        // Nothing that it says matters any more.
+        // The cluster is complete: whatever the greeting holds, it is refused.
         greeting::receive_bytes(&mut channel)?;
         let why = format!("{} runs in a cluster that is complete", members.name(members.me));
         members.stranger(&from.to_string(), &why);

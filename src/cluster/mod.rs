@@ -6,7 +6,7 @@
 //!              Three connections a pair: a link (signs of life, notices) and a wire (timely's
 //!              data, a connection for each direction).
 //!   prove      with a cluster secret, every connection is TLS with a key derived from it. A peer
-//!              without the secret is turned away before anything is said.
+//!              without the secret is turned away before it learns anything.
 //!   agree      the connecting process sends the settings it was started with. If they differ, both
 //!              sides learn it before anything has begun.
 //!   run        once every process is connected to all others. Only then does process 0 take the

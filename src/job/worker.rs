@@ -277,8 +277,8 @@ impl Job {
                     plan.age_ms = asked.get().elapsed().as_millis() as u64;
                     input.send(serde_json::to_vec(&plan).expect("a plan is plain data"));
                 }
-                // An empty stream tells the others; the fault tells the user. A start that is asked
-                // to stop has no fault: it was only waiting.
+                // The other workers learn of it from an empty stream, the user from the fault. A
+                // start that is asked to stop has no fault: it was only waiting.
                 Err(why) if self.run_state.stopping() => info!("stopped while starting: {why}"),
                 Err(fault) => self.run_state.fail(fault),
             }

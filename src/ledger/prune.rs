@@ -1,8 +1,8 @@
 //! Deletes old dead letters in batches, alongside the commits and never inside one.
 //!
 //! The counts stay: the balance adds up what the commits have recorded, not rows. The audit needs
-//! the positions of dead letters that do decode (late events, and events of the future), so those
-//! lose only their payload.
+//! the positions of dead letters that do decode (late and future events), so those lose only their
+//! payload.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;

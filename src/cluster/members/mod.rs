@@ -19,7 +19,7 @@ use crate::cluster::stage::Stage;
 use crate::cluster::wire::Ends;
 use crate::dataflow::run_state::RunState;
 
-/// How often the log says which processes are missing, after the first time.
+/// How often missing processes are logged, after the first time.
 const WAITING_EVERY: Duration = Duration::from_secs(10);
 /// A shorter wait is not logged.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -191,7 +191,7 @@ impl Members {
         self.lock().phase
     }
 
-    /// The work is done: the others may leave, and are told that this process may.
+    /// Marks the work as done: the others may leave, and learn that this process may, too.
     pub fn finish(&self) {
         self.lock().phase = Phase::Finished;
         self.changed.notify_all();

@@ -97,7 +97,7 @@ fn held_against_group(place: &Place) -> Option<Overlap> {
     (place.begin < committed.min(place.end)).then_some(Overlap::ReadBefore { committed })
 }
 
-/// Reads the first records of the partitions for which no group says how far they were read.
+/// Reads the first records of the partitions for which no group shows how far they were read.
 fn held_against_events(
     config: &Config,
     places: &[Place],
