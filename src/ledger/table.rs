@@ -103,7 +103,7 @@ pub fn ensure(
             num_logs      bigint not null,
             primary key (ip, host, session_start)
         );
-        -- For queries about a period. Rows arrive roughly in this order, so the index costs little.
+        -- For questions about a time. Rows come in about this order, so it costs next to nothing.
         create index on {name} using brin (session_end) with (autosummarize = on)"
     );
     tx.batch_execute(&create).map_err(|why| classify(&why, "creating the table"))?;
