@@ -3,8 +3,9 @@
 -- promise: no event older than this is expected from the partition any more. A session closes once
 -- every active partition has promised a time after its end, so the smallest promise of an active
 -- partition decides; a partition that is idle or has ended holds nothing back. behind: the age of
--- the promise, a few seconds for live events, the age of the events while a backlog is read. Only
--- the brokers know how many records wait in Kafka: kafka-consumer-groups.sh --describe.
+-- the promise. For live events it is a few seconds; while a backlog is read, it is the age of the
+-- events. Only the brokers know how many records wait in Kafka: kafka-consumer-groups.sh
+-- --describe.
 --
 -- Covers all jobs of the database; for one job, run
 -- `psql -v job=NAME -f queries/lag.sql`.

@@ -1,9 +1,9 @@
--- What does the page say of the last day, by host?
+-- What does the page show for the last day, by host?
 --
 -- The current hour and the 24 before it, by the watermark of the last complete commit; a session
--- counts where it ended. The page shows the median and the 95th percentile as ranges (its bins), in
--- which the values here lie. Durations are from the first event to the last, in milliseconds. The
--- first row, without a host, is of all hosts together.
+-- counts in the hour in which it ended. The page shows the median and the 95th percentile as ranges
+-- (its bins), in which the values here lie. Durations are from the first event to the last, in
+-- milliseconds. The first row, without a host, is for all hosts together.
 --
 -- Reads the table sessionized_events; for the table of one job, run
 -- `psql -v job=NAME -f queries/last_day_by_host.sql`.

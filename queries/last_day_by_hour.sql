@@ -1,4 +1,4 @@
--- What does the page say of the last day, by hour?
+-- What does the page show for the last day, by hour?
 --
 -- The current hour and the 24 before it, by the watermark of the last complete commit; a session
 -- counts in the hour in which it ended. Durations are from the first event to the last, in

@@ -1,4 +1,4 @@
--- How many sessions began in each hour, of how many visitors, and with how many events?
+-- How many sessions began in each hour, by how many visitors, and with how many events?
 --
 -- The newest hour comes first; at most 168 hours are shown, and hours in which no session began are
 -- left out. Hours are in the time zone of the connection: `set timezone to 'UTC'`, or to your own.

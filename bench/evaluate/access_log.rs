@@ -1,6 +1,6 @@
-//! An access log: who comes back too often, and what their agents say they are.
+//! An access log: who comes back too often, and what their user agents claim to be.
 //!
-//! The agent is not known to the detectors, so it is an independent label.
+//! The detectors do not see the user agent, so it is an independent label.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use sessionizer_core::time::{EventTime, Gap};
 
 use crate::Thresholds;
 
-/// Agents that say that they are robots.
+/// Words by which user agents identify themselves as robots.
 const ROBOTS: [&str; 19] = [
     "bot",
     "crawler",

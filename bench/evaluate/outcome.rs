@@ -1,4 +1,4 @@
-//! What was found, held against what happened.
+//! Compares what was found with what happened.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +12,11 @@ pub struct Found {
     pub host: String,
     pub subject: String,
     pub at_ms: i64,
-    /// When it was known: the event time that the watermark had to pass.
+    /// When it could be known: the event time that the watermark had to pass.
     pub known_ms: Option<i64>,
 }
 
-/// The count of a kind.
+/// The counts of a kind.
 #[derive(Clone, Debug, Default)]
 pub struct Score {
     /// Anomalies that were found, and how many of them belong to an incident.
@@ -25,19 +25,19 @@ pub struct Score {
     /// Incidents that should be found as this kind, and how many were.
     pub incidents: u64,
     pub found: u64,
-    /// From the beginning of an incident until it was known, in minutes.
+    /// From the beginning of an incident until it was found, in minutes.
     pub delays: Vec<f64>,
 }
 
-/// Scores by kind, and by scenario (incidents and found only).
+/// Scores by kind; and by scenario, how many incidents there were and how many were found.
 #[derive(Clone, Debug, Default)]
 pub struct Scores {
     pub kinds: BTreeMap<Kind, Score>,
     pub scenarios: BTreeMap<String, (u64, u64)>,
 }
 
-/// A session ends a gap after its last event, and what a host does is seen in buckets of sessions
-/// that have ended.
+/// How long after and before an incident an anomaly may still belong to it: a session ends a gap
+/// after its last event, and a host is judged by buckets of sessions that have ended.
 const AFTER_MS: i64 = 40 * MINUTE_MS;
 const BEFORE_MS: i64 = 15 * MINUTE_MS;
 

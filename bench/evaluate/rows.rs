@@ -1,4 +1,5 @@
-//! What a job has found: rows of `sessionizer.anomalies`, held against the truth of the topic.
+//! What a job has found: compares rows of `sessionizer.anomalies` with the ground truth of the
+//! topic.
 
 use std::path::PathBuf;
 

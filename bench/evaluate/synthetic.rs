@@ -19,7 +19,8 @@ const GAP_MS: i64 = 300_000;
 const START_MS: i64 = 1_780_272_000_000;
 /// The baseline: a session of more than this many events.
 const BASELINE: u64 = 100;
-/// What is planned together: what happens to single visitors, and what happens to a host.
+/// The scenarios that are planned together: those of single visitors in one plan, each one of a
+/// whole host in a plan of its own.
 const WORLDS: [&[Scenario]; 4] = [
     &[
         Scenario::Flood,
@@ -101,7 +102,7 @@ impl Cell {
         let second_day = clean.start_ms + DAY_MS;
         let end = clean.start_ms + clean.days as i64 * DAY_MS;
         let on_second = |found: &Found| found.known_ms.is_none_or(|known| known >= second_day);
-        // When the plan ends, all visits end: that is no fall.
+        // All visits end with the plan: that is not a fall.
         let in_time = |found: &Found| found.known_ms.is_none_or(|known| known <= end);
         let Judged { found, large } = judge(&Plan::new(clean), rules);
         self.days += 1;
@@ -137,7 +138,7 @@ struct Judged {
 fn judge(plan: &Plan, rules: &Rules) -> Judged {
     let gap = Gap::from_millis(GAP_MS).expect("a gap");
     let sessions = plan.sessions(gap);
-    // The sessions of a visitor follow each other.
+    // The sessions of a visitor are adjacent.
     let same = |a: &PlannedSession, b: &PlannedSession| a.visitor == b.visitor;
     let visitors: Vec<(String, &[PlannedSession])> =
         sessions.chunk_by(same).map(|sessions| (sessions[0].visitor.address(), sessions)).collect();

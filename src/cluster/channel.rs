@@ -168,7 +168,7 @@ fn failed(why: HandshakeError<Socket>) -> io::Error {
     }
 }
 
-/// Whether a connection ended without a goodbye, which OpenSSL treats as an attack.
+/// Whether a connection ended without `close_notify`, which OpenSSL treats as an attack.
 fn is_cut(why: &openssl::ssl::Error) -> bool {
     let is = |why: &openssl::error::Error| why.reason() == Some("unexpected eof while reading");
     why.ssl_error().is_some_and(|all| all.errors().iter().any(is))
@@ -198,7 +198,7 @@ impl Channel {
         socket.stream.set_write_timeout(write)
     }
 
-    /// Ends the connection, with a goodbye if the other side still listens.
+    /// Ends the connection; if it is encrypted, tries to send `close_notify` first.
     pub fn close(&mut self) {
         if let Channel::Sealed(stream) = self {
             let _ = stream.shutdown();
@@ -206,7 +206,7 @@ impl Channel {
         let _ = self.socket().stream.shutdown(Shutdown::Both);
     }
 
-    /// A handle of the underlying connection, to end it from another thread.
+    /// A handle to the underlying connection, to end it from another thread.
     pub fn handle(&mut self) -> io::Result<TcpStream> {
         self.socket().stream.try_clone()
     }

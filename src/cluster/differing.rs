@@ -1,9 +1,9 @@
 //! Tracks which processes were started with other settings, and decides when that ends this one.
 //!
-//! What a connecting process says is only a claim: anybody may have connected, or a process that is
-//! just being stopped. Only an answer counts that comes from the address in the hostfile when this
-//! process connects there, and only if it persists. A process that starts there in time with the
-//! same settings clears the difference.
+//! What a connecting process says is only a claim: it may come from anybody, or from a process that
+//! is just being stopped. An answer counts only if it comes from the address in the hostfile when
+//! this process connects there, and only if it persists. A process that starts there in time with
+//! the same settings clears the difference.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

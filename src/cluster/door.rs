@@ -2,10 +2,10 @@
 //! who they are.
 //!
 //! Anybody may connect, so the hall has few places, and fewer for each address. If there is no
-//! place, a connection that has been there for a while and has said nothing is dropped. If none has
+//! place, a connection that has been there for a while and has sent nothing is dropped. If none has
 //! been there for long, connections from addresses of the hostfile wait outside, in order of
 //! arrival; others are turned away. So a crowd of silent connections delays a start by a moment and
-//! no more: our own processes say at once who they are.
+//! no more: our own processes identify themselves at once.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -26,9 +26,9 @@ use crate::retry;
 const PLACES: usize = 64;
 /// How many of them from one address.
 const PLACES_EACH: usize = 16;
-/// How long a connection that has said nothing yet keeps its place for certain.
+/// How long a connection that has sent nothing yet is guaranteed its place.
 const SILENT_GRACE: Duration = Duration::from_millis(100);
-/// How long a connection that has begun to speak keeps it.
+/// How long a connection that has begun to send keeps it.
 const SPEAKING_GRACE: Duration = Duration::from_secs(1);
 /// How often a connection outside looks for a free place.
 const OUTSIDE: Duration = Duration::from_millis(5);
@@ -37,7 +37,7 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// The pause between tries.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// A port that is listened on until it is closed.
+/// A port on which this process listens, until it is closed.
 pub(super) struct Listener {
     address: SocketAddr,
 }
@@ -50,7 +50,7 @@ impl Listener {
 }
 
 /// Listens on this process's own address, and on no other. An instance that is just ending may
-/// still hold the address, and its name may become known only a moment later. Returns `None` if the
+/// still hold the address, and its host name may resolve only a moment later. Returns `None` if the
 /// run is to stop first.
 pub(super) fn listen(
     members: &Arc<Members>,
@@ -175,7 +175,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The connection has said something.
+    /// Notes that the connection has sent something.
     pub fn spoke(&mut self) {
         for guest in lock(&self.hall).guests.iter_mut() {
             guest.spoke |= Some(guest.place) == self.place;
@@ -260,7 +260,7 @@ impl Hall {
     }
 
     /// Which connection must leave to make room, of one address or of all: first those not from the
-    /// hostfile, then those that have said nothing, and among these the one that came first.
+    /// hostfile, then those that have sent nothing, and among these the one that came first.
     fn who_leaves(
         &self,
         of: Option<IpAddr>,
@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(hall.enter(&mut None, ip(1), &peers, at(99)), Entry::Wait);
         assert_eq!(hall.enter(&mut None, ip(1), &peers, at(100)), Entry::Place(17));
         assert_eq!(hall.guests[0].place, 2, "the oldest has gone");
-        // A connection that has spoken has more time.
+        // A connection that has sent something has more time.
         hall.guests.iter_mut().for_each(|guest| guest.spoke = guest.place > 2);
         assert_eq!(hall.enter(&mut None, ip(1), &peers, at(150)), Entry::Place(18));
         assert_eq!(hall.enter(&mut None, ip(1), &peers, at(150)), Entry::Wait);

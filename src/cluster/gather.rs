@@ -1,4 +1,4 @@
-//! How processes find each other: the answers to those who connect, and the dialers to the others.
+//! How processes find each other: answering those that connect, and dialing the others.
 //!
 //! A connection that cannot prove that it belongs to the cluster is turned away with a line in the
 //! log, and changes nothing. It has half a second for its first byte and five seconds for its whole
@@ -31,8 +31,8 @@ const LOOK_UP: Duration = Duration::from_secs(10);
 /// How many characters are shown of a reason that another process gives.
 const MAX_REASON: usize = 300;
 
-/// Receives a greeting and answers it. An error is about the connection, or says that the peer is a
-/// stranger.
+/// Receives a greeting and answers it. An error means that the connection failed, or that the peer
+/// is a stranger.
 pub(super) fn greet(
     members: &Arc<Members>,
     stream: TcpStream,
@@ -47,7 +47,7 @@ pub(super) fn greet(
         place.leave();
     }
     if members.phase() != Phase::Gathering {
-        // Nothing that it says matters any more.
+        // The cluster is complete: whatever the greeting holds, it is refused.
         greeting::receive_bytes(&mut channel)?;
         let why = format!("{} runs in a cluster that is complete", members.name(members.me));
         members.stranger(&from.to_string(), &why);
@@ -171,7 +171,7 @@ fn compare(members: &Members, process: usize) {
     }
 }
 
-/// A connection on which the other side has said welcome.
+/// Opens a connection, and returns it once the other side has welcomed it.
 fn greet_at(
     members: &Members,
     process: usize,
@@ -195,7 +195,7 @@ fn greet_at(
     greeting::send(&mut channel, &members.hello(purpose)).map_err(failed)?;
     match greeting::receive::<Reply>(&mut channel).map_err(failed)? {
         Reply::Welcome { clock_ms } => {
-            // Once is enough: the data connections follow at once.
+            // Comparing once is enough: the data connections follow at once.
             if purpose == Purpose::Watch {
                 members.compare_clocks(process, clock_ms);
             }

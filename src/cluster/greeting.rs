@@ -89,7 +89,7 @@ pub fn receive<T: DeserializeOwned>(reader: &mut impl Read) -> io::Result<T> {
 /// Receives the bytes of a message without decoding it.
 pub fn receive_bytes(reader: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut magic = [0; MAGIC.len()];
-    // Byte by byte at first: a stranger that says little is recognised by its first byte.
+    // Byte by byte at first: a stranger that sends little is recognized by its first byte.
     for at in 0..MAGIC.len() {
         reader.read_exact(&mut magic[at..=at])?;
         if magic[at] != MAGIC[at] {

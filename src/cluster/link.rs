@@ -2,7 +2,7 @@
 //! few times a second, and whatever the other must know at once: that it stops, fails or is done.
 //!
 //! A process that dies closes the connection; one that hangs or is cut off falls silent. Either way
-//! [`Members`] is told, and decides what that means.
+//! [`Members`] is notified, and decides what that means.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -41,7 +41,7 @@ enum Notice {
     Fault(u8, String),
     /// The sender has done its work.
     Done,
-    /// What people see of the sender; only process 0 is told.
+    /// What the displays show of the sender; sent only to process 0.
     Figures(String),
 }
 

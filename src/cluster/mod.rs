@@ -6,9 +6,9 @@
 //!              Three connections a pair: a link (signs of life, notices) and a wire (timely's
 //!              data, a connection for each direction).
 //!   prove      with a cluster secret, every connection is TLS with a key derived from it. A peer
-//!              without the secret is turned away before anything is said.
-//!   agree      the connecting process says how it was started. If the settings differ, both sides
-//!              are told, before anything has begun.
+//!              without the secret is turned away before it learns anything.
+//!   agree      the connecting process sends the settings it was started with. If they differ, both
+//!              sides learn it before anything has begun.
 //!   run        once every process is connected to all others. Only then does process 0 take the
 //!              fence.
 //!   lose       a link that ends or falls silent ends the run, with the name of the process.
@@ -58,7 +58,7 @@ use wire::{Ends, Wire};
 
 use crate::dataflow::run_state::RunState;
 
-/// How long the end of a run waits until every peer knows about it.
+/// How long the end of a run waits for every peer to learn of it.
 const TELLING: Duration = Duration::from_millis(500);
 /// How long the start of a complete cluster may stand still, as a multiple of `--start-timeout`: a
 /// start waits for Kafka and Postgres several times in a row.
@@ -67,7 +67,7 @@ const STANDSTILL_FACTOR: u32 = 5;
 const STANDSTILL_LEAST: Duration = Duration::from_secs(60);
 /// How often the progress of the start is checked.
 const STANDSTILL_LOOK: Duration = Duration::from_millis(500);
-/// What a cluster needs that reaches beyond this machine.
+/// What a cluster that reaches beyond this machine needs.
 const NEEDS_SECRET: &str = "\
     processes that reach each other over a network need a secret in common, which proves that they \
     belong together and encrypts what they send. Make one, give every process the same, and name \
@@ -197,8 +197,8 @@ impl Cluster {
         Ok((builders.into_iter().map(AllocatorBuilder::Tcp).collect(), Box::new(guard)))
     }
 
-    /// The work of this process is done, and everything is durable. The others are told, and a
-    /// process that leaves from here on is not missed.
+    /// Tells the others that the work of this process is done and everything is durable. A process
+    /// that leaves from here on is not missed.
     pub fn finished(&self) {
         self.members.finish();
     }

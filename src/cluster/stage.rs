@@ -1,6 +1,6 @@
 //! How far the start of a cluster has come. A complete cluster that stands still holds the fence
-//! and does nothing. So a standstill has a time limit, after which the processes that are behind
-//! are named.
+//! and does nothing. So a standstill has a time limit, after which the processes that lag are
+//! named.
 
 use std::time::{Duration, Instant};
 

@@ -143,7 +143,7 @@ impl Stream for Wire {
             lock(&self.outbound).close();
         }
         if how != Shutdown::Write {
-            // A peer that has left needs no goodbye.
+            // Shutting down fails if the peer has already left.
             let _ = self.stop_reading.shutdown(Shutdown::Both);
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Which anomalies are looked for, and by which thresholds.
+//! Which anomalies the job looks for, and with which thresholds.
 
 use sessionizer_core::anomaly::{Kind, Rules};
 
@@ -8,7 +8,7 @@ use crate::config::Problems;
 /// The kinds that a running job looks for.
 const LIVE: [Kind; 5] = [Kind::Burst, Kind::Marathon, Kind::Surge, Kind::Fall, Kind::Singles];
 
-/// What is looked for.
+/// The anomalies that the job looks for.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Anomalies {
     /// Empty: nothing.

@@ -8,7 +8,7 @@ use crate::config::Problems;
 use crate::config::value::{duration_ms, name};
 use crate::monitor::HttpConfig;
 
-/// The port that exporters of OpenTelemetry use, and nothing else on most machines.
+/// The port that OpenTelemetry's exporters use, and on most machines nothing else.
 const PORT: u16 = 9_464;
 
 /// Reads the settings of the HTTP port.
@@ -37,7 +37,8 @@ pub fn read_http(problems: &mut Problems<'_>, args: &RunArgs) -> Option<HttpConf
     })
 }
 
-/// Where to listen. By default, processes that run on one machine have a port each.
+/// Where to listen. By default, processes without a hostfile, which share a machine, have a port
+/// each.
 fn address(args: &RunArgs) -> Result<Option<SocketAddr>, String> {
     let Some(text) = args.http.as_deref().map(str::trim).filter(|text| !text.is_empty()) else {
         let process = args.process.trim().parse::<u16>().unwrap_or(0);

@@ -43,7 +43,7 @@ use crate::monitor::HttpConfig;
 /// A valid configuration of the job.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Of each process.
+    /// Workers in each process.
     pub workers: usize,
     pub processes: usize,
     /// The index of this process.
@@ -77,7 +77,7 @@ pub struct Config {
     pub start_timeout: Duration,
     pub stop_timeout: Duration,
     pub http: HttpConfig,
-    /// What is counted live; `None`: nothing.
+    /// The window of the live statistics; `None` if they are off.
     pub statistics: Option<Bounds>,
     pub anomalies: Anomalies,
 }
@@ -93,7 +93,8 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
     let process = problems.take("--process", process(&args.process, last));
     let writers = match &args.sink_connections {
         Some(text) => problems.take("--sink-connections", whole(text, 1, 1_024)),
-        // Fewer are less work for Postgres; but between processes, rows would have to travel.
+        // Fewer writers than workers are less work for Postgres, but in a cluster rows would have
+        // to travel between processes.
         None => workers.zip(processes).map(|(workers, processes)| match processes {
             1 => workers.div_ceil(2),
             _ => workers * processes,
@@ -216,7 +217,7 @@ impl Config {
     }
 }
 
-/// What is counted live; `None` within: nothing.
+/// Reads what is counted live. The inner `None` means nothing, the outer one a mistake.
 fn read_statistics(problems: &mut Problems<'_>, args: &RunArgs) -> Option<Option<Bounds>> {
     let visitors = whole(&args.statistics_visitors, 1, 100_000_000);
     let visitors = problems.take("--statistics-visitors", visitors)? as usize;

@@ -1,4 +1,4 @@
-//! How to reach Postgres, and the names of what is there.
+//! How to reach Postgres, and the names of the job and its table.
 
 use std::path::PathBuf;
 

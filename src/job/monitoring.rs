@@ -43,7 +43,7 @@ impl Watchers {
         }
     }
 
-    /// Shows how the last run has ended.
+    /// Shows how the last run ended.
     pub(super) fn end(self, result: &Result<(), Fault>, stopping: bool) {
         if let Some(monitor) = self.monitor {
             monitor.end(ended(result, stopping));
@@ -51,7 +51,7 @@ impl Watchers {
     }
 }
 
-/// How a run has ended. `stopping` says whether it had been asked to stop.
+/// How a run ended. `stopping` says whether it had been asked to stop.
 fn ended(result: &Result<(), Fault>, stopping: bool) -> Ended {
     match result {
         Ok(()) => Ended::Stopped,
@@ -64,7 +64,7 @@ fn ended(result: &Result<(), Fault>, stopping: bool) -> Ended {
     }
 }
 
-/// What the displays have to know of the job.
+/// What the displays need to know about the job.
 pub(super) fn facts(config: &Config) -> Facts {
     let Config { ledger, watermark, http, .. } = config;
     let loopback = http.address.is_some_and(|address| address.ip().is_loopback());

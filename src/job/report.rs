@@ -1,4 +1,4 @@
-//! `kill -USR1`: writes into the log where everything is. It changes nothing.
+//! `kill -USR1`: logs where everything is. It changes nothing.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;

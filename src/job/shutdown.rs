@@ -12,7 +12,7 @@ use timely::communication::WorkerGuards;
 use crate::cluster::Cluster;
 use crate::dataflow::run_state::RunState;
 
-/// The longest a worker sleeps before it looks at the flags of the run.
+/// The longest that a worker sleeps before it looks at the flags of the run.
 pub(super) const NAP: Duration = Duration::from_millis(100);
 
 /// How long a failed process of a cluster may take to end by itself. Then it is ended: the others

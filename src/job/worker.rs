@@ -1,4 +1,4 @@
-//! What one worker does, from the plan to the end.
+//! What one worker does, from the plan to the end of the run.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -46,7 +46,7 @@ use crate::ledger;
 use crate::ledger::{AnomalyRows, SessionEnd, Yesterday};
 use crate::ui::text::{duration, plural};
 
-/// How often the statistics follow what was committed.
+/// How often the statistics catch up with what was committed.
 const STATISTICS_MS: u64 = 1_000;
 
 /// What the workers of this process share.
@@ -57,8 +57,8 @@ pub(super) struct Job {
     pub(super) start: Option<cluster::Start>,
     pub(super) watcher: Mutex<Option<Arc<Watcher>>>,
     pub(super) loaded: Mutex<Loaded>,
-    /// On process 0, from the plan on until worker 0 takes them: the rows with which the statistics
-    /// begin.
+    /// The rows that the statistics start from: on process 0, from the plan on until worker 0 takes
+    /// them.
     pub(super) yesterday: Mutex<Option<Yesterday>>,
 }
 
@@ -71,11 +71,11 @@ pub(super) struct Loaded {
 }
 
 impl Job {
-    /// Runs one worker, from the plan to the end.
+    /// Runs one worker, from the plan to the end of the run.
     pub(super) fn work(self: &Arc<Self>, worker: &mut Worker) -> Result<(), Fault> {
         let Some(plan) = self.learn_plan(worker)? else { return Ok(()) };
         // Every worker learns the plan at about the same moment, whatever the clocks say. From here
-        // on, epochs go by elapsed time, on every machine.
+        // on, epochs follow elapsed time, on every machine.
         let (learnt, age_ms) = (Instant::now(), plan.age_ms);
         self.reach(Stage::Loading(0));
         let plan = Arc::new(plan);
@@ -118,7 +118,8 @@ impl Job {
             statistics: self.statistics(plan.fence.generation),
         };
         let count = plan.partitions_of(index, (peers, processes)).count();
-        // Each worker reads about as many partitions, so the workers share the memory equally.
+        // Each worker reads about the same number of partitions, so the workers share the memory
+        // equally.
         let of_process = count * self.config.workers;
         let kafka = &self.config.kafka;
         let held = kafka.held_bytes(of_process).min(self.config.memory_bytes / 2);
@@ -175,7 +176,7 @@ impl Job {
         Ok(())
     }
 
-    /// What is counted live.
+    /// Configures the live statistics; `None` if they are off.
     fn statistics(self: &Arc<Self>, generation: i64) -> Option<StatisticsConfig> {
         let end_after_ms = match self.config.ledger.session_end {
             SessionEnd::Window => self.config.ledger.gap.millis(),
@@ -217,7 +218,7 @@ impl Job {
         })
     }
 
-    /// What is looked for live.
+    /// Configures the live search for anomalies; `None` if it is off.
     fn anomalies(&self, generation: i64, end_after_ms: i64) -> Option<AnomaliesConfig> {
         let Anomalies { kinds, rules } = self.config.anomalies.clone();
         if kinds.is_empty() {
@@ -226,7 +227,7 @@ impl Job {
         let run_state = Arc::clone(&self.run_state);
         let (ledger, keep) = (self.config.ledger.clone(), self.config.keep_anomalies);
         let state = Mutex::new((Alarms::of(&kinds), None));
-        // Only worker 0 of the job calls this, so only there a thread is started.
+        // Only worker 0 of the job calls this, so a thread is started only there.
         let on_anomalies: OnAnomalies = Arc::new(move |published| {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
             let (alarms, rows) = &mut *state;
@@ -276,8 +277,8 @@ impl Job {
                     plan.age_ms = asked.get().elapsed().as_millis() as u64;
                     input.send(serde_json::to_vec(&plan).expect("a plan is plain data"));
                 }
-                // An empty stream tells the others; the fault tells the user. A start that is asked
-                // to stop has no fault: it was only waiting.
+                // The other workers learn of it from an empty stream, the user from the fault. A
+                // start that is asked to stop has no fault: it was only waiting.
                 Err(why) if self.run_state.stopping() => info!("stopped while starting: {why}"),
                 Err(fault) => self.run_state.fail(fault),
             }

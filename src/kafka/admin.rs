@@ -26,7 +26,7 @@ const START_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long brokers must refuse a login or a certificate before a start gives up: a broker that has
 /// just started may not know the login yet.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(3);
-/// The least timeout of a request, even if a start has no patience left.
+/// The minimum timeout of a request, even if the start's patience has run out.
 const LEAST_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Asks the brokers about topics and offsets.

@@ -22,9 +22,10 @@ use crate::dataflow::ports::Record;
 /// The most records that one call fetches: enough to make the call cheap, few enough that they are
 /// still in the cache when they are read.
 const BATCH: usize = 1_024;
-/// About the most bytes that one call fetches: fetched records no longer count towards the queue.
+/// Roughly the most bytes that one call fetches: records taken out of the queue no longer count
+/// towards its limit.
 const BATCH_BYTES: usize = 512 * 1_024;
-/// The least number of records that one call asks for, however large they are.
+/// The minimum number of records that one call asks for, however large they are.
 const LEAST: usize = 4;
 
 /// What comes next in a partition.
@@ -136,8 +137,8 @@ impl<C: ConsumerContext + 'static> Batches<C> {
         known.then_some(Offset::new(high))
     }
 
-    /// When, by Kafka's timestamps, the records that were passed had come, as far as two of a fetch
-    /// tell: those in between are not asked.
+    /// Returns how far this partition has been read, by Kafka's timestamps. This is approximate:
+    /// only the first and the last message of a fetch are asked for theirs.
     pub fn read_up_to_ms(&self) -> Option<i64> {
         self.stamps.map(|(first, last)| if self.holds() { first } else { last })
     }
@@ -175,8 +176,8 @@ impl<C: ConsumerContext + 'static> Batches<C> {
     }
 }
 
-/// The timestamp of a message, in milliseconds since 1970; `None` if it has none, as an event that
-/// is not a record.
+/// The timestamp of a message, in milliseconds since 1970; `None` if it has none, such as an event
+/// that is not a record.
 ///
 /// # Safety
 /// The message is not destroyed.

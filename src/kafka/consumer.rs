@@ -64,8 +64,8 @@ pub(super) fn learn_leaders(consumer: &BaseConsumer<Context>, topic: &str) {
 const FAILURES_BEFORE_WARNING: u32 = 3;
 
 impl KafkaFeed {
-    /// Creates a feed that reads nothing yet. `mine` tells which new partitions belong to this
-    /// worker, `partitions` is about how many all feeds of this process will read, and `wake` is
+    /// Creates a feed that reads nothing yet. `mine` decides which new partitions belong to this
+    /// worker, `partitions` is roughly how many all feeds of this process will read, and `wake` is
     /// called when records have arrived.
     pub fn new(
         config: &KafkaConfig,
@@ -239,8 +239,8 @@ impl Feed for KafkaFeed {
         self.parts[&partition].end.position()
     }
 
-    /// After a broker was away, a consumer of librdkafka may fetch from some of its partitions no
-    /// more, until it learns anew which brokers serve them (docs/DECISIONS.md).
+    /// After a broker was away, librdkafka's consumer may stop fetching from some of its partitions
+    /// until it learns again which brokers serve them (docs/DECISIONS.md).
     fn fetch_again(&mut self, partition: Partition) {
         let part = &self.parts[&partition];
         if part.batches.holds() {

@@ -6,8 +6,8 @@
 //! writes events, and [`EmbeddedBroker`] is a broker inside this process for demonstrations.
 //!
 //! Partitions are assigned, never subscribed to: the dataflow decides which worker reads which
-//! partition. Each partition has a queue of its own, so that one can be read while another is left
-//! alone. Offsets are kept in Postgres; the offsets of the consumer group are only a courtesy to
+//! partition. Each partition has a queue of its own, so that one can be read while another is
+//! paused. Offsets are kept in Postgres; the offsets of the consumer group are only a courtesy to
 //! tools that show lag.
 
 mod admin;
@@ -91,7 +91,7 @@ pub const RESERVED: [(&str, &str); 22] = [
 
 /// The timeout of one request to the brokers.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// The pause before a question is asked again.
+/// The pause before a request is repeated.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// How many times a client is polled for events in one go. A poll that has handled an internal
 /// event, such as a log line, returns the same as one that found nothing, so the return value does
@@ -158,13 +158,15 @@ impl KafkaConfig {
         Duration::from_millis(millis.unwrap_or(30_000))
     }
 
-    /// The most that the consumers of a process hold when it reads this many partitions.
+    /// The maximum number of bytes that the consumers of a process hold if it reads this many
+    /// partitions.
     pub fn held_bytes(&self, partitions: usize) -> u64 {
         let Shares { queued_kib, fetched_kib } = self.shares(partitions);
         (queued_kib + fetched_kib) * 1_024 * partitions as u64
     }
 
-    /// The share of each of this many partitions. A queue can exceed its limit by one fetch.
+    /// The limits of each partition if there are this many. A queue can exceed its limit by one
+    /// fetch.
     fn shares(&self, partitions: usize) -> Shares {
         let share_kib = self.queued_bytes / 1_024 / partitions.max(1) as u64;
         let queued_kib = share_kib.clamp(64, 16 * 1_024);
@@ -234,7 +236,7 @@ struct Health {
     failures: AtomicU64,
     /// When a connection last failed, plus one; 0: never.
     doubted_ms: AtomicU64,
-    /// The reason of the last failure.
+    /// The reason for the last failure.
     last: Mutex<Option<String>>,
     /// Whether the warning about the denied consumer group was logged.
     group_denied: AtomicBool,

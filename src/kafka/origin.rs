@@ -20,8 +20,8 @@ const MARK: &str = "sessionizer";
 /// each would make the records of a topic larger by a twentieth.
 const ALL_MARKED: u64 = 1_000;
 const ONE_MARKED_IN: u64 = 16;
-/// How many records are searched for the mark at either end of a partition. That none of this many
-/// records of ours is marked happens once in fifteen million times.
+/// How many records are searched for the mark at either end of a partition. The chance that none of
+/// that many records of ours is marked is one in fifteen million.
 const EXAMINED: i64 = 256;
 /// How long the search may take.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -89,7 +89,7 @@ impl Publisher {
     /// Queues a record; blocks while the queue is full. A payload of `None` is a tombstone.
     ///
     /// Records carry the time of writing, not the event time: by this timestamp, brokers delete old
-    /// records and refuse those of the future.
+    /// records and refuse those from the future.
     pub fn send(&self, key: Option<&str>, payload: Option<&[u8]>) -> Result<(), Fault> {
         let mut record = BaseRecord::<str, [u8]>::to(&self.topic);
         record.key = key;

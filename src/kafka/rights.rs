@@ -1,8 +1,8 @@
 //! Finds out at a start whether this login may read its topics.
 //!
-//! Brokers answer where a topic begins and ends to a login that may only describe it. Whether it
-//! may read is known only once it fetches. That would be too late: by then, this start has taken
-//! over from an instance that can read.
+//! Brokers report where a topic begins and ends even to a login that may only describe it. Whether
+//! it may read is known only once it fetches. That would be too late: by then, this start would
+//! have taken over from an instance that can read.
 
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;

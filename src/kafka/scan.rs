@@ -1,4 +1,4 @@
-//! Reads ranges of offsets, each in order: for the audit, and for what a start looks at.
+//! Reads ranges of offsets, each in order: for the audit, and for the checks of a start.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -17,9 +17,9 @@ use crate::dataflow::ports::Record;
 use crate::kafka::{Context, KafkaConfig, lock, refused, rights};
 use crate::ui::text;
 
-/// How often a scan that gets nothing looks around.
+/// How long a poll waits: this often, a scan that receives nothing checks whether to go on.
 const LOOKS: Duration = Duration::from_millis(500);
-/// How long nothing may come before that is reported, and how often it is reported then.
+/// How long nothing may arrive before that is reported, and how often it is reported from then on.
 const SILENCE: Duration = Duration::from_secs(10);
 const SILENCE_AGAIN: Duration = Duration::from_secs(60);
 
@@ -130,11 +130,11 @@ fn read(
     Ok(())
 }
 
-/// Reports that nothing comes, and that something comes again.
+/// Reports that nothing arrives, and that records arrive again.
 struct Silence<'a> {
     config: &'a KafkaConfig,
     began: Instant,
-    /// When the last record came.
+    /// When the last record arrived.
     since: Instant,
     reported: Option<Instant>,
 }

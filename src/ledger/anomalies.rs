@@ -1,9 +1,9 @@
-//! Writes the anomalies to `sessionizer.anomalies`, beside the commits and never in one.
+//! Writes the anomalies to `sessionizer.anomalies`, alongside the commits and never inside one.
 //!
-//! A row is a function of the table and the watermark, so writing it again changes nothing: its
-//! key is what tells the anomaly from others. Each transaction first makes sure that no other
-//! instance has taken over. The column `verdict` belongs to the user. What cannot be written
-//! waits, and the newest state of each anomaly replaces an older one.
+//! A row is a function of the table and the watermark, so writing it again changes nothing: its key
+//! identifies the anomaly. Each transaction first makes sure that no other instance has taken over.
+//! The column `verdict` belongs to the user. What cannot be written waits, and the newest state of
+//! each anomaly replaces an older one.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -22,9 +22,9 @@ use crate::ledger::LedgerConfig;
 use crate::ledger::connect::{classify, connect};
 use crate::ui::text::plural;
 
-/// How many rows of one kind and host and hour are written; one more counts the rest.
+/// How many rows are written for one kind, host and hour; one more row counts the rest.
 const AN_HOUR: usize = 20;
-/// How many wait at most while Postgres is away, and how many are written at once.
+/// How many rows may wait while Postgres is unreachable, and how many one transaction writes.
 const WAITING: usize = 100_000;
 const BATCH: usize = 1_000;
 /// How long to wait after a failure, and how often old rows are removed.
@@ -36,11 +36,11 @@ const LAST_WRITE: Duration = Duration::from_secs(5);
 /// What has changed as of an epoch: rows, and whether each is raised.
 type News = (Epoch, Vec<(Identity, Anomaly, bool)>);
 
-/// Keeps the rows of the anomalies as they are published.
+/// Keeps the rows in Postgres up to date with the anomalies that are published.
 pub struct AnomalyRows {
     end_after_ms: i64,
     told: BTreeMap<Identity, Anomaly>,
-    /// Until it is dropped.
+    /// `None` while this is being dropped, which ends the thread.
     news: Option<Sender<News>>,
     writes: Option<JoinHandle<()>>,
 }
@@ -70,7 +70,7 @@ impl AnomalyRows {
         AnomalyRows { end_after_ms, told: BTreeMap::new(), news, writes }
     }
 
-    /// Takes in what is published. What only grew old stays as it is.
+    /// Queues what has changed since the last call. Rows that have only grown old stay as they are.
     pub fn take(&mut self, published: &Published) {
         let now = rows(&published.live, AN_HOUR);
         if now == self.told {
@@ -81,7 +81,7 @@ impl AnomalyRows {
         let raised = now.iter().filter(|(identity, row)| self.told.get(*identity) != Some(*row));
         let raised = raised.map(|(identity, row)| (identity.clone(), row.clone(), true));
         let gone = self.told.iter().filter(|(identity, row)| {
-            // An earlier one may have taken its place: then it is among the rest.
+            // An earlier anomaly may have taken its place: then it is counted among the rest.
             let is_counted = published.live.contains(*row);
             !now.contains_key(*identity) && !is_counted && is_live(row)
         });
@@ -248,7 +248,7 @@ impl Writer {
     }
 }
 
-/// Adds an anomaly, or brings its figures up to date. The verdict stays.
+/// Adds an anomaly, or brings its figures up to date. Leaves the verdict alone.
 const INSERT: &str = "
     insert into sessionizer.anomalies as known
         (job, kind, host, subject, at, observed, expected, threshold, unit, reason, details, state,

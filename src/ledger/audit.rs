@@ -1,5 +1,5 @@
 //! The durable state at one moment, for the audit: one read-only transaction, whose snapshot lasts
-//! as long as the audit takes. It reads; the comparison with the topic is not its concern.
+//! as long as the audit takes. It only reads: comparing this with the topic is left to the caller.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -39,12 +39,12 @@ pub struct Moment {
     pub shards: Vec<ShardProgress>,
     /// By epoch at which a shard stands: the watermark, and the last binding of each partition.
     pub epochs: BTreeMap<Epoch, (EventTime, Vec<NamedBinding>)>,
-    /// Records that decode but are dead letters: of the future, or dropped as late. By topic and
-    /// partition; late ones count in the shard of their key.
+    /// Records that decode but are dead letters: too far in the future, or dropped as late. By
+    /// topic and partition; late ones count in the shard of their key.
     pub refused: HashMap<(String, i32), HashMap<Offset, Reason>>,
     /// The epochs that some shards have passed and others have not: by topic and partition, the end
     /// offset of each, and the latest event time that does not count as future. The dead letters
-    /// would tell, but they belong to shards of their own, which may lag behind.
+    /// would show it, but they belong to other shards, which may lag behind.
     pub latest: HashMap<(String, i32), Vec<(Offset, EventTime)>>,
     /// Sessions that the table has refused; their events count as dead letters.
     pub refused_rows: Vec<(Key, Span)>,
@@ -311,7 +311,7 @@ fn refuse_after_loss(client: &mut Client, job: &str) -> Result<(), LedgerError> 
         .query_one("select to_regclass('sessionizer.losses') is not null", &[])
         .map_err(failed)?;
     if !there.get::<_, bool>(0) {
-        return Ok(()); // An older version of the program made the schema.
+        return Ok(()); // An older version created the schema.
     }
     let lost = client
         .query_opt(

@@ -22,8 +22,8 @@ use crate::ui::tls::meaning;
 use crate::ui::trouble;
 
 /// Limits idle transactions, unless the server does so already. Ours are never idle for long. The
-/// transaction of a client that was frozen or cut off would keep its locks, and with them every
-/// later instance waiting, until somebody ended it by hand.
+/// transaction of a client that was frozen or cut off would keep its locks, and so keep every later
+/// instance waiting, until somebody ended it by hand.
 const END_IDLE_TRANSACTIONS: &str =
     "select set_config('idle_in_transaction_session_timeout', '60000', false)
      where current_setting('idle_in_transaction_session_timeout') = '0'";
@@ -156,7 +156,7 @@ fn trust(
     Ok(())
 }
 
-/// Whether the server's certificate does not verify: trying again will not help.
+/// Whether the server's certificate fails to verify: trying again will not help.
 fn fails_verification(error: &Error) -> bool {
     // postgres-openssl wraps the error of the handshake.
     let handshake = error.source().and_then(|source| source.source());
@@ -191,7 +191,7 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
     classified
 }
 
-/// The cause of a failure that may be over soon, by the class of its code.
+/// The likely cause of a transient failure, by the class of its code.
 fn cause(error: &Error) -> &'static str {
     let Some(code) = error.code() else { return "connection" };
     match &code.code()[..2] {
@@ -233,7 +233,7 @@ fn judge(error: &Error, doing: &str) -> LedgerError {
                 "{why}: it is a standby, or default_transaction_read_only is on; the job writes"
             ));
         }
-        // Not an answer of the server: the connection failed, or TLS.
+        // Not an answer from the server: the connection or TLS failed.
         return LedgerError::Retry(why);
     };
     let mut why = format!("{doing}: {} ({})", db.message(), db.code().code());

@@ -56,7 +56,7 @@ pub struct RecoveredState {
 }
 
 impl RecoveredState {
-    /// Whether nothing has ever been committed, so that it is still open where reading begins.
+    /// Whether nothing has ever been committed, so that it is still undecided where reading begins.
     pub fn is_first_start(&self) -> bool {
         self.replay.is_empty() && self.base.bindings.is_empty()
     }

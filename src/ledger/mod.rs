@@ -6,9 +6,10 @@
 //! settings, `rights` checks what the login may do, `probe` rehearses what the job will do,
 //! `durable` reads and checks the durable state, `loss` records what Kafka has lost, `commit`
 //! writes epochs, `past` detects a database that has gone back to an earlier state, `audit` reads
-//! the durable state for an audit, `prune` deletes old dead letters, `anomalies` writes what was found,
-//! `yesterday` reads the rows with which the statistics begin, and `reset` removes a job. Statements
-//! stand beside their one caller; the objects they use are in `schema.sql`.
+//! the durable state for an audit, `prune` deletes old dead letters, `anomalies` writes the rows of
+//! anomalies, `yesterday` reads the rows that the statistics start from, `watch` reads the balance
+//! for the page, and `reset` removes a job. `copy` encodes rows for COPY. Each statement is beside
+//! its one caller; the objects they use are in `schema.sql`.
 
 mod anomalies;
 pub mod audit;
@@ -63,11 +64,11 @@ use crate::dataflow::statistics::window::Bounds;
 use crate::ui::text;
 use crate::ui::waiting::Waiting;
 
-/// A start logs that it waits when it has had no answer for this long.
+/// A start logs that it is waiting after this long without an answer.
 const WAITING_NOTICE: Duration = Duration::from_secs(5);
-/// The least time that a query gets for its answer, even if a start has no patience left...
+/// The minimum time that a query is given to answer, even if the start's patience has run out...
 const LEAST_QUERY_TIME: Duration = Duration::from_secs(3);
-/// ... and the least time for a connection: not every open port leads to a server that answers.
+/// ... and the minimum for a connection: not every open port leads to a server that answers.
 const LEAST_CONNECT_TIME: Duration = Duration::from_millis(500);
 
 /// What the ledger needs to know about the job.
@@ -119,7 +120,8 @@ pub fn open_writer(
     Ok(Box::new(writer))
 }
 
-/// Schema and name in quotes of whatever has the name of the table; `None` if nothing has it.
+/// Returns the quoted schema and name of the relation with the table's name; `None` if there is
+/// none.
 pub fn place_of_table(config: &LedgerConfig) -> Result<Option<String>, LedgerError> {
     table::place(&mut connect::connect(config)?, config)
 }
@@ -154,8 +156,8 @@ pub fn peek_patiently(
 }
 
 /// Prepares the database, takes the fence and reads the durable state, as soon as Postgres answers.
-/// Waits at most `patience`. The switch allows a first start although the table has rows; the window
-/// is that of the statistics.
+/// Waits at most `patience`. `begins` holds whether a first start is allowed although the table has
+/// rows, and the window of the statistics.
 pub fn start_patiently(
     config: &LedgerConfig,
     topics: &[String],
@@ -207,9 +209,9 @@ impl Signs {
     }
 }
 
-/// Asks until Postgres answers. Logs once what it waits for, and gives up after `patience` without
-/// a sign of life. A query that takes longer than that counts each part that arrives in
-/// [`Signs::parts`]: that is a sign of life.
+/// Repeats a query until Postgres answers. Logs once what it is waiting for, and gives up after
+/// `patience` without a sign of life. A query may take longer than that as long as parts of its
+/// answer arrive: it counts them in [`Signs::parts`].
 ///
 /// Each query runs on a thread of its own: a connection that is never accepted, or a lock that is
 /// never granted, must not keep a start from stopping.
@@ -234,7 +236,7 @@ fn patiently<T: Send + 'static>(
         let (reply, answer) = channel();
         let (question, counts) = (Arc::clone(&ask), Arc::clone(&signs));
         let thread = thread::Builder::new().name("postgres-start".to_owned());
-        // Nobody receives the answer to a query that was given up.
+        // Nobody receives the answer to a query that was abandoned.
         thread.spawn(move || drop(reply.send(question(&counts)))).expect("a thread can be started");
         let why = loop {
             let now_heard = signs.parts.load(Relaxed);

@@ -88,8 +88,8 @@ enum Change {
 }
 
 impl Server {
-    /// Returns `None` if the server does not tell: not every server that speaks the protocol is
-    /// PostgreSQL.
+    /// Returns `None` if the server does not report this: not every server that speaks the protocol
+    /// is PostgreSQL.
     fn ask(client: &mut impl GenericClient) -> Option<Self> {
         let row = client.query_one(
             "select (pg_control_system()).system_identifier::text,
@@ -128,8 +128,8 @@ struct Distance {
     there: Option<Epoch>,
 }
 
-/// The fault for a database that has gone back. A run of one process restarts by itself, unless the
-/// server is another one than it was.
+/// The fault for a database that has gone back. A run of one process restarts by itself, unless
+/// this is a different server or an old primary.
 fn gone_back(distance: &Distance, change: Option<&Change>) -> LedgerError {
     let Distance { job, durable, there } = distance;
     let time = |epoch: Epoch| EventTime::from_millis(epoch as i64);

@@ -80,8 +80,9 @@ fn second(config: &LedgerConfig) -> Option<(Client, String)> {
     found.inspect_err(|why| log::debug!("no second connection to look for a pooler: {why}")).ok()
 }
 
-/// Whether the connection gets the same session twice in a row. Once is not enough: a pool of two
-/// sessions that takes turns serves two connections that take turns always from the same ones.
+/// Whether the connection gets the same session twice in a row. Once is not enough: a pool that
+/// alternates between two sessions serves each of two alternating connections always from the same
+/// one.
 fn keeps(client: &mut Client, own: &str) -> Result<bool, LedgerError> {
     Ok(own == session(client)? && own == session(client)?)
 }

@@ -1,8 +1,8 @@
-//! Deletes old dead letters in batches, beside the commits and never in one.
+//! Deletes old dead letters in batches, alongside the commits and never inside one.
 //!
-//! The counts stay: the balance sums up what the commits have booked, not rows. The audit needs the
-//! places of dead letters that do decode (late events, and events of the future), so those lose
-//! only their payload.
+//! The counts stay: the balance adds up what the commits have recorded, not rows. The audit needs
+//! the positions of dead letters that do decode (late and future events), so those lose only their
+//! payload.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -21,7 +21,7 @@ const BATCH: i64 = 5_000;
 /// The bounds of the interval at which old dead letters are looked for: a fraction of how long they
 /// are kept.
 const EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3_600));
-/// When to look for them first, and the pause between two batches.
+/// When to look for the first time, and the pause between two batches.
 const FIRST: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -65,7 +65,7 @@ fn prune(
     mut go_on: impl FnMut() -> bool,
 ) -> Result<u64, LedgerError> {
     let mut client = connect(config)?;
-    // Do not queue for long behind a lock of the table: others would queue behind us in turn.
+    // Do not wait long for a lock on the table: others would queue behind us in turn.
     client
         .batch_execute("set lock_timeout to '5s'")
         .map_err(|why| classify(&why, "removing old dead letters"))?;

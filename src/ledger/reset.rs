@@ -32,7 +32,7 @@ const TABLES: [&str; 9] = [
     "epochs",
     "jobs",
 ];
-/// Up to how many rows are counted; beyond that, the statistics of Postgres must do.
+/// Up to how many rows are counted; beyond that, an estimate from Postgres has to do.
 const COUNTED_ROWS: i64 = 1_000_000;
 /// How long a closed connection may still be listed.
 const LINGERS: Duration = Duration::from_secs(1);
@@ -192,7 +192,7 @@ fn running(
     client: &mut impl GenericClient,
     job: &str,
 ) -> Result<Vec<(i32, String)>, postgres::Error> {
-    // In a transaction, what was seen first would be seen again.
+    // Within a transaction, Postgres would repeat the activity it reported first.
     client.execute("select pg_stat_clear_snapshot()", &[])?;
     let rows = client.query(
         "select pid, coalesce(host(client_addr), 'local') from pg_stat_activity

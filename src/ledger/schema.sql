@@ -15,8 +15,8 @@ create table if not exists sessionizer.jobs (
     shards        integer not null,
     gap_ms        bigint not null,
     session_end   text not null,
-    -- Whether the table had rows when the job was created. Those are the past: they set the
-    -- horizon. Late events merge with them as with rows of the job, but they may touch each other.
+    -- Whether the table had rows when the job was created. Those rows set the horizon. Late events
+    -- merge with them as with the job's own rows, but unlike those they may touch each other.
     found_rows    boolean not null,
     -- Accepted losses of records that had been read: the number counted so far, and the epoch at
     -- which the last loss can be counted.
@@ -30,8 +30,8 @@ create table if not exists sessionizer.jobs (
     unique (table_schema, table_name)
 );
 
--- The progress of each shard's output. Every commit moves its shards from the epoch it knows to the
--- next, under the generation it knows: the fence and the idempotence check in one.
+-- The progress of each shard's output. Every commit advances its shards from the epoch, and under
+-- the generation, that it expects: the fence and the idempotence check in one.
 create table if not exists sessionizer.shard_progress (
     job           text not null references sessionizer.jobs on delete cascade,
     shard         integer not null,
@@ -62,8 +62,8 @@ create table if not exists sessionizer.epochs (
     primary key (job, epoch)
 );
 
--- The state of each partition at the end of an epoch. A partition without news has no row, and its
--- last row counts. Rows older than the oldest snapshot are trimmed, except the last of each
+-- The state of each partition at the end of an epoch. A partition without changes has no row; its
+-- last row still applies. Rows older than the oldest snapshot are trimmed, except the last of each
 -- partition.
 create table if not exists sessionizer.bindings (
     job           text not null references sessionizer.jobs on delete cascade,
@@ -77,9 +77,9 @@ create table if not exists sessionizer.bindings (
     quiet_since   bigint not null,
     records       bigint not null,
     dead          bigint not null,
-    -- The topic that the offsets belong to: Kafka's id tells topics of one name apart.
+    -- The topic that the offsets belong to: Kafka's id distinguishes topics of the same name.
     topic_id      text,
-    -- The wall clock by which events of the future were recognized. Null: the epoch was the clock.
+    -- The wall clock by which future events were recognized. Null: the epoch served as the clock.
     clock_ms      bigint,
     primary key (job, epoch, topic, partition)
 );
@@ -93,9 +93,9 @@ create table if not exists sessionizer.snapshots (
     primary key (job, shard)
 );
 
--- Dead letters: records that are not events, with their place, the reason, and how they begin; and
--- sessions that the table has refused (reason row_refused). Those come from several records, so
--- they have no place; their payload is the row, in JSON.
+-- Dead letters: records that are not events, with their position, the reason, and the beginning of
+-- their payload; and sessions that the table has refused (reason row_refused). Those come from
+-- several records, so they have no position; their payload is the row, in JSON.
 create table if not exists sessionizer.dead_letters (
     job           text not null references sessionizer.jobs on delete cascade,
     topic         text,
@@ -137,8 +137,9 @@ create table if not exists sessionizer.losses (
     accepted_at   timestamptz not null default now()
 );
 
--- Epochs whose replay after a crash read other records than were bound, for example because the
--- topic had been compacted meanwhile. The records lost by that are counted in jobs.lost.
+-- Epochs whose replay after a crash read different records from those that were bound, for example
+-- because the topic had been compacted in the meantime. The records lost that way are counted in
+-- jobs.lost.
 create table if not exists sessionizer.replay_differences (
     job           text not null references sessionizer.jobs on delete cascade,
     topic         text not null,
@@ -152,8 +153,9 @@ create table if not exists sessionizer.replay_differences (
     primary key (job, topic, partition, epoch)
 );
 
--- What was unlike the rest of its host. A row follows from the table of sessions and the watermark, so
--- its key is what it is about. The job never writes the verdict: that is for people.
+-- Sessions, and hosts as a whole, that were unlike the rest of their host. A row is a function of
+-- the table of sessions and the watermark, so its key is what it describes. The job never writes
+-- the verdict: that is for people.
 create table if not exists sessionizer.anomalies (
     job           text not null references sessionizer.jobs on delete cascade,
     kind          text not null,

@@ -39,7 +39,7 @@ pub struct Started {
     pub topics_before: Option<Vec<String>>,
     /// The end of the newest row, if this is a first start on a table with rows.
     pub found_rows_to: Option<EventTime>,
-    /// The rows with which the statistics begin, if there are statistics.
+    /// The rows that the statistics start from, if there are statistics.
     pub yesterday: Option<Yesterday>,
 }
 
@@ -164,7 +164,7 @@ fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
 }
 
 /// Checks the rights on the table now, because most are needed only later: `delete`, for example,
-/// when the first late event arrives. A job that lacks one must not run until then.
+/// when the first late event arrives. A job that lacks a right must not start.
 pub fn check_rights(tx: &mut Transaction<'_>, table: &Table) -> Result<(), LedgerError> {
     let row = tx
         .query_one(

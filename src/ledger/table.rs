@@ -157,7 +157,8 @@ fn resolve(
     Ok((row.get(1), row.get(2)))
 }
 
-/// Schema and name in quotes of whatever has the name of the table; `None` if nothing has it.
+/// Returns the quoted schema and name of the relation with the table's name; `None` if there is
+/// none.
 pub fn place(
     client: &mut impl GenericClient,
     config: &LedgerConfig,

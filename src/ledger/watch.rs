@@ -17,16 +17,16 @@ pub struct BalanceWatch {
 }
 
 impl BalanceWatch {
-    /// Connects when it is first asked.
+    /// Connects only at the first read.
     pub fn new(config: &LedgerConfig) -> Self {
         BalanceWatch { config: config.clone(), client: None }
     }
 
-    /// The balance and the epoch that it is of, in milliseconds since 1970; `None` before the first
-    /// complete commit.
+    /// Returns the epoch, in milliseconds since 1970, and the balance as of it; `None` before the
+    /// first complete commit.
     pub fn read(&mut self) -> Result<Option<(i64, Balance)>, LedgerError> {
         let mut last = None;
-        // A connection that has broken since the last call is made anew.
+        // A connection that has broken since the last call is replaced.
         for _ in 0..TRIES {
             match self.try_read() {
                 Ok(found) => return Ok(found),
@@ -42,7 +42,7 @@ impl BalanceWatch {
     fn try_read(&mut self) -> Result<Option<(i64, Balance)>, LedgerError> {
         if self.client.is_none() {
             let mut client = connect(&self.config)?;
-            // It must never be in anybody's way.
+            // These queries must never get in the job's way.
             client
                 .batch_execute(
                     "set default_transaction_read_only = on;

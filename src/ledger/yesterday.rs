@@ -1,10 +1,10 @@
-//! Reads the rows with which the statistics begin: those that the table had at the start, and whose
-//! sessions ended in the window.
+//! Reads the rows that the statistics start from: those in the table at the start whose sessions
+//! ended in the window.
 //!
-//! A connection of its own reads them in the snapshot of the start, behind its back: what is in them
-//! is exactly what no commit of this run has changed yet. The start waits only until the other
-//! transaction has the snapshot, and not for long. If anything fails, the statistics begin empty and
-//! say since when they count.
+//! A separate connection reads them in the background, in the snapshot of the start: it sees the
+//! table exactly as it was before any commit of this run. The start waits only until that
+//! connection has imported the snapshot, and not for long. If anything fails, the statistics begin
+//! empty and report since when they count.
 
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,18 +35,18 @@ use crate::ui::text::{count, duration};
 const IMPORTED_WITHIN: Duration = Duration::from_secs(2);
 /// How long reading may take: the snapshot keeps old rows from being removed.
 const READ_WITHIN: Duration = Duration::from_secs(900);
-/// How many rows are handed over at once, and how many of these batches wait.
+/// How many rows are handed over at once, and how many such batches may wait.
 const BATCH: usize = 2_000;
 const BATCHES: usize = 4;
 
 /// Wakes whoever waits for the next rows.
 type Wake = Arc<Mutex<Option<Box<dyn Fn() + Send>>>>;
 
-/// The rows with which the statistics begin.
+/// The rows that the statistics start from.
 pub enum Yesterday {
-    /// There are none: this start has made the table.
+    /// There are none: the table has no rows.
     Empty,
-    /// The table had rows before the job: which of them are of the last day is not known yet.
+    /// The table had rows before the job. There is no watermark yet, so the last day is unknown.
     Foreign,
     /// They cannot be read, for this reason.
     Unknown(String),
@@ -83,7 +83,7 @@ impl Yesterday {
         let exported = tx.query_one("select pg_export_snapshot()", &[]);
         let snapshot: String =
             exported.map_err(|why| classify(&why, "exporting the snapshot of the start"))?.get(0);
-        // Both types of the column take this text, and one without a zone takes it as UTC.
+        // Both column types accept this text, and the one without a time zone reads it as UTC.
         let from = format!("'{from}'::{}", table.time_type);
         let select = format!(
             "select ip::text, host::text, session_start, session_end, num_logs from {}
@@ -113,7 +113,8 @@ impl Yesterday {
         Ok(Yesterday::Reading(Reading { batches, imported, wake, rows: 0, began }))
     }
 
-    /// Waits until the other connection has the snapshot, which ends with this transaction.
+    /// Waits until the other connection has imported the snapshot, which is valid only until this
+    /// transaction ends.
     pub(super) fn imported(self) -> Self {
         match self {
             Yesterday::Reading(reading) => match reading.imported.recv_timeout(IMPORTED_WITHIN) {
@@ -128,14 +129,14 @@ impl Yesterday {
         }
     }
 
-    /// Calls this whenever there may be more, from now on.
+    /// Sets what to call whenever more rows may have arrived.
     pub fn wake_by(&self, wake: impl Fn() + Send + 'static) {
         if let Yesterday::Reading(reading) = self {
             *lock(&reading.wake) = Some(Box::new(wake));
         }
     }
 
-    /// The next rows, if they are there.
+    /// Returns the next rows, if they have arrived.
     pub fn read(&mut self) -> Past {
         match self {
             Yesterday::Empty => Past::Whole,
@@ -177,7 +178,7 @@ fn import<'a>(client: &'a mut Client, snapshot: &str) -> Result<Transaction<'a>,
     Ok(tx)
 }
 
-/// Reads the rows in batches, until nobody takes them any more.
+/// Reads the rows in batches, as long as somebody takes them.
 fn rows(
     tx: &mut Transaction<'_>,
     config: &LedgerConfig,

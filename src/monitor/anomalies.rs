@@ -9,7 +9,7 @@ use crate::monitor::document::unknown;
 use crate::monitor::mask::mask;
 use crate::monitor::sample::Sample;
 
-/// Why there are none to be shown.
+/// Why there are no anomalies to show.
 pub fn why_none(sample: &Sample) -> &'static str {
     match (sample.process, sample.counts) {
         (1.., _) => "the page of process 0 has them",

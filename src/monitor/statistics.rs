@@ -1,5 +1,5 @@
-//! The statistics as blocks of the document. Rendering only. They are several blocks, because a page
-//! gets a block again whenever anything in it has changed.
+//! The statistics as blocks of the document. Rendering only. There are several blocks because a
+//! page is sent the whole block again whenever anything in it changes.
 
 use serde_json::{Value, json};
 use sessionizer_core::statistics::Bin;
@@ -15,7 +15,7 @@ use crate::monitor::sample::Sample;
 /// The names of the blocks.
 const BLOCKS: [&str; 5] = ["all", "hosts", "hours", "minutes", "visitors"];
 
-/// What the columns of an hour are; those of a minute are the first four.
+/// The columns of an hour; a minute has the first four.
 const COLUMNS: [&str; 9] = [
     "at",
     "sessions",

@@ -19,7 +19,7 @@ use crate::cluster::stage::Stage;
 use crate::cluster::wire::Ends;
 use crate::dataflow::run_state::RunState;
 
-/// How often the log says which processes are missing, after the first time.
+/// How often missing processes are logged, after the first time.
 const WAITING_EVERY: Duration = Duration::from_secs(10);
 /// A shorter wait is not logged.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -59,7 +59,7 @@ struct State {
     waiting: (Instant, Option<Instant>),
 }
 
-/// How far the life of the cluster has come.
+/// The phase of the cluster's life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Phase {
     /// Processes are still missing, or still miss others.
@@ -103,7 +103,7 @@ impl Member {
     }
 }
 
-/// What a link has told its peer, of the things that change once or now and then.
+/// What a link has reported to its peer, of the state that rarely changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Told {
     pub ready: bool,
@@ -191,7 +191,7 @@ impl Members {
         self.lock().phase
     }
 
-    /// The work is done: the others may leave, and are told that this process may.
+    /// Marks the work as done: the others may leave, and learn that this process may, too.
     pub fn finish(&self) {
         self.lock().phase = Phase::Finished;
         self.changed.notify_all();

@@ -214,7 +214,7 @@ fn a_process_that_goes_before_all_are_there_may_come_again() {
     let (_, first) = process(&addresses, 0, "5m");
     let (stopping, second) = process(&addresses, 1, "5m");
     thread::sleep(Duration::from_millis(700));
-    // It fails for a reason that nobody is told: it was killed.
+    // It fails without reporting a reason: it was killed.
     drop(TcpStream::connect(&addresses[1]).expect("it listens"));
     stopping.request_stop();
     assert!(second.join().expect("no panic").expect("a stop is no fault").is_none());
@@ -227,7 +227,7 @@ fn a_lost_process_ends_the_run_of_the_others_with_its_name() {
     let addresses = addresses(3);
     let mut members = all(&addresses);
     let (_, lost) = members.remove(1);
-    // As when it is killed: the connections close, and nothing is said.
+    // As when it is killed: the connections close without a notice.
     lost.members.close();
     for (run_state, _) in &members {
         eventually("the loss is noticed", || run_state.failed());
@@ -279,7 +279,7 @@ fn strangers_are_turned_away_and_stop_nothing() {
     eventually("it listens", || TcpStream::connect(&addresses[0]).is_ok());
     for bytes in [b"GET / HTTP/1.1\r\n\r\n".to_vec(), vec![0; 100_000], Vec::new()] {
         let mut stranger = TcpStream::connect(&addresses[0]).expect("it listens");
-        // It may be turned away before it has said everything.
+        // It may be turned away before it has sent everything.
         let _ = stranger.write_all(&bytes);
         silent = Some(stranger);
     }

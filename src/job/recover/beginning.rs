@@ -2,7 +2,7 @@
 //!
 //! If the table has rows before the job has written any, it holds sessions of events that may still
 //! be in the topic. Reading those events again would count them twice, and no later check could
-//! tell. So a first start on such a table has to be told where to begin, and that position is
+//! detect it. So a first start on such a table has to be told where to begin, and that position is
 //! checked against the offsets that a consumer group has committed, or against the events
 //! themselves.
 
@@ -105,7 +105,7 @@ pub fn find(
     Ok(Beginning { offsets, losses })
 }
 
-/// Warns that a time is in the future: it may be a typo, or in another time zone.
+/// Warns that a time is in the future: it may be a typo, or meant in another time zone.
 fn warn_of_the_future(ms: i64) {
     let ahead = u64::try_from(ms.saturating_sub(now_ms() as i64)).unwrap_or(0);
     // Clocks differ a little.

@@ -49,7 +49,7 @@ pub fn ask(config: &Config, counts: &[i32]) -> Memory {
     Memory(receiver)
 }
 
-/// Reports how far the database is behind what the group remembers.
+/// Reports how far the database lags what the group remembers.
 pub fn compare(memory: &Memory, config: &Config, plan: &RecoveryPlan) {
     let Ok(offsets) = memory.0.recv_timeout(PATIENCE) else { return };
     let mut behind = Vec::new();

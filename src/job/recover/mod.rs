@@ -30,8 +30,8 @@ use crate::ui::text::plural;
 ///
 /// Kafka is asked first: a start that cannot read its topic must not stop an instance that can.
 /// Whether a first start is allowed is decided before anything is created, so a refused start
-/// leaves nothing behind. Epochs begin at the wall clock, read once all questions are answered.
-/// Returns the rows with which the statistics begin as well, if there are statistics.
+/// leaves nothing behind. Epochs begin at the wall clock, read once all queries are answered. Also
+/// returns the rows that the statistics start from, if there are statistics.
 pub fn make_plan(
     config: &Config,
     run_state: &RunState,
@@ -114,8 +114,8 @@ fn place_partitions(
         .filter(|loss| loss.available.is_none())
         .map(|loss| loss.topic.clone())
         .collect();
-    // Asked first: if the end that can be read, asked later, is before this one, growth is not the
-    // reason.
+    // Queried first: if the readable end, queried later, is before this one, growth of the log is
+    // not the reason.
     let log_ends = match config.until_end {
         true => {
             let read = plan.partitions.iter().filter(|part| !part.retired);
@@ -170,9 +170,9 @@ fn last_binding(part: &PartitionPlan, replay: &[BoundEpoch]) -> Binding {
     *replayed.into_iter().find(|b| b.partition == partition).unwrap_or(&part.start)
 }
 
-/// A topic never loses partitions: if it has fewer than the job has read, it was deleted and made
-/// again. The missing ones are not read, and the watermark does not wait for them. Returns the
-/// losses, without those that an earlier start has accepted. `counts` are the numbers of
+/// A topic never loses partitions: if it has fewer than the job has read, it was deleted and
+/// created again. The missing ones are not read, and the watermark does not wait for them. Returns
+/// the losses, without those that an earlier start has accepted. `counts` are the numbers of
 /// partitions, by topic.
 fn retire_what_is_gone(plan: &mut RecoveryPlan, counts: &[i32]) -> Vec<Loss> {
     let mut losses = Vec::new();

@@ -1,8 +1,8 @@
 //! Whether a first start on a table with rows would read events that are in those rows already.
 //!
-//! The offsets of the consumer group tell, if the job before has committed them. Where they do not,
-//! the first events that would be read do: one that is no later than the last event of the newest
-//! row may be in the table.
+//! The offsets of the consumer group show this if the previous job committed them. Where it did
+//! not, the first events that would be read do: one that is no later than the last event of the
+//! newest row may be in the table.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,7 +34,7 @@ enum Overlap {
     OldEvent { offset: Offset, time: EventTime },
 }
 
-/// Refuses a beginning before the end of what the rows hold, or warns if that is accepted.
+/// Refuses to begin before the end of what the rows hold, or warns if that is accepted.
 pub(super) fn refuse(
     config: &Config,
     group: &str,
@@ -97,7 +97,7 @@ fn held_against_group(place: &Place) -> Option<Overlap> {
     (place.begin < committed.min(place.end)).then_some(Overlap::ReadBefore { committed })
 }
 
-/// Reads the first records of the partitions for which no group says how far they were read.
+/// Reads the first records of the partitions for which no group shows how far they were read.
 fn held_against_events(
     config: &Config,
     places: &[Place],

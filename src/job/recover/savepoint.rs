@@ -1,9 +1,9 @@
-//! Where a Flink job has stopped: reads the offsets in its savepoint.
+//! Where a Flink job stopped: reads the offsets in its savepoint.
 //!
 //! Flink commits the offsets of its consumer group when a checkpoint is complete, but not for the
 //! last one: `flink stop --drain` closes the Kafka consumer before the offsets of the savepoint are
-//! committed. The group is then behind what the job has written, by a checkpoint or more, and only
-//! the savepoint says how far the job has read.
+//! committed. The group then lags what the job has written by a checkpoint or more, and only the
+//! savepoint shows how far the job has read.
 //!
 //! A `KafkaSource` keeps one record for each partition in the state of its readers:
 //!

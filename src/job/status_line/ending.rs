@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::ui::text::{duration, plural};
 
-/// How a run has ended.
+/// How a run ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ending {
     /// Everything that `--until-end` had to read is read.

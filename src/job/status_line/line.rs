@@ -119,7 +119,7 @@ fn parts(condition: &Condition, numbers: &Numbers) -> Vec<Part> {
     parts
 }
 
-/// How the job is, in a few words.
+/// The condition of the job, in a few words.
 fn head(condition: &Condition) -> Part {
     let same = |text: String| Part { long: text.clone(), short: text };
     same(match condition {

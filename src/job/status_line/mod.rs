@@ -31,7 +31,7 @@ const LOG_START_EVERY: Duration = Duration::from_secs(2);
 
 const DRAW_EVERY: Duration = Duration::from_millis(250);
 
-/// How often the job is sampled: as often as for the page, so that both say the same.
+/// How often the job is sampled: as often as for the page, so that both show the same.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The spinner and a space before the line.

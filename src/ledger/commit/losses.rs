@@ -1,4 +1,4 @@
-//! Replays that differ from their bindings, and the records lost by that: recorded first, counted
+//! Replays that differ from their bindings, and the records lost that way: recorded first, counted
 //! later.
 
 use crate::dataflow::ports::{EpochTotals, LedgerError};
@@ -51,7 +51,7 @@ impl Commit<'_> {
     }
 
     /// Counts the records of an accepted loss once all shards have passed `epoch`: the loss is what
-    /// the totals lack then. Returns whether it is counted.
+    /// is then missing from the totals. Returns whether it has been counted.
     pub fn count_loss(&mut self, epoch: i64) -> Result<bool, LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "counting what is lost");
         let counted = self

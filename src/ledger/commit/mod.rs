@@ -213,15 +213,15 @@ pub(super) struct Commit<'a> {
 }
 
 impl<'a> Commit<'a> {
-    /// A commit of which only single steps are tried.
+    /// A commit of which only individual steps are tried.
     pub fn trial(tx: Transaction<'a>, target: Target<'a>, run: &'a Run) -> Self {
         let (careful, tried, letters) = (true, Tried::default(), Vec::new());
         Commit { tx, target, run, careful, tried, letters }
     }
 }
 
-/// During a run, a login that no longer works or a database that is gone may come back: somebody is
-/// changing a password, or restoring a backup. The next start finds out.
+/// During a run, a login that stops working or a database that disappears may come back: somebody
+/// may be changing a password or restoring a backup. The next start finds out.
 fn in_a_run(error: LedgerError) -> LedgerError {
     match error {
         LedgerError::Fatal(Fault::Config(why)) => LedgerError::Fatal(Fault::Environment(why)),

@@ -18,7 +18,7 @@ use crate::ledger::table::Table;
 use crate::ui::text;
 
 pub(in crate::ledger) use crate::dataflow::commit::writer::ROW_REFUSED;
-/// The least interval between two warnings about refused rows.
+/// The minimum interval between two warnings about refused rows.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// How much of a key a warning shows, in characters.
 const SHOWN_CHARS: usize = 60;

@@ -72,7 +72,7 @@ impl Refusal {
         })
     }
 
-    /// A refusal without an error of the server.
+    /// A refusal without an error from the server.
     pub(in crate::ledger) fn silent(message: String) -> Self {
         Refusal { code: String::new(), message, column: None, kind: Kind::Silent }
     }

@@ -352,7 +352,7 @@ fn only_if_harmless(url: &mut PostgresUrl, at: u32, name: &str, value: &str) -> 
             ));
         }
     };
-    // Only the names listed above get here, so the message repeats nothing of the URL.
+    // Only the names listed above get here, so the message repeats nothing else.
     if allowed.contains(&value) {
         return Ok(());
     }

@@ -3,12 +3,13 @@
 //!
 //! It is what detectors must not take for anomalies, so it is not made easy for them: regulars come
 //! up to sixteen times a day, a few people leave a page open for hours, and offices and carriers
-//! send dozens of visits from one network. Only operations that IEEE 754 defines to the last bit.
+//! send dozens of visits from one network. It uses only operations whose results IEEE 754 defines
+//! to the last bit.
 
 use super::{DAY_MS, HOUR_MS, MOST_PAUSE_MS, Request, Visit, Visitor};
 use crate::commands::produce::generate::random::{Random, mix};
 
-/// How busy the hours of a day are; between two hours the level goes in a line.
+/// How busy the hours of a day are; between them, the level is interpolated linearly.
 const CURVE: [f64; 24] = [
     0.45, 0.35, 0.28, 0.25, 0.25, 0.30, 0.45, 0.70, 0.95, 1.10, 1.20, 1.25, 1.25, 1.25, 1.30, 1.30,
     1.30, 1.35, 1.45, 1.55, 1.50, 1.30, 0.95, 0.65,
@@ -18,12 +19,13 @@ const CURVE_MOST: f64 = 1.55;
 const DRIFT: f64 = 0.15;
 /// The share of visits with a single event.
 const SINGLE: f64 = 0.45;
-/// The most events of a person's visit.
+/// The most events in a person's visit.
 const MOST_EVENTS: u64 = 1_000;
 /// The share of visits by people who come back, and by people in shared networks.
 const REGULAR: f64 = 0.35;
 const SHARED: f64 = 0.10;
-/// Visits a day of the shared networks, and the shares of the visits that go to each.
+/// Classes of shared networks: the visits a day of each network, and the share of the class in all
+/// visits from shared networks.
 const NETWORKS: [(u64, f64); 5] = [(5, 0.3), (10, 0.3), (20, 0.2), (40, 0.15), (80, 0.05)];
 
 /// How long the tails are: of the events of a visit, and of the visits of a visitor.
@@ -46,7 +48,8 @@ impl Tail {
         }
     }
 
-    /// Visits a day of regulars, and the shares of their visits.
+    /// Classes of regulars: the visits a day of each visitor, and the share of the class in all
+    /// visits by regulars.
     fn regulars(self) -> &'static [(u64, f64)] {
         match self {
             Tail::Light => &[(1, 0.5), (2, 0.3), (3, 0.15), (4, 0.05)],
@@ -54,7 +57,7 @@ impl Tail {
         }
     }
 
-    /// One visit in this many is a page that was left open.
+    /// One visit in this many is a page left open.
     fn left_open(self) -> u64 {
         match self {
             Tail::Light => 20_000,
@@ -73,7 +76,7 @@ impl Tail {
     }
 }
 
-/// What may become of a person who visits.
+/// The people who visit a host.
 pub struct People<'a> {
     request: &'a Request,
     host: u16,
@@ -144,7 +147,7 @@ impl<'a> People<'a> {
     }
 }
 
-/// Somebody: one in eight has IPv6.
+/// A visitor with an arbitrary address: one in eight has IPv6.
 fn anybody(bits: u64) -> Visitor {
     match bits.is_multiple_of(8) {
         true => Visitor(bits | 1 << 63),

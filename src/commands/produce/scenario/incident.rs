@@ -1,4 +1,4 @@
-//! What happens to ordinary traffic: each scenario changes the visits of a host, and says what a
+//! What happens to ordinary traffic: each scenario changes the visits of a host, and states what a
 //! detector should find.
 
 use clap::ValueEnum;
@@ -34,7 +34,7 @@ pub enum Scenario {
     Singles,
 }
 
-/// What happened: the truth.
+/// What happened: the ground truth.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incident {
     pub scenario: Scenario,
@@ -45,7 +45,7 @@ pub struct Incident {
     pub subject: String,
     pub from_ms: i64,
     pub to_ms: i64,
-    /// How much of it: events, visits, or percent of the usual visits.
+    /// How large it was: in events, visits, or percent of the usual visits.
     pub size: u64,
 }
 
@@ -159,8 +159,9 @@ impl Scenario {
         Incident { scenario: self, kinds, host: name.to_owned(), subject, from_ms, to_ms, size }
     }
 
-    /// When it begins: it is over by the end of a day, and that is not the first day. What happens
-    /// to a whole host does not happen twice at a time.
+    /// When it begins: not on the first day if there are more, and early enough to be over by the
+    /// end of its day. Incidents of one scenario share out the day if it is long enough, so that
+    /// they do not overlap.
     fn begin_ms(self, place: &Place<'_>, length_ms: i64, random: &mut Random) -> i64 {
         let Place { request, number, .. } = *place;
         let first_day = u64::from(request.days > 1);
@@ -175,7 +176,8 @@ impl Scenario {
         day_ms + start_ms + random.below((room_ms - length_ms).max(1) as u64) as i64
     }
 
-    /// What changes the visits of a whole host. Returns them in percent of the usual ones.
+    /// Changes the visits of a whole host. Returns how many there are, in percent of the usual
+    /// ones.
     fn crowd(
         self,
         place: &Place<'_>,
@@ -215,7 +217,7 @@ impl Scenario {
                     if (from_ms..to_ms).contains(&visit.first_ms) {
                         return random.below(100) < left;
                     }
-                    // What runs when it begins, ends.
+                    // Visits in progress when it begins are cut short.
                     let last_ms = visit.first_ms + visit.span_ms;
                     if visit.first_ms < from_ms && last_ms >= from_ms {
                         let part_ms = from_ms - visit.first_ms;
@@ -241,7 +243,7 @@ impl Scenario {
             Scenario::Distributed => vec![Kind::Network],
             Scenario::Marathon => vec![Kind::Marathon, Kind::Burst],
             Scenario::Surge => vec![Kind::Surge, Kind::Fall],
-            // When it is over, everybody comes back.
+            // After an outage, everybody comes back.
             Scenario::Outage => vec![Kind::Fall, Kind::Surge],
             Scenario::Singles => vec![Kind::Singles, Kind::Surge, Kind::Fall],
         }

@@ -1,4 +1,4 @@
-//! Days of ordinary traffic with something unusual in them, and the truth about it.
+//! Days of ordinary traffic with incidents in them, and the ground truth about these.
 //!
 //! ```text
 //!   clean.rs             incident.rs            here: Plan        stream.rs
@@ -26,7 +26,7 @@ pub use stream::{Event, events};
 pub const MINUTE_MS: i64 = 60_000;
 pub const HOUR_MS: i64 = 60 * MINUTE_MS;
 pub const DAY_MS: i64 = 24 * HOUR_MS;
-/// No pause within a visit is longer, so that a gap of five minutes never parts one.
+/// No pause within a visit is longer, so that a gap of five minutes never splits one.
 const MOST_PAUSE_MS: i64 = 200_000;
 
 /// What to plan.
@@ -36,18 +36,18 @@ pub struct Request {
     pub start_ms: i64,
     pub days: u64,
     pub hosts: Vec<String>,
-    /// Visits of each host on a day, on average.
+    /// Visits to each host on a day, on average.
     pub visits: u64,
     pub tail: Tail,
-    /// What happens; none is clean traffic.
+    /// What happens; if empty, the traffic is clean.
     pub scenarios: Vec<Scenario>,
-    /// How often each happens to each host, from the second day on: the first is there to learn
-    /// from.
+    /// How often each scenario happens to each host, from the second day on: detectors learn from
+    /// the first.
     pub incidents: u64,
     pub seed: u64,
 }
 
-/// A visit: `events` from `first_ms` on, evenly over `span_ms`, but for a jitter.
+/// A visit: `events` from `first_ms` on, evenly over `span_ms`, apart from a jitter.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Visit {
     pub first_ms: i64,
@@ -91,7 +91,7 @@ impl Plan {
         for (host, name) in request.hosts.iter().enumerate() {
             let from = visits.len();
             clean::visits(request, host as u16, &mut visits);
-            // Outages first: they leave out visits, and what else happens must stay.
+            // Outages first: they remove visits, and must not remove those of other incidents.
             let (outages, others): (Vec<Scenario>, Vec<Scenario>) =
                 request.scenarios.iter().partition(|scenario| **scenario == Scenario::Outage);
             for scenario in outages.into_iter().chain(others) {
@@ -108,7 +108,7 @@ impl Plan {
         Plan { hosts: request.hosts.clone(), visits, incidents }
     }
 
-    /// The sessions of the plan: by host and visitor, those that touch joined.
+    /// The sessions of the plan: for each host and visitor, visits that touch are merged.
     pub fn sessions(&self, gap: Gap) -> Vec<PlannedSession> {
         let mut visits = self.visits.clone();
         visits.sort_unstable_by_key(|visit| (visit.host, visit.visitor, visit.first_ms));

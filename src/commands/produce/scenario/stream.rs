@@ -15,7 +15,7 @@ pub struct Event {
     pub number: u64,
 }
 
-/// All events of a plan. Memory is bounded by the visits that run at once.
+/// All events of a plan. Memory is bounded by the number of simultaneous visits.
 pub fn events(plan: &Plan) -> impl Iterator<Item = Event> + '_ {
     let mut running: BinaryHeap<Reverse<Event>> = BinaryHeap::new();
     let mut visits = plan.visits.iter().peekable();
@@ -37,8 +37,8 @@ pub fn events(plan: &Plan) -> impl Iterator<Item = Event> + '_ {
     })
 }
 
-/// The first and the last event are where the visit says; the others are up to two fifths of a
-/// pause later than evenly.
+/// The first and the last event are where the visit begins and ends; the others are up to two
+/// fifths of a pause later than if they were spaced evenly.
 fn at_ms(visit: &Visit, number: u64) -> i64 {
     let pauses = visit.events - 1;
     let even_ms = (visit.span_ms as i128 * i128::from(number) / i128::from(pauses)) as i64;
