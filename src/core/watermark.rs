@@ -254,7 +254,7 @@ impl WatermarkBound {
     }
 
     /// Notes the watermark of a replayed epoch that has just been cut.
-    pub fn is(&mut self, watermark: EventTime) {
+    pub fn set(&mut self, watermark: EventTime) {
         self.known = watermark;
     }
 

@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_span_longer_than_a_parcel_can_say_is_not_made() {
+    fn a_span_longer_than_a_batch_can_hold_is_not_made() {
         let mut builder = SpanBatchBuilder::new(Gap::from_millis(1 << 40).expect("valid"), 1, 1);
         for time in [0, 1 << 31, u32::MAX.into(), (1 << 32) + 1] {
             add(&mut builder, "a", time);
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hot_key_fills_no_parcel() {
+    fn a_hot_key_fills_no_batch() {
         let mut builder = builder(2);
         for time in 0..100_000 {
             add(&mut builder, "hot", time);

@@ -73,7 +73,7 @@ impl<F: Feed> Reader<F> {
                 PartitionClock::resume(self.config.watermark, *binding, self.plan.first_epoch);
         }
         self.flush(emit);
-        self.watermark.is(bound.watermark);
+        self.watermark.set(bound.watermark);
         Emit::at(&mut emit.cuts, bound.epoch).push(SourceBindings {
             worker: self.worker,
             bindings: bound.bindings,

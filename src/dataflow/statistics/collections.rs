@@ -8,7 +8,7 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::operators::Concatenate;
 use timely::dataflow::operators::vec::Map;
 
-use crate::dataflow::statistics::operator::{From, Windowed};
+use crate::dataflow::statistics::operator::{CountedSince, Windowed};
 use crate::dataflow::statistics::publish::Entry;
 use crate::dataflow::statistics::sums::{Host, Item, Summary, Sums, Visitor};
 
@@ -31,7 +31,7 @@ pub fn render_collections(windowed: Windowed<'_>, visitors: bool) -> Entries<'_>
             Entry::Minute(host, minute, sums)
         }),
         entries(hosts, |(host, name)| Entry::Host(host, name)),
-        entries(from, |(worker, from): (usize, From)| Entry::From(worker, from)),
+        entries(from, |(worker, from): (usize, CountedSince)| Entry::Since(worker, from)),
     ];
     if visitors {
         all.extend(by_visitor(visits));

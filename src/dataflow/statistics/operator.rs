@@ -35,14 +35,14 @@ pub struct Windowed<'scope> {
     pub hosts: VecCollection<'scope, Epoch, (Host, String), i64>,
     /// Since which hour a worker counts visitors, if not in the whole window; and since when it
     /// counts at all.
-    pub from: VecCollection<'scope, Epoch, (usize, From), i64>,
+    pub from: VecCollection<'scope, Epoch, (usize, CountedSince), i64>,
 }
 
 /// Since when something is counted.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize,
 )]
-pub enum From {
+pub enum CountedSince {
     /// Visitors are counted since this hour, numbered since 1970.
     Visitors(i64),
     /// Rows are counted since this time: what the table had before could not be read.
@@ -89,7 +89,7 @@ pub fn render_window<'scope>(
     let mut minutes_out: Output<(Host, i64), Sums> = OutputBuilder::from(minutes_out);
     let mut visits_out: Output<(Host, Visitor), i64> = OutputBuilder::from(visits_out);
     let mut hosts_out: Output<(Host, String), i64> = OutputBuilder::from(hosts_out);
-    let mut from_out: Output<(usize, From), i64> = OutputBuilder::from(from_out);
+    let mut from_out: Output<(usize, CountedSince), i64> = OutputBuilder::from(from_out);
     let worker = scope.index();
     let mut window = Window::new(bounds, past);
     let mut shown = [0; 3];
@@ -124,8 +124,8 @@ pub fn render_window<'scope>(
                 let (epoch, capabilities, changed, from) = advance(&mut window, group);
                 let visitors = changed.visitors_from.into_iter();
                 let from = from.into_iter().map(|from| ((worker, from), 1));
-                let from =
-                    from.chain(visitors.map(|(from, n)| ((worker, From::Visitors(from)), n)));
+                let from = from
+                    .chain(visitors.map(|(from, n)| ((worker, CountedSince::Visitors(from)), n)));
                 let caps = <[Capability<Epoch>; 5]>::try_from(capabilities).expect("one each");
                 let [hours, minutes, visits, hosts, told_from] = caps;
                 give(&mut hours_out, &hours, epoch, changed.hours);
@@ -151,7 +151,7 @@ pub fn render_window<'scope>(
 fn advance(
     window: &mut Window,
     group: BTreeMap<Epoch, Stash>,
-) -> (Epoch, Vec<Capability<Epoch>>, Changed, Vec<From>) {
+) -> (Epoch, Vec<Capability<Epoch>>, Changed, Vec<CountedSince>) {
     let mut last = (0, Vec::new());
     let mut watermark = EventTime::NEVER;
     let (mut rows, mut from) = (Vec::new(), Vec::new());
@@ -164,13 +164,13 @@ fn advance(
                 rows.push(stash.rows);
                 window.advance(rows.drain(..).flatten(), watermark);
                 window.complete();
-                from.push(From::Start);
+                from.push(CountedSince::Start);
             }
             Some(false) => {
                 // Of the sessions that this epoch closes, only those of a drain can end after its
                 // watermark.
                 rows = vec![stash.rows];
-                from.push(From::Rows(window.begin_empty(watermark)));
+                from.push(CountedSince::Rows(window.begin_empty(watermark)));
             }
         }
     }

@@ -12,7 +12,7 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::Operator;
 
-use crate::dataflow::statistics::operator::{From, complete_before};
+use crate::dataflow::statistics::operator::{CountedSince, complete_before};
 use crate::dataflow::statistics::sums::{Host, Summary, Sums, Visitor};
 
 /// An entry of the statistics.
@@ -31,7 +31,7 @@ pub enum Entry {
     /// A visitor with many sessions on a host in the window.
     Busy(Host, Visitor, i64),
     /// Since when a worker counts.
-    From(usize, From),
+    Since(usize, CountedSince),
 }
 
 /// The statistics as of an epoch.
@@ -46,7 +46,7 @@ pub struct Published {
     pub hosts: HashMap<Host, String>,
     pub visitors: HashMap<Host, i64>,
     pub busy: BTreeSet<(Host, Visitor, i64)>,
-    pub from: BTreeSet<(usize, From)>,
+    pub from: BTreeSet<(usize, CountedSince)>,
     /// How many entries can exist only because of an error: more was removed than was added.
     pub broken: u64,
 }
@@ -73,19 +73,19 @@ impl Published {
             Entry::Busy(host, visitor, sessions) => {
                 member(&mut self.busy, (host, visitor, sessions), diff);
             }
-            Entry::From(worker, from) => member(&mut self.from, (worker, from), diff),
+            Entry::Since(worker, from) => member(&mut self.from, (worker, from), diff),
         }
     }
 
     /// Whether everything that the table had at the start is included, or was given up.
     pub fn is_complete(&self) -> bool {
-        self.from.iter().any(|(_, from)| !matches!(from, From::Visitors(_)))
+        self.from.iter().any(|(_, from)| !matches!(from, CountedSince::Visitors(_)))
     }
 
     /// Since when sessions count, if not in the whole window.
     pub fn rows_from(&self) -> Option<EventTime> {
         self.from.iter().find_map(|(_, from)| match from {
-            From::Rows(since) => Some(*since),
+            CountedSince::Rows(since) => Some(*since),
             _ => None,
         })
     }
@@ -93,7 +93,7 @@ impl Published {
     /// Since which hour all visitors are counted, if not in the whole window.
     pub fn visitors_from(&self) -> Option<i64> {
         let hours = self.from.iter().filter_map(|(_, from)| match from {
-            From::Visitors(hour) => Some(*hour),
+            CountedSince::Visitors(hour) => Some(*hour),
             _ => None,
         });
         hours.max()
