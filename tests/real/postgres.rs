@@ -58,8 +58,9 @@ fn a_table_that_is_missing_is_made() {
             "num_logs bigint - not null",
         ]
     );
-    assert_eq!(definition.len(), 6);
-    assert!(definition[5].ends_with("(ip, host, session_start) t"), "{definition:?}");
+    assert_eq!(definition.len(), 7);
+    assert!(definition[5].contains("USING brin (session_end)"), "{definition:?}");
+    assert!(definition[6].ends_with("(ip, host, session_start) t"), "{definition:?}");
     let log = world.run_to_end(&[]);
     assert!(!log.contains("created"), "made once:\n{log}");
 }
