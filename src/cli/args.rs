@@ -211,12 +211,12 @@ pub struct RunArgs {
     pub statistics: String,
 
     /// With --statistics visitors, the most visitors that are told apart, each counted once in every
-    /// hour that it comes
+    /// hour that it comes [default: 1000000]
     ///
     /// Beyond it, visitors are not counted until the next hour; the page says so. A visitor takes
     /// some 200 bytes.
-    #[arg(help_heading = WATCH, long, value_name = "N", default_value = "1000000")]
-    pub statistics_visitors: String,
+    #[arg(help_heading = WATCH, long, value_name = "N")]
+    pub statistics_visitors: Option<String>,
 
     /// What is looked for in the same rows, live: burst, marathon, surge, fall, singles, several with
     /// commas, or none

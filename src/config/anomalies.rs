@@ -30,7 +30,12 @@ impl Anomalies {
 /// Reads `--anomalies` and `--anomaly-threshold`.
 pub fn read(problems: &mut Problems<'_>, args: &RunArgs) -> Option<Anomalies> {
     let kinds = problems.take("--anomalies", read_kinds(&args.anomalies));
-    let rules = problems.take("--anomaly-threshold", read_rules(&args.anomaly_threshold));
+    let is_off = kinds.as_ref().is_some_and(Vec::is_empty);
+    let rules = match &args.anomaly_threshold[..] {
+        [_, ..] if is_off => Err("has nothing to apply to, because --anomalies is none".to_owned()),
+        settings => read_rules(settings),
+    };
+    let rules = problems.take("--anomaly-threshold", rules);
     Some(Anomalies { kinds: kinds?, rules: rules? })
 }
 

@@ -217,11 +217,21 @@ impl Config {
     }
 }
 
+/// How many visitors are told apart, unless `--statistics-visitors` says otherwise.
+const VISITORS: u64 = 1_000_000;
+
 /// Reads what is counted live. The inner `None` means nothing, the outer one a mistake.
 fn read_statistics(problems: &mut Problems<'_>, args: &RunArgs) -> Option<Option<Bounds>> {
-    let visitors = whole(&args.statistics_visitors, 1, 100_000_000);
+    let what = args.statistics.trim();
+    let visitors = match &args.statistics_visitors {
+        None => Ok(VISITORS),
+        Some(_) if what != "visitors" => {
+            Err(format!("has nothing to limit, because --statistics is {what}, not visitors"))
+        }
+        Some(most) => whole(most, 1, 100_000_000),
+    };
     let visitors = problems.take("--statistics-visitors", visitors)? as usize;
-    let what = match args.statistics.trim() {
+    let what = match what {
         "visitors" => Ok(Some(Bounds::day(HOSTS, visitors))),
         "hosts" => Ok(Some(Bounds::day(HOSTS, 0))),
         "none" => Ok(None),
