@@ -198,7 +198,9 @@ fn what_is_published_is_the_batch_answer() {
             assert!(got == want, "seed {seed} at {at}: {odd:?} instead of {missing:?}");
         }
     }
-    assert!(checked > 100, "{checked}");
+    // Several workers may be scheduled so that they complete many epochs at once: what is counted
+    // on is what the runs with one worker publish.
+    assert!(checked > 80, "{checked}");
     // Each kind must have occurred, or the test proves nothing.
     let raised_often = |kind| counts.get(kind).is_some_and(|[raised, _]| *raised > 20);
     let withdrawn: u64 = counts.values().map(|[_, withdrawn]| withdrawn).sum();
