@@ -1,7 +1,9 @@
-//! The commands besides the job itself: demo, audit, produce and reset.
+//! The commands besides the job itself: audit, compare, demo, health, produce, reset
+//! and status.
 
 mod ask;
 pub mod audit;
+pub mod compare;
 pub mod demo;
 pub mod health;
 pub mod produce;

@@ -23,7 +23,7 @@ use cluster::read_cluster_secret;
 pub use environment::Environment;
 pub use kafka::read_kafka;
 use postgres::read_ledger;
-pub use postgres::read_ledger_of;
+pub use postgres::{read_ledger_of, read_table};
 pub use problems::Problems;
 use sessionizer_core::alignment::Drift;
 use sessionizer_core::binding::{Late, Rules};
