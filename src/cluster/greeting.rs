@@ -1,7 +1,7 @@
 //! The first messages between two processes, and whether their settings agree. Works on readers and
 //! writers; it knows no sockets.
 //!
-//! The connecting side sends a [`Hello`], the listening side answers with a [`Reply`]. Both are a
+//! The connecting side sends a [`Hello`], the listening side answers with a [`GreetingReply`]. Both are a
 //! magic number, a length and JSON. Data from the other side is checked against limits before it is
 //! used, is never used as an index unchecked, and is never shown to people as it is.
 
@@ -62,7 +62,7 @@ pub enum Purpose {
 
 /// The answer of the listening side.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Reply {
+pub enum GreetingReply {
     /// The connection is accepted. Holds the wall clock here, in milliseconds since 1970.
     Welcome { clock_ms: u64 },
     /// The settings differ; these are mine.
@@ -254,7 +254,7 @@ mod tests {
     fn a_message_is_taken_when_all_of_it_is_there() {
         let mut bytes = Vec::new();
         send(&mut bytes, &hello()).expect("written");
-        send(&mut bytes, &Reply::Welcome { clock_ms: 1 }).expect("written");
+        send(&mut bytes, &GreetingReply::Welcome { clock_ms: 1 }).expect("written");
         let mut received = Vec::new();
         let mut found = 0;
         for byte in bytes {
@@ -262,7 +262,7 @@ mod tests {
             if found == 0 {
                 let hello_there = take::<Hello>(&mut received).expect("ours");
                 found += usize::from(hello_there.is_some_and(|it| it == hello()));
-            } else if take::<Reply>(&mut received).expect("ours").is_some() {
+            } else if take::<GreetingReply>(&mut received).expect("ours").is_some() {
                 found += 1;
             }
         }

@@ -98,7 +98,7 @@ fn run_once(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
     let job = Arc::new(Job {
         config: config.clone(),
         run_state: Arc::clone(run_state),
-        start: cluster.as_ref().map(Cluster::start),
+        start_reporter: cluster.as_ref().map(Cluster::start_reporter),
         watcher: Mutex::default(),
         loaded: Mutex::default(),
         yesterday: Mutex::default(),

@@ -19,7 +19,7 @@ use timely::dataflow::operators::{Inspect, Probe};
 use timely::worker::Worker;
 
 use crate::cluster;
-use crate::cluster::Stage;
+use crate::cluster::StartStage;
 use crate::config::{Anomalies, Config};
 use crate::dataflow::anomalies::figures::Alarms;
 use crate::dataflow::anomalies::{AnomaliesConfig, OnAnomalies};
@@ -53,8 +53,8 @@ const STATISTICS_MS: u64 = 1_000;
 pub(super) struct Job {
     pub(super) config: Config,
     pub(super) run_state: Arc<RunState>,
-    /// In a cluster: tells the others how far the start of this process has come.
-    pub(super) start: Option<cluster::Start>,
+    /// In a cluster: reports to the others how far the start of this process has come.
+    pub(super) start_reporter: Option<cluster::StartReporter>,
     pub(super) watcher: Mutex<Option<Arc<Watcher>>>,
     pub(super) loaded: Mutex<Loaded>,
     /// The rows that the statistics start from: on process 0, from the plan on until worker 0 takes
@@ -77,7 +77,7 @@ impl Job {
         // Every worker learns the plan at about the same moment, whatever the clocks say. From here
         // on, epochs follow elapsed time, on every machine.
         let (learnt, age_ms) = (Instant::now(), plan.age_ms);
-        self.reach(Stage::Loading(0));
+        self.reach(StartStage::Loading(0));
         let plan = Arc::new(plan);
         let (index, peers) = (worker.index(), worker.peers());
         let processes = self.config.processes;
@@ -344,14 +344,14 @@ impl Job {
                 let took = began.elapsed().as_secs_f64();
                 info!("reading begins: loaded {sessions} in {took:.2} s");
             }
-            self.reach(Stage::Running);
+            self.reach(StartStage::Running);
         }
         Ok(shards)
     }
 
-    fn reach(&self, stage: Stage) {
-        if let Some(start) = &self.start {
-            start.reach(stage);
+    fn reach(&self, stage: StartStage) {
+        if let Some(reporter) = &self.start_reporter {
+            reporter.reach(stage);
         }
     }
 

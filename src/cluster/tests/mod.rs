@@ -198,8 +198,8 @@ fn a_start_that_stands_still_ends_and_names_who_is_behind() {
     for (_, cluster) in &members {
         watch_the_start(&cluster.members, Duration::from_secs(1));
     }
-    members[0].1.start().reach(Stage::Running);
-    members[1].1.start().reach(Stage::Loading(0));
+    members[0].1.start_reporter().reach(StartStage::Running);
+    members[1].1.start_reporter().reach(StartStage::Loading(0));
     for (run_state, _) in &members {
         eventually("it ends", || run_state.failed());
         let Some(Fault::Peer(why)) = run_state.fault() else { panic!("another fault") };

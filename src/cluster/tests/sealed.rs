@@ -185,7 +185,7 @@ fn a_stranger_who_knows_everything_but_the_secret_is_told_nothing() {
         channel::Socket::new(stream, PATIENCE).expect("a socket")
     };
     let sealed = |secret: Option<&str>, me: usize| {
-        let key = Key::of(secret.expect("one of ours").as_bytes()).expect("long enough");
+        let key = SecretKey::of(secret.expect("one of ours").as_bytes()).expect("long enough");
         Protection::sealed(key, me, 2).expect("OpenSSL can")
     };
     let refused = sealed(ANOTHER, 1).connect(socket(), 1, 0).expect_err("another secret");
@@ -196,12 +196,12 @@ fn a_stranger_who_knows_everything_but_the_secret_is_told_nothing() {
     // A process of the cluster cannot claim to be another one.
     let mut channel = sealed(SECRET, 1).connect(socket(), 1, 0).expect("the key fits");
     greeting::send(&mut channel, &greeting::Hello { process: 0, ..hello.clone() }).expect("sent");
-    assert!(greeting::receive::<greeting::Reply>(&mut channel).is_err());
+    assert!(greeting::receive::<greeting::GreetingReply>(&mut channel).is_err());
     // With the right key it is not turned away as a stranger.
     let mut channel = sealed(SECRET, 1).connect(socket(), 1, 0).expect("the key fits");
     greeting::send(&mut channel, &hello).expect("sent");
-    let answer = greeting::receive::<greeting::Reply>(&mut channel).expect("an answer");
-    assert!(matches!(answer, greeting::Reply::Welcome { .. }), "{answer:?}");
+    let answer = greeting::receive::<greeting::GreetingReply>(&mut channel).expect("an answer");
+    assert!(matches!(answer, greeting::GreetingReply::Welcome { .. }), "{answer:?}");
     drop(channel);
     stop(first);
 }
