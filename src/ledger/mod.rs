@@ -45,9 +45,9 @@ pub use durable::{NamedBinding, NamedEpoch, RecoveredState};
 use log::info;
 pub use loss::Loss;
 pub use past::Run;
-pub use peek::{FirstStart, Place, Rows};
+pub use peek::{Database, FirstStart, Rows};
 pub use prune::keep_dead_letters;
-pub use reset::{Doomed, RowCount};
+pub use reset::{ResetPlan, RowCount};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Shard;
 use sessionizer_core::plan::Fence;
@@ -102,7 +102,7 @@ pub fn accept_losses(
 }
 
 /// Returns what a reset of the job would remove; refuses a job that is running or does not exist.
-pub fn look_before_reset(config: &LedgerConfig) -> Result<Doomed, LedgerError> {
+pub fn look_before_reset(config: &LedgerConfig) -> Result<ResetPlan, LedgerError> {
     reset::look(config)
 }
 
@@ -122,8 +122,8 @@ pub fn open_writer(
 
 /// Returns the quoted schema and name of the relation with the table's name; `None` if there is
 /// none.
-pub fn place_of_table(config: &LedgerConfig) -> Result<Option<String>, LedgerError> {
-    table::place(&mut connect::connect(config)?, config)
+pub fn qualified_table_name(config: &LedgerConfig) -> Result<Option<String>, LedgerError> {
+    table::qualified_name(&mut connect::connect(config)?, config)
 }
 
 /// Runs a query and returns its rows as text, for the tables at the end of a demonstration.

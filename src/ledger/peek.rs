@@ -16,21 +16,21 @@ use crate::ledger::{LedgerConfig, rights};
 
 /// Where a connection leads.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Place {
+pub struct Database {
     /// `host:port`.
     pub server: String,
     pub database: String,
     pub user: String,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Place { server, database, user } = self;
+        let Database { server, database, user } = self;
         write!(f, "the database {database} at {server} as {user}")
     }
 }
 
-impl Place {
+impl Database {
     /// Asks the server. If the URL names several hosts, only the server knows which one it is.
     pub fn of(
         client: &mut impl GenericClient,
@@ -49,7 +49,7 @@ impl Place {
                 hosts.join(",")
             }),
         };
-        Ok(Place { server, database: row.get(0), user: row.get(1) })
+        Ok(Database { server, database: row.get(0), user: row.get(1) })
     }
 }
 

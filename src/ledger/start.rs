@@ -17,7 +17,7 @@ use crate::dataflow::statistics::window::Bounds;
 use crate::ledger::connect::{classify, quote};
 use crate::ledger::durable;
 use crate::ledger::durable::RecoveredState;
-use crate::ledger::peek::Place;
+use crate::ledger::peek::Database;
 use crate::ledger::table;
 use crate::ledger::table::Table;
 use crate::ledger::yesterday::Yesterday;
@@ -30,7 +30,7 @@ pub const ADVISORY_LOCK: i64 = 0x7365_7373_696f_6e73;
 /// The result of a start.
 pub struct Started {
     pub durable: RecoveredState,
-    pub place: Place,
+    pub database: Database,
     /// The table, for messages.
     pub table: String,
     /// Whether this start created the table.
@@ -57,7 +57,7 @@ pub fn start(
 ) -> Result<Started, LedgerError> {
     check_encoding(client)?;
     let failed = |why: postgres::Error| classify(&why, "starting");
-    let place = Place::of(client, config).map_err(failed)?;
+    let database = Database::of(client, config).map_err(failed)?;
     // Read committed: each statement sees what was committed while the previous one waited for a
     // lock.
     let tx = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
@@ -101,7 +101,7 @@ pub fn start(
     }
     table.advice.iter().chain(&advice).for_each(|advice| log::warn!("{advice}"));
     let table = table.shown;
-    Ok(Started { durable, place, table, made_table, topics_before, found_rows_to, yesterday })
+    Ok(Started { durable, database, table, made_table, topics_before, found_rows_to, yesterday })
 }
 
 /// Warns if a commit may be acknowledged before it is on disk and then be lost. The job notices and

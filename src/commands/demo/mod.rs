@@ -176,7 +176,7 @@ fn begin_afresh(ledger: &LedgerConfig) -> Result<(), Fault> {
             }
         }
     }
-    if ledger::place_of_table(ledger).map_err(failed)?.is_some() {
+    if ledger::qualified_table_name(ledger).map_err(failed)?.is_some() {
         return Err(Fault::Config(format!(
             "the table {NAME} exists in this database and is none of the demo's: rename or drop \
              it, or point POSTGRES_URL to another database"

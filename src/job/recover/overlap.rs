@@ -14,7 +14,7 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::time::EventTime;
 
 use crate::config::Config;
-use crate::job::recover::beginning::{NAMED, Place};
+use crate::job::recover::beginning::{MAX_NAMED, PartitionStart};
 use crate::kafka::{Range, StartAt, scan_for};
 use crate::ledger::Rows;
 
@@ -38,24 +38,24 @@ enum Overlap {
 pub(super) fn refuse(
     config: &Config,
     group: &str,
-    places: &[Place],
+    starts: &[PartitionStart],
     rows: &Rows,
 ) -> Result<(), Fault> {
     let mut overlaps: BTreeMap<usize, Overlap> = BTreeMap::new();
-    for (at, place) in places.iter().enumerate() {
-        if let Some(overlap) = held_against_group(place) {
+    for (at, start) in starts.iter().enumerate() {
+        if let Some(overlap) = held_against_group(start) {
             overlaps.insert(at, overlap);
         }
     }
     let told = matches!(config.from, Some(StartAt::Group(_) | StartAt::Savepoint(_)));
     if overlaps.is_empty() && !told {
-        overlaps = held_against_events(config, places, rows)?;
+        overlaps = held_against_events(config, starts, rows)?;
     }
     if overlaps.is_empty() {
         return Ok(());
     }
-    let place = |(at, overlap): (&usize, &Overlap)| {
-        let (name, begin) = (places[*at].name(), places[*at].begin);
+    let start = |(at, overlap): (&usize, &Overlap)| {
+        let (name, begin) = (starts[*at].name(), starts[*at].begin);
         match overlap {
             Overlap::ReadBefore { committed } => format!(
                 "{name} would be read from offset {begin}, but the consumer group {group} has read \
@@ -73,10 +73,10 @@ pub(super) fn refuse(
     });
     let mut what =
         format!("the table {table} has rows{newest}, and reading would begin before their end:");
-    let shown = overlaps.iter().take(NAMED).map(place);
+    let shown = overlaps.iter().take(MAX_NAMED).map(start);
     shown.for_each(|line| what.push_str(&format!("\n  {line}")));
-    if overlaps.len() > NAMED {
-        what.push_str(&format!("\n  and {} more", overlaps.len() - NAMED));
+    if overlaps.len() > MAX_NAMED {
+        what.push_str(&format!("\n  and {} more", overlaps.len() - MAX_NAMED));
     }
     if config.accept_overlap {
         warn!("{what}\nGoing on, as --accept-overlap says: events may be counted twice");
@@ -92,30 +92,30 @@ pub(super) fn refuse(
 
 /// Whether a beginning is before the position that the group has read. If this program committed
 /// the offset, the table may hold records beyond it.
-fn held_against_group(place: &Place) -> Option<Overlap> {
-    let committed = place.committed?.offset;
-    (place.begin < committed.min(place.end)).then_some(Overlap::ReadBefore { committed })
+fn held_against_group(start: &PartitionStart) -> Option<Overlap> {
+    let committed = start.committed?.offset;
+    (start.begin < committed.min(start.end)).then_some(Overlap::ReadBefore { committed })
 }
 
 /// Reads the first records of the partitions for which no group shows how far they were read.
 fn held_against_events(
     config: &Config,
-    places: &[Place],
+    starts: &[PartitionStart],
     rows: &Rows,
 ) -> Result<BTreeMap<usize, Overlap>, Fault> {
     let mut overlaps = BTreeMap::new();
     let Some(newest) = rows.newest else { return Ok(overlaps) };
     let last_event = newest.plus(-config.ledger.gap.millis());
-    let exact = |place: &Place| place.committed.is_some_and(|committed| !committed.ours);
-    let unknown: Vec<usize> = (0..places.len())
-        .filter(|at| !exact(&places[*at]) && places[*at].begin < places[*at].end)
+    let exact = |start: &PartitionStart| start.committed.is_some_and(|committed| !committed.ours);
+    let unknown: Vec<usize> = (0..starts.len())
+        .filter(|at| !exact(&starts[*at]) && starts[*at].begin < starts[*at].end)
         .collect();
     let each = LOOKED_AT_IN_ALL / (unknown.len() as i64).max(1);
     let each = each.clamp(LOOKED_AT_LEAST, LOOKED_AT);
     let ranges: Vec<Range> = unknown
         .iter()
         .map(|at| {
-            let Place { topic, partition, begin, end, .. } = &places[*at];
+            let PartitionStart { topic, partition, begin, end, .. } = &starts[*at];
             let end = (*end).min(begin.plus(each));
             Range { topic: topic.clone(), partition: *partition, start: *begin, end }
         })
@@ -136,9 +136,9 @@ mod tests {
     use super::*;
     use crate::kafka::Committed;
 
-    fn place(begin: i64, committed: Option<i64>) -> Place {
+    fn start(begin: i64, committed: Option<i64>) -> PartitionStart {
         let committed = committed.map(Offset::new);
-        Place {
+        PartitionStart {
             topic: "t".to_owned(),
             partition: 3,
             oldest: Offset::new(5),
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_beginning_before_what_a_group_has_read_overlaps() {
-        let overlaps = |begin, committed| held_against_group(&place(begin, committed)).is_some();
+        let overlaps = |begin, committed| held_against_group(&start(begin, committed)).is_some();
         assert_eq!([9, 10, 11].map(|begin| overlaps(begin, Some(10))), [true, false, false]);
         assert!(!overlaps(5, None), "nobody has said how far it was read");
         assert!(!overlaps(20, Some(30)), "after the end, there is nothing to read twice");

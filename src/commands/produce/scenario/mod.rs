@@ -97,8 +97,8 @@ impl Plan {
             for scenario in outages.into_iter().chain(others) {
                 for number in 0..request.incidents {
                     let mut mine = visits.split_off(from);
-                    let place = incident::Place { request, host: host as u16, name, number };
-                    incidents.push(scenario.happen(&place, &mut mine));
+                    let site = incident::IncidentSite { request, host: host as u16, name, number };
+                    incidents.push(scenario.happen(&site, &mut mine));
                     visits.append(&mut mine);
                 }
             }
