@@ -300,7 +300,7 @@ impl Job {
         let began = Instant::now();
         let mine: Vec<Shard> = plan.shards_of(index, peers).collect();
         self.run_state.metrics.shards_to_load.fetch_add(mine.len() as u64, Relaxed);
-        let stored = ledger::snapshots_patiently(
+        let stored = ledger::snapshots_with_retries(
             &self.config.ledger,
             (plan.fence, self.config.process == 0),
             mine.clone(),

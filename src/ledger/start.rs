@@ -43,17 +43,25 @@ pub struct Started {
     pub yesterday: Option<Yesterday>,
 }
 
+/// What the caller decides about a start.
+#[derive(Clone, Copy, Debug)]
+pub struct StartOptions {
+    /// Allows a first start although the table has rows: the caller has compared them with where
+    /// reading begins.
+    pub with_rows: bool,
+    /// The window of the statistics, if there are any.
+    pub statistics_window: Option<Bounds>,
+}
+
 /// Prepares everything, takes the fence and reads the durable state.
 ///
-/// `with_rows` allows a first start although the table has rows: the caller has compared them with
-/// where reading begins. Anything missing or wrong is found before the transaction commits, so a
-/// refused start changes nothing and does not fence a running instance. `window` is that of the
-/// statistics, if there are any.
+/// Anything missing or wrong is found before the transaction commits, so a refused start changes
+/// nothing and does not fence a running instance.
 pub fn start(
     client: &mut Client,
     config: &LedgerConfig,
     topics: &[String],
-    (with_rows, window): (bool, Option<Bounds>),
+    StartOptions { with_rows, statistics_window }: StartOptions,
 ) -> Result<Started, LedgerError> {
     check_encoding(client)?;
     let failed = |why: postgres::Error| classify(&why, "starting");
@@ -86,7 +94,7 @@ pub fn start(
         found_rows_to = Some(job::begin_after_rows(&mut tx, config, &table)?);
     }
     // Nobody else commits any more, and this run has not begun to.
-    let yesterday = match window {
+    let yesterday = match statistics_window {
         Some(_) if made_table => Some(Yesterday::Empty),
         Some(window) => Some(Yesterday::begin(&mut tx, config, &table, &durable, window)?),
         None => None,
