@@ -14,7 +14,7 @@ use sessionizer_core::plan::RecoveryPlan;
 use sessionizer_core::session::snapshot;
 use sessionizer_core::session::{Closed, SessionTable, Span};
 use sessionizer_core::time::{Epoch, EventTime};
-use sessionizer_core::watermark::{Clock, WatermarkAdvance};
+use sessionizer_core::watermark::{WatermarkAdvance, WatermarkTracker};
 
 use crate::dataflow::budget::Kind;
 use crate::dataflow::messages::{
@@ -32,9 +32,9 @@ pub(super) struct Input {
     pub cuts: Vec<SourceBindings>,
 }
 
-/// The shards of one worker, and the clock they share.
+/// The shards of one worker, and the watermark they share.
 pub(super) struct Sessions {
-    clock: Clock,
+    tracker: WatermarkTracker,
     shards: Vec<OwnShard>,
     count: u32,
     worker: usize,
@@ -98,7 +98,11 @@ impl Sessions {
             }
         };
         Sessions {
-            clock: Clock::new(plan.base_epoch, plan.base_watermark, plan.base_bindings()),
+            tracker: WatermarkTracker::new(
+                plan.base_epoch,
+                plan.base_watermark,
+                plan.base_bindings(),
+            ),
             shards: shards.into_iter().map(own).collect(),
             count: plan.shards(),
             worker,
@@ -142,8 +146,8 @@ impl Sessions {
             self.alignment.learn(cut.worker, cut.lagging);
         }
         bindings.sort_unstable_by_key(|binding| binding.partition);
-        let before = self.clock.watermark();
-        let advance = self.clock.advance(epoch, bindings.iter().copied());
+        let before = self.tracker.watermark();
+        let advance = self.tracker.advance(epoch, bindings.iter().copied());
         let recorded = self.recorded.remove(&epoch);
         let differences = self.learn_differences(epoch, recorded.is_none());
         let (watermark, rules) = recorded.unwrap_or((advance.watermark, self.rules));
@@ -170,7 +174,7 @@ impl Sessions {
         self.report(advance);
         self.run_state.metrics.figures.bind(epoch, watermark, &bindings);
         let open = self.run_state.metrics.open_sessions.load(Relaxed).max(0) as u64;
-        let paused = self.alignment.paused(self.clock.bindings(), open);
+        let paused = self.alignment.paused(self.tracker.bindings(), open);
         if !paused.is_empty() {
             log::debug!(epoch = epoch, worker = self.worker, partitions:? = paused; "paused");
         }

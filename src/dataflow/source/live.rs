@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sessionizer_core::binding::{Binding, Offset, Partition, Status};
 use sessionizer_core::fault::Fault;
-use sessionizer_core::watermark::PartitionClock;
+use sessionizer_core::watermark::WatermarkGenerator;
 
 use crate::dataflow::EPOCHS_IN_FLIGHT;
 use crate::dataflow::messages::SourceBindings;
@@ -23,7 +23,7 @@ impl<F: Feed> Reader<F> {
         self.begin(self.plan.first_epoch);
         self.phase = Phase::Live;
         for part in &mut self.parts {
-            let mut bound = *part.clock.bound();
+            let mut bound = *part.generator.bound();
             let topic_id = self.plan.topic_ids[usize::from(bound.partition.topic)];
             bound.topic_id = topic_id.or(bound.topic_id);
             if let Some(start) = part.restart {
@@ -36,7 +36,7 @@ impl<F: Feed> Reader<F> {
                     part.assigned = true;
                 }
             }
-            part.clock = PartitionClock::resume(self.config.watermark, bound, self.epoch);
+            part.generator = WatermarkGenerator::resume(self.config.watermark, bound, self.epoch);
         }
         Ok(())
     }
@@ -93,7 +93,7 @@ impl<F: Feed> Reader<F> {
             if part.never_bound || part.retired {
                 continue;
             }
-            let partition = part.clock.bound().partition;
+            let partition = part.generator.bound().partition;
             part.was_paused = self.feedback.is_paused(partition);
             if part.was_paused {
                 continue;
@@ -145,7 +145,7 @@ impl<F: Feed> Reader<F> {
         for at in 0..self.parts.len() {
             let ended = self.at_until(at) || self.parts[at].retired;
             let part = &mut self.parts[at];
-            let before = *part.clock.bound();
+            let before = *part.generator.bound();
             let partition = before.partition;
             let position = match part.assigned {
                 true => self.feed.position(partition).max(before.end),
@@ -159,10 +159,10 @@ impl<F: Feed> Reader<F> {
             let quiet = quiet_ms_ago.filter(|_| held_back.is_none());
             let quiet = quiet.map(|ago| epoch_ms.saturating_sub(ago));
             let keeps_up = std::mem::take(&mut part.caught_up_once) || caught_up || part.was_paused;
-            if part.assigned && !ended && !keeps_up && !part.clock.is_silent(self.epoch) {
+            if part.assigned && !ended && !keeps_up && !part.generator.is_silent(self.epoch) {
                 lagging.push(partition);
             }
-            let bound = part.clock.cut(self.epoch, position, quiet, ended);
+            let bound = part.generator.cut(self.epoch, position, quiet, ended);
             if bound != before || part.never_bound {
                 log::debug!(
                     epoch = self.epoch,
@@ -197,7 +197,7 @@ impl<F: Feed> Reader<F> {
             early = early;
             "cut"
         );
-        self.watermark.cut(self.epoch, self.parts.iter().map(|part| part.clock.bound()));
+        self.watermark.cut(self.epoch, self.parts.iter().map(|part| part.generator.bound()));
         Emit::at(&mut emit.cuts, self.epoch).push(SourceBindings {
             worker: self.worker,
             bindings,
@@ -215,7 +215,7 @@ impl<F: Feed> Reader<F> {
     /// Whether a bounded run has read this partition to its end.
     fn at_until(&self, at: usize) -> bool {
         let part = &self.parts[at];
-        let partition = part.clock.bound().partition;
+        let partition = part.generator.bound().partition;
         part.retired
             || part.reached_until
             || part.until.is_some_and(|until| {
@@ -236,13 +236,14 @@ impl<F: Feed> Reader<F> {
         let mut initial = Binding::initial(partition, start);
         initial.topic_id = self.plan.topic_ids[usize::from(partition.topic)];
         // An earlier topic may have had this partition: its counts carry on.
-        let before = self.parts.iter().position(|part| part.clock.bound().partition == partition);
+        let before =
+            self.parts.iter().position(|part| part.generator.bound().partition == partition);
         if let Some(at) = before {
-            let Binding { promise, records, dead, .. } = *self.parts.remove(at).clock.bound();
+            let Binding { promise, records, dead, .. } = *self.parts.remove(at).generator.bound();
             initial = Binding { promise, records, dead, ..initial };
         }
-        let clock = PartitionClock::resume(self.config.watermark, initial, self.epoch);
-        self.parts.push(Part { assigned: true, ..Part::new(clock) });
+        let generator = WatermarkGenerator::resume(self.config.watermark, initial, self.epoch);
+        self.parts.push(Part { assigned: true, ..Part::new(generator) });
         Ok(())
     }
 }

@@ -27,7 +27,7 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::plan::{PartitionPlan, RecoveryPlan};
 use sessionizer_core::time::{Epoch, EventTime};
 use sessionizer_core::watchdog::Watchdog;
-use sessionizer_core::watermark::{PartitionClock, WatermarkBound};
+use sessionizer_core::watermark::{WatermarkBound, WatermarkGenerator};
 use timely::dataflow::operators::probe;
 
 use crate::dataflow::EPOCHS_IN_FLIGHT;
@@ -131,9 +131,9 @@ impl<F: Feed> Reader<F> {
             if assigned {
                 feed.assign(start.partition, start.end.max(*oldest))?;
             }
-            let clock = PartitionClock::resume(config.watermark, *start, plan.first_epoch);
+            let generator = WatermarkGenerator::resume(config.watermark, *start, plan.first_epoch);
             let (until, retired, restart) = (*until, *retired, *restart);
-            parts.push(Part { until, retired, assigned, restart, ..Part::new(clock) });
+            parts.push(Part { until, retired, assigned, restart, ..Part::new(generator) });
         }
         let processes = config.processes;
         let mine = |binding: &Binding| binding.partition.worker(peers, processes) == worker;
@@ -255,7 +255,8 @@ impl<F: Feed> Reader<F> {
 
     /// The index of a partition in `parts`.
     pub(super) fn part(&self, partition: Partition) -> usize {
-        let found = self.parts.iter().position(|part| part.clock.bound().partition == partition);
+        let found =
+            self.parts.iter().position(|part| part.generator.bound().partition == partition);
         found.expect("a bound partition is in the plan")
     }
 
@@ -270,8 +271,8 @@ impl<F: Feed> Reader<F> {
         emit: &mut Emit,
     ) -> Result<Stopped, Fault> {
         let rules = self.rules();
-        let Part { clock, .. } = &mut self.parts[at];
-        let partition = clock.bound().partition;
+        let Part { generator, .. } = &mut self.parts[at];
+        let partition = generator.bound().partition;
         let router = Router {
             topic: self.plan.topic(partition),
             partition,
@@ -295,7 +296,7 @@ impl<F: Feed> Reader<F> {
         let scratch = &mut self.scratch;
         let mut take = |record: Record<'_>| {
             records += 1;
-            bytes += router.take(&record, clock, scratch, &mut taken);
+            bytes += router.take(&record, generator, scratch, &mut taken);
             bytes < most_bytes
         };
         let stopped = self.feed.read(partition, end, *limit, &mut take)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sessionizer_core::binding::{Binding, BoundEpoch};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::time::Epoch;
-use sessionizer_core::watermark::PartitionClock;
+use sessionizer_core::watermark::WatermarkGenerator;
 
 use crate::dataflow::messages::{ReplayDifference, SourceBindings};
 use crate::dataflow::ports::{Feed, Stopped};
@@ -69,8 +69,8 @@ impl<F: Feed> Reader<F> {
             differences.extend(self.check_replayed(bound.epoch, binding));
             let at = self.part(binding.partition);
             let part = &mut self.parts[at];
-            part.clock =
-                PartitionClock::resume(self.config.watermark, *binding, self.plan.first_epoch);
+            part.generator =
+                WatermarkGenerator::resume(self.config.watermark, *binding, self.plan.first_epoch);
         }
         self.flush(emit);
         self.watermark.set(bound.watermark);
@@ -96,8 +96,8 @@ impl<F: Feed> Reader<F> {
     /// Compares a replayed epoch with its binding: they agree (I2) unless the topic has lost
     /// records since.
     fn check_replayed(&self, epoch: Epoch, binding: &Binding) -> Option<ReplayDifference> {
-        let Part { clock, assigned, .. } = &self.parts[self.part(binding.partition)];
-        let (before, (records, dead)) = (clock.bound(), clock.counts());
+        let Part { generator, assigned, .. } = &self.parts[self.part(binding.partition)];
+        let (before, (records, dead)) = (generator.bound(), generator.counts());
         if !assigned || (records, dead) == (binding.records, binding.dead) {
             return None;
         }

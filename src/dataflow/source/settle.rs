@@ -49,7 +49,7 @@ impl<F: Feed> Reader<F> {
         let mut figures = Vec::with_capacity(self.parts.len());
         let replaying = matches!(self.phase, Phase::Replay(_));
         for part in &mut self.parts {
-            let partition = part.clock.bound().partition;
+            let partition = part.generator.bound().partition;
             let waiting = match part.assigned {
                 true => self.feed.waiting(partition),
                 false => None,
@@ -83,7 +83,7 @@ fn figures_of<F: Feed>(
     waiting: Option<u64>,
     replaying: bool,
 ) -> PartFigures {
-    let bound = part.clock.bound();
+    let bound = part.generator.bound();
     let (partition, assigned) = (bound.partition, part.assigned);
     PartFigures {
         position: if assigned { feed.position(partition).max(bound.end) } else { bound.end },
