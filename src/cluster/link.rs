@@ -137,7 +137,7 @@ impl<'a> Link<'a> {
             notices.push(Notice::Done);
         }
         if self.process == 0
-            && let Some(figures) = self.members.run_state.metrics.figures.peers.take()
+            && let Some(figures) = self.members.run_state.metrics.figures.peers.take_outgoing()
         {
             notices.push(Notice::Figures(figures));
         }
@@ -175,8 +175,10 @@ impl<'a> Link<'a> {
     fn handle(&self, notice: Notice) {
         let Link { members, process, token, .. } = *self;
         match notice {
-            Notice::Beat => members.run_state.metrics.figures.peers.alive(process),
-            Notice::Figures(text) => members.run_state.metrics.figures.peers.hear(process, text),
+            Notice::Beat => members.run_state.metrics.figures.peers.record_heartbeat(process),
+            Notice::Figures(text) => {
+                members.run_state.metrics.figures.peers.record_report(process, text)
+            }
             Notice::Ready(ready) => members.ready(process, token, ready),
             Notice::Stage(stage) => members.at_stage(process, token, stage),
             Notice::Stop => {

@@ -138,7 +138,7 @@ fn run_once(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
         rows: metrics.rows.load(Relaxed),
         late: metrics.late.load(Relaxed),
         dead: metrics.dead.load(Relaxed),
-        held_back: metrics.held_back.load(Relaxed),
+        held_offsets: metrics.held_offsets.load(Relaxed),
         took: began.elapsed(),
     };
     info!("{}", ending(how, done));

@@ -121,7 +121,7 @@ fn report(sample: &Sample, run_state: &RunState) -> Vec<String> {
             writer.durable_epoch
         ));
     }
-    for (process, report) in run_state.metrics.figures.peers.reports() {
+    for (process, report) in run_state.metrics.figures.peers.last_contacts() {
         lines.push(format!("  process {process}: {report}"));
     }
     lines

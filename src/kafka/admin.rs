@@ -19,7 +19,7 @@ use crate::kafka::{
     topic_ids,
 };
 use crate::retry;
-use crate::ui::waiting::Waiting;
+use crate::ui::waiting::WaitGuard;
 
 /// The timeout of one request during a start: between requests the start notices a stop.
 const START_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
@@ -132,8 +132,8 @@ impl Admin {
         mut give_up: impl FnMut() -> bool,
     ) -> Result<Vec<i32>, Fault> {
         let began = Instant::now();
-        let mut told = false;
-        let waiting = Waiting::new(format!("Kafka at {}", self.config.brokers), Some(patience));
+        let mut is_reported = false;
+        let waiting = WaitGuard::new(format!("Kafka at {}", self.config.brokers), Some(patience));
         let mut counts = Vec::new();
         for topic in &self.config.topics {
             counts.push(loop {
@@ -172,8 +172,8 @@ impl Admin {
                     )));
                 }
                 waiting.because(&why);
-                if !told {
-                    told = true;
+                if !is_reported {
+                    is_reported = true;
                     info!("waiting for Kafka at {}: {why}", self.config.brokers);
                 }
             });

@@ -266,7 +266,7 @@ impl Feed for KafkaFeed {
         part.end.quiet_ms_ago(health.now_ms(), health.doubted_ms())
     }
 
-    fn held_back(&self, partition: Partition) -> Option<Offset> {
+    fn held_by_transaction(&self, partition: Partition) -> Option<Offset> {
         // `known_end` is the end of the log; `part.end` knows the last stable offset.
         let (part, end) = (&self.parts[&partition], self.quiet_ms_ago(partition));
         end.and(part.batches.known_end()).filter(|end| *end > part.end.position())

@@ -61,7 +61,7 @@ pub use yesterday::Yesterday;
 
 use crate::dataflow::ports::{Ledger, LedgerError};
 use crate::ui::text;
-use crate::ui::waiting::Waiting;
+use crate::ui::waiting::WaitGuard;
 
 /// A start logs that it is waiting after this long without an answer.
 const WAITING_NOTICE: Duration = Duration::from_secs(5);
@@ -228,7 +228,7 @@ fn query_with_retries<T: Send + 'static>(
     let query = Arc::new(query);
     let progress = Arc::new(QueryProgress::default());
     let mut last_part = (0, Instant::now());
-    let mut waiting = Some(Waiting::new(format!("Postgres at {}", config.url), Some(patience)));
+    let mut waiting = Some(WaitGuard::new(format!("Postgres at {}", config.url), Some(patience)));
     let mut is_logged = false;
     let mut log_once = |why: &str| {
         if !std::mem::replace(&mut is_logged, true) {

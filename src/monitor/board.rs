@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::monitor::Facts;
-use crate::monitor::condition::{Condition, Ended, HeldBack, Situation, Stage, Wait, judge, left};
+use crate::monitor::condition::{
+    Condition, Ended, HeldBack, Situation, Stage, WaitStatus, judge, left,
+};
 use crate::monitor::health::{self, Verdict, Vitals};
 use crate::monitor::history::{Counts, History, Point};
 use crate::monitor::sample::{PartSample, PartState, Sample};
@@ -237,7 +239,7 @@ impl Board {
             ended: self.ended.clone(),
             stopping: samples.iter().any(|sample| sample.stopping),
             commits_left: samples.iter().map(waiting).max().unwrap_or(0),
-            wait: longest.max_by_key(|wait: &Wait| wait.lasts_ms),
+            wait: longest.max_by_key(|wait: &WaitStatus| wait.lasts_ms),
             stage: totals.stage,
             lag: totals.lag,
             ahead: (self.facts.until_end && ahead > 0).then_some(ahead),
@@ -282,7 +284,7 @@ impl Board {
         if self.history.marked == 0 {
             self.history.mark(self.facts.started_ms, "started", "started".to_owned());
         }
-        let why = |wait: &Wait| wait.why.clone().unwrap_or_else(|| "no answer".to_owned());
+        let why = |wait: &WaitStatus| wait.why.clone().unwrap_or_else(|| "no answer".to_owned());
         for (whose, lost, back) in
             [("Kafka", "kafka_lost", "kafka_back"), ("Postgres", "postgres_lost", "postgres_back")]
         {

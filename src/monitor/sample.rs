@@ -16,7 +16,7 @@ use crate::dataflow::figures::{Bound, PartFigures, WriterFigures, running_ms};
 use crate::dataflow::run_state::RunState;
 use crate::dataflow::statistics::board::Board;
 use crate::dataflow::statistics::figures::WindowFigures;
-use crate::monitor::condition::{Stage, Wait};
+use crate::monitor::condition::{Stage, WaitStatus};
 use crate::ui::{trouble, waiting};
 
 /// How many hosts are shown.
@@ -28,7 +28,7 @@ pub struct Sample {
     pub process: usize,
     pub at_ms: u64,
     pub stage: Stage,
-    pub wait: Option<Wait>,
+    pub wait: Option<WaitStatus>,
     pub stopping: bool,
     pub records: u64,
     pub dead: u64,
@@ -264,7 +264,7 @@ pub fn sample(
         })
         .collect();
     let kafka_away = waiting::waits_for("Kafka");
-    let wait = waiting::longest().map(|wait| Wait {
+    let wait = waiting::longest().map(|wait| WaitStatus {
         what: wait.what,
         why: wait.why.as_deref().map(plain),
         lasts_ms: wait.since.elapsed().as_millis() as u64,
@@ -376,7 +376,7 @@ fn parts(
                 .filter(|promise| *promise > EventTime::NEVER)
                 .map(EventTime::millis),
             state: state(part, status),
-            held_to: part.held_back.map(Offset::get),
+            held_to: part.held_by_transaction.map(Offset::get),
             records: part.records,
             dead: part.dead,
         });
@@ -390,7 +390,7 @@ fn state(part: &PartFigures, status: Status) -> PartState {
         _ if part.replaying => PartState::Replaying,
         Status::Ended => PartState::Ended,
         Status::Idle => PartState::Idle,
-        Status::Active if part.held_back.is_some() => PartState::HeldUp,
+        Status::Active if part.held_by_transaction.is_some() => PartState::HeldUp,
         Status::Active if part.paused => PartState::Paused,
         Status::Active if part.waiting.is_none() => PartState::Waiting,
         Status::Active => PartState::Reading,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::monitor::condition::{Condition, Ended, Wait};
+use crate::monitor::condition::{Condition, Ended, WaitStatus};
 use crate::ui::text::{count, duration, plural};
 
 /// How the condition is to be taken.
@@ -93,7 +93,7 @@ fn end(ended: &Ended) -> Sentence {
     Sentence { state: state.to_owned(), tone, text: text.to_owned(), cause: cause.cloned() }
 }
 
-fn waiting(wait: &Wait) -> Sentence {
+fn waiting(wait: &WaitStatus) -> Sentence {
     let lasts = whole(Duration::from_millis(wait.lasts_ms));
     let why = wait.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
     let (state, tone, text) = match wait.what.as_str() {
@@ -175,7 +175,7 @@ mod tests {
 
     fn waits(what: &str, why: Option<&str>) -> Situation {
         let why = why.map(str::to_owned);
-        let wait = Wait { what: what.to_owned(), why, lasts_ms: 12_900, left_ms: None };
+        let wait = WaitStatus { what: what.to_owned(), why, lasts_ms: 12_900, left_ms: None };
         Situation { wait: Some(wait), ..live() }
     }
 

@@ -213,8 +213,8 @@ impl Site {
         self.samples = vec![sample(&run_state, process, now_ms, &mut self.metric_hosts)];
         let peers = &run_state.metrics.figures.peers;
         match process {
-            0 => self.samples.extend(peers.inbox().iter().filter_map(|text| Sample::read(text))),
-            _ => peers.tell(self.samples[0].write()),
+            0 => self.samples.extend(peers.reports().iter().filter_map(|text| Sample::read(text))),
+            _ => peers.set_outgoing(self.samples[0].write()),
         }
         self.totals = self.board.update(&self.samples);
         let document = document::document(&self.board, &self.totals, &self.samples);

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
-use sessionizer::dataflow::budget::Kind;
+use sessionizer::dataflow::budget::ChargeKind;
 use sessionizer::dataflow::commit::WriterDriver;
 use sessionizer::dataflow::commit::writer::OpenLedger;
 use sessionizer::dataflow::graph;
@@ -86,7 +86,7 @@ impl Crew {
         for run_state in &controls {
             run_state.memory.set(setup.memory, setup.workers / setup.processes);
             if setup.sabotage == Some(Sabotage::MemoryNeverReleased) {
-                run_state.memory.charge(Kind::Rows, 0, Epoch::MAX, setup.memory);
+                run_state.memory.charge(ChargeKind::Rows, 0, Epoch::MAX, setup.memory);
             }
         }
         let plan = Arc::clone(&setup.plan);

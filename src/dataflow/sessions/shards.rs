@@ -16,7 +16,7 @@ use sessionizer_core::session::{Closed, SessionTable, Span};
 use sessionizer_core::time::{Epoch, EventTime};
 use sessionizer_core::watermark::{WatermarkAdvance, WatermarkTracker};
 
-use crate::dataflow::budget::Kind;
+use crate::dataflow::budget::ChargeKind;
 use crate::dataflow::messages::{
     DeadLetter, EpochMeta, ReplayDifference, ShardOutput, SourceBindings, Suspect,
 };
@@ -155,7 +155,7 @@ impl Sessions {
         for batch in arrivals.into_iter().flatten() {
             batch.arrivals().for_each(|arrival| self.apply(epoch, arrival));
         }
-        self.run_state.memory.taken_in(self.worker, epoch);
+        self.run_state.memory.release_events(self.worker, epoch);
         let dropped = match rules.late {
             Late::Merge => BTreeMap::new(),
             Late::Drop => self.drop_late(epoch, before, suspects),
@@ -291,9 +291,9 @@ impl Sessions {
     fn charge(&self, epoch: Epoch, outputs: &[ShardOutput]) {
         let sum = |of: fn(&ShardOutput) -> u64| outputs.iter().map(of).sum::<u64>();
         for (kind, bytes) in [
-            (Kind::Rows, sum(ShardOutput::row_bytes)),
-            (Kind::DeadLetters, sum(ShardOutput::dead_letter_bytes)),
-            (Kind::Snapshots, sum(ShardOutput::snapshot_bytes)),
+            (ChargeKind::Rows, sum(ShardOutput::row_bytes)),
+            (ChargeKind::DeadLetters, sum(ShardOutput::dead_letter_bytes)),
+            (ChargeKind::Snapshots, sum(ShardOutput::snapshot_bytes)),
         ] {
             self.run_state.memory.charge(kind, self.worker, epoch, bytes);
         }

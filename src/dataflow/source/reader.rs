@@ -31,7 +31,7 @@ use sessionizer_core::watermark::{WatermarkBound, WatermarkGenerator};
 use timely::dataflow::operators::probe;
 
 use crate::dataflow::EPOCHS_IN_FLIGHT;
-use crate::dataflow::budget::Kind;
+use crate::dataflow::budget::ChargeKind;
 use crate::dataflow::feedback::Feedback;
 use crate::dataflow::figures::WorkerFigures;
 use crate::dataflow::messages::{DeadLetter, Suspect};
@@ -248,7 +248,7 @@ impl<F: Feed> Reader<F> {
         let batches = self.builder.take();
         if !batches.is_empty() {
             let bytes = batches.iter().map(SpanBatch::size).sum();
-            self.run_state.memory.charge(Kind::Events, self.worker, self.epoch, bytes);
+            self.run_state.memory.charge(ChargeKind::Events, self.worker, self.epoch, bytes);
             Emit::at(&mut emit.arrivals, self.epoch).extend(batches);
         }
     }
@@ -311,9 +311,9 @@ impl<F: Feed> Reader<F> {
         self.run_state.metrics.figures.dead(dead, self.wall_ms);
         let memory = &self.run_state.memory;
         let bytes = dead.iter().map(DeadLetter::bytes).sum();
-        memory.charge(Kind::DeadLetters, self.worker, self.epoch, bytes);
+        memory.charge(ChargeKind::DeadLetters, self.worker, self.epoch, bytes);
         let bytes = suspects.iter().map(Suspect::bytes).sum();
-        memory.charge(Kind::Events, self.worker, self.epoch, bytes);
+        memory.charge(ChargeKind::Events, self.worker, self.epoch, bytes);
         Ok(stopped)
     }
 }

@@ -93,7 +93,7 @@ fn figures_of<F: Feed>(
         paused: part.was_paused,
         retired: part.retired,
         replaying,
-        held_back: assigned.then(|| feed.held_back(partition)).flatten(),
+        held_by_transaction: assigned.then(|| feed.held_by_transaction(partition)).flatten(),
         records: part.read.0,
         dead: part.read.1,
     }

@@ -61,7 +61,7 @@ pub fn find(
     found: &FirstStart,
 ) -> Result<Beginning, Fault> {
     if let (Some(rows), None) = (&found.rows, &config.from) {
-        return Err(must_be_told(config, rows));
+        return Err(from_is_required(config, rows));
     }
     let from = config.from.clone().unwrap_or(StartAt::Earliest);
     let mut starts = find_starts(config, cluster, counts)?;
@@ -143,7 +143,7 @@ fn find_starts(
 }
 
 /// Explains why a first start on a table with rows needs `--from`.
-fn must_be_told(config: &Config, rows: &Rows) -> Fault {
+fn from_is_required(config: &Config, rows: &Rows) -> Fault {
     let Rows { table, newest } = rows;
     let (job, group) = (&config.ledger.job, &config.kafka.group);
     let up_to = newest.map_or(String::new(), |newest| format!(" up to {newest}"));

@@ -132,7 +132,7 @@ fn place_partitions(
         part.oldest = oldest;
         if let Some(log_end) = log_ends.get(&partition).filter(|log_end| **log_end > end) {
             let count = log_end.since(end);
-            run_state.metrics.held_back.fetch_add(count as u64, Relaxed);
+            run_state.metrics.held_offsets.fetch_add(count as u64, Relaxed);
             warn!(
                 topic = topic, partition = partition.number, offset = end.get();
                 "{topic}[{}]: --until-end reads to offset {end}, the last stable offset. The {count} \

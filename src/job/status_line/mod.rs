@@ -129,7 +129,7 @@ impl View {
         let run_state = &self.run_state;
         let mut samples = vec![sample(run_state, process, now_ms(), &mut MetricHosts::default())];
         if process == 0 {
-            let others = run_state.metrics.figures.peers.inbox();
+            let others = run_state.metrics.figures.peers.reports();
             samples.extend(others.iter().filter_map(|text| Sample::read(text)));
         }
         let totals = self.board.update(&samples);
