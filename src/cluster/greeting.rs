@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use openssl::sha::sha256;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sessionizer_core::epoch_clock::Distance;
+use sessionizer_core::epoch_clock::HumanDuration;
 
 /// No other protocol begins with these bytes.
 const MAGIC: &[u8; 16] = b"sessionizer-peer";
@@ -197,7 +197,7 @@ pub fn clocks_apart(process: &str, here_ms: u64, there_ms: u64) -> Option<String
             "the clock of {process} is {} {direction} the one here. Epochs begin with the clock of \
              process 0 and go on by elapsed time; but each process judges by its own clock which \
              events are of the future (--max-future): set the clocks right",
-            Distance(apart_ms)
+            HumanDuration(apart_ms)
         )
     })
 }

@@ -35,7 +35,7 @@ pub const EXAMPLE_CHARS: usize = 200;
 pub struct Figures {
     topics: OnceLock<Vec<String>>,
     parts: Mutex<BTreeMap<Partition, PartFigures>>,
-    bound: Mutex<Bound>,
+    bound: Mutex<LatestBindings>,
     writers: Mutex<BTreeMap<u32, WriterFigures>>,
     letters: Mutex<BTreeMap<String, LetterFigures>>,
     workers: Mutex<BTreeMap<usize, Arc<WorkerFigures>>>,
@@ -81,7 +81,7 @@ pub struct PartFigures {
 
 /// The latest bindings of all partitions of the job.
 #[derive(Clone, Debug, Default)]
-pub struct Bound {
+pub struct LatestBindings {
     pub epoch: Epoch,
     pub bindings: BTreeMap<Partition, Binding>,
     /// The watermarks of epochs that may not be durable yet.
@@ -186,7 +186,7 @@ impl Figures {
     }
 
     /// What is bound, given the last durable epoch.
-    pub fn bound(&self, durable: Epoch) -> Bound {
+    pub fn bound(&self, durable: Epoch) -> LatestBindings {
         let mut bound = lock(&self.bound);
         while let Some((_, watermark)) =
             bound.watermarks.front().copied().filter(|(epoch, _)| *epoch <= durable)

@@ -16,7 +16,7 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::partition_end::PartitionEnd;
 
 use crate::dataflow::ports::{Feed, Record, Stopped};
-use crate::kafka::batch::{Batches, Next};
+use crate::kafka::batch::{Batches, NextItem};
 use crate::kafka::watcher::{Found, Watcher};
 use crate::kafka::{Context, EVENTS_PER_SERVICE, KafkaConfig, REQUEST_TIMEOUT, lock, refused};
 
@@ -201,15 +201,17 @@ impl Feed for KafkaFeed {
                 return Ok(Stopped::AtEnd);
             }
             match part.batches.peek() {
-                Some(Next::Record(record)) if beyond(record.offset) => return Ok(Stopped::AtEnd),
-                Some(Next::Record(_)) if left == 0 => return Ok(Stopped::AtLimit),
-                Some(Next::Record(record)) => {
+                Some(NextItem::Record(record)) if beyond(record.offset) => {
+                    return Ok(Stopped::AtEnd);
+                }
+                Some(NextItem::Record(_)) if left == 0 => return Ok(Stopped::AtLimit),
+                Some(NextItem::Record(record)) => {
                     let offset = record.offset;
                     left = if take(record) { left - 1 } else { 0 };
                     part.end.record(offset);
                 }
-                Some(Next::End(offset)) => part.end.end(offset),
-                Some(Next::Failed(code)) => {
+                Some(NextItem::End(offset)) => part.end.end(offset),
+                Some(NextItem::Failed(code)) => {
                     part.batches.pass();
                     let (position, why) =
                         (part.end.position(), KafkaError::MessageConsumption(code));

@@ -10,7 +10,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
 use sessionizer_core::binding::Offset;
-use sessionizer_core::epoch_clock::Distance;
+use sessionizer_core::epoch_clock::HumanDuration;
 use sessionizer_core::fault::Fault;
 
 use crate::dataflow::ports::Record;
@@ -169,7 +169,7 @@ impl<'a> Silence<'a> {
                 range.topic,
                 range.partition,
                 self.config.brokers,
-                Distance(self.since.elapsed().as_millis() as u64)
+                HumanDuration(self.since.elapsed().as_millis() as u64)
             );
         }
     }

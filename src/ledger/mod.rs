@@ -45,7 +45,7 @@ pub use durable::{NamedBinding, NamedEpoch, RecoveredState};
 use log::info;
 pub use loss::Loss;
 pub use past::Run;
-pub use peek::{Database, FirstStart, Rows};
+pub use peek::{Database, ExistingRows, FirstStart};
 pub use prune::keep_dead_letters;
 pub use reset::{ResetPlan, RowCount};
 use sessionizer_core::fault::Fault;

@@ -57,12 +57,12 @@ impl Database {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FirstStart {
     /// `None`: the table has no row, or does not exist.
-    pub rows: Option<Rows>,
+    pub rows: Option<ExistingRows>,
 }
 
 /// The rows that a table had before the job wrote any.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Rows {
+pub struct ExistingRows {
     /// The table, for messages.
     pub table: String,
     /// The end of the newest row: its last event plus the gap, whatever `session_end` holds. `None`
@@ -124,11 +124,11 @@ fn rows(
     tx: &mut Transaction<'_>,
     config: &LedgerConfig,
     table: &Table,
-) -> Result<Option<Rows>, postgres::Error> {
+) -> Result<Option<ExistingRows>, postgres::Error> {
     let name = table.quoted();
     if !table::has_rows(tx, &name)? {
         return Ok(None);
     }
     let newest = table::newest_end(tx, config, &name)?;
-    Ok(Some(Rows { table: table.shown.clone(), newest }))
+    Ok(Some(ExistingRows { table: table.shown.clone(), newest }))
 }

@@ -9,7 +9,7 @@ use crate::monitor::condition::{
     Condition, Ended, HeldBack, Situation, Stage, WaitStatus, judge, left,
 };
 use crate::monitor::health::{self, Verdict, Vitals};
-use crate::monitor::history::{Counts, History, Point};
+use crate::monitor::history::{CounterSample, History, Point};
 use crate::monitor::sample::{PartSample, PartState, Sample};
 use crate::monitor::sentence::{Sentence, sentence};
 
@@ -26,7 +26,7 @@ pub struct Board {
     pub since_ms: u64,
     pub live: Verdict,
     pub ready: Verdict,
-    pub balance: Result<(u64, Balance), String>,
+    pub balance: Result<(u64, BalanceRow), String>,
     pub ended: Option<Ended>,
     /// The state of each partition, and since when it has been in it.
     parts: BTreeMap<String, (PartState, u64)>,
@@ -41,7 +41,7 @@ pub struct Board {
 
 /// A row of `sessionizer.balance`: what became of the records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Balance {
+pub struct BalanceRow {
     pub as_of_ms: i64,
     pub records: i64,
     pub closed: i64,
@@ -112,7 +112,7 @@ impl Board {
         let own = &samples[0];
         let at_ms = own.at_ms;
         let mut totals = self.totals(samples);
-        let counts = Counts {
+        let counts = CounterSample {
             records: totals.records,
             events: totals.events,
             rows: totals.rows,

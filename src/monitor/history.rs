@@ -14,7 +14,7 @@ const MARKS: usize = 100;
 
 /// Counters at one moment.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub struct Counts {
+pub struct CounterSample {
     /// Events, and bad records.
     pub records: u64,
     pub events: u64,
@@ -45,7 +45,7 @@ pub struct Mark {
 /// The last fifteen minutes.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct History {
-    counts: VecDeque<(u64, Counts)>,
+    counts: VecDeque<(u64, CounterSample)>,
     pub points: VecDeque<Point>,
     pub marks: VecDeque<Mark>,
     /// How many marks there have been.
@@ -55,8 +55,8 @@ pub struct History {
 impl History {
     /// Adds the counters at a moment. If one has fallen, a new run has begun, and the rates start
     /// over.
-    pub fn count(&mut self, at_ms: u64, counts: Counts) {
-        let fell = |last: &Counts| counts.records < last.records || counts.rows < last.rows;
+    pub fn count(&mut self, at_ms: u64, counts: CounterSample) {
+        let fell = |last: &CounterSample| counts.records < last.records || counts.rows < last.rows;
         if self.counts.back().is_some_and(|(at, last)| *at >= at_ms || fell(last)) {
             self.counts.clear();
         }
@@ -122,7 +122,7 @@ fn seconds(from_ms: u64, to_ms: u64) -> Option<f64> {
     (to_ms > from_ms).then(|| (to_ms - from_ms) as f64 / 1_000.0)
 }
 
-fn rates(first: &(u64, Counts), last: &(u64, Counts)) -> Option<(f64, f64)> {
+fn rates(first: &(u64, CounterSample), last: &(u64, CounterSample)) -> Option<(f64, f64)> {
     let seconds = seconds(first.0, last.0)?;
     let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
     Some((rate(last.1.events, first.1.events), rate(last.1.rows, first.1.rows)))
@@ -132,9 +132,9 @@ fn rates(first: &(u64, Counts), last: &(u64, Counts)) -> Option<(f64, f64)> {
 mod tests {
     use super::*;
 
-    fn counts(events: u64, rows: u64) -> Counts {
+    fn counts(events: u64, rows: u64) -> CounterSample {
         let parts = BTreeMap::from([("t/0".to_owned(), events)]);
-        Counts { records: events * 2, events, rows, parts }
+        CounterSample { records: events * 2, events, rows, parts }
     }
 
     #[test]

@@ -36,7 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-pub use self::board::Balance;
+pub use self::board::BalanceRow;
 use crate::dataflow::run_state::RunState;
 use crate::monitor::condition::Ended;
 
@@ -83,7 +83,7 @@ pub struct Facts {
 }
 
 /// Reads the balance from Postgres, which may be slow.
-pub type AskBalance = Box<dyn FnMut() -> Result<Balance, String> + Send>;
+pub type AskBalance = Box<dyn FnMut() -> Result<BalanceRow, String> + Send>;
 
 /// What the thread of the monitor shares with the run.
 pub(crate) struct Shared {

@@ -12,7 +12,7 @@ use sessionizer_core::time::EventTime;
 use crate::dataflow::anomalies::figures::Alarms;
 use crate::dataflow::buckets::Counted;
 use crate::dataflow::changes::{HostSums, Latest};
-use crate::dataflow::figures::{Bound, PartFigures, WriterFigures, running_ms};
+use crate::dataflow::figures::{LatestBindings, PartFigures, WriterFigures, running_ms};
 use crate::dataflow::run_state::RunState;
 use crate::dataflow::statistics::board::Board;
 use crate::dataflow::statistics::figures::WindowFigures;
@@ -350,7 +350,7 @@ fn plain(why: &str) -> String {
 
 fn parts(
     run_state: &RunState,
-    bound: &Bound,
+    bound: &LatestBindings,
     process: usize,
     at_ms: u64,
     kafka_away: bool,

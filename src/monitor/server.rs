@@ -28,7 +28,7 @@ use crate::monitor::document::{self, Document};
 use crate::monitor::exposition::{self, Shown};
 use crate::monitor::health::Verdict;
 use crate::monitor::sample::{MetricHosts, Sample, sample};
-use crate::monitor::{AskBalance, Balance, Facts, HttpConfig, Shared, process};
+use crate::monitor::{AskBalance, BalanceRow, Facts, HttpConfig, Shared, process};
 
 /// How often the job is sampled.
 const EVERY: Duration = Duration::from_secs(1);
@@ -327,7 +327,7 @@ struct BalanceReader {
     /// Not started yet.
     idle: Option<AskBalance>,
     asks: Option<SyncSender<()>>,
-    found: Option<Receiver<Result<Balance, String>>>,
+    found: Option<Receiver<Result<BalanceRow, String>>>,
     asked: Option<Instant>,
     waits: bool,
 }
@@ -339,7 +339,7 @@ impl BalanceReader {
 
     /// Requests the balance if somebody is watching and it is due. Returns what was read since the
     /// last call.
-    fn read(&mut self, looks: bool) -> Option<Result<Balance, String>> {
+    fn read(&mut self, looks: bool) -> Option<Result<BalanceRow, String>> {
         let due = self.asked.is_none_or(|asked| asked.elapsed() >= BALANCE_EVERY);
         if looks && due && !self.waits {
             self.start();

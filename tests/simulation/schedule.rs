@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use sessionizer::job::recover::assemble;
 use sessionizer_core::alignment::Drift;
-use sessionizer_core::binding::{Late, Offset, Rules, Status};
+use sessionizer_core::binding::{Late, Offset, RecordRules, Status};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::plan::RecoveryPlan;
 
@@ -181,7 +181,7 @@ impl World {
         let existing = self.topic.lock().expect("one at a time").existing;
         // The rule for late events may change at every start.
         let late = if self.rng.one_in(3) { Late::Drop } else { Late::Merge };
-        let rules = Rules { max_future_ms: MAX_FUTURE_MS, late };
+        let rules = RecordRules { max_future_ms: MAX_FUTURE_MS, late };
         let topics = ["t".to_owned()];
         let mut plan = assemble(&durable, &topics, &[existing as i32], first, rules)
             .expect("nothing is missing");

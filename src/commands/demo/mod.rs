@@ -22,7 +22,7 @@ use crate::cli::{DemoArgs, RunArgs};
 use crate::commands::audit;
 use crate::commands::produce::generate::{Generator, Recipe};
 use crate::commands::produce::history;
-use crate::commands::produce::history::History;
+use crate::commands::produce::history::HistoryPlan;
 use crate::commands::produce::pace::Pace;
 use crate::config;
 use crate::config::{Config, Environment, Problems, duration_ms, number, whole};
@@ -205,7 +205,7 @@ fn send(config: &Config, options: &Options, run_state: &RunState) -> Result<u64,
     kafka.extra.push(("linger.ms".to_owned(), Secret::new("100".to_owned())));
     let publisher = Publisher::new(&kafka, "zstd")?;
     let mut sent = 0;
-    let history = History { length_ms: HISTORY_MS, density: options.rate.min(MAX_DENSITY) };
+    let history = HistoryPlan { length_ms: HISTORY_MS, density: options.rate.min(MAX_DENSITY) };
     for record in history.records(&recipe, now).map_err(Fault::Config)? {
         if run_state.ending() {
             break;

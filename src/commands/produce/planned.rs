@@ -8,7 +8,7 @@ use sessionizer_core::fault::Fault;
 
 use super::Outgoing;
 use super::event::WebEvent;
-use super::scenario::{DAY_MS, Event, Plan, Request, Scenario, Tail, events};
+use super::scenario::{DAY_MS, Plan, PlannedEvent, Request, Scenario, Tail, events};
 use crate::cli::ProduceArgs;
 use crate::config::{Problems, whole};
 
@@ -114,7 +114,7 @@ fn write_truth(plan: &Plan, path: &str) -> std::io::Result<()> {
 
 /// The records of a plan.
 pub fn records(plan: &Plan) -> impl Iterator<Item = Outgoing> + '_ {
-    events(plan).map(|Event { at_ms, visit, number }| {
+    events(plan).map(|PlannedEvent { at_ms, visit, number }| {
         let ip = visit.visitor.address();
         let event = WebEvent {
             url: if number == 0 { "/".into() } else { format!("/page/{number}").into() },

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use sessionizer_core::alignment::Alignment;
-use sessionizer_core::binding::{Late, Rules};
+use sessionizer_core::binding::{Late, RecordRules};
 use sessionizer_core::key::{Key, Shard};
 use sessionizer_core::plan::RecoveryPlan;
 use sessionizer_core::session::snapshot;
@@ -42,9 +42,9 @@ pub(super) struct Sessions {
     config: SessionConfig,
     alignment: Alignment,
     /// The recorded watermarks and rules of the epochs to replay, to check the replay (I2).
-    recorded: BTreeMap<Epoch, (EventTime, Rules)>,
+    recorded: BTreeMap<Epoch, (EventTime, RecordRules)>,
     /// The rules that new epochs are bound with.
-    rules: Rules,
+    rules: RecordRules,
     /// The first new epoch after a loss. Snapshots taken in it record what is left in the totals,
     /// and spare the next start the same loss.
     after_loss: Option<Epoch>,

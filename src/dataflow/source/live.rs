@@ -10,7 +10,7 @@ use sessionizer_core::watermark::WatermarkGenerator;
 use crate::dataflow::EPOCHS_IN_FLIGHT;
 use crate::dataflow::messages::SourceBindings;
 use crate::dataflow::ports::{Feed, Stopped};
-use crate::dataflow::source::emit::{Emit, Next};
+use crate::dataflow::source::emit::{Emit, NextActivation};
 use crate::dataflow::source::partition::Part;
 use crate::dataflow::source::reader::{InFlight, NAP, Phase, RECORDS_PER_ACTIVATION, Reader};
 
@@ -42,7 +42,7 @@ impl<F: Feed> Reader<F> {
     }
 
     /// One activation: ends the epoch if it is due, then reads on.
-    pub(super) fn live(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
+    pub(super) fn live(&mut self, emit: &mut Emit) -> Result<NextActivation, Fault> {
         let now_ms = self.clocks.epoch_ms(self.feedback.latest_cut());
         let may_read = self.pause.may_read(self.clocks.elapsed_ms());
         let early = !may_read && (self.records > 0 || self.in_flight.len() < EPOCHS_IN_FLIGHT / 2)
@@ -59,7 +59,7 @@ impl<F: Feed> Reader<F> {
             self.cut(emit, early);
             if self.config.until_end && self.parts.iter().all(Part::has_ended) {
                 self.phase = Phase::Stopped;
-                return Ok(Next::Now);
+                return Ok(NextActivation::Now);
             }
             self.begin(current.max(self.epoch + 1));
             for (partition, start) in std::mem::take(&mut self.found) {
@@ -72,10 +72,12 @@ impl<F: Feed> Reader<F> {
             return self.stop(emit);
         }
         if at_limit {
-            return Ok(if may_read { Next::Now } else { Next::After(NAP) });
+            return Ok(if may_read { NextActivation::Now } else { NextActivation::After(NAP) });
         }
         let end_ms = self.epoch + self.config.epochs.ms;
-        Ok(Next::After(Duration::from_millis(end_ms.saturating_sub(now_ms).clamp(1, 1_000))))
+        Ok(NextActivation::After(Duration::from_millis(
+            end_ms.saturating_sub(now_ms).clamp(1, 1_000),
+        )))
     }
 
     /// Reads every partition for at most one turn; returns whether any of them may have more.
@@ -115,11 +117,11 @@ impl<F: Feed> Reader<F> {
     }
 
     /// Cuts the current epoch, the last one.
-    fn stop(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
+    fn stop(&mut self, emit: &mut Emit) -> Result<NextActivation, Fault> {
         self.service_feed()?;
         self.cut(emit, false);
         self.phase = Phase::Stopped;
-        Ok(Next::Now)
+        Ok(NextActivation::Now)
     }
 
     /// Lets the feed do its work. The partitions it finds wait until an epoch has been cut. A

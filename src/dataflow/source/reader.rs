@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use sessionizer_core::binding::{Binding, BoundEpoch, Late, Offset, Partition, Rules};
+use sessionizer_core::binding::{Binding, BoundEpoch, Late, Offset, Partition, RecordRules};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::plan::{PartitionPlan, RecoveryPlan};
 use sessionizer_core::time::{Epoch, EventTime};
@@ -39,7 +39,7 @@ use crate::dataflow::ports::{Feed, Record, Stopped};
 use crate::dataflow::run_state::RunState;
 use crate::dataflow::source::SourceConfig;
 use crate::dataflow::source::clocks::Clocks;
-use crate::dataflow::source::emit::{Emit, Next};
+use crate::dataflow::source::emit::{Emit, NextActivation};
 use crate::dataflow::source::partition::Part;
 use crate::dataflow::source::pause::Pause;
 use crate::dataflow::source::route::{Routed, Router};
@@ -197,7 +197,7 @@ impl<F: Feed> Reader<F> {
 
     /// One activation: notes what has become durable, reads and cuts into `emit`, and returns when
     /// to activate the reader again.
-    pub fn activate(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
+    pub fn activate(&mut self, emit: &mut Emit) -> Result<NextActivation, Fault> {
         self.settle();
         let next = self.advance(emit)?;
         self.flush(emit);
@@ -217,12 +217,12 @@ impl<F: Feed> Reader<F> {
     }
 
     /// Does the work of the current phase, unless too many epochs are in flight.
-    fn advance(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
+    fn advance(&mut self, emit: &mut Emit) -> Result<NextActivation, Fault> {
         match &self.phase {
-            Phase::Stopped if self.in_flight.is_empty() => Ok(Next::Done),
-            Phase::Stopped => Ok(Next::After(NAP)),
+            Phase::Stopped if self.in_flight.is_empty() => Ok(NextActivation::Done),
+            Phase::Stopped => Ok(NextActivation::After(NAP)),
             _ if self.in_flight.len() >= EPOCHS_IN_FLIGHT && !self.run_state.stopping() => {
-                Ok(Next::After(NAP))
+                Ok(NextActivation::After(NAP))
             }
             Phase::Replay(_) => self.replay(emit),
             Phase::Live => self.live(emit),
@@ -236,7 +236,7 @@ impl<F: Feed> Reader<F> {
     }
 
     /// The rules that the current epoch is bound with.
-    fn rules(&self) -> Rules {
+    fn rules(&self) -> RecordRules {
         match &self.phase {
             Phase::Replay(replay) => replay.front().map_or(self.plan.rules, |bound| bound.rules),
             Phase::Live | Phase::Stopped => self.plan.rules,

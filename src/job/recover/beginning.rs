@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::job::clock::now_ms;
 use crate::job::recover::{overlap, savepoint};
 use crate::kafka::{Admin, Committed, StartAt};
-use crate::ledger::{FirstStart, Loss, Rows};
+use crate::ledger::{ExistingRows, FirstStart, Loss};
 use crate::ui::text::duration;
 
 /// How many positions a message names.
@@ -143,8 +143,8 @@ fn find_starts(
 }
 
 /// Explains why a first start on a table with rows needs `--from`.
-fn from_is_required(config: &Config, rows: &Rows) -> Fault {
-    let Rows { table, newest } = rows;
+fn from_is_required(config: &Config, rows: &ExistingRows) -> Fault {
+    let ExistingRows { table, newest } = rows;
     let (job, group) = (&config.ledger.job, &config.kafka.group);
     let up_to = newest.map_or(String::new(), |newest| format!(" up to {newest}"));
     let time = newest.map_or(String::new(), |newest| {

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use log::{info, warn};
-use sessionizer_core::binding::{Binding, BoundEpoch, Offset, Partition, Rules, Status};
+use sessionizer_core::binding::{Binding, BoundEpoch, Offset, Partition, RecordRules, Status};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::plan::{PartitionPlan, RecoveryPlan};
 use sessionizer_core::time::{Epoch, EventTime};
@@ -271,7 +271,7 @@ pub fn assemble(
     topics: &[String],
     counts: &[i32],
     first: Epoch,
-    rules: Rules,
+    rules: RecordRules,
 ) -> Result<RecoveryPlan, Fault> {
     let mut names = topics.to_vec();
     let bound = std::iter::once(&durable.base).chain(&durable.replay);
@@ -356,7 +356,8 @@ mod tests {
     use sessionizer_core::plan::{Fence, ShardProgress};
     use sessionizer_core::time::EventTime;
 
-    const RULES: Rules = Rules { max_future_ms: 0, late: sessionizer_core::binding::Late::Merge };
+    const RULES: RecordRules =
+        RecordRules { max_future_ms: 0, late: sessionizer_core::binding::Late::Merge };
 
     fn named(topic: &str, partition: i32, end: i64) -> NamedBinding {
         NamedBinding {

@@ -16,7 +16,7 @@ use sessionizer_core::time::EventTime;
 use crate::config::Config;
 use crate::job::recover::beginning::{MAX_NAMED, PartitionStart};
 use crate::kafka::{Range, StartAt, scan_for};
-use crate::ledger::Rows;
+use crate::ledger::ExistingRows;
 
 /// How many records of a partition are searched for events older than the newest row.
 const LOOKED_AT: i64 = 1_000;
@@ -39,7 +39,7 @@ pub(super) fn refuse(
     config: &Config,
     group: &str,
     starts: &[PartitionStart],
-    rows: &Rows,
+    rows: &ExistingRows,
 ) -> Result<(), Fault> {
     let mut overlaps: BTreeMap<usize, Overlap> = BTreeMap::new();
     for (at, start) in starts.iter().enumerate() {
@@ -66,7 +66,7 @@ pub(super) fn refuse(
             }
         }
     };
-    let Rows { table, newest } = rows;
+    let ExistingRows { table, newest } = rows;
     let newest = newest.map_or(String::new(), |newest| {
         let last = newest.plus(-config.ledger.gap.millis());
         format!(" (the last event of the newest is of {last})")
@@ -101,7 +101,7 @@ fn held_against_group(start: &PartitionStart) -> Option<Overlap> {
 fn held_against_events(
     config: &Config,
     starts: &[PartitionStart],
-    rows: &Rows,
+    rows: &ExistingRows,
 ) -> Result<BTreeMap<usize, Overlap>, Fault> {
     let mut overlaps = BTreeMap::new();
     let Some(newest) = rows.newest else { return Ok(overlaps) };

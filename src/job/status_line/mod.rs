@@ -49,7 +49,7 @@ impl Progress {
         let (stop, stopped) = channel::<()>();
         let terminal = std::io::stderr().is_terminal();
         let thread = thread::Builder::new().name("progress".to_owned()).spawn(move || {
-            let mut view = View::new(facts, run_state, terminal);
+            let mut view = StatusView::new(facts, run_state, terminal);
             while stopped.recv_timeout(DRAW_EVERY) == Err(RecvTimeoutError::Timeout) {
                 view.refresh();
             }
@@ -68,7 +68,7 @@ impl Drop for Progress {
     }
 }
 
-struct View {
+struct StatusView {
     run_state: Arc<RunState>,
     board: Board,
     numbers: Numbers,
@@ -80,7 +80,7 @@ struct View {
     replaying: bool,
 }
 
-impl View {
+impl StatusView {
     fn new(facts: Facts, run_state: Arc<RunState>, terminal: bool) -> Self {
         let bar = terminal.then(|| {
             let bar = bars().add(ProgressBar::new_spinner());
@@ -88,7 +88,7 @@ impl View {
             bar
         });
         let now = Instant::now();
-        View {
+        StatusView {
             run_state,
             board: Board::new(facts, now_ms()),
             numbers: Numbers::default(),

@@ -23,19 +23,19 @@ const LATE_PER_QUERY: usize = 10_000;
 /// The largest `num_logs` that this program accepts in a row: sums of them must not overflow.
 const MOST_LOGS: i64 = 1 << 50;
 
-pub(super) struct Statements {
+pub(super) struct LateStatements {
     touching: Statement,
     delete: Statement,
 }
 
-impl Statements {
+impl LateStatements {
     pub(super) fn prepare(
         client: &mut impl GenericClient,
         table: &Table,
         found_rows: bool,
     ) -> Result<Self, postgres::Error> {
         let (name, time) = (table.quoted(), table.time_type);
-        Ok(Statements {
+        Ok(LateStatements {
             touching: client.prepare(&touching(table, found_rows))?,
             // Rows of other writers may have times more precise than the milliseconds that we read.
             delete: client.prepare(&format!(

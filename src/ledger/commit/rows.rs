@@ -47,11 +47,11 @@ pub(in crate::ledger) struct Refusal {
     pub message: String,
     /// The column at fault, if known.
     pub column: Option<String>,
-    kind: Kind,
+    kind: RefusalKind,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
+enum RefusalKind {
     /// The server reported an error.
     Error,
     /// A row was not stored, or not found again, without an error.
@@ -68,13 +68,13 @@ impl Refusal {
             code: db.code().code().to_owned(),
             message: describe(db),
             column: db.column().map(str::to_owned).or_else(|| column_in(db.where_()?)),
-            kind: Kind::Error,
+            kind: RefusalKind::Error,
         })
     }
 
     /// A refusal without an error from the server.
     pub(in crate::ledger) fn silent(message: String) -> Self {
-        Refusal { code: String::new(), message, column: None, kind: Kind::Silent }
+        Refusal { code: String::new(), message, column: None, kind: RefusalKind::Silent }
     }
 
     pub(in crate::ledger) fn of_a_trial() -> Self {
@@ -83,14 +83,14 @@ impl Refusal {
 
     /// Whether a row was stored with other values.
     pub(in crate::ledger) fn is_change(&self) -> bool {
-        self.kind == Kind::Change
+        self.kind == RefusalKind::Change
     }
 
     /// Whether this looks like a fault of the table that affects every row: rows silently kept out,
     /// or a trigger whose function cannot run. Constraints, and errors that a trigger raises
     /// itself, may concern only this row.
     pub(in crate::ledger) fn is_of_the_table(&self) -> bool {
-        self.kind != Kind::Error || self.code.starts_with("42")
+        self.kind != RefusalKind::Error || self.code.starts_with("42")
     }
 
     /// Returns what the user can do to store such a row.
@@ -198,7 +198,7 @@ impl Target<'_> {
                 "a trigger of {} has changed the row, so that it would not be found again",
                 self.table.shown
             );
-            let refusal = Refusal { kind: Kind::Change, ..Refusal::silent(message) };
+            let refusal = Refusal { kind: RefusalKind::Change, ..Refusal::silent(message) };
             return Err(Failed::Refused(refusal));
         }
         Ok(())

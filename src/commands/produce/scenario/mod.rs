@@ -21,7 +21,7 @@ use sessionizer_core::time::{EventTime, Gap};
 
 pub use clean::Tail;
 pub use incident::{Incident, Scenario};
-pub use stream::{Event, events};
+pub use stream::{PlannedEvent, events};
 
 pub const MINUTE_MS: i64 = 60_000;
 pub const HOUR_MS: i64 = 60 * MINUTE_MS;
