@@ -25,7 +25,7 @@ const MAX_NAME: usize = 64;
 /// A longer value is compared by its hash: see [`shortened`].
 const MAX_VALUE: usize = 400;
 /// How many characters of a value are shown.
-const SHOWN: usize = 150;
+const MAX_SHOWN_CHARS: usize = 150;
 
 /// Clocks further apart than this are reported. A greeting may be on its way for a moment.
 const CLOCKS_APART_MS: u64 = 5_000;
@@ -165,7 +165,7 @@ pub fn differences(here: &[Setting], there: &[Setting]) -> Vec<String> {
         let theirs = there.iter().find(|(known, _)| known == name);
         let theirs = theirs.map_or("unknown", |(_, value)| value.as_str());
         if theirs != ours {
-            let (theirs, ours) = (shown(theirs, SHOWN), shown(ours, SHOWN));
+            let (theirs, ours) = (shown(theirs, MAX_SHOWN_CHARS), shown(ours, MAX_SHOWN_CHARS));
             all.push(format!("{name} is {theirs} there and {ours} here"));
         }
     }

@@ -16,9 +16,9 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::secret::Secret;
 
 /// A shorter secret could be guessed.
-const LEAST_BYTES: usize = 16;
+const MIN_BYTES: usize = 16;
 /// A longer file is not a secret but the wrong file.
-const MOST_BYTES: usize = 4_096;
+const MAX_BYTES: usize = 4_096;
 /// How to make a secret, for messages.
 pub(super) const REMEDY: &str = "make one with (umask 077; head -c 32 /dev/urandom | base64 > FILE) \
                                  and give the same to every process";
@@ -68,10 +68,10 @@ impl SecretKey {
         let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
         match secret.len() {
             0 => Err("is empty".to_owned()),
-            short if short < LEAST_BYTES => {
-                Err(format!("has {short} bytes, and must have at least {LEAST_BYTES}"))
+            short if short < MIN_BYTES => {
+                Err(format!("has {short} bytes, and must have at least {MIN_BYTES}"))
             }
-            long if long > MOST_BYTES => Err(format!("is longer than {MOST_BYTES} bytes")),
+            long if long > MAX_BYTES => Err(format!("is longer than {MAX_BYTES} bytes")),
             _ => derive(secret, b"cluster")
                 .map(SecretKey)
                 .map_err(|why| format!("cannot be used by OpenSSL: {why}")),
@@ -103,7 +103,7 @@ fn derive(secret: &[u8], purpose: &[u8]) -> Result<[u8; 32], ErrorStack> {
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     // Room for a newline of two bytes, and one byte that shows that there is more.
-    File::open(path)?.take(MOST_BYTES as u64 + 3).read_to_end(&mut bytes)?;
+    File::open(path)?.take(MAX_BYTES as u64 + 3).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -142,7 +142,7 @@ mod tests {
             (b"".to_vec(), "is empty"),
             (b"\n".to_vec(), "is empty"),
             (b"hunter2hunter2!".to_vec(), "has 15 bytes, and must have at least 16"),
-            (vec![b'x'; MOST_BYTES + 1], "is longer than 4096 bytes"),
+            (vec![b'x'; MAX_BYTES + 1], "is longer than 4096 bytes"),
         ] {
             let source = SecretSource::Variable(Secret::new(String::from_utf8_lossy(&secret)));
             let Err(Fault::Config(why)) = SecretKey::read(&source) else { panic!("{says}") };

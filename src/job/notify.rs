@@ -18,7 +18,7 @@ use crate::monitor::board::Board;
 use crate::monitor::sample::{MetricHosts, sample};
 
 /// The interval between reports without a watchdog, or with a slow one.
-const EVERY: Duration = Duration::from_secs(5);
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Reports to systemd until it is dropped.
 pub(super) struct Notifier {
@@ -44,8 +44,9 @@ impl Notifier {
         let mine = variable("WATCHDOG_PID").is_none_or(|pid| pid == std::process::id().to_string());
         let limit = variable("WATCHDOG_USEC").and_then(|us| us.parse().ok()).filter(|_| mine);
         let limit = limit.map(Duration::from_micros);
-        let every =
-            limit.map_or(EVERY, |limit| (limit / 4).clamp(Duration::from_millis(20), EVERY));
+        let every = limit.map_or(REPORT_INTERVAL, |limit| {
+            (limit / 4).clamp(Duration::from_millis(20), REPORT_INTERVAL)
+        });
         let (running, over) = channel::<()>();
         let of_thread = Arc::clone(&current);
         let work = move || {

@@ -38,8 +38,8 @@ use crate::dataflow::statistics::publish::OnStatistics;
 use crate::dataflow::statistics::rows::{OpenPast, Past};
 use crate::job::clock::now_ms;
 use crate::job::recover::make_plan;
-use crate::job::shutdown::NAP;
-use crate::job::{ENDS_OFTEN, ENDS_SELDOM, GATHER_FROM_ROWS};
+use crate::job::shutdown::POLL_INTERVAL;
+use crate::job::{GATHER_FROM_ROWS, MAX_ENDS_INTERVAL, MIN_ENDS_INTERVAL};
 use crate::kafka;
 use crate::kafka::{KafkaFeed, Watcher};
 use crate::ledger;
@@ -170,7 +170,7 @@ impl Job {
                     )));
                 }
             }
-            worker.step_or_park(Some(NAP));
+            worker.step_or_park(Some(POLL_INTERVAL));
         }
         figures.stepped_ms.store(0, Relaxed);
         Ok(())
@@ -285,7 +285,8 @@ impl Job {
         }
         input.close();
         // Process 0 may be lost in the meantime.
-        worker.step_or_park_while(Some(NAP), || !probe.done() && !self.run_state.failed());
+        worker
+            .step_or_park_while(Some(POLL_INTERVAL), || !probe.done() && !self.run_state.failed());
         let bytes = learnt.borrow_mut().take();
         Ok(bytes.map(|bytes| serde_json::from_slice(&bytes).expect("a plan was sent")))
     }
@@ -374,7 +375,7 @@ impl Job {
         let topics = (plan.topics.as_slice(), plan.topic_ids.as_slice());
         // Silence is counted up to the last answer, so ask often enough to notice it in time.
         let idle_timeout = Duration::from_millis(self.config.watermark.idle_timeout_ms);
-        let ends_every = (idle_timeout / 4).clamp(ENDS_OFTEN, ENDS_SELDOM);
+        let ends_every = (idle_timeout / 4).clamp(MIN_ENDS_INTERVAL, MAX_ENDS_INTERVAL);
         let watcher = Watcher::start(&self.config.kafka, topics, known, (every, ends_every))?;
         let watcher = Arc::new(watcher);
         *slot = Some(Arc::clone(&watcher));

@@ -25,9 +25,9 @@ use crate::ui::waiting::WaitGuard;
 const START_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long brokers must refuse a login or a certificate before a start gives up: a broker that has
 /// just started may not know the login yet.
-const REFUSAL_PATIENCE: Duration = Duration::from_secs(3);
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// The minimum timeout of a request, even if the start's patience has run out.
-const LEAST_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
+const MIN_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Asks the brokers about topics and offsets.
 pub struct Admin {
@@ -138,8 +138,7 @@ impl Admin {
         for topic in &self.config.topics {
             counts.push(loop {
                 let left = patience.saturating_sub(began.elapsed());
-                match self
-                    .partitions(topic, left.clamp(LEAST_REQUEST_TIMEOUT, START_REQUEST_TIMEOUT))
+                match self.partitions(topic, left.clamp(MIN_REQUEST_TIMEOUT, START_REQUEST_TIMEOUT))
                 {
                     Ok(layout) if layout.leaderless.is_empty() => break layout.partitions,
                     Ok(layout) => {
@@ -155,7 +154,7 @@ impl Admin {
                 let why = lock(&self.context.health.last).clone();
                 let why = why.unwrap_or_else(|| "no answer".to_owned());
                 let over = began.elapsed() >= patience || give_up();
-                let refused = if over { Duration::ZERO } else { REFUSAL_PATIENCE };
+                let refused = if over { Duration::ZERO } else { REFUSAL_TIMEOUT };
                 if let Some(why) = self.context.refused_for(refused) {
                     return Err(Fault::Config(format!(
                         "Kafka at {} refuses the connection: {why}; check KAFKA_WEB_TRAFFIC_KEY \

@@ -26,7 +26,7 @@ const BATCH: usize = 1_024;
 /// towards its limit.
 const BATCH_BYTES: usize = 512 * 1_024;
 /// The minimum number of records that one call asks for, however large they are.
-const LEAST: usize = 4;
+const MIN_BATCH: usize = 4;
 
 /// What comes next in a partition.
 pub enum NextItem<'a> {
@@ -85,7 +85,7 @@ impl<C: ConsumerContext + 'static> Batches<C> {
             messages,
             next: 0,
             fetched: 0,
-            want: LEAST,
+            want: MIN_BATCH,
             stamps: None,
         })
     }
@@ -171,7 +171,7 @@ impl<C: ConsumerContext + 'static> Batches<C> {
         }
         if let Some(each) = bytes.checked_div(self.fetched) {
             let want = BATCH_BYTES.checked_div(each).unwrap_or(BATCH);
-            self.want = want.min(self.want * 4).clamp(LEAST, BATCH);
+            self.want = want.min(self.want * 4).clamp(MIN_BATCH, BATCH);
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::kafka::{Context, EVENTS_PER_SERVICE, KafkaConfig, REQUEST_TIMEOUT, lo
 
 /// How long the end of a run waits for a consumer to close: a new consumer needs a second to find
 /// its group coordinator.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Reads the partitions of one worker.
 pub struct KafkaFeed {
@@ -50,12 +50,12 @@ struct PartFeed {
 }
 
 /// How long a new consumer waits to learn which brokers serve a topic.
-const LEADERS_PATIENCE: Duration = Duration::from_secs(1);
+const LEADERS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Lets a new consumer learn which brokers serve a topic. A consumer that is assigned partitions
 /// before that looks for their brokers only half a second later.
 pub(super) fn learn_leaders(consumer: &BaseConsumer<Context>, topic: &str) {
-    if let Err(why) = consumer.fetch_metadata(Some(topic), LEADERS_PATIENCE) {
+    if let Err(why) = consumer.fetch_metadata(Some(topic), LEADERS_TIMEOUT) {
         debug!("which brokers serve {topic}: {why}");
     }
 }
@@ -329,7 +329,7 @@ impl Feed for KafkaFeed {
 
 impl Drop for KafkaFeed {
     /// A closing consumer waits for the replies to its commits, for a minute or for ever if the
-    /// broker is down. Those commits are a courtesy: wait up to `CLOSE_PATIENCE`, then end the
+    /// broker is down. Those commits are a courtesy: wait up to `CLOSE_TIMEOUT`, then end the
     /// run.
     fn drop(&mut self) {
         let (closing, closed) = channel::<()>();
@@ -337,7 +337,7 @@ impl Drop for KafkaFeed {
         let all = (std::mem::take(&mut self.parts), self.consumer.take(), closing);
         let thread = thread::Builder::new().name("kafka-close".to_owned());
         if thread.spawn(move || drop(all)).is_ok() {
-            let _ = closed.recv_timeout(CLOSE_PATIENCE);
+            let _ = closed.recv_timeout(CLOSE_TIMEOUT);
         }
     }
 }

@@ -64,11 +64,11 @@ use crate::ui::text;
 use crate::ui::waiting::WaitGuard;
 
 /// A start logs that it is waiting after this long without an answer.
-const WAITING_NOTICE: Duration = Duration::from_secs(5);
+const WAITING_NOTICE_DELAY: Duration = Duration::from_secs(5);
 /// The minimum time that a query is given to answer, even if the start's patience has run out...
-const LEAST_QUERY_TIME: Duration = Duration::from_secs(3);
+const MIN_QUERY_TIMEOUT: Duration = Duration::from_secs(3);
 /// ... and the minimum for a connection: not every open port leads to a server that answers.
-const LEAST_CONNECT_TIME: Duration = Duration::from_millis(500);
+const MIN_CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What the ledger needs to know about the job.
 #[derive(Clone, Debug)]
@@ -245,9 +245,9 @@ fn query_with_retries<T: Send + 'static>(
         let why = loop {
             let parts = progress.parts.load(Relaxed);
             let least = if progress.connected.load(Relaxed) {
-                LEAST_QUERY_TIME
+                MIN_QUERY_TIMEOUT
             } else {
-                LEAST_CONNECT_TIME
+                MIN_CONNECT_TIMEOUT
             };
             if parts != last_part.0 {
                 last_part = (parts, Instant::now());
@@ -261,7 +261,7 @@ fn query_with_retries<T: Send + 'static>(
                 Err(_) if last_part.1.elapsed() >= patience && started.elapsed() >= least => {
                     break format!("no answer for {}", text::duration(patience.max(least)));
                 }
-                Err(_) if started.elapsed() >= WAITING_NOTICE => log_once("no answer yet"),
+                Err(_) if started.elapsed() >= WAITING_NOTICE_DELAY => log_once("no answer yet"),
                 Err(_) => {}
             }
         };

@@ -12,9 +12,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// A backlog is worth mentioning if reading it takes longer than this.
-const KEEPS_UP: Duration = Duration::from_secs(3);
+const BACKLOG_THRESHOLD: Duration = Duration::from_secs(3);
 /// Silence is worth mentioning after this long without a new record.
-const QUIET: Duration = Duration::from_secs(10);
+const QUIET_THRESHOLD: Duration = Duration::from_secs(10);
 
 /// The facts to judge.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -161,14 +161,14 @@ fn running(at: &Situation) -> Condition {
         let left = left.filter(|left| *left >= Duration::from_secs(1));
         return Condition::ReadingToEnd { percent, left, rate };
     }
-    if let Some(left) = left.filter(|left| *left > KEEPS_UP) {
+    if let Some(left) = left.filter(|left| *left > BACKLOG_THRESHOLD) {
         return Condition::CatchingUp { left, rate };
     }
     if let Some(held) = &at.held_back {
         return Condition::HeldBack(held.clone());
     }
     let read = at.records > 0;
-    if lag.unwrap_or(0) == 0 && at.quiet >= QUIET {
+    if lag.unwrap_or(0) == 0 && at.quiet >= QUIET_THRESHOLD {
         return Condition::Quiet { lasts: at.quiet, read };
     }
     Condition::UpToDate { behind: at.behind, read }

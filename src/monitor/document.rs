@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::dataflow::changes::{HOSTS, HostSums, LATEST};
 use crate::monitor::board::{Board, PartRow, Totals, state_text};
 use crate::monitor::health::Verdict;
-use crate::monitor::history::{EVERY_MS, KEEP_MS, Mark, Point};
+use crate::monitor::history::{Mark, POINT_INTERVAL_MS, Point, RETENTION_MS};
 use crate::monitor::mask::mask;
 use crate::monitor::sample::{LatestSample, LetterSample, Sample, WriterSample};
 use crate::monitor::{anomalies, statistics};
@@ -329,7 +329,7 @@ fn peer(sample: &Sample) -> Value {
 /// The history, for a whole document.
 pub fn history<'a>(points: impl Iterator<Item = &'a Point>) -> Value {
     json!({
-        "every_ms": EVERY_MS, "keep_ms": KEEP_MS,
+        "every_ms": POINT_INTERVAL_MS, "keep_ms": RETENTION_MS,
         "columns": ["at", "in", "out", "lag_s", "watermark_s", "durable_s"],
         "points": points.map(point).collect::<Vec<_>>(),
     })

@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, VecDeque};
 
 /// How long points are kept, in milliseconds.
-pub const KEEP_MS: u64 = 900_000;
+pub const RETENTION_MS: u64 = 900_000;
 /// The distance between two points.
-pub const EVERY_MS: u64 = 1_000;
+pub const POINT_INTERVAL_MS: u64 = 1_000;
 /// The period over which rates are measured.
-const RATE_OVER_MS: u64 = 5_000;
+const RATE_PERIOD_MS: u64 = 5_000;
 /// How many marks are kept.
-const MARKS: usize = 100;
+const MAX_MARKS: usize = 100;
 
 /// Counters at one moment.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -61,7 +61,7 @@ impl History {
             self.counts.clear();
         }
         self.counts.push_back((at_ms, counts));
-        while self.counts.len() > 2 && at_ms - self.counts[1].0 >= RATE_OVER_MS {
+        while self.counts.len() > 2 && at_ms - self.counts[1].0 >= RATE_PERIOD_MS {
             self.counts.pop_front();
         }
     }
@@ -98,12 +98,12 @@ impl History {
     /// Adds a point, and drops what is too old.
     pub fn point(&mut self, point: Point) {
         self.points.push_back(point);
-        let oldest = point.at_ms.saturating_sub(KEEP_MS);
+        let oldest = point.at_ms.saturating_sub(RETENTION_MS);
         while self.points.front().is_some_and(|point| point.at_ms < oldest) {
             self.points.pop_front();
         }
         // It must not grow even if the clock is set back.
-        while self.points.len() > (KEEP_MS / EVERY_MS) as usize + 10 {
+        while self.points.len() > (RETENTION_MS / POINT_INTERVAL_MS) as usize + 10 {
             self.points.pop_front();
         }
     }
@@ -112,7 +112,7 @@ impl History {
     pub fn mark(&mut self, at_ms: u64, kind: &'static str, text: String) {
         self.marks.push_back(Mark { at_ms, kind, text });
         self.marked += 1;
-        if self.marks.len() > MARKS {
+        if self.marks.len() > MAX_MARKS {
             self.marks.pop_front();
         }
     }
@@ -169,7 +169,7 @@ mod tests {
             history.point(point(second * 1_000));
             history.mark(second, "started", String::new());
         }
-        assert_eq!((history.points.len(), history.marks.len()), (901, MARKS));
+        assert_eq!((history.points.len(), history.marks.len()), (901, MAX_MARKS));
         for _ in 0..2_000 {
             history.point(point(5));
         }

@@ -111,7 +111,7 @@ pub struct Monitor {
 }
 
 /// How long the end of a run waits until the last state has been sent to open pages.
-const LAST_WORD: Duration = Duration::from_millis(500);
+const LAST_STATE_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Monitor {
     /// Starts the monitor, unless it is switched off.
@@ -153,6 +153,6 @@ impl Monitor {
     pub fn end(mut self, how: Ended) {
         *self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
         drop(self.stop.take());
-        let _ = self.ended.recv_timeout(LAST_WORD);
+        let _ = self.ended.recv_timeout(LAST_STATE_TIMEOUT);
     }
 }

@@ -74,7 +74,7 @@ pub struct Sample {
 }
 
 /// The most bytes that a link carries at once, less some for the envelope and what it escapes.
-const MOST_BYTES: usize = 24 << 10;
+const MAX_BYTES: usize = 24 << 10;
 
 impl Sample {
     /// As a text for process 0. If it is too long, what matters least is left out.
@@ -96,7 +96,7 @@ impl Sample {
         ];
         let mut written = text(&sample);
         for shorten in shorter {
-            if written.len() <= MOST_BYTES {
+            if written.len() <= MAX_BYTES {
                 break;
             }
             shorten(&mut sample);

@@ -35,7 +35,7 @@ use crate::ui::bars::{bars, style};
 use crate::ui::text;
 
 /// How many differences of each kind are shown by default.
-const SHOWN: usize = 20;
+const MAX_SHOWN: usize = 20;
 
 /// Compares and prints the report. The fault says that the table is not the batch answer.
 pub fn audit(args: &AuditArgs, env: &Environment, run_state: &Arc<RunState>) -> Result<(), Fault> {
@@ -53,7 +53,7 @@ pub fn verify(
     ledger: &LedgerConfig,
     run_state: &RunState,
 ) -> Result<Report, Fault> {
-    check(kafka, ledger, SHOWN, run_state)
+    check(kafka, ledger, MAX_SHOWN, run_state)
 }
 
 fn check(

@@ -12,7 +12,9 @@ use crate::dataflow::messages::SourceBindings;
 use crate::dataflow::ports::{Feed, Stopped};
 use crate::dataflow::source::emit::{Emit, NextActivation};
 use crate::dataflow::source::partition::Part;
-use crate::dataflow::source::reader::{InFlight, NAP, Phase, RECORDS_PER_ACTIVATION, Reader};
+use crate::dataflow::source::reader::{
+    InFlight, Phase, RECORDS_PER_ACTIVATION, Reader, WAIT_INTERVAL,
+};
 
 /// How many records of one partition are read before it is the next one's turn.
 const RECORDS_PER_TURN: usize = 4_096;
@@ -72,7 +74,11 @@ impl<F: Feed> Reader<F> {
             return self.stop(emit);
         }
         if at_limit {
-            return Ok(if may_read { NextActivation::Now } else { NextActivation::After(NAP) });
+            return Ok(if may_read {
+                NextActivation::Now
+            } else {
+                NextActivation::After(WAIT_INTERVAL)
+            });
         }
         let end_ms = self.epoch + self.config.epochs.ms;
         Ok(NextActivation::After(Duration::from_millis(

@@ -43,14 +43,14 @@ use crate::dataflow::source::emit::{Emit, NextActivation};
 use crate::dataflow::source::partition::Part;
 use crate::dataflow::source::pause::Pause;
 use crate::dataflow::source::route::{Routed, Router};
-use crate::dataflow::source::settle::COUNT_EVERY_MS;
+use crate::dataflow::source::settle::COUNT_INTERVAL_MS;
 use crate::dataflow::span_batch::{SpanBatch, SpanBatchBuilder};
 
 /// How many records one activation reads at most, over all partitions: this keeps the worker
 /// responsive (about 50 ms of decoding).
 pub(super) const RECORDS_PER_ACTIVATION: usize = 65_536;
 /// How long a reader sleeps while too much is in flight.
-pub(super) const NAP: Duration = Duration::from_millis(10);
+pub(super) const WAIT_INTERVAL: Duration = Duration::from_millis(10);
 
 pub(super) enum Phase {
     /// The bound epochs that are still to be replayed.
@@ -202,7 +202,7 @@ impl<F: Feed> Reader<F> {
         let next = self.advance(emit)?;
         self.flush(emit);
         let now_ms = self.clocks.elapsed_ms();
-        if now_ms.saturating_sub(self.counted.2) >= COUNT_EVERY_MS {
+        if now_ms.saturating_sub(self.counted.2) >= COUNT_INTERVAL_MS {
             self.count_available(now_ms);
         }
         Ok(next)
@@ -220,9 +220,9 @@ impl<F: Feed> Reader<F> {
     fn advance(&mut self, emit: &mut Emit) -> Result<NextActivation, Fault> {
         match &self.phase {
             Phase::Stopped if self.in_flight.is_empty() => Ok(NextActivation::Done),
-            Phase::Stopped => Ok(NextActivation::After(NAP)),
+            Phase::Stopped => Ok(NextActivation::After(WAIT_INTERVAL)),
             _ if self.in_flight.len() >= EPOCHS_IN_FLIGHT && !self.run_state.stopping() => {
-                Ok(NextActivation::After(NAP))
+                Ok(NextActivation::After(WAIT_INTERVAL))
             }
             Phase::Replay(_) => self.replay(emit),
             Phase::Live => self.live(emit),

@@ -14,7 +14,9 @@ use crate::dataflow::messages::{ReplayDifference, SourceBindings};
 use crate::dataflow::ports::{Feed, Stopped};
 use crate::dataflow::source::emit::{Emit, NextActivation};
 use crate::dataflow::source::partition::Part;
-use crate::dataflow::source::reader::{InFlight, NAP, Phase, RECORDS_PER_ACTIVATION, Reader};
+use crate::dataflow::source::reader::{
+    InFlight, Phase, RECORDS_PER_ACTIVATION, Reader, WAIT_INTERVAL,
+};
 
 impl<F: Feed> Reader<F> {
     /// Reads the oldest bound epoch again. Once it is complete, cuts it as it was cut before.
@@ -32,7 +34,7 @@ impl<F: Feed> Reader<F> {
         // Once everything before it is durable, an epoch is read whole, however much memory it
         // takes.
         if !self.pause.may_read(self.clocks.elapsed_ms()) && !self.in_flight.is_empty() {
-            return Ok(NextActivation::After(NAP));
+            return Ok(NextActivation::After(WAIT_INTERVAL));
         }
         let mut limit = RECORDS_PER_ACTIVATION;
         let mut next = None;

@@ -10,10 +10,10 @@ use crate::dataflow::source::partition::Part;
 use crate::dataflow::source::reader::{InFlight, Phase, Reader};
 
 /// How often the group's offsets are committed to the broker, in milliseconds.
-const GROUP_COMMIT_EVERY_MS: u64 = 1_000;
+const GROUP_COMMIT_INTERVAL_MS: u64 = 1_000;
 
 /// How often the records available to read are counted, in milliseconds.
-pub(super) const COUNT_EVERY_MS: u64 = 250;
+pub(super) const COUNT_INTERVAL_MS: u64 = 250;
 
 impl<F: Feed> Reader<F> {
     /// Takes note of what has become durable, and reports it to the broker from time to time.
@@ -36,7 +36,7 @@ impl<F: Feed> Reader<F> {
         if let Some(ms) = self.watchdog.as_mut().and_then(|dog| dog.look(open, now_ms)) {
             self.warn_nothing_durable(ms);
         }
-        let due = now_ms.saturating_sub(self.group_committed_ms) >= GROUP_COMMIT_EVERY_MS;
+        let due = now_ms.saturating_sub(self.group_committed_ms) >= GROUP_COMMIT_INTERVAL_MS;
         if (last || due) && !self.settled.is_empty() {
             self.group_committed_ms = now_ms;
             self.feed.durable(&std::mem::take(&mut self.settled));

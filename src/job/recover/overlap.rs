@@ -20,11 +20,11 @@ use crate::ledger::ExistingRows;
 
 /// How many records of a partition are searched for events older than the newest row.
 const LOOKED_AT: i64 = 1_000;
-/// The same for all partitions together, but at least [`LOOKED_AT_LEAST`] for each.
-const LOOKED_AT_IN_ALL: i64 = 100_000;
-const LOOKED_AT_LEAST: i64 = 10;
+/// The same for all partitions together, but at least [`MIN_RECORDS_PER_PARTITION`] for each.
+const MAX_RECORDS_READ: i64 = 100_000;
+const MIN_RECORDS_PER_PARTITION: i64 = 10;
 /// How long reading those records may take.
-const LOOK_PATIENCE: Duration = Duration::from_secs(20);
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
 /// The evidence that events after the beginning are already in the rows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Overlap {
@@ -110,8 +110,8 @@ fn held_against_events(
     let unknown: Vec<usize> = (0..starts.len())
         .filter(|at| !exact(&starts[*at]) && starts[*at].begin < starts[*at].end)
         .collect();
-    let each = LOOKED_AT_IN_ALL / (unknown.len() as i64).max(1);
-    let each = each.clamp(LOOKED_AT_LEAST, LOOKED_AT);
+    let each = MAX_RECORDS_READ / (unknown.len() as i64).max(1);
+    let each = each.clamp(MIN_RECORDS_PER_PARTITION, LOOKED_AT);
     let ranges: Vec<Range> = unknown
         .iter()
         .map(|at| {
@@ -120,7 +120,7 @@ fn held_against_events(
             Range { topic: topic.clone(), partition: *partition, start: *begin, end }
         })
         .collect();
-    scan_for(&config.kafka, &ranges, LOOK_PATIENCE, |at, record| {
+    scan_for(&config.kafka, &ranges, READ_TIMEOUT, |at, record| {
         let time = event::decode(record.payload).ok().map(|event| event.time);
         if let Some(time) = time.filter(|time| *time <= last_event) {
             let overlap = Overlap::OldEvent { offset: record.offset, time };

@@ -20,9 +20,9 @@ use crate::ledger::copy::CopyError;
 use crate::ledger::table::Table;
 
 /// After this many refused rows in a run, and none stored, the table counts as unusable.
-pub(super) const REFUSED_IN_VAIN: u64 = 1_000;
+pub(super) const MAX_REFUSED_WITHOUT_STORED: u64 = 1_000;
 /// How many of the remaining rows to sample before giving up: none of them may be storable either.
-const SAMPLE: usize = 100;
+const SAMPLE_ROWS: usize = 100;
 
 /// Why rows were not written.
 #[derive(Debug)]
@@ -312,10 +312,10 @@ pub(super) fn sift<'t, T>(
             Ok(()) => tried.stored |= !part.is_empty(),
             Err(refusal) if part.len() <= 1 => {
                 tried.refused += 1;
-                if !tried.stored && tried.refused >= REFUSED_IN_VAIN {
+                if !tried.stored && tried.refused >= MAX_REFUSED_WITHOUT_STORED {
                     // Refused rows may be neighbours: sample the rest before giving up.
                     let left: Vec<&[T]> = parts.iter().flat_map(|part| part.chunks(1)).collect();
-                    let step = left.len().div_ceil(SAMPLE).max(1);
+                    let step = left.len().div_ceil(SAMPLE_ROWS).max(1);
                     for one in left.into_iter().step_by(step) {
                         tried.stored |= write(one, Keep::Nothing)?.is_ok();
                     }
@@ -336,8 +336,8 @@ pub(super) fn sift<'t, T>(
 
 fn refuses_everything(table: &Table, refusal: &Refusal) -> LedgerError {
     LedgerError::Fatal(Fault::Config(format!(
-        "the table {} has refused the first {REFUSED_IN_VAIN} rows of this run and stored none: \
-         {}. {}; then start again: the job writes the rows of this transaction again",
+        "the table {} has refused the first {MAX_REFUSED_WITHOUT_STORED} rows of this run and \
+         stored none: {}. {}; then start again: the job writes the rows of this transaction again",
         table.shown,
         refusal.message,
         refusal.remedy(&table.shown)

@@ -27,7 +27,7 @@ pub const MINUTE_MS: i64 = 60_000;
 pub const HOUR_MS: i64 = 60 * MINUTE_MS;
 pub const DAY_MS: i64 = 24 * HOUR_MS;
 /// No pause within a visit is longer, so that a gap of five minutes never splits one.
-const MOST_PAUSE_MS: i64 = 200_000;
+const MAX_PAUSE_MS: i64 = 200_000;
 
 /// What to plan.
 #[derive(Clone, Debug, PartialEq)]
