@@ -244,9 +244,9 @@ mod tests {
         let apart = |there| clocks_apart("process 1 (b:1)", 100_000, there);
         assert_eq!([apart(104_999), apart(95_001)], [None, None]);
         for (there, says) in [(220_000, "2 min ahead of"), (95_000, "5.0 s behind")] {
-            let told = apart(there).expect("they are apart");
+            let message = apart(there).expect("they are apart");
             let begins = format!("the clock of process 1 (b:1) is {says} the one here.");
-            assert!(told.starts_with(&begins), "{told}");
+            assert!(message.starts_with(&begins), "{message}");
         }
     }
 
@@ -303,7 +303,7 @@ mod tests {
         ] {
             assert!(check(&wrong).is_err());
         }
-        let said = differences(&[], &vec![setting(60, 400); 64]).join("; ");
-        assert!(said.len() < 100, "{said}");
+        let message = differences(&[], &vec![setting(60, 400); 64]).join("; ");
+        assert!(message.len() < 100, "{message}");
     }
 }

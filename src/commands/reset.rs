@@ -19,12 +19,12 @@ use crate::ledger::{LedgerConfig, ResetPlan, RowCount};
 pub fn reset(args: &ResetArgs, env: &Environment) -> Result<(), Fault> {
     let config = read(args, env)?;
     let plan = ledger::look_before_reset(&config).map_err(give_up)?;
-    say(&describe(&plan))?;
+    print(&describe(&plan))?;
     if !args.yes {
         confirm(&plan.job)?;
     }
     ledger::reset(&config).map_err(give_up)?;
-    say(&format!(
+    print(&format!(
         "Removed. The next start of the job {} is its first: it reads the topic from the earliest \
          offset, unless --from says otherwise. The offsets of its consumer group in Kafka stay as \
          they are and do not matter for that.\n",
@@ -51,7 +51,7 @@ fn give_up(error: LedgerError) -> Fault {
 }
 
 /// Prints a text. A closed output must not count as a yes.
-fn say(text: &str) -> Result<(), Fault> {
+fn print(text: &str) -> Result<(), Fault> {
     let mut out = std::io::stdout();
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())
@@ -98,7 +98,7 @@ fn confirm(job: &str) -> Result<(), Fault> {
                 .to_owned(),
         ));
     }
-    say(&format!("Type the job's name to remove it ({job}): "))?;
+    print(&format!("Type the job's name to remove it ({job}): "))?;
     let mut typed = String::new();
     stdin
         .lock()

@@ -52,19 +52,19 @@ impl Notifier {
         let work = move || {
             let mut board = Board::new(facts, now_ms());
             let mut stops = false;
-            say(&socket, "READY=1\n");
+            notify(&socket, "READY=1\n");
             loop {
                 let run_state = of_thread.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 if run_state.ending() && !std::mem::replace(&mut stops, true) {
-                    say(&socket, "STOPPING=1\n");
+                    notify(&socket, "STOPPING=1\n");
                 }
-                say(&socket, &state(&mut board, &run_state, limit.is_some()));
+                notify(&socket, &state(&mut board, &run_state, limit.is_some()));
                 if over.recv_timeout(every) != Err(RecvTimeoutError::Timeout) {
                     break;
                 }
             }
             if !stops {
-                say(&socket, "STOPPING=1\n");
+                notify(&socket, "STOPPING=1\n");
             }
         };
         let thread = thread::Builder::new().name("notify".to_owned()).spawn(work);
@@ -106,7 +106,7 @@ fn connect(name: &str) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-fn say(socket: &UnixDatagram, what: &str) {
+fn notify(socket: &UnixDatagram, what: &str) {
     if let Err(why) = socket.send(what.as_bytes()) {
         debug!("systemd was not told {:?}: {why}", what.lines().next());
     }

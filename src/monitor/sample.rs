@@ -509,8 +509,8 @@ mod tests {
 
     #[test]
     fn numbers_of_the_operating_system_are_left_out() {
-        let said = plain("connecting: Connection refused (os error 111); is it up?");
-        assert_eq!(said, "connecting: Connection refused; is it up?");
+        let shown = plain("connecting: Connection refused (os error 111); is it up?");
+        assert_eq!(shown, "connecting: Connection refused; is it up?");
         assert_eq!(plain("no answer"), "no answer");
     }
 

@@ -139,16 +139,16 @@ fn connections_that_are_cut_at_a_clean_end_are_no_fault_and_timely_never_hears_o
         }
         // What timely still has to send when the last process is lost.
         Stream::shutdown(&there, std::net::Shutdown::Both).expect("an open connection");
-        let (heard, hears) = std::sync::mpsc::channel();
-        thread::spawn(move || heard.send(here.read(&mut [0; 48]).is_ok()));
+        let (sender, receiver) = std::sync::mpsc::channel();
+        thread::spawn(move || sender.send(here.read(&mut [0; 48]).is_ok()));
         if all_finished {
-            assert!(hears.recv_timeout(Duration::from_secs(3)).is_err(), "timely panics then");
+            assert!(receiver.recv_timeout(Duration::from_secs(3)).is_err(), "timely panics then");
             assert!(run_state.fault().is_none(), "{:?}", run_state.fault());
         } else {
             // The second may need what was cut off: it resumes from what is durable.
             eventually("the loss is noticed", || run_state.failed());
             assert!(matches!(run_state.fault(), Some(Fault::Peer(_))), "{:?}", run_state.fault());
-            assert!(hears.try_recv().is_err(), "timely panics then");
+            assert!(receiver.try_recv().is_err(), "timely panics then");
         }
     }
 }

@@ -47,8 +47,8 @@ pub(super) fn refuse(
             overlaps.insert(at, overlap);
         }
     }
-    let told = matches!(config.from, Some(StartAt::Group(_) | StartAt::Savepoint(_)));
-    if overlaps.is_empty() && !told {
+    let has_exact_start = matches!(config.from, Some(StartAt::Group(_) | StartAt::Savepoint(_)));
+    if overlaps.is_empty() && !has_exact_start {
         overlaps = held_against_events(config, starts, rows)?;
     }
     if overlaps.is_empty() {

@@ -66,7 +66,7 @@ pub struct Setup {
 }
 
 /// One life.
-pub struct Crew {
+pub struct SimRun {
     turns: Vec<Sender<()>>,
     /// Whether a worker's dataflow still exists after its turn.
     moved: Vec<Receiver<bool>>,
@@ -80,7 +80,7 @@ pub struct Crew {
     threads: Option<timely::communication::WorkerGuards<()>>,
 }
 
-impl Crew {
+impl SimRun {
     pub fn start(setup: Setup) -> Self {
         let controls: Vec<Arc<RunState>> = (0..setup.processes).map(|_| Arc::default()).collect();
         for run_state in &controls {
@@ -122,7 +122,7 @@ impl Crew {
         });
         let threads = Some(threads.expect("threads can be started"));
         let (ended, lost) = (RefCell::default(), Cell::new(None));
-        Crew { turns, moved, ended, plan, controls, lost, threads }
+        SimRun { turns, moved, ended, plan, controls, lost, threads }
     }
 
     pub fn processes(&self) -> usize {
@@ -173,7 +173,7 @@ impl Crew {
     }
 }
 
-impl Drop for Crew {
+impl Drop for SimRun {
     /// The crash: nobody gets another turn.
     fn drop(&mut self) {
         self.turns.clear();
