@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_comes_back_with_the_same_settings_takes_it_back() {
+    fn a_process_that_returns_with_the_same_settings_clears_the_difference() {
         let begin = Instant::now();
         let at = |ms| begin + Duration::from_millis(ms);
         let mut differing = Differing::default();

@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_told_by_its_first_byte() {
+    fn a_stranger_is_recognised_by_its_first_byte() {
         let mut http = io::Cursor::new(b"GET / HTTP/1.1\r\n\r\n".as_slice());
         let why = receive::<Hello>(&mut http).expect_err("a stranger");
         assert_eq!((why.kind(), http.position()), (io::ErrorKind::InvalidData, 1));
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_that_are_seconds_apart_are_told_with_a_direction() {
+    fn clocks_that_are_seconds_apart_are_reported_with_a_direction() {
         let apart = |there| clocks_apart("process 1 (b:1)", 100_000, there);
         assert_eq!([apart(104_999), apart(95_001)], [None, None]);
         for (there, says) in [(220_000, "2 min ahead of"), (95_000, "5.0 s behind")] {

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_by_its_line_and_not_repeated() {
+    fn what_is_wrong_is_reported_by_its_line_and_not_repeated() {
         let text = b"A=1\nhunter2\n1A=hunter2\nB=\"hunter2\nC='hunter'2\n\xff=hunter2\n=hunter2\n";
         let wrong = parse(text).expect_err("five lines are wrong");
         let lines: Vec<usize> = wrong.iter().map(|(number, _)| *number).collect();

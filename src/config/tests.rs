@@ -36,7 +36,7 @@ fn four_variables_are_enough_and_the_defaults_are_those_of_the_flink_job() {
 }
 
 #[test]
-fn all_that_is_wrong_is_told_at_once_with_its_name() {
+fn all_that_is_wrong_is_reported_at_once_with_its_name() {
     let env = [("KAFKA_WEB_TRAFFIC_KEY", "k"), ("POSTGRES_URL", "mysql://u:hunter2@h/d")];
     let args = ["--gap", "soon", "-w", "0", "--session-end", "never", "--from", "x"];
     let why = read_with(&env, &args).expect_err("invalid");

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_that_are_apart_are_told_once_and_again_when_that_changes_much() {
+    fn clocks_that_are_apart_are_reported_once_and_again_when_that_changes_much() {
         let mut watch = WallClockWatch::new(1_000);
         let mut check = |ahead: i64, at: u64| {
             let epoch = 10 * DAY_MS + at;
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn an_explanation_says_how_far_and_what_follows() {
+    fn an_explanation_names_the_distance_and_what_follows() {
         let behind = explain(-(DAY_MS as i64), 1_700_000_000_000, 300_000);
         assert!(behind.contains("24 h behind the job's epochs"), "{behind}");
         assert!(behind.contains("2023-11-14T22:18:20.000Z"), "{behind}");

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_before_a_failure_does_not_count() {
+    fn a_report_from_before_a_failure_does_not_count() {
         let mut end = at(5);
         end.answer(offset(5), 100);
         assert_eq!(end.quiet_ms_ago(150, Some(99)), Some(50));

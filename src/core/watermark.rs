@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ended_partition_stays_ended_only_as_long_as_the_caller_says() {
+    fn an_ended_partition_stays_ended_only_while_the_caller_reports_it() {
         let mut source = source(0);
         let ended = source.cut(2_000, offset(0), None, true);
         assert_eq!((ended.status, ended.quiet_since), (Status::Ended, 2_000));
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_that_has_said_nothing_yet_holds_everything() {
+    fn a_partition_without_a_promise_holds_everything() {
         let mut tracker = WatermarkTracker::new(0, EventTime::NEVER, []);
         let both =
             [Binding::initial(partition(0), Offset::ZERO), binding(1, 90, Status::Active, 0)];

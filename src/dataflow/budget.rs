@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn it_says_what_it_is_used_for_and_leaves_out_what_does_not_count() {
+    fn it_shows_what_it_is_used_for_and_leaves_out_what_does_not_count() {
         let budget = budget(100, 1);
         budget.charge(ChargeKind::Rows, 0, 1, 5 << 20);
         budget.charge(ChargeKind::DeadLetters, 1, 1, 43 << 20);

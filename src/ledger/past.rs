@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_told_from_another_and_from_itself_at_another_time() {
+    fn a_server_is_distinguished_from_others_and_from_itself_at_another_time() {
         let first = server("1", 2, "noon");
         assert_eq!(first.change(&server("1", 2, "noon")), None);
         assert_eq!(first.change(&server("1", 2, "one")), Some(ServerChange::Restarted));

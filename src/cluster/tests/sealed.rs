@@ -134,7 +134,7 @@ fn processes_with_the_same_secret_find_each_other_and_what_they_send_is_not_to_b
 }
 
 #[test]
-fn whoever_has_another_secret_or_none_waits_outside_and_ends_nobody() {
+fn a_process_with_another_secret_or_none_is_not_admitted_and_ends_nobody() {
     for (ours, theirs) in [(SECRET, ANOTHER), (SECRET, None), (None, SECRET)] {
         let addresses = addresses(2);
         let (run_state, first) = process_with(&addresses, 0, "5m", ours);
@@ -149,7 +149,7 @@ fn whoever_has_another_secret_or_none_waits_outside_and_ends_nobody() {
 }
 
 #[test]
-fn other_settings_are_told_with_a_secret_as_well() {
+fn other_settings_are_reported_with_a_secret_as_well() {
     let addresses = addresses(2);
     let started =
         [("5m", 0), ("1m", 1)].map(|(gap, at)| process_with(&addresses, at, gap, SECRET).1);
@@ -162,7 +162,7 @@ fn other_settings_are_told_with_a_secret_as_well() {
 }
 
 #[test]
-fn a_stranger_who_knows_everything_but_the_secret_is_told_nothing() {
+fn a_stranger_who_knows_everything_but_the_secret_learns_nothing() {
     let addresses = addresses(2);
     let first = process_with(&addresses, 0, "5m", SECRET);
     eventually("it listens", || TcpStream::connect(&addresses[0]).is_ok());

@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_wrong_is_said_at_once() {
+    fn everything_that_is_wrong_is_reported_at_once() {
         let wrong = DemoArgs {
             workers: "0".to_owned(),
             length: "soon".to_owned(),

@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_needed_and_gone_is_told_with_both_ends() {
+    fn what_is_needed_and_gone_is_reported_with_both_ends() {
         let partition = Partition { topic: 0, number: 3 };
         let at = Offset::new;
         let last = Binding { end: at(9), ..Binding::initial(partition, Offset::ZERO) };

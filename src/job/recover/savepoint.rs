@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_savepoint_says_whether_the_job_was_drained() {
+    fn a_savepoint_shows_whether_the_job_was_drained() {
         for (kind, drained) in [("Terminate Savepoint", true), ("Suspend Savepoint", false)] {
             let file = metadata(Some(kind), &[record("t", 0, 1)]);
             let found = decoded(&[file], &["t"]).expect("a savepoint");

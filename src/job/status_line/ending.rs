@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_line_says_how_it_ended_and_has_no_zeros() {
+    fn the_last_line_shows_how_it_ended_and_has_no_zeros() {
         let took = Duration::from_millis(1_200);
         let all = Done { records: 5_000, rows: 1, late: 1_037, dead: 2, held_offsets: 10, took };
         let none = Done { took, ..Done::default() };

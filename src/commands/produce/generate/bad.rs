@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_field_is_wrong_as_the_kind_says() {
+    fn the_field_is_wrong_in_the_way_of_the_kind() {
         let first = |kind| spoiled(kind).swap_remove(0);
         assert_eq!(object(&first(BadKind::EmptyHost).0)["host"], "");
         assert_eq!(object(&first(BadKind::NullTime).0)["event_time"], Value::Null);

@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn good_records_say_what_their_payload_says_and_some_say_it_oddly() {
+    fn good_records_match_their_payload_and_some_are_written_oddly() {
         let mut plain = 0;
         let records = records(&wild(50_000));
         let good: Vec<&GeneratedRecord> =

@@ -180,7 +180,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn oddities_look_as_their_kind_says() {
+    fn oddities_match_their_kind() {
         let mut random = Random::new(5, 5);
         for (kind, want) in [
             (OddKind::DuplicateFields, r#""ip":"192.0.2.1","host":"a-ü.example"}"#),

@@ -70,7 +70,7 @@ fn a_day_has_about_its_number_of_visits_and_a_curve() {
 }
 
 #[test]
-fn tails_are_as_long_as_they_say() {
+fn tails_are_as_long_as_specified() {
     let share_above = |tail: Tail, events: u64| {
         let plan = Plan::new(&Request { tail, visits: 50_000, ..request(&[]) });
         let above = plan.visits.iter().filter(|visit| visit.events > events).count();
@@ -84,7 +84,7 @@ fn tails_are_as_long_as_they_say() {
 }
 
 #[test]
-fn every_scenario_leaves_its_mark_and_says_so() {
+fn every_scenario_leaves_its_mark_and_records_it() {
     for scenario in all() {
         let request = request(&[scenario]);
         let plan = Plan::new(&request);
