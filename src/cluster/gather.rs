@@ -50,7 +50,7 @@ pub(super) fn greet(
         // The cluster is complete: whatever the greeting holds, it is refused.
         greeting::receive_bytes(&mut channel)?;
         let why = format!("{} runs in a cluster that is complete", members.name(members.me));
-        members.stranger(&from.to_string(), &why);
+        members.log_rejected(&from.to_string(), &why);
         return greeting::send(&mut channel, &GreetingReply::Busy(why));
     }
     let hello: Hello = greeting::receive(&mut channel)?;
@@ -83,7 +83,7 @@ fn watch(
 ) -> io::Result<()> {
     match members.admit(hello.process, hello.incarnation, from) {
         Err(why) => {
-            members.stranger(&format!("process {} from {from}", hello.process), &why);
+            members.log_rejected(&format!("process {} from {from}", hello.process), &why);
             greeting::send(&mut channel, &GreetingReply::Busy(why))
         }
         Ok(token) => {

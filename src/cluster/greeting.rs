@@ -93,7 +93,7 @@ pub fn receive_bytes(reader: &mut impl Read) -> io::Result<Vec<u8>> {
     for at in 0..MAGIC.len() {
         reader.read_exact(&mut magic[at..=at])?;
         if magic[at] != MAGIC[at] {
-            return Err(stranger("it does not speak as a process of sessionizer does"));
+            return Err(protocol_error("it does not speak as a process of sessionizer does"));
         }
     }
     let mut length = [0; 4];
@@ -107,7 +107,7 @@ pub fn receive_bytes(reader: &mut impl Read) -> io::Result<Vec<u8>> {
 pub fn take<T: DeserializeOwned>(received: &mut Vec<u8>) -> io::Result<Option<T>> {
     let known = received.len().min(MAGIC.len());
     if received[..known] != MAGIC[..known] {
-        return Err(stranger("it does not speak as a process of sessionizer does"));
+        return Err(protocol_error("it does not speak as a process of sessionizer does"));
     }
     let Some(rest) = received.get(MAGIC.len()..) else { return Ok(None) };
     let Some(length) = rest.first_chunk::<4>() else { return Ok(None) };
@@ -121,15 +121,15 @@ pub fn take<T: DeserializeOwned>(received: &mut Vec<u8>) -> io::Result<Option<T>
 fn body_length(bytes: [u8; 4]) -> io::Result<usize> {
     match u32::from_be_bytes(bytes) {
         length if length <= MAX_BYTES => Ok(length as usize),
-        _ => Err(stranger("its greeting is too long")),
+        _ => Err(protocol_error("its greeting is too long")),
     }
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> io::Result<T> {
-    serde_json::from_slice(body).map_err(|_| stranger("its greeting is of another version"))
+    serde_json::from_slice(body).map_err(|_| protocol_error("its greeting is of another version"))
 }
 
-fn stranger(what: &str) -> io::Error {
+fn protocol_error(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
@@ -138,7 +138,7 @@ pub fn check(settings: &[Setting]) -> io::Result<()> {
     let fits = |(name, value): &Setting| name.len() <= MAX_NAME && value.len() <= MAX_VALUE;
     match settings.len() <= MAX_SETTINGS && settings.iter().all(fits) {
         true => Ok(()),
-        false => Err(stranger("its settings are too many or too long")),
+        false => Err(protocol_error("its settings are too many or too long")),
     }
 }
 

@@ -141,7 +141,7 @@ fn accept(members: &Arc<Members>, listener: &TcpListener) {
             }
         };
         if id == 0 {
-            members.stranger(&from.to_string(), "too many come at once");
+            members.log_rejected(&from.to_string(), "too many come at once");
             continue;
         }
         let members = Arc::clone(members);
@@ -157,7 +157,7 @@ fn accept(members: &Arc<Members>, listener: &TcpListener) {
                     io::ErrorKind::UnexpectedEof => "it has gone again".to_owned(),
                     _ => why.to_string(),
                 };
-                members.stranger(&from.to_string(), &why);
+                members.log_rejected(&from.to_string(), &why);
             }
         });
     }

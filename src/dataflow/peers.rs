@@ -12,10 +12,10 @@ pub const MAX_REPORT_AGE: Duration = Duration::from_secs(5);
 
 /// What this process reports, and what others have reported to it.
 #[derive(Default)]
-pub struct PeerReports(Mutex<State>);
+pub struct PeerReports(Mutex<ReportState>);
 
 #[derive(Default)]
-struct State {
+struct ReportState {
     /// The text for process 0, until a link has taken it.
     outgoing: Option<String>,
     reports: BTreeMap<usize, (Instant, String)>,
@@ -24,7 +24,7 @@ struct State {
 }
 
 impl PeerReports {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ReportState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

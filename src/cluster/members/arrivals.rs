@@ -18,7 +18,7 @@ use crate::cluster::stage::StartStage;
 use crate::cluster::wire::Ends;
 
 /// How often strangers are logged at most. Those in between are counted.
-const STRANGERS_LOG_INTERVAL: Duration = Duration::from_secs(5);
+const REJECTED_LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Members {
     // ---- joining ------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ impl Members {
             Some(_) => self.name(process),
             None => "a process that is not in the hostfile".to_owned(),
         };
-        self.stranger(&who, &format!("its settings differ: {differences}"));
+        self.log_rejected(&who, &format!("its settings differ: {differences}"));
         let mut state = self.lock();
         if process > self.me && process < state.slots.len() {
             state.differing.claim(process);
@@ -146,10 +146,10 @@ impl Members {
     }
 
     /// Logs who was turned away, sparingly: a network scan must not fill the disk.
-    pub fn stranger(&self, who: &str, why: &str) {
+    pub fn log_rejected(&self, who: &str, why: &str) {
         let mut state = self.lock();
-        let (reported, count) = &mut state.strangers;
-        if reported.is_some_and(|reported| reported.elapsed() < STRANGERS_LOG_INTERVAL) {
+        let (last_logged, count) = &mut state.rejected;
+        if last_logged.is_some_and(|last_logged| last_logged.elapsed() < REJECTED_LOG_INTERVAL) {
             *count += 1;
             return;
         }
@@ -157,7 +157,7 @@ impl Members {
             0 => String::new(),
             count => format!(" ({count} others before)"),
         };
-        *reported = Some(Instant::now());
+        *last_logged = Some(Instant::now());
         warn!("turned away {who}: {why}{before}");
     }
 

@@ -55,7 +55,7 @@ struct State {
     stage: StartStage,
     /// Whether the fault of this run came from another process.
     relayed: bool,
-    strangers: (Option<Instant>, u64),
+    rejected: (Option<Instant>, u64),
     waiting: (Instant, Option<Instant>),
 }
 
@@ -141,7 +141,7 @@ impl Members {
             peer_ips: Arc::default(),
             stage: StartStage::default(),
             relayed: false,
-            strangers: (None, 0),
+            rejected: (None, 0),
             waiting: (Instant::now(), None),
         };
         let (state, changed) = (Mutex::new(state), Condvar::new());

@@ -6,7 +6,7 @@
 //! send dozens of visits from one network. It uses only operations whose results IEEE 754 defines
 //! to the last bit.
 
-use super::{DAY_MS, HOUR_MS, MAX_PAUSE_MS, Request, Visit, Visitor};
+use super::{DAY_MS, HOUR_MS, MAX_PAUSE_MS, Request, Visit, VisitorAddress};
 use crate::commands::produce::generate::random::{Random, mix};
 
 /// How busy the hours of a day are; between them, the level is interpolated linearly.
@@ -131,7 +131,7 @@ impl<'a> People<'a> {
         Visit { first_ms, span_ms, events, host: self.host, visitor }
     }
 
-    fn visitor(&self, random: &mut Random) -> Visitor {
+    fn visitor(&self, random: &mut Random) -> VisitorAddress {
         let visits = self.request.visits;
         let unit = random.unit();
         if unit < REGULAR {
@@ -141,17 +141,17 @@ impl<'a> People<'a> {
         if unit < REGULAR + SHARED {
             let (class, number) = pick(&NETWORKS, visits, SHARED, random);
             let network = mix(class << 48 ^ number ^ u64::from(self.host) << 56 ^ 0x5ad) as u32;
-            return Visitor(u64::from(network & 0xffff_ff00 | random.below(250) as u32));
+            return VisitorAddress(u64::from(network & 0xffff_ff00 | random.below(250) as u32));
         }
         anybody(random.bits())
     }
 }
 
 /// A visitor with an arbitrary address: one in eight has IPv6.
-fn anybody(bits: u64) -> Visitor {
+fn anybody(bits: u64) -> VisitorAddress {
     match bits.is_multiple_of(8) {
-        true => Visitor(bits | 1 << 63),
-        false => Visitor(bits >> 32),
+        true => VisitorAddress(bits | 1 << 63),
+        false => VisitorAddress(bits >> 32),
     }
 }
 

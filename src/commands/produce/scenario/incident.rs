@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sessionizer_core::anomaly::Kind;
 
 use super::clean::People;
-use super::{DAY_MS, HOUR_MS, MINUTE_MS, Request, Visit, Visitor};
+use super::{DAY_MS, HOUR_MS, MINUTE_MS, Request, Visit, VisitorAddress};
 use crate::commands::produce::generate::random::{Random, mix};
 
 /// What can happen.
@@ -62,7 +62,7 @@ pub struct IncidentSite<'a> {
 struct VisitAdder<'a> {
     visits: &'a mut Vec<Visit>,
     host: u16,
-    visitor: Visitor,
+    visitor: VisitorAddress,
 }
 
 impl VisitAdder<'_> {
@@ -87,7 +87,7 @@ impl Scenario {
         let length_ms = self.length_ms(&mut random);
         let from_ms = self.begin_ms(site, length_ms, &mut random);
         let to_ms = from_ms + length_ms;
-        let visitor = Visitor(u64::from(random.bits() as u32 | 1));
+        let visitor = VisitorAddress(u64::from(random.bits() as u32 | 1));
         let mut adder = VisitAdder { visits, host, visitor };
         let mut subject = visitor.address();
         let (size, to_ms) = match self {
@@ -138,7 +138,7 @@ impl Scenario {
                 let addresses = 20 + random.below(41);
                 let mut sum = 0;
                 for address in 0..addresses {
-                    adder.visitor = Visitor(network | (1 + address));
+                    adder.visitor = VisitorAddress(network | (1 + address));
                     for _ in 0..=random.below(3) {
                         let at_ms = from_ms + random.below(length_ms as u64) as i64;
                         adder.add(at_ms, 1 + random.below(10), 2_000);
@@ -193,7 +193,7 @@ impl Scenario {
                 let visit = people.visit(at_ms, random);
                 visits.push(match singles {
                     true => {
-                        let visitor = Visitor(u64::from(random.bits() as u32));
+                        let visitor = VisitorAddress(u64::from(random.bits() as u32));
                         Visit { events: 1, span_ms: 0, visitor, ..visit }
                     }
                     false => visit,

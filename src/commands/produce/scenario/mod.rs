@@ -54,14 +54,14 @@ pub struct Visit {
     pub span_ms: i64,
     pub events: u64,
     pub host: u16,
-    pub visitor: Visitor,
+    pub visitor: VisitorAddress,
 }
 
 /// A visitor: an address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Visitor(pub u64);
+pub struct VisitorAddress(pub u64);
 
-impl Visitor {
+impl VisitorAddress {
     /// The address: IPv4 if the number has 32 bits, IPv6 otherwise.
     pub fn address(self) -> String {
         match u32::try_from(self.0) {
@@ -133,7 +133,7 @@ impl Plan {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PlannedSession {
     pub host: u16,
-    pub visitor: Visitor,
+    pub visitor: VisitorAddress,
     pub span: Span,
     pub end: EventTime,
 }

@@ -33,7 +33,7 @@ fn the_same_request_gives_the_same_plan_and_another_seed_another() {
 fn the_sessions_of_a_plan_are_those_of_its_events() {
     for tail in Tail::ALL {
         let plan = Plan::new(&Request { tail, ..request(&all()) });
-        let mut times: BTreeMap<(u16, Visitor), Vec<i64>> = BTreeMap::new();
+        let mut times: BTreeMap<(u16, VisitorAddress), Vec<i64>> = BTreeMap::new();
         let mut last_ms = i64::MIN;
         for event in events(&plan) {
             assert!(event.at_ms >= last_ms, "in the order of time");
