@@ -14,7 +14,7 @@ use log::{debug, warn};
 use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
 use crate::monitor::Facts;
-use crate::monitor::board::Board;
+use crate::monitor::job_state::JobState;
 use crate::monitor::sample::{MetricHosts, sample};
 
 /// The interval between reports without a watchdog, or with a slow one.
@@ -50,7 +50,7 @@ impl Notifier {
         let (running, over) = channel::<()>();
         let of_thread = Arc::clone(&current);
         let work = move || {
-            let mut board = Board::new(facts, now_ms());
+            let mut job_state = JobState::new(facts, now_ms());
             let mut stops = false;
             notify(&socket, "READY=1\n");
             loop {
@@ -58,7 +58,7 @@ impl Notifier {
                 if run_state.ending() && !std::mem::replace(&mut stops, true) {
                     notify(&socket, "STOPPING=1\n");
                 }
-                notify(&socket, &state(&mut board, &run_state, limit.is_some()));
+                notify(&socket, &state(&mut job_state, &run_state, limit.is_some()));
                 if over.recv_timeout(every) != Err(RecvTimeoutError::Timeout) {
                     break;
                 }
@@ -88,11 +88,11 @@ impl Drop for Notifier {
 }
 
 /// The sentence; and that the process is alive, unless a restart would help.
-fn state(board: &mut Board, run_state: &RunState, watched: bool) -> String {
-    let process = board.facts.process;
-    board.update(&[sample(run_state, process, now_ms(), &mut MetricHosts::default())]);
-    let text: String = board.sentence.text.chars().filter(|c| !c.is_control()).collect();
-    let alive = if watched && board.live.is_ok() { "WATCHDOG=1\n" } else { "" };
+fn state(job_state: &mut JobState, run_state: &RunState, watched: bool) -> String {
+    let process = job_state.facts.process;
+    job_state.update(&[sample(run_state, process, now_ms(), &mut MetricHosts::default())]);
+    let text: String = job_state.sentence.text.chars().filter(|c| !c.is_control()).collect();
+    let alive = if watched && job_state.live.is_ok() { "WATCHDOG=1\n" } else { "" };
     format!("STATUS={text}\n{alive}")
 }
 

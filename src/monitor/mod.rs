@@ -4,7 +4,7 @@
 //! ```text
 //!   operators -> Figures, Metrics     a few times a second, or once a batch
 //!   sample    -> plain data           once a second, on the thread of the monitor
-//!   board     -> rates, the condition, health
+//!   job_state -> rates, the condition, health
 //!   document  -> /status, /events     exposition -> /metrics
 //! ```
 //!
@@ -14,7 +14,6 @@
 mod anomalies;
 mod answer;
 mod assets;
-pub mod board;
 mod body;
 pub mod condition;
 mod connections;
@@ -23,6 +22,7 @@ mod exposition;
 mod health;
 mod history;
 mod host;
+pub mod job_state;
 mod mask;
 mod process;
 pub mod sample;
@@ -36,7 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-pub use self::board::BalanceRow;
+pub use self::job_state::BalanceRow;
 use crate::dataflow::run_state::RunState;
 use crate::monitor::condition::Ended;
 

@@ -21,12 +21,12 @@ use tokio::task::LocalSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::monitor::answer::{Reply, Wanted, file, reply, text, wanted, whole};
-use crate::monitor::board::{Board, Totals};
 use crate::monitor::body::Answer;
 use crate::monitor::connections::Connections;
 use crate::monitor::document::{self, Document};
 use crate::monitor::exposition::{self, Shown};
 use crate::monitor::health::Verdict;
+use crate::monitor::job_state::{JobState, Totals};
 use crate::monitor::sample::{MetricHosts, Sample, sample};
 use crate::monitor::{AskBalance, BalanceRow, Facts, HttpConfig, Shared, process};
 
@@ -161,7 +161,7 @@ async fn look(site: Rc<RefCell<Site>>, mut stopped: oneshot::Receiver<()>) {
 struct Site {
     config: HttpConfig,
     shared: Arc<Shared>,
-    board: Board,
+    job_state: JobState,
     metric_hosts: MetricHosts,
     connections: Connections,
     samples: Vec<Sample>,
@@ -184,14 +184,14 @@ impl Site {
         };
         let now_ms = (shared.now_ms)();
         let process = facts.process;
-        let mut board = Board::new(facts, now_ms);
+        let mut job_state = JobState::new(facts, now_ms);
         let samples = vec![sample(&shared.run_state(), process, now_ms, &mut metric_hosts)];
-        let totals = board.update(&samples);
-        let document = document::document(&board, &totals, &samples);
+        let totals = job_state.update(&samples);
+        let document = document::document(&job_state, &totals, &samples);
         Site {
             config,
             shared,
-            board,
+            job_state,
             metric_hosts,
             connections: Connections::default(),
             samples,
@@ -207,9 +207,9 @@ impl Site {
 
     /// Samples the job, and sends what has changed to the streams.
     fn look(&mut self) {
-        let process = self.board.facts.process;
+        let process = self.job_state.facts.process;
         let now_ms = (self.shared.now_ms)();
-        self.board.ended = self.shared.ended();
+        self.job_state.ended = self.shared.ended();
         self.read_balance();
         let run_state = self.shared.run_state();
         self.samples = vec![sample(&run_state, process, now_ms, &mut self.metric_hosts)];
@@ -218,11 +218,11 @@ impl Site {
             0 => self.samples.extend(peers.reports().iter().filter_map(|text| Sample::read(text))),
             _ => peers.set_outgoing(self.samples[0].write()),
         }
-        self.totals = self.board.update(&self.samples);
-        let document = document::document(&self.board, &self.totals, &self.samples);
+        self.totals = self.job_state.update(&self.samples);
+        let document = document::document(&self.job_state, &self.totals, &self.samples);
         let before = std::mem::replace(&mut self.document, document);
         (self.status, self.metrics) = (None, [None, None]);
-        let history = &self.board.history;
+        let history = &self.job_state.history;
         let new = history.marked - self.marked;
         self.marked = history.marked;
         if self.connections.streams() > 0 {
@@ -239,7 +239,7 @@ impl Site {
             || self.asked.is_some_and(|asked| asked.elapsed() < WATCHED_PERIOD);
         if let Some(found) = self.balance.read(looks) {
             let now_ms = (self.shared.now_ms)();
-            self.board.balance = found.map(|balance| (now_ms, balance));
+            self.job_state.balance = found.map(|balance| (now_ms, balance));
         }
     }
 
@@ -250,17 +250,17 @@ impl Site {
             self.read_balance();
         }
         self.asked = Some(Instant::now());
-        let history = &self.board.history;
+        let history = &self.job_state.history;
         let document = &self.document;
         let bytes = self.status.get_or_insert_with(|| whole_document(document, history));
         bytes.clone()
     }
 
     fn metrics(&mut self, format: exposition::Format) -> Bytes {
-        let Site { board, totals, samples, connections, .. } = self;
+        let Site { job_state, totals, samples, connections, .. } = self;
         let written = &mut self.metrics[format as usize];
         let bytes = written.get_or_insert_with(|| {
-            let shown = Shown::new(board, totals, &samples[0], connections.streams());
+            let shown = Shown::new(job_state, totals, &samples[0], connections.streams());
             exposition::write(shown, process::read(), format).into()
         });
         bytes.clone()
@@ -278,8 +278,8 @@ impl Site {
             Wanted::Metrics(format) => {
                 whole(StatusCode::OK, format.media_type(), self.metrics(format))
             }
-            Wanted::Live => verdict(&self.board.live, "live"),
-            Wanted::Ready => verdict(&self.board.ready, &self.board.sentence.text),
+            Wanted::Live => verdict(&self.job_state.live, "live"),
+            Wanted::Ready => verdict(&self.job_state.ready, &self.job_state.sentence.text),
             Wanted::Events => self.events(id, request.method() == Method::HEAD),
         }
     }

@@ -17,8 +17,8 @@ use self::line::{Numbers, line};
 use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
 use crate::monitor::Facts;
-use crate::monitor::board::Board;
 use crate::monitor::condition::Stage;
+use crate::monitor::job_state::JobState;
 use crate::monitor::sample::{MetricHosts, Sample, sample, stage};
 use crate::ui::bars::{bars, style};
 use crate::ui::text::duration;
@@ -70,7 +70,7 @@ impl Drop for Progress {
 
 struct StatusView {
     run_state: Arc<RunState>,
-    board: Board,
+    job_state: JobState,
     numbers: Numbers,
     sampled: Option<Instant>,
     bar: Option<ProgressBar>,
@@ -90,7 +90,7 @@ impl StatusView {
         let now = Instant::now();
         StatusView {
             run_state,
-            board: Board::new(facts, now_ms()),
+            job_state: JobState::new(facts, now_ms()),
             numbers: Numbers::default(),
             sampled: None,
             bar,
@@ -114,25 +114,25 @@ impl StatusView {
         let log_interval = if starts { START_LOG_INTERVAL } else { LOG_INTERVAL };
         if let Some(bar) = &self.bar {
             let width = terminal_width().saturating_sub(SPINNER_COLUMNS);
-            bar.set_message(line(&self.board.condition, &self.numbers, width));
+            bar.set_message(line(&self.job_state.condition, &self.numbers, width));
             bar.tick();
         } else if self.logged.elapsed() >= log_interval {
             self.logged = Instant::now();
-            info!("{}", line(&self.board.condition, &self.numbers, usize::MAX));
+            info!("{}", line(&self.job_state.condition, &self.numbers, usize::MAX));
         }
     }
 
     /// Samples the job. Process 0 of a cluster shows the whole job, as its page does.
     fn look(&mut self) {
         self.sampled = Some(Instant::now());
-        let process = self.board.facts.process;
+        let process = self.job_state.facts.process;
         let run_state = &self.run_state;
         let mut samples = vec![sample(run_state, process, now_ms(), &mut MetricHosts::default())];
         if process == 0 {
             let others = run_state.metrics.figures.peers.reports();
             samples.extend(others.iter().filter_map(|text| Sample::read(text)));
         }
-        let totals = self.board.update(&samples);
+        let totals = self.job_state.update(&samples);
         let sum = |of: fn(&Sample) -> u64| samples.iter().map(of).sum();
         self.numbers = Numbers {
             records: totals.records,

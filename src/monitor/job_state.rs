@@ -17,7 +17,7 @@ use crate::monitor::sentence::{Sentence, sentence};
 const HOLDS_BACK_MS: i64 = 10_000;
 
 /// The state of the job, and since when it has been so.
-pub struct Board {
+pub struct JobState {
     pub facts: Facts,
     pub history: History,
     pub condition: Condition,
@@ -86,10 +86,10 @@ pub struct PartRow {
     pub sample: PartSample,
 }
 
-impl Board {
+impl JobState {
     pub fn new(facts: Facts, at_ms: u64) -> Self {
         let condition = judge(&Situation::default());
-        Board {
+        JobState {
             facts,
             history: History::default(),
             sentence: sentence(&condition),
