@@ -1,6 +1,9 @@
 //! The document of `/status`, and what changes from one to the next. Rendering only: nothing is
 //! counted here. docs/METRICS.md describes it; what is not known is null, with the reason beside
 //! it.
+//!
+//! The file is longer than others because it holds the whole document, block by block: whoever
+//! changes a field finds its neighbours here.
 
 use serde_json::{Map, Value, json};
 

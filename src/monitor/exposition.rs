@@ -2,6 +2,8 @@
 //! docs/METRICS.md lists them, and a test holds the list against a running job.
 //!
 //! Times are timestamps and not ages, so that they go on telling the truth when the process hangs.
+//!
+//! The file is longer than others because it lists every metric once, with its help text.
 
 use std::fmt::Error;
 
