@@ -1,11 +1,11 @@
 //! The commands besides the job itself: audit, compare, demo, health, produce, reset
 //! and status.
 
-mod ask;
 pub mod audit;
 pub mod compare;
 pub mod demo;
 pub mod health;
+mod http;
 pub mod produce;
 pub mod reset;
 pub mod status;
