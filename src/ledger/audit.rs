@@ -316,7 +316,7 @@ impl Moment {
     ) -> Result<(), LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "reading the two tables");
         let refuse = |why| Err(LedgerError::Fatal(Fault::Config(why)));
-        let Some(theirs) = table::place(&mut self.client, other)? else {
+        let Some(theirs) = table::qualified_name(&mut self.client, other)? else {
             return refuse(format!(
                 "--against: there is no table {} in this database, or not in the schemas of the \
                  search path: write it as schema.name",
