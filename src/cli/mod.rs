@@ -17,7 +17,7 @@ use std::ffi::OsString;
 
 pub use args::{
     AuditArgs, CompletionsArgs, DemoArgs, HealthArgs, ManArgs, ProduceArgs, ResetArgs, RunArgs,
-    StatusArgs,
+    SchemaArgs, StatusArgs,
 };
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
@@ -86,6 +86,11 @@ pub enum Command {
     /// from the environment. The rows go to the table sessionizer_demo, the state to the job of
     /// that name; the next demo replaces both. At the end it audits its own table.
     Demo(Box<DemoArgs>),
+    /// Prints the SQL that brings the schema sessionizer up to date, for psql
+    ///
+    /// A start does the same by itself if its login owns the schema. To have the owner do it:
+    /// sessionizer schema VERSION | psql -U OWNER DATABASE
+    Schema(SchemaArgs),
     /// Prints completions for a shell: bash, zsh, fish, elvish or powershell
     ///
     /// For example: sessionizer completions bash >/etc/bash_completion.d/sessionizer

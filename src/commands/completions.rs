@@ -1,16 +1,14 @@
 //! `sessionizer completions`: what a shell needs to complete its flags and commands.
 
-use std::io::Write;
-
 use clap_complete::Shell;
 use sessionizer_core::fault::Fault;
 
 use crate::cli::{self, CompletionsArgs};
-use crate::commands::man::cannot_print;
+use crate::commands::man::print;
 
 /// Prints the script for one shell.
 pub fn completions(args: &CompletionsArgs) -> Result<(), Fault> {
-    std::io::stdout().write_all(&script(args.shell)).map_err(cannot_print)
+    print(&script(args.shell))
 }
 
 /// The script for a shell, from the same definition as `--help`.

@@ -20,7 +20,7 @@ use crate::cli::{self, ManArgs};
 pub fn man(args: &ManArgs) -> Result<(), Fault> {
     let pages = pages();
     let Some(directory) = &args.dir else {
-        return io::stdout().write_all(&pages[0].1).map_err(cannot_print);
+        return print(&pages[0].1);
     };
     let directory = Path::new(directory);
     fs::create_dir_all(directory).map_err(|why| cannot_write(directory, &why))?;
@@ -35,12 +35,14 @@ fn cannot_write(path: &Path, why: &io::Error) -> Fault {
     Fault::Config(format!("cannot write {}: {why}", path.display()))
 }
 
-/// A reader that has seen enough is not an error.
-pub(super) fn cannot_print(why: io::Error) -> Fault {
-    if why.kind() == io::ErrorKind::BrokenPipe {
-        std::process::exit(128 + signal_hook::consts::SIGPIPE);
-    }
-    Fault::Environment(format!("cannot write to standard output: {why}"))
+/// Writes to standard output. A reader that has seen enough is not an error.
+pub(super) fn print(text: &[u8]) -> Result<(), Fault> {
+    io::stdout().write_all(text).map_err(|why| {
+        if why.kind() == io::ErrorKind::BrokenPipe {
+            std::process::exit(128 + signal_hook::consts::SIGPIPE);
+        }
+        Fault::Environment(format!("cannot write to standard output: {why}"))
+    })
 }
 
 /// The name and text of each page; the first is that of the job.

@@ -8,4 +8,5 @@ pub mod health;
 pub mod man;
 pub mod produce;
 pub mod reset;
+pub mod schema;
 pub mod status;

@@ -15,7 +15,7 @@ use crate::ledger::connect::classify;
 use crate::ledger::peek::Place;
 use crate::ledger::pooler::connect_directly;
 use crate::ledger::start::ADVISORY_LOCK;
-use crate::ledger::{LedgerConfig, table};
+use crate::ledger::{LedgerConfig, schema, table};
 use crate::retry;
 use crate::ui::text;
 
@@ -69,6 +69,7 @@ pub fn look(config: &LedgerConfig) -> Result<Doomed, LedgerError> {
     let mut client = open(config)?;
     let failed = |why: postgres::Error| classify(&why, "looking at the job");
     let place = Place::of(&mut client, config).map_err(failed)?;
+    schema::version(&mut client, &place)?;
     let job = find(&mut client, &place, &config.job)?;
     refuse_if_running(&mut client, &config.job)?;
     let rows = count_rows(&mut client, &job).map_err(failed)?;
