@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         Some(Command::Status(args)) => status::status(args, &env, &run_state),
         Some(Command::Health(args)) => health::health(args, &env),
         Some(Command::Demo(args)) => demo::demo(args, &env, &run_state),
-        Some(Command::Schema(args)) => schema::schema(args),
+        Some(Command::Schema) => schema::schema(),
         Some(Command::Completions(args)) => completions::completions(args),
         Some(Command::Man(args)) => man::man(args),
     };

@@ -488,14 +488,6 @@ pub struct DemoArgs {
     pub temporary_database: bool,
 }
 
-/// `sessionizer schema`.
-#[derive(Args, Debug, Clone)]
-pub struct SchemaArgs {
-    /// The version that the schema has now; 0 if there is none, or none with a number
-    #[arg(value_name = "VERSION", default_value = "0")]
-    pub version: String,
-}
-
 /// `sessionizer completions`.
 #[derive(Args, Debug, Clone)]
 pub struct CompletionsArgs {

@@ -17,7 +17,7 @@ use std::ffi::OsString;
 
 pub use args::{
     AuditArgs, CompletionsArgs, DemoArgs, HealthArgs, ManArgs, ProduceArgs, ResetArgs, RunArgs,
-    SchemaArgs, StatusArgs,
+    StatusArgs,
 };
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
@@ -89,8 +89,8 @@ pub enum Command {
     /// Prints the SQL that brings the schema sessionizer up to date, for psql
     ///
     /// A start does the same by itself if its login owns the schema. To have the owner do it:
-    /// sessionizer schema VERSION | psql -U OWNER DATABASE
-    Schema(SchemaArgs),
+    /// sessionizer schema | psql -U OWNER DATABASE
+    Schema,
     /// Prints completions for a shell: bash, zsh, fish, elvish or powershell
     ///
     /// For example: sessionizer completions bash >/etc/bash_completion.d/sessionizer

@@ -4,6 +4,7 @@
 //! transaction and under its advisory lock, so a start that is refused has changed nothing. State
 //! of a newer version is refused: what it means is known to that version alone.
 
+use std::fmt;
 use std::fmt::Write;
 
 use postgres::error::SqlState;
@@ -38,8 +39,17 @@ end $$;
 /// What a start has done to a schema that was there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Migrated {
-    pub from: i32,
-    pub to: i32,
+    from: i32,
+}
+
+impl fmt::Display for Migrated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.from == NEWEST {
+            return f.write_str("what the schema sessionizer lacked was made again");
+        }
+        let from = self.from;
+        write!(f, "the schema sessionizer was brought from version {from} to version {NEWEST}")
+    }
 }
 
 /// Brings the schema to the newest version. Whatever that version has and is missing is made again,
@@ -55,19 +65,22 @@ pub fn migrate(tx: &mut Transaction<'_>, place: &Place) -> Result<Option<Migrate
     let owner: Option<String> = tx.query_opt(owner, &[]).map_err(failed)?.map(|row| row.get(0));
     tx.batch_execute(&steps(from)).map_err(|why| match (why.as_db_error(), &owner) {
         (Some(db), Some(owner)) if *db.code() == SqlState::INSUFFICIENT_PRIVILEGE => {
-            may_not(place, from, owner, db.message())
+            may_not(place, version, owner, db.message())
         }
         _ => failed(why),
     })?;
-    Ok(owner.map(|_| Migrated { from: version, to: NEWEST }))
+    Ok(owner.map(|_| Migrated { from: version }))
 }
 
-fn may_not(place: &Place, from: i32, owner: &str, why: &str) -> LedgerError {
+fn may_not(place: &Place, version: i32, owner: &str, why: &str) -> LedgerError {
     let Place { database, user, .. } = place;
+    let change = match version {
+        NEWEST => "lacks what it should have".to_owned(),
+        _ => format!("has to be brought from version {version} to version {NEWEST}"),
+    };
     LedgerError::Fatal(Fault::Config(format!(
-        "the schema sessionizer in {place} has to be brought from version {from} to version \
-         {NEWEST}, and the login {user} may not do that: {why}. Run as {owner}, who owns it: \
-         sessionizer schema {from} | psql -U {owner} -d {database}"
+        "the schema sessionizer in {place} {change}, and the login {user} may not do that: {why}. \
+         Run as {owner}, who owns it: sessionizer schema | psql -U {owner} -d {database}"
     )))
 }
 
@@ -127,14 +140,11 @@ fn steps(from: i32) -> String {
     sql
 }
 
-/// The same as a script for psql, for a login that owns the schema where the job's does not.
-pub fn script(from: i32) -> String {
-    if from == NEWEST {
-        return format!("-- Version {NEWEST} is the newest that {PROGRAM} knows.\n");
-    }
+/// All steps as a script for psql, for a login that owns the schema where the job's does not.
+pub fn script() -> String {
     format!(
-        "-- Brings the schema sessionizer from version {from} to version {NEWEST}: {PROGRAM}.
--- For psql, as the owner of the schema. Either all of it is done or nothing.
+        "-- Brings the schema sessionizer to version {NEWEST}: {PROGRAM}. For psql, as the owner of the
+-- schema. Either all of it is done or nothing; doing it again changes nothing.
 \\set ON_ERROR_STOP on
 begin;
 set local search_path = pg_catalog, pg_temp;
@@ -143,13 +153,13 @@ do $$ declare found integer := 0; begin
     if to_regclass('sessionizer.schema_version') is not null then
         select coalesce(max(version), 0) into found from sessionizer.schema_version;
     end if;
-    if found <> {from} then
-        raise 'the schema sessionizer is of version %, not {from}', found;
+    if found > {NEWEST} then
+        raise 'the schema sessionizer is of version %, which is newer than {NEWEST}', found;
     end if;
 end $$;
 {}commit;
 ",
-        steps(from)
+        steps(0)
     )
 }
 
@@ -175,8 +185,9 @@ mod tests {
     }
 
     #[test]
-    fn a_script_begins_where_it_is_told_to() {
-        assert!(script(0).contains("create table if not exists sessionizer.jobs"));
-        assert!(!script(NEWEST).contains("create"));
+    fn a_start_takes_only_the_steps_that_are_missing_and_the_script_all() {
+        let first = "create table if not exists sessionizer.jobs";
+        assert!(script().contains(first) && steps(0).contains(first));
+        assert!(!steps(1).contains(first));
     }
 }

@@ -19,7 +19,6 @@ use crate::ledger::durable;
 use crate::ledger::durable::RecoveredState;
 use crate::ledger::peek::Place;
 use crate::ledger::schema;
-use crate::ledger::schema::Migrated;
 use crate::ledger::table;
 use crate::ledger::table::Table;
 use crate::ledger::yesterday::Yesterday;
@@ -97,8 +96,8 @@ pub fn start(
     advice.extend(probe::probe(&mut tx, config, topics, &table, &durable)?);
     let yesterday = yesterday.map(Yesterday::imported);
     tx.commit().map_err(failed)?;
-    if let Some(Migrated { from, to }) = migrated {
-        log::info!("the schema sessionizer was brought from version {from} to version {to}");
+    if let Some(migrated) = migrated {
+        log::info!("{migrated}");
     }
     if created_job {
         table::advise(&table);
