@@ -16,13 +16,14 @@ pub mod version;
 use std::ffi::OsString;
 
 pub use args::{
-    AuditArgs, CompletionsArgs, DemoArgs, HealthArgs, ManArgs, ProduceArgs, ResetArgs, RunArgs,
-    StatusArgs,
+    AuditArgs, CompareArgs, CompletionsArgs, DemoArgs, HealthArgs, ManArgs, ProduceArgs, ResetArgs,
+    RunArgs, StatusArgs,
 };
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
+use crate::config;
 use crate::config::Environment;
 
 /// Turns a Kafka topic of web events into sessions in PostgreSQL, exactly once.
@@ -67,6 +68,12 @@ pub enum Command {
     /// Uses the environment of the job and may run beside it. Exits with 0 only if the table is the
     /// batch answer and the balance is zero.
     Audit(Box<AuditArgs>),
+    /// Compares the table of the job with that of another program, session by session
+    ///
+    /// For running beside a Flink job before the cutover: both read the same topic, each writes a
+    /// table of its own. Every difference is explained, or counted as unexplained. Uses the
+    /// environment of the job and may run beside it. Exits with 0 only if nothing is unexplained.
+    Compare(Box<CompareArgs>),
     /// Removes a job and its rows, so that the next start begins afresh
     ///
     /// Uses POSTGRES_URL and the login of the job. Shows what it is connected to and what will be
@@ -130,6 +137,7 @@ pub fn parse(
         .try_get_matches_from_mut(&typed.args)
         .map_err(|error| tips::with_tip(error, &words, &command))?;
     env.read_file(typed.env_file);
+    config::read_secret_files(&mut env);
     let all = variables::known(&command);
     env.check(&all);
     let (name, chosen, matches) = match matches.subcommand() {

@@ -10,7 +10,7 @@ use crate::config::value::{boolean, number};
 
 /// Variables that are not flags: those of Kafka and Postgres, and the secret of a cluster, which
 /// must not be typed where everybody on the machine can see it.
-pub const PLAIN: [&str; 9] = [
+pub const PLAIN: [&str; 12] = [
     "KAFKA_URL",
     "KAFKA_TOPIC",
     "KAFKA_GROUP",
@@ -19,6 +19,9 @@ pub const PLAIN: [&str; 9] = [
     "POSTGRES_URL",
     "POSTGRES_USER",
     "POSTGRES_PASSWORD",
+    "KAFKA_WEB_TRAFFIC_SECRET_FILE",
+    "POSTGRES_PASSWORD_FILE",
+    "PGPASSFILE",
     "SESSIONIZER_CLUSTER_SECRET",
 ];
 

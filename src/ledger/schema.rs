@@ -13,7 +13,7 @@ use sessionizer_core::fault::Fault;
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::connect::classify;
-use crate::ledger::peek::Place;
+use crate::ledger::peek::Database;
 use crate::ledger::rights;
 use crate::ledger::start::ADVISORY_LOCK;
 
@@ -54,9 +54,9 @@ impl fmt::Display for Migrated {
 
 /// Brings the schema to the newest version. Whatever that version has and is missing is made again,
 /// empty: the checks of the state that follow say what that means for the job.
-pub fn migrate(tx: &mut Transaction<'_>, place: &Place) -> Result<Option<Migrated>, LedgerError> {
+pub fn migrate(tx: &mut Transaction<'_>, at: &Database) -> Result<Option<Migrated>, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "preparing the schema sessionizer");
-    let version = version(tx, place)?;
+    let version = version(tx, at)?;
     let from = if is_complete(tx).map_err(failed)? { version } else { 0 };
     if from == NEWEST {
         return Ok(None);
@@ -65,28 +65,28 @@ pub fn migrate(tx: &mut Transaction<'_>, place: &Place) -> Result<Option<Migrate
     let owner: Option<String> = tx.query_opt(owner, &[]).map_err(failed)?.map(|row| row.get(0));
     tx.batch_execute(&steps(from)).map_err(|why| match (why.as_db_error(), &owner) {
         (Some(db), Some(owner)) if *db.code() == SqlState::INSUFFICIENT_PRIVILEGE => {
-            may_not(place, version, owner, db.message())
+            may_not(at, version, owner, db.message())
         }
         _ => failed(why),
     })?;
     Ok(owner.map(|_| Migrated { from: version }))
 }
 
-fn may_not(place: &Place, version: i32, owner: &str, why: &str) -> LedgerError {
-    let Place { database, user, .. } = place;
+fn may_not(at: &Database, version: i32, owner: &str, why: &str) -> LedgerError {
+    let Database { database, user, .. } = at;
     let change = match version {
         NEWEST => "lacks what it should have".to_owned(),
         _ => format!("has to be brought from version {version} to version {NEWEST}"),
     };
     LedgerError::Fatal(Fault::Config(format!(
-        "the schema sessionizer in {place} {change}, and the login {user} may not do that: {why}. \
+        "the schema sessionizer in {at} {change}, and the login {user} may not do that: {why}. \
          Run as {owner}, who owns it: sessionizer schema | psql -U {owner} -d {database}"
     )))
 }
 
 /// The version of the schema; 0: it is not there, or from a program that did not number it. Refuses
 /// one that is newer than this program.
-pub fn version(client: &mut impl GenericClient, place: &Place) -> Result<i32, LedgerError> {
+pub fn version(client: &mut impl GenericClient, at: &Database) -> Result<i32, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "asking for the version of the schema");
     let numbered = "select to_regclass('sessionizer.schema_version') is not null";
     if !client.query_one(numbered, &[]).map_err(failed)?.get::<_, bool>(0) {
@@ -100,22 +100,22 @@ pub fn version(client: &mut impl GenericClient, place: &Place) -> Result<i32, Le
         return Ok(found);
     }
     Err(LedgerError::Fatal(Fault::Config(format!(
-        "the schema sessionizer in {place} is of version {found}, written by {}; this is {PROGRAM}, which \
-         knows version {NEWEST} at most. Start that program or a newer one. To go back, restore a \
+        "the schema sessionizer in {at} is of version {found}, written by {}; this is {PROGRAM}, \
+         which knows version {NEWEST} at most. Start that program or a newer one. To go back, restore a \
          backup from before its first start",
         row.get::<_, String>(1)
     ))))
 }
 
 /// Refuses a schema that is not of this program's version, for those who only read.
-pub fn refuse_other(client: &mut impl GenericClient, place: &Place) -> Result<(), LedgerError> {
-    let found = version(client, place)?;
+pub fn refuse_other(client: &mut impl GenericClient, at: &Database) -> Result<(), LedgerError> {
+    let found = version(client, at)?;
     if found == NEWEST {
         return Ok(());
     }
     Err(LedgerError::Fatal(Fault::Config(format!(
-        "the schema sessionizer in {place} is of version {found}, and {PROGRAM} reads version {NEWEST}: \
-         start its job once, which brings the schema up to date"
+        "the schema sessionizer in {at} is of version {found}, and {PROGRAM} reads version \
+         {NEWEST}: start its job once, which brings the schema up to date"
     ))))
 }
 
@@ -143,8 +143,9 @@ fn steps(from: i32) -> String {
 /// All steps as a script for psql, for a login that owns the schema where the job's does not.
 pub fn script() -> String {
     format!(
-        "-- Brings the schema sessionizer to version {NEWEST}: {PROGRAM}. For psql, as the owner of the
--- schema. Either all of it is done or nothing; doing it again changes nothing.
+        "-- Brings the schema sessionizer to version {NEWEST}: {PROGRAM}.
+-- For psql, as the owner of the schema. Either all of it is done or nothing; doing it again changes
+-- nothing.
 \\set ON_ERROR_STOP on
 begin;
 set local search_path = pg_catalog, pg_temp;
