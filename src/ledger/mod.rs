@@ -4,12 +4,12 @@
 //! them between clients, `trust` decides whose code may run, `table` knows the table of sessions,
 //! `peek` looks before a start, `start` takes the fence, `job` creates the job or checks its
 //! settings, `rights` checks what the login may do, `probe` rehearses what the job will do,
-//! `durable` reads and checks the durable state, `loss` records what Kafka has lost, `commit`
+//! `schema` applies migrations, `durable` reads and checks the durable state, `loss` records what Kafka has lost, `commit`
 //! writes epochs, `past` detects a database that has gone back to an earlier state, `audit` reads
 //! the durable state for an audit, `prune` deletes old dead letters, `anomalies` writes the rows of
 //! anomalies, `yesterday` reads the rows that the statistics start from, `watch` reads the balance
 //! for the page, and `reset` removes a job. `copy` encodes rows for COPY. Each statement is beside
-//! its one caller; the objects they use are in `schema.sql`.
+//! its one caller; the objects they use are in `migrations/`.
 
 mod anomalies;
 pub mod audit;
@@ -26,6 +26,7 @@ mod probe;
 mod prune;
 pub mod reset;
 mod rights;
+pub mod schema;
 pub mod start;
 mod table;
 mod trust;
