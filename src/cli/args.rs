@@ -231,7 +231,7 @@ pub struct RunArgs {
     )]
     pub anomalies: Vec<String>,
 
-    /// Change the threshold of an anomaly, for example burst.least=100; several with commas
+    /// Change the threshold of an anomaly, for example burst.min=100; several with commas
     ///
     /// docs/ANOMALIES.md lists them.
     #[arg(help_heading = WATCH, long, value_name = "NAME=VALUE", value_delimiter = ',')]

@@ -196,11 +196,11 @@ fn a_limit_of_what_is_switched_off_is_refused() {
     let why = |args: &[&str]| read_with(&GOOD, args).expect_err("it would be ignored");
     let said = why(&["--statistics-visitors", "20"]);
     assert!(said.contains("--statistics-visitors") && said.contains("nothing to limit"), "{said}");
-    let said = why(&["--anomalies", "none", "--anomaly-threshold", "burst.least=100"]);
+    let said = why(&["--anomalies", "none", "--anomaly-threshold", "burst.min=100"]);
     assert!(said.contains("--anomaly-threshold") && said.contains("nothing to apply to"), "{said}");
     for right in [
         &["--statistics", "visitors", "--statistics-visitors", "20"][..],
-        &["--anomalies", "burst", "--anomaly-threshold", "burst.least=100"],
+        &["--anomalies", "burst", "--anomaly-threshold", "burst.min=100"],
     ] {
         read_with(&GOOD, right).expect("valid");
     }

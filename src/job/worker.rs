@@ -43,7 +43,7 @@ use crate::job::{ENDS_OFTEN, ENDS_SELDOM, GATHER_FROM_ROWS};
 use crate::kafka;
 use crate::kafka::{KafkaFeed, Watcher};
 use crate::ledger;
-use crate::ledger::{AnomalyRows, SessionEnd, Yesterday};
+use crate::ledger::{AnomalyRows, PastRows, SessionEnd};
 use crate::ui::text::{duration, plural};
 
 /// How often the statistics catch up with what was committed.
@@ -59,7 +59,7 @@ pub(super) struct Job {
     pub(super) loaded: Mutex<Loaded>,
     /// The rows that the statistics start from: on process 0, from the plan on until worker 0 takes
     /// them.
-    pub(super) yesterday: Mutex<Option<Yesterday>>,
+    pub(super) past_rows: Mutex<Option<PastRows>>,
 }
 
 /// How many workers of this process have loaded their shards, and how many open sessions those
@@ -186,17 +186,17 @@ impl Job {
         let bounds = self.config.statistics?;
         self.run_state.metrics.figures.counts.store(true, Relaxed);
         let past: OpenPast = Arc::new(move |wake| {
-            let mut taken = job.yesterday.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let mut taken = job.past_rows.lock().unwrap_or_else(PoisonError::into_inner).take();
             let figures = Arc::clone(&job.run_state.metrics.figures.window);
-            if let Some(yesterday) = &taken {
+            if let Some(past_rows) = &taken {
                 // This fails only once the worker is gone, and then nobody needs waking.
                 let wake = Mutex::new(wake);
-                yesterday.wake_by(move || {
+                past_rows.wake_by(move || {
                     let _ = wake.lock().unwrap_or_else(PoisonError::into_inner).activate();
                 });
             }
             Box::new(move || {
-                let past = taken.as_mut().map_or(Past::Failed, Yesterday::read);
+                let past = taken.as_mut().map_or(Past::Failed, PastRows::read);
                 if let Past::Rows(rows) = &past {
                     figures.past_rows.fetch_add(rows.len() as u64, Relaxed);
                 }
@@ -220,7 +220,7 @@ impl Job {
 
     /// Configures the live search for anomalies; `None` if it is off.
     fn anomalies(&self, generation: i64, end_after_ms: i64) -> Option<AnomaliesConfig> {
-        let Anomalies { kinds, rules } = self.config.anomalies.clone();
+        let Anomalies { kinds, thresholds } = self.config.anomalies.clone();
         if kinds.is_empty() {
             return None;
         }
@@ -236,7 +236,7 @@ impl Job {
             alarms.take(published, end_after_ms);
             run_state.metrics.figures.show_anomalies(alarms);
         });
-        Some(AnomaliesConfig { rules, kinds, hosts: HOSTS, on_anomalies })
+        Some(AnomaliesConfig { thresholds, kinds, hosts: HOSTS, on_anomalies })
     }
 
     /// Records what the commits change in the table, if the HTTP port is on.
@@ -272,8 +272,8 @@ impl Job {
                 now_ms()
             };
             match make_plan(&self.config, &self.run_state, first_epoch) {
-                Ok((mut plan, yesterday)) => {
-                    *self.yesterday.lock().unwrap_or_else(PoisonError::into_inner) = yesterday;
+                Ok((mut plan, past_rows)) => {
+                    *self.past_rows.lock().unwrap_or_else(PoisonError::into_inner) = past_rows;
                     plan.age_ms = asked.get().elapsed().as_millis() as u64;
                     input.send(serde_json::to_vec(&plan).expect("a plan is plain data"));
                 }

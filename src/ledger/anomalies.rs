@@ -23,25 +23,25 @@ use crate::ledger::connect::{classify, connect};
 use crate::ui::text::plural;
 
 /// How many rows are written for one kind, host and hour; one more row counts the rest.
-const AN_HOUR: usize = 20;
+const ROWS_PER_HOUR: usize = 20;
 /// How many rows may wait while Postgres is unreachable, and how many one transaction writes.
-const WAITING: usize = 100_000;
+const MAX_PENDING: usize = 100_000;
 const BATCH: usize = 1_000;
 /// How long to wait after a failure, and how often old rows are removed.
-const AGAIN: Duration = Duration::from_secs(2);
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
 /// How long the end of a run waits for its last rows.
 const LAST_WRITE: Duration = Duration::from_secs(5);
 
 /// What has changed as of an epoch: rows, and whether each is raised.
-type News = (Epoch, Vec<(Identity, Anomaly, bool)>);
+type Updates = (Epoch, Vec<(Identity, Anomaly, bool)>);
 
 /// Keeps the rows in Postgres up to date with the anomalies that are published.
 pub struct AnomalyRows {
     end_after_ms: i64,
-    told: BTreeMap<Identity, Anomaly>,
+    queued: BTreeMap<Identity, Anomaly>,
     /// `None` while this is being dropped, which ends the thread.
-    news: Option<Sender<News>>,
+    updates: Option<Sender<Updates>>,
     writes: Option<JoinHandle<()>>,
 }
 
@@ -54,44 +54,44 @@ impl AnomalyRows {
         end_after_ms: i64,
         keep: Option<Duration>,
     ) -> Self {
-        let (news, inbox) = channel();
+        let (updates, inbox) = channel();
         let mut writer = Writer {
             config: config.clone(),
             generation,
             keep,
             client: None,
-            waiting: BTreeMap::new(),
+            pending: BTreeMap::new(),
             failing: false,
             pruned: None,
         };
         let thread = thread::Builder::new().name("anomalies".to_owned());
         let writes = thread.spawn(move || writer.run(&inbox)).expect("a thread can be started");
-        let (news, writes) = (Some(news), Some(writes));
-        AnomalyRows { end_after_ms, told: BTreeMap::new(), news, writes }
+        let (updates, writes) = (Some(updates), Some(writes));
+        AnomalyRows { end_after_ms, queued: BTreeMap::new(), updates, writes }
     }
 
     /// Queues what has changed since the last call. Rows that have only grown old stay as they are.
     pub fn take(&mut self, published: &Published) {
-        let now = rows(&published.live, AN_HOUR);
-        if now == self.told {
+        let now = rows(&published.live, ROWS_PER_HOUR);
+        if now == self.queued {
             return;
         }
         let hour = Hour::of(published.watermark.unwrap_or(EventTime::NEVER));
         let is_live = |row: &Anomaly| row.hour(self.end_after_ms).0 > hour.0 - LIVE;
-        let raised = now.iter().filter(|(identity, row)| self.told.get(*identity) != Some(*row));
+        let raised = now.iter().filter(|(identity, row)| self.queued.get(*identity) != Some(*row));
         let raised = raised.map(|(identity, row)| (identity.clone(), row.clone(), true));
-        let gone = self.told.iter().filter(|(identity, row)| {
+        let gone = self.queued.iter().filter(|(identity, row)| {
             // An earlier anomaly may have taken its place: then it is counted among the rest.
             let is_counted = published.live.contains(*row);
             !now.contains_key(*identity) && !is_counted && is_live(row)
         });
         let gone = gone.map(|(identity, row)| (identity.clone(), row.clone(), false));
-        let news: Vec<(Identity, Anomaly, bool)> = gone.chain(raised).collect();
-        if let Some(told) = self.news.as_ref().filter(|_| !news.is_empty()) {
+        let updates: Vec<(Identity, Anomaly, bool)> = gone.chain(raised).collect();
+        if let Some(sender) = self.updates.as_ref().filter(|_| !updates.is_empty()) {
             // The thread is gone only if another instance has taken over.
-            let _ = told.send((published.epoch, news));
+            let _ = sender.send((published.epoch, updates));
         }
-        self.told = now;
+        self.queued = now;
     }
 }
 
@@ -99,7 +99,7 @@ impl Drop for AnomalyRows {
     /// Waits a moment for what is still to be written: after a bounded run, nothing else would
     /// write it.
     fn drop(&mut self) {
-        self.news = None;
+        self.updates = None;
         let Some(writes) = self.writes.take() else { return };
         let since = Instant::now();
         while !writes.is_finished() && since.elapsed() < LAST_WRITE {
@@ -114,7 +114,7 @@ struct Writer {
     keep: Option<Duration>,
     client: Option<Client>,
     /// What is to be written: an anomaly, whether it is raised, and as of which epoch.
-    waiting: BTreeMap<Identity, (Anomaly, bool, Epoch)>,
+    pending: BTreeMap<Identity, (Anomaly, bool, Epoch)>,
     failing: bool,
     pruned: Option<Instant>,
 }
@@ -132,10 +132,10 @@ impl From<LedgerError> for Stop {
 }
 
 impl Writer {
-    fn run(&mut self, inbox: &Receiver<News>) {
+    fn run(&mut self, inbox: &Receiver<Updates>) {
         loop {
-            match inbox.recv_timeout(AGAIN) {
-                Ok(news) => self.take(news),
+            match inbox.recv_timeout(RETRY_AFTER) {
+                Ok(updates) => self.take(updates),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     // What is left is found again at the next start.
@@ -143,7 +143,7 @@ impl Writer {
                     return;
                 }
             }
-            inbox.try_iter().for_each(|news| self.take(news));
+            inbox.try_iter().for_each(|updates| self.take(updates));
             match self.write_all() {
                 Ok(()) if self.failing => {
                     info!("anomalies are written again");
@@ -156,31 +156,31 @@ impl Writer {
                 }
                 Err(Stop::Failed(why)) => {
                     self.client = None;
-                    let waiting = plural(self.waiting.len() as u64, "anomaly");
+                    let waiting = plural(self.pending.len() as u64, "anomaly");
                     match self.failing {
                         true => debug!("{waiting} cannot be written: {why}"),
                         false => warn!("{waiting} cannot be written, will keep trying: {why}"),
                     }
                     self.failing = true;
-                    thread::sleep(AGAIN);
+                    thread::sleep(RETRY_AFTER);
                 }
             }
         }
     }
 
-    fn take(&mut self, (epoch, news): News) {
-        for (identity, anomaly, is_raised) in news {
-            if self.waiting.len() < WAITING || self.waiting.contains_key(&identity) {
-                self.waiting.insert(identity, (anomaly, is_raised, epoch));
+    fn take(&mut self, (epoch, updates): Updates) {
+        for (identity, anomaly, is_raised) in updates {
+            if self.pending.len() < MAX_PENDING || self.pending.contains_key(&identity) {
+                self.pending.insert(identity, (anomaly, is_raised, epoch));
             }
         }
     }
 
     fn write_all(&mut self) -> Result<(), Stop> {
-        while !self.waiting.is_empty() {
-            let batch: Vec<Identity> = self.waiting.keys().take(BATCH).cloned().collect();
+        while !self.pending.is_empty() {
+            let batch: Vec<Identity> = self.pending.keys().take(BATCH).cloned().collect();
             self.write(&batch)?;
-            batch.iter().for_each(|identity| drop(self.waiting.remove(identity)));
+            batch.iter().for_each(|identity| drop(self.pending.remove(identity)));
         }
         if self.pruned.is_none_or(|at| at.elapsed() > PRUNE_EVERY) && self.client.is_some() {
             self.prune()?;
@@ -209,7 +209,7 @@ impl Writer {
         let insert = tx.prepare(INSERT).map_err(failed)?;
         let withdraw = tx.prepare(WITHDRAW).map_err(failed)?;
         for identity in batch {
-            let (anomaly, is_raised, epoch) = &self.waiting[identity];
+            let (anomaly, is_raised, epoch) = &self.pending[identity];
             let Anomaly { kind, host, subject, at, observed, expected, threshold, .. } = anomaly;
             let (kind, at_ms, epoch) = (kind.name(), at.millis() as f64, *epoch as i64);
             if !is_raised {

@@ -17,10 +17,10 @@ use crate::dataflow::statistics::window::Bounds;
 use crate::ledger::connect::{classify, quote};
 use crate::ledger::durable;
 use crate::ledger::durable::RecoveredState;
+use crate::ledger::past_rows::PastRows;
 use crate::ledger::peek::Place;
 use crate::ledger::table;
 use crate::ledger::table::Table;
-use crate::ledger::yesterday::Yesterday;
 use crate::ledger::{LedgerConfig, job, probe, rights};
 
 const SCHEMA: &str = include_str!("schema.sql");
@@ -40,7 +40,7 @@ pub struct Started {
     /// The end of the newest row, if this is a first start on a table with rows.
     pub found_rows_to: Option<EventTime>,
     /// The rows that the statistics start from, if there are statistics.
-    pub yesterday: Option<Yesterday>,
+    pub past_rows: Option<PastRows>,
 }
 
 /// Prepares everything, takes the fence and reads the durable state.
@@ -86,22 +86,22 @@ pub fn start(
         found_rows_to = Some(job::begin_after_rows(&mut tx, config, &table)?);
     }
     // Nobody else commits any more, and this run has not begun to.
-    let yesterday = match window {
-        Some(_) if made_table => Some(Yesterday::Empty),
-        Some(window) => Some(Yesterday::begin(&mut tx, config, &table, &durable, window)?),
+    let past_rows = match window {
+        Some(_) if made_table => Some(PastRows::Empty),
+        Some(window) => Some(PastRows::begin(&mut tx, config, &table, &durable, window)?),
         None => None,
     };
     warn_of_lost_commits(&mut tx).map_err(failed)?;
     let mut advice = rights::advise_on_owners(&mut tx, &table, created_job)?;
     advice.extend(probe::probe(&mut tx, config, topics, &table, &durable)?);
-    let yesterday = yesterday.map(Yesterday::imported);
+    let past_rows = past_rows.map(PastRows::imported);
     tx.commit().map_err(failed)?;
     if created_job {
         table::advise(&table);
     }
     table.advice.iter().chain(&advice).for_each(|advice| log::warn!("{advice}"));
     let table = table.shown;
-    Ok(Started { durable, place, table, made_table, topics_before, found_rows_to, yesterday })
+    Ok(Started { durable, place, table, made_table, topics_before, found_rows_to, past_rows })
 }
 
 /// Warns if a commit may be acknowledged before it is on disk and then be lost. The job notices and

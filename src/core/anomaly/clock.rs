@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Anomaly, Evidence, Kind, Rules};
+use super::{Anomaly, Evidence, Kind, Thresholds};
 use crate::time::EventTime;
 
 /// What is known of a partition at an epoch.
@@ -31,11 +31,11 @@ struct Off {
 }
 
 impl ClockJudge {
-    pub fn new(rules: &Rules, out_of_orderness_ms: u64, idle_timeout_ms: u64) -> Self {
+    pub fn new(thresholds: &Thresholds, out_of_orderness_ms: u64, idle_timeout_ms: u64) -> Self {
         ClockJudge {
-            off_ms: rules.clock_off_ms(out_of_orderness_ms, idle_timeout_ms),
-            epochs: rules.clock_epochs,
-            partitions: rules.clock_partitions,
+            off_ms: thresholds.clock_off_ms(out_of_orderness_ms, idle_timeout_ms),
+            epochs: thresholds.clock_epochs,
+            partitions: thresholds.clock_partitions,
             off: BTreeMap::new(),
         }
     }

@@ -7,7 +7,7 @@
 //! the same anomalies again, a query can check them, and only a correction of the table withdraws
 //! one. An anomaly is not a claim that a visitor is a robot.
 //!
-//! `rules` holds the thresholds, `history` the data they are computed from, `reason` the wording. A
+//! `thresholds` holds the thresholds, `history` the data they are computed from, `reason` the wording. A
 //! session belongs to the hour of its `session_end`, which is final once the watermark has passed
 //! it.
 
@@ -17,10 +17,10 @@ mod history;
 mod network;
 mod reason;
 mod rows;
-mod rules;
+mod state;
 #[cfg(test)]
 mod tests;
-mod watch;
+mod thresholds;
 
 use serde::{Deserialize, Serialize};
 
@@ -35,8 +35,8 @@ pub use history::{
 };
 pub use network::network;
 pub use rows::{Identity, MORE, rows};
-pub use rules::{Limit, Outlier, Rules, SETTINGS};
-pub use watch::{Changed, HostHour, LIVE, RowChange, Watch};
+pub use state::{DetectorChanges, DetectorState, HostHour, LIVE, RowChange};
+pub use thresholds::{Limit, Outlier, SETTINGS, Thresholds};
 
 /// The part of a table row that matters here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

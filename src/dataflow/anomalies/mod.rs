@@ -6,7 +6,7 @@
 //!                               watermarks `- whole hosts -----------------^           (worker 0)
 //! ```
 //!
-//! `detect` runs the pure [`Watch`](sessionizer_core::anomaly::Watch), and emits its changes at the
+//! `detect` runs the pure [`DetectorState`](sessionizer_core::anomaly::DetectorState), and emits its changes at the
 //! current epoch. Differential dataflow joins the sessions that may stand out with the limits of
 //! their hours: if either is corrected, what follows from it is withdrawn. [`publish`] tells a
 //! correction from mere expiry. At every complete epoch, what is live is what
@@ -21,19 +21,19 @@ mod tests;
 use std::sync::Arc;
 
 use differential_dataflow::VecCollection;
-use sessionizer_core::anomaly::{Anomaly, HostHour, Kind, Limits, Rules};
+use sessionizer_core::anomaly::{Anomaly, HostHour, Kind, Limits, Thresholds};
 use sessionizer_core::session::Span;
 use sessionizer_core::time::{Epoch, EventTime};
 use timely::dataflow::StreamVec;
 
 use crate::dataflow::anomalies::detect::render_detect;
 use crate::dataflow::anomalies::publish::{Published, render_publisher};
-use crate::dataflow::statistics::rows::Told;
+use crate::dataflow::statistics::rows::WindowInput;
 
 /// What is looked for, and who gets to see it.
 #[derive(Clone)]
 pub struct AnomaliesConfig {
-    pub rules: Rules,
+    pub thresholds: Thresholds,
     pub kinds: Vec<Kind>,
     /// How many hosts are watched, by all workers together.
     pub hosts: usize,
@@ -46,18 +46,18 @@ pub type OnAnomalies = Arc<dyn Fn(&Published) + Send + Sync>;
 /// Builds the detectors. A session ends `end_after_ms` after its last event; epochs before
 /// `first_epoch` are replayed.
 pub fn render_anomalies<'scope>(
-    told: StreamVec<'scope, Epoch, Told>,
+    inputs: StreamVec<'scope, Epoch, WindowInput>,
     watermarks: StreamVec<'scope, Epoch, EventTime>,
     config: AnomaliesConfig,
     (every_ms, end_after_ms): (u64, i64),
     (first_epoch, reads_past): (Epoch, bool),
 ) {
-    let AnomaliesConfig { rules, kinds, mut hosts, on_anomalies } = config;
-    hosts = hosts.div_ceil(told.scope().peers());
+    let AnomaliesConfig { thresholds, kinds, mut hosts, on_anomalies } = config;
+    hosts = hosts.div_ceil(inputs.scope().peers());
     let detected = render_detect(
-        told,
+        inputs,
         watermarks.clone(),
-        (rules, hosts),
+        (thresholds, hosts),
         (every_ms, first_epoch),
         reads_past,
     );
@@ -68,6 +68,8 @@ pub fn render_anomalies<'scope>(
             limits.judge(ip, host, span).collect::<Vec<Anomaly>>()
         })
         .flat_map(|found| found);
-    let found = of_sessions.concat(detected.crowd).filter(move |found| kinds.contains(&found.kind));
+    let found = of_sessions
+        .concat(detected.host_anomalies)
+        .filter(move |found| kinds.contains(&found.kind));
     render_publisher(found.inner, watermarks, (every_ms, end_after_ms), on_anomalies);
 }

@@ -12,7 +12,7 @@ use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::Operator;
 
 use crate::dataflow::anomalies::OnAnomalies;
-use crate::dataflow::statistics::operator::complete_before;
+use crate::dataflow::statistics::epochs::complete_before;
 
 /// The anomalies as of an epoch.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

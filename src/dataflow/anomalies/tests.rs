@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use sessionizer_core::anomaly::{Anomaly, Hour, Kind, LIVE, Outlier, Rules, Session, batch};
+use sessionizer_core::anomaly::{Anomaly, Hour, Kind, LIVE, Session, Thresholds, batch};
 use sessionizer_core::key::Key;
 use sessionizer_core::session::Span;
 use sessionizer_core::time::{Epoch, EventTime};
@@ -13,28 +13,13 @@ use timely::dataflow::operators::Input;
 use super::publish::Published;
 use super::{AnomaliesConfig, render_anomalies};
 use crate::commands::produce::generate::random::Random;
-use crate::dataflow::statistics::rows::Told;
+use crate::dataflow::statistics::rows::WindowInput;
 use crate::dataflow::statistics::sums::{Host, Row};
 
 const GAP_MS: i64 = 300_000;
 const EPOCHS: u64 = 240;
 const EPOCH_MS: u64 = 1_000;
 const KINDS: [Kind; 5] = [Kind::Burst, Kind::Marathon, Kind::Surge, Kind::Fall, Kind::Singles];
-
-/// Rules under which a small random world has anomalies of all kinds.
-fn rules() -> Rules {
-    Rules {
-        learn: 20,
-        burst: Outlier { least: 4, q95: 1.0, ranked: 1.0, rank: 3, most: Some(10.0) },
-        marathon: Outlier { least: 200_000, q95: 0.0, ranked: 1.0, rank: 5, most: None },
-        surge_z: 1.5,
-        surge_least: 3,
-        singles_z: 1.0,
-        singles_points: 10,
-        singles_least: 4,
-        ..Rules::default()
-    }
-}
 
 /// What happens: the rows of each epoch and its watermark.
 type World = Vec<(Vec<Row>, EventTime)>;
@@ -89,44 +74,44 @@ fn run(world: &World, workers: usize, past: Option<u64>) -> Vec<Published> {
         let (index, peers) = (worker.index(), worker.peers());
         let seen = Arc::clone(&seen);
         let config = AnomaliesConfig {
-            rules: rules(),
+            thresholds: Thresholds::sensitive(),
             kinds: KINDS.to_vec(),
             hosts: 1_000,
             on_anomalies: Arc::new(move |now| seen.lock().expect("alone").push(now.clone())),
         };
-        let (mut told, mut watermarks) = worker.dataflow::<Epoch, _, _>(|scope| {
-            let (told_in, told) = scope.new_input::<Vec<Told>>();
+        let (mut inputs, mut watermarks) = worker.dataflow::<Epoch, _, _>(|scope| {
+            let (inputs_in, inputs) = scope.new_input::<Vec<WindowInput>>();
             let (watermarks_in, watermarks) = scope.new_input::<Vec<EventTime>>();
             let lengths = (EPOCH_MS, GAP_MS);
             let start = (past.unwrap_or(0) * EPOCH_MS, past.is_some());
-            render_anomalies(told, watermarks, config, lengths, start);
-            (told_in, watermarks_in)
+            render_anomalies(inputs, watermarks, config, lengths, start);
+            (inputs_in, watermarks_in)
         });
         for (at, (rows, watermark)) in world.iter().enumerate() {
             let at = at as u64;
-            let mine = rows.iter().skip(index).step_by(peers).cloned().map(Told::Row);
+            let mine = rows.iter().skip(index).step_by(peers).cloned().map(WindowInput::Row);
             match past {
                 // Rows of the past are sent before that of this epoch.
-                Some(past) if at < past => mine.for_each(|row| told.send(row)),
+                Some(past) if at < past => mine.for_each(|row| inputs.send(row)),
                 _ => {
-                    mine.for_each(|row| told.send(row));
+                    mine.for_each(|row| inputs.send(row));
                     if past == Some(at) && index == 0 {
                         let horizon = EventTime::from_millis(1);
-                        let closed = |worker| Told::Horizon { worker, horizon };
-                        (0..peers).map(closed).for_each(|closed| told.send(closed));
-                        let whole = |worker| Told::Past { worker, whole: true };
-                        (0..peers).map(whole).for_each(|past| told.send(past));
+                        let closed = |worker| WindowInput::Horizon { worker, horizon };
+                        (0..peers).map(closed).for_each(|closed| inputs.send(closed));
+                        let whole = |worker| WindowInput::Past { worker, whole: true };
+                        (0..peers).map(whole).for_each(|past| inputs.send(past));
                     }
                 }
             }
             watermarks.send(*watermark);
-            told.advance_to((at + 1) * EPOCH_MS);
+            inputs.advance_to((at + 1) * EPOCH_MS);
             watermarks.advance_to((at + 1) * EPOCH_MS);
             for _ in 0..40 {
                 worker.step();
             }
         }
-        told.close();
+        inputs.close();
         watermarks.close();
         while worker.has_dataflows() {
             worker.step();
@@ -159,7 +144,7 @@ fn answer(world: &World, epoch: u64, from: Hour) -> Vec<Anomaly> {
         Session { ip, host, span: row.span, end: EventTime::from_millis(row.end_ms) }
     });
     let first = from.max(Hour(Hour::of(watermark).0 - LIVE + 1));
-    let mut want = batch(sessions, watermark, &rules());
+    let mut want = batch(sessions, watermark, &Thresholds::sensitive());
     want.retain(|anomaly| KINDS.contains(&anomaly.kind) && anomaly.hour(GAP_MS) >= first);
     // The first quarter that is known may only continue the one before: it is left out.
     let quarter = |anomaly: &Anomaly| anomaly.at.millis().div_euclid(900_000);

@@ -15,7 +15,9 @@
 
 pub mod board;
 pub mod collections;
+pub mod epochs;
 pub mod figures;
+pub mod mixing;
 pub mod operator;
 pub mod publish;
 pub mod rows;
@@ -70,14 +72,15 @@ pub fn render_statistics<'scope>(
     bounds.visitors = bounds.visitors.div_ceil(peers);
     let watermarks: StreamVec<'scope, Epoch, EventTime> = summaries.map(|meta| meta.watermark);
     let reads_past = past.is_some();
-    let (told, durable) = render_rows(changes, end_after_ms, before, on_changes, past);
+    let (inputs, durable) = render_rows(changes, end_after_ms, before, on_changes, past);
     let figures = Arc::clone(&run_state.metrics.figures.window);
     if let Some(anomalies) = anomalies {
         let lengths = (every_ms, end_after_ms);
         let start = (before.first_epoch, reads_past);
-        render_anomalies(told.clone(), watermarks.clone(), anomalies, lengths, start);
+        render_anomalies(inputs.clone(), watermarks.clone(), anomalies, lengths, start);
     }
-    let windowed = render_window(told, watermarks.clone(), (bounds, every_ms), reads_past, figures);
+    let windowed =
+        render_window(inputs, watermarks.clone(), (bounds, every_ms), reads_past, figures);
     let entries = render_collections(windowed, bounds.visitors > 0);
     render_publisher(entries, watermarks, every_ms, on_statistics);
     durable

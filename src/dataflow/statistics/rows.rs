@@ -21,7 +21,7 @@ const BATCHES: usize = 4;
 
 /// A message to the window of a worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Told {
+pub enum WindowInput {
     Row(Row),
     /// To this worker: no session that closed before the start ended after `horizon`.
     Horizon {
@@ -36,12 +36,14 @@ pub enum Told {
     },
 }
 
-impl Told {
+impl WindowInput {
     /// The worker that it goes to, modulo the number of workers.
     pub fn route(&self) -> u64 {
         match self {
-            Told::Row(row) => row.host.0,
-            Told::Horizon { worker, .. } | Told::Past { worker, .. } => *worker as u64,
+            WindowInput::Row(row) => row.host.0,
+            WindowInput::Horizon { worker, .. } | WindowInput::Past { worker, .. } => {
+                *worker as u64
+            }
         }
     }
 }
@@ -78,13 +80,13 @@ pub fn render_rows<'scope>(
     before: Before,
     on_changes: OnChanges,
     past: Option<OpenPast>,
-) -> (StreamVec<'scope, Epoch, Told>, StreamVec<'scope, Epoch, ()>) {
+) -> (StreamVec<'scope, Epoch, WindowInput>, StreamVec<'scope, Epoch, ()>) {
     let scope = changes.scope();
     let mut builder = OperatorBuilder::new("Rows".to_owned(), scope);
     let mut changes = builder.new_input(changes, Pipeline);
-    let (told_out, told) = builder.new_output();
+    let (inputs_out, inputs) = builder.new_output();
     let (_durable_out, durable) = builder.new_output();
-    let mut told_out = OutputBuilder::from(told_out);
+    let mut inputs_out = OutputBuilder::from(inputs_out);
     let info = builder.operator_info();
     let again = scope.activator_for(std::rc::Rc::clone(&info.address));
     // Worker 0 reads the past for all workers.
@@ -96,18 +98,18 @@ pub fn render_rows<'scope>(
         let mut held: Option<Capability<Epoch>> = capabilities.pop();
         let mut horizon = Some(before.horizon);
         move |frontiers| {
-            let mut told_out = told_out.activate();
+            let mut inputs_out = inputs_out.activate();
             if let (Some(horizon), Some(cap)) = (horizon.take(), &held) {
-                let to = |worker| Told::Horizon { worker, horizon };
-                told_out.session(cap).give_iterator((0..peers).map(to));
+                let to = |worker| WindowInput::Horizon { worker, horizon };
+                inputs_out.session(cap).give_iterator((0..peers).map(to));
             }
             changes.for_each_stamp(|cap, batches| {
                 let epoch = *cap.least().expect("changes travel under an epoch");
                 let cap = cap.retain_least(0).expect("a message's stamp holds its epoch");
-                let mut session = told_out.session(&cap);
+                let mut session = inputs_out.session(&cap);
                 for batch in batches {
                     on_changes(epoch, batch);
-                    session.give_iterator(batch.drain(..).map(|row| told_row(row, end_after_ms)));
+                    session.give_iterator(batch.drain(..).map(|row| row_input(row, end_after_ms)));
                 }
             });
             // What the table had at the start is sent at the current epoch, once the replay is
@@ -121,19 +123,20 @@ pub fn render_rows<'scope>(
             if present < before.first_epoch {
                 return;
             }
-            let mut session = told_out.session(&*cap);
+            let mut session = inputs_out.session(&*cap);
             for _ in 0..BATCHES {
                 let whole = match read() {
                     Past::Rows(rows) => {
-                        session
-                            .give_iterator(rows.into_iter().map(|row| told_row(row, end_after_ms)));
+                        session.give_iterator(
+                            rows.into_iter().map(|row| row_input(row, end_after_ms)),
+                        );
                         continue;
                     }
                     Past::Waiting => return,
                     Past::Whole => true,
                     Past::Failed => false,
                 };
-                session.give_iterator((0..peers).map(|worker| Told::Past { worker, whole }));
+                session.give_iterator((0..peers).map(|worker| WindowInput::Past { worker, whole }));
                 drop(session);
                 (past, held) = (None, None);
                 return;
@@ -141,12 +144,12 @@ pub fn render_rows<'scope>(
             again.activate();
         }
     });
-    (told, durable)
+    (inputs, durable)
 }
 
-fn told_row(change: Change, end_after_ms: i64) -> Told {
+fn row_input(change: Change, end_after_ms: i64) -> WindowInput {
     let Change { key, span, diff } = change;
     let host = Host::named(key.parts().1);
     let end_ms = span.last.plus(end_after_ms).millis();
-    Told::Row(Row { key, host, span, end_ms, diff })
+    WindowInput::Row(Row { key, host, span, end_ms, diff })
 }

@@ -22,7 +22,7 @@ use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
 use crate::kafka::{Admin, ReadCheck};
 use crate::ledger;
-use crate::ledger::{Loss, NamedBinding, RecoveredState, Started, Yesterday};
+use crate::ledger::{Loss, NamedBinding, PastRows, RecoveredState, Started};
 use crate::ui::text::plural;
 
 /// Asks Kafka, takes the fence and makes the plan. Worker 0 of process 0 does this, once for each
@@ -36,7 +36,7 @@ pub fn make_plan(
     config: &Config,
     run_state: &RunState,
     now_ms: impl Fn() -> Epoch,
-) -> Result<(RecoveryPlan, Option<Yesterday>), Fault> {
+) -> Result<(RecoveryPlan, Option<PastRows>), Fault> {
     // One timeout for everything.
     let began = Instant::now();
     let patience = || config.start_timeout.saturating_sub(began.elapsed());
@@ -76,7 +76,7 @@ pub fn make_plan(
     if !losses.is_empty() {
         accept(&mut plan, config, &losses)?;
     }
-    Ok((plan, started.yesterday.take()))
+    Ok((plan, started.past_rows.take()))
 }
 
 fn say_what_starts(config: &Config, counts: &[i32], started: &Started, plan: &RecoveryPlan) {

@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::history::{BUCKET_MS, Hour, HourSums, Limits, SINGLES_MS, bucket, judge_bucket};
-use super::{Anomaly, Rules, duration_ms};
+use super::{Anomaly, Thresholds, duration_ms};
 use crate::session::Span;
 use crate::time::EventTime;
 
@@ -43,32 +43,32 @@ pub type HostHour = (String, Hour);
 
 /// What an advance has changed. A positive diff adds, a negative one retracts.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Changed {
+pub struct DetectorChanges {
     /// Sessions that are large enough to stand out: address and span.
     pub large: Vec<(HostHour, (String, Span), i64)>,
     /// What they are compared with.
     pub limits: Vec<(HostHour, Limits, i64)>,
     /// Anomalies of whole hosts.
-    pub crowd: Vec<(Anomaly, i64)>,
+    pub host_anomalies: Vec<(Anomaly, i64)>,
 }
 
 /// The memory of the detectors, for some of the hosts.
 #[derive(Clone, Debug)]
-pub struct Watch {
-    rules: Rules,
+pub struct DetectorState {
+    thresholds: Thresholds,
     most_hosts: usize,
     watermark: EventTime,
     /// Rows of earlier hours are not known.
     known_from: Hour,
     /// The latest hour of a row that was refused because there was no room for its host.
     refused: Option<Hour>,
-    hosts: HashMap<Box<str>, HostWatch>,
+    hosts: HashMap<Box<str>, HostState>,
     /// Rows that were refused because there was no room for their host.
-    pub unwatched: u64,
+    pub refused_rows: u64,
 }
 
 #[derive(Clone, Debug)]
-struct HostWatch {
+struct HostState {
     known_from: Hour,
     hours: BTreeMap<Hour, HourSums>,
     large: BTreeMap<Hour, BTreeMap<(String, Span), i64>>,
@@ -78,20 +78,20 @@ struct HostWatch {
     /// Sessions by quarter of an hour, and how many of them had one event.
     quarters: BTreeMap<i64, (i64, i64)>,
     /// The anomalies of the host that have been emitted and not retracted, by hour.
-    crowd: BTreeMap<Hour, BTreeSet<Anomaly>>,
+    host_anomalies: BTreeMap<Hour, BTreeSet<Anomaly>>,
 }
 
-impl Watch {
+impl DetectorState {
     /// Starts empty. Rows that ended before the hour `known_from` are ignored.
-    pub fn new(rules: Rules, most_hosts: usize, known_from: Hour) -> Self {
-        Watch {
-            rules,
+    pub fn new(thresholds: Thresholds, most_hosts: usize, known_from: Hour) -> Self {
+        DetectorState {
+            thresholds,
             most_hosts,
             watermark: EventTime::NEVER,
             known_from,
             refused: None,
             hosts: HashMap::new(),
-            unwatched: 0,
+            refused_rows: 0,
         }
     }
 
@@ -103,25 +103,25 @@ impl Watch {
 
     /// Declares that all rows from the hour `known_from` on have been taken in: forgets the older
     /// ones, and emits everything that is live, as if nothing had been emitted before.
-    pub fn begin(&mut self, known_from: Hour) -> Changed {
-        let mut changed = Changed::default();
+    pub fn begin(&mut self, known_from: Hour) -> DetectorChanges {
+        let mut changed = DetectorChanges::default();
         self.known_from = known_from;
         let live = Hour::of(self.watermark).0 - LIVE + 1;
         let buckets = live * (super::HOUR_MS / BUCKET_MS)..bucket(self.watermark, BUCKET_MS);
         let buckets: BTreeSet<i64> = buckets.collect();
         let quarters = live * (super::HOUR_MS / SINGLES_MS)..bucket(self.watermark, SINGLES_MS);
-        for (host, watch) in &mut self.hosts {
-            watch.known_from = watch.known_from.max(known_from);
-            watch.hours = watch.hours.split_off(&known_from);
-            watch.limits.clear();
-            watch.crowd.clear();
-            for (hour, sessions) in &watch.large {
-                let said = sessions.iter().map(|(session, n)| (session.clone(), *n));
-                let said = said.map(|(session, n)| ((host.to_string(), *hour), session, n));
-                changed.large.extend(said);
+        for (host, host_state) in &mut self.hosts {
+            host_state.known_from = host_state.known_from.max(known_from);
+            host_state.hours = host_state.hours.split_off(&known_from);
+            host_state.limits.clear();
+            host_state.host_anomalies.clear();
+            for (hour, sessions) in &host_state.large {
+                let all = sessions.iter().map(|(session, n)| (session.clone(), *n));
+                let all = all.map(|(session, n)| ((host.to_string(), *hour), session, n));
+                changed.large.extend(all);
             }
-            watch.limit(host, Hour(i64::MIN), &self.rules, &mut changed);
-            watch.judge(host, &buckets, quarters.clone(), &self.rules, &mut changed);
+            host_state.limit(host, Hour(i64::MIN), &self.thresholds, &mut changed);
+            host_state.judge(host, &buckets, quarters.clone(), &self.thresholds, &mut changed);
         }
         changed
     }
@@ -131,7 +131,7 @@ impl Watch {
         self.watermark
     }
 
-    /// How many hosts are watched.
+    /// How many hosts have state.
     pub fn hosts(&self) -> usize {
         self.hosts.len()
     }
@@ -141,13 +141,13 @@ impl Watch {
         &mut self,
         rows: impl Iterator<Item = RowChange<'a>>,
         watermark: EventTime,
-    ) -> Changed {
+    ) -> DetectorChanges {
         let before = self.watermark;
         self.watermark = before.max(watermark);
         let live = Hour::of(self.watermark).0 - LIVE + 1;
         let (live_buckets, live_quarters) =
             (live * (super::HOUR_MS / BUCKET_MS), live * (super::HOUR_MS / SINGLES_MS));
-        let mut changed = Changed::default();
+        let mut changed = DetectorChanges::default();
         let mut touched: BTreeMap<&str, BTreeSet<i64>> = BTreeMap::new();
         for row in rows {
             if self.take(&row, &mut changed) {
@@ -156,9 +156,9 @@ impl Watch {
             }
         }
         for (host, buckets) in touched {
-            let Some(watch) = self.hosts.get_mut(host) else { continue };
+            let Some(host_state) = self.hosts.get_mut(host) else { continue };
             let first = Hour(buckets.first().map_or(0, |at| at * BUCKET_MS / super::HOUR_MS));
-            watch.limit(host, first, &self.rules, &mut changed);
+            host_state.limit(host, first, &self.thresholds, &mut changed);
             // Buckets that are already final are judged again.
             let known = buckets.iter().flat_map(|at| *at..=at + BUCKETS_AFTER);
             let live = live_buckets..bucket(before, BUCKET_MS);
@@ -166,7 +166,7 @@ impl Watch {
             let oldest = buckets.first().map_or(0, |at| (at * BUCKET_MS).div_euclid(SINGLES_MS));
             let quarters = oldest.max(live_quarters)..bucket(before, SINGLES_MS);
             if !again.is_empty() || !quarters.is_empty() {
-                watch.judge(host, &again, quarters, &self.rules, &mut changed);
+                host_state.judge(host, &again, quarters, &self.thresholds, &mut changed);
             }
         }
         self.turn(before, &mut changed);
@@ -174,7 +174,7 @@ impl Watch {
     }
 
     /// Adds a row, unless it is too old or there is no room for its host.
-    fn take(&mut self, row: &RowChange<'_>, changed: &mut Changed) -> bool {
+    fn take(&mut self, row: &RowChange<'_>, changed: &mut DetectorChanges) -> bool {
         let hour = Hour::of(row.end);
         let now = Hour::of(self.watermark).0;
         let oldest = now - KEPT;
@@ -184,28 +184,28 @@ impl Watch {
         if !self.hosts.contains_key(row.host) {
             if self.hosts.len() >= self.most_hosts {
                 self.refused = self.refused.max(Some(hour));
-                self.unwatched += 1;
+                self.refused_rows += 1;
                 return false;
             }
             // Rows of this host may have been refused until then.
             let since = self.refused.filter(|refused| refused.0 > oldest);
             let known_from = since.map_or(self.known_from, |refused| Hour(refused.0 + 1));
-            self.hosts.insert(row.host.into(), HostWatch::new(known_from));
+            self.hosts.insert(row.host.into(), HostState::new(known_from));
         }
-        let watch = self.hosts.get_mut(row.host).expect("it was just inserted");
-        if hour < watch.known_from {
+        let host_state = self.hosts.get_mut(row.host).expect("it was just inserted");
+        if hour < host_state.known_from {
             return false;
         }
-        watch.hours.entry(hour).or_default().add(&row.span, row.diff);
-        *watch.buckets.entry(bucket(row.end, BUCKET_MS)).or_default() += row.diff;
-        let (all, singles) = watch.quarters.entry(bucket(row.end, SINGLES_MS)).or_default();
+        host_state.hours.entry(hour).or_default().add(&row.span, row.diff);
+        *host_state.buckets.entry(bucket(row.end, BUCKET_MS)).or_default() += row.diff;
+        let (all, singles) = host_state.quarters.entry(bucket(row.end, SINGLES_MS)).or_default();
         *all += row.diff;
         *singles += if row.span.count == 1 { row.diff } else { 0 };
-        let is_large = row.span.count > self.rules.burst.least
-            || duration_ms(&row.span) > self.rules.marathon.least;
+        let is_large = row.span.count > self.thresholds.burst.min
+            || duration_ms(&row.span) > self.thresholds.marathon.min;
         if is_large && hour.0 > now - LIVE {
             let session = (row.ip.to_owned(), row.span);
-            let of_hour = watch.large.entry(hour).or_default();
+            let of_hour = host_state.large.entry(hour).or_default();
             let count = of_hour.entry(session.clone()).or_default();
             *count += row.diff;
             if *count == 0 {
@@ -217,7 +217,7 @@ impl Watch {
     }
 
     /// Judges the buckets that have become final, and forgets what is no longer live.
-    fn turn(&mut self, before: EventTime, changed: &mut Changed) {
+    fn turn(&mut self, before: EventTime, changed: &mut DetectorChanges) {
         let (from, to) = (bucket(before, BUCKET_MS), bucket(self.watermark, BUCKET_MS));
         if from == to {
             return;
@@ -228,27 +228,27 @@ impl Watch {
         let quarters = bucket(before, SINGLES_MS).max((from * BUCKET_MS).div_euclid(SINGLES_MS))
             ..bucket(self.watermark, SINGLES_MS);
         let forgets = Hour::of(before) != Hour::of(self.watermark);
-        let (rules, watermark) = (&self.rules, self.watermark);
-        self.hosts.retain(|host, watch| {
-            watch.judge(host, &new, quarters.clone(), rules, changed);
+        let (thresholds, watermark) = (&self.thresholds, self.watermark);
+        self.hosts.retain(|host, host_state| {
+            host_state.judge(host, &new, quarters.clone(), thresholds, changed);
             if forgets {
-                watch.forget(host, Hour::of(watermark), changed);
+                host_state.forget(host, Hour::of(watermark), changed);
             }
-            !watch.hours.is_empty()
+            !host_state.hours.is_empty()
         });
     }
 }
 
-impl HostWatch {
+impl HostState {
     fn new(known_from: Hour) -> Self {
-        HostWatch {
+        HostState {
             known_from,
             hours: BTreeMap::new(),
             large: BTreeMap::new(),
             limits: BTreeMap::new(),
             buckets: BTreeMap::new(),
             quarters: BTreeMap::new(),
-            crowd: BTreeMap::new(),
+            host_anomalies: BTreeMap::new(),
         }
     }
 
@@ -258,17 +258,23 @@ impl HostWatch {
     }
 
     /// Emits the limits of the hours from `first` on that have large sessions.
-    fn limit(&mut self, host: &str, first: Hour, rules: &Rules, changed: &mut Changed) {
+    fn limit(
+        &mut self,
+        host: &str,
+        first: Hour,
+        thresholds: &Thresholds,
+        changed: &mut DetectorChanges,
+    ) {
         let hours: Vec<Hour> = self.large.range(first..).map(|(hour, _)| *hour).collect();
         for hour in hours {
             let is_needed = self.is_known(hour) && !self.large[&hour].is_empty();
-            let limits = is_needed.then(|| Limits::of(&self.hours, hour, rules)).flatten();
-            let said = self.limits.get(&hour).copied();
-            if said == limits {
+            let limits = is_needed.then(|| Limits::of(&self.hours, hour, thresholds)).flatten();
+            let emitted = self.limits.get(&hour).copied();
+            if emitted == limits {
                 continue;
             }
             let key = || (host.to_owned(), hour);
-            changed.limits.extend(said.map(|said| (key(), said, -1)));
+            changed.limits.extend(emitted.map(|emitted| (key(), emitted, -1)));
             changed.limits.extend(limits.map(|limits| (key(), limits, 1)));
             match limits {
                 Some(limits) => self.limits.insert(hour, limits),
@@ -283,15 +289,15 @@ impl HostWatch {
         host: &str,
         buckets: &BTreeSet<i64>,
         quarters: std::ops::Range<i64>,
-        rules: &Rules,
-        changed: &mut Changed,
+        thresholds: &Thresholds,
+        changed: &mut DetectorChanges,
     ) {
         let count = |at: i64| self.buckets.get(&at).map_or(0, |n| u64::try_from(*n).unwrap_or(0));
         let mut found: Vec<(EventTime, bool, Option<Anomaly>)> = Vec::new();
         for at in buckets {
             let start = EventTime::from_millis(at * BUCKET_MS);
             let is_known = self.is_known(Hour::of(start));
-            let anomaly = is_known.then(|| judge_bucket(host, *at, count, rules)).flatten();
+            let anomaly = is_known.then(|| judge_bucket(host, *at, count, thresholds)).flatten();
             found.push((start, true, anomaly));
         }
         let mut limits: BTreeMap<Hour, Option<Limits>> = BTreeMap::new();
@@ -301,10 +307,10 @@ impl HostWatch {
             if !self.is_known(hour) {
                 return None;
             }
-            let of_hour = || Limits::of(&self.hours, hour, rules);
+            let of_hour = || Limits::of(&self.hours, hour, thresholds);
             let limits = limits.entry(hour).or_insert_with(of_hour).as_ref()?;
             let [sessions, singles] = [sessions, singles].map(|n| u64::try_from(n).unwrap_or(0));
-            limits.judge_singles(host, at, sessions, singles, rules)
+            limits.judge_singles(host, at, sessions, singles, thresholds)
         };
         let mut before = singles(quarters.start - 1).is_some();
         for at in quarters {
@@ -317,37 +323,37 @@ impl HostWatch {
             before = is_over;
         }
         for (at, by_bucket, anomaly) in found {
-            self.say(at, by_bucket, anomaly, changed);
+            self.emit(at, by_bucket, anomaly, changed);
         }
     }
 
     /// Emits the anomaly of the host, or retracts the one before, if that changes anything.
-    fn say(
+    fn emit(
         &mut self,
         at: EventTime,
         by_bucket: bool,
         anomaly: Option<Anomaly>,
-        changed: &mut Changed,
+        changed: &mut DetectorChanges,
     ) {
-        let said = self.crowd.entry(Hour::of(at)).or_default();
+        let emitted = self.host_anomalies.entry(Hour::of(at)).or_default();
         let of_it =
-            |said: &&Anomaly| said.at == at && by_bucket == (said.kind != super::Kind::Singles);
-        let before = said.iter().find(of_it).cloned();
+            |one: &&Anomaly| one.at == at && by_bucket == (one.kind != super::Kind::Singles);
+        let before = emitted.iter().find(of_it).cloned();
         if before == anomaly {
             return;
         }
         if let Some(before) = before {
-            said.remove(&before);
-            changed.crowd.push((before, -1));
+            emitted.remove(&before);
+            changed.host_anomalies.push((before, -1));
         }
         if let Some(anomaly) = anomaly {
-            said.insert(anomaly.clone());
-            changed.crowd.push((anomaly, 1));
+            emitted.insert(anomaly.clone());
+            changed.host_anomalies.push((anomaly, 1));
         }
     }
 
     /// Retracts what is no longer live when the watermark is in the hour `now`.
-    fn forget(&mut self, host: &str, now: Hour, changed: &mut Changed) {
+    fn forget(&mut self, host: &str, now: Hour, changed: &mut DetectorChanges) {
         let live = Hour(now.0 - LIVE + 1);
         let kept = Hour(now.0 - KEPT + 1);
         self.hours = self.hours.split_off(&kept);
@@ -362,9 +368,10 @@ impl HostWatch {
         for (hour, limits) in std::mem::replace(&mut self.limits, limits) {
             changed.limits.push(((host.to_owned(), hour), limits, -1));
         }
-        let crowd = self.crowd.split_off(&live);
-        let expired = std::mem::replace(&mut self.crowd, crowd).into_values().flatten();
-        changed.crowd.extend(expired.map(|anomaly| (anomaly, -1)));
+        let host_anomalies = self.host_anomalies.split_off(&live);
+        let expired =
+            std::mem::replace(&mut self.host_anomalies, host_anomalies).into_values().flatten();
+        changed.host_anomalies.extend(expired.map(|anomaly| (anomaly, -1)));
     }
 }
 
@@ -372,7 +379,7 @@ impl HostWatch {
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::super::{Kind, Outlier, Session, batch};
+    use super::super::{Kind, Session, batch};
     use super::*;
     use crate::shared::rng::Rng;
 
@@ -381,27 +388,12 @@ mod tests {
 
     type Row = (String, String, Span, EventTime);
 
-    /// Rules under which a small random world has anomalies of all kinds.
-    fn rules() -> Rules {
-        Rules {
-            learn: 20,
-            burst: Outlier { least: 4, q95: 1.0, ranked: 1.0, rank: 3, most: Some(10.0) },
-            marathon: Outlier { least: 200_000, q95: 0.0, ranked: 1.0, rank: 5, most: None },
-            surge_z: 1.5,
-            surge_least: 3,
-            singles_z: 1.0,
-            singles_points: 10,
-            singles_least: 4,
-            ..Rules::default()
-        }
-    }
-
     /// What a caller who joins the changes has.
     #[derive(Default)]
     struct Joined {
         large: BTreeMap<(HostHour, (String, Span)), i64>,
         limits: BTreeMap<(HostHour, Limits), i64>,
-        crowd: BTreeMap<Anomaly, i64>,
+        host_anomalies: BTreeMap<Anomaly, i64>,
     }
 
     fn plus<K: Ord + Clone>(map: &mut BTreeMap<K, i64>, key: K, diff: i64) {
@@ -413,21 +405,24 @@ mod tests {
     }
 
     impl Joined {
-        fn take(&mut self, changed: Changed) {
+        fn take(&mut self, changed: DetectorChanges) {
             changed.large.into_iter().for_each(|(k, v, n)| plus(&mut self.large, (k, v), n));
             changed.limits.into_iter().for_each(|(k, v, n)| plus(&mut self.limits, (k, v), n));
-            changed.crowd.into_iter().for_each(|(anomaly, n)| plus(&mut self.crowd, anomaly, n));
+            changed
+                .host_anomalies
+                .into_iter()
+                .for_each(|(anomaly, n)| plus(&mut self.host_anomalies, anomaly, n));
         }
 
         fn anomalies(&self) -> Vec<Anomaly> {
-            let mut all: Vec<Anomaly> = self.crowd.keys().cloned().collect();
+            let mut all: Vec<Anomaly> = self.host_anomalies.keys().cloned().collect();
             for (key, (ip, span)) in self.large.keys() {
                 for (_, limits) in self.limits.keys().filter(|(of, _)| of == key) {
                     all.extend(limits.judge(ip, &key.0, span));
                 }
             }
             let counts = self.large.values().chain(self.limits.values());
-            assert!(counts.chain(self.crowd.values()).all(|n| *n == 1), "each once");
+            assert!(counts.chain(self.host_anomalies.values()).all(|n| *n == 1), "each once");
             all.sort_unstable();
             all
         }
@@ -458,7 +453,7 @@ mod tests {
                 1 => Hour(start_ms.div_euclid(HOUR_MS)),
                 _ => Hour(i64::MIN / 2),
             };
-            let mut watch = Watch::new(rules(), 10, known_from);
+            let mut state = DetectorState::new(Thresholds::sensitive(), 10, known_from);
             // Whatever was emitted before `begin` does not count.
             let begins_at = if seed % 3 == 2 { 150 } else { 0 };
             let (mut joined, mut rows) = (Joined::default(), Vec::<Row>::new());
@@ -493,18 +488,18 @@ mod tests {
                 let watermark = EventTime::from_millis(now_ms + 1);
                 let of = |(row, diff): &(Row, i64)| (row.clone(), *diff);
                 let owned: Vec<(Row, i64)> = changes.iter().map(of).collect();
-                let told = owned.iter().map(|((ip, host, span, end), diff)| RowChange {
+                let changes = owned.iter().map(|((ip, host, span, end), diff)| RowChange {
                     ip,
                     host,
                     span: *span,
                     end: *end,
                     diff: *diff,
                 });
-                let changed = watch.advance(told, watermark);
+                let changed = state.advance(changes, watermark);
                 match step {
                     _ if step < begins_at => continue,
                     _ if step == begins_at && step > 0 => {
-                        joined.take(watch.begin(Hour(Hour::of(watermark).0 - HISTORY)));
+                        joined.take(state.begin(Hour(Hour::of(watermark).0 - HISTORY)));
                     }
                     _ => joined.take(changed),
                 }
@@ -520,11 +515,11 @@ mod tests {
                     span: *span,
                     end: *end,
                 });
-                let mut want = batch(table, watermark, &rules());
+                let mut want = batch(table, watermark, &Thresholds::sensitive());
                 want.retain(|a| !matches!(a.kind, Kind::Repeat | Kind::Network));
-                want.retain(|anomaly| hour(anomaly) >= watch.first_live());
+                want.retain(|anomaly| hour(anomaly) >= state.first_live());
                 // The first quarter that is known may only continue the one before: it is left out.
-                let first = Hour(watch.known_from.0.saturating_add(HISTORY));
+                let first = Hour(state.known_from.0.saturating_add(HISTORY));
                 let quarter = |a: &Anomaly| bucket(a.at, SINGLES_MS);
                 let is_first = |a: &Anomaly| quarter(a) == first.0.saturating_mul(4);
                 want.retain(|a| a.kind != Kind::Singles || !is_first(a));
@@ -535,7 +530,7 @@ mod tests {
                 for anomaly in &got {
                     seen.entry(anomaly.kind).or_default().0 += 1;
                 }
-                let live = |a: &&Anomaly| hour(a) >= watch.first_live();
+                let live = |a: &&Anomaly| hour(a) >= state.first_live();
                 let withdrawn = before.iter().filter(live).filter(|a| !got.contains(a));
                 withdrawn.for_each(|a| seen.entry(a.kind).or_default().1 += 1);
                 before = got;
@@ -550,18 +545,18 @@ mod tests {
 
     #[test]
     fn hosts_are_bounded_and_a_host_without_room_leaves_no_trace() {
-        let mut watch = Watch::new(rules(), 1, Hour(i64::MIN / 2));
+        let mut state = DetectorState::new(Thresholds::sensitive(), 1, Hour(i64::MIN / 2));
         let last = EventTime::from_millis(1_780_272_000_000);
         let span = Span { first: last, last, count: 90 };
         let row = |host, diff| RowChange { ip: "a", host, span, end: last.plus(GAP_MS), diff };
         let watermark = last.plus(GAP_MS + 1);
-        watch.advance([row("a.example", 1), row("b.example", 1)].into_iter(), watermark);
-        assert_eq!((watch.hosts(), watch.unwatched), (1, 1));
+        state.advance([row("a.example", 1), row("b.example", 1)].into_iter(), watermark);
+        assert_eq!((state.hosts(), state.refused_rows), (1, 1));
         // Later there is room, but a correction of the past is ignored.
         let later = watermark.plus(30 * HOUR_MS);
-        watch.advance([row("a.example", -1)].into_iter(), later);
-        watch.hosts.clear();
-        let changed = watch.advance([row("b.example", -1)].into_iter(), later);
-        assert_eq!(changed, Changed::default());
+        state.advance([row("a.example", -1)].into_iter(), later);
+        state.hosts.clear();
+        let changed = state.advance([row("b.example", -1)].into_iter(), later);
+        assert_eq!(changed, DetectorChanges::default());
     }
 }

@@ -43,7 +43,7 @@ const BATCHES: usize = 4;
 type Wake = Arc<Mutex<Option<Box<dyn Fn() + Send>>>>;
 
 /// The rows that the statistics start from.
-pub enum Yesterday {
+pub enum PastRows {
     /// There are none: the table has no rows.
     Empty,
     /// The table had rows before the job. There is no watermark yet, so the last day is unknown.
@@ -63,7 +63,7 @@ pub struct Reading {
     began: Instant,
 }
 
-impl Yesterday {
+impl PastRows {
     /// Begins to read the rows whose sessions ended in the window, in the snapshot of this moment.
     pub(super) fn begin(
         tx: &mut Transaction<'_>,
@@ -76,7 +76,7 @@ impl Yesterday {
         if replayed.watermark == EventTime::NEVER {
             let rows = table::has_rows(tx, &table.quoted());
             let rows = rows.map_err(|why| classify(&why, "looking at the table"))?;
-            return Ok(if rows { Yesterday::Foreign } else { Yesterday::Empty });
+            return Ok(if rows { PastRows::Foreign } else { PastRows::Empty });
         }
         let first = window.first_hour(replayed.watermark).saturating_mul(window.hour_ms);
         let from = EventTime::from_millis(first).max(EventTime::EARLIEST);
@@ -107,22 +107,22 @@ impl Yesterday {
             drop(give);
             rouse(&of_thread);
         };
-        let thread = thread::Builder::new().name("yesterday".to_owned());
+        let thread = thread::Builder::new().name("past-rows".to_owned());
         thread.spawn(work).expect("a thread can be started");
         let began = Instant::now();
-        Ok(Yesterday::Reading(Reading { batches, imported, wake, rows: 0, began }))
+        Ok(PastRows::Reading(Reading { batches, imported, wake, rows: 0, began }))
     }
 
     /// Waits until the other connection has imported the snapshot, which is valid only until this
     /// transaction ends.
     pub(super) fn imported(self) -> Self {
         match self {
-            Yesterday::Reading(reading) => match reading.imported.recv_timeout(IMPORTED_WITHIN) {
-                Ok(()) => Yesterday::Reading(reading),
+            PastRows::Reading(reading) => match reading.imported.recv_timeout(IMPORTED_WITHIN) {
+                Ok(()) => PastRows::Reading(reading),
                 // The error, if there is one, has been handed over.
                 Err(_) => match reading.batches.try_recv() {
-                    Ok(Err(why)) => Yesterday::Unknown(why),
-                    _ => Yesterday::Unknown("Postgres has not answered in time".to_owned()),
+                    Ok(Err(why)) => PastRows::Unknown(why),
+                    _ => PastRows::Unknown("Postgres has not answered in time".to_owned()),
                 },
             },
             known => known,
@@ -131,7 +131,7 @@ impl Yesterday {
 
     /// Sets what to call whenever more rows may have arrived.
     pub fn wake_by(&self, wake: impl Fn() + Send + 'static) {
-        if let Yesterday::Reading(reading) = self {
+        if let PastRows::Reading(reading) = self {
             *lock(&reading.wake) = Some(Box::new(wake));
         }
     }
@@ -139,16 +139,16 @@ impl Yesterday {
     /// Returns the next rows, if they have arrived.
     pub fn read(&mut self) -> Past {
         match self {
-            Yesterday::Empty => Past::Whole,
-            Yesterday::Foreign => {
+            PastRows::Empty => Past::Whole,
+            PastRows::Foreign => {
                 info!("the statistics begin empty: rows that were there before do not count");
                 Past::Failed
             }
-            Yesterday::Unknown(why) => {
+            PastRows::Unknown(why) => {
                 warn!("the statistics begin empty: what ended before is not known: {why}");
                 Past::Failed
             }
-            Yesterday::Reading(reading) => match reading.batches.try_recv() {
+            PastRows::Reading(reading) => match reading.batches.try_recv() {
                 Ok(Ok(rows)) => {
                     reading.rows += rows.len() as u64;
                     Past::Rows(rows)
