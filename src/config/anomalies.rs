@@ -5,9 +5,6 @@ use sessionizer_core::anomaly::{Kind, Thresholds};
 use crate::cli::RunArgs;
 use crate::config::Problems;
 
-/// The kinds that a running job looks for.
-const LIVE: [Kind; 5] = [Kind::Burst, Kind::Marathon, Kind::Surge, Kind::Fall, Kind::Singles];
-
 /// The anomalies that the job looks for.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Anomalies {
@@ -17,6 +14,11 @@ pub struct Anomalies {
 }
 
 impl Anomalies {
+    /// Whether visitors and networks are judged, by the day.
+    pub fn judges_visitors(&self) -> bool {
+        self.kinds.iter().any(|kind| matches!(kind, Kind::Repeat | Kind::Network))
+    }
+
     /// In one line, for comparing the processes of a cluster.
     pub fn shown(&self) -> String {
         let kinds: Vec<&str> = self.kinds.iter().map(|kind| kind.name()).collect();
@@ -46,8 +48,8 @@ fn read_kinds(names: &[String]) -> Result<Vec<Kind>, String> {
     }
     let mut kinds = Vec::new();
     for name in names {
-        let kind = LIVE.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
-            let known = LIVE.map(Kind::name).join(", ");
+        let kind = Kind::named(name).ok_or_else(|| {
+            let known = Kind::ALL.map(Kind::name).join(", ");
             format!("has {name:?}: it can be several of {known}, or none")
         })?;
         if !kinds.contains(&kind) {
@@ -82,9 +84,10 @@ mod tests {
         let kinds = |names: &[&str]| read_kinds(&owned(names));
         assert_eq!(kinds(&["none"]), Ok(vec![]));
         assert_eq!(kinds(&["fall", " burst", "fall"]), Ok(vec![Kind::Fall, Kind::Burst]));
-        for name in ["brust", "repeat", "clock", ""] {
+        assert_eq!(kinds(&Kind::ALL.map(Kind::name)), Ok(Kind::ALL.to_vec()));
+        for name in ["brust", "Clock", ""] {
             let why = kinds(&["burst", name]).expect_err("not one of them");
-            let want = format!("has {name:?}: it can be several of burst, marathon, surge, fall");
+            let want = format!("has {name:?}: it can be several of burst, marathon, repeat");
             assert!(why.starts_with(&want), "{why}");
         }
         assert!(kinds(&["burst", "none"]).is_err());

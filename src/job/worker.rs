@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{debug, info};
+use sessionizer_core::anomaly::DetectorBounds;
 use sessionizer_core::binding::Partition;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Shard;
@@ -226,17 +227,26 @@ impl Job {
         }
         let run_state = Arc::clone(&self.run_state);
         let (ledger, keep) = (self.config.ledger.clone(), self.config.keep_anomalies);
-        let state = Mutex::new((Alarms::of(&kinds), None));
+        let (state, looked_for) = (Mutex::new((Alarms::of(&kinds), None)), kinds.clone());
         // Only worker 0 of the job calls this, so a thread is started only there.
         let on_anomalies: OnAnomalies = Arc::new(move |published| {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
             let (alarms, rows) = &mut *state;
-            let start = || AnomalyRows::keep(&ledger, generation, end_after_ms, keep);
+            let start =
+                || AnomalyRows::keep(&ledger, (generation, end_after_ms), &looked_for, keep);
             rows.get_or_insert_with(start).take(published);
             alarms.take(published, end_after_ms);
             run_state.metrics.figures.show_anomalies(alarms);
         });
-        Some(AnomaliesConfig { thresholds, kinds, hosts: HOSTS, on_anomalies })
+        let visitors = self.config.judged_visitors();
+        Some(AnomaliesConfig {
+            thresholds,
+            kinds,
+            bounds: DetectorBounds { hosts: HOSTS, visitors },
+            out_of_orderness_ms: self.config.watermark.out_of_orderness_ms as u64,
+            idle_timeout_ms: self.config.watermark.idle_timeout_ms,
+            on_anomalies,
+        })
     }
 
     /// Records what the commits change in the table, if the HTTP port is on.

@@ -60,7 +60,7 @@ use url::PostgresUrl;
 pub use watch::BalanceWatch;
 
 use crate::dataflow::ports::{Ledger, LedgerError};
-use crate::dataflow::statistics::window::Bounds;
+use crate::dataflow::statistics::NeededPast;
 use crate::ui::text;
 use crate::ui::waiting::Waiting;
 
@@ -157,11 +157,11 @@ pub fn peek_patiently(
 
 /// Prepares the database, takes the fence and reads the durable state, as soon as Postgres answers.
 /// Waits at most `patience`. `begins` holds whether a first start is allowed although the table has
-/// rows, and the window of the statistics.
+/// rows, and what the statistics need of them.
 pub fn start_patiently(
     config: &LedgerConfig,
     topics: &[String],
-    begins: (bool, Option<Bounds>),
+    begins: (bool, Option<NeededPast>),
     patience: Duration,
     give_up: impl FnMut() -> bool,
 ) -> Result<Started, Fault> {

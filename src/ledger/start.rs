@@ -13,7 +13,7 @@ use sessionizer_core::plan::Fence;
 use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::ports::LedgerError;
-use crate::dataflow::statistics::window::Bounds;
+use crate::dataflow::statistics::NeededPast;
 use crate::ledger::connect::{classify, quote};
 use crate::ledger::durable;
 use crate::ledger::durable::RecoveredState;
@@ -47,13 +47,13 @@ pub struct Started {
 ///
 /// `with_rows` allows a first start although the table has rows: the caller has compared them with
 /// where reading begins. Anything missing or wrong is found before the transaction commits, so a
-/// refused start changes nothing and does not fence a running instance. `window` is that of the
-/// statistics, if there are any.
+/// refused start changes nothing and does not fence a running instance. `needed` is what the
+/// statistics need of the table, if there are any.
 pub fn start(
     client: &mut Client,
     config: &LedgerConfig,
     topics: &[String],
-    (with_rows, window): (bool, Option<Bounds>),
+    (with_rows, needed): (bool, Option<NeededPast>),
 ) -> Result<Started, LedgerError> {
     check_encoding(client)?;
     let failed = |why: postgres::Error| classify(&why, "starting");
@@ -86,9 +86,9 @@ pub fn start(
         found_rows_to = Some(job::begin_after_rows(&mut tx, config, &table)?);
     }
     // Nobody else commits any more, and this run has not begun to.
-    let past_rows = match window {
+    let past_rows = match needed {
         Some(_) if made_table => Some(PastRows::Empty),
-        Some(window) => Some(PastRows::begin(&mut tx, config, &table, &durable, window)?),
+        Some(needed) => Some(PastRows::begin(&mut tx, config, &table, &durable, needed)?),
         None => None,
     };
     warn_of_lost_commits(&mut tx).map_err(failed)?;

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::history::{
-    BUCKET_MS, Day, Hour, HourSums, Limits, NetworkSums, SINGLES_MS, bucket, day_is_known,
-    judge_bucket, judge_network, judge_visitor,
+    BUCKET_MS, Day, Hour, HourSums, Limits, NetworkSums, SINGLES_MS, VisitorSums, bucket,
+    day_is_known, judge_bucket, judge_network, judge_visitor,
 };
 use super::{Anomaly, Limit, Session, Thresholds, network};
 use crate::statistics::{Bin, Histogram};
@@ -61,18 +61,21 @@ fn of_days(
     let mut before: Option<Before<'_>> = None;
     for (day, visitors) in &days {
         let networks = networks(visitors);
-        let known = day_is_known(hours, *day, thresholds);
+        let from = Day(day.0 - 1).first_hour();
+        let of_hour = |(at, sums): (&Hour, &HourSums)| (at.0 - from.0, sums.sessions());
+        let known = day_is_known(hours.range(from..day.first_hour()).map(of_hour), thresholds);
         if let Some(before) = before.filter(|before| known && before.day.0 == day.0 - 1) {
             for (ip, n) in visitors {
                 let Some(limit) = &before.visitor else { break };
                 let n_before = before.visitors.get(ip).copied().unwrap_or(0);
-                found.extend(judge_visitor(host, ip, *day, *n, n_before, limit, thresholds));
+                let sums = VisitorSums { sessions: *n, before: n_before };
+                found.extend(judge_visitor(host, ip, *day, sums, limit, thresholds));
             }
             for (network, sums) in &networks {
                 let Some(limit) = &before.network else { break };
                 let n_before = before.networks.get(network).map_or(0, |sums| sums.sessions);
-                found
-                    .extend(judge_network(host, network, *day, *sums, n_before, limit, thresholds));
+                let sums = NetworkSums { before: n_before, ..*sums };
+                found.extend(judge_network(host, network, *day, sums, limit, thresholds));
             }
         }
         let counts: Histogram = visitors.values().map(|n| (Bin::of(*n), 1)).collect();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Anomaly, Evidence, Kind, Thresholds};
+use super::{Anomaly, Day, Evidence, Kind, Thresholds};
 use crate::time::EventTime;
 
 /// What is known of a partition at an epoch.
@@ -28,6 +28,8 @@ pub struct ClockJudge {
 struct Off {
     ahead: bool,
     epochs: u64,
+    /// The day for which it was last returned.
+    returned: Option<Day>,
 }
 
 impl ClockJudge {
@@ -41,7 +43,8 @@ impl ClockJudge {
     }
 
     /// Takes in the partitions at the next epoch, and returns those whose clock has now been off
-    /// for long enough. Each is returned once, and not again until its clock has been right.
+    /// for long enough. Each is returned once a day (that of the median promise), and not again
+    /// on that day until its clock has been right.
     pub fn epoch(&mut self, partitions: &[PartitionClock<'_>]) -> Vec<Anomaly> {
         let mut promises: Vec<EventTime> =
             partitions.iter().filter_map(|partition| partition.promise).collect();
@@ -62,13 +65,16 @@ impl ClockJudge {
             let ahead = promise > *median;
             let before = self.off.get(*name).filter(|off| off.ahead == ahead);
             let epochs = before.map_or(1, |off| off.epochs + 1);
-            off.insert((*name).to_owned(), Off { ahead, epochs });
-            if epochs == self.epochs {
+            let (day, returned) = (Day::of(*median), before.and_then(|off| off.returned));
+            let is_due = epochs >= self.epochs && returned < Some(day);
+            let returned = if is_due { Some(day) } else { returned };
+            off.insert((*name).to_owned(), Off { ahead, epochs, returned });
+            if is_due {
                 found.push(Anomaly {
                     kind: Kind::Clock,
                     host: String::new(),
                     subject: (*name).to_owned(),
-                    at: *median,
+                    at: Day::of(*median).start(),
                     observed: by_ms / 1_000,
                     expected: 0,
                     threshold: self.off_ms / 1_000,

@@ -38,6 +38,11 @@ impl Hour {
         Hour(time.millis().div_euclid(HOUR_MS))
     }
 
+    /// Its beginning.
+    pub fn start(self) -> EventTime {
+        EventTime::from_millis(self.0.saturating_mul(HOUR_MS))
+    }
+
     /// The day that it belongs to.
     pub fn day(self) -> Day {
         Day(self.0.div_euclid(24))
@@ -182,14 +187,25 @@ impl Limits {
 /// One-event sessions are counted in buckets of this length.
 pub const SINGLES_MS: i64 = 900_000;
 
-/// Whether the visitors of `day` can be compared with those of the day before.
-pub fn day_is_known(hours: &BTreeMap<Hour, HourSums>, day: Day, thresholds: &Thresholds) -> bool {
-    let from = Day(day.0 - 1).first_hour();
-    let sessions = |(at, sums): (&Hour, &HourSums)| (*at, sums.sessions());
-    let mut before = hours.range(from..day.first_hour()).map(sessions);
-    let all: i64 = before.clone().map(|(_, n)| n).sum();
-    let first = before.find(|(_, n)| *n > 0);
-    all >= thresholds.learn as i64 && first.is_some_and(|(at, _)| at.0 < from.0 + MORNING)
+/// Whether visitors can be compared with those of a day that had so many sessions, by hour of the
+/// day.
+pub fn day_is_known(
+    mut by_hour: impl Iterator<Item = (i64, i64)> + Clone,
+    thresholds: &Thresholds,
+) -> bool {
+    let all: i64 = by_hour.clone().map(|(_, n)| n).sum();
+    let first = by_hour.find(|(_, n)| *n > 0);
+    all >= thresholds.learn as i64 && first.is_some_and(|(hour, _)| hour < MORNING)
+}
+
+/// What a visitor did on one day on one host.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+pub struct VisitorSums {
+    pub sessions: u64,
+    /// Its sessions on the day before.
+    pub before: u64,
 }
 
 /// A visitor who came back too often on `day`, and much more often than on the day before.
@@ -197,8 +213,7 @@ pub fn judge_visitor(
     host: &str,
     ip: &str,
     day: Day,
-    sessions: u64,
-    before: u64,
+    VisitorSums { sessions, before }: VisitorSums,
     limit: &Limit,
     thresholds: &Thresholds,
 ) -> Option<Anomaly> {
@@ -216,12 +231,16 @@ pub fn judge_visitor(
 }
 
 /// What the visitors of one network did on one day on one host.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
 pub struct NetworkSums {
     pub addresses: u64,
     pub sessions: u64,
     /// The most sessions of one address.
     pub most: u64,
+    /// Its sessions on the day before.
+    pub before: u64,
 }
 
 impl NetworkSums {
@@ -240,11 +259,10 @@ pub fn judge_network(
     network: &str,
     day: Day,
     sums: NetworkSums,
-    before: u64,
     limit: &Limit,
     thresholds: &Thresholds,
 ) -> Option<Anomaly> {
-    let NetworkSums { addresses, sessions, most } = sums;
+    let NetworkSums { addresses, sessions, most, before } = sums;
     let is_news = sessions as f64 > thresholds.network_growth * before as f64;
     let has_many = addresses >= thresholds.network_addresses;
     (has_many && sessions > limit.above && is_news).then(|| Anomaly {

@@ -6,13 +6,17 @@
 //! sums are kept, and single sessions only if they are large enough to stand out, and only while
 //! they are live.
 //!
+//! Visitors and networks are judged by the day: see `days`.
+//!
 //! The output consists of changes: the sessions that may stand out and the limits of their hours,
 //! which the caller joins, and the anomalies of whole hosts. Whatever expires is retracted, so what
 //! the join yields is what is live. Nothing is emitted for an hour whose history is incomplete.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::history::{BUCKET_MS, Hour, HourSums, Limits, SINGLES_MS, bucket, judge_bucket};
+use super::days::{DayLimits, Days, Frequent, HostDay, KEPT_DAYS, LIVE_DAYS};
+use super::history::{BUCKET_MS, Day, Hour, HourSums, Limits, SINGLES_MS, bucket, judge_bucket};
 use super::{Anomaly, Thresholds, duration_ms};
 use crate::session::Span;
 use crate::time::EventTime;
@@ -27,11 +31,16 @@ const KEPT: i64 = LIVE + HISTORY + 1;
 /// and the next, which is emitted only if the bucket before it does not stand out in the same way.
 const BUCKETS_AFTER: i64 = 13;
 
+/// Before any day.
+const ALL_DAYS: Day = Day(i64::MIN / 100);
+
 /// A row of the table that was added (`diff` 1) or removed (−1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RowChange<'a> {
     pub ip: &'a str,
     pub host: &'a str,
+    /// A hash of the host, which stands for it.
+    pub host_hash: u64,
     pub span: Span,
     /// Its `session_end`.
     pub end: EventTime,
@@ -50,25 +59,53 @@ pub struct DetectorChanges {
     pub limits: Vec<(HostHour, Limits, i64)>,
     /// Anomalies of whole hosts.
     pub host_anomalies: Vec<(Anomaly, i64)>,
+    /// Visitors and networks with enough sessions to stand out.
+    pub frequent: Vec<(HostDay, Frequent, i64)>,
+    /// What they are compared with.
+    pub day_limits: Vec<(HostDay, DayLimits, i64)>,
 }
 
 /// The memory of the detectors, for some of the hosts.
 #[derive(Clone, Debug)]
 pub struct DetectorState {
     thresholds: Thresholds,
-    most_hosts: usize,
+    bounds: DetectorBounds,
     watermark: EventTime,
     /// Rows of earlier hours are not known.
     known_from: Hour,
     /// The latest hour of a row that was refused because there was no room for its host.
     refused: Option<Hour>,
-    hosts: HashMap<Box<str>, HostState>,
+    /// By the hash of their name.
+    hosts: HashMap<u64, HostState>,
     /// Rows that were refused because there was no room for their host.
     pub refused_rows: u64,
+    /// How many visitors are kept, counted by host and day.
+    visitors: usize,
+    /// Visitors of earlier days are not known: there were too many.
+    visitors_from: Day,
+}
+
+/// What is kept at most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DetectorBounds {
+    pub hosts: usize,
+    /// Visitors, counted by host and day. With zero, neither visitors nor networks are judged.
+    pub visitors: usize,
+}
+
+/// The first hour whose rows are needed when the watermark is here: for what is live, and for what
+/// it is compared with.
+pub fn needed_from(watermark: EventTime, visitors: bool) -> Hour {
+    let now = Hour::of(watermark);
+    match visitors {
+        true => Day(now.day().0 - KEPT_DAYS + 1).first_hour().min(Hour(now.0 - KEPT + 1)),
+        false => Hour(now.0 - KEPT + 1),
+    }
 }
 
 #[derive(Clone, Debug)]
 struct HostState {
+    name: Box<str>,
     known_from: Hour,
     hours: BTreeMap<Hour, HourSums>,
     large: BTreeMap<Hour, BTreeMap<(String, Span), i64>>,
@@ -79,19 +116,24 @@ struct HostState {
     quarters: BTreeMap<i64, (i64, i64)>,
     /// The anomalies of the host that have been emitted and not retracted, by hour.
     host_anomalies: BTreeMap<Hour, BTreeSet<Anomaly>>,
+    days: Days,
+    /// The buckets of five minutes whose rows have changed in this advance.
+    touched: BTreeSet<i64>,
 }
 
 impl DetectorState {
     /// Starts empty. Rows that ended before the hour `known_from` are ignored.
-    pub fn new(thresholds: Thresholds, most_hosts: usize, known_from: Hour) -> Self {
+    pub fn new(thresholds: Thresholds, bounds: DetectorBounds, known_from: Hour) -> Self {
         DetectorState {
             thresholds,
-            most_hosts,
+            bounds,
             watermark: EventTime::NEVER,
             known_from,
             refused: None,
             hosts: HashMap::new(),
             refused_rows: 0,
+            visitors: 0,
+            visitors_from: ALL_DAYS,
         }
     }
 
@@ -110,7 +152,8 @@ impl DetectorState {
         let buckets = live * (super::HOUR_MS / BUCKET_MS)..bucket(self.watermark, BUCKET_MS);
         let buckets: BTreeSet<i64> = buckets.collect();
         let quarters = live * (super::HOUR_MS / SINGLES_MS)..bucket(self.watermark, SINGLES_MS);
-        for (host, host_state) in &mut self.hosts {
+        for host_state in self.hosts.values_mut() {
+            let host = &*host_state.name.clone();
             host_state.known_from = host_state.known_from.max(known_from);
             host_state.hours = host_state.hours.split_off(&known_from);
             host_state.limits.clear();
@@ -122,6 +165,8 @@ impl DetectorState {
             }
             host_state.limit(host, Hour(i64::MIN), &self.thresholds, &mut changed);
             host_state.judge(host, &buckets, quarters.clone(), &self.thresholds, &mut changed);
+            let days = (live_day(self.watermark), host_state.known_day(self.visitors_from));
+            host_state.days.emit_all(host, days, &self.thresholds, &mut changed);
         }
         changed
     }
@@ -136,6 +181,11 @@ impl DetectorState {
         self.hosts.len()
     }
 
+    /// Whether rows or visitors were refused because there was no room for them.
+    pub fn has_refused(&self) -> bool {
+        self.refused.is_some() || self.visitors_from > ALL_DAYS
+    }
+
     /// Takes in rows and moves to a watermark. Returns what that has changed.
     pub fn advance<'a>(
         &mut self,
@@ -148,15 +198,20 @@ impl DetectorState {
         let (live_buckets, live_quarters) =
             (live * (super::HOUR_MS / BUCKET_MS), live * (super::HOUR_MS / SINGLES_MS));
         let mut changed = DetectorChanges::default();
-        let mut touched: BTreeMap<&str, BTreeSet<i64>> = BTreeMap::new();
+        let mut touched: Vec<u64> = Vec::new();
         for row in rows {
-            if self.take(&row, &mut changed) {
-                let buckets = touched.entry(row.host).or_default();
-                buckets.insert(bucket(row.end, BUCKET_MS));
+            let Some(host_state) = self.take(&row, &mut changed) else { continue };
+            if host_state.touched.is_empty() {
+                touched.push(row.host_hash);
             }
+            host_state.touched.insert(bucket(row.end, BUCKET_MS));
         }
-        for (host, buckets) in touched {
-            let Some(host_state) = self.hosts.get_mut(host) else { continue };
+        for host in touched {
+            let Some(host_state) = self.hosts.get_mut(&host) else { continue };
+            let buckets = std::mem::take(&mut host_state.touched);
+            let host = &*host_state.name.clone();
+            let days = (live_day(self.watermark), host_state.known_day(self.visitors_from));
+            host_state.days.emit(host, days, &self.thresholds, &mut changed);
             let first = Hour(buckets.first().map_or(0, |at| at * BUCKET_MS / super::HOUR_MS));
             host_state.limit(host, first, &self.thresholds, &mut changed);
             // Buckets that are already final are judged again.
@@ -170,31 +225,61 @@ impl DetectorState {
             }
         }
         self.turn(before, &mut changed);
+        if self.visitors > self.bounds.visitors {
+            self.drop_visitors(&mut changed);
+        }
         changed
     }
 
-    /// Adds a row, unless it is too old or there is no room for its host.
-    fn take(&mut self, row: &RowChange<'_>, changed: &mut DetectorChanges) -> bool {
+    /// Forgets all visitors, because there are too many. They are counted again from the next day
+    /// on.
+    fn drop_visitors(&mut self, changed: &mut DetectorChanges) {
+        let last = self.hosts.values().filter_map(|host_state| host_state.days.last()).max();
+        self.visitors_from = last.map_or(self.visitors_from, |day| Day(day.0 + 1));
+        for host_state in self.hosts.values_mut() {
+            host_state.days.clear(&host_state.name, changed);
+        }
+        self.visitors = 0;
+    }
+
+    /// Adds a row to its host, unless it is too old or there is no room for the host.
+    fn take(
+        &mut self,
+        row: &RowChange<'_>,
+        changed: &mut DetectorChanges,
+    ) -> Option<&mut HostState> {
         let hour = Hour::of(row.end);
         let now = Hour::of(self.watermark).0;
-        let oldest = now - KEPT;
-        if hour.0 <= oldest || hour < self.known_from {
-            return false;
+        let is_kept = hour.0 > now - KEPT;
+        let by_day = self.bounds.visitors > 0
+            && hour.day().0 > Day::of(self.watermark).0 - KEPT_DAYS
+            && hour.day() >= self.visitors_from;
+        if !(is_kept || by_day) || hour < self.known_from {
+            return None;
         }
-        if !self.hosts.contains_key(row.host) {
-            if self.hosts.len() >= self.most_hosts {
-                self.refused = self.refused.max(Some(hour));
-                self.refused_rows += 1;
-                return false;
-            }
+        let hosts = self.hosts.len();
+        let entry = self.hosts.entry(row.host_hash);
+        if matches!(entry, Entry::Vacant(_)) && hosts >= self.bounds.hosts {
+            self.refused = self.refused.max(Some(hour));
+            self.refused_rows += 1;
+            return None;
+        }
+        let host_state = entry.or_insert_with(|| {
             // Rows of this host may have been refused until then.
-            let since = self.refused.filter(|refused| refused.0 > oldest);
+            let oldest = needed_from(self.watermark, self.bounds.visitors > 0);
+            let since = self.refused.filter(|refused| *refused >= oldest);
             let known_from = since.map_or(self.known_from, |refused| Hour(refused.0 + 1));
-            self.hosts.insert(row.host.into(), HostState::new(known_from));
-        }
-        let host_state = self.hosts.get_mut(row.host).expect("it was just inserted");
+            HostState::new(row.host, known_from)
+        });
         if hour < host_state.known_from {
-            return false;
+            return None;
+        }
+        if by_day {
+            let grown = host_state.days.add(row.ip, hour, row.diff, &self.thresholds);
+            self.visitors = self.visitors.saturating_add_signed(grown);
+        }
+        if !is_kept {
+            return Some(host_state);
         }
         host_state.hours.entry(hour).or_default().add(&row.span, row.diff);
         *host_state.buckets.entry(bucket(row.end, BUCKET_MS)).or_default() += row.diff;
@@ -213,7 +298,7 @@ impl DetectorState {
             }
             changed.large.push(((row.host.to_owned(), hour), session, row.diff));
         }
-        true
+        Some(host_state)
     }
 
     /// Judges the buckets that have become final, and forgets what is no longer live.
@@ -229,19 +314,24 @@ impl DetectorState {
             ..bucket(self.watermark, SINGLES_MS);
         let forgets = Hour::of(before) != Hour::of(self.watermark);
         let (thresholds, watermark) = (&self.thresholds, self.watermark);
-        self.hosts.retain(|host, host_state| {
+        let visitors = &mut self.visitors;
+        self.hosts.retain(|_, host_state| {
+            let host = &*host_state.name.clone();
             host_state.judge(host, &new, quarters.clone(), thresholds, changed);
             if forgets {
                 host_state.forget(host, Hour::of(watermark), changed);
+                let grown = host_state.days.forget(host, Day::of(watermark), changed);
+                *visitors = visitors.saturating_add_signed(grown);
             }
-            !host_state.hours.is_empty()
+            !host_state.hours.is_empty() || !host_state.days.is_empty()
         });
     }
 }
 
 impl HostState {
-    fn new(known_from: Hour) -> Self {
+    fn new(name: &str, known_from: Hour) -> Self {
         HostState {
+            name: name.into(),
             known_from,
             hours: BTreeMap::new(),
             large: BTreeMap::new(),
@@ -249,7 +339,15 @@ impl HostState {
             buckets: BTreeMap::new(),
             quarters: BTreeMap::new(),
             host_anomalies: BTreeMap::new(),
+            days: Days::default(),
+            touched: BTreeSet::new(),
         }
+    }
+
+    /// The first day of which all sessions are known, and all visitors.
+    fn known_day(&self, visitors_from: Day) -> Day {
+        let last_unknown = Hour(self.known_from.0.saturating_sub(1)).day();
+        Day(last_unknown.0 + 1).max(visitors_from)
     }
 
     /// Whether the whole history of an hour is known.
@@ -375,6 +473,11 @@ impl HostState {
     }
 }
 
+/// The first day whose anomalies are live.
+fn live_day(watermark: EventTime) -> Day {
+    Day(Day::of(watermark).0 - LIVE_DAYS + 1)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -388,12 +491,18 @@ mod tests {
 
     type Row = (String, String, Span, EventTime);
 
+    fn bounds(hosts: usize) -> DetectorBounds {
+        DetectorBounds { hosts, visitors: 100_000 }
+    }
+
     /// What a caller who joins the changes has.
     #[derive(Default)]
     struct Joined {
         large: BTreeMap<(HostHour, (String, Span)), i64>,
         limits: BTreeMap<(HostHour, Limits), i64>,
         host_anomalies: BTreeMap<Anomaly, i64>,
+        frequent: BTreeMap<(HostDay, Frequent), i64>,
+        day_limits: BTreeMap<(HostDay, DayLimits), i64>,
     }
 
     fn plus<K: Ord + Clone>(map: &mut BTreeMap<K, i64>, key: K, diff: i64) {
@@ -408,10 +517,11 @@ mod tests {
         fn take(&mut self, changed: DetectorChanges) {
             changed.large.into_iter().for_each(|(k, v, n)| plus(&mut self.large, (k, v), n));
             changed.limits.into_iter().for_each(|(k, v, n)| plus(&mut self.limits, (k, v), n));
-            changed
-                .host_anomalies
-                .into_iter()
-                .for_each(|(anomaly, n)| plus(&mut self.host_anomalies, anomaly, n));
+            let of_hosts = changed.host_anomalies.into_iter();
+            of_hosts.for_each(|(anomaly, n)| plus(&mut self.host_anomalies, anomaly, n));
+            changed.frequent.into_iter().for_each(|(k, v, n)| plus(&mut self.frequent, (k, v), n));
+            let limits = changed.day_limits.into_iter();
+            limits.for_each(|(k, v, n)| plus(&mut self.day_limits, (k, v), n));
         }
 
         fn anomalies(&self) -> Vec<Anomaly> {
@@ -421,11 +531,27 @@ mod tests {
                     all.extend(limits.judge(ip, &key.0, span));
                 }
             }
+            for (key, frequent) in self.frequent.keys() {
+                for (_, limits) in self.day_limits.keys().filter(|(of, _)| of == key) {
+                    all.extend(limits.judge(key, frequent, &Thresholds::sensitive()));
+                }
+            }
             let counts = self.large.values().chain(self.limits.values());
-            assert!(counts.chain(self.host_anomalies.values()).all(|n| *n == 1), "each once");
+            let counts = counts.chain(self.host_anomalies.values()).chain(self.frequent.values());
+            assert!(counts.chain(self.day_limits.values()).all(|n| *n == 1), "each once");
             all.sort_unstable();
             all
         }
+    }
+
+    /// Whether an anomaly is known to this state, and live.
+    fn is_known(state: &DetectorState, anomaly: &Anomaly) -> bool {
+        if anomaly.kind.is_by_day() {
+            let day = Day::of(anomaly.at);
+            let known_from = state.known_from.0.saturating_sub(1);
+            return day >= live_day(state.watermark) && Day(day.0 - 1) > Hour(known_from).day();
+        }
+        hour(anomaly) >= state.first_live()
     }
 
     fn hour(anomaly: &Anomaly) -> Hour {
@@ -434,7 +560,7 @@ mod tests {
 
     fn random_row(rng: &mut Rng, now_ms: i64) -> Row {
         let host = ["a.example", "b.example"][rng.below(2) as usize].to_owned();
-        let ip = format!("192.0.2.{}", rng.below(250));
+        let ip = format!("192.0.{}.{}", rng.below(12), rng.below(10));
         let end_ms = now_ms - rng.below(600_000) as i64;
         let count = if rng.one_in(15) { rng.between(1, 40) } else { rng.between(1, 4) };
         let span_ms = if rng.one_in(20) { rng.below(2_000_000) } else { rng.below(100_000) };
@@ -453,7 +579,7 @@ mod tests {
                 1 => Hour(start_ms.div_euclid(HOUR_MS)),
                 _ => Hour(i64::MIN / 2),
             };
-            let mut state = DetectorState::new(Thresholds::sensitive(), 10, known_from);
+            let mut state = DetectorState::new(Thresholds::sensitive(), bounds(10), known_from);
             // Whatever was emitted before `begin` does not count.
             let begins_at = if seed % 3 == 2 { 150 } else { 0 };
             let (mut joined, mut rows) = (Joined::default(), Vec::<Row>::new());
@@ -468,13 +594,14 @@ mod tests {
                 let mut changes: Vec<(Row, i64)> =
                     (0..busy).map(|_| (random_row(&mut rng, now_ms), 1)).collect();
                 // Late events remove a row, and may replace it with a longer one.
-                if rng.one_in(3) && !rows.is_empty() {
+                if rng.one_in(2) && !rows.is_empty() {
                     let recent = rows.len().min(400);
                     let at = rows.len() - 1 - rng.below(recent as u64) as usize;
                     let row = rows[at].clone();
                     let mut longer = row.clone();
                     longer.2.count += rng.between(1, 9);
-                    changes.extend([(row, -1), (longer, 1)]);
+                    changes.push((row, -1));
+                    changes.extend(rng.one_in(2).then_some((longer, 1)));
                 }
                 for (row, diff) in &changes {
                     match diff {
@@ -491,6 +618,7 @@ mod tests {
                 let changes = owned.iter().map(|((ip, host, span, end), diff)| RowChange {
                     ip,
                     host,
+                    host_hash: xxhash_rust::xxh3::xxh3_64(host.as_bytes()),
                     span: *span,
                     end: *end,
                     diff: *diff,
@@ -499,7 +627,11 @@ mod tests {
                 match step {
                     _ if step < begins_at => continue,
                     _ if step == begins_at && step > 0 => {
-                        joined.take(state.begin(Hour(Hour::of(watermark).0 - HISTORY)));
+                        let from = match seed {
+                            2 => Hour(Hour::of(watermark).0 - HISTORY),
+                            _ => needed_from(watermark, true),
+                        };
+                        joined.take(state.begin(from));
                     }
                     _ => joined.take(changed),
                 }
@@ -507,7 +639,7 @@ mod tests {
                     continue;
                 }
                 // Nothing older can be live, nor be the history of what is.
-                let needed = watermark.plus(-50 * HOUR_MS);
+                let needed = watermark.plus(-73 * HOUR_MS);
                 rows.retain(|(.., end)| *end > needed);
                 let table = rows.iter().map(|(ip, host, span, end)| Session {
                     ip,
@@ -516,8 +648,7 @@ mod tests {
                     end: *end,
                 });
                 let mut want = batch(table, watermark, &Thresholds::sensitive());
-                want.retain(|a| !matches!(a.kind, Kind::Repeat | Kind::Network));
-                want.retain(|anomaly| hour(anomaly) >= state.first_live());
+                want.retain(|anomaly| is_known(&state, anomaly));
                 // The first quarter that is known may only continue the one before: it is left out.
                 let first = Hour(state.known_from.0.saturating_add(HISTORY));
                 let quarter = |a: &Anomaly| bucket(a.at, SINGLES_MS);
@@ -530,14 +661,15 @@ mod tests {
                 for anomaly in &got {
                     seen.entry(anomaly.kind).or_default().0 += 1;
                 }
-                let live = |a: &&Anomaly| hour(a) >= state.first_live();
-                let withdrawn = before.iter().filter(live).filter(|a| !got.contains(a));
+                let live = |a: &&Anomaly| is_known(&state, a);
+                let is_gone = |a: &&Anomaly| !got.iter().any(|b| b.identity() == a.identity());
+                let withdrawn = before.iter().filter(live).filter(is_gone);
                 withdrawn.for_each(|a| seen.entry(a.kind).or_default().1 += 1);
                 before = got;
             }
         }
         // Each kind must have occurred, or the test proves nothing.
-        for kind in [Kind::Burst, Kind::Marathon, Kind::Surge, Kind::Fall, Kind::Singles] {
+        for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Clock) {
             let (raised, withdrawn) = seen.get(&kind).copied().unwrap_or_default();
             assert!(raised > 50 && withdrawn > 0, "{seen:?}");
         }
@@ -545,10 +677,17 @@ mod tests {
 
     #[test]
     fn hosts_are_bounded_and_a_host_without_room_leaves_no_trace() {
-        let mut state = DetectorState::new(Thresholds::sensitive(), 1, Hour(i64::MIN / 2));
+        let mut state = DetectorState::new(Thresholds::sensitive(), bounds(1), Hour(i64::MIN / 2));
         let last = EventTime::from_millis(1_780_272_000_000);
         let span = Span { first: last, last, count: 90 };
-        let row = |host, diff| RowChange { ip: "a", host, span, end: last.plus(GAP_MS), diff };
+        let row = |host: &'static str, diff| RowChange {
+            ip: "a",
+            host,
+            host_hash: u64::from(host.as_bytes()[0]),
+            span,
+            end: last.plus(GAP_MS),
+            diff,
+        };
         let watermark = last.plus(GAP_MS + 1);
         state.advance([row("a.example", 1), row("b.example", 1)].into_iter(), watermark);
         assert_eq!((state.hosts(), state.refused_rows), (1, 1));
@@ -558,5 +697,39 @@ mod tests {
         state.hosts.clear();
         let changed = state.advance([row("b.example", -1)].into_iter(), later);
         assert_eq!(changed, DetectorChanges::default());
+    }
+
+    #[test]
+    fn too_many_visitors_are_forgotten_until_the_next_day() {
+        let bounds = DetectorBounds { hosts: 10, visitors: 60 };
+        let mut state = DetectorState::new(Thresholds::sensitive(), bounds, Hour(i64::MIN / 2));
+        let day = 20_605;
+        let mut joined = Joined::default();
+        // Every day twenty visitors, one of whom comes often, and on some days a crowd.
+        let mut one_day = |state: &mut DetectorState, day: i64, crowd: u64| {
+            let start = Day(day).start();
+            let ip = |n: u64| format!("10.{}.{}.{}", n >> 16, n >> 8 & 255, n & 255);
+            let often = (0..20).map(|n| (ip(0), n));
+            let visits = (1..20 + crowd).map(|n| (ip(n), n % 40));
+            let visits: Vec<(String, u64)> = visits.chain(often).collect();
+            let rows = visits.iter().map(|(ip, n)| {
+                let last = start.plus(60_000 * *n as i64);
+                let span = Span { first: last, last, count: 1 };
+                let end = last.plus(GAP_MS);
+                RowChange { ip, host: "a", host_hash: 1, span, end, diff: 1 }
+            });
+            joined.take(state.advance(rows, start.plus(3 * HOUR_MS)));
+            let found = joined.anomalies().into_iter();
+            found.filter(|a| a.kind == Kind::Repeat).map(|a| Day::of(a.at).0 - 20_605).collect()
+        };
+        let none: [i64; 0] = [];
+        let mut days = |n: i64, crowd| -> Vec<i64> { one_day(&mut state, day + n, crowd) };
+        assert_eq!(days(0, 0), none, "there is no day before");
+        assert_eq!(days(1, 0), [1]);
+        assert_eq!(days(2, 100), none, "all of them are forgotten");
+        assert_eq!(days(3, 0), none, "the day before is not known");
+        assert_eq!(days(4, 0), [4]);
+        assert_eq!(days(5, 0), [4, 5]);
+        assert!(state.has_refused() && state.visitors == 60);
     }
 }

@@ -1,25 +1,23 @@
-//! The memory of the detectors as a timely operator: rows enter it once their epoch is complete,
-//! and what that changes is emitted at once, never at a future time. It groups epochs by ticks, as
-//! the window of the statistics does.
+//! The detectors of a worker, for the hosts whose rows are exchanged to it. They share the operator
+//! of the window of the statistics: a row is exchanged and kept once for both.
 
 use differential_dataflow::{AsCollection, VecCollection};
+use serde::{Deserialize, Serialize};
 use sessionizer_core::anomaly::{
-    Anomaly, DetectorChanges, DetectorState, HostHour, Hour, Limits, RowChange, Thresholds,
+    Anomaly, DayLimits, DetectorBounds, DetectorChanges, DetectorState, Frequent, HostDay,
+    HostHour, Hour, Limits, RowChange, Thresholds, needed_from,
 };
 use sessionizer_core::session::Span;
 use sessionizer_core::time::{Epoch, EventTime};
-use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
-use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use crate::dataflow::statistics::epochs::{CompleteTick, EpochInput, PendingEpochs};
-use crate::dataflow::statistics::rows::WindowInput;
+use crate::dataflow::statistics::epochs::EpochInput;
+use crate::dataflow::statistics::operator::{Output, give};
 use crate::dataflow::statistics::sums::Row;
 
-/// How many hours of the table before that of the watermark a start reads.
-const PAST_HOURS: i64 = 24;
 /// Every row is known.
 const EVER: Hour = Hour(i64::MIN / 2);
 
@@ -31,69 +29,93 @@ pub struct Detected<'scope> {
     pub limits: VecCollection<'scope, Epoch, (HostHour, Limits), i64>,
     /// Anomalies of whole hosts.
     pub host_anomalies: VecCollection<'scope, Epoch, Anomaly, i64>,
+    /// Visitors and networks with enough sessions to stand out, by host and day.
+    pub frequent: VecCollection<'scope, Epoch, (HostDay, Frequent), i64>,
+    /// What they are compared with.
+    pub day_limits: VecCollection<'scope, Epoch, (HostDay, DayLimits), i64>,
+    /// When the detectors of a worker begin.
+    pub begun: VecCollection<'scope, Epoch, Begun, i64>,
 }
 
-type Output<D> = OutputBuilder<Epoch, CapacityContainerBuilder<Vec<(D, Epoch, i64)>>>;
+/// The detectors of a worker have received all rows that the table had at the start, or have given
+/// them up. What they find at this epoch may have been found before the start.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Begun {
+    pub worker: usize,
+    /// Whether they find everything that is live: all rows were read, and there was room for all.
+    pub finds_all: bool,
+}
 
-/// Builds the detectors of this worker, for the hosts that are exchanged to it. With `reads_past`,
-/// they emit nothing until they have received what the table had at the start.
-pub fn render_detect<'scope>(
-    inputs: StreamVec<'scope, Epoch, WindowInput>,
-    watermarks: StreamVec<'scope, Epoch, EventTime>,
-    (thresholds, hosts): (Thresholds, usize),
-    (every_ms, first_epoch): (u64, Epoch),
-    reads_past: bool,
-) -> Detected<'scope> {
-    let scope = inputs.scope();
-    let mut builder = OperatorBuilder::new("Detect".to_owned(), scope);
-    let mut inputs = builder.new_input(inputs, Exchange::new(WindowInput::route));
-    let mut watermarks = builder.new_input(watermarks, Pipeline);
-    let (large_out, large) = builder.new_output();
-    let (limits_out, limits) = builder.new_output();
-    let (host_anomalies_out, host_anomalies) = builder.new_output();
-    let mut large_out: Output<(HostHour, (String, Span))> = OutputBuilder::from(large_out);
-    let mut limits_out: Output<(HostHour, Limits)> = OutputBuilder::from(limits_out);
-    let mut host_anomalies_out: Output<Anomaly> = OutputBuilder::from(host_anomalies_out);
-    let mut detectors = Detectors {
-        state: DetectorState::new(thresholds.clone(), hosts, EVER),
-        thresholds,
-        hosts,
-        horizon: EventTime::NEVER,
-        first_epoch,
-        start: None,
-        incomplete: reads_past,
-    };
-    builder.build(move |_capabilities| {
-        let mut pending = PendingEpochs::<3>::new(every_ms);
-        move |frontiers| {
-            inputs.for_each_stamp(|cap, batches| pending.add_inputs(&cap, batches));
-            watermarks.for_each_stamp(|cap, batches| pending.add_watermarks(&cap, batches));
-            for CompleteTick { epoch, capabilities, epochs } in pending.complete(frontiers) {
-                let changed = detectors.advance(epochs);
-                let [large, limits, host_anomalies] = capabilities;
-                let at = |(key, value, diff)| ((key, value), epoch, diff);
-                let changes = changed.large.into_iter().map(at);
-                large_out.activate().session(&large).give_iterator(changes);
-                let at = |(key, value, diff)| ((key, value), epoch, diff);
-                let changes = changed.limits.into_iter().map(at);
-                limits_out.activate().session(&limits).give_iterator(changes);
-                let at = |(anomaly, diff)| (anomaly, epoch, diff);
-                let changes = changed.host_anomalies.into_iter().map(at);
-                host_anomalies_out.activate().session(&host_anomalies).give_iterator(changes);
-            }
-        }
-    });
-    Detected {
-        large: large.as_collection(),
-        limits: limits.as_collection(),
-        host_anomalies: host_anomalies.as_collection(),
+/// The outputs of the operator that belong to the detectors.
+pub struct DetectorOutputs {
+    large: Output<(HostHour, (String, Span)), i64>,
+    limits: Output<(HostHour, Limits), i64>,
+    host_anomalies: Output<Anomaly, i64>,
+    frequent: Output<(HostDay, Frequent), i64>,
+    day_limits: Output<(HostDay, DayLimits), i64>,
+    begun: Output<Begun, i64>,
+}
+
+impl DetectorOutputs {
+    /// How many there are.
+    pub const COUNT: usize = 6;
+
+    /// Adds them to an operator.
+    pub fn add_to<'scope>(
+        builder: &mut OperatorBuilder<'scope, Epoch>,
+    ) -> (Self, Detected<'scope>) {
+        let (large_out, large): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
+        let (limits_out, limits): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
+        let (hosts_out, host_anomalies): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
+        let (frequent_out, frequent): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
+        let (day_limits_out, day_limits): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
+        let (begun_out, begun): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
+        let outputs = DetectorOutputs {
+            large: OutputBuilder::from(large_out),
+            limits: OutputBuilder::from(limits_out),
+            host_anomalies: OutputBuilder::from(hosts_out),
+            frequent: OutputBuilder::from(frequent_out),
+            day_limits: OutputBuilder::from(day_limits_out),
+            begun: OutputBuilder::from(begun_out),
+        };
+        let detected = Detected {
+            large: large.as_collection(),
+            limits: limits.as_collection(),
+            host_anomalies: host_anomalies.as_collection(),
+            frequent: frequent.as_collection(),
+            day_limits: day_limits.as_collection(),
+            begun: begun.as_collection(),
+        };
+        (outputs, detected)
+    }
+
+    /// Emits changes at an epoch.
+    pub fn give(
+        &mut self,
+        capabilities: &[Capability<Epoch>; Self::COUNT],
+        epoch: Epoch,
+        (changed, begun): (DetectorChanges, Option<Begun>),
+    ) {
+        let [large, limits, host_anomalies, frequent, day_limits, from] = capabilities;
+        let changes = changed.large.into_iter().map(|(key, value, n)| ((key, value), n));
+        give(&mut self.large, large, epoch, changes);
+        let changes = changed.limits.into_iter().map(|(key, value, n)| ((key, value), n));
+        give(&mut self.limits, limits, epoch, changes);
+        give(&mut self.host_anomalies, host_anomalies, epoch, changed.host_anomalies);
+        let changes = changed.frequent.into_iter().map(|(key, value, n)| ((key, value), n));
+        give(&mut self.frequent, frequent, epoch, changes);
+        let changes = changed.day_limits.into_iter().map(|(key, value, n)| ((key, value), n));
+        give(&mut self.day_limits, day_limits, epoch, changes);
+        give(&mut self.begun, from, epoch, begun.map(|begun| (begun, 1)));
     }
 }
 
-struct Detectors {
+/// The detectors, and what is known of the time before the start.
+pub struct Detectors {
+    worker: usize,
     state: DetectorState,
     thresholds: Thresholds,
-    hosts: usize,
+    bounds: DetectorBounds,
     /// No session that closed before the start ended later than this.
     horizon: EventTime,
     /// The first epoch that is not replayed, and its watermark: what closed earlier is in the table
@@ -105,43 +127,76 @@ struct Detectors {
 }
 
 impl Detectors {
-    /// Takes in complete epochs. Returns what has changed.
-    fn advance(&mut self, epochs: Vec<(Epoch, EpochInput)>) -> DetectorChanges {
+    /// With `reads_past`, they emit nothing until they have received what the table had at the
+    /// start.
+    pub fn new(
+        thresholds: Thresholds,
+        bounds: DetectorBounds,
+        worker: usize,
+        first_epoch: Epoch,
+        reads_past: bool,
+    ) -> Self {
+        Detectors {
+            worker,
+            state: DetectorState::new(thresholds.clone(), bounds, EVER),
+            thresholds,
+            bounds,
+            horizon: EventTime::NEVER,
+            first_epoch,
+            start: None,
+            incomplete: reads_past,
+        }
+    }
+
+    /// Takes in complete epochs. Returns what has changed, and whether that is the beginning.
+    pub fn advance(&mut self, epochs: &[(Epoch, EpochInput)]) -> (DetectorChanges, Option<Begun>) {
         let mut watermark = EventTime::NEVER;
         let mut past = None;
-        let mut rows = Vec::new();
         for (epoch, input) in epochs {
             watermark = watermark.max(input.watermark.unwrap_or(EventTime::NEVER));
             self.horizon = self.horizon.max(input.horizon.unwrap_or(EventTime::NEVER));
-            if epoch >= self.first_epoch {
+            if *epoch >= self.first_epoch {
                 self.start = self.start.or(input.watermark);
             }
             past = past.or(input.past);
-            rows.extend(input.rows);
         }
         if past == Some(false) {
             // Nothing is known of what closed earlier.
             let since = self.horizon.max(self.state.watermark()).max(watermark);
             let known_from = Hour(Hour::of(since).0 + 1);
-            self.state = DetectorState::new(self.thresholds.clone(), self.hosts, known_from);
+            self.state = DetectorState::new(self.thresholds.clone(), self.bounds, known_from);
             self.incomplete = false;
         }
-        let changed = self.state.advance(rows.iter().map(as_change), watermark);
-        match past {
+        let rows = epochs.iter().flat_map(|(_, input)| &input.rows);
+        let changed = self.state.advance(rows.map(as_change), watermark);
+        // If nothing had ever closed, nothing is missing, and nothing had been found.
+        let is_first = self.horizon <= EventTime::NEVER;
+        let begun = past.filter(|_| !is_first).map(|whole| Begun {
+            worker: self.worker,
+            finds_all: whole && !self.state.has_refused(),
+        });
+        let changed = match past {
             Some(true) => {
                 self.incomplete = false;
-                let start = Hour::of(self.start.unwrap_or(self.state.watermark()));
-                // If nothing had ever closed, nothing is missing.
-                let is_first = self.horizon <= EventTime::NEVER;
-                self.state.begin(if is_first { EVER } else { Hour(start.0 - PAST_HOURS) })
+                let start = self.start.unwrap_or(self.state.watermark());
+                let read_from = needed_from(start, self.bounds.visitors > 0);
+                self.state.begin(if is_first { EVER } else { read_from })
             }
             _ if self.incomplete => DetectorChanges::default(),
             _ => changed,
-        }
+        };
+        (changed, begun)
     }
 }
 
 fn as_change(row: &Row) -> RowChange<'_> {
     let (ip, host) = row.key.parts();
-    RowChange { ip, host, span: row.span, end: EventTime::from_millis(row.end_ms), diff: row.diff }
+    RowChange {
+        ip,
+        host,
+        host_hash: row.host.0,
+        span: row.span,
+        end: EventTime::from_millis(row.end_ms),
+        diff: row.diff,
+    }
 }

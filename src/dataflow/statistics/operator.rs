@@ -16,6 +16,7 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
+use crate::dataflow::anomalies::detect::{Detected, DetectorOutputs, Detectors};
 use crate::dataflow::statistics::epochs::{CompleteTick, EpochInput, PendingEpochs};
 use crate::dataflow::statistics::figures::WindowFigures;
 use crate::dataflow::statistics::rows::WindowInput;
@@ -51,17 +52,23 @@ pub enum CountedSince {
     Start,
 }
 
-type Output<D, R> = OutputBuilder<Epoch, CapacityContainerBuilder<Vec<(D, Epoch, R)>>>;
+/// An output of changes.
+pub type Output<D, R> = OutputBuilder<Epoch, CapacityContainerBuilder<Vec<(D, Epoch, R)>>>;
 
-/// Builds the window of this worker, over the hosts that are exchanged to it. With `past`, it emits
-/// nothing until it has received what the table had at the start.
+/// How many outputs the window has.
+const OUTPUTS: usize = 5;
+
+/// Builds the window of this worker, over the hosts that are exchanged to it, and the detectors of
+/// anomalies in the same rows, if any. With `past`, it emits nothing until it has received what the
+/// table had at the start.
 pub fn render_window<'scope>(
     inputs: StreamVec<'scope, Epoch, WindowInput>,
     watermarks: StreamVec<'scope, Epoch, EventTime>,
     (bounds, every_ms): (Bounds, u64),
     past: bool,
+    mut detectors: Option<Detectors>,
     figures: Arc<WindowFigures>,
-) -> Windowed<'scope> {
+) -> (Windowed<'scope>, Detected<'scope>) {
     let scope = inputs.scope();
     let mut builder = OperatorBuilder::new("Window".to_owned(), scope);
     let mut inputs = builder.new_input(inputs, Exchange::new(WindowInput::route));
@@ -76,37 +83,43 @@ pub fn render_window<'scope>(
     let mut visits_out: Output<(Host, Visitor), i64> = OutputBuilder::from(visits_out);
     let mut hosts_out: Output<(Host, String), i64> = OutputBuilder::from(hosts_out);
     let mut from_out: Output<(usize, CountedSince), i64> = OutputBuilder::from(from_out);
+    let (mut detector_outputs, detected) = DetectorOutputs::add_to(&mut builder);
     let worker = scope.index();
     let mut window = Window::new(bounds, past);
     let mut shown = [0; 3];
     builder.build(move |_capabilities| {
-        let mut pending = PendingEpochs::<5>::new(every_ms);
+        let mut pending = PendingEpochs::<{ OUTPUTS + DetectorOutputs::COUNT }>::new(every_ms);
         move |frontiers| {
             inputs.for_each_stamp(|cap, batches| pending.add_inputs(&cap, batches));
             watermarks.for_each_stamp(|cap, batches| pending.add_watermarks(&cap, batches));
             for CompleteTick { epoch, capabilities, epochs } in pending.complete(frontiers) {
+                let found = detectors.as_mut().map(|detectors| detectors.advance(&epochs));
                 let (changed, from) = advance(&mut window, epochs);
                 let visitors = changed.visitors_from.into_iter();
                 let from = from.into_iter().map(|from| ((worker, from), 1));
                 let from = from
                     .chain(visitors.map(|(from, n)| ((worker, CountedSince::Visitors(from)), n)));
-                let [hours, minutes, visits, hosts, from_cap] = capabilities;
+                let [hours, minutes, visits, hosts, from_cap, for_detectors @ ..] = capabilities;
                 give(&mut hours_out, &hours, epoch, changed.hours);
                 give(&mut minutes_out, &minutes, epoch, changed.minutes);
                 give(&mut visits_out, &visits, epoch, changed.visits);
                 give(&mut hosts_out, &hosts, epoch, changed.hosts);
                 give(&mut from_out, &from_cap, epoch, from);
+                if let Some(found) = found {
+                    detector_outputs.give(&for_detectors, epoch, found);
+                }
             }
             figures.show(&mut shown, window.sizes(), std::mem::take(&mut window.too_old));
         }
     });
-    Windowed {
+    let windowed = Windowed {
         hours: hours.as_collection(),
         minutes: minutes.as_collection(),
         visits: visits.as_collection(),
         hosts: hosts.as_collection(),
         from: from.as_collection(),
-    }
+    };
+    (windowed, detected)
 }
 
 /// Moves the window over complete epochs. Returns what has changed.
@@ -138,7 +151,8 @@ fn advance(
     (window.advance(rows.into_iter().flatten(), watermark), from)
 }
 
-fn give<D: Clone + 'static, R: Clone + 'static>(
+/// Emits changes at an epoch.
+pub fn give<D: Clone + 'static, R: Clone + 'static>(
     output: &mut Output<D, R>,
     capability: &Capability<Epoch>,
     epoch: Epoch,

@@ -2,6 +2,7 @@
 //! had at the start.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sessionizer_core::time::{Epoch, EventTime};
@@ -18,6 +19,9 @@ use crate::dataflow::statistics::sums::{Host, Row};
 
 /// How many batches of the past one activation reads, so that a start does not hold up the rest.
 const BATCHES: usize = 4;
+
+/// How long a bounded run waits before it looks again whether it is to stop.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A message to the window of a worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -73,13 +77,15 @@ pub struct Before {
 }
 
 /// Turns the changes of this worker's commits into rows. The second output has no data: its
-/// frontier is that of the changes, and does not wait for anything that happens here.
+/// frontier is that of the changes, and does not wait for anything that happens here. `waits` says
+/// whether the end of the changes waits for the past.
 pub fn render_rows<'scope>(
     changes: StreamVec<'scope, Epoch, Change>,
     end_after_ms: i64,
     before: Before,
     on_changes: OnChanges,
     past: Option<OpenPast>,
+    waits: impl Fn() -> bool + 'static,
 ) -> (StreamVec<'scope, Epoch, WindowInput>, StreamVec<'scope, Epoch, ()>) {
     let scope = changes.scope();
     let mut builder = OperatorBuilder::new("Rows".to_owned(), scope);
@@ -115,10 +121,15 @@ pub fn render_rows<'scope>(
             // What the table had at the start is sent at the current epoch, once the replay is
             // over: what a replay closes may be in that table already.
             let present = frontiers[0].frontier().first().copied();
-            let (Some(read), Some(cap), Some(present)) = (&mut past, &mut held, present) else {
+            let ended = present.is_none();
+            // At its end a bounded run waits for them, because nothing else would look for the
+            // anomalies of its rows. A stop does not wait.
+            let (Some(read), Some(cap)) = (&mut past, held.as_mut().filter(|_| !ended || waits()))
+            else {
                 (past, held) = (None, None);
                 return;
             };
+            let present = present.unwrap_or(before.first_epoch.max(*cap.time()));
             cap.downgrade(&present);
             if present < before.first_epoch {
                 return;
@@ -132,7 +143,12 @@ pub fn render_rows<'scope>(
                         );
                         continue;
                     }
-                    Past::Waiting => return,
+                    Past::Waiting => {
+                        if ended {
+                            again.activate_after(LOOK_AGAIN);
+                        }
+                        return;
+                    }
                     Past::Whole => true,
                     Past::Failed => false,
                 };

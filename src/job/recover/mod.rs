@@ -54,7 +54,7 @@ pub fn make_plan(
     readable.wait()?;
     let topics = &config.kafka.topics;
     let ledger = &config.ledger;
-    let begins = (with_rows, config.statistics);
+    let begins = (with_rows, config.needed_past());
     let mut started = ledger::start_patiently(ledger, topics, begins, patience(), give_up)?;
     let mut plan = assemble(&started.durable, topics, &counts, now_ms(), config.rules)?;
     let ids = cluster.topic_ids(topics);
