@@ -219,20 +219,20 @@ pub struct RunArgs {
     #[arg(help_heading = WATCH, long, value_name = "N")]
     pub statistics_visitors: Option<String>,
 
-    /// What is looked for in the same rows, live: burst, marathon, surge, fall, singles, several with
-    /// commas, or none
+    /// What is looked for in the same rows, live: burst, marathon, repeat, network, surge, fall,
+    /// singles, clock, several with commas, or none
     ///
-    /// An anomaly is a session, or five or fifteen minutes of a host, that is unlike what the host had
-    /// in the hours before. Each is logged, and shown on the page, in /status and as metrics; a
-    /// correction by late events withdraws it. Needs --statistics. docs/ANOMALIES.md says what is
-    /// found and what is not.
+    /// An anomaly is a session, a visitor, a network, or some minutes of a host, that is unlike what
+    /// the host had in the hours or the day before; or a partition whose clock is off. Each is logged,
+    /// and shown on the page, in /status and as metrics; a correction by late events withdraws it.
+    /// Needs --statistics. docs/ANOMALIES.md says what is found and what is not.
     #[arg(
         help_heading = WATCH, long, value_name = "KINDS", value_delimiter = ',',
-        default_value = "burst,marathon,surge,fall,singles"
+        default_value = "burst,marathon,repeat,network,surge,fall,singles,clock"
     )]
     pub anomalies: Vec<String>,
 
-    /// Change the threshold of an anomaly, for example burst.least=100; several with commas
+    /// Change the threshold of an anomaly, for example burst.min=100; several with commas
     ///
     /// docs/ANOMALIES.md lists them.
     #[arg(help_heading = WATCH, long, value_name = "NAME=VALUE", value_delimiter = ',')]

@@ -7,7 +7,7 @@
 //! `schema` applies migrations, `durable` reads and checks the durable state, `loss` records what Kafka has lost, `commit`
 //! writes epochs, `past` detects a database that has gone back to an earlier state, `audit` reads
 //! the durable state for an audit, `prune` deletes old dead letters, `anomalies` writes the rows of
-//! anomalies, `yesterday` reads the rows that the statistics start from, `watch` reads the balance
+//! anomalies, `past_rows` reads the rows that the statistics start from, `watch` reads the balance
 //! for the page, and `reset` removes a job. `copy` encodes rows for COPY. Each statement is beside
 //! its one caller; the objects they use are in `migrations/`.
 
@@ -20,6 +20,7 @@ mod durable;
 mod job;
 mod loss;
 mod past;
+mod past_rows;
 mod peek;
 mod pooler;
 mod probe;
@@ -32,7 +33,6 @@ mod table;
 mod trust;
 pub mod url;
 mod watch;
-mod yesterday;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -46,6 +46,7 @@ pub use durable::{NamedBinding, NamedEpoch, RecoveredState};
 use log::info;
 pub use loss::Loss;
 pub use past::Run;
+pub use past_rows::PastRows;
 pub use peek::{Database, ExistingRows, FirstStart};
 pub use prune::keep_dead_letters;
 pub use reset::{ResetPlan, RowCount};
@@ -58,7 +59,6 @@ pub use start::{StartOptions, Started};
 pub use table::SessionEnd;
 use url::PostgresUrl;
 pub use watch::BalanceWatch;
-pub use yesterday::Yesterday;
 
 use crate::dataflow::ports::{Ledger, LedgerError};
 use crate::ui::text;

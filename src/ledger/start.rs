@@ -13,15 +13,15 @@ use sessionizer_core::plan::Fence;
 use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::ports::LedgerError;
-use crate::dataflow::statistics::window::Bounds;
+use crate::dataflow::statistics::NeededPast;
 use crate::ledger::connect::{classify, quote};
 use crate::ledger::durable;
 use crate::ledger::durable::RecoveredState;
+use crate::ledger::past_rows::PastRows;
 use crate::ledger::peek::Database;
 use crate::ledger::schema;
 use crate::ledger::table;
 use crate::ledger::table::Table;
-use crate::ledger::yesterday::Yesterday;
 use crate::ledger::{LedgerConfig, job, probe, rights};
 
 /// An arbitrary constant, the same in every instance and in `sessionizer reset`.
@@ -40,7 +40,7 @@ pub struct Started {
     /// The end of the newest row, if this is a first start on a table with rows.
     pub found_rows_to: Option<EventTime>,
     /// The rows that the statistics start from, if there are statistics.
-    pub yesterday: Option<Yesterday>,
+    pub past_rows: Option<PastRows>,
 }
 
 /// What the caller decides about a start.
@@ -49,8 +49,8 @@ pub struct StartOptions {
     /// Allows a first start although the table has rows: the caller has compared them with where
     /// reading begins.
     pub with_rows: bool,
-    /// The window of the statistics, if there are any.
-    pub statistics_window: Option<Bounds>,
+    /// What the statistics need of the table, if there are any.
+    pub needed_past: Option<NeededPast>,
 }
 
 /// Prepares everything, takes the fence and reads the durable state.
@@ -61,7 +61,7 @@ pub fn start(
     client: &mut Client,
     config: &LedgerConfig,
     topics: &[String],
-    StartOptions { with_rows, statistics_window }: StartOptions,
+    StartOptions { with_rows, needed_past }: StartOptions,
 ) -> Result<Started, LedgerError> {
     check_encoding(client)?;
     let failed = |why: postgres::Error| classify(&why, "starting");
@@ -94,15 +94,15 @@ pub fn start(
         found_rows_to = Some(job::begin_after_rows(&mut tx, config, &table)?);
     }
     // Nobody else commits any more, and this run has not begun to.
-    let yesterday = match statistics_window {
-        Some(_) if made_table => Some(Yesterday::Empty),
-        Some(window) => Some(Yesterday::begin(&mut tx, config, &table, &durable, window)?),
+    let past_rows = match needed_past {
+        Some(_) if made_table => Some(PastRows::Empty),
+        Some(needed) => Some(PastRows::begin(&mut tx, config, &table, &durable, needed)?),
         None => None,
     };
     warn_of_lost_commits(&mut tx).map_err(failed)?;
     let mut advice = rights::advise_on_owners(&mut tx, &table, created_job)?;
     advice.extend(probe::probe(&mut tx, config, topics, &table, &durable)?);
-    let yesterday = yesterday.map(Yesterday::imported);
+    let past_rows = past_rows.map(PastRows::imported);
     tx.commit().map_err(failed)?;
     if let Some(migrated) = migrated {
         log::info!("{migrated}");
@@ -112,7 +112,7 @@ pub fn start(
     }
     table.advice.iter().chain(&advice).for_each(|advice| log::warn!("{advice}"));
     let table = table.shown;
-    Ok(Started { durable, database, table, made_table, topics_before, found_rows_to, yesterday })
+    Ok(Started { durable, database, table, made_table, topics_before, found_rows_to, past_rows })
 }
 
 /// Warns if a commit may be acknowledged before it is on disk and then be lost. The job notices and
