@@ -61,7 +61,7 @@ pub fn advise_on_owners(
 }
 
 /// The rights that the job needs on its own tables, from its first start to a reset.
-const RIGHTS: [(&str, &str); 30] = [
+const RIGHTS: [(&str, &str); 34] = [
     ("jobs", "select"),
     ("jobs", "insert"),
     ("jobs", "update"),
@@ -91,6 +91,10 @@ const RIGHTS: [(&str, &str); 30] = [
     ("anomalies", "insert"),
     ("anomalies", "update"),
     ("anomalies", "delete"),
+    ("forgotten", "select"),
+    ("forgotten", "insert"),
+    ("forgotten", "update"),
+    ("forgotten", "delete"),
     ("balance", "select"),
 ];
 

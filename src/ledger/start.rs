@@ -140,14 +140,15 @@ pub fn check_encoding(client: &mut Client) -> Result<(), LedgerError> {
 
 /// Creates our schema unless it is complete: a login that may not create anything can use one that
 /// an administrator has created.
-fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
+pub(super) fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "preparing the schema sessionizer");
     let there: bool = tx
         .query_one(
             "select (select bool_and(to_regclass('sessionizer.' || name) is not null)
                      from unnest(array['jobs', 'shard_progress', 'epochs', 'bindings', 'snapshots',
                                        'dead_letters', 'losses', 'replay_differences',
-                                       'anomalies', 'balance', 'partitions']) name)
+                                       'anomalies', 'forgotten', 'balance',
+                                       'partitions']) name)
                 and exists (select from pg_attribute where attname = 'topics'
                             and attrelid = to_regclass('sessionizer.jobs'))
                 and exists (select from pg_attribute where attname = 'clock_ms'
@@ -155,7 +156,11 @@ fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
                 and exists (select from pg_attribute where attname = 'records'
                             and attrelid = to_regclass('sessionizer.dead_letters'))
                 and exists (select from pg_attribute where attname = 'run'
-                            and attrelid = to_regclass('sessionizer.shard_progress'))",
+                            and attrelid = to_regclass('sessionizer.shard_progress'))
+                and exists (select from pg_attribute where attname = 'forgotten'
+                            and attrelid = to_regclass('sessionizer.shard_progress'))
+                and exists (select from pg_attribute where attname = 'forget_salt'
+                            and attrelid = to_regclass('sessionizer.jobs'))",
             &[],
         )
         .map_err(failed)?
@@ -195,12 +200,13 @@ pub fn check_rights(tx: &mut Transaction<'_>, table: &Table) -> Result<(), Ledge
 
 /// Waits for commits in flight and blocks new ones. It locks as a commit does, shards first and in
 /// ascending order, so that there is no deadlock.
-fn lock_shards(tx: &mut Transaction<'_>, job: &str) -> Result<(), LedgerError> {
+pub(super) fn lock_shards(tx: &mut Transaction<'_>, job: &str) -> Result<(), LedgerError> {
     let lock = "select from sessionizer.shard_progress where job = $1 order by shard for update";
     tx.execute(lock, &[&job]).map(|_| ()).map_err(|why| classify(&why, "taking the fence"))
 }
 
-fn fence(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<Fence, LedgerError> {
+/// Takes the fence: from here on, no commit of another run succeeds.
+pub(super) fn fence(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<Fence, LedgerError> {
     let mut random = [0; 8];
     openssl::rand::rand_bytes(&mut random).map_err(|why| {
         LedgerError::Fatal(Fault::Environment(format!("OpenSSL has no random numbers: {why}")))

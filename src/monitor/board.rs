@@ -46,6 +46,7 @@ pub struct Balance {
     pub open: i64,
     pub dead: i64,
     pub lost: i64,
+    pub forgotten: i64,
     pub difference: i64,
 }
 
