@@ -61,7 +61,7 @@ pub fn advise_on_owners(
 }
 
 /// The rights that the job needs on its own tables, from its first start to a reset.
-const RIGHTS: [(&str, &str); 34] = [
+const RIGHTS: [(&str, &str); 35] = [
     ("jobs", "select"),
     ("jobs", "insert"),
     ("jobs", "update"),
@@ -83,6 +83,7 @@ const RIGHTS: [(&str, &str); 34] = [
     ("dead_letters", "insert"),
     ("dead_letters", "update"),
     ("dead_letters", "delete"),
+    ("losses", "select"),
     ("losses", "insert"),
     ("losses", "delete"),
     ("replay_differences", "select"),

@@ -57,7 +57,7 @@ fn counted(said: &str, what: &str) -> (u64, u64) {
 /// Everything in the database as text, bytea decoded, and the open sessions with it.
 fn everything(world: &World) -> String {
     let (host, port) = world.server.rsplit_once(':').expect("host:port");
-    let mut dump = Command::new(program("pg_dump"));
+    let mut dump = Command::new("pg_dump");
     dump.args(["--inserts", "-h", host, "-p", port, "-U", &world.user, &world.database]);
     let output = dump.env("PGPASSWORD", &world.password).output().expect("pg_dump runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -72,18 +72,6 @@ fn everything(world: &World) -> String {
                                             (s.histogram_bounds::text)) all_of(v)
                  where s.tablename in ('sessionized_events', 'dead_letters', 'anomalies')";
     text + &world.value(known)
-}
-
-/// A program of PostgreSQL: in the path, or where Debian keeps it.
-fn program(name: &str) -> std::path::PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut folders: Vec<std::path::PathBuf> = std::env::split_paths(&path).collect();
-    let debian = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let mut versions: Vec<_> = debian.map(|entry| entry.path().join("bin")).collect();
-    versions.sort();
-    folders.extend(versions.into_iter().rev());
-    let found = folders.into_iter().map(|folder| folder.join(name)).find(|file| file.is_file());
-    found.unwrap_or_else(|| panic!("{name} is not installed"))
 }
 
 /// Whether the text has the address as a whole: others contain it.
