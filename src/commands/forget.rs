@@ -10,7 +10,7 @@ use log::warn;
 use sessionizer_core::fault::Fault;
 
 use crate::cli::ForgetArgs;
-use crate::commands::ask::printable;
+use crate::commands::http::printable;
 use crate::config;
 use crate::config::{Environment, Problems};
 use crate::dataflow::ports::LedgerError;
@@ -27,7 +27,7 @@ pub fn forget(args: &ForgetArgs, env: &Environment) -> Result<(), Fault> {
             "There is nothing of {} in the job {}, in {}.\n",
             name(&visitor),
             config.job,
-            found.place
+            found.database
         ));
     }
     if args.dry_run || !args.yes {
@@ -35,7 +35,7 @@ pub fn forget(args: &ForgetArgs, env: &Environment) -> Result<(), Fault> {
             "This removes {} from the job {},\nin {}:\n\n{}\n\n",
             name(&visitor),
             config.job,
-            found.place,
+            found.database,
             table(&found)
         ))?;
     }
@@ -57,7 +57,7 @@ pub fn forget(args: &ForgetArgs, env: &Environment) -> Result<(), Fault> {
         "Removed from the job {},\nin {}:\n\n{}\n\nKafka has the records until its retention \
          removes them;\nbackups and the WAL of Postgres are yours.\n",
         config.job,
-        removed.place,
+        removed.database,
         table(&removed)
     ))
 }

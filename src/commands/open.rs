@@ -12,7 +12,7 @@ use sessionizer_core::session::Span;
 use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::cli::OpenArgs;
-use crate::commands::ask::printable;
+use crate::commands::http::printable;
 use crate::config;
 use crate::config::{Environment, Problems, whole};
 use crate::dataflow::ports::LedgerError;

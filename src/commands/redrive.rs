@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use comfy_table::{CellAlignment, Table, presets};
 use log::info;
-use sessionizer_core::binding::{Late, Offset, Rules};
+use sessionizer_core::binding::{Late, Offset, RecordRules};
 use sessionizer_core::event::Reason;
 use sessionizer_core::fault::Fault;
 
@@ -44,7 +44,7 @@ pub fn redrive(
         say(&format!(
             "Dead letters of the job {},\nin {}:\n\n{}\n",
             config.job,
-            tried.place,
+            tried.database,
             shown(&tried)
         ))?;
     }
@@ -58,7 +58,7 @@ pub fn redrive(
     say(&format!(
         "Taken up again in the job {},\nin {}:\n\n{}\n",
         config.job,
-        done.place,
+        done.database,
         shown(&done)
     ))?;
     say(&format!(
@@ -68,7 +68,7 @@ pub fn redrive(
     ))
 }
 
-type Settings = (KafkaConfig, LedgerConfig, Vec<String>, Rules);
+type Settings = (KafkaConfig, LedgerConfig, Vec<String>, RecordRules);
 
 fn read(args: &RedriveArgs, env: &Environment) -> Result<Settings, Fault> {
     let mut problems = Problems::new(env);
@@ -89,7 +89,7 @@ fn read(args: &RedriveArgs, env: &Environment) -> Result<Settings, Fault> {
     let max_future_ms = problems.take("--max-future", duration_ms(&args.max_future, 0, YEAR));
     let rules = late
         .zip(max_future_ms)
-        .map(|(late, max_future_ms)| Rules { late, max_future_ms: max_future_ms as i64 });
+        .map(|(late, max_future_ms)| RecordRules { late, max_future_ms: max_future_ms as i64 });
     match (kafka, ledger, rules) {
         (Some(kafka), Some(ledger), Some(rules)) if problems.is_empty() => {
             Ok((kafka, ledger, reasons, rules))

@@ -23,10 +23,10 @@ use cluster::read_cluster_secret;
 pub use environment::Environment;
 pub use kafka::read_kafka;
 use postgres::read_ledger;
-pub use postgres::read_ledger_of;
+pub use postgres::{read_ledger_of, read_table};
 pub use problems::Problems;
 use sessionizer_core::alignment::Drift;
-use sessionizer_core::binding::{Late, Rules};
+use sessionizer_core::binding::{Late, RecordRules};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::rfc3339::parse_rfc3339;
 use sessionizer_core::watermark::WatermarkConfig;
@@ -63,7 +63,7 @@ pub struct Config {
     pub watermark: WatermarkConfig,
     /// How far a partition may be ahead of the slowest one that lags, in event time.
     pub drift: Drift,
-    pub rules: Rules,
+    pub rules: RecordRules,
     pub accept_lost_offsets: bool,
     pub writers: u32,
     pub snapshot_interval_ms: u64,
@@ -162,7 +162,7 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
                 idle_timeout_ms: idle_timeout_ms?,
             },
             drift: Drift { most_ms: max_drift_ms? as i64, sessions: drift_sessions? },
-            rules: Rules { max_future_ms: max_future_ms? as i64, late: late? },
+            rules: RecordRules { max_future_ms: max_future_ms? as i64, late: late? },
             accept_lost_offsets: args.accept_lost_offsets,
             writers: writers? as u32,
             snapshot_interval_ms: snapshot_interval_ms?,

@@ -20,7 +20,7 @@ use crate::dataflow::ports::LedgerError;
 use crate::ledger::commit::{ROW_REFUSED, RefusedRow};
 use crate::ledger::connect::classify;
 use crate::ledger::mention::mentions;
-use crate::ledger::peek::Place;
+use crate::ledger::peek::Database;
 use crate::ledger::stopped::{Delta, Stopped, open};
 use crate::ledger::{LedgerConfig, forgotten};
 
@@ -55,7 +55,7 @@ impl Visitor {
 /// What was removed: how many of each, and how many records they stood for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Removed {
-    pub place: Place,
+    pub database: Database,
     /// The table, for messages.
     pub table: String,
     pub rows: (u64, u64),
@@ -100,7 +100,7 @@ pub fn forget(
     stopped.count(&mut tx, &deltas)?;
     stopped.check(&mut tx)?;
     let removed = Removed {
-        place: stopped.place.clone(),
+        database: stopped.database.clone(),
         table: stopped.table.shown.clone(),
         rows,
         found_rows: stopped.found_rows,

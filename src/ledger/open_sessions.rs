@@ -12,7 +12,7 @@ use sessionizer_core::time::{Epoch, Gap};
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::connect::{classify, connect};
-use crate::ledger::peek::Place;
+use crate::ledger::peek::Database;
 use crate::ledger::stopped::{decode, exists, no_such_job};
 use crate::ledger::{LedgerConfig, durable};
 
@@ -74,8 +74,8 @@ pub fn read(
         false => None,
     };
     let Some(job) = job else {
-        let place = Place::of(&mut tx, config).map_err(failed)?;
-        return Err(no_such_job(&mut tx, &place, &config.job)?);
+        let database = Database::of(&mut tx, config).map_err(failed)?;
+        return Err(no_such_job(&mut tx, &database, &config.job)?);
     };
     let shards = job.get::<_, i32>(0).max(1) as u32;
     let gap = Gap::from_millis(job.get(1))

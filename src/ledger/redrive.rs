@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use postgres::Transaction;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
-use sessionizer_core::binding::{Late, Offset, Rules, TopicId};
+use sessionizer_core::binding::{Late, Offset, RecordRules, TopicId};
 use sessionizer_core::event;
 use sessionizer_core::event::{Reason, Rejected};
 use sessionizer_core::fault::Fault;
@@ -25,7 +25,7 @@ use crate::ledger::commit::{Commit, Failed, ROW_REFUSED, RefusedRow, Statements,
 use crate::ledger::connect::classify;
 use crate::ledger::forgotten::Forgotten;
 use crate::ledger::past::Run;
-use crate::ledger::peek::Place;
+use crate::ledger::peek::Database;
 use crate::ledger::stopped::{Delta, Stopped, open};
 
 /// The position of a record.
@@ -55,7 +55,7 @@ pub type Found = Result<(Key, EventTime), String>;
 /// What is to be taken up again, and how it is judged.
 pub struct Redrive {
     pub reasons: Vec<String>,
-    pub rules: Rules,
+    pub rules: RecordRules,
     pub now_ms: u64,
     /// What was read again from Kafka.
     pub found: HashMap<Position, Found>,
@@ -76,7 +76,7 @@ pub struct OfReason {
 
 /// What became of all.
 pub struct Redriven {
-    pub place: Place,
+    pub database: Database,
     pub by_reason: BTreeMap<String, OfReason>,
     /// Records that have joined open sessions, and records in rows.
     pub open: u64,
@@ -180,7 +180,7 @@ pub fn redrive(
     stopped.check(&mut tx)?;
     let sum = |of: fn(&(u64, u64)) -> u64| merged.counts.values().map(of).sum();
     let redriven = Redriven {
-        place: stopped.place.clone(),
+        database: stopped.database.clone(),
         by_reason,
         open: sum(|counts| counts.0),
         closed: sum(|counts| counts.1),

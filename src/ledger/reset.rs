@@ -9,7 +9,7 @@ use sessionizer_core::fault::Fault;
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::connect::classify;
-use crate::ledger::peek::Place;
+use crate::ledger::peek::Database;
 use crate::ledger::start::ADVISORY_LOCK;
 use crate::ledger::stopped::{exists, no_such_job, open, refuse_if_running};
 use crate::ledger::{LedgerConfig, table};
@@ -35,8 +35,8 @@ const THEN: &str = "Stop it, then reset it";
 
 /// What a reset will remove.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Doomed {
-    pub place: Place,
+pub struct ResetPlan {
+    pub database: Database,
     pub job: String,
     pub created_at: String,
     pub started_at: String,
@@ -61,11 +61,11 @@ pub enum RowCount {
 }
 
 /// Looks at a job to be removed; refuses one that is running or does not exist.
-pub fn look(config: &LedgerConfig) -> Result<Doomed, LedgerError> {
+pub fn look(config: &LedgerConfig) -> Result<ResetPlan, LedgerError> {
     let mut client = open(config, "reset")?;
     let failed = |why: postgres::Error| classify(&why, "looking at the job");
-    let place = Place::of(&mut client, config).map_err(failed)?;
-    let job = find(&mut client, &place, &config.job)?;
+    let database = Database::of(&mut client, config).map_err(failed)?;
+    let job = find(&mut client, &database, &config.job)?;
     refuse_if_running(&mut client, &config.job, THEN)?;
     let rows = count_rows(&mut client, &job).map_err(failed)?;
     let mut sum = |table: &str, what: &str| -> Result<i64, LedgerError> {
@@ -77,18 +77,18 @@ pub fn look(config: &LedgerConfig) -> Result<Doomed, LedgerError> {
     };
     let dead_letters = sum("dead_letters", "count(*)")?;
     let open = sum("shard_progress", "coalesce(sum(open), 0)::int8")?;
-    Ok(Doomed { place, rows, dead_letters, open, ..job })
+    Ok(ResetPlan { database, rows, dead_letters, open, ..job })
 }
 
 /// Removes what [`look`] has found.
 pub fn remove(config: &LedgerConfig) -> Result<(), LedgerError> {
     let mut client = open(config, "reset")?;
     let failed = |why: postgres::Error| classify(&why, "removing the job");
-    let place = Place::of(&mut client, config).map_err(failed)?;
+    let database = Database::of(&mut client, config).map_err(failed)?;
     let mut tx = client.transaction().map_err(failed)?;
     tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(failed)?;
     refuse_if_running(&mut tx, &config.job, THEN)?;
-    let job = find(&mut tx, &place, &config.job)?;
+    let job = find(&mut tx, &database, &config.job)?;
     // This waits for commits in flight. From here on, no commit of another instance succeeds.
     for table in TABLES {
         if exists(&mut tx, table).map_err(failed)? {
@@ -103,10 +103,14 @@ pub fn remove(config: &LedgerConfig) -> Result<(), LedgerError> {
 }
 
 /// Finds the row of the job.
-fn find(client: &mut impl GenericClient, place: &Place, job: &str) -> Result<Doomed, LedgerError> {
+fn find(
+    client: &mut impl GenericClient,
+    database: &Database,
+    job: &str,
+) -> Result<ResetPlan, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "looking for the job");
     if !exists(client, "jobs").map_err(failed)? {
-        return Err(no_such_job(client, place, job)?);
+        return Err(no_such_job(client, database, job)?);
     }
     let row = client
         .query_opt(
@@ -119,11 +123,11 @@ fn find(client: &mut impl GenericClient, place: &Place, job: &str) -> Result<Doo
         )
         .map_err(failed)?;
     let Some(row) = row else {
-        return Err(no_such_job(client, place, job)?);
+        return Err(no_such_job(client, database, job)?);
     };
     let there: bool = row.get(5);
-    Ok(Doomed {
-        place: place.clone(),
+    Ok(ResetPlan {
+        database: database.clone(),
         job: job.to_owned(),
         table: row.get(0),
         found_rows: row.get(1),
@@ -136,7 +140,10 @@ fn find(client: &mut impl GenericClient, place: &Place, job: &str) -> Result<Doo
     })
 }
 
-fn count_rows(client: &mut impl GenericClient, job: &Doomed) -> Result<RowCount, postgres::Error> {
+fn count_rows(
+    client: &mut impl GenericClient,
+    job: &ResetPlan,
+) -> Result<RowCount, postgres::Error> {
     if job.rows == RowCount::NoTable {
         return Ok(RowCount::NoTable);
     }

@@ -21,7 +21,7 @@ use sessionizer_core::time::{Epoch, EventTime, Gap};
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::connect::classify;
 use crate::ledger::durable::NamedBinding;
-use crate::ledger::peek::Place;
+use crate::ledger::peek::Database;
 use crate::ledger::pooler::connect_directly;
 use crate::ledger::table::{SessionEnd, Table};
 use crate::ledger::{LedgerConfig, durable, job, rights, start, table};
@@ -29,7 +29,7 @@ use crate::retry;
 use crate::ui::text;
 
 /// How long a closed connection may still be listed.
-const LINGERS: Duration = Duration::from_secs(1);
+const CLOSED_CONNECTION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Opens a connection that does not look like an instance of the job.
 pub(super) fn open(config: &LedgerConfig, command: &str) -> Result<Client, LedgerError> {
@@ -54,7 +54,7 @@ pub(super) fn exists(
 /// The error for a job that does not exist; it names those that do.
 pub(super) fn no_such_job(
     client: &mut impl GenericClient,
-    place: &Place,
+    database: &Database,
     job: &str,
 ) -> Result<LedgerError, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "looking for the job");
@@ -68,7 +68,7 @@ pub(super) fn no_such_job(
         jobs => format!("the jobs are: {}", jobs.join(", ")),
     };
     Ok(LedgerError::Fatal(Fault::Config(format!(
-        "there is no job {job} in {place}; {there}. Name the job with --job or KAFKA_GROUP"
+        "there is no job {job} in {database}; {there}. Name the job with --job or KAFKA_GROUP"
     ))))
 }
 
@@ -86,7 +86,7 @@ pub(super) fn refuse_if_running(
         Ok(running) => Continue(running),
         Err(why) => Break(Err(classify(&why, "looking for instances that run"))),
     };
-    retry::until(LINGERS, Duration::from_millis(50), look).unwrap_or_else(|running| {
+    retry::until(CLOSED_CONNECTION_TIMEOUT, Duration::from_millis(50), look).unwrap_or_else(|running| {
         let (pid, from) = &running[0];
         Err(LedgerError::Fatal(Fault::Config(format!(
             "the job {job} is running, or an audit of it: {} to Postgres, the first from {from} \
@@ -117,7 +117,7 @@ fn running(
 pub(super) struct Stopped {
     /// With the settings that were fixed when the job was created.
     pub config: LedgerConfig,
-    pub place: Place,
+    pub database: Database,
     pub table: Table,
     /// Whether the table had rows before the job.
     pub found_rows: bool,
@@ -149,12 +149,12 @@ impl Stopped {
         command: &str,
     ) -> Result<Self, LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "looking at the job");
-        let place = Place::of(tx, config).map_err(failed)?;
+        let database = Database::of(tx, config).map_err(failed)?;
         tx.execute("select pg_advisory_xact_lock($1)", &[&start::ADVISORY_LOCK]).map_err(failed)?;
         let then = format!("Stop it with SIGTERM, then use `sessionizer {command}`");
         refuse_if_running(tx, &config.job, &then)?;
         if !exists(tx, "jobs").map_err(failed)? {
-            return Err(no_such_job(tx, &place, &config.job)?);
+            return Err(no_such_job(tx, &database, &config.job)?);
         }
         let row = tx
             .query_opt(
@@ -163,7 +163,7 @@ impl Stopped {
                 &[&config.job],
             )
             .map_err(failed)?;
-        let Some(row) = row else { return Err(no_such_job(tx, &place, &config.job)?) };
+        let Some(row) = row else { return Err(no_such_job(tx, &database, &config.job)?) };
         start::ensure_schema(tx)?;
         rights::check_rights(tx)?;
         job::check_table_is_there(tx, config)?;
@@ -198,7 +198,7 @@ impl Stopped {
         )
         .map_err(failed)?;
         Ok(Stopped {
-            place,
+            database,
             table,
             found_rows: row.get(3),
             epoch,
@@ -256,7 +256,7 @@ impl Stopped {
         let [closed, open, dead] = [column(|d| d.closed), column(|d| d.open), column(|d| d.dead)];
         let forgotten = column(|d| d.forgotten);
         let sum = [&closed, &open, &dead, &forgotten].into_iter().flatten().sum::<i64>();
-        assert_eq!(sum, 0, "I8: records change their place, and none vanishes");
+        assert_eq!(sum, 0, "I8: records change their database, and none vanishes");
         let left = tx
             .query_one(
                 "with moved as (

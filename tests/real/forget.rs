@@ -133,7 +133,7 @@ fn nothing_of_a_visitor_is_left_and_everything_still_agrees() {
     let now = chrono_now_ms();
     let future =
         [event(GONE, "www", now + 86_400_000), event("192.0.2.8", "www", now + 86_400_000)];
-    world.send_events(1, &[merged.clone()]);
+    world.send_events(1, std::slice::from_ref(&merged));
     sent.push(merged);
     world.send_events(1, &future);
     let bad = [

@@ -92,7 +92,7 @@ fn late_and_future_events_are_merged_once_and_the_others_stay() {
     wait_for_records(&world, 12);
     // Had it come before, the last two would not have been too late.
     let bridge = event("open", "h", W - 101_000);
-    world.send_events(0, &[bridge.clone()]);
+    world.send_events(0, std::slice::from_ref(&bridge));
     wait_for_records(&world, 13);
     let all = ["redrive", "--reason", "late,future,bad_json", "--max-future", "2h"];
     refuses(&world, &all, &["is running", "Stop it with SIGTERM"]);
@@ -198,7 +198,7 @@ fn refused_rows_are_written_once_the_table_takes_them() {
     wait_for_records(&world, 11);
     // Late, and refused on its own.
     let late = event("a", "long host", T + GAP_MS);
-    world.send_events(0, &[late.clone()]);
+    world.send_events(0, std::slice::from_ref(&late));
     world.send(0, [Some("no event")]);
     wait_for_records(&world, 13);
     job.stop();
