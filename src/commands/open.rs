@@ -100,12 +100,8 @@ fn screen(job: &str, wanted: &Wanted, found: &OpenSessions, now_ms: u64) -> Stri
     table.set_header(["ip", "host", "first event", "last event", "events"]);
     for (key, span) in &found.first {
         let (ip, host) = key.parts();
-        let (first, last) = (seconds(span.first), seconds(span.last));
-        // The day is shown once if it is the same.
-        let last = match (first.split_once(' '), last.split_once(' ')) {
-            (Some((day, _)), Some((same, time))) if day == same => time.to_owned(),
-            _ => last,
-        };
+        let first = seconds(span.first);
+        let last = after(&first, seconds(span.last));
         table.add_row([printable(ip), printable(host), first, last, count(span.count)]);
     }
     let right = comfy_table::CellAlignment::Right;
@@ -132,19 +128,24 @@ fn seconds(time: EventTime) -> String {
 fn age(found: &OpenSessions, now_ms: u64) -> String {
     let ago = |epoch: Epoch| duration(Duration::from_millis(now_ms.saturating_sub(epoch)));
     let OpenSessions { oldest, newest, .. } = *found;
+    let [from, to] = [oldest, newest].map(|epoch| seconds(time(epoch)));
     match (oldest, newest) {
-        (0, _) => format!("As of the snapshots, the newest of {} UTC.", seconds(time(newest))),
-        (oldest, newest) if oldest == newest => {
-            format!("As of {} UTC, {} ago.", seconds(time(oldest)), ago(oldest))
-        }
+        (0, _) => format!("As of snapshots up to {to} UTC ({} ago).", ago(newest)),
+        (oldest, newest) if oldest == newest => format!("As of {from} UTC, {} ago.", ago(oldest)),
         _ => format!(
-            "As of the snapshots of its shards, the oldest of {} UTC ({} ago), the newest of {} \
-             ({} ago).",
-            seconds(time(oldest)),
+            "As of {from} UTC ({} ago) to {} ({} ago), by shard.",
             ago(oldest),
-            seconds(time(newest)),
+            after(&from, to.clone()),
             ago(newest)
         ),
+    }
+}
+
+/// A time after another one: without the day if that is the same.
+fn after(first: &str, then: String) -> String {
+    match (first.split_once(' '), then.split_once(' ')) {
+        (Some((day, _)), Some((same, time))) if day == same => time.to_owned(),
+        _ => then,
     }
 }
 
@@ -183,13 +184,13 @@ mod tests {
             lines[0],
             "3 open sessions of host shop.example with 1,204 events in the job visits."
         );
-        assert!(lines[1].contains("the oldest of 2026-09-24 11:23:20 UTC (1 min ago)"), "{screen}");
-        assert!(lines.iter().skip(2).all(|line| line.chars().count() <= 80), "{screen}");
+        assert!(lines[1].ends_with("12:03:20 UTC (1 min ago) to 12:04:00 (20 s ago), by shard."), "{screen}");
+        assert!(lines.iter().all(|line| line.chars().count() <= 80), "{screen}");
         assert!(
-            lines[4].contains("2026-09-24 11:23:00") && lines[4].ends_with("11:23:19       3"),
+            lines[4].contains("2026-09-24 12:03:00") && lines[4].ends_with("12:03:19       3"),
             "{screen}"
         );
-        assert!(lines[5].contains("2026-09-24 11:23:10") && !screen.contains('\x1b'), "{screen}");
+        assert!(lines[5].contains("2026-09-24 12:03:10") && !screen.contains('\x1b'), "{screen}");
         assert_eq!(lines[6], "… and 1 more (--limit)");
     }
 
@@ -197,7 +198,7 @@ mod tests {
     fn a_clean_stop_has_one_time_and_a_new_job_none() {
         let stopped = OpenSessions { oldest: 1_790_251_440_000, ..found() };
         let text = screen("visits", &Wanted::default(), &stopped, 1_790_251_450_000);
-        assert!(text.contains("\nAs of 2026-09-24 11:24:00 UTC, 10 s ago.\n"), "{text}");
+        assert!(text.contains("\nAs of 2026-09-24 12:04:00 UTC, 10 s ago.\n"), "{text}");
         let text = screen("visits", &Wanted::default(), &OpenSessions::default(), 1);
         assert_eq!(text, "The job visits has not committed anything yet.\n");
     }
