@@ -7,7 +7,8 @@ use log::{error, info, warn};
 use sessionizer::cli;
 use sessionizer::cli::{Command, RunArgs};
 use sessionizer::commands::{
-    audit, compare, demo, forget, health, open, produce, redrive, reset, status,
+    audit, compare, completions, demo, forget, health, man, open, produce, redrive, reset, schema,
+    status,
 };
 use sessionizer::config::Environment;
 use sessionizer::dataflow::run_state::RunState;
@@ -54,6 +55,9 @@ fn main() -> ExitCode {
         Some(Command::Status(args)) => status::status(args, &env, &run_state),
         Some(Command::Health(args)) => health::health(args, &env),
         Some(Command::Demo(args)) => demo::demo(args, &env, &run_state),
+        Some(Command::Schema) => schema::schema(),
+        Some(Command::Completions(args)) => completions::completions(args),
+        Some(Command::Man(args)) => man::man(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,14 +1,16 @@
-//! The commands besides the job itself: audit, compare, demo, forget, health, open, produce,
-//! redrive, reset and status.
+//! The commands besides the job itself.
 
 pub mod audit;
 pub mod compare;
+pub mod completions;
 pub mod demo;
 pub mod forget;
 pub mod health;
 mod http;
+pub mod man;
 pub mod open;
 pub mod produce;
 pub mod redrive;
 pub mod reset;
+pub mod schema;
 pub mod status;

@@ -184,7 +184,10 @@ mod tests {
             lines[0],
             "3 open sessions of host shop.example with 1,204 events in the job visits."
         );
-        assert!(lines[1].ends_with("12:03:20 UTC (1 min ago) to 12:04:00 (20 s ago), by shard."), "{screen}");
+        assert!(
+            lines[1].ends_with("12:03:20 UTC (1 min ago) to 12:04:00 (20 s ago), by shard."),
+            "{screen}"
+        );
         assert!(lines.iter().all(|line| line.chars().count() <= 80), "{screen}");
         assert!(
             lines[4].contains("2026-09-24 12:03:00") && lines[4].ends_with("12:03:19       3"),

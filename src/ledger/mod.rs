@@ -4,14 +4,15 @@
 //! them between clients, `trust` decides whose code may run, `table` knows the table of sessions,
 //! `peek` looks before a start, `start` takes the fence, `job` creates the job or checks its
 //! settings, `rights` checks what the login may do, `probe` rehearses what the job will do,
-//! `durable` reads and checks the durable state, `loss` records what Kafka has lost, `commit`
+//! `schema` applies migrations, `durable` reads and checks the durable state, `loss` records what Kafka has lost, `commit`
 //! writes epochs, `past` detects a database that has gone back to an earlier state, `audit` reads
 //! the durable state for an audit, `prune` deletes old dead letters, `anomalies` writes the rows of
 //! anomalies, `yesterday` reads the rows that the statistics start from, `watch` reads the balance
 //! for the page, and `reset` removes a job. `stopped` knows whether a job was stopped cleanly,
 //! `open_sessions` reads its snapshots for people, `forget` removes a visitor (`mention` looks for
-//! it in texts, `forgotten` remembers it for audits), and `redrive` takes up dead letters again. `copy` encodes rows for COPY. Each statement is beside
-//! its one caller; the objects they use are in `schema.sql`.
+//! it in texts, `forgotten` remembers it for audits), and `redrive` takes up dead letters again.
+//! `copy` encodes rows for COPY. Each statement is beside its one caller; the objects they use are
+//! in `migrations/`.
 
 mod anomalies;
 pub mod audit;
@@ -33,6 +34,7 @@ mod prune;
 mod redrive;
 pub mod reset;
 mod rights;
+pub mod schema;
 pub mod start;
 mod stopped;
 mod table;

@@ -12,7 +12,7 @@ use crate::ledger::connect::classify;
 use crate::ledger::peek::Database;
 use crate::ledger::start::ADVISORY_LOCK;
 use crate::ledger::stopped::{exists, no_such_job, open, refuse_if_running};
-use crate::ledger::{LedgerConfig, table};
+use crate::ledger::{LedgerConfig, schema, table};
 
 /// All tables that hold rows of a job. The first is the one that a commit locks first, so that a
 /// reset waits for commits in flight; the last is the one that the others refer to.
@@ -65,6 +65,7 @@ pub fn look(config: &LedgerConfig) -> Result<ResetPlan, LedgerError> {
     let mut client = open(config, "reset")?;
     let failed = |why: postgres::Error| classify(&why, "looking at the job");
     let database = Database::of(&mut client, config).map_err(failed)?;
+    schema::version(&mut client, &database)?;
     let job = find(&mut client, &database, &config.job)?;
     refuse_if_running(&mut client, &config.job, THEN)?;
     let rows = count_rows(&mut client, &job).map_err(failed)?;

@@ -61,7 +61,8 @@ pub fn advise_on_owners(
 }
 
 /// The rights that the job needs on its own tables, from its first start to a reset.
-const RIGHTS: [(&str, &str); 35] = [
+const RIGHTS: [(&str, &str); 36] = [
+    ("schema_version", "select"),
     ("jobs", "select"),
     ("jobs", "insert"),
     ("jobs", "update"),
@@ -98,6 +99,13 @@ const RIGHTS: [(&str, &str); 35] = [
     ("forgotten", "delete"),
     ("balance", "select"),
 ];
+
+/// What the job uses in the schema `sessionizer`.
+pub fn tables() -> impl Iterator<Item = &'static str> {
+    let mut tables: Vec<&str> = RIGHTS.iter().map(|(table, _)| *table).collect();
+    tables.dedup();
+    tables.into_iter()
+}
 
 /// Fails if the login lacks a right on any existing object in the schema `sessionizer`.
 pub fn check_rights(tx: &mut impl postgres::GenericClient) -> Result<(), LedgerError> {

@@ -18,12 +18,12 @@ use crate::ledger::connect::{classify, quote};
 use crate::ledger::durable;
 use crate::ledger::durable::RecoveredState;
 use crate::ledger::peek::Database;
+use crate::ledger::schema;
 use crate::ledger::table;
 use crate::ledger::table::Table;
 use crate::ledger::yesterday::Yesterday;
 use crate::ledger::{LedgerConfig, job, probe, rights};
 
-const SCHEMA: &str = include_str!("schema.sql");
 /// An arbitrary constant, the same in every instance and in `sessionizer reset`.
 pub const ADVISORY_LOCK: i64 = 0x7365_7373_696f_6e73;
 
@@ -71,7 +71,7 @@ pub fn start(
     let tx = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
     let mut tx = tx.map_err(failed)?;
     tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(failed)?;
-    ensure_schema(&mut tx)?;
+    let migrated = schema::migrate(&mut tx, &database)?;
     rights::check_rights(&mut tx)?;
     job::check_table_is_there(&mut tx, config)?;
     let (table, made_table) = table::ensure(&mut tx, config)?;
@@ -104,6 +104,9 @@ pub fn start(
     advice.extend(probe::probe(&mut tx, config, topics, &table, &durable)?);
     let yesterday = yesterday.map(Yesterday::imported);
     tx.commit().map_err(failed)?;
+    if let Some(migrated) = migrated {
+        log::info!("{migrated}");
+    }
     if created_job {
         table::advise(&table);
     }
@@ -144,36 +147,6 @@ pub fn check_encoding(client: &mut Client) -> Result<(), LedgerError> {
         "the database {database} is encoded in {encoding}: the job needs UTF8 (create database \
          ... encoding 'UTF8' template template0)"
     ))))
-}
-
-/// Creates our schema unless it is complete: a login that may not create anything can use one that
-/// an administrator has created.
-pub(super) fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
-    let failed = |why: postgres::Error| classify(&why, "preparing the schema sessionizer");
-    let there: bool = tx
-        .query_one(
-            "select (select bool_and(to_regclass('sessionizer.' || name) is not null)
-                     from unnest(array['jobs', 'shard_progress', 'epochs', 'bindings', 'snapshots',
-                                       'dead_letters', 'losses', 'replay_differences',
-                                       'anomalies', 'forgotten', 'balance',
-                                       'partitions']) name)
-                and exists (select from pg_attribute where attname = 'topics'
-                            and attrelid = to_regclass('sessionizer.jobs'))
-                and exists (select from pg_attribute where attname = 'clock_ms'
-                            and attrelid = to_regclass('sessionizer.bindings'))
-                and exists (select from pg_attribute where attname = 'records'
-                            and attrelid = to_regclass('sessionizer.dead_letters'))
-                and exists (select from pg_attribute where attname = 'run'
-                            and attrelid = to_regclass('sessionizer.shard_progress'))
-                and exists (select from pg_attribute where attname = 'forgotten'
-                            and attrelid = to_regclass('sessionizer.shard_progress'))
-                and exists (select from pg_attribute where attname = 'forget_salt'
-                            and attrelid = to_regclass('sessionizer.jobs'))",
-            &[],
-        )
-        .map_err(failed)?
-        .get(0);
-    if there { Ok(()) } else { tx.batch_execute(SCHEMA).map_err(failed) }
 }
 
 /// Checks the rights on the table now, because most are needed only later: `delete`, for example,

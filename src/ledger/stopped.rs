@@ -24,7 +24,7 @@ use crate::ledger::durable::NamedBinding;
 use crate::ledger::peek::Database;
 use crate::ledger::pooler::connect_directly;
 use crate::ledger::table::{SessionEnd, Table};
-use crate::ledger::{LedgerConfig, durable, job, rights, start, table};
+use crate::ledger::{LedgerConfig, durable, job, rights, schema, start, table};
 use crate::retry;
 use crate::ui::text;
 
@@ -164,7 +164,7 @@ impl Stopped {
             )
             .map_err(failed)?;
         let Some(row) = row else { return Err(no_such_job(tx, &database, &config.job)?) };
-        start::ensure_schema(tx)?;
+        schema::migrate(tx, &database)?;
         rights::check_rights(tx)?;
         job::check_table_is_there(tx, config)?;
         let table = table::of_job(tx, config)?;
