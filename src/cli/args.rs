@@ -477,6 +477,87 @@ pub struct ResetArgs {
     pub yes: bool,
 }
 
+/// `sessionizer open`.
+#[derive(Args, Debug, Clone)]
+pub struct OpenArgs {
+    /// Only sessions of this visitor, as its events spell it; has no variable
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip: Option<String>,
+
+    /// Only sessions on this host; has no variable
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+
+    /// How many to list, those with the most recent last event first
+    #[arg(long, value_name = "N", default_value = "20")]
+    pub limit: String,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// The job's name [default: KAFKA_GROUP]
+    #[arg(long, value_name = "NAME")]
+    pub job: Option<String>,
+}
+
+/// `sessionizer forget`.
+#[derive(Args, Debug, Clone)]
+pub struct ForgetArgs {
+    /// The visitor, as its events spell it; has no variable
+    #[arg(long, value_name = "ADDRESS")]
+    pub ip: String,
+
+    /// Only on this host; has no variable
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+
+    /// Only show what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Do not ask; has no variable
+    #[arg(short = 'y', long)]
+    pub yes: bool,
+
+    /// The job's name [default: KAFKA_GROUP]
+    #[arg(long, value_name = "NAME")]
+    pub job: Option<String>,
+}
+
+/// `sessionizer redrive`.
+#[derive(Args, Debug, Clone)]
+pub struct RedriveArgs {
+    /// Which dead letters, by their reason: future, late, row_refused, bad_json, …;
+    /// several with commas; has no variable
+    #[arg(long, value_name = "REASON", value_delimiter = ',', required = true)]
+    pub reason: Vec<String>,
+
+    /// What happens to an event whose session has closed, as for the job: merge or drop
+    #[arg(long, value_name = "WHICH", default_value = "merge")]
+    pub late: String,
+
+    /// An event further ahead of the clock than this stays dead, as for the job
+    #[arg(long, value_name = "DURATION", default_value = "5m")]
+    pub max_future: String,
+
+    /// Only show what is good now, and why the rest is not
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Do not ask; has no variable
+    #[arg(short = 'y', long)]
+    pub yes: bool,
+
+    /// The job's name [default: KAFKA_GROUP]
+    #[arg(long, value_name = "NAME")]
+    pub job: Option<String>,
+
+    /// A setting of librdkafka, name=value; can be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_delimiter = ';')]
+    pub kafka_config: Vec<String>,
+}
+
 /// `sessionizer health`.
 #[derive(Args, Debug, Clone)]
 pub struct HealthArgs {

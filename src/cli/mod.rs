@@ -16,8 +16,8 @@ pub mod version;
 use std::ffi::OsString;
 
 pub use args::{
-    AuditArgs, CompareArgs, CompletionsArgs, DemoArgs, HealthArgs, ManArgs, ProduceArgs, ResetArgs,
-    RunArgs, StatusArgs,
+    AuditArgs, CompareArgs, CompletionsArgs, DemoArgs, ForgetArgs, HealthArgs, ManArgs, OpenArgs,
+    ProduceArgs, RedriveArgs, ResetArgs, RunArgs, StatusArgs,
 };
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
@@ -83,6 +83,27 @@ pub enum Command {
     ///
     /// Asks its HTTP port (--http), not Kafka or Postgres.
     Status(Box<StatusArgs>),
+    /// Lists the sessions that are open, and so in no row yet
+    ///
+    /// They are in the snapshots in Postgres, whose format is the program's own: so this is a
+    /// command and not a view. It only reads, and works while the job runs and while it does not.
+    /// A running job takes a snapshot of each shard every --snapshot-interval (one minute by
+    /// default), so the list is that old; a clean stop takes one of all.
+    Open(Box<OpenArgs>),
+    /// Removes a visitor from everything that the job has stored
+    ///
+    /// From rows, open sessions, dead letters and anomalies, in one transaction that keeps the balance
+    /// at zero and the audit right. The job must have been stopped with SIGTERM. Shows what will be
+    /// removed, and asks. The records stay in Kafka until its retention removes them: a `reset`, or
+    /// another job that reads them, brings them back. Backups and the WAL of Postgres are yours.
+    Forget(Box<ForgetArgs>),
+    /// Takes dead letters up again after what made them dead was mended
+    ///
+    /// Decodes them with this program and these settings, and merges those that are events now with
+    /// open sessions and rows, each exactly once: as one more commit of the job, which must have been
+    /// stopped with SIGTERM. Uses the environment of the job. Payloads that were cut are read again
+    /// from Kafka. What is still bad stays as it is.
+    Redrive(Box<RedriveArgs>),
     /// Tells whether a running job is ready, for health checks
     ///
     /// Exits with 0 if it makes progress or has nothing to do, and otherwise with 1 and the reason.

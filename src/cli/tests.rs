@@ -52,11 +52,16 @@ fn every_flag_has_the_variable_of_its_name() {
                 clap::ArgAction::SetTrue => "yes",
                 _ => "0.25",
             };
-            let value = if (name, flag) == ("", "late") { "drop" } else { value };
+            let value = match (name, flag) {
+                ("" | "redrive", "late") => "drop",
+                _ => value,
+            };
             for variable in all {
                 let args: &[&str] = match name {
                     "" => &[],
                     "completions" => &["completions", "bash"],
+                    "forget" => &["forget", "--ip", "192.0.2.7"],
+                    "redrive" => &["redrive", "--reason", "late"],
                     name => &[name],
                 };
                 let (cli, env) = parse_with(args, &[(&variable, value)]).expect("it is known");

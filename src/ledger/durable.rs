@@ -12,6 +12,7 @@ use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::connect::classify;
+use crate::ledger::stopped::exists;
 use crate::ledger::table;
 use crate::ui::text;
 
@@ -179,13 +180,21 @@ fn find_missing(
     if missing.is_empty() && !row.get::<_, bool>(1) {
         missing.extend(find_imbalance(client, job)?);
     }
-    if number(8) > 0 && !table::has_rows(client, table)? {
+    if number(8) > 0 && !table::has_rows(client, table)? && !has_forgotten(client, job)? {
         missing.push(format!(
             "the table is empty, although sessions of {} were written to it",
             text::plural(number(8) as u64, "record")
         ));
     }
     Ok(missing)
+}
+
+/// Whether visitors of the job were forgotten: then the table may be empty for that reason.
+fn has_forgotten(client: &mut impl GenericClient, job: &str) -> Result<bool, postgres::Error> {
+    Ok(exists(client, "forgotten")?
+        && client
+            .query_one("select exists (select from sessionizer.forgotten where job = $1)", &[&job])?
+            .get(0))
 }
 
 /// Describes how the totals fail to balance at the last epoch that all shards have passed.

@@ -61,7 +61,7 @@ pub fn advise_on_owners(
 }
 
 /// The rights that the job needs on its own tables, from its first start to a reset.
-const RIGHTS: [(&str, &str); 31] = [
+const RIGHTS: [(&str, &str); 36] = [
     ("schema_version", "select"),
     ("jobs", "select"),
     ("jobs", "insert"),
@@ -84,6 +84,7 @@ const RIGHTS: [(&str, &str); 31] = [
     ("dead_letters", "insert"),
     ("dead_letters", "update"),
     ("dead_letters", "delete"),
+    ("losses", "select"),
     ("losses", "insert"),
     ("losses", "delete"),
     ("replay_differences", "select"),
@@ -92,6 +93,10 @@ const RIGHTS: [(&str, &str); 31] = [
     ("anomalies", "insert"),
     ("anomalies", "update"),
     ("anomalies", "delete"),
+    ("forgotten", "select"),
+    ("forgotten", "insert"),
+    ("forgotten", "update"),
+    ("forgotten", "delete"),
     ("balance", "select"),
 ];
 

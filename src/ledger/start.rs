@@ -181,12 +181,13 @@ pub fn check_rights(tx: &mut Transaction<'_>, table: &Table) -> Result<(), Ledge
 
 /// Waits for commits in flight and blocks new ones. It locks as a commit does, shards first and in
 /// ascending order, so that there is no deadlock.
-fn lock_shards(tx: &mut Transaction<'_>, job: &str) -> Result<(), LedgerError> {
+pub(super) fn lock_shards(tx: &mut Transaction<'_>, job: &str) -> Result<(), LedgerError> {
     let lock = "select from sessionizer.shard_progress where job = $1 order by shard for update";
     tx.execute(lock, &[&job]).map(|_| ()).map_err(|why| classify(&why, "taking the fence"))
 }
 
-fn fence(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<Fence, LedgerError> {
+/// Takes the fence: from here on, no commit of another run succeeds.
+pub(super) fn fence(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<Fence, LedgerError> {
     let mut random = [0; 8];
     openssl::rand::rand_bytes(&mut random).map_err(|why| {
         LedgerError::Fatal(Fault::Environment(format!("OpenSSL has no random numbers: {why}")))
