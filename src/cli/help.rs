@@ -126,21 +126,22 @@ Examples:
   sessionizer open --host shop.example --limit 1000 --json | jq '.sessions[].ip'";
 
 const FORGET_EXAMPLES: &str = "\
-Exit codes: 0 done, also if there was nothing of the visitor; 1 Postgres failed, and nothing was
-removed; 2 as for the job, also if it is running or was not stopped cleanly.
+Exit codes: 0 done, also if there was nothing of the visitor; 1 Postgres failed:
+run it again; 2 as for the job, and if it runs or was not stopped
+cleanly.
 
 Examples:
   sessionizer forget --ip 192.0.2.7 --dry-run
   sessionizer forget --ip 192.0.2.7 --host shop.example --yes";
 
 const REDRIVE_EXAMPLES: &str = "\
-Exit codes: 0 done, also if nothing is good now; 1 a server failed, and nothing was changed; 2 as for
-the job, also if it is running or was not stopped cleanly.
+Exit codes: 0 done, also if nothing is good now; 1 a server failed:
+run it again; 2 as for the job, and if it runs or was not stopped cleanly.
 
 Examples:
-  sessionizer redrive --reason future --dry-run       after a clock was set right
-  sessionizer redrive --reason late --yes             after --late drop was given up
-  sessionizer redrive --reason row_refused,bad_time   after the table was widened, and an upgrade";
+  sessionizer redrive --reason future --dry-run    after a clock was set right
+  sessionizer redrive --reason late --yes          after --late drop was given up
+  sessionizer redrive --reason row_refused         after the table was widened";
 
 const HEALTH_EXAMPLES: &str = "\
 Exit codes: 0 it is ready, 1 it is not or does not answer, 2 what answers is no job.

@@ -83,9 +83,9 @@ fn read(args: &ForgetArgs, env: &Environment) -> Result<(LedgerConfig, Visitor),
 fn give_up(error: LedgerError) -> Fault {
     match error {
         LedgerError::Fatal(fault) => fault,
-        LedgerError::Retry(why) => {
-            Fault::Environment(format!("nothing was removed: Postgres cannot be used: {why}"))
-        }
+        LedgerError::Retry(why) => Fault::Environment(format!(
+            "Postgres cannot be used: {why}. Either everything was removed or nothing: run it again"
+        )),
     }
 }
 

@@ -101,9 +101,10 @@ fn read(args: &RedriveArgs, env: &Environment) -> Result<Settings, Fault> {
 fn give_up(error: LedgerError) -> Fault {
     match error {
         LedgerError::Fatal(fault) => fault,
-        LedgerError::Retry(why) => {
-            Fault::Environment(format!("nothing was changed: Postgres cannot be used: {why}"))
-        }
+        LedgerError::Retry(why) => Fault::Environment(format!(
+            "Postgres cannot be used: {why}. Either everything was merged or nothing: run it again, \
+             and nothing counts twice"
+        )),
     }
 }
 
