@@ -6,13 +6,14 @@
 //! settings, `rights` checks what the login may do, `probe` rehearses what the job will do,
 //! `durable` reads and checks the durable state, `loss` records what Kafka has lost, `commit`
 //! writes epochs, `past` detects a database that has gone back to an earlier state, `audit` reads
-//! the durable state for an audit, `prune` deletes old dead letters, `anomalies` writes the rows of
+//! the durable state for an audit, `audits` keeps what it has found, `prune` deletes old dead letters, `anomalies` writes the rows of
 //! anomalies, `yesterday` reads the rows that the statistics start from, `watch` reads the balance
 //! for the page, and `reset` removes a job. `copy` encodes rows for COPY. Each statement is beside
 //! its one caller; the objects they use are in `schema.sql`.
 
 mod anomalies;
 pub mod audit;
+mod audits;
 pub mod commit;
 mod connect;
 mod copy;
@@ -41,6 +42,7 @@ use std::time::{Duration, Instant};
 
 pub use anomalies::AnomalyRows;
 pub use audit::{Balance, Moment};
+pub use audits::{Audits, NewAudit, StoredAudit};
 pub use durable::{NamedBinding, NamedEpoch, RecoveredState};
 use log::info;
 pub use loss::Loss;

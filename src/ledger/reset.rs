@@ -21,11 +21,13 @@ use crate::ui::text;
 
 /// All tables that hold rows of a job. The first is the one that a commit locks first, so that a
 /// reset waits for commits in flight; the last is the one that the others refer to.
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 11] = [
     "shard_progress",
     "losses",
     "replay_differences",
     "anomalies",
+    "audits",
+    "audit_state",
     "dead_letters",
     "snapshots",
     "bindings",

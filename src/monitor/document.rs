@@ -54,10 +54,7 @@ pub fn document(board: &Board, totals: &Totals, samples: &[Sample]) -> Document 
         "latest": {"keep": LATEST, "rows": latest(board, samples)},
         "dead_letters": dead_letters(board, samples),
         "balance": balance(board),
-        "proof": unknown(
-            &["verified_through", "audited_at", "differences"],
-            "no audit has been recorded: `sessionizer audit` compares the table with the topic",
-        ),
+        "proof": proof(board),
         "anomalies": anomalies::block(facts, &samples[0]),
         "peers": {"rows": samples.iter().map(peer).collect::<Vec<_>>()},
     });
@@ -317,6 +314,29 @@ fn balance(board: &Board) -> Value {
             why,
         ),
     }
+}
+
+fn proof(board: &Board) -> Value {
+    let none = "no audit has been recorded: `sessionizer audit` compares the table with the topic";
+    let audit = match &board.audit {
+        Ok(Some(audit)) => audit,
+        nothing => {
+            let why = nothing.as_ref().err().map_or(none, String::as_str);
+            return unknown(
+                &["verified_through", "audited_at", "differences", "unverifiable", "rows", "kind"],
+                why,
+            );
+        }
+    };
+    let mut shown = json!({
+        "verified_through": audit.watermark_ms, "audited_at": audit.audited_at_ms,
+        "differences": audit.differences, "unverifiable": audit.unverifiable, "rows": audit.rows,
+        "kind": if audit.incremental { "incremental" } else { "full" },
+    });
+    if audit.watermark_ms.is_none() {
+        shown["why"] = json!({"verified_through": "no event had moved the watermark yet"});
+    }
+    shown
 }
 
 fn peer(sample: &Sample) -> Value {
