@@ -6,10 +6,11 @@
 //! settings, `rights` checks what the login may do, `probe` rehearses what the job will do,
 //! `durable` reads and checks the durable state, `loss` records what Kafka has lost, `commit`
 //! writes epochs, `past` detects a database that has gone back to an earlier state, `audit` reads
-//! the durable state for an audit, `audits` keeps what it has found, `prune` deletes old dead letters, `anomalies` writes the rows of
-//! anomalies, `yesterday` reads the rows that the statistics start from, `watch` reads the balance
-//! for the page, and `reset` removes a job. `copy` encodes rows for COPY. Each statement is beside
-//! its one caller; the objects they use are in `schema.sql`.
+//! the durable state for an audit, `audits` keeps what it has found, `prune` deletes old dead
+//! letters, `anomalies` writes the rows of anomalies, `yesterday` reads the rows that the statistics
+//! start from, `watch` reads the balance and the last audit for the page, and `reset` removes a job.
+//! `copy` encodes rows for COPY. Each statement is beside its one caller; the objects they use are
+//! in `schema.sql`.
 
 mod anomalies;
 pub mod audit;

@@ -147,7 +147,8 @@ fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
             "select (select bool_and(to_regclass('sessionizer.' || name) is not null)
                      from unnest(array['jobs', 'shard_progress', 'epochs', 'bindings', 'snapshots',
                                        'dead_letters', 'losses', 'replay_differences',
-                                       'anomalies', 'balance', 'partitions']) name)
+                                       'anomalies', 'audits', 'audit_state', 'balance',
+                                       'partitions']) name)
                 and exists (select from pg_attribute where attname = 'topics'
                             and attrelid = to_regclass('sessionizer.jobs'))
                 and exists (select from pg_attribute where attname = 'clock_ms'

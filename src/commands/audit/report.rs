@@ -94,14 +94,8 @@ impl Report {
             return Err(fault.clone());
         } else {
             let sessions = found.right + found.sealed + found.part_of_open + found.joined;
-            let read = match self.incremental {
-                true => {
-                    format!(" ({} read since the last audit)", plural(self.records_read, "record"))
-                }
-                false => String::new(),
-            };
             return Ok(format!(
-                "The table equals the batch answer: {} of {}, {} still open{read}.",
+                "The table equals the batch answer: {} of {}, {} still open.",
                 plural(sessions, "session"),
                 plural(self.events, "event"),
                 count(found.open)
@@ -115,6 +109,13 @@ impl Report {
         self.print_differences(out)?;
         self.print_days(out)?;
         let found = &self.findings;
+        if self.incremental {
+            let read = plural(self.records_read, "record");
+            writeln!(
+                out,
+                "Continued from the last audit: read {read}, all others were verified before."
+            )?;
+        }
         writeln!(out, "Rows of {} and sessions of the topic:", self.table)?;
         line(out, found.right + found.sealed, "rows are right")?;
         for (count, what) in [
