@@ -16,10 +16,10 @@ use crate::job::notify::Notifier;
 use crate::job::report::Reporter;
 use crate::ledger::{BalanceWatch, SessionEnd};
 use crate::monitor::condition::Ended;
-use crate::monitor::{AskBalance, Asked, Audit, Balance, Facts, Monitor};
+use crate::monitor::{AskBalance, Asked, AuditRow, BalanceRow, Facts, Monitor};
 
 /// How often the last audit is read, at most, while somebody looks.
-const AUDIT_EVERY: Duration = Duration::from_secs(15);
+const AUDIT_INTERVAL: Duration = Duration::from_secs(15);
 
 /// What lets others watch the runs of this process.
 pub(super) struct Watchers {
@@ -107,7 +107,7 @@ fn ask_balance(config: &Config) -> AskBalance {
     let mut asked: Option<Instant> = None;
     Box::new(move || {
         let balance = match watch.read() {
-            Ok(Some((epoch, found))) => Ok(Balance {
+            Ok(Some((epoch, found))) => Ok(BalanceRow {
                 as_of_ms: epoch,
                 records: found.records,
                 closed: found.closed,
@@ -119,7 +119,7 @@ fn ask_balance(config: &Config) -> AskBalance {
             Ok(None) => Err("nothing has been committed yet".to_owned()),
             Err(why) => Err(format!("Postgres did not answer: {why}")),
         };
-        let due = asked.is_none_or(|asked| asked.elapsed() >= AUDIT_EVERY);
+        let due = asked.is_none_or(|asked| asked.elapsed() >= AUDIT_INTERVAL);
         let audit = (shows_audits && due).then(|| {
             asked = Some(Instant::now());
             last_audit(&mut watch)
@@ -129,11 +129,11 @@ fn ask_balance(config: &Config) -> AskBalance {
 }
 
 /// The last audit; `None` if it cannot be read.
-fn last_audit(watch: &mut BalanceWatch) -> Option<Option<Audit>> {
+fn last_audit(watch: &mut BalanceWatch) -> Option<Option<AuditRow>> {
     let found = watch.last_audit();
     let found =
         found.inspect_err(|why| log::debug!("the last audit cannot be read: {why}")).ok()?;
-    Some(found.map(|found| Audit {
+    Some(found.map(|found| AuditRow {
         audited_at_ms: found.audited_at_ms,
         watermark_ms: found.watermark_ms,
         incremental: found.incremental,

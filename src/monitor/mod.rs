@@ -4,7 +4,7 @@
 //! ```text
 //!   operators -> Figures, Metrics     a few times a second, or once a batch
 //!   sample    -> plain data           once a second, on the thread of the monitor
-//!   board     -> rates, the condition, health
+//!   job_state -> rates, the condition, health
 //!   document  -> /status, /events     exposition -> /metrics
 //! ```
 //!
@@ -14,7 +14,6 @@
 mod anomalies;
 mod answer;
 mod assets;
-pub mod board;
 mod body;
 pub mod condition;
 mod connections;
@@ -23,6 +22,7 @@ mod exposition;
 mod health;
 mod history;
 mod host;
+pub mod job_state;
 mod mask;
 mod process;
 pub mod sample;
@@ -36,7 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-pub use self::board::{Audit, Balance};
+pub use self::job_state::{AuditRow, BalanceRow};
 use crate::dataflow::run_state::RunState;
 use crate::monitor::condition::Ended;
 
@@ -84,9 +84,9 @@ pub struct Facts {
 
 /// What is read from Postgres while somebody looks.
 pub struct Asked {
-    pub balance: Result<Balance, String>,
+    pub balance: Result<BalanceRow, String>,
     /// The last audit, if there was any; `None` if that was not asked for this time, or failed.
-    pub audit: Option<Option<Audit>>,
+    pub audit: Option<Option<AuditRow>>,
 }
 
 /// Reads the balance and the last audit from Postgres, which may be slow.
@@ -118,7 +118,7 @@ pub struct Monitor {
 }
 
 /// How long the end of a run waits until the last state has been sent to open pages.
-const LAST_WORD: Duration = Duration::from_millis(500);
+const LAST_STATE_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Monitor {
     /// Starts the monitor, unless it is switched off.
@@ -160,6 +160,6 @@ impl Monitor {
     pub fn end(mut self, how: Ended) {
         *self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
         drop(self.stop.take());
-        let _ = self.ended.recv_timeout(LAST_WORD);
+        let _ = self.ended.recv_timeout(LAST_STATE_TIMEOUT);
     }
 }

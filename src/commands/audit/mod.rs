@@ -34,11 +34,11 @@ use crate::ledger::LedgerConfig;
 use crate::ui::text;
 
 /// How many differences of each kind are shown by default.
-const SHOWN: usize = 20;
+const MAX_SHOWN: usize = 20;
 /// The bounds of `--every` and `--keep`.
 const YEAR_MS: u64 = 366 * 86_400_000;
 /// How often a pause looks whether to end.
-const LOOKS: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How to audit.
 struct Settings {
@@ -91,7 +91,7 @@ fn repeat(
             Err(fault) => return Err(fault),
         }
         while !run_state.ending() && began.elapsed() < every {
-            thread::sleep(LOOKS.min(every.saturating_sub(began.elapsed())));
+            thread::sleep(POLL_INTERVAL.min(every.saturating_sub(began.elapsed())));
         }
         if run_state.ending() {
             return Ok(());
@@ -107,7 +107,7 @@ pub fn verify(
     run_state: &RunState,
 ) -> Result<Report, Fault> {
     let settings = Settings {
-        show: SHOWN,
+        show: MAX_SHOWN,
         every: None,
         full: true,
         record: false,

@@ -174,8 +174,8 @@ impl Report {
                 days.add_row([
                     day.to_string(),
                     what.to_owned(),
-                    sums.rows.to_string(),
-                    sums.events.to_string(),
+                    signed(sums.rows),
+                    signed(sums.events),
                 ]);
             }
         }
@@ -284,6 +284,11 @@ fn wrong_totals(
         (found != *recorded).then_some((Shard(at as u32), *recorded, found))
     };
     moment.shards.iter().enumerate().filter_map(compare).collect()
+}
+
+/// A count that is negative if sums contradict each other.
+fn signed(n: i64) -> String {
+    format!("{}{}", if n < 0 { "-" } else { "" }, count(n.unsigned_abs()))
 }
 
 /// A count and what it counts, in columns.

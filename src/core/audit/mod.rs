@@ -36,6 +36,7 @@
 //! purpose. Of the oldest day that is left, rows may be gone, too, once older days are.
 
 mod comparison;
+mod findings;
 mod state;
 mod sums;
 #[cfg(test)]
@@ -43,7 +44,8 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub use self::comparison::{Comparison, Difference, Findings, OldEvents, Rules};
+pub use self::comparison::Comparison;
+pub use self::findings::{Difference, Findings, OldEvents, Rules};
 pub use self::sums::{Day, DayDifference, Sums};
 use crate::binding::Offset;
 use crate::key::Key;
