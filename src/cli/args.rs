@@ -416,6 +416,27 @@ pub struct AuditArgs {
     #[arg(long, value_name = "N", default_value = "20")]
     pub show: String,
 
+    /// Audit again and again, at this interval, until it is stopped
+    ///
+    /// A difference is logged as an error and kept in sessionizer.audits, and the audits go on.
+    #[arg(long, value_name = "DURATION")]
+    pub every: Option<String>,
+
+    /// Read everything again, and not just what is new since the last audit
+    #[arg(long)]
+    pub full: bool,
+
+    /// For how long verified sessions are kept one by one, so that late events can join them
+    ///
+    /// Counted back from the watermark. Older ones are kept as sums by day: a difference then names
+    /// the day, and --full the row. Later events than that need older records of the topic.
+    #[arg(long, value_name = "DURATION", default_value = "1d")]
+    pub keep: String,
+
+    /// Write nothing: read everything again, and keep no result
+    #[arg(long)]
+    pub no_record: bool,
+
     /// A setting of librdkafka, name=value; can be given several times
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = ';')]
     pub kafka_config: Vec<String>,

@@ -106,10 +106,12 @@ Examples:
 
 const AUDIT_EXAMPLES: &str = "\
 Exit codes: 0 the table is right, 1 it is not (or a server failed), 2 as for the job.
+With --every, a difference ends nothing: 0 when it is stopped.
 
 Examples:
-  sessionizer audit
-  sessionizer audit --env-file job.env --show 100";
+  sessionizer audit                    continue from the last audit
+  sessionizer audit --every 1h         forever; the page and the metrics show the result
+  sessionizer audit --full --env-file job.env --show 100";
 
 const STATUS_EXAMPLES: &str = "\
 Examples:

@@ -20,6 +20,7 @@
 
 pub mod alignment;
 pub mod anomaly;
+pub mod audit;
 pub mod binding;
 pub mod epoch_clock;
 pub mod event;

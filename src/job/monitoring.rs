@@ -4,6 +4,7 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sessionizer_core::fault::Fault;
 
@@ -15,7 +16,10 @@ use crate::job::notify::Notifier;
 use crate::job::report::Reporter;
 use crate::ledger::{BalanceWatch, SessionEnd};
 use crate::monitor::condition::Ended;
-use crate::monitor::{AskBalance, BalanceRow, Facts, Monitor};
+use crate::monitor::{AskBalance, Asked, AuditRow, BalanceRow, Facts, Monitor};
+
+/// How often the last audit is read, at most, while somebody looks.
+const AUDIT_INTERVAL: Duration = Duration::from_secs(15);
 
 /// What lets others watch the runs of this process.
 pub(super) struct Watchers {
@@ -99,20 +103,45 @@ pub(super) fn facts(config: &Config) -> Facts {
 
 fn ask_balance(config: &Config) -> AskBalance {
     let mut watch = BalanceWatch::new(&config.ledger);
-    Box::new(move || match watch.read() {
-        Ok(Some((epoch, found))) => Ok(BalanceRow {
-            as_of_ms: epoch,
-            records: found.records,
-            closed: found.closed,
-            open: found.open,
-            dead: found.dead,
-            lost: found.lost,
-            forgotten: found.forgotten,
-            difference: found.difference,
-        }),
-        Ok(None) => Err("nothing has been committed yet".to_owned()),
-        Err(why) => Err(format!("Postgres did not answer: {why}")),
+    let shows_audits = config.process == 0;
+    let mut asked: Option<Instant> = None;
+    Box::new(move || {
+        let balance = match watch.read() {
+            Ok(Some((epoch, found))) => Ok(BalanceRow {
+                as_of_ms: epoch,
+                records: found.records,
+                closed: found.closed,
+                open: found.open,
+                dead: found.dead,
+                lost: found.lost,
+                forgotten: found.forgotten,
+                difference: found.difference,
+            }),
+            Ok(None) => Err("nothing has been committed yet".to_owned()),
+            Err(why) => Err(format!("Postgres did not answer: {why}")),
+        };
+        let due = asked.is_none_or(|asked| asked.elapsed() >= AUDIT_INTERVAL);
+        let audit = (shows_audits && due).then(|| {
+            asked = Some(Instant::now());
+            last_audit(&mut watch)
+        });
+        Asked { balance, audit: audit.flatten() }
     })
+}
+
+/// The last audit; `None` if it cannot be read.
+fn last_audit(watch: &mut BalanceWatch) -> Option<Option<AuditRow>> {
+    let found = watch.last_audit();
+    let found =
+        found.inspect_err(|why| log::debug!("the last audit cannot be read: {why}")).ok()?;
+    Some(found.map(|found| AuditRow {
+        audited_at_ms: found.audited_at_ms,
+        watermark_ms: found.watermark_ms,
+        incremental: found.incremental,
+        rows: found.rows,
+        differences: found.differences,
+        unverifiable: found.unverifiable,
+    }))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use postgres::Client;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
+use sessionizer_core::audit::{Past, Proof};
 use sessionizer_core::binding::{Offset, Status};
 use sessionizer_core::event::Reason;
 use sessionizer_core::fault::Fault;
@@ -38,10 +39,13 @@ pub struct Moment {
     pub gap: Gap,
     /// Whether the table had rows before the job.
     pub found_rows: bool,
+    pub past: Past,
     /// By shard: the epoch up to which its output is in the table, and its counts.
     pub shards: Vec<ShardProgress>,
     /// By epoch at which a shard stands: the watermark, and the last binding of each partition.
     pub epochs: BTreeMap<Epoch, (EventTime, Vec<NamedBinding>)>,
+    /// The watermark of the slowest shard. A drain does not move it.
+    pub watermark: EventTime,
     /// Records that decode but are dead letters: too far in the future, or dropped as late. By
     /// topic and partition; late ones count in the shard of their key.
     pub refused: HashMap<(String, i32), HashMap<Offset, Reason>>,
@@ -91,8 +95,10 @@ impl Moment {
             false => None, // No job has ever run here.
             true => client
                 .query_opt(
-                    "select table_schema, table_name, gap_ms, session_end, found_rows, shards
-                     from sessionizer.jobs where job = $1",
+                    // Read the last one through JSON: a schema of an older version lacks the column.
+                    "select table_schema, table_name, gap_ms, session_end, found_rows, shards,
+                            created_at::text, coalesce((to_jsonb(j) ->> 'lost')::bigint, 0)
+                     from sessionizer.jobs j where job = $1",
                     &[&config.job],
                 )
                 .map_err(failed)?,
@@ -120,8 +126,14 @@ impl Moment {
             session_end,
             gap,
             found_rows: job.get(4),
+            past: Past {
+                created_at: job.get(6),
+                lost: u64::try_from(job.get::<_, i64>(7)).unwrap_or(0),
+                ..Past::default()
+            },
             shards: Vec::new(),
             epochs: BTreeMap::new(),
+            watermark: EventTime::FOREVER,
             refused: HashMap::new(),
             latest: HashMap::new(),
             refused_rows: Vec::new(),
@@ -130,6 +142,8 @@ impl Moment {
             balance: None,
         };
         moment.read_progress(&config.job)?;
+        moment.past.losses = moment.count("losses")?;
+        moment.past.replays = moment.count("replay_differences")?;
         let known = moment.shards.iter().all(|shard| moment.epochs.contains_key(&shard.epoch));
         if moment.shards.len() as i32 != job.get::<_, i32>(5) || !known {
             return Err(LedgerError::Fatal(Fault::Config(format!(
@@ -145,6 +159,46 @@ impl Moment {
     /// Returns the table, quoted for SQL.
     pub fn table(&self) -> &str {
         &self.table
+    }
+
+    /// Returns the last binding of each partition, as of the shard that is ahead.
+    pub fn latest_bindings(&self) -> &[NamedBinding] {
+        self.epochs.last_key_value().map_or(&[], |(_, (_, bindings))| bindings)
+    }
+
+    /// Returns the time from the last event of a session to the end in its row, in milliseconds.
+    pub fn end_after_ms(&self) -> i64 {
+        match self.session_end {
+            SessionEnd::Window => self.gap.millis(),
+            SessionEnd::LastEvent => 0,
+        }
+    }
+
+    /// The rows of the job in a table that an older version may lack.
+    fn count(&mut self, table: &str) -> Result<u64, LedgerError> {
+        let failed = |why: postgres::Error| classify(&why, "looking for losses");
+        let name = format!("sessionizer.{table}");
+        let there = self.client.query_one("select to_regclass($1) is not null", &[&name]);
+        if !there.map_err(failed)?.get::<_, bool>(0) {
+            return Ok(0);
+        }
+        let count = format!("select count(*) from {name} where job = $1");
+        let row = self.client.query_one(&count, &[&self.job]).map_err(failed)?;
+        Ok(row.get::<_, i64>(0) as u64)
+    }
+
+    /// Reads what the last audit has verified, if the audit with this claim may continue from it.
+    /// The error says why it cannot be read.
+    pub fn proof(&mut self, claim: i64) -> Result<Option<Result<Proof, String>>, LedgerError> {
+        let row = self
+            .client
+            .query_opt(
+                "select data from sessionizer.audit_state
+                 where job = $1 and claim = $2 and data is not null",
+                &[&self.job, &claim],
+            )
+            .map_err(|why| classify(&why, "reading what the last audit has verified"))?;
+        Ok(row.map(|row| Proof::decode(row.get(0))))
     }
 
     /// Returns the table, for messages.
@@ -166,6 +220,7 @@ impl Moment {
             let Some(watermark) = watermark else { continue };
             let watermark = watermark.get::<_, Option<i64>>(0);
             let mut watermark = watermark.map_or(EventTime::NEVER, EventTime::from_millis);
+            self.watermark = self.watermark.min(watermark);
             let bindings = durable::bindings_at(&mut self.client, job, epoch)?;
             if bindings.iter().all(|binding| binding.status == Status::Ended) {
                 watermark = EventTime::FOREVER; // A drain closes everything.

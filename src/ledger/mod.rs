@@ -6,10 +6,10 @@
 //! settings, `rights` checks what the login may do, `probe` rehearses what the job will do,
 //! `schema` applies migrations, `durable` reads and checks the durable state, `loss` records what
 //! Kafka has lost, `commit` writes epochs, `past` detects a database that has gone back to an earlier
-//! state, `audit` reads
-//! the durable state for an audit, `prune` deletes old dead letters, `anomalies` writes the rows of
-//! anomalies, `past_rows` reads the rows that the statistics start from, `watch` reads the balance
-//! for the page, and `reset` removes a job. `stopped` knows whether a job was stopped cleanly,
+//! state, `audit` reads the durable state for an audit, `audits` keeps what it has found, `prune`
+//! deletes old dead letters, `anomalies` writes the rows of anomalies, `past_rows` reads the rows
+//! that the statistics start from, `watch` reads the balance and the last audit for the page, and
+//! `reset` removes a job. `stopped` knows whether a job was stopped cleanly,
 //! `open_sessions` reads its snapshots for people, `forget` removes a visitor (`mention` looks for
 //! it in texts, `forgotten` remembers it for audits), and `redrive` takes up dead letters again.
 //! `copy` encodes rows for COPY. Each statement is beside its one caller; the objects they use are
@@ -17,6 +17,7 @@
 
 mod anomalies;
 pub mod audit;
+mod audits;
 pub mod commit;
 mod connect;
 mod copy;
@@ -52,6 +53,7 @@ use std::time::{Duration, Instant};
 
 pub use anomalies::AnomalyRows;
 pub use audit::{Balance, Moment};
+pub use audits::{Audits, NewAudit, StoredAudit};
 pub use commit::ROW_REFUSED;
 pub use durable::{NamedBinding, NamedEpoch, RecoveredState};
 pub use forget::{Removed, Visitor};

@@ -16,12 +16,14 @@ use crate::ledger::{LedgerConfig, schema, table};
 
 /// All tables that hold rows of a job. The first is the one that a commit locks first, so that a
 /// reset waits for commits in flight; the last is the one that the others refer to.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 12] = [
     "shard_progress",
     "losses",
     "replay_differences",
     "anomalies",
     "forgotten",
+    "audits",
+    "audit_state",
     "dead_letters",
     "snapshots",
     "bindings",

@@ -61,7 +61,7 @@ pub fn advise_on_owners(
 }
 
 /// The rights that the job needs on its own tables, from its first start to a reset.
-const RIGHTS: [(&str, &str); 36] = [
+const RIGHTS: [(&str, &str); 38] = [
     ("schema_version", "select"),
     ("jobs", "select"),
     ("jobs", "insert"),
@@ -97,6 +97,8 @@ const RIGHTS: [(&str, &str); 36] = [
     ("forgotten", "insert"),
     ("forgotten", "update"),
     ("forgotten", "delete"),
+    ("audit_state", "select"),
+    ("audit_state", "delete"),
     ("balance", "select"),
 ];
 

@@ -120,7 +120,7 @@ pub fn refuse_other(client: &mut impl GenericClient, at: &Database) -> Result<()
 }
 
 fn is_complete(tx: &mut Transaction<'_>) -> Result<bool, postgres::Error> {
-    let objects: Vec<&str> = rights::tables().chain(["partitions"]).collect();
+    let objects: Vec<&str> = rights::tables().chain(["partitions", "audits"]).collect();
     let all = "select bool_and(to_regclass('sessionizer.' || name) is not null)
                from unnest($1::text[]) name";
     Ok(tx.query_one(all, &[&objects])?.get(0))

@@ -197,6 +197,9 @@ impl Stopped {
             &[&config.job, &by],
         )
         .map_err(failed)?;
+        // What audits have verified is about to change: the next one reads everything again.
+        tx.execute("delete from sessionizer.audit_state where job = $1", &[&config.job])
+            .map_err(failed)?;
         Ok(Stopped {
             database,
             table,

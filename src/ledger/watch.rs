@@ -1,10 +1,12 @@
-//! Reads the balance for the page, on a connection of its own that is kept while somebody watches.
+//! Reads the balance and the last audit for the page and the metrics, on a connection of its own
+//! that is kept while somebody watches.
 
 use postgres::Client;
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
 use crate::ledger::audit::Balance;
+use crate::ledger::audits::{self, StoredAudit};
 use crate::ledger::connect::{classify, connect};
 
 /// How often a query is attempted.
@@ -39,7 +41,17 @@ impl BalanceWatch {
         Err(last.expect("it was tried"))
     }
 
-    fn try_read(&mut self) -> Result<Option<(i64, Balance)>, LedgerError> {
+    /// Returns the last audit of the job, if there was any.
+    pub fn last_audit(&mut self) -> Result<Option<StoredAudit>, LedgerError> {
+        let job = self.config.job.clone();
+        let found = audits::last(self.client()?, &job);
+        if found.is_err() {
+            self.client = None;
+        }
+        found.map_err(|why| classify(&why, "reading the last audit"))
+    }
+
+    fn client(&mut self) -> Result<&mut Client, LedgerError> {
         if self.client.is_none() {
             let mut client = connect(&self.config)?;
             // These queries must never get in the job's way.
@@ -51,13 +63,18 @@ impl BalanceWatch {
                 .map_err(|why| classify(&why, "reading the balance"))?;
             self.client = Some(client);
         }
-        let client = self.client.as_mut().expect("just connected");
-        let row = client
+        Ok(self.client.as_mut().expect("just connected"))
+    }
+
+    fn try_read(&mut self) -> Result<Option<(i64, Balance)>, LedgerError> {
+        let job = self.config.job.clone();
+        let row = self
+            .client()?
             .query_opt(
                 "select b.epoch, b.records, b.closed, b.open, b.dead, b.lost, b.difference,
                         b.forgotten
                  from sessionizer.balance b where job = $1",
-                &[&self.config.job],
+                &[&job],
             )
             .map_err(|why| classify(&why, "reading the balance"))?;
         Ok(row.map(|row| {

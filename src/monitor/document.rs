@@ -57,10 +57,7 @@ pub fn document(job_state: &JobState, totals: &Totals, samples: &[Sample]) -> Do
         "latest": {"keep": LATEST, "rows": latest(job_state, samples)},
         "dead_letters": dead_letters(job_state, samples),
         "balance": balance(job_state),
-        "proof": unknown(
-            &["verified_through", "audited_at", "differences"],
-            "no audit has been recorded: `sessionizer audit` compares the table with the topic",
-        ),
+        "proof": proof(job_state),
         "anomalies": anomalies::block(facts, &samples[0]),
         "peers": {"rows": samples.iter().map(peer).collect::<Vec<_>>()},
     });
@@ -331,6 +328,29 @@ fn balance(job_state: &JobState) -> Value {
             why,
         ),
     }
+}
+
+fn proof(job_state: &JobState) -> Value {
+    let none = "no audit has been recorded: `sessionizer audit` compares the table with the topic";
+    let audit = match &job_state.audit {
+        Ok(Some(audit)) => audit,
+        nothing => {
+            let why = nothing.as_ref().err().map_or(none, String::as_str);
+            return unknown(
+                &["verified_through", "audited_at", "differences", "unverifiable", "rows", "kind"],
+                why,
+            );
+        }
+    };
+    let mut shown = json!({
+        "verified_through": audit.watermark_ms, "audited_at": audit.audited_at_ms,
+        "differences": audit.differences, "unverifiable": audit.unverifiable, "rows": audit.rows,
+        "kind": if audit.incremental { "incremental" } else { "full" },
+    });
+    if audit.watermark_ms.is_none() {
+        shown["why"] = json!({"verified_through": "no event had moved the watermark yet"});
+    }
+    shown
 }
 
 fn peer(sample: &Sample) -> Value {

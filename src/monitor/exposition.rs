@@ -19,7 +19,7 @@ use prometheus_client::registry::Registry;
 use crate::dataflow::anomalies::figures::Counts;
 use crate::dataflow::buckets::{BOUNDS, Counted};
 use crate::monitor::Facts;
-use crate::monitor::job_state::{JobState, Totals};
+use crate::monitor::job_state::{AuditRow, JobState, Totals};
 use crate::monitor::process::ProcessFigures;
 use crate::monitor::sample::{PartSample, PartState, Sample};
 
@@ -102,6 +102,7 @@ pub struct Shown {
     /// The partitions that this process reads, and whether each holds the others back.
     pub parts: Vec<(PartSample, bool)>,
     pub page_clients: usize,
+    pub audit: Option<AuditRow>,
 }
 
 impl Shown {
@@ -125,6 +126,7 @@ impl Shown {
             lag_s: lag_ms.map(|ms| ms as f64 / 1_000.0),
             parts,
             page_clients,
+            audit: job_state.audit.as_ref().ok().copied().flatten(),
         }
     }
 }
@@ -208,6 +210,7 @@ impl Collector for Shown {
         self.time(&mut out)?;
         self.statistics(&mut out)?;
         self.anomalies(&mut out)?;
+        self.audit(&mut out)?;
         self.writers(&mut out)
     }
 }
@@ -230,6 +233,17 @@ impl Shown {
         out.gauge("ready", "1 if the process makes progress or has nothing to do", Some(ready))?;
         let clients = self.page_clients as f64;
         out.gauge("page_clients", "Pages that are open on this process", Some(clients))
+    }
+
+    /// Absent while no audit is known.
+    fn audit(&self, out: &mut Out<'_>) -> Result<(), Error> {
+        let Some(audit) = &self.audit else { return Ok(()) };
+        let at = seconds(audit.audited_at_ms);
+        out.gauge("audit_timestamp_seconds", "When the last audit ended", Some(at))?;
+        let found = audit.differences as f64;
+        out.gauge("audit_differences", "Differences that the last audit has found", Some(found))?;
+        let rows = audit.rows as f64;
+        out.gauge("audit_rows", "Rows that the last audit has compared", Some(rows))
     }
 
     fn records(&self, out: &mut Out<'_>) -> Result<(), Error> {

@@ -27,6 +27,8 @@ pub struct JobState {
     pub live: Verdict,
     pub ready: Verdict,
     pub balance: Result<(u64, BalanceRow), String>,
+    /// The last audit of the job, if there was any.
+    pub audit: Result<Option<AuditRow>, String>,
     pub ended: Option<Ended>,
     /// The state of each partition, and since when it has been in it.
     parts: BTreeMap<String, (PartState, u64)>,
@@ -50,6 +52,19 @@ pub struct BalanceRow {
     pub lost: i64,
     pub forgotten: i64,
     pub difference: i64,
+}
+
+/// The last row of `sessionizer.audits`: what the last audit has found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AuditRow {
+    pub audited_at_ms: i64,
+    /// The watermark up to which the table was compared, if there was one.
+    pub watermark_ms: Option<i64>,
+    /// Whether it continued from the audit before.
+    pub incremental: bool,
+    pub rows: i64,
+    pub differences: i64,
+    pub unverifiable: i64,
 }
 
 /// The sums over all processes, and what follows from them.
@@ -90,6 +105,7 @@ pub struct PartRow {
 impl JobState {
     pub fn new(facts: Facts, at_ms: u64) -> Self {
         let condition = judge(&Situation::default());
+        let process = facts.process;
         JobState {
             facts,
             history: History::default(),
@@ -99,6 +115,10 @@ impl JobState {
             live: Ok(()),
             ready: Err("connecting".to_owned()),
             balance: Err("it is read from Postgres once somebody looks".to_owned()),
+            audit: Err(match process {
+                0 => "it is read from Postgres once somebody looks".to_owned(),
+                _ => "process 0 shows it".to_owned(),
+            }),
             ended: None,
             parts: BTreeMap::new(),
             held: None,

@@ -36,7 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-pub use self::job_state::BalanceRow;
+pub use self::job_state::{AuditRow, BalanceRow};
 use crate::dataflow::run_state::RunState;
 use crate::monitor::condition::Ended;
 
@@ -82,8 +82,15 @@ pub struct Facts {
     pub ready_within: Duration,
 }
 
-/// Reads the balance from Postgres, which may be slow.
-pub type AskBalance = Box<dyn FnMut() -> Result<BalanceRow, String> + Send>;
+/// What is read from Postgres while somebody looks.
+pub struct Asked {
+    pub balance: Result<BalanceRow, String>,
+    /// The last audit, if there was any; `None` if that was not asked for this time, or failed.
+    pub audit: Option<Option<AuditRow>>,
+}
+
+/// Reads the balance and the last audit from Postgres, which may be slow.
+pub type AskBalance = Box<dyn FnMut() -> Asked + Send>;
 
 /// What the thread of the monitor shares with the run.
 pub(crate) struct Shared {

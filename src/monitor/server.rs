@@ -28,7 +28,7 @@ use crate::monitor::exposition::{self, Shown};
 use crate::monitor::health::Verdict;
 use crate::monitor::job_state::{JobState, Totals};
 use crate::monitor::sample::{MetricHosts, Sample, sample};
-use crate::monitor::{AskBalance, BalanceRow, Facts, HttpConfig, Shared, process};
+use crate::monitor::{AskBalance, Asked, Facts, HttpConfig, Shared, process};
 
 /// How often the job is sampled.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -42,8 +42,12 @@ const MAX_REQUEST_BYTES: usize = 16 * 1_024;
 const BIND_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the balance is read while somebody is watching.
 const BALANCE_INTERVAL: Duration = Duration::from_secs(5);
+/// How often it is read, and the last audit with it, if only the metrics are.
+const AUDIT_INTERVAL: Duration = Duration::from_secs(15);
 /// Somebody is watching if the document was requested within this time.
 const WATCHED_PERIOD: Duration = Duration::from_secs(30);
+/// The metrics are read if they were requested within this time.
+const SCRAPED_PERIOD: Duration = Duration::from_secs(150);
 /// How long sending the last message may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -172,8 +176,9 @@ struct Site {
     status: Option<Bytes>,
     metrics: [Option<Bytes>; 2],
     balance: BalanceReader,
-    /// When the document was last requested.
+    /// When the document was last requested, and the metrics.
     asked: Option<Instant>,
+    scraped: Option<Instant>,
 }
 
 impl Site {
@@ -202,6 +207,7 @@ impl Site {
             metrics: [None, None],
             balance: BalanceReader::new(balance),
             asked: None,
+            scraped: None,
         }
     }
 
@@ -237,9 +243,16 @@ impl Site {
     fn read_balance(&mut self) {
         let looks = self.connections.streams() > 0
             || self.asked.is_some_and(|asked| asked.elapsed() < WATCHED_PERIOD);
-        if let Some(found) = self.balance.read(looks) {
+        // Only process 0 has metrics of audits.
+        let scrapes = self.job_state.facts.process == 0
+            && self.scraped.is_some_and(|scraped| scraped.elapsed() < SCRAPED_PERIOD);
+        let every = looks.then_some(BALANCE_INTERVAL).or(scrapes.then_some(AUDIT_INTERVAL));
+        if let Some(found) = self.balance.read(every) {
             let now_ms = (self.shared.now_ms)();
-            self.job_state.balance = found.map(|balance| (now_ms, balance));
+            self.job_state.balance = found.balance.map(|balance| (now_ms, balance));
+            if let Some(audit) = found.audit {
+                self.job_state.audit = Ok(audit);
+            }
         }
     }
 
@@ -257,6 +270,7 @@ impl Site {
     }
 
     fn metrics(&mut self, format: exposition::Format) -> Bytes {
+        self.scraped = Some(Instant::now());
         let Site { job_state, totals, samples, connections, .. } = self;
         let written = &mut self.metrics[format as usize];
         let bytes = written.get_or_insert_with(|| {
@@ -329,7 +343,7 @@ struct BalanceReader {
     /// Not started yet.
     idle: Option<AskBalance>,
     asks: Option<SyncSender<()>>,
-    found: Option<Receiver<Result<BalanceRow, String>>>,
+    found: Option<Receiver<Asked>>,
     asked: Option<Instant>,
     waits: bool,
 }
@@ -339,11 +353,11 @@ impl BalanceReader {
         BalanceReader { idle: Some(ask), asks: None, found: None, asked: None, waits: false }
     }
 
-    /// Requests the balance if somebody is watching and it is due. Returns what was read since the
-    /// last call.
-    fn read(&mut self, looks: bool) -> Option<Result<BalanceRow, String>> {
-        let due = self.asked.is_none_or(|asked| asked.elapsed() >= BALANCE_INTERVAL);
-        if looks && due && !self.waits {
+    /// Requests the balance if it is due: `None` if nobody is watching. Returns what was read since
+    /// the last call.
+    fn read(&mut self, every: Option<Duration>) -> Option<Asked> {
+        let is_over = |every| self.asked.is_none_or(|asked| asked.elapsed() >= every);
+        if every.is_some_and(is_over) && !self.waits {
             self.start();
             self.asked = Some(Instant::now());
             self.waits = self.asks.as_ref().is_some_and(|asks| asks.try_send(()).is_ok());

@@ -12,21 +12,21 @@ use crate::world::{Running, World, chrono_now_ms, eventually, finish};
 const RIGHT: &str = "The table equals the batch answer: ";
 
 /// How an audit ended.
-struct Audit {
-    code: Option<i32>,
+pub struct Audit {
+    pub code: Option<i32>,
     /// Its tables and its verdict.
-    said: String,
-    log: String,
+    pub said: String,
+    pub log: String,
 }
 
-fn audit(world: &World, args: &[&str]) -> Audit {
+pub fn audit(world: &World, args: &[&str]) -> Audit {
     let output = world.command().arg("audit").args(args).output().expect("the program was built");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Audit { code: output.status.code(), said: text(&output.stdout), log: text(&output.stderr) }
 }
 
 /// The audit must find nothing.
-fn passes(world: &World) -> Audit {
+pub fn passes(world: &World) -> Audit {
     let audit = audit(world, &[]);
     assert_eq!(audit.code, Some(0), "{}\n{}", audit.said, audit.log);
     let last = audit.said.lines().last().expect("a verdict");
@@ -36,7 +36,7 @@ fn passes(world: &World) -> Audit {
 }
 
 /// The audit must end with this code and say why.
-fn fails(world: &World, args: &[&str], code: i32, why: &str) -> Audit {
+pub fn fails(world: &World, args: &[&str], code: i32, why: &str) -> Audit {
     let audit = audit(world, args);
     assert_eq!(audit.code, Some(code), "{}\n{}", audit.said, audit.log);
     assert!(audit.log.contains(why), "{why:?} is not said:\n{}\n{}", audit.said, audit.log);
@@ -64,7 +64,7 @@ fn counts(audit: &Audit) -> Vec<u64> {
 }
 
 /// The differences that are shown: what, ip, host, first, last, events.
-fn differences(audit: &Audit) -> Vec<Vec<String>> {
+pub fn differences(audit: &Audit) -> Vec<Vec<String>> {
     let cells = |line: &str| -> Vec<String> {
         let cells = line.split(['│', '┆']).map(|cell| cell.trim().to_owned());
         cells.filter(|cell| !cell.is_empty()).collect()
@@ -75,7 +75,7 @@ fn differences(audit: &Audit) -> Vec<Vec<String>> {
 }
 
 /// A job that has read everything and has ended; the topic holds stragglers and bad input.
-fn settled(test: &str) -> World {
+pub fn settled(test: &str) -> World {
     let world = World::new(test);
     let mut traffic = Traffic::new(&world);
     for _ in 0..2 {

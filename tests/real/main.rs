@@ -6,6 +6,7 @@
 mod alignment;
 mod anomalies;
 mod audit;
+mod audit_every;
 #[path = "../shared/oracle.rs"]
 mod batch;
 mod brokers;

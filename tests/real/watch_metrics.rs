@@ -50,6 +50,10 @@ fn the_list_of_metrics_is_what_a_running_job_serves() {
     let args = ["--epoch", "100ms", "-w", "2", "--snapshot-interval", "100ms"];
     let watched = Watched::start(&world, &args);
     wait_for_records(&world, traffic.records());
+    crate::audit::passes(&world);
+    eventually("the last audit is known", || {
+        watched.get("/metrics").body.contains("\nsessionizer_audit_rows ")
+    });
     eventually("all shards are saved", || {
         watched.get("/metrics").body.contains("\nsessionizer_snapshot_timestamp_seconds ")
     });

@@ -3,10 +3,10 @@
 use std::io::{self, Write};
 
 use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
+use sessionizer_core::audit::{DayDifference, Difference, Findings};
 use sessionizer_core::fault::Fault;
-use sessionizer_core::key::{Key, Shard};
+use sessionizer_core::key::Shard;
 use sessionizer_core::plan::ShardProgress;
-use sessionizer_core::session::Span;
 
 use crate::ledger::{Balance, Moment};
 use crate::ui::text::{count, plural};
@@ -16,14 +16,8 @@ const SHARDS_SHOWN: usize = 10;
 /// The width limit of a table, in columns.
 const WIDTH: u16 = 100;
 
-/// How a row and the batch answer differ.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Difference {
-    /// A session of the batch answer has no row.
-    Missing,
-    /// A row is not a session of the batch answer.
-    Wrong,
-}
+/// How many days with differences are shown.
+const DAYS_SHOWN: usize = 20;
 
 /// What the audit found.
 #[derive(Default)]
@@ -33,22 +27,13 @@ pub struct Report {
     pub(super) quoted: String,
     /// Events of the topic that count.
     pub(super) events: u64,
-    /// Rows that are sessions of the batch answer.
-    pub(super) right: u64,
-    /// Rows that are part of a session that is open again.
-    pub(super) part_of_open: u64,
-    /// Open sessions: their rows are written when they close.
-    pub(super) open: u64,
-    /// If the table had rows before the job: rows that hold events from both.
-    pub(super) joined: u64,
-    /// If the table had rows before the job: rows that hold no event of the job.
-    pub(super) before: u64,
-    /// Sessions that are dead letters, in whole or in part, because the table refused them.
-    pub(super) refused: u64,
-    pub(super) missing_count: u64,
-    pub(super) wrong_count: u64,
-    /// The first differences.
-    pub(super) shown: Vec<(Difference, Key, Span)>,
+    /// Whether it continued from the audit before.
+    pub(super) incremental: bool,
+    /// Records of the topic that were read now.
+    pub(super) records_read: u64,
+    /// Rows of the table.
+    pub(super) rows: u64,
+    pub(super) findings: Findings,
     /// Shards with wrong counts: the recorded progress, and what was found.
     pub(super) totals: Vec<(Shard, ShardProgress, ShardProgress)>,
     pub(super) balance: Option<Balance>,
@@ -57,26 +42,43 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn of(moment: &Moment) -> Self {
+    pub(super) fn of(moment: &Moment, findings: Findings) -> Self {
         Report {
             table: moment.table_name(),
             quoted: moment.table().to_owned(),
             balance: moment.balance,
+            totals: wrong_totals(moment, &findings.progress),
+            findings,
             ..Report::default()
         }
+    }
+
+    fn unbalanced(&self) -> i64 {
+        self.balance.map_or(0, |balance| balance.difference)
+    }
+
+    /// How many differences there are, of whatever kind. Zero: [`Self::verdict`] is a sentence.
+    pub(super) fn differences(&self) -> u64 {
+        let others = [self.unbalanced() != 0, self.next_start.is_some()];
+        let others = others.into_iter().filter(|differs| *differs).count();
+        self.findings.differences() + self.totals.len() as u64 + others as u64
     }
 
     /// One sentence that says that the table is right, or the fault that says what is wrong: first
     /// the rows, then the counts.
     pub fn verdict(&self) -> Result<String, Fault> {
-        let differences = self.missing_count + self.wrong_count;
-        let unbalanced = self.balance.map_or(0, |balance| balance.difference);
-        let what = if differences > 0 {
+        let found = &self.findings;
+        let unbalanced = self.unbalanced();
+        let what = if found.differences() > 0 {
+            let days = match found.days.len() {
+                0 => String::new(),
+                days => format!(", {} not as verified before", plural(days, "day")),
+            };
             format!(
-                "the table {} is not the batch answer: {} missing, {} wrong",
+                "the table {} is not the batch answer: {} missing, {} wrong{days}",
                 self.table,
-                plural(self.missing_count, "session"),
-                plural(self.wrong_count, "row")
+                plural(found.missing, "session"),
+                plural(found.wrong, "row")
             )
         } else if !self.totals.is_empty() {
             format!(
@@ -91,11 +93,12 @@ impl Report {
         } else if let Some(fault) = &self.next_start {
             return Err(fault.clone());
         } else {
+            let sessions = found.right + found.sealed + found.part_of_open + found.joined;
             return Ok(format!(
                 "The table equals the batch answer: {} of {}, {} still open.",
-                plural(self.right + self.part_of_open + self.joined, "session"),
+                plural(sessions, "session"),
                 plural(self.events, "event"),
-                count(self.open)
+                count(found.open)
             ));
         };
         Err(Fault::Environment(what))
@@ -104,21 +107,32 @@ impl Report {
     /// Writes what was found; the verdict is left to the caller.
     pub fn print(&self, out: &mut impl Write) -> io::Result<()> {
         self.print_differences(out)?;
+        self.print_days(out)?;
+        let found = &self.findings;
+        if self.incremental {
+            let read = plural(self.records_read, "record");
+            writeln!(
+                out,
+                "Continued from the last audit: read {read}, all others were verified before."
+            )?;
+        }
         writeln!(out, "Rows of {} and sessions of the topic:", self.table)?;
-        line(out, self.right, "rows are right")?;
+        line(out, found.right + found.sealed, "rows are right")?;
         for (count, what) in [
-            (self.part_of_open, "rows are parts of sessions that are open again"),
-            (self.joined, "rows were there before the job, and it has merged events into them"),
-            (self.before, "rows are older than the job, and of no event that it has read"),
-            (self.open, "sessions are still open: their rows come when they close"),
-            (self.refused, "sessions are dead letters: the table has refused them (row_refused)"),
+            (found.sealed, "of them were verified before: the sums of their days are the same"),
+            (found.part_of_open, "rows are parts of sessions that are open again"),
+            (found.joined, "rows were there before the job, and it has merged events into them"),
+            (found.before, "rows are older than the job, and of no event that it has read"),
+            (found.open, "sessions are still open: their rows come when they close"),
+            (found.refused, "sessions are dead letters: the table has refused them (row_refused)"),
         ] {
             if count > 0 {
                 line(out, count, what)?;
             }
         }
-        line(out, self.missing_count, "sessions are missing in the table")?;
-        line(out, self.wrong_count, "rows are wrong: no session of the topic is like that")?;
+        line(out, found.missing, "sessions are missing in the table")?;
+        line(out, found.wrong, "rows are wrong: no session of the topic is like that")?;
+        self.print_unverified(out)?;
         self.print_shards(out)?;
         if let Some(balance) = &self.balance {
             print_balance(balance, out)?;
@@ -127,11 +141,11 @@ impl Report {
     }
 
     fn print_differences(&self, out: &mut impl Write) -> io::Result<()> {
-        if self.shown.is_empty() {
+        if self.findings.shown.is_empty() {
             return Ok(());
         }
         let mut table = table(&["", "ip", "host", "first event", "last event", "events"]);
-        for (difference, key, span) in &self.shown {
+        for (difference, key, span) in &self.findings.shown {
             let (ip, host) = key.parts();
             let what = match difference {
                 Difference::Missing => "missing",
@@ -150,9 +164,57 @@ impl Report {
         writeln!(out, "{table}")
     }
 
+    fn print_days(&self, out: &mut impl Write) -> io::Result<()> {
+        if self.findings.days.is_empty() {
+            return Ok(());
+        }
+        let mut days = table(&["sessions that ended on", "", "rows", "events"]);
+        for DayDifference { day, verified, found } in self.findings.days.iter().take(DAYS_SHOWN) {
+            for (what, sums) in [("verified before", verified), ("in the table now", found)] {
+                days.add_row([
+                    day.to_string(),
+                    what.to_owned(),
+                    signed(sums.rows),
+                    signed(sums.events),
+                ]);
+            }
+        }
+        writeln!(out, "Days whose rows have changed since they were verified:\n{days}")
+    }
+
+    /// What was not compared, and why.
+    fn print_unverified(&self, out: &mut impl Write) -> io::Result<()> {
+        let found = &self.findings;
+        let removed: i64 = found.removed.iter().map(|(_, rows)| rows).sum();
+        if let Some(newest) = found.removed.iter().map(|(day, _)| *day).max() {
+            let what =
+                format!("rows up to {newest} are gone, as are all older ones: removed on purpose");
+            line(out, removed.unsigned_abs(), &what)?;
+        }
+        if let Some(DayDifference { day, verified, found }) = &found.thinned {
+            let gone = (verified.rows - found.rows).unsigned_abs();
+            line(
+                out,
+                gone,
+                &format!("rows of {day}, the oldest day left, were removed with them"),
+            )?;
+        }
+        if found.unverifiable > 0 {
+            let what = "rows cannot be verified: they hold late events and others that Kafka lacks";
+            line(out, found.unverifiable, what)?;
+        }
+        if !found.sealed_anew.is_empty() {
+            let rows: i64 = found.sealed_anew.iter().map(|(_, rows)| rows).sum();
+            let days = plural(found.sealed_anew.len(), "day");
+            let what = format!("rows of {days} with such rows are taken as the table has them");
+            line(out, rows.unsigned_abs(), &what)?;
+        }
+        Ok(())
+    }
+
     fn print_shards(&self, out: &mut impl Write) -> io::Result<()> {
         // Where rows are wrong, so are the counts.
-        if self.totals.is_empty() || self.missing_count + self.wrong_count > 0 {
+        if self.totals.is_empty() || self.findings.differences() > 0 {
             return Ok(());
         }
         let mut shards =
@@ -173,7 +235,7 @@ impl Report {
 
     /// What to look at if something is wrong.
     fn print_next_step(&self, out: &mut impl Write) -> io::Result<()> {
-        if let Some((_, key, _)) = self.shown.first() {
+        if let Some((_, key, _)) = self.findings.shown.first() {
             let (ip, host) = key.parts();
             let quote = |text: &str| format!("'{}'", text.replace('\'', "''"));
             return writeln!(
@@ -186,6 +248,15 @@ impl Report {
                 quote(host)
             );
         }
+        if let Some(difference) = self.findings.days.first() {
+            let (day, next) = (difference.day, difference.day.next());
+            return writeln!(
+                out,
+                "sessionizer audit --full names the rows, while Kafka has their events. Those of that \
+                 day:\n  select * from {}\n  where session_end >= '{day}' and session_end < '{next}';",
+                self.quoted
+            );
+        }
         if self.verdict().is_err() {
             writeln!(
                 out,
@@ -195,6 +266,29 @@ impl Report {
         }
         Ok(())
     }
+}
+
+/// The shards whose recorded counts are not those that were found.
+fn wrong_totals(
+    moment: &Moment,
+    found: &[ShardProgress],
+) -> Vec<(Shard, ShardProgress, ShardProgress)> {
+    let compare = |(at, recorded): (usize, &ShardProgress)| {
+        let mut found = ShardProgress { epoch: recorded.epoch, ..found[at] };
+        if moment.found_rows {
+            // Rows from before the job count events that the job does not know.
+            let both = found.closed + found.open;
+            found.closed = recorded.closed;
+            found.open = both.saturating_sub(recorded.closed);
+        }
+        (found != *recorded).then_some((Shard(at as u32), *recorded, found))
+    };
+    moment.shards.iter().enumerate().filter_map(compare).collect()
+}
+
+/// A count that is negative if sums contradict each other.
+fn signed(n: i64) -> String {
+    format!("{}{}", if n < 0 { "-" } else { "" }, count(n.unsigned_abs()))
 }
 
 /// A count and what it counts, in columns.

@@ -226,6 +226,7 @@ fn ends(document: &Value) -> Vec<String> {
             ));
         }
     }
+    lines.push(proof(document));
     let letters = rows(&document["dead_letters"]);
     if !letters.is_empty() {
         let of = |row: &Value| format!("{} {}", number(&row["count"]), text(&row["reason"]));
@@ -233,6 +234,29 @@ fn ends(document: &Value) -> Vec<String> {
         lines.push(format!("dead letters: {}", shown.join(", ")));
     }
     lines
+}
+
+fn proof(document: &Value) -> String {
+    let proof = &document["proof"];
+    let Some(differences) = proof["differences"].as_i64() else {
+        return format!("audit: – ({})", text(&proof["why"]["differences"]));
+    };
+    let verdict = match differences {
+        0 => "equal".to_owned(),
+        1 => "1 DIFFERENCE".to_owned(),
+        more => format!("{} DIFFERENCES", count(more.unsigned_abs())),
+    };
+    let through = match proof["verified_through"].as_i64() {
+        Some(_) => format!(", through {} ago", age(document, &proof["verified_through"])),
+        None => String::new(),
+    };
+    let unverifiable = match proof["unverifiable"].as_i64() {
+        Some(1..) => format!(", {} cannot be verified", number(&proof["unverifiable"])),
+        _ => String::new(),
+    };
+    let ago = age(document, &proof["audited_at"]);
+    let rows = number(&proof["rows"]);
+    format!("audited {ago} ago{through}: {verdict}, {rows} rows{unverifiable}")
 }
 
 #[cfg(test)]
@@ -261,6 +285,8 @@ mod tests {
                  "waiting_epochs": 2, "failing_since": 1_790_251_373_000_u64, "error": "refused"}]},
             "balance": {"as_of": 1_790_251_380_000_u64, "records": 10, "closed": 5, "open": 4,
                         "dead": 1, "lost": 0, "difference": 0},
+            "proof": {"verified_through": 1_790_250_600_000_u64, "audited_at": 1_790_250_665_000_u64,
+                      "differences": 0, "unverifiable": 0, "rows": 1_203, "kind": "incremental"},
             "dead_letters": {"rows": [{"reason": "bad_json", "count": 3}]},
         })
     }
@@ -286,6 +312,7 @@ writer  commits  sessions   took  waiting  state
 0           812     1,203  12 ms        2  failing for 12 s: refused
 
 balance of 12:03: it adds up: 10 records = 5 closed + 4 open + 1 dead
+audited 12 min ago, through 13 min ago: equal, 1,203 rows
 dead letters: 3 bad_json
 ";
         assert_eq!(screen(&document(), 80), want);
@@ -300,5 +327,9 @@ dead letters: 3 bad_json
         let mut off = document();
         off["balance"]["difference"] = 7.into();
         assert!(screen(&off, 100).contains("IT IS OFF BY 7"));
+        off["proof"]["differences"] = 2.into();
+        off["proof"]["unverifiable"] = 7.into();
+        let said = "through 13 min ago: 2 DIFFERENCES, 1,203 rows, 7 cannot be verified";
+        assert!(screen(&off, 100).contains(said), "{}", screen(&off, 100));
     }
 }

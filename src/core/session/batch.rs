@@ -58,14 +58,43 @@ impl BatchOracle {
 
     /// Adds an event, in any order.
     pub fn add(&mut self, key: Key, time: EventTime) {
+        self.add_span(key, Span::event(time));
+    }
+
+    /// Adds events that are known to be in one session, in any order. Call it before any row of the
+    /// key is compared.
+    pub fn add_span(&mut self, key: Key, mut span: Span) {
+        let gap = self.gap;
         let spans = self.keys.entry(key).or_default();
-        let mut span = Span::event(time);
-        // Spans are sorted and do not touch, so the ones that touch this event are adjacent.
-        let from = spans.partition_point(|old| old.span.last + self.gap < time);
-        let touching = spans[from..].iter().take_while(|old| old.span.first <= time + self.gap);
-        let upto = from + touching.count();
+        // Spans are sorted and do not touch, so the ones that touch this one are adjacent.
+        let from = spans.partition_point(|old| old.span.last + gap < span.first);
+        let reach = span.last + gap;
+        let upto = from + spans[from..].iter().take_while(|old| old.span.first <= reach).count();
         span = spans[from..upto].iter().fold(span, |span, old| span.merge(old.span));
         spans.splice(from..upto, [Expected::new(span)]);
+    }
+
+    /// The first session of a key that ends no earlier than `slack` before a row, and begins no
+    /// later than `slack` after it.
+    fn near(&self, key: &Key, row: &Span, slack_ms: i64) -> Option<Span> {
+        let spans = self.keys.get(key)?;
+        let at = spans.partition_point(|old| old.span.last.plus(slack_ms) < row.first);
+        spans.get(at).map(|old| old.span).filter(|span| span.first <= row.last.plus(slack_ms))
+    }
+
+    /// Whether a row and a session have a moment in common.
+    pub fn overlaps(&self, key: &Key, row: &Span) -> bool {
+        self.near(key, row, 0).is_some()
+    }
+
+    /// A session that the events of a row would belong to.
+    pub fn touching(&self, key: &Key, row: &Span) -> Option<Span> {
+        self.near(key, row, self.gap.millis())
+    }
+
+    /// The sessions of a key, in order.
+    pub fn of_key(&self, key: &Key) -> impl Iterator<Item = Span> {
+        self.keys.get(key).into_iter().flatten().map(|expected| expected.span)
     }
 
     /// How many sessions there are.
@@ -147,16 +176,38 @@ impl BatchOracle {
         true
     }
 
-    /// The sessions for which no row was found and that were not refused.
-    pub fn missing(&self) -> impl Iterator<Item = (&Key, Span)> {
+    /// Like [`Self::joins`], and takes the row for the session of all its events.
+    pub fn adopt(&mut self, key: &Key, row: Span) -> bool {
+        if !self.joins(key, row) {
+            return false;
+        }
+        let spans = self.keys.get_mut(key).expect("it has a session that the row holds");
+        let from = spans.partition_point(|old| old.span.first < row.first);
+        let upto = from + spans[from..].partition_point(|old| old.span.last <= row.last);
+        let whole = Expected { found: true, ..Expected::new(row) };
+        spans.splice(from..upto, [whole]);
+        true
+    }
+
+    /// All sessions, with whether the table has a row that is exactly this session.
+    pub fn into_sessions(self) -> impl Iterator<Item = (Key, Span, bool)> {
+        self.keys.into_iter().flat_map(|(key, spans)| {
+            spans.into_iter().map(move |expected| (key.clone(), expected.span, expected.found))
+        })
+    }
+
+    /// The sessions for which no row was found and that were not refused, with the number of their
+    /// events that were neither refused nor found in rows.
+    pub fn missing(&self) -> impl Iterator<Item = (&Key, Span, u64)> {
         let missing = |expected: &&Expected| {
             !expected.found
                 && (expected.refused == 0
                     || expected.refused + expected.stored < expected.span.count)
         };
-        self.keys
-            .iter()
-            .flat_map(move |(key, spans)| spans.iter().filter(missing).map(move |e| (key, e.span)))
+        self.keys.iter().flat_map(move |(key, spans)| {
+            let left = |e: &Expected| e.span.count - e.refused - e.stored;
+            spans.iter().filter(missing).map(move |e| (key, e.span, left(e)))
+        })
     }
 }
 
@@ -188,7 +239,7 @@ mod tests {
     }
 
     fn spans(answer: &BatchOracle) -> Vec<Span> {
-        answer.missing().map(|(_, span)| span).collect()
+        answer.missing().map(|(_, span, _)| span).collect()
     }
 
     #[test]

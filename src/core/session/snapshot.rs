@@ -137,7 +137,7 @@ fn content(mut plain: &[u8], gap: Gap) -> Option<SessionTable> {
     rest.is_empty().then(|| SessionTable::restore(gap, horizon, open))
 }
 
-fn put(mut value: u64, out: &mut Vec<u8>) {
+pub(crate) fn put(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -145,11 +145,11 @@ fn put(mut value: u64, out: &mut Vec<u8>) {
     out.push(value as u8);
 }
 
-fn put_signed(value: i64, out: &mut Vec<u8>) {
+pub(crate) fn put_signed(value: i64, out: &mut Vec<u8>) {
     put((value.wrapping_shl(1) ^ (value >> 63)) as u64, out);
 }
 
-fn take(rest: &mut &[u8]) -> Option<u64> {
+pub(crate) fn take(rest: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {
         let (byte, after) = rest.split_first()?;
@@ -162,7 +162,7 @@ fn take(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
-fn take_signed(rest: &mut &[u8]) -> Option<i64> {
+pub(crate) fn take_signed(rest: &mut &[u8]) -> Option<i64> {
     take(rest).map(|value| (value >> 1) as i64 ^ -((value & 1) as i64))
 }
 

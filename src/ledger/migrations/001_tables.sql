@@ -213,6 +213,40 @@ comment on table sessionizer.forgotten is
     'Visitors that `sessionizer forget` has removed, as salted hashes. Only an audit needs it, and '
     'only as long as Kafka has all records that the job has read.';
 
+-- What `sessionizer audit` has found, one row per audit.
+create table if not exists sessionizer.audits (
+    job              text not null references sessionizer.jobs on delete cascade,
+    audited_at       timestamptz not null default clock_timestamp(),
+    duration_ms      bigint not null,
+    kind             text not null,      -- full, or incremental: continued from the one before.
+    -- By topic/partition: the offset up to which all records were verified.
+    verified_through jsonb not null,
+    as_of_epoch      bigint not null,    -- The epoch that the slowest shard had reached.
+    watermark_ms     bigint,             -- Its watermark.
+    records_read     bigint not null,
+    rows_compared    bigint not null,
+    differences      bigint not null,    -- Zero: the table equals the batch answer.
+    unverifiable     bigint not null,    -- Rows with events that Kafka no longer has.
+    verdict          text not null,
+    primary key (job, audited_at)
+);
+
+comment on table sessionizer.audits is
+    'What sessionizer audit has found, one row per audit. It keeps a year, and at most 10,000 rows.';
+comment on column sessionizer.audits.differences is
+    'Zero: the table equals the batch answer.';
+
+-- What the last audit has verified, in the program's own format: the next one continues from it.
+-- Whoever changes what a job has read or written before (its records, its dead letters, its rows)
+-- deletes the job's row here in the same transaction. Then the next audit reads everything again,
+-- and an audit that is in progress does not keep what it has verified.
+create table if not exists sessionizer.audit_state (
+    job              text primary key references sessionizer.jobs on delete cascade,
+    claim            bigint not null,    -- Identifies the audit that began last: it may write.
+    data             bytea,              -- Null: none has ended yet.
+    kept_at          timestamptz
+);
+
 -- Upgrade a schema that an older version created.
 alter table sessionizer.jobs add column if not exists lost bigint not null default 0,
     add column if not exists loss_epoch bigint,

@@ -16,10 +16,15 @@ use crate::screen::say;
 const AUDIT_PATIENCE: Duration = Duration::from_secs(600);
 const BROKEN: &str = "a broken invariant";
 
-/// Compares the table with the batch answer, as far as it is committed.
+/// Compares the table with the batch answer, as far as it is committed. It continues from the audit
+/// before.
 pub fn audit(game: &Game) -> Result<()> {
+    audit_with(game, &[])
+}
+
+fn audit_with(game: &Game, args: &[&str]) -> Result<()> {
     let mut command = game.command();
-    command.arg("audit");
+    command.arg("audit").args(args);
     let log = game.servers.file("audit.log");
     let mut audit = Process::start("the audit", command, &log)?;
     match audit.wait(AUDIT_PATIENCE)?.status {
@@ -44,6 +49,7 @@ pub fn settle(game: &mut Game) -> Result<()> {
         }
     }
     audit(game).during("at the end")?;
+    audit_with(game, &["--full"]).during("at the end, everything again")?;
     say(last_lines(&game.servers.file("audit.log"), 100));
     Ok(())
 }

@@ -1,0 +1,267 @@
+//! One audit: what it continues from, what it reads, what it finds and what it keeps.
+
+use std::time::Instant;
+
+use log::{info, warn};
+use sessionizer_core::audit::{Comparison, OldEvents, Proof, Rules};
+use sessionizer_core::fault::Fault;
+
+use crate::commands::audit::report::Report;
+use crate::commands::audit::topic::{Ends, Judged, Pass, ends_by_shard};
+use crate::commands::audit::{Settings, give_up, stopped};
+use crate::dataflow::ports::LedgerError;
+use crate::dataflow::run_state::RunState;
+use crate::kafka::KafkaConfig;
+use crate::ledger::{Audits, LedgerConfig, Moment, NewAudit};
+use crate::ui::text::plural;
+
+/// Compares the table of a job with the topic, and keeps the result.
+pub(super) fn once(
+    kafka: &KafkaConfig,
+    ledger: &LedgerConfig,
+    settings: &Settings,
+    run_state: &RunState,
+) -> Result<Report, Fault> {
+    let began = Instant::now();
+    let audits = begin(ledger, settings)?;
+    let mut moment = Moment::read(ledger).map_err(give_up)?;
+    let (proof, incremental) = start(&mut moment, audits.as_ref(), settings)?;
+    let (comparison, mut report) =
+        compare(kafka, &mut moment, proof, (incremental, settings.show), run_state)?;
+    report.next_start = match moment.check_next_start() {
+        Ok(()) => None,
+        Err(LedgerError::Fatal(fault)) => Some(fault),
+        Err(error) => return Err(give_up(error)),
+    };
+    if let Some(audits) = audits {
+        let duration_ms = began.elapsed().as_millis() as i64;
+        let audit = new_audit(&moment, &report, duration_ms);
+        let proof = (!moment.found_rows).then(|| prove(&moment, comparison, settings.keep_ms));
+        // The verdict stands, whether it can be kept or not.
+        match audits.keep(&audit, proof.as_ref()) {
+            Ok(None) => {}
+            Ok(Some(why)) => warn!("what was verified is not kept: {why}"),
+            Err(why) => warn!("the result of the audit is not kept: {why}"),
+        }
+    }
+    Ok(report)
+}
+
+/// Claims the state; `None` if nothing may be kept.
+fn begin(ledger: &LedgerConfig, settings: &Settings) -> Result<Option<Audits>, Fault> {
+    if !settings.record {
+        return Ok(None);
+    }
+    match Audits::begin(ledger).map_err(give_up)? {
+        Ok(audits) => Ok(Some(audits)),
+        Err(why) => {
+            if !settings.told_not_kept.replace(true) {
+                info!("the result of this audit is not kept: {why}");
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// Returns what the audit continues from, and whether that is more than nothing.
+fn start(
+    moment: &mut Moment,
+    audits: Option<&Audits>,
+    settings: &Settings,
+) -> Result<(Proof, bool), Fault> {
+    let nothing = Proof::of_nothing(moment.shards.len());
+    let Some(audits) = audits.filter(|_| !settings.full && !moment.found_rows) else {
+        return Ok((nothing, false));
+    };
+    let Some(found) = moment.proof(audits.claim).map_err(give_up)? else {
+        return Ok((nothing, false));
+    };
+    let usable = found.and_then(|proof| match is_outdated(&proof, moment) {
+        Some(why) => Err(why),
+        None => Ok(proof),
+    });
+    match usable {
+        Ok(proof) => Ok((proof, true)),
+        Err(why) => {
+            info!("everything is read again: {why}");
+            Ok((nothing, false))
+        }
+    }
+}
+
+fn is_outdated(proof: &Proof, moment: &Moment) -> Option<String> {
+    let changed = proof.is_outdated(&moment.past, &moment.shards);
+    changed.or_else(|| {
+        let ahead = |((topic, partition), verified): (&(String, i32), &Vec<_>)| {
+            let place = |binding: &&_| is_at(binding, topic, *partition);
+            let binding = moment.latest_bindings().iter().find(place);
+            let ends = binding.map(|binding| ends_by_shard(moment, binding)).unwrap_or_default();
+            let behind =
+                verified.len() != ends.len() || verified.iter().zip(&ends).any(|(v, e)| v > e);
+            behind.then(|| {
+                format!("{topic}[{partition}] was verified further than the job has read it")
+            })
+        };
+        proof.ends.iter().find_map(ahead)
+    })
+}
+
+fn is_at(binding: &crate::ledger::NamedBinding, topic: &str, partition: i32) -> bool {
+    binding.topic == topic && binding.partition == partition
+}
+
+fn compare(
+    kafka: &KafkaConfig,
+    moment: &mut Moment,
+    proof: Proof,
+    (incremental, shown): (bool, usize),
+    run_state: &RunState,
+) -> Result<(Comparison, Report), Fault> {
+    let pass = Pass::new_records(moment, &proof.ends);
+    refuse_holes(kafka, &pass, incremental, run_state)?;
+    let (records, partitions) =
+        (plural(pass.records(), "record"), plural(pass.ranges.len(), "partition"));
+    match incremental {
+        false => info!("reading up to {records} of {partitions} again"),
+        true => info!("continuing from the last audit: reading up to {records} of {partitions}"),
+    }
+    let rules = Rules {
+        gap: moment.gap,
+        end_after_ms: moment.end_after_ms(),
+        found_rows: moment.found_rows,
+        shown,
+        closes_before: moment.shards.iter().map(|shard| moment.epochs[&shard.epoch].0).collect(),
+    };
+    let ends = proof.ends.clone();
+    let mut comparison = Comparison::new(rules, proof);
+    let mut forgotten = vec![0; moment.shards.len()];
+    let mut read = pass.read(kafka, run_state, |shard, judged| match judged {
+        Judged::Event(key, time) => comparison.event(shard, key, time),
+        Judged::Forgotten => forgotten[shard.0 as usize] += 1,
+        Judged::Dead => comparison.dead(shard),
+    })?;
+    match incremental {
+        false => info!(
+            "{} make {}; reading the table",
+            plural(read, "record"),
+            plural(comparison.sessions(), "session")
+        ),
+        true => info!(
+            "{} and {} that are open or recent; reading the table",
+            plural(read, "record"),
+            plural(comparison.sessions(), "session")
+        ),
+    }
+    for (key, row) in std::mem::take(&mut moment.refused_rows) {
+        comparison.refused(key, row);
+    }
+    let mut rows = 0;
+    moment
+        .rows(|key, row| {
+            rows += 1;
+            comparison.row(key, row);
+            !run_state.ending()
+        })
+        .map_err(give_up)?;
+    if run_state.ending() {
+        return Err(stopped());
+    }
+    let old = read_old_events(kafka, moment, &ends, (&mut comparison, &mut read), run_state)?;
+    let mut findings = comparison.settle(old).clone();
+    if !incremental {
+        // What was forgotten must be as much as was booked. `sessionizer forget`
+        // deletes what audits have verified, so an audit that continues has none of it to read.
+        for (at, progress) in findings.progress.iter_mut().enumerate() {
+            let more = forgotten[at] as i64 - moment.forgotten_records[at] as i64;
+            progress.open = progress.open.saturating_add_signed(more);
+        }
+    }
+    let report = Report {
+        events: comparison.events(),
+        incremental,
+        records_read: read,
+        rows,
+        ..Report::of(moment, findings)
+    };
+    Ok((comparison, report))
+}
+
+fn refuse_holes(
+    kafka: &KafkaConfig,
+    pass: &Pass<'_>,
+    incremental: bool,
+    run_state: &RunState,
+) -> Result<(), Fault> {
+    let Some((range, oldest, end)) = pass.missing(kafka, run_state)? else { return Ok(()) };
+    let since = if incremental { " since the last audit" } else { "" };
+    Err(Fault::Config(format!(
+        "{}[{}]: the job has read offsets {} to {}{since}, Kafka has {oldest} to {end}: records \
+         that are gone cannot be audited",
+        range.topic, range.partition, range.start, range.end
+    )))
+}
+
+/// Reads older events of late keys, if they are needed and there.
+fn read_old_events(
+    kafka: &KafkaConfig,
+    moment: &Moment,
+    verified: &Ends,
+    (comparison, read): (&mut Comparison, &mut u64),
+    run_state: &RunState,
+) -> Result<OldEvents, Fault> {
+    if !comparison.needs_old_events() {
+        return Ok(OldEvents::NotNeeded);
+    }
+    let pass = Pass::old_records(moment, verified);
+    let keys = plural(comparison.late_keys(), "visitor");
+    if pass.missing(kafka, run_state)?.is_some() {
+        info!("{keys} had events in time that was verified before, and Kafka lacks the older ones");
+        return Ok(OldEvents::Gone);
+    }
+    info!(
+        "{keys} had events in time that was verified before: reading up to {} again for them",
+        plural(pass.records(), "record")
+    );
+    *read += pass.read(kafka, run_state, |_, judged| {
+        if let Judged::Event(key, time) = judged {
+            comparison.old_event(key, time);
+        }
+    })?;
+    Ok(OldEvents::Read)
+}
+
+/// What the next audit continues from.
+fn prove(moment: &Moment, comparison: Comparison, keep_ms: i64) -> Proof {
+    // What may still be joined by an event that is on time is never sealed.
+    let before = moment.watermark.plus(-keep_ms.max(moment.gap.millis()));
+    let epochs = moment.shards.iter().map(|shard| shard.epoch);
+    let place = |binding: &crate::ledger::NamedBinding| {
+        ((binding.topic.clone(), binding.partition), ends_by_shard(moment, binding))
+    };
+    let ends: Ends = moment.latest_bindings().iter().map(place).collect();
+    comparison.into_proof(before, epochs, ends, moment.past.clone())
+}
+
+fn new_audit(moment: &Moment, report: &Report, duration_ms: i64) -> NewAudit {
+    let end = |binding: &crate::ledger::NamedBinding| {
+        let end = ends_by_shard(moment, binding).into_iter().min()?;
+        Some((format!("{}/{}", binding.topic, binding.partition), end.get().into()))
+    };
+    let through: serde_json::Map<String, serde_json::Value> =
+        moment.latest_bindings().iter().filter_map(end).collect();
+    NewAudit {
+        duration_ms,
+        incremental: report.incremental,
+        verified_through: serde_json::Value::Object(through).to_string(),
+        as_of: moment.shards.iter().map(|shard| shard.epoch).min().unwrap_or(0),
+        watermark: moment.watermark,
+        records_read: report.records_read,
+        rows_compared: report.rows,
+        differences: report.differences(),
+        unverifiable: report.findings.unverifiable,
+        verdict: match report.verdict() {
+            Ok(sentence) => sentence,
+            Err(fault) => fault.to_string(),
+        },
+    }
+}
