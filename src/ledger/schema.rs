@@ -100,8 +100,8 @@ pub fn version(client: &mut impl GenericClient, at: &Database) -> Result<i32, Le
         return Ok(found);
     }
     Err(LedgerError::Fatal(Fault::Config(format!(
-        "the schema sessionizer in {at} is of version {found}, written by {}; this is {PROGRAM}, \
-         which knows version {NEWEST} at most. Start that program or a newer one. To go back, restore a \
+        "the schema sessionizer in {at} is of version {found}, written by {}; this is \
+         {PROGRAM}, which knows version {NEWEST} at most. Start that program or a newer one. To go back, restore a \
          backup from before its first start",
         row.get::<_, String>(1)
     ))))
