@@ -26,11 +26,12 @@ pub const PLAIN: [&str; 12] = [
 ];
 
 /// Variables that only the scripts and tests of this repository read.
-const OF_SCRIPTS: [&str; 6] = [
+const OF_SCRIPTS: [&str; 7] = [
     "SESSIONIZER_CACHE",
     "SESSIONIZER_PROGRAM",
     "SESSIONIZER_RECORD_COST",
     "SESSIONIZER_COST_HOT",
+    "SESSIONIZER_FUZZ",
     "SESSIONIZER_SEED",
     "SESSIONIZER_SEEDS",
 ];
