@@ -84,5 +84,7 @@ stop_docker() {
             sleep 0.1
         done
     fi
+    # Of containers in the network of this machine.
+    umount "$docker_dir"/exec/netns/* 2>/dev/null || true
     rm -rf --one-file-system "$docker_dir"
 }

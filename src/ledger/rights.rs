@@ -102,13 +102,6 @@ const RIGHTS: [(&str, &str); 38] = [
     ("balance", "select"),
 ];
 
-/// What the job uses in the schema `sessionizer`.
-pub fn tables() -> impl Iterator<Item = &'static str> {
-    let mut tables: Vec<&str> = RIGHTS.iter().map(|(table, _)| *table).collect();
-    tables.dedup();
-    tables.into_iter()
-}
-
 /// Fails if the login lacks a right on any existing object in the schema `sessionizer`.
 pub fn check_rights(tx: &mut impl postgres::GenericClient) -> Result<(), LedgerError> {
     let (tables, rights): (Vec<&str>, Vec<&str>) = RIGHTS.into_iter().unzip();

@@ -14,7 +14,6 @@ use sessionizer_core::fault::Fault;
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::connect::classify;
 use crate::ledger::peek::Database;
-use crate::ledger::rights;
 use crate::ledger::start::ADVISORY_LOCK;
 
 /// The migrations, in order; the first is number 1. One that has been released never changes.
@@ -100,8 +99,8 @@ pub fn version(client: &mut impl GenericClient, at: &Database) -> Result<i32, Le
         return Ok(found);
     }
     Err(LedgerError::Fatal(Fault::Config(format!(
-        "the schema sessionizer in {at} is of version {found}, written by {}; this is {PROGRAM}, \
-         which knows version {NEWEST} at most. Start that program or a newer one. To go back, restore a \
+        "the schema sessionizer in {at} is of version {found}, written by {}; this is \
+         {PROGRAM}, which knows version {NEWEST} at most. Start that program or a newer one. To go back, restore a \
          backup from before its first start",
         row.get::<_, String>(1)
     ))))
@@ -120,10 +119,29 @@ pub fn refuse_other(client: &mut impl GenericClient, at: &Database) -> Result<()
 }
 
 fn is_complete(tx: &mut Transaction<'_>) -> Result<bool, postgres::Error> {
-    let objects: Vec<&str> = rights::tables().chain(["partitions", "audits"]).collect();
     let all = "select bool_and(to_regclass('sessionizer.' || name) is not null)
                from unnest($1::text[]) name";
-    Ok(tx.query_one(all, &[&objects])?.get(0))
+    Ok(tx.query_one(all, &[&objects()])?.get(0))
+}
+
+/// The tables and views that the migrations make, by the lines that begin so.
+fn objects() -> Vec<&'static str> {
+    const MADE: [&str; 2] =
+        ["create table if not exists sessionizer.", "create or replace view sessionizer."];
+    const DROPPED: [&str; 2] =
+        ["drop table if exists sessionizer.", "drop view if exists sessionizer."];
+    let name = |line: &'static str, begins: [&str; 2]| {
+        let rest = begins.iter().find_map(|begin| line.strip_prefix(begin))?;
+        rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next()
+    };
+    let mut objects = Vec::new();
+    for line in MIGRATIONS.iter().flat_map(|(_, sql)| sql.lines()) {
+        objects.extend(name(line, MADE));
+        if let Some(dropped) = name(line, DROPPED) {
+            objects.retain(|object| *object != dropped);
+        }
+    }
+    objects
 }
 
 /// The statements that bring the schema from a version to the newest one.
@@ -183,6 +201,21 @@ mod tests {
             let text = std::fs::read_to_string(format!("{folder}/{file}")).expect("readable");
             assert_eq!(text, *sql, "{name}");
         }
+    }
+
+    #[test]
+    fn what_the_schema_has_is_what_the_migrations_make() {
+        let objects = objects();
+        for known in ["schema_version", "jobs", "shard_progress", "anomalies", "balance"] {
+            assert!(objects.contains(&known), "{known}: {objects:?}");
+        }
+        // However it is written: nothing is made that is not looked for.
+        let made = MIGRATIONS.iter().flat_map(|(_, sql)| sql.lines()).filter(|line| {
+            let line = line.trim_start().to_lowercase();
+            let (create, what) = (line.starts_with("create "), line.contains(" sessionizer."));
+            create && what && (line.contains(" table ") || line.contains(" view "))
+        });
+        assert_eq!(made.count(), objects.len(), "{objects:?}");
     }
 
     #[test]

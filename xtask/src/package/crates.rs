@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::failure::{Failure, Result, While, fail};
 use crate::root;
 
-/// What is shipped is built with these, in addition to the default. [`super::COMMAND`] says so too.
+/// What scripts/package and the Dockerfile build with, in addition to the default.
 const FEATURES: &str = "oidc";
 /// The list must not depend on the machine that makes it. Other Linux systems have no other crates.
 const PLATFORM: &str = "x86_64-unknown-linux-gnu";
