@@ -3,6 +3,8 @@
 -- The current hour and the 24 before it, by the watermark of the last complete commit, as on the
 -- page.
 --
+-- Index: none; it reads the whole table once.
+--
 -- Reads the table sessionized_events; for the table of one job, run
 -- `psql -v job=NAME -f queries/busiest_visitors.sql`.
 

@@ -5,6 +5,8 @@
 -- (its bins), in which the values here lie. Durations are from the first event to the last, in
 -- milliseconds. The first row, without a host, is for all hosts together.
 --
+-- Index: none; it reads the whole table once.
+--
 -- Reads the table sessionized_events; for the table of one job, run
 -- `psql -v job=NAME -f queries/last_day_by_host.sql`.
 

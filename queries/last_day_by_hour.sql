@@ -4,6 +4,8 @@
 -- counts in the hour in which it ended. Durations are from the first event to the last, in
 -- milliseconds.
 --
+-- Index: none; it reads the whole table once.
+--
 -- Reads the table sessionized_events; for the table of one job, run
 -- `psql -v job=NAME -f queries/last_day_by_hour.sql`.
 

@@ -4,6 +4,7 @@
 //! its own, so they run side by side.
 
 mod alignment;
+mod analysis;
 mod anomalies;
 mod audit;
 #[path = "../shared/oracle.rs"]
