@@ -6,7 +6,7 @@ use std::sync::Arc;
 use log::{error, info, warn};
 use sessionizer::cli;
 use sessionizer::cli::{Command, RunArgs};
-use sessionizer::commands::{audit, demo, health, produce, reset, status};
+use sessionizer::commands::{audit, demo, health, produce, report, reset, status};
 use sessionizer::config::Environment;
 use sessionizer::dataflow::run_state::RunState;
 use sessionizer::job::system;
@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         None => run_job(&cli.run, &env, &run_state),
         Some(Command::Produce(args)) => produce::produce(args, &env, &run_state),
         Some(Command::Audit(args)) => audit::audit(args, &env, &run_state),
+        Some(Command::Report(args)) => report::report(args, &env, &run_state),
         Some(Command::Reset(args)) => reset::reset(args, &env),
         Some(Command::Status(args)) => status::status(args, &env, &run_state),
         Some(Command::Health(args)) => health::health(args, &env),

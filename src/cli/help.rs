@@ -108,6 +108,13 @@ Examples:
   sessionizer status --watch
   sessionizer status --json http://10.8.0.1:9464 | jq .tiles";
 
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  sessionizer report
+  sessionizer report --html report.html --from 2026-01-01 --to 2026-01-31
+  sessionizer report --csv --only bounce_rate --host www.example.org
+  sessionizer report --json --only longest_sessions --addresses | jq .parts";
+
 const HEALTH_EXAMPLES: &str = "\
 Exit codes: 0 it is ready, 1 it is not or does not answer, 2 what answers is no job.
 
@@ -131,6 +138,7 @@ pub fn describe(root: Command) -> Command {
                 "produce" => (PRODUCE, PRODUCE_EXAMPLES),
                 "audit" => (AUDIT, AUDIT_EXAMPLES),
                 "reset" => (RESET, ""),
+                "report" => (RESET, REPORT_EXAMPLES),
                 "demo" => (DEMO, ""),
                 "status" => ("", STATUS_EXAMPLES),
                 "health" => ("", HEALTH_EXAMPLES),

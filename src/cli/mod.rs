@@ -15,7 +15,9 @@ pub mod version;
 
 use std::ffi::OsString;
 
-pub use args::{AuditArgs, DemoArgs, HealthArgs, ProduceArgs, ResetArgs, RunArgs, StatusArgs};
+pub use args::{
+    AuditArgs, DemoArgs, HealthArgs, ProduceArgs, ReportArgs, ResetArgs, RunArgs, StatusArgs,
+};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -61,6 +63,12 @@ pub enum Command {
     /// Uses the environment of the job and may run beside it. Exits with 0 only if the table is the
     /// batch answer and the balance is zero.
     Audit(Box<AuditArgs>),
+    /// Analyses the table: hosts, days, hours, visitors, and what is unlike the rest
+    ///
+    /// Uses POSTGRES_URL and the login of the job, and only reads; it may run beside the job, and
+    /// on a standby. It asks the queries in queries/, and prints tables, JSON or CSV, or writes one
+    /// HTML page.
+    Report(Box<ReportArgs>),
     /// Removes a job and its rows, so that the next start begins afresh
     ///
     /// Uses POSTGRES_URL and the login of the job. Shows what it is connected to and what will be

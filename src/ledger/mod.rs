@@ -8,7 +8,7 @@
 //! writes epochs, `past` detects a database that has gone back to an earlier state, `audit` reads
 //! the durable state for an audit, `prune` deletes old dead letters, `anomalies` writes the rows of
 //! anomalies, `yesterday` reads the rows that the statistics start from, `watch` reads the balance
-//! for the page, and `reset` removes a job. `copy` encodes rows for COPY. Each statement is beside
+//! for the page, `report` runs the queries of a report, and `reset` removes a job. `copy` encodes rows for COPY. Each statement is beside
 //! its one caller; the objects they use are in `schema.sql`.
 
 mod anomalies;
@@ -24,6 +24,7 @@ mod peek;
 mod pooler;
 mod probe;
 mod prune;
+pub mod report;
 pub mod reset;
 mod rights;
 pub mod start;

@@ -158,7 +158,7 @@ fn find(client: &mut impl GenericClient, place: &Place, job: &str) -> Result<Doo
     })
 }
 
-fn no_such_job(place: &Place, job: &str, jobs: &[String]) -> LedgerError {
+pub(super) fn no_such_job(place: &Place, job: &str, jobs: &[String]) -> LedgerError {
     let there = match jobs {
         [] => "there are no jobs yet".to_owned(),
         jobs => format!("the jobs are: {}", jobs.join(", ")),

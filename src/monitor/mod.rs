@@ -23,7 +23,7 @@ mod exposition;
 mod health;
 mod history;
 mod host;
-mod mask;
+pub mod mask;
 mod process;
 pub mod sample;
 pub mod sentence;

@@ -42,6 +42,7 @@ mod queries;
 mod reading;
 mod refusal;
 mod replaced;
+mod report;
 mod reset;
 #[path = "../shared/rng.rs"]
 mod rng;
