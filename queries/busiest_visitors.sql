@@ -15,7 +15,7 @@ from sessionizer.jobs where job = :'job' \gset
 \set sessions sessionized_events
 \endif
 
-with job as (
+with job as materialized (
     select (select e.watermark_ms from sessionizer.epochs e
             where e.job = j.job and e.shards_done = j.shards order by e.epoch desc limit 1)
                / 3600000 - 24 as first_hour

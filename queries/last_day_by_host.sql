@@ -17,7 +17,7 @@ from sessionizer.jobs where job = :'job' \gset
 \set sessions sessionized_events
 \endif
 
-with job as (
+with job as materialized (
     select case session_end when 'window' then gap_ms else 0 end as tail_ms,
            (select e.watermark_ms from sessionizer.epochs e
             where e.job = j.job and e.shards_done = j.shards order by e.epoch desc limit 1)

@@ -98,6 +98,14 @@ pub struct RunArgs {
     #[arg(help_heading = WRITE, long, value_name = "NAME", default_value = "sessionized_events")]
     pub table: String,
 
+    /// Continue although the table is empty and the job has written sessions to it
+    ///
+    /// Without it, such a start stops: rows that somebody has deleted, or a restore without them,
+    /// cannot be told from rows that a retention of your own has removed. In a cluster, process 0
+    /// decides.
+    #[arg(help_heading = WRITE, long)]
+    pub accept_empty_table: bool,
+
     /// Connections that write to Postgres [default: one for two workers]
     ///
     /// The number for all processes together; in a cluster, the default is one for each worker.

@@ -84,6 +84,8 @@ pub struct LedgerConfig {
     pub shards: u32,
     pub gap: Gap,
     pub session_end: SessionEnd,
+    /// Whether a start may go on if the job's rows are gone.
+    pub accept_empty_table: bool,
 }
 
 /// Formats milliseconds as a duration for people: `5m`.

@@ -1,13 +1,12 @@
 //! The charts of the page: plain HTML and SVG, no script. Labels are HTML, so they keep their size
 //! on any screen; only what is drawn stretches.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::commands::report::data::seconds;
 use crate::commands::report::html::{cell_text, escape, foreign};
 use crate::commands::report::parts::Chart;
-use crate::commands::report::tables::{NOTHING_KNOWN, shown_as, title};
+use crate::commands::report::tables::{ALL_HOSTS, NOTHING_KNOWN, shown_as, title};
 use crate::ledger::report::{Answer, Holds};
 
 /// How many bars and lines a chart has; the table below has them all.
@@ -58,7 +57,7 @@ fn bars(answer: &Answer, label: &str, value: &str) -> String {
         let tone = if height < 0.0 { "less" } else { "more" };
         let label = match row[label].as_deref() {
             Some(label) => foreign(label),
-            None => "all hosts".to_owned(),
+            None => ALL_HOSTS.to_owned(),
         };
         write!(
             html,
@@ -83,19 +82,20 @@ fn lines(answer: &Answer, at: &str, height: &str) -> String {
     let mut places: Vec<&str> = answer.rows.iter().filter_map(|row| row[at].as_deref()).collect();
     places.sort_unstable();
     places.dedup();
-    let mut series: BTreeMap<&str, Points> = BTreeMap::new();
+    // The hosts of the newest rows come first, and among them those with most sessions.
+    let mut series: Vec<(&str, Points)> = Vec::new();
     for row in &answer.rows {
         let (Some(place), Some(value)) = (row[at].as_deref(), number(answer, height, row)) else {
             continue;
         };
         let host = host.and_then(|host| row[host].as_deref()).unwrap_or("");
         let place = places.binary_search(&place).expect("it was collected");
-        series.entry(host).or_default().push((place, value));
+        match series.iter().position(|(known, _)| *known == host) {
+            Some(known) => series[known].1.push((place, value)),
+            None if series.len() < LINES => series.push((host, vec![(place, value)])),
+            None => {}
+        }
     }
-    let mut series: Vec<(&str, Points)> = series.into_iter().collect();
-    // Those with most days first.
-    series.sort_by_key(|(host, points)| (std::cmp::Reverse(points.len()), *host));
-    series.truncate(LINES);
     let most = series.iter().flat_map(|(_, points)| points).map(|(_, value)| *value);
     let most = most.fold(f64::MIN_POSITIVE, f64::max);
     let (name, holds) = &answer.columns[height];

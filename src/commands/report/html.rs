@@ -9,7 +9,7 @@ use openssl::sha::sha256;
 use crate::commands::ask::printable;
 use crate::commands::report::chart::{brief, chart, shade};
 use crate::commands::report::parts::Chart;
-use crate::commands::report::tables::{NOTHING_KNOWN, shown_as, title};
+use crate::commands::report::tables::{ALL_HOSTS, NOTHING_KNOWN, shown_as, title};
 use crate::commands::report::{Done, Head, Part};
 use crate::ledger::report::{Answer, Holds};
 use crate::ui::text::count;
@@ -87,7 +87,10 @@ fn table(answer: &Answer) -> String {
     });
     let row = |row: &Vec<Option<String>>| {
         let cells = answer.columns.iter().zip(row).map(|((name, holds), cell)| {
-            let text = cell_text(*holds, cell.as_deref());
+            let text = match cell.as_deref() {
+                None if name == "host" => ALL_HOSTS.to_owned(),
+                cell => cell_text(*holds, cell),
+            };
             let name = escape(&title(name));
             format!("<td{} data-name=\"{name}\">{text}</td>", class(*holds))
         });
@@ -115,7 +118,7 @@ fn heat(answer: &Answer) -> String {
     let most = cells.max().unwrap_or(0);
     let header = answer.columns.iter().map(|(name, _)| {
         let title = escape(&title(name));
-        let short = escape(name.get(..3).unwrap_or(name));
+        let short = escape(if name.len() > 4 { &name[..3] } else { name });
         format!("<th scope=\"col\"><abbr title=\"{title}\">{short}</abbr></th>")
     });
     let row = |row: &Vec<Option<String>>| {

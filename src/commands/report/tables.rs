@@ -1,6 +1,8 @@
 //! A report as tables for people, and how single values are written for them.
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets::NOTHING};
+use comfy_table::{
+    Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets::NOTHING,
+};
 
 use crate::commands::ask::printable;
 use crate::commands::report::data::seconds;
@@ -10,6 +12,12 @@ use crate::ui::text::{count, plural};
 
 /// What is shown where there is no value.
 pub const NOTHING_KNOWN: &str = "–";
+/// What is shown for the host of a row that is for all of them.
+pub const ALL_HOSTS: &str = "all hosts";
+/// With more columns, each word of a title has a line of its own.
+const FEW_COLUMNS: usize = 6;
+/// The least width of a column of text.
+const TEXT: u16 = 12;
 
 /// The whole report, no wider than `width` columns where that is possible.
 pub fn tables(head: &Head, parts: &[Done], most: usize, width: u16) -> String {
@@ -41,13 +49,28 @@ fn table(answer: &Answer, left_out: &[&str], most: usize, width: u16) -> String 
         Holds::Number | Holds::Length => Cell::new(text).set_alignment(CellAlignment::Right),
         _ => Cell::new(text),
     };
-    table.set_header(shown.iter().map(|at| cell(*at, title(&answer.columns[*at].0))));
+    let words = |name: &str| match shown.len() {
+        ..=FEW_COLUMNS => title(name),
+        _ => title(name).replace(' ', "\n"),
+    };
+    table.set_header(shown.iter().map(|at| cell(*at, words(&answer.columns[*at].0))));
     for row in answer.rows.iter().take(most) {
         table.add_row(shown.iter().map(|at| {
             let holds = answer.columns[*at].1;
-            let text = row[*at].as_deref().map(|text| shown_as(holds, text));
-            cell(*at, text.unwrap_or_else(|| NOTHING_KNOWN.to_owned()))
+            let text = match row[*at].as_deref() {
+                Some(text) => shown_as(holds, text),
+                None if answer.columns[*at].0 == "host" => ALL_HOSTS.to_owned(),
+                None => NOTHING_KNOWN.to_owned(),
+            };
+            cell(*at, text)
         }));
+    }
+    for (column, at) in table.column_iter_mut().zip(&shown) {
+        // Only text is broken into lines.
+        column.set_padding((0, 1)).set_constraint(match answer.columns[*at].1 {
+            Holds::Text => ColumnConstraint::LowerBoundary(Width::Fixed(TEXT)),
+            _ => ColumnConstraint::ContentWidth,
+        });
     }
     let lines: Vec<String> =
         table.to_string().lines().map(|line| format!("{}\n", line.trim_end())).collect();
