@@ -16,12 +16,14 @@ pub mod version;
 use std::ffi::OsString;
 
 pub use args::{
-    AuditArgs, DemoArgs, HealthArgs, ProduceArgs, ReportArgs, ResetArgs, RunArgs, StatusArgs,
+    AuditArgs, CompareArgs, DemoArgs, HealthArgs, ProduceArgs, ReportArgs, ResetArgs, RunArgs,
+    StatusArgs,
 };
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::config;
 use crate::config::Environment;
 
 /// Turns a Kafka topic of web events into sessions in PostgreSQL, exactly once.
@@ -63,6 +65,12 @@ pub enum Command {
     /// Uses the environment of the job and may run beside it. Exits with 0 only if the table is the
     /// batch answer and the balance is zero.
     Audit(Box<AuditArgs>),
+    /// Compares the table of the job with that of another program, session by session
+    ///
+    /// For running beside a Flink job before the cutover: both read the same topic, each writes a
+    /// table of its own. Every difference is explained, or counted as unexplained. Uses the
+    /// environment of the job and may run beside it. Exits with 0 only if nothing is unexplained.
+    Compare(Box<CompareArgs>),
     /// Analyses the table: hosts, days, hours, visitors, and what is unlike the rest
     ///
     /// Uses POSTGRES_URL and the login of the job, and only reads; it may run beside the job, and
@@ -119,6 +127,7 @@ pub fn parse(
         .try_get_matches_from_mut(&typed.args)
         .map_err(|error| tips::with_tip(error, &words, &command))?;
     env.read_file(typed.env_file);
+    config::read_secret_files(&mut env);
     let all = variables::known(&command);
     env.check(&all);
     let (name, chosen, matches) = match matches.subcommand() {

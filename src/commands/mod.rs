@@ -1,9 +1,11 @@
-//! The commands besides the job itself: what asks, checks, fills and removes.
+//! The commands besides the job itself: audit, compare, demo, health, produce, report, reset
+//! and status.
 
-mod ask;
 pub mod audit;
+pub mod compare;
 pub mod demo;
 pub mod health;
+mod http;
 pub mod produce;
 pub mod report;
 pub mod reset;

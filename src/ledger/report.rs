@@ -11,7 +11,7 @@ use sessionizer_core::fault::Fault;
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
 use crate::ledger::connect::{classify, connect_to_read};
-use crate::ledger::peek::Place;
+use crate::ledger::peek::Database;
 use crate::ledger::reset::no_such_job;
 use crate::ui::text;
 
@@ -143,10 +143,10 @@ fn find(
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => lacks_right(&why),
         _ => classify(&why, "looking for the job"),
     };
-    let place = Place::of(client, config).map_err(failed)?;
+    let database = Database::of(client, config).map_err(failed)?;
     let there = "select to_regclass('sessionizer.jobs') is not null";
     if !client.query_one(there, &[]).map_err(failed)?.get::<_, bool>(0) {
-        return Err(no_such_job(&place, &config.job, &[]));
+        return Err(no_such_job(&database, &config.job, &[]));
     }
     let find = "select format('%I.%I', table_schema, table_name),
                        to_regclass(format('%I.%I', table_schema, table_name))::oid
@@ -155,12 +155,12 @@ fn find(
         let jobs = "select job from sessionizer.jobs order by job limit 20";
         let jobs = client.query(jobs, &[]).map_err(failed)?;
         let jobs: Vec<String> = jobs.iter().map(|row| row.get(0)).collect();
-        return Err(no_such_job(&place, &config.job, &jobs));
+        return Err(no_such_job(&database, &config.job, &jobs));
     };
     let table: String = row.get(0);
     let Some(oid) = row.get::<_, Option<u32>>(1) else {
         return Err(refuse(format!(
-            "the table {table} of the job {} is not in {place}: it was dropped or renamed. Restore \
+            "the table {table} of the job {} is not in {database}: it was dropped or renamed. Restore \
              it, or name another job with --job",
             config.job
         )));

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use openssl::base64::encode_block;
 use openssl::sha::sha256;
 
-use crate::commands::ask::printable;
+use crate::commands::http::printable;
 use crate::commands::report::chart::{brief, chart, shade};
 use crate::commands::report::parts::Chart;
 use crate::commands::report::tables::{ALL_HOSTS, NOTHING_KNOWN, shown_as, title};

@@ -4,7 +4,7 @@ use comfy_table::{
     Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets::NOTHING,
 };
 
-use crate::commands::ask::printable;
+use crate::commands::http::printable;
 use crate::commands::report::data::seconds;
 use crate::commands::report::{Done, Head};
 use crate::ledger::report::{Answer, Holds};
