@@ -32,8 +32,14 @@ hosts as (
     group by s.host
 ),
 visitors as (
+    -- Counting the first session of each uses the order of the key, and sorts nothing.
     select v.host, count(*) as visitors
-    from (select distinct s.ip, s.host from :sessions s) v
+    from (
+        select s.host,
+               row_number() over (partition by s.ip, s.host order by s.session_start) as nth
+        from :sessions s
+    ) v
+    where v.nth = 1
     group by v.host
 )
 select host, sessions, visitors, events,

@@ -155,8 +155,11 @@ fn a_table_becomes_a_partition_of_another() {
     };
     let april = chrono::DateTime::parse_from_rfc3339("2024-04-01T00:00:00Z").expect("a time");
     let april = april.timestamp_millis();
-    let mut events =
-        vec![event("before", "h", april - 20 * MINUTE), event("border", "h", april - 4 * MINUTE)];
+    let mut events = vec![
+        event("before", "h", april - 20 * MINUTE),
+        event("border", "h", april - 4 * MINUTE),
+        tick(april + 10 * MINUTE),
+    ];
     world.send_events(0, &events);
     let job = world.start(&FAST);
     eventually("two rows", || {
