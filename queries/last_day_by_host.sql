@@ -5,7 +5,7 @@
 -- (its bins), in which the values here lie. Durations are from the first event to the last, in
 -- milliseconds. The first row, without a host, is for all hosts together.
 --
--- Index: none; it reads the whole table once.
+-- Index: the one on session_end (brin), if there is one.
 --
 -- Reads the table sessionized_events; for the table of one job, run
 -- `psql -v job=NAME -f queries/last_day_by_host.sql`.
@@ -31,6 +31,8 @@ ended as (
                as duration_ms
     from :sessions s, job
     where extract(epoch from s.session_end) >= first_hour * 3600
+          -- Implied, in any time zone: for the index.
+          and s.session_end >= (select to_timestamp((first_hour - 24) * 3600) from job)
 )
 select host,
        count(*)                                                       as sessions,

@@ -67,11 +67,12 @@ candidates as materialized (
            floor(date_part('epoch', s.session_end) / 3600)::int as hour,
            round(1000 * date_part('epoch', s.session_end - s.session_start
                                            - (select tail from job)))::bigint as length_ms
-    from :sessions s, rules
-    where s.num_logs > burst_least
+    from :sessions s
+    where s.num_logs > (select burst_least from rules)
           -- Shorter sessions cannot raise the limit above its least value.
           or s.session_end - s.session_start
-             > (select tail from job) + interval '1 ms' * (marathon_least / marathon_ranked * 0.8)
+             > (select tail + interval '1 ms' * (marathon_least / marathon_ranked * 0.8)
+                from job, rules)
 ),
 newest as (
     select floor(date_part('epoch', max(newest)) / 300)::int as bucket from by_bucket
