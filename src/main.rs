@@ -6,7 +6,10 @@ use std::sync::Arc;
 use log::{error, info, warn};
 use sessionizer::cli;
 use sessionizer::cli::{Command, RunArgs};
-use sessionizer::commands::{audit, compare, demo, health, produce, report, reset, status};
+use sessionizer::commands::{
+    audit, compare, completions, demo, forget, health, man, open, produce, redrive, report, reset,
+    schema, status,
+};
 use sessionizer::config::Environment;
 use sessionizer::dataflow::run_state::RunState;
 use sessionizer::job::system;
@@ -36,7 +39,7 @@ fn main() -> ExitCode {
     let first = match &cli.command {
         _ if commits => "stopping: committing what was read",
         // Ctrl-C is how one leaves it.
-        Some(Command::Status(_) | Command::Health(_)) => "",
+        Some(Command::Status(_) | Command::Health(_) | Command::Open(_)) => "",
         _ => "stopping",
     };
     stop_on_signals(&run_state, first);
@@ -47,9 +50,15 @@ fn main() -> ExitCode {
         Some(Command::Compare(args)) => compare::compare(args, &env, &run_state),
         Some(Command::Report(args)) => report::report(args, &env, &run_state),
         Some(Command::Reset(args)) => reset::reset(args, &env),
+        Some(Command::Open(args)) => open::open(args, &env),
+        Some(Command::Forget(args)) => forget::forget(args, &env),
+        Some(Command::Redrive(args)) => redrive::redrive(args, &env, &run_state),
         Some(Command::Status(args)) => status::status(args, &env, &run_state),
         Some(Command::Health(args)) => health::health(args, &env),
         Some(Command::Demo(args)) => demo::demo(args, &env, &run_state),
+        Some(Command::Schema) => schema::schema(),
+        Some(Command::Completions(args)) => completions::completions(args),
+        Some(Command::Man(args)) => man::man(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

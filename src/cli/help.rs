@@ -124,6 +124,32 @@ Examples:
   sessionizer report --csv --only bounce_rate --host www.example.org
   sessionizer report --json --only longest_sessions --addresses | jq .parts";
 
+const OPEN_EXAMPLES: &str = "\
+Exit codes: 0 done, also if no session is open; 1 Postgres failed; 2 as for the job.
+
+Examples:
+  sessionizer open
+  sessionizer open --ip 192.0.2.7
+  sessionizer open --host shop.example --limit 1000 --json | jq '.sessions[].ip'";
+
+const FORGET_EXAMPLES: &str = "\
+Exit codes: 0 done, also if there was nothing of the visitor; 1 Postgres failed:
+run it again; 2 as for the job, and if it runs or was not stopped
+cleanly.
+
+Examples:
+  sessionizer forget --ip 192.0.2.7 --dry-run
+  sessionizer forget --ip 192.0.2.7 --host shop.example --yes";
+
+const REDRIVE_EXAMPLES: &str = "\
+Exit codes: 0 done, also if nothing is good now; 1 a server failed:
+run it again; 2 as for the job, and if it runs or was not stopped cleanly.
+
+Examples:
+  sessionizer redrive --reason future --dry-run    after a clock was set right
+  sessionizer redrive --reason late --yes          after --late drop was given up
+  sessionizer redrive --reason row_refused         after the table was widened";
+
 const HEALTH_EXAMPLES: &str = "\
 Exit codes: 0 it is ready, 1 it is not or does not answer, 2 what answers is no job.
 
@@ -149,6 +175,9 @@ pub fn describe(root: Command) -> Command {
                 "compare" => (AUDIT, COMPARE_EXAMPLES),
                 "reset" => (RESET, ""),
                 "report" => (RESET, REPORT_EXAMPLES),
+                "open" => (RESET, OPEN_EXAMPLES),
+                "forget" => (RESET, FORGET_EXAMPLES),
+                "redrive" => (AUDIT, REDRIVE_EXAMPLES),
                 "demo" => (DEMO, ""),
                 "status" => ("", STATUS_EXAMPLES),
                 "health" => ("", HEALTH_EXAMPLES),

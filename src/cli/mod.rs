@@ -16,12 +16,12 @@ pub mod version;
 use std::ffi::OsString;
 
 pub use args::{
-    AuditArgs, CompareArgs, DemoArgs, HealthArgs, ProduceArgs, ReportArgs, ResetArgs, RunArgs,
-    StatusArgs,
+    AuditArgs, CompareArgs, CompletionsArgs, DemoArgs, ForgetArgs, HealthArgs, ManArgs, OpenArgs,
+    ProduceArgs, RedriveArgs, ReportArgs, ResetArgs, RunArgs, StatusArgs,
 };
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
 use crate::config;
 use crate::config::Environment;
@@ -44,7 +44,10 @@ pub struct Cli {
     ///
     /// Each line is NAME=VALUE, as in Docker and systemd: blank lines and lines that begin with #
     /// are ignored, `export` before the name and quotes around the value are removed.
-    #[arg(long, value_name = "FILE", global = true, display_order = 900)]
+    #[arg(
+        long, value_name = "FILE", value_hint = ValueHint::FilePath, global = true,
+        display_order = 900
+    )]
     pub env_file: Option<String>,
 
     /// How log lines are written: text or json
@@ -86,6 +89,27 @@ pub enum Command {
     ///
     /// Asks its HTTP port (--http), not Kafka or Postgres.
     Status(Box<StatusArgs>),
+    /// Lists the sessions that are open, and so in no row yet
+    ///
+    /// They are in the snapshots in Postgres, whose format is the program's own: so this is a
+    /// command and not a view. It only reads, and works while the job runs and while it does not.
+    /// A running job takes a snapshot of each shard every --snapshot-interval (one minute by
+    /// default), so the list is that old; a clean stop takes one of all.
+    Open(Box<OpenArgs>),
+    /// Removes a visitor from everything that the job has stored
+    ///
+    /// From rows, open sessions, dead letters and anomalies, in one transaction that keeps the balance
+    /// at zero and the audit right. The job must have been stopped with SIGTERM. Shows what will be
+    /// removed, and asks. The records stay in Kafka until its retention removes them: a `reset`, or
+    /// another job that reads them, brings them back. Backups and the WAL of Postgres are yours.
+    Forget(Box<ForgetArgs>),
+    /// Takes dead letters up again after what made them dead was mended
+    ///
+    /// Decodes them with this program and these settings, and merges those that are events now with
+    /// open sessions and rows, each exactly once: as one more commit of the job, which must have been
+    /// stopped with SIGTERM. Uses the environment of the job. Payloads that were cut are read again
+    /// from Kafka. What is still bad stays as it is.
+    Redrive(Box<RedriveArgs>),
     /// Tells whether a running job is ready, for health checks
     ///
     /// Exits with 0 if it makes progress or has nothing to do, and otherwise with 1 and the reason.
@@ -96,6 +120,19 @@ pub enum Command {
     /// from the environment. The rows go to the table sessionizer_demo, the state to the job of
     /// that name; the next demo replaces both. At the end it audits its own table.
     Demo(Box<DemoArgs>),
+    /// Prints the SQL that brings the schema sessionizer up to date, for psql
+    ///
+    /// A start does the same by itself if its login owns the schema. To have the owner do it:
+    /// sessionizer schema | psql -U OWNER DATABASE
+    Schema,
+    /// Prints completions for a shell: bash, zsh, fish, elvish or powershell
+    ///
+    /// For example: sessionizer completions bash >/etc/bash_completion.d/sessionizer
+    Completions(CompletionsArgs),
+    /// Prints the manual page, or writes one for each command into a directory
+    ///
+    /// To read it without installing it: sessionizer man | man -l -
+    Man(ManArgs),
 }
 
 /// The clap command, with the variable and the default of each flag in its help.

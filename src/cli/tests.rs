@@ -53,11 +53,19 @@ fn every_flag_has_the_variable_of_its_name() {
                 clap::ArgAction::SetTrue => "yes",
                 _ => "0.25",
             };
-            let value = if (name, flag) == ("", "late") { "drop" } else { value };
+            let value = match (name, flag) {
+                ("" | "redrive", "late") => "drop",
+                _ => value,
+            };
             for variable in all {
-                let args: Vec<&str> =
-                    Some(name).filter(|name| !name.is_empty()).into_iter().collect();
-                let (cli, env) = parse_with(&args, &[(&variable, value)]).expect("it is known");
+                let args: &[&str] = match name {
+                    "" => &[],
+                    "completions" => &["completions", "bash"],
+                    "forget" => &["forget", "--ip", "192.0.2.7"],
+                    "redrive" => &["redrive", "--reason", "late"],
+                    name => &[name],
+                };
+                let (cli, env) = parse_with(args, &[(&variable, value)]).expect("it is known");
                 assert!(env.warnings().is_empty(), "{variable}");
                 let shown = format!("{cli:?}");
                 let field = arg.get_id().as_str();

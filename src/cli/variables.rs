@@ -40,7 +40,7 @@ const OF_SCRIPTS: [&str; 7] = [
 pub fn names(command: &str, flag: &str) -> Vec<String> {
     let regular = format!("SESSIONIZER_{}", flag.to_uppercase().replace('-', "_"));
     let listed: &[&str] = match (command, flag) {
-        ("", "late") => &["SESSIONIZER_LATE", "SESSIONIZER_LATE_EVENTS"],
+        ("" | "redrive", "late") => &["SESSIONIZER_LATE", "SESSIONIZER_LATE_EVENTS"],
         // The job has a flag of this name with another meaning.
         ("produce", "late") => &["SESSIONIZER_PRODUCE_LATE", "SESSIONIZER_LATE"],
         // The job and `produce` have flags of these names with other meanings.
@@ -53,10 +53,16 @@ pub fn names(command: &str, flag: &str) -> Vec<String> {
 
 /// Whether a flag has a variable: all but those that clap adds, and the one that skips a question,
 /// which must always be typed. The flags of the demo have none, so that a demo does not take over
-/// the exported variables of a job.
+/// the exported variables of a job. Nor have those that name a visitor: a variable that was exported
+/// for something else (`produce` has a --host, too) must not decide who is forgotten,
+/// nor which dead letters are taken up again.
 pub fn has_variable(command: &str, arg: &clap::Arg) -> bool {
+    let id = arg.get_id().as_str();
+    let names_a_visitor = ["open", "forget"].contains(&command) && ["ip", "host"].contains(&id);
     command != "demo"
-        && !["help", "version", "yes"].contains(&arg.get_id().as_str())
+        && !names_a_visitor
+        && (command, id) != ("redrive", "reason")
+        && !["help", "version", "yes"].contains(&id)
         && arg.get_long().is_some()
 }
 
@@ -122,7 +128,7 @@ pub fn resolve(
 fn is_meant(command: &str, variable: &str, value: &str) -> bool {
     let is_share = number(value, f64::MIN, f64::MAX).is_ok();
     match (command, variable) {
-        ("", "SESSIONIZER_LATE") => !is_share,
+        ("" | "redrive", "SESSIONIZER_LATE") => !is_share,
         ("produce", "SESSIONIZER_LATE") => is_share,
         _ => true,
     }

@@ -1,12 +1,17 @@
-//! The commands besides the job itself: audit, compare, demo, health, produce, report, reset
-//! and status.
+//! The commands besides the job itself.
 
 pub mod audit;
 pub mod compare;
+pub mod completions;
 pub mod demo;
+pub mod forget;
 pub mod health;
 mod http;
+pub mod man;
+pub mod open;
 pub mod produce;
+pub mod redrive;
 pub mod report;
 pub mod reset;
+pub mod schema;
 pub mod status;

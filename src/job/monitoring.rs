@@ -107,6 +107,7 @@ fn ask_balance(config: &Config) -> AskBalance {
             open: found.open,
             dead: found.dead,
             lost: found.lost,
+            forgotten: found.forgotten,
             difference: found.difference,
         }),
         Ok(None) => Err("nothing has been committed yet".to_owned()),

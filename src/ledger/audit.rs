@@ -19,7 +19,10 @@ use crate::dataflow::ports::LedgerError;
 use crate::ledger::commit::{ROW_REFUSED, RefusedRow};
 use crate::ledger::connect::{classify, quote};
 use crate::ledger::copy::Timestamp;
+use crate::ledger::forgotten::Forgotten;
+use crate::ledger::peek::Database;
 use crate::ledger::pooler::connect_directly;
+use crate::ledger::schema;
 use crate::ledger::table::SessionEnd;
 use crate::ledger::{LedgerConfig, NamedBinding, durable, table};
 
@@ -48,6 +51,9 @@ pub struct Moment {
     pub latest: HashMap<(String, i32), Vec<(Offset, EventTime)>>,
     /// Sessions that the table has refused; their events count as dead letters.
     pub refused_rows: Vec<(Key, Span)>,
+    /// Visitors that were forgotten, and by shard how many of their records no longer count.
+    pub forgotten: Forgotten,
+    pub forgotten_records: Vec<u64>,
     /// As of the last epoch that all shards have passed.
     pub balance: Option<Balance>,
 }
@@ -60,6 +66,8 @@ pub struct Balance {
     pub open: i64,
     pub dead: i64,
     pub lost: i64,
+    /// Of visitors that were forgotten.
+    pub forgotten: i64,
     pub difference: i64,
 }
 
@@ -95,12 +103,11 @@ impl Moment {
                 config.job
             ))));
         };
+        let database = Database::of(&mut client, config).map_err(failed)?;
+        schema::refuse_other(&mut client, &database)?;
         refuse_after_loss(&mut client, &config.job)?;
         let (schema, name): (String, String) = (job.get(0), job.get(1));
-        let session_end = match job.get::<_, &str>(3) {
-            name if name == SessionEnd::LastEvent.name() => SessionEnd::LastEvent,
-            _ => SessionEnd::Window,
-        };
+        let session_end = SessionEnd::named(job.get(3));
         let gap = Gap::from_millis(job.get(2)).ok_or_else(|| {
             durable::incomplete(&config.job, "sessionizer.jobs holds an invalid gap")
         })?;
@@ -118,6 +125,8 @@ impl Moment {
             refused: HashMap::new(),
             latest: HashMap::new(),
             refused_rows: Vec::new(),
+            forgotten: Forgotten::default(),
+            forgotten_records: Vec::new(),
             balance: None,
         };
         moment.read_progress(&config.job)?;
@@ -180,6 +189,7 @@ impl Moment {
                 .insert(Offset::new(row.get(2)), reason);
         }
         self.read_refused_rows(job)?;
+        self.read_forgotten(job)?;
         let slowest = self.shards.iter().map(|shard| shard.epoch).min().unwrap_or(0);
         // Read it through JSON: a schema of an older version lacks the column.
         let latest = self
@@ -196,12 +206,13 @@ impl Moment {
             let latest = (Offset::new(row.get(2)), EventTime::from_millis(row.get(3)));
             self.latest.entry((row.get(0), row.get(1))).or_default().push(latest);
         }
-        // The view of an older version lacks the column `lost`.
+        // The view of an older version lacks the last columns.
         let balance = self
             .client
             .query_opt(
                 "select records, closed, open, dead, difference,
-                    coalesce((to_jsonb(b) ->> 'lost')::bigint, 0)
+                    coalesce((to_jsonb(b) ->> 'lost')::bigint, 0),
+                    coalesce((to_jsonb(b) ->> 'forgotten')::bigint, 0)
              from sessionizer.balance b where job = $1",
                 &[&job],
             )
@@ -213,7 +224,24 @@ impl Moment {
             dead: row.get(3),
             difference: row.get(4),
             lost: row.get(5),
+            forgotten: row.get(6),
         });
+        Ok(())
+    }
+
+    fn read_forgotten(&mut self, job: &str) -> Result<(), LedgerError> {
+        self.forgotten = Forgotten::read(&mut self.client, job)?;
+        // Read it through JSON: a schema of an older version lacks the column.
+        let rows = self
+            .client
+            .query(
+                "select coalesce((to_jsonb(p) ->> 'forgotten')::int8, 0) as forgotten
+                 from sessionizer.shard_progress p where job = $1 order by shard",
+                &[&job],
+            )
+            .map_err(|why| classify(&why, "reading who was forgotten"))?;
+        let records = rows.iter().map(|row| durable::unsigned(row, "forgotten"));
+        self.forgotten_records = records.collect::<Result<_, _>>()?;
         Ok(())
     }
 

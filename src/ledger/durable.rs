@@ -13,6 +13,7 @@ use sessionizer_core::time::{Epoch, EventTime};
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
 use crate::ledger::connect::classify;
+use crate::ledger::stopped::exists;
 use crate::ledger::table;
 use crate::ui::text;
 
@@ -160,7 +161,7 @@ fn find_empty(
     let sum =
         "select coalesce(sum(closed), 0)::int8 from sessionizer.shard_progress where job = $1";
     let closed: i64 = client.query_one(sum, &[&job])?.get(0);
-    if closed == 0 || table::has_rows(client, table)? {
+    if closed == 0 || table::has_rows(client, table)? || has_forgotten(client, job)? {
         return Ok(None);
     }
     let records = text::plural(closed as u64, "record");
@@ -222,6 +223,14 @@ fn find_missing(
         missing.extend(find_imbalance(client, job)?);
     }
     Ok(missing)
+}
+
+/// Whether visitors of the job were forgotten: then the table may be empty for that reason.
+fn has_forgotten(client: &mut impl GenericClient, job: &str) -> Result<bool, postgres::Error> {
+    Ok(exists(client, "forgotten")?
+        && client
+            .query_one("select exists (select from sessionizer.forgotten where job = $1)", &[&job])?
+            .get(0))
 }
 
 /// Describes how the totals fail to balance at the last epoch that all shards have passed.

@@ -4,12 +4,16 @@
 //! them between clients, `trust` decides whose code may run, `table` knows the table of sessions,
 //! `peek` looks before a start, `start` takes the fence, `job` creates the job or checks its
 //! settings, `rights` checks what the login may do, `probe` rehearses what the job will do,
-//! `durable` reads and checks the durable state, `loss` records what Kafka has lost, `commit`
-//! writes epochs, `past` detects a database that has gone back to an earlier state, `audit` reads
+//! `schema` applies migrations, `durable` reads and checks the durable state, `loss` records what
+//! Kafka has lost, `commit` writes epochs, `past` detects a database that has gone back to an earlier
+//! state, `audit` reads
 //! the durable state for an audit, `prune` deletes old dead letters, `anomalies` writes the rows of
-//! anomalies, `yesterday` reads the rows that the statistics start from, `watch` reads the balance
-//! for the page, `report` runs the queries of a report, and `reset` removes a job. `copy` encodes rows for COPY. Each statement is beside
-//! its one caller; the objects they use are in `schema.sql`.
+//! anomalies, `past_rows` reads the rows that the statistics start from, `watch` reads the balance
+//! for the page, `report` runs the queries of a report, and `reset` removes a job. `stopped` knows whether a job was stopped cleanly,
+//! `open_sessions` reads its snapshots for people, `forget` removes a visitor (`mention` looks for
+//! it in texts, `forgotten` remembers it for audits), and `redrive` takes up dead letters again.
+//! `copy` encodes rows for COPY. Each statement is beside its one caller; the objects they use are
+//! in `migrations/`.
 
 mod anomalies;
 pub mod audit;
@@ -17,22 +21,29 @@ pub mod commit;
 mod connect;
 mod copy;
 mod durable;
+mod forget;
+mod forgotten;
 mod job;
 mod loss;
+mod mention;
+mod open_sessions;
 mod past;
+mod past_rows;
 mod peek;
 mod pooler;
 mod probe;
 mod prune;
+mod redrive;
 pub mod report;
 pub mod reset;
 mod rights;
+pub mod schema;
 pub mod start;
+mod stopped;
 mod table;
 mod trust;
 pub mod url;
 mod watch;
-mod yesterday;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -42,12 +53,17 @@ use std::time::{Duration, Instant};
 
 pub use anomalies::AnomalyRows;
 pub use audit::{Balance, Moment};
+pub use commit::ROW_REFUSED;
 pub use durable::{NamedBinding, NamedEpoch, RecoveredState};
+pub use forget::{Removed, Visitor};
 use log::info;
 pub use loss::Loss;
+pub use open_sessions::{OpenSessions, Wanted};
 pub use past::Run;
+pub use past_rows::PastRows;
 pub use peek::{Database, ExistingRows, FirstStart};
 pub use prune::keep_dead_letters;
+pub use redrive::{Cut, Found, OfReason, Position, Redrive, Redriven, decode as decode_again};
 pub use reset::{ResetPlan, RowCount};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Shard;
@@ -58,7 +74,6 @@ pub use start::{StartOptions, Started};
 pub use table::SessionEnd;
 use url::PostgresUrl;
 pub use watch::BalanceWatch;
-pub use yesterday::Yesterday;
 
 use crate::dataflow::ports::{Ledger, LedgerError};
 use crate::ui::text;
@@ -111,6 +126,43 @@ pub fn look_before_reset(config: &LedgerConfig) -> Result<ResetPlan, LedgerError
 /// Removes the job and the rows of its table.
 pub fn reset(config: &LedgerConfig) -> Result<(), LedgerError> {
     reset::remove(config)
+}
+
+/// Returns the dead letters of these reasons whose payload was cut.
+pub fn cut_letters(config: &LedgerConfig, reasons: &[String]) -> Result<Vec<Cut>, LedgerError> {
+    redrive::cut(config, reasons)
+}
+
+/// Merges the dead letters that are good now; `only_try`: takes it back, and says what would happen.
+pub fn redrive(
+    config: &LedgerConfig,
+    request: &Redrive,
+    only_try: bool,
+) -> Result<Redriven, LedgerError> {
+    redrive::redrive(config, request, only_try)
+}
+
+/// Removes everything about a visitor; `only_try`: takes it back, and says what would be removed.
+pub fn forget(
+    config: &LedgerConfig,
+    visitor: &Visitor,
+    only_try: bool,
+) -> Result<Removed, LedgerError> {
+    forget::forget(config, visitor, only_try)
+}
+
+/// Brings the planner's statistics up to date after a visitor was forgotten.
+pub fn analyze(config: &LedgerConfig, table: &str) -> Result<(), LedgerError> {
+    forget::analyze(config, table)
+}
+
+/// Reads the open sessions of a job, at most `limit` of them in detail.
+pub fn open_sessions(
+    config: &LedgerConfig,
+    wanted: &Wanted,
+    limit: usize,
+) -> Result<OpenSessions, LedgerError> {
+    open_sessions::read(config, wanted, limit)
 }
 
 /// Opens the ledger of a writer, with a connection of its own.

@@ -12,7 +12,7 @@ use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
 use crate::ledger::connect::{classify, connect_to_read};
 use crate::ledger::peek::Database;
-use crate::ledger::reset::no_such_job;
+use crate::ledger::stopped::no_such_job;
 use crate::ui::text;
 
 /// Lets queries count in memory what would otherwise be sorted on disk, and ends them within a
@@ -146,16 +146,13 @@ fn find(
     let database = Database::of(client, config).map_err(failed)?;
     let there = "select to_regclass('sessionizer.jobs') is not null";
     if !client.query_one(there, &[]).map_err(failed)?.get::<_, bool>(0) {
-        return Err(no_such_job(&database, &config.job, &[]));
+        return Err(no_such_job(client, &database, &config.job)?);
     }
     let find = "select format('%I.%I', table_schema, table_name),
                        to_regclass(format('%I.%I', table_schema, table_name))::oid
                 from sessionizer.jobs where job = $1";
     let Some(row) = client.query_opt(find, &[&config.job]).map_err(failed)? else {
-        let jobs = "select job from sessionizer.jobs order by job limit 20";
-        let jobs = client.query(jobs, &[]).map_err(failed)?;
-        let jobs: Vec<String> = jobs.iter().map(|row| row.get(0)).collect();
-        return Err(no_such_job(&database, &config.job, &jobs));
+        return Err(no_such_job(client, &database, &config.job)?);
     };
     let table: String = row.get(0);
     let Some(oid) = row.get::<_, Option<u32>>(1) else {

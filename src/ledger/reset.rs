@@ -4,28 +4,24 @@
 //! refuses a job that is running. If it overlooks one, that job's next commit finds its shards gone
 //! and fails, so it cannot write into the emptied table.
 
-use std::ops::ControlFlow::{Break, Continue};
-use std::time::Duration;
-
-use postgres::{Client, GenericClient, Transaction};
+use postgres::{GenericClient, Transaction};
 use sessionizer_core::fault::Fault;
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::connect::classify;
 use crate::ledger::peek::Database;
-use crate::ledger::pooler::connect_directly;
 use crate::ledger::start::ADVISORY_LOCK;
-use crate::ledger::{LedgerConfig, table};
-use crate::retry;
-use crate::ui::text;
+use crate::ledger::stopped::{exists, no_such_job, open, refuse_if_running};
+use crate::ledger::{LedgerConfig, schema, table};
 
 /// All tables that hold rows of a job. The first is the one that a commit locks first, so that a
 /// reset waits for commits in flight; the last is the one that the others refer to.
-const TABLES: [&str; 9] = [
+const TABLES: [&str; 10] = [
     "shard_progress",
     "losses",
     "replay_differences",
     "anomalies",
+    "forgotten",
     "dead_letters",
     "snapshots",
     "bindings",
@@ -34,8 +30,8 @@ const TABLES: [&str; 9] = [
 ];
 /// Up to how many rows are counted; beyond that, an estimate from Postgres has to do.
 const COUNTED_ROWS: i64 = 1_000_000;
-/// How long a closed connection may still be listed.
-const CLOSED_CONNECTION_TIMEOUT: Duration = Duration::from_secs(1);
+/// What to do about a job that is running.
+const THEN: &str = "Stop it, then reset it";
 
 /// What a reset will remove.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -66,11 +62,12 @@ pub enum RowCount {
 
 /// Looks at a job to be removed; refuses one that is running or does not exist.
 pub fn look(config: &LedgerConfig) -> Result<ResetPlan, LedgerError> {
-    let mut client = open(config)?;
+    let mut client = open(config, "reset")?;
     let failed = |why: postgres::Error| classify(&why, "looking at the job");
     let database = Database::of(&mut client, config).map_err(failed)?;
+    schema::version(&mut client, &database)?;
     let job = find(&mut client, &database, &config.job)?;
-    refuse_if_running(&mut client, &config.job)?;
+    refuse_if_running(&mut client, &config.job, THEN)?;
     let rows = count_rows(&mut client, &job).map_err(failed)?;
     let mut sum = |table: &str, what: &str| -> Result<i64, LedgerError> {
         if !exists(&mut client, table).map_err(failed)? {
@@ -86,12 +83,12 @@ pub fn look(config: &LedgerConfig) -> Result<ResetPlan, LedgerError> {
 
 /// Removes what [`look`] has found.
 pub fn remove(config: &LedgerConfig) -> Result<(), LedgerError> {
-    let mut client = open(config)?;
+    let mut client = open(config, "reset")?;
     let failed = |why: postgres::Error| classify(&why, "removing the job");
     let database = Database::of(&mut client, config).map_err(failed)?;
     let mut tx = client.transaction().map_err(failed)?;
     tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(failed)?;
-    refuse_if_running(&mut tx, &config.job)?;
+    refuse_if_running(&mut tx, &config.job, THEN)?;
     let job = find(&mut tx, &database, &config.job)?;
     // This waits for commits in flight. From here on, no commit of another instance succeeds.
     for table in TABLES {
@@ -106,20 +103,6 @@ pub fn remove(config: &LedgerConfig) -> Result<(), LedgerError> {
     tx.commit().map_err(failed)
 }
 
-/// Opens a connection that does not look like an instance of the job.
-fn open(config: &LedgerConfig) -> Result<Client, LedgerError> {
-    let mut client = connect_directly(config)?;
-    client
-        .batch_execute("set application_name = 'sessionizer reset'; set lock_timeout = '30s'")
-        .map_err(|why| classify(&why, "setting up the connection"))?;
-    Ok(client)
-}
-
-fn exists(client: &mut impl GenericClient, table: &str) -> Result<bool, postgres::Error> {
-    let name = format!("sessionizer.{table}");
-    Ok(client.query_one("select to_regclass($1) is not null", &[&name])?.get(0))
-}
-
 /// Finds the row of the job.
 fn find(
     client: &mut impl GenericClient,
@@ -128,7 +111,7 @@ fn find(
 ) -> Result<ResetPlan, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "looking for the job");
     if !exists(client, "jobs").map_err(failed)? {
-        return Err(no_such_job(database, job, &[]));
+        return Err(no_such_job(client, database, job)?);
     }
     let row = client
         .query_opt(
@@ -141,11 +124,7 @@ fn find(
         )
         .map_err(failed)?;
     let Some(row) = row else {
-        let jobs = client
-            .query("select job from sessionizer.jobs order by job limit 20", &[])
-            .map_err(failed)?;
-        let jobs: Vec<String> = jobs.iter().map(|row| row.get(0)).collect();
-        return Err(no_such_job(database, job, &jobs));
+        return Err(no_such_job(client, database, job)?);
     };
     let there: bool = row.get(5);
     Ok(ResetPlan {
@@ -160,53 +139,6 @@ fn find(
         dead_letters: 0,
         open: 0,
     })
-}
-
-pub(super) fn no_such_job(database: &Database, job: &str, jobs: &[String]) -> LedgerError {
-    let there = match jobs {
-        [] => "there are no jobs yet".to_owned(),
-        jobs => format!("the jobs are: {}", jobs.join(", ")),
-    };
-    LedgerError::Fatal(Fault::Config(format!(
-        "there is no job {job} in {database}; {there}. Name the job with --job or KAFKA_GROUP"
-    )))
-}
-
-/// Refuses a job that is running. Instances are recognized by their application name, which
-/// Postgres truncates to 63 bytes.
-/// An instance that has just ended may still be listed, and so may the second connection that
-/// looked for a pooler.
-fn refuse_if_running(client: &mut impl GenericClient, job: &str) -> Result<(), LedgerError> {
-    let look = || match running(client, job) {
-        Ok(running) if running.is_empty() => Break(Ok(())),
-        Ok(running) => Continue(running),
-        Err(why) => Break(Err(classify(&why, "looking for instances that run"))),
-    };
-    retry::until(CLOSED_CONNECTION_TIMEOUT, Duration::from_millis(50), look).unwrap_or_else(|running| {
-        let (pid, from) = &running[0];
-        Err(LedgerError::Fatal(Fault::Config(format!(
-            "the job {job} is running, or an audit of it: {} to Postgres, the first from {from} \
-             (pid {pid} in pg_stat_activity). Stop it, then reset it",
-            text::plural(running.len(), "connection")
-        ))))
-    })
-}
-
-fn running(
-    client: &mut impl GenericClient,
-    job: &str,
-) -> Result<Vec<(i32, String)>, postgres::Error> {
-    // Within a transaction, Postgres would repeat the activity it reported first.
-    client.execute("select pg_stat_clear_snapshot()", &[])?;
-    let rows = client.query(
-        "select pid, coalesce(host(client_addr), 'local') from pg_stat_activity
-         where datname = current_database() and pid <> pg_backend_pid()
-             and application_name = convert_from(
-                 substring(convert_to($1, 'UTF8') for 63), 'UTF8')
-         order by pid",
-        &[&format!("sessionizer/{job}")],
-    )?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 fn count_rows(

@@ -61,7 +61,8 @@ pub fn advise_on_owners(
 }
 
 /// The rights that the job needs on its own tables, from its first start to a reset.
-const RIGHTS: [(&str, &str); 30] = [
+const RIGHTS: [(&str, &str); 36] = [
+    ("schema_version", "select"),
     ("jobs", "select"),
     ("jobs", "insert"),
     ("jobs", "update"),
@@ -83,6 +84,7 @@ const RIGHTS: [(&str, &str); 30] = [
     ("dead_letters", "insert"),
     ("dead_letters", "update"),
     ("dead_letters", "delete"),
+    ("losses", "select"),
     ("losses", "insert"),
     ("losses", "delete"),
     ("replay_differences", "select"),
@@ -91,8 +93,19 @@ const RIGHTS: [(&str, &str); 30] = [
     ("anomalies", "insert"),
     ("anomalies", "update"),
     ("anomalies", "delete"),
+    ("forgotten", "select"),
+    ("forgotten", "insert"),
+    ("forgotten", "update"),
+    ("forgotten", "delete"),
     ("balance", "select"),
 ];
+
+/// What the job uses in the schema `sessionizer`.
+pub fn tables() -> impl Iterator<Item = &'static str> {
+    let mut tables: Vec<&str> = RIGHTS.iter().map(|(table, _)| *table).collect();
+    tables.dedup();
+    tables.into_iter()
+}
 
 /// Fails if the login lacks a right on any existing object in the schema `sessionizer`.
 pub fn check_rights(tx: &mut impl postgres::GenericClient) -> Result<(), LedgerError> {

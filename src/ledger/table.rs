@@ -29,6 +29,14 @@ impl SessionEnd {
         }
     }
 
+    /// The one with this name; what no version writes counts as the default.
+    pub fn named(name: &str) -> Self {
+        match name {
+            name if name == SessionEnd::LastEvent.name() => SessionEnd::LastEvent,
+            _ => SessionEnd::Window,
+        }
+    }
+
     /// Returns the `session_end` of a row.
     pub fn of(self, span: &Span, gap: Gap) -> EventTime {
         match self {

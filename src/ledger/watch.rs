@@ -54,7 +54,8 @@ impl BalanceWatch {
         let client = self.client.as_mut().expect("just connected");
         let row = client
             .query_opt(
-                "select b.epoch, b.records, b.closed, b.open, b.dead, b.lost, b.difference
+                "select b.epoch, b.records, b.closed, b.open, b.dead, b.lost, b.difference,
+                        b.forgotten
                  from sessionizer.balance b where job = $1",
                 &[&self.config.job],
             )
@@ -67,6 +68,7 @@ impl BalanceWatch {
                 dead: row.get(4),
                 lost: row.get(5),
                 difference: row.get(6),
+                forgotten: row.get(7),
             };
             (row.get(0), balance)
         }))

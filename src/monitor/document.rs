@@ -313,10 +313,21 @@ fn balance(job_state: &JobState) -> Value {
         Ok((read_at_ms, found)) => json!({
             "as_of": found.as_of_ms, "records": found.records, "closed": found.closed,
             "open": found.open, "dead": found.dead, "lost": found.lost,
-            "difference": found.difference, "ok": found.difference == 0, "read_at": read_at_ms,
+            "forgotten": found.forgotten, "difference": found.difference, "ok": found.difference == 0, "read_at": read_at_ms,
         }),
         Err(why) => unknown(
-            &["as_of", "records", "closed", "open", "dead", "lost", "difference", "ok", "read_at"],
+            &[
+                "as_of",
+                "records",
+                "closed",
+                "open",
+                "dead",
+                "lost",
+                "forgotten",
+                "difference",
+                "ok",
+                "read_at",
+            ],
             why,
         ),
     }

@@ -48,6 +48,7 @@ pub struct BalanceRow {
     pub open: i64,
     pub dead: i64,
     pub lost: i64,
+    pub forgotten: i64,
     pub difference: i64,
 }
 

@@ -60,6 +60,16 @@ fn the_job_does_everything_with_the_rights_of_its_role() {
     let (good, log) = command(&world, &["audit"]);
     assert!(good, "{log}");
     assert_eq!(world.dead_letters(), [("bad_json".to_owned(), 1)]);
+    let visitor = world.value("select ip from sessionized_events limit 1");
+    for args in [
+        &["open"][..],
+        &["redrive", "--reason", "bad_json", "--yes"],
+        &["forget", "--ip", &visitor, "--yes"],
+        &["audit"],
+    ] {
+        let (good, log) = command(&world, args);
+        assert!(good, "{args:?}:\n{log}");
+    }
     // Again: nothing is taken away, and nothing fails.
     run_script(&world, &[]);
     let (good, log) = command(&world, &["reset", "--yes"]);
@@ -114,15 +124,17 @@ fn every_right_that_is_missing_is_named_at_the_start() {
     world.execute(&format!("grant usage on schema sessionizer to {login}"));
     let cases = [
         ("table sessionized_events", "select insert delete"),
+        ("table sessionizer.schema_version", "select"),
         ("table sessionizer.jobs", "select insert update"),
         ("table sessionizer.shard_progress", "select insert update"),
         ("table sessionizer.epochs", "select insert update delete"),
         ("table sessionizer.bindings", "select insert update delete"),
         ("table sessionizer.snapshots", "select insert update"),
         ("table sessionizer.dead_letters", "select insert update delete"),
-        ("table sessionizer.losses", "insert delete"),
+        ("table sessionizer.losses", "select insert delete"),
         ("table sessionizer.replay_differences", "select insert"),
         ("table sessionizer.anomalies", "select insert update delete"),
+        ("table sessionizer.forgotten", "select insert update delete"),
         ("table sessionizer.balance", "select"),
         ("schema sessionizer", "usage"),
     ];

@@ -162,6 +162,8 @@ struct Topic {
     events: Vec<u64>,
     /// By shard: records that are not events.
     dead: Vec<u64>,
+    /// By shard: events of visitors that were forgotten.
+    forgotten: Vec<u64>,
 }
 
 /// The sessions of every event bound by the epoch that its shard has reached.
@@ -190,7 +192,7 @@ fn batch_answer(
     let shards = moment.shards.len() as u32;
     let mut answer = BatchOracle::new(moment.gap);
     let none = vec![0; moment.shards.len()];
-    let mut topic = Topic { records: 0, events: none.clone(), dead: none };
+    let mut topic = Topic { records: 0, events: none.clone(), dead: none.clone(), forgotten: none };
     let give_up = || run_state.ending();
     scan(kafka, ranges, give_up, |at, record| {
         topic.records += 1;
@@ -216,6 +218,11 @@ fn batch_answer(
         let shard = shard.0 as usize;
         if record.offset < ends[at][shard] {
             match event.zip(key).filter(|_| refused.is_none()) {
+                Some((_, key))
+                    if moment.forgotten.has(&key, &range.topic, range.partition, record.offset) =>
+                {
+                    topic.forgotten[shard] += 1;
+                }
                 Some((event, key)) => {
                     topic.events[shard] += 1;
                     answer.add(key, event.time);
@@ -307,7 +314,8 @@ fn compare(
     for (at, totals) in moment.shards.iter().enumerate() {
         // Rows from before the job count events that the job does not know.
         let closed = if found_rows { totals.closed } else { closed[at] };
-        let open = topic.events[at].saturating_sub(closed + refused[at]);
+        let of_all = topic.events[at] + topic.forgotten[at];
+        let open = of_all.saturating_sub(closed + refused[at] + moment.forgotten_records[at]);
         let found = ShardProgress { closed, open, dead: topic.dead[at] + refused[at], ..*totals };
         if found != *totals {
             report.totals.push((Shard(at as u32), *totals, found));

@@ -203,7 +203,7 @@ fn line(out: &mut impl Write, n: u64, what: &str) -> io::Result<()> {
 }
 
 fn print_balance(balance: &Balance, out: &mut impl Write) -> io::Result<()> {
-    let Balance { records, closed, open, dead, lost, difference } = balance;
+    let Balance { records, closed, open, dead, lost, forgotten, difference } = balance;
     writeln!(out, "Records that the job has read:")?;
     writeln!(out, "{:>15}  records, of them", count(*records))?;
     writeln!(out, "{:>15}  in closed sessions", count(*closed))?;
@@ -211,6 +211,9 @@ fn print_balance(balance: &Balance, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{:>15}  dead letters", count(*dead))?;
     if *lost != 0 {
         writeln!(out, "{:>15}  lost in Kafka, and accepted", count(*lost))?;
+    }
+    if *forgotten != 0 {
+        writeln!(out, "{:>15}  of visitors that were forgotten", count(*forgotten))?;
     }
     writeln!(out, "{difference:>15}  unaccounted for")
 }

@@ -206,16 +206,18 @@ fn ends(document: &Value) -> Vec<String> {
     match balance["difference"].as_i64() {
         None => lines.push(format!("balance: – ({})", text(&balance["why"]["difference"]))),
         Some(difference) => {
-            let lost = match balance["lost"].as_i64() {
+            let further = |what: &str| match balance[what].as_i64() {
                 Some(0) | None => String::new(),
-                Some(_) => format!(" + {} lost", number(&balance["lost"])),
+                Some(_) => format!(" + {} {what}", number(&balance[what])),
             };
+            let (lost, forgotten) = (further("lost"), further("forgotten"));
             let verdict = match difference {
                 0 => "it adds up".to_owned(),
                 off => format!("IT IS OFF BY {off}"),
             };
             lines.push(format!(
-                "balance of {}: {verdict}: {} records = {} closed + {} open + {} dead{lost}",
+                "balance of {}: {verdict}: {} records = {} closed + {} open + {} \
+                 dead{lost}{forgotten}",
                 balance["as_of"].as_u64().map_or("–".to_owned(), clock),
                 number(&balance["records"]),
                 number(&balance["closed"]),

@@ -210,6 +210,11 @@ impl SessionTable {
         }
     }
 
+    /// The same table without the sessions of keys that are `gone`; the horizon stays.
+    pub fn without(&self, gone: impl Fn(&[u8]) -> bool) -> Self {
+        SessionTable::restore(self.gap, self.horizon, self.open().filter(|open| !gone(open.key)))
+    }
+
     /// The session gap.
     pub fn gap(&self) -> Gap {
         self.gap

@@ -29,8 +29,9 @@ use sessionizer_core::key::{Key, Shard};
 use sessionizer_core::session::{Closed, Span};
 use sessionizer_core::time::Epoch;
 
+pub use self::refused::ROW_REFUSED;
 use self::refused::RefusalWarnings;
-pub(super) use self::refused::{ROW_REFUSED, RefusedRow};
+pub(super) use self::refused::RefusedRow;
 use self::rows::Tried;
 pub(super) use self::rows::{Failed, Keep, Refusal, Target};
 pub(super) use self::statements::Statements;
@@ -217,6 +218,20 @@ impl<'a> Commit<'a> {
     pub fn trial(tx: Transaction<'a>, target: Target<'a>, run: &'a Run) -> Self {
         let (careful, tried, letters) = (true, Tried::default(), Vec::new());
         Commit { tx, target, run, careful, tried, letters }
+    }
+
+    /// Writes sessions that have closed, and merges the late ones with the rows that they touch.
+    /// Returns those that the table refuses, and why.
+    pub fn sessions(
+        &mut self,
+        closed: &[Closed],
+        outcome: &mut Outcome,
+    ) -> Result<Vec<(Key, Span, String)>, Failed> {
+        let (late, on_time): (Vec<&Closed>, Vec<&Closed>) =
+            closed.iter().partition(|closed| closed.late);
+        self.rows(&in_key_order(on_time), outcome)?;
+        self.late(&late, outcome)?;
+        Ok(self.letters.iter().map(refused::Letter::told).collect())
     }
 }
 

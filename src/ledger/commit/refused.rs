@@ -17,7 +17,7 @@ use crate::ledger::connect::classify;
 use crate::ledger::table::Table;
 use crate::ui::text;
 
-pub(in crate::ledger) use crate::dataflow::commit::writer::ROW_REFUSED;
+pub use crate::dataflow::commit::writer::ROW_REFUSED;
 /// The minimum interval between two warnings about refused rows.
 const WARNING_INTERVAL: Duration = Duration::from_secs(60);
 /// How much of a key a warning shows, in characters.
@@ -29,6 +29,13 @@ pub(super) struct Letter {
     key: Key,
     span: Span,
     refusal: Refusal,
+}
+
+impl Letter {
+    /// The session, and what the server said.
+    pub(super) fn told(&self) -> (Key, Span, String) {
+        (self.key.clone(), self.span, self.refusal.message.clone())
+    }
 }
 
 /// The payload of its dead letter: the row that was refused.

@@ -98,6 +98,7 @@ export function showBalance(doc) {
 		["dead", "dead letters", "+"],
 		["lost", "lost in Kafka", "+"],
 	];
+	if (b.forgotten) parts.push(["forgotten", "of forgotten visitors", "+"]);
 	const place = byId("balance");
 	children(place, parts.length, () =>
 		el("div", {}, el("span", { class: "sign" }), el("b"), el("small")),

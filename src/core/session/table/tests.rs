@@ -34,6 +34,29 @@ fn close(table: &mut SessionTable, watermark: i64) -> Vec<(i64, i64, u64, bool)>
 }
 
 #[test]
+fn a_table_without_some_keys_is_that_of_the_other_events() {
+    let (mut table, mut want) = (table(), table());
+    for (ip, millis) in [("a", 0), ("b", 10), ("a", 10 * GAP), ("c", 11 * GAP), ("b", 12 * GAP)] {
+        insert(&mut table, ip, millis);
+        if ip != "a" {
+            insert(&mut want, ip, millis);
+        }
+    }
+    close(&mut table, 2 * GAP);
+    close(&mut want, 2 * GAP);
+    let gone = Key::new("a", "h");
+    let left = table.without(|key| key == gone.bytes());
+    assert_eq!((left.len(), left.open_records(), left.horizon()), (2, 2, table.horizon()));
+    let sessions = |table: &SessionTable| -> Vec<_> {
+        let mut open: Vec<_> =
+            table.open().map(|open| (open.key.to_vec(), open.span, open.late)).collect();
+        open.sort();
+        open
+    };
+    assert_eq!(sessions(&left), sessions(&want));
+}
+
+#[test]
 fn events_join_up_to_and_with_the_gap() {
     for (apart, sessions) in [(GAP - 1, 1), (GAP, 1), (GAP + 1, 2)] {
         for (first, second) in [(0, apart), (apart, 0)] {

@@ -49,7 +49,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let server = bench.servers.postgres.sql();
     let mut connection = server.connect()?;
     say(format!("making a table of {} rows", thousands(rows)));
-    connection.run(include_str!("../../../../src/ledger/schema.sql"))?;
+    connection.run(include_str!("../../../../src/ledger/migrations/001_tables.sql"))?;
     for statement in TABLE.replace(":rows", &rows.to_string()).split_inclusive(';') {
         connection.run(statement)?; // `vacuum` has to be alone.
     }

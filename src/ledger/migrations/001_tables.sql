@@ -1,11 +1,21 @@
 -- What the job keeps beside the table of sessions: its progress, the contents of every epoch, its
 -- open sessions, and its dead letters. Everything is keyed by job, so that several jobs can share a
 -- database. Times in *_ms count milliseconds since 1970; an epoch is such a time.
+--
+-- Every statement can be repeated: what versions without a number have left is brought up to date.
 
 -- Not `if not exists`, which requires the right to create a schema even if it exists.
 do $$ begin
     if to_regnamespace('sessionizer') is null then create schema sessionizer; end if;
 end $$;
+
+-- The migrations that have been applied: the highest number is the version of the schema.
+create table if not exists sessionizer.schema_version (
+    version       integer primary key,
+    name          text not null,
+    applied_by    text not null,
+    applied_at    timestamptz not null default now()
+);
 
 -- One row per job: the settings fixed at its creation.
 create table if not exists sessionizer.jobs (
@@ -27,6 +37,8 @@ create table if not exists sessionizer.jobs (
     started_by    text not null,
     -- KAFKA_TOPIC at the last start.
     topics        text[],
+    -- What the hashes in sessionizer.forgotten begin with.
+    forget_salt   bytea,
     unique (table_schema, table_name)
 );
 
@@ -43,11 +55,14 @@ create table if not exists sessionizer.shard_progress (
     -- The run that took the generation: after a database has gone back to an earlier state, two
     -- runs may have taken the same one.
     run           bigint,
+    -- Records of visitors that `sessionizer forget` has removed, counted in the shard of their key.
+    forgotten     bigint not null default 0,
     primary key (job, shard)
 ) with (fillfactor = 50);  -- Updated in place at every commit: leave room for the next version.
 
 -- Every epoch that something durable depends on, and the totals at its end: sums over the shards
--- that have passed it. Once all have, records = closed + open + dead + jobs.lost.
+-- that have passed it. Once all have, records = closed + open + dead + jobs.lost + the sum of
+-- shard_progress.forgotten.
 create table if not exists sessionizer.epochs (
     job           text not null references sessionizer.jobs on delete cascade,
     epoch         bigint not null,
@@ -120,7 +135,7 @@ comment on table sessionizer.dead_letters is
     'them.';
 comment on column sessionizer.dead_letters.payload is
     'The beginning of the payload: at most --dead-letter-bytes of it. Null: there was none, or '
-    '--keep-dead-letters has removed it.';
+    '--keep-dead-letters or `sessionizer forget` has removed it.';
 comment on column sessionizer.dead_letters.payload_bytes is
     'The length of the whole payload. It was cut if this exceeds length(payload).';
 
@@ -181,11 +196,30 @@ comment on table sessionizer.anomalies is
 comment on column sessionizer.anomalies.verdict is
     'Yours: the job never writes it.';
 
+-- Visitors that `sessionizer forget` has removed, and up to which offset of each partition: Kafka
+-- may still have their records, and an audit must not expect them in the table. The visitor is the
+-- SHA-256 of jobs.forget_salt, the ip and, if only one host was meant, a NUL and the host.
+create table if not exists sessionizer.forgotten (
+    job           text not null references sessionizer.jobs on delete cascade,
+    visitor       bytea not null,
+    topic         text not null,
+    partition     integer not null,
+    before_offset bigint not null,
+    forgotten_at  timestamptz not null default now(),
+    primary key (job, visitor, topic, partition)
+);
+
+comment on table sessionizer.forgotten is
+    'Visitors that `sessionizer forget` has removed, as salted hashes. Only an audit needs it, and '
+    'only as long as Kafka has all records that the job has read.';
+
 -- Upgrade a schema that an older version created.
 alter table sessionizer.jobs add column if not exists lost bigint not null default 0,
     add column if not exists loss_epoch bigint,
-    add column if not exists topics text[];
-alter table sessionizer.shard_progress add column if not exists run bigint;
+    add column if not exists topics text[],
+    add column if not exists forget_salt bytea;
+alter table sessionizer.shard_progress add column if not exists run bigint,
+    add column if not exists forgotten bigint not null default 0;
 alter table sessionizer.epochs add column if not exists max_future_ms bigint,
     add column if not exists late text;
 alter table sessionizer.bindings add column if not exists topic_id text,
@@ -196,16 +230,23 @@ alter table sessionizer.dead_letters add column if not exists records bigint not
 -- These tables have no key, and a publication of deletes needs a key or this.
 alter table sessionizer.dead_letters replica identity full;
 alter table sessionizer.losses replica identity full;
-drop view if exists sessionizer.balance;
+-- Its columns were others once. It is not made again without need: its grants would go with it.
+do $$ begin
+    if not exists (select from pg_attribute where attrelid = to_regclass('sessionizer.balance')
+                   and attname = 'replay_difference') then
+        drop view if exists sessionizer.balance;
+    end if;
+end $$;
 
--- Nothing vanishes: every record is in a closed session, in an open session, a dead letter, or part
--- of an accepted loss. As of the last epoch that all shards have passed. The difference is zero at
--- every commit (while a loss has not been counted yet, it is that loss).
+-- Nothing vanishes: every record is in a closed session, in an open session, a dead letter, part of
+-- an accepted loss, or forgotten on request. As of the last epoch that all shards have passed. The
+-- difference is zero at every commit (while a loss has not been counted yet, it is that loss).
 create or replace view sessionizer.balance as
 select e.job, e.epoch, to_timestamp(e.epoch / 1000.0) as as_of, r.records, e.closed, e.open, e.dead,
-       r.records - e.closed - e.open - e.dead - j.lost as difference, j.lost,
+       r.records - e.closed - e.open - e.dead - j.lost - f.forgotten as difference, j.lost,
        (select coalesce(sum(d.found - d.recorded), 0)::bigint
-        from sessionizer.replay_differences d where d.job = j.job) as replay_difference
+        from sessionizer.replay_differences d where d.job = j.job) as replay_difference,
+       f.forgotten
 from sessionizer.jobs j
 cross join lateral (
     select * from sessionizer.epochs e
@@ -220,7 +261,12 @@ cross join lateral (
         where b.job = j.job and b.epoch <= e.epoch
         order by b.topic, b.partition, b.epoch desc
     ) latest
-) r;
+) r
+cross join lateral (
+    -- It changes only while the job is stopped.
+    select coalesce(sum(p.forgotten), 0)::bigint as forgotten
+    from sessionizer.shard_progress p where p.job = j.job
+) f;
 
 comment on view sessionizer.balance is
     'One row per job (where job = ''NAME''): what became of the records it has read, as of its '
@@ -231,7 +277,8 @@ comment on column sessionizer.balance.open is 'Records in sessions that are stil
 comment on column sessionizer.balance.dead is 'Records that are dead letters.';
 comment on column sessionizer.balance.lost is 'Records that had been read, and that Kafka had lost when they were needed again.';
 comment on column sessionizer.balance.replay_difference is 'How many more records (if negative, fewer) replays have read than before: sessionizer.replay_differences has them by epoch and partition. Records whose sessions were written already are not lost.';
-comment on column sessionizer.balance.difference is 'records - closed - open - dead - lost: zero.';
+comment on column sessionizer.balance.forgotten is 'Records of visitors that `sessionizer forget` has removed.';
+comment on column sessionizer.balance.difference is 'records - closed - open - dead - lost - forgotten: zero.';
 
 -- The progress of each partition, for people and for alerts.
 create or replace view sessionizer.partitions as

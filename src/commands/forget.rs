@@ -1,0 +1,158 @@
+//! `sessionizer forget`: removes a visitor from everything that a job has stored.
+//!
+//! It shows what will be removed and asks for the address: whoever mistypes it once will not do so
+//! twice. The address goes to the terminal of whoever typed it, and to no log of the job.
+
+use std::io::{BufRead, IsTerminal, Write};
+
+use comfy_table::{CellAlignment, Table, presets};
+use log::warn;
+use sessionizer_core::fault::Fault;
+
+use crate::cli::ForgetArgs;
+use crate::commands::http::printable;
+use crate::config;
+use crate::config::{Environment, Problems};
+use crate::dataflow::ports::LedgerError;
+use crate::ledger;
+use crate::ledger::{LedgerConfig, Removed, Visitor};
+use crate::ui::text::count;
+
+/// Looks, asks, removes.
+pub fn forget(args: &ForgetArgs, env: &Environment) -> Result<(), Fault> {
+    let (config, visitor) = read(args, env)?;
+    let found = ledger::forget(&config, &visitor, true).map_err(give_up)?;
+    if found.is_nothing() {
+        return say(&format!(
+            "There is nothing of {} in the job {}, in {}.\n",
+            name(&visitor),
+            config.job,
+            found.database
+        ));
+    }
+    if args.dry_run || !args.yes {
+        say(&format!(
+            "This removes {} from the job {},\nin {}:\n\n{}\n\n",
+            name(&visitor),
+            config.job,
+            found.database,
+            table(&found)
+        ))?;
+    }
+    if args.dry_run {
+        return say("Nothing was removed: this was a trial (--dry-run).\n");
+    }
+    if !args.yes {
+        confirm(&visitor.ip)?;
+    }
+    let removed = ledger::forget(&config, &visitor, false).map_err(give_up)?;
+    if let Err(why) = ledger::analyze(&config, &removed.table) {
+        warn!(
+            "the planner's statistics may hold values of the visitor until Postgres analyzes the \
+             table {}: {why}",
+            removed.table
+        );
+    }
+    say(&format!(
+        "Removed from the job {},\nin {}:\n\n{}\n\nKafka has the records until its retention \
+         removes them;\nbackups and the WAL of Postgres are yours.\n",
+        config.job,
+        removed.database,
+        table(&removed)
+    ))
+}
+
+fn read(args: &ForgetArgs, env: &Environment) -> Result<(LedgerConfig, Visitor), Fault> {
+    let mut problems = Problems::new(env);
+    let ledger = config::read_ledger_of(&mut problems, args.job.as_deref(), env);
+    if ledger.is_none() && problems.is_empty() {
+        problems.add("--job", "is not given, nor KAFKA_GROUP: the job to remove the visitor from");
+    }
+    for (flag, value) in [("--ip", Some(&args.ip)), ("--host", args.host.as_ref())] {
+        if value.is_some_and(|value| value.is_empty() || value.contains('\0')) {
+            problems.add(flag, "is empty or holds a NUL: no event has such a value");
+        }
+    }
+    let visitor = Visitor { ip: args.ip.clone(), host: args.host.clone() };
+    match ledger {
+        Some(ledger) if problems.is_empty() => Ok((ledger, visitor)),
+        _ => Err(problems.fault()),
+    }
+}
+
+fn give_up(error: LedgerError) -> Fault {
+    match error {
+        LedgerError::Fatal(fault) => fault,
+        LedgerError::Retry(why) => Fault::Environment(format!(
+            "Postgres cannot be used: {why}. Either everything was removed or nothing: run it again"
+        )),
+    }
+}
+
+/// Prints a text. A closed output must not count as a yes.
+fn say(text: &str) -> Result<(), Fault> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|why| Fault::Environment(format!("standard output cannot be written: {why}")))
+}
+
+fn name(visitor: &Visitor) -> String {
+    match &visitor.host {
+        Some(host) => format!("{} on the host {}", printable(&visitor.ip), printable(host)),
+        None => printable(&visitor.ip),
+    }
+}
+
+/// What is removed, as a table.
+fn table(removed: &Removed) -> String {
+    let Removed { rows, open, letters, blanked, anomalies, .. } = removed;
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["", "removed", "events"]);
+    let events = |(_, records): &(u64, u64)| count(*records);
+    for (what, number, events) in [
+        (format!("rows of {}", removed.table), rows.0, events(rows)),
+        ("open sessions".to_owned(), open.0, events(open)),
+        ("dead letters".to_owned(), letters.0, events(letters)),
+        ("payloads of others that mention it".to_owned(), *blanked, String::new()),
+        ("anomalies".to_owned(), *anomalies, String::new()),
+    ] {
+        table.add_row([what, count(number), events]);
+    }
+    for column in [1, 2] {
+        let column = table.column_mut(column).expect("it has three");
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let mut text: Vec<String> =
+        table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
+    if removed.found_rows && rows.0 > 0 {
+        text.push(
+            "Rows may hold events from before the job: those of the job go on counting as closed."
+                .to_owned(),
+        );
+    }
+    text.join("\n")
+}
+
+/// Asks for the address.
+fn confirm(ip: &str) -> Result<(), Fault> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(Fault::Config(
+            "nothing was removed: there is no terminal to ask at. Add --yes to remove it without \
+             being asked"
+                .to_owned(),
+        ));
+    }
+    say("Type the address to remove it: ")?;
+    let mut typed = String::new();
+    stdin
+        .lock()
+        .read_line(&mut typed)
+        .map_err(|why| Fault::Environment(format!("nothing was removed: no answer: {why}")))?;
+    if typed.trim() == ip.trim() {
+        return Ok(());
+    }
+    Err(Fault::Config("nothing was removed: that is not the address".to_owned()))
+}

@@ -1,0 +1,208 @@
+//! `sessionizer open`: the sessions that are open, which are in no row yet.
+//!
+//! They are in the snapshots, whose format is the program's own: SQL cannot read them.
+
+use std::io::Write;
+use std::time::Duration;
+
+use comfy_table::{ContentArrangement, Table, presets};
+use sessionizer_core::fault::Fault;
+use sessionizer_core::key::Key;
+use sessionizer_core::session::Span;
+use sessionizer_core::time::{Epoch, EventTime};
+
+use crate::cli::OpenArgs;
+use crate::commands::http::printable;
+use crate::config;
+use crate::config::{Environment, Problems, whole};
+use crate::dataflow::ports::LedgerError;
+use crate::job::clock::now_ms;
+use crate::ledger;
+use crate::ledger::{LedgerConfig, OpenSessions, Wanted};
+use crate::ui::text::{count, duration, plural};
+
+/// Shows the open sessions, as a table or as JSON.
+pub fn open(args: &OpenArgs, env: &Environment) -> Result<(), Fault> {
+    let (config, wanted, limit) = read(args, env)?;
+    let found = ledger::open_sessions(&config, &wanted, limit).map_err(|error| match error {
+        LedgerError::Fatal(fault) => fault,
+        LedgerError::Retry(why) => Fault::Environment(format!("Postgres cannot be read: {why}")),
+    })?;
+    let shown = match args.json {
+        true => json(&config.job, &found),
+        false => screen(&config.job, &wanted, &found, now_ms()),
+    };
+    let mut out = std::io::stdout();
+    out.write_all(shown.as_bytes()).and_then(|()| out.flush()).or_else(|why| match why.kind() {
+        // A reader that has seen enough.
+        std::io::ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(Fault::Environment(format!("standard output cannot be written: {why}"))),
+    })
+}
+
+fn read(args: &OpenArgs, env: &Environment) -> Result<(LedgerConfig, Wanted, usize), Fault> {
+    let mut problems = Problems::new(env);
+    let ledger = config::read_ledger_of(&mut problems, args.job.as_deref(), env);
+    let limit = problems.take("--limit", whole(&args.limit, 0, 1_000_000));
+    if ledger.is_none() && problems.is_empty() {
+        problems.add("--job", "is not given, nor KAFKA_GROUP: the job to look at");
+    }
+    let wanted = Wanted { ip: args.ip.clone(), host: args.host.clone() };
+    match ledger.zip(limit) {
+        Some((ledger, limit)) if problems.is_empty() => Ok((ledger, wanted, limit as usize)),
+        _ => Err(problems.fault()),
+    }
+}
+
+fn time(epoch: Epoch) -> EventTime {
+    EventTime::from_millis(epoch as i64)
+}
+
+fn json(job: &str, found: &OpenSessions) -> String {
+    let session = |(key, span): &(Key, Span)| {
+        let (ip, host) = key.parts();
+        serde_json::json!({
+            "ip": ip, "host": host, "first": span.first.to_string(),
+            "last": span.last.to_string(), "events": span.count,
+        })
+    };
+    let as_of = |epoch: Epoch| (epoch > 0).then(|| time(epoch).to_string());
+    let document = serde_json::json!({
+        "job": job,
+        "snapshots": { "oldest": as_of(found.oldest), "newest": as_of(found.newest) },
+        "open_sessions": found.sessions,
+        "events": found.events,
+        "sessions": found.first.iter().map(session).collect::<Vec<_>>(),
+    });
+    format!("{document:#}\n")
+}
+
+fn screen(job: &str, wanted: &Wanted, found: &OpenSessions, now_ms: u64) -> String {
+    if found.newest == 0 {
+        return format!("The job {job} has not committed anything yet.\n");
+    }
+    let of = |what: &str, value: &Option<String>| {
+        value.as_ref().map_or(String::new(), |value| format!(" of {what} {}", printable(value)))
+    };
+    let mut text = format!(
+        "{}{}{} with {} in the job {job}.\n{}\n",
+        plural(found.sessions, "open session"),
+        of("ip", &wanted.ip),
+        of("host", &wanted.host),
+        plural(found.events, "event"),
+        age(found, now_ms)
+    );
+    if found.first.is_empty() {
+        return text;
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(["ip", "host", "first event", "last event", "events"]);
+    for (key, span) in &found.first {
+        let (ip, host) = key.parts();
+        let first = seconds(span.first);
+        let last = after(&first, seconds(span.last));
+        table.add_row([printable(ip), printable(host), first, last, count(span.count)]);
+    }
+    let right = comfy_table::CellAlignment::Right;
+    for column in [3, 4] {
+        table.column_mut(column).expect("it has five").set_cell_alignment(right);
+    }
+    for line in table.to_string().lines() {
+        text.push('\n');
+        text.push_str(line.trim_end());
+    }
+    let more = found.sessions - found.first.len() as u64;
+    let more =
+        if more > 0 { format!("\n… and {} more (--limit)", count(more)) } else { String::new() };
+    text + &more + "\n"
+}
+
+/// A time in UTC to the second: `2026-11-25 08:00:00`.
+fn seconds(time: EventTime) -> String {
+    let text = time.to_string();
+    text.split('.').next().unwrap_or(&text).replace('T', " ")
+}
+
+/// When the snapshots were taken.
+fn age(found: &OpenSessions, now_ms: u64) -> String {
+    let ago = |epoch: Epoch| duration(Duration::from_millis(now_ms.saturating_sub(epoch)));
+    let OpenSessions { oldest, newest, .. } = *found;
+    let [from, to] = [oldest, newest].map(|epoch| seconds(time(epoch)));
+    match (oldest, newest) {
+        (0, _) => format!("As of snapshots up to {to} UTC ({} ago).", ago(newest)),
+        (oldest, newest) if oldest == newest => format!("As of {from} UTC, {} ago.", ago(oldest)),
+        _ => format!(
+            "As of {from} UTC ({} ago) to {} ({} ago), by shard.",
+            ago(oldest),
+            after(&from, to.clone()),
+            ago(newest)
+        ),
+    }
+}
+
+/// A time after another one: without the day if that is the same.
+fn after(first: &str, then: String) -> String {
+    match (first.split_once(' '), then.split_once(' ')) {
+        (Some((day, _)), Some((same, time))) if day == same => time.to_owned(),
+        _ => then,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found() -> OpenSessions {
+        let at = EventTime::from_millis;
+        let span = |first, last, count| Span { first: at(first), last: at(last), count };
+        OpenSessions {
+            first: vec![
+                (
+                    Key::new("192.0.2.7", "shop.example"),
+                    span(1_790_251_380_000, 1_790_251_399_250, 3),
+                ),
+                (
+                    Key::new("2001:db8::1", "\x1b[2Jx"),
+                    span(1_790_200_000_000, 1_790_251_390_000, 1_200),
+                ),
+            ],
+            sessions: 3,
+            events: 1_204,
+            oldest: 1_790_251_400_000,
+            newest: 1_790_251_440_000,
+        }
+    }
+
+    #[test]
+    fn the_screen_says_how_old_it_is_and_fits() {
+        let now = 1_790_251_460_000;
+        let wanted = Wanted { host: Some("shop.example".to_owned()), ip: None };
+        let screen = screen("visits", &wanted, &found(), now);
+        let lines: Vec<&str> = screen.lines().collect();
+        assert_eq!(
+            lines[0],
+            "3 open sessions of host shop.example with 1,204 events in the job visits."
+        );
+        assert!(
+            lines[1].ends_with("12:03:20 UTC (1 min ago) to 12:04:00 (20 s ago), by shard."),
+            "{screen}"
+        );
+        assert!(lines.iter().all(|line| line.chars().count() <= 80), "{screen}");
+        assert!(
+            lines[4].contains("2026-09-24 12:03:00") && lines[4].ends_with("12:03:19       3"),
+            "{screen}"
+        );
+        assert!(lines[5].contains("2026-09-24 12:03:10") && !screen.contains('\x1b'), "{screen}");
+        assert_eq!(lines[6], "… and 1 more (--limit)");
+    }
+
+    #[test]
+    fn a_clean_stop_has_one_time_and_a_new_job_none() {
+        let stopped = OpenSessions { oldest: 1_790_251_440_000, ..found() };
+        let text = screen("visits", &Wanted::default(), &stopped, 1_790_251_450_000);
+        assert!(text.contains("\nAs of 2026-09-24 12:04:00 UTC, 10 s ago.\n"), "{text}");
+        let text = screen("visits", &Wanted::default(), &OpenSessions::default(), 1);
+        assert_eq!(text, "The job visits has not committed anything yet.\n");
+    }
+}

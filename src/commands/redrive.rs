@@ -1,0 +1,257 @@
+//! `sessionizer redrive`: takes dead letters up again after what made them dead was mended.
+//!
+//! It shows what has become good, asks, and merges it as one more commit of the stopped job. Payloads
+//! that were cut are read again from Kafka; everything else is in Postgres.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{BufRead, IsTerminal, Write};
+use std::sync::Arc;
+
+use comfy_table::{CellAlignment, Table, presets};
+use log::info;
+use sessionizer_core::binding::{Late, Offset, RecordRules};
+use sessionizer_core::event::Reason;
+use sessionizer_core::fault::Fault;
+
+use crate::cli::RedriveArgs;
+use crate::config;
+use crate::config::{Environment, Problems, duration_ms};
+use crate::dataflow::ports::LedgerError;
+use crate::dataflow::run_state::RunState;
+use crate::job::clock::now_ms;
+use crate::kafka::{Admin, KafkaConfig, Range, scan};
+use crate::ledger;
+use crate::ledger::{Cut, Found, LedgerConfig, OfReason, Position, ROW_REFUSED, Redrive, Redriven};
+use crate::ui::text::{count, plural};
+
+/// Offsets of a partition that are at most this far apart are read in one go.
+const APART: i64 = 1_000;
+const YEAR: u64 = 366 * 24 * 3_600_000;
+
+/// Looks, asks, merges.
+pub fn redrive(
+    args: &RedriveArgs,
+    env: &Environment,
+    run_state: &Arc<RunState>,
+) -> Result<(), Fault> {
+    let (kafka, config, reasons, rules) = read(args, env)?;
+    let cut = ledger::cut_letters(&config, &reasons).map_err(give_up)?;
+    let found = read_again(&kafka, cut, run_state)?;
+    let request = Redrive { reasons, rules, now_ms: now_ms(), found };
+    let tried = ledger::redrive(&config, &request, true).map_err(give_up)?;
+    let good: u64 = tried.by_reason.values().map(|of| of.good).sum();
+    if args.dry_run || !args.yes || good == 0 {
+        say(&format!(
+            "Dead letters of the job {},\nin {}:\n\n{}\n",
+            config.job,
+            tried.database,
+            shown(&tried)
+        ))?;
+    }
+    match good {
+        0 => return say("Nothing is good now, and nothing was changed.\n"),
+        _ if args.dry_run => return say("Nothing was changed: this was a trial (--dry-run).\n"),
+        _ if !args.yes => confirm(&config.job)?,
+        _ => {}
+    }
+    let done = ledger::redrive(&config, &request, false).map_err(give_up)?;
+    say(&format!(
+        "Taken up again in the job {},\nin {}:\n\n{}\n",
+        config.job,
+        done.database,
+        shown(&done)
+    ))?;
+    say(&format!(
+        "Merged: {} into rows, {} into open sessions.\n",
+        plural(done.closed, "event"),
+        count(done.open)
+    ))
+}
+
+type Settings = (KafkaConfig, LedgerConfig, Vec<String>, RecordRules);
+
+fn read(args: &RedriveArgs, env: &Environment) -> Result<Settings, Fault> {
+    let mut problems = Problems::new(env);
+    let kafka = config::read_kafka(&mut problems, &args.kafka_config, true, env);
+    let ledger = config::read_ledger_of(&mut problems, args.job.as_deref(), env);
+    let known: Vec<&str> =
+        Reason::ALL.iter().map(|reason| reason.name()).chain([ROW_REFUSED]).collect();
+    let mut reasons: Vec<String> =
+        args.reason.iter().map(|reason| reason.trim().to_owned()).collect();
+    if let Some(other) = reasons.iter().find(|reason| !known.contains(&reason.as_str())) {
+        problems.add("--reason", format!("is {other:?}: it can be {}", known.join(", ")));
+    }
+    reasons.sort();
+    reasons.dedup();
+    let late = Late::named(args.late.trim())
+        .ok_or_else(|| format!("is {:?}: it can be merge or drop", args.late));
+    let late = problems.take("--late", late);
+    let max_future_ms = problems.take("--max-future", duration_ms(&args.max_future, 0, YEAR));
+    let rules = late
+        .zip(max_future_ms)
+        .map(|(late, max_future_ms)| RecordRules { late, max_future_ms: max_future_ms as i64 });
+    match (kafka, ledger, rules) {
+        (Some(kafka), Some(ledger), Some(rules)) if problems.is_empty() => {
+            Ok((kafka, ledger, reasons, rules))
+        }
+        _ => Err(problems.fault()),
+    }
+}
+
+fn give_up(error: LedgerError) -> Fault {
+    match error {
+        LedgerError::Fatal(fault) => fault,
+        LedgerError::Retry(why) => Fault::Environment(format!(
+            "Postgres cannot be used: {why}. Either everything was merged or nothing: run it again, \
+             and nothing counts twice"
+        )),
+    }
+}
+
+/// Prints a text. A closed output must not count as a yes.
+fn say(text: &str) -> Result<(), Fault> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|why| Fault::Environment(format!("standard output cannot be written: {why}")))
+}
+
+/// Reads payloads again that were cut, and decodes them.
+fn read_again(
+    kafka: &KafkaConfig,
+    cut: Vec<Cut>,
+    run_state: &RunState,
+) -> Result<HashMap<Position, Found>, Fault> {
+    let mut found = HashMap::new();
+    if cut.is_empty() {
+        return Ok(found);
+    }
+    info!("reading {} again, whose payload was cut", plural(cut.len(), "record"));
+    let admin = Admin::new(kafka)?;
+    let mut partitions: BTreeMap<(String, i32), BTreeMap<Offset, Cut>> = BTreeMap::new();
+    for cut in cut {
+        let Position { topic, partition, offset } = cut.position.clone();
+        partitions.entry((topic, partition)).or_default().insert(offset, cut);
+    }
+    // By partition: the runs of offsets that are read one after another.
+    let mut runs: Vec<Vec<Range>> = Vec::new();
+    for ((topic, partition), wanted) in &mut partitions {
+        let known = known(&admin, topic, *partition, wanted);
+        wanted.retain(|offset, cut| match known(*offset) {
+            Ok(()) => true,
+            Err(why) => {
+                found.insert(cut.position.clone(), Err(why));
+                false
+            }
+        });
+        let offsets: Vec<Offset> = wanted.keys().copied().collect();
+        let near = |before: &Offset, next: &Offset| next.since(*before) <= APART;
+        let range = |run: &[Offset]| Range {
+            topic: topic.clone(),
+            partition: *partition,
+            start: run[0],
+            end: run[run.len() - 1].next(),
+        };
+        runs.push(offsets.chunk_by(near).map(range).collect());
+    }
+    let rounds = runs.iter().map(Vec::len).max().unwrap_or(0);
+    for round in 0..rounds {
+        let ranges: Vec<Range> = runs.iter().filter_map(|runs| runs.get(round)).cloned().collect();
+        scan(
+            kafka,
+            &ranges,
+            || run_state.ending(),
+            |at, record| {
+                let Range { topic, partition, .. } = &ranges[at];
+                let wanted = &partitions[&(topic.clone(), *partition)];
+                if let Some(cut) = wanted.get(&record.offset) {
+                    found.insert(cut.position.clone(), checked(cut, record.payload));
+                }
+                !run_state.ending()
+            },
+        )?;
+        if run_state.ending() {
+            return Err(Fault::Environment("stopped; nothing was changed".to_owned()));
+        }
+    }
+    for cut in partitions.into_values().flat_map(BTreeMap::into_values) {
+        found.entry(cut.position).or_insert_with(|| Err(GONE.to_owned()));
+    }
+    Ok(found)
+}
+
+const GONE: &str = "its payload was cut, and Kafka no longer has the record";
+
+/// Says of an offset why it cannot be read, if it cannot.
+fn known(
+    admin: &Admin,
+    topic: &str,
+    partition: i32,
+    wanted: &BTreeMap<Offset, Cut>,
+) -> impl Fn(Offset) -> Result<(), String> + use<> {
+    let id = admin.topic_ids(&[topic.to_owned()]).pop().flatten();
+    let other = |cut: &Cut| cut.made_again || id.zip(cut.topic_id).is_some_and(|(a, b)| a != b);
+    let made_again = wanted.values().any(other);
+    let there = if made_again { None } else { Some(admin.offsets(topic, partition)) };
+    move |offset| match &there {
+        None => Err("its payload was cut, and its topic was made again".to_owned()),
+        Some(Err(why)) => Err(format!("its payload was cut: {why}")),
+        Some(Ok((oldest, end))) if (*oldest..*end).contains(&offset) => Ok(()),
+        Some(Ok(_)) => Err(GONE.to_owned()),
+    }
+}
+
+/// Decodes a record that was read again, if it is the one that was cut.
+fn checked(cut: &Cut, payload: Option<&[u8]>) -> Found {
+    let bytes = payload.unwrap_or_default();
+    if bytes.len() as u64 != cut.payload_bytes || !bytes.starts_with(&cut.kept) {
+        return Err("its payload was cut, and Kafka has another record in its place".to_owned());
+    }
+    ledger::decode_again(payload)
+}
+
+/// What became of the dead letters, as a table, and why some are not good.
+fn shown(done: &Redriven) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["reason", "dead letters", "records", "good now", "records"]);
+    for (reason, of) in &done.by_reason {
+        let OfReason { letters, records, good, good_records, .. } = of;
+        let numbers = [letters, records, good, good_records].map(|n| count(*n));
+        table.add_row([reason.clone()].into_iter().chain(numbers));
+    }
+    for column in 1..5 {
+        let column = table.column_mut(column).expect("it has five");
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let mut lines: Vec<String> =
+        table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
+    for (reason, of) in &done.by_reason {
+        for (why, number) in &of.bad {
+            lines.push(format!(" {} {reason}: {why}", count(*number)));
+        }
+    }
+    lines.join("\n")
+}
+
+/// Asks for the job's name.
+fn confirm(job: &str) -> Result<(), Fault> {
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(Fault::Config(
+            "nothing was changed: there is no terminal to ask at. Add --yes to go on without being \
+             asked"
+                .to_owned(),
+        ));
+    }
+    say(&format!("Type the job's name to merge what is good now ({job}): "))?;
+    let mut typed = String::new();
+    stdin
+        .lock()
+        .read_line(&mut typed)
+        .map_err(|why| Fault::Environment(format!("nothing was changed: no answer: {why}")))?;
+    if typed.trim() == job.trim() {
+        return Ok(());
+    }
+    Err(Fault::Config("nothing was changed: that is not the job's name".to_owned()))
+}

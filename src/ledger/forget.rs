@@ -1,0 +1,316 @@
+//! Forgets a visitor: removes everything about an address, in one transaction that keeps the counts
+//! right.
+//!
+//! What is removed moves from `closed`, `open` and `dead` to `forgotten`, so the balance stays zero.
+//! In a table that had rows before the job, nobody knows how many events of a row are the job's:
+//! such a row is removed, and its events go on counting as closed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use postgres::Transaction;
+use postgres::fallible_iterator::FallibleIterator;
+use postgres::types::ToSql;
+use sessionizer_core::binding::Offset;
+use sessionizer_core::event;
+use sessionizer_core::event::Reason;
+use sessionizer_core::fault::Fault;
+use sessionizer_core::key::{Key, Shard, stable_hash};
+
+use crate::dataflow::ports::LedgerError;
+use crate::ledger::commit::{ROW_REFUSED, RefusedRow};
+use crate::ledger::connect::classify;
+use crate::ledger::mention::mentions;
+use crate::ledger::peek::Database;
+use crate::ledger::stopped::{Delta, Stopped, open};
+use crate::ledger::{LedgerConfig, forgotten};
+
+/// What takes the place of the detail of a dead letter that mentioned the visitor.
+const BLANK: &str = "removed by sessionizer forget";
+
+/// Who is to be forgotten: a visitor on one host, or on all.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Visitor {
+    pub ip: String,
+    pub host: Option<String>,
+}
+
+impl Visitor {
+    fn is(&self, ip: &str, host: &str) -> bool {
+        self.ip == ip && self.host.as_ref().is_none_or(|own| own == host)
+    }
+
+    fn has_key(&self, key: &[u8]) -> bool {
+        Key::from_bytes(key).is_some_and(|key| {
+            let (ip, host) = key.parts();
+            self.is(ip, host)
+        })
+    }
+
+    /// Whether a text that is no event mentions the visitor.
+    fn is_in(&self, text: &[u8]) -> bool {
+        mentions(text, &self.ip) && self.host.as_ref().is_none_or(|host| mentions(text, host))
+    }
+}
+
+/// What was removed: how many of each, and how many records they stood for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Removed {
+    pub database: Database,
+    /// The table, for messages.
+    pub table: String,
+    pub rows: (u64, u64),
+    /// Whether the table had rows before the job: then those records go on counting as closed.
+    pub found_rows: bool,
+    pub open: (u64, u64),
+    pub letters: (u64, u64),
+    /// Dead letters that are no events and mention the visitor: they lost payload and detail.
+    pub blanked: u64,
+    pub anomalies: u64,
+}
+
+impl Removed {
+    /// Whether there was anything of the visitor.
+    pub fn is_nothing(&self) -> bool {
+        let Removed { rows, open, letters, blanked, anomalies, .. } = self;
+        [rows.0, open.0, letters.0, *blanked, *anomalies] == [0; 5]
+    }
+}
+
+/// Removes everything about a visitor; with `only_try`, all of it is rolled back, and the result
+/// says what would be removed.
+pub fn forget(
+    config: &LedgerConfig,
+    visitor: &Visitor,
+    only_try: bool,
+) -> Result<Removed, LedgerError> {
+    let failed = |why: postgres::Error| classify(&why, "forgetting a visitor");
+    let mut client = open(config, "forget")?;
+    let mut tx = client.transaction().map_err(failed)?;
+    let stopped = Stopped::take(&mut tx, config, "forget")?;
+    let mut books = Books { stopped: &stopped, deltas: BTreeMap::new() };
+    let rows = rows(&mut tx, &mut books, visitor)?;
+    let open = open_sessions(&mut tx, &mut books, visitor)?;
+    let (letters, blanked) = dead_letters(&mut tx, &mut books, visitor)?;
+    let anomalies = anomalies(&mut tx, &stopped, visitor)?;
+    if rows.0 + open.0 + letters.0 > 0 {
+        let name = (&*visitor.ip, visitor.host.as_deref());
+        forgotten::note(&mut tx, &config.job, name, &stopped.bindings)?;
+    }
+    let deltas: Vec<(Shard, Delta)> = books.deltas.into_iter().collect();
+    stopped.count(&mut tx, &deltas)?;
+    stopped.check(&mut tx)?;
+    let removed = Removed {
+        database: stopped.database.clone(),
+        table: stopped.table.shown.clone(),
+        rows,
+        found_rows: stopped.found_rows,
+        open,
+        letters,
+        blanked,
+        anomalies,
+    };
+    match only_try {
+        true => tx.rollback(),
+        false => tx.commit(),
+    }
+    .map_err(failed)?;
+    Ok(removed)
+}
+
+/// How the counts of the shards change.
+struct Books<'a> {
+    stopped: &'a Stopped,
+    deltas: BTreeMap<Shard, Delta>,
+}
+
+impl Books<'_> {
+    fn shard(&self, key: &[u8]) -> Shard {
+        Shard::of(stable_hash(key), self.stopped.config.shards)
+    }
+
+    fn at(&mut self, shard: Shard) -> &mut Delta {
+        self.deltas.entry(shard).or_default()
+    }
+}
+
+/// Deletes the rows of the visitor.
+fn rows(
+    tx: &mut Transaction<'_>,
+    books: &mut Books<'_>,
+    visitor: &Visitor,
+) -> Result<(u64, u64), LedgerError> {
+    let (failed, name) =
+        (|why: postgres::Error| classify(&why, "deleting rows"), books.stopped.table.quoted());
+    // The first condition can use the index; the second compares byte for byte, whatever the
+    // collation.
+    let which = "ip = $1::text and ip::text collate \"C\" = $1::text
+                 and ($2::text is null or host::text collate \"C\" = $2::text)";
+    let parameters: [&(dyn ToSql + Sync); 2] = [&visitor.ip, &visitor.host];
+    let gone = tx
+        .query(
+            &format!(
+                "with gone as (delete from {name} where {which} returning host::text, num_logs)
+                 select coalesce(host, ''), count(*), coalesce(sum(num_logs), 0)::int8
+                 from gone group by host"
+            ),
+            &parameters,
+        )
+        .map_err(failed)?;
+    let left: bool = tx
+        .query_one(&format!("select exists (select from {name} where {which})"), &parameters)
+        .map_err(failed)?
+        .get(0);
+    if left {
+        return Err(LedgerError::Fatal(Fault::Config(format!(
+            "the table {} still has rows of the visitor after they were deleted: a trigger or a \
+             rule keeps them. Nothing was removed",
+            books.stopped.table.shown
+        ))));
+    }
+    let (mut rows, mut records) = (0, 0);
+    for row in gone {
+        let (host, number, logs): (String, i64, i64) = (row.get(0), row.get(1), row.get(2));
+        (rows, records) = (rows + number, records + logs);
+        if !books.stopped.found_rows {
+            let shard = books.shard(Key::new(&visitor.ip, &host).bytes());
+            let delta = books.at(shard);
+            delta.closed -= logs;
+            delta.forgotten += logs;
+        }
+    }
+    Ok((rows.unsigned_abs(), records.unsigned_abs()))
+}
+
+/// Removes the open sessions of the visitor from the snapshots.
+fn open_sessions(
+    tx: &mut Transaction<'_>,
+    books: &mut Books<'_>,
+    visitor: &Visitor,
+) -> Result<(u64, u64), LedgerError> {
+    let shards = match &visitor.host {
+        Some(host) => {
+            let shard = books.shard(Key::new(&visitor.ip, host).bytes());
+            shard.0..shard.0 + 1
+        }
+        None => 0..books.stopped.config.shards,
+    };
+    let (mut sessions, mut records) = (0, 0);
+    for shard in shards.map(Shard) {
+        let table = books.stopped.shard(tx, shard)?;
+        let left = table.without(|key| visitor.has_key(key));
+        let gone = (table.len() - left.len(), table.open_records() - left.open_records());
+        if gone.0 > 0 {
+            books.stopped.put(tx, shard, &left)?;
+            let delta = books.at(shard);
+            delta.open -= gone.1 as i64;
+            delta.forgotten += gone.1 as i64;
+            (sessions, records) = (sessions + gone.0 as u64, records + gone.1);
+        }
+    }
+    Ok((sessions, records))
+}
+
+/// Deletes the dead letters that are events of the visitor, and blanks those that are no events
+/// and mention it. Returns how many were deleted, the records they stood for, and how many were
+/// blanked.
+fn dead_letters(
+    tx: &mut Transaction<'_>,
+    books: &mut Books<'_>,
+    visitor: &Visitor,
+) -> Result<((u64, u64), u64), LedgerError> {
+    let failed = |why: postgres::Error| classify(&why, "looking through the dead letters");
+    let (mut gone, mut blank): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
+    let mut records = 0;
+    let mut letters = tx
+        .query_raw(
+            "select ctid::text, reason, topic, partition, \"offset\", detail, payload, records
+             from sessionizer.dead_letters where job = $1",
+            [&books.stopped.config.job],
+        )
+        .map_err(failed)?;
+    while let Some(row) = letters.next().map_err(failed)? {
+        let payload: Option<&[u8]> = row.get(6);
+        let reason: &str = row.get(1);
+        let key = match reason {
+            ROW_REFUSED => RefusedRow::read(payload.unwrap_or_default()).map(|(key, _)| key),
+            _ => event::decode(payload).ok().map(|event| event.key()),
+        };
+        let own = key.as_ref().filter(|key| visitor.has_key(key.bytes()));
+        if let Some(key) = own {
+            let of_key = books.shard(key.bytes());
+            let place = (row.get(2), row.get(3), row.get(4));
+            let counted = match (reason, place) {
+                (reason, (Some(topic), Some(partition), Some(offset)))
+                    if reason != Reason::Late.name() && reason != ROW_REFUSED =>
+                {
+                    let shards = books.stopped.config.shards;
+                    Shard::of_record(topic, partition, Offset::new(offset), shards)
+                }
+                _ => of_key,
+            };
+            let number: i64 = row.get(7);
+            books.at(counted).dead -= number;
+            // An audit counts it where the key is, as it does any event of the visitor.
+            books.at(of_key).forgotten += number;
+            records += number;
+            gone.push(row.get(0));
+        } else if reason != ROW_REFUSED {
+            let detail: &str = row.get(5);
+            let is_ours = |text: &[u8]| visitor.is_in(text);
+            // An event of the same visitor on another host stays as it is.
+            let is_of_other_host = key.as_ref().is_some_and(|key| key.parts().0 == visitor.ip);
+            if !is_of_other_host && (payload.is_some_and(is_ours) || is_ours(detail.as_bytes())) {
+                blank.push(row.get(0));
+            }
+        }
+    }
+    drop(letters);
+    let job = &books.stopped.config.job;
+    let deleted = tx
+        .execute(
+            "delete from sessionizer.dead_letters
+             where job = $1 and ctid = any($2::text[]::tid[])",
+            &[job, &gone],
+        )
+        .map_err(failed)?;
+    let blanked = tx
+        .execute(
+            "update sessionizer.dead_letters set payload = null, detail = $3
+             where job = $1 and ctid = any($2::text[]::tid[])",
+            &[job, &blank, &BLANK],
+        )
+        .map_err(failed)?;
+    if (deleted, blanked) != (gone.len() as u64, blank.len() as u64) {
+        let why = "dead letters were changed meanwhile: try again";
+        return Err(LedgerError::Retry(why.to_owned()));
+    }
+    Ok(((deleted, records.unsigned_abs()), blanked))
+}
+
+/// Deletes the anomalies of the visitor. Those of networks and of hosts name nobody.
+fn anomalies(
+    tx: &mut Transaction<'_>,
+    stopped: &Stopped,
+    visitor: &Visitor,
+) -> Result<u64, LedgerError> {
+    tx.execute(
+        "delete from sessionizer.anomalies
+         where job = $1 and subject = $2 and ($3::text is null or host = $3)",
+        &[&stopped.config.job, &visitor.ip, &visitor.host],
+    )
+    .map_err(|why| classify(&why, "deleting anomalies"))
+}
+
+/// Brings the statistics of the planner up to date: they hold frequent values, and the address may
+/// be one. Whoever may not do this gets a warning from Postgres, and it is done in its own time.
+pub fn analyze(config: &LedgerConfig, table: &str) -> Result<(), LedgerError> {
+    let tables: BTreeSet<&str> =
+        [table, "sessionizer.dead_letters", "sessionizer.anomalies"].into();
+    let mut client = open(config, "forget")?;
+    for table in tables {
+        client
+            .batch_execute(&format!("analyze {table}"))
+            .map_err(|why| classify(&why, "bringing the planner's statistics up to date"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! The sessions that are open, from the snapshots: for people who look at a job, running or not.
+//!
+//! It only reads, in one transaction, and takes no lock. Each snapshot is as old as its epoch: a
+//! running job takes one of each shard every `--snapshot-interval`, a clean stop one of all.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use sessionizer_core::key::{Key, Shard, stable_hash};
+use sessionizer_core::session::Span;
+use sessionizer_core::time::{Epoch, Gap};
+
+use crate::dataflow::ports::LedgerError;
+use crate::ledger::connect::{classify, connect};
+use crate::ledger::peek::Database;
+use crate::ledger::stopped::{decode, exists, no_such_job};
+use crate::ledger::{LedgerConfig, durable};
+
+/// Which sessions are wanted: of this visitor, of this host, or all.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Wanted {
+    pub ip: Option<String>,
+    pub host: Option<String>,
+}
+
+impl Wanted {
+    /// Whether a session of this encoded key is one of them.
+    fn has(&self, key: &[u8]) -> bool {
+        let at = key.iter().position(|byte| *byte == 0).expect("a key holds one separator");
+        let is = |wanted: &Option<String>, part: &[u8]| {
+            wanted.as_ref().is_none_or(|wanted| wanted.as_bytes() == part)
+        };
+        is(&self.ip, &key[..at]) && is(&self.host, &key[at + 1..])
+    }
+
+    /// The only shard that can hold them, if there is only one.
+    fn shard(&self, shards: u32) -> Option<Shard> {
+        let (ip, host) = self.ip.as_deref().zip(self.host.as_deref())?;
+        Some(Shard::of(stable_hash(Key::new(ip, host).bytes()), shards))
+    }
+}
+
+/// What the snapshots hold of the wanted sessions.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct OpenSessions {
+    /// Those with the most recent last event, most recent first.
+    pub first: Vec<(Key, Span)>,
+    /// How many there are, and how many events they have.
+    pub sessions: u64,
+    pub events: u64,
+    /// The epochs of the oldest and the newest snapshot that was read; zero if the job has never
+    /// committed anything.
+    pub oldest: Epoch,
+    pub newest: Epoch,
+}
+
+/// Reads the open sessions of a job, at most `limit` of them in detail.
+pub fn read(
+    config: &LedgerConfig,
+    wanted: &Wanted,
+    limit: usize,
+) -> Result<OpenSessions, LedgerError> {
+    let failed = |why: postgres::Error| classify(&why, "reading snapshots");
+    let mut client = connect(config)?;
+    // Not the name of an instance: this must not keep a `reset` waiting.
+    client.batch_execute("set application_name = 'sessionizer open'").map_err(failed)?;
+    let mut tx = client.build_transaction().read_only(true);
+    tx = tx.isolation_level(postgres::IsolationLevel::RepeatableRead);
+    let mut tx = tx.start().map_err(failed)?;
+    let job = match exists(&mut tx, "jobs").map_err(failed)? {
+        true => tx
+            .query_opt("select shards, gap_ms from sessionizer.jobs where job = $1", &[&config.job])
+            .map_err(failed)?,
+        false => None,
+    };
+    let Some(job) = job else {
+        let database = Database::of(&mut tx, config).map_err(failed)?;
+        return Err(no_such_job(&mut tx, &database, &config.job)?);
+    };
+    let shards = job.get::<_, i32>(0).max(1) as u32;
+    let gap = Gap::from_millis(job.get(1))
+        .ok_or_else(|| durable::incomplete(&config.job, "sessionizer.jobs holds an invalid gap"))?;
+    let read = tx
+        .prepare("select epoch, data from sessionizer.snapshots where job = $1 and shard = $2")
+        .map_err(failed)?;
+    let mut found = OpenSessions { oldest: Epoch::MAX, ..OpenSessions::default() };
+    let mut latest = BinaryHeap::new();
+    let all = match wanted.shard(shards) {
+        Some(shard) => shard.0..shard.0 + 1,
+        None => 0..shards,
+    };
+    // One by one: together they may be large.
+    for shard in all.map(Shard) {
+        let row = tx.query_opt(&read, &[&config.job, &(shard.0 as i32)]).map_err(failed)?;
+        let row = row.ok_or_else(|| {
+            let what = format!("the snapshot of shard {} is missing", shard.0);
+            durable::incomplete(&config.job, &what)
+        })?;
+        let epoch = durable::unsigned(&row, "epoch")?;
+        (found.oldest, found.newest) = (found.oldest.min(epoch), found.newest.max(epoch));
+        let table = decode(&config.job, row.get(1), gap, shard, shards)?;
+        for open in table.open().filter(|open| wanted.has(open.key)) {
+            found.sessions += 1;
+            found.events += open.span.count;
+            let rank = (open.span.last, open.span.first, open.key);
+            let least = latest.peek().map(|Reverse((last, first, key, _))| {
+                let key: &Key = key;
+                (*last, *first, key.bytes())
+            });
+            if latest.len() >= limit && least.is_none_or(|least| rank <= least) {
+                continue;
+            }
+            let key = Key::from_encoded(open.key);
+            latest.push(Reverse((open.span.last, open.span.first, key, open.span.count)));
+            if latest.len() > limit {
+                latest.pop();
+            }
+        }
+    }
+    let sorted = latest.into_sorted_vec().into_iter();
+    found.first = sorted
+        .map(|Reverse((last, first, key, count))| (key, Span { first, last, count }))
+        .collect();
+    Ok(found)
+}
