@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 
-use sessionizer_core::anomaly::{Kind, Rules, Session, batch};
+use sessionizer_core::anomaly::{Kind, Session, Thresholds, batch};
 use sessionizer_core::session::Span;
 use sessionizer_core::time::EventTime;
 
@@ -243,7 +243,7 @@ fn the_rules_in_sql_find_what_the_program_finds() {
             Session { ip, host, span, end }
         });
         let newest = rows.iter().map(|(.., end)| *end).max().expect("there are rows");
-        let want = batch(sessions, newest, &Rules::default());
+        let want = batch(sessions, newest, &Thresholds::default());
         let want = want.into_iter().filter(|a| !matches!(a.kind, Kind::Repeat | Kind::Network));
         let want: BTreeSet<String> = want
             .map(|a| {
