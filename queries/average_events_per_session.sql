@@ -3,6 +3,8 @@
 -- Tech Creator is techcreator.io and every host under it; a user is an ip. The first row is the
 -- average over all sessions, so a user counts once for each session.
 --
+-- Index: none; it reads the whole table once.
+--
 -- Reads the table sessionized_events; for the table of one job, run
 -- `psql -v job=NAME -f queries/average_events_per_session.sql`.
 

@@ -4,6 +4,8 @@
 -- its last: session_end is the last event plus the job's --gap (five minutes by default), which is
 -- subtracted here. With --session-end last-event there is nothing to subtract.
 --
+-- Index: none; it reads the whole table once.
+--
 -- Reads the table sessionized_events; for the table of one job, run
 -- `psql -v job=NAME -f queries/compare_hosts.sql`.
 

@@ -4,6 +4,8 @@
 -- counts in the hour in which it ended. Durations are from the first event to the last, in
 -- milliseconds.
 --
+-- Index: the one on session_end (brin), if there is one.
+--
 -- Reads the table sessionized_events; for the table of one job, run
 -- `psql -v job=NAME -f queries/last_day_by_hour.sql`.
 
@@ -14,7 +16,7 @@ from sessionizer.jobs where job = :'job' \gset
 \set sessions sessionized_events
 \endif
 
-with job as (
+with job as materialized (
     select case session_end when 'window' then gap_ms else 0 end as tail_ms,
            (select e.watermark_ms from sessionizer.epochs e
             where e.job = j.job and e.shards_done = j.shards order by e.epoch desc limit 1)
@@ -28,6 +30,8 @@ ended as (
                as duration_ms
     from :sessions s, job
     where extract(epoch from s.session_end) >= first_hour * 3600
+          -- Implied, in any time zone: for the index.
+          and s.session_end >= (select to_timestamp((first_hour - 24) * 3600) from job)
 )
 select hour,
        count(*)                                                       as sessions,

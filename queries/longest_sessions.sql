@@ -4,6 +4,8 @@
 -- --gap (five minutes by default), which is subtracted here. With --session-end last-event there is
 -- nothing to subtract. A visitor who stays for hours is often a program.
 --
+-- Index: none; it reads the whole table once.
+--
 -- Reads the table sessionized_events; for the table of one job, run
 -- `psql -v job=NAME -f queries/longest_sessions.sql`.
 

@@ -4,6 +4,8 @@
 -- left out. Hours are in the time zone of the connection: `set timezone to 'UTC'`, or to your own.
 -- Open sessions are not in the table yet, so the newest hours are incomplete.
 --
+-- Index: none; it reads the whole table once.
+--
 -- Reads the table sessionized_events; for the table of one job, run
 -- `psql -v job=NAME -f queries/sessions_per_hour.sql`.
 
@@ -14,11 +16,11 @@ from sessionizer.jobs where job = :'job' \gset
 \set sessions sessionized_events
 \endif
 
-select date_trunc('hour', session_start)  as hour,
-       count(*)                           as sessions,
-       count(distinct ip)                 as visitors,
-       sum(num_logs)                      as events
-from :sessions
+select date_trunc('hour', s.session_start)  as hour,
+       count(*)                             as sessions,
+       count(distinct s.ip)                 as visitors,
+       sum(s.num_logs)::bigint              as events
+from :sessions s
 group by 1
 order by hour desc
 limit 7 * 24;

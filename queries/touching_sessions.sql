@@ -4,6 +4,9 @@
 -- last event of the earlier one. This finds pairs that violate that. The job writes none, but a
 -- table that it took over may hold some: late events make a Flink job write overlapping sessions.
 --
+-- Index: the primary key (ip, host, session_start), read in its order; without it, the table is
+-- sorted.
+--
 -- Reads the table sessionized_events; for the table of one job, run
 -- `psql -v job=NAME -f queries/touching_sessions.sql`.
 

@@ -7,8 +7,8 @@ use log::{error, info, warn};
 use sessionizer::cli;
 use sessionizer::cli::{Command, RunArgs};
 use sessionizer::commands::{
-    audit, compare, completions, demo, forget, health, man, open, produce, redrive, reset, schema,
-    status,
+    audit, compare, completions, demo, forget, health, man, open, produce, redrive, report, reset,
+    schema, status,
 };
 use sessionizer::config::Environment;
 use sessionizer::dataflow::run_state::RunState;
@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         Some(Command::Produce(args)) => produce::produce(args, &env, &run_state),
         Some(Command::Audit(args)) => audit::audit(args, &env, &run_state),
         Some(Command::Compare(args)) => compare::compare(args, &env, &run_state),
+        Some(Command::Report(args)) => report::report(args, &env, &run_state),
         Some(Command::Reset(args)) => reset::reset(args, &env),
         Some(Command::Open(args)) => open::open(args, &env),
         Some(Command::Forget(args)) => forget::forget(args, &env),

@@ -99,6 +99,14 @@ pub struct RunArgs {
     #[arg(help_heading = WRITE, long, value_name = "NAME", default_value = "sessionized_events")]
     pub table: String,
 
+    /// Continue although the table is empty and the job has written sessions to it
+    ///
+    /// Without it, such a start stops: rows that somebody has deleted, or a restore without them,
+    /// cannot be told from rows that a retention of your own has removed. In a cluster, process 0
+    /// decides.
+    #[arg(help_heading = WRITE, long)]
+    pub accept_empty_table: bool,
+
     /// Connections that write to Postgres [default: one for two workers]
     ///
     /// The number for all processes together; in a cluster, the default is one for each worker.
@@ -577,6 +585,61 @@ pub struct RedriveArgs {
     /// A setting of librdkafka, name=value; can be given several times
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = ';')]
     pub kafka_config: Vec<String>,
+}
+
+/// `sessionizer report`.
+#[derive(Args, Debug, Clone)]
+pub struct ReportArgs {
+    /// The job whose table is analysed [default: KAFKA_GROUP]
+    #[arg(long, value_name = "NAME")]
+    pub job: Option<String>,
+
+    /// Only sessions that began on this day or later: 2026-01-31
+    #[arg(long, value_name = "DAY")]
+    pub from: Option<String>,
+
+    /// Only sessions that began on this day or earlier
+    #[arg(long, value_name = "DAY")]
+    pub to: Option<String>,
+
+    /// Only sessions on these hosts
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub host: Vec<String>,
+
+    /// Only these parts, by their names in queries/; several with commas
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub only: Vec<String>,
+
+    /// Write one HTML page with charts to this file: it needs no network and runs no script
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<String>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// Print one part (see --only) as CSV
+    ///
+    /// Text that a spreadsheet would take for a formula (it begins with =, +, -, @, a tab or a line
+    /// break) gets an apostrophe in front.
+    #[arg(long)]
+    pub csv: bool,
+
+    /// How many rows of each part are printed as a table; JSON, CSV and HTML have more
+    #[arg(long, value_name = "N", default_value = "20")]
+    pub rows: String,
+
+    /// Show the addresses of visitors in full; otherwise their ends are left out, as on the page
+    #[arg(long)]
+    pub addresses: bool,
+
+    /// The time zone of days and hours, by its name in Postgres
+    #[arg(long, value_name = "NAME", default_value = "UTC")]
+    pub time_zone: String,
+
+    /// How long a single query may take
+    #[arg(long, value_name = "DURATION", default_value = "5m")]
+    pub timeout: String,
 }
 
 /// `sessionizer health`.

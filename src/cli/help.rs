@@ -119,6 +119,13 @@ Examples:
   sessionizer status --watch
   sessionizer status --json http://10.8.0.1:9464 | jq .tiles";
 
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  sessionizer report
+  sessionizer report --html report.html --from 2026-01-01 --to 2026-01-31
+  sessionizer report --csv --only bounce_rate --host www.example.org
+  sessionizer report --json --only longest_sessions --addresses | jq .parts";
+
 const OPEN_EXAMPLES: &str = "\
 Exit codes: 0 done, also if no session is open; 1 Postgres failed; 2 as for the job.
 
@@ -169,6 +176,7 @@ pub fn describe(root: Command) -> Command {
                 "audit" => (AUDIT, AUDIT_EXAMPLES),
                 "compare" => (AUDIT, COMPARE_EXAMPLES),
                 "reset" => (RESET, ""),
+                "report" => (RESET, REPORT_EXAMPLES),
                 "open" => (RESET, OPEN_EXAMPLES),
                 "forget" => (RESET, FORGET_EXAMPLES),
                 "redrive" => (AUDIT, REDRIVE_EXAMPLES),

@@ -17,7 +17,7 @@ use std::ffi::OsString;
 
 pub use args::{
     AuditArgs, CompareArgs, CompletionsArgs, DemoArgs, ForgetArgs, HealthArgs, ManArgs, OpenArgs,
-    ProduceArgs, RedriveArgs, ResetArgs, RunArgs, StatusArgs,
+    ProduceArgs, RedriveArgs, ReportArgs, ResetArgs, RunArgs, StatusArgs,
 };
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
@@ -74,6 +74,12 @@ pub enum Command {
     /// table of its own. Every difference is explained, or counted as unexplained. Uses the
     /// environment of the job and may run beside it. Exits with 0 only if nothing is unexplained.
     Compare(Box<CompareArgs>),
+    /// Analyses the table: hosts, days, hours, visitors, and what is unlike the rest
+    ///
+    /// Uses POSTGRES_URL and the login of the job, and only reads; it may run beside the job, and
+    /// on a standby. It asks the queries in queries/, and prints tables, JSON or CSV, or writes one
+    /// HTML page.
+    Report(Box<ReportArgs>),
     /// Removes a job and its rows, so that the next start begins afresh
     ///
     /// Uses POSTGRES_URL and the login of the job. Shows what it is connected to and what will be

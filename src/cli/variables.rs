@@ -43,6 +43,9 @@ pub fn names(command: &str, flag: &str) -> Vec<String> {
         ("" | "redrive", "late") => &["SESSIONIZER_LATE", "SESSIONIZER_LATE_EVENTS"],
         // The job has a flag of this name with another meaning.
         ("produce", "late") => &["SESSIONIZER_PRODUCE_LATE", "SESSIONIZER_LATE"],
+        // The job and `produce` have flags of these names with other meanings.
+        ("report", "from") => &["SESSIONIZER_REPORT_FROM"],
+        ("report", "host") => &["SESSIONIZER_REPORT_HOST"],
         _ => return vec![regular],
     };
     listed.iter().map(|name| (*name).to_owned()).collect()

@@ -11,6 +11,7 @@ pub mod man;
 pub mod open;
 pub mod produce;
 pub mod redrive;
+pub mod report;
 pub mod reset;
 pub mod schema;
 pub mod status;

@@ -82,6 +82,7 @@ pub fn read_ledger_of(
         shards: 0,
         gap: Gap::from_millis(1)?,
         session_end: SessionEnd::Window,
+        accept_empty_table: false,
     })
 }
 
@@ -111,6 +112,7 @@ pub fn read_ledger(
         shards: shards? as u32,
         gap: Gap::from_millis(gap? as i64)?,
         session_end: session_end?,
+        accept_empty_table: args.accept_empty_table,
     })
 }
 

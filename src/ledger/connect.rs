@@ -37,8 +37,18 @@ const GRANT: &str = "; grant it: the job needs a schema sessionizer of its own (
                          schema sessionizer authorization ...`) and select, insert and delete on \
                          its table (deploy/postgres/role.sql grants all of it)";
 
-/// Opens a connection.
+/// Opens a connection to a server that takes writes.
 pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
+    // After a failover, the old primary is a standby, which refuses the job's writes.
+    open(config, TargetSessionAttrs::ReadWrite)
+}
+
+/// Opens a connection for somebody who only reads: to a standby as well.
+pub fn connect_to_read(config: &LedgerConfig) -> Result<Client, LedgerError> {
+    open(config, TargetSessionAttrs::Any)
+}
+
+fn open(config: &LedgerConfig, attributes: TargetSessionAttrs) -> Result<Client, LedgerError> {
     let url = &config.url;
     let mut settings = Config::new();
     for (host, port) in &url.hosts {
@@ -66,8 +76,7 @@ pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
     if let Some(options) = &url.options {
         settings.options(options);
     }
-    // After a failover, the old primary is a standby, which refuses the job's writes.
-    settings.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    settings.target_session_attrs(attributes);
     settings.channel_binding(match url.channel_binding {
         Some(url::ChannelBinding::Disable) => ChannelBinding::Disable,
         Some(url::ChannelBinding::Require) => ChannelBinding::Require,

@@ -11,6 +11,7 @@ use sessionizer_core::plan::{Fence, ShardProgress};
 use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::ports::LedgerError;
+use crate::ledger::LedgerConfig;
 use crate::ledger::connect::classify;
 use crate::ledger::stopped::exists;
 use crate::ledger::table;
@@ -118,15 +119,58 @@ pub fn read(
 
 /// Refuses a job that lacks something a start depends on. `table` is its table, quoted.
 pub fn check(client: &mut impl GenericClient, job: &str, table: &str) -> Result<(), LedgerError> {
-    let missing = find_missing(client, job, table)
-        .map_err(|why| classify(&why, "checking that nothing is missing"))?;
+    let failed = |why: postgres::Error| classify(&why, "checking that nothing is missing");
+    let mut missing = find_missing(client, job).map_err(failed)?;
+    missing.extend(find_empty(client, job, table).map_err(failed)?);
     if missing.is_empty() { Ok(()) } else { Err(incomplete(job, &missing.join("; "))) }
+}
+
+/// The same for a start, which may be told that the rows are gone on purpose.
+pub fn check_for_start(
+    client: &mut impl GenericClient,
+    config: &LedgerConfig,
+    table: &str,
+) -> Result<(), LedgerError> {
+    let failed = |why: postgres::Error| classify(&why, "checking that nothing is missing");
+    let job = &config.job;
+    let mut missing = find_missing(client, job).map_err(failed)?;
+    let empty = find_empty(client, job, table).map_err(failed)?;
+    match empty {
+        Some(why) if config.accept_empty_table => {
+            log::warn!("{why}; going on, as --accept-empty-table says");
+        }
+        Some(why) if missing.is_empty() => {
+            return Err(LedgerError::Fatal(Fault::Config(format!(
+                "{why}. If they were removed on purpose, for example by a retention of your own, \
+                 start once with --accept-empty-table. Otherwise restore the table and the schema \
+                 sessionizer from one backup, or begin afresh: `sessionizer reset` removes the job, \
+                 and the next start reads the topic again"
+            ))));
+        }
+        why => missing.extend(why),
+    }
+    if missing.is_empty() { Ok(()) } else { Err(incomplete(job, &missing.join("; "))) }
+}
+
+/// Describes a table without rows, if sessions were written to it.
+fn find_empty(
+    client: &mut impl GenericClient,
+    job: &str,
+    table: &str,
+) -> Result<Option<String>, postgres::Error> {
+    let sum =
+        "select coalesce(sum(closed), 0)::int8 from sessionizer.shard_progress where job = $1";
+    let closed: i64 = client.query_one(sum, &[&job])?.get(0);
+    if closed == 0 || table::has_rows(client, table)? || has_forgotten(client, job)? {
+        return Ok(None);
+    }
+    let records = text::plural(closed as u64, "record");
+    Ok(Some(format!("the table is empty, although sessions of {records} were written to it")))
 }
 
 fn find_missing(
     client: &mut impl GenericClient,
     job: &str,
-    table: &str,
 ) -> Result<Vec<String>, postgres::Error> {
     let row = client.query_one(
         "select j.shards::int8, j.loss_epoch is not null,
@@ -144,8 +188,6 @@ fn find_missing(
                                    where e.job = j.job and e.epoch = needed.epoch)),
                 (select count(*) from sessionizer.bindings b where b.job = j.job),
                 (select coalesce(max(p.epoch), 0) from sessionizer.shard_progress p
-                 where p.job = j.job),
-                (select coalesce(sum(p.closed), 0)::int8 from sessionizer.shard_progress p
                  where p.job = j.job)
          from sessionizer.jobs j where j.job = $1",
         &[&job],
@@ -179,12 +221,6 @@ fn find_missing(
     }
     if missing.is_empty() && !row.get::<_, bool>(1) {
         missing.extend(find_imbalance(client, job)?);
-    }
-    if number(8) > 0 && !table::has_rows(client, table)? && !has_forgotten(client, job)? {
-        missing.push(format!(
-            "the table is empty, although sessions of {} were written to it",
-            text::plural(number(8) as u64, "record")
-        ));
     }
     Ok(missing)
 }

@@ -8,8 +8,8 @@
 //! Kafka has lost, `commit` writes epochs, `past` detects a database that has gone back to an earlier
 //! state, `audit` reads the durable state for an audit, `audits` keeps what it has found, `prune`
 //! deletes old dead letters, `anomalies` writes the rows of anomalies, `past_rows` reads the rows
-//! that the statistics start from, `watch` reads the balance and the last audit for the page, and
-//! `reset` removes a job. `stopped` knows whether a job was stopped cleanly,
+//! that the statistics start from, `watch` reads the balance and the last audit for the page,
+//! `report` runs the queries of a report, and `reset` removes a job. `stopped` knows whether a job was stopped cleanly,
 //! `open_sessions` reads its snapshots for people, `forget` removes a visitor (`mention` looks for
 //! it in texts, `forgotten` remembers it for audits), and `redrive` takes up dead letters again.
 //! `copy` encodes rows for COPY. Each statement is beside its one caller; the objects they use are
@@ -35,6 +35,7 @@ mod pooler;
 mod probe;
 mod prune;
 mod redrive;
+pub mod report;
 pub mod reset;
 mod rights;
 pub mod schema;
@@ -99,6 +100,8 @@ pub struct LedgerConfig {
     pub shards: u32,
     pub gap: Gap,
     pub session_end: SessionEnd,
+    /// Whether a start may go on if the job's rows are gone.
+    pub accept_empty_table: bool,
 }
 
 /// Formats milliseconds as a duration for people: `5m`.

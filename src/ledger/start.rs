@@ -80,7 +80,7 @@ pub fn start(
     let before = job::ensure_job(&mut tx, config, topics, &table)?;
     let (created_job, topics_before) = (before.is_none(), before.flatten());
     let fence = fence(&mut tx, config)?;
-    durable::check(&mut tx, &config.job, &table.quoted())?;
+    durable::check_for_start(&mut tx, config, &table.quoted())?;
     let durable = durable::read(&mut tx, &config.job, fence)?;
     let mut found_rows_to = None;
     if durable.is_first_start() && table::has_rows(&mut tx, &table.quoted()).map_err(failed)? {

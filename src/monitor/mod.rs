@@ -23,7 +23,7 @@ mod health;
 mod history;
 mod host;
 pub mod job_state;
-mod mask;
+pub mod mask;
 mod process;
 pub mod sample;
 pub mod sentence;

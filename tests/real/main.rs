@@ -4,6 +4,7 @@
 //! its own, so they run side by side.
 
 mod alignment;
+mod analysis;
 mod anomalies;
 mod audit;
 mod audit_every;
@@ -17,6 +18,7 @@ mod compare;
 mod connect;
 mod demo;
 mod differences;
+mod documents;
 mod events;
 mod faults;
 mod faults_at_start;
@@ -37,6 +39,7 @@ mod oidc;
 mod open;
 mod oracle;
 mod outage;
+mod partitioned;
 mod past;
 mod pooler;
 mod postgres;
@@ -46,6 +49,7 @@ mod reading;
 mod redrive;
 mod refusal;
 mod replaced;
+mod report;
 mod reset;
 #[path = "../shared/rng.rs"]
 mod rng;

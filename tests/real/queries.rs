@@ -350,7 +350,7 @@ fn the_last_day_by_host_by_hour_and_its_busiest_visitors() {
 
 #[test]
 fn every_query_opens_with_its_question_and_has_a_test() {
-    let here = include_str!("queries.rs");
+    let here = concat!(include_str!("queries.rs"), include_str!("analysis.rs"));
     let mut files = 0;
     for entry in std::fs::read_dir(directory()).expect("queries/ is there") {
         let path = entry.expect("readable").path();
@@ -362,8 +362,13 @@ fn every_query_opens_with_its_question_and_has_a_test() {
         let one = format!("`psql -v job=NAME -f queries/{name}`");
         assert!(text.contains(&one), "{name} does not say how to ask one job");
         assert!(text.lines().all(|line| line.len() <= 100), "{name} has long lines");
-        assert!(here.contains(&format!(", \"{name}\")")), "{name} is run by no test");
+        let is_run = [format!("(&world, \"{name}\")"), format!("(&DAY, \"{name}\")")]
+            .iter()
+            .any(|run| here.contains(run));
+        assert!(is_run, "{name} is run by no test");
+        let of_sessions = text.contains("\\set sessions ");
+        assert_eq!(text.contains("\n-- Index: "), of_sessions, "{name}: which index does it use?");
         files += 1;
     }
-    assert!(files >= 7, "only {files} queries");
+    assert!(files >= 19, "only {files} queries");
 }

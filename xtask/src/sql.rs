@@ -63,6 +63,16 @@ impl Connection {
         Ok(row.map(|row| std::array::from_fn(|at| row.get(at).unwrap_or_default().to_owned())))
     }
 
+    /// The first column of each row of a query.
+    pub fn rows(&mut self, sql: &str) -> Result<Vec<String>> {
+        let messages = self.0.simple_query(sql).map_err(|why| failed(sql, &why))?;
+        let rows = messages.into_iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
+            _ => None,
+        });
+        Ok(rows.collect())
+    }
+
     /// Whether a query returns true. It is false while the tables of the job do not exist.
     pub fn holds(&mut self, sql: &str) -> Result<bool> {
         let there = "select to_regclass('sessionizer.balance') is not null";

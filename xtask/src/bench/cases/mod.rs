@@ -15,6 +15,7 @@ mod late;
 mod latency;
 mod memory;
 mod peer;
+mod queries;
 mod raw;
 mod recovery;
 mod scaling;
@@ -71,6 +72,9 @@ pub enum Case {
     /// Live statistics of hosts, and of visitors as well, against none: the dataflow alone, a
     /// backlog, and 10,000 live events a second
     Statistics,
+    /// The analysis in queries/ over a table of two sessions for each of --events: the time of each
+    /// query, and how PostgreSQL reads the table for it
+    Queries,
     /// The same job on Apache Flink, written in two ways (bench/flink), in turn with this one
     Peer,
 }
@@ -94,6 +98,7 @@ pub fn run(case: Case, bench: &mut Bench) -> Result<()> {
         Case::Snapshots => snapshots::run(bench),
         Case::Watch => watch::run(bench),
         Case::Statistics => statistics::run(bench),
+        Case::Queries => queries::run(bench),
         Case::Peer => peer::run(bench),
     }
 }

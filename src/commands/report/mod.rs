@@ -1,0 +1,265 @@
+//! `sessionizer report`: runs the analysis in `queries/` and shows what it finds, as tables, JSON,
+//! CSV, or a page. It only reads, and everything in a report is of one moment.
+
+mod chart;
+mod data;
+mod html;
+mod parts;
+mod tables;
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use chrono::NaiveDate;
+use indicatif::ProgressBar;
+use log::info;
+use parts::{PARTS, Part};
+use sessionizer_core::fault::Fault;
+
+use crate::cli::ReportArgs;
+use crate::config;
+use crate::config::{Environment, Problems, duration_ms, whole};
+use crate::dataflow::ports::LedgerError;
+use crate::dataflow::run_state::RunState;
+use crate::ledger::LedgerConfig;
+use crate::ledger::report::{Answer, Choice, Reader};
+use crate::monitor::mask::mask;
+use crate::ui::bars::{bars, style};
+use crate::ui::text;
+
+/// The least width of a table.
+const WIDTH: u16 = 80;
+/// How soon a stop is noticed.
+const NAP: Duration = Duration::from_millis(100);
+/// A query that takes longer is mentioned where there is no bar.
+const LONG: Duration = Duration::from_secs(5);
+
+/// A part with its rows.
+type Done = (Part, Answer);
+
+/// What a report is about.
+pub struct Head {
+    pub job: String,
+    pub table: String,
+    pub as_of: String,
+    pub choice: Choice,
+    pub addresses: bool,
+}
+
+/// The settings of a report.
+struct Settings {
+    ledger: LedgerConfig,
+    choice: Choice,
+    parts: Vec<Part>,
+    addresses: bool,
+    rows: usize,
+}
+
+/// Asks and shows.
+pub fn report(
+    args: &ReportArgs,
+    env: &Environment,
+    run_state: &Arc<RunState>,
+) -> Result<(), Fault> {
+    let settings = read(args, env)?;
+    let (rows, addresses) = (settings.rows, settings.addresses);
+    let (head, mut done) = ask_all(settings, run_state)?;
+    if !addresses {
+        done.iter_mut().for_each(|(part, answer)| mask_addresses(part, answer));
+    }
+    if let Some(file) = &args.html {
+        let page = html::page(&head, &done);
+        return std::fs::write(file, page).map_err(|why| {
+            Fault::Config(format!("--html: the file {file:?} cannot be written: {why}"))
+        });
+    }
+    let text = match done.first() {
+        Some((part, answer)) if args.csv => data::csv(part, answer),
+        _ if args.json => format!("{:#}\n", data::json(&head, &done)),
+        _ => tables::tables(&head, &done, rows, width()),
+    };
+    print(&text)
+}
+
+fn read(args: &ReportArgs, env: &Environment) -> Result<Settings, Fault> {
+    let mut problems = Problems::new(env);
+    let ledger = config::read_ledger_of(&mut problems, args.job.as_deref(), env);
+    if ledger.is_none() && problems.is_empty() {
+        problems.add("--job", "is not given, nor KAFKA_GROUP: the job whose table is analysed");
+    }
+    let mut day = |name: &str, text: &Option<String>| {
+        let Some(text) = text.as_deref().map(str::trim) else { return Some(None) };
+        let day = NaiveDate::parse_from_str(text, "%Y-%m-%d");
+        let day = day.map_err(|_| format!("is {text:?}: it must be a day like 2026-01-31"));
+        problems.take(name, day).map(Some)
+    };
+    let (from, to) = (day("--from", &args.from), day("--to", &args.to));
+    if let (Some(Some(from)), Some(Some(to))) = (from, to)
+        && to < from
+    {
+        problems.add("--to", format!("is {to}, which is before --from ({from})"));
+    }
+    let parts = problems.take("--only", chosen(&args.only));
+    let formats = [args.html.is_some(), args.json, args.csv].iter().filter(|is| **is).count();
+    if formats > 1 {
+        problems.add("--html, --json, --csv", "are several formats: choose one");
+    }
+    if args.csv && parts.as_ref().is_some_and(|parts| parts.len() != 1) {
+        let name = "--only bounce_rate";
+        problems.add("--csv", format!("is one table: choose it with --only, for example {name}"));
+    }
+    let timeout = problems.take("--timeout", duration_ms(&args.timeout, 1, 86_400_000));
+    let rows = problems.take("--rows", whole(&args.rows, 1, 1_000_000));
+    let settings = || {
+        let shown = |day: Option<NaiveDate>| day.map(|day| day.to_string());
+        Some(Settings {
+            ledger: ledger?,
+            choice: Choice {
+                from: shown(from?),
+                to: shown(to?),
+                hosts: args.host.clone(),
+                time_zone: args.time_zone.trim().to_owned(),
+                timeout: Duration::from_millis(timeout?),
+            },
+            parts: parts?,
+            addresses: args.addresses,
+            rows: rows? as usize,
+        })
+    };
+    settings().filter(|_| problems.is_empty()).ok_or_else(|| problems.fault())
+}
+
+/// The parts with these names; all if there are none.
+fn chosen(names: &[String]) -> Result<Vec<Part>, String> {
+    let names: Vec<&str> = names.iter().map(|name| name.trim().trim_end_matches(".sql")).collect();
+    if let Some(unknown) = names.iter().find(|name| PARTS.iter().all(|part| part.name != **name)) {
+        let known: Vec<&str> = PARTS.iter().map(|part| part.name).collect();
+        return Err(format!("names {unknown:?}, which is none of {}", known.join(", ")));
+    }
+    let is_chosen = |part: &Part| names.is_empty() || names.contains(&part.name);
+    Ok(PARTS.into_iter().filter(is_chosen).collect())
+}
+
+/// What the thread that asks has to tell.
+enum Told {
+    Began(Head),
+    Part(&'static str),
+    Done(Vec<Done>),
+    Failed(LedgerError),
+}
+
+/// Asks all queries on a thread of its own, so that a stop does not have to wait for the server:
+/// without this process, it ends the query by itself.
+fn ask_all(settings: Settings, run_state: &RunState) -> Result<(Head, Vec<Done>), Fault> {
+    let all = settings.parts.len();
+    let (tell, told) = channel();
+    let asks = move || {
+        let tell_all = |what| _ = tell.send(what);
+        match ask(settings, &tell_all) {
+            Ok(done) => tell_all(Told::Done(done)),
+            Err(why) => tell_all(Told::Failed(why)),
+        }
+    };
+    std::thread::Builder::new().name("report".to_owned()).spawn(asks).expect("a thread can start");
+    let bar = bars().add(ProgressBar::new(all as u64));
+    bar.set_style(style("{spinner} {msg} ({pos} of {len} done, {elapsed})"));
+    bar.set_message("connecting");
+    let (mut head, mut running) = (None, None::<(&str, Instant)>);
+    let result = loop {
+        bar.tick();
+        match told.recv_timeout(NAP) {
+            Ok(Told::Began(of)) => head = Some(of),
+            Ok(Told::Part(name)) => {
+                finished(running.replace((name, Instant::now())), &bar);
+                bar.set_message(name);
+            }
+            Ok(Told::Done(done)) => {
+                finished(running.take(), &bar);
+                break Ok((head.take().expect("it began"), done));
+            }
+            Ok(Told::Failed(LedgerError::Fatal(fault))) => break Err(fault),
+            Ok(Told::Failed(LedgerError::Retry(why))) => {
+                break Err(Fault::Environment(format!("Postgres cannot be used: {why}")));
+            }
+            Err(RecvTimeoutError::Timeout) if run_state.stopping() => {
+                let why = "the report was stopped before its end";
+                break Err(Fault::Environment(why.to_owned()));
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => unreachable!("it tells how it ends"),
+        }
+    };
+    bar.finish_and_clear();
+    result
+}
+
+fn finished(part: Option<(&str, Instant)>, bar: &ProgressBar) {
+    let Some((name, since)) = part else { return };
+    bar.inc(1);
+    if bar.is_hidden() && since.elapsed() > LONG {
+        info!("{name} took {}", text::duration(since.elapsed()));
+    }
+}
+
+fn ask(settings: Settings, tell: &impl Fn(Told)) -> Result<Vec<Done>, LedgerError> {
+    let Settings { ledger, choice, parts, addresses, .. } = settings;
+    let mut reader = Reader::open(&ledger, &choice)?;
+    let (table, as_of) = (reader.table.clone(), reader.as_of.clone());
+    tell(Told::Began(Head { job: ledger.job, table, as_of, choice, addresses }));
+    let mut done = Vec::new();
+    for part in parts {
+        tell(Told::Part(part.name));
+        done.push((part, reader.ask(part.name, part.sql())?));
+    }
+    Ok(done)
+}
+
+fn mask_addresses(part: &Part, answer: &mut Answer) {
+    let is_address = |(name, _): &(String, _)| Some(name.as_str()) == part.address;
+    let Some(at) = answer.columns.iter().position(is_address) else { return };
+    for cell in answer.rows.iter_mut().filter_map(|row| row[at].as_mut()) {
+        *cell = mask(cell);
+    }
+}
+
+impl Head {
+    /// What the report is about, in one sentence.
+    pub fn sentence(&self) -> String {
+        let Choice { from, to, hosts, time_zone, .. } = &self.choice;
+        let range = match (from, to) {
+            (None, None) => "All sessions".to_owned(),
+            (Some(from), None) => format!("Sessions that began on {from} or later"),
+            (None, Some(to)) => format!("Sessions that began on {to} or earlier"),
+            (Some(from), Some(to)) if from == to => format!("Sessions that began on {from}"),
+            (Some(from), Some(to)) => format!("Sessions that began from {from} to {to}"),
+        };
+        let hosts = match hosts.as_slice() {
+            [] => String::new(),
+            hosts => format!(" on {}", hosts.join(", ")),
+        };
+        let Head { job, table, as_of, .. } = self;
+        format!(
+            "{range}{hosts} in the table {table} of the job {job}, as of {as_of}; days and hours \
+             in {time_zone}."
+        )
+    }
+}
+
+/// The width of the terminal, or the least one.
+fn width() -> u16 {
+    let terminal = terminal_size::terminal_size_of(std::io::stdout());
+    terminal.map_or(WIDTH, |(width, _)| width.0.max(WIDTH))
+}
+
+/// A reader that has seen enough (`report | head`) is not an error.
+fn print(text: &str) -> Result<(), Fault> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(why) if why.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Fault::Environment(format!("standard output cannot be written: {why}")))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,249 @@
+//! Runs the queries of a report: read-only, all of them in one snapshot. What they ask is left to
+//! the caller.
+
+use std::time::Duration;
+
+use postgres::error::SqlState;
+use postgres::types::Type;
+use postgres::{Client, SimpleQueryMessage};
+use sessionizer_core::fault::Fault;
+
+use crate::dataflow::ports::LedgerError;
+use crate::ledger::LedgerConfig;
+use crate::ledger::connect::{classify, connect_to_read};
+use crate::ledger::peek::Database;
+use crate::ledger::stopped::no_such_job;
+use crate::ui::text;
+
+/// Lets queries count in memory what would otherwise be sorted on disk, and ends them within a
+/// second when this process has gone away.
+const SETTINGS: &str = "
+    set application_name = 'sessionizer report';
+    set standard_conforming_strings = on;
+    set datestyle = 'ISO'; set intervalstyle = 'postgres'; set extra_float_digits = 1;
+    select set_config('work_mem', '64MB', false)
+    from pg_settings where name = 'work_mem' and setting::bigint < 65536;
+    select set_config('client_connection_check_interval', '1s', false)
+    from pg_settings where name = 'client_connection_check_interval';";
+
+/// Which sessions a report is about.
+#[derive(Clone, Debug, Default)]
+pub struct Choice {
+    /// The first and the last day on which they began: `2026-01-31`, checked by the caller.
+    pub from: Option<String>,
+    pub to: Option<String>,
+    /// All if empty.
+    pub hosts: Vec<String>,
+    pub time_zone: String,
+    pub timeout: Duration,
+}
+
+/// What a column holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Holds {
+    Text,
+    Number,
+    Day,
+    Time,
+    Length,
+}
+
+/// The rows of a query; every value as Postgres writes it.
+#[derive(Clone, Debug, Default)]
+pub struct Answer {
+    pub columns: Vec<(String, Holds)>,
+    pub rows: Vec<Vec<Option<String>>>,
+}
+
+/// A connection in a read-only transaction, and the table that is asked.
+pub struct Reader {
+    client: Client,
+    /// Schema and name, quoted.
+    pub table: String,
+    /// When the snapshot was taken.
+    pub as_of: String,
+    /// What stands for the table in a query.
+    source: String,
+    timeout: Duration,
+}
+
+impl Reader {
+    /// Connects, and finds the table of the job.
+    pub fn open(config: &LedgerConfig, choice: &Choice) -> Result<Reader, LedgerError> {
+        let mut client = connect_to_read(config)?;
+        let failed = |why: postgres::Error| classify(&why, "preparing a report");
+        client.batch_execute(SETTINGS).map_err(failed)?;
+        let zone = format!("set time zone {}", literal(&choice.time_zone));
+        client.batch_execute(&zone).map_err(|why| match why.code() {
+            Some(&SqlState::INVALID_PARAMETER_VALUE) => refuse(format!(
+                "--time-zone: Postgres knows no time zone {:?}: select name from pg_timezone_names",
+                choice.time_zone
+            )),
+            _ => failed(why),
+        })?;
+        let begin = "begin transaction isolation level repeatable read, read only";
+        client.batch_execute(begin).map_err(failed)?;
+        let (table, source) = find(&mut client, config, choice)?;
+        let now = "select to_char(now(), 'YYYY-MM-DD HH24:MI:SSOF')";
+        let as_of = client.query_one(now, &[]).map_err(failed)?.get(0);
+        let limit = format!("set local statement_timeout = {}", choice.timeout.as_millis());
+        client.batch_execute(&limit).map_err(failed)?;
+        Ok(Reader { client, table, as_of, source, timeout: choice.timeout })
+    }
+
+    /// Runs a query of `queries/` without its part for psql. In it, `:sessions` stands for the table
+    /// and `:'sessions'` for its name.
+    pub fn ask(&mut self, name: &str, sql: &str) -> Result<Answer, LedgerError> {
+        let sql = sql.replace(":'sessions'", &literal(&self.table));
+        let sql = sql.replace(":sessions", &self.source);
+        let timeout = self.timeout;
+        let failed = |why: postgres::Error| match why.code() {
+            Some(&SqlState::QUERY_CANCELED) => LedgerError::Fatal(Fault::Environment(format!(
+                "{name} took longer than --timeout {}: ask about less (--from, --to, --host), leave \
+                 it out (--only), or give it more time",
+                text::setting(timeout.as_millis() as u64)
+            ))),
+            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => lacks_right(&why),
+            _ => classify(&why, name),
+        };
+        let statement = self.client.prepare(&sql).map_err(failed)?;
+        let columns = statement.columns().iter();
+        let columns = columns.map(|c| (c.name().to_owned(), holds(c.type_()))).collect();
+        let messages = self.client.simple_query(&sql).map_err(failed)?;
+        let rows = messages.into_iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        let values = |row: postgres::SimpleQueryRow| {
+            (0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect()
+        };
+        Ok(Answer { columns, rows: rows.map(values).collect() })
+    }
+}
+
+fn holds(ty: &Type) -> Holds {
+    match *ty {
+        Type::INT2 | Type::INT4 | Type::INT8 | Type::NUMERIC | Type::FLOAT4 | Type::FLOAT8 => {
+            Holds::Number
+        }
+        Type::DATE => Holds::Day,
+        Type::TIMESTAMPTZ | Type::TIMESTAMP => Holds::Time,
+        Type::INTERVAL => Holds::Length,
+        _ => Holds::Text,
+    }
+}
+
+/// Finds the table of the job, and what stands for it in a query.
+fn find(
+    client: &mut Client,
+    config: &LedgerConfig,
+    choice: &Choice,
+) -> Result<(String, String), LedgerError> {
+    let failed = |why: postgres::Error| match why.code() {
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => lacks_right(&why),
+        _ => classify(&why, "looking for the job"),
+    };
+    let database = Database::of(client, config).map_err(failed)?;
+    let there = "select to_regclass('sessionizer.jobs') is not null";
+    if !client.query_one(there, &[]).map_err(failed)?.get::<_, bool>(0) {
+        return Err(no_such_job(client, &database, &config.job)?);
+    }
+    let find = "select format('%I.%I', table_schema, table_name),
+                       to_regclass(format('%I.%I', table_schema, table_name))::oid
+                from sessionizer.jobs where job = $1";
+    let Some(row) = client.query_opt(find, &[&config.job]).map_err(failed)? else {
+        return Err(no_such_job(client, &database, &config.job)?);
+    };
+    let table: String = row.get(0);
+    let Some(oid) = row.get::<_, Option<u32>>(1) else {
+        return Err(refuse(format!(
+            "the table {table} of the job {} is not in {database}: it was dropped or renamed. Restore \
+             it, or name another job with --job",
+            config.job
+        )));
+    };
+    // Where the times have no zone, they are those of UTC.
+    let plain = "select count(*) filter (where atttypid = 'timestamp'::regtype)
+                 from pg_attribute where attrelid = $1 and attname in ('session_start', 'session_end')";
+    let plain: i64 = client.query_one(plain, &[&oid]).map_err(failed)?.get(0);
+    let source = source(&table, plain > 0, choice);
+    Ok((table, source))
+}
+
+/// The table, or the chosen part of it as a subquery.
+fn source(table: &str, plain: bool, choice: &Choice) -> String {
+    let time = |column: &str| match plain {
+        true => format!("{column} at time zone 'UTC'"),
+        false => column.to_owned(),
+    };
+    // What is compared with a column has its type, so that an index on it can be used.
+    let bound = |day: &str, after: &str| {
+        let bound = format!("({}::date{after})::timestamptz", literal(day));
+        if plain { format!("{bound} at time zone 'UTC'") } else { bound }
+    };
+    let mut conditions = Vec::new();
+    if let Some(from) = &choice.from {
+        // The second is implied by the first, and can use the index on session_end.
+        conditions.push(format!("session_start >= {}", bound(from, "")));
+        conditions.push(format!("session_end >= {}", bound(from, "")));
+    }
+    if let Some(to) = &choice.to {
+        conditions.push(format!("session_start < {}", bound(to, " + 1")));
+    }
+    if !choice.hosts.is_empty() {
+        let hosts: Vec<String> = choice.hosts.iter().map(|host| literal(host)).collect();
+        conditions.push(format!("host in ({})", hosts.join(", ")));
+    }
+    if conditions.is_empty() && !plain {
+        return table.to_owned();
+    }
+    let (start, end) = (time("session_start"), time("session_end"));
+    let columns = format!("ip, host, {start} as session_start, {end} as session_end, num_logs");
+    let all = if conditions.is_empty() { "" } else { " where " };
+    format!("(select {columns} from {table}{all}{})", conditions.join(" and "))
+}
+
+/// A text as SQL writes it, with `standard_conforming_strings`.
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+fn refuse(why: String) -> LedgerError {
+    LedgerError::Fatal(Fault::Config(why))
+}
+
+fn lacks_right(why: &postgres::Error) -> LedgerError {
+    let what = why.as_db_error().map_or(String::new(), |db| db.message().to_owned());
+    refuse(format!(
+        "Postgres refuses: {what}; a report needs select on the table of the job and on \
+         sessionizer.jobs, and usage on their schemas: grant usage on schema sessionizer to LOGIN; \
+         grant select on sessionizer.jobs to LOGIN;"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chosen_part_of_a_table_is_a_subquery() {
+        let mut choice = Choice::default();
+        assert_eq!(source("s.t", false, &choice), "s.t");
+        assert_eq!(
+            source("s.t", true, &choice),
+            "(select ip, host, session_start at time zone 'UTC' as session_start, session_end at \
+             time zone 'UTC' as session_end, num_logs from s.t)"
+        );
+        choice.from = Some("2026-01-01".to_owned());
+        choice.to = Some("2026-01-31".to_owned());
+        choice.hosts = vec!["a'b".to_owned(), "\\".to_owned()];
+        let part = source("s.t", false, &choice);
+        for condition in [
+            "session_start >= ('2026-01-01'::date)::timestamptz and session_end >= ",
+            "session_start < ('2026-01-31'::date + 1)::timestamptz",
+            "host in ('a''b', '\\')",
+        ] {
+            assert!(part.contains(condition), "{part}");
+        }
+    }
+}
