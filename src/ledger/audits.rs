@@ -25,7 +25,7 @@ const STATE_BYTES: usize = 512 << 20;
 /// The right to keep what an audit finds.
 pub struct Audits {
     config: LedgerConfig,
-    pub claim: i64,
+    claim: i64,
 }
 
 /// An audit to be kept.

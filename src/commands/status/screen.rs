@@ -285,7 +285,7 @@ mod tests {
                  "waiting_epochs": 2, "failing_since": 1_790_251_373_000_u64, "error": "refused"}]},
             "balance": {"as_of": 1_790_251_380_000_u64, "records": 10, "closed": 5, "open": 4,
                         "dead": 1, "lost": 0, "difference": 0},
-            "proof": {"verified_through": 1_790_250_600_000_u64, "audited_at": 1_790_250_665_000_u64,
+            "proof": {"verified_through": 1_790_250_605_000_u64, "audited_at": 1_790_250_665_000_u64,
                       "differences": 0, "unverifiable": 0, "rows": 1_203, "kind": "incremental"},
             "dead_letters": {"rows": [{"reason": "bad_json", "count": 3}]},
         })
