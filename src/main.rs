@@ -6,7 +6,7 @@ use std::sync::Arc;
 use log::{error, info, warn};
 use sessionizer::cli;
 use sessionizer::cli::{Command, RunArgs};
-use sessionizer::commands::{audit, demo, health, produce, reset, status};
+use sessionizer::commands::{audit, check, demo, health, produce, reset, status};
 use sessionizer::config::Environment;
 use sessionizer::dataflow::run_state::RunState;
 use sessionizer::job::system;
@@ -23,7 +23,9 @@ fn main() -> ExitCode {
         Err(said) => said.exit(),
     };
     let understood = logging::start(&cli.log_format);
-    for warning in env.warnings() {
+    // A check reports them itself.
+    let is_check = matches!(cli.command, Some(Command::Check(_)));
+    for warning in env.warnings().iter().filter(|_| !is_check) {
         warn!("{warning}");
     }
     if let Err(what) = understood {
@@ -44,6 +46,10 @@ fn main() -> ExitCode {
         None => run_job(&cli.run, &env, &run_state),
         Some(Command::Produce(args)) => produce::produce(args, &env, &run_state),
         Some(Command::Audit(args)) => audit::audit(args, &env, &run_state),
+        Some(Command::Check(args)) => match check::check(args, &env, &run_state) {
+            Ok(code) => return ExitCode::from(code),
+            Err(fault) => Err(fault),
+        },
         Some(Command::Reset(args)) => reset::reset(args, &env),
         Some(Command::Status(args)) => status::status(args, &env, &run_state),
         Some(Command::Health(args)) => health::health(args, &env),

@@ -15,7 +15,9 @@ pub mod version;
 
 use std::ffi::OsString;
 
-pub use args::{AuditArgs, DemoArgs, HealthArgs, ProduceArgs, ResetArgs, RunArgs, StatusArgs};
+pub use args::{
+    AuditArgs, CheckArgs, DemoArgs, HealthArgs, ProduceArgs, ResetArgs, RunArgs, StatusArgs,
+};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -54,6 +56,11 @@ pub struct Cli {
 /// The other commands.
 #[derive(Subcommand, Debug)]
 pub enum Command {
+    /// Checks everything that a start depends on, and says what a start would do; changes nothing
+    ///
+    /// Reads the settings of the job, looks at Kafka, Postgres and a sample of the events, and says
+    /// for each failure what to do. docs/OPERATIONS.md explains every code.
+    Check(Box<CheckArgs>),
     /// Writes events to the topic: from an access log, or generated
     Produce(Box<ProduceArgs>),
     /// Reads the topic again, computes the batch answer and compares the table with it

@@ -52,7 +52,7 @@ fn every_flag_has_the_variable_of_its_name() {
                 clap::ArgAction::SetTrue => "yes",
                 _ => "0.25",
             };
-            let value = if (name, flag) == ("", "late") { "drop" } else { value };
+            let value = if flag == "late" && name != "produce" { "drop" } else { value };
             for variable in all {
                 let args: Vec<&str> =
                     Some(name).filter(|name| !name.is_empty()).into_iter().collect();

@@ -36,7 +36,7 @@ const OF_SCRIPTS: [&str; 6] = [
 pub fn names(command: &str, flag: &str) -> Vec<String> {
     let regular = format!("SESSIONIZER_{}", flag.to_uppercase().replace('-', "_"));
     let listed: &[&str] = match (command, flag) {
-        ("", "late") => &["SESSIONIZER_LATE", "SESSIONIZER_LATE_EVENTS"],
+        ("" | "check", "late") => &["SESSIONIZER_LATE", "SESSIONIZER_LATE_EVENTS"],
         // The job has a flag of this name with another meaning.
         ("produce", "late") => &["SESSIONIZER_PRODUCE_LATE", "SESSIONIZER_LATE"],
         _ => return vec![regular],
@@ -85,7 +85,9 @@ pub fn resolve(
             Some((variable, value)).filter(|(variable, value)| is_meant(name, variable, value))
         });
         let set: Vec<(String, String)> = set.collect();
-        if (name, flag) == ("", "late") && set.is_empty() && env.value("SESSIONIZER_LATE").is_some()
+        if matches!((name, flag), ("" | "check", "late"))
+            && set.is_empty()
+            && env.value("SESSIONIZER_LATE").is_some()
         {
             env.warn(
                 "SESSIONIZER_LATE is a number, which only `produce` reads: for the job it can be \
@@ -115,7 +117,7 @@ pub fn resolve(
 fn is_meant(command: &str, variable: &str, value: &str) -> bool {
     let is_share = number(value, f64::MIN, f64::MAX).is_ok();
     match (command, variable) {
-        ("", "SESSIONIZER_LATE") => !is_share,
+        ("" | "check", "SESSIONIZER_LATE") => !is_share,
         ("produce", "SESSIONIZER_LATE") => is_share,
         _ => true,
     }

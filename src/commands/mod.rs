@@ -1,7 +1,8 @@
-//! The commands besides the job itself: demo, audit, produce and reset.
+//! The commands besides the job itself: audit, check, demo, health, produce, reset and status.
 
 mod ask;
 pub mod audit;
+pub mod check;
 pub mod demo;
 pub mod health;
 pub mod produce;

@@ -8,7 +8,7 @@
 //! writes epochs, `past` detects a database that has gone back to an earlier state, `audit` reads
 //! the durable state for an audit, `prune` deletes old dead letters, `anomalies` writes the rows of
 //! anomalies, `yesterday` reads the rows that the statistics start from, `watch` reads the balance
-//! for the page, and `reset` removes a job. `copy` encodes rows for COPY. Each statement is beside
+//! for the page, `inspect` looks at everything for a check, and `reset` removes a job. `copy` encodes rows for COPY. Each statement is beside
 //! its one caller; the objects they use are in `schema.sql`.
 
 mod anomalies;
@@ -17,6 +17,7 @@ pub mod commit;
 mod connect;
 mod copy;
 mod durable;
+pub mod inspect;
 mod job;
 mod loss;
 mod past;
@@ -42,6 +43,7 @@ use std::time::{Duration, Instant};
 pub use anomalies::AnomalyRows;
 pub use audit::{Balance, Moment};
 pub use durable::{NamedBinding, NamedEpoch, RecoveredState};
+pub use inspect::Found;
 use log::info;
 pub use loss::Loss;
 pub use past::Run;
@@ -54,7 +56,7 @@ use sessionizer_core::plan::Fence;
 use sessionizer_core::secret::Secret;
 use sessionizer_core::time::{Epoch, EventTime, Gap};
 pub use start::Started;
-pub use table::SessionEnd;
+pub use table::{SessionEnd, Table};
 use url::PostgresUrl;
 pub use watch::BalanceWatch;
 pub use yesterday::Yesterday;
@@ -109,6 +111,11 @@ pub fn look_before_reset(config: &LedgerConfig) -> Result<Doomed, LedgerError> {
 /// Removes the job and the rows of its table.
 pub fn reset(config: &LedgerConfig) -> Result<(), LedgerError> {
     reset::remove(config)
+}
+
+/// Checks that the certificates and keys which the URL names can be used.
+pub fn check_files(config: &LedgerConfig) -> Result<(), Fault> {
+    connect::tls(&config.url).map(drop).map_err(Fault::Config)
 }
 
 /// Opens the ledger of a writer, with a connection of its own.

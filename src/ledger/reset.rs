@@ -188,7 +188,8 @@ fn refuse_if_running(client: &mut impl GenericClient, job: &str) -> Result<(), L
     })
 }
 
-fn running(
+/// Returns the connections of instances of a job, and of audits of it: process id and address.
+pub(super) fn running(
     client: &mut impl GenericClient,
     job: &str,
 ) -> Result<Vec<(i32, String)>, postgres::Error> {

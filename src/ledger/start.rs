@@ -23,7 +23,7 @@ use crate::ledger::table::Table;
 use crate::ledger::yesterday::Yesterday;
 use crate::ledger::{LedgerConfig, job, probe, rights};
 
-const SCHEMA: &str = include_str!("schema.sql");
+pub(super) const SCHEMA: &str = include_str!("schema.sql");
 /// An arbitrary constant, the same in every instance and in `sessionizer reset`.
 pub const ADVISORY_LOCK: i64 = 0x7365_7373_696f_6e73;
 
@@ -91,7 +91,10 @@ pub fn start(
         Some(window) => Some(Yesterday::begin(&mut tx, config, &table, &durable, window)?),
         None => None,
     };
-    warn_of_lost_commits(&mut tx).map_err(failed)?;
+    let lost_commits = may_lose_commits(&mut tx).map_err(failed)?;
+    if let Some(warning) = lost_commits {
+        log::warn!("{warning}");
+    }
     let mut advice = rights::advise_on_owners(&mut tx, &table, created_job)?;
     advice.extend(probe::probe(&mut tx, config, topics, &table, &durable)?);
     let yesterday = yesterday.map(Yesterday::imported);
@@ -104,23 +107,24 @@ pub fn start(
     Ok(Started { durable, place, table, made_table, topics_before, found_rows_to, yesterday })
 }
 
-/// Warns if a commit may be acknowledged before it is on disk and then be lost. The job notices and
+/// Returns a warning if a commit may be acknowledged before it is on disk and then be lost. The job notices and
 /// reads again, but rows that others have seen may be gone for a moment.
-fn warn_of_lost_commits(tx: &mut Transaction<'_>) -> Result<(), postgres::Error> {
+pub(super) fn may_lose_commits(
+    tx: &mut Transaction<'_>,
+) -> Result<Option<String>, postgres::Error> {
     let row = tx.query_one(
         "select current_user::text, current_setting('synchronous_commit') = 'off'",
         &[],
     )?;
-    if row.get(1) {
+    Ok(row.get::<_, bool>(1).then(|| {
         let user: String = row.get(0);
-        log::warn!(
+        format!(
             "synchronous_commit is off for the login {user}: a crash of Postgres may take back the \
              last commits. The job notices and reads the missing records again; to rule it out: \
              alter role {} set synchronous_commit = on",
-            crate::ledger::connect::quote(&user)
-        );
-    }
-    Ok(())
+            quote(&user)
+        )
+    }))
 }
 
 /// Refuses an encoding that would change or reject keys, which are UTF-8, byte for byte.
@@ -142,9 +146,14 @@ pub fn check_encoding(client: &mut Client) -> Result<(), LedgerError> {
 /// an administrator has created.
 fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "preparing the schema sessionizer");
-    let there: bool = tx
-        .query_one(
-            "select (select bool_and(to_regclass('sessionizer.' || name) is not null)
+    let there = has_schema(tx).map_err(failed)?;
+    if there { Ok(()) } else { tx.batch_execute(SCHEMA).map_err(failed) }
+}
+
+/// Whether our schema is complete.
+pub(super) fn has_schema(tx: &mut Transaction<'_>) -> Result<bool, postgres::Error> {
+    let row = tx.query_one(
+        "select (select bool_and(to_regclass('sessionizer.' || name) is not null)
                      from unnest(array['jobs', 'shard_progress', 'epochs', 'bindings', 'snapshots',
                                        'dead_letters', 'losses', 'replay_differences',
                                        'anomalies', 'balance', 'partitions']) name)
@@ -156,11 +165,9 @@ fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
                             and attrelid = to_regclass('sessionizer.dead_letters'))
                 and exists (select from pg_attribute where attname = 'run'
                             and attrelid = to_regclass('sessionizer.shard_progress'))",
-            &[],
-        )
-        .map_err(failed)?
-        .get(0);
-    if there { Ok(()) } else { tx.batch_execute(SCHEMA).map_err(failed) }
+        &[],
+    )?;
+    Ok(row.get(0))
 }
 
 /// Checks the rights on the table now, because most are needed only later: `delete`, for example,

@@ -9,6 +9,7 @@ mod audit;
 #[path = "../shared/oracle.rs"]
 mod batch;
 mod brokers;
+mod check;
 mod clock;
 mod cluster;
 mod cluster_secret;
