@@ -75,7 +75,7 @@ impl Sample {
 
     /// Takes note of a record.
     pub fn take(&mut self, topic: &str, partition: i32, record: &Record<'_>) {
-        let number = record.payload.and_then(|payload| integer_time(payload));
+        let number = record.payload.and_then(integer_time);
         if let Some(unit) = number.and_then(Unit::of) {
             *self.units.entry(unit).or_default() += 1;
         }
