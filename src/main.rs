@@ -6,7 +6,7 @@ use std::sync::Arc;
 use log::{error, info, warn};
 use sessionizer::cli;
 use sessionizer::cli::{Command, RunArgs};
-use sessionizer::commands::{audit, check, demo, health, produce, reset, status};
+use sessionizer::commands::{audit, check, compare, demo, health, produce, reset, status};
 use sessionizer::config::Environment;
 use sessionizer::dataflow::run_state::RunState;
 use sessionizer::job::system;
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     abort_on_panic();
     let (cli, env) = match cli::parse(std::env::args_os(), std::env::vars_os()) {
         Ok(parsed) => parsed,
-        Err(said) => said.exit(),
+        Err(error) => error.exit(),
     };
     let understood = logging::start(&cli.log_format);
     // A check reports them itself.
@@ -50,6 +50,7 @@ fn main() -> ExitCode {
             Ok(code) => return ExitCode::from(code),
             Err(fault) => Err(fault),
         },
+        Some(Command::Compare(args)) => compare::compare(args, &env, &run_state),
         Some(Command::Reset(args)) => reset::reset(args, &env),
         Some(Command::Status(args)) => status::status(args, &env, &run_state),
         Some(Command::Health(args)) => health::health(args, &env),
@@ -89,7 +90,7 @@ fn end_without_output(why: &str) -> ! {
 /// A panic in any thread is a broken invariant: memory can no longer be trusted, and only a restart
 /// from the durable state is safe.
 fn abort_on_panic() {
-    let tell = std::panic::take_hook();
+    let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if let Some(why) =
             panic.payload().downcast_ref::<String>().and_then(|what| output_closed(what))
@@ -99,7 +100,7 @@ fn abort_on_panic() {
         match logging::is_json() {
             // Each line of the log is an object.
             true => error!("{panic}"),
-            false => tell(panic),
+            false => default_hook(panic),
         }
         error!("a broken invariant: this is a bug. The next start goes on from what is durable");
         std::process::abort();

@@ -21,7 +21,7 @@ use sessionizer::job::clock::now_ms;
 use sessionizer::job::recover::assemble;
 use sessionizer::ledger::{NamedEpoch, RecoveredState};
 use sessionizer_core::alignment::Drift;
-use sessionizer_core::binding::{Late, Offset, Partition, Rules};
+use sessionizer_core::binding::{Late, Offset, Partition, RecordRules};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Shard;
 use sessionizer_core::plan::{Fence, RecoveryPlan, ShardProgress};
@@ -158,7 +158,7 @@ impl Setup {
         let progress = vec![ShardProgress::default(); 128];
         let durable =
             RecoveredState { fence: Fence::default(), progress, base, replay: Vec::new() };
-        let rules = Rules { max_future_ms: 300_000, late: Late::Merge };
+        let rules = RecordRules { max_future_ms: 300_000, late: Late::Merge };
         let topics = ["events".to_owned()];
         let first = tick(now_ms(), epoch_ms);
         let counts = [ends.len() as i32];

@@ -447,6 +447,50 @@ pub struct CheckArgs {
     pub timeout: String,
 }
 
+/// The comparison with another table.
+#[derive(Args, Debug, Clone)]
+pub struct CompareArgs {
+    /// The other table, in the same database: name or schema.name
+    ///
+    /// Its columns are those of sessionized_events. Its session_end is the last event plus the gap,
+    /// as Flink writes it.
+    #[arg(long, value_name = "TABLE")]
+    pub against: String,
+
+    /// The job's name [default: KAFKA_GROUP]
+    #[arg(long, value_name = "NAME")]
+    pub job: Option<String>,
+
+    /// Compare sessions that begin at this time or later (2026-01-31T12:00:00Z) [default: the first
+    /// session that both tables can have]
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+
+    /// Compare sessions that end by this time [default: where both tables have closed everything]
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+
+    /// The delay of the other program's watermark
+    #[arg(long, value_name = "DURATION", default_value = "15s")]
+    pub out_of_orderness: String,
+
+    /// Do not read the topic: explain missing events as late without looking whether they were
+    #[arg(long)]
+    pub no_topic: bool,
+
+    /// How many differences of each class to show
+    #[arg(long, value_name = "N", default_value = "3")]
+    pub show: String,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+
+    /// A setting of librdkafka, name=value; can be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_delimiter = ';')]
+    pub kafka_config: Vec<String>,
+}
+
 /// `sessionizer reset`.
 #[derive(Args, Debug, Clone)]
 pub struct ResetArgs {

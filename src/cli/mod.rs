@@ -16,7 +16,8 @@ pub mod version;
 use std::ffi::OsString;
 
 pub use args::{
-    AuditArgs, CheckArgs, DemoArgs, HealthArgs, ProduceArgs, ResetArgs, RunArgs, StatusArgs,
+    AuditArgs, CheckArgs, CompareArgs, DemoArgs, HealthArgs, ProduceArgs, ResetArgs, RunArgs,
+    StatusArgs,
 };
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
@@ -68,6 +69,12 @@ pub enum Command {
     /// Uses the environment of the job and may run beside it. Exits with 0 only if the table is the
     /// batch answer and the balance is zero.
     Audit(Box<AuditArgs>),
+    /// Compares the table of the job with that of another program, session by session
+    ///
+    /// For running beside a Flink job before the cutover: both read the same topic, each writes a
+    /// table of its own. Every difference is explained, or counted as unexplained. Uses the
+    /// environment of the job and may run beside it. Exits with 0 only if nothing is unexplained.
+    Compare(Box<CompareArgs>),
     /// Removes a job and its rows, so that the next start begins afresh
     ///
     /// Uses POSTGRES_URL and the login of the job. Shows what it is connected to and what will be

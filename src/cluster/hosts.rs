@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_told_with_its_line() {
+    fn what_is_no_address_is_reported_with_its_line() {
         for bad in ["a:", "a:0", "a:99999", ":4000", "a b:1", "::1", "fe80::1:2101"] {
             let why = parse(bad, 1).expect_err(bad);
             assert!(why.contains(bad), "{why}");

@@ -95,7 +95,7 @@ impl Environment {
     fn add_file(&mut self, name: &str, file: &str, bytes: &[u8]) {
         match env_file::parse(bytes) {
             Ok(variables) => {
-                for env_file::Line { number, name, value } in variables {
+                for env_file::Assignment { number, name, value } in variables {
                     let is_set = |known: &Variable| {
                         let value = known.value.as_deref();
                         known.place.is_none() && value.is_none_or(|value| !value.trim().is_empty())

@@ -22,10 +22,10 @@ pub use anomalies::Anomalies;
 use cluster::read_cluster_secret;
 pub use environment::Environment;
 pub use kafka::read_kafka;
-pub use postgres::{read_ledger, read_ledger_of};
+pub use postgres::{read_ledger, read_ledger_of, read_table};
 pub use problems::Problems;
 use sessionizer_core::alignment::Drift;
-use sessionizer_core::binding::{Late, Rules};
+use sessionizer_core::binding::{Late, RecordRules};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::rfc3339::parse_rfc3339;
 use sessionizer_core::watermark::WatermarkConfig;
@@ -62,7 +62,7 @@ pub struct Config {
     pub watermark: WatermarkConfig,
     /// How far a partition may be ahead of the slowest one that lags, in event time.
     pub drift: Drift,
-    pub rules: Rules,
+    pub rules: RecordRules,
     pub accept_lost_offsets: bool,
     pub writers: u32,
     pub snapshot_interval_ms: u64,
@@ -166,7 +166,7 @@ pub fn try_read<'a>(args: &RunArgs, env: &'a Environment) -> Result<Config, Prob
                 idle_timeout_ms: idle_timeout_ms?,
             },
             drift: Drift { most_ms: max_drift_ms? as i64, sessions: drift_sessions? },
-            rules: Rules { max_future_ms: max_future_ms? as i64, late: late? },
+            rules: RecordRules { max_future_ms: max_future_ms? as i64, late: late? },
             accept_lost_offsets: args.accept_lost_offsets,
             writers: writers? as u32,
             snapshot_interval_ms: snapshot_interval_ms?,

@@ -111,7 +111,7 @@ pub fn read_ledger(
 }
 
 /// A table by its name, or by schema and name.
-fn read_table(text: &str) -> Result<String, String> {
+pub fn read_table(text: &str) -> Result<String, String> {
     let table = text.trim();
     let parts: Vec<&str> = table.split('.').collect();
     if parts.len() > 2 || parts.iter().any(|part| part.trim().is_empty()) {

@@ -36,7 +36,7 @@ fn four_variables_are_enough_and_the_defaults_are_those_of_the_flink_job() {
 }
 
 #[test]
-fn all_that_is_wrong_is_told_at_once_with_its_name() {
+fn all_that_is_wrong_is_reported_at_once_with_its_name() {
     let env = [("KAFKA_WEB_TRAFFIC_KEY", "k"), ("POSTGRES_URL", "mysql://u:hunter2@h/d")];
     let args = ["--gap", "soon", "-w", "0", "--session-end", "never", "--from", "x"];
     let why = read_with(&env, &args).expect_err("invalid");
@@ -194,10 +194,16 @@ fn a_cluster_has_one_secret_which_shows_nowhere() {
 #[test]
 fn a_limit_of_what_is_switched_off_is_refused() {
     let why = |args: &[&str]| read_with(&GOOD, args).expect_err("it would be ignored");
-    let said = why(&["--statistics-visitors", "20"]);
-    assert!(said.contains("--statistics-visitors") && said.contains("nothing to limit"), "{said}");
-    let said = why(&["--anomalies", "none", "--anomaly-threshold", "burst.least=100"]);
-    assert!(said.contains("--anomaly-threshold") && said.contains("nothing to apply to"), "{said}");
+    let message = why(&["--statistics-visitors", "20"]);
+    assert!(
+        message.contains("--statistics-visitors") && message.contains("nothing to limit"),
+        "{message}"
+    );
+    let message = why(&["--anomalies", "none", "--anomaly-threshold", "burst.least=100"]);
+    assert!(
+        message.contains("--anomaly-threshold") && message.contains("nothing to apply to"),
+        "{message}"
+    );
     for right in [
         &["--statistics", "visitors", "--statistics-visitors", "20"][..],
         &["--anomalies", "burst", "--anomaly-threshold", "burst.least=100"],

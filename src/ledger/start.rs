@@ -17,7 +17,7 @@ use crate::dataflow::statistics::window::Bounds;
 use crate::ledger::connect::{classify, quote};
 use crate::ledger::durable;
 use crate::ledger::durable::RecoveredState;
-use crate::ledger::peek::Place;
+use crate::ledger::peek::Database;
 use crate::ledger::table;
 use crate::ledger::table::Table;
 use crate::ledger::yesterday::Yesterday;
@@ -30,7 +30,7 @@ pub const ADVISORY_LOCK: i64 = 0x7365_7373_696f_6e73;
 /// The result of a start.
 pub struct Started {
     pub durable: RecoveredState,
-    pub place: Place,
+    pub database: Database,
     /// The table, for messages.
     pub table: String,
     /// Whether this start created the table.
@@ -43,21 +43,29 @@ pub struct Started {
     pub yesterday: Option<Yesterday>,
 }
 
+/// What the caller decides about a start.
+#[derive(Clone, Copy, Debug)]
+pub struct StartOptions {
+    /// Allows a first start although the table has rows: the caller has compared them with where
+    /// reading begins.
+    pub with_rows: bool,
+    /// The window of the statistics, if there are any.
+    pub statistics_window: Option<Bounds>,
+}
+
 /// Prepares everything, takes the fence and reads the durable state.
 ///
-/// `with_rows` allows a first start although the table has rows: the caller has compared them with
-/// where reading begins. Anything missing or wrong is found before the transaction commits, so a
-/// refused start changes nothing and does not fence a running instance. `window` is that of the
-/// statistics, if there are any.
+/// Anything missing or wrong is found before the transaction commits, so a refused start changes
+/// nothing and does not fence a running instance.
 pub fn start(
     client: &mut Client,
     config: &LedgerConfig,
     topics: &[String],
-    (with_rows, window): (bool, Option<Bounds>),
+    StartOptions { with_rows, statistics_window }: StartOptions,
 ) -> Result<Started, LedgerError> {
     check_encoding(client)?;
     let failed = |why: postgres::Error| classify(&why, "starting");
-    let place = Place::of(client, config).map_err(failed)?;
+    let database = Database::of(client, config).map_err(failed)?;
     // Read committed: each statement sees what was committed while the previous one waited for a
     // lock.
     let tx = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
@@ -86,7 +94,7 @@ pub fn start(
         found_rows_to = Some(job::begin_after_rows(&mut tx, config, &table)?);
     }
     // Nobody else commits any more, and this run has not begun to.
-    let yesterday = match window {
+    let yesterday = match statistics_window {
         Some(_) if made_table => Some(Yesterday::Empty),
         Some(window) => Some(Yesterday::begin(&mut tx, config, &table, &durable, window)?),
         None => None,
@@ -104,7 +112,7 @@ pub fn start(
     }
     table.advice.iter().chain(&advice).for_each(|advice| log::warn!("{advice}"));
     let table = table.shown;
-    Ok(Started { durable, place, table, made_table, topics_before, found_rows_to, yesterday })
+    Ok(Started { durable, database, table, made_table, topics_before, found_rows_to, yesterday })
 }
 
 /// Returns a warning if a commit may be acknowledged before it is on disk and then be lost. The job notices and

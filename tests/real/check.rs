@@ -23,7 +23,9 @@ fn check(world: &World, args: &[&str], env: &[(&str, &str)]) -> (i32, String) {
 }
 
 fn check_by(mut command: Command, args: &[&str], env: &[(&str, &str)]) -> (i32, String) {
-    command.env("POSTGRES_PASSWORD", CANARY).arg("check").args(args);
+    // Other tests keep the processors busy.
+    command.env("POSTGRES_PASSWORD", CANARY).env("SESSIONIZER_TIMEOUT", "20s");
+    command.arg("check").args(args);
     let output = command.envs(env.iter().copied()).output().expect("the program was built");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     let (said, log) = (text(output.stdout), text(output.stderr));
@@ -132,12 +134,15 @@ fn a_running_job_is_found_and_left_alone() {
     assert_eq!(code, 0, "{said}");
 }
 
-/// What is not good, and the exit code.
+/// The exit code, the codes that are not good, and words of the report.
 type Fails = (i32, &'static [&'static str], &'static [&'static str]);
+/// Variables.
+type Variables = &'static [(&'static str, &'static str)];
+/// Statements, flags, variables, and what fails.
+type Case = (&'static str, &'static [&'static str], Variables, Fails);
 
-/// Statements, flags, variables, and what fails: the exit code, the codes, and words of the report.
 /// `$t` is the table, `$r` a login without rights.
-const CASES: &[(&str, &[&str], &[(&str, &str)], Fails)] = &[
+const CASES: &[Case] = &[
     ("", &["--gapp-less"], &[], (2, &[], &["unexpected argument"])),
     ("", &["--only", "kafak"], &[], (2, &[], &["settings, kafka, data"])),
     (

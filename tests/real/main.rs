@@ -13,6 +13,7 @@ mod check;
 mod clock;
 mod cluster;
 mod cluster_secret;
+mod compare;
 mod connect;
 mod demo;
 mod differences;

@@ -105,10 +105,10 @@ fn refused_or(
 
 /// Where the connection leads, and by what.
 fn address(server: &Server, say: &mut dyn FnMut(Finding)) {
-    let Server { version, place, tls, .. } = server;
+    let Server { version, database, tls, .. } = server;
     let tls = tls.as_ref().map_or("without TLS".to_owned(), |version| format!("by {version}"));
     let version = version.split(' ').next().unwrap_or_default();
-    say(Finding::good(Code::P01, format!("PostgreSQL {version}, {place}, {tls}")));
+    say(Finding::good(Code::P01, format!("PostgreSQL {version}, {database}, {tls}")));
     say(Finding::good(Code::P02, "no pooler, or one in session mode: a session is ours alone"));
 }
 

@@ -56,7 +56,7 @@ pub fn outlook(
             Some(banner::beginning(config.from.as_ref())),
         ),
     };
-    let memory = (from.is_none() && with_groups).then(|| group::ask(config, counts));
+    let group_offsets = (from.is_none() && with_groups).then(|| group::request(config, counts));
     let mut plan = assemble(&found.durable, topics, counts, now_ms, config.rules)?;
     plan.topic_ids.iter_mut().zip(cluster.topic_ids(topics)).for_each(|(known, id)| *known = id);
     let mut advice = beginning.advice.clone();
@@ -65,7 +65,7 @@ pub fn outlook(
     let (run_state, kafka) = (RunState::default(), (&cluster, counts));
     let losses = place_partitions(&mut plan, (&unbounded, &run_state), kafka, beginning)?;
     advice.extend(banner::topic_change(found.topics_before.as_ref(), &found.durable, topics));
-    advice.extend(memory.and_then(|memory| group::compare(&memory, config, &plan)));
+    advice.extend(group_offsets.and_then(|offsets| group::compare(&offsets, config, &plan)));
     let read: Vec<Partition> =
         plan.partitions.iter().filter(|p| !p.retired).map(|p| p.start.partition).collect();
     let ends: BTreeMap<Partition, Offset> = cluster.ends(topics, &read).unwrap_or_default();

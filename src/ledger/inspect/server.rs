@@ -7,13 +7,13 @@ use postgres::{Client, Transaction};
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
 use crate::ledger::connect::{classify, quote};
-use crate::ledger::peek::Place;
+use crate::ledger::peek::Database;
 
 /// What the server says about itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Server {
     pub version: String,
-    pub place: Place,
+    pub database: Database,
     /// The version of TLS; `None`: the connection is not encrypted.
     pub tls: Option<String>,
     /// By how many milliseconds its clock is ahead of this machine's, within `clock_error_ms`.
@@ -80,7 +80,7 @@ pub fn read_only(client: &mut Client) -> Result<ReadOnly, LedgerError> {
 /// Asks the server about itself.
 pub fn server(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<Server, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "asking the server about itself");
-    let place = Place::of(tx, config).map_err(failed)?;
+    let database = Database::of(tx, config).map_err(failed)?;
     let row = tx
         .query_one(
             "select current_setting('server_version'),
@@ -94,7 +94,7 @@ pub fn server(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<Server,
     let after = now_ms();
     Ok(Server {
         version: row.get(0),
-        place,
+        database,
         tls: row.get(1),
         clock_ahead_ms: theirs - (before + after) / 2,
         clock_error_ms: (after - before) / 2 + 1,

@@ -61,7 +61,7 @@ fn a_named_authority_is_used() {
 }
 
 #[test]
-fn what_is_wrong_is_said_with_what_to_write() {
+fn what_is_wrong_is_reported_with_what_to_write() {
     let cases = [
         ("http://h/d", "must be of the form jdbc:postgresql://host:5432/database"),
         ("", "must be of the form"),
