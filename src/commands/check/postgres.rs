@@ -86,6 +86,15 @@ fn unreachable(config: &LedgerConfig, error: &LedgerError) -> Finding {
     finding
 }
 
+/// A question that was answered by an error, or not at all.
+fn unanswered(code: Code, error: &LedgerError) -> Finding {
+    let remedy = match error {
+        LedgerError::Retry(_) => "raise --timeout, and look for locks in pg_stat_activity",
+        LedgerError::Fatal(_) => "docs/OPERATIONS.md explains the code",
+    };
+    Finding::of_error(code, error).or_remedy(remedy)
+}
+
 /// A line for a question whose answer is only whether a start would be refused.
 fn refused_or(
     code: Code,
@@ -96,7 +105,7 @@ fn refused_or(
     match answer {
         Ok(()) => say(Finding::good(code, good)),
         Err(error) => {
-            say(Finding::of_error(code, &error).or_remedy("see docs/OPERATIONS.md"));
+            say(unanswered(code, &error));
             return false;
         }
     }
@@ -116,7 +125,7 @@ fn lost_commits(inspection: &mut Inspection, say: &mut dyn FnMut(Finding)) {
     say(match inspection.lost_commits() {
         Ok(None) => Finding::good(Code::P18, "what is committed is on disk"),
         Ok(Some(warning)) => Finding::advice(Code::P18, &warning),
-        Err(error) => Finding::of_error(Code::P18, &error),
+        Err(error) => unanswered(Code::P18, &error),
     });
 }
 
@@ -185,7 +194,7 @@ fn own_schema(inspection: &mut Inspection, say: &mut dyn FnMut(Finding)) -> bool
             true
         }
         Err(error) => {
-            say(Finding::of_error(Code::P06, &error));
+            say(unanswered(Code::P06, &error));
             false
         }
     };
@@ -247,7 +256,7 @@ fn triggers(inspection: &mut Inspection, table: &Table, say: &mut dyn FnMut(Find
     let shown = &table.shown;
     let triggers = match inspection.triggers(table) {
         Ok(triggers) => triggers,
-        Err(error) => return say(Finding::of_error(Code::P13, &error)),
+        Err(error) => return say(unanswered(Code::P13, &error)),
     };
     if let [first, ..] = &triggers.before[..] {
         let text = format!(
@@ -277,14 +286,14 @@ fn roles(inspection: &mut Inspection, table: &Table, say: &mut dyn FnMut(Finding
                 say(Finding::advice(Code::P15, advice).or_remedy(remedy));
             });
         }
-        Err(error) => say(Finding::of_error(Code::P15, &error)),
+        Err(error) => say(unanswered(Code::P15, &error)),
     }
 }
 
 fn publications(inspection: &mut Inspection, table: Option<&Table>, say: &mut dyn FnMut(Finding)) {
     let found = match inspection.unpublishable(table) {
         Ok(found) => found,
-        Err(error) => return say(Finding::of_error(Code::P14, &error)),
+        Err(error) => return say(unanswered(Code::P14, &error)),
     };
     if found.is_empty() {
         return say(Finding::good(Code::P14, "no publication stands in the way of deletes"));

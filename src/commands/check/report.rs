@@ -27,71 +27,55 @@ pub struct Finding {
     pub remedies: Vec<String>,
 }
 
-/// Where the messages of a start go over from what is wrong to what to do.
-const TURNS: [&str; 27] = [
+/// What announces, in the messages of a start, that a remedy follows.
+const ANNOUNCEMENTS: [&str; 9] = [
     "; grant it: ",
     ". Grant them: ",
-    ": grant it ",
-    "; check ",
-    ". Either ",
-    ": either ",
     ". Give it another: ",
     ". To keep them: ",
     ". To make room: ",
     ". Make one, for example: ",
     "; to rule it out: ",
+    ": the job needs sessions of its own: ",
+    ". Nothing was changed. ",
+];
+
+/// How remedies begin that are not announced, with the sign before them.
+const INSTRUCTIONS: [&str; 18] = [
+    ": grant it ",
+    "; check ",
+    ". Either ",
+    ": either ",
     ": create it, ",
     ": create the ",
+    "; create the ",
     "; name a table ",
     ": give it ",
     ": give both ",
     ": start with ",
+    ": start it with ",
+    ". Start with --accept-lost-offsets",
     ". Log in as ",
     ". Restore ",
-    ": the job needs sessions of its own: ",
     ": the job needs UTF8 ",
-    ". Start with --accept-lost-offsets",
-    ". Nothing was changed. ",
     ": raise the limit ",
-    ": start it with ",
-    "; create the ",
     "; alter ",
-];
-
-/// Words of a turn that belong to the remedy.
-const KEPT: [&str; 18] = [
-    "grant it READ",
-    "check",
-    "create it,",
-    "create the",
-    "name a table",
-    "give it",
-    "give both",
-    "start with",
-    "Log in as",
-    "Restore",
-    "the job needs UTF8",
-    "Start with --accept-lost-offsets",
-    "raise the limit",
-    "start it with",
-    "Either",
-    "either",
-    "alter",
-    "grant it",
 ];
 
 /// Splits a message of a start into what is wrong and what to do.
 fn split(message: &str) -> (String, Vec<String>) {
-    let turn = TURNS.iter().filter_map(|turn| Some((message.find(turn)?, turn)));
-    let Some((at, turn)) = turn.min_by_key(|(at, _)| *at) else {
-        return (message.to_owned(), Vec::new());
-    };
-    let words = turn.trim_start_matches([';', '.', ':', ' ']);
-    let kept = !words.ends_with(": ") && KEPT.iter().any(|kept| words.trim().starts_with(kept));
-    let rest = &message[at + turn.len()..];
-    let remedy = if kept { format!("{words}{rest}") } else { rest.to_owned() };
-    let remedies = remedy.lines().map(str::to_owned).collect();
-    (message[..at].to_owned(), remedies)
+    let announced = ANNOUNCEMENTS.iter().map(|words| (words, words.len()));
+    let instructed = INSTRUCTIONS.iter().map(|words| (words, ": ".len()));
+    let places = announced
+        .chain(instructed)
+        .filter_map(|(words, before)| message.find(words).map(|at| (at, at + before)));
+    match places.min() {
+        None => (message.to_owned(), Vec::new()),
+        Some((wrong, remedy)) => {
+            let remedies = message[remedy..].lines().map(str::to_owned).collect();
+            (message[..wrong].to_owned(), remedies)
+        }
+    }
 }
 
 impl Finding {
@@ -284,7 +268,7 @@ impl Look {
 /// The lines of a remedy. What is copied stays whole: the shell joins lines that end with a
 /// backslash, and a line break in SQL is a blank unless it is within quotes.
 fn remedy_lines(remedy: &str, room: usize) -> Vec<String> {
-    let remedy = remedy.trim();
+    let remedy = remedy.trim_end();
     let is_shell = remedy.starts_with("kafka-");
     let is_sql = remedy.ends_with(';');
     let quotes_blank = remedy.split('"').skip(1).step_by(2).any(|name| name.contains(' '));
