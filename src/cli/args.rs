@@ -450,12 +450,12 @@ pub struct CheckArgs {
 /// The comparison with another table.
 #[derive(Args, Debug, Clone)]
 pub struct CompareArgs {
-    /// The other table, in the same database: name or schema.name
+    /// The other table, in the same database: name or schema.name (required)
     ///
     /// Its columns are those of sessionized_events. Its session_end is the last event plus the gap,
     /// as Flink writes it.
     #[arg(long, value_name = "TABLE")]
-    pub against: String,
+    pub against: Option<String>,
 
     /// The job's name [default: KAFKA_GROUP]
     #[arg(long, value_name = "NAME")]

@@ -23,6 +23,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::config;
 use crate::config::Environment;
 
 /// Turns a Kafka topic of web events into sessions in PostgreSQL, exactly once.
@@ -125,6 +126,7 @@ pub fn parse(
         .try_get_matches_from_mut(&typed.args)
         .map_err(|error| tips::with_tip(error, &words, &command))?;
     env.read_file(typed.env_file);
+    config::read_secret_files(&mut env);
     let all = variables::known(&command);
     env.check(&all);
     let (name, chosen, matches) = match matches.subcommand() {

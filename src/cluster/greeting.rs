@@ -306,4 +306,24 @@ mod tests {
         let message = differences(&[], &vec![setting(60, 400); 64]).join("; ");
         assert!(message.len() < 100, "{message}");
     }
+
+    #[test]
+    fn fuzz_greeting() {
+        let mut seed = Vec::new();
+        let settings = vec![("--gap".to_owned(), "5m".to_owned())];
+        send(&mut seed, &GreetingReply::Differs(settings)).expect("memory takes it");
+        let pieces: [&[u8]; 5] = [MAGIC, b"\0\0\0", b"\xff\xff\xff\xff", b"\"", b"}"];
+        crate::shared::mutate::fuzz(&[&seed], &pieces, |bytes| {
+            let mut rest = bytes.to_vec();
+            let taken = take::<GreetingReply>(&mut rest);
+            // Byte by byte or at once, it is the same message, and nothing beside it is eaten.
+            let received = receive::<GreetingReply>(&mut &bytes[..]);
+            match (taken, received) {
+                (Ok(Some(one)), Ok(same)) => assert_eq!(one, same),
+                (Ok(None), Err(_)) => assert_eq!(rest, bytes),
+                (Err(_), Err(_)) => {}
+                (taken, received) => panic!("{bytes:?}: {taken:?} and {received:?}"),
+            }
+        });
+    }
 }

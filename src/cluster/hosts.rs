@@ -105,4 +105,16 @@ mod tests {
             assert!(!is_loopback(elsewhere), "{elsewhere}");
         }
     }
+
+    #[test]
+    fn fuzz_hostfile() {
+        let seeds: [&[u8]; 2] = [b"a.example:2101\nb.example:2101\n", b"[::1]:1\r\n10.0.0.1:65535"];
+        let pieces: [&[u8]; 6] = [b"\n", b":", b"[", b"]", b"#", b"\xff"];
+        crate::shared::mutate::fuzz(&seeds, &pieces, |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            if let Ok(hosts) = parse(&text, 2) {
+                assert_eq!(hosts.len(), 2, "{text}");
+            }
+        });
+    }
 }

@@ -99,4 +99,17 @@ mod tests {
         assert_eq!(lines, [2, 3, 4, 5, 6, 7]);
         assert!(wrong.iter().all(|(_, what)| !what.contains("hunter")), "{wrong:?}");
     }
+
+    #[test]
+    fn fuzz_env_file() {
+        let seeds: [&[u8]; 2] = [
+            b"export A=1\n# no\nPOSTGRES_PASSWORD='hunter2 x'\r\n\nB=\"a\\\"b\"\n",
+            b"\xef\xbb\xbfA=\\ \n;x\nB = 2",
+        ];
+        let pieces: [&[u8]; 7] = [b"\n", b"=", b"'", b"\"", b"\\", b"\xff", b"export "];
+        crate::shared::mutate::fuzz(&seeds, &pieces, |bytes| match parse(bytes) {
+            Ok(set) => assert!(set.iter().all(|one| !one.name.is_empty())),
+            Err(wrong) => assert!(!wrong.is_empty()),
+        });
+    }
 }

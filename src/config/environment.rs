@@ -126,6 +126,12 @@ impl Environment {
         Some(value.to_owned()).filter(|value| !value.trim().is_empty())
     }
 
+    /// Sets a secret that was read from a file.
+    pub(super) fn set_secret(&mut self, name: &str, value: &str) {
+        let variable = Variable { value: Some(value.to_owned()), place: None };
+        self.variables.insert(name.to_owned(), variable);
+    }
+
     /// Notes a mistake.
     pub fn note(&mut self, name: &str, what: impl Into<String>) {
         let note = self.blame(name, what.into());

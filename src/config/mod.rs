@@ -1,4 +1,5 @@
-//! Turns what was typed into valid settings. Text in, settings out; the only I/O is `--env-file`.
+//! Turns what was typed into valid settings. Text in, settings out; the only I/O is `--env-file` and
+//! files with secrets.
 //!
 //! Everything that is missing or wrong is collected and reported in one message, each with the name
 //! of the variable or flag and what to do.
@@ -11,6 +12,7 @@ mod http;
 pub mod kafka;
 mod postgres;
 mod problems;
+mod secret_files;
 #[cfg(test)]
 mod tests;
 pub mod value;
@@ -24,6 +26,7 @@ pub use environment::Environment;
 pub use kafka::read_kafka;
 pub use postgres::{read_ledger, read_ledger_of, read_table};
 pub use problems::Problems;
+pub use secret_files::read_secret_files;
 use sessionizer_core::alignment::Drift;
 use sessionizer_core::binding::{Late, RecordRules};
 use sessionizer_core::fault::Fault;

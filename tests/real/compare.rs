@@ -156,6 +156,7 @@ fn what_cannot_be_compared_is_named() {
         assert_eq!(output.status.code(), Some(code), "{log}");
         assert!(log.contains(why), "{why:?} is not said:\n{log}");
     };
+    refused(&[], 2, "--against  is not set: the table of the other program");
     refused(&["--against", "nowhere"], 2, "there is no table nowhere in this database");
     refused(&["--against", "sessionized_events"], 2, "is the table of the job");
     refused(&["--against", "flink", "--since", "noon"], 2, "is \"noon\": it must be a time");

@@ -77,7 +77,7 @@ fn in_parts(args: &RunArgs, env: &Environment) -> Settings {
     let ledger = config::read_ledger(&mut problems, args, env);
     let is_ledger = |name: &str| {
         let flag = name.to_lowercase().replace('_', "-").replace("sessionizer-", "--");
-        name.starts_with("POSTGRES_") || OF_LEDGER.contains(&flag.as_str())
+        name.starts_with("POSTGRES_") || name == "PGPASSFILE" || OF_LEDGER.contains(&flag.as_str())
     };
     let ledger = ledger.filter(|_| !problems.list().iter().any(|(name, _)| is_ledger(name)));
     Settings { config: None, kafka, ledger }

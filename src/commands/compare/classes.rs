@@ -205,7 +205,6 @@ mod tests {
         let again = [(0, 60, 3), (30, 60, 2)];
         assert_eq!(class_of(&[(0, 60, 3)], &again, 0), Class::CountedAgain);
         assert_eq!(class_of(&[(0, 60, 3)], &[(0, 60, 4)], 0), Class::Unexplained);
-        assert_eq!(class_of(&[], &[(0, 60, 4)], 0), Class::CountedAgain);
         assert_eq!(class_of(&[], &[(0, 60, 4)], 0), Class::Unexplained);
         // Other bounds with as many events.
         assert_eq!(class_of(&[(0, 60, 3)], &[(0, 59, 3)], 9), Class::Unexplained);

@@ -89,7 +89,11 @@ fn read(args: &CompareArgs, env: &Environment) -> Result<Settings, Fault> {
         false => Some(config::read_kafka(&mut problems, &args.kafka_config, true, env)),
     };
     let ledger = config::read_ledger_of(&mut problems, args.job.as_deref(), env);
-    let against = problems.take("--against", config::read_table(&args.against));
+    let against = match &args.against {
+        Some(table) => config::read_table(table),
+        None => Err("is not set: the table of the other program".to_owned()),
+    };
+    let against = problems.take("--against", against);
     let mut time = |flag, text: &Option<String>| {
         let text = text.as_deref()?;
         let time = parse_rfc3339(text.trim().as_bytes()).map(EventTime::from_millis);

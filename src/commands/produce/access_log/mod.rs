@@ -512,4 +512,17 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn fuzz_access_log() {
+        let pieces: [&[u8]; 8] =
+            [b"\"", b"\\x22", b"[", b"] ", b" ", b"-", b"\xff", b"31/Feb/2026:24:61:61 +9999"];
+        crate::shared::mutate::fuzz(&[GOOD.as_bytes()], &pieces, |line| {
+            if let Ok(event) = parse(line) {
+                let json: serde_json::Value =
+                    serde_json::from_slice(&event.to_json()).expect("an event is JSON");
+                assert!(json["ip"].as_str().is_some_and(|ip| !ip.is_empty()), "{json}");
+            }
+        });
+    }
 }
