@@ -6,7 +6,9 @@ use std::sync::Arc;
 use log::{error, info, warn};
 use sessionizer::cli;
 use sessionizer::cli::{Command, RunArgs};
-use sessionizer::commands::{audit, check, compare, demo, health, produce, reset, status};
+use sessionizer::commands::{
+    audit, check, compare, completions, demo, health, man, produce, reset, schema, status,
+};
 use sessionizer::config::Environment;
 use sessionizer::dataflow::run_state::RunState;
 use sessionizer::job::system;
@@ -55,6 +57,9 @@ fn main() -> ExitCode {
         Some(Command::Status(args)) => status::status(args, &env, &run_state),
         Some(Command::Health(args)) => health::health(args, &env),
         Some(Command::Demo(args)) => demo::demo(args, &env, &run_state),
+        Some(Command::Schema) => schema::schema(),
+        Some(Command::Completions(args)) => completions::completions(args),
+        Some(Command::Man(args)) => man::man(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

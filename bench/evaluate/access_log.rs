@@ -10,7 +10,7 @@ use sessionizer_core::anomaly::{DAY_MS, Kind, Session, batch, network};
 use sessionizer_core::session::{Span, merge_touching};
 use sessionizer_core::time::{EventTime, Gap};
 
-use crate::Thresholds;
+use crate::ThresholdArgs;
 
 /// Words by which user agents identify themselves as robots.
 const ROBOTS: [&str; 19] = [
@@ -38,7 +38,7 @@ const ROBOTS: [&str; 19] = [
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    thresholds: Thresholds,
+    threshold_args: ThresholdArgs,
     /// The log, in the combined format
     #[arg(value_name = "FILE")]
     log: PathBuf,
@@ -54,7 +54,7 @@ struct Visitor {
 }
 
 pub fn run(args: &Args) -> Result<(), String> {
-    let rules = args.thresholds.rules()?;
+    let thresholds = args.threshold_args.thresholds()?;
     let gap = Gap::from_millis(args.gap * 1_000).ok_or("--gap: is not above 0")?;
     let shown = args.log.display();
     let log = reader(&args.log).map_err(|why| format!("{shown}: {why}"))?;
@@ -86,7 +86,7 @@ pub fn run(args: &Args) -> Result<(), String> {
             "All lines are of one minute of the hour: rates, durations and surges mean nothing.\n"
         );
     }
-    let found = batch(rows.iter().copied(), watermark, &rules);
+    let found = batch(rows.iter().copied(), watermark, &thresholds);
     println!("| kind | day | who | reason | agent | robot |\n|---|---|---|---|---|---|");
     let mut judged = [0, 0];
     for anomaly in found.iter().filter(|a| matches!(a.kind, Kind::Repeat | Kind::Network)) {

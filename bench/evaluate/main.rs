@@ -11,7 +11,7 @@ mod synthetic;
 use std::process::ExitCode;
 
 use clap::{Args, Parser};
-use sessionizer_core::anomaly::Rules;
+use sessionizer_core::anomaly::Thresholds;
 
 /// Scores the detectors of anomalies
 #[derive(Parser)]
@@ -28,22 +28,22 @@ enum Tool {
 
 /// The thresholds.
 #[derive(Args)]
-struct Thresholds {
-    /// Changes a threshold, for example burst.least=30; can be given several times
+struct ThresholdArgs {
+    /// Changes a threshold, for example burst.min=30; can be given several times
     #[arg(long = "set", value_name = "NAME=VALUE")]
     set: Vec<String>,
 }
 
-impl Thresholds {
-    fn rules(&self) -> Result<Rules, String> {
-        let mut rules = Rules::default();
+impl ThresholdArgs {
+    fn thresholds(&self) -> Result<Thresholds, String> {
+        let mut thresholds = Thresholds::default();
         for setting in &self.set {
             let (name, value) =
                 setting.split_once('=').ok_or(format!("--set {setting}: is not NAME=VALUE"))?;
             let value = value.parse().map_err(|why| format!("--set {setting}: {why}"))?;
-            rules.set(name, value).map_err(|why| format!("--set {setting}: {why}"))?;
+            thresholds.set(name, value).map_err(|why| format!("--set {setting}: {why}"))?;
         }
-        Ok(rules)
+        Ok(thresholds)
     }
 }
 

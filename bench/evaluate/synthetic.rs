@@ -7,11 +7,11 @@ use sessionizer::commands::produce::scenario::{
     DAY_MS, Plan, PlannedSession, Request, Scenario, Tail,
 };
 use sessionizer_core::anomaly::{
-    Anomaly, BUCKET_MS, Evidence, Kind, Rules, SINGLES_MS, Session, batch, network,
+    Anomaly, BUCKET_MS, Evidence, Kind, SINGLES_MS, Session, Thresholds, batch, network,
 };
 use sessionizer_core::time::{EventTime, Gap};
 
-use crate::Thresholds;
+use crate::ThresholdArgs;
 use crate::outcome::{Found, Score, Scores, ratio};
 
 const GAP_MS: i64 = 300_000;
@@ -38,7 +38,7 @@ const WORLDS: [&[Scenario]; 4] = [
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    thresholds: Thresholds,
+    threshold_args: ThresholdArgs,
     /// The seeds, from and to; the thresholds were chosen on 1-10
     #[arg(long, value_name = "FROM-TO", default_value = "11-30")]
     seeds: String,
@@ -62,7 +62,7 @@ struct Cell {
 }
 
 pub fn run(args: &Args) -> Result<(), String> {
-    let rules = args.thresholds.rules()?;
+    let thresholds = args.threshold_args.thresholds()?;
     let seeds = seeds(&args.seeds)?;
     let mut cells = Vec::new();
     for visits in &args.visits {
@@ -80,7 +80,7 @@ pub fn run(args: &Args) -> Result<(), String> {
                         incidents: args.incidents,
                         seed,
                     },
-                    &rules,
+                    &thresholds,
                 );
             }
             eprintln!("done: {visits} visits a day, {} tails", tail.name());
@@ -98,13 +98,13 @@ fn seeds(text: &str) -> Result<RangeInclusive<u64>, String> {
 }
 
 impl Cell {
-    fn run(&mut self, clean: &Request, rules: &Rules) {
+    fn run(&mut self, clean: &Request, thresholds: &Thresholds) {
         let second_day = clean.start_ms + DAY_MS;
         let end = clean.start_ms + clean.days as i64 * DAY_MS;
         let on_second = |found: &Found| found.known_ms.is_none_or(|known| known >= second_day);
         // All visits end with the plan: that is not a fall.
         let in_time = |found: &Found| found.known_ms.is_none_or(|known| known <= end);
-        let Judged { found, large } = judge(&Plan::new(clean), rules);
+        let Judged { found, large } = judge(&Plan::new(clean), thresholds);
         self.days += 1;
         self.baseline_alarms += large.iter().filter(|f| on_second(f) && in_time(f)).count() as u64;
         for found in found.into_iter().filter(in_time) {
@@ -112,7 +112,7 @@ impl Cell {
         }
         for world in WORLDS {
             let plan = Plan::new(&Request { scenarios: world.to_vec(), ..clean.clone() });
-            let Judged { found, large } = judge(&plan, rules);
+            let Judged { found, large } = judge(&plan, thresholds);
             let on_time = |found: &Found| on_second(found) && in_time(found);
             let found: Vec<Found> = found.into_iter().filter(on_time).collect();
             self.scores.add(&found, &plan.incidents);
@@ -135,7 +135,7 @@ struct Judged {
     large: Vec<Found>,
 }
 
-fn judge(plan: &Plan, rules: &Rules) -> Judged {
+fn judge(plan: &Plan, thresholds: &Thresholds) -> Judged {
     let gap = Gap::from_millis(GAP_MS).expect("a gap");
     let sessions = plan.sessions(gap);
     // The sessions of a visitor are adjacent.
@@ -151,7 +151,7 @@ fn judge(plan: &Plan, rules: &Rules) -> Judged {
     let of_visitor = visitors.iter().flat_map(|(ip, all)| all.iter().map(move |s| row(ip, s)));
     let rows: Vec<Session<'_>> = of_visitor.collect();
     let watermark = rows.iter().map(|row| row.end).max().unwrap_or(EventTime::NEVER).plus(1);
-    let anomalies = batch(rows.iter().copied(), watermark, rules);
+    let anomalies = batch(rows.iter().copied(), watermark, thresholds);
     let known = known(&rows, &anomalies);
     let found = anomalies.into_iter().zip(known).map(|(anomaly, known_ms)| Found {
         kind: anomaly.kind,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sessionizer::commands::produce::generate::{Generator, Recipe};
+use sessionizer::dataflow::anomalies::AnomaliesConfig;
 use sessionizer::dataflow::commit::WriterDriver;
 use sessionizer::dataflow::graph;
 use sessionizer::dataflow::graph::DataflowConfig;
@@ -21,6 +22,7 @@ use sessionizer::job::clock::now_ms;
 use sessionizer::job::recover::assemble;
 use sessionizer::ledger::{NamedEpoch, RecoveredState};
 use sessionizer_core::alignment::Drift;
+use sessionizer_core::anomaly::{DetectorBounds, Kind, Thresholds};
 use sessionizer_core::binding::{Late, Offset, Partition, RecordRules};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Shard;
@@ -241,16 +243,28 @@ impl Setup {
 pub fn statistics(which: &str) -> Result<Option<StatisticsConfig>, Fault> {
     let visitors = match which {
         "none" => return Ok(None),
-        "hosts" => 0,
+        "hosts" | "anomalies" => 0,
         "visitors" => 1_000_000,
-        _ => return Err(Fault::Config(format!("--statistics {which}: visitors, hosts or none"))),
+        _ => {
+            let all = "visitors, hosts, anomalies (with hosts) or none";
+            return Err(Fault::Config(format!("--statistics {which}: {all}")));
+        }
     };
     let bounds = Bounds::day(10_000, visitors);
     let on_statistics: OnStatistics = Arc::new(move |published| {
         std::hint::black_box(Board::of(published, bounds));
     });
     let (every_ms, end_after_ms, past) = (1_000, 300_000, None);
-    let anomalies = None;
+    let anomalies = (which == "anomalies").then(|| AnomaliesConfig {
+        thresholds: Thresholds::default(),
+        kinds: Kind::ALL.to_vec(),
+        bounds: DetectorBounds { hosts: 10_000, visitors: 1_000_000 },
+        out_of_orderness_ms: 15_000,
+        idle_timeout_ms: 30_000,
+        on_anomalies: Arc::new(|published| {
+            std::hint::black_box(published.live.len());
+        }),
+    });
     let config =
         StatisticsConfig { bounds, every_ms, end_after_ms, past, on_statistics, anomalies };
     Ok(Some(config))

@@ -33,7 +33,7 @@ enum Command {
         /// Events a second of event time
         #[arg(long, default_value_t = 100)]
         density: u64,
-        /// What is counted live: visitors, hosts or none
+        /// What is counted live: visitors, hosts, anomalies (with hosts) or none
         #[arg(long, default_value = "none")]
         statistics: String,
     },

@@ -6,7 +6,8 @@
 //!
 //! The file is long because the help of each flag is its manual.
 
-use clap::Args;
+use clap::{Args, ValueHint};
+use clap_complete::Shell;
 
 const SESSIONS: &str = "Sessions";
 const READ: &str = "Where to read";
@@ -149,7 +150,7 @@ pub struct RunArgs {
     /// Each process listens on its own address only. Blank lines and text after a # are ignored;
     /// the default port is 2101. Addresses beyond loopback need a cluster secret. [default: all
     /// processes on localhost, at the ports 2101, 2102, ...]
-    #[arg(help_heading = CLUSTER, long, value_name = "FILE")]
+    #[arg(help_heading = CLUSTER, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub hostfile: Option<String>,
 
     /// A file with the secret that all processes share: at least 16 bytes, preferably random
@@ -157,7 +158,7 @@ pub struct RunArgs {
     /// With it, the processes prove to each other that they belong together, and encrypt what they
     /// send (TLS 1.3). Make one with: head -c 32 /dev/urandom | base64 > FILE. Instead, the
     /// environment variable SESSIONIZER_CLUSTER_SECRET can hold the secret itself.
-    #[arg(help_heading = CLUSTER, long, value_name = "FILE")]
+    #[arg(help_heading = CLUSTER, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub cluster_secret_file: Option<String>,
 
     /// Let processes on several machines communicate without a secret, unencrypted
@@ -218,20 +219,20 @@ pub struct RunArgs {
     #[arg(help_heading = WATCH, long, value_name = "N")]
     pub statistics_visitors: Option<String>,
 
-    /// What is looked for in the same rows, live: burst, marathon, surge, fall, singles, several with
-    /// commas, or none
+    /// What is looked for in the same rows, live: burst, marathon, repeat, network, surge, fall,
+    /// singles, clock, several with commas, or none
     ///
-    /// An anomaly is a session, or five or fifteen minutes of a host, that is unlike what the host had
-    /// in the hours before. Each is logged, and shown on the page, in /status and as metrics; a
-    /// correction by late events withdraws it. Needs --statistics. docs/ANOMALIES.md says what is
-    /// found and what is not.
+    /// An anomaly is a session, a visitor, a network, or some minutes of a host, that is unlike what
+    /// the host had in the hours or the day before; or a partition whose clock is off. Each is logged,
+    /// and shown on the page, in /status and as metrics; a correction by late events withdraws it.
+    /// Needs --statistics. docs/ANOMALIES.md says what is found and what is not.
     #[arg(
         help_heading = WATCH, long, value_name = "KINDS", value_delimiter = ',',
-        default_value = "burst,marathon,surge,fall,singles"
+        default_value = "burst,marathon,repeat,network,surge,fall,singles,clock"
     )]
     pub anomalies: Vec<String>,
 
-    /// Change the threshold of an anomaly, for example burst.least=100; several with commas
+    /// Change the threshold of an anomaly, for example burst.min=100; several with commas
     ///
     /// docs/ANOMALIES.md lists them.
     #[arg(help_heading = WATCH, long, value_name = "NAME=VALUE", value_delimiter = ',')]
@@ -286,7 +287,7 @@ pub struct RunArgs {
 pub struct ProduceArgs {
     /// Read events from this access log (Apache or nginx, combined format, plain or gzip; - is
     /// standard input) instead of generating them
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub access_log: Option<String>,
 
     /// The host of every event, since an access log has none; generated events are spread over
@@ -364,7 +365,7 @@ pub struct ProduceArgs {
     pub scenario: Vec<String>,
 
     /// Write what happens in a scenario, who does it and when to this file, one line of JSON each
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub truth: Option<String>,
 
     /// How many days a scenario has
@@ -556,4 +557,20 @@ pub struct DemoArgs {
     /// The database disappears when the demo is over: do not point to it
     #[arg(long, hide = true)]
     pub temporary_database: bool,
+}
+
+/// `sessionizer completions`.
+#[derive(Args, Debug, Clone)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: Shell,
+}
+
+/// `sessionizer man`.
+#[derive(Args, Debug, Clone)]
+pub struct ManArgs {
+    /// Write all pages there; the directory is created if it is missing
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub dir: Option<String>,
 }

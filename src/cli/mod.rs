@@ -16,12 +16,12 @@ pub mod version;
 use std::ffi::OsString;
 
 pub use args::{
-    AuditArgs, CheckArgs, CompareArgs, DemoArgs, HealthArgs, ProduceArgs, ResetArgs, RunArgs,
-    StatusArgs,
+    AuditArgs, CheckArgs, CompareArgs, CompletionsArgs, DemoArgs, HealthArgs, ManArgs, ProduceArgs,
+    ResetArgs, RunArgs, StatusArgs,
 };
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
 use crate::config;
 use crate::config::Environment;
@@ -44,7 +44,10 @@ pub struct Cli {
     ///
     /// Each line is NAME=VALUE, as in Docker and systemd: blank lines and lines that begin with #
     /// are ignored, `export` before the name and quotes around the value are removed.
-    #[arg(long, value_name = "FILE", global = true, display_order = 900)]
+    #[arg(
+        long, value_name = "FILE", value_hint = ValueHint::FilePath, global = true,
+        display_order = 900
+    )]
     pub env_file: Option<String>,
 
     /// How log lines are written: text or json
@@ -95,6 +98,19 @@ pub enum Command {
     /// from the environment. The rows go to the table sessionizer_demo, the state to the job of
     /// that name; the next demo replaces both. At the end it audits its own table.
     Demo(Box<DemoArgs>),
+    /// Prints the SQL that brings the schema sessionizer up to date, for psql
+    ///
+    /// A start does the same by itself if its login owns the schema. To have the owner do it:
+    /// sessionizer schema | psql -U OWNER DATABASE
+    Schema,
+    /// Prints completions for a shell: bash, zsh, fish, elvish or powershell
+    ///
+    /// For example: sessionizer completions bash >/etc/bash_completion.d/sessionizer
+    Completions(CompletionsArgs),
+    /// Prints the manual page, or writes one for each command into a directory
+    ///
+    /// To read it without installing it: sessionizer man | man -l -
+    Man(ManArgs),
 }
 
 /// The clap command, with the variable and the default of each flag in its help.

@@ -1,12 +1,14 @@
-//! The commands besides the job itself: audit, check, compare, demo, health, produce, reset
-//! and status.
+//! The commands besides the job itself.
 
 pub mod audit;
 pub mod check;
 pub mod compare;
+pub mod completions;
 pub mod demo;
 pub mod health;
 mod http;
+pub mod man;
 pub mod produce;
 pub mod reset;
+pub mod schema;
 pub mod status;

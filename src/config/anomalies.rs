@@ -1,28 +1,30 @@
 //! Which anomalies the job looks for, and with which thresholds.
 
-use sessionizer_core::anomaly::{Kind, Rules};
+use sessionizer_core::anomaly::{Kind, Thresholds};
 
 use crate::cli::RunArgs;
 use crate::config::Problems;
-
-/// The kinds that a running job looks for.
-const LIVE: [Kind; 5] = [Kind::Burst, Kind::Marathon, Kind::Surge, Kind::Fall, Kind::Singles];
 
 /// The anomalies that the job looks for.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Anomalies {
     /// Empty: nothing.
     pub kinds: Vec<Kind>,
-    pub rules: Rules,
+    pub thresholds: Thresholds,
 }
 
 impl Anomalies {
+    /// Whether visitors and networks are judged, by the day.
+    pub fn judges_visitors(&self) -> bool {
+        self.kinds.iter().any(|kind| matches!(kind, Kind::Repeat | Kind::Network))
+    }
+
     /// In one line, for comparing the processes of a cluster.
     pub fn shown(&self) -> String {
         let kinds: Vec<&str> = self.kinds.iter().map(|kind| kind.name()).collect();
         match kinds.is_empty() {
             true => "none".to_owned(),
-            false => format!("{} by {:?}", kinds.join(","), self.rules),
+            false => format!("{} by {:?}", kinds.join(","), self.thresholds),
         }
     }
 }
@@ -31,12 +33,12 @@ impl Anomalies {
 pub fn read(problems: &mut Problems<'_>, args: &RunArgs) -> Option<Anomalies> {
     let kinds = problems.take("--anomalies", read_kinds(&args.anomalies));
     let is_off = kinds.as_ref().is_some_and(Vec::is_empty);
-    let rules = match &args.anomaly_threshold[..] {
+    let thresholds = match &args.anomaly_threshold[..] {
         [_, ..] if is_off => Err("has nothing to apply to, because --anomalies is none".to_owned()),
-        settings => read_rules(settings),
+        settings => read_thresholds(settings),
     };
-    let rules = problems.take("--anomaly-threshold", rules);
-    Some(Anomalies { kinds: kinds?, rules: rules? })
+    let thresholds = problems.take("--anomaly-threshold", thresholds);
+    Some(Anomalies { kinds: kinds?, thresholds: thresholds? })
 }
 
 fn read_kinds(names: &[String]) -> Result<Vec<Kind>, String> {
@@ -46,8 +48,8 @@ fn read_kinds(names: &[String]) -> Result<Vec<Kind>, String> {
     }
     let mut kinds = Vec::new();
     for name in names {
-        let kind = LIVE.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
-            let known = LIVE.map(Kind::name).join(", ");
+        let kind = Kind::named(name).ok_or_else(|| {
+            let known = Kind::ALL.map(Kind::name).join(", ");
             format!("has {name:?}: it can be several of {known}, or none")
         })?;
         if !kinds.contains(&kind) {
@@ -57,16 +59,16 @@ fn read_kinds(names: &[String]) -> Result<Vec<Kind>, String> {
     Ok(kinds)
 }
 
-fn read_rules(settings: &[String]) -> Result<Rules, String> {
-    let mut rules = Rules::default();
+fn read_thresholds(settings: &[String]) -> Result<Thresholds, String> {
+    let mut thresholds = Thresholds::default();
     for setting in settings {
         let (name, value) = setting
             .split_once('=')
-            .ok_or_else(|| format!("is {setting:?}: write NAME=VALUE, like burst.least=100"))?;
+            .ok_or_else(|| format!("is {setting:?}: write NAME=VALUE, like burst.min=100"))?;
         let value = value.trim().parse().map_err(|_| format!("{name}: {value:?} is no number"))?;
-        rules.set(name.trim(), value)?;
+        thresholds.set(name.trim(), value)?;
     }
-    Ok(rules)
+    Ok(thresholds)
 }
 
 #[cfg(test)]
@@ -82,9 +84,10 @@ mod tests {
         let kinds = |names: &[&str]| read_kinds(&owned(names));
         assert_eq!(kinds(&["none"]), Ok(vec![]));
         assert_eq!(kinds(&["fall", " burst", "fall"]), Ok(vec![Kind::Fall, Kind::Burst]));
-        for name in ["brust", "repeat", "clock", ""] {
+        assert_eq!(kinds(&Kind::ALL.map(Kind::name)), Ok(Kind::ALL.to_vec()));
+        for name in ["brust", "Clock", ""] {
             let why = kinds(&["burst", name]).expect_err("not one of them");
-            let want = format!("has {name:?}: it can be several of burst, marathon, surge, fall");
+            let want = format!("has {name:?}: it can be several of burst, marathon, repeat");
             assert!(why.starts_with(&want), "{why}");
         }
         assert!(kinds(&["burst", "none"]).is_err());
@@ -92,14 +95,14 @@ mod tests {
 
     #[test]
     fn thresholds_are_named_with_a_number() {
-        let rules = read_rules(&owned(&["burst.least=100", "surge.z = 8"])).expect("valid");
-        assert_eq!((rules.burst.least, rules.surge_z), (100, 8.0));
+        let thresholds = read_thresholds(&owned(&["burst.min=100", "surge.z = 8"])).expect("valid");
+        assert_eq!((thresholds.burst.min, thresholds.surge_z), (100, 8.0));
         for (setting, want) in [
-            ("burst.least", "is \"burst.least\": write NAME=VALUE"),
-            ("burst.least=many", "burst.least: \"many\" is no number"),
-            ("burst.lest=1", "\"burst.lest\" is none of learn, burst.least"),
+            ("burst.min", "is \"burst.min\": write NAME=VALUE"),
+            ("burst.min=many", "burst.min: \"many\" is no number"),
+            ("burst.mn=1", "\"burst.mn\" is none of learn, burst.min"),
         ] {
-            let why = read_rules(&owned(&[setting])).expect_err("a mistake");
+            let why = read_thresholds(&owned(&[setting])).expect_err("a mistake");
             assert!(why.starts_with(want), "{why}");
         }
     }

@@ -37,6 +37,7 @@ pub use value::{duration_ms, number, size, whole};
 use crate::cli::RunArgs;
 use crate::cluster::SecretSource;
 use crate::dataflow::changes::HOSTS;
+use crate::dataflow::statistics::NeededPast;
 use crate::dataflow::statistics::window::Bounds;
 use crate::kafka::{KafkaConfig, StartAt};
 use crate::ledger::LedgerConfig;
@@ -79,7 +80,7 @@ pub struct Config {
     pub start_timeout: Duration,
     pub stop_timeout: Duration,
     pub http: HttpConfig,
-    /// The window of the live statistics; `None` if they are off.
+    /// The window of the live statistics; `None` if they are off. See [`Config::needed_past`].
     pub statistics: Option<Bounds>,
     pub anomalies: Anomalies,
 }
@@ -189,6 +190,24 @@ pub fn try_read<'a>(args: &RunArgs, env: &'a Environment) -> Result<Config, Prob
 }
 
 impl Config {
+    /// How many visitors the detectors of anomalies keep; 0 if they judge none.
+    pub fn judged_visitors(&self) -> usize {
+        match (self.anomalies.judges_visitors(), self.statistics) {
+            (true, Some(Bounds { visitors: 0, .. })) => VISITORS as usize,
+            (true, Some(bounds)) => bounds.visitors,
+            _ => 0,
+        }
+    }
+
+    /// What the statistics and the anomalies need of the table at a start.
+    pub fn needed_past(&self) -> Option<NeededPast> {
+        Some(NeededPast {
+            window: self.statistics?,
+            anomalies: !self.anomalies.kinds.is_empty(),
+            visitors: self.judged_visitors() > 0,
+        })
+    }
+
     /// What all processes of a job must agree on, by the names that users know. Server addresses
     /// and logins may be given to each process in its own way.
     pub fn shared(&self) -> Vec<(String, String)> {

@@ -199,14 +199,14 @@ fn a_limit_of_what_is_switched_off_is_refused() {
         message.contains("--statistics-visitors") && message.contains("nothing to limit"),
         "{message}"
     );
-    let message = why(&["--anomalies", "none", "--anomaly-threshold", "burst.least=100"]);
+    let message = why(&["--anomalies", "none", "--anomaly-threshold", "burst.min=100"]);
     assert!(
         message.contains("--anomaly-threshold") && message.contains("nothing to apply to"),
         "{message}"
     );
     for right in [
         &["--statistics", "visitors", "--statistics-visitors", "20"][..],
-        &["--anomalies", "burst", "--anomaly-threshold", "burst.least=100"],
+        &["--anomalies", "burst", "--anomaly-threshold", "burst.min=100"],
     ] {
         read_with(&GOOD, right).expect("valid");
     }

@@ -125,6 +125,8 @@ pub struct EpochMeta {
     pub watermark: EventTime,
     pub rules: RecordRules,
     pub bindings: Vec<Binding>,
+    /// See [`SourceBindings::lagging`].
+    pub lagging: Vec<Partition>,
     /// In the first new epoch: how the replay before it differs from what was bound.
     pub differences: Vec<ReplayDifference>,
 }

@@ -101,7 +101,7 @@ fn run_once(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
         start_reporter: cluster.as_ref().map(Cluster::start_reporter),
         watcher: Mutex::default(),
         loaded: Mutex::default(),
-        yesterday: Mutex::default(),
+        past_rows: Mutex::default(),
     });
     let (ended, ends) = channel();
     let worker_config = timely::WorkerConfig::default();

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{debug, info};
+use sessionizer_core::anomaly::DetectorBounds;
 use sessionizer_core::binding::Partition;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Shard;
@@ -43,7 +44,7 @@ use crate::job::{GATHER_FROM_ROWS, MAX_ENDS_INTERVAL, MIN_ENDS_INTERVAL};
 use crate::kafka;
 use crate::kafka::{KafkaFeed, Watcher};
 use crate::ledger;
-use crate::ledger::{AnomalyRows, SessionEnd, Yesterday};
+use crate::ledger::{AnomalyRows, PastRows, SessionEnd};
 use crate::ui::text::{duration, plural};
 
 /// How often the statistics catch up with what was committed.
@@ -59,7 +60,7 @@ pub(super) struct Job {
     pub(super) loaded: Mutex<Loaded>,
     /// The rows that the statistics start from: on process 0, from the plan on until worker 0 takes
     /// them.
-    pub(super) yesterday: Mutex<Option<Yesterday>>,
+    pub(super) past_rows: Mutex<Option<PastRows>>,
 }
 
 /// How many workers of this process have loaded their shards, and how many open sessions those
@@ -186,17 +187,17 @@ impl Job {
         let bounds = self.config.statistics?;
         self.run_state.metrics.figures.counts.store(true, Relaxed);
         let past: OpenPast = Arc::new(move |wake| {
-            let mut taken = job.yesterday.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let mut taken = job.past_rows.lock().unwrap_or_else(PoisonError::into_inner).take();
             let figures = Arc::clone(&job.run_state.metrics.figures.window);
-            if let Some(yesterday) = &taken {
+            if let Some(past_rows) = &taken {
                 // This fails only once the worker is gone, and then nobody needs waking.
                 let wake = Mutex::new(wake);
-                yesterday.wake_by(move || {
+                past_rows.wake_by(move || {
                     let _ = wake.lock().unwrap_or_else(PoisonError::into_inner).activate();
                 });
             }
             Box::new(move || {
-                let past = taken.as_mut().map_or(Past::Failed, Yesterday::read);
+                let past = taken.as_mut().map_or(Past::Failed, PastRows::read);
                 if let Past::Rows(rows) = &past {
                     figures.past_rows.fetch_add(rows.len() as u64, Relaxed);
                 }
@@ -220,23 +221,32 @@ impl Job {
 
     /// Configures the live search for anomalies; `None` if it is off.
     fn anomalies(&self, generation: i64, end_after_ms: i64) -> Option<AnomaliesConfig> {
-        let Anomalies { kinds, rules } = self.config.anomalies.clone();
+        let Anomalies { kinds, thresholds } = self.config.anomalies.clone();
         if kinds.is_empty() {
             return None;
         }
         let run_state = Arc::clone(&self.run_state);
         let (ledger, keep) = (self.config.ledger.clone(), self.config.keep_anomalies);
-        let state = Mutex::new((Alarms::of(&kinds), None));
+        let (state, looked_for) = (Mutex::new((Alarms::of(&kinds), None)), kinds.clone());
         // Only worker 0 of the job calls this, so a thread is started only there.
         let on_anomalies: OnAnomalies = Arc::new(move |published| {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
             let (alarms, rows) = &mut *state;
-            let start = || AnomalyRows::keep(&ledger, generation, end_after_ms, keep);
+            let start =
+                || AnomalyRows::keep(&ledger, (generation, end_after_ms), &looked_for, keep);
             rows.get_or_insert_with(start).take(published);
             alarms.take(published, end_after_ms);
             run_state.metrics.figures.show_anomalies(alarms);
         });
-        Some(AnomaliesConfig { rules, kinds, hosts: HOSTS, on_anomalies })
+        let visitors = self.config.judged_visitors();
+        Some(AnomaliesConfig {
+            thresholds,
+            kinds,
+            bounds: DetectorBounds { hosts: HOSTS, visitors },
+            out_of_orderness_ms: self.config.watermark.out_of_orderness_ms as u64,
+            idle_timeout_ms: self.config.watermark.idle_timeout_ms,
+            on_anomalies,
+        })
     }
 
     /// Records what the commits change in the table, if the HTTP port is on.
@@ -272,8 +282,8 @@ impl Job {
                 now_ms()
             };
             match make_plan(&self.config, &self.run_state, first_epoch) {
-                Ok((mut plan, yesterday)) => {
-                    *self.yesterday.lock().unwrap_or_else(PoisonError::into_inner) = yesterday;
+                Ok((mut plan, past_rows)) => {
+                    *self.past_rows.lock().unwrap_or_else(PoisonError::into_inner) = past_rows;
                     plan.age_ms = asked.get().elapsed().as_millis() as u64;
                     input.send(serde_json::to_vec(&plan).expect("a plan is plain data"));
                 }

@@ -5,7 +5,7 @@
 //! The column `verdict` belongs to the user. What cannot be written waits, and the newest state of
 //! each anomaly replaces an older one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::thread::JoinHandle;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 use postgres::Client;
-use sessionizer_core::anomaly::{Anomaly, Hour, Identity, LIVE, rows};
+use sessionizer_core::anomaly::{Anomaly, DAY_MS, Hour, Identity, Kind, LIVE, rows};
 use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::anomalies::publish::Published;
@@ -23,75 +23,99 @@ use crate::ledger::connect::{classify, connect};
 use crate::ui::text::plural;
 
 /// How many rows are written for one kind, host and hour; one more row counts the rest.
-const AN_HOUR: usize = 20;
+const ROWS_PER_HOUR: usize = 20;
 /// How many rows may wait while Postgres is unreachable, and how many one transaction writes.
-const WAITING: usize = 100_000;
+const MAX_PENDING: usize = 100_000;
 const BATCH: usize = 1_000;
 /// How long to wait after a failure, and how often old rows are removed.
-const AGAIN: Duration = Duration::from_secs(2);
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
+/// How far back the rows of earlier runs are looked at: a session may have begun long before the
+/// hours that are live.
+const COMPARED_MS: i64 = 7 * DAY_MS;
 /// How long the end of a run waits for its last rows.
 const LAST_WRITE: Duration = Duration::from_secs(5);
 
-/// What has changed as of an epoch: rows, and whether each is raised.
-type News = (Epoch, Vec<(Identity, Anomaly, bool)>);
+/// What has changed as of an epoch.
+struct Updates {
+    epoch: Epoch,
+    /// Rows, and whether each is raised.
+    rows: Vec<(Identity, Anomaly, bool)>,
+    /// At the beginning: what is live. Other rows that would be live are withdrawn: a correction was
+    /// committed just before the last run ended, or the thresholds have changed.
+    all: Option<(BTreeSet<Identity>, Hour)>,
+}
 
 /// Keeps the rows in Postgres up to date with the anomalies that are published.
 pub struct AnomalyRows {
     end_after_ms: i64,
-    told: BTreeMap<Identity, Anomaly>,
+    queued: BTreeMap<Identity, Anomaly>,
     /// `None` while this is being dropped, which ends the thread.
-    news: Option<Sender<News>>,
+    updates: Option<Sender<Updates>>,
     writes: Option<JoinHandle<()>>,
 }
 
 impl AnomalyRows {
     /// Starts the thread that writes; it ends when this is dropped. `generation` is that of this
-    /// run, and a session ends `end_after_ms` after its last event.
+    /// run, a session ends `end_after_ms` after its last event, and `kinds` are looked for.
     pub fn keep(
         config: &LedgerConfig,
-        generation: i64,
-        end_after_ms: i64,
+        (generation, end_after_ms): (i64, i64),
+        kinds: &[Kind],
         keep: Option<Duration>,
     ) -> Self {
-        let (news, inbox) = channel();
+        let (updates, inbox) = channel();
         let mut writer = Writer {
             config: config.clone(),
             generation,
+            end_after_ms,
+            kinds: kinds.iter().copied().filter(|kind| *kind != Kind::Clock).collect(),
             keep,
             client: None,
-            waiting: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            all: None,
             failing: false,
             pruned: None,
         };
         let thread = thread::Builder::new().name("anomalies".to_owned());
         let writes = thread.spawn(move || writer.run(&inbox)).expect("a thread can be started");
-        let (news, writes) = (Some(news), Some(writes));
-        AnomalyRows { end_after_ms, told: BTreeMap::new(), news, writes }
+        let (updates, writes) = (Some(updates), Some(writes));
+        AnomalyRows { end_after_ms, queued: BTreeMap::new(), updates, writes }
     }
 
     /// Queues what has changed since the last call. Rows that have only grown old stay as they are.
     pub fn take(&mut self, published: &Published) {
-        let now = rows(&published.live, AN_HOUR);
-        if now == self.told {
+        let now = rows(&published.live, ROWS_PER_HOUR);
+        let finds_all = published.begins == Some(true) && published.watermark.is_some();
+        if now == self.queued && !finds_all {
             return;
         }
         let hour = Hour::of(published.watermark.unwrap_or(EventTime::NEVER));
         let is_live = |row: &Anomaly| row.hour(self.end_after_ms).0 > hour.0 - LIVE;
-        let raised = now.iter().filter(|(identity, row)| self.told.get(*identity) != Some(*row));
+        let raised = now.iter().filter(|(identity, row)| self.queued.get(*identity) != Some(*row));
         let raised = raised.map(|(identity, row)| (identity.clone(), row.clone(), true));
-        let gone = self.told.iter().filter(|(identity, row)| {
+        let gone = self.queued.iter().filter(|(identity, row)| {
             // An earlier anomaly may have taken its place: then it is counted among the rest.
             let is_counted = published.live.contains(*row);
             !now.contains_key(*identity) && !is_counted && is_live(row)
         });
         let gone = gone.map(|(identity, row)| (identity.clone(), row.clone(), false));
-        let news: Vec<(Identity, Anomaly, bool)> = gone.chain(raised).collect();
-        if let Some(told) = self.news.as_ref().filter(|_| !news.is_empty()) {
+        let rows: Vec<(Identity, Anomaly, bool)> = gone.chain(raised).collect();
+        let all = finds_all.then(|| {
+            let live = published.live.iter().map(|anomaly| {
+                let Anomaly { kind, host, subject, at, .. } = anomaly;
+                (*kind, host.clone(), subject.clone(), *at)
+            });
+            (live.chain(now.keys().cloned()).collect(), hour)
+        });
+        let updates = Updates { epoch: published.epoch, rows, all };
+        if let Some(sender) = &self.updates
+            && !(updates.rows.is_empty() && updates.all.is_none())
+        {
             // The thread is gone only if another instance has taken over.
-            let _ = told.send((published.epoch, news));
+            let _ = sender.send(updates);
         }
-        self.told = now;
+        self.queued = now;
     }
 }
 
@@ -99,7 +123,7 @@ impl Drop for AnomalyRows {
     /// Waits a moment for what is still to be written: after a bounded run, nothing else would
     /// write it.
     fn drop(&mut self) {
-        self.news = None;
+        self.updates = None;
         let Some(writes) = self.writes.take() else { return };
         let since = Instant::now();
         while !writes.is_finished() && since.elapsed() < LAST_WRITE {
@@ -111,10 +135,15 @@ impl Drop for AnomalyRows {
 struct Writer {
     config: LedgerConfig,
     generation: i64,
+    end_after_ms: i64,
+    /// Those that are a function of the table.
+    kinds: Vec<Kind>,
     keep: Option<Duration>,
     client: Option<Client>,
     /// What is to be written: an anomaly, whether it is raised, and as of which epoch.
-    waiting: BTreeMap<Identity, (Anomaly, bool, Epoch)>,
+    pending: BTreeMap<Identity, (Anomaly, bool, Epoch)>,
+    /// See [`Updates::all`]: until the rows of earlier runs have been compared with it.
+    all: Option<(BTreeSet<Identity>, Hour, Epoch)>,
     failing: bool,
     pruned: Option<Instant>,
 }
@@ -132,10 +161,10 @@ impl From<LedgerError> for Stop {
 }
 
 impl Writer {
-    fn run(&mut self, inbox: &Receiver<News>) {
+    fn run(&mut self, inbox: &Receiver<Updates>) {
         loop {
-            match inbox.recv_timeout(AGAIN) {
-                Ok(news) => self.take(news),
+            match inbox.recv_timeout(RETRY_AFTER) {
+                Ok(updates) => self.take(updates),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     // What is left is found again at the next start.
@@ -143,7 +172,7 @@ impl Writer {
                     return;
                 }
             }
-            inbox.try_iter().for_each(|news| self.take(news));
+            inbox.try_iter().for_each(|updates| self.take(updates));
             match self.write_all() {
                 Ok(()) if self.failing => {
                     info!("anomalies are written again");
@@ -156,31 +185,39 @@ impl Writer {
                 }
                 Err(Stop::Failed(why)) => {
                     self.client = None;
-                    let waiting = plural(self.waiting.len() as u64, "anomaly");
+                    let waiting = plural(self.pending.len() as u64, "row");
+                    let what = format!("sessionizer.anomalies cannot be written ({waiting} to go)");
                     match self.failing {
-                        true => debug!("{waiting} cannot be written: {why}"),
-                        false => warn!("{waiting} cannot be written, will keep trying: {why}"),
+                        true => debug!("{what}: {why}"),
+                        false => warn!("{what}, will keep trying: {why}"),
                     }
                     self.failing = true;
-                    thread::sleep(AGAIN);
+                    thread::sleep(RETRY_AFTER);
                 }
             }
         }
     }
 
-    fn take(&mut self, (epoch, news): News) {
-        for (identity, anomaly, is_raised) in news {
-            if self.waiting.len() < WAITING || self.waiting.contains_key(&identity) {
-                self.waiting.insert(identity, (anomaly, is_raised, epoch));
+    fn take(&mut self, Updates { epoch, rows, all }: Updates) {
+        if let Some((all, now)) = all {
+            self.all = Some((all, now, epoch));
+        }
+        for (identity, anomaly, is_raised) in rows {
+            if self.pending.len() < MAX_PENDING || self.pending.contains_key(&identity) {
+                self.pending.insert(identity, (anomaly, is_raised, epoch));
             }
         }
     }
 
     fn write_all(&mut self) -> Result<(), Stop> {
-        while !self.waiting.is_empty() {
-            let batch: Vec<Identity> = self.waiting.keys().take(BATCH).cloned().collect();
+        if self.all.is_some() {
+            self.compare()?;
+            self.all = None;
+        }
+        while !self.pending.is_empty() {
+            let batch: Vec<Identity> = self.pending.keys().take(BATCH).cloned().collect();
             self.write(&batch)?;
-            batch.iter().for_each(|identity| drop(self.waiting.remove(identity)));
+            batch.iter().for_each(|identity| drop(self.pending.remove(identity)));
         }
         if self.pruned.is_none_or(|at| at.elapsed() > PRUNE_EVERY) && self.client.is_some() {
             self.prune()?;
@@ -189,14 +226,55 @@ impl Writer {
         Ok(())
     }
 
-    fn write(&mut self, batch: &[Identity]) -> Result<(), Stop> {
-        let failed = |why: postgres::Error| classify(&why, "writing anomalies");
+    fn connect(&mut self) -> Result<(), Stop> {
         if self.client.is_none() {
+            let failed = |why: postgres::Error| classify(&why, "writing anomalies");
             let mut client = connect(&self.config)?;
             let timeouts = "set lock_timeout = '5s'; set statement_timeout = '30s'";
             client.batch_execute(timeouts).map_err(failed)?;
             self.client = Some(client);
         }
+        Ok(())
+    }
+
+    /// Queues the withdrawal of the rows of earlier runs that would be live and are not.
+    fn compare(&mut self) -> Result<(), Stop> {
+        let failed = |why: postgres::Error| classify(&why, "reading anomalies");
+        self.connect()?;
+        let client = self.client.as_mut().expect("just connected");
+        let Some((all, now, epoch)) = &self.all else { return Ok(()) };
+        let kinds: Vec<&str> = self.kinds.iter().map(|kind| kind.name()).collect();
+        let from_ms = now.start().plus(-COMPARED_MS).millis() as f64;
+        let known = client.query(RAISED, &[&self.config.job, &kinds, &from_ms]).map_err(failed)?;
+        for row in known {
+            let (kind, details): (String, String) = (row.get(0), row.get(4));
+            // Only a row of a later version cannot be read.
+            let (Some(kind), Ok(evidence)) = (Kind::named(&kind), serde_json::from_str(&details))
+            else {
+                continue;
+            };
+            let anomaly = Anomaly {
+                kind,
+                host: row.get(1),
+                subject: row.get(2),
+                at: EventTime::from_millis(row.get(3)),
+                observed: 0,
+                expected: 0,
+                threshold: 0,
+                evidence,
+            };
+            let identity = (kind, anomaly.host.clone(), anomaly.subject.clone(), anomaly.at);
+            let would_be_live = anomaly.hour(self.end_after_ms).0 > now.0 - LIVE;
+            if would_be_live && !all.contains(&identity) && !self.pending.contains_key(&identity) {
+                self.pending.insert(identity, (anomaly, false, *epoch));
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, batch: &[Identity]) -> Result<(), Stop> {
+        let failed = |why: postgres::Error| classify(&why, "writing anomalies");
+        self.connect()?;
         let client = self.client.as_mut().expect("just connected");
         let mut tx = client.transaction().map_err(failed)?;
         let job = &self.config.job;
@@ -209,7 +287,7 @@ impl Writer {
         let insert = tx.prepare(INSERT).map_err(failed)?;
         let withdraw = tx.prepare(WITHDRAW).map_err(failed)?;
         for identity in batch {
-            let (anomaly, is_raised, epoch) = &self.waiting[identity];
+            let (anomaly, is_raised, epoch) = &self.pending[identity];
             let Anomaly { kind, host, subject, at, observed, expected, threshold, .. } = anomaly;
             let (kind, at_ms, epoch) = (kind.name(), at.millis() as f64, *epoch as i64);
             if !is_raised {
@@ -242,11 +320,18 @@ impl Writer {
                       where job = $1 and changed_at < now() - $2::int8 * interval '1 ms'";
         let removed = client.execute(delete, &[&self.config.job, &keep_ms]).map_err(failed)?;
         if removed > 0 {
-            info!("removed {} that are old", plural(removed, "anomaly"));
+            info!("removed {} from sessionizer.anomalies", plural(removed, "old row"));
         }
         Ok(())
     }
 }
+
+/// The rows that are raised.
+const RAISED: &str = "
+    select kind, host, subject, round(extract(epoch from at) * 1000)::int8, details::text
+    from sessionizer.anomalies
+    where job = $1 and state = 'raised' and kind = any($2)
+      and at > to_timestamp($3::float8 / 1000)";
 
 /// Adds an anomaly, or brings its figures up to date. Leaves the verdict alone.
 const INSERT: &str = "

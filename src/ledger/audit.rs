@@ -19,7 +19,9 @@ use crate::dataflow::ports::LedgerError;
 use crate::ledger::commit::{ROW_REFUSED, RefusedRow};
 use crate::ledger::connect::{classify, quote};
 use crate::ledger::copy::Timestamp;
+use crate::ledger::peek::Database;
 use crate::ledger::pooler::connect_directly;
+use crate::ledger::schema;
 use crate::ledger::table::SessionEnd;
 use crate::ledger::{LedgerConfig, NamedBinding, durable, table};
 
@@ -95,6 +97,8 @@ impl Moment {
                 config.job
             ))));
         };
+        let database = Database::of(&mut client, config).map_err(failed)?;
+        schema::refuse_other(&mut client, &database)?;
         refuse_after_loss(&mut client, &config.job)?;
         let (schema, name): (String, String) = (job.get(0), job.get(1));
         let session_end = match job.get::<_, &str>(3) {

@@ -4,12 +4,13 @@
 //! them between clients, `trust` decides whose code may run, `table` knows the table of sessions,
 //! `peek` looks before a start, `start` takes the fence, `job` creates the job or checks its
 //! settings, `rights` checks what the login may do, `probe` rehearses what the job will do,
-//! `durable` reads and checks the durable state, `loss` records what Kafka has lost, `commit`
+//! `schema` applies migrations, `durable` reads and checks the durable state, `loss` records what Kafka has lost, `commit`
 //! writes epochs, `past` detects a database that has gone back to an earlier state, `audit` reads
 //! the durable state for an audit, `prune` deletes old dead letters, `anomalies` writes the rows of
-//! anomalies, `yesterday` reads the rows that the statistics start from, `watch` reads the balance
-//! for the page, `inspect` looks at everything for a check, and `reset` removes a job. `copy` encodes rows for COPY. Each statement is beside
-//! its one caller; the objects they use are in `schema.sql`.
+//! anomalies, `past_rows` reads the rows that the statistics start from, `watch` reads the balance
+//! for the page, `inspect` looks at everything for a check, and `reset` removes a job. `copy`
+//! encodes rows for COPY. Each statement is beside its one caller; the objects they use are in
+//! `migrations/`.
 
 mod anomalies;
 pub mod audit;
@@ -21,18 +22,19 @@ pub mod inspect;
 mod job;
 mod loss;
 mod past;
+mod past_rows;
 mod peek;
 mod pooler;
 mod probe;
 mod prune;
 pub mod reset;
 mod rights;
+pub mod schema;
 pub mod start;
 mod table;
 mod trust;
 pub mod url;
 mod watch;
-mod yesterday;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -47,6 +49,7 @@ pub use inspect::Found;
 use log::info;
 pub use loss::Loss;
 pub use past::Run;
+pub use past_rows::PastRows;
 pub use peek::{Database, ExistingRows, FirstStart};
 pub use prune::keep_dead_letters;
 pub use reset::{ResetPlan, RowCount};
@@ -59,7 +62,6 @@ pub use start::{StartOptions, Started};
 pub use table::{SessionEnd, Table};
 use url::PostgresUrl;
 pub use watch::BalanceWatch;
-pub use yesterday::Yesterday;
 
 use crate::dataflow::ports::{Ledger, LedgerError};
 use crate::ui::text;

@@ -9,6 +9,7 @@ use sessionizer_core::time::EventTime;
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::connect::classify;
 use crate::ledger::job;
+use crate::ledger::schema;
 use crate::ledger::start;
 use crate::ledger::table;
 use crate::ledger::table::Table;
@@ -77,6 +78,8 @@ pub fn peek(client: &mut Client, config: &LedgerConfig) -> Result<Option<FirstSt
     let failed = |why: postgres::Error| classify(&why, "looking at the table and the job");
     let mut tx = client.build_transaction().read_only(true).start().map_err(failed)?;
     rights::check_rights(&mut tx)?;
+    let database = Database::of(&mut tx, config).map_err(failed)?;
+    schema::version(&mut tx, &database)?;
     if !is_first_start(&mut tx, config).map_err(failed)? {
         return Ok(None);
     }

@@ -83,6 +83,7 @@ fn try_own_tables(trial: &mut Commit<'_>, durable: &RecoveredState) -> Result<()
         watermark: EventTime::from_millis(0),
         rules: RecordRules { max_future_ms: 0, late: Late::Merge },
         bindings: vec![Binding::initial(partition, Offset::ZERO)],
+        lagging: Vec::new(),
         differences: Vec::new(),
     };
     let empty = snapshot::encode(&SessionTable::new(config.gap, EventTime::NEVER));

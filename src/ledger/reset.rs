@@ -15,7 +15,7 @@ use crate::ledger::connect::classify;
 use crate::ledger::peek::Database;
 use crate::ledger::pooler::connect_directly;
 use crate::ledger::start::ADVISORY_LOCK;
-use crate::ledger::{LedgerConfig, table};
+use crate::ledger::{LedgerConfig, schema, table};
 use crate::retry;
 use crate::ui::text;
 
@@ -69,6 +69,7 @@ pub fn look(config: &LedgerConfig) -> Result<ResetPlan, LedgerError> {
     let mut client = open(config)?;
     let failed = |why: postgres::Error| classify(&why, "looking at the job");
     let database = Database::of(&mut client, config).map_err(failed)?;
+    schema::version(&mut client, &database)?;
     let job = find(&mut client, &database, &config.job)?;
     refuse_if_running(&mut client, &config.job)?;
     let rows = count_rows(&mut client, &job).map_err(failed)?;

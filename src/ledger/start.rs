@@ -13,17 +13,17 @@ use sessionizer_core::plan::Fence;
 use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::ports::LedgerError;
-use crate::dataflow::statistics::window::Bounds;
+use crate::dataflow::statistics::NeededPast;
 use crate::ledger::connect::{classify, quote};
 use crate::ledger::durable;
 use crate::ledger::durable::RecoveredState;
+use crate::ledger::past_rows::PastRows;
 use crate::ledger::peek::Database;
+use crate::ledger::schema;
 use crate::ledger::table;
 use crate::ledger::table::Table;
-use crate::ledger::yesterday::Yesterday;
 use crate::ledger::{LedgerConfig, job, probe, rights};
 
-pub(super) const SCHEMA: &str = include_str!("schema.sql");
 /// An arbitrary constant, the same in every instance and in `sessionizer reset`.
 pub const ADVISORY_LOCK: i64 = 0x7365_7373_696f_6e73;
 
@@ -40,7 +40,7 @@ pub struct Started {
     /// The end of the newest row, if this is a first start on a table with rows.
     pub found_rows_to: Option<EventTime>,
     /// The rows that the statistics start from, if there are statistics.
-    pub yesterday: Option<Yesterday>,
+    pub past_rows: Option<PastRows>,
 }
 
 /// What the caller decides about a start.
@@ -49,8 +49,8 @@ pub struct StartOptions {
     /// Allows a first start although the table has rows: the caller has compared them with where
     /// reading begins.
     pub with_rows: bool,
-    /// The window of the statistics, if there are any.
-    pub statistics_window: Option<Bounds>,
+    /// What the statistics need of the table, if there are any.
+    pub needed_past: Option<NeededPast>,
 }
 
 /// Prepares everything, takes the fence and reads the durable state.
@@ -61,7 +61,7 @@ pub fn start(
     client: &mut Client,
     config: &LedgerConfig,
     topics: &[String],
-    StartOptions { with_rows, statistics_window }: StartOptions,
+    StartOptions { with_rows, needed_past }: StartOptions,
 ) -> Result<Started, LedgerError> {
     check_encoding(client)?;
     let failed = |why: postgres::Error| classify(&why, "starting");
@@ -71,7 +71,7 @@ pub fn start(
     let tx = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
     let mut tx = tx.map_err(failed)?;
     tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(failed)?;
-    ensure_schema(&mut tx)?;
+    let migrated = schema::migrate(&mut tx, &database)?;
     rights::check_rights(&mut tx)?;
     job::check_table_is_there(&mut tx, config)?;
     let (table, made_table) = table::ensure(&mut tx, config)?;
@@ -94,9 +94,9 @@ pub fn start(
         found_rows_to = Some(job::begin_after_rows(&mut tx, config, &table)?);
     }
     // Nobody else commits any more, and this run has not begun to.
-    let yesterday = match statistics_window {
-        Some(_) if made_table => Some(Yesterday::Empty),
-        Some(window) => Some(Yesterday::begin(&mut tx, config, &table, &durable, window)?),
+    let past_rows = match needed_past {
+        Some(_) if made_table => Some(PastRows::Empty),
+        Some(needed) => Some(PastRows::begin(&mut tx, config, &table, &durable, needed)?),
         None => None,
     };
     let lost_commits = may_lose_commits(&mut tx).map_err(failed)?;
@@ -105,18 +105,21 @@ pub fn start(
     }
     let mut advice = rights::advise_on_owners(&mut tx, &table, created_job)?;
     advice.extend(probe::probe(&mut tx, config, topics, &table, &durable)?);
-    let yesterday = yesterday.map(Yesterday::imported);
+    let past_rows = past_rows.map(PastRows::imported);
     tx.commit().map_err(failed)?;
+    if let Some(migrated) = migrated {
+        log::info!("{migrated}");
+    }
     if created_job {
         table::advise(&table);
     }
     table.advice.iter().chain(&advice).for_each(|advice| log::warn!("{advice}"));
     let table = table.shown;
-    Ok(Started { durable, database, table, made_table, topics_before, found_rows_to, yesterday })
+    Ok(Started { durable, database, table, made_table, topics_before, found_rows_to, past_rows })
 }
 
-/// Returns a warning if a commit may be acknowledged before it is on disk and then be lost. The job notices and
-/// reads again, but rows that others have seen may be gone for a moment.
+/// Returns a warning if a commit may be acknowledged before it is on disk and then be lost. The job
+/// notices and reads again, but rows that others have seen may be gone for a moment.
 pub(super) fn may_lose_commits(
     tx: &mut Transaction<'_>,
 ) -> Result<Option<String>, postgres::Error> {
@@ -148,34 +151,6 @@ pub fn check_encoding(client: &mut Client) -> Result<(), LedgerError> {
         "the database {database} is encoded in {encoding}: the job needs UTF8 (create database \
          ... encoding 'UTF8' template template0)"
     ))))
-}
-
-/// Creates our schema unless it is complete: a login that may not create anything can use one that
-/// an administrator has created.
-fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
-    let failed = |why: postgres::Error| classify(&why, "preparing the schema sessionizer");
-    let there = has_schema(tx).map_err(failed)?;
-    if there { Ok(()) } else { tx.batch_execute(SCHEMA).map_err(failed) }
-}
-
-/// Whether our schema is complete.
-pub(super) fn has_schema(tx: &mut Transaction<'_>) -> Result<bool, postgres::Error> {
-    let row = tx.query_one(
-        "select (select bool_and(to_regclass('sessionizer.' || name) is not null)
-                     from unnest(array['jobs', 'shard_progress', 'epochs', 'bindings', 'snapshots',
-                                       'dead_letters', 'losses', 'replay_differences',
-                                       'anomalies', 'balance', 'partitions']) name)
-                and exists (select from pg_attribute where attname = 'topics'
-                            and attrelid = to_regclass('sessionizer.jobs'))
-                and exists (select from pg_attribute where attname = 'clock_ms'
-                            and attrelid = to_regclass('sessionizer.bindings'))
-                and exists (select from pg_attribute where attname = 'records'
-                            and attrelid = to_regclass('sessionizer.dead_letters'))
-                and exists (select from pg_attribute where attname = 'run'
-                            and attrelid = to_regclass('sessionizer.shard_progress'))",
-        &[],
-    )?;
-    Ok(row.get(0))
 }
 
 /// Checks the rights on the table now, because most are needed only later: `delete`, for example,

@@ -1,7 +1,7 @@
 //! The anomalies as a block of the document. Rendering only.
 
 use serde_json::{Value, json};
-use sessionizer_core::anomaly::{Anomaly, BUCKET_MS, Kind, SINGLES_MS};
+use sessionizer_core::anomaly::{Anomaly, BUCKET_MS, DAY_MS, Kind, SINGLES_MS};
 use sessionizer_core::time::EventTime;
 
 use crate::monitor::Facts;
@@ -29,7 +29,9 @@ pub fn block(facts: &Facts, sample: &Sample) -> Value {
 
 fn row(facts: &Facts, anomaly: &Anomaly) -> Value {
     let Anomaly { kind, host, subject, at, observed, expected, threshold, .. } = anomaly;
-    let subject = match facts.masked && !subject.is_empty() {
+    // A network is what is left of a masked address, and a partition is nobody's.
+    let names_visitor = !subject.is_empty() && !matches!(kind, Kind::Network | Kind::Clock);
+    let subject = match facts.masked && names_visitor {
         true => mask(subject),
         false => subject.clone(),
     };
@@ -37,12 +39,12 @@ fn row(facts: &Facts, anomaly: &Anomaly) -> Value {
         "kind": kind.name(), "host": host, "subject": subject, "at": at.millis(),
         "observed": observed, "expected": expected, "threshold": threshold,
         "unit": anomaly.unit(), "reason": anomaly.reason(),
-        "sql": (!facts.masked).then(|| sql(&facts.table, anomaly)),
+        "sql": (!facts.masked).then(|| sql((&facts.table, &facts.job), anomaly)),
     })
 }
 
-/// A query that shows the sessions in question.
-fn sql(table: &str, anomaly: &Anomaly) -> String {
+/// A query that shows the sessions in question, or the partitions.
+fn sql((table, job): (&str, &str), anomaly: &Anomaly) -> String {
     let Anomaly { kind, host, subject, at, .. } = anomaly;
     let text = |value: &str| format!("'{}'", value.replace('\'', "''"));
     let bucket = |length_ms: i64| {
@@ -53,7 +55,31 @@ fn sql(table: &str, anomaly: &Anomaly) -> String {
             EventTime::plus(*at, length_ms)
         )
     };
+    let of_day = || {
+        let end = EventTime::plus(*at, DAY_MS);
+        format!("host = {} and session_end >= '{at}' and session_end < '{end}'", text(host))
+    };
     match kind {
+        Kind::Repeat => {
+            format!("select * from {table} where ip = {} and {}", text(subject), of_day())
+        }
+        Kind::Network => {
+            // 192.0.2.0/24 or 2001:db8:1::/48
+            let (network, _) = subject.split_once('/').unwrap_or((subject, ""));
+            let start = match network.strip_suffix("::") {
+                Some(groups) => format!("{groups}:%"),
+                None => format!("{}%", network.strip_suffix('0').unwrap_or(network)),
+            };
+            format!(
+                "select ip, count(*) from {table} where ip::text like {} and {} group by 1 \
+                 order by 2 desc",
+                text(&start),
+                of_day()
+            )
+        }
+        Kind::Clock => {
+            format!("select * from sessionizer.partitions where job = {}", text(job))
+        }
         Kind::Surge | Kind::Fall => bucket(BUCKET_MS),
         Kind::Singles => bucket(SINGLES_MS),
         _ => format!(
@@ -83,9 +109,17 @@ mod tests {
         };
         let want = "select * from public.s where ip = '192.0.2.1' and host = 'o''hara.example' and \
                     session_start = '2026-06-01T00:00:00.123Z'";
-        assert_eq!(sql("public.s", &anomaly), want);
-        let surge = Anomaly { kind: Kind::Surge, evidence: Evidence::Bucket, ..anomaly };
-        let text = sql("public.s", &surge);
+        let names = ("public.s", "a job");
+        assert_eq!(sql(names, &anomaly), want);
+        let surge = Anomaly { kind: Kind::Surge, evidence: Evidence::Bucket, ..anomaly.clone() };
+        let text = sql(names, &surge);
         assert!(text.ends_with("session_end < '2026-06-01T00:05:00.123Z'"), "{text}");
+        for (network, start) in [("192.0.2.0/24", "192.0.2.%"), ("2001:db8:1::/48", "2001:db8:1:%")]
+        {
+            let network =
+                Anomaly { kind: Kind::Network, subject: network.to_owned(), ..anomaly.clone() };
+            let text = sql(names, &network);
+            assert!(text.contains(&format!("ip::text like '{start}' and host = ")), "{text}");
+        }
     }
 }

@@ -14,7 +14,7 @@ use sessionizer::dataflow::statistics::publish::Published;
 use sessionizer::dataflow::statistics::rows::{OpenPast, Past};
 use sessionizer::dataflow::statistics::sums::{Host, Quantiles, Summary, Sums, Visitor};
 use sessionizer::dataflow::statistics::window::Bounds;
-use sessionizer_core::anomaly::{Kind, Rules};
+use sessionizer_core::anomaly::{DetectorBounds, Kind, Thresholds};
 use sessionizer_core::key::Key;
 use sessionizer_core::session::Span;
 use sessionizer_core::statistics::Bin;
@@ -49,9 +49,11 @@ pub struct Statistics {
 /// compared with the batch answer by a test of their own.
 fn anomalies() -> AnomaliesConfig {
     AnomaliesConfig {
-        rules: Rules::default(),
+        thresholds: Thresholds::default(),
         kinds: Kind::ALL.to_vec(),
-        hosts: 2,
+        bounds: DetectorBounds { hosts: 2, visitors: 100 },
+        out_of_orderness_ms: 5_000,
+        idle_timeout_ms: 60_000,
         on_anomalies: Arc::new(|published| assert!(published.live.is_empty())),
     }
 }

@@ -173,24 +173,15 @@ fn own_schema(inspection: &mut Inspection, say: &mut dyn FnMut(Finding)) -> bool
             say(Finding::good(Code::P06, "the first start creates the schema sessionizer"));
             return trusted;
         }
-        Ok(OwnSchema::Older) => {
-            let text = "the schema sessionizer is of an older version: a start upgrades it";
+        Ok(OwnSchema::Older(version)) => {
+            let text =
+                format!("a start brings the schema sessionizer up to date, from version {version}");
             say(Finding::good(Code::P06, text));
             true
         }
-        Ok(OwnSchema::Complete(unknown)) if unknown.is_empty() => {
-            say(Finding::good(Code::P06, "the schema sessionizer is complete"));
-            true
-        }
-        Ok(OwnSchema::Complete(unknown)) => {
-            let text = format!(
-                "the schema sessionizer has what this version does not know: {}. Is it of a newer \
-                 version?",
-                unknown.join(", ")
-            );
-            let remedy =
-                format!("this is version {}: start the newer one", env!("CARGO_PKG_VERSION"));
-            say(Finding::warning(Code::P06, text, remedy));
+        Ok(OwnSchema::Complete(version)) => {
+            let text = format!("the schema sessionizer is complete, and of version {version}");
+            say(Finding::good(Code::P06, text));
             true
         }
         Err(error) => {

@@ -41,7 +41,7 @@ const ANNOUNCEMENTS: [&str; 9] = [
 ];
 
 /// How remedies begin that are not announced, with the sign before them.
-const INSTRUCTIONS: [&str; 18] = [
+const INSTRUCTIONS: [&str; 20] = [
     ": grant it ",
     "; check ",
     ". Either ",
@@ -56,6 +56,8 @@ const INSTRUCTIONS: [&str; 18] = [
     ": start it with ",
     ". Start with --accept-lost-offsets",
     ". Log in as ",
+    ". Run as ",
+    ". Start that program ",
     ". Restore ",
     ": the job needs UTF8 ",
     ": raise the limit ",

@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::history::{
-    BUCKET_MS, Day, Hour, HourSums, Limits, NetworkSums, SINGLES_MS, bucket, day_is_known,
-    judge_bucket, judge_network, judge_visitor,
+    BUCKET_MS, Day, Hour, HourSums, Limits, NetworkSums, SINGLES_MS, VisitorSums, bucket,
+    day_is_known, judge_bucket, judge_network, judge_visitor,
 };
-use super::{Anomaly, Limit, Rules, Session, network};
+use super::{Anomaly, Limit, Session, Thresholds, network};
 use crate::statistics::{Bin, Histogram};
 use crate::time::EventTime;
 
@@ -15,7 +15,7 @@ use crate::time::EventTime;
 pub fn batch<'a>(
     sessions: impl IntoIterator<Item = Session<'a>>,
     watermark: EventTime,
-    rules: &Rules,
+    thresholds: &Thresholds,
 ) -> Vec<Anomaly> {
     let mut hosts: BTreeMap<&str, Vec<Session<'a>>> = BTreeMap::new();
     for session in sessions {
@@ -27,15 +27,15 @@ pub fn batch<'a>(
         for session in &sessions {
             hours.entry(Hour::of(session.end)).or_default().add(&session.span, 1);
         }
-        let of_hour = |hour: Hour| (hour, Limits::of(&hours, hour, rules));
+        let of_hour = |hour: Hour| (hour, Limits::of(&hours, hour, thresholds));
         let limits: BTreeMap<Hour, Option<Limits>> = hours.keys().map(|at| of_hour(*at)).collect();
         for session in &sessions {
             if let Some(Some(limits)) = limits.get(&Hour::of(session.end)) {
                 found.extend(limits.judge(session.ip, host, &session.span));
             }
         }
-        of_days(host, &sessions, &hours, rules, &mut found);
-        of_the_host(host, &sessions, &limits, watermark, rules, &mut found);
+        of_days(host, &sessions, &hours, thresholds, &mut found);
+        of_the_host(host, &sessions, &limits, watermark, thresholds, &mut found);
     }
     found.sort_unstable();
     found
@@ -54,24 +54,28 @@ fn of_days(
     host: &str,
     sessions: &[Session<'_>],
     hours: &BTreeMap<Hour, HourSums>,
-    rules: &Rules,
+    thresholds: &Thresholds,
     found: &mut Vec<Anomaly>,
 ) {
     let days = visitors(sessions);
     let mut before: Option<Before<'_>> = None;
     for (day, visitors) in &days {
         let networks = networks(visitors);
-        let known = day_is_known(hours, *day, rules);
+        let from = Day(day.0 - 1).first_hour();
+        let of_hour = |(at, sums): (&Hour, &HourSums)| (at.0 - from.0, sums.sessions());
+        let known = day_is_known(hours.range(from..day.first_hour()).map(of_hour), thresholds);
         if let Some(before) = before.filter(|before| known && before.day.0 == day.0 - 1) {
             for (ip, n) in visitors {
                 let Some(limit) = &before.visitor else { break };
                 let n_before = before.visitors.get(ip).copied().unwrap_or(0);
-                found.extend(judge_visitor(host, ip, *day, *n, n_before, limit, rules));
+                let sums = VisitorSums { sessions: *n, before: n_before };
+                found.extend(judge_visitor(host, ip, *day, sums, limit, thresholds));
             }
             for (network, sums) in &networks {
                 let Some(limit) = &before.network else { break };
                 let n_before = before.networks.get(network).map_or(0, |sums| sums.sessions);
-                found.extend(judge_network(host, network, *day, *sums, n_before, limit, rules));
+                let sums = NetworkSums { before: n_before, ..*sums };
+                found.extend(judge_network(host, network, *day, sums, limit, thresholds));
             }
         }
         let counts: Histogram = visitors.values().map(|n| (Bin::of(*n), 1)).collect();
@@ -79,8 +83,8 @@ fn of_days(
             networks.values().map(|sums| (Bin::of(sums.sessions), 1)).collect();
         before = Some(Before {
             day: *day,
-            visitor: rules.repeat.limit(&counts),
-            network: rules.network.limit(&of_networks),
+            visitor: thresholds.repeat.limit(&counts),
+            network: thresholds.network.limit(&of_networks),
             visitors,
             networks,
         });
@@ -111,7 +115,7 @@ fn of_the_host(
     sessions: &[Session<'_>],
     limits: &BTreeMap<Hour, Option<Limits>>,
     watermark: EventTime,
-    rules: &Rules,
+    thresholds: &Thresholds,
     found: &mut Vec<Anomaly>,
 ) {
     let mut counts: BTreeMap<i64, u64> = BTreeMap::new();
@@ -125,13 +129,13 @@ fn of_the_host(
     let Some(first) = counts.keys().next().copied() else { return };
     let count = |at: i64| counts.get(&at).copied().unwrap_or(0);
     for at in first..bucket(watermark, BUCKET_MS) {
-        found.extend(judge_bucket(host, at, count, rules));
+        found.extend(judge_bucket(host, at, count, thresholds));
     }
     let singles = |at: i64| {
         let (sessions, singles) = quarters.get(&at).copied()?;
         let hour = Hour::of(EventTime::from_millis(at * SINGLES_MS));
         let limits = limits.get(&hour).copied().flatten()?;
-        limits.judge_singles(host, at, sessions, singles, rules)
+        limits.judge_singles(host, at, sessions, singles, thresholds)
     };
     for at in quarters.keys().copied() {
         if at < bucket(watermark, SINGLES_MS) && singles(at - 1).is_none() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Anomaly, Evidence, Kind, Rules};
+use super::{Anomaly, Day, Evidence, Kind, Thresholds};
 use crate::time::EventTime;
 
 /// What is known of a partition at an epoch.
@@ -28,20 +28,23 @@ pub struct ClockJudge {
 struct Off {
     ahead: bool,
     epochs: u64,
+    /// The day for which it was last returned.
+    returned: Option<Day>,
 }
 
 impl ClockJudge {
-    pub fn new(rules: &Rules, out_of_orderness_ms: u64, idle_timeout_ms: u64) -> Self {
+    pub fn new(thresholds: &Thresholds, out_of_orderness_ms: u64, idle_timeout_ms: u64) -> Self {
         ClockJudge {
-            off_ms: rules.clock_off_ms(out_of_orderness_ms, idle_timeout_ms),
-            epochs: rules.clock_epochs,
-            partitions: rules.clock_partitions,
+            off_ms: thresholds.clock_off_ms(out_of_orderness_ms, idle_timeout_ms),
+            epochs: thresholds.clock_epochs,
+            partitions: thresholds.clock_partitions,
             off: BTreeMap::new(),
         }
     }
 
     /// Takes in the partitions at the next epoch, and returns those whose clock has now been off
-    /// for long enough. Each is returned once, and not again until its clock has been right.
+    /// for long enough. Each is returned once a day (that of the median promise), and not again
+    /// on that day until its clock has been right.
     pub fn epoch(&mut self, partitions: &[PartitionClock<'_>]) -> Vec<Anomaly> {
         let mut promises: Vec<EventTime> =
             partitions.iter().filter_map(|partition| partition.promise).collect();
@@ -62,13 +65,16 @@ impl ClockJudge {
             let ahead = promise > *median;
             let before = self.off.get(*name).filter(|off| off.ahead == ahead);
             let epochs = before.map_or(1, |off| off.epochs + 1);
-            off.insert((*name).to_owned(), Off { ahead, epochs });
-            if epochs == self.epochs {
+            let (day, returned) = (Day::of(*median), before.and_then(|off| off.returned));
+            let is_due = epochs >= self.epochs && returned < Some(day);
+            let returned = if is_due { Some(day) } else { returned };
+            off.insert((*name).to_owned(), Off { ahead, epochs, returned });
+            if is_due {
                 found.push(Anomaly {
                     kind: Kind::Clock,
                     host: String::new(),
                     subject: (*name).to_owned(),
-                    at: *median,
+                    at: Day::of(*median).start(),
                     observed: by_ms / 1_000,
                     expected: 0,
                     threshold: self.off_ms / 1_000,

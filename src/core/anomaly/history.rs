@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::rules::{Limit, Rules};
+use super::thresholds::{Limit, Thresholds};
 use super::{Anomaly, Evidence, Kind, duration_ms};
 use crate::session::Span;
 use crate::statistics::{Bin, Histogram};
@@ -36,6 +36,11 @@ impl Hour {
     /// The hour that contains `time`.
     pub fn of(time: EventTime) -> Self {
         Hour(time.millis().div_euclid(HOUR_MS))
+    }
+
+    /// Its beginning.
+    pub fn start(self) -> EventTime {
+        EventTime::from_millis(self.0.saturating_mul(HOUR_MS))
     }
 
     /// The day that it belongs to.
@@ -103,7 +108,11 @@ impl Limits {
     /// The limits of `hour`, from the hours of one host. `None` while the host is being learned: it
     /// has too few sessions in the 24 hours before, or they all ended in the last of those hours,
     /// which may not have been seen from its start.
-    pub fn of(hours: &BTreeMap<Hour, HourSums>, hour: Hour, rules: &Rules) -> Option<Limits> {
+    pub fn of(
+        hours: &BTreeMap<Hour, HourSums>,
+        hour: Hour,
+        thresholds: &Thresholds,
+    ) -> Option<Limits> {
         let mut sum = HourSums::default();
         let mut first = None;
         for (at, sums) in hours.range(Hour(hour.0 - 24)..hour) {
@@ -115,12 +124,12 @@ impl Limits {
             sum.singles += sums.singles;
         }
         let sessions = u64::try_from(sum.sessions()).ok()?;
-        if sessions < rules.learn || first? > Hour(hour.0 - 2) {
+        if sessions < thresholds.learn || first? > Hour(hour.0 - 2) {
             return None;
         }
         Some(Limits {
-            burst: rules.burst.limit(&sum.events)?,
-            marathon: rules.marathon.limit(&sum.durations_ms)?,
+            burst: thresholds.burst.limit(&sum.events)?,
+            marathon: thresholds.marathon.limit(&sum.durations_ms)?,
             sessions,
             singles: u64::try_from(sum.singles).ok()?,
         })
@@ -158,9 +167,9 @@ impl Limits {
         quarter: i64,
         sessions: u64,
         singles: u64,
-        rules: &Rules,
+        thresholds: &Thresholds,
     ) -> Option<Anomaly> {
-        let from = rules.singles_from(sessions, self.singles, self.sessions)?;
+        let from = thresholds.singles_from(sessions, self.singles, self.sessions)?;
         let percent = |part: u64, of: u64| (100 * part + of / 2) / of.max(1);
         (singles >= from).then(|| Anomaly {
             kind: Kind::Singles,
@@ -178,14 +187,25 @@ impl Limits {
 /// One-event sessions are counted in buckets of this length.
 pub const SINGLES_MS: i64 = 900_000;
 
-/// Whether the visitors of `day` can be compared with those of the day before.
-pub fn day_is_known(hours: &BTreeMap<Hour, HourSums>, day: Day, rules: &Rules) -> bool {
-    let from = Day(day.0 - 1).first_hour();
-    let sessions = |(at, sums): (&Hour, &HourSums)| (*at, sums.sessions());
-    let mut before = hours.range(from..day.first_hour()).map(sessions);
-    let all: i64 = before.clone().map(|(_, n)| n).sum();
-    let first = before.find(|(_, n)| *n > 0);
-    all >= rules.learn as i64 && first.is_some_and(|(at, _)| at.0 < from.0 + MORNING)
+/// Whether visitors can be compared with those of a day that had so many sessions, by hour of the
+/// day.
+pub fn day_is_known(
+    mut by_hour: impl Iterator<Item = (i64, i64)> + Clone,
+    thresholds: &Thresholds,
+) -> bool {
+    let all: i64 = by_hour.clone().map(|(_, n)| n).sum();
+    let first = by_hour.find(|(_, n)| *n > 0);
+    all >= thresholds.learn as i64 && first.is_some_and(|(hour, _)| hour < MORNING)
+}
+
+/// What a visitor did on one day on one host.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+pub struct VisitorSums {
+    pub sessions: u64,
+    /// Its sessions on the day before.
+    pub before: u64,
 }
 
 /// A visitor who came back too often on `day`, and much more often than on the day before.
@@ -193,12 +213,11 @@ pub fn judge_visitor(
     host: &str,
     ip: &str,
     day: Day,
-    sessions: u64,
-    before: u64,
+    VisitorSums { sessions, before }: VisitorSums,
     limit: &Limit,
-    rules: &Rules,
+    thresholds: &Thresholds,
 ) -> Option<Anomaly> {
-    let is_news = sessions as f64 > rules.repeat_again * before as f64;
+    let is_news = sessions as f64 > thresholds.repeat_growth * before as f64;
     (sessions > limit.above && is_news).then(|| Anomaly {
         kind: Kind::Repeat,
         host: host.to_owned(),
@@ -212,12 +231,16 @@ pub fn judge_visitor(
 }
 
 /// What the visitors of one network did on one day on one host.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
 pub struct NetworkSums {
     pub addresses: u64,
     pub sessions: u64,
     /// The most sessions of one address.
     pub most: u64,
+    /// Its sessions on the day before.
+    pub before: u64,
 }
 
 impl NetworkSums {
@@ -236,13 +259,12 @@ pub fn judge_network(
     network: &str,
     day: Day,
     sums: NetworkSums,
-    before: u64,
     limit: &Limit,
-    rules: &Rules,
+    thresholds: &Thresholds,
 ) -> Option<Anomaly> {
-    let NetworkSums { addresses, sessions, most } = sums;
-    let is_news = sessions as f64 > rules.network_again * before as f64;
-    let has_many = addresses >= rules.network_addresses;
+    let NetworkSums { addresses, sessions, most, before } = sums;
+    let is_news = sessions as f64 > thresholds.network_growth * before as f64;
+    let has_many = addresses >= thresholds.network_addresses;
     (has_many && sessions > limit.above && is_news).then(|| Anomaly {
         kind: Kind::Network,
         host: host.to_owned(),
@@ -261,10 +283,10 @@ pub fn judge_bucket(
     host: &str,
     at: i64,
     count: impl Fn(i64) -> u64,
-    rules: &Rules,
+    thresholds: &Thresholds,
 ) -> Option<Anomaly> {
-    let (kind, twice_median, threshold) = surge_or_fall(at, &count, rules)?;
-    if surge_or_fall(at - 1, &count, rules).is_some_and(|(before, ..)| before == kind) {
+    let (kind, twice_median, threshold) = surge_or_fall(at, &count, thresholds)?;
+    if surge_or_fall(at - 1, &count, thresholds).is_some_and(|(before, ..)| before == kind) {
         return None;
     }
     Some(Anomaly {
@@ -279,7 +301,11 @@ pub fn judge_bucket(
     })
 }
 
-fn surge_or_fall(at: i64, count: impl Fn(i64) -> u64, rules: &Rules) -> Option<(Kind, u64, u64)> {
+fn surge_or_fall(
+    at: i64,
+    count: impl Fn(i64) -> u64,
+    thresholds: &Thresholds,
+) -> Option<(Kind, u64, u64)> {
     let mut before: [u64; BEFORE] = std::array::from_fn(|n| count(at - 1 - n as i64));
     if before.iter().filter(|n| **n > 0).count() < NOT_EMPTY {
         return None;
@@ -287,10 +313,10 @@ fn surge_or_fall(at: i64, count: impl Fn(i64) -> u64, rules: &Rules) -> Option<(
     before.sort_unstable();
     let twice_median = before[BEFORE / 2 - 1] + before[BEFORE / 2];
     let observed = count(at);
-    let from = rules.surge_from(twice_median);
+    let from = thresholds.surge_from(twice_median);
     if observed >= from {
         return Some((Kind::Surge, twice_median, from));
     }
-    let to = rules.fall_to(twice_median)?;
+    let to = thresholds.fall_to(twice_median)?;
     (observed <= to).then_some((Kind::Fall, twice_median, to))
 }

@@ -7,20 +7,21 @@
 //! the same anomalies again, a query can check them, and only a correction of the table withdraws
 //! one. An anomaly is not a claim that a visitor is a robot.
 //!
-//! `rules` holds the thresholds, `history` the data they are computed from, `reason` the wording. A
+//! `thresholds` holds the thresholds, `history` the data they are computed from, `reason` the wording. A
 //! session belongs to the hour of its `session_end`, which is final once the watermark has passed
 //! it.
 
 mod batch;
 mod clock;
+mod days;
 mod history;
 mod network;
 mod reason;
 mod rows;
-mod rules;
+mod state;
 #[cfg(test)]
 mod tests;
-mod watch;
+mod thresholds;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,14 +30,17 @@ use crate::time::EventTime;
 
 pub use batch::{batch, visitors};
 pub use clock::{ClockJudge, PartitionClock};
+pub use days::{DayLimits, Frequent, HostDay, KEPT_DAYS, LIVE_DAYS};
 pub use history::{
-    BUCKET_MS, DAY_MS, Day, HOUR_MS, Hour, HourSums, Limits, NetworkSums, SINGLES_MS, bucket,
-    day_is_known, judge_bucket, judge_network, judge_visitor,
+    BUCKET_MS, DAY_MS, Day, HOUR_MS, Hour, HourSums, Limits, NetworkSums, SINGLES_MS, VisitorSums,
+    bucket, day_is_known, judge_bucket, judge_network, judge_visitor,
 };
 pub use network::network;
 pub use rows::{Identity, MORE, rows};
-pub use rules::{Limit, Outlier, Rules, SETTINGS};
-pub use watch::{Changed, HostHour, LIVE, RowChange, Watch};
+pub use state::{
+    DetectorBounds, DetectorChanges, DetectorState, HostHour, LIVE, RowChange, needed_from,
+};
+pub use thresholds::{Limit, Outlier, SETTINGS, Thresholds};
 
 /// The part of a table row that matters here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -109,6 +113,11 @@ impl Kind {
         }
     }
 
+    /// Whether it is judged by the day (UTC), which is then its time.
+    pub fn is_by_day(self) -> bool {
+        matches!(self, Kind::Repeat | Kind::Network | Kind::Clock)
+    }
+
     /// The kind with this name.
     pub fn named(name: &str) -> Option<Self> {
         Kind::ALL.into_iter().find(|kind| kind.name() == name)
@@ -123,8 +132,7 @@ pub struct Anomaly {
     pub host: String,
     /// An address, a network or a partition; empty for a host as a whole.
     pub subject: String,
-    /// The start of the session, of the day (UTC) or of the bucket; for a clock, the median
-    /// promise.
+    /// The start of the session, of the day (UTC) or of the bucket.
     pub at: EventTime,
     /// In events, sessions, seconds or percent, depending on the kind.
     pub observed: u64,
@@ -136,9 +144,13 @@ pub struct Anomaly {
 }
 
 impl Anomaly {
-    /// The hour it belongs to: the one in which its session ended, `end_after_ms` after the last
-    /// event, or in which its bucket began.
+    /// The hour it belongs to, from which on it is live for [`LIVE`] hours: the one in which its
+    /// session ended, `end_after_ms` after the last event, or in which its bucket began; for what is
+    /// judged by the day, the hour after that day.
     pub fn hour(&self, end_after_ms: i64) -> Hour {
+        if self.kind.is_by_day() {
+            return Day(Day::of(self.at).0 + 1).first_hour();
+        }
         match self.evidence {
             Evidence::Session { duration_ms, .. } => {
                 Hour::of(self.at.plus(duration_ms as i64).plus(end_after_ms))
@@ -147,16 +159,20 @@ impl Anomaly {
         }
     }
 
-    /// The event time that the watermark had to pass before the anomaly was known.
-    pub fn known(&self, end_after_ms: i64) -> EventTime {
-        match (self.kind, self.evidence) {
+    /// The event time that the watermark had to pass before the anomaly was known; `None` for what
+    /// is judged by the day, because that depends on many sessions.
+    pub fn known(&self, end_after_ms: i64) -> Option<EventTime> {
+        if self.kind.is_by_day() {
+            return None;
+        }
+        Some(match (self.kind, self.evidence) {
             (_, Evidence::Session { duration_ms, .. }) => {
                 self.at.plus(duration_ms as i64).plus(end_after_ms)
             }
             (Kind::Surge | Kind::Fall, _) => self.at.plus(BUCKET_MS),
             (Kind::Singles, _) => self.at.plus(SINGLES_MS),
             _ => self.at,
-        }
+        })
     }
 
     /// What identifies it: kind, host, subject and time.

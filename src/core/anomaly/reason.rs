@@ -51,7 +51,10 @@ impl Anomaly {
                 "{observed} % of {} had one event; usually {expected} %",
                 plural(sessions, "session")
             ),
-            Evidence::More => format!("and {} more in this hour", count(observed)),
+            Evidence::More => {
+                let time = if self.kind.is_by_day() { "on this day" } else { "in this hour" };
+                format!("and {} more {time}", count(observed))
+            }
             Evidence::Clock { ahead: true } => format!(
                 "{} is {} ahead of the other partitions; its sessions close too late",
                 self.subject,

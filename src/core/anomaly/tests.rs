@@ -18,24 +18,37 @@ fn session(ip: &str, end_ms: i64, duration_ms: i64, count: u64) -> (String, Span
 
 type Row = (String, Span, EventTime);
 
-/// Rules for these tests, whatever the defaults are.
-fn rules() -> Rules {
-    let by_visits = Outlier { least: 8, q95: 3.0, ranked: 1.5, rank: 25, most: Some(20.0) };
-    Rules {
-        burst: Outlier { least: 20, q95: 4.0, ranked: 3.0, rank: 10, most: Some(100.0) },
-        marathon: Outlier { least: 6 * 3_600_000, q95: 0.0, ranked: 3.0, rank: 10, most: None },
+/// Thresholds for these tests, whatever the defaults are.
+fn thresholds() -> Thresholds {
+    let by_visits =
+        Outlier { min: 8, q95_factor: 3.0, rank_factor: 1.5, rank: 25, cap_factor: Some(20.0) };
+    Thresholds {
+        burst: Outlier {
+            min: 20,
+            q95_factor: 4.0,
+            rank_factor: 3.0,
+            rank: 10,
+            cap_factor: Some(100.0),
+        },
+        marathon: Outlier {
+            min: 6 * 3_600_000,
+            q95_factor: 0.0,
+            rank_factor: 3.0,
+            rank: 10,
+            cap_factor: None,
+        },
         repeat: by_visits,
         network: by_visits,
-        repeat_again: 2.0,
-        network_again: 2.0,
-        ..Rules::default()
+        repeat_growth: 2.0,
+        network_growth: 2.0,
+        ..Thresholds::default()
     }
 }
 
 fn found(rows: &[Row], watermark_ms: i64) -> Vec<Anomaly> {
     let sessions =
         rows.iter().map(|(ip, span, end)| Session { ip, host: HOST, span: *span, end: *end });
-    batch(sessions, EventTime::from_millis(watermark_ms), &rules())
+    batch(sessions, EventTime::from_millis(watermark_ms), &thresholds())
 }
 
 fn of(kind: Kind, found: &[Anomaly]) -> Vec<&Anomaly> {
@@ -224,8 +237,8 @@ fn buckets(counts: &[i64]) -> Vec<Row> {
 
 #[test]
 fn a_surge_is_beyond_the_median_of_the_hour_before_and_counts_once() {
-    let rules = Rules::default();
-    assert_eq!([0, 2, 60, 200, 2_000].map(|m| rules.surge_from(m)), [30, 30, 73, 200, 2_000]);
+    let thresholds = Thresholds::default();
+    assert_eq!([0, 2, 60, 200, 2_000].map(|m| thresholds.surge_from(m)), [30, 30, 73, 200, 2_000]);
     let surges = |last: &[i64], watermark: i64| {
         let counts = [&[100; 12][..], last].concat();
         let found = found(&buckets(&counts), DAY + watermark * BUCKET_MS);
@@ -243,8 +256,8 @@ fn a_surge_is_beyond_the_median_of_the_hour_before_and_counts_once() {
 
 #[test]
 fn a_fall_needs_something_to_fall_from() {
-    let rules = Rules::default();
-    let falls: Vec<Option<u64>> = [59, 60, 200, 2_000].map(|m| rules.fall_to(m)).to_vec();
+    let thresholds = Thresholds::default();
+    let falls: Vec<Option<u64>> = [59, 60, 200, 2_000].map(|m| thresholds.fall_to(m)).to_vec();
     assert_eq!(falls, [None, Some(5), Some(48), Some(500)]);
     for (counts, last, want) in [([100; 12], 49, 0), ([100; 12], 48, 1), ([29; 12], 0, 0)] {
         let rows = buckets(&[&counts[..], &[last]].concat());
@@ -268,13 +281,13 @@ fn nothing_at_all_is_a_fall_too_as_soon_as_the_watermark_says_so() {
 
 #[test]
 fn singles_need_the_points_the_deviations_and_the_number() {
-    let rules = Rules::default();
+    let thresholds = Thresholds::default();
     // Half of all: 20 points more are 70 of 100, five deviations are 75.1.
-    assert_eq!(rules.singles_from(99, 1_000, 2_000), None);
-    assert_eq!(rules.singles_from(100, 1_000, 2_000), Some(76));
-    assert_eq!(rules.singles_from(10_000, 1_000, 2_000), Some(7_000));
+    assert_eq!(thresholds.singles_from(99, 1_000, 2_000), None);
+    assert_eq!(thresholds.singles_from(100, 1_000, 2_000), Some(76));
+    assert_eq!(thresholds.singles_from(10_000, 1_000, 2_000), Some(7_000));
     // The usual share is nine in ten: 20 points more are impossible.
-    assert_eq!(rules.singles_from(10_000, 900, 1_000), None);
+    assert_eq!(thresholds.singles_from(10_000, 900, 1_000), None);
     let at = DAY + 10 * 60 * MINUTE;
     for (singles, want) in [(20, 0), (21, 1)] {
         let mut rows = quiet(300, 0, 10);
@@ -317,13 +330,13 @@ fn hosts_are_judged_apart() {
         .iter()
         .map(|(ip, span, end)| Session { ip, host: HOST, span: *span, end: *end })
         .chain([Session { ip: &ip, host: "new.example", span, end }]);
-    assert!(batch(sessions, EventTime::from_millis(at + 1), &rules()).is_empty());
+    assert!(batch(sessions, EventTime::from_millis(at + 1), &thresholds()).is_empty());
 }
 
 #[test]
 fn a_clock_is_off_for_three_epochs_and_told_once() {
-    let rules = Rules::default();
-    let mut judge = ClockJudge::new(&rules, 15_000, 30_000);
+    let thresholds = Thresholds::default();
+    let mut judge = ClockJudge::new(&thresholds, 15_000, 30_000);
     let mut epoch = |ahead_ms: i64, active: bool| {
         let at = |ms| Some(EventTime::from_millis(DAY + ms));
         let promise = if active { at(ahead_ms) } else { None };
@@ -354,7 +367,7 @@ fn a_clock_is_off_for_three_epochs_and_told_once() {
 
 #[test]
 fn of_two_partitions_nobody_knows_which_is_off() {
-    let mut judge = ClockJudge::new(&Rules::default(), 15_000, 30_000);
+    let mut judge = ClockJudge::new(&Thresholds::default(), 15_000, 30_000);
     let at = |ms| Some(EventTime::from_millis(DAY + ms));
     let two = [
         PartitionClock { name: "t/0", promise: at(0) },
@@ -367,18 +380,18 @@ fn of_two_partitions_nobody_knows_which_is_off() {
 #[test]
 fn every_setting_has_a_name_and_does_something() {
     for (name, _) in SETTINGS {
-        let mut rules = Rules::default();
-        rules.set(name, 77.0).unwrap_or_else(|why| panic!("{why}"));
-        assert_ne!(rules, Rules::default(), "{name}");
+        let mut thresholds = Thresholds::default();
+        thresholds.set(name, 77.0).unwrap_or_else(|why| panic!("{why}"));
+        assert_ne!(thresholds, Thresholds::default(), "{name}");
     }
-    let mut rules = Rules::default();
-    rules.set("marathon.least", 90.0).expect("a setting");
-    assert_eq!(rules.marathon.least, 90_000);
-    let why = rules.set("brust.least", 1.0).expect_err("no setting");
-    assert!(why.starts_with("\"brust.least\" is none of learn, burst.least, "), "{why}");
-    assert!(rules.set("burst.rank", 0.0).is_err());
-    assert!(rules.set("surge.factor", 0.5).is_err());
-    assert!(rules.set("learn", f64::NAN).is_err());
+    let mut thresholds = Thresholds::default();
+    thresholds.set("marathon.min", 90.0).expect("a setting");
+    assert_eq!(thresholds.marathon.min, 90_000);
+    let why = thresholds.set("brust.min", 1.0).expect_err("no setting");
+    assert!(why.starts_with("\"brust.min\" is none of learn, burst.min, "), "{why}");
+    assert!(thresholds.set("burst.rank", 0.0).is_err());
+    assert!(thresholds.set("surge.factor", 0.5).is_err());
+    assert!(thresholds.set("learn", f64::NAN).is_err());
 }
 
 #[test]
@@ -391,7 +404,7 @@ fn names_are_stored_so_they_stay() {
 
 #[test]
 fn a_history_shorter_than_the_rank_has_a_limit_all_the_same() {
-    let rule = rules().burst;
+    let rule = thresholds().burst;
     assert_eq!(rule.limit(&Histogram::default()), None);
     let few: Histogram = [(Bin::of(9), 1), (Bin::of(12), 2)].into_iter().collect();
     let limit = rule.limit(&few).expect("not empty");

@@ -1,28 +1,23 @@
-//! The memory of the detectors as a timely operator: rows enter it once their epoch is complete,
-//! and what that changes is emitted at once, never at a future time. It groups epochs by ticks, as
-//! the window of the statistics does.
-
-use std::collections::BTreeMap;
+//! The detectors of a worker, for the hosts whose rows are exchanged to it. They share the operator
+//! of the window of the statistics: a row is exchanged and kept once for both.
 
 use differential_dataflow::{AsCollection, VecCollection};
+use serde::{Deserialize, Serialize};
 use sessionizer_core::anomaly::{
-    Anomaly, Changed, HostHour, Hour, Limits, RowChange, Rules, Watch,
+    Anomaly, DayLimits, DetectorBounds, DetectorChanges, DetectorState, Frequent, HostDay,
+    HostHour, Hour, Limits, RowChange, Thresholds, needed_from,
 };
 use sessionizer_core::session::Span;
-use sessionizer_core::time::{Epoch, EventTime, tick};
-use timely::container::CapacityContainerBuilder;
+use sessionizer_core::time::{Epoch, EventTime};
 use timely::dataflow::StreamVec;
-use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use crate::dataflow::statistics::operator::complete_before;
-use crate::dataflow::statistics::rows::Told;
+use crate::dataflow::statistics::epochs::EpochInput;
+use crate::dataflow::statistics::operator::{Output, give};
 use crate::dataflow::statistics::sums::Row;
 
-/// How many hours of the table before that of the watermark a start reads.
-const PAST_HOURS: i64 = 24;
 /// Every row is known.
 const EVER: Hour = Hour(i64::MIN / 2);
 
@@ -33,102 +28,94 @@ pub struct Detected<'scope> {
     /// What they are compared with.
     pub limits: VecCollection<'scope, Epoch, (HostHour, Limits), i64>,
     /// Anomalies of whole hosts.
-    pub crowd: VecCollection<'scope, Epoch, Anomaly, i64>,
+    pub host_anomalies: VecCollection<'scope, Epoch, Anomaly, i64>,
+    /// Visitors and networks with enough sessions to stand out, by host and day.
+    pub frequent: VecCollection<'scope, Epoch, (HostDay, Frequent), i64>,
+    /// What they are compared with.
+    pub day_limits: VecCollection<'scope, Epoch, (HostDay, DayLimits), i64>,
+    /// When the detectors of a worker begin.
+    pub begun: VecCollection<'scope, Epoch, Begun, i64>,
 }
 
-#[derive(Default)]
-struct Stash {
-    capabilities: Vec<Capability<Epoch>>,
-    rows: Vec<Row>,
-    past: Option<bool>,
-    watermark: Option<EventTime>,
+/// The detectors of a worker have received all rows that the table had at the start, or have given
+/// them up. What they find at this epoch may have been found before the start.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Begun {
+    pub worker: usize,
+    /// Whether they find everything that is live: all rows were read, and there was room for all.
+    pub finds_all: bool,
 }
 
-type Output<D> = OutputBuilder<Epoch, CapacityContainerBuilder<Vec<(D, Epoch, i64)>>>;
+/// The outputs of the operator that belong to the detectors.
+pub struct DetectorOutputs {
+    large: Output<(HostHour, (String, Span)), i64>,
+    limits: Output<(HostHour, Limits), i64>,
+    host_anomalies: Output<Anomaly, i64>,
+    frequent: Output<(HostDay, Frequent), i64>,
+    day_limits: Output<(HostDay, DayLimits), i64>,
+    begun: Output<Begun, i64>,
+}
 
-/// Builds the detectors of this worker, for the hosts that are exchanged to it. With `reads_past`,
-/// they emit nothing until they have received what the table had at the start.
-pub fn render_detect<'scope>(
-    told: StreamVec<'scope, Epoch, Told>,
-    watermarks: StreamVec<'scope, Epoch, EventTime>,
-    (rules, hosts): (Rules, usize),
-    (every_ms, first_epoch): (u64, Epoch),
-    reads_past: bool,
-) -> Detected<'scope> {
-    let scope = told.scope();
-    let mut builder = OperatorBuilder::new("Detect".to_owned(), scope);
-    let mut told = builder.new_input(told, Exchange::new(Told::route));
-    let mut watermarks = builder.new_input(watermarks, Pipeline);
-    let (large_out, large) = builder.new_output();
-    let (limits_out, limits) = builder.new_output();
-    let (crowd_out, crowd) = builder.new_output();
-    let mut large_out: Output<(HostHour, (String, Span))> = OutputBuilder::from(large_out);
-    let mut limits_out: Output<(HostHour, Limits)> = OutputBuilder::from(limits_out);
-    let mut crowd_out: Output<Anomaly> = OutputBuilder::from(crowd_out);
-    let mut detectors = Detectors {
-        watch: Watch::new(rules.clone(), hosts, EVER),
-        rules,
-        hosts,
-        horizon: EventTime::NEVER,
-        first_epoch,
-        start: None,
-        incomplete: reads_past,
-    };
-    builder.build(move |_capabilities| {
-        let mut stash: BTreeMap<Epoch, Stash> = BTreeMap::new();
-        move |frontiers| {
-            told.for_each_stamp(|cap, batches| {
-                let epoch = *cap.least().expect("rows travel under an epoch");
-                let stash = stash.entry(epoch).or_default();
-                stash.keep(|port| cap.retain_least(port));
-                for told in batches.flat_map(|batch| batch.drain(..)) {
-                    match told {
-                        Told::Row(row) => stash.rows.push(row),
-                        Told::Horizon { horizon, .. } => {
-                            detectors.horizon = detectors.horizon.max(horizon);
-                        }
-                        Told::Past { whole, .. } => stash.past = Some(whole),
-                    }
-                }
-            });
-            watermarks.for_each_stamp(|cap, batches| {
-                let epoch = *cap.least().expect("watermarks travel under an epoch");
-                let stash = stash.entry(epoch).or_default();
-                stash.keep(|port| cap.retain_least(port));
-                stash.watermark =
-                    batches.flat_map(|batch| batch.drain(..)).max().or(stash.watermark);
-            });
-            let ahead = frontiers.iter().filter_map(|f| f.frontier().first().copied()).min();
-            let incomplete = stash.split_off(&complete_before(ahead, every_ms));
-            let mut complete = std::mem::replace(&mut stash, incomplete);
-            while let Some((first, _)) = complete.first_key_value() {
-                let later = complete.split_off(&(tick(*first, every_ms) + every_ms));
-                let group = std::mem::replace(&mut complete, later);
-                let (epoch, capabilities, changed) = detectors.advance(group);
-                let [large, limits, crowd] =
-                    <[Capability<Epoch>; 3]>::try_from(capabilities).expect("one each");
-                let at = |data, diff| (data, epoch, diff);
-                let said = changed.large.into_iter().map(|(key, value, n)| at((key, value), n));
-                large_out.activate().session(&large).give_iterator(said);
-                let at = |data, diff| (data, epoch, diff);
-                let said = changed.limits.into_iter().map(|(key, value, n)| at((key, value), n));
-                limits_out.activate().session(&limits).give_iterator(said);
-                let said = changed.crowd.into_iter().map(|(anomaly, n)| (anomaly, epoch, n));
-                crowd_out.activate().session(&crowd).give_iterator(said);
-            }
-        }
-    });
-    Detected {
-        large: large.as_collection(),
-        limits: limits.as_collection(),
-        crowd: crowd.as_collection(),
+impl DetectorOutputs {
+    /// How many there are.
+    pub const COUNT: usize = 6;
+
+    /// Adds them to an operator.
+    pub fn add_to<'scope>(
+        builder: &mut OperatorBuilder<'scope, Epoch>,
+    ) -> (Self, Detected<'scope>) {
+        let (large_out, large): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
+        let (limits_out, limits): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
+        let (hosts_out, host_anomalies): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
+        let (frequent_out, frequent): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
+        let (day_limits_out, day_limits): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
+        let (begun_out, begun): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
+        let outputs = DetectorOutputs {
+            large: OutputBuilder::from(large_out),
+            limits: OutputBuilder::from(limits_out),
+            host_anomalies: OutputBuilder::from(hosts_out),
+            frequent: OutputBuilder::from(frequent_out),
+            day_limits: OutputBuilder::from(day_limits_out),
+            begun: OutputBuilder::from(begun_out),
+        };
+        let detected = Detected {
+            large: large.as_collection(),
+            limits: limits.as_collection(),
+            host_anomalies: host_anomalies.as_collection(),
+            frequent: frequent.as_collection(),
+            day_limits: day_limits.as_collection(),
+            begun: begun.as_collection(),
+        };
+        (outputs, detected)
+    }
+
+    /// Emits changes at an epoch.
+    pub fn give(
+        &mut self,
+        capabilities: &[Capability<Epoch>; Self::COUNT],
+        epoch: Epoch,
+        (changed, begun): (DetectorChanges, Option<Begun>),
+    ) {
+        let [large, limits, host_anomalies, frequent, day_limits, from] = capabilities;
+        let changes = changed.large.into_iter().map(|(key, value, n)| ((key, value), n));
+        give(&mut self.large, large, epoch, changes);
+        let changes = changed.limits.into_iter().map(|(key, value, n)| ((key, value), n));
+        give(&mut self.limits, limits, epoch, changes);
+        give(&mut self.host_anomalies, host_anomalies, epoch, changed.host_anomalies);
+        let changes = changed.frequent.into_iter().map(|(key, value, n)| ((key, value), n));
+        give(&mut self.frequent, frequent, epoch, changes);
+        let changes = changed.day_limits.into_iter().map(|(key, value, n)| ((key, value), n));
+        give(&mut self.day_limits, day_limits, epoch, changes);
+        give(&mut self.begun, from, epoch, begun.map(|begun| (begun, 1)));
     }
 }
 
-struct Detectors {
-    watch: Watch,
-    rules: Rules,
-    hosts: usize,
+/// The detectors, and what is known of the time before the start.
+pub struct Detectors {
+    worker: usize,
+    state: DetectorState,
+    thresholds: Thresholds,
+    bounds: DetectorBounds,
     /// No session that closed before the start ended later than this.
     horizon: EventTime,
     /// The first epoch that is not replayed, and its watermark: what closed earlier is in the table
@@ -140,59 +127,76 @@ struct Detectors {
 }
 
 impl Detectors {
-    /// Takes in complete epochs. Returns the last of them with its capabilities, and what has
-    /// changed.
-    fn advance(
-        &mut self,
-        group: BTreeMap<Epoch, Stash>,
-    ) -> (Epoch, Vec<Capability<Epoch>>, Changed) {
-        let mut last = (0, Vec::new());
+    /// With `reads_past`, they emit nothing until they have received what the table had at the
+    /// start.
+    pub fn new(
+        thresholds: Thresholds,
+        bounds: DetectorBounds,
+        worker: usize,
+        first_epoch: Epoch,
+        reads_past: bool,
+    ) -> Self {
+        Detectors {
+            worker,
+            state: DetectorState::new(thresholds.clone(), bounds, EVER),
+            thresholds,
+            bounds,
+            horizon: EventTime::NEVER,
+            first_epoch,
+            start: None,
+            incomplete: reads_past,
+        }
+    }
+
+    /// Takes in complete epochs. Returns what has changed, and whether that is the beginning.
+    pub fn advance(&mut self, epochs: &[(Epoch, EpochInput)]) -> (DetectorChanges, Option<Begun>) {
         let mut watermark = EventTime::NEVER;
         let mut past = None;
-        let mut rows = Vec::new();
-        for (epoch, stash) in group {
-            watermark = watermark.max(stash.watermark.unwrap_or(EventTime::NEVER));
-            if epoch >= self.first_epoch {
-                self.start = self.start.or(stash.watermark);
+        for (epoch, input) in epochs {
+            watermark = watermark.max(input.watermark.unwrap_or(EventTime::NEVER));
+            self.horizon = self.horizon.max(input.horizon.unwrap_or(EventTime::NEVER));
+            if *epoch >= self.first_epoch {
+                self.start = self.start.or(input.watermark);
             }
-            last = (epoch, stash.capabilities);
-            past = past.or(stash.past);
-            rows.extend(stash.rows);
+            past = past.or(input.past);
         }
         if past == Some(false) {
             // Nothing is known of what closed earlier.
-            let since = self.horizon.max(self.watch.watermark()).max(watermark);
+            let since = self.horizon.max(self.state.watermark()).max(watermark);
             let known_from = Hour(Hour::of(since).0 + 1);
-            self.watch = Watch::new(self.rules.clone(), self.hosts, known_from);
+            self.state = DetectorState::new(self.thresholds.clone(), self.bounds, known_from);
             self.incomplete = false;
         }
-        let changed = self.watch.advance(rows.iter().map(as_change), watermark);
+        let rows = epochs.iter().flat_map(|(_, input)| &input.rows);
+        let changed = self.state.advance(rows.map(as_change), watermark);
+        // If nothing had ever closed, nothing is missing, and nothing had been found.
+        let is_first = self.horizon <= EventTime::NEVER;
+        let begun = past.filter(|_| !is_first).map(|whole| Begun {
+            worker: self.worker,
+            finds_all: whole && !self.state.has_refused(),
+        });
         let changed = match past {
             Some(true) => {
                 self.incomplete = false;
-                let start = Hour::of(self.start.unwrap_or(self.watch.watermark()));
-                // If nothing had ever closed, nothing is missing.
-                let is_first = self.horizon <= EventTime::NEVER;
-                self.watch.begin(if is_first { EVER } else { Hour(start.0 - PAST_HOURS) })
+                let start = self.start.unwrap_or(self.state.watermark());
+                let read_from = needed_from(start, self.bounds.visitors > 0);
+                self.state.begin(if is_first { EVER } else { read_from })
             }
-            _ if self.incomplete => Changed::default(),
+            _ if self.incomplete => DetectorChanges::default(),
             _ => changed,
         };
-        (last.0, last.1, changed)
+        (changed, begun)
     }
 }
 
 fn as_change(row: &Row) -> RowChange<'_> {
     let (ip, host) = row.key.parts();
-    RowChange { ip, host, span: row.span, end: EventTime::from_millis(row.end_ms), diff: row.diff }
-}
-
-impl Stash {
-    /// Keeps the capabilities of the first message, one for each output.
-    fn keep(&mut self, retain: impl Fn(usize) -> Option<Capability<Epoch>>) {
-        if self.capabilities.is_empty() {
-            let retain = |port| retain(port).expect("a message's stamp holds its epoch");
-            self.capabilities.extend((0..3).map(retain));
-        }
+    RowChange {
+        ip,
+        host,
+        host_hash: row.host.0,
+        span: row.span,
+        end: EventTime::from_millis(row.end_ms),
+        diff: row.diff,
     }
 }

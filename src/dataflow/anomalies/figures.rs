@@ -48,7 +48,10 @@ impl Alarms {
         let watermark = published.watermark.unwrap_or(EventTime::NEVER);
         let began = *self.began.get_or_insert(watermark);
         if !published.raised.is_empty() || !published.withdrawn.is_empty() {
-            let news = |anomaly: &&Anomaly| anomaly.known(end_after_ms) > began;
+            let news = |anomaly: &&Anomaly| match anomaly.known(end_after_ms) {
+                Some(known) => known > began,
+                None => published.begins.is_none(),
+            };
             let raised: Vec<&Anomaly> = published.raised.iter().filter(news).collect();
             for anomaly in &raised {
                 self.counts.entry(anomaly.kind).or_default().raised += 1;
@@ -83,8 +86,13 @@ fn log_all<'a>(what: &str, anomalies: impl ExactSizeIterator<Item = &'a Anomaly>
     let all = anomalies.len();
     for anomaly in anomalies.take(LOGGED) {
         let Anomaly { kind, host, subject, .. } = anomaly;
-        let by = if subject.is_empty() { String::new() } else { format!(", {subject}") };
-        info!("{what}: {} on {host}{by}: {}", kind.name(), anomaly.reason());
+        let place = match (host.is_empty(), subject.is_empty()) {
+            (false, false) => format!(" on {host}, {subject}"),
+            (false, true) => format!(" on {host}"),
+            // The reason names the partition.
+            (true, _) => String::new(),
+        };
+        info!("{what}: {}{place}: {}", kind.name(), anomaly.reason());
     }
     if all > LOGGED {
         info!("{what}: and {} more", all - LOGGED);
@@ -117,6 +125,7 @@ mod tests {
             epoch: 1,
             watermark: Some(EventTime::from_millis(watermark_ms)),
             live: live.iter().cloned().collect::<BTreeSet<Anomaly>>(),
+            begins: None,
             raised: raised.to_vec(),
             withdrawn: Vec::new(),
         }

@@ -1,18 +1,23 @@
-//! Live anomalies: sessions and whole hosts that differ from what is usual for the host.
+//! Live anomalies: sessions, visitors, networks and whole hosts that differ from what is usual for
+//! the host, and partitions whose clock is off.
 //!
 //! ```text
-//!   rows --- exchange by host ---> detect --- large sessions --+
-//!   (of the statistics)              ^     `- limits ----------+-- join --> concat --> publisher
-//!                               watermarks `- whole hosts -----------------^           (worker 0)
+//!   rows --- exchange by host ---> window of the statistics
+//!                          `-----> detectors --- large sessions, limits ----- join --.
+//!                                    |  |`------ frequent visitors, limits -- join --+--> publisher
+//!                               watermarks `---- whole hosts ------------------------+    (worker 0)
+//!   bindings of each epoch --------------------> clocks (worker 0) ------------------'
 //! ```
 //!
-//! `detect` runs the pure [`Watch`](sessionizer_core::anomaly::Watch), and emits its changes at the
-//! current epoch. Differential dataflow joins the sessions that may stand out with the limits of
-//! their hours: if either is corrected, what follows from it is withdrawn. [`publish`] tells a
-//! correction from mere expiry. At every complete epoch, what is live is what
-//! [`sessionizer_core::anomaly::batch`] finds in the live hours, given the table and the watermark.
+//! `detect` runs the pure [`DetectorState`](sessionizer_core::anomaly::DetectorState), and emits its
+//! changes at the current epoch. Differential dataflow joins the sessions that may stand out with the
+//! limits of their hours, and the visitors and networks with those of their days: if either is
+//! corrected, what follows from it is withdrawn. [`publish`] tells a correction from mere expiry. At
+//! every complete epoch, what is live is what [`sessionizer_core::anomaly::batch`] finds in the live
+//! hours and days, given the table and the watermark.
 
-mod detect;
+mod clocks;
+pub mod detect;
 pub mod figures;
 pub mod publish;
 #[cfg(test)]
@@ -21,53 +26,82 @@ mod tests;
 use std::sync::Arc;
 
 use differential_dataflow::VecCollection;
-use sessionizer_core::anomaly::{Anomaly, HostHour, Kind, Limits, Rules};
-use sessionizer_core::session::Span;
+use sessionizer_core::anomaly::{Anomaly, ClockJudge, DetectorBounds, Kind, Thresholds};
+use sessionizer_core::binding::Partition;
 use sessionizer_core::time::{Epoch, EventTime};
 use timely::dataflow::StreamVec;
+use timely::dataflow::operators::vec::Filter;
 
-use crate::dataflow::anomalies::detect::render_detect;
-use crate::dataflow::anomalies::publish::{Published, render_publisher};
-use crate::dataflow::statistics::rows::Told;
+use crate::dataflow::anomalies::clocks::render_clocks;
+use crate::dataflow::anomalies::detect::{Detected, Detectors};
+use crate::dataflow::anomalies::publish::{Found, Published, render_publisher};
+use crate::dataflow::messages::EpochMeta;
 
 /// What is looked for, and who gets to see it.
 #[derive(Clone)]
 pub struct AnomaliesConfig {
-    pub rules: Rules,
+    pub thresholds: Thresholds,
     pub kinds: Vec<Kind>,
-    /// How many hosts are watched, by all workers together.
-    pub hosts: usize,
+    /// What is kept at most, by all workers together.
+    pub bounds: DetectorBounds,
+    pub out_of_orderness_ms: u64,
+    pub idle_timeout_ms: u64,
     pub on_anomalies: OnAnomalies,
 }
 
 /// Receives the anomalies after each complete tick, on worker 0 of the job.
 pub type OnAnomalies = Arc<dyn Fn(&Published) + Send + Sync>;
 
-/// Builds the detectors. A session ends `end_after_ms` after its last event; epochs before
-/// `first_epoch` are replayed.
+impl AnomaliesConfig {
+    /// The detectors of a worker, one of so many.
+    pub fn detectors(
+        &self,
+        (worker, peers): (usize, usize),
+        first_epoch: Epoch,
+        reads_past: bool,
+    ) -> Detectors {
+        let DetectorBounds { hosts, visitors } = self.bounds;
+        let bounds =
+            DetectorBounds { hosts: hosts.div_ceil(peers), visitors: visitors.div_ceil(peers) };
+        Detectors::new(self.thresholds.clone(), bounds, worker, first_epoch, reads_past)
+    }
+}
+
+/// Builds what follows from what the detectors emit. A session ends `end_after_ms` after its last
+/// event.
 pub fn render_anomalies<'scope>(
-    told: StreamVec<'scope, Epoch, Told>,
+    detected: Detected<'scope>,
+    clocks: VecCollection<'scope, Epoch, Anomaly, i64>,
     watermarks: StreamVec<'scope, Epoch, EventTime>,
     config: AnomaliesConfig,
     (every_ms, end_after_ms): (u64, i64),
-    (first_epoch, reads_past): (Epoch, bool),
 ) {
-    let AnomaliesConfig { rules, kinds, mut hosts, on_anomalies } = config;
-    hosts = hosts.div_ceil(told.scope().peers());
-    let detected = render_detect(
-        told,
-        watermarks.clone(),
-        (rules, hosts),
-        (every_ms, first_epoch),
-        reads_past,
-    );
-    let large: VecCollection<'scope, Epoch, (HostHour, (String, Span)), i64> = detected.large;
-    let limits: VecCollection<'scope, Epoch, (HostHour, Limits), i64> = detected.limits;
+    let AnomaliesConfig { thresholds, kinds, on_anomalies, .. } = config;
+    let Detected { large, limits, host_anomalies, frequent, day_limits, begun } = detected;
     let of_sessions = large
         .join_map(limits, |(host, _hour), (ip, span), limits| {
             limits.judge(ip, host, span).collect::<Vec<Anomaly>>()
         })
         .flat_map(|found| found);
-    let found = of_sessions.concat(detected.crowd).filter(move |found| kinds.contains(&found.kind));
+    let of_days = frequent
+        .join_map(day_limits, move |day, frequent, limits| limits.judge(day, frequent, &thresholds))
+        .flat_map(|found| found);
+    let found = of_sessions.concat(of_days).concat(host_anomalies).concat(clocks);
+    let found = found.filter(move |found| kinds.contains(&found.kind)).map(Found::Anomaly);
+    let found = found.concat(begun.map(Found::Begun));
     render_publisher(found.inner, watermarks, (every_ms, end_after_ms), on_anomalies);
+}
+
+/// Builds the judge of the partitions' clocks, if they are to be judged.
+pub fn render_clock_anomalies<'scope>(
+    summaries: StreamVec<'scope, Epoch, EpochMeta>,
+    config: &AnomaliesConfig,
+    name: impl Fn(Partition) -> String + 'static,
+    first_epoch: Epoch,
+) -> VecCollection<'scope, Epoch, Anomaly, i64> {
+    let AnomaliesConfig { thresholds, out_of_orderness_ms, idle_timeout_ms, kinds, .. } = config;
+    let judge = ClockJudge::new(thresholds, *out_of_orderness_ms, *idle_timeout_ms);
+    let judges = kinds.contains(&Kind::Clock);
+    let summaries = summaries.filter(move |_| judges);
+    render_clocks(summaries, judge, name, first_epoch + idle_timeout_ms)
 }

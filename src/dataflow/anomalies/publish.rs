@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use differential_dataflow::consolidation::consolidate;
+use serde::{Deserialize, Serialize};
 use sessionizer_core::anomaly::{Anomaly, Hour, LIVE};
 use sessionizer_core::time::{Epoch, EventTime};
 use timely::container::CapacityContainerBuilder;
@@ -12,7 +13,15 @@ use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::Operator;
 
 use crate::dataflow::anomalies::OnAnomalies;
-use crate::dataflow::statistics::operator::complete_before;
+use crate::dataflow::anomalies::detect::Begun;
+use crate::dataflow::statistics::epochs::complete_before;
+
+/// What the publisher receives.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum Found {
+    Anomaly(Anomaly),
+    Begun(Begun),
+}
 
 /// The anomalies as of an epoch.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -22,6 +31,9 @@ pub struct Published {
     pub watermark: Option<EventTime>,
     /// Those that a correction may still withdraw.
     pub live: BTreeSet<Anomaly>,
+    /// Whether the detectors have just begun, so that what was found before the start is among the
+    /// raised ones; and then, whether everything that is live is.
+    pub begins: Option<bool>,
     /// Those that were not there before this epoch.
     pub raised: Vec<Anomaly>,
     /// Those that a correction has withdrawn. Those that merely expired are not among them.
@@ -50,12 +62,17 @@ impl Published {
     }
 }
 
-/// What has arrived of an incomplete epoch: changes, and its watermark.
-type Waiting = (Vec<(Anomaly, i64)>, Option<EventTime>);
+/// What has arrived of an incomplete epoch.
+#[derive(Default)]
+struct Waiting {
+    changes: Vec<(Anomaly, i64)>,
+    watermark: Option<EventTime>,
+    begins: Option<bool>,
+}
 
 /// Builds the publisher.
 pub fn render_publisher<'scope>(
-    found: StreamVec<'scope, Epoch, (Anomaly, Epoch, i64)>,
+    found: StreamVec<'scope, Epoch, (Found, Epoch, i64)>,
     watermarks: StreamVec<'scope, Epoch, EventTime>,
     (every_ms, end_after_ms): (u64, i64),
     on_anomalies: OnAnomalies,
@@ -71,8 +88,15 @@ pub fn render_publisher<'scope>(
             let mut published = Published::default();
             move |(found, found_ahead), (watermarks, watermarks_ahead), _output| {
                 found.for_each_stamp(|_, batches| {
-                    for (anomaly, epoch, diff) in batches.flat_map(|batch| batch.drain(..)) {
-                        waiting.entry(epoch).or_default().0.push((anomaly, diff));
+                    for (found, epoch, diff) in batches.flat_map(|batch| batch.drain(..)) {
+                        let of_epoch = waiting.entry(epoch).or_default();
+                        match found {
+                            Found::Anomaly(anomaly) => of_epoch.changes.push((anomaly, diff)),
+                            Found::Begun(Begun { finds_all, .. }) => {
+                                of_epoch.begins =
+                                    Some(of_epoch.begins.unwrap_or(true) && finds_all);
+                            }
+                        }
                     }
                 });
                 watermarks.for_each_stamp(|cap, batches| {
@@ -80,7 +104,7 @@ pub fn render_publisher<'scope>(
                     if let Some(watermark) = batches.flat_map(|batch| batch.drain(..)).max()
                         && publishes
                     {
-                        waiting.entry(epoch).or_default().1 = Some(watermark);
+                        waiting.entry(epoch).or_default().watermark = Some(watermark);
                     }
                 });
                 let ahead = [found_ahead, watermarks_ahead];
@@ -90,9 +114,11 @@ pub fn render_publisher<'scope>(
                 let Some((epoch, _)) = complete.last_key_value() else { return };
                 published.epoch = *epoch;
                 let mut changes = Vec::new();
-                for (found, watermark) in complete.into_values() {
-                    published.watermark = published.watermark.max(watermark);
-                    changes.extend(found);
+                published.begins = None;
+                for of_epoch in complete.into_values() {
+                    published.watermark = published.watermark.max(of_epoch.watermark);
+                    published.begins = published.begins.or(of_epoch.begins);
+                    changes.extend(of_epoch.changes);
                 }
                 published.take(changes, end_after_ms);
                 on_anomalies(&published);

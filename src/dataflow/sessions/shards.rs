@@ -139,9 +139,10 @@ impl Sessions {
     ) -> (EpochMeta, Vec<ShardOutput>) {
         let Input { arrivals, suspects, cuts } = input;
         assert!(!cuts.is_empty(), "I2: epoch {epoch} has events and no binding");
-        let mut bindings = Vec::new();
+        let (mut bindings, mut lagging) = (Vec::new(), Vec::new());
         for cut in cuts {
             bindings.extend(cut.bindings);
+            lagging.extend_from_slice(&cut.lagging);
             self.differences.extend(cut.differences);
             self.alignment.learn(cut.worker, cut.lagging);
         }
@@ -179,7 +180,7 @@ impl Sessions {
             log::debug!(epoch = epoch, worker = self.worker, partitions:? = paused; "paused");
         }
         self.config.feedback.pause(paused);
-        (EpochMeta { watermark, rules, bindings, differences }, outputs)
+        (EpochMeta { watermark, rules, bindings, lagging, differences }, outputs)
     }
 
     /// A replay that returns other records than before must not close what has closed before, so

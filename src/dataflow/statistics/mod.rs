@@ -15,7 +15,9 @@
 
 pub mod board;
 pub mod collections;
+pub mod epochs;
 pub mod figures;
+pub mod mixing;
 pub mod operator;
 pub mod publish;
 pub mod rows;
@@ -24,11 +26,13 @@ pub mod window;
 
 use std::sync::Arc;
 
+use sessionizer_core::anomaly::needed_from;
+use sessionizer_core::binding::Partition;
 use sessionizer_core::time::{Epoch, EventTime};
 use timely::dataflow::StreamVec;
 use timely::dataflow::operators::vec::Map;
 
-use crate::dataflow::anomalies::{AnomaliesConfig, render_anomalies};
+use crate::dataflow::anomalies::{AnomaliesConfig, render_anomalies, render_clock_anomalies};
 use crate::dataflow::graph::OnChanges;
 use crate::dataflow::messages::{Change, EpochMeta};
 use crate::dataflow::run_state::RunState;
@@ -54,6 +58,28 @@ pub struct StatisticsConfig {
     pub anomalies: Option<AnomaliesConfig>,
 }
 
+/// What the statistics, and the anomalies that are looked for, need of the table at a start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NeededPast {
+    pub window: Bounds,
+    pub anomalies: bool,
+    /// Whether visitors and networks are judged.
+    pub visitors: bool,
+}
+
+impl NeededPast {
+    /// Rows of sessions that ended earlier are not needed if the watermark is here.
+    pub fn from(&self, watermark: EventTime) -> EventTime {
+        let Bounds { hour_ms, .. } = self.window;
+        let window = self.window.first_hour(watermark).saturating_mul(hour_ms);
+        let window = EventTime::from_millis(window);
+        match self.anomalies {
+            true => needed_from(watermark, self.visitors).start().min(window),
+            false => window,
+        }
+    }
+}
+
 /// Builds the statistics. The result has no data: its frontier is that of the changes, and does not
 /// wait for the statistics.
 pub fn render_statistics<'scope>(
@@ -61,23 +87,37 @@ pub fn render_statistics<'scope>(
     summaries: StreamVec<'scope, Epoch, EpochMeta>,
     (config, before): (StatisticsConfig, Before),
     on_changes: OnChanges,
-    run_state: &RunState,
+    run_state: &Arc<RunState>,
 ) -> StreamVec<'scope, Epoch, ()> {
     let StatisticsConfig { mut bounds, every_ms, end_after_ms, past, on_statistics, anomalies } =
         config;
     let peers = changes.scope().peers();
+    let worker = (changes.scope().index(), peers);
     bounds.hosts = bounds.hosts.div_ceil(peers);
     bounds.visitors = bounds.visitors.div_ceil(peers);
-    let watermarks: StreamVec<'scope, Epoch, EventTime> = summaries.map(|meta| meta.watermark);
+    let watermarks: StreamVec<'scope, Epoch, EventTime> =
+        summaries.clone().map(|meta| meta.watermark);
     let reads_past = past.is_some();
-    let (told, durable) = render_rows(changes, end_after_ms, before, on_changes, past);
+    let of_run = Arc::clone(run_state);
+    let waits = move || !of_run.stopping();
+    let (inputs, durable) = render_rows(changes, end_after_ms, before, on_changes, past, waits);
     let figures = Arc::clone(&run_state.metrics.figures.window);
+    let detectors = anomalies.as_ref();
+    let detectors =
+        detectors.map(|config| config.detectors(worker, before.first_epoch, reads_past));
+    let lengths = (bounds, every_ms);
+    let (windowed, detected) =
+        render_window(inputs, watermarks.clone(), lengths, reads_past, detectors, figures);
     if let Some(anomalies) = anomalies {
+        let of_run = Arc::clone(run_state);
+        let name = move |partition: Partition| {
+            let topic = of_run.metrics.figures.topic(partition).unwrap_or("?");
+            format!("{topic}/{}", partition.number)
+        };
+        let clocks = render_clock_anomalies(summaries, &anomalies, name, before.first_epoch);
         let lengths = (every_ms, end_after_ms);
-        let start = (before.first_epoch, reads_past);
-        render_anomalies(told.clone(), watermarks.clone(), anomalies, lengths, start);
+        render_anomalies(detected, clocks, watermarks.clone(), anomalies, lengths);
     }
-    let windowed = render_window(told, watermarks.clone(), (bounds, every_ms), reads_past, figures);
     let entries = render_collections(windowed, bounds.visitors > 0);
     render_publisher(entries, watermarks, every_ms, on_statistics);
     durable

@@ -12,7 +12,8 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::Operator;
 
-use crate::dataflow::statistics::operator::{CountedSince, complete_before};
+use crate::dataflow::statistics::epochs::complete_before;
+use crate::dataflow::statistics::operator::CountedSince;
 use crate::dataflow::statistics::sums::{Host, Summary, Sums, Visitor};
 
 /// An entry of the statistics.

@@ -2,6 +2,7 @@
 //! had at the start.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sessionizer_core::time::{Epoch, EventTime};
@@ -19,9 +20,12 @@ use crate::dataflow::statistics::sums::{Host, Row};
 /// How many batches of the past one activation reads, so that a start does not hold up the rest.
 const BATCHES: usize = 4;
 
+/// How long a bounded run waits before it looks again whether it is to stop.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// A message to the window of a worker.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Told {
+pub enum WindowInput {
     Row(Row),
     /// To this worker: no session that closed before the start ended after `horizon`.
     Horizon {
@@ -36,12 +40,14 @@ pub enum Told {
     },
 }
 
-impl Told {
+impl WindowInput {
     /// The worker that it goes to, modulo the number of workers.
     pub fn route(&self) -> u64 {
         match self {
-            Told::Row(row) => row.host.0,
-            Told::Horizon { worker, .. } | Told::Past { worker, .. } => *worker as u64,
+            WindowInput::Row(row) => row.host.0,
+            WindowInput::Horizon { worker, .. } | WindowInput::Past { worker, .. } => {
+                *worker as u64
+            }
         }
     }
 }
@@ -71,20 +77,22 @@ pub struct Before {
 }
 
 /// Turns the changes of this worker's commits into rows. The second output has no data: its
-/// frontier is that of the changes, and does not wait for anything that happens here.
+/// frontier is that of the changes, and does not wait for anything that happens here. `waits` says
+/// whether the end of the changes waits for the past.
 pub fn render_rows<'scope>(
     changes: StreamVec<'scope, Epoch, Change>,
     end_after_ms: i64,
     before: Before,
     on_changes: OnChanges,
     past: Option<OpenPast>,
-) -> (StreamVec<'scope, Epoch, Told>, StreamVec<'scope, Epoch, ()>) {
+    waits: impl Fn() -> bool + 'static,
+) -> (StreamVec<'scope, Epoch, WindowInput>, StreamVec<'scope, Epoch, ()>) {
     let scope = changes.scope();
     let mut builder = OperatorBuilder::new("Rows".to_owned(), scope);
     let mut changes = builder.new_input(changes, Pipeline);
-    let (told_out, told) = builder.new_output();
+    let (inputs_out, inputs) = builder.new_output();
     let (_durable_out, durable) = builder.new_output();
-    let mut told_out = OutputBuilder::from(told_out);
+    let mut inputs_out = OutputBuilder::from(inputs_out);
     let info = builder.operator_info();
     let again = scope.activator_for(std::rc::Rc::clone(&info.address));
     // Worker 0 reads the past for all workers.
@@ -96,44 +104,55 @@ pub fn render_rows<'scope>(
         let mut held: Option<Capability<Epoch>> = capabilities.pop();
         let mut horizon = Some(before.horizon);
         move |frontiers| {
-            let mut told_out = told_out.activate();
+            let mut inputs_out = inputs_out.activate();
             if let (Some(horizon), Some(cap)) = (horizon.take(), &held) {
-                let to = |worker| Told::Horizon { worker, horizon };
-                told_out.session(cap).give_iterator((0..peers).map(to));
+                let to = |worker| WindowInput::Horizon { worker, horizon };
+                inputs_out.session(cap).give_iterator((0..peers).map(to));
             }
             changes.for_each_stamp(|cap, batches| {
                 let epoch = *cap.least().expect("changes travel under an epoch");
                 let cap = cap.retain_least(0).expect("a message's stamp holds its epoch");
-                let mut session = told_out.session(&cap);
+                let mut session = inputs_out.session(&cap);
                 for batch in batches {
                     on_changes(epoch, batch);
-                    session.give_iterator(batch.drain(..).map(|row| told_row(row, end_after_ms)));
+                    session.give_iterator(batch.drain(..).map(|row| row_input(row, end_after_ms)));
                 }
             });
             // What the table had at the start is sent at the current epoch, once the replay is
             // over: what a replay closes may be in that table already.
             let present = frontiers[0].frontier().first().copied();
-            let (Some(read), Some(cap), Some(present)) = (&mut past, &mut held, present) else {
+            let ended = present.is_none();
+            // At its end a bounded run waits for them, because nothing else would look for the
+            // anomalies of its rows. A stop does not wait.
+            let (Some(read), Some(cap)) = (&mut past, held.as_mut().filter(|_| !ended || waits()))
+            else {
                 (past, held) = (None, None);
                 return;
             };
+            let present = present.unwrap_or(before.first_epoch.max(*cap.time()));
             cap.downgrade(&present);
             if present < before.first_epoch {
                 return;
             }
-            let mut session = told_out.session(&*cap);
+            let mut session = inputs_out.session(&*cap);
             for _ in 0..BATCHES {
                 let whole = match read() {
                     Past::Rows(rows) => {
-                        session
-                            .give_iterator(rows.into_iter().map(|row| told_row(row, end_after_ms)));
+                        session.give_iterator(
+                            rows.into_iter().map(|row| row_input(row, end_after_ms)),
+                        );
                         continue;
                     }
-                    Past::Waiting => return,
+                    Past::Waiting => {
+                        if ended {
+                            again.activate_after(LOOK_AGAIN);
+                        }
+                        return;
+                    }
                     Past::Whole => true,
                     Past::Failed => false,
                 };
-                session.give_iterator((0..peers).map(|worker| Told::Past { worker, whole }));
+                session.give_iterator((0..peers).map(|worker| WindowInput::Past { worker, whole }));
                 drop(session);
                 (past, held) = (None, None);
                 return;
@@ -141,12 +160,12 @@ pub fn render_rows<'scope>(
             again.activate();
         }
     });
-    (told, durable)
+    (inputs, durable)
 }
 
-fn told_row(change: Change, end_after_ms: i64) -> Told {
+fn row_input(change: Change, end_after_ms: i64) -> WindowInput {
     let Change { key, span, diff } = change;
     let host = Host::named(key.parts().1);
     let end_ms = span.last.plus(end_after_ms).millis();
-    Told::Row(Row { key, host, span, end_ms, diff })
+    WindowInput::Row(Row { key, host, span, end_ms, diff })
 }

@@ -11,16 +11,18 @@
 //! slot (a share of all hosts) is left among the others. Beyond a number of visitors, none are
 //! counted until the next hour.
 
-use std::collections::hash_map::{Entry, RandomState};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::OnceLock;
+use std::hash::Hash;
 
 use differential_dataflow::difference::{Abelian, IsZero, Semigroup};
 use sessionizer_core::time::EventTime;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::dataflow::statistics::mixing::Mixing;
 use crate::dataflow::statistics::sums::{Host, Item, Row, Sums, Visitor};
+
+#[cfg(test)]
+mod tests;
 
 /// How many slots the hosts without a place share.
 const SLOTS: u64 = 4_096;
@@ -64,7 +66,7 @@ pub type HourItem = ((Host, i64), Item);
 
 /// What an advance of the window changes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Changed {
+pub struct WindowChanges {
     pub hours: Vec<(HourItem, Sums)>,
     pub minutes: Vec<((Host, i64), Sums)>,
     pub visits: Vec<((Host, Visitor), i64)>,
@@ -94,11 +96,11 @@ pub struct Window {
     /// Visitors are counted in this hour and later.
     visitors_from: i64,
     /// What was last emitted of it.
-    visitors_said: Option<i64>,
+    visitors_from_emitted: Option<i64>,
     hosts: Map<Host, Place>,
     /// How many rows of hosts without a place are in the window, by hour and slot.
     slots: BTreeMap<i64, Map<u64, i64>>,
-    changed: Changed,
+    changed: WindowChanges,
     /// Rows that ended before the window.
     pub too_old: u64,
 }
@@ -124,28 +126,32 @@ impl Window {
             visits: BTreeMap::new(),
             visits_kept: 0,
             visitors_from: i64::MIN,
-            visitors_said: None,
+            visitors_from_emitted: None,
             hosts: Map::default(),
             slots: BTreeMap::new(),
-            changed: Changed::default(),
+            changed: WindowChanges::default(),
             too_old: 0,
         }
     }
 
     /// Takes in rows and moves the window to a watermark. Returns what that has changed.
-    pub fn advance(&mut self, rows: impl Iterator<Item = Row>, watermark: EventTime) -> Changed {
+    pub fn advance(
+        &mut self,
+        rows: impl Iterator<Item = Row>,
+        watermark: EventTime,
+    ) -> WindowChanges {
         self.watermark = self.watermark.max(watermark);
         self.expire();
         self.add(rows);
         self.limit_visitors();
         let changed = std::mem::take(&mut self.changed);
-        if self.incomplete { Changed::default() } else { changed }
+        if self.incomplete { WindowChanges::default() } else { changed }
     }
 
     /// Declares that everything the table had at the start is in: from now on, changes are emitted.
     pub fn complete(&mut self) {
         self.incomplete = false;
-        self.say_all();
+        self.emit_all();
     }
 
     /// Notes that sessions that end up to `horizon` may have closed before the start.
@@ -183,7 +189,8 @@ impl Window {
         for row in rows {
             let hour = row.end_ms.div_euclid(bounds.hour_ms);
             if hour < first_hour || row.end_ms <= self.since.millis() {
-                self.too_old += 1;
+                // Of the rows of the start, the anomalies need more than the window.
+                self.too_old += u64::from(!self.incomplete);
                 continue;
             }
             let host = self.place(&row, hour);
@@ -302,17 +309,17 @@ impl Window {
             }
         }
         let first_hour = self.bounds.first_hour(self.watermark);
-        let say = (self.visitors_from > first_hour).then_some(self.visitors_from);
-        if say != self.visitors_said && !self.incomplete {
-            let say_of = |from: Option<i64>, diff| from.map(|from| (from, diff));
-            self.changed.visitors_from.extend(say_of(self.visitors_said, -1));
-            self.changed.visitors_from.extend(say_of(say, 1));
-            self.visitors_said = say;
+        let from = (self.visitors_from > first_hour).then_some(self.visitors_from);
+        if from != self.visitors_from_emitted && !self.incomplete {
+            let change = |from: Option<i64>, diff| from.map(|from| (from, diff));
+            self.changed.visitors_from.extend(change(self.visitors_from_emitted, -1));
+            self.changed.visitors_from.extend(change(from, 1));
+            self.visitors_from_emitted = from;
         }
     }
 
     /// Emits everything that is in the window.
-    fn say_all(&mut self) {
+    fn emit_all(&mut self) {
         self.slots.values_mut().for_each(|slots| slots.retain(|_, rows| *rows != 0));
         let hours = self.hours.iter().flat_map(|(hour, cells)| {
             cells.iter().map(|((host, item), sums)| (((*host, *hour), *item), *sums))
@@ -322,7 +329,7 @@ impl Window {
             .iter()
             .flat_map(|(minute, hosts)| hosts.iter().map(|(host, sums)| ((*host, *minute), *sums)));
         let visits = self.visits.values().flatten();
-        self.changed = Changed {
+        self.changed = WindowChanges {
             hours: hours.collect(),
             minutes: minutes.collect(),
             visits: visits.map(|(visitor, visits)| (*visitor, *visits)).collect(),
@@ -345,196 +352,5 @@ fn plus<K: Hash + Eq, S: Semigroup + Clone>(map: &mut Map<K, S>, key: K, more: &
                 entry.remove();
             }
         }
-    }
-}
-
-/// Hashes the keys of a window, with a seed that nobody outside can know.
-#[derive(Clone)]
-struct Mixing(u64);
-
-impl Default for Mixing {
-    fn default() -> Self {
-        static SEED: OnceLock<u64> = OnceLock::new();
-        Mixing(*SEED.get_or_init(|| RandomState::new().build_hasher().finish()))
-    }
-}
-
-impl BuildHasher for Mixing {
-    type Hasher = Mixed;
-
-    fn build_hasher(&self) -> Mixed {
-        Mixed { seed: self.0, mixed: self.0 }
-    }
-}
-
-/// Mixes the parts of a key. It is faster than the standard library's hasher, which matters in a
-/// backlog.
-struct Mixed {
-    seed: u64,
-    mixed: u64,
-}
-
-impl Mixed {
-    fn mix(&mut self, part: u64) {
-        self.mixed = (self.mixed.rotate_left(5) ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-}
-
-impl Hasher for Mixed {
-    fn finish(&self) -> u64 {
-        self.mixed ^ (self.mixed >> 29)
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        self.mix(xxh3_64_with_seed(bytes, self.seed));
-    }
-
-    fn write_u16(&mut self, part: u16) {
-        self.mix(u64::from(part));
-    }
-
-    fn write_u64(&mut self, part: u64) {
-        self.mix(part);
-    }
-
-    fn write_i64(&mut self, part: i64) {
-        self.mix(part as u64);
-    }
-
-    fn write_usize(&mut self, part: usize) {
-        self.mix(part as u64);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use sessionizer_core::key::Key;
-    use sessionizer_core::session::Span;
-
-    const BOUNDS: Bounds =
-        Bounds { minute_ms: 10, minutes: 2, hour_ms: 100, hours: 3, hosts: 2, visitors: 3 };
-
-    fn at(ms: i64) -> EventTime {
-        EventTime::from_millis(ms)
-    }
-
-    /// A row of two events that ended at `end_ms`.
-    fn row(ip: &str, host: &str, end_ms: i64, diff: i64) -> Row {
-        let span = Span { first: at(end_ms - 5), last: at(end_ms), count: 2 };
-        Row { key: Key::new(ip, host), host: Host::named(host), span, end_ms, diff }
-    }
-
-    /// Advances the window, and adds what it emits to what it emitted before.
-    fn advance(window: &mut Window, said: &mut BTreeMap<String, i64>, rows: &[Row], to: i64) {
-        let changed = window.advance(rows.iter().cloned(), at(to));
-        let mut say = |what: String, n: i64| {
-            let sum = said.entry(what.clone()).or_default();
-            *sum += n;
-            if *sum == 0 {
-                said.remove(&what);
-            }
-        };
-        let name = |host: Host| match host {
-            Host::ALL => "all",
-            Host::OTHER => "other",
-            host if host == Host::named("a") => "a",
-            host if host == Host::named("b") => "b",
-            _ => "c",
-        };
-        for (((host, hour), item), sums) in changed.hours {
-            if item.bin().0 {
-                say(format!("{} in hour {hour}", name(host)), sums.sessions);
-            }
-        }
-        for ((host, minute), sums) in changed.minutes {
-            say(format!("{} in minute {minute}", name(host)), sums.sessions);
-        }
-        for ((host, visitor), n) in changed.visits {
-            let address = visitor.address().expect("it is short");
-            say(format!("{address} on {}", name(host)), n);
-        }
-        for ((_, name), n) in changed.hosts {
-            say(format!("{name} is told apart"), n);
-        }
-        for (from, n) in changed.visitors_from {
-            say(format!("visitors from {from}"), n);
-        }
-    }
-
-    fn said(lines: &[(&str, i64)]) -> BTreeMap<String, i64> {
-        lines.iter().map(|(line, n)| ((*line).to_owned(), *n)).collect()
-    }
-
-    #[test]
-    fn what_has_left_the_window_is_taken_back_and_what_is_older_never_enters() {
-        let (mut window, mut all) = (Window::new(BOUNDS, false), BTreeMap::new());
-        let rows = [row("x", "a", 1_005, 1), row("y", "a", 1_025, 1), row("x", "a", 699, 1)];
-        advance(&mut window, &mut all, &rows, 1_030);
-        let hour = [("a in hour 10", 2), ("all in hour 10", 2), ("a is told apart", 1)];
-        let visits = [("x on a", 1), ("y on a", 1)];
-        let minute = [("a in minute 102", 1), ("all in minute 102", 1)];
-        assert_eq!(all, said(&[&hour[..], &visits, &minute].concat()));
-        assert_eq!(window.too_old, 1);
-        // A correction after its minutes have left the window.
-        advance(&mut window, &mut all, &[row("y", "a", 1_025, -1)], 1_300);
-        let hour = [("a in hour 10", 1), ("all in hour 10", 1), ("a is told apart", 1)];
-        assert_eq!(all, said(&[&hour[..], &[("x on a", 1)]].concat()));
-        advance(&mut window, &mut all, &[row("x", "a", 1_005, -1)], 1_400);
-        assert_eq!((all, window.too_old), (said(&[]), 2));
-        assert_eq!(window.sizes(), [0, 0, 0]);
-    }
-
-    #[test]
-    fn a_row_is_taken_from_where_it_was_added() {
-        let (mut window, mut all) = (Window::new(BOUNDS, false), BTreeMap::new());
-        let rows = [row("x", "a", 1_005, 1), row("x", "b", 1_005, 1), row("x", "c", 1_105, 1)];
-        advance(&mut window, &mut all, &rows, 1_000);
-        assert_eq!(all["other in hour 11"], 1);
-        // There is room again, but one of its rows is among the others.
-        advance(&mut window, &mut all, &[row("x", "c", 1_205, 1)], 1_400);
-        assert_eq!(window.sizes()[0], 0);
-        assert_eq!((all["other in hour 11"], all["other in hour 12"]), (1, 1));
-        let gone = [row("x", "c", 1_105, -1), row("x", "c", 1_205, -1), row("x", "c", 1_405, 1)];
-        advance(&mut window, &mut all, &gone, 1_400);
-        let c = [("c in hour 14", 1), ("all in hour 14", 1), ("c is told apart", 1)];
-        let minute = [("c in minute 140", 1), ("all in minute 140", 1), ("x on c", 1)];
-        assert_eq!(all, said(&[&c[..], &minute].concat()));
-    }
-
-    #[test]
-    fn beyond_their_limit_visitors_count_again_from_the_next_hour_on() {
-        let (mut window, mut all) = (Window::new(BOUNDS, false), BTreeMap::new());
-        let visitors = ["w", "x", "y", "z"].map(|ip| row(ip, "a", 1_005, 1));
-        advance(&mut window, &mut all, &visitors, 1_010);
-        assert_eq!((window.sizes()[2], all["visitors from 11"]), (0, 1));
-        assert!(!all.contains_key("w on a"), "{all:?}");
-        let rows = [row("w", "a", 1_105, 1), row("w", "a", 1_005, -1)];
-        advance(&mut window, &mut all, &rows, 1_110);
-        assert_eq!((all["w on a"], all["a in hour 10"]), (1, 3));
-        // The hours in which they were not counted have left the window.
-        advance(&mut window, &mut all, &[], 1_400);
-        assert!(!all.contains_key("visitors from 11"), "{all:?}");
-    }
-
-    #[test]
-    fn nothing_is_said_until_the_past_is_in_or_given_up() {
-        let (mut window, mut all) = (Window::new(BOUNDS, true), BTreeMap::new());
-        window.closed_before(at(1_050));
-        // A correction of a row that has not been read yet.
-        advance(&mut window, &mut all, &[row("x", "a", 1_005, -1)], 1_010);
-        assert_eq!(all, said(&[]));
-        advance(&mut window, &mut all, &[row("x", "a", 1_005, 1), row("x", "a", 905, 1)], 1_020);
-        window.complete();
-        advance(&mut window, &mut all, &[], 1_020);
-        assert_eq!((all["a in hour 9"], all.get("a in hour 10")), (1, None));
-
-        let (mut window, mut all) = (Window::new(BOUNDS, true), BTreeMap::new());
-        window.closed_before(at(1_050));
-        advance(&mut window, &mut all, &[row("x", "a", 1_005, -1)], 1_010);
-        assert_eq!(window.begin_empty(at(1_020)), at(1_050));
-        let rows = [row("x", "a", 1_045, -1), row("x", "a", 1_055, 1)];
-        advance(&mut window, &mut all, &rows, 1_060);
-        assert_eq!((all["a in hour 10"], all["x on a"]), (1, 1));
     }
 }

@@ -24,7 +24,7 @@ use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
 use crate::kafka::{Admin, ReadCheck};
 use crate::ledger;
-use crate::ledger::{Loss, NamedBinding, RecoveredState, StartOptions, Started, Yesterday};
+use crate::ledger::{Loss, NamedBinding, PastRows, RecoveredState, StartOptions, Started};
 use crate::ui::text::plural;
 
 /// Asks Kafka, takes the fence and makes the plan. Worker 0 of process 0 does this, once for each
@@ -38,7 +38,7 @@ pub fn make_plan(
     config: &Config,
     run_state: &RunState,
     now_ms: impl Fn() -> Epoch,
-) -> Result<(RecoveryPlan, Option<Yesterday>), Fault> {
+) -> Result<(RecoveryPlan, Option<PastRows>), Fault> {
     // One timeout for everything.
     let began = Instant::now();
     let patience = || config.start_timeout.saturating_sub(began.elapsed());
@@ -56,7 +56,7 @@ pub fn make_plan(
     readable.wait()?;
     let topics = &config.kafka.topics;
     let ledger = &config.ledger;
-    let options = StartOptions { with_rows, statistics_window: config.statistics };
+    let options = StartOptions { with_rows, needed_past: config.needed_past() };
     let mut started = ledger::start_with_retries(ledger, topics, options, patience(), give_up)?;
     let mut plan = assemble(&started.durable, topics, &counts, now_ms(), config.rules)?;
     let ids = cluster.topic_ids(topics);
@@ -80,7 +80,7 @@ pub fn make_plan(
     if !losses.is_empty() {
         accept(&mut plan, config, &losses)?;
     }
-    Ok((plan, started.yesterday.take()))
+    Ok((plan, started.past_rows.take()))
 }
 
 fn log_start(config: &Config, counts: &[i32], started: &Started, plan: &RecoveryPlan) {

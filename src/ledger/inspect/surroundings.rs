@@ -1,104 +1,68 @@
 //! The surroundings of the job in its database: its own schema, and what hangs on the table.
 
-use std::collections::BTreeSet;
-
 use postgres::Transaction;
 use sessionizer_core::fault::Fault;
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
 use crate::ledger::connect::{classify, quote};
+use crate::ledger::peek::Database;
 use crate::ledger::table::Table;
-use crate::ledger::{start, table};
+use crate::ledger::{schema, table};
 
 /// The state of the schema `sessionizer`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OwnSchema {
     /// The first start creates it.
     Missing,
-    /// An older version has left it: a start upgrades it.
-    Older,
-    /// It is complete; with the columns and tables that this version does not know.
-    Complete(Vec<String>),
+    /// A start brings it to the version of this program, from this one.
+    Older(i32),
+    /// It is of this program's version.
+    Complete(i32),
 }
 
-/// Looks at the schema; refuses a login that would have to create or upgrade it and may not.
+/// Looks at the schema; refuses one of a newer version, and a login that would have to create or
+/// migrate it and may not.
 pub fn own_schema(
     tx: &mut Transaction<'_>,
     config: &LedgerConfig,
 ) -> Result<OwnSchema, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "looking at the schema sessionizer");
-    if start::has_schema(tx).map_err(failed)? {
-        return Ok(OwnSchema::Complete(unknown(tx).map_err(failed)?));
+    let at = Database::of(tx, config).map_err(failed)?;
+    let version = schema::version(tx, &at)?;
+    if version == schema::NEWEST && schema::is_complete(tx).map_err(failed)? {
+        return Ok(OwnSchema::Complete(version));
     }
     let row = tx
         .query_one(
-            "select to_regnamespace('sessionizer') is not null, current_database()::text,
-                    current_user::text, has_database_privilege(current_database(), 'create'),
+            "select (select nspowner::regrole::text from pg_namespace
+                     where nspname = 'sessionizer'),
+                    has_database_privilege(current_database(), 'create'),
                     coalesce(has_schema_privilege(to_regnamespace('sessionizer')::oid, 'create'),
-                             false),
-                    not exists (select from pg_class c
-                                where c.relnamespace = to_regnamespace('sessionizer')
-                                      and c.relkind in ('r', 'v')
-                                      and not pg_has_role(c.relowner, 'usage'))",
+                             false)
+                    and not exists (select from pg_class c
+                                    where c.relnamespace = to_regnamespace('sessionizer')
+                                          and c.relkind in ('r', 'v')
+                                          and not pg_has_role(c.relowner, 'usage'))",
             &[],
         )
         .map_err(failed)?;
-    let (there, database, login): (bool, &str, &str) = (row.get(0), row.get(1), row.get(2));
-    let (login, database) = (quote(login), quote(database));
-    let (creates_schema, creates_tables, owns): (bool, bool, bool) =
-        (row.get(3), row.get(4), row.get(5));
-    let refuse = |what: &str, grant: String| {
-        Err(LedgerError::Fatal(Fault::Config(format!("{what}; grant it: {grant}"))))
-    };
-    match there {
-        false if creates_schema => Ok(OwnSchema::Missing),
-        false => refuse(
-            &format!(
-                "the schema sessionizer is missing, and the login {} may not create it",
-                config.user
-            ),
-            format!("create schema sessionizer authorization {login};"),
-        ),
-        true if creates_tables && owns => Ok(OwnSchema::Older),
-        true if owns => refuse(
-            &format!("the login {} may not create tables in the schema sessionizer", config.user),
-            format!("grant create on schema sessionizer to {login};"),
-        ),
-        true => refuse(
-            &format!(
-                "the schema sessionizer is of an older version, and the login {} does not own \
-                 what has to be upgraded",
-                config.user
-            ),
-            format!("reassign owned by ... to {login}; (in the database {database})"),
-        ),
-    }
-}
-
-/// The tables and columns in our schema that `schema.sql` does not mention.
-fn unknown(tx: &mut Transaction<'_>) -> Result<Vec<String>, postgres::Error> {
-    let words: BTreeSet<&str> =
-        start::SCHEMA.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
-    let rows = tx.query(
-        "select c.relname::text, a.attname::text
-         from pg_class c join pg_attribute a on a.attrelid = c.oid
-         where c.relnamespace = to_regnamespace('sessionizer') and c.relkind in ('r', 'p')
-               and a.attnum > 0 and not a.attisdropped
-         order by 1, a.attnum",
-        &[],
-    )?;
-    let mut unknown = Vec::new();
-    for row in &rows {
-        let (table, column): (&str, &str) = (row.get(0), row.get(1));
-        if !words.contains(table) {
-            unknown.push(table.to_owned());
-        } else if !words.contains(column) {
-            unknown.push(format!("{table}.{column}"));
+    let (owner, creates, migrates): (Option<String>, bool, bool) =
+        (row.get(0), row.get(1), row.get(2));
+    match owner {
+        None if creates => Ok(OwnSchema::Missing),
+        None => Err(LedgerError::Fatal(Fault::Config(format!(
+            "the schema sessionizer is missing, and the login {} may not create it; grant it: \
+             create schema sessionizer authorization {};",
+            config.user,
+            quote(&config.user)
+        )))),
+        Some(_) if migrates => Ok(OwnSchema::Older(version)),
+        Some(owner) => {
+            let why = "it may not create or change what is in there";
+            Err(schema::may_not(&at, version, &owner, why))
         }
     }
-    unknown.dedup();
-    Ok(unknown)
 }
 
 /// Refuses a login that may not create the missing table.

@@ -2,7 +2,7 @@
 //!
 //! A percentile alone would flag a fixed share of everything, so a threshold is the largest of a
 //! floor, a multiple of the 95th percentile and a multiple of a *rank* (the tenth largest). The
-//! multiple `most` of the percentile caps it: a flood must not hide the next one by raising the
+//! multiple `cap_factor` of the percentile caps it: a flood must not hide the next one by raising the
 //! ranks.
 
 use serde::{Deserialize, Serialize};
@@ -13,14 +13,14 @@ use crate::statistics::Histogram;
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Outlier {
     /// Nothing up to this value stands out.
-    pub least: u64,
+    pub min: u64,
     /// Nothing up to this many times the 95th percentile stands out.
-    pub q95: f64,
+    pub q95_factor: f64,
     /// Nothing up to this many times the value at `rank` from the top stands out.
-    pub ranked: f64,
+    pub rank_factor: f64,
     pub rank: u64,
-    /// Beyond this many times the 95th percentile, and beyond `least`, everything stands out.
-    pub most: Option<f64>,
+    /// Beyond this many times the 95th percentile, and beyond `min`, everything stands out.
+    pub cap_factor: Option<f64>,
 }
 
 /// A threshold, and what it was computed from.
@@ -50,8 +50,9 @@ impl Outlier {
         // With fewer values than the rank, the smallest.
         let ranked = history.largest(self.rank.min(count))?;
         let times = |factor: f64, value: u64| (factor * value as f64) as u64;
-        let high = self.least.max(times(self.q95, q95)).max(times(self.ranked, ranked.highest()));
-        let cap = self.most.map_or(u64::MAX, |most| self.least.max(times(most, q95)));
+        let by_rank = times(self.rank_factor, ranked.highest());
+        let high = self.min.max(times(self.q95_factor, q95)).max(by_rank);
+        let cap = self.cap_factor.map_or(u64::MAX, |factor| self.min.max(times(factor, q95)));
         let rank = self.rank.min(count);
         Some(Limit { above: high.min(cap), q95, ranked: ranked.lowest(), rank, count })
     }
@@ -59,7 +60,7 @@ impl Outlier {
 
 /// All thresholds.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Rules {
+pub struct Thresholds {
     /// A host with fewer sessions in its history is still being learned: nothing stands out.
     pub learn: u64,
     /// By events.
@@ -74,58 +75,76 @@ pub struct Rules {
     pub network_addresses: u64,
     /// A visitor must come more than this many times as often as on the day before: coming equally
     /// often every day is no news. Zero turns this off.
-    pub repeat_again: f64,
+    pub repeat_growth: f64,
     /// The same for a network.
-    pub network_again: f64,
+    pub network_growth: f64,
     /// Surge and fall: the least difference, in standard deviations of a Poisson count.
     pub surge_z: f64,
     /// Surge and fall: the least ratio.
     pub surge_factor: f64,
     /// Surge and fall: the least number of sessions in the larger of the two.
-    pub surge_least: u64,
+    pub surge_min: u64,
     /// Singles: the least difference, in standard deviations.
     pub singles_z: f64,
     /// Singles: the least difference, in percentage points.
     pub singles_points: u64,
     /// Singles: the least number of sessions.
-    pub singles_least: u64,
+    pub singles_min: u64,
     /// Clocks: how many times the out-of-orderness a partition may be off.
     pub clock_factor: f64,
     /// Clocks: how far a partition may be off in any case, in milliseconds.
-    pub clock_least_ms: u64,
+    pub clock_min_ms: u64,
     /// Clocks: for how many epochs in a row a partition must be off.
     pub clock_epochs: u64,
     /// Clocks: the least number of active partitions. Of two, nobody knows which one is off.
     pub clock_partitions: u64,
 }
 
-impl Default for Rules {
+impl Default for Thresholds {
     /// Chosen on seeds 1 to 10 of the evaluation; docs/ANOMALIES.md reports what they find on
     /// others.
     fn default() -> Self {
-        Rules {
+        Thresholds {
             learn: 200,
-            burst: Outlier { least: 40, q95: 4.0, ranked: 4.0, rank: 5, most: Some(150.0) },
-            marathon: Outlier {
-                least: 10 * 3_600_000,
-                q95: 0.0,
-                ranked: 1.25,
-                rank: 10,
-                most: None,
+            burst: Outlier {
+                min: 40,
+                q95_factor: 4.0,
+                rank_factor: 4.0,
+                rank: 5,
+                cap_factor: Some(150.0),
             },
-            repeat: Outlier { least: 12, q95: 3.0, ranked: 1.3, rank: 25, most: Some(20.0) },
-            network: Outlier { least: 12, q95: 3.0, ranked: 1.5, rank: 25, most: Some(20.0) },
+            marathon: Outlier {
+                min: 10 * 3_600_000,
+                q95_factor: 0.0,
+                rank_factor: 1.25,
+                rank: 10,
+                cap_factor: None,
+            },
+            repeat: Outlier {
+                min: 12,
+                q95_factor: 3.0,
+                rank_factor: 1.3,
+                rank: 25,
+                cap_factor: Some(20.0),
+            },
+            network: Outlier {
+                min: 12,
+                q95_factor: 3.0,
+                rank_factor: 1.5,
+                rank: 25,
+                cap_factor: Some(20.0),
+            },
             network_addresses: 5,
-            repeat_again: 0.0,
-            network_again: 2.0,
+            repeat_growth: 0.0,
+            network_growth: 2.0,
             surge_z: 6.0,
             surge_factor: 2.0,
-            surge_least: 30,
+            surge_min: 30,
             singles_z: 5.0,
             singles_points: 20,
-            singles_least: 100,
+            singles_min: 100,
             clock_factor: 3.0,
-            clock_least_ms: 60_000,
+            clock_min_ms: 60_000,
             clock_epochs: 3,
             clock_partitions: 3,
         }
@@ -135,40 +154,67 @@ impl Default for Rules {
 /// The names of the settings, each with its unit or meaning.
 pub const SETTINGS: [(&str, &str); 32] = [
     ("learn", "sessions of history before a host is judged"),
-    ("burst.least", "events"),
-    ("burst.q95", "times the 95th percentile"),
-    ("burst.ranked", "times the value at the rank"),
+    ("burst.min", "events"),
+    ("burst.q95_factor", "times the 95th percentile"),
+    ("burst.rank_factor", "times the value at the rank"),
     ("burst.rank", "from the top"),
-    ("burst.most", "times the 95th percentile, at most"),
-    ("marathon.least", "seconds"),
-    ("marathon.ranked", "times the value at the rank"),
+    ("burst.cap_factor", "times the 95th percentile, at most"),
+    ("marathon.min", "seconds"),
+    ("marathon.rank_factor", "times the value at the rank"),
     ("marathon.rank", "from the top"),
-    ("repeat.least", "sessions a day"),
-    ("repeat.q95", "times the 95th percentile"),
-    ("repeat.ranked", "times the value at the rank"),
+    ("repeat.min", "sessions a day"),
+    ("repeat.q95_factor", "times the 95th percentile"),
+    ("repeat.rank_factor", "times the value at the rank"),
     ("repeat.rank", "from the top"),
-    ("repeat.most", "times the 95th percentile, at most"),
-    ("repeat.again", "times the sessions of the day before"),
-    ("network.least", "sessions a day"),
-    ("network.q95", "times the 95th percentile"),
-    ("network.ranked", "times the value at the rank"),
+    ("repeat.cap_factor", "times the 95th percentile, at most"),
+    ("repeat.growth", "times the sessions of the day before"),
+    ("network.min", "sessions a day"),
+    ("network.q95_factor", "times the 95th percentile"),
+    ("network.rank_factor", "times the value at the rank"),
     ("network.rank", "from the top"),
-    ("network.most", "times the 95th percentile, at most"),
+    ("network.cap_factor", "times the 95th percentile, at most"),
     ("network.addresses", "addresses"),
-    ("network.again", "times the sessions of the day before"),
+    ("network.growth", "times the sessions of the day before"),
     ("surge.z", "standard deviations"),
     ("surge.factor", "times the median"),
-    ("surge.least", "sessions in five minutes"),
+    ("surge.min", "sessions in five minutes"),
     ("singles.z", "standard deviations"),
     ("singles.points", "percentage points"),
-    ("singles.least", "sessions in a quarter of an hour"),
+    ("singles.min", "sessions in a quarter of an hour"),
     ("clock.factor", "times the out-of-orderness"),
-    ("clock.least", "seconds"),
+    ("clock.min", "seconds"),
     ("clock.epochs", "epochs in a row"),
     ("clock.partitions", "active partitions, at least"),
 ];
 
-impl Rules {
+impl Thresholds {
+    /// With which a small random world has anomalies of all kinds: for tests.
+    #[doc(hidden)]
+    pub fn sensitive() -> Self {
+        let rank = |min, rank_factor, rank| Outlier {
+            min,
+            q95_factor: 0.0,
+            rank_factor,
+            rank,
+            cap_factor: None,
+        };
+        Thresholds {
+            learn: 20,
+            burst: Outlier { q95_factor: 1.0, cap_factor: Some(10.0), ..rank(4, 1.0, 3) },
+            marathon: rank(200_000, 1.0, 5),
+            repeat: Outlier { q95_factor: 1.0, ..rank(3, 0.0, 1) },
+            network: Outlier { q95_factor: 1.0, ..rank(6, 0.0, 1) },
+            network_addresses: 3,
+            network_growth: 0.5,
+            surge_z: 1.5,
+            surge_min: 3,
+            singles_z: 1.0,
+            singles_points: 10,
+            singles_min: 4,
+            ..Thresholds::default()
+        }
+    }
+
     /// Changes the setting `name`.
     ///
     /// # Errors
@@ -185,37 +231,37 @@ impl Rules {
         let outlier = match kind {
             "burst" => Some(&mut self.burst),
             "marathon" => Some(&mut self.marathon),
-            "repeat" if what != "again" => Some(&mut self.repeat),
-            "network" if what != "again" && what != "addresses" => Some(&mut self.network),
+            "repeat" if what != "growth" => Some(&mut self.repeat),
+            "network" if what != "growth" && what != "addresses" => Some(&mut self.network),
             _ => None,
         };
         let whole = value as u64;
         if let Some(outlier) = outlier {
             match what {
-                "least" if kind == "marathon" => outlier.least = (value * 1_000.0) as u64,
-                "least" => outlier.least = whole,
-                "q95" => outlier.q95 = value,
-                "ranked" => outlier.ranked = value,
+                "min" if kind == "marathon" => outlier.min = (value * 1_000.0) as u64,
+                "min" => outlier.min = whole,
+                "q95_factor" => outlier.q95_factor = value,
+                "rank_factor" => outlier.rank_factor = value,
                 "rank" if whole == 0 => return Err(format!("{name}: a rank is at least 1")),
                 "rank" => outlier.rank = whole,
-                _ => outlier.most = Some(value),
+                _ => outlier.cap_factor = Some(value),
             }
             return Ok(());
         }
         match name {
             "learn" => self.learn = whole.max(1),
             "network.addresses" => self.network_addresses = whole,
-            "network.again" => self.network_again = value,
-            "repeat.again" => self.repeat_again = value,
+            "network.growth" => self.network_growth = value,
+            "repeat.growth" => self.repeat_growth = value,
             "surge.z" => self.surge_z = value,
             "surge.factor" if value < 1.0 => return Err(format!("{name}: is at least 1")),
             "surge.factor" => self.surge_factor = value,
-            "surge.least" => self.surge_least = whole.max(1),
+            "surge.min" => self.surge_min = whole.max(1),
             "singles.z" => self.singles_z = value,
             "singles.points" => self.singles_points = whole,
-            "singles.least" => self.singles_least = whole.max(1),
+            "singles.min" => self.singles_min = whole.max(1),
             "clock.factor" => self.clock_factor = value,
-            "clock.least" => self.clock_least_ms = (value * 1_000.0) as u64,
+            "clock.min" => self.clock_min_ms = (value * 1_000.0) as u64,
             "clock.epochs" => self.clock_epochs = whole.max(1),
             _ => self.clock_partitions = whole.max(3),
         }
@@ -229,7 +275,7 @@ impl Rules {
         // Anscombe: the root of a Poisson count has a standard deviation of a half.
         let root = (median + 0.375).sqrt() + self.surge_z / 2.0;
         let beyond = (root * root - 0.375).floor() as u64 + 1;
-        beyond.max((self.surge_factor * median).ceil() as u64).max(self.surge_least)
+        beyond.max((self.surge_factor * median).ceil() as u64).max(self.surge_min)
     }
 
     /// The largest number of sessions in five minutes that is a fall; `None` if the hour before had
@@ -237,7 +283,7 @@ impl Rules {
     pub fn fall_to(&self, twice_median: u64) -> Option<u64> {
         let median = twice_median as f64 / 2.0;
         let root = (median + 0.375).sqrt() - self.surge_z / 2.0;
-        if twice_median < 2 * self.surge_least || root <= 0.0 {
+        if twice_median < 2 * self.surge_min || root <= 0.0 {
             return None;
         }
         let below = (root * root - 0.375).ceil() - 1.0;
@@ -249,7 +295,7 @@ impl Rules {
     /// `usual_singles` out of `usual` had one event; `None` if there is no such number, or there
     /// are too few sessions to judge.
     pub fn singles_from(&self, sessions: u64, usual_singles: u64, usual: u64) -> Option<u64> {
-        if sessions < self.singles_least {
+        if sessions < self.singles_min {
             return None;
         }
         // Add one session of either sort, so that no share is 0 or 1.
@@ -266,6 +312,6 @@ impl Rules {
     pub fn clock_off_ms(&self, out_of_orderness_ms: u64, idle_timeout_ms: u64) -> u64 {
         let factor = (self.clock_factor * out_of_orderness_ms as f64) as u64;
         // A partition may be silent for the idle timeout before it counts as idle.
-        factor.max(self.clock_least_ms).max(idle_timeout_ms + out_of_orderness_ms)
+        factor.max(self.clock_min_ms).max(idle_timeout_ms + out_of_orderness_ms)
     }
 }

@@ -1,5 +1,5 @@
-//! Reads the rows that the statistics start from: those in the table at the start whose sessions
-//! ended in the window.
+//! Reads the rows that the statistics and the anomalies start from: those in the table at the start
+//! whose sessions ended in the window, or on the days that visitors are compared with.
 //!
 //! A separate connection reads them in the background, in the snapshot of the start: it sees the
 //! table exactly as it was before any commit of this run. The start waits only until that
@@ -21,8 +21,8 @@ use sessionizer_core::time::EventTime;
 
 use crate::dataflow::messages::Change;
 use crate::dataflow::ports::LedgerError;
+use crate::dataflow::statistics::NeededPast;
 use crate::dataflow::statistics::rows::Past;
-use crate::dataflow::statistics::window::Bounds;
 use crate::ledger::LedgerConfig;
 use crate::ledger::connect::{classify, connect};
 use crate::ledger::copy::Timestamp;
@@ -43,7 +43,7 @@ const BATCHES: usize = 4;
 type Wake = Arc<Mutex<Option<Box<dyn Fn() + Send>>>>;
 
 /// The rows that the statistics start from.
-pub enum Yesterday {
+pub enum PastRows {
     /// There are none: the table has no rows.
     Empty,
     /// The table had rows before the job. There is no watermark yet, so the last day is unknown.
@@ -60,34 +60,34 @@ pub struct Reading {
     imported: Receiver<()>,
     wake: Wake,
     rows: u64,
+    from: EventTime,
     began: Instant,
 }
 
-impl Yesterday {
-    /// Begins to read the rows whose sessions ended in the window, in the snapshot of this moment.
+impl PastRows {
+    /// Begins to read the rows that are needed, in the snapshot of this moment.
     pub(super) fn begin(
         tx: &mut Transaction<'_>,
         config: &LedgerConfig,
         table: &Table,
         durable: &RecoveredState,
-        window: Bounds,
+        needed: NeededPast,
     ) -> Result<Self, LedgerError> {
         let replayed = durable.replay.last().unwrap_or(&durable.base);
         if replayed.watermark == EventTime::NEVER {
             let rows = table::has_rows(tx, &table.quoted());
             let rows = rows.map_err(|why| classify(&why, "looking at the table"))?;
-            return Ok(if rows { Yesterday::Foreign } else { Yesterday::Empty });
+            return Ok(if rows { PastRows::Foreign } else { PastRows::Empty });
         }
-        let first = window.first_hour(replayed.watermark).saturating_mul(window.hour_ms);
-        let from = EventTime::from_millis(first).max(EventTime::EARLIEST);
+        let from = needed.from(replayed.watermark).max(EventTime::EARLIEST);
         let exported = tx.query_one("select pg_export_snapshot()", &[]);
         let snapshot: String =
             exported.map_err(|why| classify(&why, "exporting the snapshot of the start"))?.get(0);
         // Both column types accept this text, and the one without a time zone reads it as UTC.
-        let from = format!("'{from}'::{}", table.time_type);
+        let literal = format!("'{from}'::{}", table.time_type);
         let select = format!(
             "select ip::text, host::text, session_start, session_end, num_logs from {}
-             where session_end >= {from}",
+             where session_end >= {literal}",
             table.quoted()
         );
         let (give, batches) = sync_channel(BATCHES);
@@ -107,22 +107,22 @@ impl Yesterday {
             drop(give);
             rouse(&of_thread);
         };
-        let thread = thread::Builder::new().name("yesterday".to_owned());
+        let thread = thread::Builder::new().name("past-rows".to_owned());
         thread.spawn(work).expect("a thread can be started");
         let began = Instant::now();
-        Ok(Yesterday::Reading(Reading { batches, imported, wake, rows: 0, began }))
+        Ok(PastRows::Reading(Reading { batches, imported, wake, rows: 0, from, began }))
     }
 
     /// Waits until the other connection has imported the snapshot, which is valid only until this
     /// transaction ends.
     pub(super) fn imported(self) -> Self {
         match self {
-            Yesterday::Reading(reading) => match reading.imported.recv_timeout(IMPORTED_WITHIN) {
-                Ok(()) => Yesterday::Reading(reading),
+            PastRows::Reading(reading) => match reading.imported.recv_timeout(IMPORTED_WITHIN) {
+                Ok(()) => PastRows::Reading(reading),
                 // The error, if there is one, has been handed over.
                 Err(_) => match reading.batches.try_recv() {
-                    Ok(Err(why)) => Yesterday::Unknown(why),
-                    _ => Yesterday::Unknown("Postgres has not answered in time".to_owned()),
+                    Ok(Err(why)) => PastRows::Unknown(why),
+                    _ => PastRows::Unknown("Postgres has not answered in time".to_owned()),
                 },
             },
             known => known,
@@ -131,7 +131,7 @@ impl Yesterday {
 
     /// Sets what to call whenever more rows may have arrived.
     pub fn wake_by(&self, wake: impl Fn() + Send + 'static) {
-        if let Yesterday::Reading(reading) = self {
+        if let PastRows::Reading(reading) = self {
             *lock(&reading.wake) = Some(Box::new(wake));
         }
     }
@@ -139,30 +139,32 @@ impl Yesterday {
     /// Returns the next rows, if they have arrived.
     pub fn read(&mut self) -> Past {
         match self {
-            Yesterday::Empty => Past::Whole,
-            Yesterday::Foreign => {
+            PastRows::Empty => Past::Whole,
+            PastRows::Foreign => {
                 info!("the statistics begin empty: rows that were there before do not count");
                 Past::Failed
             }
-            Yesterday::Unknown(why) => {
+            PastRows::Unknown(why) => {
                 warn!("the statistics begin empty: what ended before is not known: {why}");
                 Past::Failed
             }
-            Yesterday::Reading(reading) => match reading.batches.try_recv() {
+            PastRows::Reading(reading) => match reading.batches.try_recv() {
                 Ok(Ok(rows)) => {
                     reading.rows += rows.len() as u64;
                     Past::Rows(rows)
                 }
                 Ok(Err(why)) => {
-                    warn!("the statistics begin empty: reading the last day failed: {why}");
+                    warn!("the statistics begin empty: reading the last days failed: {why}");
                     Past::Failed
                 }
                 Err(TryRecvError::Empty) => Past::Waiting,
                 Err(TryRecvError::Disconnected) => {
                     let took = duration(reading.began.elapsed());
                     let rows = count(reading.rows);
+                    let from = reading.from;
                     info!(
-                        "the statistics begin with the {rows} rows of the last day, after {took}"
+                        "the statistics begin with {rows} rows, of sessions that ended since \
+                         {from}, after {took}"
                     );
                     Past::Whole
                 }
@@ -207,7 +209,7 @@ fn rows(
                 return Err(LedgerError::Retry(format!("it has taken longer than {took}")));
             }
             if !take(Ok(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)))) {
-                debug!("nobody needs the rows of the last day any more");
+                debug!("nobody needs the rows of the last days any more");
                 return Ok(());
             }
         }

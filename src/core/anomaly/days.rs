@@ -1,0 +1,336 @@
+//! The sessions of a host by day, visitor and network: what repeat visitors and networks are found
+//! in.
+//!
+//! A visitor of day `d` is compared with the visitors of the day before. Two days are *live*: that
+//! of the watermark and the one before. So three are kept. The output is what the caller joins: the
+//! visitors and networks with enough sessions to stand out, and the limits of their days.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use super::history::{
+    Day, Hour, NetworkSums, VisitorSums, day_is_known, judge_network, judge_visitor,
+};
+use super::network::{Network, Visitor};
+use super::state::DetectorChanges;
+use super::{Anomaly, Limit, Thresholds};
+use crate::statistics::{Bin, Histogram};
+
+/// For how many days anomalies are live, that of the watermark included.
+pub const LIVE_DAYS: i64 = 2;
+/// How many days are kept: those, and the one that the first of them is compared with.
+pub const KEPT_DAYS: i64 = LIVE_DAYS + 1;
+
+/// A host and a day: the key of the join.
+pub type HostDay = (String, Day);
+
+/// A visitor or a network that may stand out.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum Frequent {
+    Visitor(String, VisitorSums),
+    Network(String, NetworkSums),
+}
+
+/// What the visitors and networks of a day are compared with.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct DayLimits {
+    pub visitor: Option<Limit>,
+    pub network: Option<Limit>,
+}
+
+impl DayLimits {
+    /// The anomaly of a visitor or a network of that day, if it is one.
+    pub fn judge(
+        &self,
+        (host, day): &HostDay,
+        frequent: &Frequent,
+        thresholds: &Thresholds,
+    ) -> Option<Anomaly> {
+        match frequent {
+            Frequent::Visitor(ip, sums) => {
+                judge_visitor(host, ip, *day, *sums, self.visitor.as_ref()?, thresholds)
+            }
+            Frequent::Network(network, sums) => {
+                judge_network(host, network, *day, *sums, self.network.as_ref()?, thresholds)
+            }
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Subject {
+    Visitor(Visitor),
+    Network(Network),
+}
+
+/// The days of a host.
+#[derive(Clone, Debug, Default)]
+pub struct Days {
+    days: BTreeMap<Day, DayCounts>,
+    /// Those of which something may have to be emitted.
+    touched: BTreeSet<(Day, Subject)>,
+    /// What has been emitted and not retracted.
+    frequent: BTreeMap<Day, BTreeMap<Subject, Frequent>>,
+    limits: BTreeMap<Day, DayLimits>,
+}
+
+/// The sessions of a host that ended on a day. Counts may be negative while the rows of the start
+/// are being read.
+#[derive(Clone, Debug, Default)]
+struct DayCounts {
+    by_hour: [i64; 24],
+    visitors: BTreeMap<Visitor, i64>,
+    /// How many visitors there are, by sessions.
+    visitor_bins: Histogram,
+    /// Addresses and sessions.
+    networks: HashMap<Network, (i64, i64)>,
+    network_bins: Histogram,
+}
+
+impl Days {
+    /// Adds `n` sessions of a visitor that ended in an hour, or removes them. Returns by how much
+    /// the number of visitors has grown.
+    pub fn add(&mut self, ip: &str, hour: Hour, n: i64, thresholds: &Thresholds) -> isize {
+        let day = hour.day();
+        let visitor = Visitor::of(ip);
+        let network = visitor.network();
+        let counts = self.days.entry(day).or_default();
+        let visitors = counts.visitors.len();
+        let of_visitor = counts.add(&visitor, hour, n);
+        let grown = counts.visitors.len() as isize - visitors as isize;
+        let of_network = match network {
+            Some(network) => counts.add_to_network(network, of_visitor, n),
+            None => (0, 0),
+        };
+        // The day after says how often its frequent visitors came on this one.
+        let after = self.frequent.get(&Day(day.0 + 1)).filter(|after| !after.is_empty());
+        let is_after = |subject: &Subject| after.is_some_and(|of| of.contains_key(subject));
+        let is_many = |(before, now): (i64, i64), min: u64| before.max(now) > min as i64;
+        if is_many(of_visitor, thresholds.repeat.min) || after.is_some() {
+            let subject = Subject::Visitor(visitor);
+            if is_many(of_visitor, thresholds.repeat.min) || is_after(&subject) {
+                self.touched.insert((day, subject));
+            }
+        }
+        if let Some(subject) = network.map(Subject::Network)
+            && (is_many(of_network, thresholds.network.min) || is_after(&subject))
+        {
+            self.touched.insert((day, subject));
+        }
+        grown
+    }
+
+    /// Emits what has changed of the days from `live` on. Days before `known` are not known.
+    pub fn emit(
+        &mut self,
+        host: &str,
+        (live, known): (Day, Day),
+        thresholds: &Thresholds,
+        changed: &mut DetectorChanges,
+    ) {
+        for (day, subject) in std::mem::take(&mut self.touched) {
+            for day in [day, Day(day.0 + 1)] {
+                if day < live {
+                    continue;
+                }
+                let now = self.frequent_now(day, &subject, thresholds);
+                let of_day = self.frequent.entry(day).or_default();
+                if of_day.get(&subject) == now.as_ref() {
+                    continue;
+                }
+                let key = || (host.to_owned(), day);
+                if let Some(before) = of_day.remove(&subject) {
+                    changed.frequent.push((key(), before, -1));
+                }
+                if let Some(now) = now {
+                    changed.frequent.push((key(), now.clone(), 1));
+                    of_day.insert(subject.clone(), now);
+                }
+            }
+        }
+        self.emit_limits(host, (live, known), thresholds, changed);
+    }
+
+    /// Emits everything that is live, as if nothing had been emitted before.
+    pub fn emit_all(
+        &mut self,
+        host: &str,
+        (live, known): (Day, Day),
+        thresholds: &Thresholds,
+        changed: &mut DetectorChanges,
+    ) {
+        self.frequent.clear();
+        self.limits.clear();
+        for (day, counts) in self.days.range(live..) {
+            let many = counts.visitors.iter().filter(|(_, n)| **n > thresholds.repeat.min as i64);
+            let visitors = many.map(|(visitor, _)| Subject::Visitor(visitor.clone()));
+            let min = thresholds.network.min as i64;
+            let many = counts.networks.iter().filter(|(_, (_, sessions))| *sessions > min);
+            let networks = many.map(|(network, _)| Subject::Network(*network));
+            self.touched.extend(visitors.chain(networks).map(|subject| (*day, subject)));
+        }
+        self.emit(host, (live, known), thresholds, changed);
+    }
+
+    /// Retracts what is no longer live when the watermark is on this day.
+    pub fn forget(&mut self, host: &str, today: Day, changed: &mut DetectorChanges) -> isize {
+        let before = self.visitors();
+        self.days = self.days.split_off(&Day(today.0 - KEPT_DAYS + 1));
+        self.retract_before(host, Day(today.0 - LIVE_DAYS + 1), changed);
+        self.visitors() as isize - before as isize
+    }
+
+    /// Forgets everything, and retracts what was emitted.
+    pub fn clear(&mut self, host: &str, changed: &mut DetectorChanges) {
+        self.days.clear();
+        self.touched.clear();
+        self.retract_before(host, Day(i64::MAX), changed);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.days.is_empty()
+    }
+
+    /// The last day that has sessions.
+    pub fn last(&self) -> Option<Day> {
+        self.days.last_key_value().map(|(day, _)| *day)
+    }
+
+    fn visitors(&self) -> usize {
+        self.days.values().map(|counts| counts.visitors.len()).sum()
+    }
+
+    fn retract_before(&mut self, host: &str, first: Day, changed: &mut DetectorChanges) {
+        let frequent = self.frequent.split_off(&first);
+        for (day, all) in std::mem::replace(&mut self.frequent, frequent) {
+            let gone = all.into_values().map(|one| ((host.to_owned(), day), one, -1));
+            changed.frequent.extend(gone);
+        }
+        let limits = self.limits.split_off(&first);
+        for (day, limits) in std::mem::replace(&mut self.limits, limits) {
+            changed.day_limits.push(((host.to_owned(), day), limits, -1));
+        }
+    }
+
+    /// A visitor or a network as of now, if it has enough sessions to stand out.
+    fn frequent_now(
+        &self,
+        day: Day,
+        subject: &Subject,
+        thresholds: &Thresholds,
+    ) -> Option<Frequent> {
+        let counts = self.days.get(&day)?;
+        let day_before = self.days.get(&Day(day.0 - 1));
+        let positive = |n: i64| u64::try_from(n).unwrap_or(0);
+        match subject {
+            Subject::Visitor(visitor) => {
+                let of = |counts: &DayCounts| counts.visitors.get(visitor).copied().unwrap_or(0);
+                let (sessions, before) = (of(counts), day_before.map_or(0, of));
+                let sums = VisitorSums { sessions: positive(sessions), before: positive(before) };
+                (sums.sessions > thresholds.repeat.min)
+                    .then(|| Frequent::Visitor(visitor.to_string(), sums))
+            }
+            Subject::Network(network) => {
+                let of =
+                    |counts: &DayCounts| counts.networks.get(network).copied().unwrap_or((0, 0));
+                let ((addresses, sessions), (_, before)) =
+                    (of(counts), day_before.map_or((0, 0), of));
+                let [addresses, sessions, before] = [addresses, sessions, before].map(positive);
+                if sessions <= thresholds.network.min || addresses < thresholds.network_addresses {
+                    return None;
+                }
+                let members = counts.visitors.range(Visitor::first(*network)..);
+                let members = members.take_while(|(one, _)| one.network() == Some(*network));
+                let most = positive(members.map(|(_, n)| *n).max().unwrap_or(0));
+                let sums = NetworkSums { addresses, sessions, most, before };
+                Some(Frequent::Network(network.to_string(), sums))
+            }
+        }
+    }
+
+    fn emit_limits(
+        &mut self,
+        host: &str,
+        (live, known): (Day, Day),
+        thresholds: &Thresholds,
+        changed: &mut DetectorChanges,
+    ) {
+        for (day, frequent) in self.frequent.range(live..) {
+            let day_before = Day(day.0 - 1);
+            let is_needed = !frequent.is_empty() && day_before >= known;
+            let limits = is_needed
+                .then(|| self.days.get(&day_before))
+                .flatten()
+                .and_then(|counts| counts.limits(thresholds));
+            let emitted = self.limits.get(day).copied();
+            if emitted == limits {
+                continue;
+            }
+            let key = || (host.to_owned(), *day);
+            changed.day_limits.extend(emitted.map(|emitted| (key(), emitted, -1)));
+            changed.day_limits.extend(limits.map(|limits| (key(), limits, 1)));
+            match limits {
+                Some(limits) => self.limits.insert(*day, limits),
+                None => self.limits.remove(day),
+            };
+        }
+    }
+}
+
+impl DayCounts {
+    /// Adds sessions of a visitor. Returns how many it had before, and how many it has now.
+    fn add(&mut self, visitor: &Visitor, hour: Hour, n: i64) -> (i64, i64) {
+        self.by_hour[hour.0.rem_euclid(24) as usize] += n;
+        let (before, now) = match self.visitors.get_mut(visitor) {
+            Some(sessions) => {
+                *sessions += n;
+                (*sessions - n, *sessions)
+            }
+            None => {
+                self.visitors.insert(visitor.clone(), n);
+                (0, n)
+            }
+        };
+        if now == 0 {
+            self.visitors.remove(visitor);
+        }
+        move_bin(&mut self.visitor_bins, before, now);
+        (before, now)
+    }
+
+    /// Adds sessions to a network, of a visitor who had and has so many. Returns how many sessions
+    /// the network had and has.
+    fn add_to_network(&mut self, network: Network, visitor: (i64, i64), n: i64) -> (i64, i64) {
+        let (addresses, sessions) = self.networks.entry(network).or_default();
+        *addresses += i64::from(visitor.1 > 0) - i64::from(visitor.0 > 0);
+        *sessions += n;
+        let (now, is_gone) = (*sessions, *sessions == 0 && *addresses == 0);
+        if is_gone {
+            self.networks.remove(&network);
+        }
+        move_bin(&mut self.network_bins, now - n, now);
+        (now - n, now)
+    }
+
+    /// The limits of the day after this one.
+    fn limits(&self, thresholds: &Thresholds) -> Option<DayLimits> {
+        let by_hour = self.by_hour.iter().copied().enumerate();
+        if !day_is_known(by_hour.map(|(hour, n)| (hour as i64, n)), thresholds) {
+            return None;
+        }
+        let visitor = thresholds.repeat.limit(&self.visitor_bins);
+        let network = thresholds.network.limit(&self.network_bins);
+        Some(DayLimits { visitor, network })
+    }
+}
+
+/// Moves a value to the bin of its new size. Only positive sizes have one.
+fn move_bin(bins: &mut Histogram, before: i64, now: i64) {
+    let bin = |n: i64| u64::try_from(n).ok().filter(|n| *n > 0).map(Bin::of);
+    let (before, now) = (bin(before), bin(now));
+    if before != now {
+        before.into_iter().for_each(|bin| bins.add(bin, -1));
+        now.into_iter().for_each(|bin| bins.add(bin, 1));
+    }
+}
