@@ -7,8 +7,8 @@ use log::{error, info, warn};
 use sessionizer::cli;
 use sessionizer::cli::{Command, RunArgs};
 use sessionizer::commands::{
-    audit, compare, completions, demo, forget, health, man, open, produce, redrive, report, reset,
-    schema, status,
+    audit, check, compare, completions, demo, forget, health, man, open, produce, redrive, report,
+    reset, schema, status,
 };
 use sessionizer::config::Environment;
 use sessionizer::dataflow::run_state::RunState;
@@ -26,7 +26,9 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let understood = logging::start(&cli.log_format);
-    for warning in env.warnings() {
+    // A check reports them itself.
+    let is_check = matches!(cli.command, Some(Command::Check(_)));
+    for warning in env.warnings().iter().filter(|_| !is_check) {
         warn!("{warning}");
     }
     if let Err(what) = understood {
@@ -47,6 +49,10 @@ fn main() -> ExitCode {
         None => run_job(&cli.run, &env, &run_state),
         Some(Command::Produce(args)) => produce::produce(args, &env, &run_state),
         Some(Command::Audit(args)) => audit::audit(args, &env, &run_state),
+        Some(Command::Check(args)) => match check::check(args, &env, &run_state) {
+            Ok(code) => return ExitCode::from(code),
+            Err(fault) => Err(fault),
+        },
         Some(Command::Compare(args)) => compare::compare(args, &env, &run_state),
         Some(Command::Report(args)) => report::report(args, &env, &run_state),
         Some(Command::Reset(args)) => reset::reset(args, &env),

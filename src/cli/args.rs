@@ -450,6 +450,33 @@ pub struct AuditArgs {
     pub kafka_config: Vec<String>,
 }
 
+/// `sessionizer check`: the flags of the job, and its own.
+#[derive(Args, Debug, Clone)]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub run: RunArgs,
+
+    /// What to check, several with commas: settings, kafka, postgres, data, plan [default: all]
+    #[arg(long, value_name = "PARTS", value_delimiter = ',')]
+    pub only: Vec<String>,
+
+    /// Check the settings alone, without connecting to anything
+    #[arg(long)]
+    pub no_connect: bool,
+
+    /// Repeat until nothing fails, for at most this long
+    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    pub wait: String,
+
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+
+    /// How long a server may take to answer
+    #[arg(long, value_name = "DURATION", default_value = "5s")]
+    pub timeout: String,
+}
+
 /// The comparison with another table.
 #[derive(Args, Debug, Clone)]
 pub struct CompareArgs {

@@ -56,6 +56,24 @@ Logins, if the servers ask for them:
   POSTGRES_USER, POSTGRES_PASSWORD
 ";
 
+const CHECK: &str = "\
+Reads all settings of the job, by the same variables and flags (`sessionizer --help`):
+  KAFKA_URL, KAFKA_TOPIC, KAFKA_GROUP, POSTGRES_URL, the logins, SESSIONIZER_...
+";
+
+const CHECK_EXAMPLES: &str = "\
+Exit codes:
+  0  everything is good, apart from warnings
+  1  something outside fails, and may heal by waiting
+  2  a setting is wrong, or something else has to be corrected by hand
+  3  an instance of the job is running
+
+Examples:
+  sessionizer check
+  sessionizer check --env-file job.env --gap 30m
+  sessionizer check --only kafka,data
+  sessionizer check --wait 60s && sessionizer";
+
 const DEMO: &str = "\
 Required environment variable:
   POSTGRES_URL   jdbc:postgresql://host:port/database
@@ -174,6 +192,7 @@ pub fn describe(root: Command) -> Command {
             let (before, after) = match name.as_str() {
                 "produce" => (PRODUCE, PRODUCE_EXAMPLES),
                 "audit" => (AUDIT, AUDIT_EXAMPLES),
+                "check" => (CHECK, CHECK_EXAMPLES),
                 "compare" => (AUDIT, COMPARE_EXAMPLES),
                 "reset" => (RESET, ""),
                 "report" => (RESET, REPORT_EXAMPLES),
@@ -190,6 +209,11 @@ pub fn describe(root: Command) -> Command {
                 .before_help(before)
                 .after_help(after)
                 .mut_args(|arg| with_variable(&name, arg))
+                // Those of the job, which its own help explains.
+                .mut_args(|arg| match name == "check" && arg.get_help_heading().is_some() {
+                    true => arg.hide(true),
+                    false => arg,
+                })
         })
 }
 

@@ -16,8 +16,8 @@ pub mod version;
 use std::ffi::OsString;
 
 pub use args::{
-    AuditArgs, CompareArgs, CompletionsArgs, DemoArgs, ForgetArgs, HealthArgs, ManArgs, OpenArgs,
-    ProduceArgs, RedriveArgs, ReportArgs, ResetArgs, RunArgs, StatusArgs,
+    AuditArgs, CheckArgs, CompareArgs, CompletionsArgs, DemoArgs, ForgetArgs, HealthArgs, ManArgs,
+    OpenArgs, ProduceArgs, RedriveArgs, ReportArgs, ResetArgs, RunArgs, StatusArgs,
 };
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
@@ -61,6 +61,11 @@ pub struct Cli {
 /// The other commands.
 #[derive(Subcommand, Debug)]
 pub enum Command {
+    /// Checks everything that a start depends on, and says what a start would do; changes nothing
+    ///
+    /// Reads the settings of the job, looks at Kafka, Postgres and a sample of the events, and says
+    /// for each failure what to do. docs/OPERATIONS.md explains every code.
+    Check(Box<CheckArgs>),
     /// Writes events to the topic: from an access log, or generated
     Produce(Box<ProduceArgs>),
     /// Reads the topic again, computes the batch answer and compares the table with it

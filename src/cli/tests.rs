@@ -53,10 +53,7 @@ fn every_flag_has_the_variable_of_its_name() {
                 clap::ArgAction::SetTrue => "yes",
                 _ => "0.25",
             };
-            let value = match (name, flag) {
-                ("" | "redrive", "late") => "drop",
-                _ => value,
-            };
+            let value = if flag == "late" && name != "produce" { "drop" } else { value };
             for variable in all {
                 let args: &[&str] = match name {
                     "" => &[],

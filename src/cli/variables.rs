@@ -40,7 +40,7 @@ const OF_SCRIPTS: [&str; 7] = [
 pub fn names(command: &str, flag: &str) -> Vec<String> {
     let regular = format!("SESSIONIZER_{}", flag.to_uppercase().replace('-', "_"));
     let listed: &[&str] = match (command, flag) {
-        ("" | "redrive", "late") => &["SESSIONIZER_LATE", "SESSIONIZER_LATE_EVENTS"],
+        ("" | "check" | "redrive", "late") => &["SESSIONIZER_LATE", "SESSIONIZER_LATE_EVENTS"],
         // The job has a flag of this name with another meaning.
         ("produce", "late") => &["SESSIONIZER_PRODUCE_LATE", "SESSIONIZER_LATE"],
         // The job and `produce` have flags of these names with other meanings.
@@ -98,7 +98,9 @@ pub fn resolve(
             Some((variable, value)).filter(|(variable, value)| is_meant(name, variable, value))
         });
         let set: Vec<(String, String)> = set.collect();
-        if (name, flag) == ("", "late") && set.is_empty() && env.value("SESSIONIZER_LATE").is_some()
+        if matches!((name, flag), ("" | "check", "late"))
+            && set.is_empty()
+            && env.value("SESSIONIZER_LATE").is_some()
         {
             env.warn(
                 "SESSIONIZER_LATE is a number, which only `produce` reads: for the job it can be \
@@ -128,7 +130,7 @@ pub fn resolve(
 fn is_meant(command: &str, variable: &str, value: &str) -> bool {
     let is_share = number(value, f64::MIN, f64::MAX).is_ok();
     match (command, variable) {
-        ("" | "redrive", "SESSIONIZER_LATE") => !is_share,
+        ("" | "check" | "redrive", "SESSIONIZER_LATE") => !is_share,
         ("produce", "SESSIONIZER_LATE") => is_share,
         _ => true,
     }

@@ -32,6 +32,13 @@ pub enum SecretSource {
     Variable(Secret),
 }
 
+impl SecretSource {
+    /// Whether the secret can be read and is long enough.
+    pub fn check(&self) -> Result<(), Fault> {
+        SecretKey::read(self).map(drop)
+    }
+}
+
 /// A key of 32 bytes.
 #[derive(Clone)]
 pub(super) struct SecretKey([u8; 32]);

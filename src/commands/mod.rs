@@ -1,6 +1,7 @@
 //! The commands besides the job itself.
 
 pub mod audit;
+pub mod check;
 pub mod compare;
 pub mod completions;
 pub mod demo;

@@ -21,7 +21,9 @@ use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
 use crate::kafka::{Admin, KafkaConfig, Range, scan};
 use crate::ledger;
-use crate::ledger::{Cut, Found, LedgerConfig, OfReason, Position, ROW_REFUSED, Redrive, Redriven};
+use crate::ledger::{
+    Cut, Decoded, LedgerConfig, OfReason, Position, ROW_REFUSED, Redrive, Redriven,
+};
 use crate::ui::text::{count, plural};
 
 /// Offsets of a partition that are at most this far apart are read in one go.
@@ -121,7 +123,7 @@ fn read_again(
     kafka: &KafkaConfig,
     cut: Vec<Cut>,
     run_state: &RunState,
-) -> Result<HashMap<Position, Found>, Fault> {
+) -> Result<HashMap<Position, Decoded>, Fault> {
     let mut found = HashMap::new();
     if cut.is_empty() {
         return Ok(found);
@@ -202,7 +204,7 @@ fn known(
 }
 
 /// Decodes a record that was read again, if it is the one that was cut.
-fn checked(cut: &Cut, payload: Option<&[u8]>) -> Found {
+fn checked(cut: &Cut, payload: Option<&[u8]>) -> Decoded {
     let bytes = payload.unwrap_or_default();
     if bytes.len() as u64 != cut.payload_bytes || !bytes.starts_with(&cut.kept) {
         return Err("its payload was cut, and Kafka has another record in its place".to_owned());

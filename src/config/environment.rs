@@ -148,6 +148,11 @@ impl Environment {
         self.set_by.insert(flag.to_owned(), variable.to_owned());
     }
 
+    /// The variable that has set a flag, or the flag.
+    pub fn origin(&self, flag: &str) -> String {
+        self.set_by.get(flag).cloned().unwrap_or_else(|| flag.to_owned())
+    }
+
     /// What has to be corrected: the variable instead of the flag that it has set, and the line of
     /// the file that sets it.
     pub(super) fn blame(&self, name: &str, what: String) -> (String, String) {

@@ -24,8 +24,7 @@ pub use anomalies::Anomalies;
 use cluster::read_cluster_secret;
 pub use environment::Environment;
 pub use kafka::read_kafka;
-use postgres::read_ledger;
-pub use postgres::{read_ledger_of, read_table};
+pub use postgres::{read_ledger, read_ledger_of, read_table};
 pub use problems::Problems;
 pub use secret_files::read_secret_files;
 use sessionizer_core::alignment::Drift;
@@ -88,6 +87,11 @@ pub struct Config {
 
 /// Reads the settings of the job.
 pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
+    try_read(args, env).map_err(Problems::fault)
+}
+
+/// The same; otherwise all that is wrong.
+pub fn try_read<'a>(args: &RunArgs, env: &'a Environment) -> Result<Config, Problems<'a>> {
     let mut problems = Problems::new(env);
     let kafka = read_kafka(&mut problems, &args.kafka_config, true, env);
     let ledger = read_ledger(&mut problems, args, env);
@@ -182,7 +186,7 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
             anomalies: anomalies.clone()?,
         })
     };
-    all().filter(|_| problems.is_empty()).ok_or_else(|| problems.fault())
+    all().filter(|_| problems.is_empty()).ok_or(problems)
 }
 
 impl Config {

@@ -29,8 +29,8 @@ impl<'a> Problems<'a> {
         result.map_err(|what| self.add(name, what)).ok()
     }
 
-    /// Everything in one message.
-    pub fn fault(mut self) -> Fault {
+    /// What is wrong: the name of the setting, and the rest of the sentence.
+    pub fn list(mut self) -> Vec<(String, String)> {
         let mut seen = Vec::new();
         // If a value is in quotes, nobody can tell what else is wrong with it.
         let quoted = |(name, what): &(String, String)| {
@@ -42,12 +42,18 @@ impl<'a> Problems<'a> {
             seen.push(found.clone());
             new
         });
-        let width = self.found.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        let mut message = match self.found.len() {
+        self.found
+    }
+
+    /// Everything in one message.
+    pub fn fault(self) -> Fault {
+        let found = self.list();
+        let width = found.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let mut message = match found.len() {
             1 => "a setting is missing or wrong:".to_owned(),
             several => format!("{several} settings are missing or wrong:"),
         };
-        for (name, what) in &self.found {
+        for (name, what) in &found {
             write!(message, "\n  {name:width$}  {what}").expect("a string takes all");
         }
         message.push_str("\n(sessionizer --help explains every setting)");

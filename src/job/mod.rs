@@ -154,25 +154,25 @@ fn alone(workers: usize) -> Result<Allocators, Fault> {
     communication.try_build().map_err(Fault::Environment)
 }
 
+/// The addresses of all processes: those of the hostfile, or on this machine.
+pub fn addresses(config: &Config) -> Result<Vec<String>, Fault> {
+    let Some(path) = &config.hostfile else { return Ok(hosts::local(config.processes)) };
+    let place = path.display();
+    let text = std::fs::read_to_string(path).map_err(|why| {
+        Fault::Config(format!("the hostfile {place} (--hostfile) cannot be read: {why}"))
+    })?;
+    hosts::parse(&text, config.processes)
+        .map_err(|what| Fault::Config(format!("the hostfile {place} {what}")))
+}
+
 /// Waits for the other processes of the job. Returns `None` if this process is to stop first.
 fn join(
     config: &Config,
     run_state: &Arc<RunState>,
 ) -> Result<Option<(Cluster, Allocators)>, Fault> {
-    let addresses = match &config.hostfile {
-        None => hosts::local(config.processes),
-        Some(path) => {
-            let place = path.display();
-            let text = std::fs::read_to_string(path).map_err(|why| {
-                Fault::Config(format!("the hostfile {place} (--hostfile) cannot be read: {why}"))
-            })?;
-            hosts::parse(&text, config.processes)
-                .map_err(|what| Fault::Config(format!("the hostfile {place} {what}")))?
-        }
-    };
     let cluster = ClusterConfig {
         process: config.process,
-        addresses,
+        addresses: addresses(config)?,
         peer_timeout: config.peer_timeout,
         start_timeout: config.start_timeout,
         wall_ms: now_ms,

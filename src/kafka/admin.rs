@@ -32,7 +32,7 @@ const MIN_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 /// Asks the brokers about topics and offsets.
 pub struct Admin {
     pub(super) config: KafkaConfig,
-    client: BaseConsumer<Context>,
+    pub(super) client: BaseConsumer<Context>,
     pub(super) context: Context,
 }
 
@@ -224,7 +224,7 @@ impl Admin {
 
     /// Returns where the readable, committed records of these partitions end. Partitions whose end
     /// is unknown now are left out. `None`: the brokers did not answer.
-    pub(super) fn ends(
+    pub fn ends(
         &self,
         topics: &[String],
         partitions: &[Partition],

@@ -14,6 +14,7 @@ mod admin;
 mod batch;
 mod consumer;
 mod group;
+mod inspect;
 mod origin;
 mod producer;
 mod rights;
@@ -39,6 +40,7 @@ use sessionizer_core::secret::Secret;
 pub use self::admin::{Admin, StartAt};
 pub use self::consumer::KafkaFeed;
 pub use self::group::Committed;
+pub use self::inspect::{Answer, BatchLimits};
 pub use self::origin::{Foreign, foreign_records};
 pub use self::producer::{EmbeddedBroker, Publisher, create_topic};
 pub use self::rights::ReadCheck;
@@ -238,6 +240,8 @@ struct Health {
     doubted_ms: AtomicU64,
     /// The reason for the last failure.
     last: Mutex<Option<String>>,
+    /// Whether no broker could be reached.
+    all_down: AtomicBool,
     /// Whether the warning about the denied consumer group was logged.
     group_denied: AtomicBool,
     /// Since when a login or a certificate has been refused, and why.
@@ -253,6 +257,7 @@ impl Default for Health {
             failures: AtomicU64::default(),
             doubted_ms: AtomicU64::default(),
             last: Mutex::default(),
+            all_down: AtomicBool::default(),
             group_denied: AtomicBool::default(),
             refused: Mutex::default(),
             ends: Mutex::default(),
@@ -324,6 +329,9 @@ impl ClientContext for Context {
             let since = refused.take().map_or_else(Instant::now, |(since, _)| since);
             *refused = Some((since, reason.to_owned()));
         }
+        if code == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.health.all_down.store(true, Relaxed);
+        }
         let mut last = lock(&self.health.last);
         // "All brokers are down" says less than why the last one failed.
         if last.is_none() || code != Some(RDKafkaErrorCode::AllBrokersDown) {
@@ -343,6 +351,11 @@ impl Context {
                  are in Postgres; tools that show lag do not see its progress"
             );
         }
+    }
+
+    /// Whether no broker could be reached, at some moment.
+    fn all_down(&self) -> bool {
+        self.health.all_down.load(Relaxed)
     }
 
     /// Why brokers refuse the login or the certificate, if they have done so for at least `long`.

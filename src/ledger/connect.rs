@@ -48,7 +48,19 @@ pub fn connect_to_read(config: &LedgerConfig) -> Result<Client, LedgerError> {
     open(config, TargetSessionAttrs::Any)
 }
 
-fn open(config: &LedgerConfig, attributes: TargetSessionAttrs) -> Result<Client, LedgerError> {
+fn open(config: &LedgerConfig, servers: TargetSessionAttrs) -> Result<Client, LedgerError> {
+    let mut client = dial(config, &application_name(&config.job), servers)?;
+    settle(&mut client, config)?;
+    trust::refuse_foreign(&mut client)?;
+    Ok(client)
+}
+
+/// Opens a connection and leaves the session as the server has made it.
+pub fn dial(
+    config: &LedgerConfig,
+    application: &str,
+    servers: TargetSessionAttrs,
+) -> Result<Client, LedgerError> {
     let url = &config.url;
     let mut settings = Config::new();
     for (host, port) in &url.hosts {
@@ -58,7 +70,7 @@ fn open(config: &LedgerConfig, attributes: TargetSessionAttrs) -> Result<Client,
         .user(&config.user)
         .password(config.password.reveal())
         .dbname(&url.database)
-        .application_name(&application_name(&config.job))
+        .application_name(application)
         .connect_timeout(url.connect_timeout)
         // Notice a peer that vanished within about half a minute: everything waits for commits, so
         // the kernel's default of two hours would stall the job.
@@ -76,23 +88,26 @@ fn open(config: &LedgerConfig, attributes: TargetSessionAttrs) -> Result<Client,
     if let Some(options) = &url.options {
         settings.options(options);
     }
-    settings.target_session_attrs(attributes);
+    settings.target_session_attrs(servers);
     settings.channel_binding(match url.channel_binding {
         Some(url::ChannelBinding::Disable) => ChannelBinding::Disable,
         Some(url::ChannelBinding::Require) => ChannelBinding::Require,
         Some(url::ChannelBinding::Prefer) | None => ChannelBinding::Prefer,
     });
     let tls = tls(url).map_err(|why| LedgerError::Fatal(Fault::Config(why)))?;
-    let mut client = settings.connect(tls).map_err(|why| classify(&why, "connecting"))?;
+    settings.connect(tls).map_err(|why| classify(&why, "connecting"))
+}
+
+/// Gives the session the settings that the job depends on.
+pub fn settle(client: &mut Client, config: &LedgerConfig) -> Result<(), LedgerError> {
+    let url = &config.url;
     let mut settings = String::new();
     if !url.schemas.is_empty() {
         let path: Vec<String> = url.schemas.iter().map(|schema| quote(schema)).collect();
         settings.push_str(&format!("set search_path to {};", path.join(", ")));
     }
     settings.extend([trust::CLOSE_PATH, trust::LIFT_LIMITS, END_IDLE_TRANSACTIONS]);
-    client.batch_execute(&settings).map_err(|why| classify(&why, "setting up the connection"))?;
-    trust::refuse_foreign(&mut client)?;
-    Ok(client)
+    client.batch_execute(&settings).map_err(|why| classify(&why, "setting up the connection"))
 }
 
 /// The name shown in `pg_stat_activity`, which truncates it to 63 bytes.
@@ -105,7 +120,8 @@ pub fn quote(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
-fn tls(url: &PostgresUrl) -> Result<MakeTlsConnector, String> {
+/// Prepares TLS; reads the certificates and keys that the URL names.
+pub fn tls(url: &PostgresUrl) -> Result<MakeTlsConnector, String> {
     let mut builder = SslConnector::builder(SslMethod::tls_client())
         .map_err(|why| format!("POSTGRES_URL: TLS {}", meaning(&why)))?;
     let verify = matches!(url.tls, TlsMode::VerifyCa | TlsMode::VerifyFull);

@@ -54,6 +54,29 @@ pub(super) fn ensure_job(
     create_job(tx, config, topics, table, &by).map(|()| None)
 }
 
+/// Compares an existing job with the settings, as a start does; returns the topics of its last
+/// start. `None`: there is no such job, and the table belongs to no other.
+pub(super) fn look(
+    tx: &mut Transaction<'_>,
+    config: &LedgerConfig,
+    table: &Table,
+) -> Result<Option<Option<Vec<String>>>, LedgerError> {
+    let job = tx
+        .query_opt(
+            "select table_schema, table_name, shards, gap_ms, session_end,
+                    -- An older version has no such column.
+                    case when jsonb_typeof(to_jsonb(j) -> 'topics') = 'array' then
+                        (select array_agg(topic) from jsonb_array_elements_text(
+                            to_jsonb(j) -> 'topics') topic) end
+             from sessionizer.jobs j where job = $1",
+            &[&config.job],
+        )
+        .map_err(|why| classify(&why, "looking for the job"))?;
+    let Some(job) = job else { return check_owner(tx, config, table).map(|()| None) };
+    check_settings(&job, config, table)?;
+    Ok(Some(job.get(5)))
+}
+
 /// Refuses a table that belongs to another job.
 pub fn check_owner(
     tx: &mut Transaction<'_>,

@@ -9,7 +9,8 @@
 //! state, `audit` reads the durable state for an audit, `audits` keeps what it has found, `prune`
 //! deletes old dead letters, `anomalies` writes the rows of anomalies, `past_rows` reads the rows
 //! that the statistics start from, `watch` reads the balance and the last audit for the page,
-//! `report` runs the queries of a report, and `reset` removes a job. `stopped` knows whether a job was stopped cleanly,
+//! `report` runs the queries of a report, `inspect` looks at everything for a check, and `reset`
+//! removes a job. `stopped` knows whether a job was stopped cleanly,
 //! `open_sessions` reads its snapshots for people, `forget` removes a visitor (`mention` looks for
 //! it in texts, `forgotten` remembers it for audits), and `redrive` takes up dead letters again.
 //! `copy` encodes rows for COPY. Each statement is beside its one caller; the objects they use are
@@ -24,6 +25,7 @@ mod copy;
 mod durable;
 mod forget;
 mod forgotten;
+pub mod inspect;
 mod job;
 mod loss;
 mod mention;
@@ -58,6 +60,7 @@ pub use audits::{Audits, NewAudit, StoredAudit};
 pub use commit::ROW_REFUSED;
 pub use durable::{NamedBinding, NamedEpoch, RecoveredState};
 pub use forget::{Removed, Visitor};
+pub use inspect::Found;
 use log::info;
 pub use loss::Loss;
 pub use open_sessions::{OpenSessions, Wanted};
@@ -65,7 +68,7 @@ pub use past::Run;
 pub use past_rows::PastRows;
 pub use peek::{Database, ExistingRows, FirstStart};
 pub use prune::keep_dead_letters;
-pub use redrive::{Cut, Found, OfReason, Position, Redrive, Redriven, decode as decode_again};
+pub use redrive::{Cut, Decoded, OfReason, Position, Redrive, Redriven, decode as decode_again};
 pub use reset::{ResetPlan, RowCount};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Shard;
@@ -73,7 +76,7 @@ use sessionizer_core::plan::Fence;
 use sessionizer_core::secret::Secret;
 use sessionizer_core::time::{Epoch, EventTime, Gap};
 pub use start::{StartOptions, Started};
-pub use table::SessionEnd;
+pub use table::{SessionEnd, Table};
 use url::PostgresUrl;
 pub use watch::BalanceWatch;
 
@@ -165,6 +168,11 @@ pub fn open_sessions(
     limit: usize,
 ) -> Result<OpenSessions, LedgerError> {
     open_sessions::read(config, wanted, limit)
+}
+
+/// Checks that the certificates and keys which the URL names can be used.
+pub fn check_files(config: &LedgerConfig) -> Result<(), Fault> {
+    connect::tls(&config.url).map(drop).map_err(Fault::Config)
 }
 
 /// Opens the ledger of a writer, with a connection of its own.

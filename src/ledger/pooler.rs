@@ -29,10 +29,19 @@ pub fn connect_directly(config: &LedgerConfig) -> Result<Client, LedgerError> {
 }
 
 /// Returns the connection if it has a session of its own; refuses it otherwise.
-pub fn check(mut client: Client, config: &LedgerConfig) -> Result<Client, LedgerError> {
+pub fn check(client: Client, config: &LedgerConfig) -> Result<Client, LedgerError> {
+    check_with(client, config, connect)
+}
+
+/// The same, with another way to open a connection.
+pub fn check_with(
+    mut client: Client,
+    config: &LedgerConfig,
+    open: fn(&LedgerConfig) -> Result<Client, LedgerError>,
+) -> Result<Client, LedgerError> {
     let own = session(&mut client)?;
     let mut same = keeps(&mut client, &own)?;
-    if let Some((mut other, others)) = second(config) {
+    if let Some((mut other, others)) = second(config, open) {
         same &= own != others && keeps(&mut client, &own)? && keeps(&mut other, &others)?;
         if same {
             same = holds_its_own(&mut client, &mut other, (&own, &others))?;
@@ -64,11 +73,14 @@ fn holds_its_own(
 
 /// Opens a second connection and finds its session. `None` if there is no room for one: then the
 /// check has less evidence.
-fn second(config: &LedgerConfig) -> Option<(Client, String)> {
+fn second(
+    config: &LedgerConfig,
+    open: fn(&LedgerConfig) -> Result<Client, LedgerError>,
+) -> Option<(Client, String)> {
     let (reply, answer) = channel();
     let config = config.clone();
     let open = move || {
-        let mut client = connect(&config)?;
+        let mut client = open(&config)?;
         let session = session(&mut client)?;
         Ok::<_, LedgerError>((client, session))
     };

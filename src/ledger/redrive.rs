@@ -50,7 +50,7 @@ pub struct Cut {
 }
 
 /// What Kafka has for a cut payload: an event, or why it is none.
-pub type Found = Result<(Key, EventTime), String>;
+pub type Decoded = Result<(Key, EventTime), String>;
 
 /// What is to be taken up again, and how it is judged.
 pub struct Redrive {
@@ -58,7 +58,7 @@ pub struct Redrive {
     pub rules: RecordRules,
     pub now_ms: u64,
     /// What was read again from Kafka.
-    pub found: HashMap<Position, Found>,
+    pub found: HashMap<Position, Decoded>,
 }
 
 /// What became of the dead letters of one reason.
@@ -285,7 +285,7 @@ fn event_of(
 }
 
 /// Decodes a payload with today's program.
-pub fn decode(payload: Option<&[u8]>) -> Found {
+pub fn decode(payload: Option<&[u8]>) -> Decoded {
     match event::decode(payload) {
         Ok(event) => Ok((event.key(), event.time)),
         Err(Rejected { reason, .. }) => Err(format!("still {reason}")),

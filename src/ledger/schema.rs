@@ -71,7 +71,7 @@ pub fn migrate(tx: &mut Transaction<'_>, at: &Database) -> Result<Option<Migrate
     Ok(owner.map(|_| Migrated { from: version }))
 }
 
-fn may_not(at: &Database, version: i32, owner: &str, why: &str) -> LedgerError {
+pub(super) fn may_not(at: &Database, version: i32, owner: &str, why: &str) -> LedgerError {
     let Database { database, user, .. } = at;
     let change = match version {
         NEWEST => "lacks what it should have".to_owned(),
@@ -118,7 +118,8 @@ pub fn refuse_other(client: &mut impl GenericClient, at: &Database) -> Result<()
     ))))
 }
 
-fn is_complete(tx: &mut Transaction<'_>) -> Result<bool, postgres::Error> {
+/// Whether everything is there that the newest version has.
+pub(super) fn is_complete(tx: &mut Transaction<'_>) -> Result<bool, postgres::Error> {
     let all = "select bool_and(to_regclass('sessionizer.' || name) is not null)
                from unnest($1::text[]) name";
     Ok(tx.query_one(all, &[&objects()])?.get(0))

@@ -99,7 +99,10 @@ pub fn start(
         Some(needed) => Some(PastRows::begin(&mut tx, config, &table, &durable, needed)?),
         None => None,
     };
-    warn_of_lost_commits(&mut tx).map_err(failed)?;
+    let lost_commits = may_lose_commits(&mut tx).map_err(failed)?;
+    if let Some(warning) = lost_commits {
+        log::warn!("{warning}");
+    }
     let mut advice = rights::advise_on_owners(&mut tx, &table, created_job)?;
     advice.extend(probe::probe(&mut tx, config, topics, &table, &durable)?);
     let past_rows = past_rows.map(PastRows::imported);
@@ -115,23 +118,24 @@ pub fn start(
     Ok(Started { durable, database, table, made_table, topics_before, found_rows_to, past_rows })
 }
 
-/// Warns if a commit may be acknowledged before it is on disk and then be lost. The job notices and
-/// reads again, but rows that others have seen may be gone for a moment.
-fn warn_of_lost_commits(tx: &mut Transaction<'_>) -> Result<(), postgres::Error> {
+/// Returns a warning if a commit may be acknowledged before it is on disk and then be lost. The job
+/// notices and reads again, but rows that others have seen may be gone for a moment.
+pub(super) fn may_lose_commits(
+    tx: &mut Transaction<'_>,
+) -> Result<Option<String>, postgres::Error> {
     let row = tx.query_one(
         "select current_user::text, current_setting('synchronous_commit') = 'off'",
         &[],
     )?;
-    if row.get(1) {
+    Ok(row.get::<_, bool>(1).then(|| {
         let user: String = row.get(0);
-        log::warn!(
+        format!(
             "synchronous_commit is off for the login {user}: a crash of Postgres may take back the \
              last commits. The job notices and reads the missing records again; to rule it out: \
              alter role {} set synchronous_commit = on",
-            crate::ledger::connect::quote(&user)
-        );
-    }
-    Ok(())
+            quote(&user)
+        )
+    }))
 }
 
 /// Refuses an encoding that would change or reject keys, which are UTF-8, byte for byte.

@@ -96,7 +96,7 @@ pub(super) fn refuse_if_running(
     })
 }
 
-fn running(
+pub(super) fn running(
     client: &mut impl GenericClient,
     job: &str,
 ) -> Result<Vec<(i32, String)>, postgres::Error> {

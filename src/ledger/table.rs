@@ -165,6 +165,15 @@ fn resolve(
     Ok((row.get(1), row.get(2)))
 }
 
+/// Returns the schema in which a table without one would be created; `None` if no schema of the
+/// user's search path exists.
+pub fn first_schema(
+    client: &mut impl GenericClient,
+    config: &LedgerConfig,
+) -> Result<Option<String>, LedgerError> {
+    resolve(client, config).map(|(_, first)| first)
+}
+
 /// Returns the quoted schema and name of the relation with the table's name; `None` if there is
 /// none.
 pub fn qualified_name(
@@ -320,7 +329,11 @@ fn check_columns(
         }
         // timestamp(0) to (2) would round, but a row must be found again by its times.
         if ty.starts_with("timestamp") && (0..3).contains(&modifier) {
-            return Err(refuse(config, &format!("its column {column} does not hold milliseconds")));
+            let why = format!(
+                "its column {column} does not hold milliseconds; alter table {shown} alter column \
+                 {column} type {ty};"
+            );
+            return Err(refuse(config, &why));
         }
         if row.get(4) {
             let why = format!("its column {column} is generated: the job writes it itself");
@@ -348,7 +361,7 @@ fn check_columns(
         }
         types.insert(column, ty);
     }
-    check_types(&types).map_err(|why| refuse(config, &why))
+    check_types(&types, shown).map_err(|why| refuse(config, &why))
 }
 
 /// Whether a table, given quoted, has any row.
@@ -369,13 +382,22 @@ pub fn newest_end(
 }
 
 /// Returns the type of the times, if all columns exist and can hold what we write.
-fn check_types(types: &std::collections::BTreeMap<String, String>) -> Result<&'static str, String> {
+fn check_types(
+    types: &std::collections::BTreeMap<String, String>,
+    shown: &str,
+) -> Result<&'static str, String> {
     let is = |column: &str, allowed: &[&str]| match types.get(column) {
-        None => Err(format!("it has no column {column}")),
+        None => Err(format!(
+            "it has no column {column}; alter table {shown} add column {column} {};",
+            allowed[0]
+        )),
         Some(ty) if allowed.contains(&ty.as_str()) => Ok(ty.clone()),
-        Some(ty) => {
-            Err(format!("its column {column} is of type {ty}, it must be {}", allowed.join(" or ")))
-        }
+        Some(ty) => Err(format!(
+            "its column {column} is of type {ty}, it must be {}; alter table {shown} alter column \
+             {column} type {};",
+            allowed.join(" or "),
+            allowed[0]
+        )),
     };
     for column in ["ip", "host"] {
         is(column, &["text", "character varying"])?;

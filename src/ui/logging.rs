@@ -30,6 +30,14 @@ pub fn of_job(job: &str) {
     let _ = JOB.set(job.to_owned());
 }
 
+/// Logs errors alone from now on, unless RUST_LOG asks for more: the command itself says what it
+/// finds.
+pub fn quiet() {
+    if std::env::var("RUST_LOG").unwrap_or_default().trim().is_empty() {
+        log::set_max_level(LevelFilter::Error);
+    }
+}
+
 /// Whether each line of the log is a JSON object.
 pub fn is_json() -> bool {
     JSON.load(Relaxed)

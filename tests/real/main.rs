@@ -11,6 +11,7 @@ mod audit_every;
 #[path = "../shared/oracle.rs"]
 mod batch;
 mod brokers;
+mod check;
 mod clock;
 mod cluster;
 mod cluster_secret;

@@ -14,14 +14,14 @@ const USER: &str = "alice";
 const PASSWORD: &str = "wonder-4711";
 
 /// A broker with two ports: an open one for the test, and one that asks for a login over TLS.
-struct Secured {
+pub struct Secured {
     broker: Broker,
     address: String,
 }
 
 impl Secured {
     /// Tests that run at the same time share one; it is removed after the last of them.
-    fn shared() -> Arc<Secured> {
+    pub fn shared() -> Arc<Secured> {
         static SHARED: Mutex<Weak<Secured>> = Mutex::new(Weak::new());
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         shared.upgrade().unwrap_or_else(|| {
@@ -41,19 +41,19 @@ impl Secured {
     }
 
     /// A test's world on the open port.
-    fn world(&self, test: &str) -> World {
+    pub fn world(&self, test: &str) -> World {
         let mut world = World::new(test);
         world.kafka.clone_from(&self.broker.address);
         world
     }
 
     /// The setting that makes the broker's certificate trusted.
-    fn trust(&self) -> String {
+    pub fn trust(&self) -> String {
         format!("ssl.ca.location={}", self.broker.directory.join("ca.pem").display())
     }
 
     /// The program on the closed port, with a login by the two variables.
-    fn command(&self, world: &World, secret: &str) -> Command {
+    pub fn command(&self, world: &World, secret: &str) -> Command {
         let mut command = world.command();
         command
             .env("KAFKA_URL", &self.address)

@@ -18,7 +18,8 @@ use crate::session::{Open, SessionTable, Span};
 use crate::time::{EventTime, Gap};
 
 const MAGIC: &[u8; 4] = b"SSNZ";
-const VERSION: u8 = 1;
+/// The version of the format that this program writes.
+pub const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 9;
 /// Level 1: snapshots are part of commits, so their cost matters more than their size.
 const ZSTD_LEVEL: i32 = 1;

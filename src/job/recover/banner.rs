@@ -46,7 +46,7 @@ pub fn banner(config: &Config, counts: &[i32], started: &Started, plan: &Recover
 }
 
 /// Describes where a first start begins.
-fn beginning(from: Option<&StartAt>) -> String {
+pub fn beginning(from: Option<&StartAt>) -> String {
     match from {
         None | Some(StartAt::Earliest) => "the earliest offsets".to_owned(),
         Some(StartAt::Latest) => "the latest offsets".to_owned(),
@@ -57,10 +57,14 @@ fn beginning(from: Option<&StartAt>) -> String {
 }
 
 /// Describes what a change of KAFKA_TOPIC since the last start means. `None` if it has not changed.
-pub fn topic_change(started: &Started, topics: &[String]) -> Option<String> {
-    let before: BTreeSet<&str> = started.topics_before.as_ref()?.iter().map(|t| &**t).collect();
+pub fn topic_change(
+    before: Option<&Vec<String>>,
+    durable: &RecoveredState,
+    topics: &[String],
+) -> Option<String> {
+    let before: BTreeSet<&str> = before?.iter().map(|t| &**t).collect();
     let now: BTreeSet<&str> = topics.iter().map(String::as_str).collect();
-    let RecoveredState { base, replay, .. } = &started.durable;
+    let RecoveredState { base, replay, .. } = durable;
     let epochs = std::iter::once(base).chain(replay);
     let known: BTreeSet<&str> =
         epochs.flat_map(|epoch| &epoch.bindings).map(|binding| &*binding.topic).collect();

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use indicatif::HumanCount;
-use log::warn;
 use sessionizer_core::binding::Offset;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::time::EventTime;
@@ -32,6 +31,8 @@ pub struct Beginning {
     pub offsets: BTreeMap<(String, i32), Offset>,
     /// Offsets of the consumer group that Kafka no longer has, if that is accepted.
     pub losses: Vec<Loss>,
+    /// What the user should know about it.
+    pub advice: Vec<String>,
 }
 
 /// A partition at a first start.
@@ -85,38 +86,42 @@ pub fn find(
             start.committed = committed.get(&(start.topic.clone(), start.partition)).copied();
         }
     }
-    let mut losses = Vec::new();
+    let (mut losses, mut advice) = (Vec::new(), Vec::new());
     match &from {
-        StartAt::Group(group) => losses = begin_at_group(config, group, &mut starts, found)?,
-        StartAt::Savepoint(name) => losses = begin_at_savepoint(config, name, &mut starts)?,
+        StartAt::Group(group) => {
+            losses = begin_at_group(config, group, &mut starts, found, &mut advice)?;
+        }
+        StartAt::Savepoint(name) => {
+            losses = begin_at_savepoint(config, name, &mut starts, &mut advice)?;
+        }
         StartAt::Earliest => starts.iter_mut().for_each(|start| start.begin = start.oldest),
         StartAt::Latest => starts.iter_mut().for_each(|start| start.begin = start.end),
         StartAt::Timestamp(ms) => {
-            warn_of_the_future(*ms);
+            advice.extend(in_the_future(*ms));
             for start in &mut starts {
                 start.begin = cluster.offset_at(&start.topic, start.partition, *ms, start.end)?;
             }
         }
     }
     if let Some(rows) = &found.rows {
-        overlap::refuse(config, group, &starts, rows)?;
+        advice.extend(overlap::refuse(config, group, &starts, rows)?);
     }
     let offsets = starts.into_iter().map(|p| ((p.topic, p.partition), p.begin)).collect();
-    Ok(Beginning { offsets, losses })
+    Ok(Beginning { offsets, losses, advice })
 }
 
-/// Warns that a time is in the future: it may be a typo, or meant in another time zone.
-fn warn_of_the_future(ms: i64) {
+/// Warns of a time in the future: it may be a typo, or meant in another time zone.
+fn in_the_future(ms: i64) -> Option<String> {
     let ahead = u64::try_from(ms.saturating_sub(now_ms() as i64)).unwrap_or(0);
     // Clocks differ a little.
-    if ahead >= 1_000 {
-        warn!(
+    (ahead >= 1_000).then(|| {
+        format!(
             "--from {} lies {} in the future, by this machine's clock: a partition without a \
              record of then or later is read from its end, as with --from latest",
             EventTime::from_millis(ms),
             duration(Duration::from_millis(ahead))
-        );
-    }
+        )
+    })
 }
 
 fn find_starts(
@@ -176,6 +181,7 @@ fn begin_at_group(
     group: &str,
     starts: &mut [PartitionStart],
     found: &FirstStart,
+    advice: &mut Vec<String>,
 ) -> Result<Vec<Loss>, Fault> {
     let topics = config.kafka.topics.join(", ");
     if starts.iter().all(|start| start.committed.is_none()) {
@@ -201,12 +207,12 @@ fn begin_at_group(
                  that job stopped (kafka-consumer-groups.sh --reset-offsets)"
             )));
         }
-        warn!("{what}");
+        advice.push(what);
     }
     let offsets: Vec<Option<Offset>> =
         starts.iter().map(|start| start.committed.map(|committed| committed.offset)).collect();
     let who = format!("the consumer group {group} has committed");
-    begin_at(config, ("--from group", &who), starts, &offsets)
+    begin_at(config, ("--from group", &who), starts, &offsets, advice)
 }
 
 /// Begins at the offsets in the savepoint of a drained job.
@@ -214,6 +220,7 @@ fn begin_at_savepoint(
     config: &Config,
     name: &str,
     starts: &mut [PartitionStart],
+    advice: &mut Vec<String>,
 ) -> Result<Vec<Loss>, Fault> {
     let savepoint = savepoint::read(name, &config.kafka.topics)
         .map_err(|why| Fault::Config(format!("--from savepoint: {why}")))?;
@@ -226,16 +233,16 @@ fn begin_at_savepoint(
                  --fromSavepoint {name}`) and stop it with --drain"
             )));
         }
-        None => warn!(
+        None => advice.push(format!(
             "{name} does not say whether it was made by `flink stop --drain`: without --drain, the \
              sessions that were open then are not in the table"
-        ),
+        )),
     }
     let offset = |start: &PartitionStart| {
         savepoint.offsets.get(&(start.topic.clone(), start.partition)).copied()
     };
     let offsets: Vec<Option<Offset>> = starts.iter().map(offset).collect();
-    begin_at(config, ("--from savepoint", "the savepoint has"), starts, &offsets)
+    begin_at(config, ("--from savepoint", "the savepoint has"), starts, &offsets, advice)
 }
 
 /// Begins at these offsets, one for each partition. Messages name the flag and the source of the
@@ -245,6 +252,7 @@ fn begin_at(
     (flag, who): (&str, &str),
     starts: &mut [PartitionStart],
     offsets: &[Option<Offset>],
+    advice: &mut Vec<String>,
 ) -> Result<Vec<Loss>, Fault> {
     let behind = |(start, offset): (&PartitionStart, &Option<Offset>)| {
         let offset = offset.filter(|offset| *offset > start.end)?;
@@ -270,7 +278,8 @@ fn begin_at(
                  to begin there at the earliest one"
             )));
         }
-        warn!("{what}: beginning there at the earliest one, as --accept-overlap says");
+        advice
+            .push(format!("{what}: beginning there at the earliest one, as --accept-overlap says"));
     }
     let mut losses = Vec::new();
     for (start, offset) in starts.iter_mut().zip(offsets) {

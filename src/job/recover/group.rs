@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use log::{debug, warn};
+use log::debug;
 use sessionizer_core::binding::Offset;
 use sessionizer_core::plan::RecoveryPlan;
 use sessionizer_core::time::EventTime;
@@ -49,9 +49,13 @@ pub fn request(config: &Config, counts: &[i32]) -> GroupOffsets {
     GroupOffsets(receiver)
 }
 
-/// Reports how far the database lags the offsets of the group.
-pub fn compare(group_offsets: &GroupOffsets, config: &Config, plan: &RecoveryPlan) {
-    let Ok(offsets) = group_offsets.0.recv_timeout(ANSWER_TIMEOUT) else { return };
+/// Says how far the database lags the offsets of the group.
+pub fn compare(
+    group_offsets: &GroupOffsets,
+    config: &Config,
+    plan: &RecoveryPlan,
+) -> Option<String> {
+    let offsets = group_offsets.0.recv_timeout(ANSWER_TIMEOUT).ok()?;
     let mut behind = Vec::new();
     for part in plan.partitions.iter().filter(|part| !part.retired && part.restart.is_none()) {
         let partition = part.start.partition;
@@ -63,10 +67,10 @@ pub fn compare(group_offsets: &GroupOffsets, config: &Config, plan: &RecoveryPla
             behind.push((format!("{topic}[{}]", partition.number), durable, offset.since(durable)));
         }
     }
-    let Some((partition, durable, _)) = behind.first() else { return };
+    let (partition, durable, _) = behind.first()?;
     let records: i64 = behind.iter().map(|(_, _, records)| records).sum();
     let epoch = plan.replay.last().map_or(plan.base_epoch, |bound| bound.epoch);
-    warn!(
+    Some(format!(
         "the database has gone back to an earlier state: the consumer group {} remembers that the \
          job {} had committed more, {} in {}. The newest epoch there is of {}. It may be an \
          asynchronous failover, a restored backup, or a crash with synchronous_commit = off. What is missing is \
@@ -76,5 +80,5 @@ pub fn compare(group_offsets: &GroupOffsets, config: &Config, plan: &RecoveryPla
         plural(records as u64, "record"),
         plural(behind.len() as u64, "partition"),
         EventTime::from_millis(epoch as i64),
-    );
+    ))
 }

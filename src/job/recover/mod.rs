@@ -3,6 +3,7 @@
 mod banner;
 mod beginning;
 mod group;
+mod outlook;
 mod overlap;
 pub mod savepoint;
 
@@ -17,6 +18,7 @@ use sessionizer_core::plan::{PartitionPlan, RecoveryPlan};
 use sessionizer_core::time::{Epoch, EventTime};
 
 use self::beginning::Beginning;
+pub use self::outlook::{Outlook, outlook};
 use crate::config::Config;
 use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
@@ -68,10 +70,12 @@ pub fn make_plan(
             ))
         })?,
     };
+    beginning.advice.iter().for_each(|advice| warn!("{advice}"));
     let losses = place_partitions(&mut plan, (config, run_state), (&cluster, &counts), beginning)?;
     log_start(config, &counts, &started, &plan);
-    if let Some(group_offsets) = &group_offsets {
-        group::compare(group_offsets, config, &plan);
+    let lag = group_offsets.and_then(|offsets| group::compare(&offsets, config, &plan));
+    if let Some(lag) = lag {
+        warn!("{lag}");
     }
     if !losses.is_empty() {
         accept(&mut plan, config, &losses)?;
@@ -88,7 +92,8 @@ fn log_start(config: &Config, counts: &[i32], started: &Started, plan: &Recovery
             config.ledger.job
         );
     }
-    if let Some(change) = banner::topic_change(started, &config.kafka.topics) {
+    let before = started.topics_before.as_ref();
+    if let Some(change) = banner::topic_change(before, &started.durable, &config.kafka.topics) {
         warn!("{change}");
     }
     match started.found_rows_to {
@@ -245,15 +250,10 @@ fn find_loss(
 
 /// Records the losses, or refuses to start.
 fn accept(plan: &mut RecoveryPlan, config: &Config, losses: &[Loss]) -> Result<(), Fault> {
-    let places: Vec<String> = losses.iter().map(ToString::to_string).collect();
-    let places = places.join("; ");
     if !config.accept_lost_offsets {
-        return Err(Fault::Config(format!(
-            "{places}. What is in Postgres stays right. Start with --accept-lost-offsets to go on \
-             without them (the loss is counted in sessionizer.balance), or begin afresh with what is \
-             there: `sessionizer reset` removes the job and its rows"
-        )));
+        return Err(refuse(losses));
     }
+    let places = places(losses);
     warn!("going on without what is lost, as --accept-lost-offsets says: {places}");
     let newest = ledger::accept_losses(&config.ledger, losses, plan.first_epoch);
     plan.lost_before = Some(newest.map_err(|error| match error {
@@ -261,6 +261,20 @@ fn accept(plan: &mut RecoveryPlan, config: &Config, losses: &[Loss]) -> Result<(
         LedgerError::Retry(why) => Fault::Environment(format!("cannot note what is lost: {why}")),
     })?);
     Ok(())
+}
+
+fn places(losses: &[Loss]) -> String {
+    let places: Vec<String> = losses.iter().map(ToString::to_string).collect();
+    places.join("; ")
+}
+
+fn refuse(losses: &[Loss]) -> Fault {
+    Fault::Config(format!(
+        "{}. What is in Postgres stays right. Start with --accept-lost-offsets to go on \
+             without them (the loss is counted in sessionizer.balance), or begin afresh with what is \
+             there: `sessionizer reset` removes the job and its rows",
+        places(losses)
+    ))
 }
 
 /// Builds the part of the plan that follows from what is durable; offsets of new partitions are 0.

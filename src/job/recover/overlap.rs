@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use log::warn;
 use sessionizer_core::binding::Offset;
 use sessionizer_core::event;
 use sessionizer_core::fault::Fault;
@@ -34,13 +33,13 @@ enum Overlap {
     OldEvent { offset: Offset, time: EventTime },
 }
 
-/// Refuses to begin before the end of what the rows hold, or warns if that is accepted.
+/// Refuses to begin before the end of what the rows hold; returns a warning if that is accepted.
 pub(super) fn refuse(
     config: &Config,
     group: &str,
     starts: &[PartitionStart],
     rows: &ExistingRows,
-) -> Result<(), Fault> {
+) -> Result<Option<String>, Fault> {
     let mut overlaps: BTreeMap<usize, Overlap> = BTreeMap::new();
     for (at, start) in starts.iter().enumerate() {
         if let Some(overlap) = held_against_group(start) {
@@ -52,7 +51,7 @@ pub(super) fn refuse(
         overlaps = held_against_events(config, starts, rows)?;
     }
     if overlaps.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let start = |(at, overlap): (&usize, &Overlap)| {
         let (name, begin) = (starts[*at].name(), starts[*at].begin);
@@ -79,8 +78,9 @@ pub(super) fn refuse(
         what.push_str(&format!("\n  and {} more", overlaps.len() - MAX_NAMED));
     }
     if config.accept_overlap {
-        warn!("{what}\nGoing on, as --accept-overlap says: events may be counted twice");
-        return Ok(());
+        return Ok(Some(format!(
+            "{what}\nGoing on, as --accept-overlap says: events may be counted twice"
+        )));
     }
     Err(Fault::Config(format!(
         "{what}\nTheir events would be counted twice. Nothing was changed. Begin where the job \

@@ -1,0 +1,377 @@
+//! Kafka: whether it answers, what this login may do, and what the partitions hold. A sample of
+//! their ends is judged in [`super::data`].
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sessionizer_core::binding::{Offset, Partition};
+use sessionizer_core::fault::Fault;
+
+use super::codes::{Code, Section};
+use super::data::Sample;
+use super::report::Finding;
+use crate::job::clock::now_ms;
+use crate::kafka::{Admin, Answer, KafkaConfig, Range, ReadCheck, scan_for};
+use crate::ui::text::{bytes, count, plural};
+
+/// How many records are sampled in all, and of one partition.
+const SAMPLED: i64 = 2_000;
+const SAMPLED_OF_ONE: std::ops::RangeInclusive<i64> = 10..=200;
+/// How many partitions a line names.
+const NAMED: usize = 4;
+
+/// What to look at, and how.
+pub struct Looking {
+    pub sections: Vec<Section>,
+    /// Whether events were asked for by name: they are read although Kafka then makes its topic of
+    /// offsets.
+    pub insists: bool,
+    pub timeout: Duration,
+    pub max_future_ms: i64,
+}
+
+/// What the plan needs to know.
+pub struct Facts {
+    /// The number of partitions, by topic.
+    pub counts: Vec<i32>,
+    /// Whether consumer groups can be asked about without changing anything.
+    pub has_groups: bool,
+    /// For JSON.
+    pub partitions: Vec<Value>,
+}
+
+/// Looks at Kafka, and at a sample of the events. `None`: the topics cannot be read.
+pub fn look(
+    config: &KafkaConfig,
+    looking: &Looking,
+    say: &mut dyn FnMut(Finding),
+) -> Option<Facts> {
+    let admin = match Admin::new(config) {
+        Ok(admin) => admin,
+        Err(fault) => {
+            say(Finding::of_fault(Code::K02, &fault)
+                .or_remedy("correct the sasl.* and ssl.* settings of --kafka-config"));
+            return None;
+        }
+    };
+    let counts = topics(config, &admin, looking.timeout, say)?;
+    let has_groups = admin.has_groups();
+    let partitions = partitions(&counts);
+    let oldest = admin.beginnings(&config.topics, &partitions);
+    let ends = admin.ends(&config.topics, &partitions).unwrap_or_default();
+    let log_ends = admin.log_ends(&config.topics, &partitions);
+    let ranges = ranges(config, &oldest, &ends);
+    let facts = Facts {
+        counts,
+        has_groups,
+        partitions: ranges.iter().map(|range| as_json(range, &log_ends, config)).collect(),
+    };
+    extents(config, &partitions, &ranges, say);
+    open_transactions(config, &ranges, &log_ends, say);
+    batches(config, &admin, looking.timeout, say);
+    if !has_groups && !looking.insists {
+        say(Finding::warning(
+            Code::K06,
+            "no consumer has used this Kafka yet, and the first makes Kafka create its topic \
+             __consumer_offsets: no events were sampled",
+            "to read them all the same: sessionizer check --only data",
+        ));
+        return Some(facts);
+    }
+    group(config, &admin, &partitions, looking.timeout, say);
+    if let Err(fault) = ReadCheck::start(config).wait() {
+        say(Finding::of_fault(Code::K05, &fault));
+        return None;
+    }
+    say(Finding::good(Code::K05, "this login may read what it is to read"));
+    if looking.sections.contains(&Section::Data) {
+        sample(config, &ranges, looking, say);
+    }
+    Some(facts)
+}
+
+/// Finds the topics. Returns their numbers of partitions, or `None` if any cannot be used.
+fn topics(
+    config: &KafkaConfig,
+    admin: &Admin,
+    timeout: Duration,
+    say: &mut dyn FnMut(Finding),
+) -> Option<Vec<i32>> {
+    let place = &config.brokers;
+    let mut counts = Vec::new();
+    let mut answered = false;
+    let mut answers = |brokers: usize, say: &mut dyn FnMut(Finding)| {
+        if !std::mem::replace(&mut answered, true) {
+            let who = match brokers {
+                0 => String::new(),
+                brokers => format!(": {}", plural(brokers, "broker")),
+            };
+            say(Finding::good(Code::K01, format!("{place} answers{who}")));
+            say(Finding::good(Code::K02, format!("connected by {}", config.protocol())));
+        }
+    };
+    for topic in &config.topics {
+        match admin.inspect(topic, timeout) {
+            Answer::Topic { brokers, partitions, leaderless } => {
+                answers(brokers, say);
+                say(Finding::good(Code::K03, format!("the topic {topic} exists")));
+                leaders(topic, partitions, &leaderless, say);
+                counts.push(partitions);
+            }
+            Answer::NoTopic(fault) => {
+                answers(0, say);
+                say(no_topic(topic, &fault, config));
+            }
+            Answer::Refused(why) => {
+                say(refused(config, &why));
+                return None;
+            }
+            Answer::Silent(why) => {
+                say(silent(config, &why));
+                return None;
+            }
+        }
+    }
+    (counts.len() == config.topics.len()).then_some(counts)
+}
+
+fn leaders(topic: &str, partitions: i32, leaderless: &[i32], say: &mut dyn FnMut(Finding)) {
+    if leaderless.is_empty() {
+        let every = match partitions {
+            1 => "its partition has a leader".to_owned(),
+            several => format!("all {several} partitions of {topic} have leaders"),
+        };
+        return say(Finding::good(Code::K04, every));
+    }
+    let text = format!("{topic}{leaderless:?}: no broker leads these partitions now");
+    let remedy = format!(
+        "kafka-topics.sh --describe --topic {topic} --unavailable-partitions --bootstrap-server ..."
+    );
+    say(Finding::failed(Code::K04, 1, text, remedy));
+}
+
+fn no_topic(topic: &str, fault: &Fault, config: &KafkaConfig) -> Finding {
+    let message = fault.to_string();
+    if message.contains("does not let") {
+        return Finding::of_fault(Code::K05, fault);
+    }
+    let mut finding = Finding::failed(
+        Code::K03,
+        2,
+        format!("the topic {topic} does not exist"),
+        "correct KAFKA_TOPIC, or create it:",
+    );
+    let first = config.brokers.split(',').next().unwrap_or_default();
+    finding.remedies.push(format!(
+        "kafka-topics.sh --create --topic {topic} --partitions 4 --bootstrap-server {first}"
+    ));
+    finding
+}
+
+fn refused(config: &KafkaConfig, why: &str) -> Finding {
+    let why = crate::ui::tls::plain(why);
+    let remedy = match (why.contains("supported mechanisms"), why.contains("certificate")) {
+        (true, _) => "set one that the broker offers: --kafka-config sasl.mechanism=...",
+        (_, true) => {
+            "name the authority that signed the certificate: --kafka-config ssl.ca.location=FILE; \
+             and write the brokers in KAFKA_URL by the names in it"
+        }
+        _ => {
+            "check KAFKA_WEB_TRAFFIC_KEY and KAFKA_WEB_TRAFFIC_SECRET, or the sasl.* and ssl.* \
+             settings of --kafka-config"
+        }
+    };
+    let text = format!("Kafka at {} refuses the connection: {why}", config.brokers);
+    Finding::failed(Code::K02, 2, text, remedy)
+}
+
+fn silent(config: &KafkaConfig, why: &str) -> Finding {
+    let remedy = if why.contains("security.protocol") || why.contains("speak Kafka") {
+        "is the port one for TLS, or for a login? --kafka-config security.protocol=..., or \
+         KAFKA_WEB_TRAFFIC_KEY and KAFKA_WEB_TRAFFIC_SECRET"
+    } else {
+        "check KAFKA_URL, that the brokers are up, and that their port is reachable from here"
+    };
+    Finding::failed(Code::K01, 1, format!("Kafka at {}: {why}", config.brokers), remedy)
+}
+
+/// All partitions of all topics.
+fn partitions(counts: &[i32]) -> Vec<Partition> {
+    let of = |(topic, count): (usize, &i32)| {
+        let partition = move |number| Partition { topic: topic as u16, number };
+        (0..*count).map(partition)
+    };
+    counts.iter().enumerate().flat_map(of).collect()
+}
+
+/// What each partition holds, where that is known.
+fn ranges(
+    config: &KafkaConfig,
+    oldest: &BTreeMap<Partition, Offset>,
+    ends: &BTreeMap<Partition, Offset>,
+) -> Vec<(Partition, Range)> {
+    let range = |(partition, start): (&Partition, &Offset)| {
+        let topic = config.topics[usize::from(partition.topic)].clone();
+        let end = *ends.get(partition)?;
+        Some((*partition, Range { topic, partition: partition.number, start: *start, end }))
+    };
+    oldest.iter().filter_map(range).collect()
+}
+
+fn as_json(
+    (partition, range): &(Partition, Range),
+    log_ends: &BTreeMap<Partition, Offset>,
+    config: &KafkaConfig,
+) -> Value {
+    let log_end = log_ends.get(partition).copied().unwrap_or(range.end);
+    json!({
+        "topic": config.topics[usize::from(partition.topic)],
+        "partition": partition.number,
+        "oldest": range.start.get(),
+        "end": range.end.get(),
+        "held_back": log_end.since(range.end).max(0),
+    })
+}
+
+/// How much the partitions hold.
+fn extents(
+    config: &KafkaConfig,
+    partitions: &[Partition],
+    ranges: &[(Partition, Range)],
+    say: &mut dyn FnMut(Finding),
+) {
+    for (at, topic) in config.topics.iter().enumerate() {
+        let of = |partition: &Partition| usize::from(partition.topic) == at;
+        let wanted = partitions.iter().filter(|partition| of(partition)).count();
+        let mine: Vec<&Range> =
+            ranges.iter().filter(|(partition, _)| of(partition)).map(|(_, range)| range).collect();
+        if mine.len() < wanted {
+            let missing = plural(wanted - mine.len(), "partition");
+            let text = format!("the offsets of {missing} of {topic} are not known: no answer");
+            say(Finding::failed(Code::K07, 1, text, "see SZ-K04, or raise --timeout"));
+            continue;
+        }
+        let records: i64 = mine.iter().map(|range| range.end.since(range.start)).sum();
+        let place =
+            |range: &&Range| format!("[{}] {}..{}", range.partition, range.start, range.end);
+        let mut places: Vec<String> = mine.iter().take(NAMED).map(place).collect();
+        if mine.len() > NAMED {
+            places.push(format!("and {} more", mine.len() - NAMED));
+        }
+        say(Finding::good(
+            Code::K07,
+            format!("{topic}: {} offsets, {}", count(records), places.join(", ")),
+        ));
+    }
+}
+
+/// Records that nobody may read yet.
+fn open_transactions(
+    config: &KafkaConfig,
+    ranges: &[(Partition, Range)],
+    log_ends: &BTreeMap<Partition, Offset>,
+    say: &mut dyn FnMut(Finding),
+) {
+    let held: Vec<String> = ranges
+        .iter()
+        .filter_map(|(partition, range)| {
+            let behind = log_ends.get(partition)?.since(range.end);
+            let name = format!("{}[{}]", range.topic, range.partition);
+            (behind > 0).then(|| format!("{name}: {} from {} on", count(behind), range.end))
+        })
+        .collect();
+    if held.is_empty() {
+        return say(Finding::good(Code::K08, "no transaction is open at the end"));
+    }
+    let more = held.len().saturating_sub(NAMED);
+    let mut named = held.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+    if more > 0 {
+        named.push_str(&format!("; and {more} more"));
+    }
+    let first = config.brokers.split(',').next().unwrap_or_default();
+    say(Finding::warning(
+        Code::K08,
+        format!("open transactions hold offsets back: {named}. The watermark waits for them"),
+        format!("kafka-transactions.sh --bootstrap-server {first} find-hanging --broker-id ..."),
+    ));
+}
+
+/// Whether the largest batch that a topic allows can be received.
+fn batches(config: &KafkaConfig, admin: &Admin, timeout: Duration, say: &mut dyn FnMut(Finding)) {
+    for topic in &config.topics {
+        let Some(limits) = admin.batch_limits(topic, timeout) else { continue };
+        let largest = bytes(limits.topic);
+        if limits.topic <= limits.here {
+            let text = format!("record batches of {topic} have at most {largest}, and fit");
+            say(Finding::good(Code::K09, text));
+            continue;
+        }
+        let text = format!(
+            "{topic} allows record batches of {largest}, and at most {} can be received",
+            bytes(limits.here)
+        );
+        let needed = limits.topic.saturating_add(1_024);
+        let remedy = format!("add --kafka-config receive.message.max.bytes={needed}");
+        say(Finding::warning(Code::K09, text, remedy));
+    }
+}
+
+/// Whether the group's offsets can be used, which is a courtesy to tools that show lag.
+fn group(
+    config: &KafkaConfig,
+    admin: &Admin,
+    partitions: &[Partition],
+    timeout: Duration,
+    say: &mut dyn FnMut(Finding),
+) {
+    let name = |partition: &Partition| {
+        (config.topics[usize::from(partition.topic)].clone(), partition.number)
+    };
+    let wanted: Vec<(String, i32)> = partitions.iter().map(name).collect();
+    let group = &config.group;
+    say(match admin.committed(group, &wanted, timeout) {
+        Ok(Some(_)) => Finding::good(Code::K06, format!("the consumer group {group} can be used")),
+        Ok(None) => Finding::warning(
+            Code::K06,
+            format!(
+                "Kafka does not let this login use the consumer group {group}: the job runs \
+                 without it, and tools that show lag do not see it"
+            ),
+            format!("grant it READ on the group {group} (deploy/kafka/acls.sh)"),
+        ),
+        Err(fault) => Finding::of_fault(Code::K06, &fault).or_remedy("raise --timeout"),
+    });
+}
+
+/// Reads the ends of the partitions and judges what is there.
+fn sample(
+    config: &KafkaConfig,
+    ranges: &[(Partition, Range)],
+    looking: &Looking,
+    say: &mut dyn FnMut(Finding),
+) {
+    let each = SAMPLED / (ranges.len() as i64).max(1);
+    let each = each.clamp(*SAMPLED_OF_ONE.start(), *SAMPLED_OF_ONE.end());
+    let ends: Vec<Range> = ranges
+        .iter()
+        .map(|(_, range)| Range {
+            start: range.start.max(Offset::new((range.end.get() - each).max(0))),
+            ..range.clone()
+        })
+        .filter(|range| range.start < range.end)
+        .collect();
+    let mut sample = Sample::default();
+    let read = scan_for(config, &ends, looking.timeout, |at, record| {
+        sample.take(&ends[at].topic, ends[at].partition, &record);
+        true
+    });
+    if let Err(fault) = read {
+        say(Finding::of_fault(Code::D01, &fault)
+            .or_remedy("raise --timeout; if it stays so, RUST_LOG=debug shows what Kafka says"));
+        if sample.is_empty() {
+            return;
+        }
+    }
+    sample.judge(now_ms() as i64, looking.max_future_ms).into_iter().for_each(say);
+}

@@ -1,0 +1,325 @@
+//! `sessionizer check`: everything that a start depends on, without starting.
+//!
+//! It asks what a start asks, with the same functions, and writes nothing: no fence is taken, and
+//! no topic, group, schema or table is made. Kafka and Postgres are looked at side by side, each on
+//! a thread of its own, so one that is mute does not hide the other.
+
+mod codes;
+mod data;
+mod kafka;
+mod plan;
+mod postgres;
+mod report;
+mod settings;
+
+use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use sessionizer_core::fault::Fault;
+
+use self::codes::{Code, Section};
+use self::plan::Known;
+use self::report::{Finding, Look, Report};
+use self::settings::Settings;
+use crate::cli::CheckArgs;
+use crate::config::{Environment, Problems, duration_ms};
+use crate::dataflow::run_state::RunState;
+use crate::job::clock::now_ms;
+use crate::ui::logging;
+use crate::ui::text::duration;
+
+/// How long `--wait` pauses between two looks, and how soon it notices that it is to stop.
+const PAUSE: Duration = Duration::from_secs(2);
+const NAP: Duration = Duration::from_millis(50);
+/// How long a look at a server may say nothing, beyond a multiple of `--timeout`: a pooler that has
+/// no room for a second connection keeps it waiting for five seconds, a broker for ten.
+const SILENCE: Duration = Duration::from_secs(12);
+/// The default of `--max-future`, for settings that cannot be read as a whole.
+const MAX_FUTURE_MS: i64 = 300_000;
+
+/// What was asked for.
+struct Wanted {
+    sections: Vec<Section>,
+    /// Whether the events are among those that were named.
+    insists: bool,
+    connect: bool,
+    wait: Duration,
+    timeout: Duration,
+}
+
+/// Checks, prints the report, and returns the exit code.
+pub fn check(args: &CheckArgs, env: &Environment, run_state: &Arc<RunState>) -> Result<u8, Fault> {
+    let wanted = read(args, env)?;
+    // What the clients log is said by the report.
+    logging::quiet();
+    let look = appearance();
+    let began = Instant::now();
+    let streams = wanted.wait.is_zero() && !args.json;
+    let mut progress = Progress::default();
+    let (report, job) = loop {
+        let mut before = None;
+        let mut show = |finding: &Finding| {
+            if streams {
+                print(&look.finding(finding, before.replace(finding.code.section())))?;
+            }
+            Ok(())
+        };
+        let (report, job) = once(args, env, &wanted, &mut show)?;
+        let hopeless = report.findings.iter().any(|f| f.has_failed() && f.code <= Code::S04);
+        let over = began.elapsed() >= wanted.wait || run_state.stopping();
+        if report.exit_code() == 0 || hopeless || over {
+            break (report, job);
+        }
+        progress.show(&report, began.elapsed(), wanted.wait);
+        let until = Instant::now() + PAUSE.min(wanted.wait.saturating_sub(began.elapsed()));
+        while Instant::now() < until && !run_state.stopping() {
+            thread::sleep(NAP);
+        }
+    };
+    progress.end();
+    if args.json {
+        let document = report.json(now_ms(), job.as_deref());
+        print(&format!("{document:#}\n"))?;
+    } else {
+        if !streams {
+            let mut before = None;
+            for finding in &report.findings {
+                print(&look.finding(finding, before.replace(finding.code.section())))?;
+            }
+        }
+        print(&format!("\n{}\n", report.summary()))?;
+    }
+    Ok(report.exit_code())
+}
+
+/// Reads the flags of the check itself.
+fn read(args: &CheckArgs, env: &Environment) -> Result<Wanted, Fault> {
+    // What is wrong with the settings of the job belongs into the report.
+    let nothing = Environment::default();
+    let mut problems = Problems::new(&nothing);
+    let names: Vec<&str> = Section::ALL.iter().map(|section| section.name()).collect();
+    let mut sections = Vec::new();
+    for name in args.only.iter().map(|name| name.trim()).filter(|name| !name.is_empty()) {
+        match Section::ALL.iter().find(|section| section.name() == name) {
+            Some(section) => sections.push(*section),
+            None => {
+                let what = format!("has {name:?}: it can be {}", names.join(", "));
+                problems.add(&env.origin("--only"), what);
+            }
+        }
+    }
+    let insists = sections.contains(&Section::Data);
+    if sections.is_empty() {
+        sections = Section::ALL.to_vec();
+    }
+    const HOUR: u64 = 3_600_000;
+    let wait = problems.take(&env.origin("--wait"), duration_ms(&args.wait, 0, 24 * HOUR));
+    let timeout = problems.take(&env.origin("--timeout"), duration_ms(&args.timeout, 100, HOUR));
+    match (wait, timeout) {
+        (Some(wait), Some(timeout)) if problems.is_empty() => Ok(Wanted {
+            sections,
+            insists,
+            connect: !args.no_connect,
+            wait: Duration::from_millis(wait),
+            timeout: Duration::from_millis(timeout),
+        }),
+        _ => Err(problems.fault()),
+    }
+}
+
+/// One look at everything. `show` gets each finding as soon as it is known. Also returns the name
+/// of the job.
+fn once(
+    args: &CheckArgs,
+    env: &Environment,
+    wanted: &Wanted,
+    show: &mut dyn FnMut(&Finding) -> Result<(), Fault>,
+) -> Result<(Report, Option<String>), Fault> {
+    let mut report = Report::default();
+    let mut failed_to_show = None;
+    let mut take = |finding: Finding| {
+        // What keeps a wanted part from being looked at is shown as well.
+        let section = finding.code.section();
+        if wanted.sections.contains(&section) || finding.has_failed() {
+            if let Err(fault) = show(&finding) {
+                failed_to_show.get_or_insert(fault);
+            }
+            report.findings.push(finding);
+        }
+    };
+    let (settings, found) = settings::look(&args.run, env);
+    let job = settings.ledger.as_ref().map(|ledger| ledger.job.clone());
+    let everything = wanted.sections.contains(&Section::Settings) || needs(wanted, Section::Plan);
+    let reads = (needs(wanted, Section::Kafka), needs(wanted, Section::Postgres));
+    let can = (settings.kafka.is_some(), settings.ledger.is_some());
+    // `--only kafka` does not ask for the settings of Postgres.
+    let concerns = everything || (reads.0 && !can.0) || (reads.1 && !can.1);
+    found.into_iter().filter(|f| concerns || !f.has_failed()).for_each(&mut take);
+    let mut partitions = Vec::new();
+    let mut plan = serde_json::Value::Null;
+    if wanted.connect {
+        let (on_kafka, on_postgres) = begin(&settings, wanted);
+        let limit = 2 * wanted.timeout + SILENCE;
+        let kafka = on_kafka.and_then(|work| follow(work, limit, Code::K01, "Kafka", &mut take));
+        let postgres =
+            on_postgres.and_then(|work| follow(work, limit, Code::P01, "Postgres", &mut take));
+        let (kafka, postgres) = (kafka.flatten(), postgres.flatten());
+        partitions = kafka.as_ref().map_or(Vec::new(), |facts| facts.partitions.clone());
+        if needs(wanted, Section::Plan) {
+            let known = Known { config: settings.config, kafka, postgres };
+            let work = start("plan", move |say| plan::look(&known, say));
+            let found = follow(work, 2 * limit, Code::L01, "Kafka", &mut take);
+            plan = found.unwrap_or_default();
+        }
+    }
+    match failed_to_show {
+        Some(fault) => Err(fault),
+        None => Ok((Report { partitions, plan, ..report }, job)),
+    }
+}
+
+/// Whether a part has to be looked at, for itself or for another.
+fn needs(wanted: &Wanted, section: Section) -> bool {
+    let has = |section| wanted.sections.contains(&section);
+    match section {
+        Section::Kafka => has(Section::Kafka) || has(Section::Data) || has(Section::Plan),
+        Section::Postgres => has(Section::Postgres) || has(Section::Plan),
+        other => has(other),
+    }
+}
+
+type Looks = (Option<Work<Option<kafka::Facts>>>, Option<Work<Option<postgres::Facts>>>);
+
+/// Begins to look at both servers.
+fn begin(settings: &Settings, wanted: &Wanted) -> Looks {
+    let config = settings.config.as_ref();
+    let kafka = settings.kafka.clone().filter(|_| needs(wanted, Section::Kafka)).map(|kafka| {
+        let looking = kafka::Looking {
+            sections: wanted.sections.clone(),
+            insists: wanted.insists,
+            timeout: wanted.timeout,
+            max_future_ms: config.map_or(MAX_FUTURE_MS, |config| config.rules.max_future_ms),
+        };
+        start("kafka", move |say| kafka::look(&kafka, &looking, say))
+    });
+    let timeout = wanted.timeout;
+    let writers = config.map_or(1, |config| config.writers);
+    let wants_it = needs(wanted, Section::Postgres);
+    let postgres =
+        settings.ledger.clone().filter(|_| wants_it).map(|ledger| {
+            start("postgres", move |say| postgres::look(&ledger, writers, timeout, say))
+        });
+    (kafka, postgres)
+}
+
+/// A look at a server, on a thread of its own.
+struct Work<T>(Receiver<Said<T>>);
+
+enum Said<T> {
+    Found(Finding),
+    Done(T),
+}
+
+fn start<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce(&mut dyn FnMut(Finding)) -> T + Send + 'static,
+) -> Work<T> {
+    let (sender, receiver): (Sender<Said<T>>, _) = channel();
+    let run = move || {
+        // After too long a silence, nobody listens any more.
+        let done = work(&mut |finding| drop(sender.send(Said::Found(finding))));
+        drop(sender.send(Said::Done(done)));
+    };
+    let thread = thread::Builder::new().name(format!("check-{name}"));
+    thread.spawn(run).expect("a thread can be started");
+    Work(receiver)
+}
+
+/// Takes what a look finds, until it is done or has said nothing for `limit`.
+fn follow<T>(
+    work: Work<T>,
+    limit: Duration,
+    code: Code,
+    who: &str,
+    take: &mut dyn FnMut(Finding),
+) -> Option<T> {
+    loop {
+        match work.0.recv_timeout(limit) {
+            Ok(Said::Found(finding)) => take(finding),
+            Ok(Said::Done(done)) => return Some(done),
+            Err(_) => {
+                let text = format!(
+                    "{who} accepts the connection, and has not answered for {}",
+                    duration(limit)
+                );
+                let remedy = "is it overloaded, locked, or does a proxy stand in between?";
+                take(Finding::failed(code, 1, text, remedy));
+                return None;
+            }
+        }
+    }
+}
+
+/// What `--wait` waits for, on standard error.
+#[derive(Default)]
+struct Progress {
+    last: String,
+    is_open: bool,
+}
+
+impl Progress {
+    fn show(&mut self, report: &Report, waited: Duration, wait: Duration) {
+        let failed = report.findings.iter().filter(|finding| finding.has_failed());
+        let codes: Vec<String> = failed.clone().map(|finding| finding.code.id()).collect();
+        let first = failed.clone().next().map_or("", |finding| &finding.text);
+        let codes = codes.join(", ");
+        let mut line = format!("{} of {}: {codes} {first}", duration(waited), duration(wait));
+        if std::io::stderr().is_terminal() {
+            let width = width(&std::io::stderr());
+            if let Some((at, _)) = line.char_indices().nth(width - 1) {
+                line.truncate(at);
+            }
+            eprint!("\r{line}\x1b[K");
+            self.is_open = true;
+        } else if codes != self.last {
+            eprintln!("{line}");
+        }
+        self.last = codes;
+    }
+
+    fn end(&self) {
+        if self.is_open {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
+
+fn width(stream: &impl std::os::fd::AsFd) -> usize {
+    let size = terminal_size::terminal_size_of(stream);
+    size.map_or(80, |(width, _)| usize::from(width.0)).max(40)
+}
+
+/// How standard output shows lines.
+fn appearance() -> Look {
+    let terminal = std::io::stdout().is_terminal();
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default();
+    let locale = locale.to_uppercase().replace('-', "");
+    Look {
+        width: width(&std::io::stdout()).min(110),
+        signs: terminal && locale.contains("UTF8"),
+        colours: terminal && set("NO_COLOR").is_none(),
+    }
+}
+
+fn print(text: &str) -> Result<(), Fault> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).or_else(|why| match why.kind() {
+        // A reader that has seen enough.
+        std::io::ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(Fault::Environment(format!("standard output cannot be written: {why}"))),
+    })
+}
