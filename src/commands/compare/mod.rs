@@ -2,7 +2,7 @@
 //! topic, such as the Flink job that it is to replace.
 //!
 //! Both tables are read at one moment, visitor by visitor. What differs is put into classes
-//! ([`classes`]). Whether missing events can have been late is looked up in the topic: for a
+//! (`classes`). Whether missing events can have been late is looked up in the topic: for a
 //! program whose watermark follows the newest event of each partition, an event can be late only if
 //! its window ends before the newest event that was read before it, less the delay of the watermark.
 

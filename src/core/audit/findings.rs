@@ -34,7 +34,7 @@ pub enum Difference {
 pub enum OldEvents {
     /// They are not needed.
     NotNeeded,
-    /// All of them were passed to [`Comparison::old_event`].
+    /// All of them were passed to [`Comparison::old_event`](crate::audit::Comparison::old_event).
     Read,
     /// Kafka no longer has them.
     Gone,
