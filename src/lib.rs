@@ -20,3 +20,12 @@ pub mod ledger;
 pub mod monitor;
 pub mod retry;
 pub mod ui;
+
+/// What the tests of all crates share.
+#[cfg(test)]
+#[allow(dead_code, reason = "other crates use all of it")]
+#[path = "../tests/shared"]
+mod shared {
+    pub mod mutate;
+    pub mod rng;
+}

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use log::{error, info, warn};
 use sessionizer::cli;
 use sessionizer::cli::{Command, RunArgs};
-use sessionizer::commands::{audit, demo, health, produce, reset, status};
+use sessionizer::commands::{
+    audit, compare, completions, demo, health, man, produce, reset, schema, status,
+};
 use sessionizer::config::Environment;
 use sessionizer::dataflow::run_state::RunState;
 use sessionizer::job::system;
@@ -20,7 +22,7 @@ fn main() -> ExitCode {
     abort_on_panic();
     let (cli, env) = match cli::parse(std::env::args_os(), std::env::vars_os()) {
         Ok(parsed) => parsed,
-        Err(said) => said.exit(),
+        Err(error) => error.exit(),
     };
     let understood = logging::start(&cli.log_format);
     for warning in env.warnings() {
@@ -44,10 +46,14 @@ fn main() -> ExitCode {
         None => run_job(&cli.run, &env, &run_state),
         Some(Command::Produce(args)) => produce::produce(args, &env, &run_state),
         Some(Command::Audit(args)) => audit::audit(args, &env, &run_state),
+        Some(Command::Compare(args)) => compare::compare(args, &env, &run_state),
         Some(Command::Reset(args)) => reset::reset(args, &env),
         Some(Command::Status(args)) => status::status(args, &env, &run_state),
         Some(Command::Health(args)) => health::health(args, &env),
         Some(Command::Demo(args)) => demo::demo(args, &env, &run_state),
+        Some(Command::Schema) => schema::schema(),
+        Some(Command::Completions(args)) => completions::completions(args),
+        Some(Command::Man(args)) => man::man(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -83,7 +89,7 @@ fn end_without_output(why: &str) -> ! {
 /// A panic in any thread is a broken invariant: memory can no longer be trusted, and only a restart
 /// from the durable state is safe.
 fn abort_on_panic() {
-    let tell = std::panic::take_hook();
+    let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if let Some(why) =
             panic.payload().downcast_ref::<String>().and_then(|what| output_closed(what))
@@ -93,7 +99,7 @@ fn abort_on_panic() {
         match logging::is_json() {
             // Each line of the log is an object.
             true => error!("{panic}"),
-            false => tell(panic),
+            false => default_hook(panic),
         }
         error!("a broken invariant: this is a bug. The next start goes on from what is durable");
         std::process::abort();

@@ -23,7 +23,7 @@ use sessionizer::job::recover::assemble;
 use sessionizer::ledger::{NamedEpoch, RecoveredState};
 use sessionizer_core::alignment::Drift;
 use sessionizer_core::anomaly::{DetectorBounds, Kind, Thresholds};
-use sessionizer_core::binding::{Late, Offset, Partition, Rules};
+use sessionizer_core::binding::{Late, Offset, Partition, RecordRules};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Shard;
 use sessionizer_core::plan::{Fence, RecoveryPlan, ShardProgress};
@@ -160,7 +160,7 @@ impl Setup {
         let progress = vec![ShardProgress::default(); 128];
         let durable =
             RecoveredState { fence: Fence::default(), progress, base, replay: Vec::new() };
-        let rules = Rules { max_future_ms: 300_000, late: Late::Merge };
+        let rules = RecordRules { max_future_ms: 300_000, late: Late::Merge };
         let topics = ["events".to_owned()];
         let first = tick(now_ms(), epoch_ms);
         let counts = [ends.len() as i32];

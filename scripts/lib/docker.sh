@@ -34,11 +34,22 @@ find_compose() {
     fi
 }
 
+# The Dockerfile needs BuildKit, which newer clients have only with the plugin buildx. That of Debian
+# has it built in.
+have_buildkit() {
+    docker buildx version >/dev/null 2>&1 && return
+    local major
+    major=$(docker --version | sed -n 's/.*version \([0-9]*\)\..*/\1/p')
+    ((${major:-99} < 23))
+}
+
 docker_dir=
 
 # Sets compose. The caller must call stop_docker in the end.
 need_docker() {
     have docker || need_packages "runs containers" docker.io
+    have_buildkit || PATH=/usr/bin:$PATH
+    have_buildkit || die "docker is here without BuildKit: install its plugin buildx"
     docker version >/dev/null 2>&1 || start_docker
     find_compose || need_packages "reads docker-compose.yml" docker-compose
     find_compose || die "docker-compose does not work"

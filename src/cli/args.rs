@@ -6,7 +6,8 @@
 //!
 //! The file is long because the help of each flag is its manual.
 
-use clap::Args;
+use clap::{Args, ValueHint};
+use clap_complete::Shell;
 
 const SESSIONS: &str = "Sessions";
 const READ: &str = "Where to read";
@@ -149,7 +150,7 @@ pub struct RunArgs {
     /// Each process listens on its own address only. Blank lines and text after a # are ignored;
     /// the default port is 2101. Addresses beyond loopback need a cluster secret. [default: all
     /// processes on localhost, at the ports 2101, 2102, ...]
-    #[arg(help_heading = CLUSTER, long, value_name = "FILE")]
+    #[arg(help_heading = CLUSTER, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub hostfile: Option<String>,
 
     /// A file with the secret that all processes share: at least 16 bytes, preferably random
@@ -157,7 +158,7 @@ pub struct RunArgs {
     /// With it, the processes prove to each other that they belong together, and encrypt what they
     /// send (TLS 1.3). Make one with: head -c 32 /dev/urandom | base64 > FILE. Instead, the
     /// environment variable SESSIONIZER_CLUSTER_SECRET can hold the secret itself.
-    #[arg(help_heading = CLUSTER, long, value_name = "FILE")]
+    #[arg(help_heading = CLUSTER, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub cluster_secret_file: Option<String>,
 
     /// Let processes on several machines communicate without a secret, unencrypted
@@ -286,7 +287,7 @@ pub struct RunArgs {
 pub struct ProduceArgs {
     /// Read events from this access log (Apache or nginx, combined format, plain or gzip; - is
     /// standard input) instead of generating them
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub access_log: Option<String>,
 
     /// The host of every event, since an access log has none; generated events are spread over
@@ -364,7 +365,7 @@ pub struct ProduceArgs {
     pub scenario: Vec<String>,
 
     /// Write what happens in a scenario, who does it and when to this file, one line of JSON each
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub truth: Option<String>,
 
     /// How many days a scenario has
@@ -414,6 +415,50 @@ pub struct AuditArgs {
     /// How many differences of each kind to show
     #[arg(long, value_name = "N", default_value = "20")]
     pub show: String,
+
+    /// A setting of librdkafka, name=value; can be given several times
+    #[arg(long, value_name = "NAME=VALUE", value_delimiter = ';')]
+    pub kafka_config: Vec<String>,
+}
+
+/// The comparison with another table.
+#[derive(Args, Debug, Clone)]
+pub struct CompareArgs {
+    /// The other table, in the same database: name or schema.name (required)
+    ///
+    /// Its columns are those of sessionized_events. Its session_end is the last event plus the gap,
+    /// as Flink writes it.
+    #[arg(long, value_name = "TABLE")]
+    pub against: Option<String>,
+
+    /// The job's name [default: KAFKA_GROUP]
+    #[arg(long, value_name = "NAME")]
+    pub job: Option<String>,
+
+    /// Compare sessions that begin at this time or later (2026-01-31T12:00:00Z) [default: the first
+    /// session that both tables can have]
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+
+    /// Compare sessions that end by this time [default: where both tables have closed everything]
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+
+    /// The delay of the other program's watermark
+    #[arg(long, value_name = "DURATION", default_value = "15s")]
+    pub out_of_orderness: String,
+
+    /// Do not read the topic: explain missing events as late without looking whether they were
+    #[arg(long)]
+    pub no_topic: bool,
+
+    /// How many differences of each class to show
+    #[arg(long, value_name = "N", default_value = "3")]
+    pub show: String,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 
     /// A setting of librdkafka, name=value; can be given several times
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = ';')]
@@ -485,4 +530,20 @@ pub struct DemoArgs {
     /// The database disappears when the demo is over: do not point to it
     #[arg(long, hide = true)]
     pub temporary_database: bool,
+}
+
+/// `sessionizer completions`.
+#[derive(Args, Debug, Clone)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: Shell,
+}
+
+/// `sessionizer man`.
+#[derive(Args, Debug, Clone)]
+pub struct ManArgs {
+    /// Write all pages there; the directory is created if it is missing
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub dir: Option<String>,
 }

@@ -25,6 +25,9 @@ Logins, if the servers ask for them:
                       both: SASL_SSL with PLAIN; neither: plaintext
   POSTGRES_USER       default: postgres (a user in the URL comes first)
   POSTGRES_PASSWORD   default: postgres (a password in the URL comes first)
+  KAFKA_WEB_TRAFFIC_SECRET_FILE, POSTGRES_PASSWORD_FILE
+                      files that hold the secret, instead of the variables
+  PGPASSFILE          a password file of libpq, if no password is set
 
 The secret that several processes share:
   SESSIONIZER_CLUSTER_SECRET
@@ -95,6 +98,12 @@ Examples:
   sessionizer produce --historical 30d --disorder 10s --late 0.01
   sessionizer produce --access-log access.log.gz --host www.example.org";
 
+const COMPARE_EXAMPLES: &str = "\
+Examples:
+  sessionizer compare --against flink_sessions
+  sessionizer compare --against web.flink_sessions --since 2026-01-31T00:00:00Z --json
+";
+
 const AUDIT_EXAMPLES: &str = "\
 Exit codes: 0 the table is right, 1 it is not (or a server failed), 2 as for the job.
 
@@ -130,6 +139,7 @@ pub fn describe(root: Command) -> Command {
             let (before, after) = match name.as_str() {
                 "produce" => (PRODUCE, PRODUCE_EXAMPLES),
                 "audit" => (AUDIT, AUDIT_EXAMPLES),
+                "compare" => (AUDIT, COMPARE_EXAMPLES),
                 "reset" => (RESET, ""),
                 "demo" => (DEMO, ""),
                 "status" => ("", STATUS_EXAMPLES),

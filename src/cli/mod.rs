@@ -15,11 +15,15 @@ pub mod version;
 
 use std::ffi::OsString;
 
-pub use args::{AuditArgs, DemoArgs, HealthArgs, ProduceArgs, ResetArgs, RunArgs, StatusArgs};
+pub use args::{
+    AuditArgs, CompareArgs, CompletionsArgs, DemoArgs, HealthArgs, ManArgs, ProduceArgs, ResetArgs,
+    RunArgs, StatusArgs,
+};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand, ValueHint};
 
+use crate::config;
 use crate::config::Environment;
 
 /// Turns a Kafka topic of web events into sessions in PostgreSQL, exactly once.
@@ -40,7 +44,10 @@ pub struct Cli {
     ///
     /// Each line is NAME=VALUE, as in Docker and systemd: blank lines and lines that begin with #
     /// are ignored, `export` before the name and quotes around the value are removed.
-    #[arg(long, value_name = "FILE", global = true, display_order = 900)]
+    #[arg(
+        long, value_name = "FILE", value_hint = ValueHint::FilePath, global = true,
+        display_order = 900
+    )]
     pub env_file: Option<String>,
 
     /// How log lines are written: text or json
@@ -61,6 +68,12 @@ pub enum Command {
     /// Uses the environment of the job and may run beside it. Exits with 0 only if the table is the
     /// batch answer and the balance is zero.
     Audit(Box<AuditArgs>),
+    /// Compares the table of the job with that of another program, session by session
+    ///
+    /// For running beside a Flink job before the cutover: both read the same topic, each writes a
+    /// table of its own. Every difference is explained, or counted as unexplained. Uses the
+    /// environment of the job and may run beside it. Exits with 0 only if nothing is unexplained.
+    Compare(Box<CompareArgs>),
     /// Removes a job and its rows, so that the next start begins afresh
     ///
     /// Uses POSTGRES_URL and the login of the job. Shows what it is connected to and what will be
@@ -80,6 +93,19 @@ pub enum Command {
     /// from the environment. The rows go to the table sessionizer_demo, the state to the job of
     /// that name; the next demo replaces both. At the end it audits its own table.
     Demo(Box<DemoArgs>),
+    /// Prints the SQL that brings the schema sessionizer up to date, for psql
+    ///
+    /// A start does the same by itself if its login owns the schema. To have the owner do it:
+    /// sessionizer schema | psql -U OWNER DATABASE
+    Schema,
+    /// Prints completions for a shell: bash, zsh, fish, elvish or powershell
+    ///
+    /// For example: sessionizer completions bash >/etc/bash_completion.d/sessionizer
+    Completions(CompletionsArgs),
+    /// Prints the manual page, or writes one for each command into a directory
+    ///
+    /// To read it without installing it: sessionizer man | man -l -
+    Man(ManArgs),
 }
 
 /// The clap command, with the variable and the default of each flag in its help.
@@ -111,6 +137,7 @@ pub fn parse(
         .try_get_matches_from_mut(&typed.args)
         .map_err(|error| tips::with_tip(error, &words, &command))?;
     env.read_file(typed.env_file);
+    config::read_secret_files(&mut env);
     let all = variables::known(&command);
     env.check(&all);
     let (name, chosen, matches) = match matches.subcommand() {

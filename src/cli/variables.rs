@@ -10,7 +10,7 @@ use crate::config::value::{boolean, number};
 
 /// Variables that are not flags: those of Kafka and Postgres, and the secret of a cluster, which
 /// must not be typed where everybody on the machine can see it.
-pub const PLAIN: [&str; 9] = [
+pub const PLAIN: [&str; 12] = [
     "KAFKA_URL",
     "KAFKA_TOPIC",
     "KAFKA_GROUP",
@@ -19,15 +19,19 @@ pub const PLAIN: [&str; 9] = [
     "POSTGRES_URL",
     "POSTGRES_USER",
     "POSTGRES_PASSWORD",
+    "KAFKA_WEB_TRAFFIC_SECRET_FILE",
+    "POSTGRES_PASSWORD_FILE",
+    "PGPASSFILE",
     "SESSIONIZER_CLUSTER_SECRET",
 ];
 
 /// Variables that only the scripts and tests of this repository read.
-const OF_SCRIPTS: [&str; 6] = [
+const OF_SCRIPTS: [&str; 7] = [
     "SESSIONIZER_CACHE",
     "SESSIONIZER_PROGRAM",
     "SESSIONIZER_RECORD_COST",
     "SESSIONIZER_COST_HOT",
+    "SESSIONIZER_FUZZ",
     "SESSIONIZER_SEED",
     "SESSIONIZER_SEEDS",
 ];

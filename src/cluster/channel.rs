@@ -23,7 +23,7 @@ use openssl::ssl::{
     SslSessionCacheMode, SslStream, SslVerifyMode, SslVersion,
 };
 
-use crate::cluster::secret::Key;
+use crate::cluster::secret::SecretKey;
 
 /// The only cipher suite. It does not limit the number of records on a connection, which lasts for
 /// months, and OpenSSL does not change keys by itself. (AES-GCM has a limit, of 24 million.)
@@ -40,7 +40,7 @@ pub(super) enum Protection {
 
 /// The two sides of an encrypted connection.
 pub(super) struct Sealed {
-    key: Key,
+    key: SecretKey,
     server: SslContext,
     /// Where a server stores which process has proved its identity.
     client: Index<Ssl, usize>,
@@ -48,7 +48,7 @@ pub(super) struct Sealed {
 
 impl Protection {
     /// Encrypts with the key, as process `me` of `processes`.
-    pub fn sealed(key: Key, me: usize, processes: usize) -> Result<Protection, ErrorStack> {
+    pub fn sealed(key: SecretKey, me: usize, processes: usize) -> Result<Protection, ErrorStack> {
         let client = Ssl::new_ex_index()?;
         let mut server = context()?;
         // There are no certificates: a peer that does not know the key gets no further.

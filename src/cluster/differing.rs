@@ -9,19 +9,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// How long an address must keep answering with other settings.
-const PERSISTS: Duration = Duration::from_secs(2);
+const MIN_DURATION: Duration = Duration::from_secs(2);
 /// How long this process goes on greeting after that, so that the others find out as well.
-const LINGER: Duration = Duration::from_secs(2);
+const GRACE_PERIOD: Duration = Duration::from_secs(2);
 
 /// What is known about differing settings.
 #[derive(Default)]
 pub(super) struct Differing {
     claimed: BTreeSet<usize>,
-    found: BTreeMap<usize, Found>,
+    found: BTreeMap<usize, DifferingAnswer>,
     settled: Option<Instant>,
 }
 
-struct Found {
+struct DifferingAnswer {
     what: String,
     first: Instant,
     last: Instant,
@@ -41,7 +41,7 @@ impl Differing {
     /// The address of a process has answered with other settings.
     pub fn found(&mut self, process: usize, what: String, now: Instant) {
         let first = self.found.get(&process).map_or(now, |found| found.first);
-        self.found.insert(process, Found { what, first, last: now });
+        self.found.insert(process, DifferingAnswer { what, first, last: now });
     }
 
     /// The address of a process has answered with the same settings.
@@ -52,14 +52,15 @@ impl Differing {
 
     /// What differs, once that is certain.
     pub fn settled(&mut self, now: Instant) -> Option<String> {
-        let persists = |found: &Found| found.last.duration_since(found.first) >= PERSISTS;
+        let persists =
+            |found: &DifferingAnswer| found.last.duration_since(found.first) >= MIN_DURATION;
         if !self.found.values().any(persists) {
             self.settled = None;
             return None;
         }
         let since = *self.settled.get_or_insert(now);
         let all: Vec<&str> = self.found.values().map(|found| found.what.as_str()).collect();
-        (now.duration_since(since) >= LINGER).then(|| all.join(". "))
+        (now.duration_since(since) >= GRACE_PERIOD).then(|| all.join(". "))
     }
 }
 
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_comes_back_with_the_same_settings_takes_it_back() {
+    fn a_process_that_returns_with_the_same_settings_clears_the_difference() {
         let begin = Instant::now();
         let at = |ms| begin + Duration::from_millis(ms);
         let mut differing = Differing::default();

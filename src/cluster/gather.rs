@@ -11,23 +11,23 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::cluster::channel::{Channel, Socket};
-use crate::cluster::door::Place;
 use crate::cluster::greeting;
-use crate::cluster::greeting::{Hello, Purpose, Reply, differences, shown};
+use crate::cluster::greeting::{GreetingReply, Hello, Purpose, differences, shown};
 use crate::cluster::link;
-use crate::cluster::members::{Members, Phase};
+use crate::cluster::listener::PendingSlot;
+use crate::cluster::members::{ClusterPhase, Members};
 use crate::cluster::wire::Ends;
 
 /// How long a greeting may take.
-const GREETING: Duration = Duration::from_secs(5);
+const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long its first byte may take.
-const FIRST_BYTE: Duration = Duration::from_millis(500);
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long connecting may take.
-const CONNECT: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a dialer waits between tries.
-const REDIAL: Duration = Duration::from_millis(250);
+const REDIAL_INTERVAL: Duration = Duration::from_millis(250);
 /// How often the addresses of the hostfile are resolved while processes are missing.
-const LOOK_UP: Duration = Duration::from_secs(10);
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(10);
 /// How many characters are shown of a reason that another process gives.
 const MAX_REASON: usize = 300;
 
@@ -37,25 +37,25 @@ pub(super) fn greet(
     members: &Arc<Members>,
     stream: TcpStream,
     from: SocketAddr,
-    place: &mut Place,
+    slot: &mut PendingSlot,
 ) -> io::Result<()> {
-    let socket = Socket::new(stream, GREETING)?;
-    let first = socket.first_byte(FIRST_BYTE)?;
-    place.spoke();
+    let socket = Socket::new(stream, GREETING_TIMEOUT)?;
+    let first = socket.first_byte(FIRST_BYTE_TIMEOUT)?;
+    slot.note_received();
     let (mut channel, proved) = members.protection.accept(socket, first)?;
     if proved.is_some() {
-        place.leave();
+        slot.release();
     }
-    if members.phase() != Phase::Gathering {
+    if members.phase() != ClusterPhase::Gathering {
         // The cluster is complete: whatever the greeting holds, it is refused.
         greeting::receive_bytes(&mut channel)?;
         let why = format!("{} runs in a cluster that is complete", members.name(members.me));
-        members.stranger(&from.to_string(), &why);
-        return greeting::send(&mut channel, &Reply::Busy(why));
+        members.log_rejected(&from.to_string(), &why);
+        return greeting::send(&mut channel, &GreetingReply::Busy(why));
     }
     let hello: Hello = greeting::receive(&mut channel)?;
     greeting::check(&hello.settings)?;
-    place.leave();
+    slot.release();
     if hello.incarnation == members.incarnation {
         return Err(io::Error::other("it is this very process: the hostfile names it twice"));
     }
@@ -65,7 +65,7 @@ pub(super) fn greet(
     let differences = differences(&members.settings, &hello.settings);
     if !differences.is_empty() {
         members.claims_other_settings(hello.process, &differences);
-        return greeting::send(&mut channel, &Reply::Differs(members.settings.clone()));
+        return greeting::send(&mut channel, &GreetingReply::Differs(members.settings.clone()));
     }
     match hello.purpose {
         Purpose::Watch => watch(members, &hello, channel, from),
@@ -83,8 +83,8 @@ fn watch(
 ) -> io::Result<()> {
     match members.admit(hello.process, hello.incarnation, from) {
         Err(why) => {
-            members.stranger(&format!("process {} from {from}", hello.process), &why);
-            greeting::send(&mut channel, &Reply::Busy(why))
+            members.log_rejected(&format!("process {} from {from}", hello.process), &why);
+            greeting::send(&mut channel, &GreetingReply::Busy(why))
         }
         Ok(token) => {
             members.compare_clocks(hello.process, hello.clock_ms);
@@ -109,13 +109,13 @@ pub(super) fn dial(members: &Arc<Members>) {
     for process in 0..members.me {
         let members = Arc::clone(members);
         let work = move || {
-            while members.phase() == Phase::Gathering && !members.run_state.failed() {
+            while members.phase() == ClusterPhase::Gathering && !members.run_state.failed() {
                 if !members.is_here(process)
                     && let Err(why) = call(&members, process)
                 {
                     members.trouble(process, why);
                 }
-                members.pause(REDIAL);
+                members.pause(REDIAL_INTERVAL);
                 thread::sleep(Duration::from_millis(20));
             }
         };
@@ -123,20 +123,20 @@ pub(super) fn dial(members: &Arc<Members>) {
     }
     let members = Arc::clone(members);
     let work = move || {
-        let mut looked_up: Option<Instant> = None;
-        while members.phase() == Phase::Gathering && !members.run_state.failed() {
-            if looked_up.is_none_or(|since| since.elapsed() >= LOOK_UP) {
+        let mut resolved: Option<Instant> = None;
+        while members.phase() == ClusterPhase::Gathering && !members.run_state.failed() {
+            if resolved.is_none_or(|since| since.elapsed() >= RESOLVE_INTERVAL) {
                 let ip = |address: &String| address.to_socket_addrs().ok();
                 let all = members.addresses.iter().filter_map(ip).flatten();
-                members.set_peer_ips(all.map(|place| place.ip()).collect());
-                looked_up = Some(Instant::now());
+                members.set_peer_ips(all.map(|address| address.ip()).collect());
+                resolved = Some(Instant::now());
             }
             for process in members.me + 1..members.addresses.len() {
                 if members.is_to_be_compared(process) {
                     compare(&members, process);
                 }
             }
-            thread::sleep(REDIAL);
+            thread::sleep(REDIAL_INTERVAL);
         }
     };
     spawn("cluster-compare".to_owned(), Box::new(work));
@@ -144,8 +144,8 @@ pub(super) fn dial(members: &Arc<Members>) {
 
 /// Tries once to make all connections to a process.
 fn call(members: &Arc<Members>, process: usize) -> Result<(), String> {
-    let (channel, place) = greet_at(members, process, Purpose::Watch)?;
-    let token = members.admit(process, 0, place)?;
+    let (channel, address) = greet_at(members, process, Purpose::Watch)?;
+    let token = members.admit(process, 0, address)?;
     let began = link::start(members, process, token, channel).map_err(|why| why.to_string());
     let both = || {
         let (outbound, _) = greet_at(members, process, Purpose::Send)?;
@@ -177,7 +177,7 @@ fn greet_at(
     process: usize,
     purpose: Purpose,
 ) -> Result<(Channel, SocketAddr), String> {
-    let (stream, place) = connect(&members.addresses[process])?;
+    let (stream, address) = connect(&members.addresses[process])?;
     let failed = |why: io::Error| match why.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
             "it takes the connection and does not answer".to_owned()
@@ -188,23 +188,23 @@ fn greet_at(
              cluster secret and the other has none)"
                 .to_owned()
         }
-        _ => link::reason(&why, GREETING),
+        _ => link::reason(&why, GREETING_TIMEOUT),
     };
-    let socket = Socket::new(stream, GREETING).map_err(failed)?;
+    let socket = Socket::new(stream, GREETING_TIMEOUT).map_err(failed)?;
     let mut channel = members.protection.connect(socket, members.me, process).map_err(failed)?;
     greeting::send(&mut channel, &members.hello(purpose)).map_err(failed)?;
-    match greeting::receive::<Reply>(&mut channel).map_err(failed)? {
-        Reply::Welcome { clock_ms } => {
+    match greeting::receive::<GreetingReply>(&mut channel).map_err(failed)? {
+        GreetingReply::Welcome { clock_ms } => {
             // Comparing once is enough: the data connections follow at once.
             if purpose == Purpose::Watch {
                 members.compare_clocks(process, clock_ms);
             }
-            Ok((channel, place))
+            Ok((channel, address))
         }
-        Reply::Busy(why) => {
+        GreetingReply::Busy(why) => {
             Err(format!("it does not take this process: {}", shown(&why, MAX_REASON)))
         }
-        Reply::Differs(theirs) => {
+        GreetingReply::Differs(theirs) => {
             greeting::check(&theirs).map_err(failed)?;
             let differences = differences(&members.settings, &theirs);
             members.has_other_settings(process, &differences);
@@ -216,9 +216,9 @@ fn greet_at(
 /// Connects to the first address of a name that accepts.
 fn connect(address: &str) -> Result<(TcpStream, SocketAddr), String> {
     let mut last = "the name has no address".to_owned();
-    for place in address.to_socket_addrs().map_err(|why| why.to_string())? {
-        match TcpStream::connect_timeout(&place, CONNECT) {
-            Ok(stream) => return Ok((stream, place)),
+    for address in address.to_socket_addrs().map_err(|why| why.to_string())? {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
+            Ok(stream) => return Ok((stream, address)),
             Err(why) => last = why.to_string(),
         }
     }

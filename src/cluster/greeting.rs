@@ -1,7 +1,7 @@
 //! The first messages between two processes, and whether their settings agree. Works on readers and
 //! writers; it knows no sockets.
 //!
-//! The connecting side sends a [`Hello`], the listening side answers with a [`Reply`]. Both are a
+//! The connecting side sends a [`Hello`], the listening side answers with a [`GreetingReply`]. Both are a
 //! magic number, a length and JSON. Data from the other side is checked against limits before it is
 //! used, is never used as an index unchecked, and is never shown to people as it is.
 
@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use openssl::sha::sha256;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use sessionizer_core::epoch_clock::Distance;
+use sessionizer_core::epoch_clock::HumanDuration;
 
 /// No other protocol begins with these bytes.
 const MAGIC: &[u8; 16] = b"sessionizer-peer";
@@ -25,7 +25,7 @@ const MAX_NAME: usize = 64;
 /// A longer value is compared by its hash: see [`shortened`].
 const MAX_VALUE: usize = 400;
 /// How many characters of a value are shown.
-const SHOWN: usize = 150;
+const MAX_SHOWN_CHARS: usize = 150;
 
 /// Clocks further apart than this are reported. A greeting may be on its way for a moment.
 const CLOCKS_APART_MS: u64 = 5_000;
@@ -62,7 +62,7 @@ pub enum Purpose {
 
 /// The answer of the listening side.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Reply {
+pub enum GreetingReply {
     /// The connection is accepted. Holds the wall clock here, in milliseconds since 1970.
     Welcome { clock_ms: u64 },
     /// The settings differ; these are mine.
@@ -93,7 +93,7 @@ pub fn receive_bytes(reader: &mut impl Read) -> io::Result<Vec<u8>> {
     for at in 0..MAGIC.len() {
         reader.read_exact(&mut magic[at..=at])?;
         if magic[at] != MAGIC[at] {
-            return Err(stranger("it does not speak as a process of sessionizer does"));
+            return Err(protocol_error("it does not speak as a process of sessionizer does"));
         }
     }
     let mut length = [0; 4];
@@ -107,7 +107,7 @@ pub fn receive_bytes(reader: &mut impl Read) -> io::Result<Vec<u8>> {
 pub fn take<T: DeserializeOwned>(received: &mut Vec<u8>) -> io::Result<Option<T>> {
     let known = received.len().min(MAGIC.len());
     if received[..known] != MAGIC[..known] {
-        return Err(stranger("it does not speak as a process of sessionizer does"));
+        return Err(protocol_error("it does not speak as a process of sessionizer does"));
     }
     let Some(rest) = received.get(MAGIC.len()..) else { return Ok(None) };
     let Some(length) = rest.first_chunk::<4>() else { return Ok(None) };
@@ -121,15 +121,15 @@ pub fn take<T: DeserializeOwned>(received: &mut Vec<u8>) -> io::Result<Option<T>
 fn body_length(bytes: [u8; 4]) -> io::Result<usize> {
     match u32::from_be_bytes(bytes) {
         length if length <= MAX_BYTES => Ok(length as usize),
-        _ => Err(stranger("its greeting is too long")),
+        _ => Err(protocol_error("its greeting is too long")),
     }
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> io::Result<T> {
-    serde_json::from_slice(body).map_err(|_| stranger("its greeting is of another version"))
+    serde_json::from_slice(body).map_err(|_| protocol_error("its greeting is of another version"))
 }
 
-fn stranger(what: &str) -> io::Error {
+fn protocol_error(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
@@ -138,7 +138,7 @@ pub fn check(settings: &[Setting]) -> io::Result<()> {
     let fits = |(name, value): &Setting| name.len() <= MAX_NAME && value.len() <= MAX_VALUE;
     match settings.len() <= MAX_SETTINGS && settings.iter().all(fits) {
         true => Ok(()),
-        false => Err(stranger("its settings are too many or too long")),
+        false => Err(protocol_error("its settings are too many or too long")),
     }
 }
 
@@ -165,7 +165,7 @@ pub fn differences(here: &[Setting], there: &[Setting]) -> Vec<String> {
         let theirs = there.iter().find(|(known, _)| known == name);
         let theirs = theirs.map_or("unknown", |(_, value)| value.as_str());
         if theirs != ours {
-            let (theirs, ours) = (shown(theirs, SHOWN), shown(ours, SHOWN));
+            let (theirs, ours) = (shown(theirs, MAX_SHOWN_CHARS), shown(ours, MAX_SHOWN_CHARS));
             all.push(format!("{name} is {theirs} there and {ours} here"));
         }
     }
@@ -197,7 +197,7 @@ pub fn clocks_apart(process: &str, here_ms: u64, there_ms: u64) -> Option<String
             "the clock of {process} is {} {direction} the one here. Epochs begin with the clock of \
              process 0 and go on by elapsed time; but each process judges by its own clock which \
              events are of the future (--max-future): set the clocks right",
-            Distance(apart_ms)
+            HumanDuration(apart_ms)
         )
     })
 }
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_told_by_its_first_byte() {
+    fn a_stranger_is_recognised_by_its_first_byte() {
         let mut http = io::Cursor::new(b"GET / HTTP/1.1\r\n\r\n".as_slice());
         let why = receive::<Hello>(&mut http).expect_err("a stranger");
         assert_eq!((why.kind(), http.position()), (io::ErrorKind::InvalidData, 1));
@@ -240,13 +240,13 @@ mod tests {
     }
 
     #[test]
-    fn clocks_that_are_seconds_apart_are_told_with_a_direction() {
+    fn clocks_that_are_seconds_apart_are_reported_with_a_direction() {
         let apart = |there| clocks_apart("process 1 (b:1)", 100_000, there);
         assert_eq!([apart(104_999), apart(95_001)], [None, None]);
         for (there, says) in [(220_000, "2 min ahead of"), (95_000, "5.0 s behind")] {
-            let told = apart(there).expect("they are apart");
+            let message = apart(there).expect("they are apart");
             let begins = format!("the clock of process 1 (b:1) is {says} the one here.");
-            assert!(told.starts_with(&begins), "{told}");
+            assert!(message.starts_with(&begins), "{message}");
         }
     }
 
@@ -254,7 +254,7 @@ mod tests {
     fn a_message_is_taken_when_all_of_it_is_there() {
         let mut bytes = Vec::new();
         send(&mut bytes, &hello()).expect("written");
-        send(&mut bytes, &Reply::Welcome { clock_ms: 1 }).expect("written");
+        send(&mut bytes, &GreetingReply::Welcome { clock_ms: 1 }).expect("written");
         let mut received = Vec::new();
         let mut found = 0;
         for byte in bytes {
@@ -262,7 +262,7 @@ mod tests {
             if found == 0 {
                 let hello_there = take::<Hello>(&mut received).expect("ours");
                 found += usize::from(hello_there.is_some_and(|it| it == hello()));
-            } else if take::<Reply>(&mut received).expect("ours").is_some() {
+            } else if take::<GreetingReply>(&mut received).expect("ours").is_some() {
                 found += 1;
             }
         }
@@ -303,7 +303,27 @@ mod tests {
         ] {
             assert!(check(&wrong).is_err());
         }
-        let said = differences(&[], &vec![setting(60, 400); 64]).join("; ");
-        assert!(said.len() < 100, "{said}");
+        let message = differences(&[], &vec![setting(60, 400); 64]).join("; ");
+        assert!(message.len() < 100, "{message}");
+    }
+
+    #[test]
+    fn fuzz_greeting() {
+        let mut seed = Vec::new();
+        let settings = vec![("--gap".to_owned(), "5m".to_owned())];
+        send(&mut seed, &GreetingReply::Differs(settings)).expect("memory takes it");
+        let pieces: [&[u8]; 5] = [MAGIC, b"\0\0\0", b"\xff\xff\xff\xff", b"\"", b"}"];
+        crate::shared::mutate::fuzz(&[&seed], &pieces, |bytes| {
+            let mut rest = bytes.to_vec();
+            let taken = take::<GreetingReply>(&mut rest);
+            // Byte by byte or at once, it is the same message, and nothing beside it is eaten.
+            let received = receive::<GreetingReply>(&mut &bytes[..]);
+            match (taken, received) {
+                (Ok(Some(one)), Ok(same)) => assert_eq!(one, same),
+                (Ok(None), Err(_)) => assert_eq!(rest, bytes),
+                (Err(_), Err(_)) => {}
+                (taken, received) => panic!("{bytes:?}: {taken:?} and {received:?}"),
+            }
+        });
     }
 }

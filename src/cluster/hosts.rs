@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_told_with_its_line() {
+    fn what_is_no_address_is_reported_with_its_line() {
         for bad in ["a:", "a:0", "a:99999", ":4000", "a b:1", "::1", "fe80::1:2101"] {
             let why = parse(bad, 1).expect_err(bad);
             assert!(why.contains(bad), "{why}");
@@ -104,5 +104,17 @@ mod tests {
         {
             assert!(!is_loopback(elsewhere), "{elsewhere}");
         }
+    }
+
+    #[test]
+    fn fuzz_hostfile() {
+        let seeds: [&[u8]; 2] = [b"a.example:2101\nb.example:2101\n", b"[::1]:1\r\n10.0.0.1:65535"];
+        let pieces: [&[u8]; 6] = [b"\n", b":", b"[", b"]", b"#", b"\xff"];
+        crate::shared::mutate::fuzz(&seeds, &pieces, |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            if let Ok(hosts) = parse(&text, 2) {
+                assert_eq!(hosts.len(), 2, "{text}");
+            }
+        });
     }
 }

@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::channel::Channel;
 use crate::cluster::greeting;
-use crate::cluster::members::{Members, Told};
-use crate::cluster::stage::Stage;
+use crate::cluster::members::{Members, Reported};
+use crate::cluster::stage::StartStage;
 
 /// How often a sign of life is sent.
-const BEAT: Duration = Duration::from_millis(200);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(200);
 /// How soon a change is sent.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How much of a fault's message is sent.
 const MAX_WHY: usize = 4_000;
 
@@ -32,7 +32,7 @@ enum Notice {
     /// Whether the sender is connected to all others.
     Ready(bool),
     /// How far the sender's start has come.
-    Stage(Stage),
+    Stage(StartStage),
     /// The sender stops cleanly, and the whole cluster stops with it.
     Stop,
     /// The sender ends without a last commit.
@@ -52,7 +52,7 @@ pub(super) fn start(
     token: u64,
     mut channel: Channel,
 ) -> io::Result<()> {
-    channel.greeted(Some(LOOK), Some(members.peer_timeout))?;
+    channel.greeted(Some(POLL_INTERVAL), Some(members.peer_timeout))?;
     let members = Arc::clone(members);
     thread::Builder::new().name(format!("link-{process}")).spawn(move || {
         let why = Link::new(&members, process, token).run(&mut channel);
@@ -69,11 +69,11 @@ struct Link<'a> {
     members: &'a Members,
     process: usize,
     token: u64,
-    told: Told,
-    beat: Option<Instant>,
-    heard: Instant,
+    reported: Reported,
+    last_heartbeat: Option<Instant>,
+    last_received: Instant,
     /// Whether nothing more can be sent. What arrived before the end still has to be read.
-    mute: bool,
+    cannot_send: bool,
     received: Vec<u8>,
 }
 
@@ -83,30 +83,30 @@ impl<'a> Link<'a> {
             members,
             process,
             token,
-            told: Told::default(),
-            beat: None,
-            heard: Instant::now(),
-            mute: false,
+            reported: Reported::default(),
+            last_heartbeat: None,
+            last_received: Instant::now(),
+            cannot_send: false,
             received: Vec::new(),
         }
     }
 
-    /// Speaks and listens until the process is no longer a member (`None`), the connection ends, or
+    /// Sends and receives until the process is no longer a member (`None`), the connection ends, or
     /// nothing arrives for too long.
     fn run(mut self, channel: &mut Channel) -> Option<io::Error> {
         loop {
             let notices = self.next_notices()?;
-            for notice in notices.iter().filter(|_| !self.mute) {
+            for notice in notices.iter().filter(|_| !self.cannot_send) {
                 if let Err(why) = greeting::send(channel, notice) {
                     debug!("{}: {notice:?} was not sent: {why}", self.members.name(self.process));
-                    self.mute = true;
+                    self.cannot_send = true;
                     break;
                 }
             }
-            if !self.mute {
-                self.members.told(self.process, self.token, self.told);
+            if !self.cannot_send {
+                self.members.reported(self.process, self.token, self.reported);
             }
-            if let Err(why) = self.hear(channel) {
+            if let Err(why) = self.receive(channel) {
                 return Some(why);
             }
         }
@@ -114,50 +114,50 @@ impl<'a> Link<'a> {
 
     /// The notices to send; `None` once the process is no longer a member.
     fn next_notices(&mut self) -> Option<Vec<Notice>> {
-        let (now, fault) = self.members.to_tell(self.process, self.token)?;
-        let told = std::mem::replace(&mut self.told, now);
+        let (now, fault) = self.members.to_report(self.process, self.token)?;
+        let reported = std::mem::replace(&mut self.reported, now);
         let mut notices = Vec::new();
-        if now.ready != told.ready {
+        if now.ready != reported.ready {
             notices.push(Notice::Ready(now.ready));
         }
-        if now.stage != told.stage {
+        if now.stage != reported.stage {
             notices.push(Notice::Stage(now.stage));
         }
-        if now.stop && !told.stop {
+        if now.stop && !reported.stop {
             notices.push(Notice::Stop);
         }
-        if now.abandon && !told.abandon {
+        if now.abandon && !reported.abandon {
             notices.push(Notice::Abandon);
         }
-        if let Some(fault) = fault.filter(|_| !told.fault) {
+        if let Some(fault) = fault.filter(|_| !reported.fault) {
             let why: String = fault.to_string().chars().take(MAX_WHY).collect();
             notices.push(Notice::Fault(fault.exit_code(), why));
         }
-        if now.done && !told.done {
+        if now.done && !reported.done {
             notices.push(Notice::Done);
         }
         if self.process == 0
-            && let Some(figures) = self.members.run_state.metrics.figures.peers.take()
+            && let Some(figures) = self.members.run_state.metrics.figures.peers.take_outgoing()
         {
             notices.push(Notice::Figures(figures));
         }
-        if self.beat.is_none_or(|beat| beat.elapsed() >= BEAT) {
-            self.beat = Some(Instant::now());
+        if self.last_heartbeat.is_none_or(|at| at.elapsed() >= HEARTBEAT_INTERVAL) {
+            self.last_heartbeat = Some(Instant::now());
             notices.push(Notice::Beat);
         }
         Some(notices)
     }
 
     /// Takes in what arrives within a moment.
-    fn hear(&mut self, channel: &mut Channel) -> io::Result<()> {
+    fn receive(&mut self, channel: &mut Channel) -> io::Result<()> {
         let mut buffer = [0; 4_096];
         match channel.read(&mut buffer) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(read) => {
                 self.received.extend_from_slice(&buffer[..read]);
                 while let Some(notice) = greeting::take(&mut self.received)? {
-                    self.heard = Instant::now();
-                    self.take_in(notice);
+                    self.last_received = Instant::now();
+                    self.handle(notice);
                 }
             }
             Err(why) => match why.kind() {
@@ -166,17 +166,19 @@ impl<'a> Link<'a> {
                 _ => return Err(why),
             },
         }
-        match self.heard.elapsed() < self.members.peer_timeout {
+        match self.last_received.elapsed() < self.members.peer_timeout {
             true => Ok(()),
             false => Err(io::ErrorKind::TimedOut.into()),
         }
     }
 
-    fn take_in(&self, notice: Notice) {
+    fn handle(&self, notice: Notice) {
         let Link { members, process, token, .. } = *self;
         match notice {
-            Notice::Beat => members.run_state.metrics.figures.peers.alive(process),
-            Notice::Figures(text) => members.run_state.metrics.figures.peers.hear(process, text),
+            Notice::Beat => members.run_state.metrics.figures.peers.record_heartbeat(process),
+            Notice::Figures(text) => {
+                members.run_state.metrics.figures.peers.record_report(process, text)
+            }
             Notice::Ready(ready) => members.ready(process, token, ready),
             Notice::Stage(stage) => members.at_stage(process, token, stage),
             Notice::Stop => {

@@ -23,11 +23,11 @@
 
 mod channel;
 mod differing;
-mod door;
 mod gather;
 mod greeting;
 pub mod hosts;
 mod link;
+mod listener;
 mod members;
 pub mod secret;
 mod stage;
@@ -46,11 +46,11 @@ use channel::Protection;
 pub use greeting::Setting;
 use log::{info, warn};
 use members::{Gathered, Members};
-use secret::Key;
+use secret::SecretKey;
 pub use secret::SecretSource;
 use sessionizer_core::fault::Fault;
-pub use stage::Stage;
-use stage::{Look, Standstill};
+pub use stage::StartStage;
+use stage::{StallDetector, StartState};
 use timely::communication::allocator::zero_copy::initialize::initialize_networking_from_sockets;
 use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 use timely::communication::initialize::Hooks;
@@ -59,14 +59,14 @@ use wire::{Ends, Wire};
 use crate::dataflow::run_state::RunState;
 
 /// How long the end of a run waits for every peer to learn of it.
-const TELLING: Duration = Duration::from_millis(500);
+const END_REPORT_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long the start of a complete cluster may stand still, as a multiple of `--start-timeout`: a
 /// start waits for Kafka and Postgres several times in a row.
-const STANDSTILL_FACTOR: u32 = 5;
+const STALL_TIMEOUT_FACTOR: u32 = 5;
 /// The lower bound of that time.
-const STANDSTILL_LEAST: Duration = Duration::from_secs(60);
+const MIN_STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// How often the progress of the start is checked.
-const STANDSTILL_LOOK: Duration = Duration::from_millis(500);
+const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// What a cluster that reaches beyond this machine needs.
 const NEEDS_SECRET: &str = "\
     processes that reach each other over a network need a secret in common, which proves that they \
@@ -101,7 +101,7 @@ impl ClusterConfig {
         let beyond = self.addresses.iter().find(|address| !hosts::is_loopback(address));
         match (&self.secret, beyond) {
             (Some(source), _) => {
-                let key = Key::read(source)?;
+                let key = SecretKey::read(source)?;
                 info!("connections between processes are encrypted with the cluster secret");
                 Protection::sealed(key, self.process, self.addresses.len()).map_err(|why| {
                     Fault::Environment(format!("OpenSSL cannot encrypt connections: {why}"))
@@ -126,7 +126,7 @@ impl ClusterConfig {
 /// All processes of a job, as seen by one of them.
 pub struct Cluster {
     members: Arc<Members>,
-    listener: door::Listener,
+    listener: listener::Listener,
     /// By index, `None` for this process. Timely takes them.
     wires: Vec<Option<Wire>>,
 }
@@ -152,7 +152,8 @@ impl Cluster {
             protection,
             Arc::clone(run_state),
         ));
-        let Some(listener) = door::listen(&members, config.start_timeout, loopback_only)? else {
+        let Some(listener) = listener::listen(&members, config.start_timeout, loopback_only)?
+        else {
             return Ok(None);
         };
         let mut cluster = Cluster { members, listener, wires: Vec::new() };
@@ -173,14 +174,14 @@ impl Cluster {
         let wires: std::io::Result<_> = wires.into_iter().enumerate().map(wire).collect();
         cluster.wires = wires
             .map_err(|why| Fault::Environment(format!("cannot set up the connections: {why}")))?;
-        let limit = (config.start_timeout * STANDSTILL_FACTOR).max(STANDSTILL_LEAST);
+        let limit = (config.start_timeout * STALL_TIMEOUT_FACTOR).max(MIN_STALL_TIMEOUT);
         watch_the_start(&cluster.members, limit);
         Ok(Some(cluster))
     }
 
     /// Reports to the others how far the start of this process has come.
-    pub fn start(&self) -> Start {
-        Start(Arc::clone(&self.members))
+    pub fn start_reporter(&self) -> StartReporter {
+        StartReporter(Arc::clone(&self.members))
     }
 
     /// What timely's workers of this process are built from.
@@ -207,19 +208,19 @@ impl Cluster {
 impl Drop for Cluster {
     /// Tells the others how the run ended before the connections close.
     fn drop(&mut self) {
-        self.members.wait_until_told(TELLING);
+        self.members.wait_until_reported(END_REPORT_TIMEOUT);
         self.members.close();
         self.listener.close();
     }
 }
 
-/// Tells the others how far the start of this process has come.
+/// Reports to the others how far the start of this process has come.
 #[derive(Clone)]
-pub struct Start(Arc<Members>);
+pub struct StartReporter(Arc<Members>);
 
-impl Start {
+impl StartReporter {
     /// This process has reached a stage.
-    pub fn reach(&self, stage: Stage) {
+    pub fn reach(&self, stage: StartStage) {
         self.0.reach(stage);
     }
 }
@@ -228,12 +229,12 @@ impl Start {
 fn watch_the_start(members: &Arc<Members>, limit: Duration) {
     let members = Arc::clone(members);
     let work = move || {
-        let mut standstill = Standstill::new(limit, Instant::now());
+        let mut detector = StallDetector::new(limit, Instant::now());
         while let Some(stages) = members.stages() {
-            match standstill.look(stages.clone(), Instant::now()) {
-                Look::Started => return,
-                Look::Waiting => thread::sleep(STANDSTILL_LOOK),
-                Look::Still(behind) => {
+            match detector.check(stages.clone(), Instant::now()) {
+                StartState::Started => return,
+                StartState::Waiting => thread::sleep(STALL_CHECK_INTERVAL),
+                StartState::Stalled(behind) => {
                     let who = |process: usize| {
                         format!("{} {}", members.name(process), stages[process].doing())
                     };

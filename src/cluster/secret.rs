@@ -16,9 +16,9 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::secret::Secret;
 
 /// A shorter secret could be guessed.
-const LEAST_BYTES: usize = 16;
+const MIN_BYTES: usize = 16;
 /// A longer file is not a secret but the wrong file.
-const MOST_BYTES: usize = 4_096;
+const MAX_BYTES: usize = 4_096;
 /// How to make a secret, for messages.
 pub(super) const REMEDY: &str = "make one with (umask 077; head -c 32 /dev/urandom | base64 > FILE) \
                                  and give the same to every process";
@@ -34,17 +34,17 @@ pub enum SecretSource {
 
 /// A key of 32 bytes.
 #[derive(Clone)]
-pub(super) struct Key([u8; 32]);
+pub(super) struct SecretKey([u8; 32]);
 
-impl fmt::Debug for Key {
+impl fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(secret)")
     }
 }
 
-impl Key {
+impl SecretKey {
     /// Reads the secret. Whatever is wrong with it is a configuration error.
-    pub fn read(source: &SecretSource) -> Result<Key, Fault> {
+    pub fn read(source: &SecretSource) -> Result<SecretKey, Fault> {
         let (name, bytes) = match source {
             SecretSource::Variable(secret) => {
                 ("SESSIONIZER_CLUSTER_SECRET".to_owned(), secret.reveal().as_bytes().to_vec())
@@ -58,22 +58,22 @@ impl Key {
                 (name, bytes)
             }
         };
-        Key::of(&bytes).map_err(|what| Fault::Config(format!("{name} {what}; {REMEDY}")))
+        SecretKey::of(&bytes).map_err(|what| Fault::Config(format!("{name} {what}; {REMEDY}")))
     }
 
     /// Derives the key from a secret. One newline at the end belongs to the file and not to the
     /// secret.
-    pub fn of(secret: &[u8]) -> Result<Key, String> {
+    pub fn of(secret: &[u8]) -> Result<SecretKey, String> {
         let secret = secret.strip_suffix(b"\n").unwrap_or(secret);
         let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
         match secret.len() {
             0 => Err("is empty".to_owned()),
-            short if short < LEAST_BYTES => {
-                Err(format!("has {short} bytes, and must have at least {LEAST_BYTES}"))
+            short if short < MIN_BYTES => {
+                Err(format!("has {short} bytes, and must have at least {MIN_BYTES}"))
             }
-            long if long > MOST_BYTES => Err(format!("is longer than {MOST_BYTES} bytes")),
+            long if long > MAX_BYTES => Err(format!("is longer than {MAX_BYTES} bytes")),
             _ => derive(secret, b"cluster")
-                .map(Key)
+                .map(SecretKey)
                 .map_err(|why| format!("cannot be used by OpenSSL: {why}")),
         }
     }
@@ -103,7 +103,7 @@ fn derive(secret: &[u8], purpose: &[u8]) -> Result<[u8; 32], ErrorStack> {
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     // Room for a newline of two bytes, and one byte that shows that there is more.
-    File::open(path)?.take(MOST_BYTES as u64 + 3).read_to_end(&mut bytes)?;
+    File::open(path)?.take(MAX_BYTES as u64 + 3).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_newline_at_the_end_is_not_part_of_the_secret() {
-        let key = |secret: &[u8]| Key::of(secret).expect("long enough").0;
+        let key = |secret: &[u8]| SecretKey::of(secret).expect("long enough").0;
         let want = key(SECRET);
         assert_eq!(key(b"0123456789abcdef\n"), want);
         assert_eq!(key(b"0123456789abcdef\r\n"), want);
@@ -142,10 +142,10 @@ mod tests {
             (b"".to_vec(), "is empty"),
             (b"\n".to_vec(), "is empty"),
             (b"hunter2hunter2!".to_vec(), "has 15 bytes, and must have at least 16"),
-            (vec![b'x'; MOST_BYTES + 1], "is longer than 4096 bytes"),
+            (vec![b'x'; MAX_BYTES + 1], "is longer than 4096 bytes"),
         ] {
             let source = SecretSource::Variable(Secret::new(String::from_utf8_lossy(&secret)));
-            let Err(Fault::Config(why)) = Key::read(&source) else { panic!("{says}") };
+            let Err(Fault::Config(why)) = SecretKey::read(&source) else { panic!("{says}") };
             assert!(why.contains(&format!("SESSIONIZER_CLUSTER_SECRET {says}; make one")), "{why}");
             assert!(!why.contains("hunter2"), "{why}");
         }
@@ -155,10 +155,10 @@ mod tests {
     fn a_file_is_read_and_one_that_never_ends_is_too_long() {
         let file = std::env::temp_dir().join(format!("sessionizer-secret-{}", std::process::id()));
         fs::write(&file, [SECRET, b"\n"].concat()).expect("written");
-        let key = Key::read(&SecretSource::File(file.clone())).expect("valid");
-        assert_eq!(key.0, Key::of(SECRET).expect("valid").0);
+        let key = SecretKey::read(&SecretSource::File(file.clone())).expect("valid");
+        assert_eq!(key.0, SecretKey::of(SECRET).expect("valid").0);
         fs::remove_file(&file).expect("removed");
-        let of = |path: &str| Key::read(&SecretSource::File(PathBuf::from(path)));
+        let of = |path: &str| SecretKey::read(&SecretSource::File(PathBuf::from(path)));
         let Err(Fault::Config(why)) = of("/no/such/secret") else { panic!("there is none") };
         assert!(why.contains("/no/such/secret (--cluster-secret-file) cannot be read"), "{why}");
         let Err(Fault::Config(why)) = of("/dev/zero") else { panic!("it never ends") };
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn each_direction_of_each_pair_has_its_own_key_and_none_shows() {
-        let key = Key::of(SECRET).expect("valid");
+        let key = SecretKey::of(SECRET).expect("valid");
         let between = |client, server| key.between(client, server).expect("derived");
         assert_eq!(between(1, 0), between(1, 0));
         assert_ne!(between(1, 0), between(0, 1));

@@ -228,4 +228,15 @@ mod tests {
         frames.pass(&all[..before]);
         assert!(!frames.ended());
     }
+
+    #[test]
+    fn fuzz_frames() {
+        let seed: Vec<u8> = (0..200u8).collect();
+        crate::shared::mutate::fuzz(&[&seed, &[0; 120]], &[&[0; 8], &[0xff; 8]], |bytes| {
+            let (mut at_once, mut in_pieces) = (Frames::new(), Frames::new());
+            at_once.pass(bytes);
+            bytes.chunks(7).for_each(|piece| in_pieces.pass(piece));
+            assert_eq!(at_once.ended(), in_pieces.ended(), "{bytes:?}");
+        });
+    }
 }

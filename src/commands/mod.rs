@@ -1,9 +1,13 @@
-//! The commands besides the job itself: demo, audit, produce and reset.
+//! The commands besides the job itself.
 
-mod ask;
 pub mod audit;
+pub mod compare;
+pub mod completions;
 pub mod demo;
 pub mod health;
+mod http;
+pub mod man;
 pub mod produce;
 pub mod reset;
+pub mod schema;
 pub mod status;

@@ -13,22 +13,22 @@ use crate::config;
 use crate::config::{Environment, Problems};
 use crate::dataflow::ports::LedgerError;
 use crate::ledger;
-use crate::ledger::{Doomed, LedgerConfig, RowCount};
+use crate::ledger::{LedgerConfig, ResetPlan, RowCount};
 
 /// Looks, asks, removes.
 pub fn reset(args: &ResetArgs, env: &Environment) -> Result<(), Fault> {
     let config = read(args, env)?;
-    let doomed = ledger::look_before_reset(&config).map_err(give_up)?;
-    say(&describe(&doomed))?;
+    let plan = ledger::look_before_reset(&config).map_err(give_up)?;
+    print(&describe(&plan))?;
     if !args.yes {
-        confirm(&doomed.job)?;
+        confirm(&plan.job)?;
     }
     ledger::reset(&config).map_err(give_up)?;
-    say(&format!(
+    print(&format!(
         "Removed. The next start of the job {} is its first: it reads the topic from the earliest \
          offset, unless --from says otherwise. The offsets of its consumer group in Kafka stay as \
          they are and do not matter for that.\n",
-        doomed.job
+        plan.job
     ))
 }
 
@@ -51,7 +51,7 @@ fn give_up(error: LedgerError) -> Fault {
 }
 
 /// Prints a text. A closed output must not count as a yes.
-fn say(text: &str) -> Result<(), Fault> {
+fn print(text: &str) -> Result<(), Fault> {
     let mut out = std::io::stdout();
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())
@@ -59,24 +59,24 @@ fn say(text: &str) -> Result<(), Fault> {
 }
 
 /// Describes what will be removed.
-fn describe(doomed: &Doomed) -> String {
-    let Doomed { place, job, created_at, started_at, started_by, table, .. } = doomed;
+fn describe(plan: &ResetPlan) -> String {
+    let ResetPlan { database, job, created_at, started_at, started_by, table, .. } = plan;
     let count = |number: i64| HumanCount(u64::try_from(number).unwrap_or(0)).to_string();
-    let mut rows = match doomed.rows {
+    let mut rows = match plan.rows {
         RowCount::NoTable => "the table is not there".to_owned(),
         RowCount::Exactly(1) => "1 row".to_owned(),
         RowCount::Exactly(rows) => format!("{} rows", count(rows)),
         RowCount::About(rows) => format!("about {} rows", count(rows)),
     };
-    if doomed.found_rows && doomed.rows != RowCount::NoTable {
+    if plan.found_rows && plan.rows != RowCount::NoTable {
         rows.push_str("\n                 with those from before the job");
     }
-    let open = match doomed.open {
+    let open = match plan.open {
         0 => "none".to_owned(),
         records => format!("{} records in them", count(records)),
     };
     format!(
-        "This removes, in {place}:\n\
+        "This removes, in {database}:\n\
          \x20 job            {job}\n\
          \x20                created {created_at}\n\
          \x20                started {started_at} by {started_by}\n\
@@ -84,7 +84,7 @@ fn describe(doomed: &Doomed) -> String {
          \x20 open sessions  {open}\n\
          \x20 dead letters   {}\n\
          The table itself and other jobs stay.\n",
-        count(doomed.dead_letters)
+        count(plan.dead_letters)
     )
 }
 
@@ -98,7 +98,7 @@ fn confirm(job: &str) -> Result<(), Fault> {
                 .to_owned(),
         ));
     }
-    say(&format!("Type the job's name to remove it ({job}): "))?;
+    print(&format!("Type the job's name to remove it ({job}): "))?;
     let mut typed = String::new();
     stdin
         .lock()
@@ -113,17 +113,17 @@ fn confirm(job: &str) -> Result<(), Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::Place;
+    use crate::ledger::Database;
 
     #[test]
     fn what_will_be_gone_is_shown_with_where_it_is() {
-        let place = Place {
+        let database = Database {
             server: "db:5432".to_owned(),
             database: "web".to_owned(),
             user: "me".to_owned(),
         };
-        let mut doomed = Doomed {
-            place,
+        let mut plan = ResetPlan {
+            database,
             job: "visits".to_owned(),
             created_at: "2026-01-01 00:00:00+00".to_owned(),
             started_at: "2026-01-02 00:00:00+00".to_owned(),
@@ -134,7 +134,7 @@ mod tests {
             dead_letters: 1_200,
             open: 0,
         };
-        let text = describe(&doomed);
+        let text = describe(&plan);
         for part in [
             "the database web at db:5432 as me",
             "public.sessionized_events: 4,115 rows\n                 with those from before the job\n",
@@ -144,7 +144,7 @@ mod tests {
             assert!(text.contains(part), "{part:?} is missing in\n{text}");
         }
         assert!(text.lines().all(|line| line.len() <= 80), "{text}");
-        doomed.rows = RowCount::NoTable;
-        assert!(describe(&doomed).contains("sessionized_events: the table is not there\n"));
+        plan.rows = RowCount::NoTable;
+        assert!(describe(&plan).contains("sessionized_events: the table is not there\n"));
     }
 }

@@ -2,7 +2,7 @@
 
 /// A variable that a file sets.
 #[derive(PartialEq, Eq, Debug)]
-pub struct Line {
+pub struct Assignment {
     pub number: usize,
     pub name: String,
     pub value: String,
@@ -10,12 +10,12 @@ pub struct Line {
 
 /// Parses all lines, or returns the problem of each invalid one. No message repeats any part of a
 /// line, which may be a secret.
-pub fn parse(bytes: &[u8]) -> Result<Vec<Line>, Vec<(usize, &'static str)>> {
+pub fn parse(bytes: &[u8]) -> Result<Vec<Assignment>, Vec<(usize, &'static str)>> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let (mut lines, mut wrong) = (Vec::new(), Vec::new());
     for (number, line) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
         match std::str::from_utf8(line).map_err(|_| "is not valid UTF-8").and_then(variable) {
-            Ok(Some((name, value))) => lines.push(Line { number, name, value }),
+            Ok(Some((name, value))) => lines.push(Assignment { number, name, value }),
             Ok(None) => {}
             Err(what) => wrong.push((number, what)),
         }
@@ -92,11 +92,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_by_its_line_and_not_repeated() {
+    fn what_is_wrong_is_reported_by_its_line_and_not_repeated() {
         let text = b"A=1\nhunter2\n1A=hunter2\nB=\"hunter2\nC='hunter'2\n\xff=hunter2\n=hunter2\n";
         let wrong = parse(text).expect_err("five lines are wrong");
         let lines: Vec<usize> = wrong.iter().map(|(number, _)| *number).collect();
         assert_eq!(lines, [2, 3, 4, 5, 6, 7]);
         assert!(wrong.iter().all(|(_, what)| !what.contains("hunter")), "{wrong:?}");
+    }
+
+    #[test]
+    fn fuzz_env_file() {
+        let seeds: [&[u8]; 2] = [
+            b"export A=1\n# no\nPOSTGRES_PASSWORD='hunter2 x'\r\n\nB=\"a\\\"b\"\n",
+            b"\xef\xbb\xbfA=\\ \n;x\nB = 2",
+        ];
+        let pieces: [&[u8]; 7] = [b"\n", b"=", b"'", b"\"", b"\\", b"\xff", b"export "];
+        crate::shared::mutate::fuzz(&seeds, &pieces, |bytes| match parse(bytes) {
+            Ok(set) => assert!(set.iter().all(|one| !one.name.is_empty())),
+            Err(wrong) => assert!(!wrong.is_empty()),
+        });
     }
 }

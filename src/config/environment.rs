@@ -95,7 +95,7 @@ impl Environment {
     fn add_file(&mut self, name: &str, file: &str, bytes: &[u8]) {
         match env_file::parse(bytes) {
             Ok(variables) => {
-                for env_file::Line { number, name, value } in variables {
+                for env_file::Assignment { number, name, value } in variables {
                     let is_set = |known: &Variable| {
                         let value = known.value.as_deref();
                         known.place.is_none() && value.is_none_or(|value| !value.trim().is_empty())
@@ -124,6 +124,12 @@ impl Environment {
     pub fn secret(&self, name: &str) -> Option<String> {
         let value = self.variables.get(name)?.value.as_deref()?;
         Some(value.to_owned()).filter(|value| !value.trim().is_empty())
+    }
+
+    /// Sets a secret that was read from a file.
+    pub(super) fn set_secret(&mut self, name: &str, value: &str) {
+        let variable = Variable { value: Some(value.to_owned()), place: None };
+        self.variables.insert(name.to_owned(), variable);
     }
 
     /// Notes a mistake.

@@ -1,4 +1,5 @@
-//! Turns what was typed into valid settings. Text in, settings out; the only I/O is `--env-file`.
+//! Turns what was typed into valid settings. Text in, settings out; the only I/O is `--env-file` and
+//! files with secrets.
 //!
 //! Everything that is missing or wrong is collected and reported in one message, each with the name
 //! of the variable or flag and what to do.
@@ -11,6 +12,7 @@ mod http;
 pub mod kafka;
 mod postgres;
 mod problems;
+mod secret_files;
 #[cfg(test)]
 mod tests;
 pub mod value;
@@ -23,10 +25,11 @@ use cluster::read_cluster_secret;
 pub use environment::Environment;
 pub use kafka::read_kafka;
 use postgres::read_ledger;
-pub use postgres::read_ledger_of;
+pub use postgres::{read_ledger_of, read_table};
 pub use problems::Problems;
+pub use secret_files::read_secret_files;
 use sessionizer_core::alignment::Drift;
-use sessionizer_core::binding::{Late, Rules};
+use sessionizer_core::binding::{Late, RecordRules};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::rfc3339::parse_rfc3339;
 use sessionizer_core::watermark::WatermarkConfig;
@@ -64,7 +67,7 @@ pub struct Config {
     pub watermark: WatermarkConfig,
     /// How far a partition may be ahead of the slowest one that lags, in event time.
     pub drift: Drift,
-    pub rules: Rules,
+    pub rules: RecordRules,
     pub accept_lost_offsets: bool,
     pub writers: u32,
     pub snapshot_interval_ms: u64,
@@ -163,7 +166,7 @@ pub fn read(args: &RunArgs, env: &Environment) -> Result<Config, Fault> {
                 idle_timeout_ms: idle_timeout_ms?,
             },
             drift: Drift { most_ms: max_drift_ms? as i64, sessions: drift_sessions? },
-            rules: Rules { max_future_ms: max_future_ms? as i64, late: late? },
+            rules: RecordRules { max_future_ms: max_future_ms? as i64, late: late? },
             accept_lost_offsets: args.accept_lost_offsets,
             writers: writers? as u32,
             snapshot_interval_ms: snapshot_interval_ms?,

@@ -7,6 +7,7 @@ use sessionizer_core::time::Gap;
 
 use crate::cli::RunArgs;
 use crate::config::kafka::LONGEST_NAME;
+use crate::config::secret_files::from_pgpass;
 use crate::config::value::{duration_ms, name, whole};
 use crate::config::{Environment, Problems};
 use crate::ledger::url;
@@ -46,7 +47,10 @@ fn read_login(
     let default = || "postgres".to_owned();
     let user = url.user.clone().or_else(|| env.value("POSTGRES_USER")).unwrap_or_else(default);
     problems.take("POSTGRES_USER", name(&user, LONGEST_IDENTIFIER));
-    let password = url.password.clone().or_else(|| env.secret("POSTGRES_PASSWORD"));
+    let mut password = url.password.clone().or_else(|| env.secret("POSTGRES_PASSWORD"));
+    if password.is_none() {
+        password = problems.take("PGPASSFILE", from_pgpass(env, &url, &user))?;
+    }
     let password = Secret::new(password.unwrap_or_else(default));
     Some((url, user, password))
 }
@@ -111,7 +115,7 @@ pub fn read_ledger(
 }
 
 /// A table by its name, or by schema and name.
-fn read_table(text: &str) -> Result<String, String> {
+pub fn read_table(text: &str) -> Result<String, String> {
     let table = text.trim();
     let parts: Vec<&str> = table.split('.').collect();
     if parts.len() > 2 || parts.iter().any(|part| part.trim().is_empty()) {

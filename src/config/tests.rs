@@ -36,7 +36,7 @@ fn four_variables_are_enough_and_the_defaults_are_those_of_the_flink_job() {
 }
 
 #[test]
-fn all_that_is_wrong_is_told_at_once_with_its_name() {
+fn all_that_is_wrong_is_reported_at_once_with_its_name() {
     let env = [("KAFKA_WEB_TRAFFIC_KEY", "k"), ("POSTGRES_URL", "mysql://u:hunter2@h/d")];
     let args = ["--gap", "soon", "-w", "0", "--session-end", "never", "--from", "x"];
     let why = read_with(&env, &args).expect_err("invalid");
@@ -194,14 +194,82 @@ fn a_cluster_has_one_secret_which_shows_nowhere() {
 #[test]
 fn a_limit_of_what_is_switched_off_is_refused() {
     let why = |args: &[&str]| read_with(&GOOD, args).expect_err("it would be ignored");
-    let said = why(&["--statistics-visitors", "20"]);
-    assert!(said.contains("--statistics-visitors") && said.contains("nothing to limit"), "{said}");
-    let said = why(&["--anomalies", "none", "--anomaly-threshold", "burst.min=100"]);
-    assert!(said.contains("--anomaly-threshold") && said.contains("nothing to apply to"), "{said}");
+    let message = why(&["--statistics-visitors", "20"]);
+    assert!(
+        message.contains("--statistics-visitors") && message.contains("nothing to limit"),
+        "{message}"
+    );
+    let message = why(&["--anomalies", "none", "--anomaly-threshold", "burst.min=100"]);
+    assert!(
+        message.contains("--anomaly-threshold") && message.contains("nothing to apply to"),
+        "{message}"
+    );
     for right in [
         &["--statistics", "visitors", "--statistics-visitors", "20"][..],
         &["--anomalies", "burst", "--anomaly-threshold", "burst.min=100"],
     ] {
         read_with(&GOOD, right).expect("valid");
+    }
+}
+
+/// A file of its own for a test, with this content.
+fn secret_file(name: &str, content: &[u8], mode: u32) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let path = std::env::temp_dir().join(format!("sessionizer-{}-{name}", std::process::id()));
+    std::fs::write(&path, content).expect("it can be written");
+    let permissions = std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(&path, permissions).expect("it is ours");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn secrets_can_come_from_files() {
+    let password = secret_file("password", b"p@ss word\n", 0o600);
+    let secret = secret_file("secret", b"k:s\r\n", 0o600);
+    let files = [
+        ("POSTGRES_PASSWORD_FILE", password.as_str()),
+        ("KAFKA_WEB_TRAFFIC_KEY", "key"),
+        ("KAFKA_WEB_TRAFFIC_SECRET_FILE", secret.as_str()),
+    ];
+    let config = read_with(&[&GOOD[..], &files].concat(), &[]).expect("valid");
+    assert_eq!(config.ledger.password.reveal(), "p@ss word");
+    let (key, secret) = config.kafka.login.expect("a login");
+    assert_eq!((key.as_str(), secret.reveal()), ("key", "k:s"));
+
+    let pgpass = secret_file("pgpass", b"localhost:5432:web:postgres:from file", 0o600);
+    let with_pgpass = [&GOOD[..], &[("PGPASSFILE", pgpass.as_str())]].concat();
+    let config = read_with(&with_pgpass, &[]).expect("valid");
+    assert_eq!(config.ledger.password.reveal(), "from file");
+    let config = read_with(&[&with_pgpass[..], &[("POSTGRES_PASSWORD", "set")]].concat(), &[]);
+    assert_eq!(config.expect("valid").ledger.password.reveal(), "set");
+    for file in [password, pgpass] {
+        std::fs::remove_file(file).expect("it is there");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_file_of_a_secret_is_named_and_its_content_is_not() {
+    let [empty, binary, open] = [
+        secret_file("empty", b" \n", 0o600),
+        secret_file("binary", b"hunter2\xff", 0o600),
+        secret_file("open", b"localhost:5432:web:postgres:hunter2", 0o644),
+    ];
+    for (set, want) in [
+        (vec![("POSTGRES_PASSWORD_FILE", "/nowhere/p")], "/nowhere/p cannot be read: No such file"),
+        (vec![("POSTGRES_PASSWORD_FILE", &empty)], "which is empty"),
+        (vec![("POSTGRES_PASSWORD_FILE", &binary)], "which is not valid UTF-8"),
+        (
+            vec![("POSTGRES_PASSWORD_FILE", &empty), ("POSTGRES_PASSWORD", "hunter2")],
+            "is set, and so is POSTGRES_PASSWORD: only one can be",
+        ),
+        (vec![("KAFKA_WEB_TRAFFIC_SECRET_FILE", &open)], "KAFKA_WEB_TRAFFIC_KEY  is not set"),
+        (vec![("PGPASSFILE", &open)], "which others may read: chmod 600"),
+        (vec![("PGPASSFILE", "/nowhere/p")], "PGPASSFILE  /nowhere/p cannot be read"),
+    ] {
+        let why = read_with(&[&GOOD[..], &set].concat(), &[]).expect_err("refused");
+        assert!(why.contains(want) && !why.contains("hunter2"), "{why}");
+    }
+    for file in [empty, binary, open] {
+        std::fs::remove_file(file).expect("it is there");
     }
 }

@@ -130,4 +130,32 @@ mod tests {
         assert!(name(&"x".repeat(64), 63).expect_err("long").contains("64 bytes"));
         assert!(name("a\nb", 63).expect_err("a line break").contains("control"));
     }
+
+    #[test]
+    fn fuzz_values() {
+        let seeds: [&[u8]; 5] = [b"1d 5m", b"256MiB", b"-1.5e3", b"300s", b"yes"];
+        let pieces: [&[u8]; 8] = [
+            b"99999999999999999999",
+            b"y",
+            b"ms",
+            b".",
+            b"e400",
+            b"NaN",
+            b" ",
+            "\u{b5}s".as_bytes(),
+        ];
+        crate::shared::mutate::fuzz(&seeds, &pieces, |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            if let Ok(ms) = duration_ms(&text, 1, 86_400_000) {
+                assert!((1..=86_400_000).contains(&ms), "{text}");
+            }
+            if let Ok(bytes) = size(&text, 1, 1_024) {
+                assert!((1 << 20..=1 << 30).contains(&bytes), "{text}");
+            }
+            if let Ok(number) = number(&text, -1.0, 1.0) {
+                assert!((-1.0..=1.0).contains(&number), "{text}");
+            }
+            let _ = (boolean(&text), whole(&text, 0, u64::MAX));
+        });
+    }
 }

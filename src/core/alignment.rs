@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_word_of_a_worker_counts() {
+    fn the_last_report_of_a_worker_counts() {
         let bindings = [binding(0, 50, Status::Active), binding(1, 500, Status::Active)];
         let mut alignment = Alignment::new(DRIFT);
         alignment.learn(0, vec![partition(0)]);

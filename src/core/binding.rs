@@ -167,7 +167,7 @@ pub struct Binding {
     /// How many of those the source turned into dead letters.
     pub dead: u64,
     /// The wall clock of the worker that read the epoch, when the epoch began. An event later than
-    /// this by more than [`Rules::max_future_ms`] is too far in the future. `None`: the epoch
+    /// this by more than [`RecordRules::max_future_ms`] is too far in the future. `None`: the epoch
     /// itself is the clock.
     pub clock_ms: Option<u64>,
 }
@@ -222,13 +222,13 @@ impl Late {
 /// The settings that decide what happens to a record. They may change at a restart; a replayed
 /// epoch keeps the rules it was bound with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Rules {
+pub struct RecordRules {
     /// An event later than the clock by more than this becomes a dead letter.
     pub max_future_ms: i64,
     pub late: Late,
 }
 
-impl Rules {
+impl RecordRules {
     /// The latest time that an event may have, by a clock.
     pub fn latest(&self, clock_ms: u64) -> EventTime {
         EventTime::from_millis(clock_ms as i64).plus(self.max_future_ms)
@@ -241,7 +241,7 @@ pub struct BoundEpoch {
     pub epoch: Epoch,
     /// The watermark that every worker computed, kept to check the replay (I2).
     pub watermark: EventTime,
-    pub rules: Rules,
+    pub rules: RecordRules,
     pub bindings: Vec<Binding>,
 }
 
@@ -307,7 +307,7 @@ mod tests {
         assert_eq!(initial.clock_in(7_000), 7_000, "older versions bound no clock");
         let bound = Binding { clock_ms: Some(6_500), ..initial };
         assert_eq!(bound.clock_in(7_000), 6_500);
-        let rules = Rules { max_future_ms: 300, late: Late::Merge };
+        let rules = RecordRules { max_future_ms: 300, late: Late::Merge };
         assert_eq!(rules.latest(6_500), EventTime::from_millis(6_800));
     }
 }

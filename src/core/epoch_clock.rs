@@ -54,7 +54,7 @@ const MIN_INTERVAL_MS: u64 = 3_000;
 
 /// Watches how far the wall clock is from the epochs, and decides when to report it.
 #[derive(Clone, Debug)]
-pub struct ClockWatch {
+pub struct WallClockWatch {
     /// From this distance on, the clocks count as apart.
     min_apart_ms: u64,
     /// The distance last reported, and when.
@@ -63,21 +63,24 @@ pub struct ClockWatch {
 
 /// A report about the wall clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ClockNews {
+pub enum ClockReport {
     /// It is this many milliseconds ahead of the epochs; behind them if negative.
     Apart(i64),
     /// It was apart and no longer is.
     Together,
 }
 
-impl ClockWatch {
+impl WallClockWatch {
     /// Creates a watch for epochs of `epoch_ms` milliseconds.
     pub fn new(epoch_ms: u64) -> Self {
-        ClockWatch { min_apart_ms: MIN_APART_MS.max(epoch_ms.saturating_mul(2)), reported: None }
+        WallClockWatch {
+            min_apart_ms: MIN_APART_MS.max(epoch_ms.saturating_mul(2)),
+            reported: None,
+        }
     }
 
     /// Compares the clocks; returns what is worth a line in the log.
-    pub fn look(&mut self, wall_ms: u64, epoch_ms: u64, elapsed_ms: u64) -> Option<ClockNews> {
+    pub fn check(&mut self, wall_ms: u64, epoch_ms: u64, elapsed_ms: u64) -> Option<ClockReport> {
         let ahead_ms = wall_ms as i64 - epoch_ms as i64;
         let distance = ahead_ms.unsigned_abs();
         let Some((before, when)) = self.reported else {
@@ -90,24 +93,24 @@ impl ClockWatch {
         // Half the distance, so that a clock at the edge does not alternate.
         if distance < self.min_apart_ms / 2 {
             self.reported = None;
-            return Some(ClockNews::Together);
+            return Some(ClockReport::Together);
         }
         let moved = ahead_ms.abs_diff(before);
         let much = moved >= self.min_apart_ms.max(before.unsigned_abs() / 10);
         (much || since >= REPEAT_MS).then(|| self.report(ahead_ms, elapsed_ms))
     }
 
-    /// Remembers what is reported.
-    fn report(&mut self, ahead_ms: i64, elapsed_ms: u64) -> ClockNews {
+    /// Records what is reported.
+    fn report(&mut self, ahead_ms: i64, elapsed_ms: u64) -> ClockReport {
         self.reported = Some((ahead_ms, elapsed_ms));
-        ClockNews::Apart(ahead_ms)
+        ClockReport::Apart(ahead_ms)
     }
 }
 
 /// A duration in milliseconds, displayed in units that fit its size.
-pub struct Distance(pub u64);
+pub struct HumanDuration(pub u64);
 
-impl fmt::Display for Distance {
+impl fmt::Display for HumanDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.0;
         let rounded = |unit_ms: u64| (ms + unit_ms / 2) / unit_ms;
@@ -125,7 +128,7 @@ impl fmt::Display for Distance {
 
 /// Explains a distance between the wall clock and the epochs, for the log.
 pub fn explain(ahead_ms: i64, wall_ms: u64, max_future_ms: i64) -> String {
-    let distance = Distance(ahead_ms.unsigned_abs());
+    let distance = HumanDuration(ahead_ms.unsigned_abs());
     if ahead_ms < 0 {
         let latest = EventTime::from_millis(wall_ms as i64).plus(max_future_ms);
         return format!(
@@ -167,30 +170,30 @@ mod tests {
     }
 
     #[test]
-    fn clocks_that_are_apart_are_told_once_and_again_when_that_changes_much() {
-        let mut watch = ClockWatch::new(1_000);
-        let mut look = |ahead: i64, at: u64| {
+    fn clocks_that_are_apart_are_reported_once_and_again_when_that_changes_much() {
+        let mut watch = WallClockWatch::new(1_000);
+        let mut check = |ahead: i64, at: u64| {
             let epoch = 10 * DAY_MS + at;
-            watch.look((epoch as i64 + ahead) as u64, epoch, at)
+            watch.check((epoch as i64 + ahead) as u64, epoch, at)
         };
         let day = DAY_MS as i64;
-        assert_eq!([look(4_999, 0), look(-4_999, 1_000)], [None, None]);
-        assert_eq!(look(-5_000, 2_000), Some(ClockNews::Apart(-5_000)));
-        assert_eq!(look(-day, 3_000), None, "a clock that jitters does not fill the log");
-        assert_eq!(look(-day, 12_000), Some(ClockNews::Apart(-day)));
-        assert_eq!(look(-day + 60_000, 60_000), None, "a minute of a day is not much");
-        assert_eq!(look(-day, 12_000 + REPEAT_MS), Some(ClockNews::Apart(-day)));
-        assert_eq!(look(day, 2 * REPEAT_MS), Some(ClockNews::Apart(day)));
-        assert_eq!(look(2_500, 3 * REPEAT_MS), Some(ClockNews::Apart(2_500)));
-        assert_eq!(look(2_499, 4 * REPEAT_MS), Some(ClockNews::Together));
-        assert_eq!(look(0, 5 * REPEAT_MS), None);
+        assert_eq!([check(4_999, 0), check(-4_999, 1_000)], [None, None]);
+        assert_eq!(check(-5_000, 2_000), Some(ClockReport::Apart(-5_000)));
+        assert_eq!(check(-day, 3_000), None, "a clock that jitters does not fill the log");
+        assert_eq!(check(-day, 12_000), Some(ClockReport::Apart(-day)));
+        assert_eq!(check(-day + 60_000, 60_000), None, "a minute of a day is not much");
+        assert_eq!(check(-day, 12_000 + REPEAT_MS), Some(ClockReport::Apart(-day)));
+        assert_eq!(check(day, 2 * REPEAT_MS), Some(ClockReport::Apart(day)));
+        assert_eq!(check(2_500, 3 * REPEAT_MS), Some(ClockReport::Apart(2_500)));
+        assert_eq!(check(2_499, 4 * REPEAT_MS), Some(ClockReport::Together));
+        assert_eq!(check(0, 5 * REPEAT_MS), None);
     }
 
     #[test]
     fn long_epochs_are_apart_from_the_clock_by_nature() {
-        let mut watch = ClockWatch::new(60_000);
-        assert_eq!(watch.look(119_999, 0, 0), None);
-        assert_eq!(watch.look(120_000, 0, 0), Some(ClockNews::Apart(120_000)));
+        let mut watch = WallClockWatch::new(60_000);
+        assert_eq!(watch.check(119_999, 0, 0), None);
+        assert_eq!(watch.check(120_000, 0, 0), Some(ClockReport::Apart(120_000)));
     }
 
     #[test]
@@ -207,12 +210,12 @@ mod tests {
             (DAY_MS + 61_000, "24 h 1 min"),
             (3 * DAY_MS + HOUR_MS, "3 days 1 h"),
         ] {
-            assert_eq!(Distance(ms).to_string(), text);
+            assert_eq!(HumanDuration(ms).to_string(), text);
         }
     }
 
     #[test]
-    fn an_explanation_says_how_far_and_what_follows() {
+    fn an_explanation_names_the_distance_and_what_follows() {
         let behind = explain(-(DAY_MS as i64), 1_700_000_000_000, 300_000);
         assert!(behind.contains("24 h behind the job's epochs"), "{behind}");
         assert!(behind.contains("2023-11-14T22:18:20.000Z"), "{behind}");

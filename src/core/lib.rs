@@ -35,10 +35,11 @@ pub mod time;
 pub mod watchdog;
 pub mod watermark;
 
-/// What the tests of all crates share: random numbers, and the batch answer.
+/// What the tests of all crates share: random numbers, input that is almost right, and the batch answer.
 #[cfg(test)]
 #[path = "../../tests/shared"]
 mod shared {
+    pub mod mutate;
     pub mod oracle;
     pub mod rng;
 }

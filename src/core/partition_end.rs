@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_before_a_failure_does_not_count() {
+    fn a_report_from_before_a_failure_does_not_count() {
         let mut end = at(5);
         end.answer(offset(5), 100);
         assert_eq!(end.quiet_ms_ago(150, Some(99)), Some(50));
@@ -161,7 +161,7 @@ mod tests {
             // The end of the partition at each millisecond.
             let mut ends = vec![3];
             let mut queue: VecDeque<(i64, bool)> = VecDeque::new();
-            let (mut fetched, mut told) = (3, false);
+            let (mut fetched, mut is_reported) = (3, false);
             let mut asked: Vec<(u64, i64)> = Vec::new();
             let mut end = at(3);
             for _ in 0..200 {
@@ -176,11 +176,11 @@ mod tests {
                     // The broker answers a fetch.
                     0 if fetched < last => {
                         queue.extend((fetched..last).map(|at| (at, false)));
-                        (fetched, told) = (last, false);
+                        (fetched, is_reported) = (last, false);
                     }
-                    0 if !told => {
+                    0 if !is_reported => {
                         queue.push_back((last, true));
-                        told = true;
+                        is_reported = true;
                     }
                     1 => asked.push((now_ms, last)),
                     2 if !asked.is_empty() => {

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::binding::{Binding, BoundEpoch, Offset, Partition, Rules, TopicId};
+use crate::binding::{Binding, BoundEpoch, Offset, Partition, RecordRules, TopicId};
 use crate::key::Shard;
 use crate::time::{Epoch, EventTime};
 
@@ -62,7 +62,7 @@ pub struct RecoveryPlan {
     /// Their topic ids, where the brokers report them.
     pub topic_ids: Vec<Option<TopicId>>,
     /// The rules that new epochs are bound with.
-    pub rules: Rules,
+    pub rules: RecordRules,
     /// Records that the replay needs are gone, and that was accepted. No session that ends later
     /// than this has ever closed.
     pub lost_before: Option<EventTime>,
@@ -136,7 +136,7 @@ mod tests {
             fence: Fence::default(),
             topics: vec!["events".to_owned(), "more".to_owned()],
             topic_ids: vec![None; 2],
-            rules: Rules { max_future_ms: 0, late: Late::Merge },
+            rules: RecordRules { max_future_ms: 0, late: Late::Merge },
             lost_before: None,
             progress: vec![ShardProgress::default(); 8],
             base_epoch: 0,

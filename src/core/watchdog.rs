@@ -43,14 +43,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_stands_still_is_told_sparsely() {
+    fn what_stands_still_is_reported_sparsely() {
         let mut dog = Watchdog::default();
         let reports: Vec<u64> = (0..1_900).filter_map(|s| dog.look(Some(7), s * 1_000)).collect();
         assert_eq!(reports, [30_000, 60_000, 600_000, 1_200_000, 1_800_000]);
     }
 
     #[test]
-    fn what_moves_or_need_not_is_not_told() {
+    fn what_moves_or_need_not_is_not_reported() {
         let mut dog = Watchdog::default();
         for second in 0..100 {
             assert_eq!(dog.look(Some(second / 29), second * 1_000), None);

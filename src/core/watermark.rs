@@ -1,8 +1,8 @@
 //! Promises, idleness and the watermark. Pure: small state machines without a clock.
 //!
-//! [`PartitionClock`] runs at the source and turns the records read into a [`Binding`]. [`Clock`]
-//! runs at every worker and turns the bindings of an epoch into its watermark. All workers see the
-//! same bindings, so all agree on `W(e)`, live and in a replay (I2).
+//! [`WatermarkGenerator`] runs at the source and turns the records read into a [`Binding`].
+//! [`WatermarkTracker`] runs at every worker and turns the bindings of an epoch into its watermark.
+//! All workers see the same bindings, so all agree on `W(e)`, live and in a replay (I2).
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub struct WatermarkConfig {
 
 /// What a source knows about one partition that it reads.
 #[derive(Clone, Debug)]
-pub struct PartitionClock {
+pub struct WatermarkGenerator {
     config: WatermarkConfig,
     bound: Binding,
     newest: EventTime,
@@ -34,7 +34,7 @@ pub struct PartitionClock {
     idle_since: Option<Epoch>,
 }
 
-impl PartitionClock {
+impl WatermarkGenerator {
     /// Resumes from a binding; `epoch` is the first epoch it may bind.
     pub fn resume(config: WatermarkConfig, bound: Binding, epoch: Epoch) -> Self {
         let silent_since = match bound.status {
@@ -42,7 +42,7 @@ impl PartitionClock {
             Status::Idle => bound.quiet_since.saturating_sub(config.idle_timeout_ms),
             Status::Active | Status::Ended => epoch,
         };
-        PartitionClock {
+        WatermarkGenerator {
             config,
             bound,
             newest: EventTime::NEVER,
@@ -57,7 +57,7 @@ impl PartitionClock {
     pub fn event(&mut self, time: EventTime, epoch: Epoch) {
         self.records += 1;
         self.newest = self.newest.max(time);
-        self.heard(epoch);
+        self.note_record(epoch);
     }
 
     /// Notes that a record that is not an event was read in `epoch`. It never moves the promise,
@@ -65,11 +65,11 @@ impl PartitionClock {
     pub fn dead_letter(&mut self, epoch: Epoch) {
         self.records += 1;
         self.dead += 1;
-        self.heard(epoch);
+        self.note_record(epoch);
     }
 
     /// Notes that the partition was not silent in `epoch`.
-    fn heard(&mut self, epoch: Epoch) {
+    fn note_record(&mut self, epoch: Epoch) {
         self.silent_since = epoch;
         self.idle_since = None;
     }
@@ -129,23 +129,23 @@ impl PartitionClock {
 /// ```
 /// use sessionizer_core::binding::{Binding, Offset, Partition};
 /// use sessionizer_core::time::EventTime;
-/// use sessionizer_core::watermark::{Clock, PartitionClock, WatermarkConfig};
+/// use sessionizer_core::watermark::{WatermarkConfig, WatermarkGenerator, WatermarkTracker};
 ///
 /// let config = WatermarkConfig { out_of_orderness_ms: 15_000, idle_timeout_ms: 30_000 };
 /// let start = Binding::initial(Partition { topic: 0, number: 0 }, Offset::ZERO);
 ///
 /// // At the source: one event is read in epoch 1000, and the epoch ends before offset 1.
-/// let mut partition = PartitionClock::resume(config, start, 1_000);
+/// let mut partition = WatermarkGenerator::resume(config, start, 1_000);
 /// partition.event(EventTime::from_millis(100_000), 1_000);
 /// let binding = partition.cut(1_000, Offset::new(1), None, false);
 ///
 /// // At every worker: the watermark is the least promise.
-/// let mut clock = Clock::new(0, EventTime::NEVER, [start]);
-/// let advance = clock.advance(1_000, [binding]);
+/// let mut tracker = WatermarkTracker::new(0, EventTime::NEVER, [start]);
+/// let advance = tracker.advance(1_000, [binding]);
 /// assert_eq!(advance.watermark, EventTime::from_millis(85_000));
 /// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Clock {
+pub struct WatermarkTracker {
     bindings: BTreeMap<Partition, Binding>,
     epoch: Epoch,
     watermark: EventTime,
@@ -167,7 +167,7 @@ impl WatermarkAdvance {
     }
 }
 
-impl Clock {
+impl WatermarkTracker {
     /// Starts at `epoch`, with the latest bindings at or before it.
     pub fn new(
         epoch: Epoch,
@@ -175,7 +175,7 @@ impl Clock {
         bindings: impl IntoIterator<Item = Binding>,
     ) -> Self {
         let bindings = bindings.into_iter().map(|binding| (binding.partition, binding)).collect();
-        Clock { bindings, epoch, watermark }
+        WatermarkTracker { bindings, epoch, watermark }
     }
 
     /// Advances to `epoch` with its bindings; a partition without one keeps its last.
@@ -301,8 +301,8 @@ mod tests {
         Offset::new(offset)
     }
 
-    fn source(number: i32) -> PartitionClock {
-        PartitionClock::resume(CONFIG, Binding::initial(partition(number), Offset::ZERO), 1_000)
+    fn source(number: i32) -> WatermarkGenerator {
+        WatermarkGenerator::resume(CONFIG, Binding::initial(partition(number), Offset::ZERO), 1_000)
     }
 
     fn binding(number: i32, promise: i64, status: Status, quiet_since: Epoch) -> Binding {
@@ -326,14 +326,14 @@ mod tests {
         source.dead_letter(1_000);
         assert_eq!(source.counts(), (3, 1));
         let bound = source.cut(1_000, offset(3), None, false);
-        assert_eq!(PartitionClock::resume(CONFIG, bound, 2_000).counts(), (3, 1));
+        assert_eq!(WatermarkGenerator::resume(CONFIG, bound, 2_000).counts(), (3, 1));
     }
 
     #[test]
-    fn a_clock_knows_its_epoch() {
-        let mut clock = Clock::new(7, at(0), []);
-        clock.advance(9, []);
-        assert_eq!(clock.epoch(), 9);
+    fn a_tracker_knows_its_epoch() {
+        let mut tracker = WatermarkTracker::new(7, at(0), []);
+        tracker.advance(9, []);
+        assert_eq!(tracker.epoch(), 9);
     }
 
     #[test]
@@ -365,7 +365,7 @@ mod tests {
         source.event(at(99_000), 3_000);
         let bound = source.cut(3_000, offset(3), None, false);
         assert_eq!((bound.promise, bound.records, bound.dead), (at(85_000), 3, 0));
-        let mut resumed = PartitionClock::resume(CONFIG, bound, 4_000);
+        let mut resumed = WatermarkGenerator::resume(CONFIG, bound, 4_000);
         resumed.event(at(50_000), 4_000);
         assert_eq!(resumed.cut(4_000, offset(4), None, false).promise, at(85_000));
     }
@@ -404,10 +404,10 @@ mod tests {
         let idle = source.cut(32_000, offset(0), Some(32_000), false);
         assert_eq!(idle.quiet_since, 31_000);
         // After a restart, or when the broker has to state again where the partition ends.
-        let mut resumed = PartitionClock::resume(CONFIG, idle, 90_000);
-        for clock in [&mut source, &mut resumed] {
-            assert_eq!(clock.cut(90_000, offset(0), None, false).status, Status::Active);
-            let idle = clock.cut(91_000, offset(0), Some(91_000), false);
+        let mut resumed = WatermarkGenerator::resume(CONFIG, idle, 90_000);
+        for generator in [&mut source, &mut resumed] {
+            assert_eq!(generator.cut(90_000, offset(0), None, false).status, Status::Active);
+            let idle = generator.cut(91_000, offset(0), Some(91_000), false);
             assert_eq!((idle.status, idle.quiet_since), (Status::Idle, 31_000));
         }
         source.event(at(1), 92_000);
@@ -416,72 +416,76 @@ mod tests {
     }
 
     #[test]
-    fn an_ended_partition_stays_ended_only_as_long_as_the_caller_says() {
+    fn an_ended_partition_stays_ended_only_while_the_caller_reports_it() {
         let mut source = source(0);
         let ended = source.cut(2_000, offset(0), None, true);
         assert_eq!((ended.status, ended.quiet_since), (Status::Ended, 2_000));
-        let mut resumed = PartitionClock::resume(CONFIG, ended, 3_000);
+        let mut resumed = WatermarkGenerator::resume(CONFIG, ended, 3_000);
         assert_eq!(resumed.cut(3_000, offset(0), Some(3_000), false).status, Status::Active);
     }
 
     #[test]
     fn the_watermark_is_the_least_promise_of_those_that_are_not_idle() {
-        let mut clock = Clock::new(0, EventTime::NEVER, []);
+        let mut tracker = WatermarkTracker::new(0, EventTime::NEVER, []);
         let first = [binding(0, 50, Status::Active, 0), binding(1, 90, Status::Active, 0)];
-        assert_eq!(clock.advance(1, first).watermark, at(50));
-        assert_eq!(clock.advance(2, [binding(0, 50, Status::Idle, 2)]).watermark, at(90));
+        assert_eq!(tracker.advance(1, first).watermark, at(50));
+        assert_eq!(tracker.advance(2, [binding(0, 50, Status::Idle, 2)]).watermark, at(90));
         // A partition that becomes active with an old promise stops the watermark: it never falls.
-        assert_eq!(clock.advance(3, [binding(0, 60, Status::Active, 0)]).watermark, at(90));
-        assert_eq!(clock.advance(4, []).watermark, at(90));
+        assert_eq!(tracker.advance(3, [binding(0, 60, Status::Active, 0)]).watermark, at(90));
+        assert_eq!(tracker.advance(4, []).watermark, at(90));
     }
 
     #[test]
-    fn a_partition_that_has_said_nothing_yet_holds_everything() {
-        let mut clock = Clock::new(0, EventTime::NEVER, []);
+    fn a_partition_without_a_promise_holds_everything() {
+        let mut tracker = WatermarkTracker::new(0, EventTime::NEVER, []);
         let both =
             [Binding::initial(partition(0), Offset::ZERO), binding(1, 90, Status::Active, 0)];
-        assert_eq!(clock.advance(1, both).watermark, EventTime::NEVER);
+        assert_eq!(tracker.advance(1, both).watermark, EventTime::NEVER);
     }
 
     #[test]
     fn when_all_are_silent_time_goes_on_with_the_epochs() {
-        let mut clock = Clock::new(0, EventTime::NEVER, []);
+        let mut tracker = WatermarkTracker::new(0, EventTime::NEVER, []);
         let idle = [binding(0, 50, Status::Idle, 31_000), binding(1, 90, Status::Idle, 40_000)];
-        assert_eq!(clock.advance(40_000, idle).watermark, at(90));
-        assert_eq!(clock.advance(41_000, []).watermark, at(1_090));
-        // The same holds for a clock that learns this from a trimmed history.
-        let mut resumed = Clock::new(41_000, clock.watermark(), clock.bindings().copied());
+        assert_eq!(tracker.advance(40_000, idle).watermark, at(90));
+        assert_eq!(tracker.advance(41_000, []).watermark, at(1_090));
+        // The same holds for a tracker that learns this from a trimmed history.
+        let mut resumed =
+            WatermarkTracker::new(41_000, tracker.watermark(), tracker.bindings().copied());
         assert_eq!(resumed.advance(45_000, []).watermark, at(5_090));
-        assert_eq!(clock.advance(45_000, []).watermark, at(5_090));
+        assert_eq!(tracker.advance(45_000, []).watermark, at(5_090));
     }
 
     #[test]
     fn silence_without_any_event_ever_stays_before_all_time() {
-        let mut clock = Clock::new(0, EventTime::NEVER, []);
+        let mut tracker = WatermarkTracker::new(0, EventTime::NEVER, []);
         let never = Binding {
             status: Status::Idle,
             quiet_since: 1,
             ..Binding::initial(partition(0), Offset::ZERO)
         };
-        assert_eq!(clock.advance(1_000_000, [never]).watermark, EventTime::NEVER);
-        assert_eq!(Clock::new(0, EventTime::NEVER, []).advance(5, []).watermark, EventTime::NEVER);
+        assert_eq!(tracker.advance(1_000_000, [never]).watermark, EventTime::NEVER);
+        assert_eq!(
+            WatermarkTracker::new(0, EventTime::NEVER, []).advance(5, []).watermark,
+            EventTime::NEVER
+        );
     }
 
     #[test]
     fn draining_closes_everything_and_leaves_the_watermark_alone() {
-        let mut clock = Clock::new(0, EventTime::NEVER, []);
+        let mut tracker = WatermarkTracker::new(0, EventTime::NEVER, []);
         let half = [binding(0, 50, Status::Ended, 1), binding(1, 90, Status::Active, 0)];
-        assert!(!clock.advance(1, half).drained);
-        let reading = clock.advance(2, [binding(1, 95, Status::Ended, 2)]);
+        assert!(!tracker.advance(1, half).drained);
+        let reading = tracker.advance(2, [binding(1, 95, Status::Ended, 2)]);
         assert_eq!((reading.drained, reading.watermark), (true, at(95)));
         assert_eq!(reading.close_before(), EventTime::FOREVER);
-        let reading = clock.advance(3, [binding(1, 95, Status::Active, 0)]);
+        let reading = tracker.advance(3, [binding(1, 95, Status::Active, 0)]);
         assert_eq!((reading.drained, reading.close_before()), (false, at(95)));
     }
 
     #[test]
     #[should_panic(expected = "epoch 5 comes after 5")]
     fn epochs_only_go_forward() {
-        Clock::new(5, EventTime::NEVER, []).advance(5, []);
+        WatermarkTracker::new(5, EventTime::NEVER, []).advance(5, []);
     }
 }

@@ -17,7 +17,7 @@ use crate::ui::text;
 
 /// The kinds of data in flight.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Kind {
+pub enum ChargeKind {
     /// Events on their way to the sessions.
     Events,
     DeadLetters,
@@ -25,11 +25,11 @@ pub enum Kind {
     Snapshots,
 }
 
-const KINDS: [(Kind, &str); 4] = [
-    (Kind::Events, "events"),
-    (Kind::DeadLetters, "dead letters"),
-    (Kind::Rows, "rows"),
-    (Kind::Snapshots, "snapshots of open sessions"),
+const KINDS: [(ChargeKind, &str); 4] = [
+    (ChargeKind::Events, "events"),
+    (ChargeKind::DeadLetters, "dead letters"),
+    (ChargeKind::Rows, "rows"),
+    (ChargeKind::Snapshots, "snapshots of open sessions"),
 ];
 
 /// A budget of bytes that all workers of a process share.
@@ -73,7 +73,7 @@ impl Budget {
     }
 
     /// Charges data that a worker has created to its epoch.
-    pub fn charge(&self, kind: Kind, worker: usize, epoch: Epoch, bytes: u64) {
+    pub fn charge(&self, kind: ChargeKind, worker: usize, epoch: Epoch, bytes: u64) {
         if bytes > 0 {
             self.charges().entry((epoch, worker)).or_default()[kind as usize] += bytes;
             self.used.fetch_add(bytes, Relaxed);
@@ -82,18 +82,19 @@ impl Budget {
 
     /// Releases the events that a worker has read up to the end of an epoch: the sessions have
     /// absorbed them.
-    pub fn taken_in(&self, worker: usize, epoch: Epoch) {
+    pub fn release_events(&self, worker: usize, epoch: Epoch) {
         let mut charges = self.charges();
         let of_worker =
             charges.range_mut(..=(epoch, worker)).filter(|((_, maker), _)| *maker == worker);
-        let events = of_worker.map(|(_, bytes)| std::mem::take(&mut bytes[Kind::Events as usize]));
+        let events =
+            of_worker.map(|(_, bytes)| std::mem::take(&mut bytes[ChargeKind::Events as usize]));
         let bytes = events.sum();
         self.used.fetch_sub(bytes, Relaxed);
     }
 
     /// Releases everything before `epoch`, which is durable (`None`: everything). Returns whether
     /// that released anything.
-    pub fn durable_before(&self, epoch: Option<Epoch>) -> bool {
+    pub fn release_durable(&self, epoch: Option<Epoch>) -> bool {
         let mut charges = self.charges();
         let open = epoch.map_or_else(BTreeMap::new, |epoch| charges.split_off(&(epoch, 0)));
         let durable = std::mem::replace(&mut *charges, open);
@@ -125,7 +126,7 @@ impl Budget {
             let mine = charges.iter().filter(|((_, maker), _)| *maker == worker);
             // Rows and snapshots come from the input of all readers.
             let read = |bytes: &[u64; KINDS.len()]| {
-                bytes[Kind::Events as usize] + bytes[Kind::DeadLetters as usize]
+                bytes[ChargeKind::Events as usize] + bytes[ChargeKind::DeadLetters as usize]
             };
             mine.map(|(_, bytes)| read(bytes)).sum::<u64>() < (limit / readers).max(1)
         };
@@ -172,60 +173,60 @@ mod tests {
     #[test]
     fn without_a_limit_nobody_pauses() {
         let budget = Budget::default();
-        budget.charge(Kind::Events, 0, 1, u64::MAX / 2);
+        budget.charge(ChargeKind::Events, 0, 1, u64::MAX / 2);
         assert!(budget.allowance(0) > 0 && !budget.is_used_up() && budget.pauses() == 0);
     }
 
     #[test]
-    fn events_are_released_when_they_are_taken_in_and_the_rest_when_it_is_durable() {
+    fn events_are_released_when_absorbed_and_the_rest_when_durable() {
         let budget = budget(100, 1);
-        budget.charge(Kind::Events, 0, 7, 30);
-        budget.charge(Kind::DeadLetters, 0, 7, 40);
-        budget.charge(Kind::Rows, 0, 8, 20);
+        budget.charge(ChargeKind::Events, 0, 7, 30);
+        budget.charge(ChargeKind::DeadLetters, 0, 7, 40);
+        budget.charge(ChargeKind::Rows, 0, 8, 20);
         assert_eq!(budget.allowance(0), 10);
-        budget.charge(Kind::Events, 0, 9, 10);
+        budget.charge(ChargeKind::Events, 0, 9, 10);
         assert_eq!((budget.allowance(0), budget.is_used_up()), (0, true));
-        budget.taken_in(0, 8);
+        budget.release_events(0, 8);
         assert_eq!(budget.allowance(0), 30);
-        assert!(!budget.durable_before(Some(7)));
-        assert!(budget.durable_before(Some(8)));
+        assert!(!budget.release_durable(Some(7)));
+        assert!(budget.release_durable(Some(8)));
         assert_eq!(budget.allowance(0), 70);
-        assert!(budget.durable_before(None));
+        assert!(budget.release_durable(None));
         assert_eq!((budget.allowance(0), budget.pauses()), (100, 1));
     }
 
     #[test]
     fn events_of_another_worker_stay_until_its_own_sessions_have_taken_them_in() {
         let budget = budget(100, 2);
-        budget.charge(Kind::Events, 0, 5, 10);
-        budget.charge(Kind::Events, 1, 5, 10);
-        budget.charge(Kind::Events, 1, 4, 10);
-        budget.taken_in(0, 5);
+        budget.charge(ChargeKind::Events, 0, 5, 10);
+        budget.charge(ChargeKind::Events, 1, 5, 10);
+        budget.charge(ChargeKind::Events, 1, 4, 10);
+        budget.release_events(0, 5);
         assert_eq!(budget.used.load(Relaxed), 20);
-        budget.taken_in(1, 4);
+        budget.release_events(1, 4);
         assert_eq!(budget.used.load(Relaxed), 10);
-        budget.taken_in(1, 5);
+        budget.release_events(1, 5);
         assert_eq!(budget.used.load(Relaxed), 0);
     }
 
     #[test]
     fn one_charge_larger_than_all_is_taken_and_released() {
         let budget = budget(100, 1);
-        budget.charge(Kind::DeadLetters, 0, 1, 1_000_000);
+        budget.charge(ChargeKind::DeadLetters, 0, 1, 1_000_000);
         assert_eq!(budget.allowance(0), 0);
-        budget.durable_before(Some(2));
+        budget.release_durable(Some(2));
         assert_eq!(budget.allowance(0), 100);
     }
 
     #[test]
     fn who_has_its_part_waits_for_those_who_have_not() {
         let budget = budget(100, 2);
-        budget.charge(Kind::DeadLetters, 0, 1, 49);
+        budget.charge(ChargeKind::DeadLetters, 0, 1, 49);
         assert!(budget.allowance(0) > 0, "half of it is for anybody");
-        budget.charge(Kind::DeadLetters, 0, 1, 10);
+        budget.charge(ChargeKind::DeadLetters, 0, 1, 10);
         assert_eq!(budget.allowance(0), 0);
         assert_eq!(budget.allowance(1), 20, "the half of what is left");
-        budget.charge(Kind::Rows, 1, 1, 41);
+        budget.charge(ChargeKind::Rows, 1, 1, 41);
         assert_eq!([0, 1].map(|worker| budget.allowance(worker)), [0, 0]);
     }
 
@@ -233,19 +234,19 @@ mod tests {
     fn however_small_it_is_everybody_gets_a_turn() {
         let budget = budget(1, 3);
         assert_eq!([0, 1, 2].map(|worker| budget.allowance(worker)), [1, 1, 1]);
-        budget.charge(Kind::Events, 1, 1, 500);
+        budget.charge(ChargeKind::Events, 1, 1, 500);
         assert_eq!([0, 1, 2].map(|worker| budget.allowance(worker)), [0, 0, 0]);
-        budget.taken_in(1, 1);
+        budget.release_events(1, 1);
         assert_eq!(budget.allowance(0), 1);
     }
 
     #[test]
-    fn it_says_what_it_is_used_for_and_leaves_out_what_does_not_count() {
+    fn it_shows_what_it_is_used_for_and_leaves_out_what_does_not_count() {
         let budget = budget(100, 1);
-        budget.charge(Kind::Rows, 0, 1, 5 << 20);
-        budget.charge(Kind::DeadLetters, 1, 1, 43 << 20);
-        budget.charge(Kind::Rows, 0, 2, 2 << 20);
-        budget.charge(Kind::Events, 0, 2, 1_000);
+        budget.charge(ChargeKind::Rows, 0, 1, 5 << 20);
+        budget.charge(ChargeKind::DeadLetters, 1, 1, 43 << 20);
+        budget.charge(ChargeKind::Rows, 0, 2, 2 << 20);
+        budget.charge(ChargeKind::Events, 0, 2, 1_000);
         assert_eq!(budget.to_string(), "43 MiB of dead letters, 7 MiB of rows");
     }
 }

@@ -20,7 +20,7 @@ use crate::dataflow::anomalies::figures::Alarms;
 use crate::dataflow::buckets::Buckets;
 use crate::dataflow::changes::ChangeFigures;
 use crate::dataflow::messages::DeadLetter;
-use crate::dataflow::peers::Peers;
+use crate::dataflow::peers::PeerReports;
 use crate::dataflow::statistics::board::Board;
 use crate::dataflow::statistics::figures::WindowFigures;
 
@@ -35,13 +35,13 @@ pub const EXAMPLE_CHARS: usize = 200;
 pub struct Figures {
     topics: OnceLock<Vec<String>>,
     parts: Mutex<BTreeMap<Partition, PartFigures>>,
-    bound: Mutex<Bound>,
+    bound: Mutex<LatestBindings>,
     writers: Mutex<BTreeMap<u32, WriterFigures>>,
     letters: Mutex<BTreeMap<String, LetterFigures>>,
     workers: Mutex<BTreeMap<usize, Arc<WorkerFigures>>>,
     snapshots: Mutex<BTreeMap<Shard, (Epoch, u64)>>,
     /// What the processes of the job report to each other.
-    pub peers: Peers,
+    pub peers: PeerReports,
     /// What the commits have changed in the table.
     pub changes: Mutex<ChangeFigures>,
     /// Whether there are statistics, and how large their windows are.
@@ -73,7 +73,7 @@ pub struct PartFigures {
     pub retired: bool,
     pub replaying: bool,
     /// The end of the log, if an open transaction holds records back.
-    pub held_back: Option<Offset>,
+    pub held_by_transaction: Option<Offset>,
     /// Records read in this run, and how many of them became dead letters.
     pub records: u64,
     pub dead: u64,
@@ -81,7 +81,7 @@ pub struct PartFigures {
 
 /// The latest bindings of all partitions of the job.
 #[derive(Clone, Debug, Default)]
-pub struct Bound {
+pub struct LatestBindings {
     pub epoch: Epoch,
     pub bindings: BTreeMap<Partition, Binding>,
     /// The watermarks of epochs that may not be durable yet.
@@ -186,7 +186,7 @@ impl Figures {
     }
 
     /// What is bound, given the last durable epoch.
-    pub fn bound(&self, durable: Epoch) -> Bound {
+    pub fn bound(&self, durable: Epoch) -> LatestBindings {
         let mut bound = lock(&self.bound);
         while let Some((_, watermark)) =
             bound.watermarks.front().copied().filter(|(epoch, _)| *epoch <= durable)

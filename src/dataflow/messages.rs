@@ -1,7 +1,7 @@
 //! The records that travel between operators. Plain data.
 
 use serde::{Deserialize, Serialize};
-use sessionizer_core::binding::{Binding, Offset, Partition, Rules};
+use sessionizer_core::binding::{Binding, Offset, Partition, RecordRules};
 use sessionizer_core::event::Reason;
 use sessionizer_core::key::{Key, Shard};
 use sessionizer_core::session::{Closed, Span};
@@ -123,7 +123,7 @@ impl ShardOutput {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct EpochMeta {
     pub watermark: EventTime,
-    pub rules: Rules,
+    pub rules: RecordRules,
     pub bindings: Vec<Binding>,
     /// See [`SourceBindings::lagging`].
     pub lagging: Vec<Partition>,

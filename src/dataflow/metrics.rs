@@ -44,7 +44,7 @@ pub struct Metrics {
     pub replay_epochs: AtomicU64,
     pub replayed_epochs: AtomicU64,
     /// Offsets held back by open transactions, which a bounded run does not read.
-    pub held_back: AtomicU64,
+    pub held_offsets: AtomicU64,
     /// Records that a bounded run has to read, once that is known.
     pub records_ahead: AtomicU64,
     /// Readers that have begun.

@@ -60,7 +60,7 @@ pub trait Feed {
 
     /// Where the partition ends, if an open transaction holds its last records back: they exist,
     /// but nobody can read them yet.
-    fn held_back(&self, _partition: Partition) -> Option<Offset> {
+    fn held_by_transaction(&self, _partition: Partition) -> Option<Offset> {
         None
     }
 

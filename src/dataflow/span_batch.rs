@@ -81,7 +81,7 @@ pub struct SpanBatchBuilder {
     gap: Gap,
     shards: u32,
     /// The batch being filled, by worker.
-    open: Vec<Open>,
+    open: Vec<OpenBatch>,
     full: Vec<SpanBatch>,
     /// The position of the last arrival of a hash among all bytes for its worker, by the low bits
     /// of the hash. The arrival may have been sent already.
@@ -90,13 +90,13 @@ pub struct SpanBatchBuilder {
 
 /// A batch that is being filled.
 #[derive(Clone, Default)]
-struct Open {
+struct OpenBatch {
     /// How many bytes for this worker have been sent before.
     sent: u64,
     bytes: Vec<u8>,
 }
 
-impl Open {
+impl OpenBatch {
     /// Completes the batch; the next one has room for `capacity` bytes.
     fn close(&mut self, worker: usize, capacity: usize) -> SpanBatch {
         self.sent += self.bytes.len() as u64;
@@ -116,7 +116,7 @@ impl SpanBatchBuilder {
         SpanBatchBuilder {
             gap,
             shards,
-            open: vec![Open::default(); workers],
+            open: vec![OpenBatch::default(); workers],
             full: Vec::new(),
             recent: vec![(0, 0); RECENT],
         }

@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
 use crate::job::monitoring::{Watchers, facts};
-use crate::job::shutdown::{join_workers, part, watch_the_end};
+use crate::job::shutdown::{end_cluster_process, join_workers, watch_end};
 use crate::job::status_line::{Done, Ending, Progress, ending};
 use crate::job::worker::Job;
 
@@ -33,15 +33,15 @@ pub(super) const GATHER_FROM_ROWS: u64 = 1_000_000;
 
 /// The bounds of the interval at which the brokers are asked where the partitions end. The interval
 /// itself is a quarter of the idle timeout.
-pub(super) const ENDS_OFTEN: Duration = Duration::from_millis(250);
+pub(super) const MIN_ENDS_INTERVAL: Duration = Duration::from_millis(250);
 
-pub(super) const ENDS_SELDOM: Duration = Duration::from_secs(2);
+pub(super) const MAX_ENDS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A run that ends this soon because the database has gone back has made no progress. After a
 /// number of such runs in a row, the job ends.
-const SHORT_RUN: Duration = Duration::from_secs(60);
+const SHORT_RUN_DURATION: Duration = Duration::from_secs(60);
 
-const SHORT_RUNS: u32 = 5;
+const MAX_SHORT_RUNS: u32 = 5;
 
 /// Runs the job until it is asked to stop, has read to the end, or fails. If the database has gone
 /// back to an earlier state, a single process continues from that state, as a new start would. A
@@ -64,8 +64,8 @@ fn run_on(
         let began = Instant::now();
         let ended = run_once(config, run_state);
         let Err(Fault::GoneBack(why)) = ended else { return ended };
-        short_runs = if began.elapsed() < SHORT_RUN { short_runs + 1 } else { 0 };
-        if config.processes > 1 || run_state.stopping() || short_runs >= SHORT_RUNS {
+        short_runs = if began.elapsed() < SHORT_RUN_DURATION { short_runs + 1 } else { 0 };
+        if config.processes > 1 || run_state.stopping() || short_runs >= MAX_SHORT_RUNS {
             return Err(Fault::GoneBack(format!(
                 "{why}. Start the job again: it goes on from what is there, and reads again what \
                  is missing"
@@ -93,12 +93,12 @@ fn run_once(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
             }
         }
     };
-    let watchdog = cluster.as_ref().map(|_| watch_the_end(run_state));
+    let watchdog = cluster.as_ref().map(|_| watch_end(run_state));
     let progress = Progress::start(facts(config), Arc::clone(run_state));
     let job = Arc::new(Job {
         config: config.clone(),
         run_state: Arc::clone(run_state),
-        start: cluster.as_ref().map(Cluster::start),
+        start_reporter: cluster.as_ref().map(Cluster::start_reporter),
         watcher: Mutex::default(),
         loaded: Mutex::default(),
         past_rows: Mutex::default(),
@@ -119,7 +119,7 @@ fn run_once(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
     let guards = guards.map_err(Fault::Environment)?;
     match &cluster {
         None => join_workers(guards, run_state),
-        Some(cluster) => part(cluster, guards, &ends, config.workers, run_state),
+        Some(cluster) => end_cluster_process(cluster, guards, &ends, config.workers, run_state),
     }
     drop(progress);
     drop(cluster);
@@ -138,7 +138,7 @@ fn run_once(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
         rows: metrics.rows.load(Relaxed),
         late: metrics.late.load(Relaxed),
         dead: metrics.dead.load(Relaxed),
-        held_back: metrics.held_back.load(Relaxed),
+        held_offsets: metrics.held_offsets.load(Relaxed),
         took: began.elapsed(),
     };
     info!("{}", ending(how, done));

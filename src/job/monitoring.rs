@@ -15,7 +15,7 @@ use crate::job::notify::Notifier;
 use crate::job::report::Reporter;
 use crate::ledger::{BalanceWatch, SessionEnd};
 use crate::monitor::condition::Ended;
-use crate::monitor::{AskBalance, Balance, Facts, Monitor};
+use crate::monitor::{AskBalance, BalanceRow, Facts, Monitor};
 
 /// What lets others watch the runs of this process.
 pub(super) struct Watchers {
@@ -100,7 +100,7 @@ pub(super) fn facts(config: &Config) -> Facts {
 fn ask_balance(config: &Config) -> AskBalance {
     let mut watch = BalanceWatch::new(&config.ledger);
     Box::new(move || match watch.read() {
-        Ok(Some((epoch, found))) => Ok(Balance {
+        Ok(Some((epoch, found))) => Ok(BalanceRow {
             as_of_ms: epoch,
             records: found.records,
             closed: found.closed,

@@ -14,11 +14,11 @@ use log::{debug, warn};
 use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
 use crate::monitor::Facts;
-use crate::monitor::board::Board;
+use crate::monitor::job_state::JobState;
 use crate::monitor::sample::{MetricHosts, sample};
 
 /// The interval between reports without a watchdog, or with a slow one.
-const EVERY: Duration = Duration::from_secs(5);
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Reports to systemd until it is dropped.
 pub(super) struct Notifier {
@@ -44,26 +44,27 @@ impl Notifier {
         let mine = variable("WATCHDOG_PID").is_none_or(|pid| pid == std::process::id().to_string());
         let limit = variable("WATCHDOG_USEC").and_then(|us| us.parse().ok()).filter(|_| mine);
         let limit = limit.map(Duration::from_micros);
-        let every =
-            limit.map_or(EVERY, |limit| (limit / 4).clamp(Duration::from_millis(20), EVERY));
+        let every = limit.map_or(REPORT_INTERVAL, |limit| {
+            (limit / 4).clamp(Duration::from_millis(20), REPORT_INTERVAL)
+        });
         let (running, over) = channel::<()>();
         let of_thread = Arc::clone(&current);
         let work = move || {
-            let mut board = Board::new(facts, now_ms());
+            let mut job_state = JobState::new(facts, now_ms());
             let mut stops = false;
-            say(&socket, "READY=1\n");
+            notify(&socket, "READY=1\n");
             loop {
                 let run_state = of_thread.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 if run_state.ending() && !std::mem::replace(&mut stops, true) {
-                    say(&socket, "STOPPING=1\n");
+                    notify(&socket, "STOPPING=1\n");
                 }
-                say(&socket, &state(&mut board, &run_state, limit.is_some()));
+                notify(&socket, &state(&mut job_state, &run_state, limit.is_some()));
                 if over.recv_timeout(every) != Err(RecvTimeoutError::Timeout) {
                     break;
                 }
             }
             if !stops {
-                say(&socket, "STOPPING=1\n");
+                notify(&socket, "STOPPING=1\n");
             }
         };
         let thread = thread::Builder::new().name("notify".to_owned()).spawn(work);
@@ -87,11 +88,11 @@ impl Drop for Notifier {
 }
 
 /// The sentence; and that the process is alive, unless a restart would help.
-fn state(board: &mut Board, run_state: &RunState, watched: bool) -> String {
-    let process = board.facts.process;
-    board.update(&[sample(run_state, process, now_ms(), &mut MetricHosts::default())]);
-    let text: String = board.sentence.text.chars().filter(|c| !c.is_control()).collect();
-    let alive = if watched && board.live.is_ok() { "WATCHDOG=1\n" } else { "" };
+fn state(job_state: &mut JobState, run_state: &RunState, watched: bool) -> String {
+    let process = job_state.facts.process;
+    job_state.update(&[sample(run_state, process, now_ms(), &mut MetricHosts::default())]);
+    let text: String = job_state.sentence.text.chars().filter(|c| !c.is_control()).collect();
+    let alive = if watched && job_state.live.is_ok() { "WATCHDOG=1\n" } else { "" };
     format!("STATUS={text}\n{alive}")
 }
 
@@ -105,7 +106,7 @@ fn connect(name: &str) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-fn say(socket: &UnixDatagram, what: &str) {
+fn notify(socket: &UnixDatagram, what: &str) {
     if let Err(why) = socket.send(what.as_bytes()) {
         debug!("systemd was not told {:?}: {why}", what.lines().next());
     }

@@ -121,7 +121,7 @@ fn report(sample: &Sample, run_state: &RunState) -> Vec<String> {
             writer.durable_epoch
         ));
     }
-    for (process, report) in run_state.metrics.figures.peers.reports() {
+    for (process, report) in run_state.metrics.figures.peers.last_contacts() {
         lines.push(format!("  process {process}: {report}"));
     }
     lines
@@ -201,7 +201,7 @@ mod tests {
             }],
             ..Sample::default()
         };
-        let said = report(&sample, &run_state).join("\n");
+        let lines = report(&sample, &run_state).join("\n");
         for part in [
             "where everything is: running",
             "  worker 1: stepped 0 s ago, reads into epoch 20000, 8 epochs cut and not durable",
@@ -210,7 +210,7 @@ mod tests {
             "  writer 0: failing for 12 s, with connection refused; 8 epochs wait with 1 row; \
              durable up to epoch 7000",
         ] {
-            assert!(said.contains(part), "{part:?} is missing:\n{said}");
+            assert!(lines.contains(part), "{part:?} is missing:\n{lines}");
         }
     }
 }

@@ -20,7 +20,7 @@ use timely::dataflow::operators::{Inspect, Probe};
 use timely::worker::Worker;
 
 use crate::cluster;
-use crate::cluster::Stage;
+use crate::cluster::StartStage;
 use crate::config::{Anomalies, Config};
 use crate::dataflow::anomalies::figures::Alarms;
 use crate::dataflow::anomalies::{AnomaliesConfig, OnAnomalies};
@@ -39,8 +39,8 @@ use crate::dataflow::statistics::publish::OnStatistics;
 use crate::dataflow::statistics::rows::{OpenPast, Past};
 use crate::job::clock::now_ms;
 use crate::job::recover::make_plan;
-use crate::job::shutdown::NAP;
-use crate::job::{ENDS_OFTEN, ENDS_SELDOM, GATHER_FROM_ROWS};
+use crate::job::shutdown::POLL_INTERVAL;
+use crate::job::{GATHER_FROM_ROWS, MAX_ENDS_INTERVAL, MIN_ENDS_INTERVAL};
 use crate::kafka;
 use crate::kafka::{KafkaFeed, Watcher};
 use crate::ledger;
@@ -54,8 +54,8 @@ const STATISTICS_MS: u64 = 1_000;
 pub(super) struct Job {
     pub(super) config: Config,
     pub(super) run_state: Arc<RunState>,
-    /// In a cluster: tells the others how far the start of this process has come.
-    pub(super) start: Option<cluster::Start>,
+    /// In a cluster: reports to the others how far the start of this process has come.
+    pub(super) start_reporter: Option<cluster::StartReporter>,
     pub(super) watcher: Mutex<Option<Arc<Watcher>>>,
     pub(super) loaded: Mutex<Loaded>,
     /// The rows that the statistics start from: on process 0, from the plan on until worker 0 takes
@@ -78,7 +78,7 @@ impl Job {
         // Every worker learns the plan at about the same moment, whatever the clocks say. From here
         // on, epochs follow elapsed time, on every machine.
         let (learnt, age_ms) = (Instant::now(), plan.age_ms);
-        self.reach(Stage::Loading(0));
+        self.reach(StartStage::Loading(0));
         let plan = Arc::new(plan);
         let (index, peers) = (worker.index(), worker.peers());
         let processes = self.config.processes;
@@ -171,7 +171,7 @@ impl Job {
                     )));
                 }
             }
-            worker.step_or_park(Some(NAP));
+            worker.step_or_park(Some(POLL_INTERVAL));
         }
         figures.stepped_ms.store(0, Relaxed);
         Ok(())
@@ -295,7 +295,8 @@ impl Job {
         }
         input.close();
         // Process 0 may be lost in the meantime.
-        worker.step_or_park_while(Some(NAP), || !probe.done() && !self.run_state.failed());
+        worker
+            .step_or_park_while(Some(POLL_INTERVAL), || !probe.done() && !self.run_state.failed());
         let bytes = learnt.borrow_mut().take();
         Ok(bytes.map(|bytes| serde_json::from_slice(&bytes).expect("a plan was sent")))
     }
@@ -310,7 +311,7 @@ impl Job {
         let began = Instant::now();
         let mine: Vec<Shard> = plan.shards_of(index, peers).collect();
         self.run_state.metrics.shards_to_load.fetch_add(mine.len() as u64, Relaxed);
-        let stored = ledger::snapshots_patiently(
+        let stored = ledger::snapshots_with_retries(
             &self.config.ledger,
             (plan.fence, self.config.process == 0),
             mine.clone(),
@@ -354,14 +355,14 @@ impl Job {
                 let took = began.elapsed().as_secs_f64();
                 info!("reading begins: loaded {sessions} in {took:.2} s");
             }
-            self.reach(Stage::Running);
+            self.reach(StartStage::Running);
         }
         Ok(shards)
     }
 
-    fn reach(&self, stage: Stage) {
-        if let Some(start) = &self.start {
-            start.reach(stage);
+    fn reach(&self, stage: StartStage) {
+        if let Some(reporter) = &self.start_reporter {
+            reporter.reach(stage);
         }
     }
 
@@ -384,7 +385,7 @@ impl Job {
         let topics = (plan.topics.as_slice(), plan.topic_ids.as_slice());
         // Silence is counted up to the last answer, so ask often enough to notice it in time.
         let idle_timeout = Duration::from_millis(self.config.watermark.idle_timeout_ms);
-        let ends_every = (idle_timeout / 4).clamp(ENDS_OFTEN, ENDS_SELDOM);
+        let ends_every = (idle_timeout / 4).clamp(MIN_ENDS_INTERVAL, MAX_ENDS_INTERVAL);
         let watcher = Watcher::start(&self.config.kafka, topics, known, (every, ends_every))?;
         let watcher = Arc::new(watcher);
         *slot = Some(Arc::clone(&watcher));

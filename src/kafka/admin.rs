@@ -19,15 +19,15 @@ use crate::kafka::{
     topic_ids,
 };
 use crate::retry;
-use crate::ui::waiting::Waiting;
+use crate::ui::waiting::WaitGuard;
 
 /// The timeout of one request during a start: between requests the start notices a stop.
 const START_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long brokers must refuse a login or a certificate before a start gives up: a broker that has
 /// just started may not know the login yet.
-const REFUSAL_PATIENCE: Duration = Duration::from_secs(3);
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(3);
 /// The minimum timeout of a request, even if the start's patience has run out.
-const LEAST_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
+const MIN_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Asks the brokers about topics and offsets.
 pub struct Admin {
@@ -132,14 +132,13 @@ impl Admin {
         mut give_up: impl FnMut() -> bool,
     ) -> Result<Vec<i32>, Fault> {
         let began = Instant::now();
-        let mut told = false;
-        let waiting = Waiting::new(format!("Kafka at {}", self.config.brokers), Some(patience));
+        let mut is_reported = false;
+        let waiting = WaitGuard::new(format!("Kafka at {}", self.config.brokers), Some(patience));
         let mut counts = Vec::new();
         for topic in &self.config.topics {
             counts.push(loop {
                 let left = patience.saturating_sub(began.elapsed());
-                match self
-                    .partitions(topic, left.clamp(LEAST_REQUEST_TIMEOUT, START_REQUEST_TIMEOUT))
+                match self.partitions(topic, left.clamp(MIN_REQUEST_TIMEOUT, START_REQUEST_TIMEOUT))
                 {
                     Ok(layout) if layout.leaderless.is_empty() => break layout.partitions,
                     Ok(layout) => {
@@ -155,7 +154,7 @@ impl Admin {
                 let why = lock(&self.context.health.last).clone();
                 let why = why.unwrap_or_else(|| "no answer".to_owned());
                 let over = began.elapsed() >= patience || give_up();
-                let refused = if over { Duration::ZERO } else { REFUSAL_PATIENCE };
+                let refused = if over { Duration::ZERO } else { REFUSAL_TIMEOUT };
                 if let Some(why) = self.context.refused_for(refused) {
                     return Err(Fault::Config(format!(
                         "Kafka at {} refuses the connection: {why}; check KAFKA_WEB_TRAFFIC_KEY \
@@ -172,8 +171,8 @@ impl Admin {
                     )));
                 }
                 waiting.because(&why);
-                if !told {
-                    told = true;
+                if !is_reported {
+                    is_reported = true;
                     info!("waiting for Kafka at {}: {why}", self.config.brokers);
                 }
             });

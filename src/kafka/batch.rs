@@ -26,10 +26,10 @@ const BATCH: usize = 1_024;
 /// towards its limit.
 const BATCH_BYTES: usize = 512 * 1_024;
 /// The minimum number of records that one call asks for, however large they are.
-const LEAST: usize = 4;
+const MIN_BATCH: usize = 4;
 
 /// What comes next in a partition.
-pub enum Next<'a> {
+pub enum NextItem<'a> {
     Record(Record<'a>),
     /// The broker reports that no record follows at or after this offset. Transaction markers,
     /// which are not records, may lie before it.
@@ -85,13 +85,13 @@ impl<C: ConsumerContext + 'static> Batches<C> {
             messages,
             next: 0,
             fetched: 0,
-            want: LEAST,
+            want: MIN_BATCH,
             stamps: None,
         })
     }
 
     /// Returns what comes next, without waiting; the same again until [`Self::pass`].
-    pub fn peek(&mut self) -> Option<Next<'_>> {
+    pub fn peek(&mut self) -> Option<NextItem<'_>> {
         if self.next == self.fetched {
             self.fetch();
         }
@@ -108,10 +108,10 @@ impl<C: ConsumerContext + 'static> Batches<C> {
         };
         Some(match error {
             c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => {
-                Next::Record(Record { offset, payload })
+                NextItem::Record(Record { offset, payload })
             }
-            c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__PARTITION_EOF => Next::End(offset),
-            error => Next::Failed(error.into()),
+            c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__PARTITION_EOF => NextItem::End(offset),
+            error => NextItem::Failed(error.into()),
         })
     }
 
@@ -171,7 +171,7 @@ impl<C: ConsumerContext + 'static> Batches<C> {
         }
         if let Some(each) = bytes.checked_div(self.fetched) {
             let want = BATCH_BYTES.checked_div(each).unwrap_or(BATCH);
-            self.want = want.min(self.want * 4).clamp(LEAST, BATCH);
+            self.want = want.min(self.want * 4).clamp(MIN_BATCH, BATCH);
         }
     }
 }

@@ -16,13 +16,13 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::partition_end::PartitionEnd;
 
 use crate::dataflow::ports::{Feed, Record, Stopped};
-use crate::kafka::batch::{Batches, Next};
+use crate::kafka::batch::{Batches, NextItem};
 use crate::kafka::watcher::{Found, Watcher};
 use crate::kafka::{Context, EVENTS_PER_SERVICE, KafkaConfig, REQUEST_TIMEOUT, lock, refused};
 
 /// How long the end of a run waits for a consumer to close: a new consumer needs a second to find
 /// its group coordinator.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(3);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Reads the partitions of one worker.
 pub struct KafkaFeed {
@@ -50,12 +50,12 @@ struct PartFeed {
 }
 
 /// How long a new consumer waits to learn which brokers serve a topic.
-const LEADERS_PATIENCE: Duration = Duration::from_secs(1);
+const LEADERS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Lets a new consumer learn which brokers serve a topic. A consumer that is assigned partitions
 /// before that looks for their brokers only half a second later.
 pub(super) fn learn_leaders(consumer: &BaseConsumer<Context>, topic: &str) {
-    if let Err(why) = consumer.fetch_metadata(Some(topic), LEADERS_PATIENCE) {
+    if let Err(why) = consumer.fetch_metadata(Some(topic), LEADERS_TIMEOUT) {
         debug!("which brokers serve {topic}: {why}");
     }
 }
@@ -201,15 +201,17 @@ impl Feed for KafkaFeed {
                 return Ok(Stopped::AtEnd);
             }
             match part.batches.peek() {
-                Some(Next::Record(record)) if beyond(record.offset) => return Ok(Stopped::AtEnd),
-                Some(Next::Record(_)) if left == 0 => return Ok(Stopped::AtLimit),
-                Some(Next::Record(record)) => {
+                Some(NextItem::Record(record)) if beyond(record.offset) => {
+                    return Ok(Stopped::AtEnd);
+                }
+                Some(NextItem::Record(_)) if left == 0 => return Ok(Stopped::AtLimit),
+                Some(NextItem::Record(record)) => {
                     let offset = record.offset;
                     left = if take(record) { left - 1 } else { 0 };
                     part.end.record(offset);
                 }
-                Some(Next::End(offset)) => part.end.end(offset),
-                Some(Next::Failed(code)) => {
+                Some(NextItem::End(offset)) => part.end.end(offset),
+                Some(NextItem::Failed(code)) => {
                     part.batches.pass();
                     let (position, why) =
                         (part.end.position(), KafkaError::MessageConsumption(code));
@@ -266,7 +268,7 @@ impl Feed for KafkaFeed {
         part.end.quiet_ms_ago(health.now_ms(), health.doubted_ms())
     }
 
-    fn held_back(&self, partition: Partition) -> Option<Offset> {
+    fn held_by_transaction(&self, partition: Partition) -> Option<Offset> {
         // `known_end` is the end of the log; `part.end` knows the last stable offset.
         let (part, end) = (&self.parts[&partition], self.quiet_ms_ago(partition));
         end.and(part.batches.known_end()).filter(|end| *end > part.end.position())
@@ -327,7 +329,7 @@ impl Feed for KafkaFeed {
 
 impl Drop for KafkaFeed {
     /// A closing consumer waits for the replies to its commits, for a minute or for ever if the
-    /// broker is down. Those commits are a courtesy: wait up to `CLOSE_PATIENCE`, then end the
+    /// broker is down. Those commits are a courtesy: wait up to `CLOSE_TIMEOUT`, then end the
     /// run.
     fn drop(&mut self) {
         let (closing, closed) = channel::<()>();
@@ -335,7 +337,7 @@ impl Drop for KafkaFeed {
         let all = (std::mem::take(&mut self.parts), self.consumer.take(), closing);
         let thread = thread::Builder::new().name("kafka-close".to_owned());
         if thread.spawn(move || drop(all)).is_ok() {
-            let _ = closed.recv_timeout(CLOSE_PATIENCE);
+            let _ = closed.recv_timeout(CLOSE_TIMEOUT);
         }
     }
 }

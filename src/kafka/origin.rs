@@ -16,19 +16,19 @@ use crate::kafka::{Admin, Context, KafkaConfig, refused};
 
 /// The header that marks a record of `produce`; it has no value.
 const MARK: &str = "sessionizer";
-/// The first records of a run are all marked, later ones only one in [`ONE_MARKED_IN`]: a header on
-/// each would make the records of a topic larger by a twentieth.
-const ALL_MARKED: u64 = 1_000;
-const ONE_MARKED_IN: u64 = 16;
+/// The first records of a run are all marked, later ones only one in [`MARK_EVERY_NTH`]: a header
+/// on each would make the records of a topic larger by a twentieth.
+const MARK_ALL_BELOW: u64 = 1_000;
+const MARK_EVERY_NTH: u64 = 16;
 /// How many records are searched for the mark at either end of a partition. The chance that none of
 /// that many records of ours is marked is one in fifteen million.
 const EXAMINED: i64 = 256;
 /// How long the search may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Returns the headers of the `number`th record of a run.
 pub(super) fn mark(number: u64) -> Option<OwnedHeaders> {
-    let marked = number < ALL_MARKED || number.is_multiple_of(ONE_MARKED_IN);
+    let marked = number < MARK_ALL_BELOW || number.is_multiple_of(MARK_EVERY_NTH);
     marked.then(|| {
         let header = Header { key: MARK, value: None::<&[u8]> };
         OwnedHeaders::new_with_capacity(1).insert(header)
@@ -49,7 +49,7 @@ pub struct Foreign {
 pub fn foreign_records(config: &KafkaConfig) -> Result<Option<Foreign>, Fault> {
     let topic = &config.topics[0];
     let cluster = Admin::new(config)?;
-    let counts = cluster.topics(PATIENCE, || false)?;
+    let counts = cluster.topics(SEARCH_TIMEOUT, || false)?;
     let mut oldest = BTreeMap::new();
     let mut newest = BTreeMap::new();
     let mut records = 0;
@@ -93,7 +93,7 @@ fn unmarked(
     let began = Instant::now();
     let mut seen = BTreeSet::new();
     while !ranges.is_empty() {
-        if began.elapsed() >= PATIENCE {
+        if began.elapsed() >= SEARCH_TIMEOUT {
             return Err(failed(&"no answer"));
         }
         match consumer.poll(Duration::from_millis(200)) {

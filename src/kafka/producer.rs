@@ -20,7 +20,7 @@ use crate::kafka::admin::no_topic;
 use crate::kafka::{Admin, KafkaConfig, lock, origin, refused};
 
 /// How long creating a topic waits for brokers.
-const CREATE_PATIENCE: Duration = Duration::from_secs(10);
+const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Writes events to a topic.
 pub struct Publisher {
@@ -140,7 +140,7 @@ impl Publisher {
 /// unreachable broker is reported with the reason.
 pub fn create_topic(config: &KafkaConfig, partitions: i32) -> Result<bool, Fault> {
     let topic = &config.topics[0];
-    match Admin::new(config)?.topics(CREATE_PATIENCE, || false) {
+    match Admin::new(config)?.topics(CREATE_TIMEOUT, || false) {
         Ok(_) => return Ok(false),
         Err(fault) if fault == no_topic(topic) => {}
         Err(other) => return Err(other),

@@ -20,7 +20,7 @@ use crate::kafka::{Context, KafkaConfig};
 
 /// How long a start waits for the answer. Without one it continues, and reading will report what is
 /// wrong.
-const PATIENCE: Duration = Duration::from_secs(10);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The answer, once it arrives.
 pub struct ReadCheck(Receiver<Result<(), Fault>>);
@@ -39,7 +39,7 @@ impl ReadCheck {
 
     /// Returns an error if a broker refuses to let this login read a topic.
     pub fn wait(self) -> Result<(), Fault> {
-        self.0.recv_timeout(PATIENCE).unwrap_or(Ok(()))
+        self.0.recv_timeout(CHECK_TIMEOUT).unwrap_or(Ok(()))
     }
 }
 
@@ -63,7 +63,7 @@ fn check(config: &KafkaConfig) -> Result<(), Fault> {
             debug!("whether {topic} may be read: {why}");
             continue;
         }
-        while began.elapsed() < PATIENCE {
+        while began.elapsed() < CHECK_TIMEOUT {
             match consumer.poll(Duration::from_millis(100)) {
                 None => {}
                 Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => break,

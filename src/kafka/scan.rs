@@ -10,7 +10,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
 use sessionizer_core::binding::Offset;
-use sessionizer_core::epoch_clock::Distance;
+use sessionizer_core::epoch_clock::HumanDuration;
 use sessionizer_core::fault::Fault;
 
 use crate::dataflow::ports::Record;
@@ -18,10 +18,10 @@ use crate::kafka::{Context, KafkaConfig, lock, refused, rights};
 use crate::ui::text;
 
 /// How long a poll waits: this often, a scan that receives nothing checks whether to go on.
-const LOOKS: Duration = Duration::from_millis(500);
+const POLL_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long nothing may arrive before that is reported, and how often it is reported from then on.
-const SILENCE: Duration = Duration::from_secs(10);
-const SILENCE_AGAIN: Duration = Duration::from_secs(60);
+const SILENCE_NOTICE_DELAY: Duration = Duration::from_secs(10);
+const SILENCE_NOTICE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Offsets of a partition, from `start` up to but excluding `end`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -89,7 +89,7 @@ fn read(
                 silence.began.elapsed()
             )));
         }
-        let polled = consumer.poll(LOOKS);
+        let polled = consumer.poll(POLL_TIMEOUT);
         if let Some(Ok(message)) = &polled {
             silence.is_over();
             let at = places[&(message.topic(), message.partition())];
@@ -156,8 +156,8 @@ impl<'a> Silence<'a> {
 
     fn goes_on(&mut self, range: &Range, context: &Context) {
         let due = match self.reported {
-            None => self.since.elapsed() >= SILENCE,
-            Some(reported) => reported.elapsed() >= SILENCE_AGAIN,
+            None => self.since.elapsed() >= SILENCE_NOTICE_DELAY,
+            Some(reported) => reported.elapsed() >= SILENCE_NOTICE_INTERVAL,
         };
         if due {
             self.reported = Some(Instant::now());
@@ -169,7 +169,7 @@ impl<'a> Silence<'a> {
                 range.topic,
                 range.partition,
                 self.config.brokers,
-                Distance(self.since.elapsed().as_millis() as u64)
+                HumanDuration(self.since.elapsed().as_millis() as u64)
             );
         }
     }

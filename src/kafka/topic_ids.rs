@@ -14,7 +14,7 @@ use sessionizer_core::binding::TopicId;
 use crate::retry;
 
 /// How often, and at what interval, to look for a controller among the brokers.
-const CONTROLLER_PATIENCE: Duration = Duration::from_millis(200);
+const CONTROLLER_TIMEOUT: Duration = Duration::from_millis(200);
 const CONTROLLER_PAUSE: Duration = Duration::from_millis(100);
 
 /// Returns the ids of topics, in their order; `None` where no answer comes in time.
@@ -83,7 +83,7 @@ fn has_controller<C: ClientContext>(client: &Client<C>, topic: &str, patience: D
         let known = metadata.brokers().iter().any(|broker| broker.id() == controller);
         if controller < 0 || known { Break(()) } else { Continue(()) }
     };
-    retry::until(CONTROLLER_PATIENCE, CONTROLLER_PAUSE, named).is_ok()
+    retry::until(CONTROLLER_TIMEOUT, CONTROLLER_PAUSE, named).is_ok()
 }
 
 /// Returns the id in Kafka's notation; `None` if it is all zeros.

@@ -14,8 +14,8 @@ use sessionizer_core::fault::Fault;
 use crate::kafka::admin::{Admin, Layout};
 use crate::kafka::{Context, KafkaConfig, REQUEST_TIMEOUT, lock};
 use crate::ui::text::{duration, plural};
-use crate::ui::trouble::Repeated;
-use crate::ui::waiting::Waiting;
+use crate::ui::trouble::RepeatedFailure;
+use crate::ui::waiting::WaitGuard;
 
 /// How often to ask the brokers for the leader of a partition that has none.
 const LEADER_INTERVAL: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ impl Watcher {
         let cluster = Admin::with(config, context.clone())?;
         let found: Found = Arc::new(Mutex::new(Ok(BTreeMap::new())));
         let (stop, stopped) = channel::<()>();
-        let mut watch = Watch {
+        let mut watcher = WatcherThread {
             cluster,
             topics: topics.0.to_vec(),
             ids: topics.1.to_vec(),
@@ -65,7 +65,7 @@ impl Watcher {
             .spawn(move || {
                 let pause = Duration::from_millis(250);
                 while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-                    watch.check();
+                    watcher.check();
                 }
             })
             .expect("a thread can be started");
@@ -87,7 +87,7 @@ impl Drop for Watcher {
 /// offset, or the fault that ends the run.
 pub(super) type Found = Arc<Mutex<Result<BTreeMap<Partition, Offset>, Fault>>>;
 
-struct Watch {
+struct WatcherThread {
     cluster: Admin,
     topics: Vec<String>,
     ids: Vec<Option<TopicId>>,
@@ -110,11 +110,11 @@ struct Watch {
 /// The brokers do not answer.
 struct Away {
     since: Instant,
-    waiting: Waiting,
-    repeated: Repeated,
+    waiting: WaitGuard,
+    repeated: RepeatedFailure,
 }
 
-impl Watch {
+impl WatcherThread {
     fn check(&mut self) {
         self.cluster.serve();
         let failures = self.cluster.context.health.failures.load(Relaxed);
@@ -150,12 +150,12 @@ impl Watch {
         let why = why.unwrap_or_else(|| "timed out".to_owned());
         let away = self.away.get_or_insert_with(|| Away {
             since: Instant::now(),
-            waiting: Waiting::new(format!("Kafka at {brokers}"), None),
-            repeated: Repeated::default(),
+            waiting: WaitGuard::new(format!("Kafka at {brokers}"), None),
+            repeated: RepeatedFailure::default(),
         });
         away.waiting.because(&why);
         let lasts = away.since.elapsed();
-        match away.repeated.again(lasts) {
+        match away.repeated.record(lasts) {
             Some(1) => {
                 warn!(
                     brokers = brokers;

@@ -19,9 +19,11 @@ use crate::dataflow::ports::LedgerError;
 use crate::ledger::commit::{ROW_REFUSED, RefusedRow};
 use crate::ledger::connect::{classify, quote};
 use crate::ledger::copy::Timestamp;
+use crate::ledger::peek::Database;
 use crate::ledger::pooler::connect_directly;
+use crate::ledger::schema;
 use crate::ledger::table::SessionEnd;
-use crate::ledger::{LedgerConfig, NamedBinding, durable};
+use crate::ledger::{LedgerConfig, NamedBinding, durable, table};
 
 /// The durable state at one moment.
 pub struct Moment {
@@ -95,6 +97,8 @@ impl Moment {
                 config.job
             ))));
         };
+        let database = Database::of(&mut client, config).map_err(failed)?;
+        schema::refuse_other(&mut client, &database)?;
         refuse_after_loss(&mut client, &config.job)?;
         let (schema, name): (String, String) = (job.get(0), job.get(1));
         let session_end = match job.get::<_, &str>(3) {
@@ -297,6 +301,67 @@ impl Moment {
                 count: count.map_or(0, |count| u64::try_from(count).unwrap_or(0)),
             };
             if !take(key, span) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Moment {
+    /// Passes every row of the table and of the table of `other`, as of this moment, to `take`,
+    /// until it returns false: visitor by visitor, in order of session_start, with whether it is of
+    /// the job's table. The span of either holds its last event; in the other table, that is
+    /// session_end less the gap.
+    pub fn rows_beside(
+        &mut self,
+        other: &LedgerConfig,
+        mut take: impl FnMut(bool, Key, Span) -> bool,
+    ) -> Result<(), LedgerError> {
+        let failed = |why: postgres::Error| classify(&why, "reading the two tables");
+        let refuse = |why| Err(LedgerError::Fatal(Fault::Config(why)));
+        let Some(theirs) = table::qualified_name(&mut self.client, other)? else {
+            return refuse(format!(
+                "--against: there is no table {} in this database, or not in the schemas of the \
+                 search path: write it as schema.name",
+                other.table
+            ));
+        };
+        let is_one = self
+            .client
+            .query_one("select $1::text::regclass = $2::text::regclass", &[&theirs, &self.table])
+            .map_err(failed)?;
+        if is_one.get(0) {
+            return refuse(format!(
+                "--against: {} is the table of the job {} itself",
+                other.table, self.job
+            ));
+        }
+        let columns = "ip::text collate \"C\" as ip, host::text collate \"C\" as host,
+                       session_start::timestamptz as first, session_end::timestamptz as ended,
+                       num_logs::bigint as events";
+        // Times without a zone are in UTC, as everywhere.
+        self.client.batch_execute("set local time zone 'UTC'").map_err(failed)?;
+        let select = format!(
+            "select true as ours, {columns} from {} union all select false, {columns} from {theirs}
+             order by ip, host, first, ended",
+            self.table
+        );
+        let none: [&(dyn ToSql + Sync); 0] = [];
+        let mut rows = self.client.query_raw(&select, none).map_err(failed)?;
+        while let Some(row) = rows.next().map_err(failed)? {
+            let ours: bool = row.get(0);
+            let (ip, host): (Option<&str>, Option<&str>) = (row.get(1), row.get(2));
+            let (first, end): (Option<Timestamp>, Option<Timestamp>) = (row.get(3), row.get(4));
+            let (Some(first), Some(end)) = (first, end) else { continue };
+            let ends = if ours { self.session_end } else { SessionEnd::Window };
+            let span = Span {
+                first: first.0,
+                last: ends.last_event(end.0, self.gap),
+                count: row.get::<_, Option<i64>>(5).map_or(0, |n| u64::try_from(n).unwrap_or(0)),
+            };
+            let key = Key::new(ip.unwrap_or_default(), host.unwrap_or_default());
+            if !take(ours, key, span) {
                 break;
             }
         }

@@ -5,7 +5,7 @@
 //! rows to look at, never a panic.
 
 use postgres::{GenericClient, Row};
-use sessionizer_core::binding::{Late, Offset, Rules, Status, TopicId};
+use sessionizer_core::binding::{Late, Offset, RecordRules, Status, TopicId};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::plan::{Fence, ShardProgress};
 use sessionizer_core::time::{Epoch, EventTime};
@@ -38,7 +38,7 @@ pub struct NamedEpoch {
     pub epoch: Epoch,
     pub watermark: EventTime,
     /// `None`: an older version of the program bound it.
-    pub rules: Option<Rules>,
+    pub rules: Option<RecordRules>,
     pub bindings: Vec<NamedBinding>,
 }
 
@@ -248,7 +248,7 @@ fn epoch(row: &Row) -> Result<NamedEpoch, LedgerError> {
         None => None,
         Some((max_future_ms, late)) => {
             let late = Late::named(late).ok_or_else(|| foreign(row, "late", &late))?;
-            Some(Rules { max_future_ms, late })
+            Some(RecordRules { max_future_ms, late })
         }
     };
     let watermark = optional(row, "watermark_ms");

@@ -4,12 +4,12 @@
 //! them between clients, `trust` decides whose code may run, `table` knows the table of sessions,
 //! `peek` looks before a start, `start` takes the fence, `job` creates the job or checks its
 //! settings, `rights` checks what the login may do, `probe` rehearses what the job will do,
-//! `durable` reads and checks the durable state, `loss` records what Kafka has lost, `commit`
+//! `schema` applies migrations, `durable` reads and checks the durable state, `loss` records what Kafka has lost, `commit`
 //! writes epochs, `past` detects a database that has gone back to an earlier state, `audit` reads
 //! the durable state for an audit, `prune` deletes old dead letters, `anomalies` writes the rows of
 //! anomalies, `past_rows` reads the rows that the statistics start from, `watch` reads the balance
 //! for the page, and `reset` removes a job. `copy` encodes rows for COPY. Each statement is beside
-//! its one caller; the objects they use are in `schema.sql`.
+//! its one caller; the objects they use are in `migrations/`.
 
 mod anomalies;
 pub mod audit;
@@ -27,6 +27,7 @@ mod probe;
 mod prune;
 pub mod reset;
 mod rights;
+pub mod schema;
 pub mod start;
 mod table;
 mod trust;
@@ -46,30 +47,29 @@ use log::info;
 pub use loss::Loss;
 pub use past::Run;
 pub use past_rows::PastRows;
-pub use peek::{FirstStart, Place, Rows};
+pub use peek::{Database, ExistingRows, FirstStart};
 pub use prune::keep_dead_letters;
-pub use reset::{Doomed, RowCount};
+pub use reset::{ResetPlan, RowCount};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Shard;
 use sessionizer_core::plan::Fence;
 use sessionizer_core::secret::Secret;
 use sessionizer_core::time::{Epoch, EventTime, Gap};
-pub use start::Started;
+pub use start::{StartOptions, Started};
 pub use table::SessionEnd;
 use url::PostgresUrl;
 pub use watch::BalanceWatch;
 
 use crate::dataflow::ports::{Ledger, LedgerError};
-use crate::dataflow::statistics::NeededPast;
 use crate::ui::text;
-use crate::ui::waiting::Waiting;
+use crate::ui::waiting::WaitGuard;
 
 /// A start logs that it is waiting after this long without an answer.
-const WAITING_NOTICE: Duration = Duration::from_secs(5);
+const WAITING_NOTICE_DELAY: Duration = Duration::from_secs(5);
 /// The minimum time that a query is given to answer, even if the start's patience has run out...
-const LEAST_QUERY_TIME: Duration = Duration::from_secs(3);
+const MIN_QUERY_TIMEOUT: Duration = Duration::from_secs(3);
 /// ... and the minimum for a connection: not every open port leads to a server that answers.
-const LEAST_CONNECT_TIME: Duration = Duration::from_millis(500);
+const MIN_CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What the ledger needs to know about the job.
 #[derive(Clone, Debug)]
@@ -102,7 +102,7 @@ pub fn accept_losses(
 }
 
 /// Returns what a reset of the job would remove; refuses a job that is running or does not exist.
-pub fn look_before_reset(config: &LedgerConfig) -> Result<Doomed, LedgerError> {
+pub fn look_before_reset(config: &LedgerConfig) -> Result<ResetPlan, LedgerError> {
     reset::look(config)
 }
 
@@ -122,8 +122,8 @@ pub fn open_writer(
 
 /// Returns the quoted schema and name of the relation with the table's name; `None` if there is
 /// none.
-pub fn place_of_table(config: &LedgerConfig) -> Result<Option<String>, LedgerError> {
-    table::place(&mut connect::connect(config)?, config)
+pub fn qualified_table_name(config: &LedgerConfig) -> Result<Option<String>, LedgerError> {
+    table::qualified_name(&mut connect::connect(config)?, config)
 }
 
 /// Runs a query and returns its rows as text, for the tables at the end of a demonstration.
@@ -144,59 +144,64 @@ pub fn query(config: &LedgerConfig, sql: &str) -> Result<Vec<Vec<String>>, Ledge
 
 /// Looks at the job and its table before a start, as soon as Postgres answers. Waits at most
 /// `patience`. `None`: the job has already committed something.
-pub fn peek_patiently(
+pub fn peek_with_retries(
     config: &LedgerConfig,
     patience: Duration,
     give_up: impl FnMut() -> bool,
 ) -> Result<Option<FirstStart>, Fault> {
-    let asked = config.clone();
-    patiently(config, patience, give_up, move |signs| {
-        peek::peek(&mut signs.connect_directly(&asked)?, &asked)
+    let owned_config = config.clone();
+    query_with_retries(config, patience, give_up, move |progress| {
+        peek::peek(&mut progress.connect_directly(&owned_config)?, &owned_config)
     })
 }
 
 /// Prepares the database, takes the fence and reads the durable state, as soon as Postgres answers.
-/// Waits at most `patience`. `begins` holds whether a first start is allowed although the table has
-/// rows, and what the statistics need of them.
-pub fn start_patiently(
+/// Waits at most `patience`.
+pub fn start_with_retries(
     config: &LedgerConfig,
     topics: &[String],
-    begins: (bool, Option<NeededPast>),
+    options: StartOptions,
     patience: Duration,
     give_up: impl FnMut() -> bool,
 ) -> Result<Started, Fault> {
-    let (asked, topics) = (config.clone(), topics.to_vec());
-    patiently(config, patience, give_up, move |signs| {
-        start::start(&mut signs.connect(&asked)?, &asked, &topics, begins)
+    let (owned_config, topics) = (config.clone(), topics.to_vec());
+    query_with_retries(config, patience, give_up, move |progress| {
+        start::start(&mut progress.connect(&owned_config)?, &owned_config, &topics, options)
     })
 }
 
 /// Reads the snapshots of some shards (shard, epoch, bytes), as soon as Postgres answers. Waits at
 /// most `patience`. Fails if the run that holds this fence is not the newest.
-pub fn snapshots_patiently(
+pub fn snapshots_with_retries(
     config: &LedgerConfig,
     fence: (Fence, bool),
     shards: Vec<Shard>,
     patience: Duration,
     give_up: impl FnMut() -> bool,
 ) -> Result<Vec<(Shard, u64, Vec<u8>)>, Fault> {
-    let asked = config.clone();
-    patiently(config, patience, give_up, move |signs| {
-        start::snapshots(&mut signs.connect(&asked)?, &asked, fence, &shards, || {
-            signs.parts.fetch_add(1, Relaxed);
-        })
+    let owned_config = config.clone();
+    query_with_retries(config, patience, give_up, move |progress| {
+        start::snapshots(
+            &mut progress.connect(&owned_config)?,
+            &owned_config,
+            fence,
+            &shards,
+            || {
+                progress.parts.fetch_add(1, Relaxed);
+            },
+        )
     })
 }
 
-/// The signs of life of a query before it completes.
+/// How far a query has come before it completes.
 #[derive(Default)]
-struct Signs {
+struct QueryProgress {
     connected: AtomicBool,
     /// How many parts of the answer have arrived.
     parts: AtomicU64,
 }
 
-impl Signs {
+impl QueryProgress {
     fn connect(&self, config: &LedgerConfig) -> Result<postgres::Client, LedgerError> {
         let client = connect::connect(config)?;
         self.connected.store(true, Relaxed);
@@ -210,40 +215,43 @@ impl Signs {
 }
 
 /// Repeats a query until Postgres answers. Logs once what it is waiting for, and gives up after
-/// `patience` without a sign of life. A query may take longer than that as long as parts of its
-/// answer arrive: it counts them in [`Signs::parts`].
+/// `patience` without progress. A query may take longer than that as long as parts of its
+/// answer arrive: it counts them in [`QueryProgress::parts`].
 ///
 /// Each query runs on a thread of its own: a connection that is never accepted, or a lock that is
 /// never granted, must not keep a start from stopping.
-fn patiently<T: Send + 'static>(
+fn query_with_retries<T: Send + 'static>(
     config: &LedgerConfig,
     patience: Duration,
     mut give_up: impl FnMut() -> bool,
-    ask: impl Fn(&Signs) -> Result<T, LedgerError> + Send + Sync + 'static,
+    query: impl Fn(&QueryProgress) -> Result<T, LedgerError> + Send + Sync + 'static,
 ) -> Result<T, Fault> {
-    let ask = Arc::new(ask);
-    let signs = Arc::new(Signs::default());
-    let mut heard = (0, Instant::now());
-    let mut waiting = Some(Waiting::new(format!("Postgres at {}", config.url), Some(patience)));
-    let mut told = false;
-    let mut tell = |why: &str| {
-        if !std::mem::replace(&mut told, true) {
+    let query = Arc::new(query);
+    let progress = Arc::new(QueryProgress::default());
+    let mut last_part = (0, Instant::now());
+    let mut waiting = Some(WaitGuard::new(format!("Postgres at {}", config.url), Some(patience)));
+    let mut is_logged = false;
+    let mut log_once = |why: &str| {
+        if !std::mem::replace(&mut is_logged, true) {
             info!("waiting for Postgres at {}: {why}", config.url);
         }
     };
     loop {
-        let asked = Instant::now();
-        let (reply, answer) = channel();
-        let (question, counts) = (Arc::clone(&ask), Arc::clone(&signs));
+        let started = Instant::now();
+        let (sender, answer) = channel();
+        let (query, counts) = (Arc::clone(&query), Arc::clone(&progress));
         let thread = thread::Builder::new().name("postgres-start".to_owned());
         // Nobody receives the answer to a query that was abandoned.
-        thread.spawn(move || drop(reply.send(question(&counts)))).expect("a thread can be started");
+        thread.spawn(move || drop(sender.send(query(&counts)))).expect("a thread can be started");
         let why = loop {
-            let now_heard = signs.parts.load(Relaxed);
-            let least =
-                if signs.connected.load(Relaxed) { LEAST_QUERY_TIME } else { LEAST_CONNECT_TIME };
-            if now_heard != heard.0 {
-                heard = (now_heard, Instant::now());
+            let parts = progress.parts.load(Relaxed);
+            let least = if progress.connected.load(Relaxed) {
+                MIN_QUERY_TIMEOUT
+            } else {
+                MIN_CONNECT_TIMEOUT
+            };
+            if parts != last_part.0 {
+                last_part = (parts, Instant::now());
                 waiting = None;
             }
             match answer.recv_timeout(Duration::from_millis(100)) {
@@ -251,21 +259,21 @@ fn patiently<T: Send + 'static>(
                 Ok(Err(LedgerError::Fatal(fault))) => return Err(fault),
                 Ok(Err(LedgerError::Retry(why))) => break why,
                 Err(_) if give_up() => break "no answer".to_owned(),
-                Err(_) if heard.1.elapsed() >= patience && asked.elapsed() >= least => {
+                Err(_) if last_part.1.elapsed() >= patience && started.elapsed() >= least => {
                     break format!("no answer for {}", text::duration(patience.max(least)));
                 }
-                Err(_) if asked.elapsed() >= WAITING_NOTICE => tell("no answer yet"),
+                Err(_) if started.elapsed() >= WAITING_NOTICE_DELAY => log_once("no answer yet"),
                 Err(_) => {}
             }
         };
-        if heard.1.elapsed() >= patience || give_up() {
+        if last_part.1.elapsed() >= patience || give_up() {
             return Err(Fault::Environment(format!(
                 "Postgres at {} cannot be used: {why}; check POSTGRES_URL, and that the server is \
                  up and reachable from here",
                 config.url
             )));
         }
-        tell(&why);
+        log_once(&why);
         if let Some(waiting) = &waiting {
             waiting.because(&why);
         }

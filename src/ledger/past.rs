@@ -52,18 +52,18 @@ impl Run {
         self.durable.fetch_max(epoch, Relaxed);
     }
 
-    /// Remembers the server, if no writer has connected before.
-    pub fn remember_server(&self, client: &mut impl GenericClient) {
+    /// Notes the server, if no writer has connected before.
+    pub fn note_server(&self, client: &mut impl GenericClient) {
         let mut first = self.server.lock().unwrap_or_else(PoisonError::into_inner);
         if first.is_none() {
-            *first = Server::ask(client);
+            *first = Server::query(client);
         }
     }
 
     /// Returns what has happened to the server since the first writer connected.
-    fn change(&self, client: &mut impl GenericClient) -> Option<Change> {
+    fn server_change(&self, client: &mut impl GenericClient) -> Option<ServerChange> {
         let first = self.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        first.zip(Server::ask(client)).and_then(|(before, now)| before.change(&now))
+        first.zip(Server::query(client)).and_then(|(before, now)| before.change(&now))
     }
 }
 
@@ -80,7 +80,7 @@ struct Server {
 
 /// What has happened to the server since the run began.
 #[derive(Clone, PartialEq, Eq, Debug)]
-enum Change {
+enum ServerChange {
     AnotherSystem { before: String, now: String },
     Promoted { before: u32, now: u32 },
     OlderTimeline { before: u32, now: u32 },
@@ -90,7 +90,7 @@ enum Change {
 impl Server {
     /// Returns `None` if the server does not report this: not every server that speaks the protocol
     /// is PostgreSQL.
-    fn ask(client: &mut impl GenericClient) -> Option<Self> {
+    fn query(client: &mut impl GenericClient) -> Option<Self> {
         let row = client.query_one(
             "select (pg_control_system()).system_identifier::text,
                     left(pg_walfile_name(pg_current_wal_lsn()), 8),
@@ -105,22 +105,26 @@ impl Server {
         })
     }
 
-    fn change(&self, now: &Server) -> Option<Change> {
+    fn change(&self, now: &Server) -> Option<ServerChange> {
         if self.system != now.system {
             let (before, now) = (self.system.clone(), now.system.clone());
-            return Some(Change::AnotherSystem { before, now });
+            return Some(ServerChange::AnotherSystem { before, now });
         }
         let (before, now_at) = (self.timeline, now.timeline);
         match before.cmp(&now_at) {
-            std::cmp::Ordering::Less => Some(Change::Promoted { before, now: now_at }),
-            std::cmp::Ordering::Greater => Some(Change::OlderTimeline { before, now: now_at }),
-            std::cmp::Ordering::Equal => (self.started != now.started).then_some(Change::Restarted),
+            std::cmp::Ordering::Less => Some(ServerChange::Promoted { before, now: now_at }),
+            std::cmp::Ordering::Greater => {
+                Some(ServerChange::OlderTimeline { before, now: now_at })
+            }
+            std::cmp::Ordering::Equal => {
+                (self.started != now.started).then_some(ServerChange::Restarted)
+            }
         }
     }
 }
 
 /// How far the database has gone back.
-struct Distance {
+struct Rollback {
     job: String,
     /// The last epoch whose commit was acknowledged.
     durable: Epoch,
@@ -130,8 +134,8 @@ struct Distance {
 
 /// The fault for a database that has gone back. A run of one process restarts by itself, unless
 /// this is a different server or an old primary.
-fn gone_back(distance: &Distance, change: Option<&Change>) -> LedgerError {
-    let Distance { job, durable, there } = distance;
+fn gone_back(rollback: &Rollback, server_change: Option<&ServerChange>) -> LedgerError {
+    let Rollback { job, durable, there } = rollback;
     let time = |epoch: Epoch| EventTime::from_millis(epoch as i64);
     let missing = match there {
         None => format!(
@@ -150,20 +154,20 @@ fn gone_back(distance: &Distance, change: Option<&Change>) -> LedgerError {
             time(*there)
         ),
     };
-    let cause = match change {
-        Some(Change::AnotherSystem { before, now }) => format!(
+    let cause = match server_change {
+        Some(ServerChange::AnotherSystem { before, now }) => format!(
             "This is another server (system identifier {now}, before it was {before}): a dump was \
              restored on it, or POSTGRES_URL, DNS or a proxy leads to the wrong one"
         ),
-        Some(Change::Promoted { before, now }) => format!(
+        Some(ServerChange::Promoted { before, now }) => format!(
             "A standby was promoted that lacked the last commits (timeline {now}, before it was \
              {before}): an asynchronous failover"
         ),
-        Some(Change::OlderTimeline { before, now }) => format!(
+        Some(ServerChange::OlderTimeline { before, now }) => format!(
             "This is a server from before a failover (timeline {now}, the job was on {before} \
              already): an old primary that still runs, or a backup was restored"
         ),
-        Some(Change::Restarted) => "The server was restarted meanwhile: after a crash with \
+        Some(ServerChange::Restarted) => "The server was restarted meanwhile: after a crash with \
                                     synchronous_commit = off, or with the files of a backup"
             .to_owned(),
         None => "It may be an asynchronous failover, a restored backup, or a crash with \
@@ -171,8 +175,8 @@ fn gone_back(distance: &Distance, change: Option<&Change>) -> LedgerError {
             .to_owned(),
     };
     let why = format!("the database has gone back to an earlier state: {missing}. {cause}");
-    LedgerError::Fatal(match change {
-        Some(Change::AnotherSystem { .. } | Change::OlderTimeline { .. }) => {
+    LedgerError::Fatal(match server_change {
+        Some(ServerChange::AnotherSystem { .. } | ServerChange::OlderTimeline { .. }) => {
             Fault::Environment(format!("{why}. If that is what it should be, start the job again"))
         }
         _ => Fault::GoneBack(why),
@@ -199,11 +203,11 @@ fn find_cause(
          where j.job = $1 group by j.job",
         &[job],
     )?;
-    let change = run.change(client);
+    let server_change = run.server_change(client);
     let Some(row) = row else {
-        let distance = Distance { job: job.clone(), durable, there: None };
-        return Ok(match change {
-            Some(change) => gone_back(&distance, Some(&change)),
+        let rollback = Rollback { job: job.clone(), durable, there: None };
+        return Ok(match server_change {
+            Some(server_change) => gone_back(&rollback, Some(&server_change)),
             None => LedgerError::Fatal(Fault::Config(format!(
                 "the job {job} is gone from sessionizer.jobs: it was deleted while it ran"
             ))),
@@ -222,9 +226,9 @@ fn find_cause(
     }
     // The totals of an epoch are kept as long as a shard stands at it.
     let bound = row.get::<_, i64>(5) as Epoch;
-    if generation < run.fence.generation || bound < durable || change.is_some() {
-        let distance = Distance { job: job.clone(), durable, there: Some(newest) };
-        return Ok(gone_back(&distance, change.as_ref()));
+    if generation < run.fence.generation || bound < durable || server_change.is_some() {
+        let rollback = Rollback { job: job.clone(), durable, there: Some(newest) };
+        return Ok(gone_back(&rollback, server_change.as_ref()));
     }
     Ok(LedgerError::Fatal(Fault::Environment(format!(
         "the job {job}'s rows in sessionizer.shard_progress are not as this instance left them; \
@@ -241,37 +245,40 @@ mod tests {
     }
 
     #[test]
-    fn a_server_is_told_from_another_and_from_itself_at_another_time() {
+    fn a_server_is_distinguished_from_others_and_from_itself_at_another_time() {
         let first = server("1", 2, "noon");
         assert_eq!(first.change(&server("1", 2, "noon")), None);
-        assert_eq!(first.change(&server("1", 2, "one")), Some(Change::Restarted));
+        assert_eq!(first.change(&server("1", 2, "one")), Some(ServerChange::Restarted));
         assert_eq!(
             first.change(&server("1", 3, "noon")),
-            Some(Change::Promoted { before: 2, now: 3 })
+            Some(ServerChange::Promoted { before: 2, now: 3 })
         );
         assert_eq!(
             first.change(&server("1", 1, "one")),
-            Some(Change::OlderTimeline { before: 2, now: 1 })
+            Some(ServerChange::OlderTimeline { before: 2, now: 1 })
         );
         assert!(matches!(
             first.change(&server("2", 2, "noon")),
-            Some(Change::AnotherSystem { .. })
+            Some(ServerChange::AnotherSystem { .. })
         ));
     }
 
     #[test]
     fn a_job_goes_on_by_itself_only_on_the_server_that_it_knows() {
-        let distance = Distance { job: "j".to_owned(), durable: 7_000, there: Some(5_000) };
-        let fault = |change: Option<Change>| match gone_back(&distance, change.as_ref()) {
+        let rollback = Rollback { job: "j".to_owned(), durable: 7_000, there: Some(5_000) };
+        let fault = |server_change: Option<ServerChange>| match gone_back(
+            &rollback,
+            server_change.as_ref(),
+        ) {
             LedgerError::Fatal(fault) => fault,
             LedgerError::Retry(why) => panic!("{why}"),
         };
-        let is_retryable = |change| matches!(fault(change), Fault::GoneBack(_));
-        assert!(is_retryable(None) && is_retryable(Some(Change::Restarted)));
-        assert!(is_retryable(Some(Change::Promoted { before: 1, now: 2 })));
-        assert!(!is_retryable(Some(Change::OlderTimeline { before: 2, now: 1 })));
+        let is_retryable = |server_change| matches!(fault(server_change), Fault::GoneBack(_));
+        assert!(is_retryable(None) && is_retryable(Some(ServerChange::Restarted)));
+        assert!(is_retryable(Some(ServerChange::Promoted { before: 1, now: 2 })));
+        assert!(!is_retryable(Some(ServerChange::OlderTimeline { before: 2, now: 1 })));
         let (before, now) = ("1".to_owned(), "2".to_owned());
-        assert!(!is_retryable(Some(Change::AnotherSystem { before, now })));
+        assert!(!is_retryable(Some(ServerChange::AnotherSystem { before, now })));
         let text = fault(None).to_string();
         for part in ["the epoch 7000 (1970-01-01T00:00:07", "the newest there is 5000, 2 s before"]
         {

@@ -9,6 +9,7 @@ use sessionizer_core::time::EventTime;
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::connect::classify;
 use crate::ledger::job;
+use crate::ledger::schema;
 use crate::ledger::start;
 use crate::ledger::table;
 use crate::ledger::table::Table;
@@ -16,21 +17,21 @@ use crate::ledger::{LedgerConfig, rights};
 
 /// Where a connection leads.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Place {
+pub struct Database {
     /// `host:port`.
     pub server: String,
     pub database: String,
     pub user: String,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Place { server, database, user } = self;
+        let Database { server, database, user } = self;
         write!(f, "the database {database} at {server} as {user}")
     }
 }
 
-impl Place {
+impl Database {
     /// Asks the server. If the URL names several hosts, only the server knows which one it is.
     pub fn of(
         client: &mut impl GenericClient,
@@ -49,7 +50,7 @@ impl Place {
                 hosts.join(",")
             }),
         };
-        Ok(Place { server, database: row.get(0), user: row.get(1) })
+        Ok(Database { server, database: row.get(0), user: row.get(1) })
     }
 }
 
@@ -57,12 +58,12 @@ impl Place {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FirstStart {
     /// `None`: the table has no row, or does not exist.
-    pub rows: Option<Rows>,
+    pub rows: Option<ExistingRows>,
 }
 
 /// The rows that a table had before the job wrote any.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Rows {
+pub struct ExistingRows {
     /// The table, for messages.
     pub table: String,
     /// The end of the newest row: its last event plus the gap, whatever `session_end` holds. `None`
@@ -77,6 +78,8 @@ pub fn peek(client: &mut Client, config: &LedgerConfig) -> Result<Option<FirstSt
     let failed = |why: postgres::Error| classify(&why, "looking at the table and the job");
     let mut tx = client.build_transaction().read_only(true).start().map_err(failed)?;
     rights::check_rights(&mut tx)?;
+    let database = Database::of(&mut tx, config).map_err(failed)?;
+    schema::version(&mut tx, &database)?;
     if !is_first_start(&mut tx, config).map_err(failed)? {
         return Ok(None);
     }
@@ -124,11 +127,11 @@ fn rows(
     tx: &mut Transaction<'_>,
     config: &LedgerConfig,
     table: &Table,
-) -> Result<Option<Rows>, postgres::Error> {
+) -> Result<Option<ExistingRows>, postgres::Error> {
     let name = table.quoted();
     if !table::has_rows(tx, &name)? {
         return Ok(None);
     }
     let newest = table::newest_end(tx, config, &name)?;
-    Ok(Some(Rows { table: table.shown.clone(), newest }))
+    Ok(Some(ExistingRows { table: table.shown.clone(), newest }))
 }

@@ -21,7 +21,7 @@ pub const REMEDY: &str = "the job needs sessions of its own: let POSTGRES_URL le
                           session mode (pgbouncer: pool_mode = session), or to the server itself";
 
 /// How long to wait for a second connection. A pool in session mode may have no room for one.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens a connection with a session of its own; refuses one that shares its session.
 pub fn connect_directly(config: &LedgerConfig) -> Result<Client, LedgerError> {
@@ -76,7 +76,7 @@ fn second(config: &LedgerConfig) -> Option<(Client, String)> {
     let work = move || drop(reply.send(open()));
     let thread = thread::Builder::new().name("postgres-second".to_owned());
     thread.spawn(work).expect("a thread can be started");
-    let found = answer.recv_timeout(PATIENCE).ok()?;
+    let found = answer.recv_timeout(CONNECT_TIMEOUT).ok()?;
     found.inspect_err(|why| log::debug!("no second connection to look for a pooler: {why}")).ok()
 }
 

@@ -7,7 +7,7 @@
 use std::time::{Instant, SystemTime};
 
 use postgres::Transaction;
-use sessionizer_core::binding::{Binding, Late, Offset, Partition, Rules};
+use sessionizer_core::binding::{Binding, Late, Offset, Partition, RecordRules};
 use sessionizer_core::event::Reason;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::{Key, Shard};
@@ -81,7 +81,7 @@ fn try_own_tables(trial: &mut Commit<'_>, durable: &RecoveredState) -> Result<()
     };
     let summary = EpochMeta {
         watermark: EventTime::from_millis(0),
-        rules: Rules { max_future_ms: 0, late: Late::Merge },
+        rules: RecordRules { max_future_ms: 0, late: Late::Merge },
         bindings: vec![Binding::initial(partition, Offset::ZERO)],
         lagging: Vec::new(),
         differences: Vec::new(),

@@ -20,23 +20,23 @@ use crate::ui::text::{duration, plural};
 const BATCH: i64 = 5_000;
 /// The bounds of the interval at which old dead letters are looked for: a fraction of how long they
 /// are kept.
-const EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3_600));
+const CHECK_INTERVAL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3_600));
 /// When to look for the first time, and the pause between two batches.
-const FIRST: Duration = Duration::from_secs(60);
-const PAUSE: Duration = Duration::from_millis(50);
+const FIRST_CHECK_DELAY: Duration = Duration::from_secs(60);
+const BATCH_PAUSE: Duration = Duration::from_millis(50);
 
 /// Deletes old dead letters from time to time, until the returned sender is dropped.
 pub fn keep_dead_letters(config: &LedgerConfig, keep: Duration) -> Sender<()> {
     let (running, over) = channel::<()>();
     let config = config.clone();
-    let every = (keep / 20).clamp(EVERY.0, EVERY.1);
+    let every = (keep / 20).clamp(CHECK_INTERVAL.0, CHECK_INTERVAL.1);
     let work = move || {
         let wait = |long| over.recv_timeout(long) == Err(RecvTimeoutError::Timeout);
         let mut failing = false;
-        let mut next = every.min(FIRST);
+        let mut next = every.min(FIRST_CHECK_DELAY);
         while wait(next) {
             next = every;
-            match prune(&config, keep, || wait(PAUSE)) {
+            match prune(&config, keep, || wait(BATCH_PAUSE)) {
                 Ok(removed) => {
                     failing = false;
                     if removed > 0 {

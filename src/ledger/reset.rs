@@ -12,10 +12,10 @@ use sessionizer_core::fault::Fault;
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::connect::classify;
-use crate::ledger::peek::Place;
+use crate::ledger::peek::Database;
 use crate::ledger::pooler::connect_directly;
 use crate::ledger::start::ADVISORY_LOCK;
-use crate::ledger::{LedgerConfig, table};
+use crate::ledger::{LedgerConfig, schema, table};
 use crate::retry;
 use crate::ui::text;
 
@@ -35,12 +35,12 @@ const TABLES: [&str; 9] = [
 /// Up to how many rows are counted; beyond that, an estimate from Postgres has to do.
 const COUNTED_ROWS: i64 = 1_000_000;
 /// How long a closed connection may still be listed.
-const LINGERS: Duration = Duration::from_secs(1);
+const CLOSED_CONNECTION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a reset will remove.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Doomed {
-    pub place: Place,
+pub struct ResetPlan {
+    pub database: Database,
     pub job: String,
     pub created_at: String,
     pub started_at: String,
@@ -65,11 +65,12 @@ pub enum RowCount {
 }
 
 /// Looks at a job to be removed; refuses one that is running or does not exist.
-pub fn look(config: &LedgerConfig) -> Result<Doomed, LedgerError> {
+pub fn look(config: &LedgerConfig) -> Result<ResetPlan, LedgerError> {
     let mut client = open(config)?;
     let failed = |why: postgres::Error| classify(&why, "looking at the job");
-    let place = Place::of(&mut client, config).map_err(failed)?;
-    let job = find(&mut client, &place, &config.job)?;
+    let database = Database::of(&mut client, config).map_err(failed)?;
+    schema::version(&mut client, &database)?;
+    let job = find(&mut client, &database, &config.job)?;
     refuse_if_running(&mut client, &config.job)?;
     let rows = count_rows(&mut client, &job).map_err(failed)?;
     let mut sum = |table: &str, what: &str| -> Result<i64, LedgerError> {
@@ -81,18 +82,18 @@ pub fn look(config: &LedgerConfig) -> Result<Doomed, LedgerError> {
     };
     let dead_letters = sum("dead_letters", "count(*)")?;
     let open = sum("shard_progress", "coalesce(sum(open), 0)::int8")?;
-    Ok(Doomed { place, rows, dead_letters, open, ..job })
+    Ok(ResetPlan { database, rows, dead_letters, open, ..job })
 }
 
 /// Removes what [`look`] has found.
 pub fn remove(config: &LedgerConfig) -> Result<(), LedgerError> {
     let mut client = open(config)?;
     let failed = |why: postgres::Error| classify(&why, "removing the job");
-    let place = Place::of(&mut client, config).map_err(failed)?;
+    let database = Database::of(&mut client, config).map_err(failed)?;
     let mut tx = client.transaction().map_err(failed)?;
     tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(failed)?;
     refuse_if_running(&mut tx, &config.job)?;
-    let job = find(&mut tx, &place, &config.job)?;
+    let job = find(&mut tx, &database, &config.job)?;
     // This waits for commits in flight. From here on, no commit of another instance succeeds.
     for table in TABLES {
         if exists(&mut tx, table).map_err(failed)? {
@@ -121,10 +122,14 @@ fn exists(client: &mut impl GenericClient, table: &str) -> Result<bool, postgres
 }
 
 /// Finds the row of the job.
-fn find(client: &mut impl GenericClient, place: &Place, job: &str) -> Result<Doomed, LedgerError> {
+fn find(
+    client: &mut impl GenericClient,
+    database: &Database,
+    job: &str,
+) -> Result<ResetPlan, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "looking for the job");
     if !exists(client, "jobs").map_err(failed)? {
-        return Err(no_such_job(place, job, &[]));
+        return Err(no_such_job(database, job, &[]));
     }
     let row = client
         .query_opt(
@@ -141,11 +146,11 @@ fn find(client: &mut impl GenericClient, place: &Place, job: &str) -> Result<Doo
             .query("select job from sessionizer.jobs order by job limit 20", &[])
             .map_err(failed)?;
         let jobs: Vec<String> = jobs.iter().map(|row| row.get(0)).collect();
-        return Err(no_such_job(place, job, &jobs));
+        return Err(no_such_job(database, job, &jobs));
     };
     let there: bool = row.get(5);
-    Ok(Doomed {
-        place: place.clone(),
+    Ok(ResetPlan {
+        database: database.clone(),
         job: job.to_owned(),
         table: row.get(0),
         found_rows: row.get(1),
@@ -158,13 +163,13 @@ fn find(client: &mut impl GenericClient, place: &Place, job: &str) -> Result<Doo
     })
 }
 
-fn no_such_job(place: &Place, job: &str, jobs: &[String]) -> LedgerError {
+fn no_such_job(database: &Database, job: &str, jobs: &[String]) -> LedgerError {
     let there = match jobs {
         [] => "there are no jobs yet".to_owned(),
         jobs => format!("the jobs are: {}", jobs.join(", ")),
     };
     LedgerError::Fatal(Fault::Config(format!(
-        "there is no job {job} in {place}; {there}. Name the job with --job or KAFKA_GROUP"
+        "there is no job {job} in {database}; {there}. Name the job with --job or KAFKA_GROUP"
     )))
 }
 
@@ -178,7 +183,7 @@ fn refuse_if_running(client: &mut impl GenericClient, job: &str) -> Result<(), L
         Ok(running) => Continue(running),
         Err(why) => Break(Err(classify(&why, "looking for instances that run"))),
     };
-    retry::until(LINGERS, Duration::from_millis(50), look).unwrap_or_else(|running| {
+    retry::until(CLOSED_CONNECTION_TIMEOUT, Duration::from_millis(50), look).unwrap_or_else(|running| {
         let (pid, from) = &running[0];
         Err(LedgerError::Fatal(Fault::Config(format!(
             "the job {job} is running, or an audit of it: {} to Postgres, the first from {from} \
@@ -205,7 +210,10 @@ fn running(
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-fn count_rows(client: &mut impl GenericClient, job: &Doomed) -> Result<RowCount, postgres::Error> {
+fn count_rows(
+    client: &mut impl GenericClient,
+    job: &ResetPlan,
+) -> Result<RowCount, postgres::Error> {
     if job.rows == RowCount::NoTable {
         return Ok(RowCount::NoTable);
     }

@@ -61,7 +61,8 @@ pub fn advise_on_owners(
 }
 
 /// The rights that the job needs on its own tables, from its first start to a reset.
-const RIGHTS: [(&str, &str); 30] = [
+const RIGHTS: [(&str, &str); 31] = [
+    ("schema_version", "select"),
     ("jobs", "select"),
     ("jobs", "insert"),
     ("jobs", "update"),
@@ -93,6 +94,13 @@ const RIGHTS: [(&str, &str); 30] = [
     ("anomalies", "delete"),
     ("balance", "select"),
 ];
+
+/// What the job uses in the schema `sessionizer`.
+pub fn tables() -> impl Iterator<Item = &'static str> {
+    let mut tables: Vec<&str> = RIGHTS.iter().map(|(table, _)| *table).collect();
+    tables.dedup();
+    tables.into_iter()
+}
 
 /// Fails if the login lacks a right on any existing object in the schema `sessionizer`.
 pub fn check_rights(tx: &mut impl postgres::GenericClient) -> Result<(), LedgerError> {

@@ -18,19 +18,19 @@ use crate::ledger::connect::{classify, quote};
 use crate::ledger::durable;
 use crate::ledger::durable::RecoveredState;
 use crate::ledger::past_rows::PastRows;
-use crate::ledger::peek::Place;
+use crate::ledger::peek::Database;
+use crate::ledger::schema;
 use crate::ledger::table;
 use crate::ledger::table::Table;
 use crate::ledger::{LedgerConfig, job, probe, rights};
 
-const SCHEMA: &str = include_str!("schema.sql");
 /// An arbitrary constant, the same in every instance and in `sessionizer reset`.
 pub const ADVISORY_LOCK: i64 = 0x7365_7373_696f_6e73;
 
 /// The result of a start.
 pub struct Started {
     pub durable: RecoveredState,
-    pub place: Place,
+    pub database: Database,
     /// The table, for messages.
     pub table: String,
     /// Whether this start created the table.
@@ -43,27 +43,35 @@ pub struct Started {
     pub past_rows: Option<PastRows>,
 }
 
+/// What the caller decides about a start.
+#[derive(Clone, Copy, Debug)]
+pub struct StartOptions {
+    /// Allows a first start although the table has rows: the caller has compared them with where
+    /// reading begins.
+    pub with_rows: bool,
+    /// What the statistics need of the table, if there are any.
+    pub needed_past: Option<NeededPast>,
+}
+
 /// Prepares everything, takes the fence and reads the durable state.
 ///
-/// `with_rows` allows a first start although the table has rows: the caller has compared them with
-/// where reading begins. Anything missing or wrong is found before the transaction commits, so a
-/// refused start changes nothing and does not fence a running instance. `needed` is what the
-/// statistics need of the table, if there are any.
+/// Anything missing or wrong is found before the transaction commits, so a refused start changes
+/// nothing and does not fence a running instance.
 pub fn start(
     client: &mut Client,
     config: &LedgerConfig,
     topics: &[String],
-    (with_rows, needed): (bool, Option<NeededPast>),
+    StartOptions { with_rows, needed_past }: StartOptions,
 ) -> Result<Started, LedgerError> {
     check_encoding(client)?;
     let failed = |why: postgres::Error| classify(&why, "starting");
-    let place = Place::of(client, config).map_err(failed)?;
+    let database = Database::of(client, config).map_err(failed)?;
     // Read committed: each statement sees what was committed while the previous one waited for a
     // lock.
     let tx = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start();
     let mut tx = tx.map_err(failed)?;
     tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(failed)?;
-    ensure_schema(&mut tx)?;
+    let migrated = schema::migrate(&mut tx, &database)?;
     rights::check_rights(&mut tx)?;
     job::check_table_is_there(&mut tx, config)?;
     let (table, made_table) = table::ensure(&mut tx, config)?;
@@ -86,7 +94,7 @@ pub fn start(
         found_rows_to = Some(job::begin_after_rows(&mut tx, config, &table)?);
     }
     // Nobody else commits any more, and this run has not begun to.
-    let past_rows = match needed {
+    let past_rows = match needed_past {
         Some(_) if made_table => Some(PastRows::Empty),
         Some(needed) => Some(PastRows::begin(&mut tx, config, &table, &durable, needed)?),
         None => None,
@@ -96,12 +104,15 @@ pub fn start(
     advice.extend(probe::probe(&mut tx, config, topics, &table, &durable)?);
     let past_rows = past_rows.map(PastRows::imported);
     tx.commit().map_err(failed)?;
+    if let Some(migrated) = migrated {
+        log::info!("{migrated}");
+    }
     if created_job {
         table::advise(&table);
     }
     table.advice.iter().chain(&advice).for_each(|advice| log::warn!("{advice}"));
     let table = table.shown;
-    Ok(Started { durable, place, table, made_table, topics_before, found_rows_to, past_rows })
+    Ok(Started { durable, database, table, made_table, topics_before, found_rows_to, past_rows })
 }
 
 /// Warns if a commit may be acknowledged before it is on disk and then be lost. The job notices and
@@ -136,31 +147,6 @@ pub fn check_encoding(client: &mut Client) -> Result<(), LedgerError> {
         "the database {database} is encoded in {encoding}: the job needs UTF8 (create database \
          ... encoding 'UTF8' template template0)"
     ))))
-}
-
-/// Creates our schema unless it is complete: a login that may not create anything can use one that
-/// an administrator has created.
-fn ensure_schema(tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
-    let failed = |why: postgres::Error| classify(&why, "preparing the schema sessionizer");
-    let there: bool = tx
-        .query_one(
-            "select (select bool_and(to_regclass('sessionizer.' || name) is not null)
-                     from unnest(array['jobs', 'shard_progress', 'epochs', 'bindings', 'snapshots',
-                                       'dead_letters', 'losses', 'replay_differences',
-                                       'anomalies', 'balance', 'partitions']) name)
-                and exists (select from pg_attribute where attname = 'topics'
-                            and attrelid = to_regclass('sessionizer.jobs'))
-                and exists (select from pg_attribute where attname = 'clock_ms'
-                            and attrelid = to_regclass('sessionizer.bindings'))
-                and exists (select from pg_attribute where attname = 'records'
-                            and attrelid = to_regclass('sessionizer.dead_letters'))
-                and exists (select from pg_attribute where attname = 'run'
-                            and attrelid = to_regclass('sessionizer.shard_progress'))",
-            &[],
-        )
-        .map_err(failed)?
-        .get(0);
-    if there { Ok(()) } else { tx.batch_execute(SCHEMA).map_err(failed) }
 }
 
 /// Checks the rights on the table now, because most are needed only later: `delete`, for example,

@@ -159,19 +159,19 @@ fn resolve(
 
 /// Returns the quoted schema and name of the relation with the table's name; `None` if there is
 /// none.
-pub fn place(
+pub fn qualified_name(
     client: &mut impl GenericClient,
     config: &LedgerConfig,
 ) -> Result<Option<String>, LedgerError> {
     let (Some(oid), _) = resolve(client, config)? else { return Ok(None) };
-    let place = client
+    let name = client
         .query_opt(
             "select format('%I.%I', n.nspname, c.relname)
              from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = $1",
             &[&oid],
         )
         .map_err(|why| classify(&why, "looking for the table"))?;
-    Ok(place.map(|row| row.get(0)))
+    Ok(name.map(|row| row.get(0)))
 }
 
 /// Finds and inspects the table; `None` if there is none.

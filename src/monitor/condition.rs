@@ -12,9 +12,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// A backlog is worth mentioning if reading it takes longer than this.
-const KEEPS_UP: Duration = Duration::from_secs(3);
+const BACKLOG_THRESHOLD: Duration = Duration::from_secs(3);
 /// Silence is worth mentioning after this long without a new record.
-const QUIET: Duration = Duration::from_secs(10);
+const QUIET_THRESHOLD: Duration = Duration::from_secs(10);
 
 /// The facts to judge.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -24,7 +24,7 @@ pub struct Situation {
     pub stopping: bool,
     /// Epochs that still have to be committed.
     pub commits_left: u64,
-    pub wait: Option<Wait>,
+    pub wait: Option<WaitStatus>,
     pub stage: Stage,
     /// Records that are available and not yet read, if known.
     pub lag: Option<u64>,
@@ -54,7 +54,7 @@ pub enum Ended {
 
 /// Something outside that does not answer.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Wait {
+pub struct WaitStatus {
     /// `Kafka at broker:9092`, `Postgres`, `memory`.
     pub what: String,
     pub why: Option<String>,
@@ -100,9 +100,9 @@ pub enum Condition {
     Ended(Ended),
     Stopping {
         commits_left: u64,
-        wait: Option<Wait>,
+        wait: Option<WaitStatus>,
     },
-    Waiting(Wait),
+    Waiting(WaitStatus),
     Connecting,
     Loading {
         loaded: u64,
@@ -161,14 +161,14 @@ fn running(at: &Situation) -> Condition {
         let left = left.filter(|left| *left >= Duration::from_secs(1));
         return Condition::ReadingToEnd { percent, left, rate };
     }
-    if let Some(left) = left.filter(|left| *left > KEEPS_UP) {
+    if let Some(left) = left.filter(|left| *left > BACKLOG_THRESHOLD) {
         return Condition::CatchingUp { left, rate };
     }
     if let Some(held) = &at.held_back {
         return Condition::HeldBack(held.clone());
     }
     let read = at.records > 0;
-    if lag.unwrap_or(0) == 0 && at.quiet >= QUIET {
+    if lag.unwrap_or(0) == 0 && at.quiet >= QUIET_THRESHOLD {
         return Condition::Quiet { lasts: at.quiet, read };
     }
     Condition::UpToDate { behind: at.behind, read }
@@ -210,7 +210,7 @@ mod tests {
         let mut at = Situation { lag: Some(1_000_000), ..live() };
         at.held_back = Some(HeldBack::default());
         assert!(matches!(judge(&at), Condition::CatchingUp { .. }));
-        at.wait = Some(Wait { what: "Postgres".to_owned(), ..Wait::default() });
+        at.wait = Some(WaitStatus { what: "Postgres".to_owned(), ..WaitStatus::default() });
         assert!(matches!(judge(&at), Condition::Waiting(_)));
         at.stopping = true;
         assert!(matches!(judge(&at), Condition::Stopping { wait: Some(_), .. }));

@@ -1,13 +1,16 @@
 //! The document of `/status`, and what changes from one to the next. Rendering only: nothing is
 //! counted here. docs/METRICS.md describes it; what is not known is null, with the reason beside
 //! it.
+//!
+//! The file is longer than others because it holds the whole document, block by block: whoever
+//! changes a field finds its neighbours here.
 
 use serde_json::{Map, Value, json};
 
 use crate::dataflow::changes::{HOSTS, HostSums, LATEST};
-use crate::monitor::board::{Board, PartRow, Totals, state_text};
 use crate::monitor::health::Verdict;
-use crate::monitor::history::{EVERY_MS, KEEP_MS, Mark, Point};
+use crate::monitor::history::{Mark, POINT_INTERVAL_MS, Point, RETENTION_MS};
+use crate::monitor::job_state::{JobState, PartRow, Totals, state_text};
 use crate::monitor::mask::mask;
 use crate::monitor::sample::{LatestSample, LetterSample, Sample, WriterSample};
 use crate::monitor::{anomalies, statistics};
@@ -23,8 +26,8 @@ const TEXT_CHARS: usize = 300;
 pub type Document = Map<String, Value>;
 
 /// The document, without the history.
-pub fn document(board: &Board, totals: &Totals, samples: &[Sample]) -> Document {
-    let facts = &board.facts;
+pub fn document(job_state: &JobState, totals: &Totals, samples: &[Sample]) -> Document {
+    let facts = &job_state.facts;
     let blocks = json!({
         "schema": SCHEMA,
         "at": totals.at_ms,
@@ -42,18 +45,18 @@ pub fn document(board: &Board, totals: &Totals, samples: &[Sample]) -> Document 
             "masked": facts.masked, "started_at": facts.started_ms,
         },
         "sentence": {
-            "state": board.sentence.state, "tone": board.sentence.tone,
-            "text": board.sentence.text, "since": board.since_ms,
-            "cause": board.sentence.cause.as_deref().map(short),
+            "state": job_state.sentence.state, "tone": job_state.sentence.tone,
+            "text": job_state.sentence.text, "since": job_state.since_ms,
+            "cause": job_state.sentence.cause.as_deref().map(short),
         },
-        "health": {"live": verdict(&board.live), "ready": verdict(&board.ready)},
+        "health": {"live": verdict(&job_state.live), "ready": verdict(&job_state.ready)},
         "tiles": tiles(totals, samples),
         "partitions": partitions(totals),
         "writers": {"rows": samples.iter().flat_map(|s| &s.writers).map(writer).collect::<Vec<_>>()},
-        "hosts": hosts(board, samples),
-        "latest": {"keep": LATEST, "rows": latest(board, samples)},
-        "dead_letters": dead_letters(board, samples),
-        "balance": balance(board),
+        "hosts": hosts(job_state, samples),
+        "latest": {"keep": LATEST, "rows": latest(job_state, samples)},
+        "dead_letters": dead_letters(job_state, samples),
+        "balance": balance(job_state),
         "proof": unknown(
             &["verified_through", "audited_at", "differences"],
             "no audit has been recorded: `sessionizer audit` compares the table with the topic",
@@ -196,7 +199,7 @@ fn writer(writer: &WriterSample) -> Value {
     })
 }
 
-fn hosts(board: &Board, samples: &[Sample]) -> Value {
+fn hosts(job_state: &JobState, samples: &[Sample]) -> Value {
     let mut all: Vec<(String, HostSums)> = Vec::new();
     let mut other = HostSums::default();
     for sample in samples {
@@ -222,12 +225,12 @@ fn hosts(board: &Board, samples: &[Sample]) -> Value {
     let mut others = sums(&other);
     others["hosts"] = (known - rows.len()).into();
     json!({
-        "since": board.facts.started_ms, "known": known, "limit": HOSTS, "rows": rows,
+        "since": job_state.facts.started_ms, "known": known, "limit": HOSTS, "rows": rows,
         "other": others,
     })
 }
 
-fn latest(board: &Board, samples: &[Sample]) -> Vec<Value> {
+fn latest(job_state: &JobState, samples: &[Sample]) -> Vec<Value> {
     let mut all: Vec<(usize, &LatestSample)> = samples
         .iter()
         .flat_map(|sample| sample.latest.iter().map(|latest| (sample.process, latest)))
@@ -243,15 +246,15 @@ fn latest(board: &Board, samples: &[Sample]) -> Vec<Value> {
         json!({
             "id": format!("{process}-{}", latest.number),
             "at": latest.at_ms, "host": latest.host,
-            "ip": if board.facts.masked { mask(&latest.ip) } else { latest.ip.clone() },
-            "start": latest.first_ms, "end": latest.last_ms + board.facts.end_after_ms,
+            "ip": if job_state.facts.masked { mask(&latest.ip) } else { latest.ip.clone() },
+            "start": latest.first_ms, "end": latest.last_ms + job_state.facts.end_after_ms,
             "events": latest.events, "change": change,
         })
     });
     shown.collect()
 }
 
-fn dead_letters(board: &Board, samples: &[Sample]) -> Value {
+fn dead_letters(job_state: &JobState, samples: &[Sample]) -> Value {
     let mut all: Vec<LetterSample> = Vec::new();
     for letters in samples.iter().flat_map(|sample| &sample.letters) {
         match all.iter_mut().find(|known| known.reason == letters.reason) {
@@ -280,12 +283,12 @@ fn dead_letters(board: &Board, samples: &[Sample]) -> Value {
                         "partition": place.map(|place| place.1),
                         "offset": place.map(|place| place.2),
                         "detail": example.detail,
-                        "payload": example.payload.as_ref().filter(|_| !board.facts.masked),
+                        "payload": example.payload.as_ref().filter(|_| !job_state.facts.masked),
                         "cut": example.cut,
                     });
                     if example.payload.is_none() {
                         shown["why"] = json!({"payload": "the record has none"});
-                    } else if board.facts.masked {
+                    } else if job_state.facts.masked {
                         let hidden = "it is shown on loopback, or with --page full";
                         shown["why"] = json!({"payload": hidden});
                         // Details quote the payload.
@@ -302,11 +305,11 @@ fn dead_letters(board: &Board, samples: &[Sample]) -> Value {
         })
         .collect();
     let total: u64 = all.iter().map(|letters| letters.count).sum();
-    json!({"since": board.facts.started_ms, "total": total, "rows": rows})
+    json!({"since": job_state.facts.started_ms, "total": total, "rows": rows})
 }
 
-fn balance(board: &Board) -> Value {
-    match &board.balance {
+fn balance(job_state: &JobState) -> Value {
+    match &job_state.balance {
         Ok((read_at_ms, found)) => json!({
             "as_of": found.as_of_ms, "records": found.records, "closed": found.closed,
             "open": found.open, "dead": found.dead, "lost": found.lost,
@@ -329,7 +332,7 @@ fn peer(sample: &Sample) -> Value {
 /// The history, for a whole document.
 pub fn history<'a>(points: impl Iterator<Item = &'a Point>) -> Value {
     json!({
-        "every_ms": EVERY_MS, "keep_ms": KEEP_MS,
+        "every_ms": POINT_INTERVAL_MS, "keep_ms": RETENTION_MS,
         "columns": ["at", "in", "out", "lag_s", "watermark_s", "durable_s"],
         "points": points.map(point).collect::<Vec<_>>(),
     })

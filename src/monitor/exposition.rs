@@ -2,6 +2,8 @@
 //! docs/METRICS.md lists them, and a test holds the list against a running job.
 //!
 //! Times are timestamps and not ages, so that they go on telling the truth when the process hangs.
+//!
+//! The file is longer than others because it lists every metric once, with its help text.
 
 use std::fmt::Error;
 
@@ -17,7 +19,7 @@ use prometheus_client::registry::Registry;
 use crate::dataflow::anomalies::figures::Counts;
 use crate::dataflow::buckets::{BOUNDS, Counted};
 use crate::monitor::Facts;
-use crate::monitor::board::{Board, Totals};
+use crate::monitor::job_state::{JobState, Totals};
 use crate::monitor::process::ProcessFigures;
 use crate::monitor::sample::{PartSample, PartState, Sample};
 
@@ -103,7 +105,12 @@ pub struct Shown {
 }
 
 impl Shown {
-    pub fn new(board: &Board, totals: &Totals, sample: &Sample, page_clients: usize) -> Self {
+    pub fn new(
+        job_state: &JobState,
+        totals: &Totals,
+        sample: &Sample,
+        page_clients: usize,
+    ) -> Self {
         let own = totals.parts.iter().filter(|row| row.sample.process == sample.process);
         let parts: Vec<_> = own.map(|row| (row.sample.clone(), row.holds_back)).collect();
         let active = parts.iter().filter(|(part, _)| part.state.is_active());
@@ -112,8 +119,8 @@ impl Shown {
             .try_fold(0, |most, lag| Some(most.max(lag?)))
             .filter(|_| !parts.is_empty());
         Shown {
-            facts: board.facts.clone(),
-            ready: board.ready.is_ok(),
+            facts: job_state.facts.clone(),
+            ready: job_state.ready.is_ok(),
             sample: sample.clone(),
             lag_s: lag_ms.map(|ms| ms as f64 / 1_000.0),
             parts,
@@ -364,12 +371,12 @@ impl Shown {
         }
         let help = "Rows that were not counted, because their sessions had ended before the window";
         out.counter("statistics_rows_too_old", help, window.too_old)?;
-        let Some(board) = statistics else { return Ok(()) };
-        let epoch = Some(seconds(board.epoch as i64));
+        let Some(job_state) = statistics else { return Ok(()) };
+        let epoch = Some(seconds(job_state.epoch as i64));
         let help = "Everything that was committed up to this epoch is in the statistics";
         out.gauge("statistics_epoch_timestamp_seconds", help, epoch)?;
         let help = "Counts that were negative: the statistics of this run are wrong";
-        out.counter("statistics_broken", help, board.broken)
+        out.counter("statistics_broken", help, job_state.broken)
     }
 
     fn writers(&self, out: &mut Out<'_>) -> Result<(), Error> {

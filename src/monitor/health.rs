@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::ui::text::duration;
 
 /// A worker that has not stepped for this long hangs.
-pub const HANGS: Duration = Duration::from_secs(60);
+pub const HANG_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The facts by which health is judged.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -38,7 +38,7 @@ pub fn live(at: &Vitals) -> Verdict {
     if at.fenced {
         return Err("fenced: another instance of the job has taken over".to_owned());
     }
-    let hangs = at.still.iter().enumerate().find(|(_, still)| **still >= HANGS);
+    let hangs = at.still.iter().enumerate().find(|(_, still)| **still >= HANG_TIMEOUT);
     match hangs {
         Some((worker, still)) => {
             Err(format!("worker {worker} has not stepped for {}", duration(*still)))

@@ -4,17 +4,17 @@
 use std::collections::{BTreeMap, VecDeque};
 
 /// How long points are kept, in milliseconds.
-pub const KEEP_MS: u64 = 900_000;
+pub const RETENTION_MS: u64 = 900_000;
 /// The distance between two points.
-pub const EVERY_MS: u64 = 1_000;
+pub const POINT_INTERVAL_MS: u64 = 1_000;
 /// The period over which rates are measured.
-const RATE_OVER_MS: u64 = 5_000;
+const RATE_PERIOD_MS: u64 = 5_000;
 /// How many marks are kept.
-const MARKS: usize = 100;
+const MAX_MARKS: usize = 100;
 
 /// Counters at one moment.
 #[derive(Clone, PartialEq, Debug, Default)]
-pub struct Counts {
+pub struct CounterSample {
     /// Events, and bad records.
     pub records: u64,
     pub events: u64,
@@ -45,7 +45,7 @@ pub struct Mark {
 /// The last fifteen minutes.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct History {
-    counts: VecDeque<(u64, Counts)>,
+    counts: VecDeque<(u64, CounterSample)>,
     pub points: VecDeque<Point>,
     pub marks: VecDeque<Mark>,
     /// How many marks there have been.
@@ -55,13 +55,13 @@ pub struct History {
 impl History {
     /// Adds the counters at a moment. If one has fallen, a new run has begun, and the rates start
     /// over.
-    pub fn count(&mut self, at_ms: u64, counts: Counts) {
-        let fell = |last: &Counts| counts.records < last.records || counts.rows < last.rows;
+    pub fn count(&mut self, at_ms: u64, counts: CounterSample) {
+        let fell = |last: &CounterSample| counts.records < last.records || counts.rows < last.rows;
         if self.counts.back().is_some_and(|(at, last)| *at >= at_ms || fell(last)) {
             self.counts.clear();
         }
         self.counts.push_back((at_ms, counts));
-        while self.counts.len() > 2 && at_ms - self.counts[1].0 >= RATE_OVER_MS {
+        while self.counts.len() > 2 && at_ms - self.counts[1].0 >= RATE_PERIOD_MS {
             self.counts.pop_front();
         }
     }
@@ -98,12 +98,12 @@ impl History {
     /// Adds a point, and drops what is too old.
     pub fn point(&mut self, point: Point) {
         self.points.push_back(point);
-        let oldest = point.at_ms.saturating_sub(KEEP_MS);
+        let oldest = point.at_ms.saturating_sub(RETENTION_MS);
         while self.points.front().is_some_and(|point| point.at_ms < oldest) {
             self.points.pop_front();
         }
         // It must not grow even if the clock is set back.
-        while self.points.len() > (KEEP_MS / EVERY_MS) as usize + 10 {
+        while self.points.len() > (RETENTION_MS / POINT_INTERVAL_MS) as usize + 10 {
             self.points.pop_front();
         }
     }
@@ -112,7 +112,7 @@ impl History {
     pub fn mark(&mut self, at_ms: u64, kind: &'static str, text: String) {
         self.marks.push_back(Mark { at_ms, kind, text });
         self.marked += 1;
-        if self.marks.len() > MARKS {
+        if self.marks.len() > MAX_MARKS {
             self.marks.pop_front();
         }
     }
@@ -122,7 +122,7 @@ fn seconds(from_ms: u64, to_ms: u64) -> Option<f64> {
     (to_ms > from_ms).then(|| (to_ms - from_ms) as f64 / 1_000.0)
 }
 
-fn rates(first: &(u64, Counts), last: &(u64, Counts)) -> Option<(f64, f64)> {
+fn rates(first: &(u64, CounterSample), last: &(u64, CounterSample)) -> Option<(f64, f64)> {
     let seconds = seconds(first.0, last.0)?;
     let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
     Some((rate(last.1.events, first.1.events), rate(last.1.rows, first.1.rows)))
@@ -132,9 +132,9 @@ fn rates(first: &(u64, Counts), last: &(u64, Counts)) -> Option<(f64, f64)> {
 mod tests {
     use super::*;
 
-    fn counts(events: u64, rows: u64) -> Counts {
+    fn counts(events: u64, rows: u64) -> CounterSample {
         let parts = BTreeMap::from([("t/0".to_owned(), events)]);
-        Counts { records: events * 2, events, rows, parts }
+        CounterSample { records: events * 2, events, rows, parts }
     }
 
     #[test]
@@ -169,7 +169,7 @@ mod tests {
             history.point(point(second * 1_000));
             history.mark(second, "started", String::new());
         }
-        assert_eq!((history.points.len(), history.marks.len()), (901, MARKS));
+        assert_eq!((history.points.len(), history.marks.len()), (901, MAX_MARKS));
         for _ in 0..2_000 {
             history.point(point(5));
         }

@@ -76,4 +76,16 @@ mod tests {
             assert!(!is_ours(foreign, &names), "{foreign}");
         }
     }
+
+    #[test]
+    fn fuzz_host() {
+        let seeds: [&[u8]; 4] = [b"localhost:9464", b"[::1]:80", b"127.0.0.1", b"job.example."];
+        let pieces: [&[u8]; 7] =
+            [b":", b"[", b"]", b".", b"%", b"evil.example", "\u{fc}".as_bytes()];
+        let names = ["job.example".to_owned()];
+        crate::shared::mutate::fuzz(&seeds, &pieces, |bytes| {
+            let host = String::from_utf8_lossy(bytes);
+            assert!(!(is_ours(&host, &names) && host.contains("evil")), "{host}");
+        });
+    }
 }

@@ -4,7 +4,7 @@
 //! ```text
 //!   operators -> Figures, Metrics     a few times a second, or once a batch
 //!   sample    -> plain data           once a second, on the thread of the monitor
-//!   board     -> rates, the condition, health
+//!   job_state -> rates, the condition, health
 //!   document  -> /status, /events     exposition -> /metrics
 //! ```
 //!
@@ -14,7 +14,6 @@
 mod anomalies;
 mod answer;
 mod assets;
-pub mod board;
 mod body;
 pub mod condition;
 mod connections;
@@ -23,6 +22,7 @@ mod exposition;
 mod health;
 mod history;
 mod host;
+pub mod job_state;
 mod mask;
 mod process;
 pub mod sample;
@@ -36,7 +36,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-pub use self::board::Balance;
+pub use self::job_state::BalanceRow;
 use crate::dataflow::run_state::RunState;
 use crate::monitor::condition::Ended;
 
@@ -83,7 +83,7 @@ pub struct Facts {
 }
 
 /// Reads the balance from Postgres, which may be slow.
-pub type AskBalance = Box<dyn FnMut() -> Result<Balance, String> + Send>;
+pub type AskBalance = Box<dyn FnMut() -> Result<BalanceRow, String> + Send>;
 
 /// What the thread of the monitor shares with the run.
 pub(crate) struct Shared {
@@ -111,7 +111,7 @@ pub struct Monitor {
 }
 
 /// How long the end of a run waits until the last state has been sent to open pages.
-const LAST_WORD: Duration = Duration::from_millis(500);
+const LAST_STATE_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl Monitor {
     /// Starts the monitor, unless it is switched off.
@@ -153,6 +153,6 @@ impl Monitor {
     pub fn end(mut self, how: Ended) {
         *self.shared.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
         drop(self.stop.take());
-        let _ = self.ended.recv_timeout(LAST_WORD);
+        let _ = self.ended.recv_timeout(LAST_STATE_TIMEOUT);
     }
 }

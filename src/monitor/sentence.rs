@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::monitor::condition::{Condition, Ended, Wait};
+use crate::monitor::condition::{Condition, Ended, WaitStatus};
 use crate::ui::text::{count, duration, plural};
 
 /// How the condition is to be taken.
@@ -32,7 +32,7 @@ pub struct Sentence {
 
 /// Puts the condition into a sentence.
 pub fn sentence(at: &Condition) -> Sentence {
-    let say = |state: &str, tone: Tone, text: String| Sentence {
+    let with_state = |state: &str, tone: Tone, text: String| Sentence {
         state: state.to_owned(),
         tone,
         text,
@@ -47,35 +47,37 @@ pub fn sentence(at: &Condition) -> Sentence {
             };
             let tone = if wait.is_some() { Tone::Trouble } else { Tone::Busy };
             let cause = wait.as_ref().and_then(|wait| wait.why.clone());
-            Sentence { cause, ..say("stopping", tone, format!("stopping{left}")) }
+            Sentence { cause, ..with_state("stopping", tone, format!("stopping{left}")) }
         }
         Condition::Waiting(wait) => waiting(wait),
-        Condition::Connecting => say("connecting", Tone::Busy, "connecting".to_owned()),
+        Condition::Connecting => with_state("connecting", Tone::Busy, "connecting".to_owned()),
         Condition::Loading { loaded, all } => {
             let text =
                 format!("loading open sessions, shard {} of {}", count(*loaded), count(*all));
-            say("loading", Tone::Busy, text)
+            with_state("loading", Tone::Busy, text)
         }
         Condition::Replaying { percent } => {
-            say("replaying", Tone::Busy, format!("replaying {percent} %"))
+            with_state("replaying", Tone::Busy, format!("replaying {percent} %"))
         }
         Condition::ReadingToEnd { percent, left, rate } => {
             let left = left.map_or(String::new(), |left| format!(", {}", pace(left, *rate)));
-            say("catching_up", Tone::Busy, format!("catching up ({percent} %{left})"))
+            with_state("catching_up", Tone::Busy, format!("catching up ({percent} %{left})"))
         }
         Condition::CatchingUp { left, rate } => {
-            say("catching_up", Tone::Busy, format!("catching up ({})", pace(*left, *rate)))
+            with_state("catching_up", Tone::Busy, format!("catching up ({})", pace(*left, *rate)))
         }
         Condition::HeldBack(held) => {
             let since = clock(held.since_ms);
             let text = format!("held back by {}/{} since {since}", held.topic, held.number);
-            Sentence { cause: held.why.clone(), ..say("held_back", Tone::Trouble, text) }
+            Sentence { cause: held.why.clone(), ..with_state("held_back", Tone::Trouble, text) }
         }
         Condition::Quiet { lasts, read } => {
             let what = if *read { "no new events" } else { "no events" };
-            say("quiet", Tone::Good, format!("{what} for {}", largest(*lasts)))
+            with_state("quiet", Tone::Good, format!("{what} for {}", largest(*lasts)))
         }
-        Condition::UpToDate { behind, .. } => say("up_to_date", Tone::Good, up_to_date(*behind)),
+        Condition::UpToDate { behind, .. } => {
+            with_state("up_to_date", Tone::Good, up_to_date(*behind))
+        }
     }
 }
 
@@ -93,7 +95,7 @@ fn end(ended: &Ended) -> Sentence {
     Sentence { state: state.to_owned(), tone, text: text.to_owned(), cause: cause.cloned() }
 }
 
-fn waiting(wait: &Wait) -> Sentence {
+fn waiting(wait: &WaitStatus) -> Sentence {
     let lasts = whole(Duration::from_millis(wait.lasts_ms));
     let why = wait.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
     let (state, tone, text) = match wait.what.as_str() {
@@ -175,7 +177,7 @@ mod tests {
 
     fn waits(what: &str, why: Option<&str>) -> Situation {
         let why = why.map(str::to_owned);
-        let wait = Wait { what: what.to_owned(), why, lasts_ms: 12_900, left_ms: None };
+        let wait = WaitStatus { what: what.to_owned(), why, lasts_ms: 12_900, left_ms: None };
         Situation { wait: Some(wait), ..live() }
     }
 
@@ -283,8 +285,11 @@ mod tests {
             ),
             (ends(Ended::Failed("why".to_owned())), "failed", Tone::Trouble, "failed"),
         ] {
-            let said = sentence(&judge(&at));
-            assert_eq!((said.state.as_str(), said.tone, said.text.as_str()), (state, tone, text));
+            let shown = sentence(&judge(&at));
+            assert_eq!(
+                (shown.state.as_str(), shown.tone, shown.text.as_str()),
+                (state, tone, text)
+            );
         }
         assert_eq!(sentence(&judge(&waits("Postgres", refused))).cause.as_deref(), refused);
     }

@@ -21,31 +21,31 @@ use tokio::task::LocalSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::monitor::answer::{Reply, Wanted, file, reply, text, wanted, whole};
-use crate::monitor::board::{Board, Totals};
 use crate::monitor::body::Answer;
 use crate::monitor::connections::Connections;
 use crate::monitor::document::{self, Document};
 use crate::monitor::exposition::{self, Shown};
 use crate::monitor::health::Verdict;
+use crate::monitor::job_state::{JobState, Totals};
 use crate::monitor::sample::{MetricHosts, Sample, sample};
-use crate::monitor::{AskBalance, Balance, Facts, HttpConfig, Shared, process};
+use crate::monitor::{AskBalance, BalanceRow, Facts, HttpConfig, Shared, process};
 
 /// How often the job is sampled.
-const EVERY: Duration = Duration::from_secs(1);
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a client may take to send the head of a request, and keep an idle connection.
-const HEAD: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may last, unless it is a stream.
-const LASTS: Duration = Duration::from_secs(300);
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(300);
 /// The largest request, in bytes.
-const REQUEST_BYTES: usize = 16 * 1_024;
+const MAX_REQUEST_BYTES: usize = 16 * 1_024;
 /// How long to wait before trying again to listen on a port that is taken.
-const AGAIN: Duration = Duration::from_secs(5);
+const BIND_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the balance is read while somebody is watching.
-const BALANCE_EVERY: Duration = Duration::from_secs(5);
+const BALANCE_INTERVAL: Duration = Duration::from_secs(5);
 /// Somebody is watching if the document was requested within this time.
-const LOOKS: Duration = Duration::from_secs(30);
+const WATCHED_PERIOD: Duration = Duration::from_secs(30);
 /// How long sending the last message may take.
-const FLUSH: Duration = Duration::from_millis(200);
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(200);
 
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
@@ -72,12 +72,12 @@ pub fn run(
 
 /// Listens, and waits if another program has the port.
 async fn listen(address: SocketAddr, site: Rc<RefCell<Site>>) {
-    let mut told = false;
+    let mut is_reported = false;
     let listener = loop {
         match TcpListener::bind(address).await {
             Ok(listener) => break listener,
-            Err(why) if !told => {
-                told = true;
+            Err(why) if !is_reported => {
+                is_reported = true;
                 warn!(
                     "cannot listen on {address} ({why}): metrics, health and the page are off \
                      until the port is free. --http 127.0.0.1:0 takes any free port, and --http \
@@ -86,7 +86,7 @@ async fn listen(address: SocketAddr, site: Rc<RefCell<Site>>) {
             }
             Err(_) => {}
         }
-        sleep(AGAIN).await;
+        sleep(BIND_RETRY_INTERVAL).await;
     };
     if let Ok(address) = listener.local_addr() {
         info!("metrics, health and the page: http://{address}/");
@@ -110,13 +110,15 @@ fn serve(stream: TcpStream, site: &Rc<RefCell<Site>>) {
         async move { Ok::<_, Infallible>(reply) }
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(REQUEST_BYTES);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_REQUEST_BYTES);
     let connection = http.serve_connection(TokioIo::new(stream), service);
     let of_task = Rc::clone(site);
     let task = tokio::task::spawn_local(async move {
         // If it ends with an error, there is nobody left to report it to.
         let mut connection = std::pin::pin!(connection);
-        while timeout(LASTS, connection.as_mut()).await.is_err() {
+        while timeout(CONNECTION_TIMEOUT, connection.as_mut()).await.is_err() {
             if !of_task.borrow().connections.is_stream(id) {
                 break;
             }
@@ -128,10 +130,10 @@ fn serve(stream: TcpStream, site: &Rc<RefCell<Site>>) {
 
 /// Samples the job once a second until the run ends; then shows how it has ended.
 async fn look(site: Rc<RefCell<Site>>, mut stopped: oneshot::Receiver<()>) {
-    let mut ticks = interval(EVERY);
+    let mut ticks = interval(SAMPLE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
-        let tick = timeout(EVERY * 2, ticks.tick());
+        let tick = timeout(SAMPLE_INTERVAL * 2, ticks.tick());
         let ended = {
             let mut tick = std::pin::pin!(tick);
             std::future::poll_fn(|context| {
@@ -148,7 +150,7 @@ async fn look(site: Rc<RefCell<Site>>, mut stopped: oneshot::Receiver<()>) {
             let watched = site.borrow().connections.streams() > 0;
             if watched {
                 site.borrow_mut().connections.end_streams();
-                sleep(FLUSH).await;
+                sleep(FLUSH_TIMEOUT).await;
             }
             return;
         }
@@ -159,7 +161,7 @@ async fn look(site: Rc<RefCell<Site>>, mut stopped: oneshot::Receiver<()>) {
 struct Site {
     config: HttpConfig,
     shared: Arc<Shared>,
-    board: Board,
+    job_state: JobState,
     metric_hosts: MetricHosts,
     connections: Connections,
     samples: Vec<Sample>,
@@ -182,14 +184,14 @@ impl Site {
         };
         let now_ms = (shared.now_ms)();
         let process = facts.process;
-        let mut board = Board::new(facts, now_ms);
+        let mut job_state = JobState::new(facts, now_ms);
         let samples = vec![sample(&shared.run_state(), process, now_ms, &mut metric_hosts)];
-        let totals = board.update(&samples);
-        let document = document::document(&board, &totals, &samples);
+        let totals = job_state.update(&samples);
+        let document = document::document(&job_state, &totals, &samples);
         Site {
             config,
             shared,
-            board,
+            job_state,
             metric_hosts,
             connections: Connections::default(),
             samples,
@@ -205,22 +207,22 @@ impl Site {
 
     /// Samples the job, and sends what has changed to the streams.
     fn look(&mut self) {
-        let process = self.board.facts.process;
+        let process = self.job_state.facts.process;
         let now_ms = (self.shared.now_ms)();
-        self.board.ended = self.shared.ended();
+        self.job_state.ended = self.shared.ended();
         self.read_balance();
         let run_state = self.shared.run_state();
         self.samples = vec![sample(&run_state, process, now_ms, &mut self.metric_hosts)];
         let peers = &run_state.metrics.figures.peers;
         match process {
-            0 => self.samples.extend(peers.inbox().iter().filter_map(|text| Sample::read(text))),
-            _ => peers.tell(self.samples[0].write()),
+            0 => self.samples.extend(peers.reports().iter().filter_map(|text| Sample::read(text))),
+            _ => peers.set_outgoing(self.samples[0].write()),
         }
-        self.totals = self.board.update(&self.samples);
-        let document = document::document(&self.board, &self.totals, &self.samples);
+        self.totals = self.job_state.update(&self.samples);
+        let document = document::document(&self.job_state, &self.totals, &self.samples);
         let before = std::mem::replace(&mut self.document, document);
         (self.status, self.metrics) = (None, [None, None]);
-        let history = &self.board.history;
+        let history = &self.job_state.history;
         let new = history.marked - self.marked;
         self.marked = history.marked;
         if self.connections.streams() > 0 {
@@ -234,10 +236,10 @@ impl Site {
 
     fn read_balance(&mut self) {
         let looks = self.connections.streams() > 0
-            || self.asked.is_some_and(|asked| asked.elapsed() < LOOKS);
+            || self.asked.is_some_and(|asked| asked.elapsed() < WATCHED_PERIOD);
         if let Some(found) = self.balance.read(looks) {
             let now_ms = (self.shared.now_ms)();
-            self.board.balance = found.map(|balance| (now_ms, balance));
+            self.job_state.balance = found.map(|balance| (now_ms, balance));
         }
     }
 
@@ -248,17 +250,17 @@ impl Site {
             self.read_balance();
         }
         self.asked = Some(Instant::now());
-        let history = &self.board.history;
+        let history = &self.job_state.history;
         let document = &self.document;
         let bytes = self.status.get_or_insert_with(|| whole_document(document, history));
         bytes.clone()
     }
 
     fn metrics(&mut self, format: exposition::Format) -> Bytes {
-        let Site { board, totals, samples, connections, .. } = self;
+        let Site { job_state, totals, samples, connections, .. } = self;
         let written = &mut self.metrics[format as usize];
         let bytes = written.get_or_insert_with(|| {
-            let shown = Shown::new(board, totals, &samples[0], connections.streams());
+            let shown = Shown::new(job_state, totals, &samples[0], connections.streams());
             exposition::write(shown, process::read(), format).into()
         });
         bytes.clone()
@@ -276,8 +278,8 @@ impl Site {
             Wanted::Metrics(format) => {
                 whole(StatusCode::OK, format.media_type(), self.metrics(format))
             }
-            Wanted::Live => verdict(&self.board.live, "live"),
-            Wanted::Ready => verdict(&self.board.ready, &self.board.sentence.text),
+            Wanted::Live => verdict(&self.job_state.live, "live"),
+            Wanted::Ready => verdict(&self.job_state.ready, &self.job_state.sentence.text),
             Wanted::Events => self.events(id, request.method() == Method::HEAD),
         }
     }
@@ -327,7 +329,7 @@ struct BalanceReader {
     /// Not started yet.
     idle: Option<AskBalance>,
     asks: Option<SyncSender<()>>,
-    found: Option<Receiver<Result<Balance, String>>>,
+    found: Option<Receiver<Result<BalanceRow, String>>>,
     asked: Option<Instant>,
     waits: bool,
 }
@@ -339,8 +341,8 @@ impl BalanceReader {
 
     /// Requests the balance if somebody is watching and it is due. Returns what was read since the
     /// last call.
-    fn read(&mut self, looks: bool) -> Option<Result<Balance, String>> {
-        let due = self.asked.is_none_or(|asked| asked.elapsed() >= BALANCE_EVERY);
+    fn read(&mut self, looks: bool) -> Option<Result<BalanceRow, String>> {
+        let due = self.asked.is_none_or(|asked| asked.elapsed() >= BALANCE_INTERVAL);
         if looks && due && !self.waits {
             self.start();
             self.asked = Some(Instant::now());

@@ -85,7 +85,7 @@ pub fn start(format: &str) -> Result<(), String> {
 fn object(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
     let mut fields = Map::new();
     // The fields of the line itself come last, so that no key-value can replace them.
-    let _ = record.key_values().visit(&mut Fields(&mut fields));
+    let _ = record.key_values().visit(&mut LogFields(&mut fields));
     if let Some(job) = JOB.get() {
         fields.insert("job".to_owned(), job.as_str().into());
     }
@@ -97,9 +97,9 @@ fn object(out: &mut Formatter, record: &Record<'_>) -> std::io::Result<()> {
 }
 
 /// Collects the key-values of a line.
-struct Fields<'a>(&'a mut Map<String, Value>);
+struct LogFields<'a>(&'a mut Map<String, Value>);
 
-impl<'kvs> VisitSource<'kvs> for Fields<'_> {
+impl<'kvs> VisitSource<'kvs> for LogFields<'_> {
     fn visit_pair(
         &mut self,
         key: log::kv::Key<'kvs>,

@@ -33,31 +33,31 @@ const REPEATS: [Duration; 3] =
 
 /// A failure that lasts: when to log it again, and how often it has happened.
 #[derive(Clone, Debug, Default)]
-pub struct Repeated {
+pub struct RepeatedFailure {
     times: u64,
-    said: u32,
+    reports: u32,
 }
 
-impl Repeated {
+impl RepeatedFailure {
     /// Notes that it has happened (again), this long after the first time. Returns how often it has
     /// happened if it is time to log it: the first time, and then less and less often.
-    pub fn again(&mut self, lasts: Duration) -> Option<u64> {
+    pub fn record(&mut self, lasts: Duration) -> Option<u64> {
         self.times += 1;
         (lasts >= self.due()).then(|| {
-            self.said += 1;
+            self.reports += 1;
             // Skipped times are not made up for.
             while self.due() <= lasts {
-                self.said += 1;
+                self.reports += 1;
             }
             self.times
         })
     }
 
     fn due(&self) -> Duration {
-        match self.said {
+        match self.reports {
             0 => Duration::ZERO,
-            said if said as usize <= REPEATS.len() => REPEATS[said as usize - 1],
-            said => REPEATS[REPEATS.len() - 1] * (said - REPEATS.len() as u32 + 1),
+            reports if reports as usize <= REPEATS.len() => REPEATS[reports as usize - 1],
+            reports => REPEATS[REPEATS.len() - 1] * (reports - REPEATS.len() as u32 + 1),
         }
     }
 }
@@ -67,21 +67,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trouble_that_lasts_is_told_ever_more_seldom_and_with_a_count() {
-        let mut repeated = Repeated::default();
-        let said: Vec<(u64, u64)> = (0..3_000)
-            .filter_map(|second| Some((second, repeated.again(Duration::from_secs(second))?)))
+    fn a_lasting_failure_is_reported_less_and_less_often_with_a_count() {
+        let mut repeated = RepeatedFailure::default();
+        let reports: Vec<(u64, u64)> = (0..3_000)
+            .filter_map(|second| Some((second, repeated.record(Duration::from_secs(second))?)))
             .collect();
         let want = [(0, 1), (10, 11), (60, 61), (600, 601), (1_200, 1_201), (1_800, 1_801)];
-        assert_eq!(said[..6], want);
+        assert_eq!(reports[..6], want);
     }
 
     #[test]
     fn what_was_missed_is_not_made_up_for() {
-        let mut repeated = Repeated::default();
-        assert_eq!(repeated.again(Duration::ZERO), Some(1));
-        assert_eq!(repeated.again(Duration::from_secs(700)), Some(2));
-        assert_eq!(repeated.again(Duration::from_secs(701)), None);
+        let mut repeated = RepeatedFailure::default();
+        assert_eq!(repeated.record(Duration::ZERO), Some(1));
+        assert_eq!(repeated.record(Duration::from_secs(700)), Some(2));
+        assert_eq!(repeated.record(Duration::from_secs(701)), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What this process waits for, for the status line.
 //!
-//! Code that waits holds a [`Waiting`] for as long as it does. There is one list for the process,
+//! Code that waits holds a [`WaitGuard`] for as long as it does. There is one list for the process,
 //! as there is one log and one terminal.
 
 use std::collections::BTreeMap;
@@ -33,9 +33,9 @@ fn list() -> MutexGuard<'static, List> {
 
 /// A wait in progress. Dropping this ends it.
 #[derive(Debug)]
-pub struct Waiting(u64);
+pub struct WaitGuard(u64);
 
-impl Waiting {
+impl WaitGuard {
     /// Begins to wait for `what`, for at most `patience` from now.
     pub fn new(what: impl Into<String>, patience: Option<Duration>) -> Self {
         let since = Instant::now();
@@ -44,7 +44,7 @@ impl Waiting {
         let id = list.next;
         list.next += 1;
         list.waits.insert(id, Wait { what: what.into(), why: None, since, until });
-        Waiting(id)
+        WaitGuard(id)
     }
 
     /// Says why it takes so long.
@@ -55,7 +55,7 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for WaitGuard {
     fn drop(&mut self) {
         list().waits.remove(&self.0);
     }

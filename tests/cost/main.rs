@@ -26,7 +26,7 @@ use sessionizer_core::binding::{Binding, Offset, Partition};
 use sessionizer_core::key::{Shard, stable_hash};
 use sessionizer_core::session::{Closed, SessionTable, Span};
 use sessionizer_core::time::{EventTime, Gap};
-use sessionizer_core::watermark::{PartitionClock, WatermarkConfig};
+use sessionizer_core::watermark::{WatermarkConfig, WatermarkGenerator};
 
 const EVENTS: usize = 100_000;
 const PER_EPOCH: usize = 20_000;
@@ -137,7 +137,8 @@ fn under_measurement(payloads: &[Vec<u8>]) -> (usize, usize) {
     let gap = Gap::from_millis(300_000).expect("valid");
     let config = WatermarkConfig { out_of_orderness_ms: 15_000, idle_timeout_ms: 30_000 };
     let partition = Partition { topic: 0, number: 0 };
-    let mut clock = PartitionClock::resume(config, Binding::initial(partition, Offset::ZERO), 1);
+    let mut generator =
+        WatermarkGenerator::resume(config, Binding::initial(partition, Offset::ZERO), 1);
     let mut tables: Vec<SessionTable> =
         (0..SHARDS).map(|_| SessionTable::new(gap, EventTime::NEVER)).collect();
     let mut packer = SpanBatchBuilder::new(gap, SHARDS, WORKERS);
@@ -162,13 +163,13 @@ fn under_measurement(payloads: &[Vec<u8>]) -> (usize, usize) {
         };
         for (offset, payload) in batch.iter().enumerate() {
             let record = Record { offset: Offset::new(offset as i64), payload: Some(payload) };
-            router.take(&record, &mut clock, &mut scratch, &mut taken);
+            router.take(&record, &mut generator, &mut scratch, &mut taken);
         }
         for arrival in packer.take().iter().flat_map(SpanBatch::arrivals) {
             let table = &mut tables[Shard::of(arrival.hash, SHARDS).0 as usize];
             table.insert(arrival.hash, arrival.key, arrival.span);
         }
-        let watermark = clock.cut(epoch, Offset::ZERO, None, false).promise;
+        let watermark = generator.cut(epoch, Offset::ZERO, None, false).promise;
         for table in &mut tables {
             let mut closed: Vec<Closed> = Vec::new();
             table.close(watermark, &mut closed);

@@ -320,7 +320,7 @@ fn an_event_of_the_future_is_none_before_its_dead_letter_is_there() {
 }
 
 #[test]
-fn rows_from_before_the_job_are_told_apart() {
+fn rows_from_before_the_job_are_distinguished() {
     let world = World::new("audit-before");
     world.execute(
         "create table sessionized_events (ip varchar, host varchar, session_start timestamp(3),
@@ -338,7 +338,7 @@ fn rows_from_before_the_job_are_told_apart() {
 }
 
 #[test]
-fn records_that_are_gone_are_said_to_be() {
+fn records_that_are_gone_are_reported() {
     let world = settled("audit-gone");
     world.delete_records(&world.name, 1, 100);
     let why = format!("{}[1]: the job has read offsets 0 to ", world.name);
@@ -349,7 +349,7 @@ fn records_that_are_gone_are_said_to_be() {
 }
 
 #[test]
-fn a_job_that_is_not_there_is_said_not_to_be() {
+fn a_job_that_does_not_exist_is_reported() {
     let world = World::new("audit-nobody");
     world.create_topic(1);
     let why = |job: &str| format!("there is no job {job} in this database");
@@ -410,7 +410,7 @@ fn a_signal_while_the_topic_is_read_ends_it_at_once() {
 }
 
 #[test]
-fn a_broker_that_goes_away_while_the_topic_is_read_is_told_of_and_waited_for() {
+fn a_broker_that_goes_away_while_the_topic_is_read_is_reported_and_waited_for() {
     let broker = Broker::start("audit-silent");
     let mut world = World::new("audit-silent");
     world.kafka.clone_from(&broker.address);

@@ -105,7 +105,7 @@ fn a_broker_that_goes_away_is_missed_once_and_found_again() {
 }
 
 #[test]
-fn a_start_that_cannot_read_says_why_and_disturbs_nobody() {
+fn a_start_that_cannot_read_reports_why_and_disturbs_nobody() {
     let world = World::new("unreadable");
     world.create_topic(1);
     let events = visits("a", 10);
@@ -181,7 +181,7 @@ fn a_broker_that_is_not_there_yet_is_waited_for() {
 }
 
 #[test]
-fn produce_says_why_it_cannot_reach_a_broker() {
+fn produce_reports_why_it_cannot_reach_a_broker() {
     let world = World::new("produce-unreachable");
     let began = Instant::now();
     let nobody = "127.0.0.1:1";

@@ -234,7 +234,7 @@ fn a_clock_that_is_corrected_forward_makes_no_dead_letters() {
 }
 
 #[test]
-fn processes_whose_clocks_are_hours_apart_go_on_together_and_say_so() {
+fn processes_whose_clocks_are_hours_apart_go_on_together_and_report_it() {
     for (name, ahead_ms) in [("ahead", 5 * HOUR_MS), ("behind", -5 * HOUR_MS)] {
         let world = World::new(&format!("clock-cluster-{name}"));
         let mut visits = Visits::new(&world, 2);

@@ -126,7 +126,7 @@ fn processes_share_the_work_and_the_table_is_the_batch_answer() {
 }
 
 #[test]
-fn a_process_waits_for_those_that_come_late_and_says_for_whom() {
+fn a_process_waits_for_late_ones_and_logs_which() {
     let world = World::new("cluster-late");
     let mut traffic = Traffic::new(&world);
     traffic.send(200);
@@ -237,7 +237,7 @@ fn a_frozen_process_is_missed_in_time_and_can_write_no_more_when_it_wakes() {
 }
 
 #[test]
-fn a_second_cluster_takes_over_and_all_of_the_first_say_who() {
+fn a_second_cluster_takes_over_and_all_of_the_first_report_which() {
     let world = World::new("cluster-takeover");
     let mut traffic = Traffic::new(&world);
     traffic.send(1_000);
@@ -306,7 +306,7 @@ fn a_stop_of_any_process_stops_all_and_nothing_is_read_again() {
 // ---- settings ------------------------------------------------------------------------------
 
 #[test]
-fn processes_with_other_settings_say_which_and_none_writes_a_row() {
+fn processes_with_other_settings_report_which_and_none_writes_a_row() {
     let world = World::new("cluster-settings");
     Traffic::new(&world).send(100);
     let hosts = Hosts::local(&world, 3);
@@ -327,7 +327,7 @@ fn processes_with_other_settings_say_which_and_none_writes_a_row() {
 }
 
 #[test]
-fn a_process_that_is_led_to_another_database_is_told_so_before_it_writes() {
+fn a_process_connected_to_another_database_is_refused_before_it_writes() {
     let (world, elsewhere) = (World::new("cluster-database"), World::new("cluster-elsewhere"));
     let mut traffic = Traffic::new(&world);
     traffic.send(500);
@@ -345,7 +345,7 @@ fn a_process_that_is_led_to_another_database_is_told_so_before_it_writes() {
 }
 
 #[test]
-fn a_hostfile_that_is_missing_or_too_short_is_told_before_anything_begins() {
+fn a_hostfile_that_is_missing_or_too_short_is_refused_before_anything_starts() {
     let world = World::new("cluster-hostfile");
     let hosts = Hosts::local(&world, 2);
     let file = hosts.file.to_str().expect("UTF-8");

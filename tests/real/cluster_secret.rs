@@ -133,7 +133,7 @@ fn three_with_a_secret_give_the_batch_answer_also_after_a_kill() {
 }
 
 #[test]
-fn another_secret_or_none_stops_nothing_and_is_told_on_both_sides() {
+fn another_secret_or_none_stops_nothing_and_is_reported_on_both_sides() {
     let world = World::new("secret-other");
     let mut traffic = Traffic::new(&world);
     traffic.send(500);

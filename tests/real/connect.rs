@@ -123,7 +123,7 @@ fn tls_is_as_strict_as_the_url_asks_for() {
 }
 
 #[test]
-fn tls_that_the_server_does_not_have_is_said() {
+fn tls_that_the_server_lacks_is_reported() {
     let server = Server::start("plain");
     let world = World::on(&server, "plain");
     world.create_topic(1);

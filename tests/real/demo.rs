@@ -86,7 +86,7 @@ fn a_table_or_a_job_that_is_not_the_demos_is_left_alone() {
 }
 
 #[test]
-fn what_is_wrong_with_an_option_is_said_before_anything_starts() {
+fn what_is_wrong_with_an_option_is_reported_before_anything_starts() {
     let world = World::new("demo-options");
     let args = ["demo", "--length", "soon", "--rate", "x", "-w", "0"];
     // Not even the address of Postgres is needed.

@@ -119,7 +119,7 @@ fn every_record_that_is_no_event_is_a_dead_letter_with_its_place_and_its_bytes()
 }
 
 #[test]
-fn a_dead_letter_keeps_no_more_than_it_is_told() {
+fn a_dead_letter_keeps_no_more_than_configured() {
     let world = World::new("bounded-letters");
     world.create_topic(1);
     // One is JSON and one is not; what a decoder says of either must not be as long as it is.

@@ -85,7 +85,7 @@ fn a_start_waits_until_every_partition_has_a_leader() {
 }
 
 #[test]
-fn a_certificate_that_does_not_verify_is_told_at_once() {
+fn a_certificate_that_does_not_verify_is_refused_at_once() {
     let (server, ours, other) = server_with_tls("distrust");
     let world = World::on(&server, "distrust");
     world.create_topic(1);
@@ -110,7 +110,7 @@ fn a_certificate_that_does_not_verify_is_told_at_once() {
 }
 
 #[test]
-fn a_right_that_is_missing_is_told_before_anything_is_read() {
+fn a_missing_right_is_reported_before_anything_is_read() {
     let world = world_with_an_event("rights");
     let role = world.role();
     world.execute(&format!(

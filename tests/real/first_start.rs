@@ -227,7 +227,7 @@ fn what_a_group_has_read_is_not_read_again_not_even_one_record() {
 }
 
 #[test]
-fn where_no_group_has_committed_the_events_tell() {
+fn where_no_group_has_committed_the_events_decide() {
     let handover = Handover::new("events-tell");
     let world = &handover.world;
     let first = chrono::DateTime::from_timestamp_millis(PAST_MS).expect("a time");
@@ -285,7 +285,7 @@ fn a_group_that_has_committed_nothing_is_named() {
 
 /// A time in another time zone, or with the wrong year.
 #[test]
-fn a_beginning_in_the_future_is_told() {
+fn a_start_position_in_the_future_is_reported() {
     let handover = Handover::new("future");
     let world = &handover.world;
     let later = (chrono_now_ms() + 2 * HOUR_MS + 300_000).to_string();
@@ -400,7 +400,7 @@ fn rows_that_come_between_two_first_starts_are_seen() {
 }
 
 #[test]
-fn a_start_says_what_it_is_connected_to_and_no_secret() {
+fn a_start_logs_what_it_is_connected_to_and_no_secret() {
     let world = World::new("banner");
     world.create_topic(3);
     world.send_events(0, &visits_from(PAST_MS, 0));
@@ -433,7 +433,7 @@ fn a_start_says_what_it_is_connected_to_and_no_secret() {
 }
 
 #[test]
-fn a_change_of_topics_is_told_once() {
+fn a_change_of_topics_is_reported_once() {
     let world = World::new("change");
     let [a, b, c] = ["a", "b", "c"].map(|name| format!("{}-{name}", world.name));
     for topic in [&a, &b, &c] {

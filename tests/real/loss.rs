@@ -150,7 +150,7 @@ fn a_topic_that_is_made_again_while_the_job_runs_ends_the_run() {
 }
 
 #[test]
-fn a_start_says_which_offsets_are_gone() {
+fn a_start_reports_which_offsets_are_gone() {
     let world = World::new("retention");
     world.create_topic(2);
     let events = visits("a", 40);

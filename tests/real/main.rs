@@ -12,6 +12,7 @@ mod brokers;
 mod clock;
 mod cluster;
 mod cluster_secret;
+mod compare;
 mod connect;
 mod demo;
 mod differences;

@@ -10,7 +10,7 @@ use crate::world::{World, finish};
 
 /// A port that leads to something other than Postgres, or a frozen proxy.
 #[test]
-fn a_postgres_that_takes_the_connection_and_says_nothing_ends_the_start_in_time() {
+fn a_postgres_that_accepts_and_does_not_answer_ends_the_start_in_time() {
     let world = World::new("silent-postgres");
     world.create_topic(1);
     let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -28,7 +28,7 @@ fn a_postgres_that_takes_the_connection_and_says_nothing_ends_the_start_in_time(
 }
 
 #[test]
-fn the_last_error_is_shown_whatever_rust_log_says_but_off() {
+fn the_last_error_is_shown_unless_rust_log_is_off() {
     let world = World::new("rust-log");
     let run = |rust_log: &str| fail(&world, &[("RUST_LOG", rust_log)], &["--until-end"]).1;
     let missing = format!("the topic {} does not exist", world.name);

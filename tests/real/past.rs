@@ -268,7 +268,7 @@ fn a_backup_that_is_put_back_under_a_live_job_and_between_two_is_gone_on_from() 
 }
 
 #[test]
-fn what_is_missing_after_a_restore_and_gone_from_the_topic_is_told_as_a_loss() {
+fn what_is_missing_after_a_restore_and_gone_from_the_topic_is_reported_as_a_loss() {
     let server = Server::start("backup-lost");
     let world = World::on(&server, "backup-lost");
     let mut traffic = Traffic::new(&world);

@@ -170,7 +170,7 @@ fn a_table_of_a_flink_job_is_taken_over_as_it_stands() {
 }
 
 #[test]
-fn the_key_can_be_added_as_the_log_says_while_the_job_runs() {
+fn the_key_can_be_added_as_logged_while_the_job_runs() {
     let world = world_with_an_event("key");
     world.execute(
         "create table sessionized_events (ip varchar, host varchar, session_start timestamp(3),

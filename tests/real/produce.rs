@@ -259,7 +259,7 @@ fn a_topic_of_others_is_left_alone() {
 }
 
 #[test]
-fn of_several_topics_the_first_is_written_to_and_that_is_said() {
+fn of_several_topics_the_first_is_written_to_and_that_is_logged() {
     let world = World::new("several");
     world.create_topic(1);
     let two = format!("{0},{0}-second", world.name);

@@ -70,7 +70,7 @@ fn epochs_of_a_backlog(world: &World) -> (usize, usize) {
 }
 
 #[test]
-fn a_second_instance_takes_over_and_the_first_says_who() {
+fn a_second_instance_takes_over_and_the_first_reports_which() {
     let world = World::new("takeover");
     let mut traffic = Traffic::new(&world);
     traffic.send(1_000);

@@ -114,6 +114,7 @@ fn every_right_that_is_missing_is_named_at_the_start() {
     world.execute(&format!("grant usage on schema sessionizer to {login}"));
     let cases = [
         ("table sessionized_events", "select insert delete"),
+        ("table sessionizer.schema_version", "select"),
         ("table sessionizer.jobs", "select insert update"),
         ("table sessionizer.shard_progress", "select insert update"),
         ("table sessionizer.epochs", "select insert update delete"),

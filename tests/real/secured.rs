@@ -95,7 +95,7 @@ fn a_key_and_a_secret_log_in_over_tls() {
 }
 
 #[test]
-fn a_wrong_secret_is_told_in_time_and_never_shown() {
+fn a_wrong_secret_is_reported_in_time_and_never_shown() {
     let secured = Secured::shared();
     let world = secured.world("wrong");
     world.create_topic(1);
@@ -142,7 +142,7 @@ fn scram_is_a_matter_of_settings() {
 }
 
 #[test]
-fn what_is_wrong_with_a_connection_is_told() {
+fn what_is_wrong_with_a_connection_is_reported() {
     let secured = Secured::shared();
     let world = secured.world("mismatched");
     world.create_topic(1);

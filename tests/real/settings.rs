@@ -103,7 +103,7 @@ const MISTAKES: [Mistake; 67] = [
 ];
 
 #[test]
-fn every_mistake_is_told_at_once_and_nothing_connects() {
+fn every_mistake_is_reported_at_once_and_nothing_connects() {
     let server = TcpListener::bind("127.0.0.1:0").expect("a port");
     server.set_nonblocking(true).expect("possible");
     let port = server.local_addr().expect("bound").port();
@@ -129,7 +129,7 @@ fn every_mistake_is_told_at_once_and_nothing_connects() {
 }
 
 #[test]
-fn a_variable_that_nothing_reads_is_told_in_the_log() {
+fn an_unread_variable_is_logged() {
     let mut command = program();
     let (_, _, log) = run(command.env("SESSIONIZER_GPA", "6m").env("KAFKA_TOPICS", "t"));
     for says in ["SESSIONIZER_GPA is not", "mean SESSIONIZER_GAP?", "mean KAFKA_TOPIC?"] {

@@ -68,7 +68,7 @@ fn running_by_a_way(test: &str, args: &[&str]) -> (World, Traffic, Running, Way)
 }
 
 #[test]
-fn a_commit_without_an_answer_is_told_of_once_and_waited_for() {
+fn a_commit_without_an_answer_is_reported_once_and_waited_for() {
     let (world, mut traffic, mut job, way) = running_by_a_way("silence", &[]);
     way.stall(true);
     traffic.send(500);

@@ -92,7 +92,7 @@ fn what_is_missing_or_changed_is_named_and_nothing_is_written() {
         if damage.starts_with("drop") {
             world.execute("drop table sessionizer.bindings");
             // A start creates what is missing, but this one was refused and leaves nothing behind.
-            world.execute(include_str!("../../src/ledger/schema.sql"));
+            world.execute(include_str!("../../src/ledger/migrations/001_tables.sql"));
         }
         assert_eq!(world.value(generation), "1", "{damage}: nobody was fenced");
         restore(&world);

@@ -183,7 +183,7 @@ fn agrees(world: &World, watched: &Watched) -> Value {
 }
 
 #[test]
-fn at_rest_the_page_says_what_sql_says_whatever_happened() {
+fn at_rest_the_page_shows_what_sql_returns_whatever_happened() {
     let world = World::new("statistics");
     let mut traffic = Traffic::new(&world);
     let start =

@@ -10,7 +10,7 @@ use crate::oracle::event;
 use crate::world::{PATIENCE, World, eventually, json};
 
 #[test]
-fn a_batch_that_cannot_be_unpacked_is_told_with_the_setting_that_helps() {
+fn a_batch_that_cannot_be_unpacked_is_reported_with_the_setting_that_helps() {
     let world = World::new("stuck-batch");
     world.create_topic(1);
     world.send_events(0, &[event("a", "h", 1_700_000_000_000)]);
@@ -42,7 +42,7 @@ fn a_batch_that_cannot_be_unpacked_is_told_with_the_setting_that_helps() {
 }
 
 #[test]
-fn commits_that_wait_for_a_lock_are_told() {
+fn commits_that_wait_for_a_lock_are_reported() {
     let world = World::new("stuck-commit");
     world.create_topic(1);
     world.send_events(0, &[event("a", "h", 1_700_000_000_000)]);
@@ -59,7 +59,7 @@ fn commits_that_wait_for_a_lock_are_told() {
 }
 
 #[test]
-fn an_open_transaction_that_holds_records_back_is_told_and_is_no_silence() {
+fn an_open_transaction_that_holds_records_back_is_reported_and_is_no_silence() {
     let world = World::new("stuck-transaction");
     world.create_topic(2);
     let events = visits("a", 30);

@@ -1,12 +1,42 @@
 //! State written by older versions is read, and the job continues from it.
 
+use std::process::Command;
+
+use crate::lifecycle::wait_for_records;
+use crate::refusal::{refused, try_run};
 use crate::world::{World, finish};
 
-const STATE: &str = include_str!("../fixtures/state-2026-11/state.sql");
-const RECORDS: &str = include_str!("../fixtures/state-2026-11/records.tsv");
+/// What a version has left, killed in the middle of its work: see `tests/fixtures/README.md`.
+struct Fixture {
+    /// The name of the job and the topic: the shard of a dead letter goes by the name of its topic.
+    name: &'static str,
+    /// A dump of the schema `sessionizer` and the table.
+    state: &'static str,
+    /// The partition and the payload of each record of the topic.
+    records: &'static str,
+    partitions: i32,
+    /// How many rows the table has, and how many records have been read.
+    rows: usize,
+    read: &'static str,
+}
 
-/// The name of the job and the topic.
-const NAME: &str = "fixture";
+const EARLY: Fixture = Fixture {
+    name: "fixture",
+    state: include_str!("../fixtures/state-2026-11/state.sql"),
+    records: include_str!("../fixtures/state-2026-11/records.tsv"),
+    partitions: 2,
+    rows: 156,
+    read: "1800",
+};
+
+const NOT_NUMBERED: Fixture = Fixture {
+    name: "fixture-0-1-0",
+    state: include_str!("../fixtures/state-0.1.0/state.sql"),
+    records: include_str!("../fixtures/state-0.1.0/records.tsv"),
+    partitions: 3,
+    rows: 639,
+    read: "1963",
+};
 
 fn payload(text: &str) -> Vec<u8> {
     let Some(digits) = text.strip_prefix('x') else { return text.as_bytes().to_vec() };
@@ -14,38 +44,232 @@ fn payload(text: &str) -> Vec<u8> {
     (0..digits.len()).step_by(2).map(byte).collect()
 }
 
-fn records() -> impl Iterator<Item = (i32, Vec<u8>)> {
-    RECORDS.lines().map(|line| {
-        let (partition, text) = line.split_once('\t').expect("a partition and a payload");
-        (partition.parse().expect("a partition"), payload(text))
-    })
-}
-
-#[test]
-fn a_job_of_an_older_version_is_gone_on_with() {
-    let mut world = World::new("upgrade");
-    // The shard of a dead letter goes by the name of its topic.
-    world.name = NAME.to_owned();
-    world.create_topic(2);
-    for partition in 0..2 {
-        let of_partition = records().filter(|(of, _)| *of == partition);
+/// Sends a part of the records, and returns how many these are.
+fn send(world: &World, partitions: i32, lines: &[&str]) -> u64 {
+    let records: Vec<(i32, Vec<u8>)> = lines
+        .iter()
+        .map(|line| {
+            let (partition, text) = line.split_once('\t').expect("a partition and a payload");
+            (partition.parse().expect("a partition"), payload(text))
+        })
+        .collect();
+    for partition in 0..partitions {
+        let of_partition = records.iter().filter(|(of, _)| *of == partition);
         world.send(partition, of_partition.map(|(_, payload)| Some(payload)));
     }
-    world.execute(STATE);
-    let before = (world.rows().len(), world.value("select sum(closed) from sessionizer.balance"));
-    assert_eq!(before, (156, "1286".to_owned()), "the state is that of the fixture");
+    records.len() as u64
+}
 
-    let log = world.run_to_end(&["-w", "3"]);
-    assert!(log.contains("2 epochs to read again"), "{log}");
-    assert_eq!(world.rows(), world.answer(&world.name));
-    assert_eq!(world.imbalance(), "0");
-    assert_eq!(world.value("select records from sessionizer.balance"), "2400");
+impl Fixture {
+    /// A world with the state and all records.
+    fn world(&self, test: &str) -> World {
+        let mut world = World::new(test);
+        world.name = self.name.to_owned();
+        world.create_topic(self.partitions);
+        let lines: Vec<&str> = self.records.lines().collect();
+        send(&world, self.partitions, &lines);
+        world.execute(self.state);
+        let read = world.value("select records from sessionizer.balance");
+        let found = (world.rows().len(), &*read);
+        assert_eq!(found, (self.rows, self.read), "the state is that of the fixture");
+        world
+    }
 
+    fn is_gone_on_with(&self, test: &str) {
+        let world = self.world(test);
+        // An audit reads what this version has written.
+        let (status, log) = audit(&world);
+        assert_eq!(status, Some(2), "{log}");
+        assert!(log.contains("is of version 0, and sessionizer 0."), "{log}");
+        let log = world.run_to_end(&["-w", "3"]);
+        assert!(log.contains("epochs to read again"), "{log}");
+        assert!(log.contains("the schema sessionizer was brought from version 0 to"), "{log}");
+        assert_eq!(world.rows(), world.answer(&world.name));
+        assert_eq!(world.imbalance(), "0");
+        let all = self.records.lines().count().to_string();
+        assert_eq!(world.value("select records from sessionizer.balance"), all);
+
+        let (status, log) = audit(&world);
+        assert_eq!(status, Some(0), "{log}");
+        let log = world.run_to_end(&[]);
+        assert!(!log.contains("the schema sessionizer was"), "once is enough: {log}");
+
+        // Whoever runs the tests against servers of their own may run this again.
+        world.delete_topic(self.name);
+    }
+}
+
+fn audit(world: &World) -> (Option<i32>, String) {
     let mut audit = world.command();
     audit.arg("audit");
     let (status, log) = finish(audit);
-    assert!(status.success(), "{log}");
+    (status.code(), log)
+}
 
-    // Whoever runs the tests against servers of their own may run this again.
-    world.delete_topic(NAME);
+#[test]
+fn a_job_of_an_early_version_is_gone_on_with() {
+    EARLY.is_gone_on_with("upgrade-early");
+}
+
+#[test]
+fn a_job_of_the_last_version_without_a_number_is_gone_on_with() {
+    NOT_NUMBERED.is_gone_on_with("upgrade-last");
+}
+
+/// Every column, default, key, index and view: what older versions have left ends up the same.
+#[test]
+fn an_old_schema_ends_up_as_a_new_one() {
+    const SHAPE: &str = "
+        select format('%s.%s %s %s %s', table_name, column_name, data_type, is_nullable,
+                      column_default)
+        from information_schema.columns where table_schema = 'sessionizer'
+        union all
+        select indexdef from pg_indexes where schemaname = 'sessionizer'
+        union all
+        select conrelid::regclass || ' ' || pg_get_constraintdef(oid) from pg_constraint
+        where connamespace = 'sessionizer'::regnamespace
+        union all
+        select viewname || definition from pg_views where schemaname = 'sessionizer'
+        union all
+        select relname || relreplident::text || coalesce(reloptions::text, '') from pg_class
+        where relnamespace = 'sessionizer'::regnamespace and relkind = 'r'
+        order by 1";
+    let script = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sessionizer"));
+        let output = command.arg("schema").output().expect("it runs");
+        let sql = String::from_utf8(output.stdout).expect("UTF-8");
+        sql.replace("\\set ON_ERROR_STOP on", "")
+    };
+    let shape_after = |state: &str| {
+        let world = World::new("shape");
+        world.execute(state);
+        world.execute(&script());
+        world.query(SHAPE)
+    };
+    let new = shape_after("");
+    assert!(new.len() > 90, "{}", new.len());
+    for state in [EARLY.state, NOT_NUMBERED.state] {
+        assert_eq!(shape_after(state), new);
+    }
+}
+
+#[test]
+fn state_of_a_newer_version_is_refused_by_every_command() {
+    let world = World::new("upgrade-newer");
+    world.create_topic(1);
+    world.run_to_end(&[]);
+    world.execute(
+        "insert into sessionizer.schema_version (version, name, applied_by)
+         values (99, 'later', 'sessionizer 9.8.7 (0123456789)')",
+    );
+    let says =
+        ["is of version 99, written by sessionizer 9.8.7 (0123456789)", "; this is sessionizer 0."];
+    refused(&world, &[], &[], 2, &says);
+    for args in [&["audit"][..], &["reset", "--yes"]] {
+        let mut command = world.command();
+        command.args(args);
+        let (status, log) = finish(command);
+        assert_eq!(status.code(), Some(2), "{args:?}: {log}");
+        says.iter().for_each(|what| assert!(log.contains(what), "{args:?}: {log}"));
+    }
+    assert_eq!(world.value("select count(*) from sessionizer.jobs"), "1");
+}
+
+/// The schema belongs to somebody else, and the job's login has just the rights that it needs.
+#[test]
+fn a_login_that_may_not_migrate_says_who_has_to_run_what() {
+    let mut world = World::new("upgrade-rights");
+    world.create_topic(1);
+    world.run_to_end(&[]);
+    let (login, database) = (world.role(), world.database.clone());
+    let grant = format!(
+        "create role {login} login; grant usage on schema sessionizer to {login};
+         grant select, insert, update, delete on all tables in schema sessionizer to {login};
+         grant select, insert, delete on sessionized_events to {login};"
+    );
+    world.execute(&grant);
+    world.login = Some(login.clone());
+    let (code, log) = try_run(&world, &[], &[]);
+    assert_eq!(code, 0, "nothing has to be migrated: {log}");
+    world.execute("drop view sessionizer.partitions");
+    let says = [" lacks what it should have, and the login ", "sessionizer schema | psql"];
+    refused(&world, &[], &[], 2, &says);
+    // As a version without numbers has left it.
+    world.execute("drop table sessionizer.schema_version");
+    let command = format!("sessionizer schema | psql -U postgres -d {database}");
+    let who = format!("the login {login} may not do that");
+    let says = ["has to be brought from version 0 to version ", &who, &command];
+    refused(&world, &[], &[], 2, &says);
+    // Just that, by psql.
+    let (host, port) = world.server.rsplit_once(':').expect("host:port");
+    let shell = format!(
+        "{} schema | psql -X -q -h {host} -p {port} -U {} -d {database}",
+        env!("CARGO_BIN_EXE_sessionizer"),
+        world.user
+    );
+    let migrate = || {
+        let mut psql = Command::new("sh");
+        psql.args(["-c", &shell]).env("PGPASSWORD", &world.password);
+        let output = psql.output().expect("psql can be run");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (done, said) = migrate();
+    assert!(done, "{said}");
+    let grant = "grant select on sessionizer.schema_version to ";
+    refused(&world, &[], &[], 2, &[grant]);
+    world.execute(&format!("{grant} {login}"));
+    let (code, log) = try_run(&world, &[], &[]);
+    assert_eq!(code, 0, "{log}");
+    // Neither does it harm to do it again, nor can an older program do it.
+    let (done, said) = migrate();
+    assert!(done, "{said}");
+    world.execute("insert into sessionizer.schema_version values (99, 'later', 'another program')");
+    let (done, said) = migrate();
+    assert!(!done && said.contains("is of version 99, which is newer than"), "{said}");
+}
+
+/// Before a release: writes `state.sql` into the folder that the variable `FIXTURE` names, from the
+/// records that are there.
+#[test]
+#[ignore = "writes a fixture: see tests/fixtures/README.md"]
+fn make_the_fixture_of_this_version() {
+    const PARTITIONS: i32 = 3;
+    let folder = std::env::var("FIXTURE").expect("FIXTURE names a folder with records.tsv");
+    let records = std::fs::read_to_string(format!("{folder}/records.tsv")).expect("records.tsv");
+    let lines: Vec<&str> = records.lines().collect();
+    let mut world = World::new("make-fixture");
+    let version = env!("CARGO_PKG_VERSION").replace('.', "-");
+    world.name = format!("fixture-{version}");
+    world.create_topic(PARTITIONS);
+    let (first, rest) = lines.split_at(lines.len() / 2);
+    let (second, unread) = rest.split_at(rest.len() / 2);
+    let mut sent = send(&world, PARTITIONS, first);
+    let job = world.start(&["-w", "2"]);
+    wait_for_records(&world, sent);
+    job.stop();
+    sent += send(&world, PARTITIONS, second);
+    let job = world.start(&["-w", "2", "--epoch", "100ms", "--snapshot-interval", "1h"]);
+    wait_for_records(&world, sent);
+    job.kill();
+    send(&world, PARTITIONS, unread);
+    // Another broker gives the topic another id.
+    world.execute("update sessionizer.bindings set topic_id = null");
+    let (host, port) = world.server.rsplit_once(':').expect("host:port");
+    let mut dump = Command::new("pg_dump");
+    dump.args(["-h", host, "-p", port, "-U", &world.user, "-d", &world.database]);
+    dump.args(["--inserts", "--no-owner", "--no-privileges", "-n", "sessionizer"]);
+    dump.args(["-n", "public"]).env("PGPASSWORD", &world.password);
+    let output = dump.output().expect("pg_dump can be run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let says = |line: &&str| {
+        let ours = !line.starts_with("CREATE SCHEMA public") && !line.contains("SCHEMA public IS");
+        ours && !line.is_empty() && !line.starts_with("--") && !line.starts_with('\\')
+    };
+    let lines: Vec<&str> = text.lines().filter(says).collect();
+    std::fs::write(format!("{folder}/state.sql"), lines.join("\n") + "\n").expect("written");
+    let rows = world.rows().len();
+    let read = world.value("select records from sessionizer.balance");
+    println!("{rows} rows, {read} records read");
+    world.delete_topic(&world.name);
 }

@@ -224,7 +224,7 @@ fn only_those_are_answered_who_ask_for_this_place_and_change_nothing() {
 }
 
 #[test]
-fn a_thousand_connections_that_say_nothing_are_in_nobodys_way() {
+fn a_thousand_silent_connections_block_nobody() {
     let world = World::new("half-open");
     let mut traffic = Traffic::new(&world);
     let watched = Watched::start(&world, &["--epoch", "100ms"]);
@@ -256,7 +256,7 @@ fn a_thousand_connections_that_say_nothing_are_in_nobodys_way() {
 }
 
 #[test]
-fn pages_beyond_the_limit_are_told_so_and_the_others_go_on() {
+fn pages_beyond_the_limit_are_refused_and_the_others_go_on() {
     let world = World::new("many-pages");
     world.create_topic(1);
     let watched = Watched::start(&world, &[]);
@@ -279,7 +279,7 @@ fn pages_beyond_the_limit_are_told_so_and_the_others_go_on() {
 }
 
 #[test]
-fn health_and_status_tell_it_in_the_terminal() {
+fn health_and_status_show_it_in_the_terminal() {
     let world = World::new("commands");
     let mut traffic = Traffic::new(&world);
     traffic.send(500);
@@ -352,7 +352,7 @@ fn the_log_as_json_is_one_object_a_line() {
 }
 
 #[test]
-fn a_signal_makes_it_tell_where_everything_is() {
+fn a_signal_logs_where_everything_is() {
     let server = Server::start("usr1");
     let world = World::on(&server, "usr1");
     let mut traffic = Traffic::new(&world);
@@ -382,7 +382,7 @@ fn a_signal_makes_it_tell_where_everything_is() {
 }
 
 #[test]
-fn systemd_is_told_that_it_lives_and_what_it_does() {
+fn systemd_is_notified_of_life_and_status() {
     let world = World::new("systemd");
     world.create_topic(1);
     let path = std::env::temp_dir().join(format!("{}.socket", world.name));

@@ -158,7 +158,7 @@ fn a_stop_that_cannot_commit_is_no_failure_of_the_job() {
 }
 
 #[test]
-fn the_document_says_what_the_table_and_the_views_say() {
+fn the_document_equals_the_table_and_the_views() {
     let world = World::new("document");
     let mut traffic = Traffic::new(&world);
     traffic.send(3_000);

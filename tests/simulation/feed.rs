@@ -356,7 +356,7 @@ impl Feed for SimFeed {
         Some(ago)
     }
 
-    fn held_back(&self, partition: Partition) -> Option<Offset> {
+    fn held_by_transaction(&self, partition: Partition) -> Option<Offset> {
         let topic = self.topic.lock().expect("one at a time");
         let log = &topic.logs[partition.number as usize];
         let ignored = topic.sabotage == Some(Sabotage::OpenTransactionIsSilence);

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use sessionizer::dataflow::ports::{Batch, Ledger, LedgerError, Outcome};
 use sessionizer::ledger::{NamedBinding, NamedEpoch, RecoveredState};
-use sessionizer_core::binding::{Binding, Late, Offset, Partition, Rules, Status};
+use sessionizer_core::binding::{Binding, Late, Offset, Partition, RecordRules, Status};
 use sessionizer_core::event::Reason;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::{Key, Shard};
@@ -35,7 +35,7 @@ pub fn gap() -> Gap {
 #[derive(Clone, Debug)]
 struct Totals {
     watermark: EventTime,
-    rules: Option<Rules>,
+    rules: Option<RecordRules>,
     shards_done: u32,
     closed: u64,
     open: u64,
@@ -59,7 +59,7 @@ pub struct Store {
     /// Everything that was ever bound, even if it has been trimmed. For the checks only.
     history: BTreeMap<(Epoch, Partition), Binding>,
     /// The rules with which every epoch was ever bound. For the checks only.
-    rules: BTreeMap<Epoch, Rules>,
+    rules: BTreeMap<Epoch, RecordRules>,
     watermarks: BTreeMap<Epoch, EventTime>,
     snapshots: Vec<(Epoch, Vec<u8>)>,
     table: BTreeMap<Key, Vec<Span>>,

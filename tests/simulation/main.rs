@@ -23,13 +23,13 @@
 //! prints its story.
 
 mod clocks;
-mod crew;
 mod feed;
 mod ledger;
 #[path = "../shared/oracle.rs"]
 mod oracle;
 #[path = "../shared/rng.rs"]
 mod rng;
+mod run;
 mod sabotage;
 mod schedule;
 mod statistics;

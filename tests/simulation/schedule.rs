@@ -8,15 +8,15 @@ use std::sync::{Arc, Mutex};
 
 use sessionizer::job::recover::assemble;
 use sessionizer_core::alignment::Drift;
-use sessionizer_core::binding::{Late, Offset, Rules, Status};
+use sessionizer_core::binding::{Late, Offset, RecordRules, Status};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::plan::RecoveryPlan;
 
 use crate::clocks::SimClocks;
-use crate::crew::{Crew, Setup};
 use crate::feed::{MAX_FUTURE_MS, Topic};
 use crate::ledger::Store;
 use crate::rng::Rng;
+use crate::run::{Setup, SimRun};
 use crate::sabotage::{self, Sabotage};
 use crate::statistics::{self, Changes, Rows, Statistics};
 
@@ -105,7 +105,7 @@ struct World {
     statistics: Option<Statistics>,
     statistics_rng: Rng,
     /// An instance that does not know that it was replaced.
-    stale: Option<Crew>,
+    stale: Option<SimRun>,
     /// The last life crashed while it drained.
     shaken: bool,
     /// The process of the current life that moves less often than the others.
@@ -167,7 +167,7 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Seen {
 
 impl World {
     /// Starts the next life; a bounded one ends where the partitions end now.
-    fn start(&mut self, bounded: bool) -> Crew {
+    fn start(&mut self, bounded: bool) -> SimRun {
         let mut durable = self.store.lock().expect("one at a time").start();
         // Sometimes clocks were set in the meantime.
         if self.rng.one_in(10) {
@@ -181,7 +181,7 @@ impl World {
         let existing = self.topic.lock().expect("one at a time").existing;
         // The rule for late events may change at every start.
         let late = if self.rng.one_in(3) { Late::Drop } else { Late::Merge };
-        let rules = Rules { max_future_ms: MAX_FUTURE_MS, late };
+        let rules = RecordRules { max_future_ms: MAX_FUTURE_MS, late };
         let topics = ["t".to_owned()];
         let mut plan = assemble(&durable, &topics, &[existing as i32], first, rules)
             .expect("nothing is missing");
@@ -222,7 +222,7 @@ impl World {
                 plan.first_epoch
             )
         });
-        Crew::start(Setup {
+        SimRun::start(Setup {
             plan: Arc::new(plan),
             workers,
             processes,
@@ -266,24 +266,24 @@ impl World {
     }
 
     /// Picks whose turn it is: a slow process has fewer turns than the others.
-    fn pick(&mut self, crew: &Crew) -> usize {
-        let worker = self.rng.below(crew.workers() as u64) as usize;
-        if self.slow == Some(crew.process_of(worker)) && !self.rng.one_in(6) {
-            return self.rng.below(crew.workers() as u64) as usize;
+    fn pick(&mut self, run: &SimRun) -> usize {
+        let worker = self.rng.below(run.workers() as u64) as usize;
+        if self.slow == Some(run.process_of(worker)) && !self.rng.one_in(6) {
+            return self.rng.below(run.workers() as u64) as usize;
         }
         worker
     }
 
     /// Time passes, records arrive, somebody moves.
-    fn step(&mut self, crew: &Crew) {
+    fn step(&mut self, run: &SimRun) {
         if self.rng.one_in(100) {
             self.earlier = Some(self.store.lock().expect("one at a time").clone());
         }
         self.pass_time();
-        let worker = self.pick(crew);
-        crew.step(worker);
+        let worker = self.pick(run);
+        run.step(worker);
         self.step_stale();
-        self.check_fault(crew);
+        self.check_fault(run);
     }
 
     /// Prints a line of the story of a schedule that runs alone.
@@ -293,9 +293,9 @@ impl World {
         }
     }
 
-    fn check_fault(&self, crew: &Crew) {
-        assert_eq!(crew.fault(), None, "the job gave up");
-        let believed = crew.believed_durable();
+    fn check_fault(&self, run: &SimRun) {
+        assert_eq!(run.fault(), None, "the job gave up");
+        let believed = run.believed_durable();
         let durable = self.store.lock().expect("one at a time").durable_epoch();
         assert!(believed <= durable, "I7: {believed} is taken for durable, {durable} is");
     }
@@ -330,7 +330,7 @@ impl World {
                 log.show(self.rng.below(12) as usize, now_ms);
             }
         }
-        let crew = self.start(bounded);
+        let run = self.start(bounded);
         if bounded && self.rng.one_in(2) {
             // A partition that appears now does not belong to the bounded run.
             let now_ms = self.clocks.elapsed_ms();
@@ -340,26 +340,26 @@ impl World {
         // Short lives leave much to read again to the next one, and to the one after it.
         let most = if !shaken && self.rng.one_in(2) { 400 } else { 150 };
         for _ in 0..self.rng.below(most) {
-            self.step(&crew);
-            if crew.ended() {
+            self.step(&run);
+            if run.ended() {
                 self.tell(|| "it has read to the end".to_owned());
-                return self.check_drained(&crew);
+                return self.check_drained(&run);
             }
             // A crash shortly before the end, when only some of it is durable, reveals the most.
-            if crashes_at_the_end && self.is_ending(&crew) {
+            if crashes_at_the_end && self.is_ending(&run) {
                 self.tell(|| "it crashes while it drains".to_owned());
                 self.seen.crashes += 1;
                 self.shaken = true;
                 return;
             }
         }
-        if crew.processes() > 1 && self.rng.one_in(3) {
-            return self.lose_one(crew);
+        if run.processes() > 1 && self.rng.one_in(3) {
+            return self.lose_one(run);
         }
         if self.rng.one_in(6)
             && let Some(earlier) = self.earlier.take()
         {
-            return self.go_back(crew, &earlier);
+            return self.go_back(run, &earlier);
         }
         let end = self.rng.below(4);
         self.tell(|| match end {
@@ -371,9 +371,9 @@ impl World {
         });
         match end {
             _ if shaken => self.seen.crashes += 1,
-            0 => self.stop(&crew),
-            1 | 2 if bounded => self.drain(&crew),
-            1 => self.stale = Some(crew),
+            0 => self.stop(&run),
+            1 | 2 if bounded => self.drain(&run),
+            1 => self.stale = Some(run),
             _ => self.seen.crashes += 1,
         }
     }

@@ -20,9 +20,9 @@ use sessionizer_core::session::Span;
 use sessionizer_core::statistics::Bin;
 use sessionizer_core::time::{Epoch, EventTime};
 
-use crate::crew::EPOCH_MS;
 use crate::ledger::{GAP_MS, Store};
 use crate::rng::Rng;
+use crate::run::EPOCH_MS;
 use crate::sabotage::Sabotage;
 
 /// The rows of a table, and how often each is there.

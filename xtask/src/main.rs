@@ -1,5 +1,6 @@
-//! The tool behind `scripts/bench` and `scripts/chaos`: it measures the program on real servers,
-//! and runs it on servers that fail. It is for developers only, and not shipped.
+//! The tool behind `scripts/bench`, `scripts/chaos` and `scripts/package`: it measures the program
+//! on real servers, runs it on servers that fail, and packages it. It is for developers only, and
+//! not shipped.
 //!
 //! The scripts find or install what is needed and start this program. All servers are started,
 //! killed and removed by `scripts/services`.
@@ -13,6 +14,7 @@ mod bench;
 mod chaos;
 mod failure;
 mod leftovers;
+mod package;
 mod ports;
 mod proc;
 mod process;
@@ -29,6 +31,8 @@ use failure::{Result, While, fail};
 enum Tool {
     Bench(bench::Args),
     Chaos(chaos::Args),
+    Package(package::Args),
+    ThirdParty(package::Notices),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +42,8 @@ fn main() -> ExitCode {
     let done = leftovers::end_on_signals().and_then(|()| match tool {
         Tool::Bench(args) => bench::run(&args),
         Tool::Chaos(args) => chaos::run(&args),
+        Tool::Package(args) => package::run(&args),
+        Tool::ThirdParty(args) => package::third_party(&args),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

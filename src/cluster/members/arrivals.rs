@@ -12,13 +12,13 @@ use sessionizer_core::fault::Fault;
 
 use crate::cluster::channel::Channel;
 use crate::cluster::greeting;
-use crate::cluster::greeting::{Hello, Reply};
-use crate::cluster::members::{Member, Members, Phase, State, Told};
-use crate::cluster::stage::Stage;
+use crate::cluster::greeting::{GreetingReply, Hello};
+use crate::cluster::members::{ClusterPhase, Member, Members, Reported, State};
+use crate::cluster::stage::StartStage;
 use crate::cluster::wire::Ends;
 
 /// How often strangers are logged at most. Those in between are counted.
-const STRANGERS_EVERY: Duration = Duration::from_secs(5);
+const REJECTED_LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Members {
     // ---- joining ------------------------------------------------------------------------------
@@ -28,30 +28,30 @@ impl Members {
         &self,
         process: usize,
         incarnation: u64,
-        place: SocketAddr,
+        address: SocketAddr,
     ) -> Result<u64, String> {
         let mut state = self.lock();
-        if state.phase != Phase::Gathering {
+        if state.phase != ClusterPhase::Gathering {
             return Err(format!("{} runs in a cluster that is complete", self.name(self.me)));
         }
         let Some(slot) = state.slots.get(process).filter(|_| process != self.me) else {
             return Err(format!("there is no place for a process {process} here"));
         };
         if let Some(there) = slot {
-            return Err(format!("a process {process} is here already, from {}", there.place));
+            return Err(format!("a process {process} is here already, from {}", there.address));
         }
         state.tokens += 1;
         let token = state.tokens;
         state.slots[process] = Some(Member {
             token,
             incarnation,
-            place,
+            address,
             outbound: None,
             inbound: None,
-            stage: Stage::default(),
+            stage: StartStage::default(),
             ready: false,
             done: false,
-            told: Told::default(),
+            reported: Reported::default(),
         });
         state.differing.agrees(process);
         Ok(token)
@@ -61,14 +61,14 @@ impl Members {
     /// sent first: nothing may precede it.
     pub fn accept_data(&self, hello: &Hello, mut channel: Channel) -> io::Result<()> {
         let fits = |state: &mut State| {
-            let gathering = state.phase == Phase::Gathering;
+            let gathering = state.phase == ClusterPhase::Gathering;
             let slot = state.slots.get_mut(hello.process).and_then(Option::as_mut);
             let member = slot.filter(|it| gathering && it.incarnation == hello.incarnation)?;
             member.slot(hello.purpose).filter(|slot| slot.is_none()).map(|_| ())
         };
         if fits(&mut self.lock()).is_none() {
             let why = "its other connection is not here".to_owned();
-            return greeting::send(&mut channel, &Reply::Busy(why));
+            return greeting::send(&mut channel, &GreetingReply::Busy(why));
         }
         greeting::send(&mut channel, &self.welcome())?;
         let mut state = self.lock();
@@ -118,7 +118,7 @@ impl Members {
             Some(_) => self.name(process),
             None => "a process that is not in the hostfile".to_owned(),
         };
-        self.stranger(&who, &format!("its settings differ: {differences}"));
+        self.log_rejected(&who, &format!("its settings differ: {differences}"));
         let mut state = self.lock();
         if process > self.me && process < state.slots.len() {
             state.differing.claim(process);
@@ -146,10 +146,10 @@ impl Members {
     }
 
     /// Logs who was turned away, sparingly: a network scan must not fill the disk.
-    pub fn stranger(&self, who: &str, why: &str) {
+    pub fn log_rejected(&self, who: &str, why: &str) {
         let mut state = self.lock();
-        let (told, count) = &mut state.strangers;
-        if told.is_some_and(|told| told.elapsed() < STRANGERS_EVERY) {
+        let (last_logged, count) = &mut state.rejected;
+        if last_logged.is_some_and(|last_logged| last_logged.elapsed() < REJECTED_LOG_INTERVAL) {
             *count += 1;
             return;
         }
@@ -157,7 +157,7 @@ impl Members {
             0 => String::new(),
             count => format!(" ({count} others before)"),
         };
-        *told = Some(Instant::now());
+        *last_logged = Some(Instant::now());
         warn!("turned away {who}: {why}{before}");
     }
 
@@ -173,17 +173,17 @@ impl Members {
             return;
         }
         match state.phase {
-            Phase::Gathering => {
+            ClusterPhase::Gathering => {
                 state.slots[process] = None;
                 state.troubles.insert(process, why.to_owned());
                 drop(state);
                 self.changed.notify_all();
             }
-            Phase::Running => {
+            ClusterPhase::Running => {
                 drop(state);
                 self.lost(process, why);
             }
-            Phase::Finished | Phase::Closed => {}
+            ClusterPhase::Finished | ClusterPhase::Closed => {}
         }
     }
 
@@ -191,7 +191,7 @@ impl Members {
     /// start.
     pub fn lost(&self, process: usize, why: &str) {
         let run_state = &self.run_state;
-        if self.phase() != Phase::Running || run_state.failed() || run_state.abandoned() {
+        if self.phase() != ClusterPhase::Running || run_state.failed() || run_state.abandoned() {
             return;
         }
         run_state.fail(Fault::Peer(format!(
@@ -208,7 +208,7 @@ impl Members {
 
     /// Whether the work of this process is done.
     pub fn is_finished(&self) -> bool {
-        matches!(self.lock().phase, Phase::Finished | Phase::Closed)
+        matches!(self.lock().phase, ClusterPhase::Finished | ClusterPhase::Closed)
     }
 
     /// Waits until the work of this process is done; `false` if it is not done in time, or fails.
@@ -216,7 +216,7 @@ impl Members {
         let until = Instant::now() + patience;
         let mut state = self.lock();
         loop {
-            if matches!(state.phase, Phase::Finished | Phase::Closed) {
+            if matches!(state.phase, ClusterPhase::Finished | ClusterPhase::Closed) {
                 return true;
             }
             let left = until.saturating_duration_since(Instant::now());

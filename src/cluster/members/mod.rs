@@ -14,15 +14,15 @@ use sessionizer_core::fault::Fault;
 use crate::cluster::channel::{Channel, Protection};
 use crate::cluster::differing::Differing;
 use crate::cluster::greeting;
-use crate::cluster::greeting::{Hello, Purpose, Reply, Setting, clocks_apart};
-use crate::cluster::stage::Stage;
+use crate::cluster::greeting::{GreetingReply, Hello, Purpose, Setting, clocks_apart};
+use crate::cluster::stage::StartStage;
 use crate::cluster::wire::Ends;
 use crate::dataflow::run_state::RunState;
 
 /// How often missing processes are logged, after the first time.
-const WAITING_EVERY: Duration = Duration::from_secs(10);
+const WAITING_LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// A shorter wait is not logged.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
+const WAITING_NOTICE: Duration = Duration::from_secs(1);
 /// How much of another process's message is repeated.
 const MAX_WHY: usize = 4_000;
 
@@ -41,7 +41,7 @@ pub(super) struct Members {
 }
 
 struct State {
-    phase: Phase,
+    phase: ClusterPhase,
     slots: Vec<Option<Member>>,
     /// A number for each admission, so that the end of an old connection does not end its
     /// successor.
@@ -52,16 +52,16 @@ struct State {
     /// The addresses to which the names in the hostfile resolve.
     peer_ips: Arc<BTreeSet<IpAddr>>,
     /// How far the start of this process has come.
-    stage: Stage,
+    stage: StartStage,
     /// Whether the fault of this run came from another process.
     relayed: bool,
-    strangers: (Option<Instant>, u64),
+    rejected: (Option<Instant>, u64),
     waiting: (Instant, Option<Instant>),
 }
 
 /// The phase of the cluster's life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Phase {
+pub(super) enum ClusterPhase {
     /// Processes are still missing, or still miss others.
     Gathering,
     /// All are connected: a process that leaves now is lost.
@@ -76,15 +76,15 @@ pub(super) enum Phase {
 struct Member {
     token: u64,
     incarnation: u64,
-    place: SocketAddr,
+    address: SocketAddr,
     outbound: Option<Channel>,
     inbound: Option<Channel>,
-    stage: Stage,
+    stage: StartStage,
     /// It has reported that it is connected to all others.
     ready: bool,
     /// It has reported that its work is done.
     done: bool,
-    told: Told,
+    reported: Reported,
 }
 
 impl Member {
@@ -105,9 +105,9 @@ impl Member {
 
 /// What a link has reported to its peer, of the state that rarely changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Told {
+pub(super) struct Reported {
     pub ready: bool,
-    pub stage: Stage,
+    pub stage: StartStage,
     pub stop: bool,
     pub abandon: bool,
     pub fault: bool,
@@ -133,15 +133,15 @@ impl Members {
         run_state: Arc<RunState>,
     ) -> Self {
         let state = State {
-            phase: Phase::Gathering,
+            phase: ClusterPhase::Gathering,
             slots: addresses.iter().map(|_| None).collect(),
             tokens: 0,
             troubles: BTreeMap::new(),
             differing: Differing::default(),
             peer_ips: Arc::default(),
-            stage: Stage::default(),
+            stage: StartStage::default(),
             relayed: false,
-            strangers: (None, 0),
+            rejected: (None, 0),
             waiting: (Instant::now(), None),
         };
         let (state, changed) = (Mutex::new(state), Condvar::new());
@@ -176,8 +176,8 @@ impl Members {
         Hello { process, incarnation, purpose, clock_ms, settings: self.settings.clone() }
     }
 
-    pub fn welcome(&self) -> Reply {
-        Reply::Welcome { clock_ms: (self.wall_ms)() }
+    pub fn welcome(&self) -> GreetingReply {
+        GreetingReply::Welcome { clock_ms: (self.wall_ms)() }
     }
 
     /// Warns if the clock of another process, as it was a moment ago, differs from the one here.
@@ -187,23 +187,23 @@ impl Members {
         }
     }
 
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> ClusterPhase {
         self.lock().phase
     }
 
     /// Marks the work as done: the others may leave, and learn that this process may, too.
     pub fn finish(&self) {
-        self.lock().phase = Phase::Finished;
+        self.lock().phase = ClusterPhase::Finished;
         self.changed.notify_all();
     }
 
     /// This process leaves; nothing more is sent.
     pub fn close(&self) {
-        self.lock().phase = Phase::Closed;
+        self.lock().phase = ClusterPhase::Closed;
         self.changed.notify_all();
     }
 
-    // ---- what processes tell each other ------------------------------------------------------
+    // ---- what processes report to each other -------------------------------------------------
 
     /// A process is connected to all others, or no longer is.
     pub fn ready(&self, process: usize, token: u64, ready: bool) {
@@ -211,33 +211,33 @@ impl Members {
     }
 
     /// How far the start of a process has come.
-    pub fn at_stage(&self, process: usize, token: u64, stage: Stage) {
+    pub fn at_stage(&self, process: usize, token: u64, stage: StartStage) {
         self.update(process, token, |member| member.stage = member.stage.max(stage));
     }
 
     /// Sets how far the start of this process has come.
-    pub fn reach(&self, stage: Stage) {
+    pub fn reach(&self, stage: StartStage) {
         let mut state = self.lock();
         state.stage = state.stage.max(stage);
     }
 
     /// The stage of every process, by index; `None` once it no longer matters.
-    pub fn stages(&self) -> Option<Vec<Stage>> {
+    pub fn stages(&self) -> Option<Vec<StartStage>> {
         let state = self.lock();
         let of = |(process, slot): (usize, &Option<Member>)| match slot {
             _ if process == self.me => self.stage(&state),
             Some(member) => member.stage,
-            None => Stage::Planning,
+            None => StartStage::Planning,
         };
-        let matters = state.phase == Phase::Running && !self.run_state.ending();
+        let matters = state.phase == ClusterPhase::Running && !self.run_state.ending();
         matters.then(|| state.slots.iter().enumerate().map(of).collect())
     }
 
-    fn stage(&self, state: &State) -> Stage {
+    fn stage(&self, state: &State) -> StartStage {
         let loaded =
             self.run_state.metrics.shards_loaded.load(std::sync::atomic::Ordering::Relaxed);
         match state.stage {
-            Stage::Loading(_) => Stage::Loading(loaded),
+            StartStage::Loading(_) => StartStage::Loading(loaded),
             other => other,
         }
     }
@@ -247,9 +247,9 @@ impl Members {
         self.update(process, token, |member| member.done = true);
     }
 
-    /// Notes what a link has told its peer.
-    pub fn told(&self, process: usize, token: u64, told: Told) {
-        self.update(process, token, |member| member.told = told);
+    /// Notes what a link has reported to its peer.
+    pub fn reported(&self, process: usize, token: u64, reported: Reported) {
+        self.update(process, token, |member| member.reported = reported);
     }
 
     fn update(&self, process: usize, token: u64, change: impl FnOnce(&mut Member)) {
@@ -262,31 +262,31 @@ impl Members {
         }
     }
 
-    /// What to tell a peer; `None` once it is no longer a member.
-    pub fn to_tell(&self, process: usize, token: u64) -> Option<(Told, Option<Fault>)> {
+    /// What to report to a peer; `None` once it is no longer a member.
+    pub fn to_report(&self, process: usize, token: u64) -> Option<(Reported, Option<Fault>)> {
         let state = self.lock();
         let here = state.slots[process].as_ref().is_some_and(|member| member.token == token);
-        if !here || state.phase == Phase::Closed {
+        if !here || state.phase == ClusterPhase::Closed {
             return None;
         }
         let fault = self.run_state.fault().filter(|_| !state.relayed);
         Some((self.now(&state), fault))
     }
 
-    fn now(&self, state: &State) -> Told {
-        Told {
+    fn now(&self, state: &State) -> Reported {
+        Reported {
             ready: self.has_all(state),
             stage: self.stage(state),
             stop: self.run_state.stopping(),
             abandon: self.run_state.abandoned(),
             fault: self.run_state.failed() && !state.relayed,
-            done: state.phase == Phase::Finished,
+            done: state.phase == ClusterPhase::Finished,
         }
     }
 
     fn has_all(&self, state: &State) -> bool {
         let mut others = state.slots.iter().enumerate().filter(|(process, _)| *process != self.me);
-        state.phase != Phase::Gathering
+        state.phase != ClusterPhase::Gathering
             || others.all(|(_, slot)| slot.as_ref().is_some_and(Member::has_data))
     }
 
@@ -302,12 +302,12 @@ impl Members {
     }
 
     /// Waits until every peer knows how this run ends, for at most `patience`.
-    pub fn wait_until_told(&self, patience: Duration) {
+    pub fn wait_until_reported(&self, patience: Duration) {
         let until = Instant::now() + patience;
         let mut state = self.lock();
         loop {
             let now = self.now(&state);
-            let missing = state.slots.iter().flatten().any(|member| member.told != now);
+            let missing = state.slots.iter().flatten().any(|member| member.reported != now);
             let left = until.saturating_duration_since(Instant::now());
             if !missing || left.is_zero() {
                 return;
@@ -337,7 +337,7 @@ impl Members {
             }
             let ready = state.slots.iter().flatten().filter(|member| member.ready).count();
             if self.has_all(&state) && ready + 1 == state.slots.len() {
-                state.phase = Phase::Running;
+                state.phase = ClusterPhase::Running;
                 let ends = |slot: &mut Option<Member>| {
                     let member = slot.as_mut()?;
                     let (outbound, inbound) = (member.outbound.take()?, member.inbound.take()?);
@@ -345,16 +345,17 @@ impl Members {
                 };
                 return Gathered::Complete(state.slots.iter_mut().map(ends).collect());
             }
-            self.say_for_whom(&mut state);
+            self.log_missing(&mut state);
             let waited = self.changed.wait_timeout(state, Duration::from_millis(50));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    fn say_for_whom(&self, state: &mut State) {
-        let (since, told) = state.waiting;
-        let due =
-            told.map_or(since.elapsed() >= FIRST_WAIT, |told| told.elapsed() >= WAITING_EVERY);
+    fn log_missing(&self, state: &mut State) {
+        let (since, reported) = state.waiting;
+        let due = reported.map_or(since.elapsed() >= WAITING_NOTICE, |reported| {
+            reported.elapsed() >= WAITING_LOG_INTERVAL
+        });
         if !due {
             return;
         }

@@ -125,7 +125,7 @@ fn bytes_that_one_sends_are_read_by_the_other_and_the_end_is_one_when_the_work_i
 }
 
 #[test]
-fn connections_that_are_cut_at_a_clean_end_are_no_fault_and_timely_never_hears_of_it() {
+fn connections_cut_at_a_clean_end_are_no_fault_and_are_hidden_from_timely() {
     for all_finished in [true, false] {
         let mut pair = all(&addresses(2));
         let (run_state, mut second) = pair.pop().expect("two");
@@ -139,22 +139,22 @@ fn connections_that_are_cut_at_a_clean_end_are_no_fault_and_timely_never_hears_o
         }
         // What timely still has to send when the last process is lost.
         Stream::shutdown(&there, std::net::Shutdown::Both).expect("an open connection");
-        let (heard, hears) = std::sync::mpsc::channel();
-        thread::spawn(move || heard.send(here.read(&mut [0; 48]).is_ok()));
+        let (sender, receiver) = std::sync::mpsc::channel();
+        thread::spawn(move || sender.send(here.read(&mut [0; 48]).is_ok()));
         if all_finished {
-            assert!(hears.recv_timeout(Duration::from_secs(3)).is_err(), "timely panics then");
+            assert!(receiver.recv_timeout(Duration::from_secs(3)).is_err(), "timely panics then");
             assert!(run_state.fault().is_none(), "{:?}", run_state.fault());
         } else {
             // The second may need what was cut off: it resumes from what is durable.
             eventually("the loss is noticed", || run_state.failed());
             assert!(matches!(run_state.fault(), Some(Fault::Peer(_))), "{:?}", run_state.fault());
-            assert!(hears.try_recv().is_err(), "timely panics then");
+            assert!(receiver.try_recv().is_err(), "timely panics then");
         }
     }
 }
 
 #[test]
-fn whoever_has_other_settings_is_told_which_and_so_are_all_others() {
+fn other_settings_are_reported_to_that_process_and_to_all_others() {
     let addresses = addresses(3);
     let started: Vec<_> = ["5m", "1m", "5m"]
         .iter()
@@ -171,7 +171,7 @@ fn whoever_has_other_settings_is_told_which_and_so_are_all_others() {
 }
 
 #[test]
-fn whoever_only_says_to_have_other_settings_ends_nobody() {
+fn a_mere_claim_of_other_settings_ends_nobody() {
     let addresses = addresses(2);
     let (run_state, first) = process(&addresses, 0, "5m");
     eventually("it listens", || TcpStream::connect(&addresses[0]).is_ok());
@@ -198,8 +198,8 @@ fn a_start_that_stands_still_ends_and_names_who_is_behind() {
     for (_, cluster) in &members {
         watch_the_start(&cluster.members, Duration::from_secs(1));
     }
-    members[0].1.start().reach(Stage::Running);
-    members[1].1.start().reach(Stage::Loading(0));
+    members[0].1.start_reporter().reach(StartStage::Running);
+    members[1].1.start_reporter().reach(StartStage::Loading(0));
     for (run_state, _) in &members {
         eventually("it ends", || run_state.failed());
         let Some(Fault::Peer(why)) = run_state.fault() else { panic!("another fault") };
@@ -297,7 +297,7 @@ fn strangers_are_turned_away_and_stop_nothing() {
 }
 
 #[test]
-fn a_crowd_that_says_nothing_stops_no_start() {
+fn many_silent_connections_stop_no_start() {
     let addresses = addresses(3);
     let (_, first) = process(&addresses, 0, "5m");
     eventually("it listens", || TcpStream::connect(&addresses[0]).is_ok());
@@ -325,7 +325,7 @@ fn a_crowd_that_says_nothing_stops_no_start() {
 }
 
 #[test]
-fn an_address_of_another_machine_is_told_as_such() {
+fn an_address_of_another_machine_is_reported_as_such() {
     let addresses = vec!["192.0.2.1:4000".to_owned(), "127.0.0.1:4001".to_owned()];
     let (_, gathering) = process_with(&addresses, 0, "5m", Some("a secret of tests"));
     let Err(Fault::Config(why)) = gathering.join().expect("no panic") else { panic!("it listens") };

@@ -134,7 +134,7 @@ fn processes_with_the_same_secret_find_each_other_and_what_they_send_is_not_to_b
 }
 
 #[test]
-fn whoever_has_another_secret_or_none_waits_outside_and_ends_nobody() {
+fn a_process_with_another_secret_or_none_is_not_admitted_and_ends_nobody() {
     for (ours, theirs) in [(SECRET, ANOTHER), (SECRET, None), (None, SECRET)] {
         let addresses = addresses(2);
         let (run_state, first) = process_with(&addresses, 0, "5m", ours);
@@ -149,7 +149,7 @@ fn whoever_has_another_secret_or_none_waits_outside_and_ends_nobody() {
 }
 
 #[test]
-fn other_settings_are_told_with_a_secret_as_well() {
+fn other_settings_are_reported_with_a_secret_as_well() {
     let addresses = addresses(2);
     let started =
         [("5m", 0), ("1m", 1)].map(|(gap, at)| process_with(&addresses, at, gap, SECRET).1);
@@ -162,7 +162,7 @@ fn other_settings_are_told_with_a_secret_as_well() {
 }
 
 #[test]
-fn a_stranger_who_knows_everything_but_the_secret_is_told_nothing() {
+fn a_stranger_who_knows_everything_but_the_secret_learns_nothing() {
     let addresses = addresses(2);
     let first = process_with(&addresses, 0, "5m", SECRET);
     eventually("it listens", || TcpStream::connect(&addresses[0]).is_ok());
@@ -185,7 +185,7 @@ fn a_stranger_who_knows_everything_but_the_secret_is_told_nothing() {
         channel::Socket::new(stream, PATIENCE).expect("a socket")
     };
     let sealed = |secret: Option<&str>, me: usize| {
-        let key = Key::of(secret.expect("one of ours").as_bytes()).expect("long enough");
+        let key = SecretKey::of(secret.expect("one of ours").as_bytes()).expect("long enough");
         Protection::sealed(key, me, 2).expect("OpenSSL can")
     };
     let refused = sealed(ANOTHER, 1).connect(socket(), 1, 0).expect_err("another secret");
@@ -196,12 +196,12 @@ fn a_stranger_who_knows_everything_but_the_secret_is_told_nothing() {
     // A process of the cluster cannot claim to be another one.
     let mut channel = sealed(SECRET, 1).connect(socket(), 1, 0).expect("the key fits");
     greeting::send(&mut channel, &greeting::Hello { process: 0, ..hello.clone() }).expect("sent");
-    assert!(greeting::receive::<greeting::Reply>(&mut channel).is_err());
+    assert!(greeting::receive::<greeting::GreetingReply>(&mut channel).is_err());
     // With the right key it is not turned away as a stranger.
     let mut channel = sealed(SECRET, 1).connect(socket(), 1, 0).expect("the key fits");
     greeting::send(&mut channel, &hello).expect("sent");
-    let answer = greeting::receive::<greeting::Reply>(&mut channel).expect("an answer");
-    assert!(matches!(answer, greeting::Reply::Welcome { .. }), "{answer:?}");
+    let answer = greeting::receive::<greeting::GreetingReply>(&mut channel).expect("an answer");
+    assert!(matches!(answer, greeting::GreetingReply::Welcome { .. }), "{answer:?}");
     drop(channel);
     stop(first);
 }

@@ -20,7 +20,7 @@ use sessionizer_core::event::{Event, Reason};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::{Key, Shard, stable_hash};
 use sessionizer_core::plan::ShardProgress;
-use sessionizer_core::session::batch::{BatchOracle, Row};
+use sessionizer_core::session::batch::{BatchOracle, RowVerdict};
 
 use self::report::Difference;
 pub use self::report::Report;
@@ -35,7 +35,7 @@ use crate::ui::bars::{bars, style};
 use crate::ui::text;
 
 /// How many differences of each kind are shown by default.
-const SHOWN: usize = 20;
+const MAX_SHOWN: usize = 20;
 
 /// Compares and prints the report. The fault says that the table is not the batch answer.
 pub fn audit(args: &AuditArgs, env: &Environment, run_state: &Arc<RunState>) -> Result<(), Fault> {
@@ -53,7 +53,7 @@ pub fn verify(
     ledger: &LedgerConfig,
     run_state: &RunState,
 ) -> Result<Report, Fault> {
-    check(kafka, ledger, SHOWN, run_state)
+    check(kafka, ledger, MAX_SHOWN, run_state)
 }
 
 fn check(
@@ -276,12 +276,12 @@ fn compare(
             let watermark = watermarks[shard];
             closed[shard] += row.count;
             match answer.check(&key, row, |span| gap.end_after(span.last) < watermark) {
-                Row::Right => report.right += 1,
-                Row::PartOfOpen => report.part_of_open += 1,
+                RowVerdict::Right => report.right += 1,
+                RowVerdict::PartOfOpen => report.part_of_open += 1,
                 // Rows from before the job are not of its events, or not only of its events.
-                Row::Wrong if found_rows && answer.joins(&key, row) => report.joined += 1,
-                Row::Wrong if found_rows => report.before += 1,
-                Row::Wrong => {
+                RowVerdict::Wrong if found_rows && answer.joins(&key, row) => report.joined += 1,
+                RowVerdict::Wrong if found_rows => report.before += 1,
+                RowVerdict::Wrong => {
                     report.wrong_count += 1;
                     if report.shown.len() < show {
                         report.shown.push((Difference::Wrong, key, row));

@@ -22,7 +22,7 @@ use crate::cli::{DemoArgs, RunArgs};
 use crate::commands::audit;
 use crate::commands::produce::generate::{Generator, Recipe};
 use crate::commands::produce::history;
-use crate::commands::produce::history::History;
+use crate::commands::produce::history::HistoryPlan;
 use crate::commands::produce::pace::Pace;
 use crate::config;
 use crate::config::{Config, Environment, Problems, duration_ms, number, whole};
@@ -45,8 +45,8 @@ const HISTORY_MS: i64 = 60_000;
 /// The most events a second of history: with more, writing them would take longer than a second.
 const MAX_DENSITY: f64 = 2_000.0;
 /// How long to wait for the last sessions at most, in addition to the gap.
-const SILENCE: Duration = Duration::from_secs(15);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LAST_SESSIONS_TIMEOUT: Duration = Duration::from_secs(15);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The validated arguments.
 struct Options {
@@ -73,7 +73,7 @@ pub fn demo(args: &DemoArgs, env: &Environment, run_state: &Arc<RunState>) -> Re
     };
     while !visitors.is_finished() && !job.is_finished() && run_state.metrics.rows.load(Relaxed) == 0
     {
-        thread::sleep(LOOK_EVERY);
+        thread::sleep(POLL_INTERVAL);
     }
     if run_state.metrics.rows.load(Relaxed) > 0 {
         show::first_rows(&config.ledger, began.elapsed())?;
@@ -176,7 +176,7 @@ fn begin_afresh(ledger: &LedgerConfig) -> Result<(), Fault> {
             }
         }
     }
-    if ledger::place_of_table(ledger).map_err(failed)?.is_some() {
+    if ledger::qualified_table_name(ledger).map_err(failed)?.is_some() {
         return Err(Fault::Config(format!(
             "the table {NAME} exists in this database and is none of the demo's: rename or drop \
              it, or point POSTGRES_URL to another database"
@@ -205,7 +205,7 @@ fn send(config: &Config, options: &Options, run_state: &RunState) -> Result<u64,
     kafka.extra.push(("linger.ms".to_owned(), Secret::new("100".to_owned())));
     let publisher = Publisher::new(&kafka, "zstd")?;
     let mut sent = 0;
-    let history = History { length_ms: HISTORY_MS, density: options.rate.min(MAX_DENSITY) };
+    let history = HistoryPlan { length_ms: HISTORY_MS, density: options.rate.min(MAX_DENSITY) };
     for record in history.records(&recipe, now).map_err(Fault::Config)? {
         if run_state.ending() {
             break;
@@ -225,7 +225,7 @@ fn send(config: &Config, options: &Options, run_state: &RunState) -> Result<u64,
             }
             due = pace.due(began.elapsed());
             if due == 0 {
-                thread::sleep(pace.wait().min(LOOK_EVERY));
+                thread::sleep(pace.wait().min(POLL_INTERVAL));
             }
         }
         due -= 1;
@@ -240,10 +240,10 @@ fn send(config: &Config, options: &Options, run_state: &RunState) -> Result<u64,
 fn wait_for_silence(config: &Config, sent: u64, run_state: &RunState) {
     let metrics = &run_state.metrics;
     let gap = Duration::from_millis(config.ledger.gap.millis() as u64);
-    let until = Instant::now() + gap + SILENCE;
+    let until = Instant::now() + gap + LAST_SESSIONS_TIMEOUT;
     let open = || metrics.records.load(Relaxed) < sent || metrics.open_sessions.load(Relaxed) > 0;
     while open() && !run_state.ending() && Instant::now() < until {
-        thread::sleep(LOOK_EVERY);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_wrong_is_said_at_once() {
+    fn everything_that_is_wrong_is_reported_at_once() {
         let wrong = DemoArgs {
             workers: "0".to_owned(),
             length: "soon".to_owned(),

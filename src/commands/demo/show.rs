@@ -126,7 +126,7 @@ fn wrap(text: &str) -> String {
 
 fn answer(config: &LedgerConfig, sql: &str) -> Result<Table, Fault> {
     let failed = |why| Fault::Environment(format!("the results cannot be shown: {why}"));
-    let table = ledger::place_of_table(config).map_err(|why| failed(why.to_string()))?;
+    let table = ledger::qualified_table_name(config).map_err(|why| failed(why.to_string()))?;
     let table = table.ok_or_else(|| failed(format!("the table {NAME} is gone")))?;
     let rows = ledger::query(config, &spell_out(sql, &table));
     Ok(draw(rows.map_err(|why| failed(why.to_string()))?))

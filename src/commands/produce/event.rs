@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_named_and_ordered_as_the_contract_says() {
+    fn fields_are_named_and_ordered_as_in_the_contract() {
         let want = concat!(
             r#"{"url":"/a?b=\"c\"","referrer":"","user_agent":"käfer\t1","host":"example.org","#,
             r#""ip":"192.0.2.7","headers":{"z":"1","a":"2"},"#,

@@ -2,17 +2,17 @@
 //!
 //! With it, sessions close and rows appear as soon as a job reads the topic.
 
-use crate::commands::produce::generate::{Generator, Recipe, Record};
+use crate::commands::produce::generate::{GeneratedRecord, Generator, Recipe};
 
 /// How much history to write.
 #[derive(Clone, Copy, PartialEq, Debug)]
-pub struct History {
+pub struct HistoryPlan {
     pub length_ms: i64,
     /// Events a second of event time.
     pub density: f64,
 }
 
-impl History {
+impl HistoryPlan {
     /// The recipe of a history that ends at `now_ms`.
     pub fn recipe(&self, live: &Recipe, now_ms: i64) -> Recipe {
         Recipe {
@@ -32,7 +32,7 @@ impl History {
         &self,
         live: &Recipe,
         now_ms: impl Fn() -> i64,
-    ) -> Result<impl Iterator<Item = Record>, String> {
+    ) -> Result<impl Iterator<Item = GeneratedRecord>, String> {
         let disorder_ms = live.disorder_ms;
         let generator = Generator::new(self.recipe(live, now_ms()))?;
         // The time of a bad record may be what is wrong with it.
@@ -57,7 +57,7 @@ mod tests {
 
     const START_MS: i64 = 1_700_000_000_000;
 
-    fn times(records: impl Iterator<Item = Record>) -> Vec<i64> {
+    fn times(records: impl Iterator<Item = GeneratedRecord>) -> Vec<i64> {
         let good = records.filter(|record| record.bad.is_none());
         good.map(|record| record.event_time_ms.expect("good events have a time")).collect()
     }
@@ -67,7 +67,7 @@ mod tests {
         for (disorder_ms, bad) in [(0, 0.0), (5_000, 0.0), (5_000, 0.1)] {
             let recipe =
                 Recipe { disorder_ms, bad, rate: 200.0, visitors: 1_000, ..Recipe::default() };
-            let history = History { length_ms: 3_600_000, density: 20.0 };
+            let history = HistoryPlan { length_ms: 3_600_000, density: 20.0 };
             // A millisecond passes for every 50 records: 3.6 s for three quarters of 72,000.
             let asked = Cell::new(0_i64);
             let clock = || {
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn the_past_is_as_disorderly_as_live_events() {
         let recipe = Recipe { disorder_ms: 3_000, rate: 10.0, ..Recipe::default() };
-        let history = History { length_ms: 600_000, density: 50.0 };
+        let history = HistoryPlan { length_ms: 600_000, density: 50.0 };
         let past = times(history.records(&recipe, || START_MS).expect("a good recipe"));
         let mut newest = i64::MIN;
         let ages = past.iter().map(|time_ms| {

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use access_log::{Lines, ReadError, parse_line, reader};
-use generate::{Generator, Recipe, Record};
-use history::History;
+use generate::{GeneratedRecord, Generator, Recipe};
+use history::HistoryPlan;
 use indicatif::ProgressBar;
 use log::{info, warn};
 use pace::Pace;
@@ -50,7 +50,7 @@ struct Order {
     rate: f64,
     number: Option<u64>,
     /// The history written to an empty topic before live events.
-    history: Option<History>,
+    history: Option<HistoryPlan>,
     source: Source,
 }
 
@@ -83,7 +83,7 @@ pub fn produce(
         refuse_foreign(&order.kafka)?;
     }
     let publisher = Publisher::new(&order.kafka, &order.compression)?;
-    let writer = Writer::new(&order, publisher, run_state);
+    let writer = RecordSender::new(&order, publisher, run_state);
     match (&order.source, order.history) {
         (Source::AccessLog { path, host }, _) => writer.access_log(path, host),
         (Source::Planned(planned), _) => {
@@ -124,8 +124,8 @@ fn is_empty(kafka: &KafkaConfig, run_state: &RunState) -> Result<bool, Fault> {
     Ok(true)
 }
 
-impl From<Record> for Outgoing {
-    fn from(record: Record) -> Self {
+impl From<GeneratedRecord> for Outgoing {
+    fn from(record: GeneratedRecord) -> Self {
         Outgoing { key: record.key, payload: record.payload }
     }
 }
@@ -172,7 +172,7 @@ fn read(args: &ProduceArgs, env: &Environment) -> Result<Order, Fault> {
         let what = "is for live events: leave out --historical and --access-log";
         problems.add("--history", what);
     }
-    let history = history_ms.map(|length_ms| History { length_ms, density });
+    let history = history_ms.map(|length_ms| HistoryPlan { length_ms, density });
     let planned = planned::read(args, historical, now_ms() as i64, &mut problems);
     let source = match (planned, &args.access_log) {
         (Some(planned), _) => Source::Planned(planned),
@@ -243,7 +243,7 @@ fn point_in_time(text: &str) -> Result<i64, String> {
 }
 
 /// Sends records at their rate and shows the progress.
-struct Writer<'a> {
+struct RecordSender<'a> {
     order: &'a Order,
     publisher: Publisher,
     run_state: &'a RunState,
@@ -251,7 +251,7 @@ struct Writer<'a> {
     sent: Cell<u64>,
 }
 
-impl<'a> Writer<'a> {
+impl<'a> RecordSender<'a> {
     fn new(order: &'a Order, publisher: Publisher, run_state: &'a RunState) -> Self {
         let bar = match (std::io::stderr().is_terminal(), order.number) {
             (false, _) => ProgressBar::hidden(),
@@ -262,11 +262,11 @@ impl<'a> Writer<'a> {
                 .add(ProgressBar::new_spinner())
                 .with_style(style("{spinner} {human_pos} records, {rate}")),
         };
-        Writer { order, publisher, run_state, bar, sent: Cell::new(0) }
+        RecordSender { order, publisher, run_state, bar, sent: Cell::new(0) }
     }
 
     /// Writes the history if the topic is empty, then continues live.
-    fn history_then_live(&self, recipe: &Recipe, history: History) -> Result<(), Fault> {
+    fn history_then_live(&self, recipe: &Recipe, history: HistoryPlan) -> Result<(), Fault> {
         let topic = &self.order.kafka.topics[0];
         let limit = self.order.number.unwrap_or(u64::MAX);
         let now = || now_ms() as i64;

@@ -8,7 +8,7 @@ use sessionizer_core::fault::Fault;
 
 use super::Outgoing;
 use super::event::WebEvent;
-use super::scenario::{DAY_MS, Event, Plan, Request, Scenario, Tail, events};
+use super::scenario::{DAY_MS, Plan, PlannedEvent, Request, Scenario, Tail, events};
 use crate::cli::ProduceArgs;
 use crate::config::{Problems, whole};
 
@@ -16,7 +16,7 @@ use crate::config::{Problems, whole};
 const CLEAN: &str = "clean";
 const HOST: &str = "shop.example";
 /// Plans are kept in memory, about 40 bytes a visit.
-const MOST_VISITS: u64 = 50_000_000;
+const MAX_VISITS: u64 = 50_000_000;
 
 /// A plan to be written, and where its truth goes.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,9 +72,9 @@ pub fn read(
     };
     if hosts.len() > 1_000 || hosts.iter().any(|host| host.is_empty() || host.contains('\0')) {
         problems.add("--host", "names up to 1000 hosts, none of them empty");
-    } else if days * visits * hosts.len() as u64 > MOST_VISITS {
+    } else if days * visits * hosts.len() as u64 > MAX_VISITS {
         let what = format!(
-            "together with --visits and --host is {} visits, more than {MOST_VISITS}, and all are \
+            "together with --visits and --host is {} visits, more than {MAX_VISITS}, and all are \
              planned in memory",
             days * visits * hosts.len() as u64
         );
@@ -114,7 +114,7 @@ fn write_truth(plan: &Plan, path: &str) -> std::io::Result<()> {
 
 /// The records of a plan.
 pub fn records(plan: &Plan) -> impl Iterator<Item = Outgoing> + '_ {
-    events(plan).map(|Event { at_ms, visit, number }| {
+    events(plan).map(|PlannedEvent { at_ms, visit, number }| {
         let ip = visit.visitor.address();
         let event = WebEvent {
             url: if number == 0 { "/".into() } else { format!("/page/{number}").into() },

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use sessionizer_core::fault::Fault;
 
 use crate::cli::StatusArgs;
-use crate::commands::ask::{Place, printable};
+use crate::commands::http::{Endpoint, printable};
 use crate::config::Environment;
 use crate::dataflow::run_state::RunState;
 use crate::ui::text::duration;
 
 /// How often `--watch` refreshes, and how soon it notices that it is to stop.
-const EVERY: Duration = Duration::from_secs(1);
-const NAP: Duration = Duration::from_millis(50);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Clears from the cursor to the end of the screen, after moving to its beginning.
 const HOME: &str = "\x1b[H";
@@ -29,9 +29,9 @@ pub fn status(
     env: &Environment,
     run_state: &Arc<RunState>,
 ) -> Result<(), Fault> {
-    let place = Place::find(args.url.as_deref(), "/status", env)?;
+    let endpoint = Endpoint::find(args.url.as_deref(), "/status", env)?;
     if !args.watch {
-        let shown = shown(&place, args.json)?;
+        let shown = shown(&endpoint, args.json)?;
         return print(&shown);
     }
     let terminal = std::io::stdout().is_terminal();
@@ -40,7 +40,7 @@ pub fn status(
     }
     let mut last: Option<(Instant, String)> = None;
     while !run_state.stopping() {
-        let text = match shown(&place, args.json) {
+        let text = match shown(&endpoint, args.json) {
             Ok(text) => {
                 last = Some((Instant::now(), text.clone()));
                 text
@@ -62,28 +62,28 @@ pub fn status(
             }
             false => print(&text)?,
         }
-        let until = Instant::now() + EVERY;
+        let until = Instant::now() + REFRESH_INTERVAL;
         while Instant::now() < until && !run_state.stopping() {
-            std::thread::sleep(NAP);
+            std::thread::sleep(STOP_CHECK_INTERVAL);
         }
     }
     Ok(())
 }
 
-fn shown(place: &Place, json: bool) -> Result<String, Fault> {
-    let at = &place.authority;
-    let told = place
-        .ask()
+fn shown(endpoint: &Endpoint, json: bool) -> Result<String, Fault> {
+    let at = &endpoint.authority;
+    let reply = endpoint
+        .get()
         .map_err(|why| Fault::Environment(format!("no job answers at http://{at}: {why}")))?;
-    if told.status != 200 {
-        let said = printable(told.body.lines().next().unwrap_or_default());
-        return Err(Fault::Config(format!("http://{at} answers with {}: {said}", told.status)));
+    if reply.status != 200 {
+        let body = printable(reply.body.lines().next().unwrap_or_default());
+        return Err(Fault::Config(format!("http://{at} answers with {}: {body}", reply.status)));
     }
-    let document = serde_json::from_str(&told.body).map_err(|why| {
+    let document = serde_json::from_str(&reply.body).map_err(|why| {
         Fault::Config(format!("what answers at http://{at} is no job of this kind: {why}"))
     })?;
     match json {
-        true => Ok(format!("{}\n", told.body)),
+        true => Ok(format!("{}\n", reply.body)),
         false => Ok(screen::screen(&document, width())),
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::commands::ask::printable;
+use crate::commands::http::printable;
 use crate::monitor::sentence::clock;
 use crate::ui::text::{bytes, count, duration};
 

@@ -42,7 +42,7 @@ impl Expected {
 
 /// How a row of the table relates to the answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Row {
+pub enum RowVerdict {
     /// It is a session of the answer.
     Right,
     /// It is part of a session that is open again: it is replaced when that session closes.
@@ -102,8 +102,8 @@ impl BatchOracle {
     }
 
     /// Compares a row with the answer; `closed` says which sessions must be closed.
-    pub fn check(&mut self, key: &Key, row: Span, closed: impl Fn(&Span) -> bool) -> Row {
-        let Some(spans) = self.keys.get_mut(key) else { return Row::Wrong };
+    pub fn check(&mut self, key: &Key, row: Span, closed: impl Fn(&Span) -> bool) -> RowVerdict {
+        let Some(spans) = self.keys.get_mut(key) else { return RowVerdict::Wrong };
         let at = spans.partition_point(|old| old.span.last < row.first);
         match spans.get_mut(at) {
             // If part of a session was refused, its rows are the other parts.
@@ -111,23 +111,23 @@ impl BatchOracle {
                 let room = expected.span.count - expected.refused - expected.stored;
                 if expected.holds(&row) && row.count <= room {
                     expected.stored += row.count;
-                    return Row::Right;
+                    return RowVerdict::Right;
                 }
-                Row::Wrong
+                RowVerdict::Wrong
             }
             // A duplicate row is right only once.
             Some(expected) if expected.span == row && !expected.found => {
                 expected.found = true;
-                Row::Right
+                RowVerdict::Right
             }
             Some(expected)
                 if expected.holds(&row)
                     && row.count < expected.span.count
                     && !closed(&expected.span) =>
             {
-                Row::PartOfOpen
+                RowVerdict::PartOfOpen
             }
-            _ => Row::Wrong,
+            _ => RowVerdict::Wrong,
         }
     }
 
@@ -222,16 +222,16 @@ mod tests {
         let mut refused = answer(&[100, 105, 110, 200]);
         assert!(refused.refuse(&key, whole));
         assert_eq!((spans(&refused), refused.refused()), (vec![span(200, 200, 1)], 1));
-        assert_eq!(refused.check(&key, whole, open), Row::Wrong, "it was refused");
+        assert_eq!(refused.check(&key, whole, open), RowVerdict::Wrong, "it was refused");
         assert!(!refused.refuse(&key, span(105, 105, 1)), "more than there is");
         assert!(!refused.refuse(&key, span(195, 200, 1)), "it begins before");
         assert!(!refused.refuse(&Key::new("b", "h"), whole));
         let mut in_part = answer(&[100, 105, 110]);
         assert!(in_part.refuse(&key, span(105, 105, 1)));
-        assert_eq!(in_part.check(&key, span(100, 100, 1), open), Row::Right);
+        assert_eq!(in_part.check(&key, span(100, 100, 1), open), RowVerdict::Right);
         assert_eq!(spans(&in_part), [whole], "a part of it is missing");
-        assert_eq!(in_part.check(&key, span(110, 110, 2), open), Row::Wrong);
-        assert_eq!(in_part.check(&key, span(110, 110, 1), open), Row::Right);
+        assert_eq!(in_part.check(&key, span(110, 110, 2), open), RowVerdict::Wrong);
+        assert_eq!(in_part.check(&key, span(110, 110, 1), open), RowVerdict::Right);
         assert_eq!(spans(&in_part), []);
     }
 
@@ -267,14 +267,14 @@ mod tests {
         let closed_before = |end: i64| move |span: &Span| span.last < at(end);
         let mut answer = answer(&[0, 5, 100, 105]);
         let check = |answer: &mut BatchOracle, row, w| answer.check(&key, row, closed_before(w));
-        assert_eq!(check(&mut answer, span(0, 5, 2), 50), Row::Right);
-        assert_eq!(check(&mut answer, span(0, 5, 2), 50), Row::Wrong, "it is a duplicate");
-        assert_eq!(check(&mut answer, span(100, 100, 1), 50), Row::PartOfOpen);
-        assert_eq!(check(&mut answer, span(100, 100, 1), 500), Row::Wrong);
-        assert_eq!(check(&mut answer, span(100, 105, 3), 50), Row::Wrong);
-        assert_eq!(check(&mut answer, span(90, 105, 2), 50), Row::Wrong);
+        assert_eq!(check(&mut answer, span(0, 5, 2), 50), RowVerdict::Right);
+        assert_eq!(check(&mut answer, span(0, 5, 2), 50), RowVerdict::Wrong, "it is a duplicate");
+        assert_eq!(check(&mut answer, span(100, 100, 1), 50), RowVerdict::PartOfOpen);
+        assert_eq!(check(&mut answer, span(100, 100, 1), 500), RowVerdict::Wrong);
+        assert_eq!(check(&mut answer, span(100, 105, 3), 50), RowVerdict::Wrong);
+        assert_eq!(check(&mut answer, span(90, 105, 2), 50), RowVerdict::Wrong);
         let stranger = Key::new("b", "h");
-        assert_eq!(answer.check(&stranger, span(0, 5, 2), closed_before(0)), Row::Wrong);
+        assert_eq!(answer.check(&stranger, span(0, 5, 2), closed_before(0)), RowVerdict::Wrong);
         assert_eq!(spans(&answer), [span(100, 105, 2)]);
     }
 }

@@ -83,7 +83,7 @@ const SORTED: u32 = u32::MAX - 1;
 
 /// A key with more open sessions than this keeps them sorted until it has none. Scanning a few is
 /// cheaper than keeping them in order.
-const LIST_MOST: usize = 32;
+const MAX_LIST: usize = 32;
 
 /// How finely sessions are filed by their end: a fraction of the gap, so that a bucket that is only
 /// half due holds few sessions to visit twice.

@@ -113,7 +113,7 @@ pub fn render_clocks<'scope>(
 #[cfg(test)]
 mod tests {
     use sessionizer_core::anomaly::{DAY_MS, Thresholds};
-    use sessionizer_core::binding::{Late, Offset, Rules};
+    use sessionizer_core::binding::{Late, Offset, RecordRules};
 
     use super::*;
 
@@ -127,7 +127,7 @@ mod tests {
         };
         EpochMeta {
             watermark: EventTime::from_millis(now_ms),
-            rules: Rules { max_future_ms: 0, late: Late::Merge },
+            rules: RecordRules { max_future_ms: 0, late: Late::Merge },
             bindings: (0..4).map(binding).collect(),
             lagging: lagging.iter().map(|number| partition(*number)).collect(),
             differences: Vec::new(),

@@ -16,12 +16,12 @@ use crate::dataflow::commit::writer::{StepOutcome, Writer, WriterEpoch};
 use crate::dataflow::messages::Change;
 use crate::dataflow::run_state::RunState;
 use crate::ui::text;
-use crate::ui::waiting::Waiting;
+use crate::ui::waiting::WaitGuard;
 
 /// How long a writer waits between attempts, at least and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// A ledger that has not answered for this long is reported.
-const SILENCE: Duration = Duration::from_secs(10);
+const REPORT_AFTER: Duration = Duration::from_secs(10);
 
 /// Drives a writer on its own thread: takes epochs as they come, commits them, and acknowledges
 /// them, until the operator is gone or the run ends.
@@ -74,10 +74,10 @@ fn listen(writer: u32) -> Sender<Option<bool>> {
     let listen = move || {
         while steps.recv().is_ok() {
             let began = Instant::now();
-            if steps.recv_timeout(SILENCE) != Err(RecvTimeoutError::Timeout) {
+            if steps.recv_timeout(REPORT_AFTER) != Err(RecvTimeoutError::Timeout) {
                 continue;
             }
-            let waiting = Waiting::new("Postgres", None);
+            let waiting = WaitGuard::new("Postgres", None);
             waiting.because("it has not answered a commit: a lock, a slow disk, or the network");
             log::warn!(
                 writer = writer;

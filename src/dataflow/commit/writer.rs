@@ -21,8 +21,8 @@ use crate::dataflow::messages::{Change, DeadLetter, EpochMeta, ShardOutput};
 use crate::dataflow::ports::{Batch, Ledger, LedgerError, Outcome, Refused};
 use crate::dataflow::run_state::RunState;
 use crate::ui::text;
-use crate::ui::trouble::Repeated;
-use crate::ui::waiting::Waiting;
+use crate::ui::trouble::RepeatedFailure;
+use crate::ui::waiting::WaitGuard;
 
 /// A transaction takes no further epochs once it has this many rows and dead letters.
 const ROWS_PER_BATCH: usize = 500_000;
@@ -81,8 +81,8 @@ pub struct Writer {
 /// Attempts that have failed, one after the other.
 struct Failing {
     since: Instant,
-    waiting: Waiting,
-    repeated: Repeated,
+    waiting: WaitGuard,
+    repeated: RepeatedFailure,
 }
 
 impl Writer {
@@ -190,7 +190,7 @@ impl Writer {
         figures.writer(self.writer, |shown| shown.committing_since = Some(began));
         match self.attempt() {
             Ok(()) => {
-                self.healed();
+                self.report_recovery();
                 let (batch, upto) = self.run.take().expect("a run was tried");
                 let outcome = std::mem::take(&mut self.outcome);
                 self.show_commit(&batch, upto, &outcome.refused, began);
@@ -221,7 +221,7 @@ impl Writer {
             Err(LedgerError::Retry(why)) => {
                 self.unsure = true;
                 self.ledger = None;
-                self.failed(&why);
+                self.report_failure(&why);
                 Ok(StepOutcome::Failed)
             }
         }
@@ -253,16 +253,16 @@ impl Writer {
         ledger.commit(batch, &mut self.outcome)
     }
 
-    fn failed(&mut self, why: &str) {
+    fn report_failure(&mut self, why: &str) {
         let failing = self.failing.get_or_insert_with(|| Failing {
             since: Instant::now(),
-            waiting: Waiting::new("Postgres", None),
-            repeated: Repeated::default(),
+            waiting: WaitGuard::new("Postgres", None),
+            repeated: RepeatedFailure::default(),
         });
         failing.waiting.because(why);
         let (since, writer) = (failing.since, self.writer);
         let epoch = self.run.as_ref().map_or(0, |(_, upto)| *upto);
-        match failing.repeated.again(since.elapsed()) {
+        match failing.repeated.record(since.elapsed()) {
             Some(1) => log::warn!(
                 writer = writer, epoch = epoch;
                 "writer {writer}: cannot commit, will keep trying: {why}"
@@ -288,7 +288,7 @@ impl Writer {
         );
     }
 
-    fn healed(&mut self) {
+    fn report_recovery(&mut self) {
         if let Some(Failing { since, .. }) = self.failing.take() {
             let lasted = text::duration(since.elapsed());
             log::info!(
@@ -303,14 +303,14 @@ impl Writer {
     }
 }
 
-struct Changes {
+struct TableChanges {
     all: Vec<Change>,
     /// How many of them are rows of sessions that closed on time.
     on_time: u64,
 }
 
 /// The changes that a committed batch made in the table.
-fn changes(batch: Batch, outcome: Outcome) -> Changes {
+fn changes(batch: Batch, outcome: Outcome) -> TableChanges {
     let Outcome { corrections, refused } = outcome;
     let refused: BTreeSet<Closed> = refused.into_iter().map(|refused| refused.session).collect();
     let on_time = batch.closed.into_iter().filter(|closed| !closed.late);
@@ -326,5 +326,5 @@ fn changes(batch: Batch, outcome: Outcome) -> Changes {
         all.extend(removed.into_iter().map(change(-1)));
         all.extend(added.into_iter().map(change(1)));
     }
-    Changes { all, on_time }
+    TableChanges { all, on_time }
 }

@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use sessionizer_core::alignment::Alignment;
-use sessionizer_core::binding::{Late, Rules};
+use sessionizer_core::binding::{Late, RecordRules};
 use sessionizer_core::key::{Key, Shard};
 use sessionizer_core::plan::RecoveryPlan;
 use sessionizer_core::session::snapshot;
 use sessionizer_core::session::{Closed, SessionTable, Span};
 use sessionizer_core::time::{Epoch, EventTime};
-use sessionizer_core::watermark::{Clock, WatermarkAdvance};
+use sessionizer_core::watermark::{WatermarkAdvance, WatermarkTracker};
 
-use crate::dataflow::budget::Kind;
+use crate::dataflow::budget::ChargeKind;
 use crate::dataflow::messages::{
     DeadLetter, EpochMeta, ReplayDifference, ShardOutput, SourceBindings, Suspect,
 };
@@ -32,9 +32,9 @@ pub(super) struct Input {
     pub cuts: Vec<SourceBindings>,
 }
 
-/// The shards of one worker, and the clock they share.
+/// The shards of one worker, and the watermark they share.
 pub(super) struct Sessions {
-    clock: Clock,
+    tracker: WatermarkTracker,
     shards: Vec<OwnShard>,
     count: u32,
     worker: usize,
@@ -42,9 +42,9 @@ pub(super) struct Sessions {
     config: SessionConfig,
     alignment: Alignment,
     /// The recorded watermarks and rules of the epochs to replay, to check the replay (I2).
-    recorded: BTreeMap<Epoch, (EventTime, Rules)>,
+    recorded: BTreeMap<Epoch, (EventTime, RecordRules)>,
     /// The rules that new epochs are bound with.
-    rules: Rules,
+    rules: RecordRules,
     /// The first new epoch after a loss. Snapshots taken in it record what is left in the totals,
     /// and spare the next start the same loss.
     after_loss: Option<Epoch>,
@@ -98,7 +98,11 @@ impl Sessions {
             }
         };
         Sessions {
-            clock: Clock::new(plan.base_epoch, plan.base_watermark, plan.base_bindings()),
+            tracker: WatermarkTracker::new(
+                plan.base_epoch,
+                plan.base_watermark,
+                plan.base_bindings(),
+            ),
             shards: shards.into_iter().map(own).collect(),
             count: plan.shards(),
             worker,
@@ -143,8 +147,8 @@ impl Sessions {
             self.alignment.learn(cut.worker, cut.lagging);
         }
         bindings.sort_unstable_by_key(|binding| binding.partition);
-        let before = self.clock.watermark();
-        let advance = self.clock.advance(epoch, bindings.iter().copied());
+        let before = self.tracker.watermark();
+        let advance = self.tracker.advance(epoch, bindings.iter().copied());
         let recorded = self.recorded.remove(&epoch);
         let differences = self.learn_differences(epoch, recorded.is_none());
         let (watermark, rules) = recorded.unwrap_or((advance.watermark, self.rules));
@@ -152,7 +156,7 @@ impl Sessions {
         for batch in arrivals.into_iter().flatten() {
             batch.arrivals().for_each(|arrival| self.apply(epoch, arrival));
         }
-        self.run_state.memory.taken_in(self.worker, epoch);
+        self.run_state.memory.release_events(self.worker, epoch);
         let dropped = match rules.late {
             Late::Merge => BTreeMap::new(),
             Late::Drop => self.drop_late(epoch, before, suspects),
@@ -171,7 +175,7 @@ impl Sessions {
         self.report(advance);
         self.run_state.metrics.figures.bind(epoch, watermark, &bindings);
         let open = self.run_state.metrics.open_sessions.load(Relaxed).max(0) as u64;
-        let paused = self.alignment.paused(self.clock.bindings(), open);
+        let paused = self.alignment.paused(self.tracker.bindings(), open);
         if !paused.is_empty() {
             log::debug!(epoch = epoch, worker = self.worker, partitions:? = paused; "paused");
         }
@@ -288,9 +292,9 @@ impl Sessions {
     fn charge(&self, epoch: Epoch, outputs: &[ShardOutput]) {
         let sum = |of: fn(&ShardOutput) -> u64| outputs.iter().map(of).sum::<u64>();
         for (kind, bytes) in [
-            (Kind::Rows, sum(ShardOutput::row_bytes)),
-            (Kind::DeadLetters, sum(ShardOutput::dead_letter_bytes)),
-            (Kind::Snapshots, sum(ShardOutput::snapshot_bytes)),
+            (ChargeKind::Rows, sum(ShardOutput::row_bytes)),
+            (ChargeKind::DeadLetters, sum(ShardOutput::dead_letter_bytes)),
+            (ChargeKind::Snapshots, sum(ShardOutput::snapshot_bytes)),
         ] {
             self.run_state.memory.charge(kind, self.worker, epoch, bytes);
         }

@@ -1,7 +1,7 @@
 //! The clocks as a source sees them: the current epoch, and the clock that events are checked
 //! against.
 
-use sessionizer_core::epoch_clock::{ClockNews, ClockWatch, EpochClock, explain};
+use sessionizer_core::epoch_clock::{ClockReport, EpochClock, WallClockWatch, explain};
 use sessionizer_core::time::Epoch;
 
 use crate::dataflow::source::WorldClocks;
@@ -11,7 +11,7 @@ pub struct Clocks {
     world: WorldClocks,
     epochs: EpochClock,
     /// Reports how far the clocks are apart; only one source of a process does.
-    watch: Option<ClockWatch>,
+    watch: Option<WallClockWatch>,
     max_future_ms: i64,
 }
 
@@ -19,7 +19,7 @@ impl Clocks {
     /// Starts the epochs at `first`. `watched` is the length of an epoch if this source is the one
     /// of its process that reports how far the clocks are apart.
     pub fn new(world: WorldClocks, first: Epoch, watched: Option<u64>, max_future_ms: i64) -> Self {
-        let (epochs, watch) = (EpochClock::new(first), watched.map(ClockWatch::new));
+        let (epochs, watch) = (EpochClock::new(first), watched.map(WallClockWatch::new));
         Clocks { world, epochs, watch, max_future_ms }
     }
 
@@ -42,12 +42,12 @@ impl Clocks {
         let wall_ms = (self.world.wall_ms)();
         let elapsed_ms = self.elapsed_ms();
         let epoch_ms = self.epochs.at(elapsed_ms);
-        let news = self.watch.as_mut().and_then(|it| it.look(wall_ms, epoch_ms, elapsed_ms));
-        match news {
-            Some(ClockNews::Apart(ahead_ms)) => {
+        let report = self.watch.as_mut().and_then(|it| it.check(wall_ms, epoch_ms, elapsed_ms));
+        match report {
+            Some(ClockReport::Apart(ahead_ms)) => {
                 log::warn!("{}", explain(ahead_ms, wall_ms, self.max_future_ms));
             }
-            Some(ClockNews::Together) => {
+            Some(ClockReport::Together) => {
                 log::info!("the clock of this machine agrees with the job's epochs again");
             }
             None => {}

@@ -28,7 +28,7 @@ impl Emit {
 
 /// When to wake the reader again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Next {
+pub enum NextActivation {
     Now,
     After(Duration),
     Done,

@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use sessionizer_core::binding::{Binding, Offset, Partition, Status};
 use sessionizer_core::fault::Fault;
-use sessionizer_core::watermark::PartitionClock;
+use sessionizer_core::watermark::WatermarkGenerator;
 
 use crate::dataflow::EPOCHS_IN_FLIGHT;
 use crate::dataflow::messages::SourceBindings;
 use crate::dataflow::ports::{Feed, Stopped};
-use crate::dataflow::source::emit::{Emit, Next};
+use crate::dataflow::source::emit::{Emit, NextActivation};
 use crate::dataflow::source::partition::Part;
-use crate::dataflow::source::reader::{InFlight, NAP, Phase, RECORDS_PER_ACTIVATION, Reader};
+use crate::dataflow::source::reader::{
+    InFlight, Phase, RECORDS_PER_ACTIVATION, Reader, WAIT_INTERVAL,
+};
 
 /// How many records of one partition are read before it is the next one's turn.
 const RECORDS_PER_TURN: usize = 4_096;
@@ -23,7 +25,7 @@ impl<F: Feed> Reader<F> {
         self.begin(self.plan.first_epoch);
         self.phase = Phase::Live;
         for part in &mut self.parts {
-            let mut bound = *part.clock.bound();
+            let mut bound = *part.generator.bound();
             let topic_id = self.plan.topic_ids[usize::from(bound.partition.topic)];
             bound.topic_id = topic_id.or(bound.topic_id);
             if let Some(start) = part.restart {
@@ -36,13 +38,13 @@ impl<F: Feed> Reader<F> {
                     part.assigned = true;
                 }
             }
-            part.clock = PartitionClock::resume(self.config.watermark, bound, self.epoch);
+            part.generator = WatermarkGenerator::resume(self.config.watermark, bound, self.epoch);
         }
         Ok(())
     }
 
     /// One activation: ends the epoch if it is due, then reads on.
-    pub(super) fn live(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
+    pub(super) fn live(&mut self, emit: &mut Emit) -> Result<NextActivation, Fault> {
         let now_ms = self.clocks.epoch_ms(self.feedback.latest_cut());
         let may_read = self.pause.may_read(self.clocks.elapsed_ms());
         let early = !may_read && (self.records > 0 || self.in_flight.len() < EPOCHS_IN_FLIGHT / 2)
@@ -59,7 +61,7 @@ impl<F: Feed> Reader<F> {
             self.cut(emit, early);
             if self.config.until_end && self.parts.iter().all(Part::has_ended) {
                 self.phase = Phase::Stopped;
-                return Ok(Next::Now);
+                return Ok(NextActivation::Now);
             }
             self.begin(current.max(self.epoch + 1));
             for (partition, start) in std::mem::take(&mut self.found) {
@@ -72,10 +74,16 @@ impl<F: Feed> Reader<F> {
             return self.stop(emit);
         }
         if at_limit {
-            return Ok(if may_read { Next::Now } else { Next::After(NAP) });
+            return Ok(if may_read {
+                NextActivation::Now
+            } else {
+                NextActivation::After(WAIT_INTERVAL)
+            });
         }
         let end_ms = self.epoch + self.config.epochs.ms;
-        Ok(Next::After(Duration::from_millis(end_ms.saturating_sub(now_ms).clamp(1, 1_000))))
+        Ok(NextActivation::After(Duration::from_millis(
+            end_ms.saturating_sub(now_ms).clamp(1, 1_000),
+        )))
     }
 
     /// Reads every partition for at most one turn; returns whether any of them may have more.
@@ -93,7 +101,7 @@ impl<F: Feed> Reader<F> {
             if part.never_bound || part.retired {
                 continue;
             }
-            let partition = part.clock.bound().partition;
+            let partition = part.generator.bound().partition;
             part.was_paused = self.feedback.is_paused(partition);
             if part.was_paused {
                 continue;
@@ -115,11 +123,11 @@ impl<F: Feed> Reader<F> {
     }
 
     /// Cuts the current epoch, the last one.
-    fn stop(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
+    fn stop(&mut self, emit: &mut Emit) -> Result<NextActivation, Fault> {
         self.service_feed()?;
         self.cut(emit, false);
         self.phase = Phase::Stopped;
-        Ok(Next::Now)
+        Ok(NextActivation::Now)
     }
 
     /// Lets the feed do its work. The partitions it finds wait until an epoch has been cut. A
@@ -145,7 +153,7 @@ impl<F: Feed> Reader<F> {
         for at in 0..self.parts.len() {
             let ended = self.at_until(at) || self.parts[at].retired;
             let part = &mut self.parts[at];
-            let before = *part.clock.bound();
+            let before = *part.generator.bound();
             let partition = before.partition;
             let position = match part.assigned {
                 true => self.feed.position(partition).max(before.end),
@@ -155,14 +163,15 @@ impl<F: Feed> Reader<F> {
             let quiet_ms_ago = reads.then(|| self.feed.quiet_ms_ago(partition)).flatten();
             let caught_up = quiet_ms_ago.is_some();
             // Records held back by an open transaction exist: the partition is not silent.
-            let held_back = reads.then(|| self.feed.held_back(partition)).flatten();
-            let quiet = quiet_ms_ago.filter(|_| held_back.is_none());
+            let held_by_transaction =
+                reads.then(|| self.feed.held_by_transaction(partition)).flatten();
+            let quiet = quiet_ms_ago.filter(|_| held_by_transaction.is_none());
             let quiet = quiet.map(|ago| epoch_ms.saturating_sub(ago));
             let keeps_up = std::mem::take(&mut part.caught_up_once) || caught_up || part.was_paused;
-            if part.assigned && !ended && !keeps_up && !part.clock.is_silent(self.epoch) {
+            if part.assigned && !ended && !keeps_up && !part.generator.is_silent(self.epoch) {
                 lagging.push(partition);
             }
-            let bound = part.clock.cut(self.epoch, position, quiet, ended);
+            let bound = part.generator.cut(self.epoch, position, quiet, ended);
             if bound != before || part.never_bound {
                 log::debug!(
                     epoch = self.epoch,
@@ -183,7 +192,7 @@ impl<F: Feed> Reader<F> {
             if let Some(ms) = part.watchdog.look(waits.then_some(position), now_ms) {
                 stuck.push((partition, position, ms));
             }
-            let held = held_back.filter(|_| !ended);
+            let held = held_by_transaction.filter(|_| !ended);
             if let Some(ms) = part.transaction.look(held.map(|_| position), now_ms) {
                 held_up.push((partition, position..held.unwrap_or(position), ms));
             }
@@ -197,7 +206,7 @@ impl<F: Feed> Reader<F> {
             early = early;
             "cut"
         );
-        self.watermark.cut(self.epoch, self.parts.iter().map(|part| part.clock.bound()));
+        self.watermark.cut(self.epoch, self.parts.iter().map(|part| part.generator.bound()));
         Emit::at(&mut emit.cuts, self.epoch).push(SourceBindings {
             worker: self.worker,
             bindings,
@@ -215,7 +224,7 @@ impl<F: Feed> Reader<F> {
     /// Whether a bounded run has read this partition to its end.
     fn at_until(&self, at: usize) -> bool {
         let part = &self.parts[at];
-        let partition = part.clock.bound().partition;
+        let partition = part.generator.bound().partition;
         part.retired
             || part.reached_until
             || part.until.is_some_and(|until| {
@@ -236,13 +245,14 @@ impl<F: Feed> Reader<F> {
         let mut initial = Binding::initial(partition, start);
         initial.topic_id = self.plan.topic_ids[usize::from(partition.topic)];
         // An earlier topic may have had this partition: its counts carry on.
-        let before = self.parts.iter().position(|part| part.clock.bound().partition == partition);
+        let before =
+            self.parts.iter().position(|part| part.generator.bound().partition == partition);
         if let Some(at) = before {
-            let Binding { promise, records, dead, .. } = *self.parts.remove(at).clock.bound();
+            let Binding { promise, records, dead, .. } = *self.parts.remove(at).generator.bound();
             initial = Binding { promise, records, dead, ..initial };
         }
-        let clock = PartitionClock::resume(self.config.watermark, initial, self.epoch);
-        self.parts.push(Part { assigned: true, ..Part::new(clock) });
+        let generator = WatermarkGenerator::resume(self.config.watermark, initial, self.epoch);
+        self.parts.push(Part { assigned: true, ..Part::new(generator) });
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ use crate::dataflow::messages::{DeadLetter, SourceBindings, Suspect};
 use crate::dataflow::ports::Feed;
 use crate::dataflow::run_state::RunState;
 use crate::dataflow::source::SourceConfig;
-use crate::dataflow::source::emit::{Emit, Next};
+use crate::dataflow::source::emit::{Emit, NextActivation};
 use crate::dataflow::source::reader::Reader;
 use crate::dataflow::span_batch::SpanBatch;
 
@@ -109,9 +109,9 @@ pub fn render_source<'scope, F: Feed + 'static>(
 
             // 4. Arrange the next activation.
             match next {
-                Next::Now => alarm.activator.activate(),
-                Next::After(delay) => alarm.ring_after(delay),
-                Next::Done => return false,
+                NextActivation::Now => alarm.activator.activate(),
+                NextActivation::After(delay) => alarm.ring_after(delay),
+                NextActivation::Done => return false,
             }
             true
         }

@@ -1,4 +1,4 @@
-//! One partition of a reader: its clock, and how far the feed is with it.
+//! One partition of a reader: its watermark generator, and how far the feed is with it.
 //!
 //! It knows nothing of the other partitions and does no I/O.
 
@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use sessionizer_core::binding::{Offset, Status};
 use sessionizer_core::watchdog::Watchdog;
-use sessionizer_core::watermark::PartitionClock;
+use sessionizer_core::watermark::WatermarkGenerator;
 
 /// One partition of this worker.
 pub(super) struct Part {
-    pub(super) clock: PartitionClock,
+    pub(super) generator: WatermarkGenerator,
     pub(super) until: Option<Offset>,
     /// Whether the feed has reported that nothing is left before `until`. Its position may stay
     /// before `until` for ever, if there are holes in between and the next record is after it.
@@ -38,9 +38,9 @@ pub(super) struct Part {
 
 impl Part {
     /// A partition that has not been bound in this run and is not assigned to the feed.
-    pub(super) fn new(clock: PartitionClock) -> Self {
+    pub(super) fn new(generator: WatermarkGenerator) -> Self {
         Part {
-            clock,
+            generator,
             until: None,
             reached_until: false,
             retired: false,
@@ -57,6 +57,6 @@ impl Part {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        self.clock.bound().status == Status::Ended
+        self.generator.bound().status == Status::Ended
     }
 }

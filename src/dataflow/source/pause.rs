@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sessionizer_core::time::Epoch;
 
 use crate::dataflow::run_state::RunState;
-use crate::ui::waiting::Waiting;
+use crate::ui::waiting::WaitGuard;
 
 /// A pause is reported once nothing has been released for this many milliseconds.
 const REPORT_AFTER_MS: u64 = 2_000;
@@ -22,7 +22,7 @@ pub struct Pause {
     /// Everything before this epoch was durable when last checked; at first, nothing is.
     durable: Option<Epoch>,
     since_ms: Option<u64>,
-    waiting: Option<Waiting>,
+    waiting: Option<WaitGuard>,
 }
 
 impl Pause {
@@ -42,7 +42,7 @@ impl Pause {
     pub fn release(&mut self, durable: Option<Epoch>) {
         if self.durable != durable {
             self.durable = durable;
-            if self.run_state.memory.durable_before(durable) {
+            if self.run_state.memory.release_durable(durable) {
                 self.resume();
             }
         }
@@ -58,7 +58,7 @@ impl Pause {
         }
         let since_ms = *self.since_ms.get_or_insert(now_ms);
         if self.reports && now_ms.saturating_sub(since_ms) >= REPORT_AFTER_MS {
-            let waiting = self.waiting.get_or_insert_with(|| Waiting::new("memory", None));
+            let waiting = self.waiting.get_or_insert_with(|| WaitGuard::new("memory", None));
             waiting.because(&format!("{memory} wait to be committed (--memory)"));
         }
         false

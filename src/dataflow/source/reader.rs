@@ -22,16 +22,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use sessionizer_core::binding::{Binding, BoundEpoch, Late, Offset, Partition, Rules};
+use sessionizer_core::binding::{Binding, BoundEpoch, Late, Offset, Partition, RecordRules};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::plan::{PartitionPlan, RecoveryPlan};
 use sessionizer_core::time::{Epoch, EventTime};
 use sessionizer_core::watchdog::Watchdog;
-use sessionizer_core::watermark::{PartitionClock, WatermarkBound};
+use sessionizer_core::watermark::{WatermarkBound, WatermarkGenerator};
 use timely::dataflow::operators::probe;
 
 use crate::dataflow::EPOCHS_IN_FLIGHT;
-use crate::dataflow::budget::Kind;
+use crate::dataflow::budget::ChargeKind;
 use crate::dataflow::feedback::Feedback;
 use crate::dataflow::figures::WorkerFigures;
 use crate::dataflow::messages::{DeadLetter, Suspect};
@@ -39,18 +39,18 @@ use crate::dataflow::ports::{Feed, Record, Stopped};
 use crate::dataflow::run_state::RunState;
 use crate::dataflow::source::SourceConfig;
 use crate::dataflow::source::clocks::Clocks;
-use crate::dataflow::source::emit::{Emit, Next};
+use crate::dataflow::source::emit::{Emit, NextActivation};
 use crate::dataflow::source::partition::Part;
 use crate::dataflow::source::pause::Pause;
 use crate::dataflow::source::route::{Routed, Router};
-use crate::dataflow::source::settle::COUNT_EVERY_MS;
+use crate::dataflow::source::settle::COUNT_INTERVAL_MS;
 use crate::dataflow::span_batch::{SpanBatch, SpanBatchBuilder};
 
 /// How many records one activation reads at most, over all partitions: this keeps the worker
 /// responsive (about 50 ms of decoding).
 pub(super) const RECORDS_PER_ACTIVATION: usize = 65_536;
 /// How long a reader sleeps while too much is in flight.
-pub(super) const NAP: Duration = Duration::from_millis(10);
+pub(super) const WAIT_INTERVAL: Duration = Duration::from_millis(10);
 
 pub(super) enum Phase {
     /// The bound epochs that are still to be replayed.
@@ -131,9 +131,9 @@ impl<F: Feed> Reader<F> {
             if assigned {
                 feed.assign(start.partition, start.end.max(*oldest))?;
             }
-            let clock = PartitionClock::resume(config.watermark, *start, plan.first_epoch);
+            let generator = WatermarkGenerator::resume(config.watermark, *start, plan.first_epoch);
             let (until, retired, restart) = (*until, *retired, *restart);
-            parts.push(Part { until, retired, assigned, restart, ..Part::new(clock) });
+            parts.push(Part { until, retired, assigned, restart, ..Part::new(generator) });
         }
         let processes = config.processes;
         let mine = |binding: &Binding| binding.partition.worker(peers, processes) == worker;
@@ -197,12 +197,12 @@ impl<F: Feed> Reader<F> {
 
     /// One activation: notes what has become durable, reads and cuts into `emit`, and returns when
     /// to activate the reader again.
-    pub fn activate(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
+    pub fn activate(&mut self, emit: &mut Emit) -> Result<NextActivation, Fault> {
         self.settle();
         let next = self.advance(emit)?;
         self.flush(emit);
         let now_ms = self.clocks.elapsed_ms();
-        if now_ms.saturating_sub(self.counted.2) >= COUNT_EVERY_MS {
+        if now_ms.saturating_sub(self.counted.2) >= COUNT_INTERVAL_MS {
             self.count_available(now_ms);
         }
         Ok(next)
@@ -217,12 +217,12 @@ impl<F: Feed> Reader<F> {
     }
 
     /// Does the work of the current phase, unless too many epochs are in flight.
-    fn advance(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
+    fn advance(&mut self, emit: &mut Emit) -> Result<NextActivation, Fault> {
         match &self.phase {
-            Phase::Stopped if self.in_flight.is_empty() => Ok(Next::Done),
-            Phase::Stopped => Ok(Next::After(NAP)),
+            Phase::Stopped if self.in_flight.is_empty() => Ok(NextActivation::Done),
+            Phase::Stopped => Ok(NextActivation::After(WAIT_INTERVAL)),
             _ if self.in_flight.len() >= EPOCHS_IN_FLIGHT && !self.run_state.stopping() => {
-                Ok(Next::After(NAP))
+                Ok(NextActivation::After(WAIT_INTERVAL))
             }
             Phase::Replay(_) => self.replay(emit),
             Phase::Live => self.live(emit),
@@ -236,7 +236,7 @@ impl<F: Feed> Reader<F> {
     }
 
     /// The rules that the current epoch is bound with.
-    fn rules(&self) -> Rules {
+    fn rules(&self) -> RecordRules {
         match &self.phase {
             Phase::Replay(replay) => replay.front().map_or(self.plan.rules, |bound| bound.rules),
             Phase::Live | Phase::Stopped => self.plan.rules,
@@ -248,14 +248,15 @@ impl<F: Feed> Reader<F> {
         let batches = self.builder.take();
         if !batches.is_empty() {
             let bytes = batches.iter().map(SpanBatch::size).sum();
-            self.run_state.memory.charge(Kind::Events, self.worker, self.epoch, bytes);
+            self.run_state.memory.charge(ChargeKind::Events, self.worker, self.epoch, bytes);
             Emit::at(&mut emit.arrivals, self.epoch).extend(batches);
         }
     }
 
     /// The index of a partition in `parts`.
     pub(super) fn part(&self, partition: Partition) -> usize {
-        let found = self.parts.iter().position(|part| part.clock.bound().partition == partition);
+        let found =
+            self.parts.iter().position(|part| part.generator.bound().partition == partition);
         found.expect("a bound partition is in the plan")
     }
 
@@ -270,8 +271,8 @@ impl<F: Feed> Reader<F> {
         emit: &mut Emit,
     ) -> Result<Stopped, Fault> {
         let rules = self.rules();
-        let Part { clock, .. } = &mut self.parts[at];
-        let partition = clock.bound().partition;
+        let Part { generator, .. } = &mut self.parts[at];
+        let partition = generator.bound().partition;
         let router = Router {
             topic: self.plan.topic(partition),
             partition,
@@ -295,7 +296,7 @@ impl<F: Feed> Reader<F> {
         let scratch = &mut self.scratch;
         let mut take = |record: Record<'_>| {
             records += 1;
-            bytes += router.take(&record, clock, scratch, &mut taken);
+            bytes += router.take(&record, generator, scratch, &mut taken);
             bytes < most_bytes
         };
         let stopped = self.feed.read(partition, end, *limit, &mut take)?;
@@ -310,9 +311,9 @@ impl<F: Feed> Reader<F> {
         self.run_state.metrics.figures.dead(dead, self.wall_ms);
         let memory = &self.run_state.memory;
         let bytes = dead.iter().map(DeadLetter::bytes).sum();
-        memory.charge(Kind::DeadLetters, self.worker, self.epoch, bytes);
+        memory.charge(ChargeKind::DeadLetters, self.worker, self.epoch, bytes);
         let bytes = suspects.iter().map(Suspect::bytes).sum();
-        memory.charge(Kind::Events, self.worker, self.epoch, bytes);
+        memory.charge(ChargeKind::Events, self.worker, self.epoch, bytes);
         Ok(stopped)
     }
 }

@@ -8,22 +8,24 @@ use std::time::Duration;
 use sessionizer_core::binding::{Binding, BoundEpoch};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::time::Epoch;
-use sessionizer_core::watermark::PartitionClock;
+use sessionizer_core::watermark::WatermarkGenerator;
 
 use crate::dataflow::messages::{ReplayDifference, SourceBindings};
 use crate::dataflow::ports::{Feed, Stopped};
-use crate::dataflow::source::emit::{Emit, Next};
+use crate::dataflow::source::emit::{Emit, NextActivation};
 use crate::dataflow::source::partition::Part;
-use crate::dataflow::source::reader::{InFlight, NAP, Phase, RECORDS_PER_ACTIVATION, Reader};
+use crate::dataflow::source::reader::{
+    InFlight, Phase, RECORDS_PER_ACTIVATION, Reader, WAIT_INTERVAL,
+};
 
 impl<F: Feed> Reader<F> {
     /// Reads the oldest bound epoch again. Once it is complete, cuts it as it was cut before.
-    pub(super) fn replay(&mut self, emit: &mut Emit) -> Result<Next, Fault> {
+    pub(super) fn replay(&mut self, emit: &mut Emit) -> Result<NextActivation, Fault> {
         if self.run_state.stopping() {
             // The current epoch is half read and cannot be cut. Nothing new was read, so leaving
             // everything as it is loses nothing: the next start begins where this one did.
             self.run_state.abandon();
-            return Ok(Next::After(Duration::from_millis(100)));
+            return Ok(NextActivation::After(Duration::from_millis(100)));
         }
         let Phase::Replay(replay) = &mut self.phase else { unreachable!("replaying") };
         let bound = replay.front().expect("a replay ends with its last epoch").clone();
@@ -32,7 +34,7 @@ impl<F: Feed> Reader<F> {
         // Once everything before it is durable, an epoch is read whole, however much memory it
         // takes.
         if !self.pause.may_read(self.clocks.elapsed_ms()) && !self.in_flight.is_empty() {
-            return Ok(Next::After(NAP));
+            return Ok(NextActivation::After(WAIT_INTERVAL));
         }
         let mut limit = RECORDS_PER_ACTIVATION;
         let mut next = None;
@@ -44,9 +46,9 @@ impl<F: Feed> Reader<F> {
             let clock_ms = binding.clock_in(bound.epoch);
             match self.read(at, Some(binding.end), clock_ms, (&mut limit, u64::MAX), emit)? {
                 Stopped::AtEnd => {}
-                Stopped::AtLimit => next = Some(Next::Now),
+                Stopped::AtLimit => next = Some(NextActivation::Now),
                 Stopped::Waiting => {
-                    next = next.or(Some(Next::After(Duration::from_millis(100))));
+                    next = next.or(Some(NextActivation::After(Duration::from_millis(100))));
                     let position = self.feed.position(binding.partition);
                     let now_ms = self.clocks.elapsed_ms();
                     if let Some(ms) = self.parts[at].watchdog.look(Some(position), now_ms) {
@@ -59,7 +61,7 @@ impl<F: Feed> Reader<F> {
             return Ok(next);
         }
         self.cut_replayed(bound, emit)?;
-        Ok(Next::Now)
+        Ok(NextActivation::Now)
     }
 
     /// Cuts a bound epoch that has been read again, and moves on to the next one or to new input.
@@ -69,8 +71,8 @@ impl<F: Feed> Reader<F> {
             differences.extend(self.check_replayed(bound.epoch, binding));
             let at = self.part(binding.partition);
             let part = &mut self.parts[at];
-            part.clock =
-                PartitionClock::resume(self.config.watermark, *binding, self.plan.first_epoch);
+            part.generator =
+                WatermarkGenerator::resume(self.config.watermark, *binding, self.plan.first_epoch);
         }
         self.flush(emit);
         self.watermark.set(bound.watermark);
@@ -96,8 +98,8 @@ impl<F: Feed> Reader<F> {
     /// Compares a replayed epoch with its binding: they agree (I2) unless the topic has lost
     /// records since.
     fn check_replayed(&self, epoch: Epoch, binding: &Binding) -> Option<ReplayDifference> {
-        let Part { clock, assigned, .. } = &self.parts[self.part(binding.partition)];
-        let (before, (records, dead)) = (clock.bound(), clock.counts());
+        let Part { generator, assigned, .. } = &self.parts[self.part(binding.partition)];
+        let (before, (records, dead)) = (generator.bound(), generator.counts());
         if !assigned || (records, dead) == (binding.records, binding.dead) {
             return None;
         }

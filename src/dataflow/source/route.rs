@@ -9,7 +9,7 @@ use sessionizer_core::event::{Event, Reason, Rejected};
 use sessionizer_core::key;
 use sessionizer_core::key::{Key, Shard, stable_hash};
 use sessionizer_core::time::{Epoch, EventTime, Gap};
-use sessionizer_core::watermark::PartitionClock;
+use sessionizer_core::watermark::WatermarkGenerator;
 
 use crate::dataflow::messages::{DeadLetter, Suspect};
 use crate::dataflow::ports::Record;
@@ -45,14 +45,14 @@ impl Router<'_> {
     pub fn take(
         &self,
         record: &Record<'_>,
-        clock: &mut PartitionClock,
+        generator: &mut WatermarkGenerator,
         scratch: &mut Vec<u8>,
         out: &mut Routed<'_>,
     ) -> u64 {
         let event = match self.decode(record) {
             Ok(event) => event,
             Err(rejected) => {
-                clock.dead_letter(self.epoch);
+                generator.dead_letter(self.epoch);
                 // It has no key, so its position in Kafka decides its shard.
                 let (number, offset) = (self.partition.number, record.offset);
                 let shard = Shard::of_record(self.topic, number, offset, self.shards);
@@ -62,7 +62,7 @@ impl Router<'_> {
                 return bytes;
             }
         };
-        clock.event(event.time, self.epoch);
+        generator.event(event.time, self.epoch);
         scratch.clear();
         key::encode(&event.ip, &event.host, scratch);
         let hash = stable_hash(scratch);
@@ -133,8 +133,8 @@ mod tests {
             dead_letter_bytes: 4_096,
         };
         let config = WatermarkConfig { out_of_orderness_ms: 0, idle_timeout_ms: 1 };
-        let mut clock =
-            PartitionClock::resume(config, Binding::initial(partition, Offset::ZERO), 7);
+        let mut generator =
+            WatermarkGenerator::resume(config, Binding::initial(partition, Offset::ZERO), 7);
         let (mut builder, mut suspects, mut letters) =
             (SpanBatchBuilder::new(gap, 128, 1), Vec::new(), Vec::new());
         // JSON, but not an object: the decoder's message repeats it.
@@ -142,7 +142,7 @@ mod tests {
         let record = Record { offset: Offset::new(5), payload: Some(payload.as_bytes()) };
         let mut taken =
             Routed { arrivals: &mut builder, suspects: &mut suspects, dead_letters: &mut letters };
-        let bytes = router.take(&record, &mut clock, &mut Vec::new(), &mut taken);
+        let bytes = router.take(&record, &mut generator, &mut Vec::new(), &mut taken);
         assert!(bytes < 8_000, "{bytes} bytes");
         let letter = &letters[0];
         assert_eq!((letter.bytes(), letter.payload_bytes), (bytes, 200_002));

@@ -10,10 +10,10 @@ use crate::dataflow::source::partition::Part;
 use crate::dataflow::source::reader::{InFlight, Phase, Reader};
 
 /// How often the group's offsets are committed to the broker, in milliseconds.
-const GROUP_COMMIT_EVERY_MS: u64 = 1_000;
+const GROUP_COMMIT_INTERVAL_MS: u64 = 1_000;
 
 /// How often the records available to read are counted, in milliseconds.
-pub(super) const COUNT_EVERY_MS: u64 = 250;
+pub(super) const COUNT_INTERVAL_MS: u64 = 250;
 
 impl<F: Feed> Reader<F> {
     /// Takes note of what has become durable, and reports it to the broker from time to time.
@@ -36,7 +36,7 @@ impl<F: Feed> Reader<F> {
         if let Some(ms) = self.watchdog.as_mut().and_then(|dog| dog.look(open, now_ms)) {
             self.warn_nothing_durable(ms);
         }
-        let due = now_ms.saturating_sub(self.group_committed_ms) >= GROUP_COMMIT_EVERY_MS;
+        let due = now_ms.saturating_sub(self.group_committed_ms) >= GROUP_COMMIT_INTERVAL_MS;
         if (last || due) && !self.settled.is_empty() {
             self.group_committed_ms = now_ms;
             self.feed.durable(&std::mem::take(&mut self.settled));
@@ -49,7 +49,7 @@ impl<F: Feed> Reader<F> {
         let mut figures = Vec::with_capacity(self.parts.len());
         let replaying = matches!(self.phase, Phase::Replay(_));
         for part in &mut self.parts {
-            let partition = part.clock.bound().partition;
+            let partition = part.generator.bound().partition;
             let waiting = match part.assigned {
                 true => self.feed.waiting(partition),
                 false => None,
@@ -83,7 +83,7 @@ fn figures_of<F: Feed>(
     waiting: Option<u64>,
     replaying: bool,
 ) -> PartFigures {
-    let bound = part.clock.bound();
+    let bound = part.generator.bound();
     let (partition, assigned) = (bound.partition, part.assigned);
     PartFigures {
         position: if assigned { feed.position(partition).max(bound.end) } else { bound.end },
@@ -93,7 +93,7 @@ fn figures_of<F: Feed>(
         paused: part.was_paused,
         retired: part.retired,
         replaying,
-        held_back: assigned.then(|| feed.held_back(partition)).flatten(),
+        held_by_transaction: assigned.then(|| feed.held_by_transaction(partition)).flatten(),
         records: part.read.0,
         dead: part.read.1,
     }

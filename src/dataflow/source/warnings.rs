@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
 use sessionizer_core::binding::{Offset, Partition};
-use sessionizer_core::epoch_clock::Distance;
+use sessionizer_core::epoch_clock::HumanDuration;
 
 use crate::dataflow::ports::Feed;
 use crate::dataflow::source::reader::Reader;
@@ -21,7 +21,7 @@ impl<F: Feed> Reader<F> {
         log::warn!(
             "nothing has become durable for {}: the job waits for {waits_for}. Nothing is lost; \
              reading stops meanwhile{}",
-            Distance(for_ms),
+            HumanDuration(for_ms),
             self.pause.explain()
         );
     }
@@ -46,7 +46,7 @@ impl<F: Feed> Reader<F> {
              cannot be fetched. It is fetched again; the watermark waits for it",
             self.plan.topic(*partition),
             partition.number,
-            Distance(*for_ms)
+            HumanDuration(*for_ms)
         );
         for (partition, ..) in stuck {
             self.feed.fetch_again(*partition);
@@ -73,7 +73,7 @@ impl<F: Feed> Reader<F> {
             partition.number,
             offsets.start,
             offsets.end,
-            Distance(*for_ms)
+            HumanDuration(*for_ms)
         );
     }
 }

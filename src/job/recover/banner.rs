@@ -39,7 +39,7 @@ pub fn banner(config: &Config, counts: &[i32], started: &Started, plan: &Recover
         config.kafka.brokers,
         started.table,
         if started.made_table { " (new)" } else { "" },
-        started.place,
+        started.database,
         humantime::format_duration(gap),
         version::FULL,
     )

@@ -19,11 +19,11 @@ use crate::config::Config;
 use crate::job::clock::now_ms;
 use crate::job::recover::{overlap, savepoint};
 use crate::kafka::{Admin, Committed, StartAt};
-use crate::ledger::{FirstStart, Loss, Rows};
+use crate::ledger::{ExistingRows, FirstStart, Loss};
 use crate::ui::text::duration;
 
 /// How many positions a message names.
-pub(super) const NAMED: usize = 3;
+pub(super) const MAX_NAMED: usize = 3;
 
 /// Where each partition begins.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -36,7 +36,7 @@ pub struct Beginning {
 
 /// A partition at a first start.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Place {
+pub(super) struct PartitionStart {
     pub topic: String,
     pub partition: i32,
     /// The oldest offset that Kafka has, and the offset after the newest record.
@@ -47,7 +47,7 @@ pub(super) struct Place {
     pub begin: Offset,
 }
 
-impl Place {
+impl PartitionStart {
     pub fn name(&self) -> String {
         format!("{}[{}]", self.topic, self.partition)
     }
@@ -61,10 +61,10 @@ pub fn find(
     found: &FirstStart,
 ) -> Result<Beginning, Fault> {
     if let (Some(rows), None) = (&found.rows, &config.from) {
-        return Err(must_be_told(config, rows));
+        return Err(from_is_required(config, rows));
     }
     let from = config.from.clone().unwrap_or(StartAt::Earliest);
-    let mut places = find_places(config, cluster, counts)?;
+    let mut starts = find_starts(config, cluster, counts)?;
     let group = match &from {
         StartAt::Group(group) => group.as_str(),
         _ => config.kafka.group.as_str(),
@@ -72,7 +72,7 @@ pub fn find(
     // Without rows, only --from group needs the offsets.
     if found.rows.is_some() || matches!(from, StartAt::Group(_)) {
         let wanted: Vec<(String, i32)> =
-            places.iter().map(|place| (place.topic.clone(), place.partition)).collect();
+            starts.iter().map(|start| (start.topic.clone(), start.partition)).collect();
         let committed = cluster.committed(group, &wanted, config.start_timeout)?;
         if committed.is_none() && matches!(from, StartAt::Group(_)) {
             return Err(Fault::Config(format!(
@@ -81,27 +81,27 @@ pub fn find(
             )));
         }
         let committed = committed.unwrap_or_default();
-        for place in &mut places {
-            place.committed = committed.get(&(place.topic.clone(), place.partition)).copied();
+        for start in &mut starts {
+            start.committed = committed.get(&(start.topic.clone(), start.partition)).copied();
         }
     }
     let mut losses = Vec::new();
     match &from {
-        StartAt::Group(group) => losses = begin_at_group(config, group, &mut places, found)?,
-        StartAt::Savepoint(name) => losses = begin_at_savepoint(config, name, &mut places)?,
-        StartAt::Earliest => places.iter_mut().for_each(|place| place.begin = place.oldest),
-        StartAt::Latest => places.iter_mut().for_each(|place| place.begin = place.end),
+        StartAt::Group(group) => losses = begin_at_group(config, group, &mut starts, found)?,
+        StartAt::Savepoint(name) => losses = begin_at_savepoint(config, name, &mut starts)?,
+        StartAt::Earliest => starts.iter_mut().for_each(|start| start.begin = start.oldest),
+        StartAt::Latest => starts.iter_mut().for_each(|start| start.begin = start.end),
         StartAt::Timestamp(ms) => {
             warn_of_the_future(*ms);
-            for place in &mut places {
-                place.begin = cluster.offset_at(&place.topic, place.partition, *ms, place.end)?;
+            for start in &mut starts {
+                start.begin = cluster.offset_at(&start.topic, start.partition, *ms, start.end)?;
             }
         }
     }
     if let Some(rows) = &found.rows {
-        overlap::refuse(config, group, &places, rows)?;
+        overlap::refuse(config, group, &starts, rows)?;
     }
-    let offsets = places.into_iter().map(|p| ((p.topic, p.partition), p.begin)).collect();
+    let offsets = starts.into_iter().map(|p| ((p.topic, p.partition), p.begin)).collect();
     Ok(Beginning { offsets, losses })
 }
 
@@ -119,21 +119,32 @@ fn warn_of_the_future(ms: i64) {
     }
 }
 
-fn find_places(config: &Config, cluster: &Admin, counts: &[i32]) -> Result<Vec<Place>, Fault> {
-    let mut places = Vec::new();
+fn find_starts(
+    config: &Config,
+    cluster: &Admin,
+    counts: &[i32],
+) -> Result<Vec<PartitionStart>, Fault> {
+    let mut starts = Vec::new();
     for (topic, count) in config.kafka.topics.iter().zip(counts) {
         for partition in 0..*count {
             let (oldest, end) = cluster.offsets(topic, partition)?;
             let topic = topic.clone();
-            places.push(Place { topic, partition, oldest, end, committed: None, begin: oldest });
+            starts.push(PartitionStart {
+                topic,
+                partition,
+                oldest,
+                end,
+                committed: None,
+                begin: oldest,
+            });
         }
     }
-    Ok(places)
+    Ok(starts)
 }
 
 /// Explains why a first start on a table with rows needs `--from`.
-fn must_be_told(config: &Config, rows: &Rows) -> Fault {
-    let Rows { table, newest } = rows;
+fn from_is_required(config: &Config, rows: &ExistingRows) -> Fault {
+    let ExistingRows { table, newest } = rows;
     let (job, group) = (&config.ledger.job, &config.kafka.group);
     let up_to = newest.map_or(String::new(), |newest| format!(" up to {newest}"));
     let time = newest.map_or(String::new(), |newest| {
@@ -163,11 +174,11 @@ fn must_be_told(config: &Config, rows: &Rows) -> Fault {
 fn begin_at_group(
     config: &Config,
     group: &str,
-    places: &mut [Place],
+    starts: &mut [PartitionStart],
     found: &FirstStart,
 ) -> Result<Vec<Loss>, Fault> {
     let topics = config.kafka.topics.join(", ");
-    if places.iter().all(|place| place.committed.is_none()) {
+    if starts.iter().all(|start| start.committed.is_none()) {
         return Err(Fault::Config(format!(
             "--from group: the consumer group {group} has committed no offset of {topics}. Is it \
              the group.id of the job before (--from group:NAME), and was checkpointing on, without \
@@ -175,8 +186,8 @@ fn begin_at_group(
              empty for a week (offsets.retention.minutes)"
         )));
     }
-    let ours = places.iter().filter(|place| place.committed.is_some_and(|c| c.ours));
-    let ours = named(ours.map(Place::name));
+    let ours = starts.iter().filter(|start| start.committed.is_some_and(|c| c.ours));
+    let ours = named(ours.map(PartitionStart::name));
     if !ours.is_empty() {
         let what = format!(
             "the offsets of the consumer group {group} for {ours} were committed by a sessionizer \
@@ -193,16 +204,16 @@ fn begin_at_group(
         warn!("{what}");
     }
     let offsets: Vec<Option<Offset>> =
-        places.iter().map(|place| place.committed.map(|committed| committed.offset)).collect();
+        starts.iter().map(|start| start.committed.map(|committed| committed.offset)).collect();
     let who = format!("the consumer group {group} has committed");
-    begin_at(config, ("--from group", &who), places, &offsets)
+    begin_at(config, ("--from group", &who), starts, &offsets)
 }
 
 /// Begins at the offsets in the savepoint of a drained job.
 fn begin_at_savepoint(
     config: &Config,
     name: &str,
-    places: &mut [Place],
+    starts: &mut [PartitionStart],
 ) -> Result<Vec<Loss>, Fault> {
     let savepoint = savepoint::read(name, &config.kafka.topics)
         .map_err(|why| Fault::Config(format!("--from savepoint: {why}")))?;
@@ -220,10 +231,11 @@ fn begin_at_savepoint(
              sessions that were open then are not in the table"
         ),
     }
-    let offset =
-        |place: &Place| savepoint.offsets.get(&(place.topic.clone(), place.partition)).copied();
-    let offsets: Vec<Option<Offset>> = places.iter().map(offset).collect();
-    begin_at(config, ("--from savepoint", "the savepoint has"), places, &offsets)
+    let offset = |start: &PartitionStart| {
+        savepoint.offsets.get(&(start.topic.clone(), start.partition)).copied()
+    };
+    let offsets: Vec<Option<Offset>> = starts.iter().map(offset).collect();
+    begin_at(config, ("--from savepoint", "the savepoint has"), starts, &offsets)
 }
 
 /// Begins at these offsets, one for each partition. Messages name the flag and the source of the
@@ -231,23 +243,24 @@ fn begin_at_savepoint(
 fn begin_at(
     config: &Config,
     (flag, who): (&str, &str),
-    places: &mut [Place],
+    starts: &mut [PartitionStart],
     offsets: &[Option<Offset>],
 ) -> Result<Vec<Loss>, Fault> {
-    let behind = |(place, offset): (&Place, &Option<Offset>)| {
-        let offset = offset.filter(|offset| *offset > place.end)?;
-        Some((place.name(), offset, place.oldest, place.end))
+    let behind = |(start, offset): (&PartitionStart, &Option<Offset>)| {
+        let offset = offset.filter(|offset| *offset > start.end)?;
+        Some((start.name(), offset, start.oldest, start.end))
     };
-    if let Some((name, offset, oldest, end)) = places.iter().zip(offsets).find_map(behind) {
+    if let Some((name, offset, oldest, end)) = starts.iter().zip(offsets).find_map(behind) {
         return Err(Fault::Config(format!(
             "{flag}: {who} the offset {offset} of {name}, but Kafka has {oldest} to {end}: the \
              topic was deleted and made again, its end was lost, or this is another Kafka. Begin \
              at a time (--from TIME) or at --from earliest"
         )));
     }
-    let without =
-        |(place, offset): &(&Place, &Option<Offset>)| offset.is_none() && place.oldest < place.end;
-    let without = places.iter().zip(offsets).filter(without).map(|(place, _)| place.name());
+    let without = |(start, offset): &(&PartitionStart, &Option<Offset>)| {
+        offset.is_none() && start.oldest < start.end
+    };
+    let without = starts.iter().zip(offsets).filter(without).map(|(start, _)| start.name());
     let without = named(without);
     if !without.is_empty() {
         let what = format!("{who} no offset of {without}, where there are records");
@@ -260,20 +273,20 @@ fn begin_at(
         warn!("{what}: beginning there at the earliest one, as --accept-overlap says");
     }
     let mut losses = Vec::new();
-    for (place, offset) in places.iter_mut().zip(offsets) {
+    for (start, offset) in starts.iter_mut().zip(offsets) {
         let Some(offset) = *offset else {
-            place.begin = place.oldest;
+            start.begin = start.oldest;
             continue;
         };
-        place.begin = offset.max(place.oldest);
-        if offset < place.oldest {
+        start.begin = offset.max(start.oldest);
+        if offset < start.oldest {
             losses.push(Loss {
-                topic: place.topic.clone(),
-                partition: place.partition,
+                topic: start.topic.clone(),
+                partition: start.partition,
                 from: offset,
-                to: Some(place.oldest),
+                to: Some(start.oldest),
                 read_to: offset,
-                available: Some((place.oldest, place.end)),
+                available: Some((start.oldest, start.end)),
                 reason: "retention has deleted the records in between".to_owned(),
             });
         }
@@ -291,9 +304,9 @@ fn begin_at(
 /// Lists the first few items on one line, and says how many more there are.
 fn named(things: impl Iterator<Item = String>) -> String {
     let things: Vec<String> = things.collect();
-    let mut text = things.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
-    if things.len() > NAMED {
-        text.push_str(&format!("; and {} more", HumanCount((things.len() - NAMED) as u64)));
+    let mut text = things.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join("; ");
+    if things.len() > MAX_NAMED {
+        text.push_str(&format!("; and {} more", HumanCount((things.len() - MAX_NAMED) as u64)));
     }
     text
 }

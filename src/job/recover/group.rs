@@ -1,5 +1,5 @@
 //! Detects a database that has gone back to an earlier state since the last run, by what the
-//! consumer group remembers.
+//! consumer group has committed.
 //!
 //! A job commits to its group only offsets whose records are durable. So if the group's offset is
 //! beyond what Postgres knows, the commits in between are gone.
@@ -20,15 +20,15 @@ use crate::kafka::Admin;
 use crate::ui::text::plural;
 
 /// The group's offsets are informative only, so a start waits no longer than this for them.
-const PATIENCE: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 type Offsets = BTreeMap<(String, i32), Offset>;
 
 /// The group's offsets, once the answer arrives.
-pub struct Memory(Receiver<Offsets>);
+pub struct GroupOffsets(Receiver<Offsets>);
 
 /// Asks in the background while the start continues.
-pub fn ask(config: &Config, counts: &[i32]) -> Memory {
+pub fn request(config: &Config, counts: &[i32]) -> GroupOffsets {
     let (answer, receiver) = channel();
     let topics = config.kafka.topics.iter().zip(counts);
     let partitions: Vec<(String, i32)> = topics
@@ -38,7 +38,7 @@ pub fn ask(config: &Config, counts: &[i32]) -> Memory {
     let work = move || {
         let of_job = (kafka.group.as_str(), job.as_str());
         let offsets = Admin::new(&kafka)
-            .and_then(|cluster| cluster.committed_by(of_job, &partitions, PATIENCE));
+            .and_then(|cluster| cluster.committed_by(of_job, &partitions, ANSWER_TIMEOUT));
         match offsets {
             Ok(offsets) => drop(answer.send(offsets)), // Nobody may listen any more.
             Err(why) => debug!("what the consumer group remembers: {why}"),
@@ -46,12 +46,12 @@ pub fn ask(config: &Config, counts: &[i32]) -> Memory {
     };
     let thread = thread::Builder::new().name("kafka-group".to_owned());
     thread.spawn(work).expect("a thread can be started");
-    Memory(receiver)
+    GroupOffsets(receiver)
 }
 
-/// Reports how far the database lags what the group remembers.
-pub fn compare(memory: &Memory, config: &Config, plan: &RecoveryPlan) {
-    let Ok(offsets) = memory.0.recv_timeout(PATIENCE) else { return };
+/// Reports how far the database lags the offsets of the group.
+pub fn compare(group_offsets: &GroupOffsets, config: &Config, plan: &RecoveryPlan) {
+    let Ok(offsets) = group_offsets.0.recv_timeout(ANSWER_TIMEOUT) else { return };
     let mut behind = Vec::new();
     for part in plan.partitions.iter().filter(|part| !part.retired && part.restart.is_none()) {
         let partition = part.start.partition;
@@ -63,14 +63,14 @@ pub fn compare(memory: &Memory, config: &Config, plan: &RecoveryPlan) {
             behind.push((format!("{topic}[{}]", partition.number), durable, offset.since(durable)));
         }
     }
-    let Some((place, durable, _)) = behind.first() else { return };
+    let Some((partition, durable, _)) = behind.first() else { return };
     let records: i64 = behind.iter().map(|(_, _, records)| records).sum();
     let epoch = plan.replay.last().map_or(plan.base_epoch, |bound| bound.epoch);
     warn!(
         "the database has gone back to an earlier state: the consumer group {} remembers that the \
          job {} had committed more, {} in {}. The newest epoch there is of {}. It may be an \
          asynchronous failover, a restored backup, or a crash with synchronous_commit = off. What is missing is \
-         read again, {place} from offset {durable} on",
+         read again, {partition} from offset {durable} on",
         config.kafka.group,
         config.ledger.job,
         plural(records as u64, "record"),

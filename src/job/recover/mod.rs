@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use log::{info, warn};
-use sessionizer_core::binding::{Binding, BoundEpoch, Offset, Partition, Rules, Status};
+use sessionizer_core::binding::{Binding, BoundEpoch, Offset, Partition, RecordRules, Status};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::plan::{PartitionPlan, RecoveryPlan};
 use sessionizer_core::time::{Epoch, EventTime};
@@ -22,7 +22,7 @@ use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
 use crate::kafka::{Admin, ReadCheck};
 use crate::ledger;
-use crate::ledger::{Loss, NamedBinding, PastRows, RecoveredState, Started};
+use crate::ledger::{Loss, NamedBinding, PastRows, RecoveredState, StartOptions, Started};
 use crate::ui::text::plural;
 
 /// Asks Kafka, takes the fence and makes the plan. Worker 0 of process 0 does this, once for each
@@ -44,18 +44,18 @@ pub fn make_plan(
     let give_up = || run_state.stopping();
     let counts = cluster.topics(patience(), give_up)?;
     let readable = ReadCheck::start(&config.kafka);
-    let found = ledger::peek_patiently(&config.ledger, patience(), give_up)?;
+    let found = ledger::peek_with_retries(&config.ledger, patience(), give_up)?;
     let with_rows = found.as_ref().is_some_and(|found| found.rows.is_some());
     let beginning = match &found {
         Some(found) => Some(beginning::find(config, &cluster, &counts, found)?),
         None => None,
     };
-    let memory = found.is_none().then(|| group::ask(config, &counts));
+    let group_offsets = found.is_none().then(|| group::request(config, &counts));
     readable.wait()?;
     let topics = &config.kafka.topics;
     let ledger = &config.ledger;
-    let begins = (with_rows, config.needed_past());
-    let mut started = ledger::start_patiently(ledger, topics, begins, patience(), give_up)?;
+    let options = StartOptions { with_rows, needed_past: config.needed_past() };
+    let mut started = ledger::start_with_retries(ledger, topics, options, patience(), give_up)?;
     let mut plan = assemble(&started.durable, topics, &counts, now_ms(), config.rules)?;
     let ids = cluster.topic_ids(topics);
     plan.topic_ids.iter_mut().zip(ids).for_each(|(known, id)| *known = id);
@@ -69,9 +69,9 @@ pub fn make_plan(
         })?,
     };
     let losses = place_partitions(&mut plan, (config, run_state), (&cluster, &counts), beginning)?;
-    say_what_starts(config, &counts, &started, &plan);
-    if let Some(memory) = &memory {
-        group::compare(memory, config, &plan);
+    log_start(config, &counts, &started, &plan);
+    if let Some(group_offsets) = &group_offsets {
+        group::compare(group_offsets, config, &plan);
     }
     if !losses.is_empty() {
         accept(&mut plan, config, &losses)?;
@@ -79,7 +79,7 @@ pub fn make_plan(
     Ok((plan, started.past_rows.take()))
 }
 
-fn say_what_starts(config: &Config, counts: &[i32], started: &Started, plan: &RecoveryPlan) {
+fn log_start(config: &Config, counts: &[i32], started: &Started, plan: &RecoveryPlan) {
     info!("{}", banner::banner(config, counts, started, plan));
     if config.from.is_some() && !started.durable.is_first_start() {
         warn!(
@@ -132,7 +132,7 @@ fn place_partitions(
         part.oldest = oldest;
         if let Some(log_end) = log_ends.get(&partition).filter(|log_end| **log_end > end) {
             let count = log_end.since(end);
-            run_state.metrics.held_back.fetch_add(count as u64, Relaxed);
+            run_state.metrics.held_offsets.fetch_add(count as u64, Relaxed);
             warn!(
                 topic = topic, partition = partition.number, offset = end.get();
                 "{topic}[{}]: --until-end reads to offset {end}, the last stable offset. The {count} \
@@ -271,7 +271,7 @@ pub fn assemble(
     topics: &[String],
     counts: &[i32],
     first: Epoch,
-    rules: Rules,
+    rules: RecordRules,
 ) -> Result<RecoveryPlan, Fault> {
     let mut names = topics.to_vec();
     let bound = std::iter::once(&durable.base).chain(&durable.replay);
@@ -356,7 +356,8 @@ mod tests {
     use sessionizer_core::plan::{Fence, ShardProgress};
     use sessionizer_core::time::EventTime;
 
-    const RULES: Rules = Rules { max_future_ms: 0, late: sessionizer_core::binding::Late::Merge };
+    const RULES: RecordRules =
+        RecordRules { max_future_ms: 0, late: sessionizer_core::binding::Late::Merge };
 
     fn named(topic: &str, partition: i32, end: i64) -> NamedBinding {
         NamedBinding {
@@ -427,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_needed_and_gone_is_told_with_both_ends() {
+    fn what_is_needed_and_gone_is_reported_with_both_ends() {
         let partition = Partition { topic: 0, number: 3 };
         let at = Offset::new;
         let last = Binding { end: at(9), ..Binding::initial(partition, Offset::ZERO) };

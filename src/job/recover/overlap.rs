@@ -14,17 +14,17 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::time::EventTime;
 
 use crate::config::Config;
-use crate::job::recover::beginning::{NAMED, Place};
+use crate::job::recover::beginning::{MAX_NAMED, PartitionStart};
 use crate::kafka::{Range, StartAt, scan_for};
-use crate::ledger::Rows;
+use crate::ledger::ExistingRows;
 
 /// How many records of a partition are searched for events older than the newest row.
 const LOOKED_AT: i64 = 1_000;
-/// The same for all partitions together, but at least [`LOOKED_AT_LEAST`] for each.
-const LOOKED_AT_IN_ALL: i64 = 100_000;
-const LOOKED_AT_LEAST: i64 = 10;
+/// The same for all partitions together, but at least [`MIN_RECORDS_PER_PARTITION`] for each.
+const MAX_RECORDS_READ: i64 = 100_000;
+const MIN_RECORDS_PER_PARTITION: i64 = 10;
 /// How long reading those records may take.
-const LOOK_PATIENCE: Duration = Duration::from_secs(20);
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
 /// The evidence that events after the beginning are already in the rows.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Overlap {
@@ -38,24 +38,24 @@ enum Overlap {
 pub(super) fn refuse(
     config: &Config,
     group: &str,
-    places: &[Place],
-    rows: &Rows,
+    starts: &[PartitionStart],
+    rows: &ExistingRows,
 ) -> Result<(), Fault> {
     let mut overlaps: BTreeMap<usize, Overlap> = BTreeMap::new();
-    for (at, place) in places.iter().enumerate() {
-        if let Some(overlap) = held_against_group(place) {
+    for (at, start) in starts.iter().enumerate() {
+        if let Some(overlap) = held_against_group(start) {
             overlaps.insert(at, overlap);
         }
     }
-    let told = matches!(config.from, Some(StartAt::Group(_) | StartAt::Savepoint(_)));
-    if overlaps.is_empty() && !told {
-        overlaps = held_against_events(config, places, rows)?;
+    let has_exact_start = matches!(config.from, Some(StartAt::Group(_) | StartAt::Savepoint(_)));
+    if overlaps.is_empty() && !has_exact_start {
+        overlaps = held_against_events(config, starts, rows)?;
     }
     if overlaps.is_empty() {
         return Ok(());
     }
-    let place = |(at, overlap): (&usize, &Overlap)| {
-        let (name, begin) = (places[*at].name(), places[*at].begin);
+    let start = |(at, overlap): (&usize, &Overlap)| {
+        let (name, begin) = (starts[*at].name(), starts[*at].begin);
         match overlap {
             Overlap::ReadBefore { committed } => format!(
                 "{name} would be read from offset {begin}, but the consumer group {group} has read \
@@ -66,17 +66,17 @@ pub(super) fn refuse(
             }
         }
     };
-    let Rows { table, newest } = rows;
+    let ExistingRows { table, newest } = rows;
     let newest = newest.map_or(String::new(), |newest| {
         let last = newest.plus(-config.ledger.gap.millis());
         format!(" (the last event of the newest is of {last})")
     });
     let mut what =
         format!("the table {table} has rows{newest}, and reading would begin before their end:");
-    let shown = overlaps.iter().take(NAMED).map(place);
+    let shown = overlaps.iter().take(MAX_NAMED).map(start);
     shown.for_each(|line| what.push_str(&format!("\n  {line}")));
-    if overlaps.len() > NAMED {
-        what.push_str(&format!("\n  and {} more", overlaps.len() - NAMED));
+    if overlaps.len() > MAX_NAMED {
+        what.push_str(&format!("\n  and {} more", overlaps.len() - MAX_NAMED));
     }
     if config.accept_overlap {
         warn!("{what}\nGoing on, as --accept-overlap says: events may be counted twice");
@@ -92,35 +92,35 @@ pub(super) fn refuse(
 
 /// Whether a beginning is before the position that the group has read. If this program committed
 /// the offset, the table may hold records beyond it.
-fn held_against_group(place: &Place) -> Option<Overlap> {
-    let committed = place.committed?.offset;
-    (place.begin < committed.min(place.end)).then_some(Overlap::ReadBefore { committed })
+fn held_against_group(start: &PartitionStart) -> Option<Overlap> {
+    let committed = start.committed?.offset;
+    (start.begin < committed.min(start.end)).then_some(Overlap::ReadBefore { committed })
 }
 
 /// Reads the first records of the partitions for which no group shows how far they were read.
 fn held_against_events(
     config: &Config,
-    places: &[Place],
-    rows: &Rows,
+    starts: &[PartitionStart],
+    rows: &ExistingRows,
 ) -> Result<BTreeMap<usize, Overlap>, Fault> {
     let mut overlaps = BTreeMap::new();
     let Some(newest) = rows.newest else { return Ok(overlaps) };
     let last_event = newest.plus(-config.ledger.gap.millis());
-    let exact = |place: &Place| place.committed.is_some_and(|committed| !committed.ours);
-    let unknown: Vec<usize> = (0..places.len())
-        .filter(|at| !exact(&places[*at]) && places[*at].begin < places[*at].end)
+    let exact = |start: &PartitionStart| start.committed.is_some_and(|committed| !committed.ours);
+    let unknown: Vec<usize> = (0..starts.len())
+        .filter(|at| !exact(&starts[*at]) && starts[*at].begin < starts[*at].end)
         .collect();
-    let each = LOOKED_AT_IN_ALL / (unknown.len() as i64).max(1);
-    let each = each.clamp(LOOKED_AT_LEAST, LOOKED_AT);
+    let each = MAX_RECORDS_READ / (unknown.len() as i64).max(1);
+    let each = each.clamp(MIN_RECORDS_PER_PARTITION, LOOKED_AT);
     let ranges: Vec<Range> = unknown
         .iter()
         .map(|at| {
-            let Place { topic, partition, begin, end, .. } = &places[*at];
+            let PartitionStart { topic, partition, begin, end, .. } = &starts[*at];
             let end = (*end).min(begin.plus(each));
             Range { topic: topic.clone(), partition: *partition, start: *begin, end }
         })
         .collect();
-    scan_for(&config.kafka, &ranges, LOOK_PATIENCE, |at, record| {
+    scan_for(&config.kafka, &ranges, READ_TIMEOUT, |at, record| {
         let time = event::decode(record.payload).ok().map(|event| event.time);
         if let Some(time) = time.filter(|time| *time <= last_event) {
             let overlap = Overlap::OldEvent { offset: record.offset, time };
@@ -136,9 +136,9 @@ mod tests {
     use super::*;
     use crate::kafka::Committed;
 
-    fn place(begin: i64, committed: Option<i64>) -> Place {
+    fn start(begin: i64, committed: Option<i64>) -> PartitionStart {
         let committed = committed.map(Offset::new);
-        Place {
+        PartitionStart {
             topic: "t".to_owned(),
             partition: 3,
             oldest: Offset::new(5),
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_beginning_before_what_a_group_has_read_overlaps() {
-        let overlaps = |begin, committed| held_against_group(&place(begin, committed)).is_some();
+        let overlaps = |begin, committed| held_against_group(&start(begin, committed)).is_some();
         assert_eq!([9, 10, 11].map(|begin| overlaps(begin, Some(10))), [true, false, false]);
         assert!(!overlaps(5, None), "nobody has said how far it was read");
         assert!(!overlaps(20, Some(30)), "after the end, there is nothing to read twice");

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_savepoint_says_whether_the_job_was_drained() {
+    fn a_savepoint_shows_whether_the_job_was_drained() {
         for (kind, drained) in [("Terminate Savepoint", true), ("Suspend Savepoint", false)] {
             let file = metadata(Some(kind), &[record("t", 0, 1)]);
             let found = decoded(&[file], &["t"]).expect("a savepoint");
@@ -253,12 +253,15 @@ mod tests {
         let above = std::env::temp_dir().join(format!("savepoints-{}", std::process::id()));
         let why = || read(above.to_str().expect("UTF-8"), &[]).expect_err("no savepoint");
         fs::create_dir_all(above.join("savepoint-1")).expect("a directory");
-        let said = why();
-        assert!(said.contains(&format!("{} has no file _metadata", above.display())), "{said}");
-        assert!(said.ends_with("or a copy of it."), "{said}");
+        let message = why();
+        assert!(
+            message.contains(&format!("{} has no file _metadata", above.display())),
+            "{message}"
+        );
+        assert!(message.ends_with("or a copy of it."), "{message}");
         fs::write(above.join("savepoint-1/_metadata"), "").expect("a file");
-        let said = why();
-        assert!(said.ends_with(&above.join("savepoint-1").display().to_string()), "{said}");
+        let message = why();
+        assert!(message.ends_with(&above.join("savepoint-1").display().to_string()), "{message}");
         fs::remove_dir_all(above).expect("ours");
     }
 

@@ -23,7 +23,7 @@ pub struct Done {
     pub late: u64,
     pub dead: u64,
     /// Offsets after the start of an open transaction, which were not read.
-    pub held_back: u64,
+    pub held_offsets: u64,
     pub took: Duration,
 }
 
@@ -48,9 +48,9 @@ pub fn ending(how: Ending, done: Done) -> String {
             line.push_str(&format!(", {}{became}", plural(n, what)));
         }
     }
-    if done.held_back > 0 && how != Ending::StoppedWhileReadingAgain {
-        let held_back = plural(done.held_back, "offset");
-        line.push_str(&format!("; {held_back} held back by open transactions"));
+    if done.held_offsets > 0 && how != Ending::StoppedWhileReadingAgain {
+        let held_offsets = plural(done.held_offsets, "offset");
+        line.push_str(&format!("; {held_offsets} held back by open transactions"));
     }
     line
 }
@@ -60,9 +60,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_line_says_how_it_ended_and_has_no_zeros() {
+    fn the_last_line_shows_how_it_ended_and_has_no_zeros() {
         let took = Duration::from_millis(1_200);
-        let all = Done { records: 5_000, rows: 1, late: 1_037, dead: 2, held_back: 10, took };
+        let all = Done { records: 5_000, rows: 1, late: 1_037, dead: 2, held_offsets: 10, took };
         let none = Done { took, ..Done::default() };
         for (how, done, want) in [
             (

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::monitor::condition::{Condition, HeldBack, Wait};
+use crate::monitor::condition::{Condition, HeldBack, WaitStatus};
 use crate::monitor::sentence::{sentence, up_to_date, whole};
 use crate::ui::text::{count, plural};
 
@@ -33,8 +33,8 @@ pub fn line(condition: &Condition, numbers: &Numbers, width: usize) -> String {
         _ => {}
     }
     let parts = parts(condition, numbers);
-    let long = |parts: &[Part]| join(parts.iter().map(|part| part.long.as_str()));
-    let short = |parts: &[Part]| join(parts.iter().map(|part| part.short.as_str()));
+    let long = |parts: &[Section]| join(parts.iter().map(|part| part.long.as_str()));
+    let short = |parts: &[Section]| join(parts.iter().map(|part| part.short.as_str()));
     // The total number of records is the least important part: it is dropped before words are
     // shortened.
     let least = parts.len().saturating_sub(usize::from(parts.len() > 1 && numbers.records > 0));
@@ -50,7 +50,7 @@ pub fn line(condition: &Condition, numbers: &Numbers, width: usize) -> String {
 }
 
 /// A part of the line, in a long and a short form; the most important parts come first.
-struct Part {
+struct Section {
     long: String,
     short: String,
 }
@@ -74,8 +74,8 @@ fn cut(text: &str, width: usize) -> String {
 
 /// `waiting for Kafka at broker:9092: connection refused; gives up in 48 s`. If there is too little
 /// room, the reason is cut.
-fn waits(wait: &Wait, stopping: bool, width: usize) -> String {
-    let Wait { what, why, lasts_ms, left_ms } = wait;
+fn waits(wait: &WaitStatus, stopping: bool, width: usize) -> String {
+    let WaitStatus { what, why, lasts_ms, left_ms } = wait;
     let begins = match (stopping, left_ms) {
         (true, _) => format!("stopping: waiting for {what}"),
         (false, Some(_)) => format!("waiting for {what}"),
@@ -95,7 +95,7 @@ fn waits(wait: &Wait, stopping: bool, width: usize) -> String {
     }
 }
 
-fn parts(condition: &Condition, numbers: &Numbers) -> Vec<Part> {
+fn parts(condition: &Condition, numbers: &Numbers) -> Vec<Section> {
     let Numbers { records, rate, rows, open, late, dead, to_read } = *numbers;
     let mut parts = vec![head(condition)];
     if matches!(condition, Condition::Connecting | Condition::Loading { .. }) {
@@ -103,7 +103,7 @@ fn parts(condition: &Condition, numbers: &Numbers) -> Vec<Part> {
     }
     let mut add = |n: u64, long: String, short: String| {
         if n > 0 {
-            parts.push(Part { long, short });
+            parts.push(Section { long, short });
         }
     };
     if !matches!(condition, Condition::Replaying { .. } | Condition::Stopping { .. }) {
@@ -120,8 +120,8 @@ fn parts(condition: &Condition, numbers: &Numbers) -> Vec<Part> {
 }
 
 /// The condition of the job, in a few words.
-fn head(condition: &Condition) -> Part {
-    let same = |text: String| Part { long: text.clone(), short: text };
+fn head(condition: &Condition) -> Section {
+    let same = |text: String| Section { long: text.clone(), short: text };
     same(match condition {
         Condition::Stopping { .. } => "stopping: committing what was read".to_owned(),
         Condition::Connecting => "starting".to_owned(),
@@ -138,7 +138,7 @@ fn head(condition: &Condition) -> Part {
         Condition::UpToDate { behind, .. } => {
             let long = up_to_date(*behind);
             let short = long.strip_prefix("up to date, ").unwrap_or(&long).to_owned();
-            return Part { long, short };
+            return Section { long, short };
         }
         // The page has the same words for these.
         Condition::Loading { .. } | Condition::Waiting(_) | Condition::Ended(_) => {
@@ -190,7 +190,7 @@ mod tests {
     fn waiting(what: &str, why: &str, lasts: u64, left: Option<u64>) -> Situation {
         let why = (!why.is_empty()).then(|| why.to_owned());
         let (lasts_ms, left_ms) = (lasts * 1_000 + 900, left.map(|left| left * 1_000));
-        let wait = Wait { what: what.to_owned(), why, lasts_ms, left_ms };
+        let wait = WaitStatus { what: what.to_owned(), why, lasts_ms, left_ms };
         Situation { wait: Some(wait), ..running().0 }
     }
 

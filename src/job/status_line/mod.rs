@@ -17,22 +17,22 @@ use self::line::{Numbers, line};
 use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
 use crate::monitor::Facts;
-use crate::monitor::board::Board;
 use crate::monitor::condition::Stage;
+use crate::monitor::job_state::JobState;
 use crate::monitor::sample::{MetricHosts, Sample, sample, stage};
 use crate::ui::bars::{bars, style};
 use crate::ui::text::duration;
 
 /// How often the line is logged if there is no terminal.
-const LOG_EVERY: Duration = Duration::from_secs(10);
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The same during a start, when there is nothing else to see.
-const LOG_START_EVERY: Duration = Duration::from_secs(2);
+const START_LOG_INTERVAL: Duration = Duration::from_secs(2);
 
-const DRAW_EVERY: Duration = Duration::from_millis(250);
+const DRAW_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How often the job is sampled: as often as for the page, so that both show the same.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The spinner and a space before the line.
 const SPINNER_COLUMNS: usize = 2;
@@ -49,8 +49,8 @@ impl Progress {
         let (stop, stopped) = channel::<()>();
         let terminal = std::io::stderr().is_terminal();
         let thread = thread::Builder::new().name("progress".to_owned()).spawn(move || {
-            let mut view = View::new(facts, run_state, terminal);
-            while stopped.recv_timeout(DRAW_EVERY) == Err(RecvTimeoutError::Timeout) {
+            let mut view = StatusView::new(facts, run_state, terminal);
+            while stopped.recv_timeout(DRAW_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 view.refresh();
             }
             view.finish();
@@ -68,11 +68,11 @@ impl Drop for Progress {
     }
 }
 
-struct View {
+struct StatusView {
     run_state: Arc<RunState>,
-    board: Board,
+    job_state: JobState,
     numbers: Numbers,
-    looked: Option<Instant>,
+    sampled: Option<Instant>,
     bar: Option<ProgressBar>,
     began: Instant,
     logged: Instant,
@@ -80,7 +80,7 @@ struct View {
     replaying: bool,
 }
 
-impl View {
+impl StatusView {
     fn new(facts: Facts, run_state: Arc<RunState>, terminal: bool) -> Self {
         let bar = terminal.then(|| {
             let bar = bars().add(ProgressBar::new_spinner());
@@ -88,11 +88,11 @@ impl View {
             bar
         });
         let now = Instant::now();
-        View {
+        StatusView {
             run_state,
-            board: Board::new(facts, now_ms()),
+            job_state: JobState::new(facts, now_ms()),
             numbers: Numbers::default(),
-            looked: None,
+            sampled: None,
             bar,
             began: now,
             logged: now,
@@ -107,32 +107,32 @@ impl View {
             info!("all is read again, {} after the start", duration(self.began.elapsed()));
         }
         self.replaying = replaying;
-        if self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
+        if self.sampled.is_none_or(|sampled| sampled.elapsed() >= SAMPLE_INTERVAL) {
             self.look();
         }
         let starts = matches!(stage, Stage::Loading { .. } | Stage::Replaying { .. });
-        let log_every = if starts { LOG_START_EVERY } else { LOG_EVERY };
+        let log_interval = if starts { START_LOG_INTERVAL } else { LOG_INTERVAL };
         if let Some(bar) = &self.bar {
             let width = terminal_width().saturating_sub(SPINNER_COLUMNS);
-            bar.set_message(line(&self.board.condition, &self.numbers, width));
+            bar.set_message(line(&self.job_state.condition, &self.numbers, width));
             bar.tick();
-        } else if self.logged.elapsed() >= log_every {
+        } else if self.logged.elapsed() >= log_interval {
             self.logged = Instant::now();
-            info!("{}", line(&self.board.condition, &self.numbers, usize::MAX));
+            info!("{}", line(&self.job_state.condition, &self.numbers, usize::MAX));
         }
     }
 
     /// Samples the job. Process 0 of a cluster shows the whole job, as its page does.
     fn look(&mut self) {
-        self.looked = Some(Instant::now());
-        let process = self.board.facts.process;
+        self.sampled = Some(Instant::now());
+        let process = self.job_state.facts.process;
         let run_state = &self.run_state;
         let mut samples = vec![sample(run_state, process, now_ms(), &mut MetricHosts::default())];
         if process == 0 {
-            let others = run_state.metrics.figures.peers.inbox();
+            let others = run_state.metrics.figures.peers.reports();
             samples.extend(others.iter().filter_map(|text| Sample::read(text)));
         }
-        let totals = self.board.update(&samples);
+        let totals = self.job_state.update(&samples);
         let sum = |of: fn(&Sample) -> u64| samples.iter().map(of).sum();
         self.numbers = Numbers {
             records: totals.records,
@@ -148,7 +148,7 @@ impl View {
     fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {
             self.bar = Some(bar.clone());
-            self.looked = None;
+            self.sampled = None;
             self.refresh();
             bar.finish_and_clear();
         }

@@ -21,21 +21,21 @@ use crate::ledger::table::Table;
 const LATE_PER_QUERY: usize = 10_000;
 
 /// The largest `num_logs` that this program accepts in a row: sums of them must not overflow.
-const MOST_LOGS: i64 = 1 << 50;
+const MAX_NUM_LOGS: i64 = 1 << 50;
 
-pub(super) struct Statements {
+pub(super) struct LateStatements {
     touching: Statement,
     delete: Statement,
 }
 
-impl Statements {
+impl LateStatements {
     pub(super) fn prepare(
         client: &mut impl GenericClient,
         table: &Table,
         found_rows: bool,
     ) -> Result<Self, postgres::Error> {
         let (name, time) = (table.quoted(), table.time_type);
-        Ok(Statements {
+        Ok(LateStatements {
             touching: client.prepare(&touching(table, found_rows))?,
             // Rows of other writers may have times more precise than the milliseconds that we read.
             delete: client.prepare(&format!(
@@ -192,7 +192,7 @@ impl Target<'_> {
             let (ip, host): (&str, &str) = (row.get(0), row.get(1));
             let (key, count) = (Key::new(ip, host), row.get::<_, i64>(4));
             // Do not trust the table: its columns may be changed while the job runs.
-            if !(0..=MOST_LOGS).contains(&count) {
+            if !(0..=MAX_NUM_LOGS).contains(&count) {
                 let what = format!("num_logs = {count} in the row of ip {ip:?} and host {host:?}");
                 return Err(self.foreign(&what));
             }

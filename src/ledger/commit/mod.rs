@@ -61,7 +61,7 @@ impl LedgerWriter {
     /// Connects and prepares the statements.
     pub fn open(config: Arc<LedgerConfig>, run: Arc<Run>) -> Result<Self, LedgerError> {
         let mut client = connect(&config).map_err(in_a_run)?;
-        run.remember_server(&mut client);
+        run.note_server(&mut client);
         let table = table::of_job(&mut client, &config)?;
         let failed = |why: postgres::Error| classify(&why, "preparing to commit");
         let job = client

@@ -20,9 +20,9 @@ use crate::ledger::copy::CopyError;
 use crate::ledger::table::Table;
 
 /// After this many refused rows in a run, and none stored, the table counts as unusable.
-pub(super) const REFUSED_IN_VAIN: u64 = 1_000;
+pub(super) const MAX_REFUSED_WITHOUT_STORED: u64 = 1_000;
 /// How many of the remaining rows to sample before giving up: none of them may be storable either.
-const SAMPLE: usize = 100;
+const SAMPLE_ROWS: usize = 100;
 
 /// Why rows were not written.
 #[derive(Debug)]
@@ -47,11 +47,11 @@ pub(in crate::ledger) struct Refusal {
     pub message: String,
     /// The column at fault, if known.
     pub column: Option<String>,
-    kind: Kind,
+    kind: RefusalKind,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
+enum RefusalKind {
     /// The server reported an error.
     Error,
     /// A row was not stored, or not found again, without an error.
@@ -68,13 +68,13 @@ impl Refusal {
             code: db.code().code().to_owned(),
             message: describe(db),
             column: db.column().map(str::to_owned).or_else(|| column_in(db.where_()?)),
-            kind: Kind::Error,
+            kind: RefusalKind::Error,
         })
     }
 
     /// A refusal without an error from the server.
     pub(in crate::ledger) fn silent(message: String) -> Self {
-        Refusal { code: String::new(), message, column: None, kind: Kind::Silent }
+        Refusal { code: String::new(), message, column: None, kind: RefusalKind::Silent }
     }
 
     pub(in crate::ledger) fn of_a_trial() -> Self {
@@ -83,14 +83,14 @@ impl Refusal {
 
     /// Whether a row was stored with other values.
     pub(in crate::ledger) fn is_change(&self) -> bool {
-        self.kind == Kind::Change
+        self.kind == RefusalKind::Change
     }
 
     /// Whether this looks like a fault of the table that affects every row: rows silently kept out,
     /// or a trigger whose function cannot run. Constraints, and errors that a trigger raises
     /// itself, may concern only this row.
     pub(in crate::ledger) fn is_of_the_table(&self) -> bool {
-        self.kind != Kind::Error || self.code.starts_with("42")
+        self.kind != RefusalKind::Error || self.code.starts_with("42")
     }
 
     /// Returns what the user can do to store such a row.
@@ -198,7 +198,7 @@ impl Target<'_> {
                 "a trigger of {} has changed the row, so that it would not be found again",
                 self.table.shown
             );
-            let refusal = Refusal { kind: Kind::Change, ..Refusal::silent(message) };
+            let refusal = Refusal { kind: RefusalKind::Change, ..Refusal::silent(message) };
             return Err(Failed::Refused(refusal));
         }
         Ok(())
@@ -312,10 +312,10 @@ pub(super) fn sift<'t, T>(
             Ok(()) => tried.stored |= !part.is_empty(),
             Err(refusal) if part.len() <= 1 => {
                 tried.refused += 1;
-                if !tried.stored && tried.refused >= REFUSED_IN_VAIN {
+                if !tried.stored && tried.refused >= MAX_REFUSED_WITHOUT_STORED {
                     // Refused rows may be neighbours: sample the rest before giving up.
                     let left: Vec<&[T]> = parts.iter().flat_map(|part| part.chunks(1)).collect();
-                    let step = left.len().div_ceil(SAMPLE).max(1);
+                    let step = left.len().div_ceil(SAMPLE_ROWS).max(1);
                     for one in left.into_iter().step_by(step) {
                         tried.stored |= write(one, Keep::Nothing)?.is_ok();
                     }
@@ -336,8 +336,8 @@ pub(super) fn sift<'t, T>(
 
 fn refuses_everything(table: &Table, refusal: &Refusal) -> LedgerError {
     LedgerError::Fatal(Fault::Config(format!(
-        "the table {} has refused the first {REFUSED_IN_VAIN} rows of this run and stored none: \
-         {}. {}; then start again: the job writes the rows of this transaction again",
+        "the table {} has refused the first {MAX_REFUSED_WITHOUT_STORED} rows of this run and \
+         stored none: {}. {}; then start again: the job writes the rows of this transaction again",
         table.shown,
         refusal.message,
         refusal.remedy(&table.shown)

@@ -11,7 +11,7 @@ pub(in crate::ledger) struct Statements {
     pub(super) epochs: Statement,
     pub(super) bindings: Statement,
     pub(super) snapshots: Statement,
-    pub(super) late: late::Statements,
+    pub(super) late: late::LateStatements,
 }
 
 impl Statements {
@@ -64,7 +64,7 @@ impl Statements {
                  on conflict (job, shard) do update
                  set epoch = excluded.epoch, data = excluded.data",
             )?,
-            late: late::Statements::prepare(client, table, found_rows)?,
+            late: late::LateStatements::prepare(client, table, found_rows)?,
         })
     }
 }

@@ -61,7 +61,7 @@ fn a_named_authority_is_used() {
 }
 
 #[test]
-fn what_is_wrong_is_said_with_what_to_write() {
+fn what_is_wrong_is_reported_with_what_to_write() {
     let cases = [
         ("http://h/d", "must be of the form jdbc:postgresql://host:5432/database"),
         ("", "must be of the form"),
@@ -184,4 +184,36 @@ fn a_secret_that_begins_like_a_port_is_not_shown_either() {
         };
         assert!(!shown.contains("Qq"), "{secret}: {shown}");
     }
+}
+
+#[test]
+fn fuzz_url() {
+    let seeds: [&[u8]; 4] = [
+        b"jdbc:postgresql://db.example:5432/web?user=job&password=hunter2&sslmode=verify-full",
+        b"postgres://job:hunter2@[::1]:5433,other/web?currentSchema=a,b&connectTimeout=5",
+        b"jdbc:postgresql:web?password=hunter2",
+        b"postgresql://job@/web?host=/run/postgresql&password=hunter2",
+    ];
+    let pieces: [&[u8]; 10] = [
+        b"@",
+        b":",
+        b"/",
+        b"//",
+        b"?",
+        b"&",
+        b"%",
+        b"%00",
+        "\u{fc}".as_bytes(),
+        b"sslmode=disable",
+    ];
+    crate::shared::mutate::fuzz(&seeds, &pieces, |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        let shown = match super::parse(&text) {
+            // What was moved out of the password is, for example, the name of the database.
+            Ok(url) if url.password.as_ref().is_none_or(|it| !it.contains("hunter2")) => return,
+            Ok(url) => format!("{url} {url:?}"),
+            Err(why) => why,
+        };
+        assert!(!shown.contains("hunter2"), "{text}: {shown}");
+    });
 }

@@ -82,36 +82,36 @@ impl World {
 
     /// One process is killed or cut off. The others notice after a while, and carry on until then:
     /// complete epochs are committed, writer by writer, even beside the life that comes next.
-    pub(super) fn lose_one(&mut self, crew: Crew) {
+    pub(super) fn lose_one(&mut self, run: SimRun) {
         self.seen.losses += 1;
         self.tell(|| "it loses a process".to_owned());
-        crew.lose(self.rng.below(crew.processes() as u64) as usize);
+        run.lose(self.rng.below(run.processes() as u64) as usize);
         for _ in 0..self.rng.below(100) {
-            self.step(&crew);
+            self.step(&run);
         }
         if self.rng.one_in(2) {
-            self.stale = Some(crew);
+            self.stale = Some(run);
         }
         self.seen.crashes += 1;
     }
 
     /// The database goes back to an earlier state. The instance that runs notices at its next
     /// commit, writer by writer; a writer all of whose commits are there carries on.
-    pub(super) fn go_back(&mut self, crew: Crew, earlier: &Store) {
+    pub(super) fn go_back(&mut self, run: SimRun, earlier: &Store) {
         self.seen.gone_back += 1;
         self.store.lock().expect("one at a time").go_back(earlier);
         self.tell(|| "the database goes back".to_owned());
         for _ in 0..self.rng.below(100) {
             self.pass_time();
-            crew.step(self.pick(&crew));
+            run.step(self.pick(&run));
             self.step_stale();
-            if let Some(fault) = crew.fault() {
+            if let Some(fault) = run.fault() {
                 assert!(matches!(fault, Fault::GoneBack(_)), "{fault:?}");
             }
         }
         // It may learn of it only when the next life has begun.
-        if crew.fault().is_none() && self.rng.one_in(2) {
-            self.stale = Some(crew);
+        if run.fault().is_none() && self.rng.one_in(2) {
+            self.stale = Some(run);
         }
     }
 }

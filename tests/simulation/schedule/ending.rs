@@ -7,18 +7,18 @@ use super::*;
 
 impl World {
     /// Sometimes true, once it is durable somewhere that partitions have ended in this life.
-    pub(super) fn is_ending(&mut self, crew: &Crew) -> bool {
+    pub(super) fn is_ending(&mut self, run: &SimRun) -> bool {
         let store = self.store.lock().expect("one at a time");
-        let ends = store.has_ends_since(crew.plan.first_epoch);
+        let ends = store.has_ends_since(run.plan.first_epoch);
         ends && self.rng.one_in(if store.is_drained() { 2 } else { 15 })
     }
 
     /// A bounded run that nobody disturbs.
-    pub(super) fn drain(&mut self, crew: &Crew) {
+    pub(super) fn drain(&mut self, run: &SimRun) {
         for _ in 0..PATIENCE_STEPS {
-            self.step(crew);
-            if crew.ended() {
-                return self.check_drained(crew);
+            self.step(run);
+            if run.ended() {
+                return self.check_drained(run);
             }
         }
         panic!("a bounded run does not end");
@@ -26,11 +26,11 @@ impl World {
 
     /// A bounded run has read what was there at its start, closed it all, and left nothing to read
     /// again.
-    pub(super) fn check_drained(&mut self, crew: &Crew) {
+    pub(super) fn check_drained(&mut self, run: &SimRun) {
         self.seen.drains += 1;
         let mut store = self.store.lock().expect("one at a time");
         let until = |partition| {
-            let mut parts = crew.plan.partitions.iter();
+            let mut parts = run.plan.partitions.iter();
             let part = parts.find(|part| part.start.partition == partition);
             part.and_then(|part| part.until).unwrap_or(Offset::ZERO)
         };
@@ -41,21 +41,21 @@ impl World {
     }
 
     /// A clean stop: everything that was read is committed, and nothing has to be read again.
-    pub(super) fn stop(&mut self, crew: &Crew) {
+    pub(super) fn stop(&mut self, run: &SimRun) {
         self.seen.stops += 1;
         // One process is asked. The others learn it from each other, some steps later.
-        let asked = self.rng.below(crew.processes() as u64) as usize;
-        crew.controls[asked].request_stop();
+        let asked = self.rng.below(run.processes() as u64) as usize;
+        run.controls[asked].request_stop();
         for _ in 0..PATIENCE_STEPS {
             self.change_the_weather();
-            let running = (0..crew.workers()).filter(|worker| crew.step(*worker)).count();
+            let running = (0..run.workers()).filter(|worker| run.step(*worker)).count();
             self.step_stale();
-            self.check_fault(crew);
-            let never_bound = crew.controls.iter().find(|run_state| !run_state.stopping());
+            self.check_fault(run);
+            let never_bound = run.controls.iter().find(|run_state| !run_state.stopping());
             if let Some(run_state) = never_bound.filter(|_| self.rng.one_in(4)) {
                 run_state.request_stop();
             }
-            if crew.controls.iter().any(|run_state| run_state.abandoned()) && self.rng.one_in(4) {
+            if run.controls.iter().any(|run_state| run_state.abandoned()) && self.rng.one_in(4) {
                 return;
             }
             if running == 0 {
@@ -87,37 +87,37 @@ impl World {
     pub(super) fn last_life(&mut self) {
         if self.rng.one_in(4) {
             self.let_everything_come();
-            let crew = self.start(true);
-            self.drain(&crew);
+            let run = self.start(true);
+            self.drain(&run);
             let store = self.store.lock().expect("one at a time");
             assert_eq!(Some(store.rows()), store.whole_answer());
             return;
         }
-        let crew = self.start(false);
+        let run = self.start(false);
         for _ in 0..self.rng.below(300) {
-            self.step(&crew);
+            self.step(&run);
         }
         self.leap();
         self.let_everything_come();
         self.tell(|| "the last disturbance is over".to_owned());
-        self.settle(&crew);
+        self.settle(&run);
         self.seen.pauses +=
-            crew.controls.iter().map(|run_state| run_state.memory.pauses()).sum::<u64>();
+            run.controls.iter().map(|run_state| run_state.memory.pauses()).sum::<u64>();
         self.tell(|| "everything is durable".to_owned());
-        self.go_on(&crew);
-        self.stop(&crew);
+        self.go_on(&run);
+        self.stop(&run);
         let store = self.store.lock().expect("one at a time");
         assert_eq!(Some(store.rows()), store.whole_answer());
     }
 
     /// Liveness: in a quiet world everything there is becomes durable, and sessions close, within a
     /// bounded number of steps.
-    fn settle(&mut self, crew: &Crew) {
+    fn settle(&mut self, run: &SimRun) {
         let (mut commits, mut want) = (0, None);
         // One record at a time takes longer.
         let most = if self.memory == 1 { 10 * QUIET_STEPS } else { QUIET_STEPS };
         for steps in 0..most {
-            self.step_quietly(crew);
+            self.step_quietly(run);
             let store = self.store.lock().expect("one at a time");
             // Only a commit changes the table, what is bound, or what was dropped.
             if store.commits != commits {
@@ -133,17 +133,17 @@ impl World {
     }
 
     /// Liveness: epochs advance, and become durable, at the speed at which time passes.
-    fn go_on(&mut self, crew: &Crew) {
-        let first = crew.plan.first_epoch;
+    fn go_on(&mut self, run: &SimRun) {
+        let first = run.plan.first_epoch;
         let durable = |world: &World| world.store.lock().expect("one at a time").durable_epoch();
         // Until the last epochs are as far behind as they will stay, with that many workers.
         let began = self.clocks.elapsed_ms();
         while self.clocks.elapsed_ms() < began + GO_ON_MS / 2 {
-            self.step_quietly(crew);
+            self.step_quietly(run);
         }
         let (began, before) = (self.clocks.elapsed_ms(), durable(self).max(first));
         while self.clocks.elapsed_ms() < began + GO_ON_MS {
-            self.step_quietly(crew);
+            self.step_quietly(run);
         }
         let (passed, made) = (self.clocks.elapsed_ms() - began, durable(self) - before);
         // All follow the fastest of their clocks.
@@ -155,13 +155,13 @@ impl World {
     }
 
     /// Time passes and somebody moves; nothing else happens.
-    fn step_quietly(&mut self, crew: &Crew) {
+    fn step_quietly(&mut self, run: &SimRun) {
         self.change_the_weather();
         self.clocks.pass(self.rng.below(4));
-        let worker = self.rng.below(crew.workers() as u64) as usize;
-        crew.step(worker);
+        let worker = self.rng.below(run.workers() as u64) as usize;
+        run.step(worker);
         self.step_stale();
-        self.check_fault(crew);
+        self.check_fault(run);
     }
 
     fn let_everything_come(&mut self) {

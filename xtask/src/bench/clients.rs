@@ -268,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_ends_where_it_says_and_a_stream_has_no_end() {
+    fn an_answer_ends_at_its_length_and_a_stream_has_no_end() {
         let read = |text: &str| {
             let mut bytes = text.as_bytes();
             let again = answer(&mut bytes).map_err(|why| why.kind());

@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_says_what_it_has_loaded() {
+    fn a_start_logs_what_it_has_loaded() {
         let log = "[2026-11-26T10:00:00.000Z INFO] start 3 of the job x: 1,012 epochs to read \
                    again; topic x (4 partitions)\n\
                    [2026-11-26T10:00:00.500Z INFO] reading begins: loaded 1,150,011 open \

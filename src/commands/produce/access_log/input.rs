@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn gzip_is_told_by_its_magic_and_may_have_many_members() {
+    fn gzip_is_recognised_by_its_magic_and_may_have_many_members() {
         let members = [gzip(b"one\ntw"), gzip(b""), gzip(b"o\nthree")].concat();
         let cases: [(&str, &[u8], &[&str]); 6] = [
             ("plain.gz", b"one\ntwo", &["one", "two"]),

@@ -48,15 +48,15 @@ impl Error for LineError {}
 /// # Errors
 /// If the line is not in the format, or has no client or no time.
 pub fn parse_line<'a>(line: &'a [u8], host: &'a str) -> Result<WebEvent<'a>, LineError> {
-    let mut fields = Fields { line: line.trim_ascii_end(), at: 0 };
-    let ip = fields.client()?;
-    let event_time_ms = fields.time()?;
-    let request = fields.quoted("request")?;
-    fields.number("status")?;
-    fields.number("size")?;
-    let (referrer, user_agent) = match fields.rest() {
+    let mut parser = LineParser { line: line.trim_ascii_end(), at: 0 };
+    let ip = parser.client()?;
+    let event_time_ms = parser.time()?;
+    let request = parser.quoted("request")?;
+    parser.number("status")?;
+    parser.number("size")?;
+    let (referrer, user_agent) = match parser.rest() {
         [] => ("".into(), "".into()),
-        _ => (fields.quoted("referrer")?, fields.quoted(USER_AGENT)?),
+        _ => (parser.quoted("referrer")?, parser.quoted(USER_AGENT)?),
     };
     Ok(WebEvent {
         url: requested(request),
@@ -70,12 +70,12 @@ pub fn parse_line<'a>(line: &'a [u8], host: &'a str) -> Result<WebEvent<'a>, Lin
 }
 
 /// A line and the position of the parser: `at` is the first byte of the next field.
-struct Fields<'a> {
+struct LineParser<'a> {
     line: &'a [u8],
     at: usize,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> LineParser<'a> {
     fn rest(&self) -> &'a [u8] {
         &self.line[self.at..]
     }
@@ -511,5 +511,18 @@ mod tests {
                 let _ = parse(&line);
             }
         }
+    }
+
+    #[test]
+    fn fuzz_access_log() {
+        let pieces: [&[u8]; 8] =
+            [b"\"", b"\\x22", b"[", b"] ", b" ", b"-", b"\xff", b"31/Feb/2026:24:61:61 +9999"];
+        crate::shared::mutate::fuzz(&[GOOD.as_bytes()], &pieces, |line| {
+            if let Ok(event) = parse(line) {
+                let json: serde_json::Value =
+                    serde_json::from_slice(&event.to_json()).expect("an event is JSON");
+                assert!(json["ip"].as_str().is_some_and(|ip| !ip.is_empty()), "{json}");
+            }
+        });
     }
 }

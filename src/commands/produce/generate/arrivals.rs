@@ -7,7 +7,7 @@
 
 use crate::commands::produce::generate::calendar::Calendar;
 use crate::commands::produce::generate::random::Random;
-use crate::commands::produce::generate::visits::{View, Visits};
+use crate::commands::produce::generate::visits::{PageView, Visits};
 
 const NS_PER_MS: u64 = 1_000_000;
 
@@ -17,9 +17,9 @@ pub struct Arrivals {
     random: Random,
     disorder_ns: u64,
     /// The next view in event-time order. Nothing later may arrive before it has been queued.
-    upcoming: View,
+    upcoming: PageView,
     /// Delayed views, by the time of their arrival.
-    waiting: Calendar<View>,
+    waiting: Calendar<PageView>,
 }
 
 impl Arrivals {
@@ -34,7 +34,7 @@ impl Arrivals {
     }
 
     /// The next view to arrive.
-    pub fn next_arrival(&mut self) -> View {
+    pub fn next_arrival(&mut self) -> PageView {
         if self.disorder_ns == 0 {
             return std::mem::replace(&mut self.upcoming, self.visits.next_view());
         }
@@ -71,7 +71,7 @@ mod tests {
         let visits = || Visits::new(&recipe, Random::new(1, 0));
         for disorder_ms in [0, 1, 5_000, 600_000] {
             let mut arrivals = Arrivals::new(visits(), disorder_ms, 50.0, Random::new(1, 1));
-            let mut arrived: Vec<View> = (0..60_000).map(|_| arrivals.next_arrival()).collect();
+            let mut arrived: Vec<PageView> = (0..60_000).map(|_| arrivals.next_arrival()).collect();
             let mut newest_ns = 0;
             for view in &arrived {
                 newest_ns = newest_ns.max(view.at_ns);

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use crate::commands::produce::event::WebEvent;
-use crate::commands::produce::generate::fields::{Fields, quoted};
+use crate::commands::produce::generate::fields::{EventFields, quoted};
 use crate::commands::produce::generate::random::Random;
 
 /// The length of the host of [`BadKind::LongKey`] in bytes.
@@ -91,8 +91,8 @@ pub fn spoil(
     kind: BadKind,
     random: &mut Random,
 ) -> (Option<Vec<u8>>, Option<i64>) {
-    let fields = || Fields::of(event);
-    let with_time = |fields: Fields| (fields.write(), Some(event.event_time_ms));
+    let fields = || EventFields::of(event);
+    let with_time = |fields: EventFields| (fields.write(), Some(event.event_time_ms));
     let (payload, event_time_ms) = match kind {
         BadKind::NotJson => (random.pick(&NOT_JSON).to_vec(), None),
         BadKind::TruncatedJson => (truncated(event, random), None),
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_field_is_wrong_as_the_kind_says() {
+    fn the_field_is_wrong_in_the_way_of_the_kind() {
         let first = |kind| spoiled(kind).swap_remove(0);
         assert_eq!(object(&first(BadKind::EmptyHost).0)["host"], "");
         assert_eq!(object(&first(BadKind::NullTime).0)["event_time"], Value::Null);

@@ -8,14 +8,14 @@ use crate::commands::produce::event::WebEvent;
 const NAMES: [&str; 7] = ["url", "referrer", "user_agent", "host", "ip", "headers", "event_time"];
 
 /// Field names and their values as JSON text, in the order in which they are written.
-pub struct Fields(Vec<(&'static str, String)>);
+pub struct EventFields(Vec<(&'static str, String)>);
 
-impl Fields {
+impl EventFields {
     /// The fields of `event`. Written unchanged, they are what [`WebEvent::to_json`] returns (with
     /// the headers sorted by name).
     pub fn of(event: &WebEvent<'_>) -> Self {
         let json = serde_json::to_value(event).expect("an event always has a JSON form");
-        Fields(NAMES.map(|name| (name, json[name].to_string())).to_vec())
+        EventFields(NAMES.map(|name| (name, json[name].to_string())).to_vec())
     }
 
     /// Replaces the value of `name` by `json`.
@@ -88,9 +88,9 @@ mod tests {
         };
         for event_time_ms in [0, 1_700_000_000_123, i64::MAX] {
             let event = WebEvent { event_time_ms, ..event.clone() };
-            assert_eq!(Fields::of(&event).write(), event.to_json());
+            assert_eq!(EventFields::of(&event).write(), event.to_json());
         }
-        let spaced = Fields::of(&event).write_spaced();
+        let spaced = EventFields::of(&event).write_spaced();
         let parse = |json: &[u8]| serde_json::from_slice::<serde_json::Value>(json).expect("JSON");
         assert_eq!(parse(&spaced), parse(&event.to_json()));
     }

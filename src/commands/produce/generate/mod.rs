@@ -27,13 +27,13 @@ pub use bad::BadKind;
 use odd::OddKind;
 use random::Random;
 pub use recipe::Recipe;
-use visits::{View, Visits};
+use visits::{PageView, Visits};
 
 const NS_PER_MS: u64 = 1_000_000;
 
 /// One message for the topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct GeneratedRecord {
     /// The visitor's address, so that a visitor's events share a partition.
     pub key: Option<String>,
     /// The event as JSON, or the payload of a bad record; `None` is a tombstone.
@@ -72,7 +72,7 @@ impl Generator {
     }
 
     /// Makes the record of a view that has just arrived.
-    fn record(&mut self, mut view: View) -> Record {
+    fn record(&mut self, mut view: PageView) -> GeneratedRecord {
         let unit = self.fate.unit();
         let bad = unit < self.recipe.bad;
         let mut event_time_ms = self.recipe.start_ms + (view.at_ns / NS_PER_MS) as i64;
@@ -89,7 +89,7 @@ impl Generator {
             let kind = BadKind::ALL[self.made_bad % BadKind::ALL.len()];
             self.made_bad += 1;
             let (payload, event_time_ms) = bad::spoil(&event, kind, &mut self.fate);
-            return Record { key: Some(ip), payload, event_time_ms, bad: Some(kind) };
+            return GeneratedRecord { key: Some(ip), payload, event_time_ms, bad: Some(kind) };
         }
         let payload = if self.fate.chance(self.recipe.odd) {
             let kind = OddKind::ALL[self.made_odd % OddKind::ALL.len()];
@@ -98,7 +98,7 @@ impl Generator {
         } else {
             event.to_json()
         };
-        Record {
+        GeneratedRecord {
             key: Some(ip),
             payload: Some(payload),
             event_time_ms: Some(event_time_ms),
@@ -107,7 +107,7 @@ impl Generator {
     }
 
     /// Replaces `view` by an event of somebody who visited some time ago. Returns it with its time.
-    fn straggler(&mut self, view: View) -> (View, i64) {
+    fn straggler(&mut self, view: PageView) -> (PageView, i64) {
         let Recipe { disorder_ms, late_by_ms, start_ms, .. } = self.recipe;
         let more_ms = self.fate.below((late_by_ms - disorder_ms).unsigned_abs()) as i64;
         let age_ms = disorder_ms + 1 + more_ms;
@@ -115,14 +115,14 @@ impl Generator {
         let (visitor, host) = self.arrivals.visits().visitor_then(age_ns, &mut self.fate);
         let newest_ms = start_ms + (self.newest_ns / NS_PER_MS) as i64;
         let at_ns = self.newest_ns.saturating_sub(age_ns);
-        (View { at_ns, visitor, host, came_from: None, ..view }, newest_ms - age_ms)
+        (PageView { at_ns, visitor, host, came_from: None, ..view }, newest_ms - age_ms)
     }
 }
 
 impl Iterator for Generator {
-    type Item = Record;
+    type Item = GeneratedRecord;
 
-    fn next(&mut self) -> Option<Record> {
+    fn next(&mut self) -> Option<GeneratedRecord> {
         if self.recipe.number.is_some_and(|number| self.made >= number) {
             return None;
         }
@@ -142,7 +142,7 @@ mod tests {
 
     const GAP_MS: i64 = 300_000;
 
-    fn records(recipe: &Recipe) -> Vec<Record> {
+    fn records(recipe: &Recipe) -> Vec<GeneratedRecord> {
         Generator::new(recipe.clone()).expect("a good recipe").collect()
     }
 
@@ -160,7 +160,7 @@ mod tests {
     }
 
     /// The times of the good events of each (ip, host), in order.
-    fn by_key(records: &[Record]) -> HashMap<(String, String), Vec<i64>> {
+    fn by_key(records: &[GeneratedRecord]) -> HashMap<(String, String), Vec<i64>> {
         let mut keys: HashMap<_, Vec<i64>> = HashMap::new();
         for record in records.iter().filter(|record| record.bad.is_none()) {
             let value: Value = serde_json::from_slice(record.payload.as_ref().expect("a payload"))
@@ -174,7 +174,7 @@ mod tests {
     }
 
     /// For every good record, how much older it is than the newest good one before it.
-    fn ages_ms(records: &[Record]) -> Vec<i64> {
+    fn ages_ms(records: &[GeneratedRecord]) -> Vec<i64> {
         let mut newest = i64::MIN;
         let times = records.iter().filter(|record| record.bad.is_none());
         times
@@ -249,7 +249,7 @@ mod tests {
         let recipe =
             Recipe { bad: 0.0, hot: 0.0, late_by_ms: 600_000, rate: 100.0, ..wild(100_000) };
         let records = records(&recipe);
-        let late: Vec<Record> = records
+        let late: Vec<GeneratedRecord> = records
             .iter()
             .zip(ages_ms(&records))
             .filter(|(_, age)| *age > recipe.disorder_ms)
@@ -289,10 +289,11 @@ mod tests {
     }
 
     #[test]
-    fn good_records_say_what_their_payload_says_and_some_say_it_oddly() {
+    fn good_records_match_their_payload_and_some_are_written_oddly() {
         let mut plain = 0;
         let records = records(&wild(50_000));
-        let good: Vec<&Record> = records.iter().filter(|record| record.bad.is_none()).collect();
+        let good: Vec<&GeneratedRecord> =
+            records.iter().filter(|record| record.bad.is_none()).collect();
         for record in &good {
             let payload = record.payload.as_ref().expect("a payload");
             let value: Value = serde_json::from_slice(payload).expect("JSON");

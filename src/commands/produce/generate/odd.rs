@@ -6,7 +6,7 @@
 use chrono::{DateTime, FixedOffset, SecondsFormat, Utc};
 
 use crate::commands::produce::event::WebEvent;
-use crate::commands::produce::generate::fields::Fields;
+use crate::commands::produce::generate::fields::EventFields;
 use crate::commands::produce::generate::random::Random;
 
 /// The host of the kinds with a foreign host.
@@ -68,7 +68,7 @@ impl OddKind {
 
 /// The payload of `event`, in an unusual form.
 pub fn dress(event: &WebEvent<'_>, kind: OddKind, random: &mut Random) -> Vec<u8> {
-    let fields = Fields::of(event);
+    let fields = EventFields::of(event);
     match kind {
         OddKind::DuplicateFields => duplicated(fields),
         OddKind::UnknownFields => fields
@@ -101,7 +101,7 @@ pub fn dress(event: &WebEvent<'_>, kind: OddKind, random: &mut Random) -> Vec<u8
 const LOOSE: [&str; 6] = ["null", "-12.5", "[1,\"two\",[null]]", "{\"a\":{}}", "true", "[]"];
 const OFFSETS_MINUTES: [i32; 5] = [120, -480, 330, 0, -210];
 
-fn duplicated(fields: Fields) -> Fields {
+fn duplicated(fields: EventFields) -> EventFields {
     let [host, ip, time] = ["host", "ip", "event_time"].map(|name| fields.value(name));
     fields.and("event_time", time).and("ip", ip).and("host", host)
 }
@@ -180,7 +180,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn oddities_look_as_their_kind_says() {
+    fn oddities_match_their_kind() {
         let mut random = Random::new(5, 5);
         for (kind, want) in [
             (OddKind::DuplicateFields, r#""ip":"192.0.2.1","host":"a-ü.example"}"#),

@@ -26,7 +26,7 @@ const FAVOURITE_RATIO: f64 = 0.75;
 
 /// One page view. Ordered by time, then by everything else, so that the order is total.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct View {
+pub struct PageView {
     /// Nanoseconds of event time since the start.
     pub at_ns: u64,
     /// Index of the visitor.
@@ -41,16 +41,16 @@ pub struct View {
 
 /// A visit whose next view is due at its time in the calendar.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Visit {
+struct RunningVisit {
     visitor: u64,
-    stage: Stage,
+    continuation: Continuation,
     host: u16,
     last_page: Option<u16>,
 }
 
 /// What follows a visit's next view.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Stage {
+enum Continuation {
     /// This many further views of the same visit, then another visit.
     More(u16),
     /// The same, and then the next place is put into use.
@@ -81,7 +81,7 @@ pub struct Visits {
     /// How far time may be off the rate before pauses are twice as long.
     slack_ns: f64,
     made: u64,
-    running: Calendar<Visit>,
+    running: Calendar<RunningVisit>,
 }
 
 /// Whose turn it is to visit.
@@ -127,7 +127,12 @@ impl Visits {
             running: Calendar::new((3.0 * place_period_ns) as u64, places as u64),
         };
         if hot_rate > 0.0 {
-            let hot = Visit { visitor: 0, stage: Stage::Endless, host: 0, last_page: None };
+            let hot = RunningVisit {
+                visitor: 0,
+                continuation: Continuation::Endless,
+                host: 0,
+                last_page: None,
+            };
             visits.running.push(0, hot);
         }
         visits.begin_place();
@@ -135,26 +140,29 @@ impl Visits {
     }
 
     /// The next view; never before the one that was returned last.
-    pub fn next_view(&mut self) -> View {
+    pub fn next_view(&mut self) -> PageView {
         let next = self.running.pop_until(u64::MAX);
         let (at_ns, visit) = next.expect("a visit is followed by another");
         let page = self.any_page();
         let stretch = self.stretch(at_ns);
         self.made += 1;
-        let later = Visit { last_page: Some(page), ..visit };
-        let (pause_ns, follows) = match visit.stage {
-            Stage::Endless => (self.random.spread(self.hot_period_ns * stretch) as u64, later),
-            Stage::First(left) | Stage::More(left) if left > 0 => {
-                (self.any_pause_ns(stretch), Visit { stage: Stage::More(left - 1), ..later })
+        let later = RunningVisit { last_page: Some(page), ..visit };
+        let (pause_ns, follows) = match visit.continuation {
+            Continuation::Endless => {
+                (self.random.spread(self.hot_period_ns * stretch) as u64, later)
             }
+            Continuation::First(left) | Continuation::More(left) if left > 0 => (
+                self.any_pause_ns(stretch),
+                RunningVisit { continuation: Continuation::More(left - 1), ..later },
+            ),
             _ => (self.random.spread(self.break_ns * stretch) as u64, self.new_visit()),
         };
         self.running.push(at_ns.saturating_add(pause_ns), follows);
-        if matches!(visit.stage, Stage::First(_)) {
+        if matches!(visit.continuation, Continuation::First(_)) {
             self.begin_place();
         }
-        let Visit { visitor, host, last_page: came_from, .. } = visit;
-        View { at_ns, visitor, host, page, came_from }
+        let RunningVisit { visitor, host, last_page: came_from, .. } = visit;
+        PageView { at_ns, visitor, host, page, came_from }
     }
 
     /// Somebody whose turn came about `age_ns` ago and who then looked around, and the host they
@@ -179,9 +187,12 @@ impl Visits {
         let share = (self.begun as f64 + self.random.unit()) / self.places as f64;
         let due_ns = begin_ns(share, self.place_period_ns);
         let visit = self.new_visit();
-        let Stage::More(left) = visit.stage else { unreachable!("new visits are in that stage") };
+        let Continuation::More(left) = visit.continuation else {
+            unreachable!("new visits are in that stage")
+        };
         let left = self.random.below(u64::from(left) + 1) as u16;
-        self.running.push(due_ns, Visit { stage: Stage::First(left), ..visit });
+        self.running
+            .push(due_ns, RunningVisit { continuation: Continuation::First(left), ..visit });
         self.begun += 1;
     }
 
@@ -199,7 +210,7 @@ impl Visits {
         self.random.spread(self.pause_ns * stretch) as u64
     }
 
-    fn new_visit(&mut self) -> Visit {
+    fn new_visit(&mut self) -> RunningVisit {
         let visitor = self.visitors.next_visitor(&mut self.random);
         let host = match self.random.chance(FAVOURITE_RATIO) {
             true => self.favourite_host(visitor),
@@ -207,7 +218,12 @@ impl Visits {
         };
         // The fraction is rounded at random, so that the mean is exact.
         let more = self.random.spread((self.mean_views - 1) as f64) + self.random.unit();
-        Visit { visitor, stage: Stage::More(more as u16), host, last_page: None }
+        RunningVisit {
+            visitor,
+            continuation: Continuation::More(more as u16),
+            host,
+            last_page: None,
+        }
     }
 
     fn favourite_host(&self, visitor: u64) -> u16 {

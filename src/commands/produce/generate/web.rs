@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::commands::produce::event::WebEvent;
 use crate::commands::produce::generate::random::mix;
-use crate::commands::produce::generate::visits::View;
+use crate::commands::produce::generate::visits::PageView;
 
 /// The pages of every site, most popular first.
 pub const PAGES: [&str; 40] = [
@@ -125,7 +125,7 @@ pub fn ip(visitor: u64) -> String {
 }
 
 /// The event of a view on `host` by the visitor with address `ip`.
-pub fn event<'a>(view: &View, host: &'a str, ip: &'a str, event_time_ms: i64) -> WebEvent<'a> {
+pub fn event<'a>(view: &PageView, host: &'a str, ip: &'a str, event_time_ms: i64) -> WebEvent<'a> {
     let person = mix(view.visitor ^ 0xa9e);
     let referrer = match view.came_from {
         Some(page) => ["https://", host, PAGES[usize::from(page)]].concat().into(),
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_view_refers_to_the_page_before_it() {
-        let view = View { at_ns: 0, visitor: 3, host: 0, page: 1, came_from: Some(0) };
+        let view = PageView { at_ns: 0, visitor: 3, host: 0, page: 1, came_from: Some(0) };
         let event = event(&view, "a.example", "192.0.2.1", 0);
         assert_eq!((&*event.url, &*event.referrer), ("/blog", "https://a.example/"));
     }

@@ -6,7 +6,7 @@
 //! send dozens of visits from one network. It uses only operations whose results IEEE 754 defines
 //! to the last bit.
 
-use super::{DAY_MS, HOUR_MS, MOST_PAUSE_MS, Request, Visit, Visitor};
+use super::{DAY_MS, HOUR_MS, MAX_PAUSE_MS, Request, Visit, VisitorAddress};
 use crate::commands::produce::generate::random::{Random, mix};
 
 /// How busy the hours of a day are; between them, the level is interpolated linearly.
@@ -14,13 +14,13 @@ const CURVE: [f64; 24] = [
     0.45, 0.35, 0.28, 0.25, 0.25, 0.30, 0.45, 0.70, 0.95, 1.10, 1.20, 1.25, 1.25, 1.25, 1.30, 1.30,
     1.30, 1.35, 1.45, 1.55, 1.50, 1.30, 0.95, 0.65,
 ];
-const CURVE_MOST: f64 = 1.55;
+const CURVE_MAX: f64 = 1.55;
 /// By how much the level of an hour differs from its usual one, at most.
 const DRIFT: f64 = 0.15;
 /// The share of visits with a single event.
 const SINGLE: f64 = 0.45;
 /// The most events in a person's visit.
-const MOST_EVENTS: u64 = 1_000;
+const MAX_EVENTS: u64 = 1_000;
 /// The share of visits by people who come back, and by people in shared networks.
 const REGULAR: f64 = 0.35;
 const SHARED: f64 = 0.10;
@@ -89,7 +89,7 @@ pub fn visits(request: &Request, host: u16, visits: &mut Vec<Visit>) {
         let mut random = Random::new(mix(request.seed ^ mix(day)), 100 + u64::from(host));
         let level: Vec<f64> =
             CURVE.iter().map(|level| level * (1.0 - DRIFT + 2.0 * DRIFT * random.unit())).collect();
-        let most = CURVE_MOST * (1.0 + DRIFT);
+        let most = CURVE_MAX * (1.0 + DRIFT);
         let mean = CURVE.iter().sum::<f64>() / 24.0;
         let candidates = (request.visits as f64 * most / mean) as u64;
         for _ in 0..candidates {
@@ -122,16 +122,16 @@ impl<'a> People<'a> {
             (1, 0)
         } else {
             let u = (random.unit() + 1e-9).min(1.0);
-            let events = ((2.0 * tail.stretch(u)) as u64).clamp(2, MOST_EVENTS);
+            let events = ((2.0 * tail.stretch(u)) as u64).clamp(2, MAX_EVENTS);
             // Nobody looks at pages for more than five hours on end.
             let pauses = events as i64 - 1;
             let pause_ms = (2_000 + random.spread(25_000.0) as i64).min(5 * HOUR_MS / pauses);
-            (events, pauses * pause_ms.min(MOST_PAUSE_MS))
+            (events, pauses * pause_ms.min(MAX_PAUSE_MS))
         };
         Visit { first_ms, span_ms, events, host: self.host, visitor }
     }
 
-    fn visitor(&self, random: &mut Random) -> Visitor {
+    fn visitor(&self, random: &mut Random) -> VisitorAddress {
         let visits = self.request.visits;
         let unit = random.unit();
         if unit < REGULAR {
@@ -141,17 +141,17 @@ impl<'a> People<'a> {
         if unit < REGULAR + SHARED {
             let (class, number) = pick(&NETWORKS, visits, SHARED, random);
             let network = mix(class << 48 ^ number ^ u64::from(self.host) << 56 ^ 0x5ad) as u32;
-            return Visitor(u64::from(network & 0xffff_ff00 | random.below(250) as u32));
+            return VisitorAddress(u64::from(network & 0xffff_ff00 | random.below(250) as u32));
         }
         anybody(random.bits())
     }
 }
 
 /// A visitor with an arbitrary address: one in eight has IPv6.
-fn anybody(bits: u64) -> Visitor {
+fn anybody(bits: u64) -> VisitorAddress {
     match bits.is_multiple_of(8) {
-        true => Visitor(bits | 1 << 63),
-        false => Visitor(bits >> 32),
+        true => VisitorAddress(bits | 1 << 63),
+        false => VisitorAddress(bits >> 32),
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sessionizer_core::anomaly::Kind;
 
 use super::clean::People;
-use super::{DAY_MS, HOUR_MS, MINUTE_MS, Request, Visit, Visitor};
+use super::{DAY_MS, HOUR_MS, MINUTE_MS, Request, Visit, VisitorAddress};
 use crate::commands::produce::generate::random::{Random, mix};
 
 /// What can happen.
@@ -50,7 +50,7 @@ pub struct Incident {
 }
 
 /// Where it happens.
-pub struct Place<'a> {
+pub struct IncidentSite<'a> {
     pub request: &'a Request,
     pub host: u16,
     pub name: &'a str,
@@ -59,16 +59,16 @@ pub struct Place<'a> {
 }
 
 /// Adds visits of one address.
-struct Guest<'a> {
+struct VisitAdder<'a> {
     visits: &'a mut Vec<Visit>,
     host: u16,
-    visitor: Visitor,
+    visitor: VisitorAddress,
 }
 
-impl Guest<'_> {
-    fn visits(&mut self, first_ms: i64, events: u64, pause_ms: i64) -> i64 {
+impl VisitAdder<'_> {
+    fn add(&mut self, first_ms: i64, events: u64, pause_ms: i64) -> i64 {
         let span_ms = (events as i64 - 1) * pause_ms;
-        let Guest { host, visitor, .. } = *self;
+        let VisitAdder { host, visitor, .. } = *self;
         self.visits.push(Visit { first_ms, span_ms, events, host, visitor });
         first_ms + span_ms
     }
@@ -80,15 +80,15 @@ impl Scenario {
     }
 
     /// Changes the visits of a host.
-    pub fn happen(self, place: &Place<'_>, visits: &mut Vec<Visit>) -> Incident {
-        let Place { request, host, name, number } = *place;
+    pub fn happen(self, site: &IncidentSite<'_>, visits: &mut Vec<Visit>) -> Incident {
+        let IncidentSite { request, host, name, number } = *site;
         let stream = 1_000 + 100 * self as u64 + number;
         let mut random = Random::new(mix(request.seed ^ mix(u64::from(host))), stream);
         let length_ms = self.length_ms(&mut random);
-        let from_ms = self.begin_ms(place, length_ms, &mut random);
+        let from_ms = self.begin_ms(site, length_ms, &mut random);
         let to_ms = from_ms + length_ms;
-        let visitor = Visitor(u64::from(random.bits() as u32 | 1));
-        let mut guest = Guest { visits, host, visitor };
+        let visitor = VisitorAddress(u64::from(random.bits() as u32 | 1));
+        let mut adder = VisitAdder { visits, host, visitor };
         let mut subject = visitor.address();
         let (size, to_ms) = match self {
             Scenario::Flood => {
@@ -96,14 +96,14 @@ impl Scenario {
                 let u = random.unit();
                 let events = (200.0 * (1.0 + 6.0 * u * u * u) * (1.0 + 6.0 * u)) as u64;
                 let pause_ms = (length_ms / events as i64).max(1);
-                (events, guest.visits(from_ms, events, pause_ms))
+                (events, adder.add(from_ms, events, pause_ms))
             }
             Scenario::Crawler => {
                 let mut sum = 0;
                 let mut at_ms = from_ms;
                 while at_ms < to_ms {
                     let events = 5 + random.below(56);
-                    let last_ms = guest.visits(at_ms, events, 1_000 + random.below(2_000) as i64);
+                    let last_ms = adder.add(at_ms, events, 1_000 + random.below(2_000) as i64);
                     at_ms = last_ms + 6 * MINUTE_MS + random.below(12 * 60_000) as i64;
                     sum += 1;
                 }
@@ -113,7 +113,7 @@ impl Scenario {
                 let mut sum = 0;
                 let mut at_ms = from_ms;
                 while at_ms < to_ms {
-                    guest.visits(at_ms, 1, 0);
+                    adder.add(at_ms, 1, 0);
                     at_ms += 6 * MINUTE_MS + random.below(9 * 60_000) as i64;
                     sum += 1;
                 }
@@ -123,14 +123,14 @@ impl Scenario {
                 let every_ms = random.pick(&[30, 60]) * MINUTE_MS;
                 let times = length_ms / every_ms;
                 for time in 0..times {
-                    guest.visits(from_ms + time * every_ms + random.below(20_000) as i64, 1, 0);
+                    adder.add(from_ms + time * every_ms + random.below(20_000) as i64, 1, 0);
                 }
                 (times as u64, to_ms)
             }
             Scenario::Marathon => {
                 let pause_ms = 30_000 + random.below(170_000) as i64;
                 let events = (length_ms / pause_ms) as u64;
-                (events, guest.visits(from_ms, events, pause_ms))
+                (events, adder.add(from_ms, events, pause_ms))
             }
             Scenario::Distributed => {
                 let network = visitor.0 & 0xffff_ff00;
@@ -138,10 +138,10 @@ impl Scenario {
                 let addresses = 20 + random.below(41);
                 let mut sum = 0;
                 for address in 0..addresses {
-                    guest.visitor = Visitor(network | (1 + address));
+                    adder.visitor = VisitorAddress(network | (1 + address));
                     for _ in 0..=random.below(3) {
                         let at_ms = from_ms + random.below(length_ms as u64) as i64;
-                        guest.visits(at_ms, 1 + random.below(10), 2_000);
+                        adder.add(at_ms, 1 + random.below(10), 2_000);
                         sum += 1;
                     }
                 }
@@ -151,7 +151,7 @@ impl Scenario {
                 subject.clear();
                 let usual =
                     visits.iter().filter(|v| (from_ms..to_ms).contains(&v.first_ms)).count();
-                let percent = self.crowd(place, (from_ms, to_ms), usual, visits, &mut random);
+                let percent = self.crowd(site, (from_ms, to_ms), usual, visits, &mut random);
                 (percent, to_ms)
             }
         };
@@ -162,8 +162,8 @@ impl Scenario {
     /// When it begins: not on the first day if there are more, and early enough to be over by the
     /// end of its day. Incidents of one scenario share out the day if it is long enough, so that
     /// they do not overlap.
-    fn begin_ms(self, place: &Place<'_>, length_ms: i64, random: &mut Random) -> i64 {
-        let Place { request, number, .. } = *place;
+    fn begin_ms(self, site: &IncidentSite<'_>, length_ms: i64, random: &mut Random) -> i64 {
+        let IncidentSite { request, number, .. } = *site;
         let first_day = u64::from(request.days > 1);
         let day = first_day + random.below(request.days - first_day);
         let day_ms = request.start_ms + day as i64 * DAY_MS + MINUTE_MS;
@@ -180,20 +180,20 @@ impl Scenario {
     /// ones.
     fn crowd(
         self,
-        place: &Place<'_>,
+        site: &IncidentSite<'_>,
         (from_ms, to_ms): (i64, i64),
         usual: usize,
         visits: &mut Vec<Visit>,
         random: &mut Random,
     ) -> u64 {
-        let people = People::of(place.request, place.host);
+        let people = People::of(site.request, site.host);
         let more = |visits: &mut Vec<Visit>, random: &mut Random, percent, singles: bool| {
             for _ in 0..usual as u64 * percent / 100 {
                 let at_ms = from_ms + random.below((to_ms - from_ms) as u64) as i64;
                 let visit = people.visit(at_ms, random);
                 visits.push(match singles {
                     true => {
-                        let visitor = Visitor(u64::from(random.bits() as u32));
+                        let visitor = VisitorAddress(u64::from(random.bits() as u32));
                         Visit { events: 1, span_ms: 0, visitor, ..visit }
                     }
                     false => visit,

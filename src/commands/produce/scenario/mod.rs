@@ -21,13 +21,13 @@ use sessionizer_core::time::{EventTime, Gap};
 
 pub use clean::Tail;
 pub use incident::{Incident, Scenario};
-pub use stream::{Event, events};
+pub use stream::{PlannedEvent, events};
 
 pub const MINUTE_MS: i64 = 60_000;
 pub const HOUR_MS: i64 = 60 * MINUTE_MS;
 pub const DAY_MS: i64 = 24 * HOUR_MS;
 /// No pause within a visit is longer, so that a gap of five minutes never splits one.
-const MOST_PAUSE_MS: i64 = 200_000;
+const MAX_PAUSE_MS: i64 = 200_000;
 
 /// What to plan.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,14 +54,14 @@ pub struct Visit {
     pub span_ms: i64,
     pub events: u64,
     pub host: u16,
-    pub visitor: Visitor,
+    pub visitor: VisitorAddress,
 }
 
 /// A visitor: an address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Visitor(pub u64);
+pub struct VisitorAddress(pub u64);
 
-impl Visitor {
+impl VisitorAddress {
     /// The address: IPv4 if the number has 32 bits, IPv6 otherwise.
     pub fn address(self) -> String {
         match u32::try_from(self.0) {
@@ -97,8 +97,8 @@ impl Plan {
             for scenario in outages.into_iter().chain(others) {
                 for number in 0..request.incidents {
                     let mut mine = visits.split_off(from);
-                    let place = incident::Place { request, host: host as u16, name, number };
-                    incidents.push(scenario.happen(&place, &mut mine));
+                    let site = incident::IncidentSite { request, host: host as u16, name, number };
+                    incidents.push(scenario.happen(&site, &mut mine));
                     visits.append(&mut mine);
                 }
             }
@@ -133,7 +133,7 @@ impl Plan {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PlannedSession {
     pub host: u16,
-    pub visitor: Visitor,
+    pub visitor: VisitorAddress,
     pub span: Span,
     pub end: EventTime,
 }

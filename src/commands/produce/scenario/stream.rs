@@ -8,7 +8,7 @@ use crate::commands::produce::generate::random::mix;
 
 /// An event: who, where and when.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Event {
+pub struct PlannedEvent {
     pub at_ms: i64,
     pub visit: Visit,
     /// Its number within the visit, from 0.
@@ -16,13 +16,13 @@ pub struct Event {
 }
 
 /// All events of a plan. Memory is bounded by the number of simultaneous visits.
-pub fn events(plan: &Plan) -> impl Iterator<Item = Event> + '_ {
-    let mut running: BinaryHeap<Reverse<Event>> = BinaryHeap::new();
+pub fn events(plan: &Plan) -> impl Iterator<Item = PlannedEvent> + '_ {
+    let mut running: BinaryHeap<Reverse<PlannedEvent>> = BinaryHeap::new();
     let mut visits = plan.visits.iter().peekable();
     std::iter::from_fn(move || {
         let next = running.peek().map(|Reverse(event)| event.at_ms);
         while let Some(visit) = visits.next_if(|visit| next.is_none_or(|at| visit.first_ms <= at)) {
-            running.push(Reverse(Event { at_ms: visit.first_ms, visit: *visit, number: 0 }));
+            running.push(Reverse(PlannedEvent { at_ms: visit.first_ms, visit: *visit, number: 0 }));
             if next.is_none() {
                 break;
             }
@@ -31,7 +31,7 @@ pub fn events(plan: &Plan) -> impl Iterator<Item = Event> + '_ {
         let number = event.number + 1;
         if number < event.visit.events {
             let at_ms = at_ms(&event.visit, number);
-            running.push(Reverse(Event { at_ms, number, ..event }));
+            running.push(Reverse(PlannedEvent { at_ms, number, ..event }));
         }
         Some(event)
     })

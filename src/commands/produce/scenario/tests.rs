@@ -33,7 +33,7 @@ fn the_same_request_gives_the_same_plan_and_another_seed_another() {
 fn the_sessions_of_a_plan_are_those_of_its_events() {
     for tail in Tail::ALL {
         let plan = Plan::new(&Request { tail, ..request(&all()) });
-        let mut times: BTreeMap<(u16, Visitor), Vec<i64>> = BTreeMap::new();
+        let mut times: BTreeMap<(u16, VisitorAddress), Vec<i64>> = BTreeMap::new();
         let mut last_ms = i64::MIN;
         for event in events(&plan) {
             assert!(event.at_ms >= last_ms, "in the order of time");
@@ -70,7 +70,7 @@ fn a_day_has_about_its_number_of_visits_and_a_curve() {
 }
 
 #[test]
-fn tails_are_as_long_as_they_say() {
+fn tails_are_as_long_as_specified() {
     let share_above = |tail: Tail, events: u64| {
         let plan = Plan::new(&Request { tail, visits: 50_000, ..request(&[]) });
         let above = plan.visits.iter().filter(|visit| visit.events > events).count();
@@ -84,7 +84,7 @@ fn tails_are_as_long_as_they_say() {
 }
 
 #[test]
-fn every_scenario_leaves_its_mark_and_says_so() {
+fn every_scenario_leaves_its_mark_and_records_it() {
     for scenario in all() {
         let request = request(&[scenario]);
         let plan = Plan::new(&request);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::shared::mutate::fuzz;
 use crate::shared::rng::Rng;
 
 const TIME: i64 = 1_700_000_000_123;
@@ -218,4 +219,20 @@ fn a_control_character_must_be_escaped_in_names_as_in_values() {
 fn reasons_have_names_of_their_own() {
     let names: std::collections::BTreeSet<_> = Reason::ALL.iter().map(|r| r.name()).collect();
     assert_eq!(names.len(), Reason::ALL.len());
+}
+
+#[test]
+fn fuzz_event() {
+    let seeds: [&[u8]; 3] = [
+        br#"{"ip":"192.0.2.7","host":"a.example","event_time":1700000000123}"#,
+        br#"{"event_time":"2026-01-31T12:00:00.5+02:00","url":"/a?b=\"c","host":"b","ip":"::1"}"#,
+        br#"{"headers":{"a":[1,2e9,null]},"ip":"x","host":"\u00fc","event_time":"1999-12-31 23:59:60"}"#,
+    ];
+    let pieces: [&[u8]; 9] =
+        [b"\"", b"\\", b"\\ud800", b"1e999", b"{", b"]", b"\xff", b"\0", b",\"ip\":7"];
+    fuzz(&seeds, &pieces, |json| {
+        if !json.is_empty() {
+            assert_eq!(decode(Some(json)), decode_any(json), "{}", String::from_utf8_lossy(json));
+        }
+    });
 }

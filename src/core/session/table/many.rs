@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{LIST_MOST, NONE, SORTED, SessionTable, Slot, spread};
+use super::{MAX_LIST, NONE, SORTED, SessionTable, Slot, spread};
 use crate::session::span::Span;
 
 impl SessionTable {
@@ -39,7 +39,7 @@ impl SessionTable {
             let key = self.slots[head as usize].key;
             let at = self.add(Slot { span, key, hash, next: head, late, absorbed: false });
             self.replace_head(head, hash, at);
-            if length >= LIST_MOST {
+            if length >= MAX_LIST {
                 self.sort_sessions(at);
             }
         }

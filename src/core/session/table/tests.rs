@@ -237,7 +237,7 @@ fn whatever_the_order_the_sessions_of_a_crowd_are_those_of_the_batch() {
         most = most.max(want.values().map(Vec::len).max().unwrap_or(0));
         assert_eq!(run(&events, &mut rng, 150), want, "seed {seed}");
     }
-    assert!(most > 5 * LIST_MOST, "at most {most} sessions of a key");
+    assert!(most > 5 * MAX_LIST, "at most {most} sessions of a key");
 }
 
 fn run(events: &[(u64, i64)], rng: &mut Rng, seldom: u64) -> Sessions<u64> {

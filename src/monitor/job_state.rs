@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::monitor::Facts;
-use crate::monitor::condition::{Condition, Ended, HeldBack, Situation, Stage, Wait, judge, left};
+use crate::monitor::condition::{
+    Condition, Ended, HeldBack, Situation, Stage, WaitStatus, judge, left,
+};
 use crate::monitor::health::{self, Verdict, Vitals};
-use crate::monitor::history::{Counts, History, Point};
+use crate::monitor::history::{CounterSample, History, Point};
 use crate::monitor::sample::{PartSample, PartState, Sample};
 use crate::monitor::sentence::{Sentence, sentence};
 
@@ -15,7 +17,7 @@ use crate::monitor::sentence::{Sentence, sentence};
 const HOLDS_BACK_MS: i64 = 10_000;
 
 /// The state of the job, and since when it has been so.
-pub struct Board {
+pub struct JobState {
     pub facts: Facts,
     pub history: History,
     pub condition: Condition,
@@ -24,7 +26,7 @@ pub struct Board {
     pub since_ms: u64,
     pub live: Verdict,
     pub ready: Verdict,
-    pub balance: Result<(u64, Balance), String>,
+    pub balance: Result<(u64, BalanceRow), String>,
     pub ended: Option<Ended>,
     /// The state of each partition, and since when it has been in it.
     parts: BTreeMap<String, (PartState, u64)>,
@@ -39,7 +41,7 @@ pub struct Board {
 
 /// A row of `sessionizer.balance`: what became of the records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Balance {
+pub struct BalanceRow {
     pub as_of_ms: i64,
     pub records: i64,
     pub closed: i64,
@@ -84,10 +86,10 @@ pub struct PartRow {
     pub sample: PartSample,
 }
 
-impl Board {
+impl JobState {
     pub fn new(facts: Facts, at_ms: u64) -> Self {
         let condition = judge(&Situation::default());
-        Board {
+        JobState {
             facts,
             history: History::default(),
             sentence: sentence(&condition),
@@ -110,7 +112,7 @@ impl Board {
         let own = &samples[0];
         let at_ms = own.at_ms;
         let mut totals = self.totals(samples);
-        let counts = Counts {
+        let counts = CounterSample {
             records: totals.records,
             events: totals.events,
             rows: totals.rows,
@@ -237,7 +239,7 @@ impl Board {
             ended: self.ended.clone(),
             stopping: samples.iter().any(|sample| sample.stopping),
             commits_left: samples.iter().map(waiting).max().unwrap_or(0),
-            wait: longest.max_by_key(|wait: &Wait| wait.lasts_ms),
+            wait: longest.max_by_key(|wait: &WaitStatus| wait.lasts_ms),
             stage: totals.stage,
             lag: totals.lag,
             ahead: (self.facts.until_end && ahead > 0).then_some(ahead),
@@ -282,7 +284,7 @@ impl Board {
         if self.history.marked == 0 {
             self.history.mark(self.facts.started_ms, "started", "started".to_owned());
         }
-        let why = |wait: &Wait| wait.why.clone().unwrap_or_else(|| "no answer".to_owned());
+        let why = |wait: &WaitStatus| wait.why.clone().unwrap_or_else(|| "no answer".to_owned());
         for (whose, lost, back) in
             [("Kafka", "kafka_lost", "kafka_back"), ("Postgres", "postgres_lost", "postgres_back")]
         {

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
-use sessionizer::dataflow::budget::Kind;
+use sessionizer::dataflow::budget::ChargeKind;
 use sessionizer::dataflow::commit::WriterDriver;
 use sessionizer::dataflow::commit::writer::OpenLedger;
 use sessionizer::dataflow::graph;
@@ -66,7 +66,7 @@ pub struct Setup {
 }
 
 /// One life.
-pub struct Crew {
+pub struct SimRun {
     turns: Vec<Sender<()>>,
     /// Whether a worker's dataflow still exists after its turn.
     moved: Vec<Receiver<bool>>,
@@ -80,13 +80,13 @@ pub struct Crew {
     threads: Option<timely::communication::WorkerGuards<()>>,
 }
 
-impl Crew {
+impl SimRun {
     pub fn start(setup: Setup) -> Self {
         let controls: Vec<Arc<RunState>> = (0..setup.processes).map(|_| Arc::default()).collect();
         for run_state in &controls {
             run_state.memory.set(setup.memory, setup.workers / setup.processes);
             if setup.sabotage == Some(Sabotage::MemoryNeverReleased) {
-                run_state.memory.charge(Kind::Rows, 0, Epoch::MAX, setup.memory);
+                run_state.memory.charge(ChargeKind::Rows, 0, Epoch::MAX, setup.memory);
             }
         }
         let plan = Arc::clone(&setup.plan);
@@ -122,7 +122,7 @@ impl Crew {
         });
         let threads = Some(threads.expect("threads can be started"));
         let (ended, lost) = (RefCell::default(), Cell::new(None));
-        Crew { turns, moved, ended, plan, controls, lost, threads }
+        SimRun { turns, moved, ended, plan, controls, lost, threads }
     }
 
     pub fn processes(&self) -> usize {
@@ -173,7 +173,7 @@ impl Crew {
     }
 }
 
-impl Drop for Crew {
+impl Drop for SimRun {
     /// The crash: nobody gets another turn.
     fn drop(&mut self) {
         self.turns.clear();

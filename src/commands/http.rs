@@ -10,15 +10,15 @@ use sessionizer_core::fault::Fault;
 use crate::config::Environment;
 
 /// How long a whole answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The largest answer, in bytes.
-const MOST: usize = 64 << 20;
+const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// Where a job listens by default.
-const DEFAULT: &str = "127.0.0.1:9464";
+const DEFAULT_AUTHORITY: &str = "127.0.0.1:9464";
 
 /// The address of a job's HTTP port.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Place {
+pub struct Endpoint {
     /// `host:port`.
     pub authority: String,
     pub path: String,
@@ -26,18 +26,18 @@ pub struct Place {
 
 /// An answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Reply {
+pub struct HttpReply {
     pub status: u16,
     pub body: String,
 }
 
-impl Place {
+impl Endpoint {
     /// The address that was typed, or the one on which a job with these variables listens.
     pub fn find(url: Option<&str>, path: &str, env: &Environment) -> Result<Self, Fault> {
         let listens = env.value("SESSIONIZER_HTTP");
         let Some(url) = url else {
             let authority = match listens.as_deref().map(str::trim) {
-                None | Some("") => DEFAULT.to_owned(),
+                None | Some("") => DEFAULT_AUTHORITY.to_owned(),
                 Some("none") => {
                     return Err(Fault::Config(
                         "SESSIONIZER_HTTP is none: this job answers nobody. Give it an address, or \
@@ -52,11 +52,11 @@ impl Place {
                     .or_else(|| address.strip_prefix("[::]:").map(|port| format!("[::1]:{port}")))
                     .unwrap_or_else(|| address.to_owned()),
             };
-            return Ok(Place { authority, path: path.to_owned() });
+            return Ok(Endpoint { authority, path: path.to_owned() });
         };
         let wrong = || {
             Fault::Config(format!(
-                "{url:?} is not the URL of a job: it must be like http://{DEFAULT}"
+                "{url:?} is not the URL of a job: it must be like http://{DEFAULT_AUTHORITY}"
             ))
         };
         let rest = match url.split_once("://") {
@@ -81,15 +81,15 @@ impl Place {
             false if given.ends_with(path.trim_start_matches('/')) => format!("/{given}"),
             false => format!("/{given}{path}"),
         };
-        Ok(Place { authority, path })
+        Ok(Endpoint { authority, path })
     }
 
     /// Asks, and waits for the whole answer.
-    pub fn ask(&self) -> io::Result<Reply> {
-        let until = Instant::now() + PATIENCE;
+    pub fn get(&self) -> io::Result<HttpReply> {
+        let until = Instant::now() + ANSWER_TIMEOUT;
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name leads nowhere");
         for address in self.authority.to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, PATIENCE) {
+            match TcpStream::connect_timeout(&address, ANSWER_TIMEOUT) {
                 Ok(stream) => return self.exchange(stream, until),
                 Err(why) => last = why,
             }
@@ -97,15 +97,15 @@ impl Place {
         Err(last)
     }
 
-    fn exchange(&self, mut stream: TcpStream, until: Instant) -> io::Result<Reply> {
-        stream.set_write_timeout(Some(PATIENCE))?;
-        let Place { authority, path } = self;
+    fn exchange(&self, mut stream: TcpStream, until: Instant) -> io::Result<HttpReply> {
+        stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        let Endpoint { authority, path } = self;
         write!(stream, "GET {path} HTTP/1.0\r\nHost: {authority}\r\n\r\n")?;
         let mut bytes = Vec::new();
         let mut buffer = vec![0; 64 << 10];
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || bytes.len() > MOST {
+            if left.is_zero() || bytes.len() > MAX_ANSWER_BYTES {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             stream.set_read_timeout(Some(left))?;
@@ -123,7 +123,7 @@ impl Place {
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<Reply> {
+fn parse(bytes: &[u8]) -> Option<HttpReply> {
     let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
     let head = std::str::from_utf8(&bytes[..end]).ok()?;
     let status = head.strip_prefix("HTTP/1.")?.split(' ').nth(1)?.parse().ok()?;
@@ -133,7 +133,9 @@ fn parse(bytes: &[u8]) -> Option<Reply> {
         name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
     });
     // A connection that broke must not pass for a short answer.
-    length.is_none_or(|length| bytes.len() == end + 4 + length).then_some(Reply { status, body })
+    length
+        .is_none_or(|length| bytes.len() == end + 4 + length)
+        .then_some(HttpReply { status, body })
 }
 
 /// A text from outside without what could move the cursor or change colours.
@@ -145,10 +147,10 @@ pub fn printable(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn place(url: Option<&str>, variable: Option<&str>) -> Result<(String, String), Fault> {
+    fn endpoint(url: Option<&str>, variable: Option<&str>) -> Result<(String, String), Fault> {
         let variables = variable.map(|value| ("SESSIONIZER_HTTP".into(), value.into()));
         let env = Environment::new(variables);
-        Place::find(url, "/readyz", &env).map(|place| (place.authority, place.path))
+        Endpoint::find(url, "/readyz", &env).map(|endpoint| (endpoint.authority, endpoint.path))
     }
 
     #[test]
@@ -165,7 +167,7 @@ mod tests {
             (Some("http://[::1]"), None, "[::1]:80", "/readyz"),
         ] {
             let want = (authority.to_owned(), path.to_owned());
-            assert_eq!(place(url, variable), Ok(want), "{url:?} {variable:?}");
+            assert_eq!(endpoint(url, variable), Ok(want), "{url:?} {variable:?}");
         }
         for (url, variable) in [
             (None, Some("none")),
@@ -175,14 +177,14 @@ mod tests {
             (Some("http://job:1/x y"), None),
             (Some("http://job:1/\r\nX: y"), None),
         ] {
-            assert_eq!(place(url, variable).map_err(|why| why.exit_code()), Err(2), "{url:?}");
+            assert_eq!(endpoint(url, variable).map_err(|why| why.exit_code()), Err(2), "{url:?}");
         }
     }
 
     #[test]
     fn an_answer_is_taken_as_a_whole_or_not_at_all() {
         let good = b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 2\r\n\r\nno";
-        assert_eq!(parse(good), Some(Reply { status: 503, body: "no".to_owned() }));
+        assert_eq!(parse(good), Some(HttpReply { status: 503, body: "no".to_owned() }));
         assert_eq!(parse(&good[..good.len() - 1]), None);
         assert_eq!(parse(b"SSH-2.0-OpenSSH\r\n\r\n"), None);
         assert_eq!(parse(b""), None);

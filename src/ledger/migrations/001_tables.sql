@@ -1,11 +1,21 @@
 -- What the job keeps beside the table of sessions: its progress, the contents of every epoch, its
 -- open sessions, and its dead letters. Everything is keyed by job, so that several jobs can share a
 -- database. Times in *_ms count milliseconds since 1970; an epoch is such a time.
+--
+-- Every statement can be repeated: what versions without a number have left is brought up to date.
 
 -- Not `if not exists`, which requires the right to create a schema even if it exists.
 do $$ begin
     if to_regnamespace('sessionizer') is null then create schema sessionizer; end if;
 end $$;
+
+-- The migrations that have been applied: the highest number is the version of the schema.
+create table if not exists sessionizer.schema_version (
+    version       integer primary key,
+    name          text not null,
+    applied_by    text not null,
+    applied_at    timestamptz not null default now()
+);
 
 -- One row per job: the settings fixed at its creation.
 create table if not exists sessionizer.jobs (
@@ -196,7 +206,13 @@ alter table sessionizer.dead_letters add column if not exists records bigint not
 -- These tables have no key, and a publication of deletes needs a key or this.
 alter table sessionizer.dead_letters replica identity full;
 alter table sessionizer.losses replica identity full;
-drop view if exists sessionizer.balance;
+-- Its columns were others once. It is not made again without need: its grants would go with it.
+do $$ begin
+    if not exists (select from pg_attribute where attrelid = to_regclass('sessionizer.balance')
+                   and attname = 'replay_difference') then
+        drop view if exists sessionizer.balance;
+    end if;
+end $$;
 
 -- Nothing vanishes: every record is in a closed session, in an open session, a dead letter, or part
 -- of an accepted loss. As of the last epoch that all shards have passed. The difference is zero at

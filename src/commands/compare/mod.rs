@@ -1,0 +1,307 @@
+//! `sessionizer compare`: the table of the job beside that of another program that reads the same
+//! topic, such as the Flink job that it is to replace.
+//!
+//! Both tables are read at one moment, visitor by visitor. What differs is put into classes
+//! ([`classes`]). Whether missing events can have been late is looked up in the topic: for a
+//! program whose watermark follows the newest event of each partition, an event can be late only if
+//! its window ends before the newest event that was read before it, less the delay of the watermark.
+
+mod classes;
+mod report;
+
+use std::collections::HashMap;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+use log::{info, warn};
+use sessionizer_core::event;
+use sessionizer_core::fault::Fault;
+use sessionizer_core::key::Key;
+use sessionizer_core::rfc3339::parse_rfc3339;
+use sessionizer_core::session::Span;
+use sessionizer_core::time::{EventTime, Gap};
+
+use self::classes::{Common, Stretch, WindowRow};
+use self::report::Report;
+use crate::cli::CompareArgs;
+use crate::config;
+use crate::config::{Environment, Problems, duration_ms, whole};
+use crate::dataflow::ports::LedgerError;
+use crate::dataflow::run_state::RunState;
+use crate::kafka::{Admin, KafkaConfig, Range, scan};
+use crate::ledger::{LedgerConfig, Moment};
+use crate::ui::bars::{bars, style};
+use crate::ui::text::plural;
+
+/// How long brokers that are away are waited for.
+const BROKER_TIMEOUT: Duration = Duration::from_secs(60);
+const YEAR_MS: u64 = 31_536_000_000;
+
+/// What is compared, and how.
+struct Settings {
+    /// None: the topic is not read.
+    kafka: Option<KafkaConfig>,
+    ledger: LedgerConfig,
+    /// The ledger with the other table in place of the job's.
+    other: LedgerConfig,
+    since: Option<EventTime>,
+    until: Option<EventTime>,
+    out_of_orderness_ms: i64,
+    show: usize,
+}
+
+/// The times of the events that may have been late, by visitor.
+type LateEvents = HashMap<Key, Vec<EventTime>>;
+
+/// Compares and prints. The fault says that something is unexplained, or why nothing could be
+/// compared.
+pub fn compare(args: &CompareArgs, env: &Environment, run_state: &RunState) -> Result<(), Fault> {
+    let settings = read(args, env)?;
+    let mut moment = Moment::read(&settings.ledger).map_err(give_up)?;
+    let late = match &settings.kafka {
+        Some(kafka) => Some(late_events(kafka, &moment, settings.out_of_orderness_ms, run_state)?),
+        None => None,
+    };
+    let report = compared(&mut moment, &settings, late.as_ref(), run_state)?;
+    let verdict = report.verdict();
+    let mut out = io::stdout().lock();
+    let written = match args.json {
+        true => writeln!(out, "{}", report.json()),
+        false => report.print(&mut out),
+    };
+    let written = match &verdict {
+        Ok(sentence) if !args.json => written.and_then(|()| writeln!(out, "{sentence}")),
+        _ => written,
+    };
+    match written {
+        Err(why) if why.kind() != io::ErrorKind::BrokenPipe => Err(Fault::Environment(format!(
+            "the report cannot be written to standard output: {why}"
+        ))),
+        _ => verdict.map(drop),
+    }
+}
+
+fn read(args: &CompareArgs, env: &Environment) -> Result<Settings, Fault> {
+    let mut problems = Problems::new(env);
+    let kafka = match args.no_topic {
+        true => None,
+        false => Some(config::read_kafka(&mut problems, &args.kafka_config, true, env)),
+    };
+    let ledger = config::read_ledger_of(&mut problems, args.job.as_deref(), env);
+    let against = match &args.against {
+        Some(table) => config::read_table(table),
+        None => Err("is not set: the table of the other program".to_owned()),
+    };
+    let against = problems.take("--against", against);
+    let mut time = |flag, text: &Option<String>| {
+        let text = text.as_deref()?;
+        let time = parse_rfc3339(text.trim().as_bytes()).map(EventTime::from_millis);
+        problems.take(
+            flag,
+            time.ok_or_else(|| format!("is {text:?}: it must be a time like 2026-01-31T12:00:00Z")),
+        )
+    };
+    let (since, until) = (time("--since", &args.since), time("--until", &args.until));
+    let delay = duration_ms(&args.out_of_orderness, 0, YEAR_MS);
+    let delay = problems.take("--out-of-orderness", delay);
+    let show = problems.take("--show", whole(&args.show, 0, 1_000_000));
+    let kafka_is_read = kafka.as_ref().is_none_or(Option::is_some);
+    match (ledger, against, delay, show) {
+        (Some(ledger), Some(against), Some(delay), Some(show))
+            if kafka_is_read && problems.is_empty() =>
+        {
+            Ok(Settings {
+                kafka: kafka.flatten(),
+                other: LedgerConfig { table: against, ..ledger.clone() },
+                ledger,
+                since,
+                until,
+                out_of_orderness_ms: delay as i64,
+                show: show as usize,
+            })
+        }
+        _ => Err(problems.fault()),
+    }
+}
+
+fn give_up(error: LedgerError) -> Fault {
+    match error {
+        LedgerError::Fatal(fault) => fault,
+        LedgerError::Retry(why) => Fault::Environment(format!("Postgres cannot be read: {why}")),
+    }
+}
+
+fn stopped() -> Fault {
+    Fault::Environment("the comparison was stopped before its end".to_owned())
+}
+
+/// Reads what the job has read, and finds the events that may have been late.
+fn late_events(
+    kafka: &KafkaConfig,
+    moment: &Moment,
+    out_of_orderness_ms: i64,
+    run_state: &RunState,
+) -> Result<LateEvents, Fault> {
+    let ranges = available(kafka, moment, run_state)?;
+    let records: u64 = ranges.iter().map(|range| range.end.since(range.start) as u64).sum();
+    info!("reading {} to see which events came late", plural(records, "record"));
+    let bar = match io::stderr().is_terminal() {
+        true => bars()
+            .add(ProgressBar::new(records))
+            .with_style(style("{bar:24} {percent}% of {human_len} records, {rate}, {eta} to go")),
+        false => ProgressBar::hidden(),
+    };
+    let mut newest = vec![EventTime::NEVER; ranges.len()];
+    let mut late = LateEvents::new();
+    let mut read = 0u64;
+    scan(
+        kafka,
+        &ranges,
+        || run_state.ending(),
+        |at, record| {
+            read += 1;
+            if read.is_multiple_of(4_096) {
+                bar.set_position(read);
+            }
+            if let Ok(event) = event::decode(record.payload) {
+                if may_be_late(event.time, newest[at], moment.gap, out_of_orderness_ms) {
+                    late.entry(event.key()).or_default().push(event.time);
+                }
+                newest[at] = newest[at].max(event.time);
+            }
+            !run_state.ending()
+        },
+    )?;
+    bar.finish_and_clear();
+    if run_state.ending() {
+        return Err(stopped());
+    }
+    Ok(late)
+}
+
+/// Whether the window of an event may have ended before the watermark, given the newest event that
+/// its partition had before it.
+fn may_be_late(time: EventTime, newest: EventTime, gap: Gap, out_of_orderness_ms: i64) -> bool {
+    newest > EventTime::NEVER && gap.end_after(time) <= newest.plus(-out_of_orderness_ms)
+}
+
+/// What the job has read and Kafka still has.
+fn available(
+    kafka: &KafkaConfig,
+    moment: &Moment,
+    run_state: &RunState,
+) -> Result<Vec<Range>, Fault> {
+    let cluster = Admin::new(kafka)?;
+    cluster.topics(BROKER_TIMEOUT, || run_state.ending())?;
+    let Some((_, (_, bindings))) = moment.epochs.last_key_value() else { return Ok(Vec::new()) };
+    let mut ranges = Vec::new();
+    for binding in bindings {
+        let (oldest, end) = cluster.offsets(&binding.topic, binding.partition)?;
+        if oldest > binding.start {
+            warn!(
+                "{}[{}]: Kafka no longer has offsets {} to {oldest}, so which of them were late is \
+                 not known, and what they would explain is unexplained: leave it out by --since, or \
+                 use --no-topic",
+                binding.topic, binding.partition, binding.start
+            );
+        }
+        let range = Range {
+            topic: binding.topic.clone(),
+            partition: binding.partition,
+            start: binding.start.max(oldest),
+            end: binding.end.min(end),
+        };
+        ranges.push(range);
+    }
+    ranges.retain(|range| range.end > range.start);
+    Ok(ranges)
+}
+
+/// Reads both tables twice: for the time that they have in common, and to compare them.
+fn compared(
+    moment: &mut Moment,
+    settings: &Settings,
+    late: Option<&LateEvents>,
+    run_state: &RunState,
+) -> Result<Report, Fault> {
+    let gap = moment.gap;
+    let window = |span: Span| WindowRow {
+        start: span.first,
+        end: gap.end_after(span.last),
+        events: span.count,
+    };
+    let mut bounds: [Option<(EventTime, EventTime)>; 2] = [None, None];
+    moment
+        .rows_beside(&settings.other, |is_ours, _, span| {
+            let WindowRow { start, end, .. } = window(span);
+            let (first, last) = bounds[usize::from(!is_ours)].get_or_insert((start, end));
+            (*first, *last) = (start.min(*first), end.max(*last));
+            !run_state.ending()
+        })
+        .map_err(give_up)?;
+    let empty = |table: &str| Fault::Environment(format!("the table {table} has no rows yet"));
+    let [ours, theirs] = bounds;
+    let ours = ours.ok_or_else(|| empty(&moment.table_name()))?;
+    let theirs = theirs.ok_or_else(|| empty(&settings.other.table))?;
+    let watermark = moment.shards.iter().map(|shard| moment.epochs[&shard.epoch].0).min();
+    // What ends exactly at the watermark is still open.
+    let closed = watermark.unwrap_or(EventTime::NEVER).plus(-1);
+    let common = Common {
+        from: settings.since.unwrap_or(ours.0.max(theirs.0)),
+        to: settings.until.unwrap_or(closed.min(theirs.1)),
+    };
+    let name = moment.table_name();
+    let mut report = Report::new(name, settings.other.table.clone(), common, late.is_some());
+    let mut finish = |key: &Key, stretch: Stretch| {
+        let late = match late {
+            None => u64::MAX,
+            Some(late) => late.get(key).map_or(0, |times| {
+                let within = |time: &&EventTime| {
+                    stretch.start() <= Some(**time) && Some(gap.end_after(**time)) <= stretch.end()
+                };
+                times.iter().filter(within).count() as u64
+            }),
+        };
+        report.add(key, stretch, late, settings.show);
+    };
+    let mut current: Option<(Key, Stretch)> = None;
+    moment
+        .rows_beside(&settings.other, |is_ours, key, span| {
+            let row = window(span);
+            let joins = current
+                .as_mut()
+                .is_some_and(|(of, stretch)| *of == key && stretch.add(is_ours, row));
+            if !joins {
+                let mut next = Stretch::default();
+                next.add(is_ours, row);
+                if let Some((key, stretch)) = current.replace((key, next)) {
+                    finish(&key, stretch);
+                }
+            }
+            !run_state.ending()
+        })
+        .map_err(give_up)?;
+    if run_state.ending() {
+        return Err(stopped());
+    }
+    if let Some((key, stretch)) = current {
+        finish(&key, stretch);
+    }
+    Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_may_be_late_once_its_window_ends_before_the_watermark() {
+        let at = |seconds: i64| EventTime::from_millis(1_000 * seconds);
+        let gap = Gap::from_millis(300_000).expect("a gap");
+        for (newest, late) in [(1_314, false), (1_315, true), (1_316, true)] {
+            assert_eq!(may_be_late(at(1_000), at(newest), gap, 15_000), late, "{newest}");
+        }
+        assert!(!may_be_late(at(1_000), EventTime::NEVER, gap, 15_000), "it is the first");
+    }
+}
