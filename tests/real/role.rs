@@ -135,6 +135,7 @@ fn every_right_that_is_missing_is_named_at_the_start() {
         ("table sessionizer.replay_differences", "select insert"),
         ("table sessionizer.anomalies", "select insert update delete"),
         ("table sessionizer.forgotten", "select insert update delete"),
+        ("table sessionizer.audit_state", "select delete"),
         ("table sessionizer.balance", "select"),
         ("schema sessionizer", "usage"),
     ];
