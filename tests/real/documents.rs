@@ -127,7 +127,9 @@ impl Place {
         let program = env!("CARGO_BIN_EXE_sessionizer");
         place.script(
             "sessionizer",
-            &format!("exec timeout --foreground --preserve-status -s TERM {SECONDS} '{program}' \"$@\""),
+            &format!(
+                "exec timeout --foreground --preserve-status -s TERM {SECONDS} '{program}' \"$@\""
+            ),
         );
         place.script(
             "cargo",
