@@ -15,6 +15,7 @@ mod batch;
 mod clock;
 mod days;
 mod history;
+mod host;
 mod network;
 mod reason;
 mod rows;

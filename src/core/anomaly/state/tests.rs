@@ -1,0 +1,254 @@
+//! The state, against the batch answer.
+
+use std::collections::BTreeMap;
+
+use super::super::{Kind, Session, batch};
+use super::*;
+use crate::shared::rng::Rng;
+
+const GAP_MS: i64 = 300_000;
+const HOUR_MS: i64 = super::super::HOUR_MS;
+
+type Row = (String, String, Span, EventTime);
+
+fn bounds(hosts: usize) -> DetectorBounds {
+    DetectorBounds { hosts, visitors: 100_000 }
+}
+
+/// What a caller who joins the changes has.
+#[derive(Default)]
+struct Joined {
+    large: BTreeMap<(HostHour, (String, Span)), i64>,
+    limits: BTreeMap<(HostHour, Limits), i64>,
+    host_anomalies: BTreeMap<Anomaly, i64>,
+    frequent: BTreeMap<(HostDay, Frequent), i64>,
+    day_limits: BTreeMap<(HostDay, DayLimits), i64>,
+}
+
+fn plus<K: Ord + Clone>(map: &mut BTreeMap<K, i64>, key: K, diff: i64) {
+    let n = map.entry(key.clone()).or_default();
+    *n += diff;
+    if *n == 0 {
+        map.remove(&key);
+    }
+}
+
+impl Joined {
+    fn take(&mut self, changed: DetectorChanges) {
+        changed.large.into_iter().for_each(|(k, v, n)| plus(&mut self.large, (k, v), n));
+        changed.limits.into_iter().for_each(|(k, v, n)| plus(&mut self.limits, (k, v), n));
+        let of_hosts = changed.host_anomalies.into_iter();
+        of_hosts.for_each(|(anomaly, n)| plus(&mut self.host_anomalies, anomaly, n));
+        changed.frequent.into_iter().for_each(|(k, v, n)| plus(&mut self.frequent, (k, v), n));
+        let limits = changed.day_limits.into_iter();
+        limits.for_each(|(k, v, n)| plus(&mut self.day_limits, (k, v), n));
+    }
+
+    fn anomalies(&self) -> Vec<Anomaly> {
+        let mut all: Vec<Anomaly> = self.host_anomalies.keys().cloned().collect();
+        for (key, (ip, span)) in self.large.keys() {
+            for (_, limits) in self.limits.keys().filter(|(of, _)| of == key) {
+                all.extend(limits.judge(ip, &key.0, span));
+            }
+        }
+        for (key, frequent) in self.frequent.keys() {
+            for (_, limits) in self.day_limits.keys().filter(|(of, _)| of == key) {
+                all.extend(limits.judge(key, frequent, &Thresholds::sensitive()));
+            }
+        }
+        let counts = self.large.values().chain(self.limits.values());
+        let counts = counts.chain(self.host_anomalies.values()).chain(self.frequent.values());
+        assert!(counts.chain(self.day_limits.values()).all(|n| *n == 1), "each once");
+        all.sort_unstable();
+        all
+    }
+}
+
+/// Whether an anomaly is known to this state, and live.
+fn is_known(state: &DetectorState, anomaly: &Anomaly) -> bool {
+    if anomaly.kind.is_by_day() {
+        let day = Day::of(anomaly.at);
+        let known_from = state.known_from.0.saturating_sub(1);
+        return day >= live_day(state.watermark) && Day(day.0 - 1) > Hour(known_from).day();
+    }
+    hour(anomaly) >= state.first_live()
+}
+
+fn hour(anomaly: &Anomaly) -> Hour {
+    anomaly.hour(GAP_MS)
+}
+
+fn random_row(rng: &mut Rng, now_ms: i64) -> Row {
+    let host = ["a.example", "b.example"][rng.below(2) as usize].to_owned();
+    let ip = format!("192.0.{}.{}", rng.below(12), rng.below(10));
+    let end_ms = now_ms - rng.below(600_000) as i64;
+    let count = if rng.one_in(15) { rng.between(1, 40) } else { rng.between(1, 4) };
+    let span_ms = if rng.one_in(20) { rng.below(2_000_000) } else { rng.below(100_000) };
+    let last = EventTime::from_millis(end_ms - GAP_MS);
+    let first = last.plus(if count == 1 { 0 } else { -(span_ms as i64) });
+    (ip, host, Span { first, last, count }, EventTime::from_millis(end_ms))
+}
+
+#[test]
+fn what_is_joined_is_the_batch_answer_of_the_live_hours() {
+    let mut seen: BTreeMap<Kind, (u64, u64)> = BTreeMap::new();
+    for seed in 0..6 {
+        let mut rng = Rng::new(seed);
+        let start_ms = 1_780_272_000_000 + rng.below(86_400_000) as i64;
+        let known_from = match seed % 3 {
+            1 => Hour(start_ms.div_euclid(HOUR_MS)),
+            _ => Hour(i64::MIN / 2),
+        };
+        let mut state = DetectorState::new(Thresholds::sensitive(), bounds(10), known_from);
+        // Whatever was emitted before `begin` does not count.
+        let begins_at = if seed % 3 == 2 { 150 } else { 0 };
+        let (mut joined, mut rows) = (Joined::default(), Vec::<Row>::new());
+        let mut now_ms = start_ms + HOUR_MS;
+        let mut before: Vec<Anomaly> = Vec::new();
+        let mut busy = 1;
+        for step in 0..400 {
+            // Time advances by minutes, and sometimes by hours.
+            now_ms += rng.below(600_000) as i64;
+            now_ms += if rng.one_in(60) { rng.below(20 * 3_600_000) as i64 } else { 0 };
+            busy = if rng.one_in(8) { rng.below(14) } else { busy };
+            let mut changes: Vec<(Row, i64)> =
+                (0..busy).map(|_| (random_row(&mut rng, now_ms), 1)).collect();
+            // Late events remove a row, and may replace it with a longer one.
+            if rng.one_in(2) && !rows.is_empty() {
+                let recent = rows.len().min(400);
+                let at = rows.len() - 1 - rng.below(recent as u64) as usize;
+                let row = rows[at].clone();
+                let mut longer = row.clone();
+                longer.2.count += rng.between(1, 9);
+                changes.push((row, -1));
+                changes.extend(rng.one_in(2).then_some((longer, 1)));
+            }
+            for (row, diff) in &changes {
+                match diff {
+                    1 => rows.push(row.clone()),
+                    _ => {
+                        let at = rows.iter().position(|known| known == row);
+                        rows.remove(at.expect("it was there"));
+                    }
+                }
+            }
+            let watermark = EventTime::from_millis(now_ms + 1);
+            let of = |(row, diff): &(Row, i64)| (row.clone(), *diff);
+            let owned: Vec<(Row, i64)> = changes.iter().map(of).collect();
+            let changes = owned.iter().map(|((ip, host, span, end), diff)| RowChange {
+                ip,
+                host,
+                host_hash: xxhash_rust::xxh3::xxh3_64(host.as_bytes()),
+                span: *span,
+                end: *end,
+                diff: *diff,
+            });
+            let changed = state.advance(changes, watermark);
+            match step {
+                _ if step < begins_at => continue,
+                _ if step == begins_at && step > 0 => {
+                    let from = match seed {
+                        2 => Hour(Hour::of(watermark).0 - HISTORY),
+                        _ => needed_from(watermark, true),
+                    };
+                    joined.take(state.begin(from));
+                }
+                _ => joined.take(changed),
+            }
+            if step % 5 > 0 {
+                continue;
+            }
+            // Nothing older can be live, nor be the history of what is.
+            let needed = watermark.plus(-73 * HOUR_MS);
+            rows.retain(|(.., end)| *end > needed);
+            let table = rows.iter().map(|(ip, host, span, end)| Session {
+                ip,
+                host,
+                span: *span,
+                end: *end,
+            });
+            let mut want = batch(table, watermark, &Thresholds::sensitive());
+            want.retain(|anomaly| is_known(&state, anomaly));
+            // The first quarter that is known may only continue the one before: it is left out.
+            let first = Hour(state.known_from.0.saturating_add(HISTORY));
+            let quarter = |a: &Anomaly| bucket(a.at, SINGLES_MS);
+            let is_first = |a: &Anomaly| quarter(a) == first.0.saturating_mul(4);
+            want.retain(|a| a.kind != Kind::Singles || !is_first(a));
+            let got = joined.anomalies();
+            let odd: Vec<&Anomaly> = got.iter().filter(|a| !want.contains(a)).collect();
+            let missing: Vec<&Anomaly> = want.iter().filter(|a| !got.contains(a)).collect();
+            assert!(got == want, "seed {seed}: {odd:?} instead of {missing:?}");
+            for anomaly in &got {
+                seen.entry(anomaly.kind).or_default().0 += 1;
+            }
+            let live = |a: &&Anomaly| is_known(&state, a);
+            let is_gone = |a: &&Anomaly| !got.iter().any(|b| b.identity() == a.identity());
+            let withdrawn = before.iter().filter(live).filter(is_gone);
+            withdrawn.for_each(|a| seen.entry(a.kind).or_default().1 += 1);
+            before = got;
+        }
+    }
+    // Each kind must have occurred, or the test proves nothing.
+    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Clock) {
+        let (raised, withdrawn) = seen.get(&kind).copied().unwrap_or_default();
+        assert!(raised > 50 && withdrawn > 0, "{seen:?}");
+    }
+}
+
+#[test]
+fn hosts_are_bounded_and_a_host_without_room_leaves_no_trace() {
+    let mut state = DetectorState::new(Thresholds::sensitive(), bounds(1), Hour(i64::MIN / 2));
+    let last = EventTime::from_millis(1_780_272_000_000);
+    let span = Span { first: last, last, count: 90 };
+    let row = |host: &'static str, diff| RowChange {
+        ip: "a",
+        host,
+        host_hash: u64::from(host.as_bytes()[0]),
+        span,
+        end: last.plus(GAP_MS),
+        diff,
+    };
+    let watermark = last.plus(GAP_MS + 1);
+    state.advance([row("a.example", 1), row("b.example", 1)].into_iter(), watermark);
+    assert_eq!((state.hosts(), state.refused_rows), (1, 1));
+    // Later there is room, but a correction of the past is ignored.
+    let later = watermark.plus(30 * HOUR_MS);
+    state.advance([row("a.example", -1)].into_iter(), later);
+    state.hosts.clear();
+    let changed = state.advance([row("b.example", -1)].into_iter(), later);
+    assert_eq!(changed, DetectorChanges::default());
+}
+
+#[test]
+fn too_many_visitors_are_forgotten_until_the_next_day() {
+    let bounds = DetectorBounds { hosts: 10, visitors: 60 };
+    let mut state = DetectorState::new(Thresholds::sensitive(), bounds, Hour(i64::MIN / 2));
+    let day = 20_605;
+    let mut joined = Joined::default();
+    // Every day twenty visitors, one of whom comes often, and on some days a crowd.
+    let mut one_day = |state: &mut DetectorState, day: i64, crowd: u64| {
+        let start = Day(day).start();
+        let ip = |n: u64| format!("10.{}.{}.{}", n >> 16, n >> 8 & 255, n & 255);
+        let often = (0..20).map(|n| (ip(0), n));
+        let visits = (1..20 + crowd).map(|n| (ip(n), n % 40));
+        let visits: Vec<(String, u64)> = visits.chain(often).collect();
+        let rows = visits.iter().map(|(ip, n)| {
+            let last = start.plus(60_000 * *n as i64);
+            let span = Span { first: last, last, count: 1 };
+            let end = last.plus(GAP_MS);
+            RowChange { ip, host: "a", host_hash: 1, span, end, diff: 1 }
+        });
+        joined.take(state.advance(rows, start.plus(3 * HOUR_MS)));
+        let found = joined.anomalies().into_iter();
+        found.filter(|a| a.kind == Kind::Repeat).map(|a| Day::of(a.at).0 - 20_605).collect()
+    };
+    let none: [i64; 0] = [];
+    let mut days = |n: i64, crowd| -> Vec<i64> { one_day(&mut state, day + n, crowd) };
+    assert_eq!(days(0, 0), none, "there is no day before");
+    assert_eq!(days(1, 0), [1]);
+    assert_eq!(days(2, 100), none, "all of them are forgotten");
+    assert_eq!(days(3, 0), none, "the day before is not known");
+    assert_eq!(days(4, 0), [4]);
+    assert_eq!(days(5, 0), [4, 5]);
+    assert!(state.has_refused() && state.visitors == 60);
+}
