@@ -61,10 +61,10 @@ fn send(world: &World, partitions: i32, lines: &[&str]) -> u64 {
 }
 
 impl Fixture {
-    /// A world with the state and all records.
-    fn world(&self, test: &str) -> World {
+    /// A world with the state and all records, and the name that it would have had.
+    fn world(&self, test: &str) -> (World, String) {
         let mut world = World::new(test);
-        world.name = self.name.to_owned();
+        let usual = std::mem::replace(&mut world.name, self.name.to_owned());
         world.create_topic(self.partitions);
         let lines: Vec<&str> = self.records.lines().collect();
         send(&world, self.partitions, &lines);
@@ -72,11 +72,11 @@ impl Fixture {
         let read = world.value("select records from sessionizer.balance");
         let found = (world.rows().len(), &*read);
         assert_eq!(found, (self.rows, self.read), "the state is that of the fixture");
-        world
+        (world, usual)
     }
 
     fn is_gone_on_with(&self, test: &str) {
-        let world = self.world(test);
+        let (mut world, usual) = self.world(test);
         // An audit reads what this version has written.
         let (status, log) = audit(&world);
         assert_eq!(status, Some(2), "{log}");
@@ -96,6 +96,9 @@ impl Fixture {
 
         // Whoever runs the tests against servers of their own may run this again.
         world.delete_topic(self.name);
+        // What is cleaned up at the end goes by the beginning of the name, and that of one fixture
+        // begins that of another.
+        world.name = usual;
     }
 }
 

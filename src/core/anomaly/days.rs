@@ -5,7 +5,7 @@
 //! of the watermark and the one before. So three are kept. The output is what the caller joins: the
 //! visitors and networks with enough sessions to stand out, and the limits of their days.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,7 @@ use super::history::{
 };
 use super::network::{Network, Visitor};
 use super::state::DetectorChanges;
+use super::visits::{NetworkVisits, Visits};
 use super::{Anomaly, Limit, Thresholds};
 use crate::statistics::{Bin, Histogram};
 
@@ -80,11 +81,9 @@ pub struct Days {
 #[derive(Clone, Debug, Default)]
 struct DayCounts {
     by_hour: [i64; 24],
-    visitors: BTreeMap<Visitor, i64>,
+    visits: Visits,
     /// How many visitors there are, by sessions.
     visitor_bins: Histogram,
-    /// Addresses and sessions.
-    networks: HashMap<Network, (i64, i64)>,
     network_bins: Histogram,
 }
 
@@ -96,13 +95,9 @@ impl Days {
         let visitor = Visitor::of(ip);
         let network = visitor.network();
         let counts = self.days.entry(day).or_default();
-        let visitors = counts.visitors.len();
-        let of_visitor = counts.add(&visitor, hour, n);
-        let grown = counts.visitors.len() as isize - visitors as isize;
-        let of_network = match network {
-            Some(network) => counts.add_to_network(network, of_visitor, n),
-            None => (0, 0),
-        };
+        let visitors = counts.visits.visitors();
+        let (of_visitor, of_network) = counts.add(&visitor, hour, n);
+        let grown = counts.visits.visitors() as isize - visitors as isize;
         // The day after says how often its frequent visitors came on this one.
         let after = self.frequent.get(&Day(day.0 + 1)).filter(|after| !after.is_empty());
         let is_after = |subject: &Subject| after.is_some_and(|of| of.contains_key(subject));
@@ -163,12 +158,10 @@ impl Days {
         self.frequent.clear();
         self.limits.clear();
         for (day, counts) in self.days.range(live..) {
-            let many = counts.visitors.iter().filter(|(_, n)| **n > thresholds.repeat.min as i64);
-            let visitors = many.map(|(visitor, _)| Subject::Visitor(visitor.clone()));
-            let min = thresholds.network.min as i64;
-            let many = counts.networks.iter().filter(|(_, (_, sessions))| *sessions > min);
-            let networks = many.map(|(network, _)| Subject::Network(*network));
-            self.touched.extend(visitors.chain(networks).map(|subject| (*day, subject)));
+            let visitors = counts.visits.visitors_above(thresholds.repeat.min as i64);
+            let networks = counts.visits.networks_above(thresholds.network.min as i64);
+            self.touched.extend(visitors.map(|one| (*day, Subject::Visitor(one))));
+            self.touched.extend(networks.map(|one| (*day, Subject::Network(one))));
         }
         self.emit(host, (live, known), thresholds, changed);
     }
@@ -198,7 +191,7 @@ impl Days {
     }
 
     fn visitors(&self) -> usize {
-        self.days.values().map(|counts| counts.visitors.len()).sum()
+        self.days.values().map(|counts| counts.visits.visitors()).sum()
     }
 
     fn retract_before(&mut self, host: &str, first: Day, changed: &mut DetectorChanges) {
@@ -225,24 +218,20 @@ impl Days {
         let positive = |n: i64| u64::try_from(n).unwrap_or(0);
         match subject {
             Subject::Visitor(visitor) => {
-                let of = |counts: &DayCounts| counts.visitors.get(visitor).copied().unwrap_or(0);
+                let of = |counts: &DayCounts| counts.visits.of_visitor(visitor);
                 let (sessions, before) = (of(counts), day_before.map_or(0, of));
                 let sums = VisitorSums { sessions: positive(sessions), before: positive(before) };
                 (sums.sessions > thresholds.repeat.min)
                     .then(|| Frequent::Visitor(visitor.to_string(), sums))
             }
             Subject::Network(network) => {
-                let of =
-                    |counts: &DayCounts| counts.networks.get(network).copied().unwrap_or((0, 0));
-                let ((addresses, sessions), (_, before)) =
-                    (of(counts), day_before.map_or((0, 0), of));
+                let NetworkVisits { sessions, addresses } = counts.visits.of_network(*network);
+                let before = day_before.map_or(0, |day| day.visits.of_network(*network).sessions);
                 let [addresses, sessions, before] = [addresses, sessions, before].map(positive);
                 if sessions <= thresholds.network.min || addresses < thresholds.network_addresses {
                     return None;
                 }
-                let members = counts.visitors.range(Visitor::first(*network)..);
-                let members = members.take_while(|(one, _)| one.network() == Some(*network));
-                let most = positive(members.map(|(_, n)| *n).max().unwrap_or(0));
+                let most = positive(counts.visits.most_of(*network));
                 let sums = NetworkSums { addresses, sessions, most, before };
                 Some(Frequent::Network(network.to_string(), sums))
             }
@@ -279,38 +268,16 @@ impl Days {
 }
 
 impl DayCounts {
-    /// Adds sessions of a visitor. Returns how many it had before, and how many it has now.
-    fn add(&mut self, visitor: &Visitor, hour: Hour, n: i64) -> (i64, i64) {
+    /// Adds sessions of a visitor. Returns how many it had before, and how many it has now; and the
+    /// same of its network, with zeros if it has none.
+    fn add(&mut self, visitor: &Visitor, hour: Hour, n: i64) -> ((i64, i64), (i64, i64)) {
         self.by_hour[hour.0.rem_euclid(24) as usize] += n;
-        let (before, now) = match self.visitors.get_mut(visitor) {
-            Some(sessions) => {
-                *sessions += n;
-                (*sessions - n, *sessions)
-            }
-            None => {
-                self.visitors.insert(visitor.clone(), n);
-                (0, n)
-            }
-        };
-        if now == 0 {
-            self.visitors.remove(visitor);
-        }
+        let (now, of_network) = self.visits.add(visitor, n);
+        let before = now - n;
         move_bin(&mut self.visitor_bins, before, now);
-        (before, now)
-    }
-
-    /// Adds sessions to a network, of a visitor who had and has so many. Returns how many sessions
-    /// the network had and has.
-    fn add_to_network(&mut self, network: Network, visitor: (i64, i64), n: i64) -> (i64, i64) {
-        let (addresses, sessions) = self.networks.entry(network).or_default();
-        *addresses += i64::from(visitor.1 > 0) - i64::from(visitor.0 > 0);
-        *sessions += n;
-        let (now, is_gone) = (*sessions, *sessions == 0 && *addresses == 0);
-        if is_gone {
-            self.networks.remove(&network);
-        }
-        move_bin(&mut self.network_bins, now - n, now);
-        (now - n, now)
+        let of_network = of_network.map_or((0, 0), |sessions| (sessions - n, sessions));
+        move_bin(&mut self.network_bins, of_network.0, of_network.1);
+        ((before, now), of_network)
     }
 
     /// The limits of the day after this one.

@@ -23,6 +23,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod thresholds;
+mod visits;
 
 use serde::{Deserialize, Serialize};
 

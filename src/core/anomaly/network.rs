@@ -21,6 +21,15 @@ impl Network {
     }
 }
 
+impl Network {
+    /// Its IPv4 addresses; none if it is of IPv6.
+    pub fn ipv4(self) -> impl Iterator<Item = u32> {
+        let first = (self.0.get() << 8) as u32;
+        let count = if self.0.get() < IPV6.get() { 256 } else { 0 };
+        (0..count).map(move |last| first | last)
+    }
+}
+
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shared = self.0.get() & (IPV4.get() - 1);
@@ -73,6 +82,12 @@ impl Visitor {
         Visitor { network: parsed.map(Network::of), rest }
     }
 
+    /// The visitor with this IPv4 address.
+    pub fn at(ipv4: u32) -> Self {
+        let network = Network::of(Ipv4Addr::from_bits(ipv4).into());
+        Visitor { network: Some(network), rest: Rest::Byte(ipv4 as u8) }
+    }
+
     /// Not after any visitor of this network.
     pub fn first(network: Network) -> Self {
         Visitor { network: Some(network), rest: Rest::Byte(0) }
@@ -81,6 +96,16 @@ impl Visitor {
     /// Its network; `None` if it does not have an address.
     pub fn network(&self) -> Option<Network> {
         self.network
+    }
+
+    /// Its IPv4 address, if it has one and it is written as such.
+    pub fn ipv4(&self) -> Option<u32> {
+        match (self.network, &self.rest) {
+            (Some(Network(bits)), Rest::Byte(last)) => {
+                Some((bits.get() << 8) as u32 | u32::from(*last))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -118,8 +143,13 @@ mod tests {
         let mut visitors: Vec<Visitor> = written.iter().map(|ip| Visitor::of(ip)).collect();
         for (visitor, ip) in visitors.iter().zip(written) {
             assert_eq!(visitor.to_string(), ip);
-            assert_eq!(visitor.network().map(|network| network.to_string()), network(ip));
             assert!(visitor.network().is_none_or(|network| Visitor::first(network) <= *visitor));
+            let address = ip.parse::<Ipv4Addr>().ok().map(Ipv4Addr::to_bits);
+            assert_eq!(visitor.ipv4(), address);
+            assert_eq!(address.map(Visitor::at).unwrap_or(visitor.clone()), *visitor);
+            let of = visitor.network().filter(|_| address.is_some());
+            assert!(of.is_none_or(|of| of.ipv4().any(|one| Some(one) == address)));
+            assert_eq!(visitor.network().map(|network| network.to_string()), network(ip));
         }
         visitors.sort();
         let mut networks: Vec<Option<Network>> = visitors.iter().map(Visitor::network).collect();

@@ -196,23 +196,31 @@ impl Window {
             let host = self.place(&row, hour);
             for (item, sums) in row.items() {
                 hours.entry((hour, host, item)).or_default().plus_equals(&sums);
-                hours.entry((hour, Host::ALL, item)).or_default().plus_equals(&sums);
             }
             let minute = row.end_ms.div_euclid(bounds.minute_ms);
             if minute >= first_minute {
                 minutes.entry((minute, host)).or_default().plus_equals(&row.sums());
-                minutes.entry((minute, Host::ALL)).or_default().plus_equals(&row.sums());
             }
             if bounds.visitors > 0 && hour >= self.visitors_from {
                 let (ip, _) = row.key.parts();
                 *visits.entry((hour, host, Visitor::at(ip))).or_default() += row.diff;
             }
         }
-        for ((hour, host, item), sums) in hours.into_iter().filter(|(_, sums)| !sums.is_zero()) {
+        let mut all_hours: Map<(i64, Host, Item), Sums> = Map::default();
+        for ((hour, _, item), sums) in &hours {
+            all_hours.entry((*hour, Host::ALL, *item)).or_default().plus_equals(sums);
+        }
+        let mut all_minutes: Map<(i64, Host), Sums> = Map::default();
+        for ((minute, _), sums) in &minutes {
+            all_minutes.entry((*minute, Host::ALL)).or_default().plus_equals(sums);
+        }
+        let (hours, minutes) =
+            (hours.into_iter().chain(all_hours), minutes.into_iter().chain(all_minutes));
+        for ((hour, host, item), sums) in hours.filter(|(_, sums)| !sums.is_zero()) {
             plus(self.hours.entry(hour).or_default(), (host, item), &sums);
             self.changed.hours.push((((host, hour), item), sums));
         }
-        for ((minute, host), sums) in minutes.into_iter().filter(|(_, sums)| !sums.is_zero()) {
+        for ((minute, host), sums) in minutes.filter(|(_, sums)| !sums.is_zero()) {
             plus(self.minutes.entry(minute).or_default(), host, &sums);
             self.changed.minutes.push(((host, minute), sums));
         }
