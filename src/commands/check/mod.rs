@@ -1,8 +1,8 @@
 //! `sessionizer check`: everything that a start depends on, without starting.
 //!
 //! It asks what a start asks, with the same functions, and writes nothing: it takes no fence and
-//! creates no topic, group, schema or table. Kafka and Postgres are checked at the same time, each on
-//! its own thread, so that a server that does not answer does not hide the state of the other.
+//! creates no topic, group, schema or table. Kafka and Postgres are checked at the same time, each
+//! on its own thread, so that a server that does not answer does not hide the state of the other.
 
 mod codes;
 mod data;
