@@ -1,9 +1,10 @@
-//! The sessions of a host by day, visitor and network: what repeat visitors and networks are found
-//! in.
+//! The sessions of a host by day, visitor and network, in which repeat visitors and networks are
+//! found.
 //!
 //! A visitor of day `d` is compared with the visitors of the day before. Two days are *live*: that
-//! of the watermark and the one before. So three are kept. The output is what the caller joins: the
-//! visitors and networks with enough sessions to stand out, and the limits of their days.
+//! of the watermark and the one before. So three days are kept. The output is what the caller
+//! joins: the visitors and networks with enough sessions to stand out, and the limits of their
+//! days.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -19,7 +20,7 @@ use crate::statistics::{Bin, Histogram};
 
 /// For how many days anomalies are live, that of the watermark included.
 pub const LIVE_DAYS: i64 = 2;
-/// How many days are kept: those, and the one that the first of them is compared with.
+/// How many days are kept: the live ones, and the one that the first of them is compared with.
 pub const KEPT_DAYS: i64 = LIVE_DAYS + 1;
 
 /// A host and a day: the key of the join.
@@ -68,9 +69,9 @@ enum Subject {
 #[derive(Clone, Debug, Default)]
 pub struct Days {
     days: BTreeMap<Day, DayCounts>,
-    /// Those of which something may have to be emitted.
+    /// Visitors and networks that may have to be emitted.
     touched: BTreeSet<(Day, Subject)>,
-    /// What has been emitted and not retracted.
+    /// Visitors and networks that have been emitted and not retracted.
     frequent: BTreeMap<Day, BTreeMap<Subject, Frequent>>,
     limits: BTreeMap<Day, DayLimits>,
 }
@@ -103,7 +104,7 @@ impl Days {
             Some(network) => counts.add_to_network(network, of_visitor, n),
             None => (0, 0),
         };
-        // The day after says how often its frequent visitors came on this one.
+        // The output of the day after says how often its frequent visitors came on this day.
         let after = self.frequent.get(&Day(day.0 + 1)).filter(|after| !after.is_empty());
         let is_after = |subject: &Subject| after.is_some_and(|of| of.contains_key(subject));
         let is_many = |(before, now): (i64, i64), min: u64| before.max(now) > min as i64;
@@ -121,7 +122,7 @@ impl Days {
         grown
     }
 
-    /// Emits what has changed of the days from `live` on. Days before `known` are not known.
+    /// Emits what has changed on the days from `live` on. Days before `known` are incomplete.
     pub fn emit(
         &mut self,
         host: &str,
@@ -299,8 +300,8 @@ impl DayCounts {
         (before, now)
     }
 
-    /// Adds sessions to a network, of a visitor who had and has so many. Returns how many sessions
-    /// the network had and has.
+    /// Adds sessions to a network, given how many its visitor had before and has now. Returns the
+    /// same for the network.
     fn add_to_network(&mut self, network: Network, visitor: (i64, i64), n: i64) -> (i64, i64) {
         let (addresses, sessions) = self.networks.entry(network).or_default();
         *addresses += i64::from(visitor.1 > 0) - i64::from(visitor.0 > 0);

@@ -46,7 +46,7 @@ pub fn network(ip: &str) -> Option<String> {
 }
 
 /// The address of a visitor. All visitors of a network are next to each other in their order, and
-/// one with an IPv4 address takes no memory besides this.
+/// an IPv4 address takes no memory besides this.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Visitor {
     network: Option<Network>,
@@ -73,7 +73,7 @@ impl Visitor {
         Visitor { network: parsed.map(Network::of), rest }
     }
 
-    /// Not after any visitor of this network.
+    /// The lower bound of the visitors of a network in their order.
     pub fn first(network: Network) -> Self {
         Visitor { network: Some(network), rest: Rest::Byte(0) }
     }
