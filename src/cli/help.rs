@@ -64,7 +64,7 @@ Reads all settings of the job, by the same variables and flags (`sessionizer --h
 const CHECK_EXAMPLES: &str = "\
 Exit codes:
   0  everything is good, apart from warnings
-  1  something outside fails, and may heal by waiting
+  1  something outside fails, and may resolve itself
   2  a setting is wrong, or something else has to be corrected by hand
   3  an instance of the job is running
 
@@ -92,7 +92,7 @@ The login: POSTGRES_USER, POSTGRES_PASSWORD (default: postgres).
 const CODES: &str = "\
 Exit codes:
   0  done, or stopped as asked
-  1  something outside failed that may heal by waiting: start it again
+  1  something outside failed that may resolve itself: start it again
   2  a setting is wrong, or something else has to be corrected by hand first
   3  another instance of the job has taken over
   4  another process of the job was lost: start all of them again
