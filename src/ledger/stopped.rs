@@ -122,8 +122,8 @@ pub(super) struct Stopped {
     pub found_rows: bool,
     /// The epoch of all shards and all snapshots.
     pub epoch: Epoch,
-    /// The watermark of that epoch, and the time before which all sessions that end have closed:
-    /// the same, unless the epoch was drained.
+    /// The watermark of that epoch, and the time before which a session must have ended to have
+    /// closed: the same, unless the epoch was drained.
     pub watermark: EventTime,
     pub close_before: EventTime,
     /// The last binding of each partition.
