@@ -5,7 +5,7 @@
 -- fetch one page now and then raise it: queries/unlike_the_rest.sql finds the hours in which it is
 -- unusual.
 --
--- Index: none; it reads the whole table once. It is the same whatever session_end holds.
+-- Index: none; it reads the whole table once. The result does not depend on --session-end.
 --
 -- Reads the table sessionized_events; for the table of one job, run
 -- `psql -v job=NAME -f queries/bounce_rate.sql`.

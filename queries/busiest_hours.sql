@@ -4,7 +4,7 @@
 -- table: compare weekdays only over whole weeks. Hours are those of the time zone of the connection
 -- (PGTZ=Europe/Berlin psql ...; where the columns have no time zone, those of UTC).
 --
--- Index: none; it reads the whole table once. It is the same whatever session_end holds.
+-- Index: none; it reads the whole table once. The result does not depend on --session-end.
 --
 -- Reads the table sessionized_events; for the table of one job, run
 -- `psql -v job=NAME -f queries/busiest_hours.sql`.

@@ -7,7 +7,7 @@
 -- columns have no time zone: UTC).
 --
 -- Index: the primary key (ip, host, session_start) alone, read in its order; without it, the table
--- is sorted. It is the same whatever session_end holds.
+-- is sorted. The result does not depend on --session-end.
 --
 -- Reads the table sessionized_events; for the table of one job, run
 -- `psql -v job=NAME -f queries/returning_visitors.sql`.

@@ -7,8 +7,8 @@
 -- connection (where the columns have no time zone: UTC).
 --
 -- Index: the one on session_end (brin), if there is one, for the two weeks: a session that began
--- after a moment ended after it. The newest session is found by reading the table once. It is the
--- same whatever session_end holds.
+-- after a moment ended after it. The newest session is found by reading the table once. The result
+-- is the same with either --session-end.
 --
 -- Reads the table sessionized_events; for the table of one job, run
 -- `psql -v job=NAME -f queries/week_against_week.sql`.

@@ -69,7 +69,7 @@ pub struct RunArgs {
     #[arg(help_heading = READ, long)]
     pub accept_overlap: bool,
 
-    /// Read up to the offsets that are the end now, close everything, and exit
+    /// Read up to the current end of the topic, close every session, and exit
     #[arg(help_heading = READ, long)]
     pub until_end: bool,
 
@@ -101,9 +101,9 @@ pub struct RunArgs {
 
     /// Continue although the table is empty and the job has written sessions to it
     ///
-    /// Without it, such a start stops: rows that somebody has deleted, or a restore without them,
-    /// cannot be told from rows that a retention of your own has removed. In a cluster, process 0
-    /// decides.
+    /// Without it, such a start is refused: the job cannot know whether your own retention has
+    /// removed the rows, or somebody has deleted them by mistake, or a restore lacks them. In a
+    /// cluster, process 0 decides.
     #[arg(help_heading = WRITE, long)]
     pub accept_empty_table: bool,
 
@@ -181,18 +181,18 @@ pub struct RunArgs {
 
     /// Where metrics, health and the page are served: ADDRESS:PORT, or none
     ///
-    /// One port for all: / is the page, /status a JSON document, /metrics is for Prometheus, /livez
-    /// and /readyz are for whoever supervises the process. Port 0 is any free port, which the log
-    /// names. A port that is taken is a warning and never ends the job. Beyond loopback, anybody
-    /// who can reach the port can read it. [default: 127.0.0.1:9464; several processes that have no
-    /// hostfile use the ports from there on]
+    /// One port serves all: / is the page, /status a JSON document, /metrics is for Prometheus,
+    /// /livez and /readyz are for whatever supervises the process. Port 0 is any free port, which
+    /// the log names. If the port is taken, the job logs a warning and runs without it. Beyond
+    /// loopback, anybody who can reach the port can read it. [default: 127.0.0.1:9464; several
+    /// processes that have no hostfile use the ports from there on]
     #[arg(help_heading = WATCH, long, value_name = "ADDRESS")]
     pub http: Option<String>,
 
-    /// A name by which the port may be asked; can be given several times
+    /// A host name under which the port answers; can be given several times
     ///
-    /// Addresses and localhost are always answered. Other names are not, because a page elsewhere
-    /// could make a browser ask under a name of its own.
+    /// It always answers under addresses and localhost. It refuses other names, because a foreign
+    /// web page could make a browser send requests under a name that leads here.
     #[arg(help_heading = WATCH, long, value_name = "NAME", value_delimiter = ',')]
     pub http_host: Vec<String>,
 
@@ -211,29 +211,29 @@ pub struct RunArgs {
     #[arg(help_heading = WATCH, long, value_name = "NAME", value_delimiter = ',')]
     pub metrics_hosts: Vec<String>,
 
-    /// What is counted of the last day, live: hosts, visitors (by host and by visitor), or none
+    /// Live statistics of the last day: hosts, visitors (by host and by visitor), or none
     ///
-    /// The statistics follow every change of the table, corrections by late events included, and are
-    /// shown on the page, in /status and as metrics. A start reads the rows of the last day in the
+    /// They follow every change of the table, corrections by late events included, and are shown on
+    /// the page, in /status and as metrics. A start reads the rows of the last day in the
     /// background. Visitors take more time in a backlog: docs/BENCHMARKS.md has the figures.
     #[arg(help_heading = WATCH, long, value_name = "WHICH", default_value = "hosts")]
     pub statistics: String,
 
-    /// With --statistics visitors, the most visitors that are told apart, each counted once in every
-    /// hour that it comes [default: 1000000]
+    /// With --statistics visitors, how many visitors are counted at most; each counts once in every
+    /// hour in which it comes [default: 1000000]
     ///
-    /// Beyond it, visitors are not counted until the next hour; the page says so. A visitor takes
+    /// Beyond that, visitors are not counted until the next hour; the page says so. A visitor takes
     /// some 200 bytes.
     #[arg(help_heading = WATCH, long, value_name = "N")]
     pub statistics_visitors: Option<String>,
 
-    /// What is looked for in the same rows, live: burst, marathon, repeat, network, surge, fall,
+    /// Anomalies to look for in the same rows, live: burst, marathon, repeat, network, surge, fall,
     /// singles, clock, several with commas, or none
     ///
-    /// An anomaly is a session, a visitor, a network, or some minutes of a host, that is unlike what
-    /// the host had in the hours or the day before; or a partition whose clock is off. Each is logged,
-    /// and shown on the page, in /status and as metrics; a correction by late events withdraws it.
-    /// Needs --statistics. docs/ANOMALIES.md says what is found and what is not.
+    /// An anomaly is a session, a visitor, a network, or some minutes of a host that are unlike
+    /// what the host had in the hours or the day before; or a partition whose clock is off. Each is
+    /// logged, and shown on the page, in /status and as metrics; a correction by late events can
+    /// withdraw it. Needs --statistics. docs/ANOMALIES.md says what is found and what is not.
     #[arg(
         help_heading = WATCH, long, value_name = "KINDS", value_delimiter = ',',
         default_value = "burst,marathon,repeat,network,surge,fall,singles,clock"
@@ -263,14 +263,14 @@ pub struct RunArgs {
     ///
     /// In a backlog, partitions that are further ahead wait until the others catch up, so that
     /// memory stays bounded. Where events are sparse, the limit is instead what the slowest reads
-    /// in four epochs. A partition that has nothing to read makes nobody wait.
+    /// in four epochs. A partition that has nothing to read never makes others wait.
     #[arg(help_heading = TUNING, long, value_name = "DURATION", default_value = "10m")]
     pub max_drift: String,
 
     /// Partitions wait for slower ones only while a process has more open sessions than this
     ///
-    /// Waiting costs time and saves memory: the 50 MB of half a million open sessions are not worth
-    /// it.
+    /// Waiting saves memory but costs time, and the 50 MB of half a million open sessions are not
+    /// worth that.
     #[arg(help_heading = TUNING, long, value_name = "NUMBER", default_value = "500000")]
     pub drift_sessions: String,
 
@@ -355,7 +355,7 @@ pub struct ProduceArgs {
     #[arg(long, value_name = "DURATION", default_value = "1h")]
     pub late_by: String,
 
-    /// The share of events that come from one single visitor, 0 to 1
+    /// The share of events that come from a single visitor, 0 to 1
     #[arg(long, value_name = "SHARE", default_value = "0")]
     pub hot: String,
 
@@ -366,13 +366,13 @@ pub struct ProduceArgs {
     /// Whole days of ordinary traffic in which this happens: flood, crawler, slow, distributed,
     /// reader, marathon, surge, outage, singles, or clean for none of them; several with commas
     ///
-    /// The traffic has a daily curve and long tails. The days end with yesterday, unless --historical
-    /// says when they begin; on the first nothing happens. Of the other options, --host, --number,
-    /// --rate and --seed apply. docs/ANOMALIES.md describes the scenarios.
+    /// The traffic has a daily curve and long tails. The days end with yesterday, unless
+    /// --historical says when they begin; on the first, nothing happens. Of the other options,
+    /// --host, --number, --rate and --seed apply. docs/ANOMALIES.md describes the scenarios.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub scenario: Vec<String>,
 
-    /// Write what happens in a scenario, who does it and when to this file, one line of JSON each
+    /// Write what happens in a scenario, when, and who does it to this file, one line of JSON each
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub truth: Option<String>,
 
@@ -424,9 +424,9 @@ pub struct AuditArgs {
     #[arg(long, value_name = "N", default_value = "20")]
     pub show: String,
 
-    /// Audit again and again, at this interval, until it is stopped
+    /// Repeat the audit at this interval, until it is stopped
     ///
-    /// A difference is logged as an error and kept in sessionizer.audits, and the audits go on.
+    /// A difference is logged as an error and kept in sessionizer.audits, and the audits continue.
     #[arg(long, value_name = "DURATION")]
     pub every: Option<String>,
 
@@ -434,10 +434,11 @@ pub struct AuditArgs {
     #[arg(long)]
     pub full: bool,
 
-    /// For how long verified sessions are kept one by one, so that late events can join them
+    /// How long verified sessions are kept individually, so that late events can join them
     ///
-    /// Counted back from the watermark. Older ones are kept as sums by day: a difference then names
-    /// the day, and --full the row. Later events than that need older records of the topic.
+    /// Counted back from the watermark. Of older sessions, only sums by day are kept: a difference
+    /// then names the day, and --full names the row. An event that comes later than that may make
+    /// the audit read older records of the topic again.
     #[arg(long, value_name = "DURATION", default_value = "1d")]
     pub keep: String,
 
@@ -504,7 +505,7 @@ pub struct CompareArgs {
     #[arg(long, value_name = "DURATION", default_value = "15s")]
     pub out_of_orderness: String,
 
-    /// Do not read the topic: explain missing events as late without looking whether they were
+    /// Do not read the topic: take all missing events for late ones, without checking that
     #[arg(long)]
     pub no_topic: bool,
 
@@ -593,11 +594,11 @@ pub struct RedriveArgs {
     #[arg(long, value_name = "WHICH", default_value = "merge")]
     pub late: String,
 
-    /// An event further ahead of the clock than this stays dead, as for the job
+    /// An event further ahead of the clock than this remains a dead letter, as for the job
     #[arg(long, value_name = "DURATION", default_value = "5m")]
     pub max_future: String,
 
-    /// Only show what is good now, and why the rest is not
+    /// Only show which of them are events now, and why the others are not
     #[arg(long)]
     pub dry_run: bool,
 
@@ -633,7 +634,7 @@ pub struct ReportArgs {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub host: Vec<String>,
 
-    /// Only these parts, by their names in queries/; several with commas
+    /// Only these parts, named after their files in queries/; several with commas
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub only: Vec<String>,
 
@@ -656,7 +657,7 @@ pub struct ReportArgs {
     #[arg(long, value_name = "N", default_value = "20")]
     pub rows: String,
 
-    /// Show the addresses of visitors in full; otherwise their ends are left out, as on the page
+    /// Show the addresses of visitors in full; otherwise their ends are masked, as on the page
     #[arg(long)]
     pub addresses: bool,
 
@@ -676,7 +677,7 @@ pub struct HealthArgs {
     #[arg(value_name = "URL")]
     pub url: Option<String>,
 
-    /// Ask whether it lives, not whether it is ready
+    /// Ask whether the job is alive, not whether it is ready
     #[arg(long)]
     pub live: bool,
 }

@@ -64,7 +64,7 @@ Reads all settings of the job, by the same variables and flags (`sessionizer --h
 const CHECK_EXAMPLES: &str = "\
 Exit codes:
   0  everything is good, apart from warnings
-  1  something outside fails, and may heal by waiting
+  1  something outside fails, and may resolve itself
   2  a setting is wrong, or something else has to be corrected by hand
   3  an instance of the job is running
 
@@ -92,7 +92,7 @@ The login: POSTGRES_USER, POSTGRES_PASSWORD (default: postgres).
 const CODES: &str = "\
 Exit codes:
   0  done, or stopped as asked
-  1  something outside failed that may heal by waiting: start it again
+  1  something outside failed that may resolve itself: start it again
   2  a setting is wrong, or something else has to be corrected by hand first
   3  another instance of the job has taken over
   4  another process of the job was lost: start all of them again
@@ -153,9 +153,8 @@ Examples:
   sessionizer open --host shop.example --limit 1000 --json | jq '.sessions[].ip'";
 
 const FORGET_EXAMPLES: &str = "\
-Exit codes: 0 done, also if there was nothing of the visitor; 1 Postgres failed:
-run it again; 2 as for the job, and if it runs or was not stopped
-cleanly.
+Exit codes: 0 done, also if nothing of the visitor was found; 1 Postgres failed:
+run it again; 2 as for the job, and if it runs or was not stopped cleanly.
 
 Examples:
   sessionizer forget --ip 192.0.2.7 --dry-run
@@ -166,9 +165,9 @@ Exit codes: 0 done, also if nothing is good now; 1 a server failed:
 run it again; 2 as for the job, and if it runs or was not stopped cleanly.
 
 Examples:
-  sessionizer redrive --reason future --dry-run    after a clock was set right
-  sessionizer redrive --reason late --yes          after --late drop was given up
-  sessionizer redrive --reason row_refused         after the table was widened";
+  sessionizer redrive --reason future --dry-run    after correcting a clock
+  sessionizer redrive --reason late --yes          after giving up --late drop
+  sessionizer redrive --reason row_refused         after widening the table";
 
 const HEALTH_EXAMPLES: &str = "\
 Exit codes: 0 it is ready, 1 it is not or does not answer, 2 what answers is no job.
@@ -209,7 +208,7 @@ pub fn describe(root: Command) -> Command {
                 .before_help(before)
                 .after_help(after)
                 .mut_args(|arg| with_variable(&name, arg))
-                // Those of the job, which its own help explains.
+                // The flags of the job, which its own help explains.
                 .mut_args(|arg| match name == "check" && arg.get_help_heading().is_some() {
                     true => arg.hide(true),
                     false => arg,

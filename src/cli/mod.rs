@@ -63,7 +63,7 @@ pub struct Cli {
 pub enum Command {
     /// Checks everything that a start depends on, and says what a start would do; changes nothing
     ///
-    /// Reads the settings of the job, looks at Kafka, Postgres and a sample of the events, and says
+    /// Reads the settings of the job, checks Kafka, Postgres and a sample of the events, and says
     /// for each failure what to do. docs/OPERATIONS.md explains every code.
     Check(Box<CheckArgs>),
     /// Writes events to the topic: from an access log, or generated
@@ -71,18 +71,18 @@ pub enum Command {
     /// Reads the topic again, computes the batch answer and compares the table with it
     ///
     /// Uses the environment of the job and may run beside it. Exits with 0 only if the table is the
-    /// batch answer and the balance is zero.
+    /// batch answer and the balance is zero. The next audit continues from there (see --full).
     Audit(Box<AuditArgs>),
     /// Compares the table of the job with that of another program, session by session
     ///
-    /// For running beside a Flink job before the cutover: both read the same topic, each writes a
-    /// table of its own. Every difference is explained, or counted as unexplained. Uses the
+    /// For running beside a Flink job before the cutover: both read the same topic, and each writes
+    /// its own table. Every difference is explained, or counted as unexplained. Uses the
     /// environment of the job and may run beside it. Exits with 0 only if nothing is unexplained.
     Compare(Box<CompareArgs>),
     /// Analyses the table: hosts, days, hours, visitors, and what is unlike the rest
     ///
     /// Uses POSTGRES_URL and the login of the job, and only reads; it may run beside the job, and
-    /// on a standby. It asks the queries in queries/, and prints tables, JSON or CSV, or writes one
+    /// on a standby. It runs the queries in queries/, and prints tables, JSON or CSV, or writes one
     /// HTML page.
     Report(Box<ReportArgs>),
     /// Removes a job and its rows, so that the next start begins afresh
@@ -94,36 +94,37 @@ pub enum Command {
     ///
     /// Asks its HTTP port (--http), not Kafka or Postgres.
     Status(Box<StatusArgs>),
-    /// Lists the sessions that are open, and so in no row yet
+    /// Lists the open sessions, which have no row yet
     ///
-    /// They are in the snapshots in Postgres, whose format is the program's own: so this is a
-    /// command and not a view. It only reads, and works while the job runs and while it does not.
-    /// A running job takes a snapshot of each shard every --snapshot-interval (one minute by
-    /// default), so the list is that old; a clean stop takes one of all.
+    /// They are in the snapshots in Postgres, in a binary format that SQL cannot read: so this is a
+    /// command and not a view. It only reads, and works whether the job runs or not. A running job
+    /// takes a snapshot of each shard every --snapshot-interval (one minute by default), so the
+    /// list may be that old; a clean stop takes one of every shard.
     Open(Box<OpenArgs>),
     /// Removes a visitor from everything that the job has stored
     ///
-    /// From rows, open sessions, dead letters and anomalies, in one transaction that keeps the balance
-    /// at zero and the audit right. The job must have been stopped with SIGTERM. Shows what will be
-    /// removed, and asks. The records stay in Kafka until its retention removes them: a `reset`, or
-    /// another job that reads them, brings them back. Backups and the WAL of Postgres are yours.
+    /// From rows, open sessions, dead letters and anomalies, in one transaction that keeps the
+    /// balance at zero and the audit right. The job must have been stopped with SIGTERM. Shows what
+    /// will be removed, and asks. The records stay in Kafka until its retention removes them: a
+    /// `reset`, or another job that reads them, brings the visitor back. Backups and the WAL of
+    /// Postgres are up to you.
     Forget(Box<ForgetArgs>),
-    /// Takes dead letters up again after what made them dead was mended
+    /// Processes dead letters again once their cause is fixed
     ///
     /// Decodes them with this program and these settings, and merges those that are events now with
-    /// open sessions and rows, each exactly once: as one more commit of the job, which must have been
-    /// stopped with SIGTERM. Uses the environment of the job. Payloads that were cut are read again
-    /// from Kafka. What is still bad stays as it is.
+    /// open sessions and rows, each exactly once: as one more commit of the job, which must have
+    /// been stopped with SIGTERM. Uses the environment of the job. Payloads that were cut are read
+    /// again from Kafka. What is still bad stays as it is.
     Redrive(Box<RedriveArgs>),
-    /// Tells whether a running job is ready, for health checks
+    /// Reports whether a running job is ready, for health checks
     ///
     /// Exits with 0 if it makes progress or has nothing to do, and otherwise with 1 and the reason.
     Health(Box<HealthArgs>),
-    /// Runs the job on a broker of its own with generated events, and shows the results
+    /// Runs the job with generated events on a broker inside the program, and shows the results
     ///
-    /// Needs POSTGRES_URL only (scripts/demo gives it a private server), and reads no other setting
-    /// from the environment. The rows go to the table sessionizer_demo, the state to the job of
-    /// that name; the next demo replaces both. At the end it audits its own table.
+    /// Needs only POSTGRES_URL and its login (scripts/demo gives it a private server), and reads no
+    /// other setting from the environment. The rows go to the table sessionizer_demo, the state to
+    /// the job of that name; the next demo replaces both. At the end it audits its own table.
     Demo(Box<DemoArgs>),
     /// Prints the SQL that brings the schema sessionizer up to date, for psql
     ///

@@ -25,8 +25,8 @@ const ALSO_CALLED: [(&str, &[&str]); 6] = [
 /// What people type to run the job.
 const RUN: [&str; 7] = ["run", "start", "job", "serve", "up", "exec", "consume"];
 
-/// Adds to the error what was meant, if that is clear. `typed` is what the user typed, and `root`
-/// the built command.
+/// Adds a suggestion to the error, if it is clear what was meant. `typed` is what the user typed,
+/// and `root` the built command.
 pub fn with_tip(error: Error, typed: &[OsString], root: &Command) -> Error {
     let words: Vec<&str> = typed.iter().skip(1).filter_map(|word| word.to_str()).collect();
     let culprit = |kind| match error.get(kind) {

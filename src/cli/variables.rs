@@ -51,11 +51,11 @@ pub fn names(command: &str, flag: &str) -> Vec<String> {
     listed.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// Whether a flag has a variable: all but those that clap adds, and the one that skips a question,
-/// which must always be typed. The flags of the demo have none, so that a demo does not take over
-/// the exported variables of a job. Nor have those that name a visitor: a variable that was exported
-/// for something else (`produce` has a --host, too) must not decide who is forgotten,
-/// nor which dead letters are taken up again.
+/// Whether a flag has a variable. Those that clap adds have none, nor has the one that skips a
+/// question, which must always be typed. The flags of the demo have none, so that a demo does not
+/// take over the exported variables of a job. The same goes for flags that name a visitor and for
+/// the `--reason` of `redrive`: a variable that was exported for something else (`produce` has a
+/// `--host`, too) must not decide who is forgotten, or which dead letters are processed again.
 pub fn has_variable(command: &str, arg: &clap::Arg) -> bool {
     let id = arg.get_id().as_str();
     let names_a_visitor = ["open", "forget"].contains(&command) && ["ip", "host"].contains(&id);

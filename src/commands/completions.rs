@@ -1,4 +1,4 @@
-//! `sessionizer completions`: what a shell needs to complete its flags and commands.
+//! `sessionizer completions`: what a shell needs to complete the flags and commands.
 
 use clap_complete::Shell;
 use sessionizer_core::fault::Fault;

@@ -1,7 +1,7 @@
 //! `sessionizer forget`: removes a visitor from everything that a job has stored.
 //!
-//! It shows what will be removed and asks for the address: whoever mistypes it once will not do so
-//! twice. The address goes to the terminal of whoever typed it, and to no log of the job.
+//! It shows what will be removed and asks for the address again: nobody is likely to mistype it
+//! twice in the same way. The address is printed on the terminal, and is in no log of the job.
 
 use std::io::{BufRead, IsTerminal, Write};
 
@@ -18,7 +18,7 @@ use crate::ledger;
 use crate::ledger::{LedgerConfig, Removed, Visitor};
 use crate::ui::text::count;
 
-/// Looks, asks, removes.
+/// Shows what would be removed, asks, and removes it.
 pub fn forget(args: &ForgetArgs, env: &Environment) -> Result<(), Fault> {
     let (config, visitor) = read(args, env)?;
     let found = ledger::forget(&config, &visitor, true).map_err(give_up)?;
@@ -89,7 +89,7 @@ fn give_up(error: LedgerError) -> Fault {
     }
 }
 
-/// Prints a text. A closed output must not count as a yes.
+/// Prints a text. It is an error if that fails: nobody may confirm what could not be shown.
 fn say(text: &str) -> Result<(), Fault> {
     let mut out = std::io::stdout();
     out.write_all(text.as_bytes())

@@ -1,7 +1,7 @@
-//! `sessionizer man`: the manual, as a page for each command.
+//! `sessionizer man`: the manual, one page for each command.
 //!
-//! Everything in it is the text of `--help`. What clap_mangen leaves out (the variables that are no
-//! flags) or has no section for (exit codes, examples) is set from the same texts.
+//! Its text is that of `--help`. What clap_mangen leaves out (the variables that are not flags) or
+//! has no section for (exit codes, examples) is taken from the same texts.
 
 use std::fs;
 use std::io;
@@ -35,7 +35,7 @@ fn cannot_write(path: &Path, why: &io::Error) -> Fault {
     Fault::Config(format!("cannot write {}: {why}", path.display()))
 }
 
-/// Writes to standard output. A reader that has seen enough is not an error.
+/// Writes to standard output. It is no error if the reader has seen enough.
 pub(super) fn print(text: &[u8]) -> Result<(), Fault> {
     io::stdout().write_all(text).map_err(|why| {
         if why.kind() == io::ErrorKind::BrokenPipe {
@@ -51,7 +51,7 @@ pub fn pages() -> Vec<(String, Vec<u8>)> {
     root.build();
     let of_commands = root.get_subcommands().map(|command| {
         let name = format!("sessionizer-{}", command.get_name());
-        // As it is typed, not as the page is called.
+        // The name as it is typed, not the name of the page.
         let typed = format!("sessionizer {}", command.get_name());
         (name.clone(), command.clone().display_name(name).bin_name(typed))
     });
@@ -88,14 +88,14 @@ fn page(command: &Command) -> io::Result<Vec<u8>> {
     Ok(page)
 }
 
-/// With the usage of `--help` as its synopsis: otherwise that would list every flag.
+/// Makes the usage of `--help` the synopsis, which would otherwise list every flag.
 fn with_usage(command: &Command) -> Command {
     let mut command = command.clone().subcommand_help_heading("COMMANDS");
     let usage = command.render_usage().to_string();
     command.override_usage(usage.trim_start_matches("Usage: ").to_owned())
 }
 
-/// A section whose lines stay as they are, because their columns are aligned.
+/// Writes a section whose lines stay as they are, because their columns are aligned.
 fn section(page: &mut Vec<u8>, title: &str, lines: &str) -> io::Result<()> {
     let lines = lines.trim_matches('\n');
     if lines.is_empty() {

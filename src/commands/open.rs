@@ -1,6 +1,6 @@
-//! `sessionizer open`: the sessions that are open, which are in no row yet.
+//! `sessionizer open`: lists the open sessions, which have no row yet.
 //!
-//! They are in the snapshots, whose format is the program's own: SQL cannot read them.
+//! They are in the snapshots, in a binary format that SQL cannot read.
 
 use std::io::Write;
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub fn open(args: &OpenArgs, env: &Environment) -> Result<(), Fault> {
     };
     let mut out = std::io::stdout();
     out.write_all(shown.as_bytes()).and_then(|()| out.flush()).or_else(|why| match why.kind() {
-        // A reader that has seen enough.
+        // The reader has seen enough.
         std::io::ErrorKind::BrokenPipe => Ok(()),
         _ => Err(Fault::Environment(format!("standard output cannot be written: {why}"))),
     })
@@ -124,7 +124,7 @@ fn seconds(time: EventTime) -> String {
     text.split('.').next().unwrap_or(&text).replace('T', " ")
 }
 
-/// When the snapshots were taken.
+/// Says when the snapshots were taken.
 fn age(found: &OpenSessions, now_ms: u64) -> String {
     let ago = |epoch: Epoch| duration(Duration::from_millis(now_ms.saturating_sub(epoch)));
     let OpenSessions { oldest, newest, .. } = *found;
@@ -141,7 +141,7 @@ fn age(found: &OpenSessions, now_ms: u64) -> String {
     }
 }
 
-/// A time after another one: without the day if that is the same.
+/// The later of two times, without the day if that is the same.
 fn after(first: &str, then: String) -> String {
     match (first.split_once(' '), then.split_once(' ')) {
         (Some((day, _)), Some((same, time))) if day == same => time.to_owned(),

@@ -1,7 +1,7 @@
-//! `sessionizer redrive`: takes dead letters up again after what made them dead was mended.
+//! `sessionizer redrive`: processes dead letters again once their cause is fixed.
 //!
-//! It shows what has become good, asks, and merges it as one more commit of the stopped job. Payloads
-//! that were cut are read again from Kafka; everything else is in Postgres.
+//! It shows which of them are good events now, asks, and merges these as one more commit of the
+//! stopped job. Payloads that were cut are read again from Kafka; everything else is in Postgres.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, IsTerminal, Write};
@@ -30,7 +30,7 @@ use crate::ui::text::{count, plural};
 const APART: i64 = 1_000;
 const YEAR: u64 = 366 * 24 * 3_600_000;
 
-/// Looks, asks, merges.
+/// Shows what would be merged, asks, and merges it.
 pub fn redrive(
     args: &RedriveArgs,
     env: &Environment,
@@ -110,7 +110,7 @@ fn give_up(error: LedgerError) -> Fault {
     }
 }
 
-/// Prints a text. A closed output must not count as a yes.
+/// Prints a text. It is an error if that fails: nobody may confirm what could not be shown.
 fn say(text: &str) -> Result<(), Fault> {
     let mut out = std::io::stdout();
     out.write_all(text.as_bytes())
@@ -118,7 +118,7 @@ fn say(text: &str) -> Result<(), Fault> {
         .map_err(|why| Fault::Environment(format!("standard output cannot be written: {why}")))
 }
 
-/// Reads payloads again that were cut, and decodes them.
+/// Reads the payloads that were cut from Kafka again, and decodes them.
 fn read_again(
     kafka: &KafkaConfig,
     cut: Vec<Cut>,
@@ -184,7 +184,7 @@ fn read_again(
 
 const GONE: &str = "its payload was cut, and Kafka no longer has the record";
 
-/// Says of an offset why it cannot be read, if it cannot.
+/// Returns a function that says whether an offset can be read, or why not.
 fn known(
     admin: &Admin,
     topic: &str,
@@ -203,7 +203,7 @@ fn known(
     }
 }
 
-/// Decodes a record that was read again, if it is the one that was cut.
+/// Decodes a record that was read again, if it is the one whose payload was cut.
 fn checked(cut: &Cut, payload: Option<&[u8]>) -> Decoded {
     let bytes = payload.unwrap_or_default();
     if bytes.len() as u64 != cut.payload_bytes || !bytes.starts_with(&cut.kept) {
@@ -212,7 +212,7 @@ fn checked(cut: &Cut, payload: Option<&[u8]>) -> Decoded {
     ledger::decode_again(payload)
 }
 
-/// What became of the dead letters, as a table, and why some are not good.
+/// What became of the dead letters, as a table, and why some are still bad.
 fn shown(done: &Redriven) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);

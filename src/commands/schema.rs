@@ -1,12 +1,12 @@
-//! `sessionizer schema`: the migrations as SQL, for whoever may change the schema where the job's
-//! login may not.
+//! `sessionizer schema`: prints the migrations as SQL, for the owner of the schema to run if the
+//! job's login may not change it.
 
 use sessionizer_core::fault::Fault;
 
 use crate::commands::man::print;
 use crate::ledger::schema::script;
 
-/// Prints what leads from any older version to the newest one.
+/// Prints the statements that bring any older version up to the newest one.
 pub fn schema() -> Result<(), Fault> {
     print(script().as_bytes())
 }

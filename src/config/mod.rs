@@ -243,7 +243,7 @@ impl Config {
     }
 }
 
-/// How many visitors are told apart, unless `--statistics-visitors` says otherwise.
+/// How many visitors are counted, unless `--statistics-visitors` says otherwise.
 const VISITORS: u64 = 1_000_000;
 
 /// Reads what is counted live. The inner `None` means nothing, the outer one a mistake.

@@ -10,7 +10,7 @@ const FILES: [(&str, &str); 2] = [
     ("KAFKA_WEB_TRAFFIC_SECRET_FILE", "KAFKA_WEB_TRAFFIC_SECRET"),
 ];
 
-/// Reads the files that are named. What is wrong is noted in the environment.
+/// Reads the files that are named. Mistakes are noted in the environment.
 pub fn read_secret_files(env: &mut Environment) {
     for (named_by, name) in FILES {
         let Some(file) = env.value(named_by) else { continue };
@@ -74,7 +74,7 @@ fn find(text: &str, wanted: &[&str; 4]) -> Option<String> {
     })
 }
 
-/// The field at the beginning, without its escapes, and what follows the colon after it.
+/// The first field, without its escapes, and what follows the colon after it.
 fn field(text: &str) -> (String, Option<&str>) {
     let mut field = String::new();
     let mut chars = text.char_indices();

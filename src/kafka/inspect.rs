@@ -1,4 +1,4 @@
-//! Looks at Kafka for `sessionizer check`. It creates no topic, joins no group and commits nothing.
+//! Checks Kafka for `sessionizer check`. It creates no topic, joins no group and commits nothing.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -15,10 +15,11 @@ use sessionizer_core::fault::Fault;
 
 use crate::kafka::{Admin, Context, KafkaConfig, REQUEST_TIMEOUT, RETRY_PAUSE, lock};
 
-/// The topic in which Kafka keeps the offsets of groups. It is made when the first group appears,
-/// and a consumer that names a group is enough for that.
+/// The topic in which Kafka keeps the offsets of groups. Kafka creates it when the first group
+/// appears, for which a consumer that names a group is enough.
 const OFFSETS_TOPIC: &str = "__consumer_offsets";
-/// How long a login or a certificate must be refused, and all brokers be away, to be believed.
+/// For how long a login or a certificate must be refused, or all brokers be away, before that
+/// counts.
 const SURE_AFTER: Duration = Duration::from_secs(1);
 /// librdkafka's default of `receive.message.max.bytes`.
 const RECEIVE_BYTES: u64 = 100_000_000;
@@ -30,9 +31,9 @@ const FRAME_BYTES: u64 = 512;
 pub enum Answer {
     /// How many brokers and partitions there are, and the partitions without a leader.
     Topic { brokers: usize, partitions: i32, leaderless: Vec<i32> },
-    /// They answer, and the topic cannot be used.
+    /// They answer, but the topic cannot be used.
     NoTopic(Fault),
-    /// They refuse the login or the certificate, or this side refuses theirs.
+    /// They refuse the login or the client's certificate, or the client refuses theirs.
     Refused(String),
     /// They do not answer.
     Silent(String),
@@ -43,7 +44,7 @@ pub enum Answer {
 pub struct BatchLimits {
     /// `max.message.bytes` of the topic: the largest record batch.
     pub topic: u64,
-    /// `receive.message.max.bytes`, the largest response that this side accepts, less its frame.
+    /// `receive.message.max.bytes`, the largest response that the client accepts, less its frame.
     pub here: u64,
 }
 
@@ -151,7 +152,7 @@ impl Admin {
     }
 
     /// Whether a consumer with a group can be created without making Kafka create its topic of
-    /// offsets. A login that may not see that topic is not the first to use this Kafka.
+    /// offsets. If the login may not see that topic, others are assumed to have used this Kafka.
     pub fn has_groups(&self) -> bool {
         let metadata = self.client.fetch_metadata(Some(OFFSETS_TOPIC), REQUEST_TIMEOUT);
         let Ok(metadata) = metadata else { return false };

@@ -1,9 +1,9 @@
 //! Writes the anomalies to `sessionizer.anomalies`, alongside the commits and never inside one.
 //!
-//! A row is a function of the table and the watermark, so writing it again changes nothing: its key
-//! identifies the anomaly. Each transaction first makes sure that no other instance has taken over.
-//! The column `verdict` belongs to the user. What cannot be written waits, and the newest state of
-//! each anomaly replaces an older one.
+//! A row is a function of the table and the watermark, and its key identifies the anomaly, so
+//! writing it again changes nothing. Each transaction first makes sure that no other instance has
+//! taken over. The column `verdict` belongs to the user. What cannot be written waits, and the
+//! newest state of each anomaly replaces an older one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -30,7 +30,7 @@ const BATCH: usize = 1_000;
 /// How long to wait after a failure, and how often old rows are removed.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
 const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
-/// How far back the rows of earlier runs are looked at: a session may have begun long before the
+/// How far back the rows of earlier runs are compared: a session may have begun long before the
 /// hours that are live.
 const COMPARED_MS: i64 = 7 * DAY_MS;
 /// How long the end of a run waits for its last rows.
@@ -41,8 +41,8 @@ struct Updates {
     epoch: Epoch,
     /// Rows, and whether each is raised.
     rows: Vec<(Identity, Anomaly, bool)>,
-    /// At the beginning: what is live. Other rows that would be live are withdrawn: a correction was
-    /// committed just before the last run ended, or the thresholds have changed.
+    /// At the beginning: what is live. Other rows that would be live are withdrawn: a correction
+    /// was committed just before the last run ended, or the thresholds have changed.
     all: Option<(BTreeSet<Identity>, Hour)>,
 }
 
@@ -83,7 +83,8 @@ impl AnomalyRows {
         AnomalyRows { end_after_ms, queued: BTreeMap::new(), updates, writes }
     }
 
-    /// Queues what has changed since the last call. Rows that have only grown old stay as they are.
+    /// Queues what has changed since the last call. Rows of anomalies that have merely expired stay
+    /// as they are.
     pub fn take(&mut self, published: &Published) {
         let now = rows(&published.live, ROWS_PER_HOUR);
         let finds_all = published.begins == Some(true) && published.watermark.is_some();
@@ -120,7 +121,7 @@ impl AnomalyRows {
 }
 
 impl Drop for AnomalyRows {
-    /// Waits a moment for what is still to be written: after a bounded run, nothing else would
+    /// Waits a moment for what still has to be written: after a bounded run, nothing else would
     /// write it.
     fn drop(&mut self) {
         self.updates = None;
@@ -136,11 +137,11 @@ struct Writer {
     config: LedgerConfig,
     generation: i64,
     end_after_ms: i64,
-    /// Those that are a function of the table.
+    /// The kinds that are a function of the table.
     kinds: Vec<Kind>,
     keep: Option<Duration>,
     client: Option<Client>,
-    /// What is to be written: an anomaly, whether it is raised, and as of which epoch.
+    /// What has to be written: an anomaly, whether it is raised, and as of which epoch.
     pending: BTreeMap<Identity, (Anomaly, bool, Epoch)>,
     /// See [`Updates::all`]: until the rows of earlier runs have been compared with it.
     all: Option<(BTreeSet<Identity>, Hour, Epoch)>,
@@ -167,7 +168,7 @@ impl Writer {
                 Ok(updates) => self.take(updates),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    // What is left is found again at the next start.
+                    // The next start finds again what could not be written.
                     let _ = self.write_all();
                     return;
                 }
@@ -237,7 +238,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Queues the withdrawal of the rows of earlier runs that would be live and are not.
+    /// Queues the withdrawal of rows of earlier runs that should be live but are not.
     fn compare(&mut self) -> Result<(), Stop> {
         let failed = |why: postgres::Error| classify(&why, "reading anomalies");
         self.connect()?;

@@ -1,8 +1,8 @@
 //! What audits have found and verified, in `sessionizer.audits` and `sessionizer.audit_state`.
 //!
 //! An audit claims the state before it reads anything, and replaces it at its end only if its claim
-//! still stands. So whoever deletes the state in between is not overruled, and of two audits at a
-//! time the later one wins.
+//! still stands. So it does not restore a state that was deleted in between, and of two audits at
+//! the same time, the one that began later wins.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -22,13 +22,13 @@ const KEPT: i64 = 10_000;
 /// several times as much memory for one.
 const STATE_BYTES: usize = 512 << 20;
 
-/// The right to keep what an audit finds.
+/// The claim that lets an audit keep what it finds.
 pub struct Audits {
     config: LedgerConfig,
     claim: i64,
 }
 
-/// An audit to be kept.
+/// The result of an audit, to be stored.
 pub struct NewAudit {
     pub duration_ms: i64,
     /// Whether it continued from the one before.
@@ -44,7 +44,7 @@ pub struct NewAudit {
     pub verdict: String,
 }
 
-/// An audit that was kept, as the page shows it.
+/// A stored result, as the page shows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoredAudit {
     pub audited_at_ms: i64,
@@ -87,7 +87,7 @@ impl Audits {
             }));
         }
         let claim = RandomState::new().build_hasher().finish() as i64;
-        // A job that does not exist is reported later.
+        // If the job does not exist, that is reported later.
         let claimed = client.execute(
             "insert into sessionizer.audit_state (job, claim)
              select job, $2 from sessionizer.jobs where job = $1
@@ -120,7 +120,7 @@ impl Audits {
                 data.len() >> 20,
                 STATE_BYTES >> 20
             )),
-            // A proof that cannot be continued from is removed.
+            // Without a new proof, that of an earlier audit is removed.
             data => {
                 let kept = tx.execute(
                     "update sessionizer.audit_state

@@ -1,9 +1,9 @@
 //! Forgets a visitor: removes everything about an address, in one transaction that keeps the counts
 //! right.
 //!
-//! What is removed moves from `closed`, `open` and `dead` to `forgotten`, so the balance stays zero.
-//! In a table that had rows before the job, nobody knows how many events of a row are the job's:
-//! such a row is removed, and its events go on counting as closed.
+//! The count of what is removed moves from `closed`, `open` and `dead` to `forgotten`, so the
+//! balance stays zero. In a table that had rows before the job, it is unknown how many events of a
+//! row are the job's: such a row is removed, and its events still count as closed.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +24,7 @@ use crate::ledger::peek::Database;
 use crate::ledger::stopped::{Delta, Stopped, open};
 use crate::ledger::{LedgerConfig, forgotten};
 
-/// What takes the place of the detail of a dead letter that mentioned the visitor.
+/// Replaces the detail of a dead letter that mentioned the visitor.
 const BLANK: &str = "removed by sessionizer forget";
 
 /// Who is to be forgotten: a visitor on one host, or on all.
@@ -46,7 +46,7 @@ impl Visitor {
         })
     }
 
-    /// Whether a text that is no event mentions the visitor.
+    /// Whether a text that is not an event mentions the visitor.
     fn is_in(&self, text: &[u8]) -> bool {
         mentions(text, &self.ip) && self.host.as_ref().is_none_or(|host| mentions(text, host))
     }
@@ -59,17 +59,19 @@ pub struct Removed {
     /// The table, for messages.
     pub table: String,
     pub rows: (u64, u64),
-    /// Whether the table had rows before the job: then those records go on counting as closed.
+    /// Whether the table had rows before the job: then the records of those rows still count as
+    /// closed.
     pub found_rows: bool,
     pub open: (u64, u64),
     pub letters: (u64, u64),
-    /// Dead letters that are no events and mention the visitor: they lost payload and detail.
+    /// Dead letters that are not events of the visitor but mention it: their payload and detail
+    /// were removed.
     pub blanked: u64,
     pub anomalies: u64,
 }
 
 impl Removed {
-    /// Whether there was anything of the visitor.
+    /// Whether nothing of the visitor was found.
     pub fn is_nothing(&self) -> bool {
         let Removed { rows, open, letters, blanked, anomalies, .. } = self;
         [rows.0, open.0, letters.0, *blanked, *anomalies] == [0; 5]
@@ -210,9 +212,8 @@ fn open_sessions(
     Ok((sessions, records))
 }
 
-/// Deletes the dead letters that are events of the visitor, and blanks those that are no events
-/// and mention it. Returns how many were deleted, the records they stood for, and how many were
-/// blanked.
+/// Deletes the dead letters that are events of the visitor, and blanks the others that mention it.
+/// Returns how many were deleted, the records they stood for, and how many were blanked.
 fn dead_letters(
     tx: &mut Transaction<'_>,
     books: &mut Books<'_>,
@@ -250,7 +251,7 @@ fn dead_letters(
             };
             let number: i64 = row.get(7);
             books.at(counted).dead -= number;
-            // An audit counts it where the key is, as it does any event of the visitor.
+            // An audit counts it for the shard of its key, like any event of the visitor.
             books.at(of_key).forgotten += number;
             records += number;
             gone.push(row.get(0));
@@ -287,7 +288,7 @@ fn dead_letters(
     Ok(((deleted, records.unsigned_abs()), blanked))
 }
 
-/// Deletes the anomalies of the visitor. Those of networks and of hosts name nobody.
+/// Deletes the anomalies of the visitor. Those of networks and hosts name no visitor.
 fn anomalies(
     tx: &mut Transaction<'_>,
     stopped: &Stopped,
@@ -301,8 +302,8 @@ fn anomalies(
     .map_err(|why| classify(&why, "deleting anomalies"))
 }
 
-/// Brings the statistics of the planner up to date: they hold frequent values, and the address may
-/// be one. Whoever may not do this gets a warning from Postgres, and it is done in its own time.
+/// Brings the planner's statistics up to date: they hold frequent values, and the address may be
+/// one of them. If the login may not do this, Postgres warns, and its autovacuum does it later.
 pub fn analyze(config: &LedgerConfig, table: &str) -> Result<(), LedgerError> {
     let tables: BTreeSet<&str> =
         [table, "sessionizer.dead_letters", "sessionizer.anomalies"].into();

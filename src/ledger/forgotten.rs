@@ -1,7 +1,7 @@
 //! Visitors that were forgotten, as an audit needs them: Kafka may still have their records.
 //!
-//! A visitor is kept as a salted hash, so that its address is nowhere in the database. It is no
-//! secret to somebody who may read the table and tries out all addresses.
+//! A visitor is stored as a salted hash, so that its address is nowhere in the database. The hash
+//! does not hide it from somebody who may read the salt and tries all addresses.
 
 use std::collections::HashMap;
 
@@ -54,7 +54,7 @@ impl Forgotten {
         Ok(found)
     }
 
-    /// Whether an event was forgotten: its visitor was, when it had been read already.
+    /// Whether an event was forgotten: it had been read by the time its visitor was forgotten.
     pub fn has(&self, key: &Key, topic: &str, partition: i32, offset: Offset) -> bool {
         if self.visitors.is_empty() {
             return false;
@@ -69,7 +69,8 @@ impl Forgotten {
     }
 }
 
-/// Notes that a visitor is forgotten, on one host or on all, up to where each partition was read.
+/// Records that a visitor is forgotten, on one host or on all, up to the offset to which each
+/// partition was read.
 pub(super) fn note(
     tx: &mut Transaction<'_>,
     job: &str,

@@ -1,9 +1,9 @@
-//! Whether a text mentions an address: for payloads that are no events, so that nobody can say whose
-//! they are. Pure.
+//! Whether a text mentions an address: for payloads that are not events, and so have no key that
+//! says whose they are. Pure.
 
 /// Whether `text` contains `token` as a whole: `10.0.0.1` is not in `10.0.0.12`, and is in
-/// `"10.0.0.1:443"`. Letters may be large or small. In what is not text (a binary format puts a
-/// length right before a string), any occurrence counts: better one payload too many.
+/// `"10.0.0.1:443"`. The case of letters does not matter. In binary data, any occurrence counts,
+/// because a length may stand right before a string: better one payload too many.
 pub(super) fn mentions(text: &[u8], token: &str) -> bool {
     let token = token.as_bytes();
     if token.is_empty() || text.len() < token.len() {
@@ -23,8 +23,8 @@ fn is_text(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(|text| !text.contains(control))
 }
 
-/// Whether what follows belongs to the same word or address: a letter or digit, or a dot, a hyphen
-/// or (in an address that has colons) a colon before one.
+/// Whether what follows belongs to the same word or address: it is a letter or a digit, or a dot, a
+/// hyphen or (in an address with colons) a colon before one.
 fn goes_on<'a>(mut beside: impl Iterator<Item = &'a u8>, token: &[u8]) -> bool {
     let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || !byte.is_ascii();
     match beside.next() {

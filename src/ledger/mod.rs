@@ -138,7 +138,7 @@ pub fn cut_letters(config: &LedgerConfig, reasons: &[String]) -> Result<Vec<Cut>
     redrive::cut(config, reasons)
 }
 
-/// Merges the dead letters that are good now; `only_try`: takes it back, and says what would happen.
+/// Merges the dead letters that are events now. With `only_try`, it only says what would happen.
 pub fn redrive(
     config: &LedgerConfig,
     request: &Redrive,

@@ -1,7 +1,8 @@
-//! The sessions that are open, from the snapshots: for people who look at a job, running or not.
+//! Reads the open sessions from the snapshots, for people who look at a job, running or not.
 //!
 //! It only reads, in one transaction, and takes no lock. Each snapshot is as old as its epoch: a
-//! running job takes one of each shard every `--snapshot-interval`, a clean stop one of all.
+//! running job takes one of each shard every `--snapshot-interval`, a clean stop one of every
+//! shard.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -16,7 +17,7 @@ use crate::ledger::peek::Database;
 use crate::ledger::stopped::{decode, exists, no_such_job};
 use crate::ledger::{LedgerConfig, durable};
 
-/// Which sessions are wanted: of this visitor, of this host, or all.
+/// Which sessions are wanted: those of this visitor, those of this host, or all.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Wanted {
     pub ip: Option<String>,
@@ -62,7 +63,7 @@ pub fn read(
 ) -> Result<OpenSessions, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "reading snapshots");
     let mut client = connect(config)?;
-    // Not the name of an instance: this must not keep a `reset` waiting.
+    // Not the name of an instance, or a `reset` would take this for a running job.
     client.batch_execute("set application_name = 'sessionizer open'").map_err(failed)?;
     let mut tx = client.build_transaction().read_only(true);
     tx = tx.isolation_level(postgres::IsolationLevel::RepeatableRead);

@@ -1,10 +1,10 @@
-//! Takes dead letters up again, with today's program and settings, as one more commit of a job that
-//! has stopped.
+//! Processes dead letters again, with today's program and settings, as one more commit of a job
+//! that has stopped.
 //!
-//! An event that is good now becomes a session of one event, as if it had come in one more epoch
-//! with the watermark of the last: it joins the open sessions of its key, or closes at once and is
-//! written, or merged with the rows that it touches, by the code of every commit (I6). Its dead
-//! letter is deleted in the same transaction, so it counts once, whatever crashes (I4, I8).
+//! A record that is an event now becomes a session of one event, as if it had come in one more
+//! epoch with the watermark of the last: it joins the open sessions of its key, or closes at once
+//! and is written, or merged with the rows that it touches, by the code of every commit (I6). Its
+//! dead letter is deleted in the same transaction, so it counts once, whatever crashes (I4, I8).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -36,7 +36,7 @@ pub struct Position {
     pub offset: Offset,
 }
 
-/// A dead letter whose payload is not all there.
+/// A dead letter that holds only the beginning of its payload.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cut {
     pub position: Position,
@@ -45,19 +45,19 @@ pub struct Cut {
     pub payload_bytes: u64,
     /// The topic that the job reads now; `None` if it is not known.
     pub topic_id: Option<TopicId>,
-    /// Whether the topic was made again since: then the offset may mean another record.
+    /// Whether the topic has been created again since: then the offset may mean another record.
     pub made_again: bool,
 }
 
-/// What Kafka has for a cut payload: an event, or why it is none.
+/// The event that Kafka has for a cut payload, or why it has none.
 pub type Decoded = Result<(Key, EventTime), String>;
 
-/// What is to be taken up again, and how it is judged.
+/// Which dead letters to process again, and by which rules.
 pub struct Redrive {
     pub reasons: Vec<String>,
     pub rules: RecordRules,
     pub now_ms: u64,
-    /// What was read again from Kafka.
+    /// The cut payloads that were read again from Kafka.
     pub found: HashMap<Position, Decoded>,
 }
 
@@ -67,25 +67,25 @@ pub struct OfReason {
     /// How many there are, and how many records they stand for.
     pub letters: u64,
     pub records: u64,
-    /// The same of those that are good now.
+    /// The same for those that are events now.
     pub good: u64,
     pub good_records: u64,
-    /// Why the others are not, and how many.
+    /// Why the others are not, and how many of them for each reason.
     pub bad: BTreeMap<String, u64>,
 }
 
-/// What became of all.
+/// What became of all dead letters.
 pub struct Redriven {
     pub database: Database,
     pub by_reason: BTreeMap<String, OfReason>,
-    /// Records that have joined open sessions, and records in rows.
+    /// Records that joined open sessions, and records that are in rows now.
     pub open: u64,
     pub closed: u64,
 }
 
-/// A dead letter that is good now.
+/// A dead letter that is an event now.
 struct Good {
-    /// Its place in the table of dead letters.
+    /// Its row in the table of dead letters.
     ctid: String,
     reason: String,
     key: Key,
@@ -94,8 +94,8 @@ struct Good {
     dead_in: Shard,
 }
 
-/// Returns the dead letters of these reasons whose payload was cut. One that was removed, by
-/// `--keep-dead-letters` or because somebody wanted to be forgotten, does not come back from Kafka.
+/// Returns the dead letters of these reasons whose payload was cut. A payload that was removed, by
+/// `--keep-dead-letters` or because its visitor was forgotten, is not read again from Kafka.
 pub fn cut(config: &LedgerConfig, reasons: &[String]) -> Result<Vec<Cut>, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "looking through the dead letters");
     let mut client = open(config, "redrive")?;
@@ -135,8 +135,8 @@ pub fn cut(config: &LedgerConfig, reasons: &[String]) -> Result<Vec<Cut>, Ledger
     Ok(cut.collect())
 }
 
-/// Merges what is good now. With `only_try`, all of it is rolled back, and the result says what
-/// would happen.
+/// Merges the dead letters that are events now. With `only_try`, all of it is rolled back, and the
+/// result says what would happen.
 pub fn redrive(
     config: &LedgerConfig,
     request: &Redrive,
@@ -193,8 +193,8 @@ pub fn redrive(
     Ok(redriven)
 }
 
-/// Decodes the dead letters of the wanted reasons again. Returns them by reason, with those that
-/// are bad counted already, and those that are good.
+/// Decodes the dead letters of the wanted reasons again. Returns the counts by reason, which
+/// already include those that are still bad, and the events.
 fn judge(
     tx: &mut Transaction<'_>,
     stopped: &Stopped,
@@ -246,7 +246,7 @@ fn counted_in(row: &postgres::Row, reason: &str, key: &Key, shards: u32) -> Shar
     }
 }
 
-/// The events of a dead letter, or why it is still none.
+/// The event of a dead letter, or why it is still none.
 fn event_of(
     row: &postgres::Row,
     reason: &str,
@@ -274,7 +274,7 @@ fn event_of(
     } else {
         decode(payload)?
     };
-    // The part of the payload that was kept did not say whose it is.
+    // From the part of the payload that was kept, nobody could tell whose it is.
     if forgotten.has(&key, &position.topic, partition, position.offset) {
         return Err("its visitor was forgotten".to_owned());
     }
@@ -292,11 +292,12 @@ pub fn decode(payload: Option<&[u8]>) -> Decoded {
     }
 }
 
-/// What merging has come to.
+/// The result of merging.
 struct Merged {
-    /// By shard: the records that are open now and were dead, and those that are closed.
+    /// By shard: how many of the dead records are in open sessions now, and how many in closed
+    /// ones.
     counts: BTreeMap<Shard, (u64, u64)>,
-    /// For each letter, why it is not good after all.
+    /// For each letter, why it is bad after all.
     bad: Vec<Option<String>>,
 }
 
@@ -313,7 +314,7 @@ fn merge(
         by_shard.entry(Shard::of(stable_hash(letter.key.bytes()), shards)).or_default().push(at);
     }
     let mut merged = Merged { counts: BTreeMap::new(), bad: vec![None; good.len()] };
-    // By key: the sessions that have closed, with their letters.
+    // By key: the sessions that close at once, with their letters.
     let mut closed: Vec<Closed> = Vec::new();
     let mut letters: HashMap<Key, Vec<usize>> = HashMap::new();
     for (shard, own) in by_shard {
@@ -333,7 +334,7 @@ fn merge(
                 "its session has closed, and --late is drop",
             );
         }
-        // A refused session was not too late when it closed.
+        // A session that the table refused was not too late when it closed.
         insert(&mut table, good, &refused);
         let mut due = Vec::new();
         table.close(stopped.close_before, &mut due);

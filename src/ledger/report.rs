@@ -1,5 +1,5 @@
-//! Runs the queries of a report: read-only, all of them in one snapshot. What they ask is left to
-//! the caller.
+//! Runs the queries of a report: read-only, all of them in one snapshot. The caller provides the
+//! queries.
 
 use std::time::Duration;
 
@@ -176,7 +176,7 @@ fn source(table: &str, plain: bool, choice: &Choice) -> String {
         true => format!("{column} at time zone 'UTC'"),
         false => column.to_owned(),
     };
-    // What is compared with a column has its type, so that an index on it can be used.
+    // A value has the type of the column it is compared with, so that an index can be used.
     let bound = |day: &str, after: &str| {
         let bound = format!("({}::date{after})::timestamptz", literal(day));
         if plain { format!("{bound} at time zone 'UTC'") } else { bound }

@@ -2,7 +2,7 @@
 //!
 //! Migrations are numbered and go forward only. A start applies those that are missing, in its own
 //! transaction and under its advisory lock, so a start that is refused has changed nothing. State
-//! of a newer version is refused: what it means is known to that version alone.
+//! of a newer version is refused, because only that version knows what it means.
 
 use std::fmt;
 use std::fmt::Write;
@@ -21,12 +21,11 @@ const MIGRATIONS: [(&str, &str); 1] = [("tables", include_str!("migrations/001_t
 /// The version that this program reads and writes.
 pub const NEWEST: i32 = MIGRATIONS.len() as i32;
 
-/// This program, for the row of a migration and for messages.
+/// The name of this program in the row of a migration and in messages.
 const PROGRAM: &str =
     concat!("sessionizer ", env!("CARGO_PKG_VERSION"), " (", env!("BUILD_COMMIT"), ")");
 
-/// Commits lock the shards first. Whoever changes tables does the same, so that neither waits for
-/// the other in a circle.
+/// Commits lock the shards first. A migration does the same, so that the two cannot deadlock.
 const LOCK: &str = "
 do $$ begin
     if to_regclass('sessionizer.shard_progress') is not null then
@@ -35,7 +34,7 @@ do $$ begin
 end $$;
 ";
 
-/// What a start has done to a schema that was there.
+/// What a start has done to an existing schema.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Migrated {
     from: i32,
@@ -51,8 +50,8 @@ impl fmt::Display for Migrated {
     }
 }
 
-/// Brings the schema to the newest version. Whatever that version has and is missing is made again,
-/// empty: the checks of the state that follow say what that means for the job.
+/// Brings the schema to the newest version. Tables and views of that version that are missing are
+/// created again, empty: the checks of the state that follow find out what that means for the job.
 pub fn migrate(tx: &mut Transaction<'_>, at: &Database) -> Result<Option<Migrated>, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "preparing the schema sessionizer");
     let version = version(tx, at)?;
@@ -83,8 +82,8 @@ pub(super) fn may_not(at: &Database, version: i32, owner: &str, why: &str) -> Le
     )))
 }
 
-/// The version of the schema; 0: it is not there, or from a program that did not number it. Refuses
-/// one that is newer than this program.
+/// The version of the schema; 0 if there is none, or if it comes from a program that did not number
+/// it. Refuses a version that is newer than this program.
 pub fn version(client: &mut impl GenericClient, at: &Database) -> Result<i32, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "asking for the version of the schema");
     let numbered = "select to_regclass('sessionizer.schema_version') is not null";
@@ -106,7 +105,7 @@ pub fn version(client: &mut impl GenericClient, at: &Database) -> Result<i32, Le
     ))))
 }
 
-/// Refuses a schema that is not of this program's version, for those who only read.
+/// Refuses a schema that is not of this program's version, for commands that only read.
 pub fn refuse_other(client: &mut impl GenericClient, at: &Database) -> Result<(), LedgerError> {
     let found = version(client, at)?;
     if found == NEWEST {
@@ -118,14 +117,14 @@ pub fn refuse_other(client: &mut impl GenericClient, at: &Database) -> Result<()
     ))))
 }
 
-/// Whether everything is there that the newest version has.
+/// Whether everything that the newest version has exists.
 pub(super) fn is_complete(tx: &mut Transaction<'_>) -> Result<bool, postgres::Error> {
     let all = "select bool_and(to_regclass('sessionizer.' || name) is not null)
                from unnest($1::text[]) name";
     Ok(tx.query_one(all, &[&objects()])?.get(0))
 }
 
-/// The tables and views that the migrations make, by the lines that begin so.
+/// The tables and views that the migrations create, found by how their lines begin.
 fn objects() -> Vec<&'static str> {
     const MADE: [&str; 2] =
         ["create table if not exists sessionizer.", "create or replace view sessionizer."];
@@ -210,7 +209,7 @@ mod tests {
         for known in ["schema_version", "jobs", "shard_progress", "anomalies", "balance"] {
             assert!(objects.contains(&known), "{known}: {objects:?}");
         }
-        // However it is written: nothing is made that is not looked for.
+        // However it is written, whatever a migration creates is found by `objects`.
         let made = MIGRATIONS.iter().flat_map(|(_, sql)| sql.lines()).filter(|line| {
             let line = line.trim_start().to_lowercase();
             let (create, what) = (line.starts_with("create "), line.contains(" sessionizer."));

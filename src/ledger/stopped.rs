@@ -1,11 +1,11 @@
-//! A job that is not running, for the commands that look at it or change it without a job: they
-//! find it, make sure that no instance runs, and that it has stopped cleanly.
+//! A job that is not running, for the commands that read or change its state in the meantime: they
+//! find it, and make sure that no instance is running and that it was stopped cleanly.
 //!
 //! A clean stop leaves all shards at one epoch, and with it the snapshot of each shard at that very
 //! epoch. So a start would replay nothing, and the snapshots and the table together are everything
 //! that the job knows of the records it has read. A command may then change both in one
-//! transaction. It takes the fence first, as a start does: if an instance runs against expectation,
-//! its next commit fails, and nothing that it holds in memory comes back.
+//! transaction. It takes the fence first, as a start does: if an instance is running nevertheless,
+//! its next commit fails, and nothing that it holds in memory is written.
 
 use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;
@@ -73,9 +73,8 @@ pub(super) fn no_such_job(
 }
 
 /// Refuses a job that is running. Instances are recognized by their application name, which
-/// Postgres truncates to 63 bytes.
-/// An instance that has just ended may still be listed, and so may the second connection that
-/// looked for a pooler.
+/// Postgres truncates to 63 bytes. An instance that has just ended may still be listed, and so may
+/// the second connection that looked for a pooler.
 pub(super) fn refuse_if_running(
     client: &mut impl GenericClient,
     job: &str,
@@ -121,10 +120,10 @@ pub(super) struct Stopped {
     pub table: Table,
     /// Whether the table had rows before the job.
     pub found_rows: bool,
-    /// At which all shards stand, and all snapshots.
+    /// The epoch of all shards and all snapshots.
     pub epoch: Epoch,
-    /// The watermark of that epoch, and the end before which its sessions have closed: the same,
-    /// unless the epoch was drained.
+    /// The watermark of that epoch, and the time before which a session must have ended to have
+    /// closed: the same, unless the epoch was drained.
     pub watermark: EventTime,
     pub close_before: EventTime,
     /// The last binding of each partition.
@@ -197,7 +196,8 @@ impl Stopped {
             &[&config.job, &by],
         )
         .map_err(failed)?;
-        // What audits have verified is about to change: the next one reads everything again.
+        // What audits have verified is about to change, so the next one has to read everything
+        // again.
         tx.execute("delete from sessionizer.audit_state where job = $1", &[&config.job])
             .map_err(failed)?;
         Ok(Stopped {
@@ -290,7 +290,7 @@ impl Stopped {
         Ok(())
     }
 
-    /// Fails if the next start would refuse what this transaction has made.
+    /// Fails if the next start would refuse the state that this transaction leaves.
     pub fn check(&self, tx: &mut Transaction<'_>) -> Result<(), LedgerError> {
         durable::check(tx, &self.config.job, &self.table.quoted())
     }

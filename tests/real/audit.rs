@@ -80,7 +80,7 @@ pub fn settled(test: &str) -> World {
     let mut traffic = Traffic::new(&world);
     for _ in 0..2 {
         traffic.send(2_000);
-        // The second time stragglers merge with rows that the first has written.
+        // The second time, stragglers merge with rows that the first run has written.
         traffic.check(&world, &["-w", "2"]);
     }
     world

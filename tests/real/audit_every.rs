@@ -1,5 +1,5 @@
-//! Audits that continue from the last one: what is new, late events, damage, and what neither Kafka
-//! nor the table has any more.
+//! Audits that continue from the last one: new events, late events, damage, and events and rows
+//! that Kafka and the table no longer have.
 
 use std::time::{Duration, Instant};
 
@@ -97,7 +97,7 @@ fn audits_go_on_beside_a_job_and_find_what_is_new_late_or_damaged() {
     let metrics = watched.get("/metrics").body;
     assert!(metrics.contains("\nsessionizer_audit_differences 0"), "{metrics}");
 
-    // A row that was sealed is changed: the audits say so, and go on.
+    // A row that was sealed is changed: the audits report it, and go on.
     let of_old = "where ip = '10.0.0.9' and session_start < to_timestamp(1709700000)";
     let old = world.value(&format!("select count(*) from sessionized_events {of_old}"));
     assert_eq!(old, "1");

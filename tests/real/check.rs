@@ -17,7 +17,7 @@ use crate::world::{PATIENCE, World, chrono_now_ms, eventually, finish, json};
 /// A password that must not appear anywhere. The servers of these tests take any.
 const CANARY: &str = "hunter2-@:/?#% ä";
 
-/// Runs a check; gives the exit code and what it has printed, on both streams.
+/// Runs a check. Returns the exit code and what it has printed, on both streams.
 fn check(world: &World, args: &[&str], env: &[(&str, &str)]) -> (i32, String) {
     check_by(world.command(), args, env)
 }
@@ -35,7 +35,7 @@ fn check_by(mut command: Command, args: &[&str], env: &[(&str, &str)]) -> (i32, 
     (code, format!("{log}{said}"))
 }
 
-/// The sign of each code in a report without a terminal.
+/// The sign of each code in a report that is not printed on a terminal.
 fn signs(said: &str) -> BTreeMap<String, String> {
     let lines = said.lines().filter_map(|line| {
         let (sign, rest) = line.trim_start().split_once(' ')?;
@@ -52,12 +52,12 @@ fn bad(said: &str) -> Vec<String> {
     bad.map(|(code, sign)| format!("{sign} {code}")).collect()
 }
 
-/// The report with its line breaks as blanks, which depend on the length of names.
+/// The report with spaces for line breaks, which depend on the length of names.
 fn flat(said: &str) -> String {
     said.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Lets Kafka create its topic of offsets, which the first consumer of any test would do.
+/// Makes Kafka create its topic of offsets, as the first consumer of any test would do.
 fn accustom(world: &World) {
     check(world, &["--only", "data"], &[]);
     eventually("Kafka has its topic of offsets", || {
@@ -109,7 +109,7 @@ fn a_first_start_is_foretold() {
     assert_eq!(document["partitions"][1]["end"], 50);
     assert!(document["findings"].as_array().is_some_and(|found| found.len() > 20));
 
-    // A part alone asks for nothing else.
+    // To check one part, the settings of the others are not needed.
     let nothing = [("POSTGRES_URL", "")];
     let (code, said) = check(&world, &["--only", "kafka"], &nothing);
     assert_eq!(code, 0, "{said}");
@@ -362,7 +362,7 @@ fn a_check_waits_until_nothing_fails() {
     });
     assert_eq!(code, 0, "{said}");
     assert!(flat(&said).contains("of 1 min: SZ-K03"), "{said}");
-    // What does not heal is not waited for.
+    // It does not wait for what cannot pass by itself.
     let began = std::time::Instant::now();
     let (code, said) = check(&world, &["--wait", "60s", "--gap", "x"], &[]);
     assert_eq!(code, 2, "{said}");
@@ -396,7 +396,7 @@ fn dump(world: &World) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     let text = String::from_utf8_lossy(&output.stdout);
-    // A key against injection, random for each dump.
+    // pg_dump writes a key against injection, random for each dump.
     let lines =
         text.lines().filter(|l| !l.starts_with("\\restrict") && !l.starts_with("\\unrestrict"));
     lines.collect::<Vec<_>>().join("\n")
@@ -428,7 +428,7 @@ fn a_check_changes_nothing() {
     let broker = Broker::start("check");
     let mut world = World::new("check_nothing");
     world.kafka.clone_from(&broker.address);
-    // Not by the helpers of the tests, which ask as a consumer with a group.
+    // Not with the functions of the tests, which are consumers with a group.
     let mut produce = world.command();
     produce.args(["produce", "--number", "1", "--historical", "1d", "--partitions", "2"]);
     let (status, log) = finish(produce);

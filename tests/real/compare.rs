@@ -9,7 +9,7 @@ use crate::world::World;
 const HOST: &str = "shop.example";
 const NOON_MS: i64 = 1_780_315_200_000; // 2026-06-01T12:00:00Z
 
-/// An event of a visitor, so many seconds after noon.
+/// An event of a visitor, `second` seconds after noon.
 fn at(ip: &str, second: i64) -> Event {
     event(ip, HOST, NOON_MS + 1_000 * second)
 }
@@ -142,7 +142,7 @@ fn what_one_table_cannot_have_yet_or_any_more_is_not_compared() {
     assert_eq!(code, Some(0), "{json}\n{log}");
     let edges = [("same", 2), ("before the beginning", 7), ("not closed yet", 1)];
     assert_eq!(classes(&json), named(&edges));
-    // Asked for more than both have, it is said.
+    // Beyond the period that both have, the missing sessions are unexplained.
     let (code, json, _) = compare(&world, &["--json", "--since", "2026-06-01T12:00:00Z"]);
     assert_eq!(code, Some(1), "{json}");
 }

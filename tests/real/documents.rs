@@ -1,5 +1,5 @@
-//! The commands in the documents: those that can run against the servers of the tests do; what
-//! cannot says why, in a comment before it.
+//! The commands in the documents: those that can run against the servers of the tests do; before
+//! the others, a comment says why they cannot.
 //!
 //! A block of `sh` or `sql` is run unless the line before it is `<!-- not run here: REASON -->`, or
 //! `<!-- run by FILE -->`, where FILE is a test or script that names the document.
@@ -15,7 +15,7 @@ use crate::world::World;
 /// What a block of `sh` may call here: nothing that changes this machine.
 const HARMLESS: [&str; 8] =
     ["cargo", "export", "head", "jq", "pg_dump", "psql", "sessionizer", "sort"];
-/// The commands that ask a running job, which no block has.
+/// The commands that ask a running job: no job runs during a block.
 const ASK_A_JOB: [&str; 3] = ["health", "open", "status"];
 
 /// How long the job, or a producer without an end, runs in a block.
@@ -114,7 +114,7 @@ fn programs(code: &str) -> Vec<(String, String)> {
     commands.collect()
 }
 
-/// A directory with what the commands expect to find.
+/// A directory with the files that the commands expect.
 struct Place {
     directory: PathBuf,
 }
@@ -208,7 +208,7 @@ fn the_commands_in_the_documents_run() {
                 continue;
             }
         }
-        // The names in the documents are those of nobody.
+        // Replace the names in the documents, which are examples.
         let code = block
             .code
             .replace("broker-1:9092,broker-2:9092", &world.kafka)
@@ -233,7 +233,7 @@ fn the_commands_in_the_documents_run() {
     assert!(ran >= 5, "only {ran} blocks were run");
 }
 
-/// The arguments of each call of the program in a block, with lines that go on joined.
+/// The arguments of each call of the program in a block, with continued lines joined.
 fn calls(code: &str) -> Vec<String> {
     let joined = code.replace("\\\n", " ");
     let of_program = |line: &str| {

@@ -9,7 +9,7 @@ use crate::kafka::{PAST_MS, start, wait_for_records};
 use crate::oracle::{Event, GAP_MS, Row, event, sessions};
 use crate::world::{World, chrono_now_ms, eventually};
 
-/// Who is forgotten, and others whose addresses look alike.
+/// The visitor that is forgotten, and others whose addresses look alike.
 const GONE: &str = "192.0.2.7";
 const OTHERS: [&str; 3] = ["192.0.2.70", "192.0.2.8", "1.192.0.2.7"];
 /// Where the watermark stands once it has moved.
@@ -45,7 +45,7 @@ fn forgets(world: &World, args: &[&str]) -> String {
     says(world, &[&["forget", "--ip", GONE, "--yes"], args].concat())
 }
 
-/// The line of a table that begins so, as (removed, events).
+/// The line of a table that begins with `what`, as (removed, events).
 fn counted(said: &str, what: &str) -> (u64, u64) {
     let line = said.lines().find(|line| line.trim_start().starts_with(what));
     let line = line.unwrap_or_else(|| panic!("{what:?} is missing in\n{said}"));
@@ -54,7 +54,7 @@ fn counted(said: &str, what: &str) -> (u64, u64) {
     (numbers[0], numbers.get(1).copied().unwrap_or(0))
 }
 
-/// Everything in the database as text, bytea decoded, and the open sessions with it.
+/// Everything in the database as text, with bytea decoded, and the open sessions.
 fn everything(world: &World) -> String {
     let (host, port) = world.server.rsplit_once(':').expect("host:port");
     let mut dump = Command::new("pg_dump");
@@ -147,7 +147,7 @@ fn nothing_of_a_visitor_is_left_and_everything_still_agrees() {
     world.send(0, [Some(format!("{{\"ip\":\"{GONE}\",\"host\":\"{long}\",\"event_time\":1}}"))]);
     wait_for_records(&world, read + 8);
     job.stop();
-    // With the job as it is, late events would be merged: drop two.
+    // By default, late events would be merged: drop two of them.
     let job = start(&world, &[&args[..], &["--late", "drop"]].concat());
     let dropped =
         [event(GONE, "www", PAST_MS + 3_000_000), event("192.0.2.8", "www", PAST_MS + 3_000_000)];
@@ -166,7 +166,7 @@ fn nothing_of_a_visitor_is_left_and_everything_still_agrees() {
     let before =
         (world.rows(), world.dead_letters(), world.query("select * from sessionizer.balance"));
 
-    // A trial, and a question that nobody answers, change nothing.
+    // A trial changes nothing, nor does a question that nobody answers.
     let trial = says(&world, &["forget", "--ip", GONE, "--dry-run"]);
     refuses(&world, &["forget", "--ip", GONE], &["nothing was removed", "--yes"]);
     let after =
@@ -177,7 +177,7 @@ fn nothing_of_a_visitor_is_left_and_everything_still_agrees() {
     for said in [&trial, &said] {
         assert_eq!(counted(said, "rows of public.sessionized_events"), (2, 7), "{said}");
         assert_eq!(counted(said, "open sessions"), (2, 6), "{said}");
-        // Of the future, too late, and refused.
+        // In the future, too late, and refused.
         assert_eq!(counted(said, "dead letters"), (3, 3), "{said}");
         assert_eq!(counted(said, "payloads of others"), (4, 0), "{said}");
         assert_eq!(counted(said, "anomalies"), (1, 0), "{said}");
@@ -249,7 +249,7 @@ fn rows_from_before_the_job_are_removed_and_were_never_counted() {
     let left = "select count(*), sum(num_logs) from sessionized_events";
     assert_eq!(world.query(left), [["7".to_owned(), (6 + 18).to_string()]]);
     audit(&world);
-    // With everybody gone the table is empty, and the next start is content with that.
+    // With everybody gone the table is empty, and the next start accepts that.
     for ip in OTHERS {
         says(&world, &["forget", "--ip", ip, "--yes"]);
     }

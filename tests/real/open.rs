@@ -47,7 +47,7 @@ fn open_sessions_are_listed_while_the_job_runs_and_while_it_does_not() {
     world.create_topic(1);
     let args = ["--snapshot-interval", "300ms", "--idle-timeout", "1h", "-w", "2"];
     let job = start(&world, &args);
-    // One session closes, three stay open: the watermark is behind the newest event.
+    // One session closes, three stay open: the watermark is older than the newest event.
     let events: Vec<Event> = [
         ("192.0.2.1", "shop", 0),
         ("192.0.2.7", "shop", 600_000),

@@ -1,4 +1,4 @@
-//! `sessionizer redrive`: dead letters that are good now are merged, exactly once, and the others
+//! `sessionizer redrive`: dead letters that are events now are merged, exactly once, and the others
 //! stay as they are.
 
 use std::process::Command;
@@ -9,7 +9,7 @@ use crate::world::{Running, World, chrono_now_ms, eventually, json};
 
 /// 2023-11-14T22:13:20Z.
 const T: i64 = 1_700_000_000_000;
-/// Where the watermark stands when the late events come.
+/// The watermark when the late events come.
 const W: i64 = T + 100 * GAP_MS;
 const ARGS: [&str; 8] =
     ["--out-of-orderness", "0s", "--idle-timeout", "1h", "--dead-letter-bytes", "300", "-w", "2"];
@@ -90,7 +90,7 @@ fn late_and_future_events_are_merged_once_and_the_others_stay() {
     let (soon, never) = (event("a", "h", now + HOUR_MS), event("a", "h", now + 30 * HOUR_MS));
     world.send(0, [Some(long), Some("no event".to_owned()), Some(json(&soon)), Some(json(&never))]);
     wait_for_records(&world, 12);
-    // Had it come before, the last two would not have been too late.
+    // If it had come earlier, the last two would not have been too late.
     let bridge = event("open", "h", W - 101_000);
     world.send_events(0, std::slice::from_ref(&bridge));
     wait_for_records(&world, 13);
@@ -106,7 +106,7 @@ fn late_and_future_events_are_merged_once_and_the_others_stay() {
     audit(&world);
     let before = (books(&world), world.rows());
 
-    // Nothing that only looks changes anything.
+    // Trials change nothing.
     let said = says(&world, &["redrive", "--reason", "late", "--late", "drop", "--dry-run"]);
     assert_eq!(of_reason(&said, "late"), [6, 6, 2, 2], "{said}");
     assert!(said.contains("4 late: its session has closed, and --late is drop"), "{said}");
@@ -218,7 +218,7 @@ fn refused_rows_are_written_once_the_table_takes_them() {
     assert_eq!(world.rows(), sessions(&closed));
     audit(&world);
 
-    // A program that decodes more: here, a payload that was none when it was read.
+    // A program that decodes more: here, a payload that was not an event when it was read.
     let payload = json(&event("old", "h", W + 1_000));
     world.execute(&format!(
         "update sessionizer.dead_letters set payload = convert_to('{payload}', 'UTF8'),

@@ -1,4 +1,4 @@
-//! `sessionizer report`: what it says is what the queries say, whatever hosts are called.
+//! `sessionizer report`: it reports exactly what the queries return, whatever the names of hosts.
 
 use std::path::PathBuf;
 use std::process::Output;
@@ -36,7 +36,7 @@ fn refused(world: &World, args: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// Writes a page and gives its text.
+/// Writes a page and returns its text.
 fn page(world: &World, args: &[&str]) -> String {
     let file: PathBuf = std::env::temp_dir().join(format!("{}.html", world.name));
     world.write(&file, "");
@@ -166,7 +166,7 @@ fn times_without_a_zone_are_those_of_utc() {
     }
 }
 
-/// The rows of a CSV, as RFC 4180 has them.
+/// The rows of a CSV, parsed as by RFC 4180.
 fn parse(csv: &str) -> Vec<Vec<String>> {
     let (mut rows, mut row, mut cell) = (Vec::new(), Vec::new(), String::new());
     let mut chars = csv.chars().peekable();

@@ -1,9 +1,8 @@
 //! `sessionizer audit`: computes the batch answer from the topic, and compares the table with it.
 //!
-//! It may run beside the job: everything in Postgres is read at one moment, each shard at the epoch
-//! it had reached by then, and the topic is read up to the offsets bound by that epoch. The
-//! recorded totals are compared with both: what they say about a shard must match the table and the
-//! topic.
+//! It may run beside the job: everything in Postgres is read in one snapshot, each shard at the
+//! epoch it had reached by then, and the topic is read up to the offsets bound by that epoch. The
+//! recorded totals are compared with both: for each shard, they must match the table and the topic.
 //!
 //! What was verified is kept in `sessionizer.audit_state`, and the next audit continues from it
 //! ([`sessionizer_core::audit`]): it reads only newer records.
@@ -37,7 +36,7 @@ use crate::ui::text;
 const MAX_SHOWN: usize = 20;
 /// The bounds of `--every` and `--keep`.
 const YEAR_MS: u64 = 366 * 86_400_000;
-/// How often a pause looks whether to end.
+/// How often a pause between audits checks whether it must end.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How to audit.
@@ -48,7 +47,7 @@ struct Settings {
     full: bool,
     record: bool,
     keep_ms: i64,
-    /// Whether it was said that results are not kept.
+    /// Whether the log already says that results are not kept.
     told_not_kept: Cell<bool>,
 }
 
@@ -64,7 +63,7 @@ pub fn audit(args: &AuditArgs, env: &Environment, run_state: &Arc<RunState>) -> 
     printed(writeln(&sentence))
 }
 
-/// Audits again and again. What heals by waiting is logged, and so are differences.
+/// Audits again and again. Differences, and failures that may pass by themselves, are logged.
 fn repeat(
     kafka: &KafkaConfig,
     ledger: &LedgerConfig,

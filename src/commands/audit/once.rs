@@ -1,4 +1,4 @@
-//! One audit: what it continues from, what it reads, what it finds and what it keeps.
+//! A single audit: what it continues from, reads, finds and keeps.
 
 use std::time::Instant;
 
@@ -63,7 +63,7 @@ fn begin(ledger: &LedgerConfig, settings: &Settings) -> Result<Option<Audits>, F
     }
 }
 
-/// Returns what the audit continues from, and whether that is more than nothing.
+/// Returns the proof that the audit continues from, and whether an earlier audit left one.
 fn start(
     moment: &mut Moment,
     audits: Option<&Audits>,
@@ -169,8 +169,8 @@ fn compare(
     let old = read_old_events(kafka, moment, &ends, (&mut comparison, &mut read), run_state)?;
     let mut findings = comparison.settle(old).clone();
     if !incremental {
-        // What was forgotten must be as much as was booked. `sessionizer forget`
-        // deletes what audits have verified, so an audit that continues has none of it to read.
+        // As many records must be forgotten as are recorded. An audit that continues reads none of
+        // them: `sessionizer forget` deletes what audits have verified, so the next one is full.
         for (at, progress) in findings.progress.iter_mut().enumerate() {
             let more = forgotten[at] as i64 - moment.forgotten_records[at] as i64;
             progress.open = progress.open.saturating_add_signed(more);
@@ -201,7 +201,7 @@ fn refuse_holes(
     )))
 }
 
-/// Reads older events of late keys, if they are needed and there.
+/// Reads the older events of late keys, if they are needed and Kafka still has them.
 fn read_old_events(
     kafka: &KafkaConfig,
     moment: &Moment,
@@ -230,9 +230,9 @@ fn read_old_events(
     Ok(OldEvents::Read)
 }
 
-/// What the next audit continues from.
+/// The proof that the next audit continues from.
 fn prove(moment: &Moment, comparison: Comparison, keep_ms: i64) -> Proof {
-    // What may still be joined by an event that is on time is never sealed.
+    // A session that an on-time event may still join is never sealed.
     let before = moment.watermark.plus(-keep_ms.max(moment.gap.millis()));
     let epochs = moment.shards.iter().map(|shard| shard.epoch);
     let place = |binding: &crate::ledger::NamedBinding| {

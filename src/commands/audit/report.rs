@@ -19,17 +19,17 @@ const WIDTH: u16 = 100;
 /// How many days with differences are shown.
 const DAYS_SHOWN: usize = 20;
 
-/// What the audit found.
+/// The findings of an audit, with what their report needs.
 #[derive(Default)]
 pub struct Report {
     /// The name of the table, for people and for SQL.
     pub(super) table: String,
     pub(super) quoted: String,
-    /// Events of the topic that count.
+    /// Events of the topic, without dead letters.
     pub(super) events: u64,
-    /// Whether it continued from the audit before.
+    /// Whether the audit continued from an earlier one.
     pub(super) incremental: bool,
-    /// Records of the topic that were read now.
+    /// Records of the topic that this audit has read.
     pub(super) records_read: u64,
     /// Rows of the table.
     pub(super) rows: u64,
@@ -57,7 +57,7 @@ impl Report {
         self.balance.map_or(0, |balance| balance.difference)
     }
 
-    /// How many differences there are, of whatever kind. Zero: [`Self::verdict`] is a sentence.
+    /// The number of differences of all kinds. If it is zero, [`Self::verdict`] is `Ok`.
     pub(super) fn differences(&self) -> u64 {
         let others = [self.unbalanced() != 0, self.next_start.is_some()];
         let others = others.into_iter().filter(|differs| *differs).count();
@@ -104,7 +104,7 @@ impl Report {
         Err(Fault::Environment(what))
     }
 
-    /// Writes what was found; the verdict is left to the caller.
+    /// Writes the findings; the verdict is left to the caller.
     pub fn print(&self, out: &mut impl Write) -> io::Result<()> {
         self.print_differences(out)?;
         self.print_days(out)?;
@@ -182,7 +182,7 @@ impl Report {
         writeln!(out, "Days whose rows have changed since they were verified:\n{days}")
     }
 
-    /// What was not compared, and why.
+    /// Reports what was not compared, and why.
     fn print_unverified(&self, out: &mut impl Write) -> io::Result<()> {
         let found = &self.findings;
         let removed: i64 = found.removed.iter().map(|(_, rows)| rows).sum();
@@ -233,7 +233,7 @@ impl Report {
         writeln!(out, "Shards whose counts of records are wrong:\n{shards}")
     }
 
-    /// What to look at if something is wrong.
+    /// Suggests what to look at if something is wrong.
     fn print_next_step(&self, out: &mut impl Write) -> io::Result<()> {
         if let Some((_, key, _)) = self.findings.shown.first() {
             let (ip, host) = key.parts();
@@ -268,7 +268,7 @@ impl Report {
     }
 }
 
-/// The shards whose recorded counts are not those that were found.
+/// The shards whose recorded counts differ from those that were found.
 fn wrong_totals(
     moment: &Moment,
     found: &[ShardProgress],

@@ -1,4 +1,4 @@
-//! Reads the part of the topic that an audit needs, and tells events from other records.
+//! Reads the part of the topic that an audit needs, and separates events from other records.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -31,11 +31,11 @@ pub(super) enum Judged {
     Dead,
 }
 
-/// Ranges of offsets, and which of their records count in which shard.
+/// Ranges of offsets, and which of their records count for which shard.
 pub(super) struct Pass<'a> {
     moment: &'a Moment,
     pub(super) ranges: Vec<Range>,
-    /// By range and shard: the records that count, as the first offset and the one after the last.
+    /// By range and shard: the offset of the first record that counts, and the one after the last.
     counts: Vec<Vec<(Offset, Offset)>>,
     /// By range: the offset that all shards have passed.
     passed: Vec<Offset>,
@@ -79,12 +79,13 @@ impl<'a> Pass<'a> {
         pass
     }
 
-    /// The number of records, with holes in the offsets counted as records.
+    /// The number of offsets in the ranges, which is at least the number of records.
     pub(super) fn records(&self) -> i64 {
         self.ranges.iter().map(|range| range.end.since(range.start)).sum()
     }
 
-    /// The first range that Kafka does not have as a whole, with the offsets that it has.
+    /// The first range that Kafka no longer has completely, with the oldest offset and the end that
+    /// it has.
     pub(super) fn missing(
         &self,
         kafka: &KafkaConfig,
@@ -101,8 +102,8 @@ impl<'a> Pass<'a> {
         Ok(None)
     }
 
-    /// Reads all ranges. `take` gets the shard in which a record counts, and what it is. Returns how
-    /// many records were read, including those that do not count.
+    /// Reads all ranges. `take` gets the shard for which a record counts, and what it is. Returns
+    /// how many records were read, including those that do not count.
     pub(super) fn read(
         &self,
         kafka: &KafkaConfig,
@@ -143,7 +144,7 @@ impl<'a> Pass<'a> {
         Ok(records)
     }
 
-    /// The shard in which a record counts, and what it is.
+    /// The shard for which a record counts, and what it is.
     fn judge(&self, at: usize, record: &Record<'_>) -> (Shard, Judged) {
         let Range { topic, partition, .. } = &self.ranges[at];
         let shards = self.moment.shards.len() as u32;
@@ -159,7 +160,7 @@ impl<'a> Pass<'a> {
         });
         let key = event.as_ref().map(Event::key);
         let of_key = key.as_ref().map(|key| Shard::of(stable_hash(key.bytes()), shards));
-        // A dead letter counts in the shard of its offset, unless it is an event that came too
+        // A dead letter counts for the shard of its offset, unless it is an event that came too
         // late.
         let shard = of_key
             .filter(|_| refused != Some(Reason::Future))

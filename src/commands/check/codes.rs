@@ -1,6 +1,6 @@
 //! The codes of `sessionizer check`. A code never changes its meaning: people search for it, and
-//! scripts compare it. docs/OPERATIONS.md has a paragraph for each, which a test compares with this
-//! table.
+//! scripts test for it. docs/OPERATIONS.md has a paragraph for each; a test compares its headings
+//! with this table.
 
 /// A part of the check. The names are those of `--only`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -1,4 +1,4 @@
-//! The events: a sample of each partition's end, and what it says about whoever sends them. Pure.
+//! The events: a sample from the end of each partition, and what it says about the sender. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,16 +13,16 @@ use super::report::Finding;
 use crate::dataflow::ports::Record;
 use crate::ui::text::{count, duration, plural, setting};
 
-/// The bounds of an integer event_time of the years 2001 to 2286, in each unit.
+/// An integer event_time of the years 2001 to 2286 lies in one of these ranges, by its unit.
 const SECONDS: std::ops::Range<i128> = 1_000_000_000..10_000_000_000;
 const MICROSECONDS: std::ops::Range<i128> = 1_000_000_000_000_000..10_000_000_000_000_000;
 const NANOSECONDS: std::ops::Range<i128> = 1_000_000_000_000_000_000..10_000_000_000_000_000_000;
 /// The share of bad records above which a warning is due: that of the alert.
 const BAD_SHARE: f64 = 0.01;
-/// How far ahead of this machine's clock events may be without a word.
+/// How far ahead of this machine's clock events may be without a warning.
 const AHEAD_MS: i64 = 10_000;
 
-/// A unit in which event_time is not meant.
+/// A unit that event_time should not be in.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Unit {
     Seconds,
@@ -57,14 +57,14 @@ impl Unit {
     }
 }
 
-/// What the sampled records are.
+/// What the sampled records contain.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Sample {
-    /// The times of those that decode, in milliseconds.
+    /// The times of the records that decode, in milliseconds.
     times: Vec<i64>,
-    /// By reason: how many do not, and where the first of them is.
+    /// By reason: how many records do not decode, and where the first of them is.
     bad: BTreeMap<Reason, (u64, String)>,
-    /// By unit: how many have an event_time in it.
+    /// By unit: how many records have an event_time in it.
     units: BTreeMap<Unit, u64>,
 }
 
@@ -73,7 +73,7 @@ impl Sample {
         self.times.is_empty() && self.bad.is_empty()
     }
 
-    /// Takes note of a record.
+    /// Adds a record.
     pub fn take(&mut self, topic: &str, partition: i32, record: &Record<'_>) {
         let number = record.payload.and_then(integer_time);
         if let Some(unit) = number.and_then(Unit::of) {
@@ -92,7 +92,7 @@ impl Sample {
         }
     }
 
-    /// What to say about the sample, given the clock and `--max-future`.
+    /// The findings about the sample, given the clock and `--max-future`.
     pub fn judge(&self, now_ms: i64, max_future_ms: i64) -> Vec<Finding> {
         if self.is_empty() {
             let text = "there are no records yet: nothing can be said about them";
@@ -183,7 +183,8 @@ impl Sample {
                 setting(max_future_ms)
             ),
         };
-        // A zone is a multiple of a quarter of an hour; events are a little older than now.
+        // Zones differ from UTC by multiples of a quarter of an hour, and events are a little older
+        // than now.
         let quarter = 900_000;
         let zone = ahead > quarter && (quarter - 1 - (ahead - 1) % quarter) < 120_000;
         let remedy = match zone {
@@ -194,7 +195,7 @@ impl Sample {
     }
 }
 
-/// The event_time of a payload, if it is a number, or a string of digits alone.
+/// The event_time of a payload, if it is a number or a string of nothing but digits.
 fn integer_time(payload: &[u8]) -> Option<i128> {
     let value: Value = serde_json::from_slice(payload).ok()?;
     match &value["event_time"] {

@@ -1,5 +1,5 @@
-//! Kafka: whether it answers, what this login may do, and what the partitions hold. A sample of
-//! their ends is judged in [`super::data`].
+//! Kafka: whether it answers, what this login may do, and what the partitions hold. [`super::data`]
+//! judges the records that are sampled here.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::job::clock::now_ms;
 use crate::kafka::{Admin, Answer, KafkaConfig, Range, ReadCheck, scan_for};
 use crate::ui::text::{bytes, count, plural};
 
-/// How many records are sampled in all, and of one partition.
+/// How many records are sampled in all, and from one partition.
 const SAMPLED: i64 = 2_000;
 const SAMPLED_OF_ONE: std::ops::RangeInclusive<i64> = 10..=200;
 /// How many partitions a line names.
@@ -24,8 +24,8 @@ const NAMED: usize = 4;
 /// What to look at, and how.
 pub struct Looking {
     pub sections: Vec<Section>,
-    /// Whether events were asked for by name: they are read although Kafka then makes its topic of
-    /// offsets.
+    /// Whether `--only` names `data`: then the events are read even if Kafka creates
+    /// `__consumer_offsets` because of that.
     pub insists: bool,
     pub timeout: Duration,
     pub max_future_ms: i64,
@@ -41,7 +41,7 @@ pub struct Facts {
     pub partitions: Vec<Value>,
 }
 
-/// Looks at Kafka, and at a sample of the events. `None`: the topics cannot be read.
+/// Checks Kafka and a sample of the events. Returns `None` if the topics cannot be read.
 pub fn look(
     config: &KafkaConfig,
     looking: &Looking,
@@ -91,7 +91,7 @@ pub fn look(
     Some(facts)
 }
 
-/// Finds the topics. Returns their numbers of partitions, or `None` if any cannot be used.
+/// Looks up the topics. Returns the number of partitions of each, or `None` if any cannot be used.
 fn topics(
     config: &KafkaConfig,
     admin: &Admin,
@@ -205,7 +205,7 @@ fn partitions(counts: &[i32]) -> Vec<Partition> {
     counts.iter().enumerate().flat_map(of).collect()
 }
 
-/// What each partition holds, where that is known.
+/// The offsets that each partition holds, where they are known.
 fn ranges(
     config: &KafkaConfig,
     oldest: &BTreeMap<Partition, Offset>,
@@ -266,7 +266,7 @@ fn extents(
     }
 }
 
-/// Records that nobody may read yet.
+/// Looks for records that cannot be read yet, because a transaction is open.
 fn open_transactions(
     config: &KafkaConfig,
     ranges: &[(Partition, Range)],
@@ -317,7 +317,7 @@ fn batches(config: &KafkaConfig, admin: &Admin, timeout: Duration, say: &mut dyn
     }
 }
 
-/// Whether the group's offsets can be used, which is a courtesy to tools that show lag.
+/// Whether the job may use the group. It does so only for the sake of tools that show lag.
 fn group(
     config: &KafkaConfig,
     admin: &Admin,

@@ -1,8 +1,8 @@
 //! `sessionizer check`: everything that a start depends on, without starting.
 //!
-//! It asks what a start asks, with the same functions, and writes nothing: no fence is taken, and
-//! no topic, group, schema or table is made. Kafka and Postgres are looked at side by side, each on
-//! a thread of its own, so one that is mute does not hide the other.
+//! It asks what a start asks, with the same functions, and writes nothing: it takes no fence and
+//! creates no topic, group, schema or table. Kafka and Postgres are checked at the same time, each
+//! on its own thread, so that a server that does not answer does not hide the state of the other.
 
 mod codes;
 mod data;
@@ -31,19 +31,19 @@ use crate::job::clock::now_ms;
 use crate::ui::logging;
 use crate::ui::text::duration;
 
-/// How long `--wait` pauses between two looks, and how soon it notices that it is to stop.
+/// How long `--wait` pauses between two checks, and how soon it notices that it must stop.
 const PAUSE: Duration = Duration::from_secs(2);
 const NAP: Duration = Duration::from_millis(50);
-/// How long a look at a server may say nothing, beyond a multiple of `--timeout`: a pooler that has
-/// no room for a second connection keeps it waiting for five seconds, a broker for ten.
+/// How long the check of a server may report nothing, beyond a multiple of `--timeout`: a pooler
+/// that has no room for a second connection keeps it waiting for five seconds, a broker for ten.
 const SILENCE: Duration = Duration::from_secs(12);
-/// The default of `--max-future`, for settings that cannot be read as a whole.
+/// The default of `--max-future`, used if another setting is wrong.
 const MAX_FUTURE_MS: i64 = 300_000;
 
 /// What was asked for.
 struct Wanted {
     sections: Vec<Section>,
-    /// Whether the events are among those that were named.
+    /// Whether `--only` names the events.
     insists: bool,
     connect: bool,
     wait: Duration,
@@ -53,7 +53,7 @@ struct Wanted {
 /// Checks, prints the report, and returns the exit code.
 pub fn check(args: &CheckArgs, env: &Environment, run_state: &Arc<RunState>) -> Result<u8, Fault> {
     let wanted = read(args, env)?;
-    // What the clients log is said by the report.
+    // The report covers what the clients would log.
     logging::quiet();
     let look = appearance();
     let began = Instant::now();
@@ -97,7 +97,7 @@ pub fn check(args: &CheckArgs, env: &Environment, run_state: &Arc<RunState>) -> 
 
 /// Reads the flags of the check itself.
 fn read(args: &CheckArgs, env: &Environment) -> Result<Wanted, Fault> {
-    // What is wrong with the settings of the job belongs into the report.
+    // What is wrong with the settings of the job belongs in the report.
     let nothing = Environment::default();
     let mut problems = Problems::new(&nothing);
     let names: Vec<&str> = Section::ALL.iter().map(|section| section.name()).collect();
@@ -130,7 +130,7 @@ fn read(args: &CheckArgs, env: &Environment) -> Result<Wanted, Fault> {
     }
 }
 
-/// One look at everything. `show` gets each finding as soon as it is known. Also returns the name
+/// Checks everything once. `show` gets each finding as soon as it is known. Also returns the name
 /// of the job.
 fn once(
     args: &CheckArgs,
@@ -141,7 +141,7 @@ fn once(
     let mut report = Report::default();
     let mut failed_to_show = None;
     let mut take = |finding: Finding| {
-        // What keeps a wanted part from being looked at is shown as well.
+        // A failure elsewhere is shown as well: it may be why a wanted part was not checked.
         let section = finding.code.section();
         if wanted.sections.contains(&section) || finding.has_failed() {
             if let Err(fault) = show(&finding) {
@@ -181,7 +181,7 @@ fn once(
     }
 }
 
-/// Whether a part has to be looked at, for itself or for another.
+/// Whether a part has to be checked, for its own sake or because another part depends on it.
 fn needs(wanted: &Wanted, section: Section) -> bool {
     let has = |section| wanted.sections.contains(&section);
     match section {
@@ -193,7 +193,7 @@ fn needs(wanted: &Wanted, section: Section) -> bool {
 
 type Looks = (Option<Work<Option<kafka::Facts>>>, Option<Work<Option<postgres::Facts>>>);
 
-/// Begins to look at both servers.
+/// Starts to check both servers.
 fn begin(settings: &Settings, wanted: &Wanted) -> Looks {
     let config = settings.config.as_ref();
     let kafka = settings.kafka.clone().filter(|_| needs(wanted, Section::Kafka)).map(|kafka| {
@@ -215,7 +215,7 @@ fn begin(settings: &Settings, wanted: &Wanted) -> Looks {
     (kafka, postgres)
 }
 
-/// A look at a server, on a thread of its own.
+/// A check that runs on its own thread.
 struct Work<T>(Receiver<Said<T>>);
 
 enum Said<T> {
@@ -229,7 +229,7 @@ fn start<T: Send + 'static>(
 ) -> Work<T> {
     let (sender, receiver): (Sender<Said<T>>, _) = channel();
     let run = move || {
-        // After too long a silence, nobody listens any more.
+        // After too long a silence, nobody receives this any more.
         let done = work(&mut |finding| drop(sender.send(Said::Found(finding))));
         drop(sender.send(Said::Done(done)));
     };
@@ -238,7 +238,7 @@ fn start<T: Send + 'static>(
     Work(receiver)
 }
 
-/// Takes what a look finds, until it is done or has said nothing for `limit`.
+/// Receives the findings of a check until it is done, or has reported nothing for `limit`.
 fn follow<T>(
     work: Work<T>,
     limit: Duration,
@@ -263,7 +263,7 @@ fn follow<T>(
     }
 }
 
-/// What `--wait` waits for, on standard error.
+/// Shows on standard error what `--wait` is waiting for.
 #[derive(Default)]
 struct Progress {
     last: String,
@@ -302,7 +302,7 @@ fn width(stream: &impl std::os::fd::AsFd) -> usize {
     size.map_or(80, |(width, _)| usize::from(width.0)).max(40)
 }
 
-/// How standard output shows lines.
+/// How lines look on standard output.
 fn appearance() -> Look {
     let terminal = std::io::stdout().is_terminal();
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -318,7 +318,7 @@ fn appearance() -> Look {
 fn print(text: &str) -> Result<(), Fault> {
     let mut out = std::io::stdout();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).or_else(|why| match why.kind() {
-        // A reader that has seen enough.
+        // The reader has seen enough.
         std::io::ErrorKind::BrokenPipe => Ok(()),
         _ => Err(Fault::Environment(format!("standard output cannot be written: {why}"))),
     })

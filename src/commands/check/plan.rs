@@ -15,18 +15,18 @@ use crate::job::recover::Outlook;
 use crate::kafka::StartAt;
 use crate::ui::text::{count, duration, plural};
 
-/// The records that a worker reads in a second, for the estimate: about half of what
-/// docs/BENCHMARKS.md has for a backlog.
+/// The records that a worker is assumed to read per second: about half of what docs/BENCHMARKS.md
+/// reports for a backlog.
 const RECORDS_PER_S: u64 = 400_000;
 
-/// What is known of both servers; `None`: it could not be looked at.
+/// What is known of both servers. `None`: it could not be checked.
 pub struct Known {
     pub config: Option<Config>,
     pub kafka: Option<kafka::Facts>,
     pub postgres: Option<postgres::Facts>,
 }
 
-/// Says what a start would do. Returns the same for JSON.
+/// Reports what a start would do. Returns the same for JSON.
 pub fn look(known: &Known, say: &mut dyn FnMut(Finding)) -> Value {
     let plan = plan(known, say);
     if let Some(facts) = &known.postgres {
@@ -43,7 +43,7 @@ fn plan(known: &Known, say: &mut dyn FnMut(Finding)) -> Value {
     let Some(found) = &facts.found else {
         return unknown("a start would be refused for the failures above", say);
     };
-    // Where groups cannot be asked, a plan that depends on them is not made.
+    // Groups cannot be asked about yet, and this plan depends on them.
     let with_rows = found.first.as_ref().is_some_and(|first| first.rows.is_some());
     let asks_group = with_rows || matches!(config.from, Some(StartAt::Group(_)));
     if asks_group && !kafka.has_groups && config.from.is_some() {
@@ -67,7 +67,7 @@ fn unknown(why: &str, say: &mut dyn FnMut(Finding)) -> Value {
     json!({ "kind": "unknown", "why": why })
 }
 
-/// Instances of the job that run now.
+/// Reports instances of the job that are running.
 fn instances(facts: &postgres::Facts, say: &mut dyn FnMut(Finding)) {
     let Some((pid, from)) = facts.running.first() else {
         return say(Finding::good(Code::L04, "no instance of the job is running"));
@@ -128,7 +128,7 @@ fn would(config: &Config, outlook: &Outlook, say: &mut dyn FnMut(Finding)) -> Va
     })
 }
 
-/// About how long reading takes.
+/// About how long reading would take.
 fn seconds(config: &Config, outlook: &Outlook) -> f64 {
     let readers = (config.workers * config.processes).min(outlook.partitions).max(1) as u64;
     outlook.records as f64 / (RECORDS_PER_S * readers) as f64

@@ -9,15 +9,15 @@ use crate::ledger::inspect::{Inspection, OwnSchema, ReadOnly, Server};
 use crate::ledger::{Found, LedgerConfig, Table};
 use crate::ui::text::{duration, plural};
 
-/// What a job needs besides its writers: the page's balance, the pruning of old rows, and the
-/// second connection that looks for a pooler.
+/// The connections that a job needs besides its writers: one for the balance on the page, one to
+/// remove old rows, and the second connection that detects a pooler.
 const MORE_CONNECTIONS: i64 = 3;
-/// How far the clocks may be apart without a word.
+/// How far apart the clocks may be without a warning.
 const APART_MS: i64 = 2_000;
 
 /// What the plan needs to know.
 pub struct Facts {
-    /// What a start would find; `None` if it would be refused, or nobody can tell.
+    /// What a start would find; `None` if it would be refused, or if that is unknown.
     pub found: Option<Found>,
     /// The connections of instances: process id and address.
     pub running: Vec<(i32, String)>,
@@ -25,8 +25,8 @@ pub struct Facts {
     pub started: Option<(String, String)>,
 }
 
-/// Looks at Postgres. `writers` is how many connections a start would open. `None`: it cannot be
-/// reached.
+/// Checks Postgres. `writers` is the number of writers that a start would have. Returns `None` if
+/// the server cannot be reached.
 pub fn look(
     config: &LedgerConfig,
     writers: u32,
@@ -86,7 +86,7 @@ fn unreachable(config: &LedgerConfig, error: &LedgerError) -> Finding {
     finding
 }
 
-/// A question that was answered by an error, or not at all.
+/// The finding for a question that was answered with an error, or not at all.
 fn unanswered(code: Code, error: &LedgerError) -> Finding {
     let remedy = match error {
         LedgerError::Retry(_) => "raise --timeout, and look for locks in pg_stat_activity",
@@ -95,7 +95,7 @@ fn unanswered(code: Code, error: &LedgerError) -> Finding {
     Finding::of_error(code, error).or_remedy(remedy)
 }
 
-/// A line for a question whose answer is only whether a start would be refused.
+/// Reports the answer to a question that only decides whether a start would be refused.
 fn refused_or(
     code: Code,
     answer: Result<(), LedgerError>,
@@ -112,7 +112,7 @@ fn refused_or(
     true
 }
 
-/// Where the connection leads, and by what.
+/// Which server the connection leads to, and whether it is encrypted.
 fn address(server: &Server, say: &mut dyn FnMut(Finding)) {
     let Server { version, database, tls, .. } = server;
     let tls = tls.as_ref().map_or("without TLS".to_owned(), |version| format!("by {version}"));

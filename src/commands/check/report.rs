@@ -7,13 +7,13 @@ use super::codes::{Code, Section};
 use crate::dataflow::ports::LedgerError;
 use crate::ui::text::plural;
 
-/// How something is.
+/// The result of one check.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
     Good,
     /// A start would succeed, and somebody should look at this.
     Warning,
-    /// A start would fail, or not do what was meant; with the exit code.
+    /// A start would fail, or not do what was meant. Holds the exit code.
     Failed(u8),
 }
 
@@ -27,7 +27,7 @@ pub struct Finding {
     pub remedies: Vec<String>,
 }
 
-/// What announces, in the messages of a start, that a remedy follows.
+/// The words in the messages of a start that announce a remedy.
 const ANNOUNCEMENTS: [&str; 9] = [
     "; grant it: ",
     ". Grant them: ",
@@ -40,7 +40,7 @@ const ANNOUNCEMENTS: [&str; 9] = [
     ". Nothing was changed. ",
 ];
 
-/// How remedies begin that are not announced, with the sign before them.
+/// How remedies that are not announced begin, with the punctuation before them.
 const INSTRUCTIONS: [&str; 20] = [
     ": grant it ",
     "; check ",
@@ -148,8 +148,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// The exit code: what somebody has to correct comes first, then what may heal, then a running
-    /// instance.
+    /// The exit code: what somebody has to correct takes precedence over what may pass by itself,
+    /// and that over a running instance.
     pub fn exit_code(&self) -> u8 {
         let failed = |code: u8| self.findings.iter().any(|f| f.outcome == Outcome::Failed(code));
         [2, 1, 3].into_iter().find(|code| failed(*code)).unwrap_or(0)
@@ -226,7 +226,7 @@ pub struct Look {
 const INDENT: &str = "            ";
 
 impl Look {
-    /// The lines of a finding; with the heading of its section if that begins.
+    /// The lines of a finding, below the heading of its section if it is the first one there.
     pub fn finding(self, finding: &Finding, before: Option<Section>) -> String {
         let mut out = String::new();
         let section = finding.code.section();
@@ -267,8 +267,8 @@ impl Look {
     }
 }
 
-/// The lines of a remedy. What is copied stays whole: the shell joins lines that end with a
-/// backslash, and a line break in SQL is a blank unless it is within quotes.
+/// The lines of a remedy. Commands still work when they are copied: the shell joins lines that end
+/// with a backslash, and SQL takes a line break for a space unless it is within quotes.
 fn remedy_lines(remedy: &str, room: usize) -> Vec<String> {
     let remedy = remedy.trim_end();
     let is_shell = remedy.starts_with("kafka-");
@@ -285,7 +285,7 @@ fn remedy_lines(remedy: &str, room: usize) -> Vec<String> {
     lines
 }
 
-/// Breaks a text into lines of at most this many characters, at blanks.
+/// Breaks a text at spaces into lines of at most this many characters.
 fn wrapped(text: &str, room: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for paragraph in text.lines() {

@@ -13,11 +13,11 @@ use crate::kafka::KafkaConfig;
 use crate::ledger;
 use crate::ledger::LedgerConfig;
 
-/// The flags that matter to the look at Postgres.
+/// The flags that the check of Postgres depends on.
 const OF_LEDGER: [&str; 5] = ["--table", "--job", "--gap", "--shards", "--session-end"];
 
-/// The settings as far as they are right: a mistake in one part does not keep the others from being
-/// looked at.
+/// The settings as far as they are valid: a mistake in one part does not keep the others from being
+/// checked.
 #[derive(Clone, Default)]
 pub struct Settings {
     /// `None` if anything is wrong.
@@ -26,7 +26,7 @@ pub struct Settings {
     pub ledger: Option<LedgerConfig>,
 }
 
-/// Reads the settings, and says what is wrong with them.
+/// Reads the settings, and reports what is wrong with them.
 pub fn look(args: &RunArgs, env: &Environment) -> (Settings, Vec<Finding>) {
     let mut found = Vec::new();
     let settings = match config::try_read(args, env) {
@@ -65,7 +65,7 @@ fn wrong_setting(name: &str, what: &str) -> Finding {
     Finding::failed(Code::S01, 2, format!("{name} {text}"), remedy)
 }
 
-/// Reads Kafka's part and Postgres's part on their own.
+/// Reads the settings of Kafka and those of Postgres separately.
 fn in_parts(args: &RunArgs, env: &Environment) -> Settings {
     let mut problems = Problems::new(env);
     let kafka = config::read_kafka(&mut problems, &args.kafka_config, true, env);

@@ -1,8 +1,8 @@
-//! What makes two tables of the same events differ: pure, one visitor at a time.
+//! Why two tables of the same events differ, one visitor at a time. Pure.
 //!
 //! Rows of both tables that overlap or touch belong to one *stretch* of a visitor's time. Every
-//! stretch has one class, found from the rows alone and from how many of its events another program
-//! may have seen as late.
+//! stretch has one class, which follows from its rows and from how many of its events may have been
+//! late for the other program.
 
 use sessionizer_core::time::EventTime;
 
@@ -29,12 +29,13 @@ pub enum Class {
     /// Both have the same events. Theirs are several rows that touch: exactly a gap lies between
     /// the last event of one and the first event of the next.
     ExactGap,
-    /// Both have the same events. Theirs are several rows that overlap: when the event came that
-    /// joins them, one had been written already.
+    /// Both have the same events. Theirs are several rows that overlap: one had already been
+    /// written when the event that joins them came.
     Overlapping,
     /// They lack events, as many as came late or fewer.
     Late,
-    /// They have several rows, and count more events: some were counted again after a restart.
+    /// They have more rows than we do, and count more events: some were counted again after a
+    /// restart.
     CountedAgain,
     /// It begins before one of the tables does.
     BeforeBeginning,
@@ -88,12 +89,12 @@ impl Class {
     }
 }
 
-/// The time in which both tables are complete.
+/// The period in which both tables are complete.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Common {
-    /// No row of either table that begins earlier can be expected in the other.
+    /// A row of one table that begins earlier than this need not be in the other.
     pub from: EventTime,
-    /// Both have closed what ends at this time or earlier.
+    /// Both have closed every session that ends at this time or earlier.
     pub to: EventTime,
 }
 

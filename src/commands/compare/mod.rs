@@ -1,10 +1,10 @@
-//! `sessionizer compare`: the table of the job beside that of another program that reads the same
-//! topic, such as the Flink job that it is to replace.
+//! `sessionizer compare`: compares the table of the job with that of another program that reads the
+//! same topic, such as the Flink job that it will replace.
 //!
-//! Both tables are read at one moment, visitor by visitor. What differs is put into classes
-//! (`classes`). Whether missing events can have been late is looked up in the topic: for a
-//! program whose watermark follows the newest event of each partition, an event can be late only if
-//! its window ends before the newest event that was read before it, less the delay of the watermark.
+//! Both tables are read in one snapshot, visitor by visitor; `classes` classifies the differences.
+//! Whether missing events may have been late is looked up in the topic: for a program whose
+//! watermark follows the newest event of each partition, an event can be late only if its window
+//! ends before the newest event that was read before it, less the delay of the watermark.
 
 mod classes;
 mod report;
@@ -34,7 +34,7 @@ use crate::ledger::{LedgerConfig, Moment};
 use crate::ui::bars::{bars, style};
 use crate::ui::text::plural;
 
-/// How long brokers that are away are waited for.
+/// How long to wait for brokers that do not answer.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(60);
 const YEAR_MS: u64 = 31_536_000_000;
 
@@ -54,8 +54,8 @@ struct Settings {
 /// The times of the events that may have been late, by visitor.
 type LateEvents = HashMap<Key, Vec<EventTime>>;
 
-/// Compares and prints. The fault says that something is unexplained, or why nothing could be
-/// compared.
+/// Compares the tables and prints the report. The fault says that something is unexplained, or why
+/// nothing could be compared.
 pub fn compare(args: &CompareArgs, env: &Environment, run_state: &RunState) -> Result<(), Fault> {
     let settings = read(args, env)?;
     let mut moment = Moment::read(&settings.ledger).map_err(give_up)?;
@@ -186,7 +186,7 @@ fn may_be_late(time: EventTime, newest: EventTime, gap: Gap, out_of_orderness_ms
     newest > EventTime::NEVER && gap.end_after(time) <= newest.plus(-out_of_orderness_ms)
 }
 
-/// What the job has read and Kafka still has.
+/// The records that the job has read and Kafka still has.
 fn available(
     kafka: &KafkaConfig,
     moment: &Moment,
@@ -218,7 +218,7 @@ fn available(
     Ok(ranges)
 }
 
-/// Reads both tables twice: for the time that they have in common, and to compare them.
+/// Reads both tables twice: to find the period that they have in common, and to compare them.
 fn compared(
     moment: &mut Moment,
     settings: &Settings,

@@ -13,11 +13,11 @@ use crate::ui::text::{count, plural};
 /// The width limit of a table, in columns.
 const WIDTH: u16 = 100;
 
-/// How much is of a class.
+/// How much belongs to a class.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Counts {
     stretches: u64,
-    /// In the job's table, and in the other.
+    /// In the job's table, and in the other one.
     rows: [u64; 2],
     events: [u64; 2],
 }

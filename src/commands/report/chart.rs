@@ -27,7 +27,7 @@ pub fn chart(chart: Chart, answer: &Answer) -> String {
     }
 }
 
-/// The place of a column.
+/// The index of a column.
 fn column(answer: &Answer, name: &str) -> usize {
     let place = answer.columns.iter().position(|(column, _)| column == name);
     place.expect("a chart names a column of its query")
@@ -78,7 +78,7 @@ type Points = Vec<(usize, f64)>;
 fn lines(answer: &Answer, at: &str, height: &str) -> String {
     let (at, height) = (column(answer, at), column(answer, height));
     let host = answer.columns.iter().position(|(name, _)| name == "host");
-    // Rows come newest first; text of days and hours sorts as they do.
+    // Rows come newest first. As text, days and hours sort by time.
     let mut places: Vec<&str> = answer.rows.iter().filter_map(|row| row[at].as_deref()).collect();
     places.sort_unstable();
     places.dedup();

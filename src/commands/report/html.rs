@@ -14,9 +14,9 @@ use crate::commands::report::{Done, Head, Part};
 use crate::ledger::report::{Answer, Holds};
 use crate::ui::text::count;
 
-/// The style of the live page, and what only a report has.
+/// The style of the live page, plus what only a report needs.
 const STYLE: &str = concat!(include_str!("../../monitor/page/app.css"), include_str!("report.css"));
-/// How many rows of a part the page has.
+/// How many rows of a part the page shows.
 const ROWS: usize = 500;
 
 /// The whole page.

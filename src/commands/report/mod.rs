@@ -1,5 +1,5 @@
 //! `sessionizer report`: runs the analysis in `queries/` and shows what it finds, as tables, JSON,
-//! CSV, or a page. It only reads, and everything in a report is of one moment.
+//! CSV, or a page. It only reads, and everything in a report comes from one snapshot.
 
 mod chart;
 mod data;
@@ -29,11 +29,11 @@ use crate::monitor::mask::mask;
 use crate::ui::bars::{bars, style};
 use crate::ui::text;
 
-/// The least width of a table.
+/// The width of tables on a narrower terminal, or on none.
 const WIDTH: u16 = 80;
 /// How soon a stop is noticed.
 const NAP: Duration = Duration::from_millis(100);
-/// A query that takes longer is mentioned where there is no bar.
+/// A query that takes longer than this is logged if no progress bar is shown.
 const LONG: Duration = Duration::from_secs(5);
 
 /// A part with its rows.
@@ -57,7 +57,7 @@ struct Settings {
     rows: usize,
 }
 
-/// Asks and shows.
+/// Runs the queries and shows their results.
 pub fn report(
     args: &ReportArgs,
     env: &Environment,
@@ -142,7 +142,7 @@ fn chosen(names: &[String]) -> Result<Vec<Part>, String> {
     Ok(PARTS.into_iter().filter(is_chosen).collect())
 }
 
-/// What the thread that asks has to tell.
+/// What the thread that runs the queries reports.
 enum Told {
     Began(Head),
     Part(&'static str),
@@ -150,8 +150,8 @@ enum Told {
     Failed(LedgerError),
 }
 
-/// Asks all queries on a thread of its own, so that a stop does not have to wait for the server:
-/// without this process, it ends the query by itself.
+/// Runs all queries on a separate thread, so that a stop does not have to wait for the server: once
+/// this process has gone, the server cancels the query by itself.
 fn ask_all(settings: Settings, run_state: &RunState) -> Result<(Head, Vec<Done>), Fault> {
     let all = settings.parts.len();
     let (tell, told) = channel();
@@ -247,13 +247,13 @@ impl Head {
     }
 }
 
-/// The width of the terminal, or the least one.
+/// The width of the terminal, but at least [`WIDTH`].
 fn width() -> u16 {
     let terminal = terminal_size::terminal_size_of(std::io::stdout());
     terminal.map_or(WIDTH, |(width, _)| width.0.max(WIDTH))
 }
 
-/// A reader that has seen enough (`report | head`) is not an error.
+/// It is no error if the reader has seen enough (`report | head`).
 fn print(text: &str) -> Result<(), Fault> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

@@ -9,7 +9,7 @@ pub struct Part {
     pub chart: Chart,
     /// The column that holds addresses of visitors.
     pub address: Option<&'static str>,
-    /// Columns for which a terminal of 80 columns has no room.
+    /// Columns that do not fit on a terminal 80 characters wide.
     pub wide: &'static [&'static str],
 }
 
@@ -17,9 +17,9 @@ pub struct Part {
 #[derive(Clone, Copy, Debug)]
 pub enum Chart {
     Nothing,
-    /// A bar for each row: the column of its label, and that of its length.
+    /// A bar for each row: the column with its label, and the one with its length.
     Bars(&'static str, &'static str),
-    /// A line for each host: the column of the position, and that of the height.
+    /// A line for each host: the column with the position, and the one with the height.
     Lines(&'static str, &'static str),
     /// The rows are shown as cells, darker for larger values.
     Heat,
@@ -65,12 +65,13 @@ pub const PARTS: [Part; 10] = [
 ];
 
 impl Part {
-    /// The question that it answers.
+    /// The question that the query answers.
     pub fn question(&self) -> &'static str {
         self.file.lines().next().unwrap_or_default().trim_start_matches("-- ")
     }
 
-    /// What the figures mean and assume: the paragraphs of its head, without how it is run.
+    /// What the figures mean and assume: the paragraphs at the top of the file, except those about
+    /// the index and about how to run it.
     pub fn notes(&self) -> Vec<String> {
         let head = self.file.lines().take_while(|line| line.starts_with("--"));
         let head: Vec<&str> = head.map(|line| line.trim_start_matches("--").trim()).collect();

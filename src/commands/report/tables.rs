@@ -1,4 +1,4 @@
-//! A report as tables for people, and how single values are written for them.
+//! A report as tables for people, and how it writes single values.
 
 use comfy_table::{
     Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets::NOTHING,
@@ -12,9 +12,9 @@ use crate::ui::text::{count, plural};
 
 /// What is shown where there is no value.
 pub const NOTHING_KNOWN: &str = "–";
-/// What is shown for the host of a row that is for all of them.
+/// What is shown as the host of a row about all hosts.
 pub const ALL_HOSTS: &str = "all hosts";
-/// With more columns, each word of a title has a line of its own.
+/// In a table with more columns than this, each word of a title is on its own line.
 const FEW_COLUMNS: usize = 6;
 /// The least width of a column of text.
 const TEXT: u16 = 12;
@@ -90,7 +90,7 @@ pub fn shown_as(holds: Holds, text: &str) -> String {
             Err(_) => text.to_owned(),
         },
         Holds::Length => length(text),
-        // To the second, and without a zone: the head says which.
+        // To the second, and without the zone, which the head names.
         Holds::Time => text.get(..19).unwrap_or(text).to_owned(),
         Holds::Day => text.to_owned(),
         Holds::Text => printable(text),

@@ -1,9 +1,10 @@
-//! The sessions of a host by day, visitor and network: what repeat visitors and networks are found
-//! in.
+//! The sessions of a host by day, visitor and network, in which repeat visitors and networks are
+//! found.
 //!
 //! A visitor of day `d` is compared with the visitors of the day before. Two days are *live*: that
-//! of the watermark and the one before. So three are kept. The output is what the caller joins: the
-//! visitors and networks with enough sessions to stand out, and the limits of their days.
+//! of the watermark and the one before. So three days are kept. The output is what the caller
+//! joins: the visitors and networks with enough sessions to stand out, and the limits of their
+//! days.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +21,7 @@ use crate::statistics::{Bin, Histogram};
 
 /// For how many days anomalies are live, that of the watermark included.
 pub const LIVE_DAYS: i64 = 2;
-/// How many days are kept: those, and the one that the first of them is compared with.
+/// How many days are kept: the live ones, and the one that the first of them is compared with.
 pub const KEPT_DAYS: i64 = LIVE_DAYS + 1;
 
 /// A host and a day: the key of the join.
@@ -69,9 +70,9 @@ enum Subject {
 #[derive(Clone, Debug, Default)]
 pub struct Days {
     days: BTreeMap<Day, DayCounts>,
-    /// Those of which something may have to be emitted.
+    /// Visitors and networks that may have to be emitted.
     touched: BTreeSet<(Day, Subject)>,
-    /// What has been emitted and not retracted.
+    /// Visitors and networks that have been emitted and not retracted.
     frequent: BTreeMap<Day, BTreeMap<Subject, Frequent>>,
     limits: BTreeMap<Day, DayLimits>,
 }
@@ -98,7 +99,7 @@ impl Days {
         let visitors = counts.visits.visitors();
         let (of_visitor, of_network) = counts.add(&visitor, hour, n);
         let grown = counts.visits.visitors() as isize - visitors as isize;
-        // The day after says how often its frequent visitors came on this one.
+        // The output of the day after says how often its frequent visitors came on this day.
         let after = self.frequent.get(&Day(day.0 + 1)).filter(|after| !after.is_empty());
         let is_after = |subject: &Subject| after.is_some_and(|of| of.contains_key(subject));
         let is_many = |(before, now): (i64, i64), min: u64| before.max(now) > min as i64;
@@ -116,7 +117,7 @@ impl Days {
         grown
     }
 
-    /// Emits what has changed of the days from `live` on. Days before `known` are not known.
+    /// Emits what has changed on the days from `live` on. Days before `known` are incomplete.
     pub fn emit(
         &mut self,
         host: &str,

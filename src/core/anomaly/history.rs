@@ -107,7 +107,7 @@ pub struct Limits {
 impl Limits {
     /// The limits of `hour`, from the hours of one host. `None` while the host is being learned: it
     /// has too few sessions in the 24 hours before, or they all ended in the last of those hours,
-    /// which may not have been seen from its start.
+    /// the beginning of which may not have been seen.
     pub fn of(
         hours: &BTreeMap<Hour, HourSums>,
         hour: Hour,
@@ -187,8 +187,8 @@ impl Limits {
 /// One-event sessions are counted in buckets of this length.
 pub const SINGLES_MS: i64 = 900_000;
 
-/// Whether visitors can be compared with those of a day that had so many sessions, by hour of the
-/// day.
+/// Whether visitors can be compared with those of a day that had these numbers of sessions, by hour
+/// of the day.
 pub fn day_is_known(
     mut by_hour: impl Iterator<Item = (i64, i64)> + Clone,
     thresholds: &Thresholds,

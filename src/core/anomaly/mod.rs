@@ -7,9 +7,9 @@
 //! the same anomalies again, a query can check them, and only a correction of the table withdraws
 //! one. An anomaly is not a claim that a visitor is a robot.
 //!
-//! `thresholds` holds the thresholds, `history` the data they are computed from, `reason` the wording. A
-//! session belongs to the hour of its `session_end`, which is final once the watermark has passed
-//! it.
+//! `thresholds` holds the thresholds, `history` the data they are computed from, `reason` the
+//! wording. A session belongs to the hour of its `session_end`, which is final once the watermark
+//! has passed it.
 
 mod batch;
 mod clock;
@@ -115,7 +115,7 @@ impl Kind {
         }
     }
 
-    /// Whether it is judged by the day (UTC), which is then its time.
+    /// Whether it is judged by the day (UTC), whose start is then its time.
     pub fn is_by_day(self) -> bool {
         matches!(self, Kind::Repeat | Kind::Network | Kind::Clock)
     }
@@ -146,9 +146,9 @@ pub struct Anomaly {
 }
 
 impl Anomaly {
-    /// The hour it belongs to, from which on it is live for [`LIVE`] hours: the one in which its
-    /// session ended, `end_after_ms` after the last event, or in which its bucket began; for what is
-    /// judged by the day, the hour after that day.
+    /// The hour it belongs to; from then on it is live for [`LIVE`] hours. That is the hour in
+    /// which its session ended, `end_after_ms` after the last event, or in which its bucket began;
+    /// for kinds that are judged by the day, the hour after that day.
     pub fn hour(&self, end_after_ms: i64) -> Hour {
         if self.kind.is_by_day() {
             return Day(Day::of(self.at).0 + 1).first_hour();
@@ -161,8 +161,8 @@ impl Anomaly {
         }
     }
 
-    /// The event time that the watermark had to pass before the anomaly was known; `None` for what
-    /// is judged by the day, because that depends on many sessions.
+    /// The event time that the watermark had to pass before the anomaly was known; `None` for kinds
+    /// that are judged by the day, because that depends on many sessions.
     pub fn known(&self, end_after_ms: i64) -> Option<EventTime> {
         if self.kind.is_by_day() {
             return None;

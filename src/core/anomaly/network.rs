@@ -55,7 +55,7 @@ pub fn network(ip: &str) -> Option<String> {
 }
 
 /// The address of a visitor. All visitors of a network are next to each other in their order, and
-/// one with an IPv4 address takes no memory besides this.
+/// an IPv4 address takes no memory besides this.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Visitor {
     network: Option<Network>,

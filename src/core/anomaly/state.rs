@@ -72,7 +72,7 @@ pub struct DetectorState {
     thresholds: Thresholds,
     bounds: DetectorBounds,
     watermark: EventTime,
-    /// Rows of earlier hours are not known.
+    /// The first hour whose rows are known.
     known_from: Hour,
     /// The latest hour of a row that was refused because there was no room for its host.
     refused: Option<Hour>,
@@ -82,7 +82,7 @@ pub struct DetectorState {
     pub refused_rows: u64,
     /// How many visitors are kept, counted by host and day.
     visitors: usize,
-    /// Visitors of earlier days are not known: there were too many.
+    /// The first day whose visitors are known: before it, there were too many.
     visitors_from: Day,
 }
 
@@ -284,7 +284,7 @@ impl DetectorState {
         Some(host_state)
     }
 
-    /// Judges the buckets that have become final, and forgets what is no longer live.
+    /// Judges the buckets that have become final, and retracts what is no longer live.
     fn turn(&mut self, before: EventTime, changed: &mut DetectorChanges) {
         let (from, to) = (bucket(before, BUCKET_MS), bucket(self.watermark, BUCKET_MS));
         if from == to {

@@ -109,9 +109,9 @@ fn a_host_is_learned_before_it_is_judged() {
         of(Kind::Burst, &found(&rows, at + 1)).len()
     };
     assert_eq!([bursts(quiet(199, 0, 10)), bursts(quiet(200, 0, 10))], [0, 1]);
-    // A history that begins in the hour before: nobody knows whether that hour is complete.
+    // The history begins in the hour before, which may be incomplete.
     assert_eq!([bursts(quiet(200, 9, 10)), bursts(quiet(200, 8, 10))], [0, 1]);
-    // What is older than 24 hours, or of the same hour, does not count.
+    // Sessions more than 24 hours older, or of the same hour, do not count.
     assert_eq!([bursts(quiet(240, -15, -14)), bursts(quiet(240, -14, -13))], [0, 1]);
     assert_eq!(bursts(quiet(240, 10, 11)), 0);
 }

@@ -2,8 +2,8 @@
 //!
 //! A percentile alone would flag a fixed share of everything, so a threshold is the largest of a
 //! floor, a multiple of the 95th percentile and a multiple of a *rank* (the tenth largest). The
-//! multiple `cap_factor` of the percentile caps it: a flood must not hide the next one by raising the
-//! ranks.
+//! multiple `cap_factor` of the percentile caps it: a flood must not hide the next one by raising
+//! the ranks.
 
 use serde::{Deserialize, Serialize};
 
@@ -73,8 +73,8 @@ pub struct Thresholds {
     pub network: Outlier,
     /// A network with fewer addresses is not judged.
     pub network_addresses: u64,
-    /// A visitor must come more than this many times as often as on the day before: coming equally
-    /// often every day is no news. Zero turns this off.
+    /// A visitor must come more than this many times as often as on the day before: one that comes
+    /// equally often every day does not stand out. Zero turns this off.
     pub repeat_growth: f64,
     /// The same for a network.
     pub network_growth: f64,
@@ -96,7 +96,7 @@ pub struct Thresholds {
     pub clock_min_ms: u64,
     /// Clocks: for how many epochs in a row a partition must be off.
     pub clock_epochs: u64,
-    /// Clocks: the least number of active partitions. Of two, nobody knows which one is off.
+    /// Clocks: the least number of active partitions. With two, it is unknown which one is off.
     pub clock_partitions: u64,
 }
 
@@ -188,7 +188,7 @@ pub const SETTINGS: [(&str, &str); 32] = [
 ];
 
 impl Thresholds {
-    /// With which a small random world has anomalies of all kinds: for tests.
+    /// Thresholds with which a small random world has anomalies of all kinds, for tests.
     #[doc(hidden)]
     pub fn sensitive() -> Self {
         let rank = |min, rank_factor, rank| Outlier {

@@ -23,9 +23,9 @@ pub struct Comparison {
     proof: Proof,
     answer: BatchOracle,
     counted: Vec<Counted>,
-    /// The sums of rows that were not compared one by one.
+    /// The sums of the rows that were not compared individually.
     table: BTreeMap<Day, Sums>,
-    /// The rows of late keys, of all times.
+    /// All rows of late keys.
     late: HashMap<Key, Vec<Span>>,
     /// Their older events.
     pub(super) old: BatchOracle,
@@ -33,7 +33,7 @@ pub struct Comparison {
     late_refused: Vec<(Key, Span)>,
     /// The newest day of which rows may have been removed on purpose.
     removed_to: Option<Day>,
-    /// The oldest day of rows that were verified before and that late keys still have.
+    /// The oldest day of the rows of late keys that were verified before and are still there.
     oldest_there: Option<Day>,
     /// By shard: events of rows that the table has refused, and of rows of open sessions.
     refused: Vec<u64>,
@@ -77,7 +77,7 @@ impl Comparison {
         self.counted[shard.0 as usize].dead += 1;
     }
 
-    /// How many sessions are known one by one.
+    /// How many sessions are known individually.
     pub fn sessions(&self) -> usize {
         self.answer.len()
     }
@@ -134,7 +134,7 @@ impl Comparison {
         self.rules.gap.end_after(span.last) < self.rules.closes_before[self.shard_of(key)]
     }
 
-    /// Compares a row with the sessions that are known one by one.
+    /// Compares a row with the sessions that are known individually.
     fn check(&mut self, key: Key, row: Span) {
         let (shard, gap) = (self.shard_of(&key), self.rules.gap);
         let closes_before = self.rules.closes_before[shard];
@@ -145,7 +145,7 @@ impl Comparison {
                 found.part_of_open += 1;
                 self.part_of_open[shard] += row.count;
             }
-            // Rows from before the job are not of its events, or not only of its events.
+            // Rows from before the job consist of other events, at least in part.
             RowVerdict::Wrong if self.rules.found_rows && self.answer.joins(&key, row) => {
                 found.joined += 1;
             }
@@ -235,17 +235,17 @@ impl Comparison {
         self.proof.removed_to.max(edge)
     }
 
-    /// All sessions of older days are sealed.
+    /// The oldest day that may have sessions that are not sealed.
     fn complete(&self) -> Day {
         Day::of(self.proof.sealed_before.plus(self.rules.end_after_ms))
     }
 
-    /// Takes note that a row that was verified before is still there.
+    /// Notes that a row that was verified before is still there.
     fn note_there(&mut self, day: Day) {
         self.oldest_there = Some(self.oldest_there.map_or(day, |there| there.min(day)));
     }
 
-    /// The sums agree: what a late key has in sealed time was verified.
+    /// Takes the rows that a late key has in sealed time for its sealed sessions: the sums agree.
     fn unseal_rows(&mut self, key: &Key, rows: Vec<Span>) -> Vec<Span> {
         let sealed: Vec<Span> =
             rows.iter().filter(|row| self.is_sealed(key, row)).copied().collect();
@@ -256,7 +256,7 @@ impl Comparison {
         rows
     }
 
-    /// The sealed sessions of a late key are made of its older events.
+    /// Takes the sealed sessions of a late key from its older events.
     fn unseal_events(&mut self, key: &Key, rows: Vec<Span>) -> Vec<Span> {
         let kept: Vec<Span> = self.proof.kept_of(key).collect();
         let old: Vec<Span> = self.old.of_key(key).filter(|span| !kept.contains(span)).collect();
@@ -279,7 +279,8 @@ impl Comparison {
         compared
     }
 
-    /// Nothing is known of the sealed sessions of a late key. Returns the rows to be compared.
+    /// Leaves the sealed sessions of a late key sealed, because nothing is known of them. Returns
+    /// the rows to be compared.
     fn leave_sealed(&mut self, key: &Key, rows: Vec<Span>) -> Vec<Span> {
         let mut compared = Vec::new();
         for row in rows {
@@ -314,7 +315,7 @@ impl Comparison {
         self.answer.add_span(key.clone(), session);
     }
 
-    /// Compares the sums of each day. Days of which something is `unknown` are sealed anew.
+    /// Compares the sums of each day. Days in `unknown` that differ are sealed anew.
     fn compare_days(&mut self, unknown: &BTreeSet<Day>) {
         let complete = self.complete();
         let mut older_are_gone = true;
@@ -373,7 +374,7 @@ impl Comparison {
             }
             let day = Day::of(span.last.plus(self.rules.end_after_ms));
             if self.removed_to.is_some_and(|removed| day <= removed) {
-                // Late events of a time that was removed on purpose: their row is gone as well.
+                // Late events of a day that was removed on purpose: their row is gone as well.
                 found.removed.push((day, 1));
                 continue;
             }
@@ -395,7 +396,7 @@ impl Comparison {
         found.progress = progress.collect();
     }
 
-    /// What is verified now: it seals sessions that ended before `before` and were found.
+    /// The proof for the next audit. It seals sessions that ended before `before` and were found.
     pub fn into_proof(
         self,
         before: EventTime,

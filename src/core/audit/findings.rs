@@ -1,4 +1,4 @@
-//! What a comparison is told, and what it finds.
+//! The input of a comparison besides events and rows, and its findings.
 
 use crate::audit::{Day, DayDifference};
 use crate::key::Key;
@@ -6,15 +6,15 @@ use crate::plan::ShardProgress;
 use crate::session::Span;
 use crate::time::{EventTime, Gap};
 
-/// What does not depend on the proof.
+/// The rules of a comparison, whatever the proof.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rules {
     pub gap: Gap,
     /// The time from the last event of a session to the `session_end` of its row.
     pub end_after_ms: i64,
-    /// Whether the table had rows before the job. Then nothing is ever sealed.
+    /// Whether the table had rows before the job. If so, nothing is ever sealed.
     pub found_rows: bool,
-    /// How many differences of each kind are kept for people.
+    /// How many differences of each kind are kept, to be shown.
     pub shown: usize,
     /// By shard: sessions that end before this must be in the table.
     pub closes_before: Vec<EventTime>,
@@ -43,15 +43,16 @@ pub enum OldEvents {
 /// What a comparison found.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Findings {
-    /// Rows that are sessions of the batch answer, compared one by one.
+    /// Rows that are sessions of the batch answer, compared individually.
     pub right: u64,
-    /// Rows of days whose sums are those that were verified.
+    /// Rows of days whose sums are still those that were verified.
     pub sealed: u64,
     /// Rows that are part of a session that is open again.
     pub part_of_open: u64,
     /// Open sessions: their rows are written when they close.
     pub open: u64,
-    /// If the table had rows before the job: rows that hold events from both.
+    /// If the table had rows before the job: rows that hold events from before and events of the
+    /// job.
     pub joined: u64,
     /// If the table had rows before the job: rows that hold no event of the job.
     pub before: u64,
@@ -63,7 +64,7 @@ pub struct Findings {
     pub unverifiable: u64,
     /// The first differences.
     pub shown: Vec<(Difference, Key, Span)>,
-    /// Days of sealed sessions whose rows are not those that were verified.
+    /// Days of sealed sessions whose rows have changed since they were verified.
     pub days: Vec<DayDifference>,
     /// Days of which all rows were removed on purpose, and how many.
     pub removed: Vec<(Day, i64)>,
@@ -71,7 +72,7 @@ pub struct Findings {
     pub thinned: Option<DayDifference>,
     /// Days that were sealed anew, because they cannot be verified, and how many rows they have.
     pub sealed_anew: Vec<(Day, i64)>,
-    /// By shard: what its progress should say, its epoch apart.
+    /// By shard: what its progress should be, except for the epoch.
     pub progress: Vec<ShardProgress>,
 }
 

@@ -9,31 +9,31 @@
 //! ```
 //!
 //! - **Kept** are the sessions that are open, and those that ended within `--keep` of the
-//!   watermark, so that late events can be merged with them. Their rows are compared one by one.
+//!   watermark, so that late events can be merged with them. Their rows are compared individually.
 //! - **Sealed** is everything older: of each day, by the end of the session, the number of rows and
 //!   of events, and the sum of the hashes of all rows. A row that is changed, removed or added
 //!   changes the sum of its day. Only a session whose row was found is sealed.
 //!
-//! The proof holds what the table *should* hold. So a difference stays one in every later audit,
+//! The proof holds what the table *should* hold. So every later audit reports a difference again,
 //! until the row is as it should be.
 //!
 //! # Late events
 //!
 //! A session that is sealed ends before `sealed_before`, so an event that joins it is at most a gap
 //! later than that. A key with such an event is *late*: its sealed sessions have to be known before
-//! it can be compared. [`Comparison::settle`] knows them from one of three sources:
+//! it can be compared. [`Comparison::settle`] gets them from one of three sources:
 //!
 //! 1. If the sums agree although the rows of late keys are counted as they are, no sealed session
 //!    has changed. Then those rows are the sealed sessions.
 //! 2. Otherwise the older part of the topic is read again, for late keys only.
-//! 3. If Kafka no longer has it, rows that hold a late event and others besides cannot be verified.
-//!    They are counted, and the days that they may concern are sealed anew, as the table has them.
-//!    What still holds is the number of events of the shard.
+//! 3. If Kafka no longer has it, rows that hold both a late event and older ones are unverifiable.
+//!    They are counted, and the days that they may affect are sealed anew, as the table has them.
+//!    The number of events of the shard is still checked.
 //!
 //! # Retention of the table
 //!
-//! If all rows of a day are gone, and those of all older days, they are taken for removed on
-//! purpose. Of the oldest day that is left, rows may be gone, too, once older days are.
+//! If all rows of a day are gone, and those of all older days, they count as removed on purpose.
+//! Once days have gone like that, the oldest day that is left may lack rows, too.
 
 mod comparison;
 mod findings;
@@ -82,7 +82,7 @@ pub struct Counted {
     pub dead: u64,
 }
 
-/// Changes to what the job has read before. None of them can be continued from.
+/// What has changed what the job had read before. After any such change, an audit cannot continue.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Past {
     /// When the job was created, as text.
@@ -109,7 +109,7 @@ impl Proof {
         }
     }
 
-    /// Why it is impossible to continue from this proof; `None` if it is possible.
+    /// Why an audit cannot continue from this proof; `None` if it can.
     pub fn is_outdated(&self, past: &Past, shards: &[ShardProgress]) -> Option<String> {
         if self.past.created_at != past.created_at || self.shards.len() != shards.len() {
             return Some("the job was created anew after the last audit".to_owned());

@@ -35,9 +35,9 @@ impl fmt::Display for Day {
 }
 
 /// Rows and events, and the sum of the hashes of the rows, modulo 2^128. Two different sets of rows
-/// have the same sums only by a chance of about 1 in 2^128.
+/// have the same sums with a probability of about 1 in 2^128.
 ///
-/// The counts are signed: a difference of sums is one, too.
+/// The counts are signed, because the difference of two sums is of this type, too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Sums {
     pub rows: i64,
@@ -73,7 +73,7 @@ impl SubAssign for Sums {
     }
 }
 
-/// A day whose rows are not those that were verified.
+/// A day whose rows have changed since they were verified.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DayDifference {
     pub day: Day,

@@ -1,5 +1,6 @@
-//! Random worlds: a job that merges late events, audited step by step, against a full audit. Rows
-//! are changed in every zone, and rows and records are removed as retention does.
+//! Random worlds: a job that merges late events is audited step by step, and the result compared
+//! with a full audit. Rows of every age are damaged, and rows and records are removed as by
+//! retention.
 
 use std::collections::BTreeMap;
 
@@ -34,14 +35,14 @@ struct World {
     rng: Rng,
     now: i64,
     events: Vec<(Key, i64)>,
-    /// By shard: how many of them it has read, and its watermark.
+    /// By shard: how many records it has read, and its watermark.
     read: Vec<usize>,
     watermark: Vec<EventTime>,
     open: BTreeMap<Key, Vec<Span>>,
     rows: Rows,
     /// The rows before the last step.
     before: Rows,
-    /// How many events are late, one in so many.
+    /// One in this many events is late.
     late: u64,
 }
 
@@ -120,7 +121,7 @@ impl World {
         self.watermark.iter().min().expect("shards").plus(-KEEP)
     }
 
-    /// Audits some rows, going on from a proof.
+    /// Audits some rows, continuing from a proof.
     fn audit(
         &self,
         proof: &Proof,
@@ -187,7 +188,7 @@ impl World {
         (0..SHARDS).map(progress).collect()
     }
 
-    /// Damages a row, or adds one. Says what was done.
+    /// Damages a row, or adds one. Returns what was done.
     fn damage(&mut self) -> Option<(Rows, &'static str)> {
         let mut rows = self.rows.clone();
         let place = self.rng.below(rows.len() as u64) as usize;
@@ -300,7 +301,7 @@ fn what_kafka_no_longer_has_is_counted_and_everything_else_is_still_compared() {
             if let Some((rows, what)) = world.damage() {
                 let (_, full) = world.audit(&nothing, &rows, false);
                 let (_, found) = world.audit(&proof, &rows, false);
-                // Where late events fell, the table is taken at its word.
+                // On the days of late events, the audit trusts the table.
                 let silent = found.unverifiable > 0 || !found.sealed_anew.is_empty();
                 let differs = full.differences() > 0;
                 assert!(found.differences() > 0 || silent || !differs, "{say}: {what}: {found:?}");

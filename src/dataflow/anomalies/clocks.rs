@@ -1,9 +1,9 @@
 //! Partitions whose clock is off, live: worker 0 of the job judges the bindings of each epoch.
 //!
-//! A partition that is being caught up with says nothing about its clock, and neither does one that
-//! is idle. What is replayed is not judged: it was, when it was new. Neither is what is read within
-//! the idle timeout after that: until then, a partition may be active without having brought
-//! anything in this run.
+//! A partition that lags says nothing about its clock, and neither does one that is idle. Replayed
+//! epochs are not judged, because they were judged when they were new. Nor are those within the
+//! idle timeout after them: until then, a partition may be active without having brought anything
+//! in this run.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(days(0, 9, &[], false), [], "it is replayed");
         assert_eq!(days(0, 2, &[], true), []);
         assert_eq!(days(0, 9, &[], true), [off(0, 1)]);
-        // It lags for a moment: the same day is not told again.
+        // It lags for a moment: it is not emitted again for the same day.
         assert_eq!(days(0, 1, &[3], true), []);
         assert_eq!(days(0, 9, &[], true), []);
         assert_eq!(days(1, 9, &[], true), [off(1, 1)]);

@@ -1,5 +1,5 @@
-//! The detectors of a worker, for the hosts whose rows are exchanged to it. They share the operator
-//! of the window of the statistics: a row is exchanged and kept once for both.
+//! The detectors of a worker, for the hosts whose rows are exchanged to it. They share an operator
+//! with the window of the statistics: a row is exchanged and kept once for both.
 
 use differential_dataflow::{AsCollection, VecCollection};
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ use crate::dataflow::statistics::epochs::EpochInput;
 use crate::dataflow::statistics::operator::{Output, give};
 use crate::dataflow::statistics::sums::Row;
 
-/// Every row is known.
+/// A first hour so early that every row is known.
 const EVER: Hour = Hour(i64::MIN / 2);
 
 /// What the detectors emit, as collections.
@@ -38,7 +38,7 @@ pub struct Detected<'scope> {
 }
 
 /// The detectors of a worker have received all rows that the table had at the start, or have given
-/// them up. What they find at this epoch may have been found before the start.
+/// up waiting for them. What they find at this epoch may have been found before the start.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Begun {
     pub worker: usize,
@@ -148,7 +148,8 @@ impl Detectors {
         }
     }
 
-    /// Takes in complete epochs. Returns what has changed, and whether that is the beginning.
+    /// Takes in complete epochs. Returns what has changed and, if the detectors begin with that,
+    /// how.
     pub fn advance(&mut self, epochs: &[(Epoch, EpochInput)]) -> (DetectorChanges, Option<Begun>) {
         let mut watermark = EventTime::NEVER;
         let mut past = None;

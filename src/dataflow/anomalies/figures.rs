@@ -12,7 +12,7 @@ use crate::dataflow::anomalies::publish::Published;
 const SHOWN: usize = 100;
 const LOGGED: usize = 10;
 
-/// What was found of a kind.
+/// How many anomalies of a kind were found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
     /// In this run.
@@ -28,9 +28,10 @@ pub struct Alarms {
     pub epoch: Epoch,
     /// Of each kind that is looked for.
     pub counts: BTreeMap<Kind, Counts>,
-    /// The newest of those that are live, newest first.
+    /// The newest anomalies that are live, newest first.
     pub newest: Vec<Anomaly>,
-    /// The watermark of the first publication: what was known by then was found before the start.
+    /// The watermark of the first publication: what was known by then had been found before the
+    /// start.
     began: Option<EventTime>,
 }
 

@@ -9,12 +9,13 @@
 //!   bindings of each epoch --------------------> clocks (worker 0) ------------------'
 //! ```
 //!
-//! `detect` runs the pure [`DetectorState`](sessionizer_core::anomaly::DetectorState), and emits its
-//! changes at the current epoch. Differential dataflow joins the sessions that may stand out with the
-//! limits of their hours, and the visitors and networks with those of their days: if either is
-//! corrected, what follows from it is withdrawn. [`publish`] tells a correction from mere expiry. At
-//! every complete epoch, what is live is what [`sessionizer_core::anomaly::batch`] finds in the live
-//! hours and days, given the table and the watermark.
+//! `detect` runs the pure [`DetectorState`](sessionizer_core::anomaly::DetectorState), and emits
+//! its changes at the current epoch. Differential dataflow joins the sessions that may stand out
+//! with the limits of their hours, and the visitors and networks with those of their days: if
+//! either is corrected, what follows from it is withdrawn. [`publish`] distinguishes corrections
+//! from mere expiry. At every complete epoch, what is live is what
+//! [`sessionizer_core::anomaly::batch`] finds in the live hours and days, given the table and the
+//! watermark.
 
 mod clocks;
 pub mod detect;
@@ -53,7 +54,7 @@ pub struct AnomaliesConfig {
 pub type OnAnomalies = Arc<dyn Fn(&Published) + Send + Sync>;
 
 impl AnomaliesConfig {
-    /// The detectors of a worker, one of so many.
+    /// The detectors of one of this many workers.
     pub fn detectors(
         &self,
         (worker, peers): (usize, usize),
@@ -67,8 +68,8 @@ impl AnomaliesConfig {
     }
 }
 
-/// Builds what follows from what the detectors emit. A session ends `end_after_ms` after its last
-/// event.
+/// Builds the joins and the publisher that follow the detectors. A session ends `end_after_ms`
+/// after its last event.
 pub fn render_anomalies<'scope>(
     detected: Detected<'scope>,
     clocks: VecCollection<'scope, Epoch, Anomaly, i64>,

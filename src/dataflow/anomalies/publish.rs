@@ -29,14 +29,14 @@ pub struct Published {
     /// Everything that was committed up to and including this epoch is included.
     pub epoch: Epoch,
     pub watermark: Option<EventTime>,
-    /// Those that a correction may still withdraw.
+    /// The anomalies that a correction may still withdraw.
     pub live: BTreeSet<Anomaly>,
     /// Whether the detectors have just begun, so that what was found before the start is among the
     /// raised ones; and then, whether everything that is live is.
     pub begins: Option<bool>,
-    /// Those that were not there before this epoch.
+    /// The anomalies that were not there before this epoch.
     pub raised: Vec<Anomaly>,
-    /// Those that a correction has withdrawn. Those that merely expired are not among them.
+    /// The anomalies that a correction has withdrawn, without those that merely expired.
     pub withdrawn: Vec<Anomaly>,
 }
 
@@ -55,7 +55,7 @@ impl Published {
         };
         let now = Hour::of(self.watermark.unwrap_or(EventTime::NEVER));
         let is_live = |anomaly: &Anomaly| anomaly.hour(end_after_ms).0 > now.0 - LIVE;
-        // The same anomaly with other figures is not news.
+        // The same anomaly with other figures is not new.
         self.raised = new.iter().filter(|one| !among(&gone, one)).cloned().collect();
         let withdrawn = gone.iter().filter(|one| !among(&new, one) && is_live(one));
         self.withdrawn = withdrawn.cloned().collect();

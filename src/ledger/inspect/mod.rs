@@ -1,8 +1,8 @@
-//! Looks at Postgres for `sessionizer check`, with the questions of a start and none of its writes.
+//! Checks Postgres for `sessionizer check`: asks what a start asks, and writes nothing.
 //!
-//! Every question is a read-only transaction of its own, so a failed one does not hide the others,
-//! and Postgres itself refuses a write. What a start finds out by trying it in a transaction that
-//! is rolled back is read from the catalogs instead.
+//! Every question has its own read-only transaction, so a failed one does not hide the others, and
+//! Postgres itself refuses a write. What a start finds out by trying it in a transaction that is
+//! rolled back is read from the catalogs instead.
 
 mod server;
 mod surroundings;
@@ -30,7 +30,7 @@ use crate::ledger::{
 };
 use crate::ui::text;
 
-/// The name of the connections: not that of an instance of the job.
+/// The application name of the connections, which is not that of an instance of the job.
 const APPLICATION: &str = "sessionizer check";
 
 /// What a start would find, as of one moment.
@@ -42,15 +42,15 @@ pub struct Found {
     pub topics_before: Option<Vec<String>>,
 }
 
-/// A connection to look through.
+/// A connection for these questions.
 pub struct Inspection {
     client: Client,
     config: LedgerConfig,
 }
 
 impl Inspection {
-    /// Connects, and looks for a pooler before anything in the session is set. A server that does
-    /// not allow writes, which a start would refuse, is looked at nevertheless.
+    /// Connects, and looks for a pooler before anything is set in the session. A server that does
+    /// not allow writes is inspected nevertheless, although a start would refuse it.
     pub fn open(
         config: &LedgerConfig,
         patience: Duration,
@@ -80,7 +80,7 @@ impl Inspection {
         Ok((Inspection { client, config }, read_only))
     }
 
-    /// Asks in a read-only transaction, of which nothing stays.
+    /// Asks in a read-only transaction, and rolls it back.
     fn ask<T>(
         &mut self,
         question: impl FnOnce(&mut Transaction<'_>, &LedgerConfig) -> Result<T, LedgerError>,
@@ -99,12 +99,12 @@ impl Inspection {
         start::check_encoding(&mut self.client)
     }
 
-    /// Refuses objects of others in the schema `sessionizer`.
+    /// Refuses objects in the schema `sessionizer` that belong to others.
     pub fn owners(&mut self) -> Result<(), LedgerError> {
         self.ask(|tx, _| trust::refuse_foreign(tx))
     }
 
-    /// Whether the schema `sessionizer` is there, or can be made or upgraded.
+    /// Whether the schema `sessionizer` exists, or can be created or upgraded.
     pub fn own_schema(&mut self) -> Result<OwnSchema, LedgerError> {
         self.ask(surroundings::own_schema)
     }
@@ -114,7 +114,7 @@ impl Inspection {
         self.ask(|tx, _| rights::check_rights(tx))
     }
 
-    /// The table; `None` if a start would create it, which it may.
+    /// The table; `None` if it is missing and a start may create it.
     pub fn table(&mut self) -> Result<Option<Table>, LedgerError> {
         let there = self.ask(|tx, _| has(tx, "jobs"))?;
         let table = self.ask(|tx, config| {
@@ -129,7 +129,7 @@ impl Inspection {
         Ok(table)
     }
 
-    /// Refuses a login that lacks a right on the table, also one that only a late event needs.
+    /// Refuses a login that lacks a right on the table, even one that only a late event needs.
     pub fn table_rights(&mut self, table: &Table) -> Result<(), LedgerError> {
         self.ask(|tx, _| start::check_rights(tx, table))
     }
@@ -149,7 +149,7 @@ impl Inspection {
         self.ask(|tx, _| surroundings::unpublishable(tx, table))
     }
 
-    /// Advice about the owner of the table and a login with too many rights.
+    /// Advice if the table has another owner, or the login has too many rights.
     pub fn owner_advice(&mut self, table: &Table) -> Result<Vec<String>, LedgerError> {
         self.ask(|tx, _| rights::advise_on_owners(tx, table, false))
     }
@@ -214,7 +214,7 @@ fn any(config: &LedgerConfig) -> Result<Client, LedgerError> {
     dial(config, APPLICATION, TargetSessionAttrs::Any)
 }
 
-/// Opens a connection in at most `patience`: what accepts it may never answer.
+/// Opens a connection within `patience`: whatever accepts it may never answer.
 fn within(
     patience: Duration,
     config: &LedgerConfig,
@@ -222,7 +222,7 @@ fn within(
 ) -> Result<Client, LedgerError> {
     let (reply, answer) = channel();
     let config = config.clone();
-    // After too long a silence, nobody listens any more.
+    // After too long a silence, nobody receives this any more.
     let work = move || drop(reply.send(open(&config)));
     let thread = thread::Builder::new().name("postgres-check".to_owned());
     thread.spawn(work).expect("a thread can be started");
@@ -232,7 +232,7 @@ fn within(
     })
 }
 
-/// Whether our schema has this table or view.
+/// Whether the schema `sessionizer` has this table or view.
 fn has(tx: &mut Transaction<'_>, name: &str) -> Result<bool, LedgerError> {
     let name = format!("sessionizer.{name}");
     let there = tx.query_one("select to_regclass($1) is not null", &[&name]);

@@ -1,4 +1,4 @@
-//! The server: who it is, whether it takes writes, its clock, and the connections that are left.
+//! The server: its version, whether it takes writes, its clock, and the connections that are left.
 
 use std::time::SystemTime;
 
@@ -9,7 +9,7 @@ use crate::ledger::LedgerConfig;
 use crate::ledger::connect::{classify, quote};
 use crate::ledger::peek::Database;
 
-/// What the server says about itself.
+/// What the server reports about itself.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Server {
     pub version: String,
@@ -26,7 +26,7 @@ pub struct Server {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Connections {
     pub left: i64,
-    /// What sets the limit, and how to raise it.
+    /// What the limit comes from, and how to raise it.
     pub limit: String,
     pub remedy: String,
 }
@@ -108,7 +108,7 @@ fn now_ms() -> i64 {
 }
 
 /// The tightest of the limits of server, database and role. The connection that asks counts as
-/// free.
+/// free, because it ends before a start.
 fn connections(tx: &mut Transaction<'_>) -> Result<Connections, postgres::Error> {
     let row = tx.query_one(
         "select current_setting('max_connections')::int8

@@ -1,4 +1,5 @@
-//! The surroundings of the job in its database: its own schema, and what hangs on the table.
+//! The surroundings of the job in its database: its own schema, and the triggers and publications
+//! of the table.
 
 use postgres::Transaction;
 use sessionizer_core::fault::Fault;
@@ -15,14 +16,14 @@ use crate::ledger::{schema, table};
 pub enum OwnSchema {
     /// The first start creates it.
     Missing,
-    /// A start brings it to the version of this program, from this one.
+    /// It has this version, and a start brings it to that of the program.
     Older(i32),
     /// It is of this program's version.
     Complete(i32),
 }
 
-/// Looks at the schema; refuses one of a newer version, and a login that would have to create or
-/// migrate it and may not.
+/// Inspects the schema. Refuses a newer version, and a login that would have to create or migrate
+/// the schema but may not.
 pub fn own_schema(
     tx: &mut Transaction<'_>,
     config: &LedgerConfig,
@@ -105,9 +106,9 @@ pub fn may_create_table(
 /// Triggers of a table and its partitions, each with its function.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Triggers {
-    /// Those that can change a row or keep it out.
+    /// Triggers that can change a row or keep it out.
     pub before: Vec<String>,
-    /// Those that run for each row or statement otherwise.
+    /// All other triggers that run for each row or statement.
     pub others: Vec<String>,
 }
 
@@ -129,11 +130,11 @@ pub fn triggers(tx: &mut Transaction<'_>, table: &Table) -> Result<Triggers, Led
     Ok(Triggers { before: names(before), others: names(others) })
 }
 
-/// Tables whose deletes Postgres refuses: each with the publications of deletes.
+/// Tables whose deletes Postgres refuses, each with the publications that publish deletes.
 pub type Unpublishable = Vec<(String, String)>;
 
-/// Returns those among the table, its partitions, and the tables of our schema that publish deletes
-/// and have no replica identity.
+/// Looks among the table, its partitions, and the tables of the schema `sessionizer` for those that
+/// publish deletes and have no replica identity.
 pub fn unpublishable(
     tx: &mut Transaction<'_>,
     table: Option<&Table>,
