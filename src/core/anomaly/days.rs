@@ -91,20 +91,19 @@ struct DayCounts {
 impl Days {
     /// Adds `n` sessions of a visitor that ended in an hour, or removes them. Returns by how much
     /// the number of visitors has grown.
-    pub fn add(&mut self, ip: &str, hour: Hour, n: i64, thresholds: &Thresholds) -> isize {
+    pub fn add(&mut self, visitor: &Visitor, hour: Hour, n: i64, thresholds: &Thresholds) -> isize {
         let day = hour.day();
-        let visitor = Visitor::of(ip);
         let network = visitor.network();
         let counts = self.days.entry(day).or_default();
         let visitors = counts.visits.visitors();
-        let (of_visitor, of_network) = counts.add(&visitor, hour, n);
+        let (of_visitor, of_network) = counts.add(visitor, hour, n);
         let grown = counts.visits.visitors() as isize - visitors as isize;
         // The output of the day after says how often its frequent visitors came on this day.
         let after = self.frequent.get(&Day(day.0 + 1)).filter(|after| !after.is_empty());
         let is_after = |subject: &Subject| after.is_some_and(|of| of.contains_key(subject));
         let is_many = |(before, now): (i64, i64), min: u64| before.max(now) > min as i64;
         if is_many(of_visitor, thresholds.repeat.min) || after.is_some() {
-            let subject = Subject::Visitor(visitor);
+            let subject = Subject::Visitor(visitor.clone());
             if is_many(of_visitor, thresholds.repeat.min) || is_after(&subject) {
                 self.touched.insert((day, subject));
             }

@@ -37,7 +37,7 @@ pub use history::{
     BUCKET_MS, DAY_MS, Day, HOUR_MS, Hour, HourSums, Limits, NetworkSums, SINGLES_MS, VisitorSums,
     bucket, day_is_known, judge_bucket, judge_network, judge_visitor,
 };
-pub use network::network;
+pub use network::{Visitor, network};
 pub use rows::{Identity, MORE, rows};
 pub use state::{
     DetectorBounds, DetectorChanges, DetectorState, HostHour, LIVE, RowChange, needed_from,

@@ -4,8 +4,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZero;
 
+use serde::{Deserialize, Serialize};
+
 /// A network: its version in the highest bits, and below them the bits that its addresses share.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Network(NonZero<u64>);
 
 const SHARED_BITS: u32 = 48;
@@ -56,13 +58,13 @@ pub fn network(ip: &str) -> Option<String> {
 
 /// The address of a visitor. All visitors of a network are next to each other in their order, and
 /// an IPv4 address takes no memory besides this.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Visitor {
     network: Option<Network>,
     rest: Rest,
 }
 
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 enum Rest {
     /// The last byte of an IPv4 address.
     Byte(u8),

@@ -18,7 +18,9 @@ use std::collections::{BTreeSet, HashMap};
 use super::days::{DayLimits, Frequent, HostDay, KEPT_DAYS, LIVE_DAYS};
 use super::history::{BUCKET_MS, Day, Hour, Limits, SINGLES_MS, bucket};
 use super::host::HostState;
+use super::network::Visitor;
 use super::{Anomaly, Thresholds, duration_ms};
+use crate::key::Key;
 use crate::session::Span;
 use crate::time::EventTime;
 
@@ -38,9 +40,10 @@ const ALL_DAYS: Day = Day(i64::MIN / 100);
 /// A row of the table that was added (`diff` 1) or removed (−1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RowChange<'a> {
-    pub ip: &'a str,
-    pub host: &'a str,
-    /// A hash of the host, which stands for it.
+    pub key: &'a Key,
+    /// The visitor of the key.
+    pub visitor: &'a Visitor,
+    /// A hash of the host of the key, which stands for it.
     pub host_hash: u64,
     pub span: Span,
     /// Its `session_end`.
@@ -252,13 +255,13 @@ impl DetectorState {
             let oldest = needed_from(self.watermark, self.bounds.visitors > 0);
             let since = self.refused.filter(|refused| *refused >= oldest);
             let known_from = since.map_or(self.known_from, |refused| Hour(refused.0 + 1));
-            HostState::new(row.host, known_from)
+            HostState::new(row.key.parts().1, known_from)
         });
         if hour < host_state.known_from {
             return None;
         }
         if by_day {
-            let grown = host_state.days.add(row.ip, hour, row.diff, &self.thresholds);
+            let grown = host_state.days.add(row.visitor, hour, row.diff, &self.thresholds);
             self.visitors = self.visitors.saturating_add_signed(grown);
         }
         if !is_kept {
@@ -272,14 +275,15 @@ impl DetectorState {
         let is_large = row.span.count > self.thresholds.burst.min
             || duration_ms(&row.span) > self.thresholds.marathon.min;
         if is_large && hour.0 > now - LIVE {
-            let session = (row.ip.to_owned(), row.span);
+            let (ip, host) = row.key.parts();
+            let session = (ip.to_owned(), row.span);
             let of_hour = host_state.large.entry(hour).or_default();
             let count = of_hour.entry(session.clone()).or_default();
             *count += row.diff;
             if *count == 0 {
                 of_hour.remove(&session);
             }
-            changed.large.push(((row.host.to_owned(), hour), session, row.diff));
+            changed.large.push(((host.to_owned(), hour), session, row.diff));
         }
         Some(host_state)
     }

@@ -191,10 +191,9 @@ impl Detectors {
 }
 
 fn as_change(row: &Row) -> RowChange<'_> {
-    let (ip, host) = row.key.parts();
     RowChange {
-        ip,
-        host,
+        key: &row.key,
+        visitor: &row.visitor,
         host_hash: row.host.0,
         span: row.span,
         end: EventTime::from_millis(row.end_ms),

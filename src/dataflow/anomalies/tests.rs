@@ -18,7 +18,7 @@ use super::{AnomaliesConfig, render_anomalies};
 use crate::commands::produce::generate::random::Random;
 use crate::dataflow::statistics::operator::render_window;
 use crate::dataflow::statistics::rows::WindowInput;
-use crate::dataflow::statistics::sums::{Host, Row};
+use crate::dataflow::statistics::sums::Row;
 use crate::dataflow::statistics::window::Bounds;
 
 const GAP_MS: i64 = 300_000;
@@ -59,7 +59,7 @@ fn world(seed: u64) -> World {
             let first = last.plus(if count == 1 { 0 } else { -(span_ms as i64) });
             let key = Key::new(&format!("192.0.{}.{}", random.below(12), random.below(10)), host);
             let span = Span { first, last, count };
-            rows.push(Row { key, host: Host::named(host), span, end_ms, diff: 1 });
+            rows.push(Row::new(key, span, end_ms, 1));
         }
         // Late events remove a row, and may replace it with a larger one.
         if random.below(3) == 0 && !known.is_empty() {

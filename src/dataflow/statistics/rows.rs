@@ -15,7 +15,7 @@ use timely::scheduling::SyncActivator;
 
 use crate::dataflow::graph::OnChanges;
 use crate::dataflow::messages::Change;
-use crate::dataflow::statistics::sums::{Host, Row};
+use crate::dataflow::statistics::sums::Row;
 
 /// How many batches of the past one activation reads, so that a start does not hold up the rest.
 const BATCHES: usize = 4;
@@ -165,7 +165,5 @@ pub fn render_rows<'scope>(
 
 fn row_input(change: Change, end_after_ms: i64) -> WindowInput {
     let Change { key, span, diff } = change;
-    let host = Host::named(key.parts().1);
-    let end_ms = span.last.plus(end_after_ms).millis();
-    WindowInput::Row(Row { key, host, span, end_ms, diff })
+    WindowInput::Row(Row::new(key, span, span.last.plus(end_after_ms).millis(), diff))
 }

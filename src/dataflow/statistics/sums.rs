@@ -4,6 +4,7 @@ use std::net::Ipv6Addr;
 
 use differential_dataflow::difference::{Abelian, IsZero, Monoid, Semigroup};
 use serde::{Deserialize, Serialize};
+use sessionizer_core::anomaly;
 use sessionizer_core::key::Key;
 use sessionizer_core::session::Span;
 use sessionizer_core::statistics::{Bin, Histogram};
@@ -139,7 +140,9 @@ impl Item {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Row {
     pub key: Key,
+    /// The host and the visitor of the key, taken from it while it is in the cache.
     pub host: Host,
+    pub visitor: anomaly::Visitor,
     pub span: Span,
     /// The `session_end` of the row, in milliseconds since 1970.
     pub end_ms: i64,
@@ -148,6 +151,13 @@ pub struct Row {
 }
 
 impl Row {
+    /// The row of a session of `key` that ended at `end_ms`.
+    pub fn new(key: Key, span: Span, end_ms: i64, diff: i64) -> Self {
+        let (ip, host) = key.parts();
+        let (host, visitor) = (Host::named(host), anomaly::Visitor::of(ip));
+        Row { key, host, visitor, span, end_ms, diff }
+    }
+
     /// From the first event to the last.
     pub fn duration_ms(&self) -> i64 {
         self.span.last.millis() - self.span.first.millis()

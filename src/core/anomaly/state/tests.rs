@@ -133,12 +133,16 @@ fn what_is_joined_is_the_batch_answer_of_the_live_hours() {
                 }
             }
             let watermark = EventTime::from_millis(now_ms + 1);
-            let of = |(row, diff): &(Row, i64)| (row.clone(), *diff);
-            let owned: Vec<(Row, i64)> = changes.iter().map(of).collect();
-            let changes = owned.iter().map(|((ip, host, span, end), diff)| RowChange {
-                ip,
-                host,
-                host_hash: xxhash_rust::xxh3::xxh3_64(host.as_bytes()),
+            let owned: Vec<(Key, Visitor, Span, EventTime, i64)> = changes
+                .iter()
+                .map(|((ip, host, span, end), diff)| {
+                    (Key::new(ip, host), Visitor::of(ip), *span, *end, *diff)
+                })
+                .collect();
+            let changes = owned.iter().map(|(key, visitor, span, end, diff)| RowChange {
+                key,
+                visitor,
+                host_hash: xxhash_rust::xxh3::xxh3_64(key.parts().1.as_bytes()),
                 span: *span,
                 end: *end,
                 diff: *diff,
@@ -200,22 +204,24 @@ fn hosts_are_bounded_and_a_host_without_room_leaves_no_trace() {
     let mut state = DetectorState::new(Thresholds::sensitive(), bounds(1), Hour(i64::MIN / 2));
     let last = EventTime::from_millis(1_780_272_000_000);
     let span = Span { first: last, last, count: 90 };
-    let row = |host: &'static str, diff| RowChange {
-        ip: "a",
-        host,
-        host_hash: u64::from(host.as_bytes()[0]),
+    let (visitor, a, b) =
+        (Visitor::of("a"), Key::new("a", "a.example"), Key::new("a", "b.example"));
+    let row = |host_hash, diff| RowChange {
+        key: if host_hash == 1 { &a } else { &b },
+        visitor: &visitor,
+        host_hash,
         span,
         end: last.plus(GAP_MS),
         diff,
     };
     let watermark = last.plus(GAP_MS + 1);
-    state.advance([row("a.example", 1), row("b.example", 1)].into_iter(), watermark);
+    state.advance([row(1, 1), row(2, 1)].into_iter(), watermark);
     assert_eq!((state.hosts(), state.refused_rows), (1, 1));
     // Later there is room, but a correction of the past is ignored.
     let later = watermark.plus(30 * HOUR_MS);
-    state.advance([row("a.example", -1)].into_iter(), later);
+    state.advance([row(1, -1)].into_iter(), later);
     state.hosts.clear();
-    let changed = state.advance([row("b.example", -1)].into_iter(), later);
+    let changed = state.advance([row(2, -1)].into_iter(), later);
     assert_eq!(changed, DetectorChanges::default());
 }
 
@@ -231,12 +237,13 @@ fn too_many_visitors_are_forgotten_until_the_next_day() {
         let ip = |n: u64| format!("10.{}.{}.{}", n >> 16, n >> 8 & 255, n & 255);
         let often = (0..20).map(|n| (ip(0), n));
         let visits = (1..20 + crowd).map(|n| (ip(n), n % 40));
-        let visits: Vec<(String, u64)> = visits.chain(often).collect();
-        let rows = visits.iter().map(|(ip, n)| {
+        let visits = visits.chain(often).map(|(ip, n)| (Key::new(&ip, "a"), Visitor::of(&ip), n));
+        let visits: Vec<(Key, Visitor, u64)> = visits.collect();
+        let rows = visits.iter().map(|(key, visitor, n)| {
             let last = start.plus(60_000 * *n as i64);
             let span = Span { first: last, last, count: 1 };
             let end = last.plus(GAP_MS);
-            RowChange { ip, host: "a", host_hash: 1, span, end, diff: 1 }
+            RowChange { key, visitor, host_hash: 1, span, end, diff: 1 }
         });
         joined.take(state.advance(rows, start.plus(3 * HOUR_MS)));
         let found = joined.anomalies().into_iter();

@@ -14,7 +14,7 @@ fn at(ms: i64) -> EventTime {
 /// A row of two events that ended at `end_ms`.
 fn row(ip: &str, host: &str, end_ms: i64, diff: i64) -> Row {
     let span = Span { first: at(end_ms - 5), last: at(end_ms), count: 2 };
-    Row { key: Key::new(ip, host), host: Host::named(host), span, end_ms, diff }
+    Row::new(Key::new(ip, host), span, end_ms, diff)
 }
 
 /// Advances the window, and adds what it emits to what it emitted before.
