@@ -15,6 +15,8 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 
+use foldhash::fast::RandomState;
+
 use super::days::{DayLimits, Frequent, HostDay, KEPT_DAYS, LIVE_DAYS};
 use super::history::{BUCKET_MS, Day, Hour, Limits, SINGLES_MS, bucket};
 use super::host::HostState;
@@ -80,7 +82,7 @@ pub struct DetectorState {
     /// The latest hour of a row that was refused because there was no room for its host.
     refused: Option<Hour>,
     /// By the hash of their name.
-    hosts: HashMap<u64, HostState>,
+    hosts: HashMap<u64, HostState, RandomState>,
     /// Rows that were refused because there was no room for their host.
     pub refused_rows: u64,
     /// How many visitors are kept, counted by host and day.
@@ -116,7 +118,7 @@ impl DetectorState {
             watermark: EventTime::NEVER,
             known_from,
             refused: None,
-            hosts: HashMap::new(),
+            hosts: HashMap::default(),
             refused_rows: 0,
             visitors: 0,
             visitors_from: ALL_DAYS,

@@ -17,7 +17,6 @@ pub mod board;
 pub mod collections;
 pub mod epochs;
 pub mod figures;
-pub mod mixing;
 pub mod operator;
 pub mod publish;
 pub mod rows;

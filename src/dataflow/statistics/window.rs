@@ -16,9 +16,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
 use differential_dataflow::difference::{Abelian, IsZero, Semigroup};
+use foldhash::fast::RandomState;
 use sessionizer_core::time::EventTime;
 
-use crate::dataflow::statistics::mixing::Mixing;
 use crate::dataflow::statistics::sums::{Host, Item, Row, Sums, Visitor};
 
 #[cfg(test)]
@@ -76,7 +76,7 @@ pub struct WindowChanges {
     pub visitors_from: Vec<(i64, i64)>,
 }
 
-type Map<K, V> = HashMap<K, V, Mixing>;
+type Map<K, V> = HashMap<K, V, RandomState>;
 
 /// The window of one worker: that of its hosts.
 pub struct Window {
