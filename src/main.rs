@@ -21,6 +21,7 @@ use signal_hook::iterator::Signals;
 
 fn main() -> ExitCode {
     abort_on_panic();
+    system::prevent_core_dumps();
     let (cli, env) = match cli::parse(std::env::args_os(), std::env::vars_os()) {
         Ok(parsed) => parsed,
         Err(error) => error.exit(),

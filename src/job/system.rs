@@ -1,5 +1,5 @@
-//! What the operating system has given this process: which signals are ignored, and how many files
-//! it may open.
+//! What the operating system has given this process: which signals are ignored, how many files it
+//! may open, and whether it may leave core dumps.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sessionizer_core::fault::Fault;
@@ -45,6 +45,17 @@ pub fn check_open_files(config: &Config) -> Result<(), Fault> {
         "this process may open {limit} files, and needs {needed}: raise the limit (ulimit -n \
          {needed}; LimitNOFILE= in a systemd unit)"
     )))
+}
+
+/// Prevents core dumps, because they would hold the passwords. A limit of one byte, unlike zero,
+/// also keeps the kernel from passing a dump to a program (core(5)). Whoever wants one raises the
+/// limit of the running process: `prlimit --core=unlimited --pid PID`.
+pub fn prevent_core_dumps() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Core);
+    let wanted = Rlimit { current: Some(maximum.unwrap_or(1).min(1)), maximum };
+    if let Err(why) = setrlimit(Resource::Core, wanted) {
+        log::debug!("core dumps cannot be prevented: {why}");
+    }
 }
 
 /// Whether SIGHUP was already ignored when the program started, as under nohup. It then stays

@@ -56,6 +56,7 @@ mod reset;
 mod rng;
 mod role;
 mod savepoint;
+mod secrets;
 mod secured;
 mod server;
 mod settings;

@@ -42,7 +42,8 @@ impl Watched {
         job.wait_for(says);
         let log = job.log();
         let (_, rest) = log.split_once(says).expect("it was said");
-        let address = rest.lines().next().expect("a line").trim_end_matches('/');
+        // A log in JSON goes on after it.
+        let address = rest.split(['/', '"', '\n']).next().expect("an address");
         Watched { job, address: address.replace("0.0.0.0", "127.0.0.1") }
     }
 
