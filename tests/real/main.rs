@@ -38,6 +38,7 @@ mod messages;
 mod network;
 mod oidc;
 mod open;
+mod operations;
 mod oracle;
 mod outage;
 mod partitioned;
