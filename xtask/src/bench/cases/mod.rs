@@ -69,8 +69,8 @@ pub enum Case {
     /// --http none; and 1,000 requests a second beside 1,000 half-open connections in a backlog,
     /// with memory and open files afterwards, against a port that nobody asks
     Watch,
-    /// Live statistics of hosts, and of visitors as well, against none: the dataflow alone, a
-    /// backlog, and 10,000 live events a second
+    /// Live statistics of hosts, with anomalies, and of visitors as well, against none: the dataflow
+    /// alone, a backlog, and 10,000 live events a second
     Statistics,
     /// The analysis in queries/ over a table of two sessions for each of --events: the time of each
     /// query, and how PostgreSQL reads the table for it
