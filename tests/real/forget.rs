@@ -7,6 +7,7 @@ use std::process::Command;
 
 use crate::kafka::{PAST_MS, start, wait_for_records};
 use crate::oracle::{Event, GAP_MS, Row, event, sessions};
+use crate::queries::balance_adds_up;
 use crate::world::{World, chrono_now_ms, eventually};
 
 /// The visitor that is forgotten, and others whose addresses look alike.
@@ -187,6 +188,7 @@ fn nothing_of_a_visitor_is_left_and_everything_still_agrees() {
     assert!(!mentions(&found), "{}", found.lines().filter(|line| mentions(line)).count());
     let books = "select forgotten, difference from sessionizer.balance";
     assert_eq!(world.query(books), [["16", "0"]]);
+    balance_adds_up(&world, &["closed", "open", "dead", "forgotten"]);
     audit(&world);
 
     // Forgotten once more, and somebody who was never there.
