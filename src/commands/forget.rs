@@ -64,7 +64,7 @@ pub fn forget(args: &ForgetArgs, env: &Environment) -> Result<(), Fault> {
 
 fn read(args: &ForgetArgs, env: &Environment) -> Result<(LedgerConfig, Visitor), Fault> {
     let mut problems = Problems::new(env);
-    let ledger = config::read_ledger_of(&mut problems, args.job.as_deref(), env);
+    let ledger = config::read_ledger_of(&mut problems, args.job.name.as_deref(), env);
     if ledger.is_none() && problems.is_empty() {
         problems.add("--job", "is not given, nor KAFKA_GROUP: the job to remove the visitor from");
     }

@@ -74,8 +74,8 @@ type Settings = (KafkaConfig, LedgerConfig, Vec<String>, RecordRules);
 
 fn read(args: &RedriveArgs, env: &Environment) -> Result<Settings, Fault> {
     let mut problems = Problems::new(env);
-    let kafka = config::read_kafka(&mut problems, &args.kafka_config, true, env);
-    let ledger = config::read_ledger_of(&mut problems, args.job.as_deref(), env);
+    let kafka = config::read_kafka(&mut problems, &args.kafka.settings, true, env);
+    let ledger = config::read_ledger_of(&mut problems, args.job.name.as_deref(), env);
     let known: Vec<&str> =
         Reason::ALL.iter().map(|reason| reason.name()).chain([ROW_REFUSED]).collect();
     let mut reasons: Vec<String> =

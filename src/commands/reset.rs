@@ -34,7 +34,7 @@ pub fn reset(args: &ResetArgs, env: &Environment) -> Result<(), Fault> {
 
 fn read(args: &ResetArgs, env: &Environment) -> Result<LedgerConfig, Fault> {
     let mut problems = Problems::new(env);
-    let ledger = config::read_ledger_of(&mut problems, args.job.as_deref(), env);
+    let ledger = config::read_ledger_of(&mut problems, args.job.name.as_deref(), env);
     if ledger.is_none() && problems.is_empty() {
         problems.add("--job", "is not given, nor KAFKA_GROUP: the job to remove");
     }

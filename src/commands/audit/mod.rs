@@ -147,8 +147,8 @@ fn read(
     env: &Environment,
 ) -> Result<(KafkaConfig, LedgerConfig, Settings), Fault> {
     let mut problems = Problems::new(env);
-    let kafka = config::read_kafka(&mut problems, &args.kafka_config, true, env);
-    let ledger = config::read_ledger_of(&mut problems, args.job.as_deref(), env);
+    let kafka = config::read_kafka(&mut problems, &args.kafka.settings, true, env);
+    let ledger = config::read_ledger_of(&mut problems, args.job.name.as_deref(), env);
     let show = problems.take("--show", whole(&args.show, 0, 1_000_000));
     let keep_ms = problems.take("--keep", duration_ms(&args.keep, 0, YEAR_MS));
     let every = args.every.as_deref().map(|every| duration_ms(every, 1_000, YEAR_MS));

@@ -9,6 +9,7 @@ use sessionizer_core::fault::Fault;
 use crate::commands::audit::report::Report;
 use crate::commands::audit::topic::{Ends, Judged, Pass, ends_by_shard};
 use crate::commands::audit::{Settings, give_up, stopped};
+use crate::commands::reread::Available;
 use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
 use crate::kafka::KafkaConfig;
@@ -192,7 +193,8 @@ fn refuse_holes(
     incremental: bool,
     run_state: &RunState,
 ) -> Result<(), Fault> {
-    let Some((range, oldest, end)) = pass.missing(kafka, run_state)? else { return Ok(()) };
+    let Some(available) = pass.missing(kafka, run_state)? else { return Ok(()) };
+    let Available { range, oldest, end } = available;
     let since = if incremental { " since the last audit" } else { "" };
     Err(Fault::Config(format!(
         "{}[{}]: the job has read offsets {} to {}{since}, Kafka has {oldest} to {end}: records \

@@ -1,10 +1,7 @@
 //! Reads the part of the topic that an audit needs, and separates events from other records.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
-use std::time::Duration;
 
-use indicatif::ProgressBar;
 use sessionizer_core::binding::Offset;
 use sessionizer_core::event;
 use sessionizer_core::event::{Event, Reason};
@@ -13,11 +10,12 @@ use sessionizer_core::key::{Key, Shard, stable_hash};
 use sessionizer_core::time::EventTime;
 
 use crate::commands::audit::stopped;
+use crate::commands::reread;
+use crate::commands::reread::Available;
 use crate::dataflow::ports::Record;
 use crate::dataflow::run_state::RunState;
-use crate::kafka::{Admin, KafkaConfig, Range, scan};
+use crate::kafka::{KafkaConfig, Range};
 use crate::ledger::{Moment, NamedBinding};
-use crate::ui::bars::{bars, style};
 
 /// By topic and partition, and then by shard: the offset after the last record that was verified.
 pub(super) type Ends = BTreeMap<(String, i32), Vec<Offset>>;
@@ -80,26 +78,18 @@ impl<'a> Pass<'a> {
     }
 
     /// The number of offsets in the ranges, which is at least the number of records.
-    pub(super) fn records(&self) -> i64 {
-        self.ranges.iter().map(|range| range.end.since(range.start)).sum()
+    pub(super) fn records(&self) -> u64 {
+        reread::count(&self.ranges)
     }
 
-    /// The first range that Kafka no longer has completely, with the oldest offset and the end that
-    /// it has.
+    /// The first range that Kafka no longer has completely.
     pub(super) fn missing(
         &self,
         kafka: &KafkaConfig,
         run_state: &RunState,
-    ) -> Result<Option<(&Range, Offset, Offset)>, Fault> {
-        let cluster = Admin::new(kafka)?;
-        cluster.topics(Duration::from_secs(60), || run_state.ending())?;
-        for range in &self.ranges {
-            let (oldest, end) = cluster.offsets(&range.topic, range.partition)?;
-            if oldest > range.start || end < range.end {
-                return Ok(Some((range, oldest, end)));
-            }
-        }
-        Ok(None)
+    ) -> Result<Option<Available<'_>>, Fault> {
+        let available = reread::available(kafka, &self.ranges, run_state)?;
+        Ok(available.into_iter().find(|available| !available.is_complete()))
     }
 
     /// Reads all ranges. `take` gets the shard for which a record counts, and what it is. Returns
@@ -110,38 +100,14 @@ impl<'a> Pass<'a> {
         run_state: &RunState,
         mut take: impl FnMut(Shard, Judged),
     ) -> Result<u64, Fault> {
-        let mut records = 0;
-        if self.ranges.is_empty() {
-            return Ok(records);
-        }
-        let bar = match std::io::stderr().is_terminal() {
-            true => bars().add(ProgressBar::new(self.records() as u64)).with_style(style(
-                "{bar:24} {percent}% of {human_len} records, {rate}, {eta} to go",
-            )),
-            false => ProgressBar::hidden(),
-        };
-        scan(
-            kafka,
-            &self.ranges,
-            || run_state.ending(),
-            |at, record| {
-                records += 1;
-                if records.is_multiple_of(4_096) {
-                    bar.set_position(records);
-                }
-                let (shard, judged) = self.judge(at, &record);
-                let (from, end) = self.counts[at][shard.0 as usize];
-                if from <= record.offset && record.offset < end {
-                    take(shard, judged);
-                }
-                !run_state.ending()
-            },
-        )?;
-        bar.finish_and_clear();
-        if run_state.ending() {
-            return Err(stopped());
-        }
-        Ok(records)
+        let read = reread::read(kafka, &self.ranges, run_state, |at, record| {
+            let (shard, judged) = self.judge(at, record);
+            let (from, end) = self.counts[at][shard.0 as usize];
+            if from <= record.offset && record.offset < end {
+                take(shard, judged);
+            }
+        })?;
+        read.ok_or_else(stopped)
     }
 
     /// The shard for which a record counts, and what it is.

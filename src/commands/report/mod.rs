@@ -85,7 +85,7 @@ pub fn report(
 
 fn read(args: &ReportArgs, env: &Environment) -> Result<Settings, Fault> {
     let mut problems = Problems::new(env);
-    let ledger = config::read_ledger_of(&mut problems, args.job.as_deref(), env);
+    let ledger = config::read_ledger_of(&mut problems, args.job.name.as_deref(), env);
     if ledger.is_none() && problems.is_empty() {
         problems.add("--job", "is not given, nor KAFKA_GROUP: the job whose table is analysed");
     }
