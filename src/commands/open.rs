@@ -45,7 +45,7 @@ fn read(args: &OpenArgs, env: &Environment) -> Result<(LedgerConfig, Wanted, usi
     let ledger = config::read_ledger_of(&mut problems, args.job.name.as_deref(), env);
     let limit = problems.take("--limit", whole(&args.limit, 0, 1_000_000));
     if ledger.is_none() && problems.is_empty() {
-        problems.add("--job", "is not given, nor KAFKA_GROUP: the job to look at");
+        problems.add("--job", "is not set, and neither is KAFKA_GROUP: the job to look at");
     }
     let wanted = Wanted { ip: args.ip.clone(), host: args.host.clone() };
     match ledger.zip(limit) {

@@ -36,7 +36,7 @@ fn read(args: &ResetArgs, env: &Environment) -> Result<LedgerConfig, Fault> {
     let mut problems = Problems::new(env);
     let ledger = config::read_ledger_of(&mut problems, args.job.name.as_deref(), env);
     if ledger.is_none() && problems.is_empty() {
-        problems.add("--job", "is not given, nor KAFKA_GROUP: the job to remove");
+        problems.add("--job", "is not set, and neither is KAFKA_GROUP: the job to remove");
     }
     ledger.filter(|_| problems.is_empty()).ok_or_else(|| problems.fault())
 }

@@ -247,7 +247,7 @@ fn rows_from_before_the_job_are_removed_and_were_never_counted() {
     let said = forgets(&world, &[]);
     // 4 alone, 5 with 3 of the job, and 3 on the other host.
     assert_eq!(counted(&said, "rows of"), (3, 15), "{said}");
-    assert!(said.contains("go on counting as closed"), "{said}");
+    assert!(said.contains("still count as closed"), "{said}");
     let left = "select count(*), sum(num_logs) from sessionized_events";
     assert_eq!(world.query(left), [["7".to_owned(), (6 + 18).to_string()]]);
     audit(&world);

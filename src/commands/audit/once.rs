@@ -217,11 +217,15 @@ fn read_old_events(
     let pass = Pass::old_records(moment, verified);
     let keys = plural(comparison.late_keys(), "visitor");
     if pass.missing(kafka, run_state)?.is_some() {
-        info!("{keys} had events in time that was verified before, and Kafka lacks the older ones");
+        info!(
+            "{keys} had late events in a period that was already verified, and Kafka lacks the \
+             older ones"
+        );
         return Ok(OldEvents::Gone);
     }
     info!(
-        "{keys} had events in time that was verified before: reading up to {} again for them",
+        "{keys} had late events in a period that was already verified: reading up to {} again for \
+         them",
         plural(pass.records(), "record")
     );
     *read += pass.read(kafka, run_state, |_, judged| {

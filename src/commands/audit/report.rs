@@ -72,7 +72,7 @@ impl Report {
         let what = if found.differences() > 0 {
             let days = match found.days.len() {
                 0 => String::new(),
-                days => format!(", {} not as verified before", plural(days, "day")),
+                days => format!(", {} changed since verified", plural(days, "day")),
             };
             format!(
                 "the table {} is not the batch answer: {} missing, {} wrong{days}",
@@ -122,7 +122,7 @@ impl Report {
             (found.sealed, "of them were verified before: the sums of their days are the same"),
             (found.part_of_open, "rows are parts of sessions that are open again"),
             (found.joined, "rows were there before the job, and it has merged events into them"),
-            (found.before, "rows are older than the job, and of no event that it has read"),
+            (found.before, "rows are older than the job and hold none of its events"),
             (found.open, "sessions are still open: their rows come when they close"),
             (found.refused, "sessions are dead letters: the table has refused them (row_refused)"),
         ] {
@@ -131,7 +131,7 @@ impl Report {
             }
         }
         line(out, found.missing, "sessions are missing in the table")?;
-        line(out, found.wrong, "rows are wrong: no session of the topic is like that")?;
+        line(out, found.wrong, "rows are wrong: they match no session of the topic")?;
         self.print_unverified(out)?;
         self.print_shards(out)?;
         if let Some(balance) = &self.balance {
@@ -206,7 +206,7 @@ impl Report {
         if !found.sealed_anew.is_empty() {
             let rows: i64 = found.sealed_anew.iter().map(|(_, rows)| rows).sum();
             let days = plural(found.sealed_anew.len(), "day");
-            let what = format!("rows of {days} with such rows are taken as the table has them");
+            let what = format!("rows of {days} with such rows are accepted unverified");
             line(out, rows.unsigned_abs(), &what)?;
         }
         Ok(())
@@ -241,7 +241,7 @@ impl Report {
             return writeln!(
                 out,
                 "Look at the rows of the first difference:\n  select * from {}\n  where ip = {} and \
-                 host = {} order by session_start;\nDid anything else than the job write to this \
+                 host = {} order by session_start;\nDid anything other than the job write to this \
                  table? If not, please report it.",
                 self.quoted,
                 quote(ip),

@@ -84,7 +84,7 @@ pub fn look(
         say(Finding::of_fault(Code::K05, &fault));
         return None;
     }
-    say(Finding::good(Code::K05, "this login may read what it is to read"));
+    say(Finding::good(Code::K05, "this login may read the topics"));
     if looking.sections.contains(&Section::Data) {
         sample(config, &ranges, looking, say);
     }
@@ -175,7 +175,7 @@ fn refused(config: &KafkaConfig, why: &str) -> Finding {
         (true, _) => "set one that the broker offers: --kafka-config sasl.mechanism=...",
         (_, true) => {
             "name the authority that signed the certificate: --kafka-config ssl.ca.location=FILE; \
-             and write the brokers in KAFKA_URL by the names in it"
+             and use the host names of the certificate in KAFKA_URL"
         }
         _ => {
             "check KAFKA_WEB_TRAFFIC_KEY and KAFKA_WEB_TRAFFIC_SECRET, or the sasl.* and ssl.* \

@@ -252,10 +252,10 @@ fn follow<T>(
             Ok(Said::Done(done)) => return Some(done),
             Err(_) => {
                 let text = format!(
-                    "{who} accepts the connection, and has not answered for {}",
+                    "{who} accepts the connection but has not answered for {}",
                     duration(limit)
                 );
-                let remedy = "is it overloaded, locked, or does a proxy stand in between?";
+                let remedy = "is it overloaded, locked, or is there a proxy in between?";
                 take(Finding::failed(code, 1, text, remedy));
                 return None;
             }

@@ -38,7 +38,7 @@ pub fn look(known: &Known, say: &mut dyn FnMut(Finding)) -> Value {
 fn plan(known: &Known, say: &mut dyn FnMut(Finding)) -> Value {
     let (Some(config), Some(kafka), Some(facts)) = (&known.config, &known.kafka, &known.postgres)
     else {
-        return unknown("not known: mend the failures above first", say);
+        return unknown("not known: fix the failures above first", say);
     };
     let Some(found) = &facts.found else {
         return unknown("a start would be refused for the failures above", say);
@@ -106,7 +106,7 @@ fn would(config: &Config, outlook: &Outlook, say: &mut dyn FnMut(Finding)) -> Va
             let mut finding = Finding::of_fault(Code::L02, fault);
             finding.outcome = Outcome::Warning;
             finding.remedies =
-                vec!["it would go on without them, as --accept-lost-offsets says".to_owned()];
+                vec!["it would continue without them (--accept-lost-offsets)".to_owned()];
             say(finding);
         }
     }

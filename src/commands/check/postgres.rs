@@ -50,7 +50,7 @@ pub fn look(
     };
     address(&server, say);
     say(match read_only {
-        None => Finding::good(Code::P03, "the server takes writes"),
+        None => Finding::good(Code::P03, "the server accepts writes"),
         Some(ReadOnly { why, remedy }) => Finding::failed(Code::P03, 1, why, remedy),
     });
     refused_or(Code::P04, inspection.encoding(), "the encoding keeps keys as they are", say);
@@ -118,7 +118,10 @@ fn address(server: &Server, say: &mut dyn FnMut(Finding)) {
     let tls = tls.as_ref().map_or("without TLS".to_owned(), |version| format!("by {version}"));
     let version = version.split(' ').next().unwrap_or_default();
     say(Finding::good(Code::P01, format!("PostgreSQL {version}, {database}, {tls}")));
-    say(Finding::good(Code::P02, "no pooler, or one in session mode: a session is ours alone"));
+    say(Finding::good(
+        Code::P02,
+        "no pooler, or one in session mode: no other client shares the session",
+    ));
 }
 
 fn lost_commits(inspection: &mut Inspection, say: &mut dyn FnMut(Finding)) {
@@ -165,7 +168,7 @@ fn own_schema(inspection: &mut Inspection, say: &mut dyn FnMut(Finding)) -> bool
     let trusted = refused_or(
         Code::P05,
         inspection.owners(),
-        "nobody else can have code run as this login",
+        "no other role's code can run as this login",
         say,
     );
     let there = match inspection.own_schema() {
@@ -287,7 +290,7 @@ fn publications(inspection: &mut Inspection, table: Option<&Table>, say: &mut dy
         Err(error) => return say(unanswered(Code::P14, &error)),
     };
     if found.is_empty() {
-        return say(Finding::good(Code::P14, "no publication stands in the way of deletes"));
+        return say(Finding::good(Code::P14, "no publication prevents deletes"));
     }
     for (name, publications) in found {
         let text = format!(

@@ -170,7 +170,7 @@ impl Report {
             3 if failed.len() == 1 => format!("an instance of the job is running{warnings}"),
             code => {
                 let what = match code {
-                    1 => "it may heal by waiting (--wait 60s)",
+                    1 => "it may resolve itself (--wait 60s)",
                     _ => "it has to be corrected by hand",
                 };
                 let failed = plural(failed.len(), "failure");
