@@ -48,7 +48,7 @@ struct Settings {
     record: bool,
     keep_ms: i64,
     /// Whether the log already says that results are not kept.
-    told_not_kept: Cell<bool>,
+    not_kept_logged: Cell<bool>,
 }
 
 /// Compares and prints the report. The fault says that the table is not the batch answer.
@@ -111,7 +111,7 @@ pub fn verify(
         full: true,
         record: false,
         keep_ms: 0,
-        told_not_kept: Cell::new(false),
+        not_kept_logged: Cell::new(false),
     };
     once(kafka, ledger, &settings, run_state)
 }
@@ -161,7 +161,7 @@ fn read(
                 full: args.full,
                 record: !args.no_record,
                 keep_ms: keep_ms as i64,
-                told_not_kept: Cell::new(false),
+                not_kept_logged: Cell::new(false),
             };
             Ok((kafka, ledger, settings))
         }

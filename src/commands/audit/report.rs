@@ -8,7 +8,7 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Shard;
 use sessionizer_core::plan::ShardProgress;
 
-use crate::ledger::{Balance, Moment};
+use crate::ledger::{AuditSnapshot, Balance};
 use crate::ui::text::{count, plural};
 
 /// How many shards with wrong counts are shown.
@@ -42,12 +42,12 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn of(moment: &Moment, findings: Findings) -> Self {
+    pub(super) fn of(snapshot: &AuditSnapshot, findings: Findings) -> Self {
         Report {
-            table: moment.table_name(),
-            quoted: moment.table().to_owned(),
-            balance: moment.balance,
-            totals: wrong_totals(moment, &findings.progress),
+            table: snapshot.table_name(),
+            quoted: snapshot.table().to_owned(),
+            balance: snapshot.balance,
+            totals: wrong_totals(snapshot, &findings.progress),
             findings,
             ..Report::default()
         }
@@ -270,12 +270,12 @@ impl Report {
 
 /// The shards whose recorded counts differ from those that were found.
 fn wrong_totals(
-    moment: &Moment,
+    snapshot: &AuditSnapshot,
     found: &[ShardProgress],
 ) -> Vec<(Shard, ShardProgress, ShardProgress)> {
     let compare = |(at, recorded): (usize, &ShardProgress)| {
         let mut found = ShardProgress { epoch: recorded.epoch, ..found[at] };
-        if moment.found_rows {
+        if snapshot.found_rows {
             // Rows from before the job count events that the job does not know.
             let both = found.closed + found.open;
             found.closed = recorded.closed;
@@ -283,7 +283,7 @@ fn wrong_totals(
         }
         (found != *recorded).then_some((Shard(at as u32), *recorded, found))
     };
-    moment.shards.iter().enumerate().filter_map(compare).collect()
+    snapshot.shards.iter().enumerate().filter_map(compare).collect()
 }
 
 /// A count that is negative if sums contradict each other.

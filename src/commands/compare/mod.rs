@@ -29,7 +29,7 @@ use crate::config::{Environment, Problems, duration_ms, whole};
 use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
 use crate::kafka::{KafkaConfig, Range};
-use crate::ledger::{LedgerConfig, Moment};
+use crate::ledger::{AuditSnapshot, LedgerConfig};
 use crate::ui::text::plural;
 
 const YEAR_MS: u64 = 31_536_000_000;
@@ -54,12 +54,14 @@ type LateEvents = HashMap<Key, Vec<EventTime>>;
 /// nothing could be compared.
 pub fn compare(args: &CompareArgs, env: &Environment, run_state: &RunState) -> Result<(), Fault> {
     let settings = read(args, env)?;
-    let mut moment = Moment::read(&settings.ledger).map_err(give_up)?;
+    let mut snapshot = AuditSnapshot::read(&settings.ledger).map_err(give_up)?;
     let late = match &settings.kafka {
-        Some(kafka) => Some(late_events(kafka, &moment, settings.out_of_orderness_ms, run_state)?),
+        Some(kafka) => {
+            Some(late_events(kafka, &snapshot, settings.out_of_orderness_ms, run_state)?)
+        }
         None => None,
     };
-    let report = compared(&mut moment, &settings, late.as_ref(), run_state)?;
+    let report = compared(&mut snapshot, &settings, late.as_ref(), run_state)?;
     let verdict = report.verdict();
     let mut out = io::stdout().lock();
     let written = match args.json {
@@ -135,18 +137,18 @@ fn stopped() -> Fault {
 /// Reads what the job has read, and finds the events that may have been late.
 fn late_events(
     kafka: &KafkaConfig,
-    moment: &Moment,
+    snapshot: &AuditSnapshot,
     out_of_orderness_ms: i64,
     run_state: &RunState,
 ) -> Result<LateEvents, Fault> {
-    let ranges = available(kafka, moment, run_state)?;
+    let ranges = available(kafka, snapshot, run_state)?;
     let records = reread::count(&ranges);
     info!("reading {} to see which events came late", plural(records, "record"));
     let mut newest = vec![EventTime::NEVER; ranges.len()];
     let mut late = LateEvents::new();
     let read = reread::read(kafka, &ranges, run_state, |at, record| {
         let Ok(event) = event::decode(record.payload) else { return };
-        if may_be_late(event.time, newest[at], moment.gap, out_of_orderness_ms) {
+        if may_be_late(event.time, newest[at], snapshot.gap, out_of_orderness_ms) {
             late.entry(event.key()).or_default().push(event.time);
         }
         newest[at] = newest[at].max(event.time);
@@ -163,10 +165,10 @@ fn may_be_late(time: EventTime, newest: EventTime, gap: Gap, out_of_orderness_ms
 /// The records that the job has read and Kafka still has.
 fn available(
     kafka: &KafkaConfig,
-    moment: &Moment,
+    snapshot: &AuditSnapshot,
     run_state: &RunState,
 ) -> Result<Vec<Range>, Fault> {
-    let bindings = moment.latest_bindings().iter().map(|binding| Range {
+    let bindings = snapshot.latest_bindings().iter().map(|binding| Range {
         topic: binding.topic.clone(),
         partition: binding.partition,
         start: binding.start,
@@ -192,19 +194,19 @@ fn available(
 
 /// Reads both tables twice: to find the period that they have in common, and to compare them.
 fn compared(
-    moment: &mut Moment,
+    snapshot: &mut AuditSnapshot,
     settings: &Settings,
     late: Option<&LateEvents>,
     run_state: &RunState,
 ) -> Result<Report, Fault> {
-    let gap = moment.gap;
+    let gap = snapshot.gap;
     let window = |span: Span| WindowRow {
         start: span.first,
         end: gap.end_after(span.last),
         events: span.count,
     };
     let mut bounds: [Option<(EventTime, EventTime)>; 2] = [None, None];
-    moment
+    snapshot
         .rows_beside(&settings.other, |is_ours, _, span| {
             let WindowRow { start, end, .. } = window(span);
             let (first, last) = bounds[usize::from(!is_ours)].get_or_insert((start, end));
@@ -214,16 +216,16 @@ fn compared(
         .map_err(give_up)?;
     let empty = |table: &str| Fault::Environment(format!("the table {table} has no rows yet"));
     let [ours, theirs] = bounds;
-    let ours = ours.ok_or_else(|| empty(&moment.table_name()))?;
+    let ours = ours.ok_or_else(|| empty(&snapshot.table_name()))?;
     let theirs = theirs.ok_or_else(|| empty(&settings.other.table))?;
-    let watermark = moment.shards.iter().map(|shard| moment.epochs[&shard.epoch].0).min();
+    let watermark = snapshot.shards.iter().map(|shard| snapshot.epochs[&shard.epoch].0).min();
     // What ends exactly at the watermark is still open.
     let closed = watermark.unwrap_or(EventTime::NEVER).plus(-1);
     let common = Common {
         from: settings.since.unwrap_or(ours.0.max(theirs.0)),
         to: settings.until.unwrap_or(closed.min(theirs.1)),
     };
-    let name = moment.table_name();
+    let name = snapshot.table_name();
     let mut report = Report::new(name, settings.other.table.clone(), common, late.is_some());
     let mut finish = |key: &Key, stretch: Stretch| {
         let late = match late {
@@ -238,7 +240,7 @@ fn compared(
         report.add(key, stretch, late, settings.show);
     };
     let mut current: Option<(Key, Stretch)> = None;
-    moment
+    snapshot
         .rows_beside(&settings.other, |is_ours, key, span| {
             let row = window(span);
             let joins = current
