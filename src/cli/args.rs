@@ -288,6 +288,27 @@ pub struct RunArgs {
     pub stop_timeout: String,
 }
 
+/// Which job, for the commands that work on what it has stored.
+#[derive(Args, Debug, Clone)]
+pub struct JobArgs {
+    /// The job's name [default: KAFKA_GROUP]
+    #[arg(id = "job", long = "job", value_name = "NAME")]
+    pub name: Option<String>,
+}
+
+/// How Kafka is reached, for the commands that read or write the topic.
+#[derive(Args, Debug, Clone)]
+pub struct KafkaArgs {
+    /// A setting of librdkafka, name=value; can be given several times
+    #[arg(
+        id = "kafka_config",
+        long = "kafka-config",
+        value_name = "NAME=VALUE",
+        value_delimiter = ';'
+    )]
+    pub settings: Vec<String>,
+}
+
 /// `sessionizer produce`.
 ///
 /// Uses KAFKA_URL, KAFKA_TOPIC and the login of the job; creates the topic if it is missing.
@@ -408,17 +429,15 @@ pub struct ProduceArgs {
     #[arg(long)]
     pub no_key: bool,
 
-    /// A setting of librdkafka, name=value; can be given several times
-    #[arg(long, value_name = "NAME=VALUE", value_delimiter = ';')]
-    pub kafka_config: Vec<String>,
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
 }
 
 /// `sessionizer audit`.
 #[derive(Args, Debug, Clone)]
 pub struct AuditArgs {
-    /// The job's name [default: KAFKA_GROUP]
-    #[arg(long, value_name = "NAME")]
-    pub job: Option<String>,
+    #[command(flatten)]
+    pub job: JobArgs,
 
     /// How many differences of each kind to show
     #[arg(long, value_name = "N", default_value = "20")]
@@ -446,9 +465,8 @@ pub struct AuditArgs {
     #[arg(long)]
     pub no_record: bool,
 
-    /// A setting of librdkafka, name=value; can be given several times
-    #[arg(long, value_name = "NAME=VALUE", value_delimiter = ';')]
-    pub kafka_config: Vec<String>,
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
 }
 
 /// `sessionizer check`: the flags of the job, and its own.
@@ -488,9 +506,8 @@ pub struct CompareArgs {
     #[arg(long, value_name = "TABLE")]
     pub against: Option<String>,
 
-    /// The job's name [default: KAFKA_GROUP]
-    #[arg(long, value_name = "NAME")]
-    pub job: Option<String>,
+    #[command(flatten)]
+    pub job: JobArgs,
 
     /// Compare sessions that begin at this time or later (2026-01-31T12:00:00Z) [default: the first
     /// session that both tables can have]
@@ -517,17 +534,15 @@ pub struct CompareArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// A setting of librdkafka, name=value; can be given several times
-    #[arg(long, value_name = "NAME=VALUE", value_delimiter = ';')]
-    pub kafka_config: Vec<String>,
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
 }
 
 /// `sessionizer reset`.
 #[derive(Args, Debug, Clone)]
 pub struct ResetArgs {
-    /// The job's name [default: KAFKA_GROUP]
-    #[arg(long, value_name = "NAME")]
-    pub job: Option<String>,
+    #[command(flatten)]
+    pub job: JobArgs,
 
     /// Do not ask; has no variable
     #[arg(short = 'y', long)]
@@ -553,9 +568,8 @@ pub struct OpenArgs {
     #[arg(long)]
     pub json: bool,
 
-    /// The job's name [default: KAFKA_GROUP]
-    #[arg(long, value_name = "NAME")]
-    pub job: Option<String>,
+    #[command(flatten)]
+    pub job: JobArgs,
 }
 
 /// `sessionizer forget`.
@@ -577,9 +591,8 @@ pub struct ForgetArgs {
     #[arg(short = 'y', long)]
     pub yes: bool,
 
-    /// The job's name [default: KAFKA_GROUP]
-    #[arg(long, value_name = "NAME")]
-    pub job: Option<String>,
+    #[command(flatten)]
+    pub job: JobArgs,
 }
 
 /// `sessionizer redrive`.
@@ -606,21 +619,18 @@ pub struct RedriveArgs {
     #[arg(short = 'y', long)]
     pub yes: bool,
 
-    /// The job's name [default: KAFKA_GROUP]
-    #[arg(long, value_name = "NAME")]
-    pub job: Option<String>,
+    #[command(flatten)]
+    pub job: JobArgs,
 
-    /// A setting of librdkafka, name=value; can be given several times
-    #[arg(long, value_name = "NAME=VALUE", value_delimiter = ';')]
-    pub kafka_config: Vec<String>,
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
 }
 
 /// `sessionizer report`.
 #[derive(Args, Debug, Clone)]
 pub struct ReportArgs {
-    /// The job whose table is analysed [default: KAFKA_GROUP]
-    #[arg(long, value_name = "NAME")]
-    pub job: Option<String>,
+    #[command(flatten)]
+    pub job: JobArgs,
 
     /// Only sessions that began on this day or later: 2026-01-31
     #[arg(long, value_name = "DAY")]

@@ -161,7 +161,7 @@ Examples:
   sessionizer forget --ip 192.0.2.7 --host shop.example --yes";
 
 const REDRIVE_EXAMPLES: &str = "\
-Exit codes: 0 done, also if nothing is good now; 1 a server failed:
+Exit codes: 0 done, also if none is an event now; 1 a server failed:
 run it again; 2 as for the job, and if it runs or was not stopped cleanly.
 
 Examples:

@@ -55,7 +55,7 @@ pub fn forget(args: &ForgetArgs, env: &Environment) -> Result<(), Fault> {
     }
     say(&format!(
         "Removed from the job {},\nin {}:\n\n{}\n\nKafka has the records until its retention \
-         removes them;\nbackups and the WAL of Postgres are yours.\n",
+         removes them;\nbackups and the WAL of Postgres are up to you.\n",
         config.job,
         removed.database,
         table(&removed)
@@ -64,9 +64,12 @@ pub fn forget(args: &ForgetArgs, env: &Environment) -> Result<(), Fault> {
 
 fn read(args: &ForgetArgs, env: &Environment) -> Result<(LedgerConfig, Visitor), Fault> {
     let mut problems = Problems::new(env);
-    let ledger = config::read_ledger_of(&mut problems, args.job.as_deref(), env);
+    let ledger = config::read_ledger_of(&mut problems, args.job.name.as_deref(), env);
     if ledger.is_none() && problems.is_empty() {
-        problems.add("--job", "is not given, nor KAFKA_GROUP: the job to remove the visitor from");
+        problems.add(
+            "--job",
+            "is not set, and neither is KAFKA_GROUP: the job to remove the visitor from",
+        );
     }
     for (flag, value) in [("--ip", Some(&args.ip)), ("--host", args.host.as_ref())] {
         if value.is_some_and(|value| value.is_empty() || value.contains('\0')) {
@@ -128,7 +131,7 @@ fn table(removed: &Removed) -> String {
         table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
     if removed.found_rows && rows.0 > 0 {
         text.push(
-            "Rows may hold events from before the job: those of the job go on counting as closed."
+            "Rows may hold events from before the job: those of the job still count as closed."
                 .to_owned(),
         );
     }

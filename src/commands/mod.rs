@@ -13,6 +13,7 @@ pub mod open;
 pub mod produce;
 pub mod redrive;
 pub mod report;
+mod reread;
 pub mod reset;
 pub mod schema;
 pub mod status;

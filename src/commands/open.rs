@@ -42,10 +42,10 @@ pub fn open(args: &OpenArgs, env: &Environment) -> Result<(), Fault> {
 
 fn read(args: &OpenArgs, env: &Environment) -> Result<(LedgerConfig, Wanted, usize), Fault> {
     let mut problems = Problems::new(env);
-    let ledger = config::read_ledger_of(&mut problems, args.job.as_deref(), env);
+    let ledger = config::read_ledger_of(&mut problems, args.job.name.as_deref(), env);
     let limit = problems.take("--limit", whole(&args.limit, 0, 1_000_000));
     if ledger.is_none() && problems.is_empty() {
-        problems.add("--job", "is not given, nor KAFKA_GROUP: the job to look at");
+        problems.add("--job", "is not set, and neither is KAFKA_GROUP: the job to look at");
     }
     let wanted = Wanted { ip: args.ip.clone(), host: args.host.clone() };
     match ledger.zip(limit) {

@@ -51,14 +51,14 @@ pub fn redrive(
         ))?;
     }
     match good {
-        0 => return say("Nothing is good now, and nothing was changed.\n"),
+        0 => return say("None of them is an event now; nothing was changed.\n"),
         _ if args.dry_run => return say("Nothing was changed: this was a trial (--dry-run).\n"),
         _ if !args.yes => confirm(&config.job)?,
         _ => {}
     }
     let done = ledger::redrive(&config, &request, false).map_err(give_up)?;
     say(&format!(
-        "Taken up again in the job {},\nin {}:\n\n{}\n",
+        "Redriven in the job {},\nin {}:\n\n{}\n",
         config.job,
         done.database,
         shown(&done)
@@ -74,8 +74,8 @@ type Settings = (KafkaConfig, LedgerConfig, Vec<String>, RecordRules);
 
 fn read(args: &RedriveArgs, env: &Environment) -> Result<Settings, Fault> {
     let mut problems = Problems::new(env);
-    let kafka = config::read_kafka(&mut problems, &args.kafka_config, true, env);
-    let ledger = config::read_ledger_of(&mut problems, args.job.as_deref(), env);
+    let kafka = config::read_kafka(&mut problems, &args.kafka.settings, true, env);
+    let ledger = config::read_ledger_of(&mut problems, args.job.name.as_deref(), env);
     let known: Vec<&str> =
         Reason::ALL.iter().map(|reason| reason.name()).chain([ROW_REFUSED]).collect();
     let mut reasons: Vec<String> =
@@ -216,7 +216,7 @@ fn checked(cut: &Cut, payload: Option<&[u8]>) -> Decoded {
 fn shown(done: &Redriven) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["reason", "dead letters", "records", "good now", "records"]);
+    table.set_header(["reason", "dead letters", "records", "events now", "records"]);
     for (reason, of) in &done.by_reason {
         let OfReason { letters, records, good, good_records, .. } = of;
         let numbers = [letters, records, good, good_records].map(|n| count(*n));
@@ -246,7 +246,7 @@ fn confirm(job: &str) -> Result<(), Fault> {
                 .to_owned(),
         ));
     }
-    say(&format!("Type the job's name to merge what is good now ({job}): "))?;
+    say(&format!("Type the job's name to merge these events ({job}): "))?;
     let mut typed = String::new();
     stdin
         .lock()

@@ -10,6 +10,8 @@ use std::ops::Add;
 use chrono::{DateTime, SecondsFormat};
 use serde::{Deserialize, Serialize};
 
+pub const DAY_MS: i64 = 86_400_000;
+
 /// When an event happened: milliseconds since 1970, from the payload.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EventTime(i64);
@@ -132,6 +134,34 @@ impl Add<Gap> for EventTime {
     }
 }
 
+/// A day in UTC, counted since 1970.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Day(pub i64);
+
+impl Day {
+    /// The day that contains `time`.
+    pub fn of(time: EventTime) -> Self {
+        Day(time.millis().div_euclid(DAY_MS))
+    }
+
+    /// Its beginning.
+    pub fn start(self) -> EventTime {
+        EventTime::from_millis(self.0.saturating_mul(DAY_MS))
+    }
+
+    /// The day after.
+    pub fn next(self) -> Self {
+        Day(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Day {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let start = self.start().to_string();
+        f.write_str(start.split('T').next().unwrap_or_default())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,5 +198,14 @@ mod tests {
         let gap = Gap::from_millis(300_000).expect("valid");
         assert_eq!(gap.end_after(EventTime(0)), EventTime(300_000));
         assert!(Gap::from_millis(0).is_none());
+    }
+
+    #[test]
+    fn a_day_prints_as_a_date_and_holds_its_first_and_not_its_last_moment() {
+        let day = |ms| Day::of(EventTime::from_millis(ms));
+        assert_eq!(day(0).to_string(), "1970-01-01");
+        assert_eq!(day(-1).to_string(), "1969-12-31");
+        assert_eq!(day(DAY_MS - 1).next(), day(DAY_MS));
+        assert!(!Day::of(EventTime::NEVER).to_string().is_empty());
     }
 }

@@ -16,7 +16,7 @@ use sessionizer_core::binding::{Binding, Offset, Partition};
 use sessionizer_core::key::Shard;
 use sessionizer_core::time::{Epoch, EventTime};
 
-use crate::dataflow::anomalies::figures::Alarms;
+use crate::dataflow::anomalies::figures::AnomalyFigures;
 use crate::dataflow::buckets::Buckets;
 use crate::dataflow::changes::ChangeFigures;
 use crate::dataflow::messages::DeadLetter;
@@ -50,7 +50,7 @@ pub struct Figures {
     /// The statistics as of the last complete epoch, on process 0.
     statistics: Mutex<Option<Arc<Board>>>,
     /// The anomalies as of the last complete epoch, on process 0.
-    anomalies: Mutex<Option<Arc<Alarms>>>,
+    anomalies: Mutex<Option<Arc<AnomalyFigures>>>,
     /// The epochs that are cut and not committed, and when they were cut.
     cuts: Mutex<VecDeque<(Epoch, Instant)>>,
     /// From the end of an epoch until the writers of this process have committed it, in seconds.
@@ -281,12 +281,12 @@ impl Figures {
     }
 
     /// Shows the anomalies as of another epoch.
-    pub fn show_anomalies(&self, alarms: &Alarms) {
+    pub fn show_anomalies(&self, alarms: &AnomalyFigures) {
         *lock(&self.anomalies) = Some(Arc::new(alarms.clone()));
     }
 
     /// The anomalies, if they are looked for.
-    pub fn anomalies(&self) -> Option<Arc<Alarms>> {
+    pub fn anomalies(&self) -> Option<Arc<AnomalyFigures>> {
         lock(&self.anomalies).clone()
     }
 

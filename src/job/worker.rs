@@ -22,7 +22,7 @@ use timely::worker::Worker;
 use crate::cluster;
 use crate::cluster::StartStage;
 use crate::config::{Anomalies, Config};
-use crate::dataflow::anomalies::figures::Alarms;
+use crate::dataflow::anomalies::figures::AnomalyFigures;
 use crate::dataflow::anomalies::{AnomaliesConfig, OnAnomalies};
 use crate::dataflow::changes::HOSTS;
 use crate::dataflow::commit::WriterDriver;
@@ -227,7 +227,7 @@ impl Job {
         }
         let run_state = Arc::clone(&self.run_state);
         let (ledger, keep) = (self.config.ledger.clone(), self.config.keep_anomalies);
-        let (state, looked_for) = (Mutex::new((Alarms::of(&kinds), None)), kinds.clone());
+        let (state, looked_for) = (Mutex::new((AnomalyFigures::of(&kinds), None)), kinds.clone());
         // Only worker 0 of the job calls this, so a thread is started only there.
         let on_anomalies: OnAnomalies = Arc::new(move |published| {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);

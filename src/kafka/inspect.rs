@@ -28,7 +28,7 @@ const FRAME_BYTES: u64 = 512;
 
 /// What the brokers say about a topic, or why they do not.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Answer {
+pub enum TopicReply {
     /// How many brokers and partitions there are, and the partitions without a leader.
     Topic { brokers: usize, partitions: i32, leaderless: Vec<i32> },
     /// They answer, but the topic cannot be used.
@@ -89,7 +89,7 @@ impl KafkaConfig {
 
 impl Admin {
     /// Asks about a topic. Waits at most `patience`, and less if all brokers are known to be away.
-    pub fn inspect(&self, topic: &str, patience: Duration) -> Answer {
+    pub fn inspect(&self, topic: &str, patience: Duration) -> TopicReply {
         let began = Instant::now();
         loop {
             let left = patience.saturating_sub(began.elapsed());
@@ -97,9 +97,9 @@ impl Admin {
             match self.partitions(topic, request) {
                 Ok(layout) => {
                     let (partitions, leaderless) = (layout.partitions, layout.leaderless);
-                    return Answer::Topic { brokers: self.brokers(), partitions, leaderless };
+                    return TopicReply::Topic { brokers: self.brokers(), partitions, leaderless };
                 }
-                Err(Some(fault)) => return Answer::NoTopic(fault),
+                Err(Some(fault)) => return TopicReply::NoTopic(fault),
                 Err(None) => {}
             }
             // A callback delivers the reason, a moment after the failure.
@@ -109,11 +109,11 @@ impl Admin {
             let all_down = self.context.all_down() && began.elapsed() >= SURE_AFTER;
             let sure = if over || all_down { Duration::ZERO } else { SURE_AFTER };
             if let Some(why) = self.context.refused_for(sure) {
-                return Answer::Refused(why);
+                return TopicReply::Refused(why);
             }
             if over || all_down {
                 let why = lock(&self.context.health.last).clone();
-                return Answer::Silent(why.unwrap_or_else(|| "no answer".to_owned()));
+                return TopicReply::Silent(why.unwrap_or_else(|| "no answer".to_owned()));
             }
         }
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use postgres::Client;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
-use sessionizer_core::audit::{Past, Proof};
+use sessionizer_core::audit::{JobHistory, Proof};
 use sessionizer_core::binding::{Offset, Status};
 use sessionizer_core::event::Reason;
 use sessionizer_core::fault::Fault;
@@ -28,7 +28,7 @@ use crate::ledger::table::SessionEnd;
 use crate::ledger::{LedgerConfig, NamedBinding, durable, table};
 
 /// The durable state at one moment.
-pub struct Moment {
+pub struct AuditSnapshot {
     client: Client,
     job: String,
     schema: String,
@@ -39,7 +39,7 @@ pub struct Moment {
     pub gap: Gap,
     /// Whether the table had rows before the job.
     pub found_rows: bool,
-    pub past: Past,
+    pub history: JobHistory,
     /// By shard: the epoch up to which its output is in the table, and its counts.
     pub shards: Vec<ShardProgress>,
     /// By epoch at which a shard stands: the watermark, and the last binding of each partition.
@@ -75,7 +75,7 @@ pub struct Balance {
     pub difference: i64,
 }
 
-impl Moment {
+impl AuditSnapshot {
     /// Begins the transaction and reads everything except the table of sessions.
     pub fn read(config: &LedgerConfig) -> Result<Self, LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "reading what is durable");
@@ -117,7 +117,7 @@ impl Moment {
         let gap = Gap::from_millis(job.get(2)).ok_or_else(|| {
             durable::incomplete(&config.job, "sessionizer.jobs holds an invalid gap")
         })?;
-        let mut moment = Moment {
+        let mut moment = AuditSnapshot {
             client,
             job: config.job.clone(),
             table: format!("{}.{}", quote(&schema), quote(&name)),
@@ -126,10 +126,10 @@ impl Moment {
             session_end,
             gap,
             found_rows: job.get(4),
-            past: Past {
+            history: JobHistory {
                 created_at: job.get(6),
                 lost: u64::try_from(job.get::<_, i64>(7)).unwrap_or(0),
-                ..Past::default()
+                ..JobHistory::default()
             },
             shards: Vec::new(),
             epochs: BTreeMap::new(),
@@ -142,8 +142,8 @@ impl Moment {
             balance: None,
         };
         moment.read_progress(&config.job)?;
-        moment.past.losses = moment.count("losses")?;
-        moment.past.replays = moment.count("replay_differences")?;
+        moment.history.losses = moment.count("losses")?;
+        moment.history.replays = moment.count("replay_differences")?;
         let known = moment.shards.iter().all(|shard| moment.epochs.contains_key(&shard.epoch));
         if moment.shards.len() as i32 != job.get::<_, i32>(5) || !known {
             return Err(LedgerError::Fatal(Fault::Config(format!(
@@ -385,7 +385,7 @@ impl Moment {
     }
 }
 
-impl Moment {
+impl AuditSnapshot {
     /// Passes every row of the table and of the table of `other`, as of this moment, to `take`,
     /// until it returns false: visitor by visitor, in order of session_start, with whether it is of
     /// the job's table. The span of either holds its last event; in the other table, that is

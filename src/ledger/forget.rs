@@ -89,16 +89,16 @@ pub fn forget(
     let mut client = open(config, "forget")?;
     let mut tx = client.transaction().map_err(failed)?;
     let stopped = Stopped::take(&mut tx, config, "forget")?;
-    let mut books = Books { stopped: &stopped, deltas: BTreeMap::new() };
-    let rows = rows(&mut tx, &mut books, visitor)?;
-    let open = open_sessions(&mut tx, &mut books, visitor)?;
-    let (letters, blanked) = dead_letters(&mut tx, &mut books, visitor)?;
+    let mut changes = CountChanges { stopped: &stopped, deltas: BTreeMap::new() };
+    let rows = rows(&mut tx, &mut changes, visitor)?;
+    let open = open_sessions(&mut tx, &mut changes, visitor)?;
+    let (letters, blanked) = dead_letters(&mut tx, &mut changes, visitor)?;
     let anomalies = anomalies(&mut tx, &stopped, visitor)?;
     if rows.0 + open.0 + letters.0 > 0 {
         let name = (&*visitor.ip, visitor.host.as_deref());
         forgotten::note(&mut tx, &config.job, name, &stopped.bindings)?;
     }
-    let deltas: Vec<(Shard, Delta)> = books.deltas.into_iter().collect();
+    let deltas: Vec<(Shard, Delta)> = changes.deltas.into_iter().collect();
     stopped.count(&mut tx, &deltas)?;
     stopped.check(&mut tx)?;
     let removed = Removed {
@@ -120,12 +120,12 @@ pub fn forget(
 }
 
 /// How the counts of the shards change.
-struct Books<'a> {
+struct CountChanges<'a> {
     stopped: &'a Stopped,
     deltas: BTreeMap<Shard, Delta>,
 }
 
-impl Books<'_> {
+impl CountChanges<'_> {
     fn shard(&self, key: &[u8]) -> Shard {
         Shard::of(stable_hash(key), self.stopped.config.shards)
     }
@@ -138,11 +138,11 @@ impl Books<'_> {
 /// Deletes the rows of the visitor.
 fn rows(
     tx: &mut Transaction<'_>,
-    books: &mut Books<'_>,
+    changes: &mut CountChanges<'_>,
     visitor: &Visitor,
 ) -> Result<(u64, u64), LedgerError> {
     let (failed, name) =
-        (|why: postgres::Error| classify(&why, "deleting rows"), books.stopped.table.quoted());
+        (|why: postgres::Error| classify(&why, "deleting rows"), changes.stopped.table.quoted());
     // The first condition can use the index; the second compares byte for byte, whatever the
     // collation.
     let which = "ip = $1::text and ip::text collate \"C\" = $1::text
@@ -166,16 +166,16 @@ fn rows(
         return Err(LedgerError::Fatal(Fault::Config(format!(
             "the table {} still has rows of the visitor after they were deleted: a trigger or a \
              rule keeps them. Nothing was removed",
-            books.stopped.table.shown
+            changes.stopped.table.shown
         ))));
     }
     let (mut rows, mut records) = (0, 0);
     for row in gone {
         let (host, number, logs): (String, i64, i64) = (row.get(0), row.get(1), row.get(2));
         (rows, records) = (rows + number, records + logs);
-        if !books.stopped.found_rows {
-            let shard = books.shard(Key::new(&visitor.ip, &host).bytes());
-            let delta = books.at(shard);
+        if !changes.stopped.found_rows {
+            let shard = changes.shard(Key::new(&visitor.ip, &host).bytes());
+            let delta = changes.at(shard);
             delta.closed -= logs;
             delta.forgotten += logs;
         }
@@ -186,24 +186,24 @@ fn rows(
 /// Removes the open sessions of the visitor from the snapshots.
 fn open_sessions(
     tx: &mut Transaction<'_>,
-    books: &mut Books<'_>,
+    changes: &mut CountChanges<'_>,
     visitor: &Visitor,
 ) -> Result<(u64, u64), LedgerError> {
     let shards = match &visitor.host {
         Some(host) => {
-            let shard = books.shard(Key::new(&visitor.ip, host).bytes());
+            let shard = changes.shard(Key::new(&visitor.ip, host).bytes());
             shard.0..shard.0 + 1
         }
-        None => 0..books.stopped.config.shards,
+        None => 0..changes.stopped.config.shards,
     };
     let (mut sessions, mut records) = (0, 0);
     for shard in shards.map(Shard) {
-        let table = books.stopped.shard(tx, shard)?;
+        let table = changes.stopped.shard(tx, shard)?;
         let left = table.without(|key| visitor.has_key(key));
         let gone = (table.len() - left.len(), table.open_records() - left.open_records());
         if gone.0 > 0 {
-            books.stopped.put(tx, shard, &left)?;
-            let delta = books.at(shard);
+            changes.stopped.put(tx, shard, &left)?;
+            let delta = changes.at(shard);
             delta.open -= gone.1 as i64;
             delta.forgotten += gone.1 as i64;
             (sessions, records) = (sessions + gone.0 as u64, records + gone.1);
@@ -216,7 +216,7 @@ fn open_sessions(
 /// Returns how many were deleted, the records they stood for, and how many were blanked.
 fn dead_letters(
     tx: &mut Transaction<'_>,
-    books: &mut Books<'_>,
+    changes: &mut CountChanges<'_>,
     visitor: &Visitor,
 ) -> Result<((u64, u64), u64), LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "looking through the dead letters");
@@ -226,7 +226,7 @@ fn dead_letters(
         .query_raw(
             "select ctid::text, reason, topic, partition, \"offset\", detail, payload, records
              from sessionizer.dead_letters where job = $1",
-            [&books.stopped.config.job],
+            [&changes.stopped.config.job],
         )
         .map_err(failed)?;
     while let Some(row) = letters.next().map_err(failed)? {
@@ -238,21 +238,21 @@ fn dead_letters(
         };
         let own = key.as_ref().filter(|key| visitor.has_key(key.bytes()));
         if let Some(key) = own {
-            let of_key = books.shard(key.bytes());
+            let of_key = changes.shard(key.bytes());
             let place = (row.get(2), row.get(3), row.get(4));
             let counted = match (reason, place) {
                 (reason, (Some(topic), Some(partition), Some(offset)))
                     if reason != Reason::Late.name() && reason != ROW_REFUSED =>
                 {
-                    let shards = books.stopped.config.shards;
+                    let shards = changes.stopped.config.shards;
                     Shard::of_record(topic, partition, Offset::new(offset), shards)
                 }
                 _ => of_key,
             };
             let number: i64 = row.get(7);
-            books.at(counted).dead -= number;
+            changes.at(counted).dead -= number;
             // An audit counts it for the shard of its key, like any event of the visitor.
-            books.at(of_key).forgotten += number;
+            changes.at(of_key).forgotten += number;
             records += number;
             gone.push(row.get(0));
         } else if reason != ROW_REFUSED {
@@ -266,7 +266,7 @@ fn dead_letters(
         }
     }
     drop(letters);
-    let job = &books.stopped.config.job;
+    let job = &changes.stopped.config.job;
     let deleted = tx
         .execute(
             "delete from sessionizer.dead_letters

@@ -55,7 +55,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use anomalies::AnomalyRows;
-pub use audit::{Balance, Moment};
+pub use audit::{AuditSnapshot, Balance};
 pub use audits::{Audits, NewAudit, StoredAudit};
 pub use commit::ROW_REFUSED;
 pub use durable::{NamedBinding, NamedEpoch, RecoveredState};

@@ -256,7 +256,7 @@ fn event_of(
     let payload: Option<&[u8]> = row.get(5);
     if reason == ROW_REFUSED {
         let refused = payload.and_then(RefusedRow::read);
-        return refused.ok_or_else(|| "its payload is not a row any more".to_owned());
+        return refused.ok_or_else(|| "its payload is no longer a row".to_owned());
     }
     let (Some(topic), Some(partition), Some(offset)) =
         (row.get::<_, Option<String>>(2), row.get(3), row.get::<_, Option<i64>>(4))

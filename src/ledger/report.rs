@@ -28,7 +28,7 @@ const SETTINGS: &str = "
 
 /// Which sessions a report is about.
 #[derive(Clone, Debug, Default)]
-pub struct Choice {
+pub struct SessionFilter {
     /// The first and the last day on which they began: `2026-01-31`, checked by the caller.
     pub from: Option<String>,
     pub to: Option<String>,
@@ -40,7 +40,7 @@ pub struct Choice {
 
 /// What a column holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Holds {
+pub enum ColumnType {
     Text,
     Number,
     Day,
@@ -50,8 +50,8 @@ pub enum Holds {
 
 /// The rows of a query; every value as Postgres writes it.
 #[derive(Clone, Debug, Default)]
-pub struct Answer {
-    pub columns: Vec<(String, Holds)>,
+pub struct QueryResult {
+    pub columns: Vec<(String, ColumnType)>,
     pub rows: Vec<Vec<Option<String>>>,
 }
 
@@ -69,7 +69,7 @@ pub struct Reader {
 
 impl Reader {
     /// Connects, and finds the table of the job.
-    pub fn open(config: &LedgerConfig, choice: &Choice) -> Result<Reader, LedgerError> {
+    pub fn open(config: &LedgerConfig, choice: &SessionFilter) -> Result<Reader, LedgerError> {
         let mut client = connect_to_read(config)?;
         let failed = |why: postgres::Error| classify(&why, "preparing a report");
         client.batch_execute(SETTINGS).map_err(failed)?;
@@ -93,7 +93,7 @@ impl Reader {
 
     /// Runs a query of `queries/` without its part for psql. In it, `:sessions` stands for the table
     /// and `:'sessions'` for its name.
-    pub fn ask(&mut self, name: &str, sql: &str) -> Result<Answer, LedgerError> {
+    pub fn ask(&mut self, name: &str, sql: &str) -> Result<QueryResult, LedgerError> {
         let sql = sql.replace(":'sessions'", &literal(&self.table));
         let sql = sql.replace(":sessions", &self.source);
         let timeout = self.timeout;
@@ -117,19 +117,19 @@ impl Reader {
         let values = |row: postgres::SimpleQueryRow| {
             (0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect()
         };
-        Ok(Answer { columns, rows: rows.map(values).collect() })
+        Ok(QueryResult { columns, rows: rows.map(values).collect() })
     }
 }
 
-fn holds(ty: &Type) -> Holds {
+fn holds(ty: &Type) -> ColumnType {
     match *ty {
         Type::INT2 | Type::INT4 | Type::INT8 | Type::NUMERIC | Type::FLOAT4 | Type::FLOAT8 => {
-            Holds::Number
+            ColumnType::Number
         }
-        Type::DATE => Holds::Day,
-        Type::TIMESTAMPTZ | Type::TIMESTAMP => Holds::Time,
-        Type::INTERVAL => Holds::Length,
-        _ => Holds::Text,
+        Type::DATE => ColumnType::Day,
+        Type::TIMESTAMPTZ | Type::TIMESTAMP => ColumnType::Time,
+        Type::INTERVAL => ColumnType::Length,
+        _ => ColumnType::Text,
     }
 }
 
@@ -137,7 +137,7 @@ fn holds(ty: &Type) -> Holds {
 fn find(
     client: &mut Client,
     config: &LedgerConfig,
-    choice: &Choice,
+    choice: &SessionFilter,
 ) -> Result<(String, String), LedgerError> {
     let failed = |why: postgres::Error| match why.code() {
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => lacks_right(&why),
@@ -171,7 +171,7 @@ fn find(
 }
 
 /// The table, or the chosen part of it as a subquery.
-fn source(table: &str, plain: bool, choice: &Choice) -> String {
+fn source(table: &str, plain: bool, choice: &SessionFilter) -> String {
     let time = |column: &str| match plain {
         true => format!("{column} at time zone 'UTC'"),
         false => column.to_owned(),
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn the_chosen_part_of_a_table_is_a_subquery() {
-        let mut choice = Choice::default();
+        let mut choice = SessionFilter::default();
         assert_eq!(source("s.t", false, &choice), "s.t");
         assert_eq!(
             source("s.t", true, &choice),

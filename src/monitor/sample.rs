@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataflow::anomalies::figures::Alarms;
+use crate::dataflow::anomalies::figures::AnomalyFigures;
 use crate::dataflow::buckets::Counted;
 use crate::dataflow::changes::HostSums;
 use crate::dataflow::statistics::board::Board;
@@ -62,7 +62,7 @@ pub struct Sample {
     pub statistics: Option<Arc<Board>>,
     /// The anomalies of the job. Process 0 finds them, so they need not travel.
     #[serde(skip)]
-    pub anomalies: Option<Arc<Alarms>>,
+    pub anomalies: Option<Arc<AnomalyFigures>>,
 }
 
 /// The most bytes that a link carries at once, less some for the envelope and what it escapes.

@@ -86,7 +86,7 @@ fn audits_go_on_beside_a_job_and_find_what_is_new_late_or_damaged() {
     ];
     send(&[late.as_slice(), &day(4)].concat());
     next_audit(&world, &audits);
-    audits.wait_for("in time that was verified before: reading up to 480 records again");
+    audits.wait_for("in a period that was already verified: reading up to 480 records again");
     assert_eq!(
         last(&world, "kind || ' ' || differences || ' ' || unverifiable"),
         "incremental 0 0"
@@ -108,8 +108,8 @@ fn audits_go_on_beside_a_job_and_find_what_is_new_late_or_damaged() {
     change(1);
     next_audit(&world, &audits);
     assert_eq!(last(&world, "differences"), "1");
-    audits.wait_for("0 sessions missing, 0 rows wrong, 1 day not as verified before");
-    let found = fails(&world, &["--keep", "1h"], 1, "1 day not as verified before");
+    audits.wait_for("0 sessions missing, 0 rows wrong, 1 day changed since verified");
+    let found = fails(&world, &["--keep", "1h"], 1, "1 day changed since verified");
     assert!(found.said.contains("audit --full names the rows"), "{}", found.said);
     let full = fails(&world, &["--full", "--no-record"], 1, "1 session missing, 1 row wrong");
     assert_eq!(differences(&full)[0][..3], ["wrong", "10.0.0.9", "h"]);

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use crate::kafka::{PAST_MS, start, wait_for_records};
 use crate::oracle::{Event, GAP_MS, Row, event, sessions};
+use crate::queries::balance_adds_up;
 use crate::world::{World, chrono_now_ms, eventually};
 
 /// The visitor that is forgotten, and others whose addresses look alike.
@@ -187,6 +188,7 @@ fn nothing_of_a_visitor_is_left_and_everything_still_agrees() {
     assert!(!mentions(&found), "{}", found.lines().filter(|line| mentions(line)).count());
     let books = "select forgotten, difference from sessionizer.balance";
     assert_eq!(world.query(books), [["16", "0"]]);
+    balance_adds_up(&world, &["closed", "open", "dead", "forgotten"]);
     audit(&world);
 
     // Forgotten once more, and somebody who was never there.
@@ -245,7 +247,7 @@ fn rows_from_before_the_job_are_removed_and_were_never_counted() {
     let said = forgets(&world, &[]);
     // 4 alone, 5 with 3 of the job, and 3 on the other host.
     assert_eq!(counted(&said, "rows of"), (3, 15), "{said}");
-    assert!(said.contains("go on counting as closed"), "{said}");
+    assert!(said.contains("still count as closed"), "{said}");
     let left = "select count(*), sum(num_logs) from sessionized_events";
     assert_eq!(world.query(left), [["7".to_owned(), (6 + 18).to_string()]]);
     audit(&world);

@@ -193,13 +193,33 @@ impl Drop for Prometheus {
     }
 }
 
-/// Every query of the dashboard, with all jobs chosen.
-fn dashboard_queries() -> Vec<String> {
+fn panels() -> Vec<serde_json::Value> {
     let dashboard = file("deploy/grafana/sessionizer.json");
     let dashboard: serde_json::Value = serde_json::from_str(&dashboard).expect("JSON");
-    let panels = dashboard["panels"].as_array().expect("panels");
-    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().expect("targets"));
+    dashboard["panels"].as_array().expect("panels").clone()
+}
+
+/// Every query of a panel, with all jobs chosen.
+fn queries(panel: &serde_json::Value) -> Vec<String> {
+    let targets = panel["targets"].as_array().expect("targets").iter();
     targets.map(|target| target["expr"].as_str().expect("a query").replace("$job", ".*")).collect()
+}
+
+/// Grafana moves panels that overlap, each time in another way.
+#[test]
+fn every_panel_of_the_dashboard_has_a_place_and_an_id_of_its_own() {
+    let mut taken = BTreeSet::new();
+    let mut ids = BTreeSet::new();
+    for panel in panels() {
+        let title = panel["title"].as_str().expect("a title");
+        assert!(ids.insert(panel["id"].as_u64().expect("an id")), "the id of {title:?}");
+        let place = |side: &str| panel["gridPos"][side].as_u64().expect("a number");
+        let (x, y) = (place("x"), place("y"));
+        assert!(x + place("w") <= 24, "{title:?} is beyond the right edge");
+        for cell in (x..x + place("w")).flat_map(|x| (y..y + place("h")).map(move |y| (x, y))) {
+            assert!(taken.insert(cell), "{title:?} covers another panel at {cell:?}");
+        }
+    }
 }
 
 #[test]
@@ -223,9 +243,10 @@ fn a_real_prometheus_answers_every_query_of_the_dashboard() {
         })
     });
     assert_eq!(prometheus.query("up")[0]["value"][1], "1");
+    crate::audit::passes(&world);
     // Metrics of failures are empty while nothing fails.
     let may_be_empty = ["sessionizer_postgres_retries_total", "sessionizer_kafka_errors_total"];
-    for query in dashboard_queries() {
+    for query in panels().iter().flat_map(queries) {
         let empty = may_be_empty.iter().any(|name| query.contains(name));
         // Some things take a moment: a watermark, a session that closes.
         eventually(&format!("{query} finds something"), || {

@@ -48,7 +48,7 @@ struct Settings {
     record: bool,
     keep_ms: i64,
     /// Whether the log already says that results are not kept.
-    told_not_kept: Cell<bool>,
+    not_kept_logged: Cell<bool>,
 }
 
 /// Compares and prints the report. The fault says that the table is not the batch answer.
@@ -111,7 +111,7 @@ pub fn verify(
         full: true,
         record: false,
         keep_ms: 0,
-        told_not_kept: Cell::new(false),
+        not_kept_logged: Cell::new(false),
     };
     once(kafka, ledger, &settings, run_state)
 }
@@ -147,8 +147,8 @@ fn read(
     env: &Environment,
 ) -> Result<(KafkaConfig, LedgerConfig, Settings), Fault> {
     let mut problems = Problems::new(env);
-    let kafka = config::read_kafka(&mut problems, &args.kafka_config, true, env);
-    let ledger = config::read_ledger_of(&mut problems, args.job.as_deref(), env);
+    let kafka = config::read_kafka(&mut problems, &args.kafka.settings, true, env);
+    let ledger = config::read_ledger_of(&mut problems, args.job.name.as_deref(), env);
     let show = problems.take("--show", whole(&args.show, 0, 1_000_000));
     let keep_ms = problems.take("--keep", duration_ms(&args.keep, 0, YEAR_MS));
     let every = args.every.as_deref().map(|every| duration_ms(every, 1_000, YEAR_MS));
@@ -161,7 +161,7 @@ fn read(
                 full: args.full,
                 record: !args.no_record,
                 keep_ms: keep_ms as i64,
-                told_not_kept: Cell::new(false),
+                not_kept_logged: Cell::new(false),
             };
             Ok((kafka, ledger, settings))
         }

@@ -7,12 +7,13 @@ use sessionizer_core::audit::{Comparison, OldEvents, Proof, Rules};
 use sessionizer_core::fault::Fault;
 
 use crate::commands::audit::report::Report;
-use crate::commands::audit::topic::{Ends, Judged, Pass, ends_by_shard};
+use crate::commands::audit::topic::{Ends, RecordKind, TopicScan, ends_by_shard};
 use crate::commands::audit::{Settings, give_up, stopped};
+use crate::commands::reread::Available;
 use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
 use crate::kafka::KafkaConfig;
-use crate::ledger::{Audits, LedgerConfig, Moment, NewAudit};
+use crate::ledger::{AuditSnapshot, Audits, LedgerConfig, NewAudit};
 use crate::ui::text::plural;
 
 /// Compares the table of a job with the topic, and keeps the result.
@@ -24,19 +25,19 @@ pub(super) fn once(
 ) -> Result<Report, Fault> {
     let began = Instant::now();
     let audits = begin(ledger, settings)?;
-    let mut moment = Moment::read(ledger).map_err(give_up)?;
-    let (proof, incremental) = start(&mut moment, audits.as_ref(), settings)?;
+    let mut snapshot = AuditSnapshot::read(ledger).map_err(give_up)?;
+    let (proof, incremental) = start(&mut snapshot, audits.as_ref(), settings)?;
     let (comparison, mut report) =
-        compare(kafka, &mut moment, proof, (incremental, settings.show), run_state)?;
-    report.next_start = match moment.check_next_start() {
+        compare(kafka, &mut snapshot, proof, (incremental, settings.show), run_state)?;
+    report.next_start = match snapshot.check_next_start() {
         Ok(()) => None,
         Err(LedgerError::Fatal(fault)) => Some(fault),
         Err(error) => return Err(give_up(error)),
     };
     if let Some(audits) = audits {
         let duration_ms = began.elapsed().as_millis() as i64;
-        let audit = new_audit(&moment, &report, duration_ms);
-        let proof = (!moment.found_rows).then(|| prove(&moment, comparison, settings.keep_ms));
+        let audit = new_audit(&snapshot, &report, duration_ms);
+        let proof = (!snapshot.found_rows).then(|| prove(&snapshot, comparison, settings.keep_ms));
         // The verdict stands, whether it can be kept or not.
         match audits.keep(&audit, proof.as_ref()) {
             Ok(None) => {}
@@ -55,7 +56,7 @@ fn begin(ledger: &LedgerConfig, settings: &Settings) -> Result<Option<Audits>, F
     match Audits::begin(ledger).map_err(give_up)? {
         Ok(audits) => Ok(Some(audits)),
         Err(why) => {
-            if !settings.told_not_kept.replace(true) {
+            if !settings.not_kept_logged.replace(true) {
                 info!("the result of this audit is not kept: {why}");
             }
             Ok(None)
@@ -65,18 +66,18 @@ fn begin(ledger: &LedgerConfig, settings: &Settings) -> Result<Option<Audits>, F
 
 /// Returns the proof that the audit continues from, and whether an earlier audit left one.
 fn start(
-    moment: &mut Moment,
+    snapshot: &mut AuditSnapshot,
     audits: Option<&Audits>,
     settings: &Settings,
 ) -> Result<(Proof, bool), Fault> {
-    let nothing = Proof::of_nothing(moment.shards.len());
-    if audits.is_none() || settings.full || moment.found_rows {
+    let nothing = Proof::of_nothing(snapshot.shards.len());
+    if audits.is_none() || settings.full || snapshot.found_rows {
         return Ok((nothing, false));
     }
-    let Some(found) = moment.proof().map_err(give_up)? else {
+    let Some(found) = snapshot.proof().map_err(give_up)? else {
         return Ok((nothing, false));
     };
-    let usable = found.and_then(|proof| match is_outdated(&proof, moment) {
+    let usable = found.and_then(|proof| match is_outdated(&proof, snapshot) {
         Some(why) => Err(why),
         None => Ok(proof),
     });
@@ -89,13 +90,13 @@ fn start(
     }
 }
 
-fn is_outdated(proof: &Proof, moment: &Moment) -> Option<String> {
-    let changed = proof.is_outdated(&moment.past, &moment.shards);
+fn is_outdated(proof: &Proof, snapshot: &AuditSnapshot) -> Option<String> {
+    let changed = proof.is_outdated(&snapshot.history, &snapshot.shards);
     changed.or_else(|| {
         let ahead = |((topic, partition), verified): (&(String, i32), &Vec<_>)| {
             let place = |binding: &&_| is_at(binding, topic, *partition);
-            let binding = moment.latest_bindings().iter().find(place);
-            let ends = binding.map(|binding| ends_by_shard(moment, binding)).unwrap_or_default();
+            let binding = snapshot.latest_bindings().iter().find(place);
+            let ends = binding.map(|binding| ends_by_shard(snapshot, binding)).unwrap_or_default();
             let behind =
                 verified.len() != ends.len() || verified.iter().zip(&ends).any(|(v, e)| v > e);
             behind.then(|| {
@@ -112,33 +113,37 @@ fn is_at(binding: &crate::ledger::NamedBinding, topic: &str, partition: i32) -> 
 
 fn compare(
     kafka: &KafkaConfig,
-    moment: &mut Moment,
+    snapshot: &mut AuditSnapshot,
     proof: Proof,
     (incremental, shown): (bool, usize),
     run_state: &RunState,
 ) -> Result<(Comparison, Report), Fault> {
-    let pass = Pass::new_records(moment, &proof.ends);
-    refuse_holes(kafka, &pass, incremental, run_state)?;
+    let scan = TopicScan::new_records(snapshot, &proof.ends);
+    refuse_holes(kafka, &scan, incremental, run_state)?;
     let (records, partitions) =
-        (plural(pass.records(), "record"), plural(pass.ranges.len(), "partition"));
+        (plural(scan.records(), "record"), plural(scan.ranges.len(), "partition"));
     match incremental {
         false => info!("reading up to {records} of {partitions} again"),
         true => info!("continuing from the last audit: reading up to {records} of {partitions}"),
     }
     let rules = Rules {
-        gap: moment.gap,
-        end_after_ms: moment.end_after_ms(),
-        found_rows: moment.found_rows,
+        gap: snapshot.gap,
+        end_after_ms: snapshot.end_after_ms(),
+        found_rows: snapshot.found_rows,
         shown,
-        closes_before: moment.shards.iter().map(|shard| moment.epochs[&shard.epoch].0).collect(),
+        closes_before: snapshot
+            .shards
+            .iter()
+            .map(|shard| snapshot.epochs[&shard.epoch].0)
+            .collect(),
     };
     let ends = proof.ends.clone();
     let mut comparison = Comparison::new(rules, proof);
-    let mut forgotten = vec![0; moment.shards.len()];
-    let mut read = pass.read(kafka, run_state, |shard, judged| match judged {
-        Judged::Event(key, time) => comparison.event(shard, key, time),
-        Judged::Forgotten => forgotten[shard.0 as usize] += 1,
-        Judged::Dead => comparison.dead(shard),
+    let mut forgotten = vec![0; snapshot.shards.len()];
+    let mut read = scan.read(kafka, run_state, |shard, kind| match kind {
+        RecordKind::Event(key, time) => comparison.event(shard, key, time),
+        RecordKind::Forgotten => forgotten[shard.0 as usize] += 1,
+        RecordKind::Dead => comparison.dead(shard),
     })?;
     match incremental {
         false => info!(
@@ -152,11 +157,11 @@ fn compare(
             plural(comparison.sessions(), "session")
         ),
     }
-    for (key, row) in std::mem::take(&mut moment.refused_rows) {
+    for (key, row) in std::mem::take(&mut snapshot.refused_rows) {
         comparison.refused(key, row);
     }
     let mut rows = 0;
-    moment
+    snapshot
         .rows(|key, row| {
             rows += 1;
             comparison.row(key, row);
@@ -166,13 +171,13 @@ fn compare(
     if run_state.ending() {
         return Err(stopped());
     }
-    let old = read_old_events(kafka, moment, &ends, (&mut comparison, &mut read), run_state)?;
+    let old = read_old_events(kafka, snapshot, &ends, (&mut comparison, &mut read), run_state)?;
     let mut findings = comparison.settle(old).clone();
     if !incremental {
         // As many records must be forgotten as are recorded. An audit that continues reads none of
         // them: `sessionizer forget` deletes what audits have verified, so the next one is full.
         for (at, progress) in findings.progress.iter_mut().enumerate() {
-            let more = forgotten[at] as i64 - moment.forgotten_records[at] as i64;
+            let more = forgotten[at] as i64 - snapshot.forgotten_records[at] as i64;
             progress.open = progress.open.saturating_add_signed(more);
         }
     }
@@ -181,18 +186,19 @@ fn compare(
         incremental,
         records_read: read,
         rows,
-        ..Report::of(moment, findings)
+        ..Report::of(snapshot, findings)
     };
     Ok((comparison, report))
 }
 
 fn refuse_holes(
     kafka: &KafkaConfig,
-    pass: &Pass<'_>,
+    scan: &TopicScan<'_>,
     incremental: bool,
     run_state: &RunState,
 ) -> Result<(), Fault> {
-    let Some((range, oldest, end)) = pass.missing(kafka, run_state)? else { return Ok(()) };
+    let Some(available) = scan.missing(kafka, run_state)? else { return Ok(()) };
+    let Available { range, oldest, end } = available;
     let since = if incremental { " since the last audit" } else { "" };
     Err(Fault::Config(format!(
         "{}[{}]: the job has read offsets {} to {}{since}, Kafka has {oldest} to {end}: records \
@@ -204,7 +210,7 @@ fn refuse_holes(
 /// Reads the older events of late keys, if they are needed and Kafka still has them.
 fn read_old_events(
     kafka: &KafkaConfig,
-    moment: &Moment,
+    snapshot: &AuditSnapshot,
     verified: &Ends,
     (comparison, read): (&mut Comparison, &mut u64),
     run_state: &RunState,
@@ -212,18 +218,22 @@ fn read_old_events(
     if !comparison.needs_old_events() {
         return Ok(OldEvents::NotNeeded);
     }
-    let pass = Pass::old_records(moment, verified);
+    let scan = TopicScan::old_records(snapshot, verified);
     let keys = plural(comparison.late_keys(), "visitor");
-    if pass.missing(kafka, run_state)?.is_some() {
-        info!("{keys} had events in time that was verified before, and Kafka lacks the older ones");
+    if scan.missing(kafka, run_state)?.is_some() {
+        info!(
+            "{keys} had late events in a period that was already verified, and Kafka lacks the \
+             older ones"
+        );
         return Ok(OldEvents::Gone);
     }
     info!(
-        "{keys} had events in time that was verified before: reading up to {} again for them",
-        plural(pass.records(), "record")
+        "{keys} had late events in a period that was already verified: reading up to {} again for \
+         them",
+        plural(scan.records(), "record")
     );
-    *read += pass.read(kafka, run_state, |_, judged| {
-        if let Judged::Event(key, time) = judged {
+    *read += scan.read(kafka, run_state, |_, kind| {
+        if let RecordKind::Event(key, time) = kind {
             comparison.old_event(key, time);
         }
     })?;
@@ -231,30 +241,30 @@ fn read_old_events(
 }
 
 /// The proof that the next audit continues from.
-fn prove(moment: &Moment, comparison: Comparison, keep_ms: i64) -> Proof {
+fn prove(snapshot: &AuditSnapshot, comparison: Comparison, keep_ms: i64) -> Proof {
     // A session that an on-time event may still join is never sealed.
-    let before = moment.watermark.plus(-keep_ms.max(moment.gap.millis()));
-    let epochs = moment.shards.iter().map(|shard| shard.epoch);
+    let before = snapshot.watermark.plus(-keep_ms.max(snapshot.gap.millis()));
+    let epochs = snapshot.shards.iter().map(|shard| shard.epoch);
     let place = |binding: &crate::ledger::NamedBinding| {
-        ((binding.topic.clone(), binding.partition), ends_by_shard(moment, binding))
+        ((binding.topic.clone(), binding.partition), ends_by_shard(snapshot, binding))
     };
-    let ends: Ends = moment.latest_bindings().iter().map(place).collect();
-    comparison.into_proof(before, epochs, ends, moment.past.clone())
+    let ends: Ends = snapshot.latest_bindings().iter().map(place).collect();
+    comparison.into_proof(before, epochs, ends, snapshot.history.clone())
 }
 
-fn new_audit(moment: &Moment, report: &Report, duration_ms: i64) -> NewAudit {
+fn new_audit(snapshot: &AuditSnapshot, report: &Report, duration_ms: i64) -> NewAudit {
     let end = |binding: &crate::ledger::NamedBinding| {
-        let end = ends_by_shard(moment, binding).into_iter().min()?;
+        let end = ends_by_shard(snapshot, binding).into_iter().min()?;
         Some((format!("{}/{}", binding.topic, binding.partition), end.get().into()))
     };
     let through: serde_json::Map<String, serde_json::Value> =
-        moment.latest_bindings().iter().filter_map(end).collect();
+        snapshot.latest_bindings().iter().filter_map(end).collect();
     NewAudit {
         duration_ms,
         incremental: report.incremental,
         verified_through: serde_json::Value::Object(through).to_string(),
-        as_of: moment.shards.iter().map(|shard| shard.epoch).min().unwrap_or(0),
-        watermark: moment.watermark,
+        as_of: snapshot.shards.iter().map(|shard| shard.epoch).min().unwrap_or(0),
+        watermark: snapshot.watermark,
         records_read: report.records_read,
         rows_compared: report.rows,
         differences: report.differences(),

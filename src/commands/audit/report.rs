@@ -8,7 +8,7 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Shard;
 use sessionizer_core::plan::ShardProgress;
 
-use crate::ledger::{Balance, Moment};
+use crate::ledger::{AuditSnapshot, Balance};
 use crate::ui::text::{count, plural};
 
 /// How many shards with wrong counts are shown.
@@ -42,12 +42,12 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn of(moment: &Moment, findings: Findings) -> Self {
+    pub(super) fn of(snapshot: &AuditSnapshot, findings: Findings) -> Self {
         Report {
-            table: moment.table_name(),
-            quoted: moment.table().to_owned(),
-            balance: moment.balance,
-            totals: wrong_totals(moment, &findings.progress),
+            table: snapshot.table_name(),
+            quoted: snapshot.table().to_owned(),
+            balance: snapshot.balance,
+            totals: wrong_totals(snapshot, &findings.progress),
             findings,
             ..Report::default()
         }
@@ -72,7 +72,7 @@ impl Report {
         let what = if found.differences() > 0 {
             let days = match found.days.len() {
                 0 => String::new(),
-                days => format!(", {} not as verified before", plural(days, "day")),
+                days => format!(", {} changed since verified", plural(days, "day")),
             };
             format!(
                 "the table {} is not the batch answer: {} missing, {} wrong{days}",
@@ -122,7 +122,7 @@ impl Report {
             (found.sealed, "of them were verified before: the sums of their days are the same"),
             (found.part_of_open, "rows are parts of sessions that are open again"),
             (found.joined, "rows were there before the job, and it has merged events into them"),
-            (found.before, "rows are older than the job, and of no event that it has read"),
+            (found.before, "rows are older than the job and hold none of its events"),
             (found.open, "sessions are still open: their rows come when they close"),
             (found.refused, "sessions are dead letters: the table has refused them (row_refused)"),
         ] {
@@ -131,7 +131,7 @@ impl Report {
             }
         }
         line(out, found.missing, "sessions are missing in the table")?;
-        line(out, found.wrong, "rows are wrong: no session of the topic is like that")?;
+        line(out, found.wrong, "rows are wrong: they match no session of the topic")?;
         self.print_unverified(out)?;
         self.print_shards(out)?;
         if let Some(balance) = &self.balance {
@@ -206,7 +206,7 @@ impl Report {
         if !found.sealed_anew.is_empty() {
             let rows: i64 = found.sealed_anew.iter().map(|(_, rows)| rows).sum();
             let days = plural(found.sealed_anew.len(), "day");
-            let what = format!("rows of {days} with such rows are taken as the table has them");
+            let what = format!("rows of {days} with such rows are accepted unverified");
             line(out, rows.unsigned_abs(), &what)?;
         }
         Ok(())
@@ -241,7 +241,7 @@ impl Report {
             return writeln!(
                 out,
                 "Look at the rows of the first difference:\n  select * from {}\n  where ip = {} and \
-                 host = {} order by session_start;\nDid anything else than the job write to this \
+                 host = {} order by session_start;\nDid anything other than the job write to this \
                  table? If not, please report it.",
                 self.quoted,
                 quote(ip),
@@ -270,12 +270,12 @@ impl Report {
 
 /// The shards whose recorded counts differ from those that were found.
 fn wrong_totals(
-    moment: &Moment,
+    snapshot: &AuditSnapshot,
     found: &[ShardProgress],
 ) -> Vec<(Shard, ShardProgress, ShardProgress)> {
     let compare = |(at, recorded): (usize, &ShardProgress)| {
         let mut found = ShardProgress { epoch: recorded.epoch, ..found[at] };
-        if moment.found_rows {
+        if snapshot.found_rows {
             // Rows from before the job count events that the job does not know.
             let both = found.closed + found.open;
             found.closed = recorded.closed;
@@ -283,7 +283,7 @@ fn wrong_totals(
         }
         (found != *recorded).then_some((Shard(at as u32), *recorded, found))
     };
-    moment.shards.iter().enumerate().filter_map(compare).collect()
+    snapshot.shards.iter().enumerate().filter_map(compare).collect()
 }
 
 /// A count that is negative if sums contradict each other.

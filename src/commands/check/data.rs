@@ -95,7 +95,7 @@ impl Sample {
     /// The findings about the sample, given the clock and `--max-future`.
     pub fn judge(&self, now_ms: i64, max_future_ms: i64) -> Vec<Finding> {
         if self.is_empty() {
-            let text = "there are no records yet: nothing can be said about them";
+            let text = "there are no records yet: nothing to check";
             return vec![Finding::good(Code::D01, text)];
         }
         let mut found = vec![self.decoded()];
@@ -121,7 +121,7 @@ impl Sample {
             return Finding::good(Code::D01, text);
         };
         let text = format!(
-            "{} of {} sampled are no events, most often {reason} ({times}): {place}",
+            "{} of {} sampled are not events, most often {reason} ({times}): {place}",
             count(bad),
             plural(all, "record")
         );
@@ -144,7 +144,7 @@ impl Sample {
             return Finding::good(Code::D02, "event_time is RFC 3339, or in milliseconds");
         };
         let becomes = match unit {
-            Unit::Seconds => "their sessions would lie in January 1970",
+            Unit::Seconds => "their sessions would be in January 1970",
             _ => "none of them is an event",
         };
         let text = format!(

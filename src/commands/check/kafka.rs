@@ -12,7 +12,7 @@ use super::codes::{Code, Section};
 use super::data::Sample;
 use super::report::Finding;
 use crate::job::clock::now_ms;
-use crate::kafka::{Admin, Answer, KafkaConfig, Range, ReadCheck, scan_for};
+use crate::kafka::{Admin, KafkaConfig, Range, ReadCheck, TopicReply, scan_for};
 use crate::ui::text::{bytes, count, plural};
 
 /// How many records are sampled in all, and from one partition.
@@ -22,11 +22,11 @@ const SAMPLED_OF_ONE: std::ops::RangeInclusive<i64> = 10..=200;
 const NAMED: usize = 4;
 
 /// What to look at, and how.
-pub struct Looking {
+pub struct CheckOptions {
     pub sections: Vec<Section>,
     /// Whether `--only` names `data`: then the events are read even if Kafka creates
     /// `__consumer_offsets` because of that.
-    pub insists: bool,
+    pub data_requested: bool,
     pub timeout: Duration,
     pub max_future_ms: i64,
 }
@@ -42,20 +42,22 @@ pub struct Facts {
 }
 
 /// Checks Kafka and a sample of the events. Returns `None` if the topics cannot be read.
-pub fn look(
+pub fn check(
     config: &KafkaConfig,
-    looking: &Looking,
-    say: &mut dyn FnMut(Finding),
+    options: &CheckOptions,
+    report: &mut dyn FnMut(Finding),
 ) -> Option<Facts> {
     let admin = match Admin::new(config) {
         Ok(admin) => admin,
         Err(fault) => {
-            say(Finding::of_fault(Code::K02, &fault)
-                .or_remedy("correct the sasl.* and ssl.* settings of --kafka-config"));
+            report(
+                Finding::of_fault(Code::K02, &fault)
+                    .or_remedy("correct the sasl.* and ssl.* settings of --kafka-config"),
+            );
             return None;
         }
     };
-    let counts = topics(config, &admin, looking.timeout, say)?;
+    let counts = topics(config, &admin, options.timeout, report)?;
     let has_groups = admin.has_groups();
     let partitions = partitions(&counts);
     let oldest = admin.beginnings(&config.topics, &partitions);
@@ -67,11 +69,11 @@ pub fn look(
         has_groups,
         partitions: ranges.iter().map(|range| as_json(range, &log_ends, config)).collect(),
     };
-    extents(config, &partitions, &ranges, say);
-    open_transactions(config, &ranges, &log_ends, say);
-    batches(config, &admin, looking.timeout, say);
-    if !has_groups && !looking.insists {
-        say(Finding::warning(
+    extents(config, &partitions, &ranges, report);
+    open_transactions(config, &ranges, &log_ends, report);
+    batches(config, &admin, options.timeout, report);
+    if !has_groups && !options.data_requested {
+        report(Finding::warning(
             Code::K06,
             "no consumer has used this Kafka yet, and the first makes Kafka create its topic \
              __consumer_offsets: no events were sampled",
@@ -79,14 +81,14 @@ pub fn look(
         ));
         return Some(facts);
     }
-    group(config, &admin, &partitions, looking.timeout, say);
+    group(config, &admin, &partitions, options.timeout, report);
     if let Err(fault) = ReadCheck::start(config).wait() {
-        say(Finding::of_fault(Code::K05, &fault));
+        report(Finding::of_fault(Code::K05, &fault));
         return None;
     }
-    say(Finding::good(Code::K05, "this login may read what it is to read"));
-    if looking.sections.contains(&Section::Data) {
-        sample(config, &ranges, looking, say);
+    report(Finding::good(Code::K05, "this login may read the topics"));
+    if options.sections.contains(&Section::Data) {
+        sample(config, &ranges, options, report);
     }
     Some(facts)
 }
@@ -96,39 +98,39 @@ fn topics(
     config: &KafkaConfig,
     admin: &Admin,
     timeout: Duration,
-    say: &mut dyn FnMut(Finding),
+    report: &mut dyn FnMut(Finding),
 ) -> Option<Vec<i32>> {
     let place = &config.brokers;
     let mut counts = Vec::new();
     let mut answered = false;
-    let mut answers = |brokers: usize, say: &mut dyn FnMut(Finding)| {
+    let mut answers = |brokers: usize, report: &mut dyn FnMut(Finding)| {
         if !std::mem::replace(&mut answered, true) {
             let who = match brokers {
                 0 => String::new(),
                 brokers => format!(": {}", plural(brokers, "broker")),
             };
-            say(Finding::good(Code::K01, format!("{place} answers{who}")));
-            say(Finding::good(Code::K02, format!("connected by {}", config.protocol())));
+            report(Finding::good(Code::K01, format!("{place} answers{who}")));
+            report(Finding::good(Code::K02, format!("connected by {}", config.protocol())));
         }
     };
     for topic in &config.topics {
         match admin.inspect(topic, timeout) {
-            Answer::Topic { brokers, partitions, leaderless } => {
-                answers(brokers, say);
-                say(Finding::good(Code::K03, format!("the topic {topic} exists")));
-                leaders(topic, partitions, &leaderless, say);
+            TopicReply::Topic { brokers, partitions, leaderless } => {
+                answers(brokers, report);
+                report(Finding::good(Code::K03, format!("the topic {topic} exists")));
+                leaders(topic, partitions, &leaderless, report);
                 counts.push(partitions);
             }
-            Answer::NoTopic(fault) => {
-                answers(0, say);
-                say(no_topic(topic, &fault, config));
+            TopicReply::NoTopic(fault) => {
+                answers(0, report);
+                report(no_topic(topic, &fault, config));
             }
-            Answer::Refused(why) => {
-                say(refused(config, &why));
+            TopicReply::Refused(why) => {
+                report(refused(config, &why));
                 return None;
             }
-            Answer::Silent(why) => {
-                say(silent(config, &why));
+            TopicReply::Silent(why) => {
+                report(silent(config, &why));
                 return None;
             }
         }
@@ -136,19 +138,19 @@ fn topics(
     (counts.len() == config.topics.len()).then_some(counts)
 }
 
-fn leaders(topic: &str, partitions: i32, leaderless: &[i32], say: &mut dyn FnMut(Finding)) {
+fn leaders(topic: &str, partitions: i32, leaderless: &[i32], report: &mut dyn FnMut(Finding)) {
     if leaderless.is_empty() {
         let every = match partitions {
             1 => "its partition has a leader".to_owned(),
             several => format!("all {several} partitions of {topic} have leaders"),
         };
-        return say(Finding::good(Code::K04, every));
+        return report(Finding::good(Code::K04, every));
     }
     let text = format!("{topic}{leaderless:?}: no broker leads these partitions now");
     let remedy = format!(
         "kafka-topics.sh --describe --topic {topic} --unavailable-partitions --bootstrap-server ..."
     );
-    say(Finding::failed(Code::K04, 1, text, remedy));
+    report(Finding::failed(Code::K04, 1, text, remedy));
 }
 
 fn no_topic(topic: &str, fault: &Fault, config: &KafkaConfig) -> Finding {
@@ -175,7 +177,7 @@ fn refused(config: &KafkaConfig, why: &str) -> Finding {
         (true, _) => "set one that the broker offers: --kafka-config sasl.mechanism=...",
         (_, true) => {
             "name the authority that signed the certificate: --kafka-config ssl.ca.location=FILE; \
-             and write the brokers in KAFKA_URL by the names in it"
+             and use the host names of the certificate in KAFKA_URL"
         }
         _ => {
             "check KAFKA_WEB_TRAFFIC_KEY and KAFKA_WEB_TRAFFIC_SECRET, or the sasl.* and ssl.* \
@@ -239,7 +241,7 @@ fn extents(
     config: &KafkaConfig,
     partitions: &[Partition],
     ranges: &[(Partition, Range)],
-    say: &mut dyn FnMut(Finding),
+    report: &mut dyn FnMut(Finding),
 ) {
     for (at, topic) in config.topics.iter().enumerate() {
         let of = |partition: &Partition| usize::from(partition.topic) == at;
@@ -249,7 +251,7 @@ fn extents(
         if mine.len() < wanted {
             let missing = plural(wanted - mine.len(), "partition");
             let text = format!("the offsets of {missing} of {topic} are not known: no answer");
-            say(Finding::failed(Code::K07, 1, text, "see SZ-K04, or raise --timeout"));
+            report(Finding::failed(Code::K07, 1, text, "see SZ-K04, or raise --timeout"));
             continue;
         }
         let records: i64 = mine.iter().map(|range| range.end.since(range.start)).sum();
@@ -259,7 +261,7 @@ fn extents(
         if mine.len() > NAMED {
             places.push(format!("and {} more", mine.len() - NAMED));
         }
-        say(Finding::good(
+        report(Finding::good(
             Code::K07,
             format!("{topic}: {} offsets, {}", count(records), places.join(", ")),
         ));
@@ -271,7 +273,7 @@ fn open_transactions(
     config: &KafkaConfig,
     ranges: &[(Partition, Range)],
     log_ends: &BTreeMap<Partition, Offset>,
-    say: &mut dyn FnMut(Finding),
+    report: &mut dyn FnMut(Finding),
 ) {
     let held: Vec<String> = ranges
         .iter()
@@ -282,7 +284,7 @@ fn open_transactions(
         })
         .collect();
     if held.is_empty() {
-        return say(Finding::good(Code::K08, "no transaction is open at the end"));
+        return report(Finding::good(Code::K08, "no transaction is open at the end"));
     }
     let more = held.len().saturating_sub(NAMED);
     let mut named = held.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
@@ -290,7 +292,7 @@ fn open_transactions(
         named.push_str(&format!("; and {more} more"));
     }
     let first = config.brokers.split(',').next().unwrap_or_default();
-    say(Finding::warning(
+    report(Finding::warning(
         Code::K08,
         format!("open transactions hold offsets back: {named}. The watermark waits for them"),
         format!("kafka-transactions.sh --bootstrap-server {first} find-hanging --broker-id ..."),
@@ -298,13 +300,18 @@ fn open_transactions(
 }
 
 /// Whether the largest batch that a topic allows can be received.
-fn batches(config: &KafkaConfig, admin: &Admin, timeout: Duration, say: &mut dyn FnMut(Finding)) {
+fn batches(
+    config: &KafkaConfig,
+    admin: &Admin,
+    timeout: Duration,
+    report: &mut dyn FnMut(Finding),
+) {
     for topic in &config.topics {
         let Some(limits) = admin.batch_limits(topic, timeout) else { continue };
         let largest = bytes(limits.topic);
         if limits.topic <= limits.here {
             let text = format!("record batches of {topic} have at most {largest}, and fit");
-            say(Finding::good(Code::K09, text));
+            report(Finding::good(Code::K09, text));
             continue;
         }
         let text = format!(
@@ -313,7 +320,7 @@ fn batches(config: &KafkaConfig, admin: &Admin, timeout: Duration, say: &mut dyn
         );
         let needed = limits.topic.saturating_add(1_024);
         let remedy = format!("add --kafka-config receive.message.max.bytes={needed}");
-        say(Finding::warning(Code::K09, text, remedy));
+        report(Finding::warning(Code::K09, text, remedy));
     }
 }
 
@@ -323,14 +330,14 @@ fn group(
     admin: &Admin,
     partitions: &[Partition],
     timeout: Duration,
-    say: &mut dyn FnMut(Finding),
+    report: &mut dyn FnMut(Finding),
 ) {
     let name = |partition: &Partition| {
         (config.topics[usize::from(partition.topic)].clone(), partition.number)
     };
     let wanted: Vec<(String, i32)> = partitions.iter().map(name).collect();
     let group = &config.group;
-    say(match admin.committed(group, &wanted, timeout) {
+    report(match admin.committed(group, &wanted, timeout) {
         Ok(Some(_)) => Finding::good(Code::K06, format!("the consumer group {group} can be used")),
         Ok(None) => Finding::warning(
             Code::K06,
@@ -348,8 +355,8 @@ fn group(
 fn sample(
     config: &KafkaConfig,
     ranges: &[(Partition, Range)],
-    looking: &Looking,
-    say: &mut dyn FnMut(Finding),
+    options: &CheckOptions,
+    report: &mut dyn FnMut(Finding),
 ) {
     let each = SAMPLED / (ranges.len() as i64).max(1);
     let each = each.clamp(*SAMPLED_OF_ONE.start(), *SAMPLED_OF_ONE.end());
@@ -362,16 +369,18 @@ fn sample(
         .filter(|range| range.start < range.end)
         .collect();
     let mut sample = Sample::default();
-    let read = scan_for(config, &ends, looking.timeout, |at, record| {
+    let read = scan_for(config, &ends, options.timeout, |at, record| {
         sample.take(&ends[at].topic, ends[at].partition, &record);
         true
     });
     if let Err(fault) = read {
-        say(Finding::of_fault(Code::D01, &fault)
-            .or_remedy("raise --timeout; if it stays so, RUST_LOG=debug shows what Kafka says"));
+        report(
+            Finding::of_fault(Code::D01, &fault)
+                .or_remedy("raise --timeout; if it stays so, RUST_LOG=debug shows what Kafka says"),
+        );
         if sample.is_empty() {
             return;
         }
     }
-    sample.judge(now_ms() as i64, looking.max_future_ms).into_iter().for_each(say);
+    sample.judge(now_ms() as i64, options.max_future_ms).into_iter().for_each(report);
 }

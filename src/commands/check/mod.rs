@@ -22,7 +22,7 @@ use sessionizer_core::fault::Fault;
 
 use self::codes::{Code, Section};
 use self::plan::Known;
-use self::report::{Finding, Look, Report};
+use self::report::{Finding, Report, Style};
 use self::settings::Settings;
 use crate::cli::CheckArgs;
 use crate::config::{Environment, Problems, duration_ms};
@@ -44,7 +44,7 @@ const MAX_FUTURE_MS: i64 = 300_000;
 struct Wanted {
     sections: Vec<Section>,
     /// Whether `--only` names the events.
-    insists: bool,
+    data_requested: bool,
     connect: bool,
     wait: Duration,
     timeout: Duration,
@@ -55,7 +55,7 @@ pub fn check(args: &CheckArgs, env: &Environment, run_state: &Arc<RunState>) -> 
     let wanted = read(args, env)?;
     // The report covers what the clients would log.
     logging::quiet();
-    let look = appearance();
+    let style = appearance();
     let began = Instant::now();
     let streams = wanted.wait.is_zero() && !args.json;
     let mut progress = Progress::default();
@@ -63,7 +63,7 @@ pub fn check(args: &CheckArgs, env: &Environment, run_state: &Arc<RunState>) -> 
         let mut before = None;
         let mut show = |finding: &Finding| {
             if streams {
-                print(&look.finding(finding, before.replace(finding.code.section())))?;
+                print(&style.finding(finding, before.replace(finding.code.section())))?;
             }
             Ok(())
         };
@@ -87,7 +87,7 @@ pub fn check(args: &CheckArgs, env: &Environment, run_state: &Arc<RunState>) -> 
         if !streams {
             let mut before = None;
             for finding in &report.findings {
-                print(&look.finding(finding, before.replace(finding.code.section())))?;
+                print(&style.finding(finding, before.replace(finding.code.section())))?;
             }
         }
         print(&format!("\n{}\n", report.summary()))?;
@@ -111,7 +111,7 @@ fn read(args: &CheckArgs, env: &Environment) -> Result<Wanted, Fault> {
             }
         }
     }
-    let insists = sections.contains(&Section::Data);
+    let data_requested = sections.contains(&Section::Data);
     if sections.is_empty() {
         sections = Section::ALL.to_vec();
     }
@@ -121,7 +121,7 @@ fn read(args: &CheckArgs, env: &Environment) -> Result<Wanted, Fault> {
     match (wait, timeout) {
         (Some(wait), Some(timeout)) if problems.is_empty() => Ok(Wanted {
             sections,
-            insists,
+            data_requested,
             connect: !args.no_connect,
             wait: Duration::from_millis(wait),
             timeout: Duration::from_millis(timeout),
@@ -150,7 +150,7 @@ fn once(
             report.findings.push(finding);
         }
     };
-    let (settings, found) = settings::look(&args.run, env);
+    let (settings, found) = settings::check(&args.run, env);
     let job = settings.ledger.as_ref().map(|ledger| ledger.job.clone());
     let everything = wanted.sections.contains(&Section::Settings) || needs(wanted, Section::Plan);
     let reads = (needs(wanted, Section::Kafka), needs(wanted, Section::Postgres));
@@ -170,7 +170,7 @@ fn once(
         partitions = kafka.as_ref().map_or(Vec::new(), |facts| facts.partitions.clone());
         if needs(wanted, Section::Plan) {
             let known = Known { config: settings.config, kafka, postgres };
-            let work = start("plan", move |say| plan::look(&known, say));
+            let work = start("plan", move |report| plan::check(&known, report));
             let found = follow(work, 2 * limit, Code::L01, "Kafka", &mut take);
             plan = found.unwrap_or_default();
         }
@@ -197,28 +197,27 @@ type Looks = (Option<Work<Option<kafka::Facts>>>, Option<Work<Option<postgres::F
 fn begin(settings: &Settings, wanted: &Wanted) -> Looks {
     let config = settings.config.as_ref();
     let kafka = settings.kafka.clone().filter(|_| needs(wanted, Section::Kafka)).map(|kafka| {
-        let looking = kafka::Looking {
+        let options = kafka::CheckOptions {
             sections: wanted.sections.clone(),
-            insists: wanted.insists,
+            data_requested: wanted.data_requested,
             timeout: wanted.timeout,
             max_future_ms: config.map_or(MAX_FUTURE_MS, |config| config.rules.max_future_ms),
         };
-        start("kafka", move |say| kafka::look(&kafka, &looking, say))
+        start("kafka", move |report| kafka::check(&kafka, &options, report))
     });
     let timeout = wanted.timeout;
     let writers = config.map_or(1, |config| config.writers);
     let wants_it = needs(wanted, Section::Postgres);
-    let postgres =
-        settings.ledger.clone().filter(|_| wants_it).map(|ledger| {
-            start("postgres", move |say| postgres::look(&ledger, writers, timeout, say))
-        });
+    let postgres = settings.ledger.clone().filter(|_| wants_it).map(|ledger| {
+        start("postgres", move |report| postgres::check(&ledger, writers, timeout, report))
+    });
     (kafka, postgres)
 }
 
 /// A check that runs on its own thread.
-struct Work<T>(Receiver<Said<T>>);
+struct Work<T>(Receiver<Message<T>>);
 
-enum Said<T> {
+enum Message<T> {
     Found(Finding),
     Done(T),
 }
@@ -227,11 +226,11 @@ fn start<T: Send + 'static>(
     name: &str,
     work: impl FnOnce(&mut dyn FnMut(Finding)) -> T + Send + 'static,
 ) -> Work<T> {
-    let (sender, receiver): (Sender<Said<T>>, _) = channel();
+    let (sender, receiver): (Sender<Message<T>>, _) = channel();
     let run = move || {
         // After too long a silence, nobody receives this any more.
-        let done = work(&mut |finding| drop(sender.send(Said::Found(finding))));
-        drop(sender.send(Said::Done(done)));
+        let done = work(&mut |finding| drop(sender.send(Message::Found(finding))));
+        drop(sender.send(Message::Done(done)));
     };
     let thread = thread::Builder::new().name(format!("check-{name}"));
     thread.spawn(run).expect("a thread can be started");
@@ -248,14 +247,14 @@ fn follow<T>(
 ) -> Option<T> {
     loop {
         match work.0.recv_timeout(limit) {
-            Ok(Said::Found(finding)) => take(finding),
-            Ok(Said::Done(done)) => return Some(done),
+            Ok(Message::Found(finding)) => take(finding),
+            Ok(Message::Done(done)) => return Some(done),
             Err(_) => {
                 let text = format!(
-                    "{who} accepts the connection, and has not answered for {}",
+                    "{who} accepts the connection but has not answered for {}",
                     duration(limit)
                 );
-                let remedy = "is it overloaded, locked, or does a proxy stand in between?";
+                let remedy = "is it overloaded, locked, or is there a proxy in between?";
                 take(Finding::failed(code, 1, text, remedy));
                 return None;
             }
@@ -303,12 +302,12 @@ fn width(stream: &impl std::os::fd::AsFd) -> usize {
 }
 
 /// How lines look on standard output.
-fn appearance() -> Look {
+fn appearance() -> Style {
     let terminal = std::io::stdout().is_terminal();
     let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default();
     let locale = locale.to_uppercase().replace('-', "");
-    Look {
+    Style {
         width: width(&std::io::stdout()).min(110),
         signs: terminal && locale.contains("UTF8"),
         colours: terminal && set("NO_COLOR").is_none(),

@@ -27,50 +27,50 @@ pub struct Known {
 }
 
 /// Reports what a start would do. Returns the same for JSON.
-pub fn look(known: &Known, say: &mut dyn FnMut(Finding)) -> Value {
-    let plan = plan(known, say);
+pub fn check(known: &Known, report: &mut dyn FnMut(Finding)) -> Value {
+    let plan = plan(known, report);
     if let Some(facts) = &known.postgres {
-        instances(facts, say);
+        instances(facts, report);
     }
     plan
 }
 
-fn plan(known: &Known, say: &mut dyn FnMut(Finding)) -> Value {
+fn plan(known: &Known, report: &mut dyn FnMut(Finding)) -> Value {
     let (Some(config), Some(kafka), Some(facts)) = (&known.config, &known.kafka, &known.postgres)
     else {
-        return unknown("not known: mend the failures above first", say);
+        return unknown("not known: fix the failures above first", report);
     };
     let Some(found) = &facts.found else {
-        return unknown("a start would be refused for the failures above", say);
+        return unknown("a start would be refused for the failures above", report);
     };
     // Groups cannot be asked about yet, and this plan depends on them.
     let with_rows = found.first.as_ref().is_some_and(|first| first.rows.is_some());
     let asks_group = with_rows || matches!(config.from, Some(StartAt::Group(_)));
     if asks_group && !kafka.has_groups && config.from.is_some() {
-        return unknown("not known before a consumer has used this Kafka (SZ-K06)", say);
+        return unknown("not known before a consumer has used this Kafka (SZ-K06)", report);
     }
     match recover::outlook(config, found, &kafka.counts, kafka.has_groups, now_ms()) {
-        Ok(outlook) => would(config, &outlook, say),
+        Ok(outlook) => would(config, &outlook, report),
         Err(fault) => {
             let mut refusal = Finding::of_fault(Code::L01, &fault);
             refusal.text = format!("a start would be refused: {}", refusal.text);
             let why = refusal.text.clone();
-            say(refusal.or_remedy("see the README, *When something is wrong*"));
+            report(refusal.or_remedy("see the README, *When something is wrong*"));
             json!({ "kind": "refused", "why": why })
         }
     }
 }
 
-fn unknown(why: &str, say: &mut dyn FnMut(Finding)) -> Value {
+fn unknown(why: &str, report: &mut dyn FnMut(Finding)) -> Value {
     let remedies = Vec::new();
-    say(Finding { code: Code::L01, outcome: Outcome::Warning, text: why.to_owned(), remedies });
+    report(Finding { code: Code::L01, outcome: Outcome::Warning, text: why.to_owned(), remedies });
     json!({ "kind": "unknown", "why": why })
 }
 
 /// Reports instances of the job that are running.
-fn instances(facts: &postgres::Facts, say: &mut dyn FnMut(Finding)) {
+fn instances(facts: &postgres::Facts, report: &mut dyn FnMut(Finding)) {
     let Some((pid, from)) = facts.running.first() else {
-        return say(Finding::good(Code::L04, "no instance of the job is running"));
+        return report(Finding::good(Code::L04, "no instance of the job is running"));
     };
     let started = facts.started.as_ref();
     let started = started.map_or(String::new(), |(by, at)| format!(", started {at} by {by}"));
@@ -79,7 +79,7 @@ fn instances(facts: &postgres::Facts, say: &mut dyn FnMut(Finding)) {
          {pid})",
         plural(facts.running.len(), "connection")
     );
-    say(Finding {
+    report(Finding {
         code: Code::L04,
         outcome: Outcome::Failed(3),
         text,
@@ -91,27 +91,27 @@ fn instances(facts: &postgres::Facts, say: &mut dyn FnMut(Finding)) {
     });
 }
 
-fn would(config: &Config, outlook: &Outlook, say: &mut dyn FnMut(Finding)) -> Value {
+fn would(config: &Config, outlook: &Outlook, report: &mut dyn FnMut(Finding)) -> Value {
     let lost = outlook.lost.as_ref();
     let refused = lost.is_some_and(|(_, accepted)| !accepted);
     let seconds = seconds(config, outlook);
     let epoch = EventTime::from_millis(outlook.epoch as i64);
     if !refused {
-        say(Finding::good(Code::L01, sentence(outlook, epoch, seconds)));
+        report(Finding::good(Code::L01, sentence(outlook, epoch, seconds)));
     }
     match lost {
-        None => say(Finding::good(Code::L02, "Kafka still has every record that is needed")),
-        Some((fault, false)) => say(Finding::of_fault(Code::L02, fault)),
+        None => report(Finding::good(Code::L02, "Kafka still has every record that is needed")),
+        Some((fault, false)) => report(Finding::of_fault(Code::L02, fault)),
         Some((fault, true)) => {
             let mut finding = Finding::of_fault(Code::L02, fault);
             finding.outcome = Outcome::Warning;
             finding.remedies =
-                vec!["it would go on without them, as --accept-lost-offsets says".to_owned()];
-            say(finding);
+                vec!["it would continue without them (--accept-lost-offsets)".to_owned()];
+            report(finding);
         }
     }
     for advice in &outlook.advice {
-        say(Finding::warning(Code::L03, advice, "is it what you meant?"));
+        report(Finding::warning(Code::L03, advice, "is it what you meant?"));
     }
     let kind = match (refused, &outlook.from) {
         (true, _) => "refused",

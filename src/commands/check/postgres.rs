@@ -27,16 +27,16 @@ pub struct Facts {
 
 /// Checks Postgres. `writers` is the number of writers that a start would have. Returns `None` if
 /// the server cannot be reached.
-pub fn look(
+pub fn check(
     config: &LedgerConfig,
     writers: u32,
     timeout: Duration,
-    say: &mut dyn FnMut(Finding),
+    report: &mut dyn FnMut(Finding),
 ) -> Option<Facts> {
     let (mut inspection, read_only) = match Inspection::open(config, timeout) {
         Ok(opened) => opened,
         Err(error) => {
-            say(unreachable(config, &error));
+            report(unreachable(config, &error));
             return None;
         }
     };
@@ -44,27 +44,27 @@ pub fn look(
     let server = match inspection.server() {
         Ok(server) => server,
         Err(error) => {
-            say(unreachable(config, &error));
+            report(unreachable(config, &error));
             return None;
         }
     };
-    address(&server, say);
-    say(match read_only {
-        None => Finding::good(Code::P03, "the server takes writes"),
+    address(&server, report);
+    report(match read_only {
+        None => Finding::good(Code::P03, "the server accepts writes"),
         Some(ReadOnly { why, remedy }) => Finding::failed(Code::P03, 1, why, remedy),
     });
-    refused_or(Code::P04, inspection.encoding(), "the encoding keeps keys as they are", say);
-    let own = own_schema(&mut inspection, say);
-    let (table, usable) = table(&mut inspection, config, say);
-    publications(&mut inspection, table.as_ref(), say);
+    refused_or(Code::P04, inspection.encoding(), "the encoding keeps keys as they are", report);
+    let own = own_schema(&mut inspection, report);
+    let (table, usable) = table(&mut inspection, config, report);
+    publications(&mut inspection, table.as_ref(), report);
     if let Some(table) = &table {
-        roles(&mut inspection, table, say);
+        roles(&mut inspection, table, report);
     }
-    connections(&server, writers, !running.is_empty(), say);
-    clocks(&server, say);
-    lost_commits(&mut inspection, say);
+    connections(&server, writers, !running.is_empty(), report);
+    clocks(&server, report);
+    lost_commits(&mut inspection, report);
     let found = match own && usable {
-        true => state(&mut inspection, table.as_ref(), say),
+        true => state(&mut inspection, table.as_ref(), report),
         false => None,
     };
     let started = inspection.started().unwrap_or_default();
@@ -100,12 +100,12 @@ fn refused_or(
     code: Code,
     answer: Result<(), LedgerError>,
     good: &str,
-    say: &mut dyn FnMut(Finding),
+    report: &mut dyn FnMut(Finding),
 ) -> bool {
     match answer {
-        Ok(()) => say(Finding::good(code, good)),
+        Ok(()) => report(Finding::good(code, good)),
         Err(error) => {
-            say(unanswered(code, &error));
+            report(unanswered(code, &error));
             return false;
         }
     }
@@ -113,23 +113,26 @@ fn refused_or(
 }
 
 /// Which server the connection leads to, and whether it is encrypted.
-fn address(server: &Server, say: &mut dyn FnMut(Finding)) {
+fn address(server: &Server, report: &mut dyn FnMut(Finding)) {
     let Server { version, database, tls, .. } = server;
     let tls = tls.as_ref().map_or("without TLS".to_owned(), |version| format!("by {version}"));
     let version = version.split(' ').next().unwrap_or_default();
-    say(Finding::good(Code::P01, format!("PostgreSQL {version}, {database}, {tls}")));
-    say(Finding::good(Code::P02, "no pooler, or one in session mode: a session is ours alone"));
+    report(Finding::good(Code::P01, format!("PostgreSQL {version}, {database}, {tls}")));
+    report(Finding::good(
+        Code::P02,
+        "no pooler, or one in session mode: no other client shares the session",
+    ));
 }
 
-fn lost_commits(inspection: &mut Inspection, say: &mut dyn FnMut(Finding)) {
-    say(match inspection.lost_commits() {
+fn lost_commits(inspection: &mut Inspection, report: &mut dyn FnMut(Finding)) {
+    report(match inspection.lost_commits() {
         Ok(None) => Finding::good(Code::P18, "what is committed is on disk"),
         Ok(Some(warning)) => Finding::advice(Code::P18, &warning),
         Err(error) => unanswered(Code::P18, &error),
     });
 }
 
-fn connections(server: &Server, writers: u32, is_running: bool, say: &mut dyn FnMut(Finding)) {
+fn connections(server: &Server, writers: u32, is_running: bool, report: &mut dyn FnMut(Finding)) {
     let left = server.connections.left.max(0);
     let needed = i64::from(writers) + MORE_CONNECTIONS;
     let text = format!(
@@ -138,7 +141,7 @@ fn connections(server: &Server, writers: u32, is_running: bool, say: &mut dyn Fn
         server.connections.limit
     );
     let remedy = &server.connections.remedy;
-    say(match left {
+    report(match left {
         // A running instance has its connections already.
         left if left >= 2 * needed || is_running => Finding::good(Code::P16, text),
         left if left >= needed => Finding::warning(Code::P16, text, remedy),
@@ -146,14 +149,14 @@ fn connections(server: &Server, writers: u32, is_running: bool, say: &mut dyn Fn
     });
 }
 
-fn clocks(server: &Server, say: &mut dyn FnMut(Finding)) {
+fn clocks(server: &Server, report: &mut dyn FnMut(Finding)) {
     let apart = server.clock_ahead_ms.unsigned_abs();
     let sure = server.clock_ahead_ms.abs() - server.clock_error_ms;
     if sure < APART_MS {
-        return say(Finding::good(Code::P17, "its clock agrees with this machine's"));
+        return report(Finding::good(Code::P17, "its clock agrees with this machine's"));
     }
     let which = if server.clock_ahead_ms > 0 { "ahead of" } else { "behind" };
-    say(Finding::warning(
+    report(Finding::warning(
         Code::P17,
         format!("its clock is {} {which} this machine's", duration(Duration::from_millis(apart))),
         "set both by NTP: this machine's clock decides which events lie in the future",
@@ -161,64 +164,66 @@ fn clocks(server: &Server, say: &mut dyn FnMut(Finding)) {
 }
 
 /// Whether the schema `sessionizer` can be used.
-fn own_schema(inspection: &mut Inspection, say: &mut dyn FnMut(Finding)) -> bool {
+fn own_schema(inspection: &mut Inspection, report: &mut dyn FnMut(Finding)) -> bool {
     let trusted = refused_or(
         Code::P05,
         inspection.owners(),
-        "nobody else can have code run as this login",
-        say,
+        "no other role's code can run as this login",
+        report,
     );
     let there = match inspection.own_schema() {
         Ok(OwnSchema::Missing) => {
-            say(Finding::good(Code::P06, "the first start creates the schema sessionizer"));
+            report(Finding::good(Code::P06, "the first start creates the schema sessionizer"));
             return trusted;
         }
         Ok(OwnSchema::Older(version)) => {
             let text =
                 format!("a start brings the schema sessionizer up to date, from version {version}");
-            say(Finding::good(Code::P06, text));
+            report(Finding::good(Code::P06, text));
             true
         }
         Ok(OwnSchema::Complete(version)) => {
             let text = format!("the schema sessionizer is complete, and of version {version}");
-            say(Finding::good(Code::P06, text));
+            report(Finding::good(Code::P06, text));
             true
         }
         Err(error) => {
-            say(unanswered(Code::P06, &error));
+            report(unanswered(Code::P06, &error));
             false
         }
     };
     let good = "this login has the rights it needs there";
-    refused_or(Code::P07, inspection.own_rights(), good, say) && there && trusted
+    refused_or(Code::P07, inspection.own_rights(), good, report) && there && trusted
 }
 
 /// The table, and whether a start could use it.
 fn table(
     inspection: &mut Inspection,
     config: &LedgerConfig,
-    say: &mut dyn FnMut(Finding),
+    report: &mut dyn FnMut(Finding),
 ) -> (Option<Table>, bool) {
     let table = match inspection.table() {
         Ok(Some(table)) => table,
         Ok(None) => {
             let text = format!("the first start creates the table {}", config.table);
-            say(Finding::good(Code::P08, text));
+            report(Finding::good(Code::P08, text));
             return (None, true);
         }
         Err(error) => {
-            say(Finding::of_error(Code::P08, &error)
-                .or_remedy("name another table with --table, and a start makes it"));
+            report(
+                Finding::of_error(Code::P08, &error)
+                    .or_remedy("name another table with --table, and a start makes it"),
+            );
             return (None, false);
         }
     };
     let shown = &table.shown;
-    say(Finding::good(Code::P08, format!("the table {shown} has the columns of sessions")));
+    report(Finding::good(Code::P08, format!("the table {shown} has the columns of sessions")));
     match table.advice.is_empty() {
-        true => say(Finding::good(Code::P09, "it has room for every session")),
-        false => table.advice.iter().for_each(|advice| say(Finding::advice(Code::P09, advice))),
+        true => report(Finding::good(Code::P09, "it has room for every session")),
+        false => table.advice.iter().for_each(|advice| report(Finding::advice(Code::P09, advice))),
     }
-    say(match table.keyed {
+    report(match table.keyed {
         true => Finding::good(Code::P10, "it has a key on ip, host, session_start"),
         false => Finding::warning(
             Code::P10,
@@ -231,23 +236,23 @@ fn table(
         Code::P11,
         inspection.table_rights(&table),
         "this login may read, insert and delete, as late events need",
-        say,
+        report,
     );
     usable &= refused_or(
         Code::P12,
         inspection.row_security(&table),
         "no row level security hides rows",
-        say,
+        report,
     );
-    triggers(inspection, &table, say);
+    triggers(inspection, &table, report);
     (Some(table), usable)
 }
 
-fn triggers(inspection: &mut Inspection, table: &Table, say: &mut dyn FnMut(Finding)) {
+fn triggers(inspection: &mut Inspection, table: &Table, report: &mut dyn FnMut(Finding)) {
     let shown = &table.shown;
     let triggers = match inspection.triggers(table) {
         Ok(triggers) => triggers,
-        Err(error) => return say(unanswered(Code::P13, &error)),
+        Err(error) => return report(unanswered(Code::P13, &error)),
     };
     if let [first, ..] = &triggers.before[..] {
         let text = format!(
@@ -257,37 +262,41 @@ fn triggers(inspection: &mut Inspection, table: &Table, say: &mut dyn FnMut(Find
         );
         let name = first.split(" (").next().unwrap_or(first);
         let remedy = format!("alter table {shown} disable trigger {name};");
-        return say(Finding::warning(Code::P13, text, remedy));
+        return report(Finding::warning(Code::P13, text, remedy));
     }
     let text = match triggers.others.is_empty() {
         true => "it has no triggers".to_owned(),
         false => format!("its triggers change no row: {}", triggers.others.join(", ")),
     };
-    say(Finding::good(Code::P13, text));
+    report(Finding::good(Code::P13, text));
 }
 
-fn roles(inspection: &mut Inspection, table: &Table, say: &mut dyn FnMut(Finding)) {
+fn roles(inspection: &mut Inspection, table: &Table, report: &mut dyn FnMut(Finding)) {
     match inspection.owner_advice(table) {
         Ok(advice) if advice.is_empty() => {
-            say(Finding::good(Code::P15, "no other role's code runs as this login"));
+            report(Finding::good(Code::P15, "no other role's code runs as this login"));
         }
         Ok(advice) => {
             let remedy = "deploy/postgres/role.sql makes a login with just the rights of the job";
             advice.iter().for_each(|advice| {
-                say(Finding::advice(Code::P15, advice).or_remedy(remedy));
+                report(Finding::advice(Code::P15, advice).or_remedy(remedy));
             });
         }
-        Err(error) => say(unanswered(Code::P15, &error)),
+        Err(error) => report(unanswered(Code::P15, &error)),
     }
 }
 
-fn publications(inspection: &mut Inspection, table: Option<&Table>, say: &mut dyn FnMut(Finding)) {
+fn publications(
+    inspection: &mut Inspection,
+    table: Option<&Table>,
+    report: &mut dyn FnMut(Finding),
+) {
     let found = match inspection.unpublishable(table) {
         Ok(found) => found,
-        Err(error) => return say(unanswered(Code::P14, &error)),
+        Err(error) => return report(unanswered(Code::P14, &error)),
     };
     if found.is_empty() {
-        return say(Finding::good(Code::P14, "no publication stands in the way of deletes"));
+        return report(Finding::good(Code::P14, "no publication prevents deletes"));
     }
     for (name, publications) in found {
         let text = format!(
@@ -298,7 +307,7 @@ fn publications(inspection: &mut Inspection, table: Option<&Table>, say: &mut dy
             true => format!("alter table {name} replica identity full;"),
             false => format!("alter table {name} add primary key (ip, host, session_start);"),
         };
-        say(Finding::failed(Code::P14, 2, text, remedy));
+        report(Finding::failed(Code::P14, 2, text, remedy));
     }
 }
 
@@ -306,7 +315,7 @@ fn publications(inspection: &mut Inspection, table: Option<&Table>, say: &mut dy
 fn state(
     inspection: &mut Inspection,
     table: Option<&Table>,
-    say: &mut dyn FnMut(Finding),
+    report: &mut dyn FnMut(Finding),
 ) -> Option<Found> {
     match inspection.found(table) {
         Ok(found) => {
@@ -318,12 +327,14 @@ fn state(
                     plural(found.durable.replay.len(), "epoch")
                 ),
             };
-            say(Finding::good(Code::P19, text));
+            report(Finding::good(Code::P19, text));
             Some(found)
         }
         Err(error) => {
-            say(Finding::of_error(Code::P19, &error)
-                .or_remedy("raise --timeout; or `sessionizer reset` to begin afresh"));
+            report(
+                Finding::of_error(Code::P19, &error)
+                    .or_remedy("raise --timeout; or `sessionizer reset` to begin afresh"),
+            );
             None
         }
     }

@@ -170,7 +170,7 @@ impl Report {
             3 if failed.len() == 1 => format!("an instance of the job is running{warnings}"),
             code => {
                 let what = match code {
-                    1 => "it may heal by waiting (--wait 60s)",
+                    1 => "it may resolve itself (--wait 60s)",
                     _ => "it has to be corrected by hand",
                 };
                 let failed = plural(failed.len(), "failure");
@@ -215,7 +215,7 @@ fn as_json(finding: &Finding) -> Value {
 
 /// How lines are shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Look {
+pub struct Style {
     pub width: usize,
     /// Signs beyond ASCII, as on a terminal with UTF-8.
     pub signs: bool,
@@ -225,7 +225,7 @@ pub struct Look {
 /// The indent of what follows the first line of a finding.
 const INDENT: &str = "            ";
 
-impl Look {
+impl Style {
     /// The lines of a finding, below the heading of its section if it is the first one there.
     pub fn finding(self, finding: &Finding, before: Option<Section>) -> String {
         let mut out = String::new();
@@ -377,7 +377,7 @@ mod tests {
             remedies: vec!["say ".repeat(40), sql.clone(), shell.clone()],
         };
         for signs in [true, false] {
-            let text = Look { width: 80, signs, colours: false }.finding(&finding, None);
+            let text = Style { width: 80, signs, colours: false }.finding(&finding, None);
             assert!(text.starts_with("PostgreSQL\n"), "{text}");
             let long: Vec<&str> = text.lines().filter(|l| l.chars().count() > 80).collect();
             assert_eq!(long.len(), 1, "{text}");

@@ -27,7 +27,7 @@ pub struct Settings {
 }
 
 /// Reads the settings, and reports what is wrong with them.
-pub fn look(args: &RunArgs, env: &Environment) -> (Settings, Vec<Finding>) {
+pub fn check(args: &RunArgs, env: &Environment) -> (Settings, Vec<Finding>) {
     let mut found = Vec::new();
     let settings = match config::try_read(args, env) {
         Ok(config) => {

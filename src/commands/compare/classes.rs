@@ -78,9 +78,7 @@ impl Class {
             Class::Same => "the rows are equal",
             Class::Late => "the other table lacks events that came late",
             Class::ExactGap => "the other table splits where exactly a gap lies between two events",
-            Class::Overlapping => {
-                "the other table has parts, written before a late event joined them"
-            }
+            Class::Overlapping => "the other table still has the parts that a late event joined",
             Class::CountedAgain => "the other table counts events again, as after a restart",
             Class::BeforeBeginning => "it begins before one of the tables does",
             Class::NotClosed => "one of the tables may not have closed it yet",

@@ -10,10 +10,8 @@ mod classes;
 mod report;
 
 use std::collections::HashMap;
-use std::io::{self, IsTerminal, Write};
-use std::time::Duration;
+use std::io::{self, Write};
 
-use indicatif::ProgressBar;
 use log::{info, warn};
 use sessionizer_core::event;
 use sessionizer_core::fault::Fault;
@@ -25,17 +23,15 @@ use sessionizer_core::time::{EventTime, Gap};
 use self::classes::{Common, Stretch, WindowRow};
 use self::report::Report;
 use crate::cli::CompareArgs;
+use crate::commands::reread;
 use crate::config;
 use crate::config::{Environment, Problems, duration_ms, whole};
 use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
-use crate::kafka::{Admin, KafkaConfig, Range, scan};
-use crate::ledger::{LedgerConfig, Moment};
-use crate::ui::bars::{bars, style};
+use crate::kafka::{KafkaConfig, Range};
+use crate::ledger::{AuditSnapshot, LedgerConfig};
 use crate::ui::text::plural;
 
-/// How long to wait for brokers that do not answer.
-const BROKER_TIMEOUT: Duration = Duration::from_secs(60);
 const YEAR_MS: u64 = 31_536_000_000;
 
 /// What is compared, and how.
@@ -58,12 +54,14 @@ type LateEvents = HashMap<Key, Vec<EventTime>>;
 /// nothing could be compared.
 pub fn compare(args: &CompareArgs, env: &Environment, run_state: &RunState) -> Result<(), Fault> {
     let settings = read(args, env)?;
-    let mut moment = Moment::read(&settings.ledger).map_err(give_up)?;
+    let mut snapshot = AuditSnapshot::read(&settings.ledger).map_err(give_up)?;
     let late = match &settings.kafka {
-        Some(kafka) => Some(late_events(kafka, &moment, settings.out_of_orderness_ms, run_state)?),
+        Some(kafka) => {
+            Some(late_events(kafka, &snapshot, settings.out_of_orderness_ms, run_state)?)
+        }
         None => None,
     };
-    let report = compared(&mut moment, &settings, late.as_ref(), run_state)?;
+    let report = compared(&mut snapshot, &settings, late.as_ref(), run_state)?;
     let verdict = report.verdict();
     let mut out = io::stdout().lock();
     let written = match args.json {
@@ -86,9 +84,9 @@ fn read(args: &CompareArgs, env: &Environment) -> Result<Settings, Fault> {
     let mut problems = Problems::new(env);
     let kafka = match args.no_topic {
         true => None,
-        false => Some(config::read_kafka(&mut problems, &args.kafka_config, true, env)),
+        false => Some(config::read_kafka(&mut problems, &args.kafka.settings, true, env)),
     };
-    let ledger = config::read_ledger_of(&mut problems, args.job.as_deref(), env);
+    let ledger = config::read_ledger_of(&mut problems, args.job.name.as_deref(), env);
     let against = match &args.against {
         Some(table) => config::read_table(table),
         None => Err("is not set: the table of the other program".to_owned()),
@@ -139,45 +137,23 @@ fn stopped() -> Fault {
 /// Reads what the job has read, and finds the events that may have been late.
 fn late_events(
     kafka: &KafkaConfig,
-    moment: &Moment,
+    snapshot: &AuditSnapshot,
     out_of_orderness_ms: i64,
     run_state: &RunState,
 ) -> Result<LateEvents, Fault> {
-    let ranges = available(kafka, moment, run_state)?;
-    let records: u64 = ranges.iter().map(|range| range.end.since(range.start) as u64).sum();
+    let ranges = available(kafka, snapshot, run_state)?;
+    let records = reread::count(&ranges);
     info!("reading {} to see which events came late", plural(records, "record"));
-    let bar = match io::stderr().is_terminal() {
-        true => bars()
-            .add(ProgressBar::new(records))
-            .with_style(style("{bar:24} {percent}% of {human_len} records, {rate}, {eta} to go")),
-        false => ProgressBar::hidden(),
-    };
     let mut newest = vec![EventTime::NEVER; ranges.len()];
     let mut late = LateEvents::new();
-    let mut read = 0u64;
-    scan(
-        kafka,
-        &ranges,
-        || run_state.ending(),
-        |at, record| {
-            read += 1;
-            if read.is_multiple_of(4_096) {
-                bar.set_position(read);
-            }
-            if let Ok(event) = event::decode(record.payload) {
-                if may_be_late(event.time, newest[at], moment.gap, out_of_orderness_ms) {
-                    late.entry(event.key()).or_default().push(event.time);
-                }
-                newest[at] = newest[at].max(event.time);
-            }
-            !run_state.ending()
-        },
-    )?;
-    bar.finish_and_clear();
-    if run_state.ending() {
-        return Err(stopped());
-    }
-    Ok(late)
+    let read = reread::read(kafka, &ranges, run_state, |at, record| {
+        let Ok(event) = event::decode(record.payload) else { return };
+        if may_be_late(event.time, newest[at], snapshot.gap, out_of_orderness_ms) {
+            late.entry(event.key()).or_default().push(event.time);
+        }
+        newest[at] = newest[at].max(event.time);
+    })?;
+    read.map(|_| late).ok_or_else(stopped)
 }
 
 /// Whether the window of an event may have ended before the watermark, given the newest event that
@@ -189,30 +165,28 @@ fn may_be_late(time: EventTime, newest: EventTime, gap: Gap, out_of_orderness_ms
 /// The records that the job has read and Kafka still has.
 fn available(
     kafka: &KafkaConfig,
-    moment: &Moment,
+    snapshot: &AuditSnapshot,
     run_state: &RunState,
 ) -> Result<Vec<Range>, Fault> {
-    let cluster = Admin::new(kafka)?;
-    cluster.topics(BROKER_TIMEOUT, || run_state.ending())?;
-    let Some((_, (_, bindings))) = moment.epochs.last_key_value() else { return Ok(Vec::new()) };
+    let bindings = snapshot.latest_bindings().iter().map(|binding| Range {
+        topic: binding.topic.clone(),
+        partition: binding.partition,
+        start: binding.start,
+        end: binding.end,
+    });
+    let read: Vec<Range> = bindings.collect();
     let mut ranges = Vec::new();
-    for binding in bindings {
-        let (oldest, end) = cluster.offsets(&binding.topic, binding.partition)?;
-        if oldest > binding.start {
+    for available in reread::available(kafka, &read, run_state)? {
+        let Range { topic, partition, start, .. } = available.range;
+        if available.oldest > *start {
             warn!(
-                "{}[{}]: Kafka no longer has offsets {} to {oldest}, so which of them were late is \
-                 not known, and what they would explain is unexplained: leave it out by --since, or \
-                 use --no-topic",
-                binding.topic, binding.partition, binding.start
+                "{topic}[{partition}]: Kafka no longer has offsets {start} to {}, so which of them \
+                 were late is not known, and differences that they explain count as unexplained: \
+                 exclude them with --since, or use --no-topic",
+                available.oldest
             );
         }
-        let range = Range {
-            topic: binding.topic.clone(),
-            partition: binding.partition,
-            start: binding.start.max(oldest),
-            end: binding.end.min(end),
-        };
-        ranges.push(range);
+        ranges.push(available.part());
     }
     ranges.retain(|range| range.end > range.start);
     Ok(ranges)
@@ -220,19 +194,19 @@ fn available(
 
 /// Reads both tables twice: to find the period that they have in common, and to compare them.
 fn compared(
-    moment: &mut Moment,
+    snapshot: &mut AuditSnapshot,
     settings: &Settings,
     late: Option<&LateEvents>,
     run_state: &RunState,
 ) -> Result<Report, Fault> {
-    let gap = moment.gap;
+    let gap = snapshot.gap;
     let window = |span: Span| WindowRow {
         start: span.first,
         end: gap.end_after(span.last),
         events: span.count,
     };
     let mut bounds: [Option<(EventTime, EventTime)>; 2] = [None, None];
-    moment
+    snapshot
         .rows_beside(&settings.other, |is_ours, _, span| {
             let WindowRow { start, end, .. } = window(span);
             let (first, last) = bounds[usize::from(!is_ours)].get_or_insert((start, end));
@@ -242,16 +216,16 @@ fn compared(
         .map_err(give_up)?;
     let empty = |table: &str| Fault::Environment(format!("the table {table} has no rows yet"));
     let [ours, theirs] = bounds;
-    let ours = ours.ok_or_else(|| empty(&moment.table_name()))?;
+    let ours = ours.ok_or_else(|| empty(&snapshot.table_name()))?;
     let theirs = theirs.ok_or_else(|| empty(&settings.other.table))?;
-    let watermark = moment.shards.iter().map(|shard| moment.epochs[&shard.epoch].0).min();
+    let watermark = snapshot.shards.iter().map(|shard| snapshot.epochs[&shard.epoch].0).min();
     // What ends exactly at the watermark is still open.
     let closed = watermark.unwrap_or(EventTime::NEVER).plus(-1);
     let common = Common {
         from: settings.since.unwrap_or(ours.0.max(theirs.0)),
         to: settings.until.unwrap_or(closed.min(theirs.1)),
     };
-    let name = moment.table_name();
+    let name = snapshot.table_name();
     let mut report = Report::new(name, settings.other.table.clone(), common, late.is_some());
     let mut finish = |key: &Key, stretch: Stretch| {
         let late = match late {
@@ -266,7 +240,7 @@ fn compared(
         report.add(key, stretch, late, settings.show);
     };
     let mut current: Option<(Key, Stretch)> = None;
-    moment
+    snapshot
         .rows_beside(&settings.other, |is_ours, key, span| {
             let row = window(span);
             let joins = current

@@ -132,7 +132,7 @@ impl From<GeneratedRecord> for Outgoing {
 
 fn read(args: &ProduceArgs, env: &Environment) -> Result<Order, Fault> {
     let mut problems = Problems::new(env);
-    let kafka = config::read_kafka(&mut problems, &args.kafka_config, false, env);
+    let kafka = config::read_kafka(&mut problems, &args.kafka.settings, false, env);
     let mut note = |name: &str, result: Result<f64, String>| match result {
         Ok(value) => value,
         Err(what) => {

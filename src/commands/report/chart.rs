@@ -7,7 +7,7 @@ use crate::commands::report::data::seconds;
 use crate::commands::report::html::{cell_text, escape, foreign};
 use crate::commands::report::parts::Chart;
 use crate::commands::report::tables::{ALL_HOSTS, NOTHING_KNOWN, shown_as, title};
-use crate::ledger::report::{Answer, Holds};
+use crate::ledger::report::{ColumnType, QueryResult};
 
 /// How many bars and lines a chart has; the table below has them all.
 const BARS: usize = 12;
@@ -16,7 +16,7 @@ const LINES: usize = 5;
 const SHADES: u64 = 10;
 
 /// The chart of some rows; empty if there is none to draw.
-pub fn chart(chart: Chart, answer: &Answer) -> String {
+pub fn chart(chart: Chart, answer: &QueryResult) -> String {
     if answer.rows.is_empty() {
         return String::new();
     }
@@ -28,21 +28,21 @@ pub fn chart(chart: Chart, answer: &Answer) -> String {
 }
 
 /// The index of a column.
-fn column(answer: &Answer, name: &str) -> usize {
+fn column(answer: &QueryResult, name: &str) -> usize {
     let place = answer.columns.iter().position(|(column, _)| column == name);
     place.expect("a chart names a column of its query")
 }
 
 /// A value as a number; lengths in seconds.
-fn number(answer: &Answer, at: usize, row: &[Option<String>]) -> Option<f64> {
+fn number(answer: &QueryResult, at: usize, row: &[Option<String>]) -> Option<f64> {
     let text = row[at].as_deref()?;
     match answer.columns[at].1 {
-        Holds::Length => seconds(text)?.parse().ok(),
+        ColumnType::Length => seconds(text)?.parse().ok(),
         _ => text.parse().ok(),
     }
 }
 
-fn bars(answer: &Answer, label: &str, value: &str) -> String {
+fn bars(answer: &QueryResult, label: &str, value: &str) -> String {
     let (label, value) = (column(answer, label), column(answer, value));
     let shown = answer.rows.iter().take(BARS).filter(|row| row[value].is_some());
     let shown: Vec<&Vec<Option<String>>> = shown.collect();
@@ -75,7 +75,7 @@ fn bars(answer: &Answer, label: &str, value: &str) -> String {
 /// The points of a line: its position among all positions, and its height.
 type Points = Vec<(usize, f64)>;
 
-fn lines(answer: &Answer, at: &str, height: &str) -> String {
+fn lines(answer: &QueryResult, at: &str, height: &str) -> String {
     let (at, height) = (column(answer, at), column(answer, height));
     let host = answer.columns.iter().position(|(name, _)| name == "host");
     // Rows come newest first. As text, days and hours sort by time.
@@ -100,8 +100,8 @@ fn lines(answer: &Answer, at: &str, height: &str) -> String {
     let most = most.fold(f64::MIN_POSITIVE, f64::max);
     let (name, holds) = &answer.columns[height];
     let top = match holds {
-        Holds::Length => shown_as(Holds::Length, &as_interval(most)),
-        _ => cell_text(Holds::Number, Some(&format!("{most}"))),
+        ColumnType::Length => shown_as(ColumnType::Length, &as_interval(most)),
+        _ => cell_text(ColumnType::Number, Some(&format!("{most}"))),
     };
     let legend = series.iter().enumerate().filter(|(_, (host, _))| !host.is_empty());
     let legend = legend.map(|(n, (host, _))| {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::commands::report::{Done, Head, Part};
-use crate::ledger::report::{Answer, Holds};
+use crate::ledger::report::{ColumnType, QueryResult};
 
 /// What a spreadsheet takes for the beginning of a formula.
 const FORMULA: [char; 6] = ['=', '+', '-', '@', '\t', '\r'];
@@ -13,11 +13,11 @@ pub fn json(head: &Head, parts: &[Done]) -> Value {
     let part = |(part, answer): &Done| {
         let columns = answer.columns.iter().map(|(name, holds)| {
             let holds = match holds {
-                Holds::Text => "text",
-                Holds::Number => "number",
-                Holds::Day => "day",
-                Holds::Time => "time",
-                Holds::Length => "seconds",
+                ColumnType::Text => "text",
+                ColumnType::Number => "number",
+                ColumnType::Day => "day",
+                ColumnType::Time => "time",
+                ColumnType::Length => "seconds",
             };
             json!({"name": name, "holds": holds})
         });
@@ -44,7 +44,7 @@ pub fn json(head: &Head, parts: &[Done]) -> Value {
     })
 }
 
-fn rows(answer: &Answer) -> Vec<Map<String, Value>> {
+fn rows(answer: &QueryResult) -> Vec<Map<String, Value>> {
     let row = |row: &Vec<Option<String>>| {
         let cells = answer.columns.iter().zip(row);
         cells.map(|((name, holds), cell)| (name.clone(), value(*holds, cell.as_deref()))).collect()
@@ -52,16 +52,16 @@ fn rows(answer: &Answer) -> Vec<Map<String, Value>> {
     answer.rows.iter().map(row).collect()
 }
 
-fn value(holds: Holds, cell: Option<&str>) -> Value {
+fn value(holds: ColumnType, cell: Option<&str>) -> Value {
     let Some(cell) = cell else { return Value::Null };
     match holds {
-        Holds::Number => match cell.parse::<i64>() {
+        ColumnType::Number => match cell.parse::<i64>() {
             Ok(whole) => whole.into(),
             Err(_) => number(cell),
         },
-        Holds::Length => seconds(cell).map_or(Value::Null, |seconds| number(&seconds)),
-        Holds::Time => iso(cell).into(),
-        Holds::Day | Holds::Text => cell.into(),
+        ColumnType::Length => seconds(cell).map_or(Value::Null, |seconds| number(&seconds)),
+        ColumnType::Time => iso(cell).into(),
+        ColumnType::Day | ColumnType::Text => cell.into(),
     }
 }
 
@@ -73,7 +73,7 @@ fn number(text: &str) -> Value {
 }
 
 /// One part.
-pub fn csv(part: &Part, answer: &Answer) -> String {
+pub fn csv(part: &Part, answer: &QueryResult) -> String {
     let mut text = String::new();
     let names: Vec<String> = answer.columns.iter().map(|(name, _)| quoted(name)).collect();
     text.push_str(&names.join(","));
@@ -82,10 +82,10 @@ pub fn csv(part: &Part, answer: &Answer) -> String {
         let cells = answer.columns.iter().zip(row).map(|((_, holds), cell)| {
             let Some(cell) = cell.as_deref() else { return String::new() };
             match holds {
-                Holds::Number | Holds::Day => cell.to_owned(),
-                Holds::Time => iso(cell),
-                Holds::Length => seconds(cell).unwrap_or_default(),
-                Holds::Text => quoted(&harmless(cell)),
+                ColumnType::Number | ColumnType::Day => cell.to_owned(),
+                ColumnType::Time => iso(cell),
+                ColumnType::Length => seconds(cell).unwrap_or_default(),
+                ColumnType::Text => quoted(&harmless(cell)),
             }
         });
         text.push_str(&cells.collect::<Vec<_>>().join(","));
@@ -180,7 +180,8 @@ mod tests {
 
     #[test]
     fn a_spreadsheet_finds_no_formula() {
-        let columns = vec![("host".to_owned(), Holds::Text), ("change".to_owned(), Holds::Number)];
+        let columns =
+            vec![("host".to_owned(), ColumnType::Text), ("change".to_owned(), ColumnType::Number)];
         let row = |host: &str, n: &str| vec![Some(host.to_owned()), Some(n.to_owned())];
         let rows = vec![
             row("=HYPERLINK(\"http://e\",\"x\")", "-1.5"),
@@ -192,7 +193,7 @@ mod tests {
             vec![None, None],
         ];
         assert_eq!(
-            csv(&PARTS[0], &Answer { columns, rows }),
+            csv(&PARTS[0], &QueryResult { columns, rows }),
             "host,change\n\"'=HYPERLINK(\"\"http://e\"\",\"\"x\"\")\",-1.5\n'@SUM(A1),2\n'+1,3\n\
              '-1,4\n'\tx,5\n\"a,b\nc\",6\n,\n"
         );

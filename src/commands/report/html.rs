@@ -11,7 +11,7 @@ use crate::commands::report::chart::{brief, chart, shade};
 use crate::commands::report::parts::Chart;
 use crate::commands::report::tables::{ALL_HOSTS, NOTHING_KNOWN, shown_as, title};
 use crate::commands::report::{Done, Head, Part};
-use crate::ledger::report::{Answer, Holds};
+use crate::ledger::report::{ColumnType, QueryResult};
 use crate::ui::text::count;
 
 /// The style of the live page, plus what only a report needs.
@@ -57,7 +57,7 @@ pub fn page(head: &Head, parts: &[Done]) -> String {
     html
 }
 
-fn section(html: &mut String, part: &Part, answer: &Answer) {
+fn section(html: &mut String, part: &Part, answer: &QueryResult) {
     let notes = part.notes().into_iter().map(|note| format!("<p>{}</p>", escape(&note)));
     let rows = match (part.chart, answer.rows.is_empty()) {
         (_, true) => "<p class=\"nothing\">Nothing.</p>".to_owned(),
@@ -76,11 +76,11 @@ fn section(html: &mut String, part: &Part, answer: &Answer) {
     .expect("a string takes all");
 }
 
-fn table(answer: &Answer) -> String {
+fn table(answer: &QueryResult) -> String {
     let class = |holds| match holds {
-        Holds::Number | Holds::Length => " class=\"number\"",
-        Holds::Text => " class=\"foreign\"",
-        Holds::Day | Holds::Time => "",
+        ColumnType::Number | ColumnType::Length => " class=\"number\"",
+        ColumnType::Text => " class=\"foreign\"",
+        ColumnType::Day | ColumnType::Time => "",
     };
     let header = answer.columns.iter().map(|(name, holds)| {
         format!("<th scope=\"col\"{}>{}</th>", class(*holds), escape(&title(name)))
@@ -112,7 +112,7 @@ fn table(answer: &Answer) -> String {
 }
 
 /// The first column as the head of each row, the others as cells that are darker for larger values.
-fn heat(answer: &Answer) -> String {
+fn heat(answer: &QueryResult) -> String {
     let value = |cell: &Option<String>| cell.as_deref().and_then(|n| n.parse::<u64>().ok());
     let cells = answer.rows.iter().flat_map(|row| row.iter().skip(1).filter_map(value));
     let most = cells.max().unwrap_or(0);
@@ -122,7 +122,7 @@ fn heat(answer: &Answer) -> String {
         format!("<th scope=\"col\"><abbr title=\"{title}\">{short}</abbr></th>")
     });
     let row = |row: &Vec<Option<String>>| {
-        let name = cell_text(Holds::Number, row[0].as_deref());
+        let name = cell_text(ColumnType::Number, row[0].as_deref());
         let cells = row.iter().skip(1).map(|cell| {
             let n = value(cell).unwrap_or(0);
             let (shade, all, short) = (shade(n, most), count(n), brief(n));
@@ -138,10 +138,10 @@ fn heat(answer: &Answer) -> String {
 }
 
 /// A value for people, as HTML.
-pub fn cell_text(holds: Holds, cell: Option<&str>) -> String {
+pub fn cell_text(holds: ColumnType, cell: Option<&str>) -> String {
     match (holds, cell) {
         (_, None) => NOTHING_KNOWN.to_owned(),
-        (Holds::Text, Some(text)) => foreign(text),
+        (ColumnType::Text, Some(text)) => foreign(text),
         (_, Some(text)) => escape(&shown_as(holds, text)),
     }
 }
@@ -171,26 +171,30 @@ pub fn escape(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::commands::report::parts::PARTS;
-    use crate::ledger::report::Choice;
+    use crate::ledger::report::SessionFilter;
 
     #[test]
     fn a_hostile_text_stays_text() {
         let hostile = "</td><script>alert('1')</script>\" onload=\"&\u{1b}";
         let escaped = "&lt;/td&gt;&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&quot; \
                        onload=&quot;&amp;\u{fffd}";
-        let columns = [("day", Holds::Day), ("host", Holds::Text), ("visitors", Holds::Number)]
-            .map(|(name, holds)| (name.to_owned(), holds));
+        let columns = [
+            ("day", ColumnType::Day),
+            ("host", ColumnType::Text),
+            ("visitors", ColumnType::Number),
+        ]
+        .map(|(name, holds)| (name.to_owned(), holds));
         let names = ["returning", "returning_percent", "average_days_away"];
-        let more = names.map(|name| (name.to_owned(), Holds::Number));
+        let more = names.map(|name| (name.to_owned(), ColumnType::Number));
         let cells = ["2024-03-05", hostile, "1", "1", "100.0", "7.0"];
         let rows = vec![cells.map(|cell| Some(cell.to_owned())).to_vec()];
-        let answer = Answer { columns: [&columns[..], &more[..]].concat(), rows };
+        let answer = QueryResult { columns: [&columns[..], &more[..]].concat(), rows };
         let part = *PARTS.iter().find(|part| part.name == "returning_visitors").expect("there");
         let head = Head {
             job: hostile.to_owned(),
             table: hostile.to_owned(),
             as_of: "now".to_owned(),
-            choice: Choice { hosts: vec![hostile.to_owned()], ..Choice::default() },
+            choice: SessionFilter { hosts: vec![hostile.to_owned()], ..SessionFilter::default() },
             addresses: false,
         };
         let page = page(&head, &[(part, answer)]);

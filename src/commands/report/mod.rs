@@ -24,7 +24,7 @@ use crate::config::{Environment, Problems, duration_ms, whole};
 use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
 use crate::ledger::LedgerConfig;
-use crate::ledger::report::{Answer, Choice, Reader};
+use crate::ledger::report::{QueryResult, Reader, SessionFilter};
 use crate::monitor::mask::mask;
 use crate::ui::bars::{bars, style};
 use crate::ui::text;
@@ -37,21 +37,21 @@ const NAP: Duration = Duration::from_millis(100);
 const LONG: Duration = Duration::from_secs(5);
 
 /// A part with its rows.
-type Done = (Part, Answer);
+type Done = (Part, QueryResult);
 
 /// What a report is about.
 pub struct Head {
     pub job: String,
     pub table: String,
     pub as_of: String,
-    pub choice: Choice,
+    pub choice: SessionFilter,
     pub addresses: bool,
 }
 
 /// The settings of a report.
 struct Settings {
     ledger: LedgerConfig,
-    choice: Choice,
+    choice: SessionFilter,
     parts: Vec<Part>,
     addresses: bool,
     rows: usize,
@@ -85,9 +85,12 @@ pub fn report(
 
 fn read(args: &ReportArgs, env: &Environment) -> Result<Settings, Fault> {
     let mut problems = Problems::new(env);
-    let ledger = config::read_ledger_of(&mut problems, args.job.as_deref(), env);
+    let ledger = config::read_ledger_of(&mut problems, args.job.name.as_deref(), env);
     if ledger.is_none() && problems.is_empty() {
-        problems.add("--job", "is not given, nor KAFKA_GROUP: the job whose table is analysed");
+        problems.add(
+            "--job",
+            "is not set, and neither is KAFKA_GROUP: the job whose table is analysed",
+        );
     }
     let mut day = |name: &str, text: &Option<String>| {
         let Some(text) = text.as_deref().map(str::trim) else { return Some(None) };
@@ -116,7 +119,7 @@ fn read(args: &ReportArgs, env: &Environment) -> Result<Settings, Fault> {
         let shown = |day: Option<NaiveDate>| day.map(|day| day.to_string());
         Some(Settings {
             ledger: ledger?,
-            choice: Choice {
+            choice: SessionFilter {
                 from: shown(from?),
                 to: shown(to?),
                 hosts: args.host.clone(),
@@ -143,7 +146,7 @@ fn chosen(names: &[String]) -> Result<Vec<Part>, String> {
 }
 
 /// What the thread that runs the queries reports.
-enum Told {
+enum Message {
     Began(Head),
     Part(&'static str),
     Done(Vec<Done>),
@@ -154,12 +157,12 @@ enum Told {
 /// this process has gone, the server cancels the query by itself.
 fn ask_all(settings: Settings, run_state: &RunState) -> Result<(Head, Vec<Done>), Fault> {
     let all = settings.parts.len();
-    let (tell, told) = channel();
+    let (sender, receiver) = channel();
     let asks = move || {
-        let tell_all = |what| _ = tell.send(what);
-        match ask(settings, &tell_all) {
-            Ok(done) => tell_all(Told::Done(done)),
-            Err(why) => tell_all(Told::Failed(why)),
+        let send = |message| _ = sender.send(message);
+        match ask(settings, &send) {
+            Ok(done) => send(Message::Done(done)),
+            Err(why) => send(Message::Failed(why)),
         }
     };
     std::thread::Builder::new().name("report".to_owned()).spawn(asks).expect("a thread can start");
@@ -169,18 +172,18 @@ fn ask_all(settings: Settings, run_state: &RunState) -> Result<(Head, Vec<Done>)
     let (mut head, mut running) = (None, None::<(&str, Instant)>);
     let result = loop {
         bar.tick();
-        match told.recv_timeout(NAP) {
-            Ok(Told::Began(of)) => head = Some(of),
-            Ok(Told::Part(name)) => {
+        match receiver.recv_timeout(NAP) {
+            Ok(Message::Began(of)) => head = Some(of),
+            Ok(Message::Part(name)) => {
                 finished(running.replace((name, Instant::now())), &bar);
                 bar.set_message(name);
             }
-            Ok(Told::Done(done)) => {
+            Ok(Message::Done(done)) => {
                 finished(running.take(), &bar);
                 break Ok((head.take().expect("it began"), done));
             }
-            Ok(Told::Failed(LedgerError::Fatal(fault))) => break Err(fault),
-            Ok(Told::Failed(LedgerError::Retry(why))) => {
+            Ok(Message::Failed(LedgerError::Fatal(fault))) => break Err(fault),
+            Ok(Message::Failed(LedgerError::Retry(why))) => {
                 break Err(Fault::Environment(format!("Postgres cannot be used: {why}")));
             }
             Err(RecvTimeoutError::Timeout) if run_state.stopping() => {
@@ -203,20 +206,20 @@ fn finished(part: Option<(&str, Instant)>, bar: &ProgressBar) {
     }
 }
 
-fn ask(settings: Settings, tell: &impl Fn(Told)) -> Result<Vec<Done>, LedgerError> {
+fn ask(settings: Settings, send: &impl Fn(Message)) -> Result<Vec<Done>, LedgerError> {
     let Settings { ledger, choice, parts, addresses, .. } = settings;
     let mut reader = Reader::open(&ledger, &choice)?;
     let (table, as_of) = (reader.table.clone(), reader.as_of.clone());
-    tell(Told::Began(Head { job: ledger.job, table, as_of, choice, addresses }));
+    send(Message::Began(Head { job: ledger.job, table, as_of, choice, addresses }));
     let mut done = Vec::new();
     for part in parts {
-        tell(Told::Part(part.name));
+        send(Message::Part(part.name));
         done.push((part, reader.ask(part.name, part.sql())?));
     }
     Ok(done)
 }
 
-fn mask_addresses(part: &Part, answer: &mut Answer) {
+fn mask_addresses(part: &Part, answer: &mut QueryResult) {
     let is_address = |(name, _): &(String, _)| Some(name.as_str()) == part.address;
     let Some(at) = answer.columns.iter().position(is_address) else { return };
     for cell in answer.rows.iter_mut().filter_map(|row| row[at].as_mut()) {
@@ -227,7 +230,7 @@ fn mask_addresses(part: &Part, answer: &mut Answer) {
 impl Head {
     /// What the report is about, in one sentence.
     pub fn sentence(&self) -> String {
-        let Choice { from, to, hosts, time_zone, .. } = &self.choice;
+        let SessionFilter { from, to, hosts, time_zone, .. } = &self.choice;
         let range = match (from, to) {
             (None, None) => "All sessions".to_owned(),
             (Some(from), None) => format!("Sessions that began on {from} or later"),

@@ -7,7 +7,7 @@ use comfy_table::{
 use crate::commands::http::printable;
 use crate::commands::report::data::seconds;
 use crate::commands::report::{Done, Head};
-use crate::ledger::report::{Answer, Holds};
+use crate::ledger::report::{ColumnType, QueryResult};
 use crate::ui::text::{count, plural};
 
 /// What is shown where there is no value.
@@ -39,14 +39,16 @@ pub fn tables(head: &Head, parts: &[Done], most: usize, width: u16) -> String {
     text
 }
 
-fn table(answer: &Answer, left_out: &[&str], most: usize, width: u16) -> String {
+fn table(answer: &QueryResult, left_out: &[&str], most: usize, width: u16) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
     let shown: Vec<usize> = (0..answer.columns.len())
         .filter(|at| !left_out.contains(&answer.columns[*at].0.as_str()))
         .collect();
     let cell = |at: usize, text: String| match answer.columns[at].1 {
-        Holds::Number | Holds::Length => Cell::new(text).set_alignment(CellAlignment::Right),
+        ColumnType::Number | ColumnType::Length => {
+            Cell::new(text).set_alignment(CellAlignment::Right)
+        }
         _ => Cell::new(text),
     };
     let words = |name: &str| match shown.len() {
@@ -68,7 +70,7 @@ fn table(answer: &Answer, left_out: &[&str], most: usize, width: u16) -> String 
     for (column, at) in table.column_iter_mut().zip(&shown) {
         // Only text is broken into lines.
         column.set_padding((0, 1)).set_constraint(match answer.columns[*at].1 {
-            Holds::Text => ColumnConstraint::LowerBoundary(Width::Fixed(TEXT)),
+            ColumnType::Text => ColumnConstraint::LowerBoundary(Width::Fixed(TEXT)),
             _ => ColumnConstraint::ContentWidth,
         });
     }
@@ -83,17 +85,17 @@ pub fn title(name: &str) -> String {
 }
 
 /// A value for people.
-pub fn shown_as(holds: Holds, text: &str) -> String {
+pub fn shown_as(holds: ColumnType, text: &str) -> String {
     match holds {
-        Holds::Number => match text.parse::<u64>() {
+        ColumnType::Number => match text.parse::<u64>() {
             Ok(whole) => count(whole),
             Err(_) => text.to_owned(),
         },
-        Holds::Length => length(text),
+        ColumnType::Length => length(text),
         // To the second, and without the zone, which the head names.
-        Holds::Time => text.get(..19).unwrap_or(text).to_owned(),
-        Holds::Day => text.to_owned(),
-        Holds::Text => printable(text),
+        ColumnType::Time => text.get(..19).unwrap_or(text).to_owned(),
+        ColumnType::Day => text.to_owned(),
+        ColumnType::Text => printable(text),
     }
 }
 
@@ -134,13 +136,13 @@ mod tests {
     #[test]
     fn values_are_written_for_people() {
         for (holds, text, want) in [
-            (Holds::Number, "1234567", "1,234,567"),
-            (Holds::Number, "-33.3", "-33.3"),
-            (Holds::Length, "00:06:20.9", "6:20"),
-            (Holds::Length, "01:02:05", "1:02:05"),
-            (Holds::Length, "2 days 01:00:00", "2 d 1:00:00"),
-            (Holds::Time, "2024-03-05 10:00:00.123+00", "2024-03-05 10:00:00"),
-            (Holds::Text, "a\u{1b}[2Jb", "a\u{fffd}[2Jb"),
+            (ColumnType::Number, "1234567", "1,234,567"),
+            (ColumnType::Number, "-33.3", "-33.3"),
+            (ColumnType::Length, "00:06:20.9", "6:20"),
+            (ColumnType::Length, "01:02:05", "1:02:05"),
+            (ColumnType::Length, "2 days 01:00:00", "2 d 1:00:00"),
+            (ColumnType::Time, "2024-03-05 10:00:00.123+00", "2024-03-05 10:00:00"),
+            (ColumnType::Text, "a\u{1b}[2Jb", "a\u{fffd}[2Jb"),
         ] {
             assert_eq!(shown_as(holds, text), want);
         }

@@ -9,10 +9,10 @@ use super::{Anomaly, Evidence, Kind, duration_ms};
 use crate::session::Span;
 use crate::statistics::{Bin, Histogram};
 use crate::time::EventTime;
+pub use crate::time::{DAY_MS, Day};
 
 /// Hours and days are those of UTC.
 pub const HOUR_MS: i64 = 3_600_000;
-pub const DAY_MS: i64 = 24 * HOUR_MS;
 /// Surges and falls are looked for in buckets of this length.
 pub const BUCKET_MS: i64 = 300_000;
 /// How many buckets make up the hour before.
@@ -27,10 +27,6 @@ const MORNING: i64 = 6;
 /// An hour, numbered since 1970.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Hour(pub i64);
-
-/// A day, numbered since 1970.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-pub struct Day(pub i64);
 
 impl Hour {
     /// The hour that contains `time`.
@@ -50,16 +46,6 @@ impl Hour {
 }
 
 impl Day {
-    /// The day that contains `time`.
-    pub fn of(time: EventTime) -> Self {
-        Day(time.millis().div_euclid(DAY_MS))
-    }
-
-    /// Its beginning.
-    pub fn start(self) -> EventTime {
-        EventTime::from_millis(self.0.saturating_mul(DAY_MS))
-    }
-
     /// Its first hour.
     pub fn first_hour(self) -> Hour {
         Hour(self.0.saturating_mul(24))

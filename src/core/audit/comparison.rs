@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::audit::{
-    Counted, Day, DayDifference, Difference, Findings, OldEvents, Past, Proof, Rules, Sums,
+    Counted, Day, DayDifference, Difference, Findings, JobHistory, OldEvents, Proof, Rules, Sums,
 };
 use crate::binding::Offset;
 use crate::key::{Key, Shard, stable_hash};
@@ -402,7 +402,7 @@ impl Comparison {
         before: EventTime,
         epochs: impl IntoIterator<Item = u64>,
         ends: BTreeMap<(String, i32), Vec<Offset>>,
-        past: Past,
+        history: JobHistory,
     ) -> Proof {
         let end_after_ms = self.rules.end_after_ms;
         let removed_to = self.removed_to;
@@ -423,6 +423,6 @@ impl Comparison {
         proof.kept.sort_unstable();
         let shards = self.counted.into_iter().zip(epochs);
         proof.shards = shards.map(|(counted, epoch)| Counted { epoch, ..counted }).collect();
-        Proof { ends, past, ..proof }
+        Proof { ends, history, ..proof }
     }
 }

@@ -46,11 +46,12 @@ use std::collections::BTreeMap;
 
 pub use self::comparison::Comparison;
 pub use self::findings::{Difference, Findings, OldEvents, Rules};
-pub use self::sums::{Day, DayDifference, Sums};
+pub use self::sums::{DayDifference, Sums};
 use crate::binding::Offset;
 use crate::key::Key;
 use crate::plan::ShardProgress;
 use crate::session::Span;
+pub use crate::time::Day;
 use crate::time::{Epoch, EventTime};
 
 /// What audits have verified so far.
@@ -69,7 +70,7 @@ pub struct Proof {
     /// By topic and partition, and then by shard: the offset after the last record that counts.
     pub ends: BTreeMap<(String, i32), Vec<Offset>>,
     /// What the job had been through.
-    pub past: Past,
+    pub history: JobHistory,
 }
 
 /// The records of a shard that were read.
@@ -84,7 +85,7 @@ pub struct Counted {
 
 /// What has changed what the job had read before. After any such change, an audit cannot continue.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Past {
+pub struct JobHistory {
     /// When the job was created, as text.
     pub created_at: String,
     /// How many losses of records were accepted.
@@ -105,19 +106,19 @@ impl Proof {
             kept: Vec::new(),
             shards: vec![Counted::default(); shards],
             ends: BTreeMap::new(),
-            past: Past::default(),
+            history: JobHistory::default(),
         }
     }
 
     /// Why an audit cannot continue from this proof; `None` if it can.
-    pub fn is_outdated(&self, past: &Past, shards: &[ShardProgress]) -> Option<String> {
-        if self.past.created_at != past.created_at || self.shards.len() != shards.len() {
+    pub fn is_outdated(&self, history: &JobHistory, shards: &[ShardProgress]) -> Option<String> {
+        if self.history.created_at != history.created_at || self.shards.len() != shards.len() {
             return Some("the job was created anew after the last audit".to_owned());
         }
-        if self.past.losses != past.losses || self.past.lost != past.lost {
+        if self.history.losses != history.losses || self.history.lost != history.lost {
             return Some("the loss of records was accepted after the last audit".to_owned());
         }
-        if self.past.replays != past.replays {
+        if self.history.replays != history.replays {
             return Some(
                 "a replay read other records than before, after the last audit".to_owned(),
             );

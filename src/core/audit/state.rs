@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::audit::{Counted, Day, Past, Proof, Sums};
+use crate::audit::{Counted, Day, JobHistory, Proof, Sums};
 use crate::binding::Offset;
 use crate::key::Key;
 use crate::session::Span;
@@ -23,8 +23,8 @@ impl Proof {
     pub fn encode(&self) -> Vec<u8> {
         let mut plain = Vec::with_capacity(64 + self.kept.len() * 48);
         let out = &mut plain;
-        put_text(&self.past.created_at, out);
-        for count in [self.past.losses, self.past.lost, self.past.replays] {
+        put_text(&self.history.created_at, out);
+        for count in [self.history.losses, self.history.lost, self.history.replays] {
             put(count, out);
         }
         put_signed(self.sealed_before.millis(), out);
@@ -88,7 +88,8 @@ impl Proof {
 fn content(mut plain: &[u8]) -> Option<Proof> {
     let rest = &mut plain;
     let created_at = take_text(rest)?;
-    let past = Past { created_at, losses: take(rest)?, lost: take(rest)?, replays: take(rest)? };
+    let history =
+        JobHistory { created_at, losses: take(rest)?, lost: take(rest)?, replays: take(rest)? };
     let sealed_before = EventTime::from_millis(take_signed(rest)?);
     let removed = take(rest)? != 0;
     let day = Day(take_signed(rest)?);
@@ -123,7 +124,7 @@ fn content(mut plain: &[u8]) -> Option<Proof> {
         kept.push((key, Span { first, last, count: take(rest)? }));
     }
     let removed_to = removed.then_some(day);
-    let proof = Proof { sealed_before, days, removed_to, kept, shards, ends, past };
+    let proof = Proof { sealed_before, days, removed_to, kept, shards, ends, history };
     (rest.is_empty() && proof.kept.is_sorted()).then_some(proof)
 }
 
@@ -160,7 +161,7 @@ mod tests {
             ],
             shards: vec![Counted { epoch: u64::MAX, events: 1, dead: 0 }; 2],
             ends: BTreeMap::from([(("t".to_owned(), 3), vec![Offset::new(5), Offset::new(0)])]),
-            past: Past { created_at: "2026".to_owned(), losses: 1, lost: 2, replays: 3 },
+            history: JobHistory { created_at: "2026".to_owned(), losses: 1, lost: 2, replays: 3 },
         }
     }
 
@@ -196,17 +197,17 @@ mod tests {
         let verified = Counted { epoch: 7, events: 1, dead: 0 };
         let proof = Proof { shards: vec![verified; 2], ..proof() };
         let now = |epoch| vec![ShardProgress { epoch, ..ShardProgress::default() }; 2];
-        assert_eq!(proof.is_outdated(&proof.past, &now(7)), None);
-        let past = || proof.past.clone();
-        for (past, shards, why) in [
-            (Past { created_at: "2027".to_owned(), ..past() }, now(7), "created anew"),
-            (past(), now(7)[..1].to_vec(), "created anew"),
-            (Past { losses: 2, ..past() }, now(7), "the loss of records was accepted"),
-            (Past { lost: 3, ..past() }, now(7), "the loss of records was accepted"),
-            (Past { replays: 4, ..past() }, now(7), "read other records"),
-            (past(), now(6), "up to epoch 7, and has reached 6"),
+        assert_eq!(proof.is_outdated(&proof.history, &now(7)), None);
+        let history = || proof.history.clone();
+        for (history, shards, why) in [
+            (JobHistory { created_at: "2027".to_owned(), ..history() }, now(7), "created anew"),
+            (history(), now(7)[..1].to_vec(), "created anew"),
+            (JobHistory { losses: 2, ..history() }, now(7), "the loss of records was accepted"),
+            (JobHistory { lost: 3, ..history() }, now(7), "the loss of records was accepted"),
+            (JobHistory { replays: 4, ..history() }, now(7), "read other records"),
+            (history(), now(6), "up to epoch 7, and has reached 6"),
         ] {
-            let said = proof.is_outdated(&past, &shards).expect("it is outdated");
+            let said = proof.is_outdated(&history, &shards).expect("it is outdated");
             assert!(said.contains(why), "{said}");
         }
     }

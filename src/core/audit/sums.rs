@@ -1,38 +1,12 @@
-//! Days, and sums of rows that do not depend on their order.
+//! Sums of rows that do not depend on their order.
 
-use std::fmt;
 use std::ops::{AddAssign, SubAssign};
 
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::key::Key;
 use crate::session::Span;
-use crate::time::EventTime;
-
-const DAY_MS: i64 = 86_400_000;
-
-/// A day in UTC, counted since 1970.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Day(pub i64);
-
-impl Day {
-    /// The day of a moment.
-    pub fn of(time: EventTime) -> Self {
-        Day(time.millis().div_euclid(DAY_MS))
-    }
-
-    /// The day after.
-    pub fn next(self) -> Self {
-        Day(self.0 + 1)
-    }
-}
-
-impl fmt::Display for Day {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = EventTime::from_millis(self.0.saturating_mul(DAY_MS)).to_string();
-        f.write_str(time.split('T').next().unwrap_or_default())
-    }
-}
+use crate::time::Day;
 
 /// Rows and events, and the sum of the hashes of the rows, modulo 2^128. Two different sets of rows
 /// have the same sums with a probability of about 1 in 2^128.
@@ -84,15 +58,7 @@ pub struct DayDifference {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_day_prints_as_a_date_and_holds_its_first_and_not_its_last_moment() {
-        let day = |ms| Day::of(EventTime::from_millis(ms));
-        assert_eq!(day(0).to_string(), "1970-01-01");
-        assert_eq!(day(-1).to_string(), "1969-12-31");
-        assert_eq!(day(DAY_MS - 1).next(), day(DAY_MS));
-        assert!(!Day::of(EventTime::NEVER).to_string().is_empty());
-    }
+    use crate::time::EventTime;
 
     /// These values are in the proofs of every user.
     #[test]

@@ -165,7 +165,7 @@ impl World {
     fn keep(&self, comparison: Comparison) -> Proof {
         let ends = self.read.iter().map(|read| Offset::new(*read as i64)).collect();
         let ends = BTreeMap::from([(place(), ends)]);
-        let proof = comparison.into_proof(self.bound(), [1, 2, 3], ends, Past::default());
+        let proof = comparison.into_proof(self.bound(), [1, 2, 3], ends, JobHistory::default());
         let back = Proof::decode(&proof.encode()).expect("readable");
         assert_eq!(back, proof);
         back

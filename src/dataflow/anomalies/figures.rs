@@ -24,7 +24,7 @@ pub struct Counts {
 
 /// What was found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Alarms {
+pub struct AnomalyFigures {
     pub epoch: Epoch,
     /// Of each kind that is looked for.
     pub counts: BTreeMap<Kind, Counts>,
@@ -35,11 +35,11 @@ pub struct Alarms {
     began: Option<EventTime>,
 }
 
-impl Alarms {
+impl AnomalyFigures {
     /// Nothing yet, of these kinds.
     pub fn of(kinds: &[Kind]) -> Self {
         let counts = kinds.iter().map(|kind| (*kind, Counts::default())).collect();
-        Alarms { counts, ..Alarms::default() }
+        AnomalyFigures { counts, ..AnomalyFigures::default() }
     }
 
     /// Takes in what is published, and logs what is new. A session ends `end_after_ms` after its
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn what_was_found_before_the_start_is_live_and_not_raised_again() {
-        let mut alarms = Alarms::of(&[Kind::Burst, Kind::Fall]);
+        let mut alarms = AnomalyFigures::of(&[Kind::Burst, Kind::Fall]);
         alarms.take(&published(1_000_000, &[], &[]), 300_000);
         let (old, new) = ([burst(699_000, "old")], [burst(700_000, "new")]);
         alarms.take(&published(2_000_000, &old, &old), 300_000);
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn the_newest_are_shown() {
         let all: Vec<Anomaly> = (0..300).map(|n| burst(n * 1_000, &n.to_string())).collect();
-        let mut alarms = Alarms::of(&[Kind::Burst]);
+        let mut alarms = AnomalyFigures::of(&[Kind::Burst]);
         alarms.take(&published(0, &all, &all), 300_000);
         assert_eq!((alarms.live(), alarms.newest.len()), (300, SHOWN));
         assert_eq!((&alarms.newest[0], &alarms.newest[99]), (&all[299], &all[200]));

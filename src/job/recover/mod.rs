@@ -254,7 +254,7 @@ fn accept(plan: &mut RecoveryPlan, config: &Config, losses: &[Loss]) -> Result<(
         return Err(refuse(losses));
     }
     let places = places(losses);
-    warn!("going on without what is lost, as --accept-lost-offsets says: {places}");
+    warn!("continuing without what is lost (--accept-lost-offsets): {places}");
     let newest = ledger::accept_losses(&config.ledger, losses, plan.first_epoch);
     plan.lost_before = Some(newest.map_err(|error| match error {
         LedgerError::Fatal(fault) => fault,
