@@ -55,7 +55,7 @@ CONF
     until [[ $flink_job ]] && flink_ask "checkpoints" |
         grep -c '"completed":[1-9]' >/dev/null; do
         kill -0 "$flink" 2>/dev/null || die "the Flink job ended: $(tail -n 3 "$flink_log")"
-        ((SECONDS < deadline)) || die "the Flink job makes no checkpoint: see $flink_log"
+        ((SECONDS < deadline)) || die "the Flink job makes no checkpoint: $(tail -n 5 "$flink_log")"
         sleep 0.3
         flink_job=$(curl -s "http://127.0.0.1:$flink_port/jobs" | grep -oE '[0-9a-f]{32}') || true
     done
