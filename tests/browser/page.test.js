@@ -507,7 +507,7 @@ test("sessions by host are those of the last day as soon as these are known", as
 
   player.change({ at: NOON + 2000, ...lastDay(3, { visitors: false }) });
   await until("counting", what, (said) => said === "Sessions that ended since 2026-11-25 12:00:00, " +
-    "up to the watermark (12:03:55), with every correction.");
+    "up to the watermark (12:03:55). Late events correct them.");
   assert.deepEqual(await names(), ["all hosts", "h0.example", "h1.example", "h2.example"]);
   assert.deepEqual(await row(1), ["h0.example", "20,000", "1,000", "4", "17", "3 min 20 s",
     "16 min 23 s", "50 %"]);

@@ -122,7 +122,7 @@ function ofTheDay(doc) {
 	const total = doc.statistics_all?.rows ?? [];
 	const what = [
 		`Sessions that ended since ${moment(head.rows_from ?? head.from, doc.at)}, ` +
-			`up to the watermark (${moment(head.watermark, doc.at)}), with every correction.`,
+			`up to the watermark (${moment(head.watermark, doc.at)}). Late events correct them.`,
 	];
 	if (known(head.rows_from))
 		what.push("What ended before is not known: reading the table failed at the start.");

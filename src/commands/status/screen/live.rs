@@ -149,6 +149,16 @@ pub fn anomalies(document: &Value, width: usize, most: usize) -> Vec<String> {
         lines.push(format!("  {} {}{of}", when(&row["at"]), text(&row["kind"])));
         lines.extend(wrapped(&text(&row["reason"]), width, "    "));
     }
+    if block["rows_refused"].as_u64() > Some(0) {
+        let (limit, refused) = (number(&block["hosts_limit"]), number(&block["rows_refused"]));
+        let said = format!("no more than {limit} hosts are looked at: not {refused} sessions");
+        lines.extend(wrapped(&said, width, "  "));
+    }
+    if block["visitors_from"].is_number() {
+        let from = when(&block["visitors_from"]);
+        let said = format!("too many visitors: they are looked at again from {from} on");
+        lines.extend(wrapped(&said, width, "  "));
+    }
     lines
 }
 
@@ -253,8 +263,17 @@ and 1 more host with 12 sessions"
         assert_eq!(visitors(&document, 80), None);
         document["anomalies"] = json!({"rows": null, "why": {"rows": "none are looked for"}});
         assert_eq!(anomalies(&document, 80, 9), ["anomalies: none are looked for"]);
-        document["anomalies"] = json!({"rows": [], "live": 0});
+        document["anomalies"] = json!({"rows": [], "live": 0, "rows_refused": 0});
         assert_eq!(anomalies(&document, 80, 9), ["anomalies: none"]);
+        document["anomalies"]["rows_refused"] = 1_234.into();
+        document["anomalies"]["hosts_limit"] = 10_000.into();
+        document["anomalies"]["visitors_from"] = 1_780_272_000_000_i64.into();
+        let want = [
+            "anomalies: none",
+            "  no more than 10,000 hosts are looked at: not 1,234 sessions",
+            "  too many visitors: they are looked at again from 2026-06-01 00:00 on",
+        ];
+        assert_eq!(anomalies(&document, 80, 9), want);
     }
 
     #[test]
