@@ -53,6 +53,12 @@ pub fn belongs(found: &Found, incident: &Incident) -> bool {
             let days = from_ms.div_euclid(DAY_MS)..=(to_ms + AFTER_MS).div_euclid(DAY_MS);
             found.subject == incident.subject && days.contains(&day)
         }
+        Kind::Clock => {
+            // Afterwards its promise stays where it is until time has caught up.
+            let until_ms = to_ms + incident.size as i64 * MINUTE_MS;
+            let days = from_ms.div_euclid(DAY_MS)..=until_ms.div_euclid(DAY_MS);
+            found.subject == incident.subject && days.contains(&found.at_ms.div_euclid(DAY_MS))
+        }
         Kind::Burst | Kind::Marathon => {
             let near = from_ms - BEFORE_MS..=to_ms + AFTER_MS;
             found.subject == incident.subject && near.contains(&found.at_ms)

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
 
 use sessionizer::commands::produce::scenario::{
-    DAY_MS, Plan, PlannedSession, Request, Scenario, Tail,
+    DAY_MS, Plan, PlannedSession, Request, Scenario, Tail, events,
 };
 use sessionizer_core::anomaly::{
-    Anomaly, BUCKET_MS, Evidence, Kind, SINGLES_MS, Session, Thresholds, batch, network,
+    Anomaly, BUCKET_MS, ClockJudge, Evidence, Kind, PartitionClock, SINGLES_MS, Session,
+    Thresholds, batch, network,
 };
 use sessionizer_core::time::{EventTime, Gap};
 
@@ -21,7 +22,7 @@ const START_MS: i64 = 1_780_272_000_000;
 const BASELINE: u64 = 100;
 /// The scenarios that are planned together: those of single visitors in one plan, each one of a
 /// whole host in a plan of its own.
-const WORLDS: [&[Scenario]; 4] = [
+const WORLDS: [&[Scenario]; 5] = [
     &[
         Scenario::Flood,
         Scenario::Crawler,
@@ -33,7 +34,14 @@ const WORLDS: [&[Scenario]; 4] = [
     &[Scenario::Surge],
     &[Scenario::Outage],
     &[Scenario::Singles],
+    &[Scenario::Skew],
 ];
+/// The job's defaults, and its topic.
+const OUT_OF_ORDERNESS_MS: i64 = 15_000;
+const IDLE_TIMEOUT_MS: i64 = 30_000;
+const EPOCH_MS: i64 = 1_000;
+const TOPIC: &str = "web-events";
+const PARTITIONS: u32 = 4;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -79,6 +87,8 @@ pub fn run(args: &Args) -> Result<(), String> {
                         scenarios: Vec::new(),
                         incidents: args.incidents,
                         seed,
+                        topic: TOPIC.to_owned(),
+                        partitions: PARTITIONS,
                     },
                     &thresholds,
                 );
@@ -104,7 +114,9 @@ impl Cell {
         let on_second = |found: &Found| found.known_ms.is_none_or(|known| known >= second_day);
         // All visits end with the plan: that is not a fall.
         let in_time = |found: &Found| found.known_ms.is_none_or(|known| known <= end);
-        let Judged { found, large } = judge(&Plan::new(clean), thresholds);
+        let plan = Plan::new(clean);
+        let Judged { mut found, large } = judge(&plan, thresholds);
+        found.extend(clocks(&plan, thresholds));
         self.days += 1;
         self.baseline_alarms += large.iter().filter(|f| on_second(f) && in_time(f)).count() as u64;
         for found in found.into_iter().filter(in_time) {
@@ -112,7 +124,10 @@ impl Cell {
         }
         for world in WORLDS {
             let plan = Plan::new(&Request { scenarios: world.to_vec(), ..clean.clone() });
-            let Judged { found, large } = judge(&plan, thresholds);
+            let Judged { found, large } = match world.contains(&Scenario::Skew) {
+                true => Judged { found: clocks(&plan, thresholds), large: Vec::new() },
+                false => judge(&plan, thresholds),
+            };
             let on_time = |found: &Found| on_second(found) && in_time(found);
             let found: Vec<Found> = found.into_iter().filter(on_time).collect();
             self.scores.add(&found, &plan.incidents);
@@ -170,6 +185,42 @@ fn judge(plan: &Plan, thresholds: &Thresholds) -> Judged {
     Judged { found: found.collect(), large: large.collect() }
 }
 
+/// The partitions whose clock is off, if the events are read as they happen.
+fn clocks(plan: &Plan, thresholds: &Thresholds) -> Vec<Found> {
+    let mut judge = ClockJudge::new(thresholds, OUT_OF_ORDERNESS_MS as u64, IDLE_TIMEOUT_MS as u64);
+    let names: Vec<String> = (0..plan.partitions).map(|of| format!("{TOPIC}/{of}")).collect();
+    // When the last event of each partition came, and the newest time that one had.
+    let mut newest: Vec<Option<(i64, i64)>> = vec![None; names.len()];
+    let mut epoch_ms = i64::MIN;
+    // The job reports a partition once a day.
+    let mut found: BTreeMap<(String, i64), Found> = BTreeMap::new();
+    for event in events(plan) {
+        epoch_ms = epoch_ms.max(event.at_ms - event.at_ms.rem_euclid(EPOCH_MS) - IDLE_TIMEOUT_MS);
+        while epoch_ms + EPOCH_MS <= event.at_ms {
+            epoch_ms += EPOCH_MS;
+            let promise = |of: &Option<(i64, i64)>| {
+                let (_, time_ms) = of.filter(|(at_ms, _)| epoch_ms - at_ms < IDLE_TIMEOUT_MS)?;
+                Some(EventTime::from_millis(time_ms - OUT_OF_ORDERNESS_MS))
+            };
+            let partitions: Vec<PartitionClock<'_>> = names
+                .iter()
+                .zip(&newest)
+                .map(|(name, of)| PartitionClock { name, promise: promise(of) })
+                .collect();
+            for anomaly in judge.epoch(&partitions) {
+                let (subject, at_ms) = (anomaly.subject, anomaly.at.millis());
+                let (kind, host, known_ms) = (anomaly.kind, anomaly.host, Some(epoch_ms));
+                let one = Found { kind, host, subject: subject.clone(), at_ms, known_ms };
+                found.entry((subject, at_ms)).or_insert(one);
+            }
+        }
+        let of = &mut newest[plan.partition(event.visit.visitor) as usize];
+        let time_ms = plan.event_time_ms(&event);
+        *of = Some((event.at_ms, of.map_or(time_ms, |(_, newest_ms)| newest_ms.max(time_ms))));
+    }
+    found.into_values().collect()
+}
+
 /// When each anomaly was known, by event time.
 fn known(rows: &[Session<'_>], found: &[Anomaly]) -> Vec<Option<i64>> {
     // The ends of the sessions of the visitors and networks that were found, by day.
@@ -214,7 +265,7 @@ fn print(cells: &[(u64, Tail, Cell)], seeds: &RangeInclusive<u64>, args: &Args) 
     println!("| kind | visits a day | tails | recall | precision | delay | false alarms a day |");
     println!("|---|--:|---|--:|--:|--:|--:|");
     let a_day = |alarms: u64, days: u64| format!("{:.2}", alarms as f64 / days.max(1) as f64);
-    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Clock) {
+    for kind in Kind::ALL {
         for (visits, tail, cell) in cells {
             let score = cell.scores.kinds.get(&kind).cloned().unwrap_or_default();
             let [_, alarms] = cell.false_alarms.get(&kind).copied().unwrap_or_default();
@@ -252,7 +303,7 @@ fn print(cells: &[(u64, Tail, Cell)], seeds: &RangeInclusive<u64>, args: &Args) 
     }
     println!("\n| false alarms on the first day | {} |", titles(cells, |v, t| format!("{v} {t}")));
     println!("|---|{}", "--:|".repeat(cells.len()));
-    for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Clock) {
+    for kind in Kind::ALL {
         let first = |cell: &Cell| {
             let [alarms, _] = cell.false_alarms.get(&kind).copied().unwrap_or_default();
             a_day(alarms, cell.days)

@@ -274,11 +274,13 @@ pub fn statistics(which: &str) -> Result<Option<StatisticsConfig>, Fault> {
 pub fn compute(
     workers: usize,
     (events, density): (u64, u64),
-    visitors: u64,
+    (visitors, hosts): (u64, Option<u64>),
     partitions: i32,
     statistics: Option<StatisticsConfig>,
 ) -> Result<(), Fault> {
+    let names = |hosts: u64| (0..hosts).map(|n| format!("host-{n}.example")).collect();
     let recipe = Recipe {
+        hosts: hosts.map_or_else(|| Recipe::default().hosts, names),
         number: Some(events),
         rate: density as f64,
         visitors,
@@ -307,6 +309,12 @@ pub fn compute(
     let (seconds, cpu) = (times.seconds(), cpu_seconds() - cpu);
     let rows = run_state.metrics.rows.load(Relaxed);
     let peak = memory_kib("VmHWM");
-    println!("records {events} rows {rows} seconds {seconds:.3} cpu {cpu:.2} peak_kib {peak}");
+    let window = &run_state.metrics.figures.window;
+    let [hosts, visitors] = [&window.hosts, &window.visitors].map(|kept| kept.load(Relaxed));
+    let judged = window.detectors.visitors.load(Relaxed);
+    println!(
+        "records {events} rows {rows} seconds {seconds:.3} cpu {cpu:.2} peak_kib {peak} hosts \
+         {hosts} visitors {visitors} judged {judged}"
+    );
     Ok(())
 }

@@ -28,6 +28,9 @@ enum Command {
         events: u64,
         #[arg(long, default_value_t = 50_000)]
         visitors: u64,
+        /// Spreads the events over so many hosts of equal size; by default over a few
+        #[arg(long)]
+        hosts: Option<u64>,
         #[arg(long, default_value_t = 4)]
         partitions: i32,
         /// Events a second of event time
@@ -59,9 +62,10 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Command::parse() {
         Command::Raw { consumers } => kafka::raw(consumers),
-        Command::Compute { workers, events, visitors, partitions, density, statistics } => {
+        Command::Compute { workers, events, visitors, hosts, partitions, density, statistics } => {
             dataflow::statistics(&statistics).and_then(|statistics| {
-                dataflow::compute(workers, (events, density), visitors, partitions, statistics)
+                let crowd = (visitors, hosts);
+                dataflow::compute(workers, (events, density), crowd, partitions, statistics)
             })
         }
         Command::Memory { workers, sessions } => memory::memory(workers, sessions),

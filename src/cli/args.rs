@@ -385,7 +385,8 @@ pub struct ProduceArgs {
     pub seed: String,
 
     /// Whole days of ordinary traffic in which this happens: flood, crawler, slow, distributed,
-    /// reader, marathon, surge, outage, singles, or clean for none of them; several with commas
+    /// reader, marathon, surge, outage, singles, skew, or clean for none of them; several with
+    /// commas
     ///
     /// The traffic has a daily curve and long tails. The days end with yesterday, unless
     /// --historical says when they begin; on the first, nothing happens. Of the other options,
@@ -409,7 +410,7 @@ pub struct ProduceArgs {
     #[arg(long, value_name = "TAIL", default_value = "light")]
     pub tail: String,
 
-    /// How often each of the scenarios happens to each host
+    /// How often each of the scenarios happens to each host, and a skew to the topic
     #[arg(long, value_name = "N", default_value = "2")]
     pub incidents: String,
 

@@ -86,12 +86,24 @@ impl Publisher {
         })
     }
 
-    /// Queues a record; blocks while the queue is full. A payload of `None` is a tombstone.
+    /// Queues a record for the partition of its key; blocks while the queue is full. A payload of
+    /// `None` is a tombstone.
     ///
     /// Records carry the time of writing, not the event time: by this timestamp, brokers delete old
     /// records and refuse those from the future.
     pub fn send(&self, key: Option<&str>, payload: Option<&[u8]>) -> Result<(), Fault> {
+        self.send_to(None, key, payload)
+    }
+
+    /// Queues a record for a partition, if one is named.
+    pub fn send_to(
+        &self,
+        partition: Option<i32>,
+        key: Option<&str>,
+        payload: Option<&[u8]>,
+    ) -> Result<(), Fault> {
         let mut record = BaseRecord::<str, [u8]>::to(&self.topic);
+        record.partition = partition;
         record.key = key;
         record.payload = payload;
         record.headers = origin::mark(self.queued.fetch_add(1, Relaxed));

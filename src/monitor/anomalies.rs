@@ -1,13 +1,14 @@
 //! The anomalies as a block of the document. Rendering only.
 
 use serde_json::{Value, json};
-use sessionizer_core::anomaly::{Anomaly, BUCKET_MS, DAY_MS, Kind, SINGLES_MS};
+use sessionizer_core::anomaly::{Anomaly, BUCKET_MS, DAY_MS, Day, Kind, LIVE_DAYS, SINGLES_MS};
 use sessionizer_core::time::EventTime;
 
+use crate::dataflow::changes::HOSTS;
 use crate::monitor::Facts;
 use crate::monitor::document::unknown;
 use crate::monitor::mask::mask;
-use crate::monitor::sample::Sample;
+use crate::monitor::sample::{DetectorSample, Sample};
 
 /// Why there are no anomalies to show.
 pub fn why_none(sample: &Sample) -> &'static str {
@@ -20,11 +21,24 @@ pub fn why_none(sample: &Sample) -> &'static str {
     }
 }
 
-/// The newest anomalies of the last day.
-pub fn block(facts: &Facts, sample: &Sample) -> Value {
-    let Some(alarms) = &sample.anomalies else { return unknown(&["rows"], why_none(sample)) };
+/// The newest anomalies of the last day, and what there was no room for.
+pub fn block(facts: &Facts, samples: &[Sample]) -> Value {
+    let Some(alarms) = &samples[0].anomalies else {
+        return unknown(&["rows"], why_none(&samples[0]));
+    };
     let rows: Vec<Value> = alarms.newest.iter().map(|anomaly| row(facts, anomaly)).collect();
-    json!({"as_of": alarms.epoch, "live": alarms.live(), "rows": rows})
+    let detectors = || samples.iter().filter_map(|sample| sample.window.detectors);
+    let sum = |of: fn(DetectorSample) -> u64| detectors().map(of).sum::<u64>();
+    // A day is judged if its visitors and those of the day before are known.
+    let live = alarms.watermark.map(|watermark| Day(Day::of(watermark).0 - LIVE_DAYS + 1));
+    let known = detectors().filter_map(|of| of.visitors_from_ms).max();
+    let judged = known.map(|known| known + DAY_MS);
+    json!({
+        "as_of": alarms.epoch, "live": alarms.live(), "rows": rows,
+        "hosts": sum(|of| of.hosts), "hosts_limit": HOSTS,
+        "visitors_kept": sum(|of| of.visitors), "rows_refused": sum(|of| of.refused_rows),
+        "visitors_from": judged.filter(|from| live.is_some_and(|live| *from > live.start().millis())),
+    })
 }
 
 fn row(facts: &Facts, anomaly: &Anomaly) -> Value {

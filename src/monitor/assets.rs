@@ -13,7 +13,7 @@ pub const FILES: &[(&str, &str, &[u8])] = &[
     ("/charts.js", "text/javascript; charset=utf-8", include_bytes!("page/charts.js")),
     ("/blocks.js", "text/javascript; charset=utf-8", include_bytes!("page/blocks.js")),
     ("/sections.js", "text/javascript; charset=utf-8", include_bytes!("page/sections.js")),
-    ("/day.js", "text/javascript; charset=utf-8", include_bytes!("page/day.js")),
+    ("/hosts.js", "text/javascript; charset=utf-8", include_bytes!("page/hosts.js")),
     ("/tables.js", "text/javascript; charset=utf-8", include_bytes!("page/tables.js")),
     ("/uplot.js", "text/javascript; charset=utf-8", include_bytes!("page/uplot.js")),
 ];

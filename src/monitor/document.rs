@@ -58,7 +58,7 @@ pub fn document(job_state: &JobState, totals: &Totals, samples: &[Sample]) -> Do
         "dead_letters": dead_letters(job_state, samples),
         "balance": balance(job_state),
         "proof": proof(job_state),
-        "anomalies": anomalies::block(facts, &samples[0]),
+        "anomalies": anomalies::block(facts, samples),
         "peers": {"rows": samples.iter().map(peer).collect::<Vec<_>>()},
     });
     let mut document = match blocks {

@@ -21,7 +21,7 @@ use crate::dataflow::buckets::{BOUNDS, Counted};
 use crate::monitor::Facts;
 use crate::monitor::job_state::{AuditRow, JobState, Totals};
 use crate::monitor::process::ProcessFigures;
-use crate::monitor::sample::{PartSample, PartState, Sample};
+use crate::monitor::sample::{DetectorSample, PartSample, PartState, Sample};
 
 /// A format of metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -356,6 +356,16 @@ impl Shown {
     }
 
     fn anomalies(&self, out: &mut Out<'_>) -> Result<(), Error> {
+        if let Some(DetectorSample { hosts, visitors, refused_rows, .. }) =
+            self.sample.window.detectors
+        {
+            let help = "Hosts that are looked at for anomalies";
+            out.gauge("anomalies_hosts", help, Some(hosts as f64))?;
+            let help = "Visitors that are looked at for anomalies, on each day and at each host";
+            out.gauge("anomalies_visitors", help, Some(visitors as f64))?;
+            let help = "Rows that were not looked at, because there was no room for their host";
+            out.counter("anomalies_rows_refused", help, refused_rows)?;
+        }
         let Some(alarms) = &self.sample.anomalies else { return Ok(()) };
         let of = |count: fn(&Counts) -> u64| {
             let all = alarms.counts.iter();

@@ -205,6 +205,18 @@ pub struct WindowSample {
     pub visitors: u64,
     pub too_old: u64,
     pub past_rows: u64,
+    /// `None` if no anomalies are looked for.
+    pub detectors: Option<DetectorSample>,
+}
+
+/// The detectors of anomalies: see `DetectorFigures`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DetectorSample {
+    pub hosts: u64,
+    pub visitors: u64,
+    pub refused_rows: u64,
+    /// The start of the first day whose visitors are known, if there were too many before it.
+    pub visitors_from_ms: Option<i64>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

@@ -2,6 +2,74 @@
 
 export const NOON = Date.UTC(2026, 10, 26, 12, 4, 11);
 
+const BLOCKS = ["all", "hosts", "hours", "minutes", "visitors"].map((of) => `statistics_${of}`);
+const HOUR_MS = 3_600_000;
+
+/** The statistics of the last day, of so many hosts; without visitors, they are not counted. */
+export function lastDay(hosts, { at = NOON, visitors = true } = {}) {
+  const from = Math.floor(at / HOUR_MS) * HOUR_MS - 24 * HOUR_MS;
+  const summary = (sessions) => ({
+    sessions,
+    events: sessions * 4,
+    duration_ms: sessions * 200_000,
+    singles: Math.floor(sessions / 2),
+    events_median: [2, 2],
+    events_p95: [16, 17],
+    duration_median_ms: [57_344, 65_535],
+    duration_p95_ms: [917_504, 983_039],
+  });
+  const line = (host, sessions) => ({
+    host,
+    day: summary(sessions),
+    hour: summary(Math.floor(sessions / 20)),
+    minute: { sessions: 1, events: 4, duration_ms: 200_000 },
+    visitors: visitors ? Math.floor(sessions / 2) : null,
+  });
+  const rows = Array.from({ length: hosts }, (_, i) =>
+    line(`h${i}.example`, Math.max(1, Math.floor(20_000 / (i + 1)))),
+  );
+  const sum = rows.reduce((all, row) => all + row.day.sessions, 0);
+  const hours = Array.from({ length: 25 }, (_, i) => {
+    const of = summary(Math.floor((sum / 25) * (1 + Math.sin(i / 4) / 2)));
+    return [from + i * HOUR_MS, ...Object.values(of)];
+  });
+  const busy = Array.from({ length: 10 }, (_, i) => ({
+    host: "h0.example",
+    ip: i ? `198.51.100.${i}` : "2001:db8:1234:5678:9abc:def0:1234:5678",
+    sessions: 40 - i,
+  }));
+  return {
+    statistics: {
+      state: "counting",
+      as_of: at - 1000,
+      watermark: at - 16_000,
+      from,
+      rows_read: 12_000,
+      rows_from: null,
+      visitors_from: null,
+      hosts,
+      hosts_limit: 10_000,
+      cells: 1000,
+      visitors_kept: visitors ? 10_000 : 0,
+      too_old: 0,
+      broken: 0,
+    },
+    statistics_all: { rows: [line("", sum)] },
+    statistics_hosts: {
+      rows: rows.slice(0, 20),
+      other: { hosts: Math.max(0, hosts - 20), sessions: hosts > 20 ? 5 : 0, events: 5 },
+    },
+    statistics_hours: { columns: ["at", ...Object.keys(summary(0))], rows: hours },
+    statistics_minutes: {
+      columns: ["at", "sessions", "events", "duration_ms"],
+      rows: [[Math.floor(at / 60_000) * 60_000, 1, 4, 200_000]],
+    },
+    statistics_visitors: visitors
+      ? { least: 5, rows: busy }
+      : { rows: null, why: { rows: "visitors are not counted (--statistics hosts)" } },
+  };
+}
+
 /** A job that is up to date, with `minutes` of history; `blocks` replaces blocks of it. */
 export function document_(blocks = {}, { at = NOON, minutes = 15 } = {}) {
   const points = Array.from({ length: minutes * 60 }, (_, i) => {
@@ -109,6 +177,12 @@ export function document_(blocks = {}, { at = NOON, minutes = 15 } = {}) {
       ],
       other: { hosts: 0, sessions: 0, events: 0, duration_ms: 0 },
     },
+    statistics: {
+      state: null,
+      as_of: null,
+      why: { state: "they are switched off (--statistics none)" },
+    },
+    ...Object.fromEntries(BLOCKS.map((block) => [block, { rows: null }])),
     latest: { keep: 50, rows: Array.from({ length: 12 }, (_, i) => session(i, at)) },
     dead_letters: {
       since: started_at,

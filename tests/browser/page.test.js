@@ -6,7 +6,7 @@ import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { after, afterEach, before, test } from "node:test";
 import { launch, open, text, until } from "./browser.js";
-import { NOON, document_, partitions, session, tick } from "./documents.js";
+import { NOON, document_, lastDay, partitions, session, tick } from "./documents.js";
 import { Player } from "./player.js";
 import { Tabs } from "./tabs.js";
 
@@ -488,6 +488,56 @@ test("of many hosts the first are shown, all on demand, and a filter finds one",
   assert.deepEqual(await names(), ["h77.example"]);
 });
 
+test("sessions by host are those of the last day as soon as these are known", async () => {
+  const { page, player, complaints } = await watch(document_());
+  const heads = () => page.locator("#hosts th").allInnerTexts();
+  const names = () => page.locator("#hosts td.head").allInnerTexts();
+  const row = (n) => page.locator("#hosts tbody tr").nth(n).locator("td").allInnerTexts();
+  const what = () => text(page, "#hosts-what");
+  assert.equal(await what(), "Sessions since the start at 11:04:11. Statistics of the last day: " +
+    "they are switched off (--statistics none).");
+  assert.deepEqual(await names(), ["www.example", "shop.example", "blog.example"]);
+  assert.deepEqual(await row(0), ["www.example", "1,200", "74 %", "4", "30 s"]);
+  assert.equal(await page.locator("#hours-block, #visitors-block").filter({ visible: true }).count(), 0);
+
+  const reading = { state: "reading", rows_read: 1234, as_of: NOON };
+  player.change({ at: NOON + 1000, statistics: reading });
+  await until("reading", what, (said) => said === "Reading the rows of the last day: 1,234 rows " +
+    "so far. Until then, sessions since the start at 11:04:11.");
+
+  player.change({ at: NOON + 2000, ...lastDay(3, { visitors: false }) });
+  await until("counting", what, (said) => said === "Sessions that ended since 2026-11-25 12:00:00, " +
+    "up to the watermark (12:03:55). Late events correct them.");
+  assert.deepEqual(await names(), ["all hosts", "h0.example", "h1.example", "h2.example"]);
+  assert.deepEqual(await row(1), ["h0.example", "20,000", "1,000", "4", "17", "3 min 20 s",
+    "16 min 23 s", "50 %"]);
+  assert.equal(await page.locator("#hours tbody tr").count(), 25);
+  assert.deepEqual((await page.locator("#hours td.head").allInnerTexts()).slice(0, 2),
+    ["12:00", "11:00"]);
+  assert.match(await text(page, "#visitors"), /visitors are not counted/);
+  assert.ok(!(await heads()).includes("visitors"));
+
+  player.change({ at: NOON + 3000, ...lastDay(10_000) });
+  await until("visitors", heads, (shown) => shown.includes("visitors"));
+  assert.equal((await names()).length, 11);
+  assert.equal(await text(page, "#host-rest"), "9,980 other hosts had 5 sessions together. " +
+    "No more than 10,000 hosts are told apart.");
+  assert.deepEqual(await page.locator("#visitors tbody tr").nth(1).locator("td").allInnerTexts(),
+    ["198.51.100.1", "h0.example", "39"]);
+  await page.click("#host-all");
+  assert.equal((await names()).length, 21);
+  await page.fill("#host-filter", "H19");
+  assert.deepEqual(await names(), ["h19.example"]);
+
+  const { statistics } = lastDay(3);
+  const at_start = { ...statistics, rows_from: NOON - 7_200_000, visitors_from: NOON - 3_600_000, broken: 1 };
+  player.change({ at: NOON + 4000, statistics: at_start });
+  await until("what is missing", what, (said) =>
+    /ended since 10:04:11/.test(said) && /reading the table failed at the start/.test(said) &&
+    /Too many visitors: counted since 11:04:11/.test(said) && /This is a bug/.test(said));
+  assert.deepEqual(complaints, []);
+});
+
 test("the balance says in words and colour whether it holds", async () => {
   const { page, player } = await watch(document_());
   const tone = () => page.getAttribute("#balance-verdict", "data-tone");
@@ -698,6 +748,7 @@ test("nothing moves for those who asked for it", async () => {
 
 const LOOKS = {
   "up to date": () => document_(),
+  "the last day": () => document_(lastDay(30)),
   "everything strange": hostile,
   "held back": () =>
     document_({

@@ -254,3 +254,32 @@ fn nothing_is_looked_for_with_none() {
     world.run_to_end(&["--anomalies", "none"]);
     assert_eq!(world.value("select count(*) from sessionizer.anomalies"), "0");
 }
+
+#[test]
+fn the_partition_of_a_skew_is_found_by_a_job_that_reads_along() {
+    let world = World::new("anomalies-skew");
+    world.create_topic(4);
+    let args = ["--anomalies", "clock", "--epoch", "100ms", "--idle-timeout", "2s"];
+    let mut job = world.start(&args);
+    job.wait_for("reading begins");
+    // Clocks are judged once the idle timeout has passed.
+    std::thread::sleep(Duration::from_secs(3));
+    let truth = std::env::temp_dir().join(format!("{}-truth", world.name));
+    let mut command = world.command();
+    command.args(["produce", "--scenario", "skew", "--visits", "600", "--incidents", "1"]);
+    command.args(["--historical", "2026-06-01T00:00:00Z", "--rate", "300", "--truth"]).arg(&truth);
+    let (status, log) = finish(command);
+    assert!(status.success(), "{log}");
+    let text = std::fs::read_to_string(&truth).expect("the truth was written");
+    std::fs::remove_file(&truth).expect("it can be removed");
+    let incident: Value = serde_json::from_str(text.trim()).expect("one incident");
+    assert_eq!((&incident["kinds"][0], &incident["host"]), (&"clock".into(), &"".into()));
+    let subject = incident["subject"].as_str().expect("text");
+    assert!(subject.starts_with(&format!("{}/", world.name)), "{subject}");
+    let found = "select subject, host, reason like '%ahead of the other partitions%'
+                 from sessionizer.anomalies where kind = 'clock' and at = '2026-06-02'";
+    eventually("the skew is found", || {
+        world.query(found).iter().any(|row| row[..] == [subject, "", "t"])
+    });
+    job.stop();
+}

@@ -279,3 +279,52 @@ fn what_is_not_counted_says_why() {
     );
     watched.job.stop();
 }
+
+/// An attack with random Host headers and addresses: what is kept is bounded, the job says what it
+/// has not counted, and the table has all of it.
+#[test]
+fn random_hosts_and_addresses_are_bounded_and_the_rest_is_said() {
+    const SESSIONS: i64 = 12_500;
+    let world = World::new("statistics-attack");
+    world.create_topic(1);
+    let limits = ["--statistics", "visitors", "--statistics-visitors", "5000"];
+    let watched = Watched::start(&world, &[&ARGS[..], &limits].concat());
+    let noon_ms = 1_709_640_000_000;
+    let random = |n: i64| {
+        let ip = format!("10.{}.{}.1", n / 256, n % 256);
+        event(&ip, &format!("{n:x}.example"), noon_ms + n)
+    };
+    world.send_events(0, &(0..SESSIONS).map(random).collect::<Vec<_>>());
+    let document = watched.wait_until("all have ended", |document| {
+        document["statistics_all"]["rows"][0]["day"]["sessions"] == SESSIONS
+            && document["anomalies"]["as_of"] == document["statistics"]["as_of"]
+    });
+    let head = &document["statistics"];
+    assert_eq!((&head["hosts"], &head["hosts_limit"]), (&10_000.into(), &10_000.into()));
+    let rows = document["statistics_hosts"]["rows"].as_array().expect("rows").len() as i64;
+    let other = &document["statistics_hosts"]["other"];
+    assert_eq!((number(&other["hosts"]), rows), (10_000 - rows, 20));
+    assert_eq!(number(&other["sessions"]), SESSIONS - rows);
+    assert!(number(&head["visitors_kept"]) <= 5_000, "{head}");
+    // Visitors are counted again from the next hour on.
+    assert_eq!(head["visitors_from"], noon_ms + 3_600_000);
+    let anomalies = &document["anomalies"];
+    assert_eq!(number(&anomalies["hosts"]), 10_000);
+    assert_eq!(number(&anomalies["rows_refused"]), SESSIONS - 10_000);
+    assert!(number(&anomalies["visitors_kept"]) <= 5_000, "{anomalies}");
+    // The next day's visitors are known, so those of the day after it are compared with them.
+    assert_eq!(anomalies["visitors_from"], noon_ms + 36 * 3_600_000);
+    let metrics = watched.get("/metrics").body;
+    let refused = format!("sessionizer_anomalies_rows_refused_total {}", SESSIONS - 10_000);
+    assert!(metrics.contains(&refused), "{metrics}");
+    assert!(metrics.contains("sessionizer_anomalies_hosts 10000"), "{metrics}");
+    let mut status = world.command();
+    status.args(["status", &format!("http://{}", watched.address)]);
+    let output = status.output().expect("it runs");
+    let screen = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(screen.contains("(no more than 10,000 hosts are counted individually)"), "{screen}");
+    assert!(screen.contains("no more than 10,000 hosts are looked at"), "{screen}");
+    watched.job.stop();
+    let table = world.value("select count(*) from sessionized_events");
+    assert_eq!(table, SESSIONS.to_string());
+}

@@ -64,6 +64,8 @@ enum Source {
 pub struct Outgoing {
     key: Option<String>,
     payload: Option<Vec<u8>>,
+    /// `None`: the client chooses by the key.
+    partition: Option<i32>,
 }
 
 /// Writes until the number is reached, the log ends, or somebody asks to stop.
@@ -87,7 +89,7 @@ pub fn produce(
     match (&order.source, order.history) {
         (Source::AccessLog { path, host }, _) => writer.access_log(path, host),
         (Source::Planned(planned), _) => {
-            let plan = planned.plan()?;
+            let plan = planned.plan(topic, partitions(&order.kafka, run_state)?)?;
             writer.write(planned::records(&plan).map(Ok))
         }
         (Source::Generated(recipe), None) => writer.write(records(recipe.as_ref().clone())?),
@@ -112,11 +114,15 @@ fn records(recipe: Recipe) -> Result<impl Iterator<Item = Result<Outgoing, Fault
     Ok(generator.map(|record| Ok(Outgoing::from(record))))
 }
 
+/// How many partitions the topic has.
+fn partitions(kafka: &KafkaConfig, run_state: &RunState) -> Result<i32, Fault> {
+    Ok(Admin::new(kafka)?.topics(Duration::from_secs(60), || run_state.ending())?[0])
+}
+
 /// Whether nothing was ever written to the topic.
 fn is_empty(kafka: &KafkaConfig, run_state: &RunState) -> Result<bool, Fault> {
     let cluster = Admin::new(kafka)?;
-    let partitions = cluster.topics(Duration::from_secs(60), || run_state.ending())?[0];
-    for partition in 0..partitions {
+    for partition in 0..partitions(kafka, run_state)? {
         if cluster.offsets(&kafka.topics[0], partition)?.1 > Offset::ZERO {
             return Ok(false);
         }
@@ -126,7 +132,7 @@ fn is_empty(kafka: &KafkaConfig, run_state: &RunState) -> Result<bool, Fault> {
 
 impl From<GeneratedRecord> for Outgoing {
     fn from(record: GeneratedRecord) -> Self {
-        Outgoing { key: record.key, payload: record.payload }
+        Outgoing { key: record.key, payload: record.payload, partition: None }
     }
 }
 
@@ -311,6 +317,7 @@ impl<'a> RecordSender<'a> {
                 Ok(event) => Some(Ok(Outgoing {
                     key: Some(event.ip.to_string()),
                     payload: Some(event.to_json()),
+                    partition: None,
                 })),
                 Err(why) => {
                     skip(number, &why);
@@ -371,7 +378,7 @@ impl<'a> RecordSender<'a> {
             due = due.saturating_sub(1);
             let record = record?;
             let key = record.key.as_deref().filter(|_| self.order.keyed);
-            self.publisher.send(key, record.payload.as_deref())?;
+            self.publisher.send_to(record.partition, key, record.payload.as_deref())?;
             self.sent.set(self.sent.get() + 1);
             if self.sent.get().is_multiple_of(1_000) || pace.is_some() {
                 self.bar.set_position(self.sent.get());

@@ -11,10 +11,13 @@ use super::event::WebEvent;
 use super::scenario::{DAY_MS, Plan, PlannedEvent, Request, Scenario, Tail, events};
 use crate::cli::ProduceArgs;
 use crate::config::{Problems, whole};
+use crate::ui::text::plural;
 
 /// The name of traffic in which nothing happens.
 const CLEAN: &str = "clean";
 const HOST: &str = "shop.example";
+/// A clock is compared with those of at least two others.
+const SKEW_PARTITIONS: u32 = 3;
 /// Plans are kept in memory, about 40 bytes a visit.
 const MAX_VISITS: u64 = 50_000_000;
 
@@ -86,14 +89,37 @@ pub fn read(
     let today_ms = now_ms - now_ms.rem_euclid(DAY_MS);
     let start_ms = start_ms.unwrap_or(today_ms - days as i64 * DAY_MS);
     let tail = tail.unwrap_or(Tail::Light);
-    let request = Request { start_ms, days, hosts, visits, tail, scenarios, incidents, seed };
+    // The partitions are those of the topic.
+    let (topic, partitions) = (String::new(), 1);
+    let request = Request {
+        start_ms,
+        days,
+        hosts,
+        visits,
+        tail,
+        scenarios,
+        incidents,
+        seed,
+        topic,
+        partitions,
+    };
     Some(Planned { request, truth: args.truth.clone() })
 }
 
 impl Planned {
-    /// Makes the plan, and writes its truth.
-    pub fn plan(&self) -> Result<Plan, Fault> {
-        let plan = Plan::new(&self.request);
+    /// Makes the plan for a topic, and writes its truth.
+    pub fn plan(&self, topic: &str, partitions: i32) -> Result<Plan, Fault> {
+        let partitions = u32::try_from(partitions).unwrap_or(1).max(1);
+        if self.request.scenarios.contains(&Scenario::Skew) && partitions < SKEW_PARTITIONS {
+            return Err(Fault::Config(format!(
+                "--scenario skew: the topic {topic} has {}, and with fewer than {SKEW_PARTITIONS} \
+                 nobody can tell whose clock is off: name another topic (KAFKA_TOPIC), which is \
+                 created with --partitions {SKEW_PARTITIONS}",
+                plural(partitions, "partition")
+            )));
+        }
+        let plan =
+            Plan::new(&Request { topic: topic.to_owned(), partitions, ..self.request.clone() });
         if let Some(path) = &self.truth {
             write_truth(&plan, path)
                 .map_err(|why| Fault::Config(format!("--truth {path}: {why}")))?;
@@ -114,8 +140,11 @@ fn write_truth(plan: &Plan, path: &str) -> std::io::Result<()> {
 
 /// The records of a plan.
 pub fn records(plan: &Plan) -> impl Iterator<Item = Outgoing> + '_ {
-    events(plan).map(|PlannedEvent { at_ms, visit, number }| {
+    events(plan).map(|event| {
+        let PlannedEvent { visit, number, .. } = event;
         let ip = visit.visitor.address();
+        let partition = plan.is_skewed().then(|| plan.partition(visit.visitor) as i32);
+        let event_time_ms = plan.event_time_ms(&event);
         let event = WebEvent {
             url: if number == 0 { "/".into() } else { format!("/page/{number}").into() },
             referrer: "".into(),
@@ -123,10 +152,10 @@ pub fn records(plan: &Plan) -> impl Iterator<Item = Outgoing> + '_ {
             host: plan.hosts[usize::from(visit.host)].as_str().into(),
             ip: ip.as_str().into(),
             headers: Vec::new(),
-            event_time_ms: at_ms,
+            event_time_ms,
         };
         let payload = Some(event.to_json());
-        Outgoing { key: Some(ip), payload }
+        Outgoing { key: Some(ip), payload, partition }
     })
 }
 
@@ -155,6 +184,19 @@ mod tests {
         assert_eq!(read_args(&[]).expect("valid"), None);
         let clean = read_args(&["--scenario", "clean"]).expect("valid").expect("a plan");
         assert!(clean.request.scenarios.is_empty());
+    }
+
+    #[test]
+    fn a_skew_needs_other_partitions_to_compare_with() {
+        let planned = read_args(&["--scenario", "skew", "--visits", "100"]);
+        let planned = planned.expect("valid").expect("a plan");
+        let why = planned.plan("t", 2).expect_err("too few").to_string();
+        assert!(why.contains("the topic t has 2 partitions"), "{why}");
+        let plan = planned.plan("t", 3).expect("a plan");
+        let all: Vec<Outgoing> = records(&plan).collect();
+        let partitions = all.iter().map(|record| record.partition.expect("it has one"));
+        let used: std::collections::BTreeSet<i32> = partitions.collect();
+        assert!(used.into_iter().eq(0..3));
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub fn status(
 ) -> Result<(), Fault> {
     let endpoint = Endpoint::find(args.url.as_deref(), "/status", env)?;
     if !args.watch {
-        let shown = shown(&endpoint, args.json)?;
+        let shown = shown(&endpoint, args.json, None)?;
         return print(&shown);
     }
     let terminal = std::io::stdout().is_terminal();
@@ -40,7 +40,9 @@ pub fn status(
     }
     let mut last: Option<(Instant, String)> = None;
     while !run_state.stopping() {
-        let text = match shown(&endpoint, args.json) {
+        // The cursor stays on the line below.
+        let height = terminal.then(|| size().1.saturating_sub(1)).filter(|height| *height > 0);
+        let text = match shown(&endpoint, args.json, height) {
             Ok(text) => {
                 last = Some((Instant::now(), text.clone()));
                 text
@@ -56,8 +58,9 @@ pub fn status(
         };
         match terminal {
             true => {
+                let lines = text.lines().take(height.unwrap_or(usize::MAX));
                 let lines: Vec<String> =
-                    text.lines().map(|line| format!("{line}{CLEAR_LINE}\n")).collect();
+                    lines.map(|line| format!("{line}{CLEAR_LINE}\n")).collect();
                 print(&format!("{HOME}{}{CLEAR_BELOW}", lines.concat()))?;
             }
             false => print(&text)?,
@@ -70,7 +73,7 @@ pub fn status(
     Ok(())
 }
 
-fn shown(endpoint: &Endpoint, json: bool) -> Result<String, Fault> {
+fn shown(endpoint: &Endpoint, json: bool, height: Option<usize>) -> Result<String, Fault> {
     let at = &endpoint.authority;
     let reply = endpoint
         .get()
@@ -84,13 +87,15 @@ fn shown(endpoint: &Endpoint, json: bool) -> Result<String, Fault> {
     })?;
     match json {
         true => Ok(format!("{}\n", reply.body)),
-        false => Ok(screen::screen(&document, width())),
+        false => Ok(screen::screen(&document, size().0, height)),
     }
 }
 
-fn width() -> usize {
+/// The width and the height of the terminal. The height is 0 if it is not known.
+fn size() -> (usize, usize) {
     let size = terminal_size::terminal_size_of(std::io::stdout());
-    size.map_or(80, |(width, _)| usize::from(width.0)).max(40)
+    let (width, height) = size.map_or((80, 0), |(width, height)| (width.0, height.0));
+    (usize::from(width).max(40), usize::from(height))
 }
 
 fn print(text: &str) -> Result<(), Fault> {

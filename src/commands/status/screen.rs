@@ -1,4 +1,6 @@
-//! The screen of `sessionizer status`, as a pure function of the document and the width.
+//! The screen of `sessionizer status`, as a pure function of the document and the size.
+
+mod live;
 
 use std::time::Duration;
 
@@ -6,28 +8,51 @@ use serde_json::Value;
 
 use crate::commands::http::printable;
 use crate::monitor::sentence::clock;
-use crate::ui::text::{bytes, count, duration};
+use crate::ui::text::{bytes, count, duration, plural};
 
 /// How many partitions and writers are shown.
 const PARTS: usize = 12;
 const WRITERS: usize = 8;
 
-/// The screen.
-pub fn screen(document: &Value, width: usize) -> String {
-    let mut lines = head(document);
-    lines.push(String::new());
-    lines.extend(figures(document));
-    lines.push(String::new());
-    lines.extend(partitions(document));
-    lines.push(String::new());
-    lines.extend(writers(document));
-    lines.push(String::new());
-    lines.extend(ends(document));
+/// The most that is shown of each table, in steps until the screen fits.
+const STEPS: [usize; 6] = [usize::MAX, 8, 5, 3, 2, 1];
+
+/// The screen. If it has a height, less is shown of each table until all of them fit.
+pub fn screen(document: &Value, width: usize, height: Option<usize>) -> String {
+    let mut lines = Vec::new();
+    for most in STEPS {
+        lines = all_lines(document, width, most);
+        if height.is_none_or(|height| lines.len() <= height) {
+            break;
+        }
+    }
     let cut = |line: String| match line.char_indices().nth(width) {
         Some((at, _)) => line[..at].trim_end().to_owned() + "\n",
         None => line.trim_end().to_owned() + "\n",
     };
     lines.into_iter().map(cut).collect()
+}
+
+fn all_lines(document: &Value, width: usize, most: usize) -> Vec<String> {
+    let mut last_day = live::hosts(document, width, most);
+    last_day.extend(live::visitors(document, width));
+    let mut anomalies = live::anomalies(document, width, most);
+    let mut end = ends(document);
+    // A single line needs no block of its own.
+    if anomalies.len() == 1 {
+        end.splice(..0, anomalies.drain(..));
+    }
+    let blocks = [
+        head(document),
+        figures(document),
+        partitions(document, most),
+        writers(document, most),
+        last_day,
+        anomalies,
+        end,
+    ];
+    let blocks: Vec<Vec<String>> = blocks.into_iter().filter(|block| !block.is_empty()).collect();
+    blocks.join(&String::new())
 }
 
 fn text(value: &Value) -> String {
@@ -136,12 +161,13 @@ fn table(lines: &[Vec<String>]) -> Vec<String> {
     lines.iter().map(line).collect()
 }
 
-fn partitions(document: &Value) -> Vec<String> {
+fn partitions(document: &Value, most: usize) -> Vec<String> {
+    let most = PARTS.min(most);
     let block = &document["partitions"];
     let all = rows(block);
     let mut lines =
         vec![words(["partition", "offset", "to read", "lag", "/s", "promise", "state"])];
-    for part in all.iter().take(PARTS) {
+    for part in all.iter().take(most) {
         let state = match part["holds_back"].as_bool() {
             Some(true) => format!("{}, holds back", text(&part["state"])),
             _ => text(&part["state"]),
@@ -158,8 +184,9 @@ fn partitions(document: &Value) -> Vec<String> {
     }
     let mut lines = table(&lines);
     let total = block["total"].as_u64().unwrap_or(0) as usize;
-    if total > PARTS {
-        lines.push(format!("and {} more partitions", count((total - PARTS) as u64)));
+    let more = total.saturating_sub(all.len().min(most));
+    if more > 0 {
+        lines.push(format!("and {}", plural(more, "more partition")));
     }
     lines
 }
@@ -168,10 +195,11 @@ fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-fn writers(document: &Value) -> Vec<String> {
+fn writers(document: &Value, most: usize) -> Vec<String> {
+    let most = WRITERS.min(most);
     let all = rows(&document["writers"]);
     let mut lines = vec![words(["writer", "commits", "sessions", "took", "waiting", "state"])];
-    for writer in all.iter().take(WRITERS) {
+    for writer in all.iter().take(most) {
         let state = match (writer["failing_since"].as_i64(), writer["committing_since"].as_i64()) {
             (Some(_), _) => format!(
                 "failing for {}: {}",
@@ -194,8 +222,8 @@ fn writers(document: &Value) -> Vec<String> {
         ]);
     }
     let mut lines = table(&lines);
-    if all.len() > WRITERS {
-        lines.push(format!("and {} more writers", all.len() - WRITERS));
+    if all.len() > most {
+        lines.push(format!("and {}", plural(all.len() - most, "more writer")));
     }
     lines
 }
@@ -288,6 +316,16 @@ mod tests {
             "proof": {"verified_through": 1_790_250_605_000_u64, "audited_at": 1_790_250_665_000_u64,
                       "differences": 0, "unverifiable": 0, "rows": 1_203, "kind": "incremental"},
             "dead_letters": {"rows": [{"reason": "bad_json", "count": 3}]},
+            "statistics": {"state": "counting", "hosts": 1, "hosts_limit": 10_000},
+            "statistics_all": {"rows": []},
+            "statistics_hosts": {"rows": [
+                {"host": "www.example", "hour": {"sessions": 1_020}, "visitors": null,
+                 "day": {"sessions": 20_412, "events": 81_648, "singles": 10_206,
+                         "duration_ms": 4_082_400_000_u64}}], "other": {"hosts": 0}},
+            "statistics_visitors": {"rows": null},
+            "anomalies": {"live": 1, "rows": [
+                {"kind": "burst", "host": "www.example", "subject": "192.0.2.1",
+                 "at": 1_790_251_200_000_u64, "reason": "412 events in 31 s"}]},
         })
     }
 
@@ -306,30 +344,50 @@ records 5                 late merged 0             in flight 1 MiB
 partition   offset  to read    lag     /s  promise  state
 web/3      123,456       34  0.2 s  2,503     15 s  held up, holds back
 web/\u{fffd}[2J         0        –      –      –        –  idle
-and 2 more partitions
+and 12 more partitions
 
 writer  commits  sessions   took  waiting  state
 0           812     1,203  12 ms        2  failing for 12 s: refused
+
+sessions by host  last hour  last day  events each      length  one event
+www.example           1,020    20,412          4.0  3 min 20 s       50 %
+
+anomalies: 1
+  2026-09-24 12:00 burst of 192.0.2.1 at www.example
+    412 events in 31 s
 
 balance of 12:03: it adds up: 10 records = 5 closed + 4 open + 1 dead
 audited 12 min ago, through 13 min ago: equal, 1,203 rows
 dead letters: 3 bad_json
 ";
-        assert_eq!(screen(&document(), 80), want);
+        assert_eq!(screen(&document(), 80, None), want);
+    }
+
+    #[test]
+    fn a_screen_that_is_too_low_shows_less_of_each_table() {
+        let mut many = document();
+        let partition = many["partitions"]["rows"][0].clone();
+        many["partitions"]["rows"] = vec![partition; 14].into();
+        let lines = |height| screen(&many, 80, height).lines().count();
+        assert_eq!(lines(None), 37);
+        assert!(lines(Some(30)) <= 30 && lines(Some(30)) > 24);
+        let low = screen(&many, 80, Some(24));
+        assert!(low.contains("\nand 13 more partitions\n"), "{low}");
+        assert_eq!(low, screen(&many, 80, Some(1)), "nothing is left out entirely");
     }
 
     #[test]
     fn a_document_of_which_nothing_is_known_is_shown_and_no_line_is_too_wide() {
-        assert!(screen(&json!({}), 80).starts_with("–\n"));
-        for line in screen(&document(), 40).lines() {
+        assert!(screen(&json!({}), 80, None).starts_with("–\n"));
+        for line in screen(&document(), 40, None).lines() {
             assert!(line.chars().count() <= 40, "{line}");
         }
         let mut off = document();
         off["balance"]["difference"] = 7.into();
-        assert!(screen(&off, 100).contains("IT IS OFF BY 7"));
+        assert!(screen(&off, 100, None).contains("IT IS OFF BY 7"));
         off["proof"]["differences"] = 2.into();
         off["proof"]["unverifiable"] = 7.into();
         let said = "through 13 min ago: 2 DIFFERENCES, 1,203 rows, 7 cannot be verified";
-        assert!(screen(&off, 100).contains(said), "{}", screen(&off, 100));
+        assert!(screen(&off, 100, None).contains(said), "{}", screen(&off, 100, None));
     }
 }

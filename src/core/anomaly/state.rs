@@ -169,6 +169,16 @@ impl DetectorState {
         self.hosts.len()
     }
 
+    /// How many visitors are kept, counted by host and day.
+    pub fn visitors(&self) -> usize {
+        self.visitors
+    }
+
+    /// The first day whose visitors are known, if there were too many before it.
+    pub fn visitors_from(&self) -> Option<Day> {
+        (self.visitors_from > ALL_DAYS).then_some(self.visitors_from)
+    }
+
     /// Whether rows or visitors were refused because there was no room for them.
     pub fn has_refused(&self) -> bool {
         self.refused.is_some() || self.visitors_from > ALL_DAYS

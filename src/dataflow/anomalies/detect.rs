@@ -148,6 +148,11 @@ impl Detectors {
         }
     }
 
+    /// What they remember.
+    pub fn state(&mut self) -> &mut DetectorState {
+        &mut self.state
+    }
+
     /// Takes in complete epochs. Returns what has changed and, if the detectors begin with that,
     /// how.
     pub fn advance(&mut self, epochs: &[(Epoch, EpochInput)]) -> (DetectorChanges, Option<Begun>) {

@@ -1,9 +1,13 @@
-//! The anomalies of this run, for display: which are live, and how many were raised and withdrawn.
+//! The anomalies of this run, for display: which are live, and how many were raised and withdrawn;
+//! and what the detectors keep, and what they had no room for.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use log::info;
-use sessionizer_core::anomaly::{Anomaly, Kind};
+use sessionizer_core::anomaly::{Anomaly, Day, DetectorState, Kind};
 use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::anomalies::publish::Published;
@@ -11,6 +15,41 @@ use crate::dataflow::anomalies::publish::Published;
 /// How many are shown, and how many of one publication are logged individually.
 const SHOWN: usize = 100;
 const LOGGED: usize = 10;
+
+/// The detectors of the workers of a process.
+#[derive(Debug, Default)]
+pub struct DetectorFigures {
+    /// Whether there are any.
+    pub running: AtomicBool,
+    pub hosts: AtomicU64,
+    /// Visitors, counted by host and day.
+    pub visitors: AtomicU64,
+    /// Rows that were not looked at, because there was no room for their host.
+    pub refused_rows: AtomicU64,
+    /// The first day whose visitors are known to all workers, if there were too many before it.
+    pub visitors_from: Mutex<Option<Day>>,
+}
+
+impl DetectorFigures {
+    /// Records the sizes of a worker's detectors, given those that it recorded before, and takes
+    /// the number of the rows that they have refused since.
+    pub fn show(&self, shown: &mut [usize; 2], state: &mut DetectorState) {
+        self.running.store(true, Relaxed);
+        let sizes = [state.hosts(), state.visitors()];
+        for ((figure, shown), size) in
+            [&self.hosts, &self.visitors].into_iter().zip(shown).zip(sizes)
+        {
+            // The difference wraps around if the size fell; the sum is right all the same.
+            figure.fetch_add((size as u64).wrapping_sub(*shown as u64), Relaxed);
+            *shown = size;
+        }
+        self.refused_rows.fetch_add(std::mem::take(&mut state.refused_rows), Relaxed);
+        if let Some(from) = state.visitors_from() {
+            let mut latest = self.visitors_from.lock().expect("nobody panics while holding it");
+            *latest = latest.max(Some(from));
+        }
+    }
+}
 
 /// How many anomalies of a kind were found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -26,6 +65,8 @@ pub struct Counts {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct AnomalyFigures {
     pub epoch: Epoch,
+    /// As of that epoch.
+    pub watermark: Option<EventTime>,
     /// Of each kind that is looked for.
     pub counts: BTreeMap<Kind, Counts>,
     /// The newest anomalies that are live, newest first.
@@ -46,6 +87,7 @@ impl AnomalyFigures {
     /// last event.
     pub fn take(&mut self, published: &Published, end_after_ms: i64) {
         self.epoch = published.epoch;
+        self.watermark = published.watermark;
         let watermark = published.watermark.unwrap_or(EventTime::NEVER);
         let began = *self.began.get_or_insert(watermark);
         if !published.raised.is_empty() || !published.withdrawn.is_empty() {

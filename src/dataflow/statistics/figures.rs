@@ -3,6 +3,8 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::dataflow::anomalies::figures::DetectorFigures;
+
 /// The windows of the workers of a process.
 #[derive(Debug, Default)]
 pub struct WindowFigures {
@@ -16,6 +18,8 @@ pub struct WindowFigures {
     pub too_old: AtomicU64,
     /// Rows that were read from the table at the start.
     pub past_rows: AtomicU64,
+    /// The detectors of anomalies, which see the same rows.
+    pub detectors: DetectorFigures,
 }
 
 impl WindowFigures {

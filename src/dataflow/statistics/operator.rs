@@ -86,7 +86,7 @@ pub fn render_window<'scope>(
     let (mut detector_outputs, detected) = DetectorOutputs::add_to(&mut builder);
     let worker = scope.index();
     let mut window = Window::new(bounds, past);
-    let mut shown = [0; 3];
+    let (mut shown, mut shown_detectors) = ([0; 3], [0; 2]);
     builder.build(move |_capabilities| {
         let mut pending = PendingEpochs::<{ OUTPUTS + DetectorOutputs::COUNT }>::new(every_ms);
         move |frontiers| {
@@ -110,6 +110,9 @@ pub fn render_window<'scope>(
                 }
             }
             figures.show(&mut shown, window.sizes(), std::mem::take(&mut window.too_old));
+            if let Some(detectors) = &mut detectors {
+                figures.detectors.show(&mut shown_detectors, detectors.state());
+            }
         }
     });
     let windowed = Windowed {

@@ -3,9 +3,9 @@
 import * as blocks from "./blocks.js";
 import * as sections from "./sections.js";
 import { Charts, showMarks } from "./charts.js";
-import { Day } from "./day.js";
 import { attribute, byId, hide } from "./dom.js";
 import { Head } from "./head.js";
+import { Hosts, Hours, Visitors } from "./hosts.js";
 import { Model, SCHEMA } from "./model.js";
 import { Stream } from "./stream.js";
 
@@ -110,9 +110,10 @@ function make() {
 	charts = new Charts(byId("charts"), model);
 	return [
 		new blocks.Partitions(),
-		new blocks.Hosts(),
+		new Hosts(),
+		new Hours(),
 		new blocks.Latest(),
-		new Day(),
+		new Visitors(),
 		new sections.Anomalies(),
 		new sections.DeadLetters(),
 		new sections.Writers(),

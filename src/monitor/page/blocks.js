@@ -1,4 +1,4 @@
-// The blocks about now: the job, the tiles, partitions, hosts and the latest sessions.
+// The blocks about now: the job, the tiles, partitions and the latest sessions.
 
 import { attribute, byId, children, el, hide, text } from "./dom.js";
 import {
@@ -20,7 +20,6 @@ import { Table, ago, or } from "./tables.js";
 
 const PARTITIONS_SHOWN = 20;
 const PARTITIONS_ALL = 64;
-const HOSTS_SHOWN = 10;
 const LATEST_SHOWN = 10;
 
 // ---- header and tiles ----------------------------------------------------------------------
@@ -198,76 +197,7 @@ export class Partitions {
 	}
 }
 
-// ---- hosts and sessions --------------------------------------------------------------------
-
-export class Hosts {
-	constructor() {
-		this.table = new Table(byId("hosts"), "Hosts", [
-			{
-				name: "host",
-				head: true,
-				foreign: true,
-				cell: (row) => ({ text: row.host, title: row.host }),
-			},
-			{
-				name: "sessions",
-				number: true,
-				cell: (row) => ({ text: count(row.sessions), share: row.share }),
-			},
-			{ name: "share", number: true, cell: (row) => percent(row.sessions, row.of) },
-			{
-				name: "events each",
-				number: true,
-				cell: (row) => (row.sessions > 0 ? short(row.events / row.sessions) : UNKNOWN),
-			},
-			{
-				name: "length",
-				number: true,
-				cell: (row) =>
-					row.sessions > 0 ? duration(row.duration_ms / row.sessions / 1000) : UNKNOWN,
-			},
-		]);
-		this.all = false;
-		byId("host-filter").addEventListener("input", () => this.last && this.show(this.last));
-		byId("host-all").addEventListener("click", () => {
-			this.all = !this.all;
-			if (this.last) this.show(this.last);
-		});
-	}
-
-	show(doc) {
-		this.last = doc;
-		const { rows = [], other, known: seen, since, limit } = doc.hosts ?? {};
-		const of = rows.reduce((sum, row) => sum + row.sessions, 0) + (other?.sessions ?? 0);
-		const most = Math.max(1, ...rows.map((row) => row.sessions));
-		const wanted = byId("host-filter").value.trim().toLowerCase();
-		const found = wanted ? rows.filter((row) => row.host.toLowerCase().includes(wanted)) : rows;
-		const shown = this.all || wanted ? found : found.slice(0, HOSTS_SHOWN);
-		hide(byId("host-tools"), rows.length <= HOSTS_SHOWN);
-		hide(byId("host-all"), Boolean(wanted));
-		text(byId("host-all"), this.all ? `Show ${HOSTS_SHOWN}` : `Show ${count(rows.length)}`);
-		this.table.show(
-			shown.map((row) => ({ ...row, of, share: Math.max(0, row.sessions) / most })),
-			wanted
-				? `None of these ${count(rows.length)} hosts fits "${wanted}".`
-				: (doc.hosts?.why?.rows ?? "No session has closed yet."),
-		);
-		const rest =
-			other?.hosts > 0
-				? ` ${plural(other.hosts, "other host")} had ${plural(other.sessions, "session")} together.`
-				: "";
-		const full =
-			known(limit) && seen >= limit
-				? ` No more than ${count(limit)} hosts are told apart.`
-				: "";
-		text(
-			byId("host-rest"),
-			rows.length
-				? `Sessions since the start at ${moment(since, doc.at)}.${rest}${full}`
-				: "",
-		);
-	}
-}
+// ---- the latest sessions -------------------------------------------------------------------
 
 const CHANGES = {
 	added: "",

@@ -28,7 +28,26 @@ export class Anomalies {
 		hide(byId("anomalies-block"), !Array.isArray(rows));
 		if (Array.isArray(rows))
 			this.table.show(rows, "Nothing is unlike the host's own sessions.");
+		const said = missing(doc.anomalies ?? {}, now);
+		hide(byId("anomalies-missing"), !said.length);
+		text(byId("anomalies-missing"), said.join(" "));
 	}
+}
+
+/** What there was no room for. */
+function missing({ rows_refused: refused, hosts_limit: limit, visitors_from: from }, now) {
+	const said = [];
+	if (refused > 0)
+		said.push(
+			`No more than ${count(limit)} hosts are looked at: ` +
+				`${plural(refused, "session")} of others ${refused === 1 ? "was" : "were"} not.`,
+		);
+	if (known(from))
+		said.push(
+			"There were too many visitors: repeat visitors and networks are looked for again " +
+				`from ${moment(from, now)} on.`,
+		);
+	return said;
 }
 
 const REASONS = {

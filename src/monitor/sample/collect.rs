@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 use sessionizer_core::binding::{Offset, Status};
 use sessionizer_core::time::EventTime;
 
+use crate::dataflow::anomalies::figures::DetectorFigures;
 use crate::dataflow::changes::Latest;
 use crate::dataflow::figures::{LatestBindings, PartFigures, WriterFigures, running_ms};
 use crate::dataflow::run_state::RunState;
 use crate::dataflow::statistics::figures::WindowFigures;
 use crate::monitor::condition::{Stage, WaitStatus};
 use crate::monitor::sample::{
-    ExampleSample, HostsSample, LatestSample, LetterSample, PartSample, PartState, Sample,
-    WindowSample, WorkerSample, WriterSample,
+    DetectorSample, ExampleSample, HostsSample, LatestSample, LetterSample, PartSample, PartState,
+    Sample, WindowSample, WorkerSample, WriterSample,
 };
 use crate::ui::{trouble, waiting};
 
@@ -111,7 +112,17 @@ fn window(window: &WindowFigures) -> WindowSample {
     let [hosts, cells, visitors, too_old, past_rows] =
         [&window.hosts, &window.cells, &window.visitors, &window.too_old, &window.past_rows]
             .map(|figure| figure.load(Relaxed));
-    WindowSample { hosts, cells, visitors, too_old, past_rows }
+    let detectors = detectors(&window.detectors);
+    WindowSample { hosts, cells, visitors, too_old, past_rows, detectors }
+}
+
+fn detectors(detectors: &DetectorFigures) -> Option<DetectorSample> {
+    let DetectorFigures { running, hosts, visitors, refused_rows, visitors_from } = detectors;
+    let [hosts, visitors, refused_rows] = [hosts, visitors, refused_rows].map(|n| n.load(Relaxed));
+    let from = *visitors_from.lock().expect("nobody panics while holding it");
+    let visitors_from_ms = from.map(|day| day.start().millis());
+    let sample = DetectorSample { hosts, visitors, refused_rows, visitors_from_ms };
+    running.load(Relaxed).then_some(sample)
 }
 
 /// How far the run has come.

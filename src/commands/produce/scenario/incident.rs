@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sessionizer_core::anomaly::Kind;
 
 use super::clean::People;
-use super::{DAY_MS, HOUR_MS, MINUTE_MS, Request, Visit, VisitorAddress};
+use super::{DAY_MS, HOUR_MS, MINUTE_MS, Request, Skew, Visit, VisitorAddress};
 use crate::commands::produce::generate::random::{Random, mix};
 
 /// What can happen.
@@ -32,6 +32,8 @@ pub enum Scenario {
     /// As many visits again, and up to twice as many, that end after their first event, for 30 to
     /// 60 minutes.
     Singles,
+    /// The clock of those who write to a partition is 10 to 180 minutes ahead, for 3 to 8 hours.
+    Skew,
 }
 
 /// What happened: the ground truth.
@@ -41,11 +43,11 @@ pub struct Incident {
     /// The kind of anomaly that should be found, and others that may be found as well.
     pub kinds: Vec<Kind>,
     pub host: String,
-    /// An address or a network; empty for the host as a whole.
+    /// An address, a network or a partition; empty for the host as a whole.
     pub subject: String,
     pub from_ms: i64,
     pub to_ms: i64,
-    /// How large it was: in events, visits, or percent of the usual visits.
+    /// How large it was: in events, visits, minutes, or percent of the usual visits.
     pub size: u64,
 }
 
@@ -72,6 +74,22 @@ impl VisitAdder<'_> {
         self.visits.push(Visit { first_ms, span_ms, events, host, visitor });
         first_ms + span_ms
     }
+}
+
+/// A partition whose clock is ahead. Its host is empty, as that of the anomaly is.
+pub fn skew(request: &Request, number: u64) -> (Skew, Incident) {
+    let scenario = Scenario::Skew;
+    let mut random = Random::new(mix(request.seed), 1_000 + 100 * scenario as u64 + number);
+    let length_ms = scenario.length_ms(&mut random);
+    let site = IncidentSite { request, host: 0, name: "", number };
+    let from_ms = scenario.begin_ms(&site, length_ms, &mut random);
+    let to_ms = from_ms + length_ms;
+    let partition = random.below(u64::from(request.partitions)) as u32;
+    let minutes = 10 + random.below(171);
+    let skew = Skew { partition, from_ms, to_ms, ahead_ms: minutes as i64 * MINUTE_MS };
+    let subject = format!("{}/{partition}", request.topic);
+    let (host, kinds) = (String::new(), scenario.kinds());
+    (skew, Incident { scenario, kinds, host, subject, from_ms, to_ms, size: minutes })
 }
 
 impl Scenario {
@@ -154,6 +172,7 @@ impl Scenario {
                 let percent = self.crowd(site, (from_ms, to_ms), usual, visits, &mut random);
                 (percent, to_ms)
             }
+            Scenario::Skew => unreachable!("it happens to a partition, not to a host"),
         };
         let kinds = self.kinds();
         Incident { scenario: self, kinds, host: name.to_owned(), subject, from_ms, to_ms, size }
@@ -246,6 +265,7 @@ impl Scenario {
             // After an outage, everybody comes back.
             Scenario::Outage => vec![Kind::Fall, Kind::Surge],
             Scenario::Singles => vec![Kind::Singles, Kind::Surge, Kind::Fall],
+            Scenario::Skew => vec![Kind::Clock],
         }
     }
 
@@ -263,6 +283,7 @@ impl Scenario {
             Scenario::Surge => minutes(15, 40),
             Scenario::Outage => minutes(20, 60),
             Scenario::Singles => minutes(30, 60),
+            Scenario::Skew => minutes(3 * 60, 8 * 60),
         }
     }
 }

@@ -19,6 +19,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use sessionizer_core::session::{Span, merge_touching};
 use sessionizer_core::time::{EventTime, Gap};
 
+use crate::commands::produce::generate::random::mix;
+
 pub use clean::Tail;
 pub use incident::{Incident, Scenario};
 pub use stream::{PlannedEvent, events};
@@ -45,6 +47,9 @@ pub struct Request {
     /// the first.
     pub incidents: u64,
     pub seed: u64,
+    /// The topic, and how many partitions it has.
+    pub topic: String,
+    pub partitions: u32,
 }
 
 /// A visit: `events` from `first_ms` on, evenly over `span_ms`, apart from a jitter.
@@ -81,6 +86,17 @@ pub struct Plan {
     /// In the order of their first events.
     pub visits: Vec<Visit>,
     pub incidents: Vec<Incident>,
+    pub partitions: u32,
+    skews: Vec<Skew>,
+}
+
+/// The clock of those who write to a partition is ahead for a while.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Skew {
+    partition: u32,
+    from_ms: i64,
+    to_ms: i64,
+    ahead_ms: i64,
 }
 
 impl Plan {
@@ -92,8 +108,9 @@ impl Plan {
             let from = visits.len();
             clean::visits(request, host as u16, &mut visits);
             // Outages first: they remove visits, and must not remove those of other incidents.
+            let of_hosts = request.scenarios.iter().filter(|one| **one != Scenario::Skew);
             let (outages, others): (Vec<Scenario>, Vec<Scenario>) =
-                request.scenarios.iter().partition(|scenario| **scenario == Scenario::Outage);
+                of_hosts.partition(|scenario| **scenario == Scenario::Outage);
             for scenario in outages.into_iter().chain(others) {
                 for number in 0..request.incidents {
                     let mut mine = visits.split_off(from);
@@ -103,12 +120,42 @@ impl Plan {
                 }
             }
         }
+        let mut skews = Vec::new();
+        if request.scenarios.contains(&Scenario::Skew) {
+            for number in 0..request.incidents {
+                let (skew, incident) = incident::skew(request, number);
+                skews.push(skew);
+                incidents.push(incident);
+            }
+        }
         visits.sort_unstable();
         incidents.sort_by_key(|incident| incident.from_ms);
-        Plan { hosts: request.hosts.clone(), visits, incidents }
+        let (hosts, partitions) = (request.hosts.clone(), request.partitions);
+        Plan { hosts, visits, incidents, partitions, skews }
     }
 
-    /// The sessions of the plan: for each host and visitor, visits that touch are merged.
+    /// The partition to which the events of a visitor are written if that matters.
+    pub fn partition(&self, visitor: VisitorAddress) -> u32 {
+        (mix(visitor.0) % u64::from(self.partitions)) as u32
+    }
+
+    /// Whether the events have to be written to the partitions of the plan.
+    pub fn is_skewed(&self) -> bool {
+        !self.skews.is_empty()
+    }
+
+    /// The time that an event says it has: that of the clock of those who write to its partition.
+    pub fn event_time_ms(&self, event: &PlannedEvent) -> i64 {
+        let partition = self.partition(event.visit.visitor);
+        let now = |skew: &&Skew| {
+            skew.partition == partition && (skew.from_ms..skew.to_ms).contains(&event.at_ms)
+        };
+        let ahead_ms = self.skews.iter().filter(now).map(|skew| skew.ahead_ms).max();
+        event.at_ms + ahead_ms.unwrap_or(0)
+    }
+
+    /// The sessions of the plan, by clocks that are right: for each host and visitor, visits that
+    /// touch are merged.
     pub fn sessions(&self, gap: Gap) -> Vec<PlannedSession> {
         let mut visits = self.visits.clone();
         visits.sort_unstable_by_key(|visit| (visit.host, visit.visitor, visit.first_ms));

@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use sessionizer_core::anomaly::Kind;
+
 use super::*;
 
 const GAP_MS: i64 = 300_000;
@@ -14,6 +16,8 @@ fn request(scenarios: &[Scenario]) -> Request {
         scenarios: scenarios.to_vec(),
         incidents: 2,
         seed: 7,
+        topic: "t".to_owned(),
+        partitions: 4,
     }
 }
 
@@ -85,7 +89,7 @@ fn tails_are_as_long_as_specified() {
 
 #[test]
 fn every_scenario_leaves_its_mark_and_records_it() {
-    for scenario in all() {
+    for scenario in all().into_iter().filter(|scenario| *scenario != Scenario::Skew) {
         let request = request(&[scenario]);
         let plan = Plan::new(&request);
         assert_eq!(plan.incidents.len(), 4, "{scenario:?}");
@@ -115,6 +119,29 @@ fn every_scenario_leaves_its_mark_and_records_it() {
             }
         }
     }
+}
+
+#[test]
+fn a_skewed_partition_is_ahead_for_a_while_and_no_other_is() {
+    let plan = Plan::new(&request(&[Scenario::Skew]));
+    let second_day = request(&[]).start_ms + DAY_MS;
+    assert_eq!(plan.incidents.len(), 2, "it happens to the topic, not to each host");
+    for incident in &plan.incidents {
+        assert!(incident.from_ms >= second_day && incident.to_ms <= second_day + DAY_MS);
+        assert_eq!((incident.host.as_str(), &incident.kinds[..]), ("", &[Kind::Clock][..]));
+    }
+    let mut ahead = 0;
+    for event in events(&plan) {
+        let subject = format!("t/{}", plan.partition(event.visit.visitor));
+        let of_it = |one: &&Incident| {
+            one.subject == subject && (one.from_ms..one.to_ms).contains(&event.at_ms)
+        };
+        let minutes = plan.incidents.iter().filter(of_it).map(|one| one.size).max().unwrap_or(0);
+        assert_eq!(plan.event_time_ms(&event) - event.at_ms, minutes as i64 * MINUTE_MS);
+        ahead += u64::from(minutes > 0);
+    }
+    assert!(ahead > 100, "{ahead}");
+    assert!(plan.is_skewed() && !Plan::new(&request(&[])).is_skewed());
 }
 
 #[test]

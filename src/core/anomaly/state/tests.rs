@@ -225,6 +225,38 @@ fn hosts_are_bounded_and_a_host_without_room_leaves_no_trace() {
     assert_eq!(changed, DetectorChanges::default());
 }
 
+/// An attack: every row has a host and an address of its own.
+#[test]
+fn random_hosts_and_addresses_stay_within_the_bounds() {
+    let bounds = DetectorBounds { hosts: 50, visitors: 200 };
+    let mut state = DetectorState::new(Thresholds::sensitive(), bounds, Hour(i64::MIN / 2));
+    let start = EventTime::from_millis(1_780_272_000_000);
+    let (mut refused, mut dropped) = (0, 0);
+    for hour in 0..24 * 6 {
+        let end = start.plus(hour * HOUR_MS);
+        let span = Span { first: end.plus(-GAP_MS), last: end.plus(-GAP_MS), count: 90 };
+        // Most hosts are never seen again; one is there from the beginning.
+        let ip = |n: i64| format!("{hour}.{n}");
+        let names = (0..40).map(|n| (ip(n), ip(n), hour << 8 | n));
+        let names = names.chain((40..50).map(|n| ("a.example".to_owned(), ip(n), -1)));
+        let rows: Vec<(Key, Visitor, i64)> =
+            names.map(|(host, ip, hash)| (Key::new(&ip, &host), Visitor::of(&ip), hash)).collect();
+        let rows = rows.iter().rev().map(|(key, visitor, hash)| {
+            let host_hash = *hash as u64;
+            RowChange { key, visitor, host_hash, span, end, diff: 1 }
+        });
+        state.advance(rows, end.plus(1));
+        assert!(state.hosts() <= 50 && state.visitors() <= 200);
+        assert!(state.hosts.contains_key(&u64::MAX), "it does not lose its place");
+        let large = state.hosts.values().flat_map(|host| host.large.values());
+        assert!(large.map(BTreeMap::len).sum::<usize>() <= 50 * (LIVE as usize + 1));
+        refused += std::mem::take(&mut state.refused_rows);
+        dropped += usize::from(state.visitors_from().is_some());
+    }
+    assert!(refused > 3_000 && dropped > 100, "{refused} refused, dropped {dropped} times");
+    assert!(state.has_refused());
+}
+
 #[test]
 fn too_many_visitors_are_forgotten_until_the_next_day() {
     let bounds = DetectorBounds { hosts: 10, visitors: 60 };

@@ -129,3 +129,30 @@ fn nothing_is_emitted_until_the_past_is_in_or_given_up() {
     advance(&mut window, &mut all, &rows, 1_060);
     assert_eq!((all["a in hour 10"], all["x on a"]), (1, 1));
 }
+
+/// An attack: every row has a host and an address of its own.
+#[test]
+fn random_hosts_and_addresses_stay_within_the_bounds() {
+    let bounds = Bounds { hosts: 50, visitors: 200, ..BOUNDS };
+    let mut window = Window::new(bounds, false);
+    let (mut all, mut ended, mut dropped) = (BTreeMap::new(), BTreeMap::new(), 0);
+    for tick in 0..300 {
+        let end_ms = 1_000 + 10 * tick;
+        let name = |n| format!("{tick}.{n}");
+        let rows: Vec<Row> = (0..40).map(|n| row(&name(n), &name(n), end_ms + n / 4, 1)).collect();
+        *ended.entry(end_ms / 100).or_insert(0) += 40;
+        advance(&mut window, &mut all, &rows, end_ms);
+        let [hosts, cells, visitors] = window.sizes();
+        assert!(hosts <= 50 && visitors <= 200, "{hosts} hosts, {visitors} visitors");
+        // Those with a place, all, and the others: in four hours, two bins each, and three minutes.
+        assert!(cells <= 52 * (4 * 2 + 3), "{cells} cells");
+        assert!(window.slots.len() <= 4 && window.slots.values().all(|of| of.len() <= 4_096));
+        dropped += usize::from(window.visitors_from_emitted.is_some());
+    }
+    // What has no room is counted all the same.
+    for hour in 37..40 {
+        assert_eq!(all[&format!("all in hour {hour}")], ended[&hour]);
+        assert!(all[&format!("other in hour {hour}")] > 300);
+    }
+    assert!(dropped > 200, "visitors were not counted {dropped} times");
+}
