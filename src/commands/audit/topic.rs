@@ -1,7 +1,6 @@
 //! Reads the part of the topic that an audit needs, and separates events from other records.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
@@ -18,6 +17,7 @@ use crate::dataflow::run_state::RunState;
 use crate::kafka::{Admin, KafkaConfig, Range, scan};
 use crate::ledger::{Moment, NamedBinding};
 use crate::ui::bars::{bars, style};
+use crate::ui::can_redraw;
 
 /// By topic and partition, and then by shard: the offset after the last record that was verified.
 pub(super) type Ends = BTreeMap<(String, i32), Vec<Offset>>;
@@ -114,7 +114,7 @@ impl<'a> Pass<'a> {
         if self.ranges.is_empty() {
             return Ok(records);
         }
-        let bar = match std::io::stderr().is_terminal() {
+        let bar = match can_redraw(&std::io::stderr()) {
             true => bars().add(ProgressBar::new(self.records() as u64)).with_style(style(
                 "{bar:24} {percent}% of {human_len} records, {rate}, {eta} to go",
             )),

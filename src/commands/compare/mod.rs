@@ -10,7 +10,7 @@ mod classes;
 mod report;
 
 use std::collections::HashMap;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
@@ -32,6 +32,7 @@ use crate::dataflow::run_state::RunState;
 use crate::kafka::{Admin, KafkaConfig, Range, scan};
 use crate::ledger::{LedgerConfig, Moment};
 use crate::ui::bars::{bars, style};
+use crate::ui::can_redraw;
 use crate::ui::text::plural;
 
 /// How long to wait for brokers that do not answer.
@@ -59,6 +60,8 @@ type LateEvents = HashMap<Key, Vec<EventTime>>;
 pub fn compare(args: &CompareArgs, env: &Environment, run_state: &RunState) -> Result<(), Fault> {
     let settings = read(args, env)?;
     let mut moment = Moment::read(&settings.ledger).map_err(give_up)?;
+    // Before the topic is read, which may take long.
+    moment.find_beside(&settings.other).map_err(give_up)?;
     let late = match &settings.kafka {
         Some(kafka) => Some(late_events(kafka, &moment, settings.out_of_orderness_ms, run_state)?),
         None => None,
@@ -90,10 +93,14 @@ fn read(args: &CompareArgs, env: &Environment) -> Result<Settings, Fault> {
     };
     let ledger = config::read_ledger_of(&mut problems, args.job.as_deref(), env);
     let against = match &args.against {
-        Some(table) => config::read_table(table),
-        None => Err("is not set: the table of the other program".to_owned()),
+        Some(table) => problems.take("--against", config::read_table(table)),
+        None => {
+            if !problems.concern("--against") {
+                problems.add("--against", "is not set: the table of the other program");
+            }
+            None
+        }
     };
-    let against = problems.take("--against", against);
     let mut time = |flag, text: &Option<String>| {
         let text = text.as_deref()?;
         let time = parse_rfc3339(text.trim().as_bytes()).map(EventTime::from_millis);
@@ -103,6 +110,11 @@ fn read(args: &CompareArgs, env: &Environment) -> Result<Settings, Fault> {
         )
     };
     let (since, until) = (time("--since", &args.since), time("--until", &args.until));
+    if let (Some(since), Some(until)) = (since, until)
+        && until <= since
+    {
+        problems.add("--until", format!("is {until}, which is not after --since ({since})"));
+    }
     let delay = duration_ms(&args.out_of_orderness, 0, YEAR_MS);
     let delay = problems.take("--out-of-orderness", delay);
     let show = problems.take("--show", whole(&args.show, 0, 1_000_000));
@@ -146,7 +158,7 @@ fn late_events(
     let ranges = available(kafka, moment, run_state)?;
     let records: u64 = ranges.iter().map(|range| range.end.since(range.start) as u64).sum();
     info!("reading {} to see which events came late", plural(records, "record"));
-    let bar = match io::stderr().is_terminal() {
+    let bar = match can_redraw(&io::stderr()) {
         true => bars()
             .add(ProgressBar::new(records))
             .with_style(style("{bar:24} {percent}% of {human_len} records, {rate}, {eta} to go")),
@@ -252,6 +264,14 @@ fn compared(
         to: settings.until.unwrap_or(closed.min(theirs.1)),
     };
     let name = moment.table_name();
+    if common.to <= common.from {
+        return Err(Fault::Environment(format!(
+            "the tables {name} and {} have no time in common to compare: it would begin at {}, the \
+             first session that both can have, or --since, and end at {}, where both have closed \
+             everything, or --until",
+            settings.other.table, common.from, common.to
+        )));
+    }
     let mut report = Report::new(name, settings.other.table.clone(), common, late.is_some());
     let mut finish = |key: &Key, stretch: Stretch| {
         let late = match late {
