@@ -119,16 +119,17 @@ Examples:
 const COMPARE_EXAMPLES: &str = "\
 Examples:
   sessionizer compare --against flink_sessions
-  sessionizer compare --against web.flink_sessions --since 2026-01-31T00:00:00Z --json
-";
+  sessionizer compare --against web.flink_sessions --since 2026-01-31T00:00:00Z
+  sessionizer compare --against flink_sessions --no-topic --json | jq .classes";
 
 const AUDIT_EXAMPLES: &str = "\
-Exit codes: 0 the table is right, 1 it is not (or a server failed), 2 as for the job.
+Exit codes: 0 the table is right, 1 it is not (or a server failed), 2 as for the
+job.
 With --every, a difference ends nothing: 0 when it is stopped.
 
 Examples:
   sessionizer audit                    continue from the last audit
-  sessionizer audit --every 1h         forever; the page and the metrics show the result
+  sessionizer audit --every 1h         forever; the page shows the result
   sessionizer audit --full --env-file job.env --show 100";
 
 const STATUS_EXAMPLES: &str = "\
@@ -145,7 +146,8 @@ Examples:
   sessionizer report --json --only longest_sessions --addresses | jq .parts";
 
 const OPEN_EXAMPLES: &str = "\
-Exit codes: 0 done, also if no session is open; 1 Postgres failed; 2 as for the job.
+Exit codes: 0 done, also if no session is open; 1 Postgres failed; 2 as for the
+job.
 
 Examples:
   sessionizer open
@@ -170,7 +172,8 @@ Examples:
   sessionizer redrive --reason row_refused         after widening the table";
 
 const HEALTH_EXAMPLES: &str = "\
-Exit codes: 0 it is ready, 1 it is not or does not answer, 2 what answers is no job.
+Exit codes: 0 it is ready, 1 it is not or does not answer, 2 what answers is no
+job.
 
 Examples:
   sessionizer health
@@ -203,9 +206,12 @@ pub fn describe(root: Command) -> Command {
                 "health" => ("", HEALTH_EXAMPLES),
                 _ => ("", ""),
             };
+            let command = match before {
+                "" => command, // An empty text would leave blank lines.
+                before => command.before_help(before),
+            };
             command
                 .help_template(TEMPLATE)
-                .before_help(before)
                 .after_help(after)
                 .mut_args(|arg| with_variable(&name, arg))
                 // The flags of the job, which its own help explains.

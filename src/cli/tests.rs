@@ -321,3 +321,22 @@ fn the_help_names_what_is_required_first_and_fits_the_screen() {
     }
     assert!(help.contains("[env: SESSIONIZER_GAP] [default: 5m]"), "{help}");
 }
+
+#[test]
+fn every_command_explains_itself_in_lines_that_a_terminal_does_not_break() {
+    let mut root = command();
+    root.build();
+    for command in root.get_subcommands().chain([&root]) {
+        let name = command.get_name();
+        // These are laid out by hand: clap would break a longer line anywhere.
+        for text in [command.get_before_help(), command.get_after_help()].into_iter().flatten() {
+            let text = text.to_string();
+            let widest = text.lines().max_by_key(|line| line.chars().count()).unwrap_or_default();
+            assert!(widest.chars().count() <= 80, "{name}: {widest}");
+        }
+        for help in [command.clone().render_help(), command.clone().render_long_help()] {
+            let help = help.to_string();
+            assert!(!help.contains("\n\n\n"), "{name} has blank lines:\n{help}");
+        }
+    }
+}

@@ -61,9 +61,12 @@ pub fn tidy(typed: Vec<OsString>, root: &Command, env: &mut Environment) -> Type
                 let kind = flag.get_value_names().and_then(|names| names.first());
                 let kind = kind.map_or("VALUE", |kind| kind.as_str());
                 env.note(&name, format!("has no value: write {name} {kind}"));
+                tidy.args.extend(stand_in(flag));
             }
             Some(value) if value.to_str().is_some_and(|value| value.trim().is_empty()) => {
-                env.note(&name, "has an empty value: give it one, or leave the flag out");
+                let or = if flag.is_required_set() { "" } else { ", or leave the flag out" };
+                env.note(&name, format!("has an empty value: give it one{or}"));
+                tidy.args.extend(stand_in(flag));
             }
             Some(value) if name == "--env-file" => match value.into_string() {
                 Ok(_) if tidy.env_file.is_some() => env.note(&name, "is given twice"),
@@ -78,6 +81,13 @@ pub fn tidy(typed: Vec<OsString>, root: &Command, env: &mut Environment) -> Type
         }
     }
     tidy
+}
+
+/// The argument for a required flag whose value is missing, as has been noted: otherwise clap would
+/// report that the flag is missing, and nothing else.
+fn stand_in(flag: &Arg) -> Option<OsString> {
+    let name = flag.get_long().filter(|_| flag.is_required_set())?;
+    Some(OsString::from(format!("--{name}=")))
 }
 
 /// Splits an argument into its flag and the attached value.

@@ -64,18 +64,8 @@ pub fn forget(args: &ForgetArgs, env: &Environment) -> Result<(), Fault> {
 
 fn read(args: &ForgetArgs, env: &Environment) -> Result<(LedgerConfig, Visitor), Fault> {
     let mut problems = Problems::new(env);
-    let ledger = config::read_ledger_of(&mut problems, args.job.name.as_deref(), env);
-    if ledger.is_none() && problems.is_empty() {
-        problems.add(
-            "--job",
-            "is not set, and neither is KAFKA_GROUP: the job to remove the visitor from",
-        );
-    }
-    for (flag, value) in [("--ip", Some(&args.ip)), ("--host", args.host.as_ref())] {
-        if value.is_some_and(|value| value.is_empty() || value.contains('\0')) {
-            problems.add(flag, "is empty or holds a NUL: no event has such a value");
-        }
-    }
+    let what = "the job to remove the visitor from";
+    let ledger = config::read_ledger_alone(&mut problems, args.job.name.as_deref(), what, env);
     let visitor = Visitor { ip: args.ip.clone(), host: args.host.clone() };
     match ledger {
         Some(ledger) if problems.is_empty() => Ok((ledger, visitor)),

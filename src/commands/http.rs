@@ -71,7 +71,11 @@ impl Endpoint {
         }
         let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
         let authority = match has_port {
-            true => authority.to_owned(),
+            true => {
+                let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
+                port.parse::<u16>().map_err(|_| wrong())?;
+                authority.to_owned()
+            }
             false => format!("{authority}:80"),
         };
         let given = given.trim_end_matches('/');

@@ -23,7 +23,9 @@ pub fn man(args: &ManArgs) -> Result<(), Fault> {
         return print(&pages[0].1);
     };
     let directory = Path::new(directory);
-    fs::create_dir_all(directory).map_err(|why| cannot_write(directory, &why))?;
+    fs::create_dir_all(directory).map_err(|why| {
+        Fault::Config(format!("cannot make the directory {}: {why}", directory.display()))
+    })?;
     for (name, page) in pages {
         let file = directory.join(format!("{name}.1"));
         fs::write(&file, page).map_err(|why| cannot_write(&file, &why))?;

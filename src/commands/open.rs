@@ -42,11 +42,9 @@ pub fn open(args: &OpenArgs, env: &Environment) -> Result<(), Fault> {
 
 fn read(args: &OpenArgs, env: &Environment) -> Result<(LedgerConfig, Wanted, usize), Fault> {
     let mut problems = Problems::new(env);
-    let ledger = config::read_ledger_of(&mut problems, args.job.name.as_deref(), env);
+    let what = "the job to look at";
+    let ledger = config::read_ledger_alone(&mut problems, args.job.name.as_deref(), what, env);
     let limit = problems.take("--limit", whole(&args.limit, 0, 1_000_000));
-    if ledger.is_none() && problems.is_empty() {
-        problems.add("--job", "is not set, and neither is KAFKA_GROUP: the job to look at");
-    }
     let wanted = Wanted { ip: args.ip.clone(), host: args.host.clone() };
     match ledger.zip(limit) {
         Some((ledger, limit)) if problems.is_empty() => Ok((ledger, wanted, limit as usize)),
@@ -81,14 +79,14 @@ fn screen(job: &str, wanted: &Wanted, found: &OpenSessions, now_ms: u64) -> Stri
     if found.newest == 0 {
         return format!("The job {job} has not committed anything yet.\n");
     }
-    let of = |what: &str, value: &Option<String>| {
-        value.as_ref().map_or(String::new(), |value| format!(" of {what} {}", printable(value)))
+    let only = |what: &str, value: &Option<String>| {
+        value.as_ref().map_or(String::new(), |value| format!(" {what} {}", printable(value)))
     };
     let mut text = format!(
         "{}{}{} with {} in the job {job}.\n{}\n",
         plural(found.sessions, "open session"),
-        of("ip", &wanted.ip),
-        of("host", &wanted.host),
+        only("of", &wanted.ip),
+        only("on the host", &wanted.host),
         plural(found.events, "event"),
         age(found, now_ms)
     );
@@ -182,7 +180,7 @@ mod tests {
         let lines: Vec<&str> = screen.lines().collect();
         assert_eq!(
             lines[0],
-            "3 open sessions of host shop.example with 1,204 events in the job visits."
+            "3 open sessions on the host shop.example with 1,204 events in the job visits."
         );
         assert!(
             lines[1].ends_with("12:03:20 UTC (1 min ago) to 12:04:00 (20 s ago), by shard."),

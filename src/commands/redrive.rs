@@ -80,8 +80,12 @@ fn read(args: &RedriveArgs, env: &Environment) -> Result<Settings, Fault> {
         Reason::ALL.iter().map(|reason| reason.name()).chain([ROW_REFUSED]).collect();
     let mut reasons: Vec<String> =
         args.reason.iter().map(|reason| reason.trim().to_owned()).collect();
+    reasons.retain(|reason| !reason.is_empty());
     if let Some(other) = reasons.iter().find(|reason| !known.contains(&reason.as_str())) {
         problems.add("--reason", format!("is {other:?}: it can be {}", known.join(", ")));
+    }
+    if reasons.is_empty() && !problems.concern("--reason") {
+        problems.add("--reason", format!("names none: it can be {}", known.join(", ")));
     }
     reasons.sort();
     reasons.dedup();

@@ -1,6 +1,6 @@
 //! Reads again what a job has read of its topic: for `sessionizer audit` and `sessionizer compare`.
 
-use std::io::{self, IsTerminal};
+use std::io;
 use std::time::Duration;
 
 use indicatif::ProgressBar;
@@ -11,6 +11,7 @@ use crate::dataflow::ports::Record;
 use crate::dataflow::run_state::RunState;
 use crate::kafka::{Admin, KafkaConfig, Range, scan};
 use crate::ui::bars::{bars, style};
+use crate::ui::can_redraw;
 
 /// How long to wait for brokers that do not answer.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -70,7 +71,7 @@ pub fn read(
     if ranges.is_empty() {
         return Ok(Some(records));
     }
-    let bar = match io::stderr().is_terminal() {
+    let bar = match can_redraw(&io::stderr()) {
         true => bars()
             .add(ProgressBar::new(count(ranges)))
             .with_style(style("{bar:24} {percent}% of {human_len} records, {rate}, {eta} to go")),

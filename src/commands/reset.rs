@@ -34,10 +34,8 @@ pub fn reset(args: &ResetArgs, env: &Environment) -> Result<(), Fault> {
 
 fn read(args: &ResetArgs, env: &Environment) -> Result<LedgerConfig, Fault> {
     let mut problems = Problems::new(env);
-    let ledger = config::read_ledger_of(&mut problems, args.job.name.as_deref(), env);
-    if ledger.is_none() && problems.is_empty() {
-        problems.add("--job", "is not set, and neither is KAFKA_GROUP: the job to remove");
-    }
+    let what = "the job to remove";
+    let ledger = config::read_ledger_alone(&mut problems, args.job.name.as_deref(), what, env);
     ledger.filter(|_| problems.is_empty()).ok_or_else(|| problems.fault())
 }
 

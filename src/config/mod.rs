@@ -24,7 +24,7 @@ pub use anomalies::Anomalies;
 use cluster::read_cluster_secret;
 pub use environment::Environment;
 pub use kafka::read_kafka;
-pub use postgres::{read_ledger, read_ledger_of, read_table};
+pub use postgres::{read_ledger, read_ledger_alone, read_ledger_of, read_table};
 pub use problems::Problems;
 pub use secret_files::read_secret_files;
 use sessionizer_core::alignment::Drift;

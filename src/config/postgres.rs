@@ -86,6 +86,21 @@ pub fn read_ledger_of(
     })
 }
 
+/// The same for a command that does not read the settings of Kafka, among which the job's name
+/// would be missed. `what` says what the job is named for.
+pub fn read_ledger_alone(
+    problems: &mut Problems<'_>,
+    job: Option<&str>,
+    what: &str,
+    env: &Environment,
+) -> Option<LedgerConfig> {
+    let ledger = read_ledger_of(problems, job, env);
+    if job.is_none() && env.value("KAFKA_GROUP").is_none() && !problems.concern("--job") {
+        problems.add("--job", format!("is not given, nor KAFKA_GROUP: {what}"));
+    }
+    ledger
+}
+
 /// Reads everything that concerns Postgres.
 pub fn read_ledger(
     problems: &mut Problems<'_>,

@@ -60,6 +60,11 @@ impl<'a> Problems<'a> {
         Fault::Config(message)
     }
 
+    /// Whether something is wrong with this flag or variable.
+    pub fn concern(&self, name: &str) -> bool {
+        self.found.iter().any(|(found, _)| found == name)
+    }
+
     /// Whether nothing is wrong.
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use postgres::Client;
+use postgres::error::{DbError, SqlState};
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
 use sessionizer_core::audit::{JobHistory, Proof};
@@ -18,14 +19,14 @@ use sessionizer_core::time::{Epoch, EventTime, Gap};
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::commit::{ROW_REFUSED, RefusedRow};
-use crate::ledger::connect::{classify, quote};
+use crate::ledger::connect::{classify, connect_to_look, quote};
 use crate::ledger::copy::Timestamp;
 use crate::ledger::forgotten::Forgotten;
 use crate::ledger::peek::Database;
-use crate::ledger::pooler::connect_directly;
 use crate::ledger::schema;
+use crate::ledger::stopped::no_such_job;
 use crate::ledger::table::SessionEnd;
-use crate::ledger::{LedgerConfig, NamedBinding, durable, table};
+use crate::ledger::{LedgerConfig, NamedBinding, durable, pooler, table};
 
 /// The durable state at one moment.
 pub struct AuditSnapshot {
@@ -75,11 +76,16 @@ pub struct Balance {
     pub difference: i64,
 }
 
+/// A session in any table with the columns of the job's.
+const COLUMNS: &str = "ip::text collate \"C\" as ip, host::text collate \"C\" as host,
+                       session_start::timestamptz as first, session_end::timestamptz as ended,
+                       num_logs::bigint as events";
+
 impl AuditSnapshot {
     /// Begins the transaction and reads everything except the table of sessions.
     pub fn read(config: &LedgerConfig) -> Result<Self, LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "reading what is durable");
-        let mut client = connect_directly(config)?;
+        let mut client = pooler::check_with(connect_to_look(config)?, config, connect_to_look)?;
         // The transaction is idle while the topic is read, however long that takes. It holds no
         // lock that others wait for.
         client
@@ -103,13 +109,8 @@ impl AuditSnapshot {
                 )
                 .map_err(failed)?,
         };
-        let Some(job) = job else {
-            return Err(LedgerError::Fatal(Fault::Config(format!(
-                "there is no job {} in this database: name it by KAFKA_GROUP or --job",
-                config.job
-            ))));
-        };
         let database = Database::of(&mut client, config).map_err(failed)?;
+        let Some(job) = job else { return Err(no_such_job(&mut client, &database, &config.job)?) };
         schema::refuse_other(&mut client, &database)?;
         refuse_after_loss(&mut client, &config.job)?;
         let (schema, name): (String, String) = (job.get(0), job.get(1));
@@ -386,16 +387,10 @@ impl AuditSnapshot {
 }
 
 impl AuditSnapshot {
-    /// Passes every row of the table and of the table of `other`, as of this moment, to `take`,
-    /// until it returns false: visitor by visitor, in order of session_start, with whether it is of
-    /// the job's table. The span of either holds its last event; in the other table, that is
-    /// session_end less the gap.
-    pub fn rows_beside(
-        &mut self,
-        other: &LedgerConfig,
-        mut take: impl FnMut(bool, Key, Span) -> bool,
-    ) -> Result<(), LedgerError> {
-        let failed = |why: postgres::Error| classify(&why, "reading the two tables");
+    /// Finds another table in this database, to compare with, and returns its name. Refuses one that
+    /// does not have the columns of sessions.
+    pub fn find_beside(&mut self, other: &LedgerConfig) -> Result<String, LedgerError> {
+        let failed = |why: postgres::Error| classify(&why, "looking at the other table");
         let refuse = |why| Err(LedgerError::Fatal(Fault::Config(why)));
         let Some(theirs) = table::qualified_name(&mut self.client, other)? else {
             return refuse(format!(
@@ -414,13 +409,36 @@ impl AuditSnapshot {
                 other.table, self.job
             ));
         }
-        let columns = "ip::text collate \"C\" as ip, host::text collate \"C\" as host,
-                       session_start::timestamptz as first, session_end::timestamptz as ended,
-                       num_logs::bigint as events";
+        let try_columns = format!("select {COLUMNS} from {theirs} limit 0");
+        match self.client.batch_execute(&try_columns) {
+            Ok(()) => Ok(theirs),
+            Err(why) => match why.code() {
+                Some(&SqlState::UNDEFINED_COLUMN | &SqlState::CANNOT_COERCE) => refuse(format!(
+                    "--against: the table {} does not have the columns of sessions (ip, host, \
+                     session_start, session_end, num_logs): {}",
+                    other.table,
+                    why.as_db_error().map_or("", DbError::message)
+                )),
+                _ => Err(failed(why)),
+            },
+        }
+    }
+
+    /// Passes every row of the table and of the table of `other`, as of this moment, to `take`,
+    /// until it returns false: visitor by visitor, in order of session_start, with whether it is of
+    /// the job's table. The span of either holds its last event; in the other table, that is
+    /// session_end less the gap.
+    pub fn rows_beside(
+        &mut self,
+        other: &LedgerConfig,
+        mut take: impl FnMut(bool, Key, Span) -> bool,
+    ) -> Result<(), LedgerError> {
+        let failed = |why: postgres::Error| classify(&why, "reading the two tables");
+        let theirs = self.find_beside(other)?;
         // Times without a zone are in UTC, as everywhere.
         self.client.batch_execute("set local time zone 'UTC'").map_err(failed)?;
         let select = format!(
-            "select true as ours, {columns} from {} union all select false, {columns} from {theirs}
+            "select true as ours, {COLUMNS} from {} union all select false, {COLUMNS} from {theirs}
              order by ip, host, first, ended",
             self.table
         );

@@ -32,6 +32,9 @@ const END_IDLE_TRANSACTIONS: &str =
 const SHARED_SESSION: [SqlState; 2] =
     [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT];
 
+/// What the client library says of a server that takes no writes.
+pub const NO_WRITES: &str = "database does not allow writes";
+
 /// The remedy for a login that lacks a right.
 const GRANT: &str = "; grant it: the job needs a schema sessionizer of its own (`create \
                          schema sessionizer authorization ...`) and select, insert and delete on \
@@ -46,6 +49,14 @@ pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
 /// Opens a connection for somebody who only reads: to a standby as well.
 pub fn connect_to_read(config: &LedgerConfig) -> Result<Client, LedgerError> {
     open(config, TargetSessionAttrs::Any)
+}
+
+/// Opens a connection for somebody who only reads: to a server that takes writes, or else to any.
+pub fn connect_to_look(config: &LedgerConfig) -> Result<Client, LedgerError> {
+    connect(config).or_else(|why| match &why {
+        LedgerError::Retry(text) if text.contains(NO_WRITES) => connect_to_read(config),
+        _ => Err(why),
+    })
 }
 
 fn open(config: &LedgerConfig, servers: TargetSessionAttrs) -> Result<Client, LedgerError> {
@@ -253,7 +264,7 @@ fn judge(error: &Error, doing: &str) -> LedgerError {
                  channelBinding, and how the server lets this user log in"
             )));
         }
-        if why.ends_with("database does not allow writes") {
+        if why.ends_with(NO_WRITES) {
             return LedgerError::Retry(format!(
                 "{why}: it is a standby, or default_transaction_read_only is on; the job writes"
             ));

@@ -7,12 +7,14 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use postgres::error::SqlState;
+use sessionizer_core::fault::Fault;
 use sessionizer_core::key::{Key, Shard, stable_hash};
 use sessionizer_core::session::Span;
 use sessionizer_core::time::{Epoch, Gap};
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::connect::{classify, connect};
+use crate::ledger::connect::{classify, connect_to_look};
 use crate::ledger::peek::Database;
 use crate::ledger::stopped::{decode, exists, no_such_job};
 use crate::ledger::{LedgerConfig, durable};
@@ -55,14 +57,26 @@ pub struct OpenSessions {
     pub newest: Epoch,
 }
 
+/// The error for a login that may not read them: it need not be that of the job.
+fn lacks_right(why: &postgres::Error) -> LedgerError {
+    let what = why.as_db_error().map_or(String::new(), |db| db.message().to_owned());
+    LedgerError::Fatal(Fault::Config(format!(
+        "Postgres refuses: {what}; to list open sessions, a login needs: grant usage on schema \
+         sessionizer to LOGIN; grant select on sessionizer.jobs, sessionizer.snapshots to LOGIN;"
+    )))
+}
+
 /// Reads the open sessions of a job, at most `limit` of them in detail.
 pub fn read(
     config: &LedgerConfig,
     wanted: &Wanted,
     limit: usize,
 ) -> Result<OpenSessions, LedgerError> {
-    let failed = |why: postgres::Error| classify(&why, "reading snapshots");
-    let mut client = connect(config)?;
+    let failed = |why: postgres::Error| match why.code() {
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => lacks_right(&why),
+        _ => classify(&why, "reading snapshots"),
+    };
+    let mut client = connect_to_look(config)?;
     // Not the name of an instance, or a `reset` would take this for a running job.
     client.batch_execute("set application_name = 'sessionizer open'").map_err(failed)?;
     let mut tx = client.build_transaction().read_only(true);

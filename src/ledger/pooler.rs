@@ -41,11 +41,13 @@ pub fn check_with(
 ) -> Result<Client, LedgerError> {
     let own = session(&mut client)?;
     let mut same = keeps(&mut client, &own)?;
-    if let Some((mut other, others)) = second(config, open) {
+    if let Some((mut other, others)) = second(config, open)? {
         same &= own != others && keeps(&mut client, &own)? && keeps(&mut other, &others)?;
         if same {
             same = holds_its_own(&mut client, &mut other, (&own, &others))?;
         }
+    } else {
+        same &= keeps(&mut client, &own)?;
     }
     if same { Ok(client) } else { Err(shares(config)) }
 }
@@ -73,10 +75,14 @@ fn holds_its_own(
 
 /// Opens a second connection and finds its session. `None` if there is no room for one: then the
 /// check has less evidence.
+///
+/// If the second connection fails with what waiting does not solve, although the first has
+/// succeeded, that is evidence, too: a prepared statement is not found if the pooler has changed
+/// the session in between.
 fn second(
     config: &LedgerConfig,
     open: fn(&LedgerConfig) -> Result<Client, LedgerError>,
-) -> Option<(Client, String)> {
+) -> Result<Option<(Client, String)>, LedgerError> {
     let (reply, answer) = channel();
     let config = config.clone();
     let open = move || {
@@ -88,8 +94,18 @@ fn second(
     let work = move || drop(reply.send(open()));
     let thread = thread::Builder::new().name("postgres-second".to_owned());
     thread.spawn(work).expect("a thread can be started");
-    let found = answer.recv_timeout(CONNECT_TIMEOUT).ok()?;
-    found.inspect_err(|why| log::debug!("no second connection to look for a pooler: {why}")).ok()
+    match answer.recv_timeout(CONNECT_TIMEOUT) {
+        Ok(Ok(found)) => Ok(Some(found)),
+        Ok(Err(why @ LedgerError::Fatal(Fault::Config(_)))) => Err(why),
+        Ok(Err(why)) => {
+            log::debug!("no second connection to look for a pooler: {why}");
+            Ok(None)
+        }
+        Err(_) => {
+            log::debug!("no second connection to look for a pooler within {CONNECT_TIMEOUT:?}");
+            Ok(None)
+        }
+    }
 }
 
 /// Whether the connection gets the same session twice in a row. Once is not enough: a pool that

@@ -114,9 +114,9 @@ impl JobState {
             since_ms: at_ms,
             live: Ok(()),
             ready: Err("connecting".to_owned()),
-            balance: Err("it is read from Postgres once somebody looks".to_owned()),
+            balance: Err("not read from Postgres yet: look again in a moment".to_owned()),
             audit: Err(match process {
-                0 => "it is read from Postgres once somebody looks".to_owned(),
+                0 => "not read from Postgres yet: look again in a moment".to_owned(),
                 _ => "process 0 shows it".to_owned(),
             }),
             ended: None,

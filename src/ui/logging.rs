@@ -1,7 +1,7 @@
 //! The log: short lines on a terminal, full ones elsewhere. Filters by RUST_LOG, but shows errors
 //! in any case. With `--log-format json`, each line is an object.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,7 +12,7 @@ use log::kv::{self, VisitSource};
 use log::{Level, LevelFilter, Record, warn};
 use serde_json::{Map, Value};
 
-use crate::ui::bars;
+use crate::ui::{bars, can_redraw};
 
 const DEFAULT: &str = "info";
 /// The sources of log lines that RUST_LOG may name.
@@ -55,7 +55,7 @@ pub fn start(format: &str) -> Result<(), String> {
     let asked = std::env::var("RUST_LOG").unwrap_or_default();
     let understood = understood(&asked);
     let filters = if asked.trim().is_empty() || !understood { DEFAULT } else { asked.as_str() };
-    let terminal = std::io::stderr().is_terminal();
+    let terminal = can_redraw(&std::io::stderr());
     let mut builder = env_logger::Builder::new();
     // Errors are shown whatever RUST_LOG names, unless it says `off`.
     builder.filter_level(LevelFilter::Error);

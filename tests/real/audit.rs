@@ -352,7 +352,7 @@ fn records_that_are_gone_are_reported() {
 fn a_job_that_does_not_exist_is_reported() {
     let world = World::new("audit-nobody");
     world.create_topic(1);
-    let why = |job: &str| format!("there is no job {job} in this database");
+    let why = |job: &str| format!("there is no job {job} in the database");
     fails(&world, &[], 2, &why(&world.name));
     world.send_events(0, &[event("a", "h", 1_700_000_000_000)]);
     world.run_to_end(&[]);
@@ -360,6 +360,33 @@ fn a_job_that_does_not_exist_is_reported() {
     fails(&world, &["--job", "nobody"], 2, &why("nobody"));
     world.execute("drop table sessionized_events");
     fails(&world, &[], 2, "sessionized_events");
+}
+
+#[test]
+fn whoever_only_reads_needs_no_server_that_takes_writes() {
+    let world = World::new("audit-read-only");
+    world.create_topic(1);
+    world.send_events(0, &[event("a", "h", 1_700_000_000_000)]);
+    world.run_to_end(&[]);
+    let switch = format!("alter database {} set default_transaction_read_only", world.database);
+    world.execute(&format!("create table other as table sessionized_events; {switch} = on"));
+    let run = |args: &[&str]| {
+        let mut command = world.command();
+        command.args(args);
+        finish(command)
+    };
+    let compare = ["compare", "--against", "other"];
+    for args in [&["open"][..], &["report"], &["audit", "--no-record"], &["audit"], &compare] {
+        let (status, log) = run(args);
+        assert!(status.success(), "{args:?}: {log}");
+        let is_kept = !log.contains("is not kept: the database is read-only");
+        assert_eq!(is_kept, args != ["audit"], "{args:?}: {log}");
+    }
+    let (status, log) = run(&["forget", "--ip", "a", "--yes"]);
+    assert!(
+        status.code() == Some(1) && log.contains("default_transaction_read_only is on"),
+        "{log}"
+    );
 }
 
 #[test]

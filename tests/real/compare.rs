@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use crate::oracle::{Event, event};
-use crate::world::World;
+use crate::world::{World, finish};
 
 const HOST: &str = "shop.example";
 const NOON_MS: i64 = 1_780_315_200_000; // 2026-06-01T12:00:00Z
@@ -162,5 +162,18 @@ fn what_cannot_be_compared_is_named() {
     refused(&["--against", "flink", "--since", "noon"], 2, "is \"noon\": it must be a time");
     world.execute("create table empty (like flink); create table narrow (ip text)");
     refused(&["--against", "empty"], 1, "the table empty has no rows yet");
-    refused(&["--against", "narrow"], 2, "host");
+    refused(&["--against", "narrow"], 2, "the columns of sessions (ip, host, session_start,");
+    refused(&["--against", "narrow"], 2, "num_logs): column \"host\" does not exist");
+    // It is said before the topic is read: the broker is not even asked.
+    let mut away = world.command();
+    away.args(["compare", "--against", "narrow"]).env("KAFKA_URL", "127.0.0.1:1");
+    let (status, log) = finish(away);
+    assert!(status.code() == Some(2) && log.contains("\"host\" does not exist"), "{log}");
+    world.execute(
+        "create table odd as select host, 1 as ip, now() as session_start, true as
+                   session_end, 1 as num_logs from flink",
+    );
+    refused(&["--against", "odd"], 2, "num_logs): cannot cast type boolean to timestamp with");
+    let nothing = ["--against", "flink", "--since", "2100-01-01T00:00:00Z"];
+    refused(&nothing, 1, "have no time in common to compare: it would begin at 2100-01-01T00:00");
 }

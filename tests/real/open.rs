@@ -126,4 +126,13 @@ fn a_job_that_is_not_there_is_named_with_those_that_are() {
     );
     why(&["--job", "nobody"], &format!("the jobs are: {}", world.name));
     why(&["--limit", "many"], "--limit");
+    let role = world.role();
+    world.execute(&format!("create role {role} login"));
+    let refused = open(&world, &[], &[("POSTGRES_USER", &role)]);
+    let grants = "grant usage on schema sessionizer to LOGIN; grant select on sessionizer.jobs, \
+                  sessionizer.snapshots to LOGIN;";
+    assert!(refused.code == Some(2) && refused.log.contains(grants), "{}", refused.log);
+    world.execute(&grants.replace("LOGIN", &role));
+    let allowed = open(&world, &[], &[("POSTGRES_USER", &role)]);
+    assert_eq!(allowed.code, Some(0), "{}", allowed.log);
 }

@@ -1,6 +1,8 @@
 //! pgbouncer between the job and PostgreSQL: session mode works as if it were not there, and any
 //! other mode is refused before anything is changed.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -30,7 +32,7 @@ impl Pooler {
             return None;
         };
         let port = {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
             listener.local_addr().expect("bound").port()
         };
         let (host, server_port) = world.server.rsplit_once(':').expect("host:port");
@@ -60,16 +62,32 @@ impl Pooler {
         command.arg("-q").arg(&file).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().expect("it can be run");
         let address = format!("127.0.0.1:{port}");
-        eventually("pgbouncer listens", || std::net::TcpStream::connect(&address).is_ok());
+        eventually("pgbouncer listens", || TcpStream::connect(&address).is_ok());
         Some(Pooler { child, address })
     }
 
     fn command(&self, world: &World, parameters: &str) -> Command {
-        let mut command = world.command();
-        let url = format!("jdbc:postgresql://{}/{}{parameters}", self.address, world.database);
-        command.env("POSTGRES_URL", url);
-        command
+        command_by(&self.address, world, parameters)
     }
+
+    /// A client of the pool that is not the program.
+    fn client(&self, world: &World) -> postgres::Client {
+        let (host, port) = self.address.rsplit_once(':').expect("host:port");
+        postgres::Config::new()
+            .host(host)
+            .port(port.parse().expect("a port"))
+            .user(&world.user)
+            .dbname(&world.database)
+            .connect(postgres::NoTls)
+            .expect("pgbouncer answers")
+    }
+}
+
+fn command_by(address: &str, world: &World, parameters: &str) -> Command {
+    let mut command = world.command();
+    let url = format!("jdbc:postgresql://{address}/{}{parameters}", world.database);
+    command.env("POSTGRES_URL", url);
+    command
 }
 
 fn is_root() -> bool {
@@ -117,6 +135,71 @@ fn a_pool_that_shares_sessions_is_refused_before_anything_is_touched() {
     }
     let schema = "select to_regnamespace('sessionizer') is null";
     assert_eq!(world.value(schema), "t", "nothing was made");
+}
+
+/// Forwards connections to the pool. Before anything that the second connection sends, it calls
+/// `interfere`. Returns its address.
+fn forward(to: &str, interfere: impl FnMut() + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("bound").to_string();
+    let to = to.to_owned();
+    std::thread::spawn(move || {
+        let accept = || {
+            let (client, _) = listener.accept().expect("a connection");
+            (client, TcpStream::connect(&to).expect("pgbouncer listens"))
+        };
+        pass_on(accept(), || {});
+        pass_on(accept(), interfere);
+        loop {
+            pass_on(accept(), || {});
+        }
+    });
+    address
+}
+
+fn pass_on((client, server): (TcpStream, TcpStream), mut before: impl FnMut() + Send + 'static) {
+    let clone = |stream: &TcpStream| stream.try_clone().expect("a socket can be cloned");
+    let (mut answers, mut asker) = (clone(&server), clone(&client));
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut answers, &mut asker);
+        let _ = asker.shutdown(Shutdown::Both);
+    });
+    let (mut client, mut server) = (client, server);
+    std::thread::spawn(move || {
+        let mut buffer = [0; 8192];
+        while let Ok(length @ 1..) = client.read(&mut buffer) {
+            before();
+            if server.write_all(&buffer[..length]).is_err() {
+                break;
+            }
+        }
+        let _ = server.shutdown(Shutdown::Both);
+    });
+}
+
+#[test]
+fn a_pool_whose_sessions_change_places_while_it_is_examined_is_refused() {
+    let world = World::new("changing-pool");
+    world.create_topic(1);
+    let Some(pooler) = Pooler::start(&world, "pool_mode = transaction") else { return };
+    // What is idle is given out last in, first out: afterwards another session is next.
+    let mut others = [pooler.client(&world), pooler.client(&world)];
+    let exchange = move || {
+        for statement in ["begin", "rollback"] {
+            for other in &mut others {
+                other.batch_execute(statement).expect("pgbouncer answers");
+            }
+        }
+    };
+    let address = forward(&pooler.address, exchange);
+    let mut command = command_by(&address, &world, "");
+    // It examines its first connection, with its second.
+    command.args(["forget", "--ip", "192.0.2.7"]);
+    let (status, log) = finish(command);
+    assert_eq!(status.code(), Some(2), "{log}");
+    for says in ["a pooler in transaction or statement mode", "a pool in session mode"] {
+        assert!(log.contains(says), "{log}");
+    }
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::skipped::skipped;
+
 /// A password that must never be shown.
 const SECRET: &str = "Qq7-geheim";
 
@@ -24,7 +26,7 @@ fn run(command: &mut Command) -> (Option<i32>, String, String) {
 /// Each mistake: the arguments, the variables, and what the message must contain.
 type Mistake = (&'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
 
-const MISTAKES: [Mistake; 67] = [
+const MISTAKES: [Mistake; 74] = [
     (&["prodcue"], &[], "produce"),
     (&["--no-such-flag"], &[], "--no-such-flag"),
     (&["--workes", "2"], &[], "--workers"),
@@ -100,6 +102,17 @@ const MISTAKES: [Mistake; 67] = [
     (&["produce"], &[("SESSIONIZER_PRODUCE_LATE", "x")], "SESSIONIZER_PRODUCE_LATE  is \"x\""),
     (&["audit", "--show", "many"], &[], "--show  is \"many\""),
     (&["audit"], &[("POSTGRES_URL", "")], "POSTGRES_URL  is not set"),
+    (&["forget", "--ip", ""], &[], "--ip  has an empty value"),
+    (&["forget", "--ip"], &[], "--ip  has no value: write --ip ADDRESS"),
+    (&["redrive", "--reason", ","], &[], "--reason  names none: it can be "),
+    (&["compare", "--against", ""], &[], "a setting is missing or wrong:\n      --against"),
+    (
+        &["compare", "--against=t", "--since=2026-02-01T00:00:00Z", "--until=2026-01-01T00:00:00Z"],
+        &[],
+        "--until  is 2026-01-01T00:00:00.000Z, which is not after --since (2026-02-01",
+    ),
+    (&["open"], &[("POSTGRES_URL", ""), ("KAFKA_GROUP", "")], "--job         is not given"),
+    (&["status", "127.0.0.1:99999"], &[], "is not the URL of a job"),
 ];
 
 #[test]
@@ -168,6 +181,21 @@ fn an_output_that_nobody_takes_is_no_bug() {
     for line in ["$0 --help | true", "$0 --help | head -1", "$0 --version >/dev/full"] {
         let (_, _, log) = shell(&format!("set -o pipefail; {line}"));
         assert!(!log.contains("bug") && !log.contains("panicked"), "{line}:\n{log}");
+    }
+}
+
+#[test]
+fn a_dumb_terminal_gets_plain_text() {
+    if Command::new("script").arg("--version").output().is_err() {
+        skipped("colours on terminals", "there is no script(1)");
+        return;
+    }
+    for (terminal, has_colours) in [("xterm", true), ("dumb", false)] {
+        // It runs its command on a terminal of its own.
+        let line = format!("TERM={terminal} script -qec \"'$0' check --no-connect\" /dev/null");
+        let (code, printed, log) = shell(&line);
+        assert_eq!(code, Some(2), "{printed}{log}");
+        assert_eq!(printed.contains('\x1b'), has_colours, "{terminal}: {printed:?}");
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::process::Command;
 
+use crate::kafka::PAST_MS;
 use crate::lifecycle::wait_for_records;
+use crate::oracle::event;
 use crate::refusal::{refused, try_run};
 use crate::world::{World, finish};
 
@@ -229,6 +231,50 @@ fn a_login_that_may_not_migrate_says_who_has_to_run_what() {
     world.execute("insert into sessionizer.schema_version values (99, 'later', 'another program')");
     let (done, said) = migrate();
     assert!(!done && said.contains("is of version 99, which is newer than"), "{said}");
+}
+
+/// A block of `sh` in docs/OPERATIONS.md: the one that calls this program.
+fn recipe(program: &str) -> &'static str {
+    let text = include_str!("../../docs/OPERATIONS.md");
+    let (_, section) = text.split_once("\n## Backup and restore\n").expect("it is there");
+    let mut blocks = section.split("\n```sh\n").skip(1);
+    let block = blocks.find(|block| block.contains(program)).expect("there is such a block");
+    block.split("\n```").next().expect("it ends")
+}
+
+#[test]
+fn a_backup_is_complete_and_the_job_goes_on_from_it() {
+    let world = World::new("backup");
+    world.create_topic(2);
+    let events = |from: i64| (0..200).map(move |i| event("a", "h", PAST_MS + (from + i) * 60_000));
+    let send = |from: i64| world.send_events(0, &events(from).collect::<Vec<_>>());
+    let dump = std::env::temp_dir().join(format!("{}.dump", world.name));
+    let run = |recipe: &str| {
+        let (host, port) = world.server.rsplit_once(':').expect("host:port");
+        let code = recipe.replace("sessionizer.dump", dump.to_str().expect("text"));
+        let code = code.replace("analytics", &world.database);
+        let mut shell = Command::new("bash");
+        shell.args(["-euc", &code]).envs([("PGHOST", host), ("PGPORT", port)]);
+        shell.envs([("PGUSER", &world.user), ("PGPASSWORD", &world.password)]);
+        let output = shell.output().expect("there is a shell");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let balance = || world.query("select * from sessionizer.balance");
+    send(0);
+    world.run_to_end(&[]);
+    let before = (balance(), world.rows());
+    run(recipe("pg_dump"));
+    send(1_000);
+    world.run_to_end(&[]);
+    assert_ne!((balance(), world.rows()), before);
+    run(recipe("pg_restore"));
+    std::fs::remove_file(&dump).expect("it was written");
+    assert_eq!((balance(), world.rows()), before, "the restored state is that of the backup");
+    world.run_to_end(&["-w", "2"]);
+    let mut audit = world.command();
+    audit.args(["audit", "--full"]);
+    let (status, log) = finish(audit);
+    assert!(status.success(), "{log}");
 }
 
 /// Before a release: writes `state.sql` into the folder that the variable `FIXTURE` names, from the

@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -319,6 +320,10 @@ fn health_and_status_show_it_in_the_terminal() {
     assert_eq!(code, Some(0), "{log}");
     let document: Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(document["job"]["workers"], 2);
+    let line = format!("set -o pipefail; timeout 20 \"$0\" status --watch {url} | head -1");
+    let mut watch = Command::new("bash");
+    watch.args(["-c", &line, env!("CARGO_BIN_EXE_sessionizer")]);
+    assert!(watch.status().expect("it runs").success(), "it goes on although nobody reads");
     watched.job.stop();
     let (code, _, log) = run(&["health"]);
     assert!(code == Some(1) && log.contains("no job answers at"), "{log}");

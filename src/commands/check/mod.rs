@@ -28,6 +28,7 @@ use crate::cli::CheckArgs;
 use crate::config::{Environment, Problems, duration_ms};
 use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
+use crate::ui::can_redraw;
 use crate::ui::logging;
 use crate::ui::text::duration;
 
@@ -276,7 +277,7 @@ impl Progress {
         let first = failed.clone().next().map_or("", |finding| &finding.text);
         let codes = codes.join(", ");
         let mut line = format!("{} of {}: {codes} {first}", duration(waited), duration(wait));
-        if std::io::stderr().is_terminal() {
+        if can_redraw(&std::io::stderr()) {
             let width = width(&std::io::stderr());
             if let Some((at, _)) = line.char_indices().nth(width - 1) {
                 line.truncate(at);
@@ -310,7 +311,7 @@ fn appearance() -> Style {
     Style {
         width: width(&std::io::stdout()).min(110),
         signs: terminal && locale.contains("UTF8"),
-        colours: terminal && set("NO_COLOR").is_none(),
+        colours: can_redraw(&std::io::stdout()) && set("NO_COLOR").is_none(),
     }
 }
 

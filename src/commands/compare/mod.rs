@@ -55,6 +55,8 @@ type LateEvents = HashMap<Key, Vec<EventTime>>;
 pub fn compare(args: &CompareArgs, env: &Environment, run_state: &RunState) -> Result<(), Fault> {
     let settings = read(args, env)?;
     let mut snapshot = AuditSnapshot::read(&settings.ledger).map_err(give_up)?;
+    // Before the topic is read, which may take long.
+    snapshot.find_beside(&settings.other).map_err(give_up)?;
     let late = match &settings.kafka {
         Some(kafka) => {
             Some(late_events(kafka, &snapshot, settings.out_of_orderness_ms, run_state)?)
@@ -88,10 +90,14 @@ fn read(args: &CompareArgs, env: &Environment) -> Result<Settings, Fault> {
     };
     let ledger = config::read_ledger_of(&mut problems, args.job.name.as_deref(), env);
     let against = match &args.against {
-        Some(table) => config::read_table(table),
-        None => Err("is not set: the table of the other program".to_owned()),
+        Some(table) => problems.take("--against", config::read_table(table)),
+        None => {
+            if !problems.concern("--against") {
+                problems.add("--against", "is not set: the table of the other program");
+            }
+            None
+        }
     };
-    let against = problems.take("--against", against);
     let mut time = |flag, text: &Option<String>| {
         let text = text.as_deref()?;
         let time = parse_rfc3339(text.trim().as_bytes()).map(EventTime::from_millis);
@@ -101,6 +107,11 @@ fn read(args: &CompareArgs, env: &Environment) -> Result<Settings, Fault> {
         )
     };
     let (since, until) = (time("--since", &args.since), time("--until", &args.until));
+    if let (Some(since), Some(until)) = (since, until)
+        && until <= since
+    {
+        problems.add("--until", format!("is {until}, which is not after --since ({since})"));
+    }
     let delay = duration_ms(&args.out_of_orderness, 0, YEAR_MS);
     let delay = problems.take("--out-of-orderness", delay);
     let show = problems.take("--show", whole(&args.show, 0, 1_000_000));
@@ -226,6 +237,14 @@ fn compared(
         to: settings.until.unwrap_or(closed.min(theirs.1)),
     };
     let name = snapshot.table_name();
+    if common.to <= common.from {
+        return Err(Fault::Environment(format!(
+            "the tables {name} and {} have no time in common to compare: it would begin at {}, the \
+             first session that both can have, or --since, and end at {}, where both have closed \
+             everything, or --until",
+            settings.other.table, common.from, common.to
+        )));
+    }
     let mut report = Report::new(name, settings.other.table.clone(), common, late.is_some());
     let mut finish = |key: &Key, stretch: Stretch| {
         let late = match late {

@@ -9,7 +9,6 @@ pub mod planned;
 pub mod scenario;
 
 use std::cell::Cell;
-use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +31,7 @@ use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
 use crate::kafka::{Admin, Foreign, KafkaConfig, Publisher, create_topic, foreign_records};
 use crate::ui::bars::{bars, style};
+use crate::ui::can_redraw;
 use crate::ui::text;
 use crate::ui::text::{count, plural};
 
@@ -259,7 +259,7 @@ struct RecordSender<'a> {
 
 impl<'a> RecordSender<'a> {
     fn new(order: &'a Order, publisher: Publisher, run_state: &'a RunState) -> Self {
-        let bar = match (std::io::stderr().is_terminal(), order.number) {
+        let bar = match (can_redraw(&std::io::stderr()), order.number) {
             (false, _) => ProgressBar::hidden(),
             (true, Some(number)) => bars().add(ProgressBar::new(number)).with_style(style(
                 "{bar:24} {percent}% of {human_len} records, {rate}, {eta} to go",

@@ -85,13 +85,8 @@ pub fn report(
 
 fn read(args: &ReportArgs, env: &Environment) -> Result<Settings, Fault> {
     let mut problems = Problems::new(env);
-    let ledger = config::read_ledger_of(&mut problems, args.job.name.as_deref(), env);
-    if ledger.is_none() && problems.is_empty() {
-        problems.add(
-            "--job",
-            "is not set, and neither is KAFKA_GROUP: the job whose table is analysed",
-        );
-    }
+    let what = "the job whose table is analysed";
+    let ledger = config::read_ledger_alone(&mut problems, args.job.name.as_deref(), what, env);
     let mut day = |name: &str, text: &Option<String>| {
         let Some(text) = text.as_deref().map(str::trim) else { return Some(None) };
         let day = NaiveDate::parse_from_str(text, "%Y-%m-%d");

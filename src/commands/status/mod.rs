@@ -2,7 +2,7 @@
 
 mod screen;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use crate::cli::StatusArgs;
 use crate::commands::http::{Endpoint, printable};
 use crate::config::Environment;
 use crate::dataflow::run_state::RunState;
+use crate::ui::can_redraw;
 use crate::ui::text::duration;
 
 /// How often `--watch` refreshes, and how soon it notices that it is to stop.
@@ -32,16 +33,16 @@ pub fn status(
     let endpoint = Endpoint::find(args.url.as_deref(), "/status", env)?;
     if !args.watch {
         let shown = shown(&endpoint, args.json, None)?;
-        return print(&shown);
+        return print(&shown).map(drop);
     }
-    let terminal = std::io::stdout().is_terminal();
-    if terminal {
+    let redraws = can_redraw(&std::io::stdout());
+    if redraws {
         print("\x1b[2J")?;
     }
     let mut last: Option<(Instant, String)> = None;
     while !run_state.stopping() {
         // The cursor stays on the line below.
-        let height = terminal.then(|| size().1.saturating_sub(1)).filter(|height| *height > 0);
+        let height = redraws.then(|| size().1.saturating_sub(1)).filter(|height| *height > 0);
         let text = match shown(&endpoint, args.json, height) {
             Ok(text) => {
                 last = Some((Instant::now(), text.clone()));
@@ -56,14 +57,17 @@ pub fn status(
                 }
             },
         };
-        match terminal {
+        let is_read = match redraws {
             true => {
                 let lines = text.lines().take(height.unwrap_or(usize::MAX));
                 let lines: Vec<String> =
                     lines.map(|line| format!("{line}{CLEAR_LINE}\n")).collect();
-                print(&format!("{HOME}{}{CLEAR_BELOW}", lines.concat()))?;
+                print(&format!("{HOME}{}{CLEAR_BELOW}", lines.concat()))?
             }
             false => print(&text)?,
+        };
+        if !is_read {
+            return Ok(());
         }
         let until = Instant::now() + REFRESH_INTERVAL;
         while Instant::now() < until && !run_state.stopping() {
@@ -98,11 +102,13 @@ fn size() -> (usize, usize) {
     (usize::from(width).max(40), usize::from(height))
 }
 
-fn print(text: &str) -> Result<(), Fault> {
+/// Prints a text. Returns whether anybody still reads it: with `status --watch | head`, nobody does
+/// after a while.
+fn print(text: &str) -> Result<bool, Fault> {
     let mut out = std::io::stdout();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).or_else(|why| match why.kind() {
-        // A reader that has seen enough.
-        std::io::ErrorKind::BrokenPipe => Ok(()),
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map(|()| true).or_else(|why| match why.kind() {
+        std::io::ErrorKind::BrokenPipe => Ok(false),
         _ => Err(Fault::Environment(format!("standard output cannot be written: {why}"))),
     })
 }

@@ -3,7 +3,6 @@
 mod ending;
 mod line;
 
-use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -21,6 +20,7 @@ use crate::monitor::condition::Stage;
 use crate::monitor::job_state::JobState;
 use crate::monitor::sample::{MetricHosts, Sample, sample, stage};
 use crate::ui::bars::{bars, style};
+use crate::ui::can_redraw;
 use crate::ui::text::duration;
 
 /// How often the line is logged if there is no terminal.
@@ -47,7 +47,7 @@ impl Progress {
     /// Begins to show progress.
     pub fn start(facts: Facts, run_state: Arc<RunState>) -> Self {
         let (stop, stopped) = channel::<()>();
-        let terminal = std::io::stderr().is_terminal();
+        let terminal = can_redraw(&std::io::stderr());
         let thread = thread::Builder::new().name("progress".to_owned()).spawn(move || {
             let mut view = StatusView::new(facts, run_state, terminal);
             while stopped.recv_timeout(DRAW_INTERVAL) == Err(RecvTimeoutError::Timeout) {

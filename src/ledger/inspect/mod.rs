@@ -21,7 +21,7 @@ use sessionizer_core::time::EventTime;
 pub use surroundings::{OwnSchema, Triggers, Unpublishable};
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::connect::{classify, dial, settle};
+use crate::ledger::connect::{NO_WRITES, classify, dial, settle};
 use crate::ledger::peek::FirstStart;
 use crate::ledger::table::Table;
 use crate::ledger::{
@@ -61,7 +61,7 @@ impl Inspection {
         let writes =
             |config: &LedgerConfig| dial(config, APPLICATION, TargetSessionAttrs::ReadWrite);
         let client = within(patience, &config, writes).or_else(|why| match &why {
-            LedgerError::Retry(text) if text.contains("does not allow writes") => {
+            LedgerError::Retry(text) if text.contains(NO_WRITES) => {
                 writable = false;
                 within(patience, &config, any)
             }
