@@ -294,7 +294,10 @@ fn random_hosts_and_addresses_are_bounded_and_the_rest_is_said() {
         let ip = format!("10.{}.{}.1", n / 256, n % 256);
         event(&ip, &format!("{n:x}.example"), noon_ms + n)
     };
-    world.send_events(0, &(0..SESSIONS).map(random).collect::<Vec<_>>());
+    // The last event closes the sessions of the others, and stays open.
+    let last = event("192.0.2.1", "last.example", noon_ms + 600_000);
+    let all = (0..SESSIONS).map(random).chain([last]);
+    world.send_events(0, &all.collect::<Vec<_>>());
     let document = watched.wait_until("all have ended", |document| {
         document["statistics_all"]["rows"][0]["day"]["sessions"] == SESSIONS
             && document["anomalies"]["as_of"] == document["statistics"]["as_of"]

@@ -79,7 +79,8 @@ pub fn produce(
     if order.kafka.topics.len() > 1 {
         warn!("KAFKA_TOPIC names several topics: writing to the first, {topic}");
     }
-    if create_topic(&order.kafka, order.partitions)? {
+    let is_new = create_topic(&order.kafka, order.partitions)?;
+    if is_new {
         info!("created the topic {topic}, {}", plural(order.partitions, "partition"));
     } else if !order.append {
         refuse_foreign(&order.kafka)?;
@@ -89,7 +90,12 @@ pub fn produce(
     match (&order.source, order.history) {
         (Source::AccessLog { path, host }, _) => writer.access_log(path, host),
         (Source::Planned(planned), _) => {
-            let plan = planned.plan(topic, partitions(&order.kafka, run_state)?)?;
+            // Brokers may take a moment to know a new topic.
+            let partitions = match is_new || !planned.chooses_partitions() {
+                true => order.partitions,
+                false => partitions(&order.kafka, run_state)?,
+            };
+            let plan = planned.plan(topic, partitions)?;
             writer.write(planned::records(&plan).map(Ok))
         }
         (Source::Generated(recipe), None) => writer.write(records(recipe.as_ref().clone())?),

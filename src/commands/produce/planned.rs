@@ -107,10 +107,15 @@ pub fn read(
 }
 
 impl Planned {
+    /// Whether it matters which partition a record is written to.
+    pub fn chooses_partitions(&self) -> bool {
+        self.request.scenarios.contains(&Scenario::Skew)
+    }
+
     /// Makes the plan for a topic, and writes its truth.
     pub fn plan(&self, topic: &str, partitions: i32) -> Result<Plan, Fault> {
         let partitions = u32::try_from(partitions).unwrap_or(1).max(1);
-        if self.request.scenarios.contains(&Scenario::Skew) && partitions < SKEW_PARTITIONS {
+        if self.chooses_partitions() && partitions < SKEW_PARTITIONS {
             return Err(Fault::Config(format!(
                 "--scenario skew: the topic {topic} has {}, and with fewer than {SKEW_PARTITIONS} \
                  nobody can tell whose clock is off: name another topic (KAFKA_TOPIC), which is \
