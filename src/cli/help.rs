@@ -57,7 +57,8 @@ Logins, if the servers ask for them:
 ";
 
 const CHECK: &str = "\
-Reads all settings of the job, by the same variables and flags (`sessionizer --help`):
+Reads all settings of the job, by the same variables and flags
+(`sessionizer --help`):
   KAFKA_URL, KAFKA_TOPIC, KAFKA_GROUP, POSTGRES_URL, the logins, SESSIONIZER_...
 ";
 

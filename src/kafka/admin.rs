@@ -120,7 +120,12 @@ impl Admin {
 
     fn unanswered(&self, why: &KafkaError) -> Option<Fault> {
         let mut last = lock(&self.context.health.last);
-        last.get_or_insert_with(|| why.to_string());
+        last.get_or_insert_with(|| match why.rdkafka_error_code() {
+            Some(
+                RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::OperationTimedOut,
+            ) => "no answer".to_owned(),
+            _ => why.to_string(),
+        });
         None
     }
 

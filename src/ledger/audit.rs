@@ -387,8 +387,8 @@ impl AuditSnapshot {
 }
 
 impl AuditSnapshot {
-    /// Finds another table in this database, to compare with, and returns its name. Refuses one that
-    /// does not have the columns of sessions.
+    /// Finds another table in this database, to compare with, and returns its name. Refuses one
+    /// that does not have the columns of sessions.
     pub fn find_beside(&mut self, other: &LedgerConfig) -> Result<String, LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "looking at the other table");
         let refuse = |why| Err(LedgerError::Fatal(Fault::Config(why)));

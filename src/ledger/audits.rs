@@ -14,7 +14,7 @@ use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
-use crate::ledger::connect::{classify, connect, connect_to_look};
+use crate::ledger::connect::{classify, connect_in_time, connect_to_look};
 
 /// How many audits of a job are kept.
 const KEPT: i64 = 10_000;
@@ -111,7 +111,7 @@ impl Audits {
         proof: Option<&Proof>,
     ) -> Result<Option<String>, LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "keeping the result of the audit");
-        let mut client = connect(&self.config)?;
+        let mut client = connect_in_time(&self.config)?;
         let mut tx = client.transaction().map_err(failed)?;
         insert(&mut tx, &self.config.job, audit).map_err(failed)?;
         let why = match proof.map(Proof::encode) {

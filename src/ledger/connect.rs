@@ -3,6 +3,8 @@
 
 use std::error::Error as _;
 use std::path::Path;
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::Duration;
 
 use openssl::pkey::PKey;
@@ -18,6 +20,7 @@ use crate::dataflow::ports::LedgerError;
 use crate::ledger::url;
 use crate::ledger::url::{PostgresUrl, TlsMode};
 use crate::ledger::{LedgerConfig, pooler, trust};
+use crate::ui::text;
 use crate::ui::tls::meaning;
 use crate::ui::trouble;
 
@@ -31,6 +34,9 @@ const END_IDLE_TRANSACTIONS: &str =
 /// The errors of prepared statements when clients share a session.
 const SHARED_SESSION: [SqlState; 2] =
     [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT];
+
+/// How long a server that has accepted a connection may take to answer a command.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What the client library says of a server that takes no writes.
 pub const NO_WRITES: &str = "database does not allow writes";
@@ -46,16 +52,46 @@ pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
     open(config, TargetSessionAttrs::ReadWrite)
 }
 
+/// The same for a command, which nobody watches: a server that accepts the connection and says
+/// nothing ends it.
+pub fn connect_in_time(config: &LedgerConfig) -> Result<Client, LedgerError> {
+    within(patience(config), config, connect)
+}
+
 /// Opens a connection for somebody who only reads: to a standby as well.
 pub fn connect_to_read(config: &LedgerConfig) -> Result<Client, LedgerError> {
-    open(config, TargetSessionAttrs::Any)
+    within(patience(config), config, |config| open(config, TargetSessionAttrs::Any))
 }
 
 /// Opens a connection for somebody who only reads: to a server that takes writes, or else to any.
 pub fn connect_to_look(config: &LedgerConfig) -> Result<Client, LedgerError> {
-    connect(config).or_else(|why| match &why {
+    connect_in_time(config).or_else(|why| match &why {
         LedgerError::Retry(text) if text.contains(NO_WRITES) => connect_to_read(config),
         _ => Err(why),
+    })
+}
+
+/// How long a command waits for a connection.
+fn patience(config: &LedgerConfig) -> Duration {
+    let hosts = u32::try_from(config.url.hosts.len()).unwrap_or(1);
+    ANSWER_TIMEOUT + config.url.connect_timeout.saturating_mul(hosts)
+}
+
+/// Opens a connection within `patience`: whatever accepts it may never answer.
+pub fn within(
+    patience: Duration,
+    config: &LedgerConfig,
+    open: impl FnOnce(&LedgerConfig) -> Result<Client, LedgerError> + Send + 'static,
+) -> Result<Client, LedgerError> {
+    let (reply, answer) = channel();
+    let config = config.clone();
+    // After too long a silence, nobody receives this any more.
+    let work = move || drop(reply.send(open(&config)));
+    let thread = thread::Builder::new().name("postgres-connect".to_owned());
+    thread.spawn(work).expect("a thread can be started");
+    answer.recv_timeout(patience).unwrap_or_else(|_| {
+        let waited = text::duration(patience);
+        Err(LedgerError::Retry(format!("connecting: no answer for {waited}")))
     })
 }
 

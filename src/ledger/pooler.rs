@@ -14,7 +14,7 @@ use sessionizer_core::fault::Fault;
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
-use crate::ledger::connect::{classify, connect};
+use crate::ledger::connect::{classify, connect, connect_in_time};
 
 /// What to do about such a pooler.
 pub const REMEDY: &str = "the job needs sessions of its own: let POSTGRES_URL lead to a pool in \
@@ -25,7 +25,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens a connection with a session of its own; refuses one that shares its session.
 pub fn connect_directly(config: &LedgerConfig) -> Result<Client, LedgerError> {
-    check(connect(config)?, config)
+    check(connect_in_time(config)?, config)
 }
 
 /// Returns the connection if it has a session of its own; refuses it otherwise.

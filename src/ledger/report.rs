@@ -94,8 +94,7 @@ impl Reader {
     /// Runs a query of `queries/` without its part for psql. In it, `:sessions` stands for the table
     /// and `:'sessions'` for its name.
     pub fn ask(&mut self, name: &str, sql: &str) -> Result<QueryResult, LedgerError> {
-        let sql = sql.replace(":'sessions'", &literal(&self.table));
-        let sql = sql.replace(":sessions", &self.source);
+        let sql = fill(sql, &self.table, &self.source);
         let timeout = self.timeout;
         let failed = |why: postgres::Error| match why.code() {
             Some(&SqlState::QUERY_CANCELED) => LedgerError::Fatal(Fault::Environment(format!(
@@ -203,6 +202,13 @@ fn source(table: &str, plain: bool, choice: &SessionFilter) -> String {
     format!("(select {columns} from {table}{all}{})", conditions.join(" and "))
 }
 
+/// Puts the table in place of the variables of psql. What stands for one is not searched for the
+/// other: a table may be called `x:sessions`.
+fn fill(sql: &str, table: &str, source: &str) -> String {
+    let parts = sql.split(":'sessions'").map(|part| part.replace(":sessions", source));
+    parts.collect::<Vec<_>>().join(&literal(table))
+}
+
 /// A text as SQL writes it, with `standard_conforming_strings`.
 fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
@@ -224,6 +230,15 @@ fn lacks_right(why: &postgres::Error) -> LedgerError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_with_the_name_of_a_variable_is_no_variable() {
+        let sql = "select :'sessions' from :sessions";
+        for table in ["x:sessions", "x:'sessions'"] {
+            let name = literal(table);
+            assert_eq!(fill(sql, table, table), format!("select {name} from {table}"));
+        }
+    }
 
     #[test]
     fn the_chosen_part_of_a_table_is_a_subquery() {

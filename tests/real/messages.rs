@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::kafka::fail;
 use crate::oracle::event;
 use crate::postgres::TEN;
-use crate::world::{World, finish};
+use crate::world::{Running, World, finish};
 
 /// A port that leads to something other than Postgres, or a frozen proxy.
 #[test]
@@ -25,6 +25,38 @@ fn a_postgres_that_accepts_and_does_not_answer_ends_the_start_in_time() {
         assert!(log.contains(&says) && log.contains("check POSTGRES_URL"), "{log}");
         assert!((least..most).contains(&took), "{timeout} took {took} ms:\n{log}");
     }
+}
+
+#[test]
+fn servers_that_accept_and_do_not_answer_end_every_command_in_time() {
+    let world = World::new("silent-servers");
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = silent.local_addr().expect("bound").to_string();
+    let url = format!("jdbc:postgresql://{address}/db?connectTimeout=1");
+    let commands = [
+        &["open"][..],
+        &["report"],
+        &["audit"],
+        &["compare", "--against", "other"],
+        &["forget", "--ip", "192.0.2.7", "--yes"],
+        &["redrive", "--reason", "late", "--yes"],
+        &["reset", "--yes"],
+    ];
+    let running = commands.map(|args| {
+        let mut command = world.command();
+        command.env("POSTGRES_URL", &url).args(args);
+        (args, Running::start(command))
+    });
+    for (args, running) in running {
+        let (status, log) = running.wait();
+        assert_eq!(status.code(), Some(1), "{args:?}: {log}");
+        assert!(log.contains("connecting: no answer for 16 s"), "{args:?}: {log}");
+    }
+    let mut check = world.command();
+    check.args(["check", "--only", "kafka"]).env("KAFKA_URL", &address);
+    let output = check.output().expect("the program was built");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains(&format!("Kafka at {address}: no answer")), "{said}");
 }
 
 #[test]

@@ -7,8 +7,6 @@
 mod server;
 mod surroundings;
 
-use std::sync::mpsc::channel;
-use std::thread;
 use std::time::Duration;
 
 use postgres::config::TargetSessionAttrs;
@@ -21,14 +19,13 @@ use sessionizer_core::time::EventTime;
 pub use surroundings::{OwnSchema, Triggers, Unpublishable};
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::connect::{NO_WRITES, classify, dial, settle};
+use crate::ledger::connect::{NO_WRITES, classify, dial, settle, within};
 use crate::ledger::peek::FirstStart;
 use crate::ledger::table::Table;
 use crate::ledger::{
     LedgerConfig, NamedEpoch, RecoveredState, durable, job, peek, pooler, rights, start, stopped,
     table, trust,
 };
-use crate::ui::text;
 
 /// The application name of the connections, which is not that of an instance of the job.
 const APPLICATION: &str = "sessionizer check";
@@ -212,24 +209,6 @@ impl Inspection {
 /// Opens a connection to any server, whether it allows writes or not.
 fn any(config: &LedgerConfig) -> Result<Client, LedgerError> {
     dial(config, APPLICATION, TargetSessionAttrs::Any)
-}
-
-/// Opens a connection within `patience`: whatever accepts it may never answer.
-fn within(
-    patience: Duration,
-    config: &LedgerConfig,
-    open: impl FnOnce(&LedgerConfig) -> Result<Client, LedgerError> + Send + 'static,
-) -> Result<Client, LedgerError> {
-    let (reply, answer) = channel();
-    let config = config.clone();
-    // After too long a silence, nobody receives this any more.
-    let work = move || drop(reply.send(open(&config)));
-    let thread = thread::Builder::new().name("postgres-check".to_owned());
-    thread.spawn(work).expect("a thread can be started");
-    answer.recv_timeout(patience).unwrap_or_else(|_| {
-        let waited = text::duration(patience);
-        Err(LedgerError::Retry(format!("connecting: no answer for {waited}")))
-    })
 }
 
 /// Whether the schema `sessionizer` has this table or view.
