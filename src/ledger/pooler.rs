@@ -60,7 +60,8 @@ fn holds_its_own(
     (own, others): (&str, &str),
 ) -> Result<bool, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "looking for a pooler");
-    match client.batch_execute("begin") {
+    // On a busy machine, a server that allows short transactions only might end this one.
+    match client.batch_execute("begin; set local idle_in_transaction_session_timeout = 0") {
         Ok(()) => {}
         // A pool in statement mode refuses transactions.
         Err(why) if why.as_db_error().is_some_and(|db| db.message().contains("statement")) => {
