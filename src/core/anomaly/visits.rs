@@ -58,7 +58,13 @@ impl Visits {
     }
 
     fn add_other(&mut self, visitor: &Visitor, n: i64) -> i64 {
-        let sessions = self.others.entry(visitor.clone()).or_default();
+        // Without a copy of the address if it is there.
+        let Some(sessions) = self.others.get_mut(visitor) else {
+            if n != 0 {
+                self.others.insert(visitor.clone(), n);
+            }
+            return n;
+        };
         *sessions += n;
         let now = *sessions;
         if now == 0 {
