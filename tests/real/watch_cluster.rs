@@ -25,6 +25,8 @@ fn process_0_shows_the_whole_job() {
         document["tiles"]["records"] == traffic.records()
             && document["job"]["scope"] == "job"
             && document["writers"]["rows"].as_array().map(Vec::len) == Some(3)
+            // Those of the other processes arrive with their next report.
+            && document["partitions"]["rows"].as_array().map(Vec::len) == Some(3)
     });
     let parts = document["partitions"]["rows"].as_array().expect("rows");
     let mut read_by: Vec<u64> =
