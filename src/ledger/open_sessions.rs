@@ -17,7 +17,7 @@ use crate::dataflow::ports::LedgerError;
 use crate::ledger::connect::{classify, connect_to_look};
 use crate::ledger::peek::Database;
 use crate::ledger::stopped::{decode, exists, no_such_job};
-use crate::ledger::{LedgerConfig, durable};
+use crate::ledger::{LedgerConfig, durable, pooler};
 
 /// Which sessions are wanted: those of this visitor, those of this host, or all.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -76,7 +76,7 @@ pub fn read(
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => lacks_right(&why),
         _ => classify(&why, "reading snapshots"),
     };
-    let mut client = connect_to_look(config)?;
+    let mut client = pooler::check_with(connect_to_look(config)?, config, connect_to_look)?;
     // Not the name of an instance, or a `reset` would take this for a running job.
     client.batch_execute("set application_name = 'sessionizer open'").map_err(failed)?;
     let mut tx = client.build_transaction().read_only(true);

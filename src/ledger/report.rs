@@ -9,10 +9,10 @@ use postgres::{Client, SimpleQueryMessage};
 use sessionizer_core::fault::Fault;
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::LedgerConfig;
 use crate::ledger::connect::{classify, connect_to_read};
 use crate::ledger::peek::Database;
 use crate::ledger::stopped::no_such_job;
+use crate::ledger::{LedgerConfig, pooler};
 use crate::ui::text;
 
 /// Lets queries count in memory what would otherwise be sorted on disk, and ends them within a
@@ -70,7 +70,7 @@ pub struct Reader {
 impl Reader {
     /// Connects, and finds the table of the job.
     pub fn open(config: &LedgerConfig, choice: &SessionFilter) -> Result<Reader, LedgerError> {
-        let mut client = connect_to_read(config)?;
+        let mut client = pooler::check_with(connect_to_read(config)?, config, connect_to_read)?;
         let failed = |why: postgres::Error| classify(&why, "preparing a report");
         client.batch_execute(SETTINGS).map_err(failed)?;
         let zone = format!("set time zone {}", literal(&choice.time_zone));

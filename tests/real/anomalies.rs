@@ -267,7 +267,8 @@ fn the_partition_of_a_skew_is_found_by_a_job_that_reads_along() {
     let truth = std::env::temp_dir().join(format!("{}-truth", world.name));
     let mut command = world.command();
     command.args(["produce", "--scenario", "skew", "--visits", "600", "--incidents", "1"]);
-    command.args(["--historical", "2026-06-01T00:00:00Z", "--rate", "300", "--truth"]).arg(&truth);
+    // So slowly that the skew is there for several epochs on a busy machine, too.
+    command.args(["--historical", "2026-06-01T00:00:00Z", "--rate", "100", "--truth"]).arg(&truth);
     let (status, log) = finish(command);
     assert!(status.success(), "{log}");
     let text = std::fs::read_to_string(&truth).expect("the truth was written");

@@ -116,7 +116,8 @@ fn a_pool_that_shares_sessions_is_refused_before_anything_is_touched() {
     ];
     for settings in settings {
         let Some(pooler) = Pooler::start(&world, settings) else { return };
-        for args in [&["--until-end"][..], &["audit"], &["reset", "--yes"]] {
+        for args in [&["--until-end"][..], &["audit"], &["reset", "--yes"], &["report"], &["open"]]
+        {
             for _ in 0..3 {
                 let mut command = pooler.command(&world, "");
                 command.args(args);

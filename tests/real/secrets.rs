@@ -205,6 +205,8 @@ fn wrong_settings_show_none() {
                 .env("KAFKA_TOPIC", "t")
                 .env("KAFKA_GROUP", "g")
                 .env("POSTGRES_URL", "postgres://127.0.0.1:1/d")
+                // Not the default address, where another job may answer.
+                .env("SESSIONIZER_HTTP", "127.0.0.1:1")
                 .env("SESSIONIZER_START_TIMEOUT", "1s")
                 .env("RUST_LOG", "debug")
                 .envs(variables.iter().map(|(name, value)| (*name, value)));
