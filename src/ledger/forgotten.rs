@@ -54,18 +54,28 @@ impl Forgotten {
         Ok(found)
     }
 
+    /// Whether events of a visitor were forgotten.
+    pub fn has_visitor(&self, key: &Key) -> bool {
+        !self.visitors.is_empty() && self.ends(key).next().is_some()
+    }
+
     /// Whether an event was forgotten: it had been read by the time its visitor was forgotten.
     pub fn has(&self, key: &Key, topic: &str, partition: i32, offset: Offset) -> bool {
         if self.visitors.is_empty() {
             return false;
         }
-        let (ip, host) = key.parts();
-        [None, Some(host)].into_iter().any(|host| {
-            let ends = self.visitors.get(&hash(&self.salt, ip, host));
-            // Few visitors are forgotten, so this is reached rarely.
-            let end = ends.and_then(|ends| ends.get(&(topic.to_owned(), partition)));
+        // Few visitors are forgotten, so this is reached rarely.
+        self.ends(key).any(|ends| {
+            let end = ends.get(&(topic.to_owned(), partition));
             end.is_some_and(|end| offset < *end)
         })
+    }
+
+    /// Up to where its events do not count: as a visitor of all hosts, and of its host.
+    fn ends(&self, key: &Key) -> impl Iterator<Item = &HashMap<(String, i32), Offset>> {
+        let (ip, host) = key.parts();
+        let hashes = [None, Some(host)].map(|host| hash(&self.salt, ip, host));
+        hashes.into_iter().filter_map(|hash| self.visitors.get(&hash))
     }
 }
 
@@ -134,6 +144,9 @@ mod tests {
         let has = |ip, host, partition, offset| {
             forgotten.has(&Key::new(ip, host), "t", partition, Offset::new(offset))
         };
+        let visitor = |ip, host| forgotten.has_visitor(&Key::new(ip, host));
+        assert!(visitor("192.0.2.1", "b") && visitor("192.0.2.2", "a"));
+        assert!(!visitor("192.0.2.2", "b") && !visitor("192.0.2.3", "a"));
         assert!(has("192.0.2.1", "a", 0, 9) && has("192.0.2.1", "b", 0, 0));
         assert!(!has("192.0.2.1", "a", 0, 10), "it came later");
         assert!(!has("192.0.2.1", "a", 1, 9), "another partition");

@@ -131,6 +131,19 @@ fn what_flink_does_differently_is_explained_and_what_it_lost_is_not() {
 }
 
 #[test]
+fn what_the_job_has_forgotten_is_no_difference_of_the_other_program() {
+    let world = beside_flink("compare-forgotten");
+    let mut forget = world.command();
+    forget.args(["forget", "--ip", "again", "--yes"]);
+    let (status, log) = finish(forget);
+    assert!(status.success(), "{log}");
+    let (code, json, log) = compare(&world, &["--json"]);
+    assert_eq!(code, Some(0), "{json}\n{log}");
+    let found = [("same", 5), ("late", 2), ("exact gap", 1), ("overlapping", 1), ("forgotten", 1)];
+    assert_eq!(classes(&json), named(&found));
+}
+
+#[test]
 fn what_one_table_cannot_have_yet_or_any_more_is_not_compared() {
     let world = beside_flink("compare-edges");
     // Flink began later, and has not closed the last session.

@@ -10,8 +10,9 @@ use crate::ledger::{Found, LedgerConfig, Table};
 use crate::ui::text::{duration, plural};
 
 /// The connections that a job needs besides its writers: one for the balance on the page, one to
-/// remove old rows, and the second connection that detects a pooler.
-const MORE_CONNECTIONS: i64 = 3;
+/// remove old rows, one to read the rows of the last days, one to write anomalies, and the second
+/// connection that detects a pooler.
+const MORE_CONNECTIONS: i64 = 5;
 /// How far apart the clocks may be without a warning.
 const APART_MS: i64 = 2_000;
 

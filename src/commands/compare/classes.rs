@@ -37,6 +37,8 @@ pub enum Class {
     /// They have more rows than we do, and count more events: some were counted again after a
     /// restart.
     CountedAgain,
+    /// They still have events of a visitor that the job has forgotten.
+    Forgotten,
     /// It begins before one of the tables does.
     BeforeBeginning,
     /// One of the tables may not have closed it yet.
@@ -47,12 +49,13 @@ pub enum Class {
 
 impl Class {
     /// All classes, in the order in which they are shown.
-    pub const ALL: [Class; 8] = [
+    pub const ALL: [Class; 9] = [
         Class::Same,
         Class::Late,
         Class::ExactGap,
         Class::Overlapping,
         Class::CountedAgain,
+        Class::Forgotten,
         Class::BeforeBeginning,
         Class::NotClosed,
         Class::Unexplained,
@@ -66,6 +69,7 @@ impl Class {
             Class::ExactGap => "exact gap",
             Class::Overlapping => "overlapping",
             Class::CountedAgain => "counted again",
+            Class::Forgotten => "forgotten",
             Class::BeforeBeginning => "before the beginning",
             Class::NotClosed => "not closed yet",
             Class::Unexplained => "unexplained",
@@ -80,6 +84,7 @@ impl Class {
             Class::ExactGap => "the other table splits where exactly a gap lies between two events",
             Class::Overlapping => "the other table still has the parts that a late event joined",
             Class::CountedAgain => "the other table counts events again, as after a restart",
+            Class::Forgotten => "the other table still has a visitor that the job has forgotten",
             Class::BeforeBeginning => "it begins before one of the tables does",
             Class::NotClosed => "one of the tables may not have closed it yet",
             Class::Unexplained => "none of these explains it",
@@ -124,8 +129,9 @@ impl Stretch {
         [&self.ours, &self.theirs].map(|rows| rows.iter().map(|row| row.events).sum())
     }
 
-    /// The class, given how many of its events may have been late for the other program.
-    pub fn class(&self, common: Common, late: u64) -> Class {
+    /// The class, given how many of its events may have been late for the other program, and whether
+    /// the job has forgotten the visitor.
+    pub fn class(&self, common: Common, late: u64, forgotten: bool) -> Class {
         if self.ours == self.theirs {
             return Class::Same;
         }
@@ -139,6 +145,9 @@ impl Stretch {
         let several = !self.ours.is_empty() && self.theirs.len() > self.ours.len();
         if ours > theirs {
             return if ours - theirs <= late { Class::Late } else { Class::Unexplained };
+        }
+        if forgotten && theirs > ours {
+            return Class::Forgotten;
         }
         match several {
             true if theirs > ours => Class::CountedAgain,
@@ -171,7 +180,7 @@ mod tests {
 
     fn class_of(ours: &[(i64, i64, u64)], theirs: &[(i64, i64, u64)], late: u64) -> Class {
         let common = Common { from: at(0), to: at(100_000) };
-        Stretch { ours: rows(ours), theirs: rows(theirs) }.class(common, late)
+        Stretch { ours: rows(ours), theirs: rows(theirs) }.class(common, late, false)
     }
 
     #[test]
@@ -207,6 +216,19 @@ mod tests {
         assert_eq!(class_of(&[], &[(0, 60, 4)], 0), Class::Unexplained);
         // Other bounds with as many events.
         assert_eq!(class_of(&[(0, 60, 3)], &[(0, 59, 3)], 9), Class::Unexplained);
+    }
+
+    #[test]
+    fn only_what_they_have_more_of_was_forgotten() {
+        let common = Common { from: at(0), to: at(100_000) };
+        let class = |ours: &[(i64, i64, u64)], theirs: &[(i64, i64, u64)]| {
+            Stretch { ours: rows(ours), theirs: rows(theirs) }.class(common, 0, true)
+        };
+        assert_eq!(class(&[], &[(0, 60, 4)]), Class::Forgotten);
+        assert_eq!(class(&[(50, 60, 1)], &[(0, 60, 4)]), Class::Forgotten, "it came again");
+        assert_eq!(class(&[(0, 60, 4)], &[]), Class::Unexplained);
+        assert_eq!(class(&[(0, 60, 4)], &[(0, 59, 4)]), Class::Unexplained);
+        assert_eq!(class(&[(0, 60, 4)], &[(0, 60, 4)]), Class::Same);
     }
 
     #[test]

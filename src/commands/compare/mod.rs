@@ -245,6 +245,7 @@ fn compared(
             settings.other.table, common.from, common.to
         )));
     }
+    let forgotten = std::mem::take(&mut snapshot.forgotten);
     let mut report = Report::new(name, settings.other.table.clone(), common, late.is_some());
     let mut finish = |key: &Key, stretch: Stretch| {
         let late = match late {
@@ -256,7 +257,8 @@ fn compared(
                 times.iter().filter(within).count() as u64
             }),
         };
-        report.add(key, stretch, late, settings.show);
+        let class = stretch.class(report.common(), late, forgotten.has_visitor(key));
+        report.add(key, stretch, class, settings.show);
     };
     let mut current: Option<(Key, Stretch)> = None;
     snapshot

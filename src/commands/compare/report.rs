@@ -51,9 +51,13 @@ impl Report {
         self.all().find(|(of, _)| *of == class).map_or(0, |(_, counts)| counts.stretches)
     }
 
+    /// The period that is compared.
+    pub fn common(&self) -> Common {
+        self.common
+    }
+
     /// Counts what a visitor did in a stretch of time. At most `show` of each class are kept.
-    pub fn add(&mut self, key: &Key, stretch: Stretch, late: u64, show: usize) {
-        let class = stretch.class(self.common, late);
+    pub fn add(&mut self, key: &Key, stretch: Stretch, class: Class, show: usize) {
         let counts = self.of(class);
         counts.stretches += 1;
         let events = stretch.events();
