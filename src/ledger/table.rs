@@ -295,7 +295,8 @@ fn check_kind(kind: &str, persistence: &str) -> Result<(), String> {
     Err(format!("it is {what}; name a table with --table, or rename it and let the job create one"))
 }
 
-/// Checks that the columns can hold what we write; returns the type of the times.
+/// Checks that the columns can hold what we write; returns the type of the times. Whatever is wrong
+/// is said at once.
 fn check_columns(
     client: &mut impl GenericClient,
     config: &LedgerConfig,
@@ -317,38 +318,32 @@ fn check_columns(
         )
         .map_err(|why| classify(&why, "looking at the columns of the table"))?;
     let mut types: std::collections::BTreeMap<String, String> = Default::default();
+    let mut problems = Problems::default();
     for row in columns {
         let (column, ty, needed, modifier): (String, String, bool, i32) =
             (row.get(0), row.get(1), row.get(2), row.get(3));
         if !COLUMNS.contains(&&*column) {
             if needed {
-                let why = format!("its column {column} needs a value and has no default");
-                return Err(refuse(config, &why));
+                problems.add(format!("its column {column} needs a value and has no default"));
             }
             continue;
         }
         // timestamp(0) to (2) would round, but a row must be found again by its times.
         if ty.starts_with("timestamp") && (0..3).contains(&modifier) {
-            let why = format!(
-                "its column {column} does not hold milliseconds; alter table {shown} alter column \
-                 {column} type {ty};"
-            );
-            return Err(refuse(config, &why));
+            problems.add(format!("its column {column} does not hold milliseconds"));
+            problems.mend(format!("alter table {shown} alter column {column} type {ty};"));
         }
         if row.get(4) {
-            let why = format!("its column {column} is generated: the job writes it itself");
-            return Err(refuse(config, &why));
+            problems.add(format!("its column {column} is generated: the job writes it itself"));
         }
         let full: String = row.get(6);
         if let Some(collation) = row.get::<_, Option<&str>>(5) {
-            return Err(refuse(
-                config,
-                &format!(
-                    "its column {column} has the collation {collation}, in which different texts \
-                     can be equal, so that sessions of different visitors would be one. Give it \
-                     another: alter table {shown} alter column {column} type {full} collate \"C\";"
-                ),
+            problems.add(format!(
+                "its column {column} has the collation {collation}, in which different texts can be \
+                 equal, so that sessions of different visitors would be one"
             ));
+            let change = format!("alter column {column} type {full} collate \"C\"");
+            problems.mend(format!("alter table {shown} {change};"));
         }
         // An IPv6 address has up to 45 characters, a host name up to 253.
         let longest = if column == "ip" { 45 } else { 253 };
@@ -361,7 +356,40 @@ fn check_columns(
         }
         types.insert(column, ty);
     }
-    check_types(&types, shown).map_err(|why| refuse(config, &why))
+    let time_type = check_types(&types, shown, &mut problems);
+    match problems.text() {
+        Some(all) => Err(refuse(config, &all)),
+        None => Ok(time_type),
+    }
+}
+
+/// What is wrong with the columns, and the SQL that corrects it.
+#[derive(Default)]
+struct Problems {
+    reasons: Vec<String>,
+    remedies: Vec<String>,
+}
+
+impl Problems {
+    fn add(&mut self, reason: String) {
+        self.reasons.push(reason);
+    }
+
+    fn mend(&mut self, sql: String) {
+        self.remedies.push(sql);
+    }
+
+    /// All reasons, then all SQL; `None` if nothing is wrong.
+    fn text(&self) -> Option<String> {
+        if self.reasons.is_empty() {
+            return None;
+        }
+        let reasons = self.reasons.join("; ");
+        match self.remedies.is_empty() {
+            true => Some(reasons),
+            false => Some(format!("{reasons}; {}", self.remedies.join(" "))),
+        }
+    }
 }
 
 /// Whether a table, given quoted, has any row.
@@ -381,37 +409,42 @@ pub fn newest_end(
     Ok(newest.map(|end| config.gap.end_after(config.session_end.last_event(end.0, config.gap))))
 }
 
-/// Returns the type of the times, if all columns exist and can hold what we write.
+/// Checks that all columns exist and can hold what we write; returns the type of the times.
 fn check_types(
     types: &std::collections::BTreeMap<String, String>,
     shown: &str,
-) -> Result<&'static str, String> {
-    let is = |column: &str, allowed: &[&str]| match types.get(column) {
-        None => Err(format!(
-            "it has no column {column}; alter table {shown} add column {column} {};",
-            allowed[0]
-        )),
-        Some(ty) if allowed.contains(&ty.as_str()) => Ok(ty.clone()),
-        Some(ty) => Err(format!(
-            "its column {column} is of type {ty}, it must be {}; alter table {shown} alter column \
-             {column} type {};",
-            allowed.join(" or "),
-            allowed[0]
-        )),
+    problems: &mut Problems,
+) -> &'static str {
+    let mut check = |column: &str, allowed: &[&str]| match types.get(column) {
+        Some(ty) if allowed.contains(&ty.as_str()) => Some(ty),
+        None => {
+            problems.add(format!("it has no column {column}"));
+            problems.mend(format!("alter table {shown} add column {column} {};", allowed[0]));
+            None
+        }
+        Some(ty) => {
+            let allowed_types = allowed.join(" or ");
+            problems
+                .add(format!("its column {column} is of type {ty}, it must be {allowed_types}"));
+            let change = format!("alter column {column} type {}", allowed[0]);
+            problems.mend(format!("alter table {shown} {change};"));
+            None
+        }
     };
     for column in ["ip", "host"] {
-        is(column, &["text", "character varying"])?;
+        check(column, &["text", "character varying"]);
     }
     let times = ["timestamp with time zone", "timestamp without time zone"];
-    let start = is("session_start", &times)?;
-    let end = is("session_end", &times)?;
-    is("num_logs", &["bigint"])?;
-    if start != end {
-        return Err(format!(
+    let (start, end) = (check("session_start", &times), check("session_end", &times));
+    check("num_logs", &["bigint"]);
+    if let (Some(start), Some(end)) = (start, end)
+        && start != end
+    {
+        problems.add(format!(
             "session_start is {start} and session_end is {end}: give both the same type"
         ));
     }
-    Ok(if start == times[0] { "timestamptz" } else { "timestamp" })
+    if start.is_some_and(|start| start == times[0]) { "timestamptz" } else { "timestamp" }
 }
 
 /// Logs what the table lacks and how to add it. Never adds it unasked.

@@ -194,6 +194,22 @@ const CASES: &[Case] = &[
         (2, &["FAIL SZ-P08", "warn SZ-L01"], &["alter column num_logs type bigint;"]),
     ),
     (
+        "create table $t ($c, more text not null); alter table $t alter num_logs type integer;
+         alter table $t drop column host",
+        &[],
+        &[],
+        (
+            2,
+            &["FAIL SZ-P08", "warn SZ-L01"],
+            &[
+                "its column more needs a value and has no default; it has no column host; its column
+                 num_logs is of type integer, it must be bigint",
+                "add column host text; alter table public.sessionized_events alter column num_logs
+                 type bigint;",
+            ],
+        ),
+    ),
+    (
         "create table $t ($c, primary key (ip, host, session_start));
          alter table $t alter ip type varchar(15)",
         &[],

@@ -35,6 +35,16 @@ impl Block {
     }
 }
 
+/// The code of the blocks of a section of docs/OPERATIONS.md that begin like `opening`.
+pub fn recipes(section: &str, opening: &str) -> Vec<&'static str> {
+    let text = include_str!("../../docs/OPERATIONS.md");
+    let (_, section) = text.split_once(&format!("\n## {section}\n")).expect("it is there");
+    let section = section.split("\n## ").next().expect("it has an end");
+    let blocks = section.split(opening).skip(1);
+    let blocks = blocks.map(|block| block.split("\n```").next().expect("it ends"));
+    blocks.map(|block| block.split_once('\n').expect("a language").1).collect()
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }

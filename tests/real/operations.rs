@@ -3,17 +3,13 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::documents::recipes;
 use crate::lifecycle::{Traffic, start, wait_for_records};
 use crate::world::{World, finish};
 
-/// The blocks of a section that this file runs.
-fn recipe(section: &str) -> Vec<String> {
-    let text = include_str!("../../docs/OPERATIONS.md");
-    let (_, section) = text.split_once(&format!("\n## {section}\n")).expect("it is there");
-    let section = section.split("\n## ").next().expect("it has an end");
-    let blocks = section.split("<!-- run by tests/real/operations.rs -->\n```").skip(1);
-    let blocks = blocks.map(|block| block.split("\n```").next().expect("it ends"));
-    blocks.map(|block| block.split_once('\n').expect("a language").1.to_owned()).collect()
+/// The blocks of a section that are run here.
+fn recipe(section: &str) -> Vec<&'static str> {
+    recipes(section, "<!-- run by tests/real/operations.rs -->\n```")
 }
 
 /// Runs a block with the names of this test in place of those of the document.
@@ -55,11 +51,11 @@ fn a_backup_of_a_running_job_is_restored_and_gone_on_from() {
     traffic.send(1_000);
     let job = start(&world, "-w 2");
     wait_for_records(&world, traffic.records());
-    run(&world, &directory, &back_up);
+    run(&world, &directory, back_up);
     traffic.send(1_500);
     wait_for_records(&world, traffic.records());
     job.stop();
-    run(&world, &directory, &restore);
+    run(&world, &directory, restore);
 
     let before = std::mem::take(&mut world.database);
     world.database = format!("{before}_restored");
@@ -90,9 +86,9 @@ fn other_rules_are_prepared_beside_the_job_and_readers_switch_at_once() {
     traffic.send(1_000);
     let job = start(&world, "-w 2");
     wait_for_records(&world, traffic.records());
-    world.execute(&view);
-    run(&world, &directory, &second);
-    run(&world, &directory, &switch);
+    world.execute(view);
+    run(&world, &directory, second);
+    run(&world, &directory, switch);
     // Both have every event, and the longer gap makes fewer sessions of them.
     let sums =
         |table: &str| world.value(&format!("select coalesce(sum(num_logs), 0) from {table}"));

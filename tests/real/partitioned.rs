@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::documents::recipes;
 use crate::oracle::{Event, event, sessions};
 use crate::refusal::refused;
 use crate::world::{World, chrono_now_ms, eventually, finish};
@@ -12,12 +13,8 @@ const MINUTE: i64 = 60_000;
 const FAST: [&str; 4] = ["--epoch", "100ms", "--idle-timeout", "300ms"];
 
 /// The SQL of the section "Retention and partitions".
-fn recipe() -> Vec<String> {
-    let text = include_str!("../../docs/OPERATIONS.md");
-    let (_, section) = text.split_once("\n## Retention and partitions\n").expect("it is there");
-    let section = section.split("\n## ").next().expect("it has an end");
-    let blocks = section.split("\n```sql\n").skip(1);
-    blocks.map(|block| block.split("\n```").next().expect("it ends").to_owned()).collect()
+fn recipe() -> Vec<&'static str> {
+    recipes("Retention and partitions", "\n```sql")
 }
 
 /// Runs the file of the nightly job.
@@ -61,7 +58,7 @@ fn tick(time_ms: i64) -> Event {
 fn partitions_come_and_go_while_the_job_runs() {
     let world = World::new("partitioned");
     world.create_topic(1);
-    world.execute(&recipe()[0]);
+    world.execute(recipe()[0]);
     partitions(&world, &["keep=2", "ahead=1"]);
     assert_eq!(names(&world).len(), 4);
     let old = month(&world, -2) + 3 * MINUTE;
@@ -125,7 +122,7 @@ fn partitions_come_and_go_while_the_job_runs() {
 fn a_default_partition_takes_what_has_none() {
     let world = World::new("partitioned-default");
     world.create_topic(1);
-    world.execute(&recipe()[0]);
+    world.execute(recipe()[0]);
     partitions(&world, &["keep=2", "ahead=1"]);
     world.execute("create table rest partition of sessionized_events default");
     let old = month(&world, -2) + 3 * MINUTE;
@@ -166,9 +163,9 @@ fn a_table_becomes_a_partition_of_another() {
         world.value("select to_regclass('sessionized_events') is not null") == "t"
             && rows(&world) == "2"
     });
-    world.execute(&here(&recipe[1]));
+    world.execute(&here(recipe[1]));
     job.stop();
-    world.execute(&here(&recipe[2]));
+    world.execute(&here(recipe[2]));
     assert_eq!(rows(&world), "2");
     let after = [
         event("border", "h", april + 3 * MINUTE),
@@ -196,7 +193,7 @@ fn a_table_becomes_a_partition_of_another() {
 fn a_table_that_retention_has_emptied_is_accepted_when_told() {
     let world = World::new("partitioned-empty");
     world.create_topic(1);
-    world.execute(&recipe()[0]);
+    world.execute(recipe()[0]);
     partitions(&world, &["keep=1", "ahead=1"]);
     let old = month(&world, -1) + MINUTE;
     world.send_events(0, &[event("old", "h", old), event("old", "h", old + MINUTE)]);

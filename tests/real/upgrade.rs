@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::documents::recipes;
 use crate::kafka::PAST_MS;
 use crate::lifecycle::wait_for_records;
 use crate::oracle::event;
@@ -235,11 +236,8 @@ fn a_login_that_may_not_migrate_says_who_has_to_run_what() {
 
 /// A block of `sh` in docs/OPERATIONS.md: the one that calls this program.
 fn recipe(program: &str) -> &'static str {
-    let text = include_str!("../../docs/OPERATIONS.md");
-    let (_, section) = text.split_once("\n## Backup and restore\n").expect("it is there");
-    let mut blocks = section.split("\n```sh\n").skip(1);
-    let block = blocks.find(|block| block.contains(program)).expect("there is such a block");
-    block.split("\n```").next().expect("it ends")
+    let blocks = recipes("Backup and restore", "\n```sh");
+    blocks.into_iter().find(|block| block.contains(program)).expect("there is such a block")
 }
 
 #[test]
