@@ -595,6 +595,18 @@ test("anomalies are shown only by a job that looks for them", async () => {
     (tiles) => /Anomalies\s+1/.test(tiles),
   );
   assert.match(await text(page, "#anomalies"), /412 events in 31 s/);
+  assert.equal(await page.locator("#anomalies-missing").isVisible(), false);
+  player.change({
+    at: NOON + 2000,
+    anomalies: { rows: [], rows_refused: 3, hosts_limit: 1000, visitors_from: NOON - 3600_000 },
+  });
+  await until(
+    "what is missing is said",
+    () => text(page, "#anomalies-missing"),
+    (said) =>
+      /1,000 hosts are looked at: 3 sessions of others were not/.test(said) &&
+      /too many visitors: .* from 11:\d\d:\d\d on/.test(said),
+  );
 });
 
 test("a payload is cut at 200 characters", async () => {
