@@ -211,7 +211,12 @@ fn connections_that_are_cut_around_a_clean_end_are_a_clean_end_or_a_lost_peer() 
     for round in 0..10 {
         traffic.send(300);
         let (proxy, hosts) = by_proxy(&world);
-        let began = |process: &mut Running| process.wait_for("reading begins");
+        // On a busy machine, a process may be lost before that.
+        let began = |process: &mut Running| {
+            eventually("it reads or has ended", || {
+                process.log().contains("reading begins") || !process.is_running()
+            });
+        };
         let args = "-w 1 --until-end --peer-timeout 1s";
         let mut all: Vec<Running> = (0..2)
             .map(|at| match round % 2 {
