@@ -12,6 +12,9 @@ use sessionizer_core::visitor::Visitor;
 use super::*;
 use crate::feed::key;
 
+/// Where a record is.
+type Place = (Partition, Offset);
+
 /// What was asked of a job that had stopped.
 #[derive(Clone, Debug)]
 pub(super) enum Request {
@@ -27,7 +30,7 @@ pub(super) struct Forgotten {
 }
 
 impl Forgotten {
-    pub fn has(&self, key: &Key, (partition, offset): (Partition, Offset)) -> bool {
+    pub fn has(&self, key: &Key, (partition, offset): Place) -> bool {
         let (ip, host) = key.parts();
         let own = self.visitor.host.as_ref().is_none_or(|own| own == host);
         own && self.visitor.ip == ip && self.before.get(&partition).is_some_and(|end| offset < *end)
@@ -95,45 +98,31 @@ impl Store {
         let epoch = self.stopped_at()?;
         self.take_fence();
         let latest = rules.latest(now_ms);
-        let mut good: BTreeMap<Shard, Vec<((Partition, Offset), Key, Span)>> = BTreeMap::new();
-        let shards = self.progress.len() as u32;
-        for (place, letter) in &self.dead_letters {
-            let whole = letter.payload.as_ref().map_or(0, |payload| payload.len() as u64);
-            assert_eq!(whole, letter.payload_bytes, "no payload is cut");
-            if reasons.contains(&letter.reason)
-                && let Ok((key, time)) = decode_again(letter.payload.as_deref())
-                && time <= latest
-            {
-                let shard = Shard::of(stable_hash(key.bytes()), shards);
-                good.entry(shard).or_default().push((*place, key, Span::event(time)));
-            }
-        }
         let watermark = self.epochs[&epoch].watermark;
         let bindings = self.last_bindings();
         let drained = bindings.values().all(|binding| binding.status == Status::Ended);
         let close_before = if drained { EventTime::FOREVER } else { watermark };
         let last = LastEpoch { watermark, close_before, late: rules.late };
-        let (mut moves, mut closed, mut merged) = (Moves::new(shards), Vec::new(), 0);
-        for (shard, letters) in good {
+        let mut moves = Moves::new(self.progress.len() as u32);
+        let (mut closed, mut merged) = (Vec::new(), 0);
+        for (shard, letters) in self.good_letters(reasons, latest) {
             let mut table = self.stopped_shard(shard);
             let times = if self.breaks(Sabotage::RedrivenMergedTwice) { 2 } else { 1 };
             let events = letters.iter().flat_map(|(_, key, span)| vec![(key, *span); times]);
             let again = again(&mut table, last, events, []);
             self.snapshots[shard.0 as usize].1 = snapshot::encode(&table);
             let records: u64 = again.closed.iter().map(|closed| closed.span.count).sum();
-            moves.merge(shard, again.open as i64, records as i64);
+            // A broken rule counts each event once: the sessions are wrong, not the counts.
+            let times = times as u64;
+            moves.merge(shard, (again.open / times) as i64, (records / times) as i64);
             let is_dropped = part_of(&again.dropped);
-            for (place, key, span) in letters {
-                if is_dropped(&key, span) {
-                    continue;
-                }
-                let letter = &self.dead_letters[&place];
-                moves.redrive_letter(self.counted_in(letter, &key), times as i64);
+            for (place, key, _) in letters.iter().filter(|good| !is_dropped(&good.1, good.2)) {
+                moves.redrive_letter(self.counted_in(&self.dead_letters[place], key), 1);
                 if !self.breaks(Sabotage::RedrivenLetterStays) {
-                    self.dead_letters.remove(&place);
+                    self.dead_letters.remove(place);
                 }
-                self.dropped.remove(&place);
-                self.redriven.entry(place).or_insert(epoch);
+                self.dropped.remove(place);
+                self.redriven.entry(*place).or_insert(epoch);
                 merged += 1;
             }
             closed.extend(again.closed);
@@ -144,6 +133,27 @@ impl Store {
         self.count(epoch, &moves);
         self.check();
         Some(merged)
+    }
+
+    /// The dead letters of some reasons that are events now, by the shard of their key.
+    fn good_letters(
+        &self,
+        reasons: &[Reason],
+        latest: EventTime,
+    ) -> BTreeMap<Shard, Vec<(Place, Key, Span)>> {
+        let mut good: BTreeMap<Shard, Vec<(Place, Key, Span)>> = BTreeMap::new();
+        for (place, letter) in &self.dead_letters {
+            let kept = letter.payload.as_ref().map_or(0, |payload| payload.len() as u64);
+            assert_eq!(kept, letter.payload_bytes, "no payload is cut");
+            if reasons.contains(&letter.reason)
+                && let Ok((key, time)) = decode_again(letter.payload.as_deref())
+                && time <= latest
+            {
+                let shard = Shard::of(stable_hash(key.bytes()), self.progress.len() as u32);
+                good.entry(shard).or_default().push((*place, key, Span::event(time)));
+            }
+        }
+        good
     }
 
     fn stopped_shard(&self, shard: Shard) -> SessionTable {
@@ -187,7 +197,7 @@ impl Store {
     }
 
     /// Whether an event was read before its visitor was forgotten.
-    pub(super) fn is_forgotten(&self, name: &str, place: (Partition, Offset)) -> bool {
+    pub(super) fn is_forgotten(&self, name: &str, place: Place) -> bool {
         !self.forgotten.is_empty() && {
             let key = key(name);
             self.forgotten.iter().any(|forgotten| forgotten.has(&key, place))
@@ -221,19 +231,13 @@ pub(super) struct Model<'a> {
     /// The sessions that are open.
     pub open: BTreeMap<&'a str, Vec<Span>>,
     /// The events that are dead letters, because they came too late or from the future.
-    pub letters: BTreeMap<(Partition, Offset), (Reason, &'a str, EventTime)>,
-    pub redriven: BTreeMap<(Partition, Offset), Epoch>,
+    pub letters: BTreeMap<Place, (Reason, &'a str, EventTime)>,
+    pub redriven: BTreeMap<Place, Epoch>,
 }
 
 impl<'a> Model<'a> {
     /// An event becomes a dead letter.
-    pub fn letter(
-        &mut self,
-        place: (Partition, Offset),
-        reason: Reason,
-        name: &'a str,
-        time: EventTime,
-    ) {
+    pub fn letter(&mut self, place: Place, reason: Reason, name: &'a str, time: EventTime) {
         self.letters.insert(place, (reason, name, time));
     }
 
@@ -257,7 +261,7 @@ impl<'a> Model<'a> {
                 let (taken, left): (BTreeMap<_, _>, BTreeMap<_, _>) =
                     self.letters.iter().partition(|(_, letter)| is_good(letter));
                 self.letters = left;
-                for (_, (_, name, time)) in &taken {
+                for (_, name, time) in taken.values() {
                     self.open.entry(name).or_default().push(Span::event(*time));
                 }
                 let ended = |span: &Span, before| gap().end_after(span.last) < before;
