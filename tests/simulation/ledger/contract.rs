@@ -175,6 +175,35 @@ impl Store {
         self.is_bound_to(everywhere).then(|| self.answer())
     }
 
+    /// The table and the batch answer over the topic, to be compared; `None` while some of the topic
+    /// is not bound. Both are without the sessions that wait: dead letters that were merged again do
+    /// not move the watermark, so sessions with them may stay open until later events come.
+    pub fn settled(&self) -> Option<(Sessions, Sessions)> {
+        let answer = self.whole_answer()?;
+        let topic = self.topic.lock().expect("one at a time");
+        let merged = self.redriven_in(&topic, 0..Epoch::MAX);
+        let newest = self.watermarks.values().next_back();
+        let watermark = newest.copied().unwrap_or(EventTime::NEVER).millis();
+        let waits = |name: &str, session: &(i64, i64, u64)| {
+            let part =
+                |(own, time): &(&str, i64)| *own == name && (session.0..=session.1).contains(time);
+            session.1.saturating_add(GAP_MS) >= watermark && merged.iter().any(part)
+        };
+        let is_of_waiting = |name: &str, row: &(i64, i64, u64)| {
+            let covers = |session: &&(i64, i64, u64)| session.0 <= row.0 && row.1 <= session.1;
+            let session = answer.get(name).and_then(|sessions| sessions.iter().find(covers));
+            session.is_some_and(|session| waits(name, session))
+        };
+        let others = |mut sessions: Sessions| {
+            for (name, spans) in &mut sessions {
+                spans.retain(|span| !is_of_waiting(name, span));
+            }
+            sessions.retain(|_, spans| !spans.is_empty());
+            sessions
+        };
+        Some((others(self.rows()), others(answer.clone())))
+    }
+
     /// Every event that was bound up to and including an epoch.
     fn bound<'a>(&self, topic: &'a Topic, upto: Epoch) -> Bound<'a> {
         let mut events = Vec::new();
