@@ -223,14 +223,7 @@ impl Store {
 
     /// The table in the oracle's format.
     pub fn rows(&self) -> Sessions {
-        let row = |span: &Span| (span.first.millis(), span.last.millis(), span.count);
-        let rows = self.table.iter().filter(|(_, spans)| !spans.is_empty());
-        rows.map(|(key, spans)| {
-            let mut spans: Vec<_> = spans.iter().map(row).collect();
-            spans.sort_unstable();
-            (crate::feed::name(key).to_owned(), spans)
-        })
-        .collect()
+        sessions_of(&self.table)
     }
 
     pub fn dead(&self) -> u64 {
@@ -320,6 +313,18 @@ impl Store {
             ..earlier.clone()
         };
     }
+}
+
+/// The sessions of each key in the oracle's format.
+fn sessions_of(spans: &BTreeMap<Key, Vec<Span>>) -> Sessions {
+    let row = |span: &Span| (span.first.millis(), span.last.millis(), span.count);
+    let keys = spans.iter().filter(|(_, spans)| !spans.is_empty());
+    keys.map(|(key, spans)| {
+        let mut spans: Vec<_> = spans.iter().map(row).collect();
+        spans.sort_unstable();
+        (crate::feed::name(key).to_owned(), spans)
+    })
+    .collect()
 }
 
 /// Sorts before every partition.

@@ -47,8 +47,10 @@ pub struct Seen {
     /// Transactions that were open, and partitions that lost their leader.
     pub transactions: u64,
     pub unserved: u64,
-    /// Records that were forgotten, and dead letters that were merged again.
+    /// Records that were forgotten, those of them in open sessions, and dead letters that were
+    /// merged again.
     pub forgotten: u64,
+    pub forgotten_open: u64,
     pub redriven: u64,
     /// The largest number of steps that a quiet world took until everything was durable.
     pub quiet_steps: u64,
@@ -76,6 +78,7 @@ impl Seen {
         self.transactions += other.transactions;
         self.unserved += other.unserved;
         self.forgotten += other.forgotten;
+        self.forgotten_open += other.forgotten_open;
         self.redriven += other.redriven;
         self.quiet_steps = self.quiet_steps.max(other.quiet_steps);
         self.statistics.add(&other.statistics);
@@ -170,7 +173,7 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Seen {
     world.seen.late = store.late;
     world.seen.dead = store.dead();
     world.seen.dropped = store.check_dropped();
-    store.check_forgotten();
+    store.audit();
     if let Some(statistics) = &world.statistics {
         world.seen.statistics.add(&statistics.seen);
     }

@@ -47,8 +47,9 @@ impl Store {
         (all && epoch > 0).then_some(epoch)
     }
 
-    /// Forgets a visitor, if the job has stopped cleanly. Returns how many records that removes.
-    pub fn forget(&mut self, visitor: &Visitor) -> Option<u64> {
+    /// Forgets a visitor, if the job has stopped cleanly. Returns how many records that removes, and how
+    /// many of them were in open sessions.
+    pub fn forget(&mut self, visitor: &Visitor) -> Option<(u64, u64)> {
         let epoch = self.stopped_at()?;
         self.take_fence();
         let shards = self.progress.len() as u32;
@@ -88,8 +89,9 @@ impl Store {
         self.requests.push((epoch, Request::Forget(visitor.clone())));
         self.count(epoch, &moves);
         self.check();
-        self.check_forgotten();
-        Some(records.unsigned_abs())
+        self.audit();
+        let open = moves.deltas().iter().map(|(_, delta)| -delta.open).sum::<i64>();
+        Some((records.unsigned_abs(), open.unsigned_abs()))
     }
 
     /// Processes the dead letters of some reasons again, if the job has stopped cleanly. Returns how
@@ -132,6 +134,7 @@ impl Store {
         self.requests.push((epoch, request));
         self.count(epoch, &moves);
         self.check();
+        self.audit();
         Some(merged)
     }
 
@@ -204,8 +207,33 @@ impl Store {
         }
     }
 
-    /// The audit: as many records of each shard's keys must be forgotten as are counted.
-    pub fn check_forgotten(&self) {
+    /// An audit. If the job has stopped cleanly, rows and open sessions together are the batch
+    /// answer, and all counts are right.
+    pub fn audit(&self) {
+        self.check_forgotten();
+        if self.stopped_at().is_none() {
+            return;
+        }
+        let (mut found, mut open) = (self.table.clone(), 0);
+        for shard in (0..self.progress.len() as u32).map(Shard) {
+            let table = self.stopped_shard(shard);
+            open += table.open_records();
+            for session in table.open() {
+                let key = Key::from_encoded(session.key);
+                found.entry(key).or_default().push(session.span);
+            }
+        }
+        for spans in found.values_mut() {
+            *spans = merge_touching(std::mem::take(spans), gap());
+        }
+        assert_eq!(sessions_of(&found), self.answer(), "an audit finds other sessions");
+        let counted = |of: fn(&ShardProgress) -> u64| self.progress.iter().map(of).sum::<u64>();
+        assert_eq!(open, counted(|p| p.open), "an audit finds other open sessions");
+        assert_eq!(self.dead(), counted(|p| p.dead), "an audit finds other dead letters");
+    }
+
+    /// As many records of each shard's keys must be forgotten as are counted.
+    fn check_forgotten(&self) {
         let topic = self.topic.lock().expect("one at a time");
         let mut found = vec![0; self.progress.len()];
         for (partition, last) in self.last_bindings() {

@@ -30,9 +30,12 @@ impl World {
         let (ip, host) = (feed::ip(&name).to_owned(), host.map(str::to_owned));
         let visitor = Visitor { ip, host };
         let records = self.store.lock().expect("one at a time").forget(&visitor);
-        if let Some(records) = records {
+        if let Some((records, open)) = records {
             self.seen.forgotten += records;
-            self.tell(|| format!("{visitor:?} is forgotten: {records} records"));
+            self.seen.forgotten_open += open;
+            self.tell(|| {
+                format!("{visitor:?} is forgotten: {records} records, {open} of them open")
+            });
         }
     }
 
