@@ -26,6 +26,7 @@ pub mod epoch_clock;
 pub mod event;
 pub mod fault;
 pub mod key;
+pub mod moves;
 pub mod partition_end;
 pub mod plan;
 pub mod rfc3339;
@@ -33,6 +34,7 @@ pub mod secret;
 pub mod session;
 pub mod statistics;
 pub mod time;
+pub mod visitor;
 pub mod watchdog;
 pub mod watermark;
 

@@ -5,7 +5,7 @@
 //! balance stays zero. In a table that had rows before the job, it is unknown how many events of a
 //! row are the job's: such a row is removed, and its events still count as closed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use postgres::Transaction;
 use postgres::fallible_iterator::FallibleIterator;
@@ -14,42 +14,24 @@ use sessionizer_core::binding::Offset;
 use sessionizer_core::event;
 use sessionizer_core::event::Reason;
 use sessionizer_core::fault::Fault;
-use sessionizer_core::key::{Key, Shard, stable_hash};
+use sessionizer_core::key::{Key, Shard};
+use sessionizer_core::moves::{Moves, counted_in};
+pub use sessionizer_core::visitor::Visitor;
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::commit::{ROW_REFUSED, RefusedRow};
 use crate::ledger::connect::classify;
 use crate::ledger::mention::mentions;
 use crate::ledger::peek::Database;
-use crate::ledger::stopped::{Delta, Stopped, open};
+use crate::ledger::stopped::{Stopped, open};
 use crate::ledger::{LedgerConfig, forgotten};
 
 /// Replaces the detail of a dead letter that mentioned the visitor.
 const BLANK: &str = "removed by sessionizer forget";
 
-/// Who is to be forgotten: a visitor on one host, or on all.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Visitor {
-    pub ip: String,
-    pub host: Option<String>,
-}
-
-impl Visitor {
-    fn is(&self, ip: &str, host: &str) -> bool {
-        self.ip == ip && self.host.as_ref().is_none_or(|own| own == host)
-    }
-
-    fn has_key(&self, key: &[u8]) -> bool {
-        Key::from_bytes(key).is_some_and(|key| {
-            let (ip, host) = key.parts();
-            self.is(ip, host)
-        })
-    }
-
-    /// Whether a text that is not an event mentions the visitor.
-    fn is_in(&self, text: &[u8]) -> bool {
-        mentions(text, &self.ip) && self.host.as_ref().is_none_or(|host| mentions(text, host))
-    }
+/// Whether a text that is not an event mentions the visitor.
+fn is_in(visitor: &Visitor, text: &[u8]) -> bool {
+    mentions(text, &visitor.ip) && visitor.host.as_ref().is_none_or(|host| mentions(text, host))
 }
 
 /// What was removed: how many of each, and how many records they stood for.
@@ -89,17 +71,16 @@ pub fn forget(
     let mut client = open(config, "forget")?;
     let mut tx = client.transaction().map_err(failed)?;
     let stopped = Stopped::take(&mut tx, config, "forget")?;
-    let mut changes = CountChanges { stopped: &stopped, deltas: BTreeMap::new() };
-    let rows = rows(&mut tx, &mut changes, visitor)?;
-    let open = open_sessions(&mut tx, &mut changes, visitor)?;
-    let (letters, blanked) = dead_letters(&mut tx, &mut changes, visitor)?;
+    let mut moves = Moves::new(stopped.config.shards);
+    let rows = rows(&mut tx, &stopped, &mut moves, visitor)?;
+    let open = open_sessions(&mut tx, &stopped, &mut moves, visitor)?;
+    let (letters, blanked) = dead_letters(&mut tx, &stopped, &mut moves, visitor)?;
     let anomalies = anomalies(&mut tx, &stopped, visitor)?;
     if rows.0 + open.0 + letters.0 > 0 {
         let name = (&*visitor.ip, visitor.host.as_deref());
         forgotten::note(&mut tx, &config.job, name, &stopped.bindings)?;
     }
-    let deltas: Vec<(Shard, Delta)> = changes.deltas.into_iter().collect();
-    stopped.count(&mut tx, &deltas)?;
+    stopped.count(&mut tx, &moves)?;
     stopped.check(&mut tx)?;
     let removed = Removed {
         database: stopped.database.clone(),
@@ -119,30 +100,15 @@ pub fn forget(
     Ok(removed)
 }
 
-/// How the counts of the shards change.
-struct CountChanges<'a> {
-    stopped: &'a Stopped,
-    deltas: BTreeMap<Shard, Delta>,
-}
-
-impl CountChanges<'_> {
-    fn shard(&self, key: &[u8]) -> Shard {
-        Shard::of(stable_hash(key), self.stopped.config.shards)
-    }
-
-    fn at(&mut self, shard: Shard) -> &mut Delta {
-        self.deltas.entry(shard).or_default()
-    }
-}
-
 /// Deletes the rows of the visitor.
 fn rows(
     tx: &mut Transaction<'_>,
-    changes: &mut CountChanges<'_>,
+    stopped: &Stopped,
+    moves: &mut Moves,
     visitor: &Visitor,
 ) -> Result<(u64, u64), LedgerError> {
     let (failed, name) =
-        (|why: postgres::Error| classify(&why, "deleting rows"), changes.stopped.table.quoted());
+        (|why: postgres::Error| classify(&why, "deleting rows"), stopped.table.quoted());
     // The first condition can use the index; the second compares byte for byte, whatever the
     // collation.
     let which = "ip = $1::text and ip::text collate \"C\" = $1::text
@@ -166,18 +132,15 @@ fn rows(
         return Err(LedgerError::Fatal(Fault::Config(format!(
             "the table {} still has rows of the visitor after they were deleted: a trigger or a \
              rule keeps them. Nothing was removed",
-            changes.stopped.table.shown
+            stopped.table.shown
         ))));
     }
     let (mut rows, mut records) = (0, 0);
     for row in gone {
         let (host, number, logs): (String, i64, i64) = (row.get(0), row.get(1), row.get(2));
         (rows, records) = (rows + number, records + logs);
-        if !changes.stopped.found_rows {
-            let shard = changes.shard(Key::new(&visitor.ip, &host).bytes());
-            let delta = changes.at(shard);
-            delta.closed -= logs;
-            delta.forgotten += logs;
+        if !stopped.found_rows {
+            moves.forget_row(&Key::new(&visitor.ip, &host), logs);
         }
     }
     Ok((rows.unsigned_abs(), records.unsigned_abs()))
@@ -186,27 +149,18 @@ fn rows(
 /// Removes the open sessions of the visitor from the snapshots.
 fn open_sessions(
     tx: &mut Transaction<'_>,
-    changes: &mut CountChanges<'_>,
+    stopped: &Stopped,
+    moves: &mut Moves,
     visitor: &Visitor,
 ) -> Result<(u64, u64), LedgerError> {
-    let shards = match &visitor.host {
-        Some(host) => {
-            let shard = changes.shard(Key::new(&visitor.ip, host).bytes());
-            shard.0..shard.0 + 1
-        }
-        None => 0..changes.stopped.config.shards,
-    };
     let (mut sessions, mut records) = (0, 0);
-    for shard in shards.map(Shard) {
-        let table = changes.stopped.shard(tx, shard)?;
-        let left = table.without(|key| visitor.has_key(key));
-        let gone = (table.len() - left.len(), table.open_records() - left.open_records());
-        if gone.0 > 0 {
-            changes.stopped.put(tx, shard, &left)?;
-            let delta = changes.at(shard);
-            delta.open -= gone.1 as i64;
-            delta.forgotten += gone.1 as i64;
-            (sessions, records) = (sessions + gone.0 as u64, records + gone.1);
+    for shard in visitor.shards(stopped.config.shards).map(Shard) {
+        let table = stopped.shard(tx, shard)?;
+        if let Some(left) = visitor.removed_from(&table) {
+            stopped.put(tx, shard, &left)?;
+            let gone = table.open_records() - left.open_records();
+            moves.forget_open(shard, gone as i64);
+            (sessions, records) = (sessions + (table.len() - left.len()) as u64, records + gone);
         }
     }
     Ok((sessions, records))
@@ -216,7 +170,8 @@ fn open_sessions(
 /// Returns how many were deleted, the records they stood for, and how many were blanked.
 fn dead_letters(
     tx: &mut Transaction<'_>,
-    changes: &mut CountChanges<'_>,
+    stopped: &Stopped,
+    moves: &mut Moves,
     visitor: &Visitor,
 ) -> Result<((u64, u64), u64), LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "looking through the dead letters");
@@ -226,7 +181,7 @@ fn dead_letters(
         .query_raw(
             "select ctid::text, reason, topic, partition, \"offset\", detail, payload, records
              from sessionizer.dead_letters where job = $1",
-            [&changes.stopped.config.job],
+            [&stopped.config.job],
         )
         .map_err(failed)?;
     while let Some(row) = letters.next().map_err(failed)? {
@@ -238,26 +193,21 @@ fn dead_letters(
         };
         let own = key.as_ref().filter(|key| visitor.has_key(key.bytes()));
         if let Some(key) = own {
-            let of_key = changes.shard(key.bytes());
-            let place = (row.get(2), row.get(3), row.get(4));
-            let counted = match (reason, place) {
-                (reason, (Some(topic), Some(partition), Some(offset)))
-                    if reason != Reason::Late.name() && reason != ROW_REFUSED =>
-                {
-                    let shards = changes.stopped.config.shards;
-                    Shard::of_record(topic, partition, Offset::new(offset), shards)
+            let by_key = reason == Reason::Late.name() || reason == ROW_REFUSED;
+            let position = match (row.get(2), row.get(3), row.get(4)) {
+                (Some(topic), Some(partition), Some(offset)) => {
+                    Some((topic, partition, Offset::new(offset)))
                 }
-                _ => of_key,
+                _ => None,
             };
             let number: i64 = row.get(7);
-            changes.at(counted).dead -= number;
-            // An audit counts it for the shard of its key, like any event of the visitor.
-            changes.at(of_key).forgotten += number;
+            let counted_in = counted_in(by_key, position, key, stopped.config.shards);
+            moves.forget_letter(counted_in, key, number);
             records += number;
             gone.push(row.get(0));
         } else if reason != ROW_REFUSED {
             let detail: &str = row.get(5);
-            let is_ours = |text: &[u8]| visitor.is_in(text);
+            let is_ours = |text: &[u8]| is_in(visitor, text);
             // An event of the same visitor on another host stays as it is.
             let is_of_other_host = key.as_ref().is_some_and(|key| key.parts().0 == visitor.ip);
             if !is_of_other_host && (payload.is_some_and(is_ours) || is_ours(detail.as_bytes())) {
@@ -266,7 +216,7 @@ fn dead_letters(
         }
     }
     drop(letters);
-    let job = &changes.stopped.config.job;
+    let job = &stopped.config.job;
     let deleted = tx
         .execute(
             "delete from sessionizer.dead_letters

@@ -16,7 +16,9 @@ use sessionizer_core::event;
 use sessionizer_core::event::{Reason, Rejected};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::{Key, Shard, stable_hash};
-use sessionizer_core::session::{Closed, SessionTable, Span};
+use sessionizer_core::moves::{Moves, counted_in};
+use sessionizer_core::session::again::{LastEpoch, again, part_of};
+use sessionizer_core::session::{Closed, Span};
 use sessionizer_core::time::EventTime;
 
 use crate::dataflow::ports::{LedgerError, Outcome};
@@ -26,7 +28,7 @@ use crate::ledger::connect::classify;
 use crate::ledger::forgotten::Forgotten;
 use crate::ledger::past::Run;
 use crate::ledger::peek::Database;
-use crate::ledger::stopped::{Delta, Stopped, open};
+use crate::ledger::stopped::{Stopped, open};
 
 /// The position of a record.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -148,10 +150,9 @@ pub fn redrive(
     let stopped = Stopped::take(&mut tx, config, "redrive")?;
     let (mut by_reason, good) = judge(&mut tx, &stopped, request)?;
     let merged = merge(&mut tx, &stopped, request.rules.late, &good)?;
-    let mut deltas: BTreeMap<Shard, Delta> = BTreeMap::new();
+    let mut moves = Moves::new(stopped.config.shards);
     for (shard, (open, closed)) in &merged.counts {
-        let delta = deltas.entry(*shard).or_default();
-        (delta.open, delta.closed) = (*open as i64, *closed as i64);
+        moves.merge(*shard, *open as i64, *closed as i64);
     }
     let mut gone: Vec<&str> = Vec::new();
     for (letter, why) in good.iter().zip(&merged.bad) {
@@ -160,7 +161,7 @@ pub fn redrive(
             Some(why) => *of.bad.entry(why.clone()).or_default() += 1,
             None => {
                 (of.good, of.good_records) = (of.good + 1, of.good_records + letter.span.count);
-                deltas.entry(letter.dead_in).or_default().dead -= letter.span.count as i64;
+                moves.redrive_letter(letter.dead_in, letter.span.count as i64);
                 gone.push(&letter.ctid);
             }
         }
@@ -176,7 +177,7 @@ pub fn redrive(
         let why = "dead letters were changed meanwhile: try again";
         return Err(LedgerError::Retry(why.to_owned()));
     }
-    stopped.count(&mut tx, &deltas.into_iter().collect::<Vec<_>>())?;
+    stopped.count(&mut tx, &moves)?;
     stopped.check(&mut tx)?;
     let sum = |of: fn(&(u64, u64)) -> u64| merged.counts.values().map(of).sum();
     let redriven = Redriven {
@@ -221,7 +222,7 @@ fn judge(
         (of.letters, of.records) = (of.letters + 1, of.records + records);
         match event_of(&row, &reason, request, &forgotten) {
             Ok((key, span)) if span.count == records => {
-                let dead_in = counted_in(&row, &reason, &key, stopped.config.shards);
+                let dead_in = counted_in_of(&row, &reason, &key, stopped.config.shards);
                 good.push(Good { ctid: row.get(0), reason, key, span, dead_in });
             }
             Ok(_) => *of.bad.entry("it was changed by hand".to_owned()).or_default() += 1,
@@ -232,18 +233,15 @@ fn judge(
     Ok((by_reason, good))
 }
 
-/// The shard that counts a dead letter: that of its key if it had one that counted, or else that of
-/// its position.
-fn counted_in(row: &postgres::Row, reason: &str, key: &Key, shards: u32) -> Shard {
-    let position = (row.get(2), row.get(3), row.get(4));
-    match position {
-        (Some(topic), Some(partition), Some(offset))
-            if reason != Reason::Late.name() && reason != ROW_REFUSED =>
-        {
-            Shard::of_record(topic, partition, Offset::new(offset), shards)
+/// The shard that counts the dead letter of a row.
+fn counted_in_of(row: &postgres::Row, reason: &str, key: &Key, shards: u32) -> Shard {
+    let position = match (row.get(2), row.get(3), row.get(4)) {
+        (Some(topic), Some(partition), Some(offset)) => {
+            Some((topic, partition, Offset::new(offset)))
         }
-        _ => Shard::of(stable_hash(key.bytes()), shards),
-    }
+        _ => None,
+    };
+    counted_in(reason == Reason::Late.name() || reason == ROW_REFUSED, position, key, shards)
 }
 
 /// The event of a dead letter, or why it is still none.
@@ -317,38 +315,25 @@ fn merge(
     // By key: the sessions that close at once, with their letters.
     let mut closed: Vec<Closed> = Vec::new();
     let mut letters: HashMap<Key, Vec<usize>> = HashMap::new();
+    let (watermark, close_before) = (stopped.watermark, stopped.close_before);
+    let last = LastEpoch { watermark, close_before, late };
     for (shard, own) in by_shard {
         let mut table = stopped.shard(tx, shard)?;
-        let before = table.open_records();
         let (refused, events): (Vec<usize>, Vec<usize>) =
             own.iter().partition(|at| good[**at].reason == ROW_REFUSED);
-        insert(&mut table, good, &events);
-        if late == Late::Drop {
-            let mut due = Vec::new();
-            table.take_due(stopped.watermark, &mut due);
-            mark(
-                &due,
-                good,
-                &events,
-                &mut merged.bad,
-                "its session has closed, and --late is drop",
-            );
-        }
-        // A session that the table refused was not too late when it closed.
-        insert(&mut table, good, &refused);
-        let mut due = Vec::new();
-        table.close(stopped.close_before, &mut due);
-        let records: u64 = due.iter().map(|closed| closed.span.count).sum();
-        let open = table.open_records();
-        assert!(open >= before, "I8: no session that was open closes at the same watermark");
-        merged.counts.insert(shard, (open - before, records));
+        let event = |at: &usize| (&good[*at].key, good[*at].span);
+        let again = again(&mut table, last, events.iter().map(event), refused.iter().map(event));
+        let why = "its session has closed, and --late is drop";
+        mark(&again.dropped, good, &events, &mut merged.bad, why);
+        let records: u64 = again.closed.iter().map(|closed| closed.span.count).sum();
+        merged.counts.insert(shard, (again.open, records));
         if own.iter().any(|at| merged.bad[*at].is_none()) {
             stopped.put(tx, shard, &table)?;
         }
         for at in own {
             letters.entry(good[at].key.clone()).or_default().push(at);
         }
-        closed.extend(due);
+        closed.extend(again.closed);
     }
     for (key, span, why) in write(tx, stopped, &closed)? {
         let shard = Shard::of(stable_hash(key.bytes()), shards);
@@ -359,12 +344,6 @@ fn merge(
     Ok(merged)
 }
 
-fn insert(table: &mut SessionTable, good: &[Good], which: &[usize]) {
-    for letter in which.iter().map(|at| &good[*at]) {
-        table.insert(stable_hash(letter.key.bytes()), letter.key.bytes(), letter.span);
-    }
-}
-
 /// Marks the letters among `which` that are part of these sessions as bad.
 fn mark(
     sessions: &[Closed],
@@ -373,14 +352,9 @@ fn mark(
     bad: &mut [Option<String>],
     why: &str,
 ) {
-    let mut spans: HashMap<&Key, Vec<Span>> = HashMap::new();
-    for session in sessions {
-        spans.entry(&session.key).or_default().push(session.span);
-    }
-    for at in which.iter().filter(|at| bad[**at].is_none()).copied().collect::<Vec<_>>() {
-        let letter = &good[at];
-        let part = |span: &Span| span.first <= letter.span.first && letter.span.last <= span.last;
-        if spans.get(&letter.key).is_some_and(|spans| spans.iter().any(part)) {
+    let is_part = part_of(sessions);
+    for at in which.iter().copied() {
+        if bad[at].is_none() && is_part(&good[at].key, good[at].span) {
             bad[at] = Some(why.to_owned());
         }
     }

@@ -14,6 +14,7 @@ use postgres::{Client, GenericClient, Transaction};
 use sessionizer_core::binding::Status;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Shard;
+use sessionizer_core::moves::{Delta, Moves};
 use sessionizer_core::plan::Fence;
 use sessionizer_core::session::{SessionTable, snapshot};
 use sessionizer_core::time::{Epoch, EventTime, Gap};
@@ -131,15 +132,6 @@ pub(super) struct Stopped {
     pub fence: Fence,
 }
 
-/// How the counts of a shard change. The sum is zero, or the balance would not be.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub(super) struct Delta {
-    pub closed: i64,
-    pub open: i64,
-    pub dead: i64,
-    pub forgotten: i64,
-}
-
 impl Stopped {
     /// Refuses a job that is running or was not stopped cleanly, and takes the fence.
     pub fn take(
@@ -245,13 +237,10 @@ impl Stopped {
 
     /// Changes the counts of shards, and the totals of the epoch with them. Older totals would no
     /// longer add up, and no start reads them.
-    pub fn count(
-        &self,
-        tx: &mut Transaction<'_>,
-        deltas: &[(Shard, Delta)],
-    ) -> Result<(), LedgerError> {
+    pub fn count(&self, tx: &mut Transaction<'_>, moves: &Moves) -> Result<(), LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "writing the totals");
         let (job, epoch) = (&self.config.job, self.epoch as i64);
+        let deltas = moves.deltas();
         let shards: Vec<i32> = deltas.iter().map(|(shard, _)| shard.0 as i32).collect();
         let column = |of: fn(&Delta) -> i64| -> Vec<i64> {
             deltas.iter().map(|(_, delta)| of(delta)).collect()

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use sessionizer::dataflow::ports::{Feed, Record, Stopped};
 use sessionizer_core::binding::{Offset, Partition};
 use sessionizer_core::fault::Fault;
+use sessionizer_core::key::Key;
 use sessionizer_core::partition_end::PartitionEnd;
 
 use crate::clocks::SimClocks;
@@ -150,15 +151,15 @@ fn log(rng: &mut Rng, keys: u64, futures: bool) -> Log {
             // At the edge of the future: the clock decides.
             time = BEGIN_MS as i64 + MAX_FUTURE_MS + rng.below(1_500) as i64;
         }
-        let host = host(&key);
-        let good = format!(r#"{{"ip":"{key}","host":"{host}","event_time":{time}}}"#);
+        let (ip, host) = (ip(&key), host(&key));
+        let good = format!(r#"{{"ip":"{ip}","host":"{host}","event_time":{time}}}"#);
         let (payload, event) = match rng.below(40) {
             0 => (None, None),
             1 => (Some(b"not json".to_vec()), None),
             // A year ahead: never an event, and never a reason to close anything.
             2 => {
                 let ahead = BEGIN_MS as i64 + 31_536_000_000;
-                let json = format!(r#"{{"ip":"{key}","host":"{host}","event_time":{ahead}}}"#);
+                let json = format!(r#"{{"ip":"{ip}","host":"{host}","event_time":{ahead}}}"#);
                 (Some(json.into_bytes()), None)
             }
             _ => (Some(good.into_bytes()), Some((key, time))),
@@ -169,9 +170,28 @@ fn log(rng: &mut Rng, keys: u64, futures: bool) -> Log {
     Log { entries, end: offset, ..Log::default() }
 }
 
+/// The maximum number of keys in a topic: `k0` to `k3`.
+pub const KEYS: u64 = 4;
+
 /// The host of a key: some share one.
-pub fn host(key: &str) -> &'static str {
-    if key.ends_with('1') { "g" } else { "h" }
+pub fn host(name: &str) -> &'static str {
+    if name.ends_with('1') { "g" } else { "h" }
+}
+
+/// The address of a key: two share one, on different hosts.
+pub fn ip(name: &str) -> &str {
+    if name == "k2" { "k1" } else { name }
+}
+
+/// The session key.
+pub fn key(name: &str) -> Key {
+    Key::new(ip(name), host(name))
+}
+
+/// The name of a session key.
+pub fn name(key: &Key) -> &str {
+    let (ip, host) = key.parts();
+    if (ip, host) == ("k1", "h") { "k2" } else { ip }
 }
 
 /// What was fetched and not yet taken.

@@ -1,18 +1,20 @@
 //! Postgres in memory: it changes only in whole transactions, and checks the contract after each
-//! (`contract`). `apply` is what a commit changes.
+//! (`contract`). `apply` is what a commit changes, and `stopped` what commands change in between.
 
 mod apply;
 mod contract;
+mod stopped;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
+use sessionizer::dataflow::messages::DeadLetter;
 use sessionizer::dataflow::ports::{Batch, Ledger, LedgerError, Outcome};
 use sessionizer::ledger::{NamedBinding, NamedEpoch, RecoveredState};
 use sessionizer_core::binding::{Binding, Late, Offset, Partition, RecordRules, Status};
 use sessionizer_core::event::Reason;
 use sessionizer_core::fault::Fault;
-use sessionizer_core::key::{Key, Shard};
+use sessionizer_core::key::{Key, Shard, stable_hash};
 use sessionizer_core::plan::{Fence, ShardProgress};
 use sessionizer_core::session::correction::{Correction, correct};
 use sessionizer_core::session::snapshot;
@@ -24,6 +26,7 @@ use crate::feed::Topic;
 use crate::rng::Rng;
 use crate::sabotage::{self, Sabotage};
 use contract::Sessions;
+use stopped::{Forgotten, Request};
 
 /// The session gap of all schedules.
 pub const GAP_MS: i64 = 100;
@@ -63,9 +66,17 @@ pub struct Store {
     watermarks: BTreeMap<Epoch, EventTime>,
     snapshots: Vec<(Epoch, Vec<u8>)>,
     table: BTreeMap<Key, Vec<Span>>,
-    dead_letters: BTreeSet<(Partition, Offset)>,
+    dead_letters: BTreeMap<(Partition, Offset), DeadLetter>,
     /// The dead letters that are events, dropped because they came too late.
     dropped: BTreeSet<(Partition, Offset)>,
+    /// Who was forgotten, for an audit, and by shard how many records that were.
+    noted: Vec<Forgotten>,
+    forgotten_records: Vec<u64>,
+    /// Everybody who was ever forgotten, the dead letters that are in sessions now, with the epoch
+    /// in which they came in, and what was asked for after which epoch. For the checks only.
+    forgotten: Vec<Forgotten>,
+    redriven: BTreeMap<(Partition, Offset), Epoch>,
+    requests: Vec<(Epoch, Request)>,
     rng: Rng,
     /// Whether commits may fail. False at the very end.
     pub faulty: bool,
@@ -109,8 +120,13 @@ impl Store {
             watermarks: BTreeMap::new(),
             snapshots: vec![(0, empty); shards as usize],
             table: BTreeMap::new(),
-            dead_letters: BTreeSet::new(),
+            dead_letters: BTreeMap::new(),
             dropped: BTreeSet::new(),
+            noted: Vec::new(),
+            forgotten_records: vec![0; shards as usize],
+            forgotten: Vec::new(),
+            redriven: BTreeMap::new(),
+            requests: Vec::new(),
             rng,
             faulty: true,
             away: false,
@@ -131,10 +147,7 @@ impl Store {
 
     /// Takes the fence and reads what is durable.
     pub fn start(&mut self) -> RecoveredState {
-        self.starts += 1;
-        self.fence = Fence { generation: self.fence.generation + 1, run: self.starts };
-        self.gone_back = false;
-        self.grace = true;
+        self.take_fence();
         let base = self.base();
         let named = |binding: &Binding| NamedBinding {
             topic: "t".to_owned(),
@@ -176,6 +189,13 @@ impl Store {
         }
     }
 
+    fn take_fence(&mut self) {
+        self.starts += 1;
+        self.fence = Fence { generation: self.fence.generation + 1, run: self.starts };
+        self.gone_back = false;
+        self.grace = true;
+    }
+
     pub fn snapshot(&self, shard: Shard) -> (Epoch, SessionTable) {
         let (epoch, bytes) = &self.snapshots[shard.0 as usize];
         let table = snapshot::decode(bytes, gap()).expect("as it was written");
@@ -203,14 +223,7 @@ impl Store {
 
     /// The table in the oracle's format.
     pub fn rows(&self) -> Sessions {
-        let row = |span: &Span| (span.first.millis(), span.last.millis(), span.count);
-        let rows = self.table.iter().filter(|(_, spans)| !spans.is_empty());
-        rows.map(|(key, spans)| {
-            let mut spans: Vec<_> = spans.iter().map(row).collect();
-            spans.sort_unstable();
-            (key.parts().0.to_owned(), spans)
-        })
-        .collect()
+        sessions_of(&self.table)
     }
 
     pub fn dead(&self) -> u64 {
@@ -300,6 +313,18 @@ impl Store {
             ..earlier.clone()
         };
     }
+}
+
+/// The sessions of each key in the oracle's format.
+fn sessions_of(spans: &BTreeMap<Key, Vec<Span>>) -> Sessions {
+    let row = |span: &Span| (span.first.millis(), span.last.millis(), span.count);
+    let keys = spans.iter().filter(|(_, spans)| !spans.is_empty());
+    keys.map(|(key, spans)| {
+        let mut spans: Vec<_> = spans.iter().map(row).collect();
+        spans.sort_unstable();
+        (crate::feed::name(key).to_owned(), spans)
+    })
+    .collect()
 }
 
 /// Sorts before every partition.

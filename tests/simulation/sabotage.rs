@@ -71,6 +71,10 @@ pub enum Sabotage {
     PastOfAnotherMoment,
     PastMissesARow,
     PastIsReadTwice,
+    ForgottenStaysOpen,
+    ForgottenOffsetsNotNoted,
+    RedrivenLetterStays,
+    RedrivenMergedTwice,
 }
 
 impl Sabotage {
@@ -78,6 +82,14 @@ impl Sabotage {
     pub fn is_of_statistics(self) -> bool {
         use Sabotage::{PastIsReadTwice, PastMissesARow, PastOfAnotherMoment};
         matches!(self, PastOfAnotherMoment | PastMissesARow | PastIsReadTwice)
+    }
+
+    /// Whether the rule is one of the commands that change a stopped job.
+    pub fn is_of_commands(self) -> bool {
+        use Sabotage::{ForgottenOffsetsNotNoted, ForgottenStaysOpen};
+        use Sabotage::{RedrivenLetterStays, RedrivenMergedTwice};
+        let forget = matches!(self, ForgottenStaysOpen | ForgottenOffsetsNotNoted);
+        forget || matches!(self, RedrivenLetterStays | RedrivenMergedTwice)
     }
 }
 
@@ -141,6 +153,10 @@ const RULES: &[(Sabotage, &str)] = &[
     (Sabotage::PastOfAnotherMoment, "the statistics begin with the table of a later moment"),
     (Sabotage::PastMissesARow, "a row of the start is missing in the statistics"),
     (Sabotage::PastIsReadTwice, "the rows of the start are in the statistics twice"),
+    (Sabotage::ForgottenStaysOpen, "a forgotten visitor stays in the snapshots"),
+    (Sabotage::ForgottenOffsetsNotNoted, "up to where a visitor was forgotten is not noted"),
+    (Sabotage::RedrivenLetterStays, "a dead letter that was merged again is not deleted"),
+    (Sabotage::RedrivenMergedTwice, "a dead letter is merged twice"),
 ];
 
 /// Changes what a start reads as the broken rule demands.

@@ -1,6 +1,7 @@
 //! One seed, one schedule: a world, and the lives of the job in it. `disturbances`
-//! is what happens to them, and `ending` how they end.
+//! is what happens to them, `ending` how they end, and `commands` what is done in between.
 
+mod commands;
 mod disturbances;
 mod ending;
 
@@ -13,7 +14,7 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::plan::RecoveryPlan;
 
 use crate::clocks::SimClocks;
-use crate::feed::{MAX_FUTURE_MS, Topic};
+use crate::feed::{KEYS, MAX_FUTURE_MS, Topic};
 use crate::ledger::Store;
 use crate::rng::Rng;
 use crate::run::{Setup, SimRun};
@@ -46,6 +47,11 @@ pub struct Seen {
     /// Transactions that were open, and partitions that lost their leader.
     pub transactions: u64,
     pub unserved: u64,
+    /// Records that were forgotten, those of them in open sessions, and dead letters that were
+    /// merged again.
+    pub forgotten: u64,
+    pub forgotten_open: u64,
+    pub redriven: u64,
     /// The largest number of steps that a quiet world took until everything was durable.
     pub quiet_steps: u64,
     pub statistics: statistics::Seen,
@@ -71,6 +77,9 @@ impl Seen {
         self.pauses += other.pauses;
         self.transactions += other.transactions;
         self.unserved += other.unserved;
+        self.forgotten += other.forgotten;
+        self.forgotten_open += other.forgotten_open;
+        self.redriven += other.redriven;
         self.quiet_steps = self.quiet_steps.max(other.quiet_steps);
         self.statistics.add(&other.statistics);
     }
@@ -104,6 +113,8 @@ struct World {
     /// The statistics of the current life, and the chance that shapes them.
     statistics: Option<Statistics>,
     statistics_rng: Rng,
+    /// The chance that decides about commands between two lives.
+    commands_rng: Rng,
     /// An instance that does not know that it was replaced.
     stale: Option<SimRun>,
     /// The last life crashed while it drained.
@@ -118,7 +129,7 @@ struct World {
 /// Runs a schedule; with a sabotage, it is expected to panic.
 pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Seen {
     let mut rng = Rng::new(seed);
-    let keys = rng.between(1, 4);
+    let keys = rng.between(1, KEYS);
     let shards = rng.between(1, 6) as u32;
     let topic = Arc::new(Mutex::new(Topic::new(&mut rng, keys, sabotage)));
     let chance = Rng::new(rng.below(u64::MAX));
@@ -142,6 +153,7 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Seen {
         rows,
         statistics: None,
         statistics_rng: Rng::new(seed.wrapping_mul(0x5851_f42d_4c95_7f2d)),
+        commands_rng: Rng::new(seed.wrapping_mul(0x2545_f491_4f6c_dd1d)),
         stale,
         shaken,
         slow,
@@ -151,14 +163,17 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Seen {
     };
     for _ in 0..world.rng.below(11) {
         world.live();
+        world.use_commands();
     }
     world.last_life();
+    world.use_commands();
     let store = world.store.lock().expect("one at a time");
     world.seen.commits = store.commits;
     world.seen.lost_replies = store.lost_replies;
     world.seen.late = store.late;
     world.seen.dead = store.dead();
     world.seen.dropped = store.check_dropped();
+    store.audit();
     if let Some(statistics) = &world.statistics {
         world.seen.statistics.add(&statistics.seen);
     }

@@ -1,6 +1,7 @@
 //! Sessions: the spans of a key, the table of the open ones, its snapshots, corrections of rows by
 //! late events, and the batch answer that everything is checked against.
 
+pub mod again;
 pub mod batch;
 pub mod correction;
 mod keys;

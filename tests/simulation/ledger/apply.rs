@@ -1,5 +1,7 @@
 //! What a commit changes in the store, and what a broken rule would change instead.
 
+use sessionizer_core::session::Closed;
+
 use super::*;
 
 impl Store {
@@ -42,7 +44,11 @@ impl Store {
     }
 
     fn apply_rows(&mut self, batch: &Batch) -> Vec<Correction> {
-        let (late, on_time): (Vec<_>, Vec<_>) = batch.closed.iter().partition(|c| c.late);
+        self.write_rows(&batch.closed)
+    }
+
+    pub(super) fn write_rows(&mut self, closed: &[Closed]) -> Vec<Correction> {
+        let (late, on_time): (Vec<_>, Vec<_>) = closed.iter().partition(|c| c.late);
         let before = self.breaks(Sabotage::LateBeforeOnTime).then(|| self.table.clone());
         for closed in on_time {
             self.table.entry(closed.key.clone()).or_default().push(closed.span);
@@ -81,7 +87,8 @@ impl Store {
     fn apply_dead_letters(&mut self, batch: &Batch) {
         for (_, letter) in &batch.dead_letters {
             let place = (letter.partition, letter.offset);
-            assert!(self.dead_letters.insert(place), "I5: the dead letter {place:?} came twice");
+            let before = self.dead_letters.insert(place, letter.clone());
+            assert!(before.is_none(), "I5: the dead letter {place:?} came twice");
             if letter.reason == Reason::Late {
                 self.dropped.insert(place);
             }

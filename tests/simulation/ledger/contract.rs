@@ -1,6 +1,7 @@
 //! The contract and the invariants, checked on what the store holds: against the batch answer over
 //! everything that was bound.
 
+use super::stopped::Model;
 use super::*;
 use crate::oracle;
 
@@ -28,9 +29,7 @@ impl Store {
             let upto = self.progress[shard].epoch;
             let shards = self.progress.len() as u32;
             let mine = |key: &str| {
-                let hash = sessionizer_core::key::stable_hash(
-                    Key::new(key, crate::feed::host(key)).bytes(),
-                );
+                let hash = stable_hash(crate::feed::key(key).bytes());
                 Shard::of(hash, shards).0 as usize == shard
             };
             let Bound { events, drained } = self.bound(&topic, upto);
@@ -54,7 +53,9 @@ impl Store {
             records.insert(*partition, binding.records);
         }
         let records: u64 = records.values().sum();
-        assert_eq!(records, totals.closed + totals.open + totals.dead, "I8 at {epoch}: {totals:?}");
+        let forgotten: u64 = self.forgotten_records.iter().sum();
+        let counted = totals.closed + totals.open + totals.dead + forgotten;
+        assert_eq!(records, counted, "I8 at {epoch}: {totals:?}, {forgotten} forgotten");
     }
 
     fn check_shard(
@@ -101,30 +102,36 @@ impl Store {
         );
     }
 
-    /// Checks that exactly the right events were dropped, by a model that knows nothing but the
-    /// bindings. Returns how many there are.
+    /// Checks that exactly the right events were dropped, and exactly the right dead letters merged
+    /// again, by a model that knows nothing but the bindings and the requests. Returns how many
+    /// events are dropped.
     pub fn check_dropped(&self) -> u64 {
         let topic = self.topic.lock().expect("one at a time");
-        let mut open: BTreeMap<&str, Vec<Span>> = BTreeMap::new();
+        let (mut model, mut requests) = (Model::default(), self.requests.iter().peekable());
         let mut last: BTreeMap<Partition, Binding> = BTreeMap::new();
-        let (mut before, mut want) = (EventTime::NEVER, BTreeSet::new());
+        let mut before = EventTime::NEVER;
         for (epoch, rules) in &self.rules {
             let watermark = self.watermarks[epoch];
             let mut came: Vec<(Partition, Offset, &str, EventTime)> = Vec::new();
             for ((_, at), binding) in self.history.range((*epoch, FIRST)..(*epoch + 1, FIRST)) {
                 let from = last.insert(*at, *binding).map_or(binding.start, |b| b.end);
                 for entry in &topic.logs[at.number as usize].entries {
-                    if let Some((key, time)) = entry.event_by(binding.clock_in(*epoch))
-                        && (from..binding.end).contains(&entry.offset)
-                    {
-                        came.push((*at, entry.offset, key, EventTime::from_millis(time)));
+                    let Some((key, time)) = &entry.event else { continue };
+                    let time = EventTime::from_millis(*time);
+                    if !(from..binding.end).contains(&entry.offset) {
+                        continue;
+                    }
+                    match entry.event_by(binding.clock_in(*epoch)) {
+                        Some(_) => came.push((*at, entry.offset, &**key, time)),
+                        None => model.letter((*at, entry.offset), Reason::Future, key, time),
                     }
                 }
             }
             for (_, _, key, time) in &came {
-                open.entry(key).or_default().push(Span::event(*time));
+                model.open.entry(key).or_default().push(Span::event(*time));
             }
-            for (key, spans) in &mut open {
+            let drained = last.values().all(|binding| binding.status == Status::Ended);
+            for (key, spans) in &mut model.open {
                 *spans = merge_touching(std::mem::take(spans), gap());
                 let late = |span: &Span| gap().end_after(span.last) < before;
                 if rules.late == Late::Drop {
@@ -132,16 +139,27 @@ impl Store {
                         let of = |at: &&(_, _, &str, _)| {
                             at.2 == *key && late.first <= at.3 && at.3 <= late.last
                         };
-                        want.extend(came.iter().filter(of).map(|came| (came.0, came.1)));
+                        let letters = came
+                            .iter()
+                            .filter(of)
+                            .map(|came| ((came.0, came.1), (Reason::Late, came.2, came.3)));
+                        model.letters.extend(letters);
                     }
                     spans.retain(|span| !late(span));
                 }
-                let drained = last.values().all(|binding| binding.status == Status::Ended);
                 spans.retain(|span| !drained && gap().end_after(span.last) >= watermark);
+            }
+            while let Some((_, request)) = requests.next_if(|(at, _)| at == epoch) {
+                let close_before = if drained { EventTime::FOREVER } else { watermark };
+                model.request(request, *epoch, (watermark, close_before));
             }
             before = watermark;
         }
+        assert!(requests.next().is_none(), "a request after an epoch that is not bound");
+        let late = model.letters.iter().filter(|(_, letter)| letter.0 == Reason::Late);
+        let want: BTreeSet<_> = late.map(|(place, _)| *place).collect();
         assert_eq!(self.dropped, want, "what is dropped is what came too late");
+        assert_eq!(self.redriven, model.redriven, "what is merged again is what is good now");
         want.len() as u64
     }
 
@@ -157,6 +175,35 @@ impl Store {
         self.is_bound_to(everywhere).then(|| self.answer())
     }
 
+    /// The table and the batch answer over the topic, to be compared; `None` while some of the topic
+    /// is not bound. Both are without the sessions that wait: dead letters that were merged again do
+    /// not move the watermark, so sessions with them may stay open until later events come.
+    pub fn settled(&self) -> Option<(Sessions, Sessions)> {
+        let answer = self.whole_answer()?;
+        let topic = self.topic.lock().expect("one at a time");
+        let merged = self.redriven_in(&topic, 0..Epoch::MAX);
+        let newest = self.watermarks.values().next_back();
+        let watermark = newest.copied().unwrap_or(EventTime::NEVER).millis();
+        let waits = |name: &str, session: &(i64, i64, u64)| {
+            let part =
+                |(own, time): &(&str, i64)| *own == name && (session.0..=session.1).contains(time);
+            session.1.saturating_add(GAP_MS) >= watermark && merged.iter().any(part)
+        };
+        let is_of_waiting = |name: &str, row: &(i64, i64, u64)| {
+            let covers = |session: &&(i64, i64, u64)| session.0 <= row.0 && row.1 <= session.1;
+            let session = answer.get(name).and_then(|sessions| sessions.iter().find(covers));
+            session.is_some_and(|session| waits(name, session))
+        };
+        let others = |mut sessions: Sessions| {
+            for (name, spans) in &mut sessions {
+                spans.retain(|span| !is_of_waiting(name, span));
+            }
+            sessions.retain(|_, spans| !spans.is_empty());
+            sessions
+        };
+        Some((others(self.rows()), others(answer.clone())))
+    }
+
     /// Every event that was bound up to and including an epoch.
     fn bound<'a>(&self, topic: &'a Topic, upto: Epoch) -> Bound<'a> {
         let mut events = Vec::new();
@@ -165,24 +212,49 @@ impl Store {
         let mut now = 0;
         let mut passed = vec![0; topic.logs.len()];
         for ((epoch, partition), binding) in self.history.range(..(upto + 1, FIRST)) {
-            if *epoch > now && ended(&status) {
-                drained = Some(events.len());
+            if *epoch > now {
+                events.extend(self.redriven_in(topic, now..*epoch));
+                if ended(&status) {
+                    drained = Some(events.len());
+                }
             }
             now = *epoch;
             status.insert(*partition, binding.status);
             let at = partition.number as usize;
             let entries = topic.logs[at].entries[passed[at]..].iter();
             for entry in entries.take_while(|entry| entry.offset < binding.end) {
-                if !self.dropped.contains(&(*partition, entry.offset)) {
-                    events.extend(entry.event_by(binding.clock_in(*epoch)));
-                }
                 passed[at] += 1;
+                let place = (*partition, entry.offset);
+                if let Some((name, time)) = entry.event_by(binding.clock_in(*epoch))
+                    && !self.dropped.contains(&place)
+                    && !self.redriven.contains_key(&place)
+                    && !self.is_forgotten(name, place)
+                {
+                    events.push((name, time));
+                }
             }
         }
+        events.extend(self.redriven_in(topic, now..upto + 1));
         if ended(&status) {
             drained = Some(events.len());
         }
         Bound { events, drained }
+    }
+
+    /// The events that were merged again after one of these epochs.
+    fn redriven_in<'a>(
+        &self,
+        topic: &'a Topic,
+        epochs: std::ops::Range<Epoch>,
+    ) -> Vec<(&'a str, i64)> {
+        let redriven = self.redriven.iter().filter(|(_, epoch)| epochs.contains(epoch));
+        let event = |(place, _): (&(Partition, Offset), _)| {
+            let mut entries = topic.logs[place.0.number as usize].entries.iter();
+            let entry = entries.find(|entry| entry.offset == place.1)?;
+            let (name, time) = entry.event.as_ref()?;
+            (!self.is_forgotten(name, *place)).then_some((&**name, *time))
+        };
+        redriven.filter_map(event).collect()
     }
 
     /// Whether every record of each partition before an offset is bound.

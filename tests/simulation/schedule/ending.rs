@@ -107,13 +107,14 @@ impl World {
         self.go_on(&run);
         self.stop(&run);
         let store = self.store.lock().expect("one at a time");
-        assert_eq!(Some(store.rows()), store.whole_answer());
+        let (rows, want) = store.settled().expect("all of the topic is bound");
+        assert_eq!(rows, want);
     }
 
     /// Liveness: in a quiet world everything there is becomes durable, and sessions close, within a
     /// bounded number of steps.
     fn settle(&mut self, run: &SimRun) {
-        let (mut commits, mut want) = (0, None);
+        let (mut commits, mut settled) = (0, None);
         // One record at a time takes longer.
         let most = if self.memory == 1 { 10 * QUIET_STEPS } else { QUIET_STEPS };
         for steps in 0..most {
@@ -121,15 +122,14 @@ impl World {
             let store = self.store.lock().expect("one at a time");
             // Only a commit changes the table, what is bound, or what was dropped.
             if store.commits != commits {
-                (commits, want) = (store.commits, store.whole_answer());
+                (commits, settled) = (store.commits, store.settled());
             }
-            if want.as_ref().is_some_and(|want| *want == store.rows()) {
+            if settled.as_ref().is_some_and(|(rows, want)| rows == want) {
                 self.seen.quiet_steps = steps;
                 return;
             }
         }
-        let rows = self.store.lock().expect("one at a time").rows();
-        panic!("a quiet world does not become the batch answer: {rows:?}, not {want:?}");
+        panic!("a quiet world does not become the batch answer: {settled:?}");
     }
 
     /// Liveness: epochs advance, and become durable, at the speed at which time passes.
