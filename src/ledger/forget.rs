@@ -10,12 +10,10 @@ use std::collections::BTreeSet;
 use postgres::Transaction;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
-use sessionizer_core::binding::Offset;
 use sessionizer_core::event;
-use sessionizer_core::event::Reason;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::{Key, Shard};
-use sessionizer_core::moves::{Moves, counted_in};
+use sessionizer_core::moves::Moves;
 pub use sessionizer_core::visitor::Visitor;
 
 use crate::dataflow::ports::LedgerError;
@@ -193,16 +191,8 @@ fn dead_letters(
         };
         let own = key.as_ref().filter(|key| visitor.has_key(key.bytes()));
         if let Some(key) = own {
-            let by_key = reason == Reason::Late.name() || reason == ROW_REFUSED;
-            let position = match (row.get(2), row.get(3), row.get(4)) {
-                (Some(topic), Some(partition), Some(offset)) => {
-                    Some((topic, partition, Offset::new(offset)))
-                }
-                _ => None,
-            };
             let number: i64 = row.get(7);
-            let counted_in = counted_in(by_key, position, key, stopped.config.shards);
-            moves.forget_letter(counted_in, key, number);
+            moves.forget_letter(stopped.shard_of_letter(&row, key), key, number);
             records += number;
             gone.push(row.get(0));
         } else if reason != ROW_REFUSED {

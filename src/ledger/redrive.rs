@@ -13,10 +13,10 @@ use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
 use sessionizer_core::binding::{Late, Offset, RecordRules, TopicId};
 use sessionizer_core::event;
-use sessionizer_core::event::{Reason, Rejected};
+use sessionizer_core::event::Rejected;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::{Key, Shard, stable_hash};
-use sessionizer_core::moves::{Moves, counted_in};
+use sessionizer_core::moves::Moves;
 use sessionizer_core::session::again::{LastEpoch, again, part_of};
 use sessionizer_core::session::{Closed, Span};
 use sessionizer_core::time::EventTime;
@@ -222,7 +222,7 @@ fn judge(
         (of.letters, of.records) = (of.letters + 1, of.records + records);
         match event_of(&row, &reason, request, &forgotten) {
             Ok((key, span)) if span.count == records => {
-                let dead_in = counted_in_of(&row, &reason, &key, stopped.config.shards);
+                let dead_in = stopped.shard_of_letter(&row, &key);
                 good.push(Good { ctid: row.get(0), reason, key, span, dead_in });
             }
             Ok(_) => *of.bad.entry("it was changed by hand".to_owned()).or_default() += 1,
@@ -231,17 +231,6 @@ fn judge(
     }
     drop(rows);
     Ok((by_reason, good))
-}
-
-/// The shard that counts the dead letter of a row.
-fn counted_in_of(row: &postgres::Row, reason: &str, key: &Key, shards: u32) -> Shard {
-    let position = match (row.get(2), row.get(3), row.get(4)) {
-        (Some(topic), Some(partition), Some(offset)) => {
-            Some((topic, partition, Offset::new(offset)))
-        }
-        _ => None,
-    };
-    counted_in(reason == Reason::Late.name() || reason == ROW_REFUSED, position, key, shards)
 }
 
 /// The event of a dead letter, or why it is still none.

@@ -11,15 +11,18 @@ use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;
 
 use postgres::{Client, GenericClient, Transaction};
-use sessionizer_core::binding::Status;
+use sessionizer_core::binding::{Offset, Status};
+use sessionizer_core::event::Reason;
 use sessionizer_core::fault::Fault;
-use sessionizer_core::key::Shard;
+use sessionizer_core::key::{Key, Shard};
+use sessionizer_core::moves;
 use sessionizer_core::moves::{Delta, Moves};
 use sessionizer_core::plan::Fence;
 use sessionizer_core::session::{SessionTable, snapshot};
 use sessionizer_core::time::{Epoch, EventTime, Gap};
 
 use crate::dataflow::ports::LedgerError;
+use crate::ledger::commit::ROW_REFUSED;
 use crate::ledger::connect::classify;
 use crate::ledger::durable::NamedBinding;
 use crate::ledger::peek::Database;
@@ -233,6 +236,20 @@ impl Stopped {
         )
         .map_err(|why| classify(&why, "writing snapshots"))?;
         Ok(())
+    }
+
+    /// The shard that counts a dead letter which is an event of `key`, given its row: reason, topic,
+    /// partition and offset follow the first column.
+    pub fn shard_of_letter(&self, row: &postgres::Row, key: &Key) -> Shard {
+        let reason: &str = row.get(1);
+        let position = match (row.get(2), row.get(3), row.get(4)) {
+            (Some(topic), Some(partition), Some(offset)) => {
+                Some((topic, partition, Offset::new(offset)))
+            }
+            _ => None,
+        };
+        let by_key = reason == Reason::Late.name() || reason == ROW_REFUSED;
+        moves::counted_in(by_key, position, key, self.config.shards)
     }
 
     /// Changes the counts of shards, and the totals of the epoch with them. Older totals would no
