@@ -212,47 +212,62 @@ fn a_limit_of_what_is_switched_off_is_refused() {
     }
 }
 
-/// A file of its own for a test, with this content.
-fn secret_file(name: &str, content: &[u8], mode: u32) -> String {
-    use std::os::unix::fs::PermissionsExt;
-    let path = std::env::temp_dir().join(format!("sessionizer-{}-{name}", std::process::id()));
-    std::fs::write(&path, content).expect("it can be written");
-    let permissions = std::fs::Permissions::from_mode(mode);
-    std::fs::set_permissions(&path, permissions).expect("it is ours");
-    path.to_str().expect("UTF-8").to_owned()
+/// A file of its own for a test, which is gone when the test is over.
+struct SecretFile(String);
+
+impl SecretFile {
+    fn new(name: &str, content: &[u8], mode: u32) -> SecretFile {
+        use std::os::unix::fs::PermissionsExt;
+        let path = std::env::temp_dir().join(format!("sessionizer-{}-{name}", std::process::id()));
+        std::fs::write(&path, content).expect("it can be written");
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&path, permissions).expect("it is ours");
+        SecretFile(path.to_str().expect("UTF-8").to_owned())
+    }
+}
+
+impl std::ops::Deref for SecretFile {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for SecretFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 #[test]
 fn secrets_can_come_from_files() {
-    let password = secret_file("password", b"p@ss word\n", 0o600);
-    let secret = secret_file("secret", b"k:s\r\n", 0o600);
+    let password = SecretFile::new("password", b"p@ss word\n", 0o600);
+    let secret = SecretFile::new("secret", b"k:s\r\n", 0o600);
     let files = [
-        ("POSTGRES_PASSWORD_FILE", password.as_str()),
+        ("POSTGRES_PASSWORD_FILE", &*password),
         ("KAFKA_WEB_TRAFFIC_KEY", "key"),
-        ("KAFKA_WEB_TRAFFIC_SECRET_FILE", secret.as_str()),
+        ("KAFKA_WEB_TRAFFIC_SECRET_FILE", &*secret),
     ];
     let config = read_with(&[&GOOD[..], &files].concat(), &[]).expect("valid");
     assert_eq!(config.ledger.password.reveal(), "p@ss word");
     let (key, secret) = config.kafka.login.expect("a login");
     assert_eq!((key.as_str(), secret.reveal()), ("key", "k:s"));
 
-    let pgpass = secret_file("pgpass", b"localhost:5432:web:postgres:from file", 0o600);
-    let with_pgpass = [&GOOD[..], &[("PGPASSFILE", pgpass.as_str())]].concat();
+    let pgpass = SecretFile::new("pgpass", b"localhost:5432:web:postgres:from file", 0o600);
+    let with_pgpass = [&GOOD[..], &[("PGPASSFILE", &*pgpass)]].concat();
     let config = read_with(&with_pgpass, &[]).expect("valid");
     assert_eq!(config.ledger.password.reveal(), "from file");
     let config = read_with(&[&with_pgpass[..], &[("POSTGRES_PASSWORD", "set")]].concat(), &[]);
     assert_eq!(config.expect("valid").ledger.password.reveal(), "set");
-    for file in [password, pgpass] {
-        std::fs::remove_file(file).expect("it is there");
-    }
 }
 
 #[test]
 fn what_is_wrong_with_a_file_of_a_secret_is_named_and_its_content_is_not() {
     let [empty, binary, open] = [
-        secret_file("empty", b" \n", 0o600),
-        secret_file("binary", b"hunter2\xff", 0o600),
-        secret_file("open", b"localhost:5432:web:postgres:hunter2", 0o644),
+        SecretFile::new("empty", b" \n", 0o600),
+        SecretFile::new("binary", b"hunter2\xff", 0o600),
+        SecretFile::new("open", b"localhost:5432:web:postgres:hunter2", 0o644),
     ];
     for (set, want) in [
         (vec![("POSTGRES_PASSWORD_FILE", "/nowhere/p")], "/nowhere/p cannot be read: No such file"),
@@ -268,8 +283,5 @@ fn what_is_wrong_with_a_file_of_a_secret_is_named_and_its_content_is_not() {
     ] {
         let why = read_with(&[&GOOD[..], &set].concat(), &[]).expect_err("refused");
         assert!(why.contains(want) && !why.contains("hunter2"), "{why}");
-    }
-    for file in [empty, binary, open] {
-        std::fs::remove_file(file).expect("it is there");
     }
 }
