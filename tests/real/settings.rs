@@ -26,7 +26,7 @@ fn run(command: &mut Command) -> (Option<i32>, String, String) {
 /// Each mistake: the arguments, the variables, and what the message must contain.
 type Mistake = (&'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
 
-const MISTAKES: [Mistake; 74] = [
+const MISTAKES: [Mistake; 75] = [
     (&["prodcue"], &[], "produce"),
     (&["--no-such-flag"], &[], "--no-such-flag"),
     (&["--workes", "2"], &[], "--workers"),
