@@ -10,6 +10,13 @@ const TEMPLATE: &str = "\
 
 {before-help}{all-args}{after-help}";
 
+/// The same for a command without a text before its options, which would leave blank lines.
+const PLAIN_TEMPLATE: &str = "\
+{about-with-newline}
+{usage-heading} {usage}
+
+{all-args}{after-help}";
+
 const JOB: &str = "\
 Required environment variables:
   KAFKA_URL      the brokers: host:port[,host:port]
@@ -208,11 +215,10 @@ pub fn describe(root: Command) -> Command {
                 _ => ("", ""),
             };
             let command = match before {
-                "" => command, // An empty text would leave blank lines.
-                before => command.before_help(before),
+                "" => command.help_template(PLAIN_TEMPLATE),
+                before => command.before_help(before).help_template(TEMPLATE),
             };
             command
-                .help_template(TEMPLATE)
                 .after_help(after)
                 .mut_args(|arg| with_variable(&name, arg))
                 // The flags of the job, which its own help explains.

@@ -168,6 +168,17 @@ fn a_tip_that_is_ours_is_not_beside_one_of_clap() {
 }
 
 #[test]
+fn no_help_has_two_blank_lines_in_a_row() {
+    let root = command();
+    let commands = root.get_subcommands().map(|command| Some(command.get_name()));
+    for command in std::iter::once(None).chain(commands) {
+        let args: Vec<&str> = command.into_iter().chain(["--help"]).collect();
+        let text = parse_with(&args, &[]).err().expect("help is shown").to_string();
+        assert!(text.contains("Usage: ") && !text.contains("\n\n\n"), "{args:?}: {text}");
+    }
+}
+
+#[test]
 fn a_flag_with_one_dash_or_a_value_too_many_is_refused() {
     for (args, want) in [
         (&["-workers", "4"][..], "-workers  has one dash too few: write --workers"),

@@ -82,14 +82,13 @@ fn screen(job: &str, wanted: &Wanted, found: &OpenSessions, now_ms: u64) -> Stri
     let only = |what: &str, value: &Option<String>| {
         value.as_ref().map_or(String::new(), |value| format!(" {what} {}", printable(value)))
     };
-    let mut text = format!(
-        "{}{}{} with {} in the job {job}.\n{}\n",
-        plural(found.sessions, "open session"),
-        only("of", &wanted.ip),
-        only("on the host", &wanted.host),
-        plural(found.events, "event"),
-        age(found, now_ms)
-    );
+    let (ip, host) = (only("of", &wanted.ip), only("on the host", &wanted.host));
+    let (sessions, events) = match found.sessions {
+        0 => ("No open session".to_owned(), String::new()),
+        some => (plural(some, "open session"), format!(" with {}", plural(found.events, "event"))),
+    };
+    let mut text =
+        format!("{sessions}{ip}{host}{events} in the job {job}.\n{}\n", age(found, now_ms));
     if found.first.is_empty() {
         return text;
     }
@@ -202,5 +201,13 @@ mod tests {
         assert!(text.contains("\nAs of 2026-09-24 12:04:00 UTC, 10 s ago.\n"), "{text}");
         let text = screen("visits", &Wanted::default(), &OpenSessions::default(), 1);
         assert_eq!(text, "The job visits has not committed anything yet.\n");
+    }
+
+    #[test]
+    fn where_no_session_is_open_nothing_is_counted() {
+        let none = OpenSessions { sessions: 0, events: 0, first: Vec::new(), ..found() };
+        let wanted = Wanted { ip: Some("192.0.2.9".to_owned()), host: None };
+        let text = screen("visits", &wanted, &none, 1_790_251_460_000);
+        assert!(text.starts_with("No open session of 192.0.2.9 in the job visits.\n"), "{text}");
     }
 }

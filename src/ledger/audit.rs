@@ -433,7 +433,18 @@ impl AuditSnapshot {
         other: &LedgerConfig,
         mut take: impl FnMut(bool, Key, Span) -> bool,
     ) -> Result<(), LedgerError> {
-        let failed = |why: postgres::Error| classify(&why, "reading the two tables");
+        let failed = |why: postgres::Error| match why.as_db_error() {
+            // Text is cast to times and numbers; the job's own columns need no cast.
+            Some(error) if error.code().code().starts_with("22") => {
+                LedgerError::Fatal(Fault::Config(format!(
+                    "--against: the table {} holds a value that is none of a session: {}; compare \
+                     with a view that leaves out such rows",
+                    other.table,
+                    error.message()
+                )))
+            }
+            _ => classify(&why, "reading the two tables"),
+        };
         let theirs = self.find_beside(other)?;
         // Times without a zone are in UTC, as everywhere.
         self.client.batch_execute("set local time zone 'UTC'").map_err(failed)?;

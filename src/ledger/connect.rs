@@ -41,6 +41,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// What the client library says of a server that takes no writes.
 pub const NO_WRITES: &str = "database does not allow writes";
 
+/// The first step, as errors name it.
+const CONNECTING: &str = "connecting";
+
 /// The remedy for a login that lacks a right.
 const GRANT: &str = "; grant it: the job needs a schema sessionizer of its own (`create \
                          schema sessionizer authorization ...`) and select, insert and delete on \
@@ -55,12 +58,13 @@ pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
 /// The same for a command, which nobody watches: a server that accepts the connection and says
 /// nothing ends it.
 pub fn connect_in_time(config: &LedgerConfig) -> Result<Client, LedgerError> {
-    within(patience(config), config, connect)
+    within(patience(config), config, connect).map_err(|error| with_server(error, config))
 }
 
 /// Opens a connection for somebody who only reads: to a standby as well.
 pub fn connect_to_read(config: &LedgerConfig) -> Result<Client, LedgerError> {
-    within(patience(config), config, |config| open(config, TargetSessionAttrs::Any))
+    let open_any = |config: &LedgerConfig| open(config, TargetSessionAttrs::Any);
+    within(patience(config), config, open_any).map_err(|error| with_server(error, config))
 }
 
 /// Opens a connection for somebody who only reads: to a server that takes writes, or else to any.
@@ -69,6 +73,24 @@ pub fn connect_to_look(config: &LedgerConfig) -> Result<Client, LedgerError> {
         LedgerError::Retry(text) if text.contains(NO_WRITES) => connect_to_read(config),
         _ => Err(why),
     })
+}
+
+/// Names the server that a command could not connect to, and what to look at.
+fn with_server(error: LedgerError, config: &LedgerConfig) -> LedgerError {
+    match error {
+        LedgerError::Retry(why) => LedgerError::Retry(match why.strip_prefix(CONNECTING) {
+            Some(why) if why.contains(NO_WRITES) => {
+                format!("{CONNECTING} to {}{why}; check POSTGRES_URL", config.url)
+            }
+            Some(why) => format!(
+                "{CONNECTING} to {}{why}; check POSTGRES_URL, and that the server is up and \
+                 reachable from here",
+                config.url
+            ),
+            None => why,
+        }),
+        fatal => fatal,
+    }
 }
 
 /// How long a command waits for a connection.
@@ -91,7 +113,7 @@ pub fn within(
     thread.spawn(work).expect("a thread can be started");
     answer.recv_timeout(patience).unwrap_or_else(|_| {
         let waited = text::duration(patience);
-        Err(LedgerError::Retry(format!("connecting: no answer for {waited}")))
+        Err(LedgerError::Retry(format!("{CONNECTING}: no answer for {waited}")))
     })
 }
 
@@ -142,7 +164,7 @@ pub fn dial(
         Some(url::ChannelBinding::Prefer) | None => ChannelBinding::Prefer,
     });
     let tls = tls(url).map_err(|why| LedgerError::Fatal(Fault::Config(why)))?;
-    settings.connect(tls).map_err(|why| classify(&why, "connecting"))
+    settings.connect(tls).map_err(|why| classify(&why, CONNECTING))
 }
 
 /// Gives the session the settings that the job depends on.

@@ -41,6 +41,9 @@ pub struct JobState {
     away: BTreeMap<&'static str, u64>,
 }
 
+/// Why there is no balance before somebody has looked: it is only read while somebody does.
+pub const NOT_READ_YET: &str = "not read from Postgres yet: look again in a moment";
+
 /// A row of `sessionizer.balance`: what became of the records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct BalanceRow {
@@ -114,9 +117,9 @@ impl JobState {
             since_ms: at_ms,
             live: Ok(()),
             ready: Err("connecting".to_owned()),
-            balance: Err("not read from Postgres yet: look again in a moment".to_owned()),
+            balance: Err(NOT_READ_YET.to_owned()),
             audit: Err(match process {
-                0 => "not read from Postgres yet: look again in a moment".to_owned(),
+                0 => NOT_READ_YET.to_owned(),
                 _ => "process 0 shows it".to_owned(),
             }),
             ended: None,

@@ -187,6 +187,14 @@ fn what_cannot_be_compared_is_named() {
                    session_end, 1 as num_logs from flink",
     );
     refused(&["--against", "odd"], 2, "num_logs): cannot cast type boolean to timestamp with");
+    world.execute(
+        "create table texts as select ip, host, session_start::text, session_end::text,
+                   num_logs::text from flink;
+         insert into texts values ('192.0.2.7', 'h', 'noon', '2026-01-01', '1')",
+    );
+    let value = "--against: the table texts holds a value that is none of a session: invalid input \
+                 syntax for type timestamp with time zone: \"noon\"";
+    refused(&["--against", "texts"], 2, value);
     let nothing = ["--against", "flink", "--since", "2100-01-01T00:00:00Z"];
     refused(&nothing, 1, "have no time in common to compare: it would begin at 2100-01-01T00:00");
 }

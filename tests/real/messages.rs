@@ -50,7 +50,8 @@ fn servers_that_accept_and_do_not_answer_end_every_command_in_time() {
     for (args, running) in running {
         let (status, log) = running.wait();
         assert_eq!(status.code(), Some(1), "{args:?}: {log}");
-        assert!(log.contains("connecting: no answer for 16 s"), "{args:?}: {log}");
+        let says = format!("connecting to {address}/db: no answer for 16 s; check POSTGRES_URL, ");
+        assert!(log.contains(&says), "{args:?}: {log}");
     }
     let mut check = world.command();
     check.args(["check", "--only", "kafka"]).env("KAFKA_URL", &address);

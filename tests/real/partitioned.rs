@@ -96,6 +96,7 @@ fn partitions_come_and_go_while_the_job_runs() {
     world.send_events(0, [&event("old", "h", old + MINUTE)]);
     eventually("a dead letter", || world.dead_letters() == [("row_refused".to_owned(), 1)]);
     job.wait_for("no partition of relation \"sessionized_events\" found for row");
+    job.wait_for("). It is in sessionizer.dead_letters");
     job.kill();
     world.send_events(0, &more);
     let job = world.start(&FAST);

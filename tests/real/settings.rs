@@ -26,7 +26,7 @@ fn run(command: &mut Command) -> (Option<i32>, String, String) {
 /// Each mistake: the arguments, the variables, and what the message must contain.
 type Mistake = (&'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
 
-const MISTAKES: [Mistake; 74] = [
+const MISTAKES: [Mistake; 75] = [
     (&["prodcue"], &[], "produce"),
     (&["--no-such-flag"], &[], "--no-such-flag"),
     (&["--workes", "2"], &[], "--workers"),
@@ -112,6 +112,11 @@ const MISTAKES: [Mistake; 74] = [
         "--until  is 2026-01-01T00:00:00.000Z, which is not after --since (2026-02-01",
     ),
     (&["open"], &[("POSTGRES_URL", ""), ("KAFKA_GROUP", "")], "--job         is not given"),
+    (
+        &["check", "--no-connect", "--only", "kafka"],
+        &[],
+        "--no-connect  checks the settings alone, and --only does not name them",
+    ),
     (&["status", "127.0.0.1:99999"], &[], "is not the URL of a job"),
 ];
 

@@ -112,6 +112,10 @@ fn read(args: &CheckArgs, env: &Environment) -> Result<Wanted, Fault> {
             }
         }
     }
+    if args.no_connect && !sections.is_empty() && !sections.contains(&Section::Settings) {
+        let what = "checks the settings alone, and --only does not name them";
+        problems.add(&env.origin("--no-connect"), what);
+    }
     let data_requested = sections.contains(&Section::Data);
     if sections.is_empty() {
         sections = Section::ALL.to_vec();

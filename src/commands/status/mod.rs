@@ -6,18 +6,25 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use sessionizer_core::fault::Fault;
 
 use crate::cli::StatusArgs;
 use crate::commands::http::{Endpoint, printable};
 use crate::config::Environment;
 use crate::dataflow::run_state::RunState;
+use crate::monitor::job_state::NOT_READ_YET;
 use crate::ui::can_redraw;
 use crate::ui::text::duration;
 
 /// How often `--watch` refreshes, and how soon it notices that it is to stop.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The first question makes the job read its balance from Postgres. How often and how soon the job is
+/// asked again, so that a single look shows it.
+const TRIES: usize = 10;
+const TRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Clears from the cursor to the end of the screen, after moving to its beginning.
 const HOME: &str = "\x1b[H";
@@ -32,8 +39,8 @@ pub fn status(
 ) -> Result<(), Fault> {
     let endpoint = Endpoint::find(args.url.as_deref(), "/status", env)?;
     if !args.watch {
-        let shown = shown(&endpoint, args.json, None)?;
-        return print(&shown).map(drop);
+        let answer = complete(|| ask(&endpoint), TRY_INTERVAL)?;
+        return print(&answer.shown(args.json, None)).map(drop);
     }
     let redraws = can_redraw(&std::io::stdout());
     if redraws {
@@ -43,8 +50,9 @@ pub fn status(
     while !run_state.stopping() {
         // The cursor stays on the line below.
         let height = redraws.then(|| size().1.saturating_sub(1)).filter(|height| *height > 0);
-        let text = match shown(&endpoint, args.json, height) {
-            Ok(text) => {
+        let text = match ask(&endpoint) {
+            Ok(answer) => {
+                let text = answer.shown(args.json, height);
                 last = Some((Instant::now(), text.clone()));
                 text
             }
@@ -77,7 +85,26 @@ pub fn status(
     Ok(())
 }
 
-fn shown(endpoint: &Endpoint, json: bool, height: Option<usize>) -> Result<String, Fault> {
+/// What the job says of itself.
+struct Answer {
+    body: String,
+    document: Value,
+}
+
+impl Answer {
+    fn shown(&self, json: bool, height: Option<usize>) -> String {
+        match json {
+            true => format!("{}\n", self.body),
+            false => screen::screen(&self.document, size().0, height),
+        }
+    }
+
+    fn lacks_balance(&self) -> bool {
+        self.document["balance"]["why"]["difference"] == NOT_READ_YET
+    }
+}
+
+fn ask(endpoint: &Endpoint) -> Result<Answer, Fault> {
     let at = &endpoint.authority;
     let reply = endpoint
         .get()
@@ -89,10 +116,23 @@ fn shown(endpoint: &Endpoint, json: bool, height: Option<usize>) -> Result<Strin
     let document = serde_json::from_str(&reply.body).map_err(|why| {
         Fault::Config(format!("what answers at http://{at} is no job of this kind: {why}"))
     })?;
-    match json {
-        true => Ok(format!("{}\n", reply.body)),
-        false => Ok(screen::screen(&document, size().0, height)),
+    Ok(Answer { body: reply.body, document })
+}
+
+/// Asks until the job has read its balance, or for as long as that may take.
+fn complete(
+    mut ask: impl FnMut() -> Result<Answer, Fault>,
+    interval: Duration,
+) -> Result<Answer, Fault> {
+    let mut answer = ask()?;
+    for _ in 1..TRIES {
+        if !answer.lacks_balance() {
+            break;
+        }
+        std::thread::sleep(interval);
+        answer = ask()?;
     }
+    Ok(answer)
 }
 
 /// The width and the height of the terminal. The height is 0 if it is not known.
@@ -111,4 +151,28 @@ fn print(text: &str) -> Result<bool, Fault> {
         std::io::ErrorKind::BrokenPipe => Ok(false),
         _ => Err(Fault::Environment(format!("standard output cannot be written: {why}"))),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_look_waits_for_the_balance_but_not_for_ever() {
+        for (read_after, asked) in [(0, 1), (2, 3), (100, TRIES)] {
+            let mut times = 0;
+            let ask = || {
+                times += 1;
+                let balance = match times > read_after {
+                    true => serde_json::json!({"difference": 0}),
+                    false => serde_json::json!({"why": {"difference": NOT_READ_YET}}),
+                };
+                let document = serde_json::json!({ "balance": balance });
+                Ok(Answer { body: document.to_string(), document })
+            };
+            let answer = complete(ask, Duration::ZERO).expect("it answers");
+            assert_eq!(times, asked, "{read_after}");
+            assert_eq!(answer.lacks_balance(), read_after == 100, "{}", answer.shown(true, None));
+        }
+    }
 }

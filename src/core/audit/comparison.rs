@@ -82,9 +82,11 @@ impl Comparison {
         self.answer.len()
     }
 
-    /// The number of events read so far, before this comparison and in it.
+    /// The number of events in sessions, before this comparison and in it: all that were read, but
+    /// for those of rows that the table has refused.
     pub fn events(&self) -> u64 {
-        self.counted.iter().map(|shard| shard.events).sum()
+        let read: u64 = self.counted.iter().map(|shard| shard.events).sum();
+        read.saturating_sub(self.refused.iter().sum())
     }
 
     /// Adds a row that the table has refused.

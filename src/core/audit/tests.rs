@@ -243,6 +243,30 @@ fn seeds() -> std::ops::Range<u64> {
 }
 
 #[test]
+fn events_of_a_refused_row_are_not_counted_with_those_of_sessions() {
+    let rules = Rules {
+        gap: gap(),
+        end_after_ms: GAP,
+        found_rows: false,
+        shown: 5,
+        closes_before: vec![at(HOUR); SHARDS as usize],
+    };
+    let mut comparison = Comparison::new(rules, Proof::of_nothing(SHARDS as usize));
+    let key = |host| Key::new("192.0.2.1", host);
+    for host in ["stored", "refused"] {
+        for minute in [0, 1] {
+            comparison.event(shard_of(&key(host)), key(host), at(minute * MINUTE));
+        }
+    }
+    let row = Span { first: at(0), last: at(MINUTE), count: 2 };
+    comparison.refused(key("refused"), row);
+    comparison.row(key("stored"), row);
+    let found = comparison.settle(OldEvents::NotNeeded).clone();
+    assert_eq!((found.right, found.refused, found.differences()), (1, 1, 0));
+    assert_eq!(comparison.events(), 2);
+}
+
+#[test]
 fn going_on_finds_what_a_full_audit_finds() {
     let (mut sealed, mut second, mut damaged) = (0, 0, 0);
     for seed in seeds() {

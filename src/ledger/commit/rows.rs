@@ -112,12 +112,12 @@ impl Refusal {
     }
 }
 
-/// Joins the message, detail and hint of the server.
+/// Joins the message, detail and hint of the server, without the full stop at the end.
 fn describe(db: &DbError) -> String {
     let mut text = format!("{} ({})", db.message(), db.code().code());
     for more in [db.detail(), db.hint()].into_iter().flatten() {
         text.push_str("; ");
-        text.push_str(more);
+        text.push_str(more.trim_end_matches('.'));
     }
     text
 }
