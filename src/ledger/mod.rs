@@ -148,7 +148,7 @@ pub fn redrive(
     redrive::redrive(config, request, only_try)
 }
 
-/// Removes everything about a visitor; `only_try` rolls it back, and says what would be.
+/// Removes everything about a visitor; `only_try`: takes it back, and says what would be removed.
 pub fn forget(
     config: &LedgerConfig,
     visitor: &Visitor,

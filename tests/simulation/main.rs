@@ -1,18 +1,18 @@
 //! The real operators, watermark, recovery and commit logic on a feed and a ledger in memory.
 //!
-//! A seed is one schedule, that is, a world and the *lives* of a job in it: a life is one run, from
-//! a start to whatever ends it. The seed draws partitions, keys, disorder, stragglers, bad input,
-//! events at the edge of the future, silent partitions, partitions that appear later, one to four
-//! workers and writers that change at every start, clocks that differ and are set by milliseconds
-//! and by hours in both directions, transactions that stay open for a while, partitions that nobody
-//! serves, partition ends that are outdated when they are handled, commits that fail or whose reply
-//! is lost, a ledger that is away for a while, crashes and clean stops between any two steps,
-//! memory for a few records in flight or for a single one, a ledger that goes back to an earlier
-//! state, bounded runs that end by themselves, and instances that do not know that they were
-//! replaced. Between two lives, visitors are forgotten and dead letters are processed again, once
-//! and twice. Half of the lives are a cluster: two or three processes, one of which may be slow,
-//! cut off from the ledger, or lost while the others carry on for a while, and which learn of a
-//! stop at different times.
+//! A seed is one schedule: partitions, keys, disorder, stragglers, bad input, events at the edge of
+//! the future, silent partitions, partitions that appear later, one to four workers and writers
+//! that change at every start, clocks that differ and are set by milliseconds and by hours in both
+//! directions, transactions that stay open for a while, partitions that nobody serves, partition
+//! ends that are outdated when they are handled, commits that fail or whose reply is lost, a ledger
+//! that is away for a while, crashes and clean stops between any two steps, memory for a few
+//! records in flight or for a single one, a ledger that goes back to an earlier state, bounded runs
+//! that end by themselves, and instances that do not know that they were replaced. Between two
+//! lives, visitors are forgotten and dead letters are processed again, once and twice. Half of the
+//! lives are a cluster: two or three processes, one of which may be slow, cut off from the ledger,
+//! or lost while the others carry on for a while, and which learn of a stop at different times.
+//!
+//! A *life* is one run of the job, from a start to whatever ends it.
 //!
 //! At every commit the contract and the invariants are checked, and at every complete epoch the
 //! statistics are a plain fold of the changes (`statistics`); after a bounded run and at the end,
