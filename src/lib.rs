@@ -3,11 +3,12 @@
 //! Read [`dataflow`] first: its graph shows the whole job on one screen. `sessionizer_core` defines
 //! what a session is, when it closes and which invariants hold; it knows nothing of clocks, timely,
 //! Kafka or Postgres. [`kafka`] and [`ledger`] are the outside world, behind the ports of the
-//! dataflow. [`job`] starts and ends a run, [`cluster`] makes several processes one job, and
-//! [`commands`] holds the other commands of the program.
+//! dataflow. [`job`] starts and ends a run, [`cluster`] makes several processes one job,
+//! [`monitor`] shows what it is doing, and [`commands`] holds the other commands of the program.
 //!
-//! Imports point one way: `commands -> job -> {kafka, ledger, cluster} -> dataflow -> core`. Only
-//! `kafka` names rdkafka, and only `ledger` names postgres.
+//! Imports point one way:
+//! `commands -> job -> {kafka, ledger, cluster, monitor} -> dataflow -> core`. Only `kafka` names
+//! rdkafka, only `ledger` names postgres, and only `monitor` names hyper.
 
 pub mod cli;
 pub mod cluster;

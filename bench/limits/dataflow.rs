@@ -210,7 +210,7 @@ impl Setup {
                     alarm: true,
                 },
                 drift: Drift { most_ms: 3_600_000, sessions: 0 },
-                // None is taken but the last.
+                // Longer than any run: only the last snapshot is taken.
                 snapshot_interval_ms: 86_400_000,
                 writers: self.workers as u32,
                 gather_from_rows: 0,

@@ -28,7 +28,7 @@ enum Command {
         events: u64,
         #[arg(long, default_value_t = 50_000)]
         visitors: u64,
-        /// Spreads the events over so many hosts of equal size; by default over a few
+        /// Spreads the events over this many hosts of equal size; by default over a few
         #[arg(long)]
         hosts: Option<u64>,
         #[arg(long, default_value_t = 4)]
@@ -40,7 +40,7 @@ enum Command {
         #[arg(long, default_value = "none")]
         statistics: String,
     },
-    /// Opens so many sessions in the dataflow, with keys of 30 bytes, and says what they take
+    /// Opens this many sessions in the dataflow, with keys of 30 bytes, and prints what they take
     Memory {
         #[arg(short, long, default_value_t = 1)]
         workers: usize,

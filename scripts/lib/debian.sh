@@ -24,7 +24,7 @@ install_debian() {
     codename=$(release VERSION_CODENAME)
     mirror=$(mirrors | awk -v codename="$codename" '$3 == codename { print $2; exit }')
     say "installing the smallest Debian $codename, from $mirror"
-    # TMPDIR is no directory of the root.
+    # TMPDIR does not exist in the root.
     env -u TMPDIR debootstrap --variant=minbase --include=ca-certificates,git \
         "$codename" "$root" "$mirror" >"$work/log" 2>&1 ||
         { tail -n 20 "$work/log" >&2 && die "debootstrap failed"; }

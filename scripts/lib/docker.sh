@@ -4,7 +4,7 @@
 # Where no daemon answers, root of a Debian gets one of its own: with a directory and a socket of
 # its own, which end with the script that asked for it.
 
-# docker_obstacle: prints why Docker and compose cannot be had here, or nothing.
+# docker_obstacle: prints why Docker and compose are not available here, or nothing.
 docker_obstacle() {
     local complaint
     if have docker && complaint=$(docker version 2>&1) && find_compose; then

@@ -123,7 +123,7 @@ have_libc_headers() { cc -E - <<<'#include <stdlib.h>' >/dev/null 2>&1; }
 
 # With OpenSSL, zlib and zstd of the system a first build takes half the time. The tests, the demo
 # and the benchmarks are all built with these features, so that nothing is built twice. A plain
-# `cargo build` takes the libraries from source, and so does this where they cannot be had.
+# `cargo build` takes the libraries from source, and so does this where they are not available.
 #
 # Sets cargo_features, arguments for cargo.
 # shellcheck disable=SC2034 # for whoever sources this

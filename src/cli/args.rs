@@ -25,7 +25,7 @@ pub struct RunArgs {
 
     /// How much older than the newest event of its partition an on-time event may be
     ///
-    /// Events that are older still are not lost: they are merged with the rows they belong to.
+    /// Older events are not lost: they are merged with the rows they belong to (see --late).
     #[arg(help_heading = SESSIONS, long, value_name = "DURATION", default_value = "15s")]
     pub out_of_orderness: String,
 
@@ -389,7 +389,7 @@ pub struct ProduceArgs {
     /// commas
     ///
     /// The traffic has a daily curve and long tails. The days end with yesterday, unless
-    /// --historical says when they begin; on the first, nothing happens. Of the other options,
+    /// --historical says when they begin; nothing happens on the first. Of the other options,
     /// --host, --number, --rate and --seed apply. docs/ANOMALIES.md describes the scenarios.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub scenario: Vec<String>,
@@ -523,7 +523,7 @@ pub struct CompareArgs {
     #[arg(long, value_name = "DURATION", default_value = "15s")]
     pub out_of_orderness: String,
 
-    /// Do not read the topic: take all missing events for late ones, without checking that
+    /// Do not read the topic: treat all missing events as late, without checking
     #[arg(long)]
     pub no_topic: bool,
 

@@ -97,7 +97,7 @@ impl Offset {
         Offset(self.0.saturating_add(offsets))
     }
 
-    /// How many offsets there are from `earlier` up to this one: at most so many records, and
+    /// How many offsets there are from `earlier` up to this one: at most that many records, and
     /// negative if `earlier` is later.
     pub const fn since(self, earlier: Offset) -> i64 {
         self.0.saturating_sub(earlier.0)

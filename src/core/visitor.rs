@@ -1,4 +1,4 @@
-//! A visitor that is to be forgotten: what of a stopped job is its own.
+//! A visitor that is to be forgotten, and which keys and open sessions are the visitor's.
 
 use std::ops::Range;
 

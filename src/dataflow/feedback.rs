@@ -11,7 +11,7 @@ use sessionizer_core::time::Epoch;
 use timely::scheduling::Activator;
 
 /// Feedback from the sessions of a worker to its source: which partitions have to wait for others,
-/// and how far the epochs of other workers are.
+/// and which epochs other workers have reached.
 pub struct Feedback {
     paused: RefCell<BTreeSet<Partition>>,
     cut: Cell<Epoch>,

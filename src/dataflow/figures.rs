@@ -158,7 +158,7 @@ impl Figures {
         self.topics.get()?.get(usize::from(partition.topic)).map(String::as_str)
     }
 
-    /// Notes how far a source is with its partitions.
+    /// Notes how far a source has read its partitions.
     pub fn read(&self, parts: impl Iterator<Item = (Partition, PartFigures)>) {
         let mut all = lock(&self.parts);
         for (partition, part) in parts {

@@ -166,6 +166,6 @@ pub trait Ledger: Send {
     /// lost.
     fn commit(&mut self, batch: &Batch, outcome: &mut Outcome) -> Result<(), LedgerError>;
 
-    /// Reads how far the shards of this writer are, on a new connection if necessary.
+    /// Reads how far the shards of this writer have come, on a new connection if necessary.
     fn progress(&mut self, shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError>;
 }

@@ -80,7 +80,7 @@ fn run_on(
 fn run_once(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
     let began = Instant::now();
     for name in &config.ledger.url.ignored {
-        info!("POSTGRES_URL: the parameter {name} means nothing here and is ignored");
+        info!("POSTGRES_URL: the parameter {name} has no effect here and is ignored");
     }
     let (cluster, (builders, others)) = if config.processes == 1 {
         (None, alone(config.workers)?)

@@ -36,7 +36,7 @@ impl Notifier {
         let socket = match connect(&socket) {
             Ok(socket) => socket,
             Err(why) => {
-                warn!("systemd cannot be told anything: NOTIFY_SOCKET: {why}");
+                warn!("cannot report to systemd: NOTIFY_SOCKET: {why}");
                 return Notifier { current, running: None };
             }
         };
@@ -108,6 +108,6 @@ fn connect(name: &str) -> io::Result<UnixDatagram> {
 
 fn notify(socket: &UnixDatagram, what: &str) {
     if let Err(why) = socket.send(what.as_bytes()) {
-        debug!("systemd was not told {:?}: {why}", what.lines().next());
+        debug!("cannot report {:?} to systemd: {why}", what.lines().next());
     }
 }

@@ -1,4 +1,4 @@
-//! `kill -USR1`: logs where everything is. It changes nothing.
+//! `kill -USR1`: logs in detail what the job is doing. It changes nothing.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -30,7 +30,7 @@ impl Reporter {
         let mut signals = match Signals::new([SIGUSR1]) {
             Ok(signals) => signals,
             Err(why) => {
-                warn!("kill -USR1 tells nothing: {why}");
+                warn!("kill -USR1 reports nothing: {why}");
                 return Reporter { current, handle: None };
             }
         };
@@ -63,7 +63,7 @@ impl Drop for Reporter {
     }
 }
 
-/// Where everything is, line by line.
+/// What the job is doing, line by line.
 fn report(sample: &Sample, run_state: &RunState) -> Vec<String> {
     let mut lines = vec![format!("where everything is: {}", stage(sample))];
     let ms = |ms: u64| duration(std::time::Duration::from_millis(ms));
@@ -152,7 +152,7 @@ fn partition(part: &PartSample) -> String {
         PartState::Ended => "ended",
         PartState::Retired => "retired: the topic no longer has it",
         PartState::Replaying => "replaying",
-        PartState::Waiting => "waiting: nobody says where it ends",
+        PartState::Waiting => "waiting: its end is not known",
         PartState::HeldUp => "held up by an open transaction",
     };
     let promise = match part.promise_ms {

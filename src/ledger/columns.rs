@@ -1,4 +1,5 @@
-//! The columns of a table: whether they can hold sessions, and all that is wrong with them at once.
+//! The columns of a table: whether they can hold sessions, and everything that is wrong with them,
+//! in one message.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +12,8 @@ use crate::ledger::table::refuse;
 
 const COLUMNS: [&str; 5] = ["ip", "host", "session_start", "session_end", "num_logs"];
 
-/// Checks that the columns can hold what we write; returns the type of the times. Whatever is wrong
-/// is said at once.
+/// Checks that the columns can hold what we write; returns the type of the times. The error names
+/// everything that is wrong.
 pub fn check(
     client: &mut impl GenericClient,
     config: &LedgerConfig,

@@ -12,9 +12,9 @@
 //! balance and the last audit for the page, `report` runs the queries of a report, `inspect` looks
 //! at everything for a check, and `reset` removes a job. `stopped` knows whether a job was stopped
 //! cleanly, `open_sessions` reads its snapshots for people, `forget` removes a visitor (`mention`
-//! looks for it in texts, `forgotten` remembers it for audits), and `redrive` takes up dead letters
-//! again. `copy` encodes rows for COPY. Each statement is beside its one caller; the objects they
-//! use are in `migrations/`.
+//! looks for it in texts, `forgotten` remembers it for audits), and `redrive` processes dead
+//! letters again. `copy` encodes rows for COPY. Each statement is beside its one caller; the
+//! objects they use are in `migrations/`.
 
 mod anomalies;
 pub mod audit;

@@ -43,7 +43,7 @@ pub struct Migrated {
 impl fmt::Display for Migrated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.from == NEWEST {
-            return f.write_str("what the schema sessionizer lacked was made again");
+            return f.write_str("what was missing in the schema sessionizer was created again");
         }
         let from = self.from;
         write!(f, "the schema sessionizer was brought from version {from} to version {NEWEST}")

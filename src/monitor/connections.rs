@@ -1,5 +1,5 @@
 //! The open connections. Their number is bounded: when there are too many, the oldest is closed.
-//! Streams are never closed for others; they have a smaller bound of their own.
+//! Streams are never closed to make room; they have a smaller bound of their own.
 
 use std::collections::{BTreeMap, VecDeque};
 

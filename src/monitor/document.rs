@@ -15,7 +15,7 @@ use crate::monitor::mask::mask;
 use crate::monitor::sample::{LatestSample, LetterSample, Sample, WriterSample};
 use crate::monitor::{anomalies, statistics};
 
-/// Another number means that a page made for another has to be loaded again.
+/// If it changes, pages that were loaded from an older version have to be reloaded.
 pub const SCHEMA: u32 = 1;
 /// How many partitions are shown.
 const PARTS: usize = 512;

@@ -1,7 +1,7 @@
-//! The metrics, in the format that the one who asks accepts. Their names never change;
+//! The metrics, in the format that the client accepts. Their names never change;
 //! docs/METRICS.md lists them, and a test holds the list against a running job.
 //!
-//! Times are timestamps and not ages, so that they go on telling the truth when the process hangs.
+//! Times are timestamps and not ages, so that they are still right while the process hangs.
 //!
 //! The file is longer than others because it lists every metric once, with its help text.
 
@@ -63,8 +63,8 @@ pub fn write(shown: Shown, process: ProcessFigures, format: Format) -> String {
     }
 }
 
-/// OpenMetrics as the older format: there, a counter is called as its samples are, and an info is a
-/// gauge.
+/// Turns OpenMetrics into the older format: there, a counter has the name of its samples, and an
+/// info is a gauge.
 fn plain(open: &str) -> String {
     let mut text = String::with_capacity(open.len());
     let types = open.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
@@ -316,7 +316,7 @@ impl Shown {
             known(|part| part.promise_ms.map(seconds)),
         )?;
         let idle = flag(&|part, _| part.state == PartState::Idle);
-        out.gauges("partition_idle", "1 if it is silent and holds nobody back", idle)?;
+        out.gauges("partition_idle", "1 if it is silent and holds nothing back", idle)?;
         let paused = flag(&|part, _| part.state == PartState::Paused);
         out.gauges("partition_paused", "1 if it waits for slower ones (--max-drift)", paused)?;
         let holds = flag(&|_, holds| holds);
@@ -386,7 +386,7 @@ impl Shown {
             return Ok(());
         }
         let sizes = [
-            ("statistics_hosts", "Hosts that the statistics tell apart", window.hosts),
+            ("statistics_hosts", "Hosts that are counted individually", window.hosts),
             ("statistics_cells", "Sums that are kept, by host, time and bin", window.cells),
             ("statistics_visitors", "Visitors that are kept, in each hour", window.visitors),
         ];

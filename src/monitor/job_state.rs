@@ -1,5 +1,5 @@
-//! What follows from several samples: rates, since when something has been so, the condition and
-//! the health.
+//! What follows from several samples: rates, how long each state has lasted, the condition and the
+//! health.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -387,7 +387,7 @@ fn holder<'a>(
 pub fn state_text(part: &PartSample) -> Option<String> {
     match part.state {
         PartState::Waiting => Some(
-            "nobody says where it ends: the broker does not answer, or the partition has no leader"
+            "its end is not known: the broker does not answer, or the partition has no leader"
                 .to_owned(),
         ),
         PartState::HeldUp => Some(format!(

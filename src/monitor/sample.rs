@@ -45,7 +45,7 @@ pub struct Sample {
     /// The epoch of the oldest snapshot, and the size of all.
     pub snapshots: Option<(u64, u64)>,
     pub workers: Vec<WorkerSample>,
-    /// Those that this process reads, and in process 0 those that no process has told of.
+    /// Those that this process reads; in process 0 also those that no process has reported.
     pub parts: Vec<PartSample>,
     pub writers: Vec<WriterSample>,
     pub letters: Vec<LetterSample>,

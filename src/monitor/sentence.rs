@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::monitor::condition::{Condition, Ended, WaitStatus};
 use crate::ui::text::{count, duration, plural};
 
-/// How the condition is to be taken.
+/// How good or bad the condition is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Tone {

@@ -5,7 +5,7 @@ export const NOON = Date.UTC(2026, 10, 26, 12, 4, 11);
 const BLOCKS = ["all", "hosts", "hours", "minutes", "visitors"].map((of) => `statistics_${of}`);
 const HOUR_MS = 3_600_000;
 
-/** The statistics of the last day, of so many hosts; without visitors, they are not counted. */
+/** The statistics of the last day, of this many hosts; without visitors, they are not counted. */
 export function lastDay(hosts, { at = NOON, visitors = true } = {}) {
   const from = Math.floor(at / HOUR_MS) * HOUR_MS - 24 * HOUR_MS;
   const summary = (sessions) => ({

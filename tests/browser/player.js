@@ -1,4 +1,4 @@
-// Plays what a job would say, for states that are hard to bring about with a real one. It serves
+// A fake job, for states that are hard to bring about with a real one. It serves
 // the page's own files with the job's own headers, and sends whatever documents a test hands it.
 
 import { readFile, readdir } from "node:fs/promises";

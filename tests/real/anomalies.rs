@@ -105,8 +105,9 @@ fn records(world: &World) -> i64 {
     (0..4).map(range).map(|(first, end)| end - first).sum()
 }
 
-/// What identifies the rows of a job, and their state. Only what is live at the end: a backlog that
-/// is read faster than a day a second raises nothing that is older when it is published.
+/// What identifies the rows of a job, and their state. Only those that are live at the end: in a
+/// backlog that is read faster than a day a second, older ones may expire before they are
+/// published.
 fn identities(world: &World, job: &str) -> BTreeSet<Vec<String>> {
     let sql = format!(
         "select kind, host, subject, at::text, state from sessionizer.anomalies
@@ -116,7 +117,7 @@ fn identities(world: &World, job: &str) -> BTreeSet<Vec<String>> {
 }
 
 /// Kills a job again and again while it reads, starts it with other workers each time, and compares
-/// what it has found at the end with what a job finds that is left alone.
+/// what it has found at the end with what an undisturbed job finds.
 fn kills_and_other_workers_change_nothing(name: &str, processes: usize) {
     let world = World::new(name);
     let to_end = |job, processes, args: &[&str]| {

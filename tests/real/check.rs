@@ -412,7 +412,7 @@ fn dump(world: &World) -> String {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     let text = String::from_utf8_lossy(&output.stdout);
-    // pg_dump writes a key against injection, random for each dump.
+    // pg_dump writes a key that protects against injection, random for each dump.
     let lines =
         text.lines().filter(|l| !l.starts_with("\\restrict") && !l.starts_with("\\unrestrict"));
     lines.collect::<Vec<_>>().join("\n")

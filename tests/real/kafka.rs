@@ -106,7 +106,7 @@ fn send_keyed<P: ToBytes + ?Sized>(world: &World, key: &str, payload: Option<&P>
     producer.flush(PATIENCE).expect("delivered");
 }
 
-/// Where the job is durably, by partition.
+/// How far the job is durable, by partition.
 pub fn durable_ends(world: &World, topic: &str) -> Vec<i64> {
     let sql = format!(
         "select end_offset from sessionizer.partitions where topic = '{topic}' order by partition"
@@ -114,7 +114,7 @@ pub fn durable_ends(world: &World, topic: &str) -> Vec<i64> {
     world.query(&sql).iter().map(|row| row[0].parse().expect("an offset")).collect()
 }
 
-/// What the group has told the broker, by partition; -1 where it has told nothing.
+/// The offsets that the group has committed, by partition; -1 where it has committed none.
 pub fn group_offsets(world: &World, topic: &str, partitions: i32) -> Vec<i64> {
     let mut wanted = TopicPartitionList::new();
     wanted.add_partition_range(topic, 0, partitions - 1);

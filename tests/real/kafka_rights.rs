@@ -30,7 +30,8 @@ fn guarded(logins: &[&str]) -> (Broker, String) {
     (broker, address)
 }
 
-/// Adds to what the second port of a broker that does not run yet is like; the last setting counts.
+/// Appends to the settings of the second port of a broker that is not running yet. If a setting is
+/// there twice, the last one counts.
 pub fn append(broker: &Broker, settings: &str) {
     let path = broker.directory.join("secure.properties");
     let file = std::fs::File::options().append(true).open(path);

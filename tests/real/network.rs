@@ -52,7 +52,7 @@ impl Network {
             sockets: Vec::new(),
         };
         let Network { name, subnet, .. } = &network;
-        // In a namespace of its own, where the machine's firewall does not count: Docker, for
+        // In a namespace of its own, where the machine's firewall does not apply: Docker, for
         // one, drops what goes over bridges that are not its own.
         ip(&format!("netns add {name}-b"));
         ip(&format!("-n {name}-b link add {name} type bridge"));
@@ -73,7 +73,7 @@ impl Network {
     }
 
     /// Makes a server on this machine's loopback reachable on the loopback of each namespace, by a
-    /// socket in the file system, which knows no namespaces of networks.
+    /// socket in the file system, which all network namespaces share.
     fn forward(&mut self, server: &str) {
         let (_, port) = server.rsplit_once(':').expect("host:port");
         let socket = std::env::temp_dir().join(format!("{}-{port}", self.name));

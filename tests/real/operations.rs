@@ -1,4 +1,5 @@
-//! The recipes of docs/OPERATIONS.md for a backup and for other rules, with a job that runs.
+//! The recipes of docs/OPERATIONS.md for a backup, and for a change of the rules, with a job that
+//! runs.
 
 use std::path::Path;
 use std::process::Command;

@@ -35,7 +35,7 @@ fn names(world: &World) -> Vec<String> {
     world.query(sql).into_iter().map(|row| row[0].clone()).collect()
 }
 
-/// The beginning of a month in UTC, so many after the current one.
+/// The beginning of a month in UTC, this many months after the current one.
 fn month(world: &World, after: i64) -> i64 {
     let sql = format!(
         "select (extract(epoch from date_trunc('month', now() at time zone 'UTC')

@@ -12,10 +12,11 @@ const FULL: i64 = 65_536;
 const EPOCH_MS: i64 = 5_000;
 const BACKLOG: i64 = 800_000;
 
-/// What is read in an epoch stays in memory until it ends, so one that brings much ends early.
+/// What is read in an epoch stays in memory until it ends, so one that brings many records ends
+/// early.
 #[test]
 fn epochs_of_a_backlog_are_shorter_than_those_of_live_traffic() {
-    // More than a worker reads in a quarter of a second, or all could end with a whole one.
+    // More than a worker reads in a quarter of a second: otherwise no epoch need end early.
     let world = World::new("short-epochs");
     world.create_topic(1);
     let mut produce = world.command();
@@ -33,7 +34,7 @@ fn epochs_of_a_backlog_are_shorter_than_those_of_live_traffic() {
     // Long enough to be full before it is over, also where other tests take the processors.
     let running = world.start(&["-w", "1", "--epoch", &format!("{EPOCH_MS}ms")]);
     wait_for_records(&world, BACKLOG as u64);
-    // An epoch is known by the one after it, so live events come until one has both.
+    // That an epoch is over shows only in the next one, so live events are sent until there is one.
     eventually("an epoch of live traffic is over", || {
         world.send_events(0, [&event("10.1.1.1", "live", chrono_now_ms())]);
         epochs_of_a_backlog(&world).1 > 0
@@ -113,7 +114,7 @@ fn commits_and_starts_take_the_locks_of_shards_in_one_order() {
     let mut traffic = Traffic::new(&world);
     traffic.send(300);
     world.run_to_end(&["--shards", "8"]);
-    // Where the rows lie on the disk is no order: the first ones are the last there.
+    // The order of the rows on disk is not the order of the shards: the first ones come last.
     world.execute(
         "cluster sessionizer.shard_progress using shard_progress_pkey;
          update sessionizer.shard_progress set shard = shard where shard < 5",

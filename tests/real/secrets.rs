@@ -1,4 +1,4 @@
-//! Secrets are in no output: neither right ones nor wrong ones, wherever they stand.
+//! No output contains a secret, whether it is right or wrong, and wherever it was set.
 
 use std::process::Command;
 
@@ -93,7 +93,7 @@ fn a_running_job_shows_none() {
         &["--version"],
         &["schema"],
     ] {
-        // A check says with 3 that the job runs.
+        // A check ends with 3 because the job is running.
         let code = code_of(job_with_secrets(&world), args);
         assert!(matches!(code, Some(0 | 3)), "{args:?}: {code:?}");
     }

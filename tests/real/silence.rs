@@ -91,7 +91,7 @@ fn a_way_that_stalls_for_good_does_not_keep_the_job_from_stopping() {
     let (status, log) = job.wait();
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("Nothing is lost"), "{log}");
-    // The server still takes the job for connected. Now it sees its connections end.
+    // To the server, the job is still connected. Now it sees the connections end.
     way.stall(false);
     traffic.check(&world, &[]);
 }

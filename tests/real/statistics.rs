@@ -28,7 +28,7 @@ impl Traffic {
         Traffic { random: Rng::new(11), clock_ms: 1_709_632_800_000, sent: 0 }
     }
 
-    /// Sends events of so many hours.
+    /// Sends events of this many hours.
     fn send(&mut self, world: &World, hours: i64, events: u64) {
         let random = &mut self.random;
         let mut all: [Vec<Event>; 3] = Default::default();

@@ -107,7 +107,7 @@ fn a_silent_broker_is_not_a_silent_partition() {
         world.send_events(0, &events[sent..sent + 10]);
         sent += 10;
         wait_for_records(&world, sent);
-        // The job knows that there is nothing more, and then nobody can tell it any more.
+        // The job has learned that there is nothing more, and from here on it can learn nothing.
         broker.services("pause");
         if world.query(statuses) == [["active"]] {
             break;

@@ -226,7 +226,7 @@ fn a_login_that_may_not_migrate_says_who_has_to_run_what() {
     world.execute(&format!("{grant} {login}"));
     let (code, log) = try_run(&world, &[], &[]);
     assert_eq!(code, 0, "{log}");
-    // Neither does it harm to do it again, nor can an older program do it.
+    // Doing it again does no harm, and an older program cannot do it.
     let (done, said) = migrate();
     assert!(done, "{said}");
     world.execute("insert into sessionizer.schema_version values (99, 'later', 'another program')");

@@ -50,7 +50,7 @@ enum Becomes {
     Refused(&'static [&'static str]),
     /// Sessions of these addresses are dead letters, all others rows; the first run says this.
     Stores(&'static [&'static str], &'static [&'static str]),
-    /// Whatever comes first keeps out others.
+    /// Rows that come first keep others out.
     StoresSome,
 }
 use Becomes::{Refused, Stores, StoresSome};

@@ -296,7 +296,7 @@ impl Store {
     }
 
     /// Returns to an earlier state: a standby was promoted that lacked the last commits, or a
-    /// backup was restored. What the world is like does not change by that.
+    /// backup was restored. Nothing outside the database changes.
     pub fn go_back(&mut self, earlier: &Store) {
         let present = self.clone();
         *self = Store {

@@ -12,6 +12,8 @@
 //! lives are a cluster: two or three processes, one of which may be slow, cut off from the ledger,
 //! or lost while the others carry on for a while, and which learn of a stop at different times.
 //!
+//! A *life* is one run of the job, from a start to whatever ends it.
+//!
 //! At every commit the contract and the invariants are checked, and at every complete epoch the
 //! statistics are a plain fold of the changes (`statistics`); after a bounded run and at the end,
 //! the table equals the batch answer. That end is reached: after the last disturbance everything

@@ -98,7 +98,7 @@ const RULES: &[(Sabotage, &str)] = &[
     (Sabotage::NoFence, "commits of an older generation are taken"),
     (Sabotage::RunsNotTold, "two starts of one generation are taken for the same"),
     (Sabotage::FenceDoesNotWait, "a commit in flight goes in after the fence was taken"),
-    (Sabotage::NoIdempotence, "a commit is taken whatever the shard's epoch is, and told lost"),
+    (Sabotage::NoIdempotence, "a commit is taken whatever the shard's epoch is, and reported lost"),
     (Sabotage::ProgressForgotten, "a restart suppresses nothing"),
     (Sabotage::LostReplyIsFailure, "a lost reply is taken for a failure"),
     (Sabotage::LostReplyIsSuccess, "a lost reply is taken for a success"),

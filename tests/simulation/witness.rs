@@ -1,13 +1,14 @@
 //! Captures what a schedule that is meant to fail prints, and keeps it off the screen.
 //!
 //! A schedule runs on several threads, and other tests run beside it: a witness hears only the
-//! threads that were told of it.
+//! threads to which it was given.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, Once, PoisonError};
 
-/// What was said, in order; threads that panic because another one did come later.
+/// What was printed, in order: the first thread that panicked comes before those that panicked
+/// because of it.
 pub type Witness = Arc<Mutex<Vec<String>>>;
 
 thread_local! {

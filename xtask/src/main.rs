@@ -75,7 +75,7 @@ fn make_ready(targets: &[&str]) -> Result<PathBuf> {
     let ready = leftovers::run_in_foreground(Command::new(&script).args(targets));
     let (status, program) = ready.during(script.display())?;
     if !status.success() {
-        return fail("not all that is needed is here, or the program cannot be built");
+        return fail("something that is needed is missing, or the program cannot be built");
     }
     let directory = Path::new(program.trim()).parent();
     Ok(directory.expect("scripts/lib/ready prints where the program is").to_owned())

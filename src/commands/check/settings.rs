@@ -45,7 +45,7 @@ pub fn check(args: &RunArgs, env: &Environment) -> (Settings, Vec<Finding>) {
     for warning in env.warnings() {
         let (text, remedy) = match warning.split_once(": did you mean ") {
             Some((text, meant)) => (text, format!("did you mean {meant}")),
-            None => (warning.as_str(), "correct it, or take it out".to_owned()),
+            None => (warning.as_str(), "correct it, or remove it".to_owned()),
         };
         found.push(Finding::warning(Code::S02, text, remedy));
     }

@@ -344,7 +344,7 @@ impl<'a> RecordSender<'a> {
         result
     }
 
-    /// Sends the records at the rate of the order, waits until all are confirmed, and says so.
+    /// Sends the records at the requested rate, waits until all are confirmed, and says so.
     fn write(&self, records: impl Iterator<Item = Result<Outgoing, Fault>>) -> Result<(), Fault> {
         let began = Instant::now();
         let ended = self.send(records, self.order.rate);

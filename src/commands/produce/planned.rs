@@ -28,8 +28,8 @@ pub struct Planned {
     pub truth: Option<String>,
 }
 
-/// Reads the arguments of a scenario, if one was asked for. It begins at `start_ms`, or so many
-/// whole days before the day of `now_ms`.
+/// Reads the arguments of a scenario, if one was asked for. It begins at `start_ms`, or as many
+/// whole days as it has before the day of `now_ms`.
 pub fn read(
     args: &ProduceArgs,
     start_ms: Option<i64>,

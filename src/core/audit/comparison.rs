@@ -247,7 +247,7 @@ impl Comparison {
         self.oldest_there = Some(self.oldest_there.map_or(day, |there| there.min(day)));
     }
 
-    /// Takes the rows that a late key has in sealed time for its sealed sessions: the sums agree.
+    /// Uses the rows that a late key has in sealed time as its sealed sessions: the sums agree.
     fn unseal_rows(&mut self, key: &Key, rows: Vec<Span>) -> Vec<Span> {
         let sealed: Vec<Span> =
             rows.iter().filter(|row| self.is_sealed(key, row)).copied().collect();
@@ -258,7 +258,7 @@ impl Comparison {
         rows
     }
 
-    /// Takes the sealed sessions of a late key from its older events.
+    /// Computes the sealed sessions of a late key from its older events.
     fn unseal_events(&mut self, key: &Key, rows: Vec<Span>) -> Vec<Span> {
         let kept: Vec<Span> = self.proof.kept_of(key).collect();
         let old: Vec<Span> = self.old.of_key(key).filter(|span| !kept.contains(span)).collect();

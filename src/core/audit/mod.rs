@@ -69,7 +69,7 @@ pub struct Proof {
     pub shards: Vec<Counted>,
     /// By topic and partition, and then by shard: the offset after the last record that counts.
     pub ends: BTreeMap<(String, i32), Vec<Offset>>,
-    /// What the job had been through.
+    /// The changes that there had been.
     pub history: JobHistory,
 }
 
@@ -83,7 +83,7 @@ pub struct Counted {
     pub dead: u64,
 }
 
-/// What has changed what the job had read before. After any such change, an audit cannot continue.
+/// Changes to what the job had already read. After any of them, an audit cannot continue.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct JobHistory {
     /// When the job was created, as text.

@@ -1,5 +1,5 @@
-//! Events of dead letters that are processed again: one more epoch of a shard, with the watermark of
-//! the last.
+//! Events of dead letters that are processed again (`sessionizer redrive`): one more epoch of a
+//! shard, with the watermark of the last.
 
 use std::collections::HashMap;
 

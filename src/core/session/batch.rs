@@ -176,7 +176,7 @@ impl BatchOracle {
         true
     }
 
-    /// Like [`Self::joins`], and takes the row for the session of all its events.
+    /// Like [`Self::joins`], and counts the row as the session of all its events.
     pub fn adopt(&mut self, key: &Key, row: Span) -> bool {
         if !self.joins(key, row) {
             return false;

@@ -1,5 +1,5 @@
-//! Drives a writer from a thread of its own, so that a ledger that takes its time does not keep the
-//! worker from reading.
+//! Drives a writer from a thread of its own, so that a slow ledger does not keep the worker from
+//! reading.
 //!
 //! It decides when a writer steps, how long it waits after a failure, and when a ledger that does
 //! not answer is reported. What a step does is the writer's own business.

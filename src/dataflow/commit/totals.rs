@@ -1,5 +1,5 @@
-//! The totals of a writer's shards: what every epoch adds to them, and the batch that is to be
-//! committed for a run of epochs (I4, I5).
+//! The totals of a writer's shards: what every epoch adds to them, and the batch to commit for a
+//! run of epochs (I4, I5).
 
 use std::collections::BTreeMap;
 

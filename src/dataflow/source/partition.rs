@@ -1,4 +1,4 @@
-//! One partition of a reader: its watermark generator, and how far the feed is with it.
+//! One partition of a reader: its watermark generator, and how far the feed has read it.
 //!
 //! It knows nothing of the other partitions and does no I/O.
 

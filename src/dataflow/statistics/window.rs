@@ -189,7 +189,7 @@ impl Window {
         for row in rows {
             let hour = row.end_ms.div_euclid(bounds.hour_ms);
             if hour < first_hour || row.end_ms <= self.since.millis() {
-                // Of the rows of the start, the anomalies need more than the window.
+                // The anomalies need more of the rows of the start than the window does.
                 self.too_old += u64::from(!self.incomplete);
                 continue;
             }

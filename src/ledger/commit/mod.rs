@@ -1,8 +1,9 @@
 //! The commit of a run of epochs: rows, corrections, dead letters, snapshots, totals, bindings and
 //! progress in one transaction, all or nothing (I4).
 //!
-//! This module owns the order of the steps. `statements` prepares their SQL, and `steps`, `rows`,
-//! `late`, `refused`, `losses` and `trim` execute them. It does not know how sessions are made.
+//! This module owns the order of the steps, which is that of the calls in `attempt`. `statements`
+//! prepares their SQL, and `steps`, `rows`, `late`, `refused`, `losses` and `trim` execute them. It
+//! does not know how sessions are made.
 //!
 //! Read committed is enough: the first statement locks the rows of our shards under our generation
 //! (I5), nobody else writes our table, and every other row that a commit touches is only ever added
@@ -123,6 +124,7 @@ impl LedgerWriter {
         commit.late(&late, outcome)?;
         commit.dead_letters(&batch.dead_letters)?;
         commit.snapshots(batch)?;
+        // The totals and the bindings, too: a refused session changes the totals.
         commit.refused(batch, outcome)?;
         if !batch.snapshots.is_empty() {
             commit.trim()?;

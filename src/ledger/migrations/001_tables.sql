@@ -264,7 +264,8 @@ alter table sessionizer.dead_letters add column if not exists records bigint not
 -- These tables have no key, and a publication of deletes needs a key or this.
 alter table sessionizer.dead_letters replica identity full;
 alter table sessionizer.losses replica identity full;
--- Its columns were others once. It is not made again without need: its grants would go with it.
+-- In an older version, the view had other columns. It is dropped only then, because its grants go
+-- with it.
 do $$ begin
     if not exists (select from pg_attribute where attrelid = to_regclass('sessionizer.balance')
                    and attname = 'replay_difference') then

@@ -38,7 +38,7 @@ export function showJob(doc, now) {
 	text(
 		byId("scope"),
 		`Figures of process ${job.process} of ${job.processes} alone: ` +
-			"the page of process 0 is of the whole job.",
+			"the page of process 0 shows the whole job.",
 	);
 	hide(byId("scope"), !part);
 }

@@ -7,7 +7,7 @@ import { UNKNOWN, clock, duration, known, short } from "./format.js";
 
 const HEIGHT = 150;
 const AXIS = 46;
-/** A table behind a chart has a row for every so many seconds. */
+/** The table of a chart has a row for this many seconds. */
 const TABLE_STEP_S = 15;
 const TABLE_EVERY_MS = 5000;
 
@@ -64,7 +64,7 @@ export const CHARTS = [
 	},
 ];
 
-/** How a mark is drawn; of what is not here, only the list below the charts tells. */
+/** How a mark is drawn. Kinds that are not here appear only in the list below the charts. */
 const MARK_COLORS = {
 	started: "--mark-start",
 	connection_lost: "--mark-lost",

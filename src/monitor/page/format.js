@@ -96,7 +96,7 @@ export function moment(ms, now) {
 /** A time of the reader's own place, for a tooltip. */
 export const local = (ms) => (valid(ms) ? `${new Date(ms).toLocaleString()} local time` : "");
 
-/** At most so many characters; what is cut ends in an ellipsis. Never splits a character. */
+/** At most this many characters; what is cut ends in an ellipsis. Never splits a character. */
 export function cut(text, length) {
 	const letters = Array.from(String(text));
 	return letters.length <= length

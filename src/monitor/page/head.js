@@ -44,7 +44,7 @@ export function sentence(doc, contact) {
 			tone: "lost",
 			text: "this page cannot read what the job says",
 			state: "unreadable",
-			means: "The page is of another version than the job. Reload it without its cache.",
+			means: "The page and the job have different versions. Reload the page without the cache.",
 		};
 	}
 	if (!doc) {
@@ -89,7 +89,7 @@ export function sentence(doc, contact) {
 			`figures are of ${clock(doc.at)}`,
 		means: ended
 			? MEANS[state]
-			: "It has ended, or the network between is down. This page tries again every second.",
+			: "It has ended, or the network is down. This page tries again every second.",
 	};
 }
 

@@ -125,7 +125,7 @@ function ofTheDay(doc) {
 			`up to the watermark (${moment(head.watermark, doc.at)}). Late events correct them.`,
 	];
 	if (known(head.rows_from))
-		what.push("What ended before is not known: reading the table failed at the start.");
+		what.push("Earlier sessions are not known: reading the table failed at the start.");
 	if (known(head.visitors_from))
 		what.push(`Too many visitors: counted since ${moment(head.visitors_from, doc.at)}.`);
 	if (head.broken > 0)

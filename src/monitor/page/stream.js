@@ -4,7 +4,7 @@
 const AGAIN_MS = 1000;
 /** A connection that is silent for this long is given up. */
 const SILENT_MS = 10_000;
-/** If the stream is refused (too many pages, or a proxy that holds it back), ask for the whole. */
+/** How often to ask for the document if there is no stream (too many pages, or a proxy). */
 const POLL_MS = 2000;
 const POLLS = 15;
 

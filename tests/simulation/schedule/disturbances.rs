@@ -4,7 +4,7 @@
 use super::*;
 
 impl World {
-    /// Clocks move, records arrive, the weather changes.
+    /// Clocks move, records arrive, and servers go away and come back.
     pub(super) fn pass_time(&mut self) {
         self.change_the_weather();
         if self.rng.one_in(2) {

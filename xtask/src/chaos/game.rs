@@ -95,7 +95,7 @@ impl Game {
             }
             if Instant::now() > until {
                 let words = last_lines(&log, 3);
-                return fail(format!("the producer makes no topic: {words}"));
+                return fail(format!("the producer has not created the topic: {words}"));
             }
             thread::sleep(Duration::from_millis(50));
         }

@@ -140,7 +140,7 @@ impl Round<'_> {
         // Here `self.job` is the one that was overtaken.
         let ends = self.ended_by_itself(LAST_WORDS_S, &[3, 4])?;
         if !ends.contains(&3) {
-            return fail("of two instances none says that it was overtaken");
+            return fail("neither of two instances reports that the other has taken over");
         }
         self.job = first;
         self.nap(500, 1_500);

@@ -137,7 +137,7 @@ fn source_date() -> String {
 
 /// The packages of the libraries that the program is linked with, as dpkg-shlibdeps finds them.
 fn libraries(built: &Built) -> Result<String> {
-    // It wants the description of a source package, and reads no more than that it is there.
+    // It requires the description of a source package, but only checks that there is one.
     let folder = built.stage.join("shlibdeps");
     let control = folder.join("debian/control");
     put(&control, b"Source: sessionizer\n\nPackage: sessionizer\nArchitecture: any\n", 0o644)?;

@@ -45,7 +45,7 @@ struct Built {
     /// Without symbols.
     program: PathBuf,
     version: String,
-    /// Where files are made that go into packages.
+    /// The directory in which files for the packages are made.
     stage: PathBuf,
     out: PathBuf,
 }
@@ -110,7 +110,7 @@ fn documents(built: &Built) -> Result<()> {
     Ok(())
 }
 
-/// For systems that are no Debian: the same files, without an installer.
+/// For systems other than Debian: the same files, without an installer.
 fn archive(built: &Built, name: &str) -> Result<PathBuf> {
     let tree = built.stage.join(name);
     fs::create_dir(&tree).during(tree.display())?;

@@ -196,7 +196,7 @@ impl Visits {
         self.begun += 1;
     }
 
-    /// By how much pauses are to be longer now: time is at `at_ns`, and should be where the rate
+    /// By how much to lengthen pauses now: time is at `at_ns`, and should be where the rate
     /// puts the views made so far.
     fn stretch(&self, at_ns: u64) -> f64 {
         let behind_ns = self.made as f64 * self.period_ns - at_ns as f64;

@@ -155,7 +155,7 @@ fn anybody(bits: u64) -> VisitorAddress {
     }
 }
 
-/// One of a class of visitors or networks that each make so many visits a day.
+/// One of a class of visitors or networks that each make this many visits a day.
 fn pick(classes: &[(u64, f64)], visits: u64, share: f64, random: &mut Random) -> (u64, u64) {
     let mut unit = random.unit();
     let last = classes.len() - 1;

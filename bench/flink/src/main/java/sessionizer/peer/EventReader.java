@@ -12,7 +12,7 @@ import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonFactory;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonParser;
 import org.apache.flink.shaded.jackson2.com.fasterxml.jackson.core.JsonToken;
 
-/** Bytes to (ip NUL host, milliseconds); null, which Flink skips, for what is no event. */
+/** Bytes to (ip NUL host, milliseconds); null, which Flink skips, for a record that is not an event. */
 final class EventReader extends AbstractDeserializationSchema<Tuple2<String, Long>> {
     private transient JsonFactory factory;
 

@@ -50,7 +50,7 @@ final class Sessions extends KeyedProcessFunction<String, Tuple2<String, Long>, 
         long watermark = context.timerService().currentWatermark();
         long[] sessions = open.value();
         if (sessions != null && sessions.length == FIELDS && joins(sessions, 0, time, time)) {
-            // The way that nearly all go. A new array: a checkpoint may be reading the old one.
+            // The path of nearly all events. A new array: a checkpoint may be reading the old one.
             open.update(
                     new long[] {
                         Math.min(sessions[FIRST], time),
