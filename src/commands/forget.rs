@@ -14,14 +14,22 @@ use crate::commands::http::printable;
 use crate::config;
 use crate::config::{Environment, Problems};
 use crate::dataflow::ports::LedgerError;
+use crate::dataflow::run_state::{Interruption, RunState};
 use crate::ledger;
 use crate::ledger::{LedgerConfig, Removed, Visitor};
 use crate::ui::text::count;
 
+/// What a stop request does once everything is removed.
+const REMOVED: Interruption = Interruption::Anywhere {
+    message: "stopped: the visitor was removed; the planner's statistics may hold its values until \
+              Postgres analyzes the table",
+    exit_code: 1,
+};
+
 /// Shows what would be removed, asks, and removes it.
-pub fn forget(args: &ForgetArgs, env: &Environment) -> Result<(), Fault> {
+pub fn forget(args: &ForgetArgs, env: &Environment, run_state: &RunState) -> Result<(), Fault> {
     let (config, visitor) = read(args, env)?;
-    let found = ledger::forget(&config, &visitor, true).map_err(give_up)?;
+    let found = ledger::forget(&config, &visitor, None).map_err(give_up)?;
     if found.is_nothing() {
         return say(&format!(
             "There is nothing of {} in the job {}, in {}.\n",
@@ -45,7 +53,8 @@ pub fn forget(args: &ForgetArgs, env: &Environment) -> Result<(), Fault> {
     if !args.yes {
         confirm(&visitor.ip)?;
     }
-    let removed = ledger::forget(&config, &visitor, false).map_err(give_up)?;
+    let removed = ledger::forget(&config, &visitor, Some(run_state)).map_err(give_up)?;
+    run_state.set_interruption(REMOVED);
     if let Err(why) = ledger::analyze(&config, &removed.table) {
         warn!(
             "the planner's statistics may hold values of the visitor until Postgres analyzes the \

@@ -17,11 +17,12 @@ use sessionizer_core::moves::Moves;
 pub use sessionizer_core::visitor::Visitor;
 
 use crate::dataflow::ports::LedgerError;
+use crate::dataflow::run_state::RunState;
 use crate::ledger::commit::{ROW_REFUSED, RefusedRow};
 use crate::ledger::connect::classify;
 use crate::ledger::mention::mentions;
 use crate::ledger::peek::Database;
-use crate::ledger::stopped::{Stopped, open};
+use crate::ledger::stopped::{Stopped, commit, open};
 use crate::ledger::{LedgerConfig, forgotten};
 
 /// Replaces the detail of a dead letter that mentioned the visitor.
@@ -58,12 +59,12 @@ impl Removed {
     }
 }
 
-/// Removes everything about a visitor; with `only_try`, all of it is rolled back, and the result
-/// says what would be removed.
+/// Removes everything about a visitor. Without a run that `commits`, all of it is rolled back, and
+/// the result says what would be removed.
 pub fn forget(
     config: &LedgerConfig,
     visitor: &Visitor,
-    only_try: bool,
+    commits: Option<&RunState>,
 ) -> Result<Removed, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "forgetting a visitor");
     let mut client = open(config, "forget")?;
@@ -90,11 +91,10 @@ pub fn forget(
         blanked,
         anomalies,
     };
-    match only_try {
-        true => tx.rollback(),
-        false => tx.commit(),
+    match commits {
+        None => tx.rollback().map_err(failed)?,
+        Some(run_state) => commit(tx, run_state, "forgetting a visitor")?,
     }
-    .map_err(failed)?;
     Ok(removed)
 }
 
