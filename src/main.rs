@@ -1,5 +1,6 @@
 //! From arguments to configuration, command and exit code; signals and panics.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -29,7 +30,7 @@ fn main() -> ExitCode {
     system::prevent_core_dumps();
     let (cli, env) = match cli::parse(std::env::args_os(), std::env::vars_os()) {
         Ok(parsed) => parsed,
-        Err(error) => error.exit(),
+        Err(error) => return show(&error),
     };
     let understood = logging::start(&cli.log_format);
     // A check reports them itself.
@@ -105,6 +106,19 @@ fn run_job(args: &RunArgs, env: &Environment, run_state: &Arc<RunState>) -> Resu
     logging::of_job(&config.ledger.job);
     system::check_open_files(&config)?;
     job::run(&config, run_state)
+}
+
+/// Shows help, the version, or what is wrong with the arguments.
+fn show(message: &clap::Error) -> ExitCode {
+    match message.print() {
+        Err(why) if cli::only_shows(message) && why.kind() != ErrorKind::BrokenPipe => {
+            // The log has not begun yet.
+            eprintln!("error: cannot write to standard output: {why}");
+            ExitCode::from(1)
+        }
+        Err(_) if cli::only_shows(message) => end_without_output("Broken pipe"),
+        _ => ExitCode::from(message.exit_code() as u8),
+    }
 }
 
 /// The reason, if this is the panic of `println!` on a closed output, which is not a bug of ours.
