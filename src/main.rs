@@ -1,7 +1,10 @@
 //! From arguments to configuration, command and exit code; signals and panics.
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use log::{error, info, warn};
 use sessionizer::cli;
@@ -11,7 +14,7 @@ use sessionizer::commands::{
     reset, schema, status,
 };
 use sessionizer::config::Environment;
-use sessionizer::dataflow::run_state::RunState;
+use sessionizer::dataflow::run_state::{Interruption, RunState};
 use sessionizer::job::system;
 use sessionizer::ui::logging;
 use sessionizer::{config, job};
@@ -19,12 +22,15 @@ use sessionizer_core::fault::Fault;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+/// How long a command may take to notice a stop request by itself.
+const NOTICE_TIMEOUT: Duration = Duration::from_millis(300);
+
 fn main() -> ExitCode {
     abort_on_panic();
     system::prevent_core_dumps();
     let (cli, env) = match cli::parse(std::env::args_os(), std::env::vars_os()) {
         Ok(parsed) => parsed,
-        Err(error) => error.exit(),
+        Err(error) => return show(&error),
     };
     let understood = logging::start(&cli.log_format);
     // A check reports them itself.
@@ -37,6 +43,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let run_state = Arc::new(RunState::default());
+    run_state.set_interruption(when_stopped(cli.command.as_ref()));
     // Only the job and the demo have something to commit.
     let commits = matches!(cli.command, None | Some(Command::Demo(_)));
     let first = match &cli.command {
@@ -56,9 +63,9 @@ fn main() -> ExitCode {
         },
         Some(Command::Compare(args)) => compare::compare(args, &env, &run_state),
         Some(Command::Report(args)) => report::report(args, &env, &run_state),
-        Some(Command::Reset(args)) => reset::reset(args, &env),
+        Some(Command::Reset(args)) => reset::reset(args, &env, &run_state),
         Some(Command::Open(args)) => open::open(args, &env),
-        Some(Command::Forget(args)) => forget::forget(args, &env),
+        Some(Command::Forget(args)) => forget::forget(args, &env, &run_state),
         Some(Command::Redrive(args)) => redrive::redrive(args, &env, &run_state),
         Some(Command::Status(args)) => status::status(args, &env, &run_state),
         Some(Command::Health(args)) => health::health(args, &env),
@@ -76,11 +83,42 @@ fn main() -> ExitCode {
     }
 }
 
+/// What the first signal does to a command that waits for a server or for an answer.
+fn when_stopped(command: Option<&Command>) -> Interruption {
+    let (message, exit_code) = match command {
+        // They have to commit or to deliver something, and notice it.
+        None | Some(Command::Demo(_) | Command::Produce(_)) => return Interruption::Noticed,
+        Some(Command::Audit(args)) if args.every.is_some() => ("", 0),
+        Some(Command::Status(args)) if args.watch => ("", 0),
+        Some(Command::Audit(_)) => ("the audit was stopped before its end", 1),
+        Some(Command::Check(_)) => ("the check was stopped before its end", 1),
+        Some(Command::Compare(_)) => ("the comparison was stopped before its end", 1),
+        Some(Command::Report(_)) => ("the report was stopped before its end", 1),
+        Some(Command::Reset(_) | Command::Forget(_)) => ("stopped; nothing was removed", 1),
+        Some(Command::Redrive(_)) => ("stopped; nothing was changed", 1),
+        Some(_) => ("stopped before the end", 1),
+    };
+    Interruption::Anywhere { message, exit_code }
+}
+
 fn run_job(args: &RunArgs, env: &Environment, run_state: &Arc<RunState>) -> Result<(), Fault> {
     let config = config::read(args, env)?;
     logging::of_job(&config.ledger.job);
     system::check_open_files(&config)?;
     job::run(&config, run_state)
+}
+
+/// Shows help, the version, or what is wrong with the arguments.
+fn show(message: &clap::Error) -> ExitCode {
+    match message.print() {
+        Err(why) if cli::only_shows(message) && why.kind() != ErrorKind::BrokenPipe => {
+            // The log has not begun yet.
+            eprintln!("error: cannot write to standard output: {why}");
+            ExitCode::from(1)
+        }
+        Err(_) if cli::only_shows(message) => end_without_output("Broken pipe"),
+        _ => ExitCode::from(message.exit_code() as u8),
+    }
 }
 
 /// The reason, if this is the panic of `println!` on a closed output, which is not a bug of ours.
@@ -138,10 +176,37 @@ fn stop_on_signals(run_state: &Arc<RunState>, first: &'static str) {
                 info!("{first}; once more to stop at once");
             }
             run_state.request_stop();
+            let run_state = Arc::clone(&run_state);
+            start_thread("interruption", move || end_what_waits(&run_state));
         }
     };
-    std::thread::Builder::new()
-        .name("signals".to_owned())
-        .spawn(listen)
-        .expect("a thread can be started");
+    start_thread("signals", listen);
+}
+
+/// Ends a command that has not noticed a stop request in time. The outcome of a commit is awaited.
+fn end_what_waits(run_state: &RunState) {
+    let mut was_committing = false;
+    loop {
+        thread::sleep(NOTICE_TIMEOUT);
+        let is_committing = run_state.interrupt(|interruption| match interruption {
+            Interruption::Noticed => None,
+            Interruption::Committing => Some(()),
+            Interruption::Anywhere { message, exit_code } => {
+                if !message.is_empty() {
+                    error!("{message}");
+                }
+                std::process::exit(i32::from(exit_code));
+            }
+        });
+        if is_committing.is_none() {
+            return;
+        }
+        if !std::mem::replace(&mut was_committing, true) {
+            info!("waiting for Postgres to commit; once more to stop at once");
+        }
+    }
+}
+
+fn start_thread(name: &str, work: impl FnOnce() + Send + 'static) {
+    thread::Builder::new().name(name.to_owned()).spawn(work).expect("a thread can be started");
 }

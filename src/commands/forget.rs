@@ -14,20 +14,32 @@ use crate::commands::http::printable;
 use crate::config;
 use crate::config::{Environment, Problems};
 use crate::dataflow::ports::LedgerError;
+use crate::dataflow::run_state::{Interruption, RunState};
 use crate::ledger;
 use crate::ledger::{LedgerConfig, Removed, Visitor};
-use crate::ui::text::count;
+use crate::ui::text::{count, plural};
+
+/// What a stop request does once everything is removed.
+const REMOVED: Interruption = Interruption::Anywhere {
+    message: "stopped: the visitor was removed; the planner's statistics may hold its values until \
+              Postgres analyzes the table",
+    exit_code: 1,
+};
 
 /// Shows what would be removed, asks, and removes it.
-pub fn forget(args: &ForgetArgs, env: &Environment) -> Result<(), Fault> {
+pub fn forget(args: &ForgetArgs, env: &Environment, run_state: &RunState) -> Result<(), Fault> {
     let (config, visitor) = read(args, env)?;
-    let found = ledger::forget(&config, &visitor, true).map_err(give_up)?;
+    let found = ledger::forget(&config, &visitor, None).map_err(give_up)?;
     if found.is_nothing() {
+        if found.cut > 0 && !args.dry_run {
+            ledger::forget(&config, &visitor, Some(run_state)).map_err(give_up)?;
+        }
         return say(&format!(
-            "There is nothing of {} in the job {}, in {}.\n",
+            "There is nothing of {} in the job {}, in {}.\n{}",
             name(&visitor),
             config.job,
-            found.database
+            found.database,
+            of_cut(&found).map_or(String::new(), |text| text + "\n")
         ));
     }
     if args.dry_run || !args.yes {
@@ -45,7 +57,8 @@ pub fn forget(args: &ForgetArgs, env: &Environment) -> Result<(), Fault> {
     if !args.yes {
         confirm(&visitor.ip)?;
     }
-    let removed = ledger::forget(&config, &visitor, false).map_err(give_up)?;
+    let removed = ledger::forget(&config, &visitor, Some(run_state)).map_err(give_up)?;
+    run_state.set_interruption(REMOVED);
     if let Err(why) = ledger::analyze(&config, &removed.table) {
         warn!(
             "the planner's statistics may hold values of the visitor until Postgres analyzes the \
@@ -125,7 +138,19 @@ fn table(removed: &Removed) -> String {
                 .to_owned(),
         );
     }
+    text.extend(of_cut(removed));
     text.join("\n")
+}
+
+/// What becomes of dead letters that may be events of the visitor.
+fn of_cut(removed: &Removed) -> Option<String> {
+    (removed.cut > 0).then(|| {
+        format!(
+            "Of {}, too little of the payload was kept to tell whose they are:\nif they are of \
+             the visitor, no redrive merges them.",
+            plural(removed.cut, "dead letter")
+        )
+    })
 }
 
 /// Asks for the address.

@@ -40,7 +40,7 @@ pub fn redrive(
     let cut = ledger::cut_letters(&config, &reasons).map_err(give_up)?;
     let found = read_again(&kafka, cut, run_state)?;
     let request = Redrive { reasons, rules, now_ms: now_ms(), found };
-    let tried = ledger::redrive(&config, &request, true).map_err(give_up)?;
+    let tried = ledger::redrive(&config, &request, None).map_err(give_up)?;
     let good: u64 = tried.by_reason.values().map(|of| of.good).sum();
     if args.dry_run || !args.yes || good == 0 {
         say(&format!(
@@ -56,7 +56,7 @@ pub fn redrive(
         _ if !args.yes => confirm(&config.job)?,
         _ => {}
     }
-    let done = ledger::redrive(&config, &request, false).map_err(give_up)?;
+    let done = ledger::redrive(&config, &request, Some(run_state)).map_err(give_up)?;
     say(&format!(
         "Redriven in the job {},\nin {}:\n\n{}\n",
         config.job,

@@ -12,18 +12,19 @@ use crate::cli::ResetArgs;
 use crate::config;
 use crate::config::{Environment, Problems};
 use crate::dataflow::ports::LedgerError;
+use crate::dataflow::run_state::RunState;
 use crate::ledger;
 use crate::ledger::{LedgerConfig, ResetPlan, RowCount};
 
 /// Looks, asks, removes.
-pub fn reset(args: &ResetArgs, env: &Environment) -> Result<(), Fault> {
+pub fn reset(args: &ResetArgs, env: &Environment, run_state: &RunState) -> Result<(), Fault> {
     let config = read(args, env)?;
     let plan = ledger::look_before_reset(&config).map_err(give_up)?;
     print(&describe(&plan))?;
     if !args.yes {
         confirm(&plan.job)?;
     }
-    ledger::reset(&config).map_err(give_up)?;
+    ledger::reset(&config, run_state).map_err(give_up)?;
     print(&format!(
         "Removed. The next start of the job {} is its first: it reads the topic from the earliest \
          offset, unless --from says otherwise. The offsets of its consumer group in Kafka stay as \

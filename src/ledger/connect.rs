@@ -287,7 +287,11 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
 
 /// The likely cause of a transient failure, by the class of its code.
 fn cause(error: &Error) -> &'static str {
-    let Some(code) = error.code() else { return "connection" };
+    let Some(code) = error.code() else {
+        // The client library finds that out by itself while it connects.
+        let source = error.source().map(ToString::to_string).unwrap_or_default();
+        return if source.ends_with(NO_WRITES) { "read_only" } else { "connection" };
+    };
     match &code.code()[..2] {
         "08" => "connection",
         "40" => "conflict",

@@ -17,11 +17,12 @@ use sessionizer_core::moves::Moves;
 pub use sessionizer_core::visitor::Visitor;
 
 use crate::dataflow::ports::LedgerError;
+use crate::dataflow::run_state::RunState;
 use crate::ledger::commit::{ROW_REFUSED, RefusedRow};
 use crate::ledger::connect::classify;
 use crate::ledger::mention::mentions;
 use crate::ledger::peek::Database;
-use crate::ledger::stopped::{Stopped, open};
+use crate::ledger::stopped::{Stopped, commit, open};
 use crate::ledger::{LedgerConfig, forgotten};
 
 /// Replaces the detail of a dead letter that mentioned the visitor.
@@ -47,6 +48,8 @@ pub struct Removed {
     /// Dead letters that are not events of the visitor but mention it: their payload and detail
     /// were removed.
     pub blanked: u64,
+    /// Dead letters of whose payload too little was kept to tell whose they are.
+    pub cut: u64,
     pub anomalies: u64,
 }
 
@@ -58,12 +61,12 @@ impl Removed {
     }
 }
 
-/// Removes everything about a visitor; with `only_try`, all of it is rolled back, and the result
-/// says what would be removed.
+/// Removes everything about a visitor. Without a run that `commits`, all of it is rolled back, and
+/// the result says what would be removed.
 pub fn forget(
     config: &LedgerConfig,
     visitor: &Visitor,
-    only_try: bool,
+    commits: Option<&RunState>,
 ) -> Result<Removed, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "forgetting a visitor");
     let mut client = open(config, "forget")?;
@@ -72,9 +75,11 @@ pub fn forget(
     let mut moves = Moves::new(stopped.config.shards);
     let rows = rows(&mut tx, &stopped, &mut moves, visitor)?;
     let open = open_sessions(&mut tx, &stopped, &mut moves, visitor)?;
-    let (letters, blanked) = dead_letters(&mut tx, &stopped, &mut moves, visitor)?;
+    let Letters { gone: letters, blanked, cut } =
+        dead_letters(&mut tx, &stopped, &mut moves, visitor)?;
     let anomalies = anomalies(&mut tx, &stopped, visitor)?;
-    if rows.0 + open.0 + letters.0 > 0 {
+    // A payload that was cut may be an event of the visitor, which a redrive would find in Kafka.
+    if rows.0 + open.0 + letters.0 + cut > 0 {
         let name = (&*visitor.ip, visitor.host.as_deref());
         forgotten::note(&mut tx, &config.job, name, &stopped.bindings)?;
     }
@@ -88,13 +93,13 @@ pub fn forget(
         open,
         letters,
         blanked,
+        cut,
         anomalies,
     };
-    match only_try {
-        true => tx.rollback(),
-        false => tx.commit(),
+    match commits {
+        None => tx.rollback().map_err(failed)?,
+        Some(run_state) => commit(tx, run_state, "forgetting a visitor")?,
     }
-    .map_err(failed)?;
     Ok(removed)
 }
 
@@ -164,20 +169,29 @@ fn open_sessions(
     Ok((sessions, records))
 }
 
+/// What became of the dead letters.
+struct Letters {
+    /// How many were deleted, and the records they stood for.
+    gone: (u64, u64),
+    blanked: u64,
+    /// How many were cut and do not mention the visitor.
+    cut: u64,
+}
+
 /// Deletes the dead letters that are events of the visitor, and blanks the others that mention it.
-/// Returns how many were deleted, the records they stood for, and how many were blanked.
 fn dead_letters(
     tx: &mut Transaction<'_>,
     stopped: &Stopped,
     moves: &mut Moves,
     visitor: &Visitor,
-) -> Result<((u64, u64), u64), LedgerError> {
+) -> Result<Letters, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "looking through the dead letters");
     let (mut gone, mut blank): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
-    let mut records = 0;
+    let (mut records, mut cut) = (0, 0);
     let mut letters = tx
         .query_raw(
-            "select ctid::text, reason, topic, partition, \"offset\", detail, payload, records
+            "select ctid::text, reason, topic, partition, \"offset\", detail, payload, records,
+                    coalesce(payload_bytes > length(payload), false)
              from sessionizer.dead_letters where job = $1",
             [&stopped.config.job],
         )
@@ -202,6 +216,8 @@ fn dead_letters(
             let is_of_other_host = key.as_ref().is_some_and(|key| key.parts().0 == visitor.ip);
             if !is_of_other_host && (payload.is_some_and(is_ours) || is_ours(detail.as_bytes())) {
                 blank.push(row.get(0));
+            } else if row.get(8) {
+                cut += 1;
             }
         }
     }
@@ -225,7 +241,7 @@ fn dead_letters(
         let why = "dead letters were changed meanwhile: try again";
         return Err(LedgerError::Retry(why.to_owned()));
     }
-    Ok(((deleted, records.unsigned_abs()), blanked))
+    Ok(Letters { gone: (deleted, records.unsigned_abs()), blanked, cut })
 }
 
 /// Deletes the anomalies of the visitor. Those of networks and hosts name no visitor.

@@ -82,6 +82,7 @@ use url::PostgresUrl;
 pub use watch::BalanceWatch;
 
 use crate::dataflow::ports::{Ledger, LedgerError};
+use crate::dataflow::run_state::RunState;
 use crate::ui::text;
 use crate::ui::waiting::WaitGuard;
 
@@ -130,8 +131,8 @@ pub fn look_before_reset(config: &LedgerConfig) -> Result<ResetPlan, LedgerError
 }
 
 /// Removes the job and the rows of its table.
-pub fn reset(config: &LedgerConfig) -> Result<(), LedgerError> {
-    reset::remove(config)
+pub fn reset(config: &LedgerConfig, run_state: &RunState) -> Result<(), LedgerError> {
+    reset::remove(config, run_state)
 }
 
 /// Returns the dead letters of these reasons whose payload was cut.
@@ -139,22 +140,24 @@ pub fn cut_letters(config: &LedgerConfig, reasons: &[String]) -> Result<Vec<Cut>
     redrive::cut(config, reasons)
 }
 
-/// Merges the dead letters that are events now. With `only_try`, it only says what would happen.
+/// Merges the dead letters that are events now. Without a run that `commits`, it only says what
+/// would happen.
 pub fn redrive(
     config: &LedgerConfig,
     request: &Redrive,
-    only_try: bool,
+    commits: Option<&RunState>,
 ) -> Result<Redriven, LedgerError> {
-    redrive::redrive(config, request, only_try)
+    redrive::redrive(config, request, commits)
 }
 
-/// Removes everything about a visitor; `only_try`: takes it back, and says what would be removed.
+/// Removes everything about a visitor. Without a run that `commits`, it only says what would be
+/// removed.
 pub fn forget(
     config: &LedgerConfig,
     visitor: &Visitor,
-    only_try: bool,
+    commits: Option<&RunState>,
 ) -> Result<Removed, LedgerError> {
-    forget::forget(config, visitor, only_try)
+    forget::forget(config, visitor, commits)
 }
 
 /// Brings the planner's statistics up to date after a visitor was forgotten.

@@ -22,13 +22,14 @@ use sessionizer_core::session::{Closed, Span};
 use sessionizer_core::time::EventTime;
 
 use crate::dataflow::ports::{LedgerError, Outcome};
+use crate::dataflow::run_state::RunState;
 use crate::ledger::LedgerConfig;
 use crate::ledger::commit::{Commit, Failed, ROW_REFUSED, RefusedRow, Statements, Target};
 use crate::ledger::connect::classify;
 use crate::ledger::forgotten::Forgotten;
 use crate::ledger::past::Run;
 use crate::ledger::peek::Database;
-use crate::ledger::stopped::{Stopped, open};
+use crate::ledger::stopped::{Stopped, commit, open};
 
 /// The position of a record.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -137,12 +138,12 @@ pub fn cut(config: &LedgerConfig, reasons: &[String]) -> Result<Vec<Cut>, Ledger
     Ok(cut.collect())
 }
 
-/// Merges the dead letters that are events now. With `only_try`, all of it is rolled back, and the
-/// result says what would happen.
+/// Merges the dead letters that are events now. Without a run that `commits`, all of it is rolled
+/// back, and the result says what would happen.
 pub fn redrive(
     config: &LedgerConfig,
     request: &Redrive,
-    only_try: bool,
+    commits: Option<&RunState>,
 ) -> Result<Redriven, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "taking up dead letters again");
     let mut client = open(config, "redrive")?;
@@ -186,11 +187,10 @@ pub fn redrive(
         open: sum(|counts| counts.0),
         closed: sum(|counts| counts.1),
     };
-    match only_try {
-        true => tx.rollback(),
-        false => tx.commit(),
+    match commits {
+        None => tx.rollback().map_err(failed)?,
+        Some(run_state) => commit(tx, run_state, "taking up dead letters again")?,
     }
-    .map_err(failed)?;
     Ok(redriven)
 }
 

@@ -8,10 +8,11 @@ use postgres::{GenericClient, Transaction};
 use sessionizer_core::fault::Fault;
 
 use crate::dataflow::ports::LedgerError;
+use crate::dataflow::run_state::RunState;
 use crate::ledger::connect::classify;
 use crate::ledger::peek::Database;
 use crate::ledger::start::ADVISORY_LOCK;
-use crate::ledger::stopped::{exists, no_such_job, open, refuse_if_running};
+use crate::ledger::stopped::{commit, exists, no_such_job, open, refuse_if_running};
 use crate::ledger::{LedgerConfig, schema, table};
 
 /// All tables that hold rows of a job. The first is the one that a commit locks first, so that a
@@ -84,7 +85,7 @@ pub fn look(config: &LedgerConfig) -> Result<ResetPlan, LedgerError> {
 }
 
 /// Removes what [`look`] has found.
-pub fn remove(config: &LedgerConfig) -> Result<(), LedgerError> {
+pub fn remove(config: &LedgerConfig, run_state: &RunState) -> Result<(), LedgerError> {
     let mut client = open(config, "reset")?;
     let failed = |why: postgres::Error| classify(&why, "removing the job");
     let database = Database::of(&mut client, config).map_err(failed)?;
@@ -102,7 +103,7 @@ pub fn remove(config: &LedgerConfig) -> Result<(), LedgerError> {
     if job.rows != RowCount::NoTable {
         empty(&mut tx, &job.table)?;
     }
-    tx.commit().map_err(failed)
+    commit(tx, run_state, "removing the job")
 }
 
 /// Finds the row of the job.

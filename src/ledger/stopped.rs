@@ -22,6 +22,7 @@ use sessionizer_core::session::{SessionTable, snapshot};
 use sessionizer_core::time::{Epoch, EventTime, Gap};
 
 use crate::dataflow::ports::LedgerError;
+use crate::dataflow::run_state::RunState;
 use crate::ledger::commit::ROW_REFUSED;
 use crate::ledger::connect::classify;
 use crate::ledger::durable::NamedBinding;
@@ -114,6 +115,19 @@ pub(super) fn running(
         &[&format!("sessionizer/{job}")],
     )?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Commits what a command has changed, unless it was asked to stop before.
+pub(super) fn commit(
+    tx: Transaction<'_>,
+    run_state: &RunState,
+    doing: &str,
+) -> Result<(), LedgerError> {
+    if !run_state.begin_commit() {
+        let why = "stopped; nothing was changed";
+        return Err(LedgerError::Fatal(Fault::Environment(why.to_owned())));
+    }
+    tx.commit().map_err(|why| classify(&why, doing))
 }
 
 /// A job that has stopped cleanly, with its fence taken by this transaction.

@@ -18,6 +18,7 @@ use crate::postgres::{MINUTE, TEN, jdbc, world_with_an_event};
 use crate::refusal::refused;
 use crate::server::Server;
 use crate::skipped::skipped;
+use crate::watch::{Watched, get};
 use crate::world::{Running, World, eventually};
 
 /// Starts the job with short epochs, changes to its environment, and a log line for each attempt.
@@ -209,7 +210,11 @@ fn a_full_disk_is_waited_for() {
 
 #[test]
 fn a_database_that_is_read_only_is_waited_for() {
-    let (world, mut traffic, mut job) = running("read-only");
+    let world = World::new("read-only");
+    let mut traffic = Traffic::new(&world);
+    traffic.send(500);
+    let Watched { mut job, address } = Watched::start(&world, &[]);
+    wait_for_records(&world, traffic.records());
     let set = |to: &str| {
         let database = &world.database;
         world.execute(&format!(
@@ -221,6 +226,11 @@ fn a_database_that_is_read_only_is_waited_for() {
     cut(&world);
     traffic.send(500);
     keeps_trying(&mut job, "database does not allow writes");
+    let metrics = get(&address, "/metrics").body;
+    assert!(
+        metrics.contains("sessionizer_postgres_retries_total{cause=\"read_only\"}"),
+        "{metrics}"
+    );
     set("off");
     assert_healed(&world, &traffic, job);
 }

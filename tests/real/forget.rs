@@ -305,3 +305,39 @@ fn a_job_that_runs_or_was_killed_is_left_alone() {
     assert_eq!(world.rows(), sessions(&left));
     audit(&world);
 }
+
+#[test]
+fn a_dead_letter_that_was_cut_before_the_address_does_not_come_back() {
+    let world = World::new("forget-cut");
+    world.create_topic(1);
+    let args = ["--out-of-orderness", "0s", "--idle-timeout", "1h", "--late", "drop"];
+    let job = start(&world, &[&args[..], &["--dead-letter-bytes", "20"]].concat());
+    let sent = [event("192.0.2.8", "shop", PAST_MS), event("mover", "h", LATER_MS)];
+    world.send_events(0, &sent);
+    wait_for_records(&world, 2);
+    eventually("a session is closed", || world.rows().len() == 1);
+    let late = [GONE, "192.0.2.8"].map(|ip| {
+        let url = "x".repeat(100);
+        let time = PAST_MS + 10 * GAP_MS;
+        Some(format!(r#"{{"url":"{url}","ip":"{ip}","host":"shop","event_time":{time}}}"#))
+    });
+    world.send(0, late);
+    wait_for_records(&world, 4);
+    job.stop();
+    assert_eq!(world.dead_letters(), [("late".to_owned(), 2)]);
+    for args in [&["--dry-run"][..], &[]] {
+        let said = forgets(&world, args);
+        assert!(said.contains("There is nothing of 192.0.2.7 in the job"), "{said}");
+        assert!(said.contains("Of 2 dead letters, too little of the payload was kept"), "{said}");
+        assert!(said.lines().skip(1).all(|line| line.chars().count() <= 80), "{said}");
+        let noted = world.value("select count(*) from sessionizer.forgotten");
+        assert_eq!(noted, if args.is_empty() { "1" } else { "0" });
+    }
+    audit(&world);
+    let said = says(&world, &["redrive", "--reason", "late", "--yes"]);
+    assert!(said.contains("1 late: its visitor was forgotten"), "{said}");
+    let all = [&sent[..], &[event("192.0.2.8", "shop", PAST_MS + 10 * GAP_MS)]].concat();
+    world.run_to_end(&args);
+    assert_eq!(world.rows(), sessions(&all));
+    audit(&world);
+}

@@ -25,6 +25,7 @@ mod faults;
 mod faults_at_start;
 mod first_start;
 mod forget;
+mod interrupt;
 mod jobs;
 mod kafka;
 mod kafka_rights;

@@ -234,3 +234,84 @@ fn refused_rows_are_written_once_the_table_takes_them() {
     counted.extend([event("mover", "h", W), event("old", "h", W + 1_000)]);
     assert_eq!(world.rows(), sessions(&counted));
 }
+
+#[test]
+fn late_letters_are_merged_once_in_each_mode_and_between_runs_of_the_job() {
+    let world = World::new("redrive-modes");
+    world.create_topic(1);
+    let first = [event("a", "h", T), event("open", "h", W - 100_000), event("mover", "h", W)];
+    let dropping = [&ARGS[..], &["--late", "drop"]].concat();
+    let job = start(&world, &dropping);
+    world.send_events(0, &first);
+    wait_for_records(&world, 3);
+    eventually("the first session is closed", || world.rows().len() == 1);
+    // Two join the row of `a`, one begins a session of its own, and one is too late only as long as
+    // the event that joins it to the open session has not come.
+    let late = [
+        event("a", "h", T + GAP_MS),
+        event("a", "h", T + 3 * GAP_MS),
+        event("b", "h", T),
+        event("open", "h", W - 100_000 - GAP_MS - 1),
+    ];
+    world.send_events(0, &late);
+    wait_for_records(&world, 7);
+    let bridge = event("open", "h", W - 100_000 - GAP_MS / 2);
+    world.send_events(0, std::slice::from_ref(&bridge));
+    wait_for_records(&world, 8);
+    let redrive = |mode| ["redrive", "--reason", "late", "--yes", "--late", mode];
+    for mode in ["drop", "merge"] {
+        refuses(&world, &redrive(mode), &["is running", "Stop it with SIGTERM"]);
+    }
+    job.stop();
+    assert_eq!(world.dead_letters(), [("late".to_owned(), 4)]);
+
+    // A job that drops late events takes back only what is not too late any more.
+    let said = says(&world, &redrive("drop"));
+    assert_eq!(of_reason(&said, "late"), [4, 4, 1, 1], "{said}");
+    assert!(said.contains("Merged: 0 events into rows, 1 into open sessions."), "{said}");
+    audit(&world);
+    let before = (books(&world), world.rows());
+    let said = says(&world, &redrive("drop"));
+    assert!(said.contains("None of them is an event now; nothing was changed."), "{said}");
+    assert_eq!((books(&world), world.rows()), before);
+
+    // The job goes on, and a late event corrects the row that a dead letter will join.
+    let job = start(&world, &ARGS);
+    let between = event("a", "h", T + 2 * GAP_MS);
+    world.send_events(0, std::slice::from_ref(&between));
+    wait_for_records(&world, 9);
+    refuses(&world, &redrive("merge"), &["is running"]);
+    job.stop();
+    let said = says(&world, &redrive("merge"));
+    assert_eq!(of_reason(&said, "late"), [3; 4], "{said}");
+    assert!(said.contains("Merged: 3 events into rows, 0 into open sessions."), "{said}");
+    assert_eq!(world.dead_letters(), []);
+    audit(&world);
+    let before = (books(&world), world.rows());
+    for mode in ["merge", "drop"] {
+        let said = says(&world, &redrive(mode));
+        assert!(said.contains("None of them is an event now; nothing was changed."), "{said}");
+        assert_eq!((books(&world), world.rows()), before);
+    }
+
+    // What comes then corrects the rows in which they are, and is dropped by a job that drops.
+    world.run_to_end(&ARGS);
+    let job = start(&world, &ARGS);
+    let correction = event("b", "h", T + GAP_MS);
+    world.send_events(0, std::slice::from_ref(&correction));
+    wait_for_records(&world, 10);
+    job.stop();
+    let job = start(&world, &dropping);
+    let dropped = event("b", "h", T + 2 * GAP_MS);
+    world.send_events(0, std::slice::from_ref(&dropped));
+    wait_for_records(&world, 11);
+    job.stop();
+    let mut counted: Vec<Event> = first.iter().chain(&late).cloned().collect();
+    counted.extend([bridge, between, correction]);
+    assert_eq!(world.rows(), sessions(&counted));
+    let said = says(&world, &redrive("merge"));
+    assert_eq!(of_reason(&said, "late"), [1; 4], "{said}");
+    counted.push(dropped);
+    assert_eq!(world.rows(), sessions(&counted));
+    audit(&world);
+}

@@ -187,6 +187,11 @@ fn an_output_that_nobody_takes_is_no_bug() {
         let (_, _, log) = shell(&format!("set -o pipefail; {line}"));
         assert!(!log.contains("bug") && !log.contains("panicked"), "{line}:\n{log}");
     }
+    for args in ["--help", "-V", "audit --help", "schema", "man", "completions bash"] {
+        let (code, _, log) = shell(&format!("$0 {args} >/dev/full"));
+        assert_eq!(code, Some(1), "{args}:\n{log}");
+        assert!(log.contains("cannot write to standard output: No space left"), "{args}:\n{log}");
+    }
 }
 
 #[test]

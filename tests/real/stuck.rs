@@ -77,6 +77,8 @@ fn an_open_transaction_that_holds_records_back_is_reported_and_is_no_silence() {
     job.wait_for(&told);
     let line = format!(": an open transaction in {}[0], ", world.name);
     assert!(job.log().contains(&line), "{}", job.log());
+    let remedy = format!("describe-producers --topic {} --partition 0`", world.name);
+    assert!(job.log().contains(&remedy), "{}", job.log());
     // One is silent for longer than the idle timeout, the other waits for the transaction.
     let statuses = "select status from sessionizer.partitions order by partition";
     assert_eq!(world.query(statuses), [["active"], ["idle"]]);

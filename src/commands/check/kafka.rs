@@ -275,19 +275,20 @@ fn open_transactions(
     log_ends: &BTreeMap<Partition, Offset>,
     report: &mut dyn FnMut(Finding),
 ) {
-    let held: Vec<String> = ranges
+    let held: Vec<(&Range, i64)> = ranges
         .iter()
-        .filter_map(|(partition, range)| {
-            let behind = log_ends.get(partition)?.since(range.end);
-            let name = format!("{}[{}]", range.topic, range.partition);
-            (behind > 0).then(|| format!("{name}: {} from {} on", count(behind), range.end))
-        })
+        .filter_map(|(partition, range)| Some((range, log_ends.get(partition)?.since(range.end))))
+        .filter(|(_, behind)| *behind > 0)
         .collect();
-    if held.is_empty() {
+    let Some((Range { topic, partition, .. }, _)) = held.first() else {
         return report(Finding::good(Code::K08, "no transaction is open at the end"));
-    }
+    };
     let more = held.len().saturating_sub(NAMED);
-    let mut named = held.iter().take(NAMED).cloned().collect::<Vec<_>>().join("; ");
+    let name = |(range, behind): &(&Range, i64)| {
+        let Range { topic, partition, end, .. } = range;
+        format!("{topic}[{partition}]: {} from {end} on", count(*behind))
+    };
+    let mut named = held.iter().take(NAMED).map(name).collect::<Vec<_>>().join("; ");
     if more > 0 {
         named.push_str(&format!("; and {more} more"));
     }
@@ -295,7 +296,10 @@ fn open_transactions(
     report(Finding::warning(
         Code::K08,
         format!("open transactions hold offsets back: {named}. The watermark waits for them"),
-        format!("kafka-transactions.sh --bootstrap-server {first} find-hanging --broker-id ..."),
+        format!(
+            "kafka-transactions.sh --bootstrap-server {first} describe-producers --topic {topic} \
+             --partition {partition} shows where it began; abort with that --start-offset ends it"
+        ),
     ));
 }
 

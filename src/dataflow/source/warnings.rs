@@ -67,13 +67,15 @@ impl<F: Feed> Reader<F> {
             "{}[{}]: an open transaction has held back offsets {} up to {} for {}{others}: Kafka \
              delivers nothing after its beginning until its producer commits or aborts, or its \
              transaction.timeout.ms has passed. The watermark waits for it. \
-             `kafka-transactions.sh find-hanging` finds a transaction that nobody will end, and \
-             `abort` ends it",
+             `kafka-transactions.sh describe-producers --topic {} --partition {}` shows where it \
+             began, and `abort` with that --start-offset ends it",
             self.plan.topic(*partition),
             partition.number,
             offsets.start,
             offsets.end,
-            HumanDuration(*for_ms)
+            HumanDuration(*for_ms),
+            self.plan.topic(*partition),
+            partition.number
         );
     }
 }
