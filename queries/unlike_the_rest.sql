@@ -1,8 +1,9 @@
 -- Which sessions, and which moments of a host, were unlike the rest of that host?
 --
 -- The rules of five of the job's anomalies (docs/ANOMALIES.md) for the whole table: burst and
--- marathon are sessions, with many events or of long duration; surge and fall are five minutes in
--- which far more or far fewer sessions ended than in the hour before; singles is a quarter of an
+-- marathon are sessions, with many events (in all or a minute) or of long duration; surge and fall
+-- are five minutes in which far more or far fewer sessions ended than in the hour before (where few
+-- end, a fall is of a quarter of an hour, and shown at its last five minutes); singles is a quarter of an
 -- hour with an unusual share of sessions of one event. Each is compared with the 24 hours before
 -- its own, and a host that has fewer than 200 sessions in them is not judged. The thresholds are
 -- those of the job's defaults: change them in the CTE `rules`. At most 1000 are shown, the newest
@@ -11,8 +12,8 @@
 -- Hours are those of UTC, by session_end, and lengths run from the first event to the last:
 -- session_end is the last event plus the job's --gap, which is subtracted here unless the job runs
 -- with --session-end last-event. The newest session_end stands for the job's watermark: what is not
--- complete by then is not judged. In bursts, observed and threshold count events; in marathons,
--- seconds; in surges and falls, sessions; in singles, percent.
+-- complete by then is not judged. In bursts, observed and threshold count events, or events a
+-- minute; in marathons, seconds; in surges and falls, sessions; in singles, percent.
 --
 -- Index: none; it reads the whole table three times.
 --
@@ -33,10 +34,12 @@ with job as (
 ),
 rules as (
     select 200 as learn,
-           40 as burst_least, 4.0 as burst_q95, 4.0 as burst_ranked, 5 as burst_rank,
+           40 as burst_least, 4.0 as burst_q95, 8.0 as burst_ranked, 5 as burst_rank,
            150.0 as burst_most,
+           2 as pace_least, 1.5 as pace_factor, 25 as pace_rank,
            10 * 3600000 as marathon_least, 1.25 as marathon_ranked, 10 as marathon_rank,
            6.0::float8 as surge_z, 2.0::float8 as surge_factor, 30 as surge_least,
+           20 as fall_least,
            5.0::float8 as singles_z, 20.0::float8 as singles_points, 100 as singles_least
 ),
 -- Values are compared by logarithmic bins (src/core/statistics): exact below 16, then eight to each
@@ -64,16 +67,19 @@ by_bucket as materialized (
     group by 1, 2
 ),
 candidates as materialized (
-    select s.host, s.ip, s.session_start, s.num_logs,
-           floor(date_part('epoch', s.session_end) / 3600)::int as hour,
-           round(1000 * date_part('epoch', s.session_end - s.session_start
-                                           - (select tail from job)))::bigint as length_ms
-    from :sessions s
-    where s.num_logs > (select burst_least from rules)
-          -- Shorter sessions cannot raise the limit above its least value.
-          or s.session_end - s.session_start
-             > (select tail + interval '1 ms' * (marathon_least / marathon_ranked * 0.8)
-                from job, rules)
+    select *, num_logs::bigint * 60000 / greatest(length_ms, 60000) as pace
+    from (
+        select s.host, s.ip, s.session_start, s.num_logs,
+               floor(date_part('epoch', s.session_end) / 3600)::int as hour,
+               round(1000 * date_part('epoch', s.session_end - s.session_start
+                                               - (select tail from job)))::bigint as length_ms
+        from :sessions s
+        where s.num_logs > (select burst_least from rules)
+              -- Shorter sessions cannot raise the limit above its least value.
+              or s.session_end - s.session_start
+                 > (select tail + interval '1 ms' * (marathon_least / marathon_ranked * 0.8)
+                    from job, rules)
+    ) s
 ),
 newest as (
     select floor(date_part('epoch', max(newest)) / 300)::int as bucket from by_bucket
@@ -121,12 +127,45 @@ burst_limits as (
         group by host, hour, burst_rank
     ) l, rules
 ),
+-- The same for their pace, among the sessions that have enough events.
+by_pace as materialized (
+    select host, hour, width_bucket(pace, (select lows from bins)) as bin, count(*) as n
+    from candidates, rules
+    where num_logs > burst_least
+    group by 1, 2, 3
+),
+pace_ranks as (
+    select host, hour, bin, sum(n) over (partition by host, hour order by bin) as upto,
+           sum(n) over (partition by host, hour order by bin desc) as down_to,
+           sum(n) over (partition by host, hour) as of_all
+    from (select c.host, c.hour, b.bin, sum(b.n) as n
+          from (select distinct host, hour from by_pace) c
+          cross join generate_series(1, 24) back
+          join by_pace b on b.host = c.host and b.hour = c.hour - back
+          group by 1, 2, 3) h
+),
+pace_limits as (
+    select host, hour,
+           floor(pace_factor * (
+               select greatest(
+                   lows[min(bin) filter (where upto * 100 >= of_all * 95) + 1],
+                   lows[max(bin) filter (where down_to >= least(pace_rank, of_all)) + 1]) - 1
+               from bins)) as above
+    from pace_ranks, rules
+    group by host, hour, pace_factor
+),
 bursts as (
-    select 'burst' as kind, c.host, c.ip as visitor, c.session_start as at,
-           c.num_logs as observed, l.above as threshold
-    from candidates c
-    join burst_limits l using (host, hour)
-    where c.num_logs > l.above
+    select 'burst' as kind, host, ip as visitor, session_start as at,
+           case when num_logs > above then num_logs else pace end as observed,
+           case when num_logs > above then above else pace_above end as threshold
+    from (
+        select c.*, l.above, greatest(burst_least, p.above) as pace_above, pace_least
+        from candidates c
+        join burst_limits l using (host, hour)
+        left join pace_limits p using (host, hour)
+        cross join rules
+    ) c
+    where pace >= pace_least and (num_logs > above or pace > pace_above)
 ),
 marathons as (
     select 'marathon' as kind, c.host, c.ip as visitor, c.session_start as at,
@@ -147,46 +186,65 @@ marathons as (
     ) l
     where c.length_ms > marathon_least and c.length_ms > l.above
 ),
--- Surges and falls: every bucket of a host from its first on, with the twelve before.
+-- Surges and falls: every bucket of a host from its first on, with the twelve before; and the
+-- quarter of an hour that it ends, with the twelve before that.
 buckets as (
     select h.host, b.bucket, coalesce(n.n, 0) as n
     from (select host, min(bucket) as first from by_bucket group by host) h
     cross join newest
-    cross join lateral generate_series(h.first - 12, newest.bucket - 1) b (bucket)
+    cross join lateral generate_series(h.first - 14, newest.bucket - 1) b (bucket)
     left join by_bucket n on n.host = h.host and n.bucket = b.bucket
 ),
 hours_before as (
-    select host, bucket, n, array_agg(n) over (partition by host order by bucket
-                                               rows between 12 preceding and 1 preceding) as before
+    select host, bucket, n,
+           array_agg(n) over (w rows between 12 preceding and 1 preceding) as before,
+           sum(n) over (w rows between 2 preceding and current row) as of_quarter,
+           array_agg(n) over (w rows between 14 preceding and 3 preceding) as before_quarter
     from buckets
+    window w as (partition by host order by bucket)
 ),
 medians as (
-    select host, bucket, n, m.twice, m.twice / 2.0::float8 as median
+    select host, bucket, n, of_quarter, m.twice, m.twice / 2.0::float8 as median,
+           3 * q.twice as twice_of_quarter, 1.5::float8 * q.twice as median_of_quarter
     from hours_before
     cross join lateral (
-        select sum(v) filter (where place in (6, 7)) as twice, count(*) filter (where v > 0) as some
+        select case when count(*) filter (where v > 0) >= 6
+                    then sum(v) filter (where place in (6, 7)) end as twice
         from (select v, row_number() over (order by v) as place from unnest(before) v) sorted
     ) m
-    where cardinality(before) = 12 and m.some >= 6
+    cross join lateral (
+        select case when count(*) filter (where v > 0) >= 6
+                    then sum(v) filter (where place in (6, 7)) end as twice
+        from (select v, row_number() over (order by v) as place
+              from unnest(before_quarter) v) sorted
+    ) q
+    where cardinality(before) = 12
 ),
 limits as (
-    select host, bucket, n, twice,
-           greatest(floor(power(sqrt(median + 0.375) + surge_z / 2, 2) - 0.375) + 1,
-                    ceil(surge_factor * median), surge_least) as surge_from,
+    select host, bucket, n, of_quarter,
+           case when twice is not null
+                then greatest(floor(power(sqrt(median + 0.375) + surge_z / 2, 2) - 0.375) + 1,
+                              ceil(surge_factor * median), surge_least) end as surge_from,
            case when twice >= 2 * surge_least and sqrt(median + 0.375) > surge_z / 2
                 then least(ceil(power(sqrt(median + 0.375) - surge_z / 2, 2) - 0.375) - 1,
-                           floor(median / surge_factor)) end as fall_to
+                           floor(median / surge_factor)) end as fall_to,
+           case when coalesce(twice, 0) < 2 * surge_least and twice_of_quarter >= 2 * fall_least
+                     and sqrt(median_of_quarter + 0.375) > surge_z / 2
+                then least(ceil(power(sqrt(median_of_quarter + 0.375) - surge_z / 2, 2) - 0.375)
+                           - 1, floor(median_of_quarter / surge_factor)) end as quarter_to
     from medians, rules
 ),
 crowds as (
-    select kind, host, null as visitor, to_timestamp(bucket * 300.0) as at, n as observed, threshold
+    select kind, host, null as visitor, to_timestamp(bucket * 300.0) as at, observed, threshold
     from (
-        select host, bucket, n, kind,
-               case kind when 'surge' then surge_from else fall_to end as threshold,
+        select host, bucket, kind,
+               case when kind = 'fall' and fall_to is null then of_quarter else n end as observed,
+               case kind when 'surge' then surge_from
+                    else coalesce(fall_to, quarter_to) end as threshold,
                lag(kind) over w as kind_before, lag(bucket) over w as bucket_before
         from (
-            select *, case when n >= surge_from then 'surge' when n <= fall_to then 'fall' end
-                          as kind
+            select *, case when n >= surge_from then 'surge'
+                           when n <= fall_to or of_quarter <= quarter_to then 'fall' end as kind
             from limits
         ) l
         window w as (partition by host order by bucket)

@@ -36,6 +36,9 @@ const WORLDS: [&[Scenario]; 5] = [
     &[Scenario::Singles],
     &[Scenario::Skew],
 ];
+/// How many days without incidents: on the first there is no day before, and on the second, visitors
+/// are judged for the first time.
+const CLEAN_DAYS: usize = 3;
 /// The job's defaults, and its topic.
 const OUT_OF_ORDERNESS_MS: i64 = 15_000;
 const IDLE_TIMEOUT_MS: i64 = 30_000;
@@ -63,8 +66,8 @@ pub struct Args {
 struct Cell {
     scores: Scores,
     baseline: Scores,
-    /// On clean days, by kind: on the first day, and on the second.
-    false_alarms: BTreeMap<Kind, [u64; 2]>,
+    /// On clean days, by kind and day.
+    false_alarms: BTreeMap<Kind, [u64; CLEAN_DAYS]>,
     baseline_alarms: u64,
     days: u64,
 }
@@ -109,18 +112,23 @@ fn seeds(text: &str) -> Result<RangeInclusive<u64>, String> {
 
 impl Cell {
     fn run(&mut self, clean: &Request, thresholds: &Thresholds) {
-        let second_day = clean.start_ms + DAY_MS;
-        let end = clean.start_ms + clean.days as i64 * DAY_MS;
-        let on_second = |found: &Found| found.known_ms.is_none_or(|known| known >= second_day);
+        let end_ms = |days: u64| clean.start_ms + days as i64 * DAY_MS;
         // All visits end with the plan: that is not a fall.
-        let in_time = |found: &Found| found.known_ms.is_none_or(|known| known <= end);
-        let plan = Plan::new(clean);
+        let in_time =
+            |days| move |found: &Found| found.known_ms.is_none_or(|known| known <= end_ms(days));
+        let plan = Plan::new(&Request { days: CLEAN_DAYS as u64, ..clean.clone() });
         let Judged { mut found, large } = judge(&plan, thresholds);
         found.extend(clocks(&plan, thresholds));
         self.days += 1;
-        self.baseline_alarms += large.iter().filter(|f| on_second(f) && in_time(f)).count() as u64;
-        for found in found.into_iter().filter(in_time) {
-            self.false_alarms.entry(found.kind).or_default()[usize::from(on_second(&found))] += 1;
+        let day = |found: &Found| {
+            let days = found.known_ms.map(|known| (known - clean.start_ms) / DAY_MS);
+            days.map_or(CLEAN_DAYS - 1, |days| (days as usize).min(CLEAN_DAYS - 1))
+        };
+        let in_time_clean = in_time(CLEAN_DAYS as u64);
+        let is_last = |found: &&Found| day(found) == CLEAN_DAYS - 1 && in_time_clean(found);
+        self.baseline_alarms += large.iter().filter(is_last).count() as u64;
+        for found in found.iter().filter(|found| in_time_clean(found)) {
+            self.false_alarms.entry(found.kind).or_default()[day(found)] += 1;
         }
         for world in WORLDS {
             let plan = Plan::new(&Request { scenarios: world.to_vec(), ..clean.clone() });
@@ -128,7 +136,8 @@ impl Cell {
                 true => Judged { found: clocks(&plan, thresholds), large: Vec::new() },
                 false => judge(&plan, thresholds),
             };
-            let on_time = |found: &Found| on_second(found) && in_time(found);
+            let on_second = |found: &Found| found.known_ms.is_none_or(|known| known >= end_ms(1));
+            let on_time = |found: &Found| on_second(found) && in_time(clean.days)(found);
             let found: Vec<Found> = found.into_iter().filter(on_time).collect();
             self.scores.add(&found, &plan.incidents);
             if world.contains(&Scenario::Flood) {
@@ -243,7 +252,9 @@ fn known(rows: &[Session<'_>], found: &[Anomaly]) -> Vec<Option<i64>> {
     let at = |anomaly: &Anomaly| {
         let at_ms = anomaly.at.millis();
         match (anomaly.kind, anomaly.evidence) {
-            (_, Evidence::Session { duration_ms, .. }) => Some(at_ms + duration_ms as i64 + GAP_MS),
+            (_, Evidence::Session { duration_ms, .. } | Evidence::Pace { duration_ms, .. }) => {
+                Some(at_ms + duration_ms as i64 + GAP_MS)
+            }
             (Kind::Surge | Kind::Fall, _) => Some(at_ms + BUCKET_MS),
             (Kind::Singles, _) => Some(at_ms + SINGLES_MS),
             _ => {
@@ -268,7 +279,7 @@ fn print(cells: &[(u64, Tail, Cell)], seeds: &RangeInclusive<u64>, args: &Args) 
     for kind in Kind::ALL {
         for (visits, tail, cell) in cells {
             let score = cell.scores.kinds.get(&kind).cloned().unwrap_or_default();
-            let [_, alarms] = cell.false_alarms.get(&kind).copied().unwrap_or_default();
+            let [.., alarms] = cell.false_alarms.get(&kind).copied().unwrap_or_default();
             println!(
                 "| {} | {visits} | {} | {} | {} | {} | {} |",
                 kind.name(),
@@ -301,15 +312,18 @@ fn print(cells: &[(u64, Tail, Cell)], seeds: &RangeInclusive<u64>, args: &Args) 
         let recalls: Vec<String> = cells.iter().map(|(_, _, cell)| recall(cell)).collect();
         println!("| {} | {} |", scenario.name(), recalls.join(" | "));
     }
-    println!("\n| false alarms on the first day | {} |", titles(cells, |v, t| format!("{v} {t}")));
-    println!("|---|{}", "--:|".repeat(cells.len()));
-    for kind in Kind::ALL {
-        let first = |cell: &Cell| {
-            let [alarms, _] = cell.false_alarms.get(&kind).copied().unwrap_or_default();
-            a_day(alarms, cell.days)
-        };
-        let alarms: Vec<String> = cells.iter().map(|(_, _, cell)| first(cell)).collect();
-        println!("| {} | {} |", kind.name(), alarms.join(" | "));
+    for (day, name) in ["first", "second"].into_iter().enumerate() {
+        let titles = titles(cells, |visits, tail| format!("{visits} {tail}"));
+        println!("\n| false alarms on the {name} day | {titles} |");
+        println!("|---|{}", "--:|".repeat(cells.len()));
+        for kind in Kind::ALL {
+            let of_day = |cell: &Cell| {
+                let alarms = cell.false_alarms.get(&kind).copied().unwrap_or_default()[day];
+                a_day(alarms, cell.days)
+            };
+            let alarms: Vec<String> = cells.iter().map(|(_, _, cell)| of_day(cell)).collect();
+            println!("| {} | {} |", kind.name(), alarms.join(" | "));
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! The anomalies as a block of the document. Rendering only.
 
 use serde_json::{Value, json};
-use sessionizer_core::anomaly::{Anomaly, BUCKET_MS, DAY_MS, Day, Kind, LIVE_DAYS, SINGLES_MS};
+use sessionizer_core::anomaly::{
+    Anomaly, BUCKET_MS, DAY_MS, Day, Evidence, Kind, LIVE_DAYS, QUARTER_MS, SINGLES_MS,
+};
 use sessionizer_core::time::EventTime;
 
 use crate::dataflow::changes::HOSTS;
@@ -61,14 +63,14 @@ fn row(facts: &Facts, anomaly: &Anomaly) -> Value {
 fn sql((table, job): (&str, &str), anomaly: &Anomaly) -> String {
     let Anomaly { kind, host, subject, at, .. } = anomaly;
     let text = |value: &str| format!("'{}'", value.replace('\'', "''"));
-    let bucket = |length_ms: i64| {
+    let between = |from: EventTime, to: EventTime| {
         format!(
             "select count(*), count(*) filter (where num_logs = 1) from {table} where host = {} and \
-             session_end >= '{at}' and session_end < '{}'",
-            text(host),
-            EventTime::plus(*at, length_ms)
+             session_end >= '{from}' and session_end < '{to}'",
+            text(host)
         )
     };
+    let bucket = |length_ms: i64| between(*at, at.plus(length_ms));
     let of_day = || {
         let end = EventTime::plus(*at, DAY_MS);
         format!("host = {} and session_end >= '{at}' and session_end < '{end}'", text(host))
@@ -94,6 +96,9 @@ fn sql((table, job): (&str, &str), anomaly: &Anomaly) -> String {
         Kind::Clock => {
             format!("select * from sessionizer.partitions where job = {}", text(job))
         }
+        Kind::Fall if anomaly.evidence == Evidence::Quarter => {
+            between(at.plus(BUCKET_MS - QUARTER_MS), at.plus(BUCKET_MS))
+        }
         Kind::Surge | Kind::Fall => bucket(BUCKET_MS),
         Kind::Singles => bucket(SINGLES_MS),
         _ => format!(
@@ -107,7 +112,6 @@ fn sql((table, job): (&str, &str), anomaly: &Anomaly) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sessionizer_core::anomaly::Evidence;
 
     #[test]
     fn the_query_quotes_what_comes_from_outside() {
@@ -128,6 +132,10 @@ mod tests {
         let surge = Anomaly { kind: Kind::Surge, evidence: Evidence::Bucket, ..anomaly.clone() };
         let text = sql(names, &surge);
         assert!(text.ends_with("session_end < '2026-06-01T00:05:00.123Z'"), "{text}");
+        let fall = Anomaly { kind: Kind::Fall, evidence: Evidence::Quarter, ..anomaly.clone() };
+        let want = "session_end >= '2026-05-31T23:50:00.123Z' and session_end < \
+                    '2026-06-01T00:05:00.123Z'";
+        assert!(sql(names, &fall).ends_with(want), "{}", sql(names, &fall));
         for (network, start) in [("192.0.2.0/24", "192.0.2.%"), ("2001:db8:1::/48", "2001:db8:1:%")]
         {
             let network =

@@ -54,8 +54,11 @@ fn anomalies_are_found_once_and_keep_their_verdict() {
     }
     // A session that is flagged is what the query says it is.
     let same = "select count(*) from sessionizer.anomalies a join sessionized_events s
-                on (s.ip, s.host, s.num_logs) = (a.subject, a.host, a.observed::int8)
-                and s.session_start = a.at where a.kind = 'burst'";
+                on (s.ip, s.host, s.session_start) = (a.subject, a.host, a.at)
+                and a.observed = case a.unit when 'events' then s.num_logs
+                    else div(s.num_logs * 60000, greatest(60000, extract(epoch from
+                             s.session_end - interval '5 min' - s.session_start) * 1000)) end
+                where a.kind = 'burst'";
     let bursts = "select count(*) from sessionizer.anomalies where kind = 'burst'";
     assert_eq!(world.value(same), world.value(bursts));
     // The user's verdict stays, and a restart adds nothing.

@@ -25,7 +25,7 @@ pub fn batch<'a>(
     for (host, sessions) in hosts {
         let mut hours: BTreeMap<Hour, HourSums> = BTreeMap::new();
         for session in &sessions {
-            hours.entry(Hour::of(session.end)).or_default().add(&session.span, 1);
+            hours.entry(Hour::of(session.end)).or_default().add(&session.span, 1, thresholds);
         }
         let of_hour = |hour: Hour| (hour, Limits::of(&hours, hour, thresholds));
         let limits: BTreeMap<Hour, Option<Limits>> = hours.keys().map(|at| of_hour(*at)).collect();
@@ -69,6 +69,7 @@ fn of_days(
                 let Some(limit) = &before.visitor else { break };
                 let n_before = before.visitors.get(ip).copied().unwrap_or(0);
                 let sums = VisitorSums { sessions: *n, before: n_before };
+                let limit = (limit, before.judged);
                 found.extend(judge_visitor(host, ip, *day, sums, limit, thresholds));
             }
             for (network, sums) in &networks {
@@ -85,6 +86,7 @@ fn of_days(
             day: *day,
             visitor: thresholds.repeat.limit(&counts),
             network: thresholds.network.limit(&of_networks),
+            judged: known,
             visitors,
             networks,
         });
@@ -96,6 +98,8 @@ struct Before<'a> {
     day: Day,
     visitor: Option<Limit>,
     network: Option<Limit>,
+    /// Whether it could be judged.
+    judged: bool,
     visitors: &'a HashMap<&'a str, u64>,
     networks: HashMap<String, NetworkSums>,
 }

@@ -1,10 +1,11 @@
 //! The sessions of a host by day, visitor and network, in which repeat visitors and networks are
 //! found.
 //!
-//! A visitor of day `d` is compared with the visitors of the day before. Two days are *live*: that
-//! of the watermark and the one before. So three days are kept. The output is what the caller
-//! joins: the visitors and networks with enough sessions to stand out, and the limits of their
-//! days.
+//! A visitor of day `d` is compared with the visitors of the day before, and with its own sessions
+//! then if that day could be judged itself, which depends on the sessions of day `d − 2`. Two days
+//! are *live*: that of the watermark and the one before. So the visitors of three days are kept, and
+//! the number of sessions of a fourth. The output is what the caller joins: the visitors and
+//! networks with enough sessions to stand out, and the limits of their days.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,8 +22,11 @@ use crate::statistics::{Bin, Histogram};
 
 /// For how many days anomalies are live, that of the watermark included.
 pub const LIVE_DAYS: i64 = 2;
-/// How many days are kept: the live ones, and the one that the first of them is compared with.
-pub const KEPT_DAYS: i64 = LIVE_DAYS + 1;
+/// The visitors of how many days are kept: of the live ones, and of the one that the first of them
+/// is compared with.
+pub const VISITOR_DAYS: i64 = LIVE_DAYS + 1;
+/// How many days are kept: those, and the number of sessions on the one before.
+pub const KEPT_DAYS: i64 = VISITOR_DAYS + 1;
 
 /// A host and a day: the key of the join.
 pub type HostDay = (String, Day);
@@ -39,6 +43,8 @@ pub enum Frequent {
 pub struct DayLimits {
     pub visitor: Option<Limit>,
     pub network: Option<Limit>,
+    /// Whether the day before could be judged, too.
+    pub judged_before: bool,
 }
 
 impl DayLimits {
@@ -51,7 +57,8 @@ impl DayLimits {
     ) -> Option<Anomaly> {
         match frequent {
             Frequent::Visitor(ip, sums) => {
-                judge_visitor(host, ip, *day, *sums, self.visitor.as_ref()?, thresholds)
+                let limit = (self.visitor.as_ref()?, self.judged_before);
+                judge_visitor(host, ip, *day, *sums, limit, thresholds)
             }
             Frequent::Network(network, sums) => {
                 judge_network(host, network, *day, *sums, self.network.as_ref()?, thresholds)
@@ -89,14 +96,22 @@ struct DayCounts {
 }
 
 impl Days {
-    /// Adds `n` sessions of a visitor that ended in an hour, or removes them. Returns by how much
-    /// the number of visitors has grown.
-    pub fn add(&mut self, visitor: &Visitor, hour: Hour, n: i64, thresholds: &Thresholds) -> isize {
+    /// Adds `n` sessions of a visitor that ended in an hour, or removes them. Of a day whose visitors
+    /// are not kept, there is no visitor. Returns by how much the number of visitors has grown.
+    pub fn add(
+        &mut self,
+        visitor: Option<&Visitor>,
+        hour: Hour,
+        n: i64,
+        thresholds: &Thresholds,
+    ) -> isize {
         let day = hour.day();
-        let network = visitor.network();
         let counts = self.days.entry(day).or_default();
+        counts.by_hour[hour.0.rem_euclid(24) as usize] += n;
+        let Some(visitor) = visitor else { return 0 };
+        let network = visitor.network();
         let visitors = counts.visits.visitors();
-        let (of_visitor, of_network) = counts.add(visitor, hour, n);
+        let (of_visitor, of_network) = counts.add(visitor, n);
         let grown = counts.visits.visitors() as isize - visitors as isize;
         // The output of the day after says how often its frequent visitors came on this day.
         let after = self.frequent.get(&Day(day.0 + 1)).filter(|after| !after.is_empty());
@@ -170,6 +185,9 @@ impl Days {
     pub fn forget(&mut self, host: &str, today: Day, changed: &mut DetectorChanges) -> isize {
         let before = self.visitors();
         self.days = self.days.split_off(&Day(today.0 - KEPT_DAYS + 1));
+        for (_, counts) in self.days.range_mut(..Day(today.0 - VISITOR_DAYS + 1)) {
+            *counts = DayCounts { by_hour: counts.by_hour, ..DayCounts::default() };
+        }
         self.retract_before(host, Day(today.0 - LIVE_DAYS + 1), changed);
         self.visitors() as isize - before as isize
     }
@@ -251,7 +269,13 @@ impl Days {
             let limits = is_needed
                 .then(|| self.days.get(&day_before))
                 .flatten()
-                .and_then(|counts| counts.limits(thresholds));
+                .and_then(|counts| counts.limits(thresholds))
+                .map(|limits| {
+                    let two_before = Day(day.0 - 2);
+                    let is_known = |counts: &DayCounts| counts.is_known(thresholds);
+                    let counts = self.days.get(&two_before).filter(|_| two_before >= known);
+                    DayLimits { judged_before: counts.is_some_and(is_known), ..limits }
+                });
             let emitted = self.limits.get(day).copied();
             if emitted == limits {
                 continue;
@@ -270,8 +294,7 @@ impl Days {
 impl DayCounts {
     /// Adds sessions of a visitor. Returns how many it had before, and how many it has now; and the
     /// same of its network, with zeros if it has none.
-    fn add(&mut self, visitor: &Visitor, hour: Hour, n: i64) -> ((i64, i64), (i64, i64)) {
-        self.by_hour[hour.0.rem_euclid(24) as usize] += n;
+    fn add(&mut self, visitor: &Visitor, n: i64) -> ((i64, i64), (i64, i64)) {
         let (now, of_network) = self.visits.add(visitor, n);
         let before = now - n;
         move_bin(&mut self.visitor_bins, before, now);
@@ -280,15 +303,20 @@ impl DayCounts {
         ((before, now), of_network)
     }
 
+    /// Whether the day after this one can be judged.
+    fn is_known(&self, thresholds: &Thresholds) -> bool {
+        let by_hour = self.by_hour.iter().copied().enumerate();
+        day_is_known(by_hour.map(|(hour, n)| (hour as i64, n)), thresholds)
+    }
+
     /// The limits of the day after this one.
     fn limits(&self, thresholds: &Thresholds) -> Option<DayLimits> {
-        let by_hour = self.by_hour.iter().copied().enumerate();
-        if !day_is_known(by_hour.map(|(hour, n)| (hour as i64, n)), thresholds) {
+        if !self.is_known(thresholds) {
             return None;
         }
         let visitor = thresholds.repeat.limit(&self.visitor_bins);
         let network = thresholds.network.limit(&self.network_bins);
-        Some(DayLimits { visitor, network })
+        Some(DayLimits { visitor, network, judged_before: false })
     }
 }
 

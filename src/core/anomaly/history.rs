@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::thresholds::{Limit, Thresholds};
-use super::{Anomaly, Evidence, Kind, duration_ms};
+use super::{Anomaly, Evidence, Kind, duration_ms, pace};
 use crate::session::Span;
 use crate::statistics::{Bin, Histogram};
 use crate::time::EventTime;
@@ -20,6 +20,10 @@ const BEFORE: usize = 12;
 /// At least this many of them must have sessions; otherwise the host has only just appeared, or was
 /// away.
 const NOT_EMPTY: usize = 6;
+/// How many buckets make up a quarter of an hour, over which small hosts are judged.
+const QUARTER: i64 = 3;
+/// Falls of small hosts are looked for over this length, up to the end of each bucket.
+pub const QUARTER_MS: i64 = QUARTER * BUCKET_MS;
 /// Visitors are compared with those of the day before only if the first sessions of that day ended
 /// within this many hours of its start: part of a day says too little.
 const MORNING: i64 = 6;
@@ -62,13 +66,18 @@ pub fn bucket(time: EventTime, length_ms: i64) -> i64 {
 pub struct HourSums {
     pub events: Histogram,
     pub durations_ms: Histogram,
+    /// Of the sessions with more than `burst.min` events.
+    pub paces: Histogram,
     /// Sessions with one event.
     pub singles: i64,
 }
 
 impl HourSums {
     /// Adds `n` sessions, or removes them if `n` is negative.
-    pub fn add(&mut self, span: &Span, n: i64) {
+    pub fn add(&mut self, span: &Span, n: i64, thresholds: &Thresholds) {
+        if span.count > thresholds.burst.min {
+            self.paces.add(Bin::of(pace(span)), n);
+        }
         self.events.add(Bin::of(span.count), n);
         self.durations_ms.add(Bin::of(duration_ms(span)), n);
         self.singles += if span.count == 1 { n } else { 0 };
@@ -84,10 +93,14 @@ impl HourSums {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Limits {
     pub burst: Limit,
+    /// Of bursts, in events a minute.
+    pub pace: Limit,
     pub marathon: Limit,
     /// How many sessions ended in the 24 hours before, and how many of them had one event.
     pub sessions: u64,
     pub singles: u64,
+    /// A slower session is no burst, in events a minute.
+    pub slowest: u64,
 }
 
 impl Limits {
@@ -107,6 +120,7 @@ impl Limits {
             }
             sum.events.plus(&sums.events);
             sum.durations_ms.plus(&sums.durations_ms);
+            sum.paces.plus(&sums.paces);
             sum.singles += sums.singles;
         }
         let sessions = u64::try_from(sum.sessions()).ok()?;
@@ -115,16 +129,25 @@ impl Limits {
         }
         Some(Limits {
             burst: thresholds.burst.limit(&sum.events)?,
+            pace: thresholds.pace_limit(&sum.paces),
             marathon: thresholds.marathon.limit(&sum.durations_ms)?,
             sessions,
             singles: u64::try_from(sum.singles).ok()?,
+            slowest: thresholds.burst_pace_min,
         })
     }
 
     /// The anomalies of a session that ended in that hour.
     pub fn judge(&self, ip: &str, host: &str, span: &Span) -> impl Iterator<Item = Anomaly> {
         let duration_ms = duration_ms(span);
-        let found = |kind, limit: &Limit, unit_ms, observed| {
+        let pace = pace(span);
+        let found = |kind, limit: &Limit, unit_ms, observed, by_pace| {
+            let Limit { count: sessions, rank, .. } = *limit;
+            let events = span.count;
+            let evidence = match by_pace {
+                true => Evidence::Pace { events, duration_ms, sessions, rank },
+                false => Evidence::Session { events, duration_ms, sessions, rank },
+            };
             (observed > limit.above).then(|| Anomaly {
                 kind,
                 host: host.to_owned(),
@@ -133,16 +156,13 @@ impl Limits {
                 observed: observed / unit_ms,
                 expected: limit.ranked / unit_ms,
                 threshold: limit.above / unit_ms,
-                evidence: Evidence::Session {
-                    events: span.count,
-                    duration_ms,
-                    sessions: limit.count,
-                    rank: limit.rank,
-                },
+                evidence,
             })
         };
-        let burst = found(Kind::Burst, &self.burst, 1, span.count);
-        let marathon = found(Kind::Marathon, &self.marathon, 1_000, duration_ms);
+        let burst = found(Kind::Burst, &self.burst, 1, span.count, false)
+            .or_else(|| found(Kind::Burst, &self.pace, 1, pace, true))
+            .filter(|_| pace >= self.slowest);
+        let marathon = found(Kind::Marathon, &self.marathon, 1_000, duration_ms, false);
         burst.into_iter().chain(marathon)
     }
 
@@ -194,16 +214,19 @@ pub struct VisitorSums {
     pub before: u64,
 }
 
-/// A visitor who came back too often on `day`, and much more often than on the day before.
+/// A visitor who came back too often on `day`, and more often than on the day before. If that day
+/// could not be judged (`judged_before`), who came as often on it counts now: who comes every day is
+/// found once.
 pub fn judge_visitor(
     host: &str,
     ip: &str,
     day: Day,
     VisitorSums { sessions, before }: VisitorSums,
-    limit: &Limit,
+    (limit, judged_before): (&Limit, bool),
     thresholds: &Thresholds,
 ) -> Option<Anomaly> {
-    let is_news = sessions as f64 > thresholds.repeat_growth * before as f64;
+    let is_news = sessions as f64 > thresholds.repeat_growth * before as f64
+        && (!judged_before || Thresholds::is_more(sessions, before, thresholds.repeat_z));
     (sessions > limit.above && is_news).then(|| Anomaly {
         kind: Kind::Repeat,
         host: host.to_owned(),
@@ -249,7 +272,8 @@ pub fn judge_network(
     thresholds: &Thresholds,
 ) -> Option<Anomaly> {
     let NetworkSums { addresses, sessions, most, before } = sums;
-    let is_news = sessions as f64 > thresholds.network_growth * before as f64;
+    let is_news = sessions as f64 > thresholds.network_growth * before as f64
+        && Thresholds::is_more(sessions, before, thresholds.network_z);
     let has_many = addresses >= thresholds.network_addresses;
     (has_many && sessions > limit.above && is_news).then(|| Anomaly {
         kind: Kind::Network,
@@ -271,38 +295,66 @@ pub fn judge_bucket(
     count: impl Fn(i64) -> u64,
     thresholds: &Thresholds,
 ) -> Option<Anomaly> {
-    let (kind, twice_median, threshold) = surge_or_fall(at, &count, thresholds)?;
-    if surge_or_fall(at - 1, &count, thresholds).is_some_and(|(before, ..)| before == kind) {
+    let change = surge_or_fall(at, &count, thresholds)?;
+    if surge_or_fall(at - 1, &count, thresholds).is_some_and(|before| before.kind == change.kind) {
         return None;
     }
     Some(Anomaly {
-        kind,
+        kind: change.kind,
         host: host.to_owned(),
         subject: String::new(),
         at: EventTime::from_millis(at * BUCKET_MS),
-        observed: count(at),
-        expected: twice_median / 2,
-        threshold,
-        evidence: Evidence::Bucket,
+        observed: change.observed,
+        expected: change.twice_median / 2,
+        threshold: change.threshold,
+        evidence: change.evidence,
     })
 }
 
-fn surge_or_fall(
-    at: i64,
-    count: impl Fn(i64) -> u64,
-    thresholds: &Thresholds,
-) -> Option<(Kind, u64, u64)> {
+/// How a bucket differs from the hour before.
+struct Change {
+    kind: Kind,
+    observed: u64,
+    twice_median: u64,
+    threshold: u64,
+    evidence: Evidence,
+}
+
+fn surge_or_fall(at: i64, count: impl Fn(i64) -> u64, thresholds: &Thresholds) -> Option<Change> {
+    let change = |kind, observed, twice_median, threshold, evidence| {
+        Some(Change { kind, observed, twice_median, threshold, evidence })
+    };
+    if let Some(twice_median) = twice_median_before(at, &count) {
+        let observed = count(at);
+        let from = thresholds.surge_from(twice_median);
+        if observed >= from {
+            return change(Kind::Surge, observed, twice_median, from, Evidence::Bucket);
+        }
+        if twice_median >= 2 * thresholds.surge_min {
+            let to = thresholds.fall_to(twice_median, thresholds.surge_min)?;
+            let evidence = Evidence::Bucket;
+            return (observed <= to)
+                .then_some(())
+                .and_then(|()| change(Kind::Fall, observed, twice_median, to, evidence));
+        }
+    }
+    // Too few sessions in five minutes: fifteen, the last five of which are this bucket.
+    let first = at - QUARTER + 1;
+    let twice_median = QUARTER as u64 * twice_median_before(first, &count)?;
+    let observed: u64 = (first..=at).map(count).sum();
+    let to = thresholds.fall_to(twice_median, thresholds.fall_min)?;
+    if observed > to {
+        return None;
+    }
+    change(Kind::Fall, observed, twice_median, to, Evidence::Quarter)
+}
+
+/// Twice the median of the hour before a bucket; `None` if the host was away for most of it.
+fn twice_median_before(at: i64, count: impl Fn(i64) -> u64) -> Option<u64> {
     let mut before: [u64; BEFORE] = std::array::from_fn(|n| count(at - 1 - n as i64));
     if before.iter().filter(|n| **n > 0).count() < NOT_EMPTY {
         return None;
     }
     before.sort_unstable();
-    let twice_median = before[BEFORE / 2 - 1] + before[BEFORE / 2];
-    let observed = count(at);
-    let from = thresholds.surge_from(twice_median);
-    if observed >= from {
-        return Some((Kind::Surge, twice_median, from));
-    }
-    let to = thresholds.fall_to(twice_median)?;
-    (observed <= to).then_some((Kind::Fall, twice_median, to))
+    Some(before[BEFORE / 2 - 1] + before[BEFORE / 2])
 }

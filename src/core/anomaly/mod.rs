@@ -34,8 +34,8 @@ pub use batch::{batch, visitors};
 pub use clock::{ClockJudge, PartitionClock};
 pub use days::{DayLimits, Frequent, HostDay, KEPT_DAYS, LIVE_DAYS};
 pub use history::{
-    BUCKET_MS, DAY_MS, Day, HOUR_MS, Hour, HourSums, Limits, NetworkSums, SINGLES_MS, VisitorSums,
-    bucket, day_is_known, judge_bucket, judge_network, judge_visitor,
+    BUCKET_MS, DAY_MS, Day, HOUR_MS, Hour, HourSums, Limits, NetworkSums, QUARTER_MS, SINGLES_MS,
+    VisitorSums, bucket, day_is_known, judge_bucket, judge_network, judge_visitor,
 };
 pub use network::{Visitor, network};
 pub use rows::{Identity, MORE, rows};
@@ -66,11 +66,18 @@ pub fn duration_ms(span: &Span) -> u64 {
     u64::try_from(span.last.millis() - span.first.millis()).unwrap_or(0)
 }
 
+/// Events a minute. A session shorter than a minute counts as one minute: pages that load ten images
+/// in a second are not fast.
+pub fn pace(span: &Span) -> u64 {
+    let events = u128::from(span.count) * 60_000;
+    u64::try_from(events / u128::from(duration_ms(span).max(60_000))).unwrap_or(u64::MAX)
+}
+
 /// The kind of an anomaly. The names are stored, so they never change.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// A session of many events.
+    /// A session of many events, or with many in a short time.
     Burst,
     /// A session that lasts long.
     Marathon,
@@ -154,7 +161,7 @@ impl Anomaly {
             return Day(Day::of(self.at).0 + 1).first_hour();
         }
         match self.evidence {
-            Evidence::Session { duration_ms, .. } => {
+            Evidence::Session { duration_ms, .. } | Evidence::Pace { duration_ms, .. } => {
                 Hour::of(self.at.plus(duration_ms as i64).plus(end_after_ms))
             }
             _ => Hour::of(self.at),
@@ -168,7 +175,7 @@ impl Anomaly {
             return None;
         }
         Some(match (self.kind, self.evidence) {
-            (_, Evidence::Session { duration_ms, .. }) => {
+            (_, Evidence::Session { duration_ms, .. } | Evidence::Pace { duration_ms, .. }) => {
                 self.at.plus(duration_ms as i64).plus(end_after_ms)
             }
             (Kind::Surge | Kind::Fall, _) => self.at.plus(BUCKET_MS),
@@ -188,6 +195,9 @@ impl Anomaly {
 pub enum Evidence {
     /// A session, and how many it was compared with; `rank` of them reached the expected value.
     Session { events: u64, duration_ms: u64, sessions: u64, rank: u64 },
+    /// A session by its pace, and how many sessions of more than `burst.min` events it was compared
+    /// with; `rank` of them reached the expected pace.
+    Pace { events: u64, duration_ms: u64, sessions: u64, rank: u64 },
     /// A visitor: its sessions on the day before, and how many visitors there were then.
     Visitor { before: u64, visitors: u64 },
     /// A network: its sessions on the day before, its addresses, the most sessions of one of them,
@@ -195,6 +205,9 @@ pub enum Evidence {
     Network { before: u64, addresses: u64, most: u64, networks: u64 },
     /// Five minutes of a host.
     Bucket,
+    /// A quarter of an hour of a host that has few sessions; its last five minutes begin at the time
+    /// of the anomaly.
+    Quarter,
     /// A quarter of an hour of a host, and how many sessions ended in it.
     Singles { sessions: u64 },
     /// A partition that is ahead of the others, or lags.

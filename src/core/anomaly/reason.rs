@@ -25,6 +25,28 @@ impl Anomaly {
                     ),
                 }
             }
+            Evidence::Pace { events, duration_ms, sessions, rank } => {
+                let events = plural(events, "event");
+                let seen = format!(
+                    "{events} in {}, {} a minute",
+                    span(duration_ms / 1_000),
+                    count(observed)
+                );
+                let history = match (sessions, rank) {
+                    (0, _) => "there was no large session in the 24 h before".to_owned(),
+                    (1, _) => format!(
+                        "the one large session in the 24 h before had {} a minute",
+                        count(expected)
+                    ),
+                    (_, rank) => format!(
+                        "of {} large sessions in the 24 h before, {} had {} a minute or more",
+                        count(sessions),
+                        if rank == 1 { "one".to_owned() } else { count(rank) },
+                        count(expected)
+                    ),
+                };
+                format!("{seen}; {history}")
+            }
             Evidence::Visitor { before, visitors } => format!(
                 "{} in a day, {} the day before; 95 % of the {} of that day had at most {}",
                 plural(observed, "session"),
@@ -44,6 +66,11 @@ impl Anomaly {
             ),
             Evidence::Bucket => format!(
                 "{} in 5 min; the hour before had {} at the median",
+                plural(observed, "session"),
+                count(expected)
+            ),
+            Evidence::Quarter => format!(
+                "{} in 15 min; the hour before had {} at the median",
                 plural(observed, "session"),
                 count(expected)
             ),
@@ -72,6 +99,7 @@ impl Anomaly {
     pub fn unit(&self) -> &'static str {
         match self.kind {
             _ if self.evidence == Evidence::More => "anomalies",
+            Kind::Burst if matches!(self.evidence, Evidence::Pace { .. }) => "events a minute",
             Kind::Burst => "events",
             Kind::Marathon | Kind::Clock => "seconds",
             Kind::Repeat | Kind::Network | Kind::Surge | Kind::Fall => "sessions",

@@ -17,7 +17,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use foldhash::fast::RandomState;
 
-use super::days::{DayLimits, Frequent, HostDay, KEPT_DAYS, LIVE_DAYS};
+use super::days::{DayLimits, Frequent, HostDay, KEPT_DAYS, LIVE_DAYS, VISITOR_DAYS};
 use super::history::{BUCKET_MS, Day, Hour, Limits, SINGLES_MS, bucket};
 use super::host::HostState;
 use super::network::Visitor;
@@ -33,8 +33,9 @@ pub(super) const HISTORY: i64 = 24;
 /// How many hours are kept: those, and one more for the quarter before the first live one.
 pub(super) const KEPT: i64 = LIVE + HISTORY + 1;
 /// How many buckets after one may change if its count does: those whose hour before contains it,
-/// and the next, which is emitted only if the bucket before it does not stand out in the same way.
-const BUCKETS_AFTER: i64 = 13;
+/// or the hour before the quarter that they end; and the next, which is emitted only if the bucket
+/// before it does not stand out in the same way.
+const BUCKETS_AFTER: i64 = 15;
 
 /// Before any day.
 const ALL_DAYS: Day = Day(i64::MIN / 100);
@@ -249,9 +250,9 @@ impl DetectorState {
         let hour = Hour::of(row.end);
         let now = Hour::of(self.watermark).0;
         let is_kept = hour.0 > now - KEPT;
-        let by_day = self.bounds.visitors > 0
-            && hour.day().0 > Day::of(self.watermark).0 - KEPT_DAYS
-            && hour.day() >= self.visitors_from;
+        let days = hour.day().0 - Day::of(self.watermark).0;
+        let by_day =
+            self.bounds.visitors > 0 && days > -KEPT_DAYS && hour.day() >= self.visitors_from;
         if !(is_kept || by_day) || hour < self.known_from {
             return None;
         }
@@ -273,13 +274,14 @@ impl DetectorState {
             return None;
         }
         if by_day {
-            let grown = host_state.days.add(row.visitor, hour, row.diff, &self.thresholds);
+            let visitor = (days > -VISITOR_DAYS).then_some(row.visitor);
+            let grown = host_state.days.add(visitor, hour, row.diff, &self.thresholds);
             self.visitors = self.visitors.saturating_add_signed(grown);
         }
         if !is_kept {
             return Some(host_state);
         }
-        host_state.hours.entry(hour).or_default().add(&row.span, row.diff);
+        host_state.hours.entry(hour).or_default().add(&row.span, row.diff, &self.thresholds);
         *host_state.buckets.entry(bucket(row.end, BUCKET_MS)).or_default() += row.diff;
         let (all, singles) = host_state.quarters.entry(bucket(row.end, SINGLES_MS)).or_default();
         *all += row.diff;

@@ -37,10 +37,14 @@ fn thresholds() -> Thresholds {
             rank: 10,
             cap_factor: None,
         },
+        burst_pace_factor: 1.5,
+        burst_pace_rank: 25,
         repeat: by_visits,
         network: by_visits,
         repeat_growth: 2.0,
+        repeat_z: 0.0,
         network_growth: 2.0,
+        network_z: 0.0,
         ..Thresholds::default()
     }
 }
@@ -68,23 +72,77 @@ fn a_burst_has_more_events_than_the_floor_the_percentile_and_the_rank_allow() {
     // 95 % have 3 events, so the floor of 20 is the highest.
     for (events, want) in [(19, 0), (20, 0), (21, 1)] {
         let mut rows = quiet(300, 0, 10);
-        rows.push(session("a", at, 30_000, events));
+        rows.push(session("a", at, 600_000, events));
         assert_eq!(of(Kind::Burst, &found(&rows, at + 1)).len(), want, "{events}");
     }
     // Ten sessions of 10 events: three times that is higher than the floor.
     for (events, want) in [(30, 0), (31, 1)] {
         let mut rows = quiet(300, 0, 10);
         rows.extend((0..10).map(|i| session("b", DAY + (i + 1) * 50 * MINUTE, 60_000, 10)));
-        rows.push(session("a", at, 30_000, events));
+        rows.push(session("a", at, 600_000, events));
         let found = found(&rows, at + 1);
         assert_eq!(of(Kind::Burst, &found).len(), want, "{events}");
         if want == 1 {
             let burst = of(Kind::Burst, &found)[0];
             assert_eq!((burst.expected, burst.threshold), (10, 30));
-            assert_eq!(burst.at, EventTime::from_millis(at - GAP_MS - 30_000));
-            let want = "31 events in 30 s; of 310 sessions in the 24 h before, 10 had 10 or more";
+            assert_eq!(burst.at, EventTime::from_millis(at - GAP_MS - 600_000));
+            let want = "31 events in 10 min; of 310 sessions in the 24 h before, 10 had 10 or more";
             assert_eq!(burst.reason(), want);
         }
+    }
+}
+
+#[test]
+fn a_burst_may_be_one_by_its_pace() {
+    let at = DAY + 10 * 60 * MINUTE;
+    let with = |large: i64, minutes: i64, one: (u64, i64)| {
+        let mut rows = quiet(300, 0, 10);
+        let end = |i: i64| DAY + (i + 1) * 20 * MINUTE;
+        rows.extend((0..large).map(|i| session("b", end(i), minutes * MINUTE, 100)));
+        rows.push(session("a", at, one.1 * MINUTE, one.0));
+        found(&rows, at + 1)
+    };
+    // Ten sessions of two events a minute: the floor of 20 a minute is the highest.
+    for (events, want) in [(199, 0), (209, 0), (210, 1)] {
+        let found = with(10, 50, (events, 10));
+        assert_eq!(of(Kind::Burst, &found).len(), want, "{events}");
+        if want == 1 {
+            let burst = of(Kind::Burst, &found)[0];
+            assert_eq!((burst.observed, burst.expected, burst.threshold), (21, 2, 20));
+            assert_eq!(burst.unit(), "events a minute");
+            let want = "210 events in 10 min, 21 a minute; of 10 large sessions in the 24 h before, \
+                        10 had 2 a minute or more";
+            assert_eq!(burst.reason(), want);
+        }
+    }
+    // The highest of the bin of 20 a minute is 21, and one and a half times that is 31.
+    for (events, want) in [(155, 0), (159, 0), (160, 1)] {
+        assert_eq!(of(Kind::Burst, &with(25, 5, (events, 5))).len(), want, "{events}");
+    }
+    // Of ten that have 20 a minute, too: with so few, the 95th percentile is the fastest.
+    for (events, want) in [(155, 0), (159, 0), (160, 1)] {
+        assert_eq!(of(Kind::Burst, &with(10, 5, (events, 5))).len(), want, "{events}");
+    }
+    let with_few = |large| of(Kind::Burst, &with(large, 50, (205, 1)))[0].reason();
+    let [none, one] = [0, 1].map(with_few);
+    assert_eq!(none, "205 events in 60 s; of 300 sessions in the 24 h before, 10 had 3 or more");
+    assert!(one.starts_with("205 events in 60 s; "), "{one}");
+}
+
+#[test]
+fn a_session_shorter_than_a_minute_is_no_faster_than_one_of_a_minute() {
+    let span = |duration_ms, count| session("a", DAY, duration_ms, count).1;
+    let paces = [(0, 1), (1, 50), (60_000, 50), (60_001, 50), (120_000, 50), (300_000, 9)];
+    assert_eq!(paces.map(|(ms, count)| pace(&span(ms, count))), [1, 50, 50, 49, 25, 1]);
+}
+
+#[test]
+fn a_page_left_open_is_no_burst() {
+    let at = DAY + 10 * 60 * MINUTE;
+    for (events, want) in [(999, 0), (1_000, 1)] {
+        let mut rows = quiet(300, 0, 10);
+        rows.push(session("a", at, 500 * MINUTE, events));
+        assert_eq!(of(Kind::Burst, &found(&rows, at + 1)).len(), want, "{events}");
     }
 }
 
@@ -192,6 +250,51 @@ fn who_came_as_often_on_the_day_before_is_no_news() {
 }
 
 #[test]
+fn who_comes_every_day_is_told_once() {
+    let thresholds = Thresholds { repeat_growth: 0.0, repeat_z: 4.0, ..thresholds() };
+    let day_ms = 24 * 60 * MINUTE;
+    // What is found today if a visitor had so many sessions two days ago, yesterday and today.
+    let days = |sessions: [i64; 3], first: i64| {
+        let mut rows = quiet(300, first, -24);
+        rows.extend(quiet(300, -24, 0));
+        for (day, n) in (-2..=0).zip(sessions) {
+            let end = |i: i64| DAY + day * day_ms + (i + 1) * 20 * MINUTE;
+            rows.extend((0..n).map(|i| session("a", end(i), 0, 1)));
+        }
+        let sessions =
+            rows.iter().map(|(ip, span, end)| Session { ip, host: HOST, span: *span, end: *end });
+        let found = batch(sessions, EventTime::from_millis(DAY + day_ms), &thresholds);
+        let day = |a: &&Anomaly| a.at.millis().div_euclid(day_ms) - DAY / day_ms;
+        of(Kind::Repeat, &found).iter().map(day).collect::<Vec<i64>>()
+    };
+    // Yesterday was the first day that could be judged.
+    assert_eq!(days([16, 16, 16], -48), [-1]);
+    // Two days ago, only the afternoon is known: today is the first day that can be judged.
+    assert_eq!(days([0, 16, 16], -36), [0]);
+    // Four deviations more than yesterday's nine, which were too many then.
+    assert_eq!([days([0, 9, 25], -48), days([0, 9, 26], -48)], [vec![-1], vec![-1, 0]]);
+    assert_eq!([days([0, 8, 22], -48), days([0, 8, 24], -48)], [vec![], vec![0]]);
+}
+
+#[test]
+fn a_network_needs_more_than_chance_can_explain() {
+    let thresholds = Thresholds { network_z: 4.0, ..thresholds() };
+    assert!(!Thresholds::is_more(25, 9, 4.0) && Thresholds::is_more(26, 9, 4.0));
+    assert!(Thresholds::is_more(1, 9, 0.0));
+    for (sessions, want) in [(24, 0), (25, 0), (26, 1)] {
+        let mut rows = quiet(600, -24, 0);
+        let ip = |i: i64| format!("192.0.2.{}", i % 5);
+        rows.extend((0..9).map(|i| session(&ip(i), DAY - (i + 1) * 20 * MINUTE, 0, 1)));
+        rows.extend((0..sessions).map(|i| session(&ip(i), DAY + (i + 1) * 20 * MINUTE, 0, 1)));
+        let sessions_of =
+            rows.iter().map(|(ip, span, end)| Session { ip, host: HOST, span: *span, end: *end });
+        let end = EventTime::from_millis(DAY + 23 * 60 * MINUTE);
+        let found = batch(sessions_of, end, &thresholds);
+        assert_eq!(of(Kind::Network, &found).len(), want, "{sessions}");
+    }
+}
+
+#[test]
 fn a_day_needs_a_whole_day_before_it() {
     let at = DAY + 23 * 60 * MINUTE;
     let with = |mut rows: Vec<Row>| {
@@ -257,7 +360,7 @@ fn a_surge_is_beyond_the_median_of_the_hour_before_and_counts_once() {
 #[test]
 fn a_fall_needs_something_to_fall_from() {
     let thresholds = Thresholds::default();
-    let falls: Vec<Option<u64>> = [59, 60, 200, 2_000].map(|m| thresholds.fall_to(m)).to_vec();
+    let falls: Vec<Option<u64>> = [59, 60, 200, 2_000].map(|m| thresholds.fall_to(m, 30)).to_vec();
     assert_eq!(falls, [None, Some(5), Some(48), Some(500)]);
     for (counts, last, want) in [([100; 12], 49, 0), ([100; 12], 48, 1), ([29; 12], 0, 0)] {
         let rows = buckets(&[&counts[..], &[last]].concat());
@@ -270,6 +373,36 @@ fn a_fall_needs_something_to_fall_from() {
     assert!(of(Kind::Fall, &found(&buckets(&counts), DAY + 13 * BUCKET_MS)).is_empty());
     counts[6] = 100;
     assert!(of(Kind::Surge, &found(&buckets(&counts), DAY + 13 * BUCKET_MS)).is_empty());
+}
+
+#[test]
+fn a_small_host_is_judged_by_a_quarter_of_an_hour() {
+    let thresholds = Thresholds::default();
+    assert_eq!([39, 40, 60].map(|m| thresholds.fall_to(m, 20)), [None, Some(1), Some(5)]);
+    // Ten in five minutes, at the median of the hour before the quarter.
+    for (last, want) in [([2, 2, 3], 0), ([2, 2, 2], 0), ([2, 2, 1], 1), ([0, 0, 5], 1)] {
+        let rows = buckets(&[&[10; 12][..], &last].concat());
+        let found = found(&rows, DAY + 15 * BUCKET_MS);
+        assert_eq!(of(Kind::Fall, &found).len(), want, "{last:?}");
+    }
+    let mut rows = buckets(&[&[10; 12][..], &[2, 2, 1, 0, 0, 10, 10]].concat());
+    let found_all = |rows: &[Row]| found(rows, DAY + 19 * BUCKET_MS);
+    let found = found_all(&rows);
+    // Once for all quarters that overlap.
+    let [fall] = &of(Kind::Fall, &found)[..] else { panic!("one fall: {found:?}") };
+    assert_eq!((fall.at.millis(), fall.observed, fall.threshold), (DAY + 14 * BUCKET_MS, 5, 5));
+    assert_eq!(fall.reason(), "5 sessions in 15 min; the hour before had 30 at the median");
+    // Late events fill the gap.
+    rows.extend((12..17).flat_map(|at| {
+        (0..8).map(move |i| session(&format!("late{at}-{i}"), DAY + at * BUCKET_MS + i, 0, 2))
+    }));
+    assert!(of(Kind::Fall, &found_all(&rows)).is_empty());
+    // Six in five minutes are eighteen in a quarter: too few to judge.
+    for (usual, want) in [(6, 0), (7, 1)] {
+        let rows = buckets(&[&[usual; 12][..], &[0; 3]].concat());
+        let found = self::found(&rows, DAY + 15 * BUCKET_MS);
+        assert_eq!(of(Kind::Fall, &found).len(), want, "{usual}");
+    }
 }
 
 #[test]
@@ -308,14 +441,14 @@ fn singles_need_the_points_the_deviations_and_the_number() {
 fn a_correction_withdraws_what_it_explains() {
     let at = DAY + 10 * 60 * MINUTE;
     let mut rows = quiet(300, 0, 10);
-    rows.push(session("a", at, 30_000, 25));
+    rows.push(session("a", at, 600_000, 25));
     assert_eq!(of(Kind::Burst, &found(&rows, at + 1)).len(), 1);
     // Late events show that the day before had ten sessions of nine events.
     rows.extend((0..10).map(|i| session("b", DAY + (i + 1) * 50 * MINUTE, 60_000, 9)));
     assert!(of(Kind::Burst, &found(&rows, at + 1)).is_empty());
     // A later day changes nothing.
     let mut later = quiet(300, 0, 10);
-    later.push(session("a", at, 30_000, 25));
+    later.push(session("a", at, 600_000, 25));
     let before = found(&later, at + 1);
     later.extend(quiet(300, 11, 20));
     assert_eq!(of(Kind::Burst, &found(&later, at + 11 * 3_600_000)), of(Kind::Burst, &before));

@@ -65,6 +65,12 @@ pub struct Thresholds {
     pub learn: u64,
     /// By events.
     pub burst: Outlier,
+    /// Bursts by pace: how many times as fast as 95 % of the large sessions, and as the one at
+    /// `burst_pace_rank` from the top.
+    pub burst_pace_factor: f64,
+    /// A session that is slower is no burst, however many events it has: a page that was left open.
+    pub burst_pace_min: u64,
+    pub burst_pace_rank: u64,
     /// By milliseconds.
     pub marathon: Outlier,
     /// By sessions a day of a visitor.
@@ -76,14 +82,21 @@ pub struct Thresholds {
     /// A visitor must come more than this many times as often as on the day before: one that comes
     /// equally often every day does not stand out. Zero turns this off.
     pub repeat_growth: f64,
+    /// A visitor that could be judged on the day before must come more often than then by this many
+    /// standard deviations of a Poisson count. Zero turns this off.
+    pub repeat_z: f64,
     /// The same for a network.
     pub network_growth: f64,
+    /// A network must come more often than on the day before by this many standard deviations.
+    pub network_z: f64,
     /// Surge and fall: the least difference, in standard deviations of a Poisson count.
     pub surge_z: f64,
     /// Surge and fall: the least ratio.
     pub surge_factor: f64,
     /// Surge and fall: the least number of sessions in the larger of the two.
     pub surge_min: u64,
+    /// Fall: if five minutes have fewer than `surge_min`, the least number of sessions in fifteen.
+    pub fall_min: u64,
     /// Singles: the least difference, in standard deviations.
     pub singles_z: f64,
     /// Singles: the least difference, in percentage points.
@@ -109,10 +122,13 @@ impl Default for Thresholds {
             burst: Outlier {
                 min: 40,
                 q95_factor: 4.0,
-                rank_factor: 4.0,
+                rank_factor: 8.0,
                 rank: 5,
                 cap_factor: Some(150.0),
             },
+            burst_pace_factor: 1.5,
+            burst_pace_min: 2,
+            burst_pace_rank: 25,
             marathon: Outlier {
                 min: 10 * 3_600_000,
                 q95_factor: 0.0,
@@ -123,23 +139,26 @@ impl Default for Thresholds {
             repeat: Outlier {
                 min: 12,
                 q95_factor: 3.0,
-                rank_factor: 1.3,
+                rank_factor: 1.15,
                 rank: 25,
                 cap_factor: Some(20.0),
             },
             network: Outlier {
                 min: 12,
                 q95_factor: 3.0,
-                rank_factor: 1.5,
+                rank_factor: 1.0,
                 rank: 25,
                 cap_factor: Some(20.0),
             },
             network_addresses: 5,
             repeat_growth: 0.0,
+            repeat_z: 5.0,
             network_growth: 2.0,
+            network_z: 5.0,
             surge_z: 6.0,
             surge_factor: 2.0,
             surge_min: 30,
+            fall_min: 20,
             singles_z: 5.0,
             singles_points: 20,
             singles_min: 100,
@@ -152,13 +171,16 @@ impl Default for Thresholds {
 }
 
 /// The names of the settings, each with its unit or meaning.
-pub const SETTINGS: [(&str, &str); 32] = [
+pub const SETTINGS: [(&str, &str); 38] = [
     ("learn", "sessions of history before a host is judged"),
     ("burst.min", "events"),
     ("burst.q95_factor", "times the 95th percentile"),
     ("burst.rank_factor", "times the value at the rank"),
     ("burst.rank", "from the top"),
     ("burst.cap_factor", "times the 95th percentile, at most"),
+    ("burst.pace_min", "events a minute"),
+    ("burst.pace_factor", "times the 95th percentile of the pace, and the pace at the rank"),
+    ("burst.pace_rank", "from the top"),
     ("marathon.min", "seconds"),
     ("marathon.rank_factor", "times the value at the rank"),
     ("marathon.rank", "from the top"),
@@ -168,6 +190,7 @@ pub const SETTINGS: [(&str, &str); 32] = [
     ("repeat.rank", "from the top"),
     ("repeat.cap_factor", "times the 95th percentile, at most"),
     ("repeat.growth", "times the sessions of the day before"),
+    ("repeat.z", "standard deviations above the day before"),
     ("network.min", "sessions a day"),
     ("network.q95_factor", "times the 95th percentile"),
     ("network.rank_factor", "times the value at the rank"),
@@ -175,9 +198,11 @@ pub const SETTINGS: [(&str, &str); 32] = [
     ("network.cap_factor", "times the 95th percentile, at most"),
     ("network.addresses", "addresses"),
     ("network.growth", "times the sessions of the day before"),
+    ("network.z", "standard deviations above the day before"),
     ("surge.z", "standard deviations"),
     ("surge.factor", "times the median"),
     ("surge.min", "sessions in five minutes"),
+    ("fall.min", "sessions in a quarter of an hour"),
     ("singles.z", "standard deviations"),
     ("singles.points", "percentage points"),
     ("singles.min", "sessions in a quarter of an hour"),
@@ -200,14 +225,19 @@ impl Thresholds {
         };
         Thresholds {
             learn: 20,
-            burst: Outlier { q95_factor: 1.0, cap_factor: Some(10.0), ..rank(4, 1.0, 3) },
+            burst: Outlier { q95_factor: 1.0, cap_factor: Some(10.0), ..rank(4, 2.0, 3) },
+            burst_pace_factor: 1.0,
+            burst_pace_rank: 3,
             marathon: rank(200_000, 1.0, 5),
             repeat: Outlier { q95_factor: 1.0, ..rank(3, 0.0, 1) },
             network: Outlier { q95_factor: 1.0, ..rank(6, 0.0, 1) },
             network_addresses: 3,
+            repeat_z: 1.0,
             network_growth: 0.5,
+            network_z: 0.5,
             surge_z: 1.5,
             surge_min: 3,
+            fall_min: 3,
             singles_z: 1.0,
             singles_points: 10,
             singles_min: 4,
@@ -229,10 +259,10 @@ impl Thresholds {
         }
         let (kind, what) = name.split_once('.').unwrap_or((name, ""));
         let outlier = match kind {
-            "burst" => Some(&mut self.burst),
+            "burst" if !what.starts_with("pace") => Some(&mut self.burst),
             "marathon" => Some(&mut self.marathon),
-            "repeat" if what != "growth" => Some(&mut self.repeat),
-            "network" if what != "growth" && what != "addresses" => Some(&mut self.network),
+            "repeat" if !["growth", "z"].contains(&what) => Some(&mut self.repeat),
+            "network" if !["growth", "z", "addresses"].contains(&what) => Some(&mut self.network),
             _ => None,
         };
         let whole = value as u64;
@@ -250,13 +280,20 @@ impl Thresholds {
         }
         match name {
             "learn" => self.learn = whole.max(1),
+            "burst.pace_min" => self.burst_pace_min = whole,
+            "burst.pace_factor" => self.burst_pace_factor = value,
+            "burst.pace_rank" if whole == 0 => return Err(format!("{name}: a rank is at least 1")),
+            "burst.pace_rank" => self.burst_pace_rank = whole,
             "network.addresses" => self.network_addresses = whole,
             "network.growth" => self.network_growth = value,
+            "network.z" => self.network_z = value,
             "repeat.growth" => self.repeat_growth = value,
+            "repeat.z" => self.repeat_z = value,
             "surge.z" => self.surge_z = value,
             "surge.factor" if value < 1.0 => return Err(format!("{name}: is at least 1")),
             "surge.factor" => self.surge_factor = value,
             "surge.min" => self.surge_min = whole.max(1),
+            "fall.min" => self.fall_min = whole.max(1),
             "singles.z" => self.singles_z = value,
             "singles.points" => self.singles_points = whole,
             "singles.min" => self.singles_min = whole.max(1),
@@ -266,6 +303,20 @@ impl Thresholds {
             _ => self.clock_partitions = whole.max(3),
         }
         Ok(())
+    }
+
+    /// The limit of the pace, given the paces of the sessions with more than `burst.min` events. A
+    /// pace is not above the number of events, so what is faster has more than `burst.min` of them.
+    pub fn pace_limit(&self, paces: &Histogram) -> Limit {
+        let rule = Outlier {
+            min: self.burst.min,
+            // Few sessions are as large on a small host: then the percentile is the fastest.
+            q95_factor: self.burst_pace_factor,
+            rank_factor: self.burst_pace_factor,
+            rank: self.burst_pace_rank,
+            cap_factor: None,
+        };
+        rule.limit(paces).unwrap_or(Limit { above: rule.min, ..Limit::default() })
     }
 
     /// The least number of sessions in five minutes that is a surge, if the median of the hour
@@ -278,17 +329,24 @@ impl Thresholds {
         beyond.max((self.surge_factor * median).ceil() as u64).max(self.surge_min)
     }
 
-    /// The largest number of sessions in five minutes that is a fall; `None` if the hour before had
-    /// too few to judge.
-    pub fn fall_to(&self, twice_median: u64) -> Option<u64> {
+    /// The largest number of sessions that is a fall from a median of `twice_median / 2`; `None` if
+    /// that is below `min`: too few to judge.
+    pub fn fall_to(&self, twice_median: u64, min: u64) -> Option<u64> {
         let median = twice_median as f64 / 2.0;
         let root = (median + 0.375).sqrt() - self.surge_z / 2.0;
-        if twice_median < 2 * self.surge_min || root <= 0.0 {
+        if twice_median < 2 * min || root <= 0.0 {
             return None;
         }
         let below = (root * root - 0.375).ceil() - 1.0;
         let most = below.min((median / self.surge_factor).floor());
         (most >= 0.0).then_some(most as u64)
+    }
+
+    /// Whether `now` is above `before` by more than `z` standard deviations, if both are Poisson
+    /// counts. Always, if `z` is zero.
+    pub fn is_more(now: u64, before: u64, z: f64) -> bool {
+        let root = |n: u64| (n as f64 + 0.375).sqrt();
+        z == 0.0 || 2.0 * (root(now) - root(before)) > z
     }
 
     /// The least number of one-event sessions out of `sessions` that is more than usual, if

@@ -69,7 +69,9 @@ fn is_known(state: &DetectorState, anomaly: &Anomaly) -> bool {
     if anomaly.kind.is_by_day() {
         let day = Day::of(anomaly.at);
         let known_from = state.known_from.0.saturating_sub(1);
-        return day >= live_day(state.watermark) && Day(day.0 - 1) > Hour(known_from).day();
+        // A visitor depends on whether the day before could be judged, too.
+        let history = if anomaly.kind == Kind::Repeat { 2 } else { 1 };
+        return day >= live_day(state.watermark) && Day(day.0 - history) > Hour(known_from).day();
     }
     hour(anomaly) >= state.first_live()
 }
@@ -163,7 +165,7 @@ fn what_is_joined_is_the_batch_answer_of_the_live_hours() {
                 continue;
             }
             // Nothing older can be live, nor be the history of what is.
-            let needed = watermark.plus(-73 * HOUR_MS);
+            let needed = watermark.plus(-97 * HOUR_MS);
             rows.retain(|(.., end)| *end > needed);
             let table = rows.iter().map(|(ip, host, span, end)| Session {
                 ip,
@@ -263,12 +265,12 @@ fn too_many_visitors_are_forgotten_until_the_next_day() {
     let mut state = DetectorState::new(Thresholds::sensitive(), bounds, Hour(i64::MIN / 2));
     let day = 20_605;
     let mut joined = Joined::default();
-    // Every day twenty visitors, one of whom comes often, and on some days a crowd.
+    // Every day twenty visitors, a new one of whom comes often, and on some days a crowd.
     let mut one_day = |state: &mut DetectorState, day: i64, crowd: u64| {
         let start = Day(day).start();
         let ip = |n: u64| format!("10.{}.{}.{}", n >> 16, n >> 8 & 255, n & 255);
-        let often = (0..20).map(|n| (ip(0), n));
-        let visits = (1..20 + crowd).map(|n| (ip(n), n % 40));
+        let often = (0..20).map(|n| (format!("192.0.2.{}", day - 20_500), n));
+        let visits = (0..19 + crowd).map(|n| (ip(n), n % 40));
         let visits = visits.chain(often).map(|(ip, n)| (Key::new(&ip, "a"), Visitor::of(&ip), n));
         let visits: Vec<(Key, Visitor, u64)> = visits.collect();
         let rows = visits.iter().map(|(key, visitor, n)| {
