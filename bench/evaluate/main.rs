@@ -4,6 +4,7 @@
 //! the traffic that of `sessionizer produce --scenario`, without Kafka and Postgres in between.
 
 mod access_log;
+mod open;
 mod outcome;
 mod rows;
 mod synthetic;

@@ -12,8 +12,8 @@ use sessionizer_core::anomaly::{
 };
 use sessionizer_core::time::{EventTime, Gap};
 
-use crate::ThresholdArgs;
 use crate::outcome::{Found, Score, Scores, ratio};
+use crate::{ThresholdArgs, open};
 
 const GAP_MS: i64 = 300_000;
 /// 2026-06-01T00:00:00Z.
@@ -184,6 +184,17 @@ fn judge(plan: &Plan, thresholds: &Thresholds) -> Judged {
         at_ms: anomaly.at.millis(),
         known_ms,
     });
+    let mut found: Vec<Found> = found.collect();
+    for open in open::marathons(&rows, thresholds) {
+        let same = |one: &&mut Found| {
+            (one.kind, &one.host, &one.subject, one.at_ms)
+                == (open.kind, &open.host, &open.subject, open.at_ms)
+        };
+        match found.iter_mut().find(same) {
+            Some(of_row) => of_row.known_ms = of_row.known_ms.min(open.known_ms),
+            None => found.push(open),
+        }
+    }
     let large = rows.iter().filter(|row| row.span.count > BASELINE).map(|row| Found {
         kind: Kind::Burst,
         host: row.host.to_owned(),
@@ -191,7 +202,7 @@ fn judge(plan: &Plan, thresholds: &Thresholds) -> Judged {
         at_ms: row.span.first.millis(),
         known_ms: Some(row.end.millis()),
     });
-    Judged { found: found.collect(), large: large.collect() }
+    Judged { found, large: large.collect() }
 }
 
 /// The partitions whose clock is off, if the events are read as they happen.

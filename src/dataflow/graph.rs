@@ -10,7 +10,8 @@
 //!            +--- dead letters ---- exchange by writer ----------------------------+
 //! ```
 //!
-//! The changes go on to the statistics, if there are any (`statistics/mod.rs` draws them).
+//! The changes go on to the statistics, if there are any (`statistics/mod.rs` draws them), and so
+//! do the reports on long sessions that are open.
 //!
 //! The probe after the commits is the durable frontier (I7); the source consults it before it reads
 //! on. The sessions tell the source of their worker which partitions are too far ahead. Suspects
@@ -91,6 +92,7 @@ pub fn build<F: Feed + 'static>(
                 snapshot_interval_ms: shape.snapshot_interval_ms,
                 drift: shape.drift,
                 feedback: source.feedback,
+                long_above_ms: shape.statistics.as_ref().and_then(StatisticsConfig::long_above_ms),
             },
             Arc::clone(run_state),
         );
@@ -113,7 +115,8 @@ pub fn build<F: Feed + 'static>(
         let on_changes = Arc::clone(&shape.on_changes);
         match (shape.statistics.clone(), summaries) {
             (Some(statistics), Some(summaries)) => {
-                render_statistics(changes, summaries, (statistics, before), on_changes, run_state)
+                let inputs = (changes, summaries, sessions.long);
+                render_statistics(inputs, (statistics, before), on_changes, run_state)
                     .probe_with(&durable);
             }
             _ => {

@@ -1,5 +1,5 @@
-//! The session operator: takes events and bindings; produces closed sessions, snapshots and
-//! summaries.
+//! The session operator: takes events and bindings; produces closed sessions, snapshots, summaries
+//! and, for the detectors of anomalies, reports on open sessions that last long.
 //!
 //! It processes an epoch once the frontiers of all inputs have passed it. Then every event and
 //! every binding of the epoch has arrived, all workers see the same bindings, and so all close the
@@ -7,6 +7,7 @@
 //! of records and offsets, nor of what becomes of its output. What an epoch does to the shards of a
 //! worker is in `shards.rs`.
 
+mod long;
 mod shards;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use sessionizer_core::alignment::Drift;
+use sessionizer_core::anomaly::OpenReport;
 use sessionizer_core::key::Shard;
 use sessionizer_core::plan::RecoveryPlan;
 use sessionizer_core::session::SessionTable;
@@ -44,6 +46,9 @@ pub struct SessionConfig {
     pub drift: Drift,
     /// Pauses partitions of this worker's source.
     pub feedback: Rc<Feedback>,
+    /// Open sessions that last longer are reported to the detectors of anomalies, if these look
+    /// for marathons.
+    pub long_above_ms: Option<u64>,
 }
 
 /// The outputs of the session operator.
@@ -52,6 +57,8 @@ pub struct SessionStreams<'scope> {
     pub outputs: StreamVec<'scope, Epoch, ShardOutput>,
     /// One per epoch, to the writers of this worker.
     pub summaries: StreamVec<'scope, Epoch, EpochMeta>,
+    /// What becomes of the long sessions that are open.
+    pub long: StreamVec<'scope, Epoch, OpenReport>,
 }
 
 /// Builds the session operator of this worker over its `shards`.
@@ -75,8 +82,10 @@ pub fn render_sessions<'scope>(
     let mut cuts = builder.new_input(cuts, Pipeline);
     let (outputs_out, outputs) = builder.new_output();
     let (summaries_out, summaries) = builder.new_output();
+    let (long_out, long) = builder.new_output();
     let mut outputs_out = OutputBuilder::from(outputs_out);
     let mut summaries_out = OutputBuilder::from(summaries_out);
+    let mut long_out = OutputBuilder::from(long_out);
     let place = (scope.index(), peers);
     let mut worker = Sessions::new(plan, shards, place, config, run_state);
     builder.build(move |_capabilities| {
@@ -87,19 +96,19 @@ pub fn render_sessions<'scope>(
             arrivals.for_each_stamp(|cap, batches| {
                 let epoch = *cap.least().expect("arrivals travel under an epoch");
                 let stash = stash.entry(epoch).or_default();
-                stash.keep(|| [cap.retain_least(0), cap.retain_least(1)]);
+                stash.keep(|| [0, 1, 2].map(|port| cap.retain_least(port)));
                 stash.input.arrivals.extend(batches.map(std::mem::take));
             });
             suspects.for_each_stamp(|cap, batches| {
                 let epoch = *cap.least().expect("suspects travel under an epoch");
                 let stash = stash.entry(epoch).or_default();
-                stash.keep(|| [cap.retain_least(0), cap.retain_least(1)]);
+                stash.keep(|| [0, 1, 2].map(|port| cap.retain_least(port)));
                 stash.input.suspects.extend(batches.flat_map(std::mem::take));
             });
             cuts.for_each_stamp(|cap, batches| {
                 let epoch = *cap.least().expect("cuts travel under an epoch");
                 let stash = stash.entry(epoch).or_default();
-                stash.keep(|| [cap.retain_least(0), cap.retain_least(1)]);
+                stash.keep(|| [0, 1, 2].map(|port| cap.retain_least(port)));
                 for cut in batches.flat_map(std::mem::take) {
                     worker.learn(epoch, &cut);
                     stash.input.cuts.push(cut);
@@ -115,6 +124,7 @@ pub fn render_sessions<'scope>(
             //    capability, and drop the capability.
             let mut outputs_out = outputs_out.activate();
             let mut summaries_out = summaries_out.activate();
+            let mut long_out = long_out.activate();
             while let Some(entry) = stash.first_entry() {
                 let epoch = *entry.key();
                 if open(&epoch) {
@@ -122,27 +132,28 @@ pub fn render_sessions<'scope>(
                 }
                 let complete = entry.remove();
                 let last = last && stash.is_empty();
-                let (summary, outputs) = worker.step(epoch, complete.input, last);
+                let (summary, outputs, long) = worker.step(epoch, complete.input, last);
                 let caps = complete.caps.expect("a stash begins with a message");
-                let [outputs_cap, summaries_cap] = caps;
+                let [outputs_cap, summaries_cap, long_cap] = caps;
                 outputs_out.session(&outputs_cap).give_iterator(outputs.into_iter());
                 summaries_out.session(&summaries_cap).give(summary);
+                long_out.session(&long_cap).give_iterator(long.into_iter());
             }
         }
     });
-    SessionStreams { outputs, summaries }
+    SessionStreams { outputs, summaries, long }
 }
 
 /// What has arrived of an incomplete epoch.
 #[derive(Default)]
 struct Stash {
-    caps: Option<[Capability<Epoch>; 2]>,
+    caps: Option<[Capability<Epoch>; 3]>,
     input: Input,
 }
 
 impl Stash {
     /// Keeps the capabilities of the first message.
-    fn keep(&mut self, retain: impl FnOnce() -> [Option<Capability<Epoch>>; 2]) {
+    fn keep(&mut self, retain: impl FnOnce() -> [Option<Capability<Epoch>>; 3]) {
         self.caps.get_or_insert_with(|| {
             retain().map(|cap| cap.expect("a message's stamp holds its epoch"))
         });

@@ -6,6 +6,7 @@
 mod alignment;
 mod analysis;
 mod anomalies;
+mod anomalies_open;
 mod audit;
 mod audit_every;
 #[path = "../shared/oracle.rs"]

@@ -46,10 +46,13 @@ pub struct Statistics {
 }
 
 /// The detectors are there as well. These worlds last for seconds, so nothing can be found: they are
-/// compared with the batch answer by a test of their own.
+/// compared with the batch answer by a test of their own. They assert that what they are told of
+/// open sessions is consistent.
 fn anomalies() -> AnomaliesConfig {
+    let mut thresholds = Thresholds::default();
+    thresholds.marathon.min = GAP_MS as u64;
     AnomaliesConfig {
-        thresholds: Thresholds::default(),
+        thresholds,
         kinds: Kind::ALL.to_vec(),
         bounds: DetectorBounds { hosts: 2, visitors: 100 },
         out_of_orderness_ms: 5_000,

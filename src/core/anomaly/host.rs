@@ -50,7 +50,7 @@ impl HostState {
     }
 
     /// Whether the whole history of an hour is known.
-    fn is_known(&self, hour: Hour) -> bool {
+    pub(super) fn is_known(&self, hour: Hour) -> bool {
         hour.0 - HISTORY >= self.known_from.0
     }
 

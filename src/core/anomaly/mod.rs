@@ -1,11 +1,13 @@
 //! Anomalies: sessions, visitors, networks, hosts and partition clocks that stand out from what is
 //! usual.
 //!
-//! Except for clocks, the anomalies are a function of the table and the watermark ([`batch`] is
-//! that function). A session is compared with the sessions of its host that ended in the 24
-//! complete hours before its own, a visitor with the visitors of the day before. So a restart finds
-//! the same anomalies again, a query can check them, and only a correction of the table withdraws
-//! one. An anomaly is not a claim that a visitor is a robot.
+//! Except for clocks and for marathons that are still open, the anomalies are a function of the
+//! table and the watermark ([`batch`] is that function). A session is compared with the sessions of
+//! its host that ended in the 24 complete hours before its own, a visitor with the visitors of the
+//! day before. So a restart finds the same anomalies again, a query can check them, and only a
+//! correction of the table withdraws one. An anomaly is not a claim that a visitor is a robot.
+//!
+//! A marathon that is still open follows from the open sessions, and its row takes it over.
 //!
 //! `thresholds` holds the thresholds, `history` the data they are computed from, `reason` the
 //! wording. A session belongs to the hour of its `session_end`, which is final once the watermark
@@ -17,6 +19,7 @@ mod days;
 mod history;
 mod host;
 mod network;
+mod open;
 mod reason;
 mod rows;
 mod state;
@@ -38,6 +41,7 @@ pub use history::{
     VisitorSums, bucket, day_is_known, judge_bucket, judge_network, judge_visitor,
 };
 pub use network::{Visitor, network};
+pub use open::{OpenNow, OpenReport};
 pub use rows::{Identity, MORE, rows};
 pub use state::{
     DetectorBounds, DetectorChanges, DetectorState, HostHour, LIVE, RowChange, needed_from,
@@ -63,7 +67,7 @@ impl Session<'_> {
 
 /// From the first event to the last, in milliseconds.
 pub fn duration_ms(span: &Span) -> u64 {
-    u64::try_from(span.last.millis() - span.first.millis()).unwrap_or(0)
+    span.duration_ms()
 }
 
 /// Events a minute. A session shorter than a minute counts as one minute: pages that load ten images
@@ -154,14 +158,16 @@ pub struct Anomaly {
 
 impl Anomaly {
     /// The hour it belongs to; from then on it is live for [`LIVE`] hours. That is the hour in
-    /// which its session ended, `end_after_ms` after the last event, or in which its bucket began;
-    /// for kinds that are judged by the day, the hour after that day.
+    /// which its session ended, or would end if no event came, `end_after_ms` after the last event,
+    /// or in which its bucket began; for kinds that are judged by the day, the hour after that day.
     pub fn hour(&self, end_after_ms: i64) -> Hour {
         if self.kind.is_by_day() {
             return Day(Day::of(self.at).0 + 1).first_hour();
         }
         match self.evidence {
-            Evidence::Session { duration_ms, .. } | Evidence::Pace { duration_ms, .. } => {
+            Evidence::Session { duration_ms, .. }
+            | Evidence::Pace { duration_ms, .. }
+            | Evidence::Open { duration_ms, .. } => {
                 Hour::of(self.at.plus(duration_ms as i64).plus(end_after_ms))
             }
             _ => Hour::of(self.at),
@@ -169,9 +175,10 @@ impl Anomaly {
     }
 
     /// The event time that the watermark had to pass before the anomaly was known; `None` for kinds
-    /// that are judged by the day, because that depends on many sessions.
+    /// that are judged by the day, because that depends on many sessions, and for open sessions,
+    /// because that depends on when it was looked at.
     pub fn known(&self, end_after_ms: i64) -> Option<EventTime> {
-        if self.kind.is_by_day() {
+        if self.kind.is_by_day() || matches!(self.evidence, Evidence::Open { .. }) {
             return None;
         }
         Some(match (self.kind, self.evidence) {
@@ -198,6 +205,8 @@ pub enum Evidence {
     /// A session by its pace, and how many sessions of more than `burst.min` events it was compared
     /// with; `rank` of them reached the expected pace.
     Pace { events: u64, duration_ms: u64, sessions: u64, rank: u64 },
+    /// The same of a session that is still open, with its events so far.
+    Open { events: u64, duration_ms: u64, sessions: u64, rank: u64 },
     /// A visitor: its sessions on the day before, and how many visitors there were then.
     Visitor { before: u64, visitors: u64 },
     /// A network: its sessions on the day before, its addresses, the most sessions of one of them,

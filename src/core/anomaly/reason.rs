@@ -7,13 +7,19 @@ impl Anomaly {
     pub fn reason(&self) -> String {
         let Anomaly { observed, expected, .. } = *self;
         match self.evidence {
-            Evidence::Session { events, duration_ms, sessions, rank } => {
+            Evidence::Session { events, duration_ms, sessions, rank }
+            | Evidence::Open { events, duration_ms, sessions, rank } => {
                 let history = format!("of {} in the 24 h before", plural(sessions, "session"));
                 let rank = if rank == 1 { "one".to_owned() } else { count(rank) };
                 let length = span(duration_ms / 1_000);
+                let length = match self.evidence {
+                    Evidence::Open { .. } => format!("open for {length}"),
+                    _ if self.kind == Kind::Marathon => format!("{length} long"),
+                    _ => length,
+                };
                 match self.kind {
                     Kind::Marathon => format!(
-                        "{length} long, an event every {} on average; {history}, {rank} lasted {} or \
+                        "{length}, an event every {} on average; {history}, {rank} lasted {} or \
                          longer",
                         span(duration_ms / 1_000 / events.saturating_sub(1).max(1)),
                         span(expected)

@@ -21,6 +21,7 @@ use super::days::{DayLimits, Frequent, HostDay, KEPT_DAYS, LIVE_DAYS, VISITOR_DA
 use super::history::{BUCKET_MS, Day, Hour, Limits, SINGLES_MS, bucket};
 use super::host::HostState;
 use super::network::Visitor;
+use super::open::{OpenReport, OpenSessions};
 use super::{Anomaly, Thresholds, duration_ms};
 use crate::key::Key;
 use crate::session::Span;
@@ -64,7 +65,7 @@ pub struct DetectorChanges {
     pub large: Vec<(HostHour, (String, Span), i64)>,
     /// What they are compared with.
     pub limits: Vec<(HostHour, Limits, i64)>,
-    /// Anomalies of whole hosts.
+    /// Anomalies of whole hosts, and of sessions that are open.
     pub host_anomalies: Vec<(Anomaly, i64)>,
     /// Visitors and networks with enough sessions to stand out.
     pub frequent: Vec<(HostDay, Frequent, i64)>,
@@ -90,6 +91,9 @@ pub struct DetectorState {
     visitors: usize,
     /// The first day whose visitors are known: before it, there were too many.
     visitors_from: Day,
+    open: OpenSessions,
+    /// Anomalies of open sessions that have to be retracted.
+    joined: Vec<Anomaly>,
 }
 
 /// What is kept at most.
@@ -123,7 +127,17 @@ impl DetectorState {
             refused_rows: 0,
             visitors: 0,
             visitors_from: ALL_DAYS,
+            open: OpenSessions::default(),
+            joined: Vec::new(),
         }
+    }
+
+    /// The same, with the open sessions that another has been told of.
+    #[must_use]
+    pub fn with_open_of(self, other: &mut DetectorState) -> Self {
+        let mut open = std::mem::take(&mut other.open);
+        open.begin();
+        DetectorState { open, ..self }
     }
 
     /// The first hour whose anomalies are known and live.
@@ -157,7 +171,21 @@ impl DetectorState {
             let days = (live_day(self.watermark), host_state.known_day(self.visitors_from));
             host_state.days.emit_all(host, days, &self.thresholds, &mut changed);
         }
+        self.open.begin();
+        self.judge_open(&mut changed);
         changed
+    }
+
+    /// Takes in what has become of a long session; `host_hash` stands for its host. What follows
+    /// from it is returned by the next [`Self::advance`], whose rows come later.
+    pub fn report(&mut self, host_hash: u64, report: &OpenReport) {
+        let gone = self.open.report(host_hash, report);
+        self.joined.extend(gone);
+    }
+
+    fn judge_open(&mut self, changed: &mut DetectorChanges) {
+        let (now, thresholds) = (Hour::of(self.watermark), &self.thresholds);
+        self.open.judge(&self.hosts, now, thresholds, &mut changed.host_anomalies);
     }
 
     /// The watermark that it has reached.
@@ -197,22 +225,29 @@ impl DetectorState {
         let (live_buckets, live_quarters) =
             (live * (super::HOUR_MS / BUCKET_MS), live * (super::HOUR_MS / SINGLES_MS));
         let mut changed = DetectorChanges::default();
+        let joined = self.joined.drain(..).map(|gone| (gone, -1));
+        changed.host_anomalies.extend(joined);
         let mut touched: Vec<u64> = Vec::new();
         for row in rows {
+            let replaced = self.open.replace(&row).into_iter();
+            changed.host_anomalies.extend(replaced.map(|gone| (gone, -1)));
             let Some(host_state) = self.take(&row, &mut changed) else { continue };
             if host_state.touched.is_empty() {
                 touched.push(row.host_hash);
             }
             host_state.touched.insert(bucket(row.end, BUCKET_MS));
         }
-        for host in touched {
-            let Some(host_state) = self.hosts.get_mut(&host) else { continue };
+        for hash in touched {
+            let Some(host_state) = self.hosts.get_mut(&hash) else { continue };
             let buckets = std::mem::take(&mut host_state.touched);
             let host = &*host_state.name.clone();
             let days = (live_day(self.watermark), host_state.known_day(self.visitors_from));
             host_state.days.emit(host, days, &self.thresholds, &mut changed);
             let first = Hour(buckets.first().map_or(0, |at| at * BUCKET_MS / super::HOUR_MS));
             host_state.limit(host, first, &self.thresholds, &mut changed);
+            if first < Hour::of(self.watermark) {
+                self.open.touch(hash);
+            }
             // Buckets that are already final are judged again.
             let known = buckets.iter().flat_map(|at| *at..=at + BUCKETS_AFTER);
             let live = live_buckets..bucket(before, BUCKET_MS);
@@ -224,6 +259,7 @@ impl DetectorState {
             }
         }
         self.turn(before, &mut changed);
+        self.judge_open(&mut changed);
         if self.visitors > self.bounds.visitors {
             self.drop_visitors(&mut changed);
         }
@@ -314,6 +350,9 @@ impl DetectorState {
         let quarters = bucket(before, SINGLES_MS).max((from * BUCKET_MS).div_euclid(SINGLES_MS))
             ..bucket(self.watermark, SINGLES_MS);
         let forgets = Hour::of(before) != Hour::of(self.watermark);
+        if forgets {
+            self.open.touch_all();
+        }
         let (thresholds, watermark) = (&self.thresholds, self.watermark);
         let visitors = &mut self.visitors;
         self.hosts.retain(|_, host_state| {

@@ -44,6 +44,11 @@ impl Span {
         self.first <= other.last + gap && other.first <= self.last + gap
     }
 
+    /// From the first event to the last, in milliseconds.
+    pub fn duration_ms(&self) -> u64 {
+        u64::try_from(self.last.millis() - self.first.millis()).unwrap_or(0)
+    }
+
     /// The span of both. Associative and commutative (I1).
     #[must_use]
     pub fn merge(self, other: Span) -> Span {

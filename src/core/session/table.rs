@@ -4,12 +4,14 @@
 //! The open sessions of a key never touch each other: [`SessionTable::insert`] merges everything
 //! that a new span touches. The table knows nothing of epochs and partitions, and does no I/O.
 
+mod long;
 mod many;
 
 use std::collections::{BTreeMap, HashMap};
 
 use hashbrown::HashTable;
 
+use self::long::Long;
 use crate::key::{Key, stable_hash};
 use crate::session::keys::{KeyAt, Keys};
 use crate::session::span::{Closed, Open, Span};
@@ -59,6 +61,7 @@ pub struct SessionTable {
     bucket_ms: i64,
     open: usize,
     open_records: u64,
+    long: Long,
 }
 
 #[derive(Debug)]
@@ -104,6 +107,7 @@ impl SessionTable {
             bucket_ms: (gap.millis() / BUCKETS_PER_GAP).max(1),
             open: 0,
             open_records: 0,
+            long: Long::default(),
         }
     }
 
@@ -242,10 +246,13 @@ impl SessionTable {
                     self.free.push(at);
                 } else if end < watermark {
                     closed.push(self.take(at));
-                } else if self.bucket(end) == bucket {
-                    again.push(at);
                 } else {
-                    self.file(at);
+                    self.long.visit(at, &slot.span);
+                    if self.bucket(end) == bucket {
+                        again.push(at);
+                    } else {
+                        self.file(at);
+                    }
                 }
             }
             if !again.is_empty() {
@@ -315,6 +322,7 @@ impl SessionTable {
         let slot = &mut self.slots[into as usize];
         slot.span = slot.span.merge(span);
         slot.late |= late;
+        self.long.merge(into, &slot.span, from);
         self.slots[from as usize].absorbed = true;
         self.open -= 1;
     }
@@ -355,6 +363,7 @@ impl SessionTable {
             self.keys.remove(key_at);
         }
         self.free.push(at);
+        self.long.forget(at);
         self.open -= 1;
         self.open_records -= span.count;
         Closed { key, span, late }

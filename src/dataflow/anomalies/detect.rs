@@ -27,7 +27,7 @@ pub struct Detected<'scope> {
     pub large: VecCollection<'scope, Epoch, (HostHour, (String, Span)), i64>,
     /// What they are compared with.
     pub limits: VecCollection<'scope, Epoch, (HostHour, Limits), i64>,
-    /// Anomalies of whole hosts.
+    /// Anomalies of whole hosts, and of sessions that are open.
     pub host_anomalies: VecCollection<'scope, Epoch, Anomaly, i64>,
     /// Visitors and networks with enough sessions to stand out, by host and day.
     pub frequent: VecCollection<'scope, Epoch, (HostDay, Frequent), i64>,
@@ -124,6 +124,8 @@ pub struct Detectors {
     start: Option<EventTime>,
     /// Whether what the table had at the start is still being read.
     incomplete: bool,
+    /// Whether all of it was read, if that has been said and nothing has followed from it yet.
+    past: Option<bool>,
 }
 
 impl Detectors {
@@ -145,6 +147,7 @@ impl Detectors {
             first_epoch,
             start: None,
             incomplete: reads_past,
+            past: None,
         }
     }
 
@@ -157,20 +160,27 @@ impl Detectors {
     /// how.
     pub fn advance(&mut self, epochs: &[(Epoch, EpochInput)]) -> (DetectorChanges, Option<Begun>) {
         let mut watermark = EventTime::NEVER;
-        let mut past = None;
         for (epoch, input) in epochs {
             watermark = watermark.max(input.watermark.unwrap_or(EventTime::NEVER));
             self.horizon = self.horizon.max(input.horizon.unwrap_or(EventTime::NEVER));
             if *epoch >= self.first_epoch {
                 self.start = self.start.or(input.watermark);
             }
-            past = past.or(input.past);
+            self.past = self.past.or(input.past);
+            for (host, report) in &input.open {
+                self.state.report(host.0, report);
+            }
         }
+        // Every worker has reported its long sessions when the first epoch that is not replayed is
+        // complete.
+        let has_started = self.start.is_some() || self.past == Some(false);
+        let past = if has_started { self.past.take() } else { None };
         if past == Some(false) {
             // Nothing is known of what closed earlier.
             let since = self.horizon.max(self.state.watermark()).max(watermark);
             let known_from = Hour(Hour::of(since).0 + 1);
-            self.state = DetectorState::new(self.thresholds.clone(), self.bounds, known_from);
+            let state = DetectorState::new(self.thresholds.clone(), self.bounds, known_from);
+            self.state = state.with_open_of(&mut self.state);
             self.incomplete = false;
         }
         let rows = epochs.iter().flat_map(|(_, input)| &input.rows);

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use differential_dataflow::input::Input as _;
 use sessionizer_core::anomaly::{
-    Anomaly, Day, DetectorBounds, Hour, Kind, LIVE, LIVE_DAYS, Session, Thresholds, batch,
+    Anomaly, Day, DetectorBounds, Evidence, Hour, Kind, LIVE, LIVE_DAYS, OpenNow, OpenReport,
+    Session, Thresholds, batch,
 };
 use sessionizer_core::key::Key;
 use sessionizer_core::session::Span;
@@ -80,10 +81,15 @@ fn world(seed: u64) -> World {
 }
 
 /// Runs the detectors on a world. The rows of the epochs before `past` are what the table had at
-/// the start, and are sent at the epoch `past`.
-fn run(world: &World, workers: usize, past: Option<u64>) -> Vec<Published> {
+/// the start, and are sent at the epoch `past`. The reports on open sessions come by epoch.
+fn run(
+    world: &World,
+    reports: &BTreeMap<u64, OpenReport>,
+    workers: usize,
+    past: Option<u64>,
+) -> Vec<Published> {
     let published: Arc<Mutex<Vec<Published>>> = Arc::default();
-    let (seen, world) = (Arc::clone(&published), world.clone());
+    let (seen, world, reports) = (Arc::clone(&published), world.clone(), reports.clone());
     let guards = timely::execute(timely::Config::process(workers), move |worker| {
         let (index, peers) = (worker.index(), worker.peers());
         let seen = Arc::clone(&seen);
@@ -126,6 +132,9 @@ fn run(world: &World, workers: usize, past: Option<u64>) -> Vec<Published> {
                     }
                 }
             }
+            // Each session is kept by one worker.
+            let report = reports.get(&at).filter(|_| index == peers - 1);
+            report.into_iter().for_each(|report| inputs.send(WindowInput::open(report.clone())));
             watermarks.send(*watermark);
             inputs.advance_to((at + 1) * EPOCH_MS);
             watermarks.advance_to((at + 1) * EPOCH_MS);
@@ -181,7 +190,7 @@ fn what_is_published_is_the_batch_answer() {
     let mut checked = 0;
     for (seed, workers, past) in [(1, 1, None), (2, 3, None), (3, 2, Some(60)), (4, 1, Some(90))] {
         let world = world(seed);
-        for (number, published) in run(&world, workers, past).iter().enumerate() {
+        for (number, published) in run(&world, &BTreeMap::new(), workers, past).iter().enumerate() {
             if past.is_some_and(|past| published.epoch < past * EPOCH_MS) {
                 assert!(published.live.is_empty(), "nothing is said before the past is known");
                 continue;
@@ -212,4 +221,61 @@ fn what_is_published_is_the_batch_answer() {
     let raised_often = |kind| counts.get(kind).is_some_and(|[raised, _]| *raised > 10);
     let withdrawn: u64 = counts.values().map(|[_, withdrawn]| withdrawn).sum();
     assert!(KINDS.iter().all(raised_often) && withdrawn > 10, "{counts:?}");
+}
+
+/// A session that is open, then closes, and whose row comes in the same epoch or later: it is raised
+/// once, and never withdrawn. So it is if the detectors begin in between.
+#[test]
+fn a_marathon_is_raised_while_it_is_open_and_its_row_takes_it_over() {
+    let key = Key::new("203.0.113.9", "a.example");
+    let runs = [(1, None), (3, None), (1, Some(152)), (2, Some(160)), (2, Some(162))];
+    for (seed, late) in [(1, 0), (2, 3)] {
+        for (workers, past) in runs {
+            let mut world = world(seed);
+            let watermark = |epoch: u64| world[epoch as usize].1;
+            let first = watermark(150).plus(-3_600_000);
+            let span = |last, count| Span { first, last, count };
+            let report = |now| OpenReport { key: key.clone(), at: first, now };
+            let reports: BTreeMap<u64, OpenReport> = [
+                (150, report(OpenNow::Open(span(watermark(150), 30)))),
+                (155, report(OpenNow::Open(span(watermark(155), 50)))),
+                (160, report(OpenNow::Closed)),
+            ]
+            .into();
+            let end = watermark(160).plus(-1);
+            let row = Row::new(key.clone(), span(end.plus(-GAP_MS), 60), end.millis(), 1);
+            world[160 + late].0.push(row);
+            // Its row is a burst as well.
+            let is_it =
+                |found: &Anomaly| found.subject == "203.0.113.9" && found.kind == Kind::Marathon;
+            let of = |all: &[Anomaly]| all.iter().filter(|one| is_it(one)).count();
+            let (mut raised, mut seen) = (0, [0, 0]);
+            for published in run(&world, &reports, workers, past) {
+                let at = published.epoch / EPOCH_MS;
+                raised += of(&published.raised);
+                assert_eq!(of(&published.withdrawn), 0, "at {at}");
+                let is_known = at >= 150.max(past.unwrap_or(0));
+                let now = Hour::of(watermark_of(&published));
+                let mut of_it = published.live.iter().filter(|one| is_it(one));
+                match of_it.next() {
+                    Some(found) => {
+                        let is_open = matches!(found.evidence, Evidence::Open { .. });
+                        assert_eq!(is_open, at < 160 + late as u64, "at {at}");
+                        assert_eq!(found.at, first);
+                        seen[usize::from(is_open)] += 1;
+                    }
+                    None => {
+                        let is_old = Hour::of(end).0 <= now.0 - LIVE;
+                        assert!(!is_known || is_old, "seed {seed}, {workers}, {past:?}: at {at}");
+                    }
+                }
+                assert_eq!(of_it.next(), None, "once");
+            }
+            assert!(raised == 1 && seen[0] > 0, "{raised}, {seen:?}");
+        }
+    }
+}
+
+fn watermark_of(published: &Published) -> EventTime {
+    published.watermark.expect("every epoch has one")
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use sessionizer_core::alignment::Alignment;
+use sessionizer_core::anomaly::OpenReport;
 use sessionizer_core::binding::{Late, RecordRules};
 use sessionizer_core::key::{Key, Shard};
 use sessionizer_core::plan::RecoveryPlan;
@@ -21,6 +22,7 @@ use crate::dataflow::messages::{
     DeadLetter, EpochMeta, ReplayDifference, ShardOutput, SourceBindings, Suspect,
 };
 use crate::dataflow::run_state::RunState;
+use crate::dataflow::sessions::long::LongSessions;
 use crate::dataflow::sessions::{LoadedShard, SessionConfig};
 use crate::dataflow::span_batch::{SpanBatch, SpanUpdate};
 
@@ -52,6 +54,8 @@ pub(super) struct Sessions {
     differences: Vec<ReplayDifference>,
     /// No session that the replayed epochs can have closed ends later than this.
     replay_horizon: EventTime,
+    /// What the detectors of anomalies know of its open sessions, if they look for marathons.
+    long: Option<LongSessions>,
     run_state: Arc<RunState>,
     /// What this worker has contributed to the metrics.
     open_sessions: i64,
@@ -89,6 +93,9 @@ impl Sessions {
                 // The replay does not bring back what has closed since the snapshot.
                 loaded.table.raise_horizon(horizon);
             }
+            if let Some(above_ms) = config.long_above_ms {
+                loaded.table.watch_long(above_ms);
+            }
             OwnShard {
                 shard: loaded.shard,
                 sent_open: u64::MAX,
@@ -108,6 +115,7 @@ impl Sessions {
             worker,
             peers,
             alignment: Alignment::new(config.drift),
+            long: config.long_above_ms.map(|_| LongSessions::default()),
             config,
             recorded: plan
                 .replay
@@ -136,7 +144,7 @@ impl Sessions {
         epoch: Epoch,
         input: Input,
         last: bool,
-    ) -> (EpochMeta, Vec<ShardOutput>) {
+    ) -> (EpochMeta, Vec<ShardOutput>, Vec<OpenReport>) {
         let Input { arrivals, suspects, cuts } = input;
         assert!(!cuts.is_empty(), "I2: epoch {epoch} has events and no binding");
         let (mut bindings, mut lagging) = (Vec::new(), Vec::new());
@@ -162,6 +170,8 @@ impl Sessions {
             Late::Drop => self.drop_late(epoch, before, suspects),
         };
         let outputs = self.close(epoch, advance, dropped, last);
+        let tables = self.shards.iter_mut().map(|own| &mut own.table);
+        let long = self.long.as_mut().map(|long| long.report(tables, watermark));
         log::debug!(
             epoch = epoch,
             worker = self.worker,
@@ -180,7 +190,8 @@ impl Sessions {
             log::debug!(epoch = epoch, worker = self.worker, partitions:? = paused; "paused");
         }
         self.config.feedback.pause(paused);
-        (EpochMeta { watermark, rules, bindings, lagging, differences }, outputs)
+        let summary = EpochMeta { watermark, rules, bindings, lagging, differences };
+        (summary, outputs, long.unwrap_or_default())
     }
 
     /// A replay that returns other records than before must not close what has closed before, so

@@ -6,12 +6,13 @@
 use std::collections::BTreeMap;
 use std::slice::IterMut;
 
+use sessionizer_core::anomaly::OpenReport;
 use sessionizer_core::time::{Epoch, EventTime, tick};
 use timely::dataflow::operators::{Capability, InputCapability};
 use timely::progress::frontier::MutableAntichain;
 
 use crate::dataflow::statistics::rows::WindowInput;
-use crate::dataflow::statistics::sums::Row;
+use crate::dataflow::statistics::sums::{Host, Row};
 
 /// What has arrived of the epochs that are not complete, for an operator with this many outputs.
 pub struct PendingEpochs<const OUTPUTS: usize> {
@@ -25,6 +26,8 @@ pub struct EpochInput {
     /// One for each output.
     capabilities: Vec<Capability<Epoch>>,
     pub rows: Vec<Row>,
+    /// What has become of the long sessions that are or were open.
+    pub open: Vec<(Host, OpenReport)>,
     /// No session that closed before the start ended later than this.
     pub horizon: Option<EventTime>,
     /// Whether everything that the table had at the start has been sent (true), or could not be
@@ -64,6 +67,7 @@ impl<const OUTPUTS: usize> PendingEpochs<OUTPUTS> {
         for input in batches.flat_map(|batch| batch.drain(..)) {
             match input {
                 WindowInput::Row(row) => of_epoch.rows.push(row),
+                WindowInput::Open(host, report) => of_epoch.open.push((host, report)),
                 WindowInput::Horizon { horizon, .. } => {
                     of_epoch.horizon = of_epoch.horizon.max(Some(horizon));
                 }

@@ -3,8 +3,9 @@
 //!
 //! ```text
 //!   commit --- changes ---> rows --- exchange by host ---> window ---> collections ---> publisher
-//!              (+1, -1)       ^                              ^        (differential)   (worker 0)
+//!              (+1, -1)       ^          |                   ^        (differential)   (worker 0)
 //!                     the table at the start            watermarks
+//!   sessions --- open and long ----------'
 //! ```
 //!
 //! They are a function of the table and of the watermark: what the table had at the start, plus the
@@ -25,10 +26,11 @@ pub mod window;
 
 use std::sync::Arc;
 
-use sessionizer_core::anomaly::needed_from;
+use sessionizer_core::anomaly::{Kind, OpenReport, needed_from};
 use sessionizer_core::binding::Partition;
 use sessionizer_core::time::{Epoch, EventTime};
 use timely::dataflow::StreamVec;
+use timely::dataflow::operators::Concat;
 use timely::dataflow::operators::vec::Map;
 
 use crate::dataflow::anomalies::{AnomaliesConfig, render_anomalies, render_clock_anomalies};
@@ -38,7 +40,7 @@ use crate::dataflow::run_state::RunState;
 use crate::dataflow::statistics::collections::render_collections;
 use crate::dataflow::statistics::operator::render_window;
 use crate::dataflow::statistics::publish::{OnStatistics, render_publisher};
-use crate::dataflow::statistics::rows::{Before, OpenPast, render_rows};
+use crate::dataflow::statistics::rows::{Before, OpenPast, WindowInput, render_rows};
 use crate::dataflow::statistics::window::Bounds;
 
 /// What is kept of the changes, and who gets to see it.
@@ -55,6 +57,15 @@ pub struct StatisticsConfig {
     pub on_statistics: OnStatistics,
     /// The anomalies to look for in the same rows, if any.
     pub anomalies: Option<AnomaliesConfig>,
+}
+
+impl StatisticsConfig {
+    /// Which open sessions the detectors are told of, if they look for marathons: those that last
+    /// longer than this.
+    pub fn long_above_ms(&self) -> Option<u64> {
+        let anomalies = self.anomalies.as_ref()?;
+        anomalies.kinds.contains(&Kind::Marathon).then_some(anomalies.thresholds.marathon.min)
+    }
 }
 
 /// What the statistics, and the anomalies that are looked for, need of the table at a start.
@@ -82,8 +93,11 @@ impl NeededPast {
 /// Builds the statistics. The result has no data: its frontier is that of the changes, and does not
 /// wait for the statistics.
 pub fn render_statistics<'scope>(
-    changes: StreamVec<'scope, Epoch, Change>,
-    summaries: StreamVec<'scope, Epoch, EpochMeta>,
+    (changes, summaries, long): (
+        StreamVec<'scope, Epoch, Change>,
+        StreamVec<'scope, Epoch, EpochMeta>,
+        StreamVec<'scope, Epoch, OpenReport>,
+    ),
     (config, before): (StatisticsConfig, Before),
     on_changes: OnChanges,
     run_state: &Arc<RunState>,
@@ -100,6 +114,7 @@ pub fn render_statistics<'scope>(
     let of_run = Arc::clone(run_state);
     let waits = move || !of_run.stopping();
     let (inputs, durable) = render_rows(changes, end_after_ms, before, on_changes, past, waits);
+    let inputs = inputs.concat(long.map(WindowInput::open));
     let figures = Arc::clone(&run_state.metrics.figures.window);
     let detectors = anomalies.as_ref();
     let detectors =

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use sessionizer_core::anomaly::OpenReport;
 use sessionizer_core::time::{Epoch, EventTime};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
@@ -15,7 +16,7 @@ use timely::scheduling::SyncActivator;
 
 use crate::dataflow::graph::OnChanges;
 use crate::dataflow::messages::Change;
-use crate::dataflow::statistics::sums::Row;
+use crate::dataflow::statistics::sums::{Host, Row};
 
 /// How many batches of the past one activation reads, so that a start does not hold up the rest.
 const BATCHES: usize = 4;
@@ -27,6 +28,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum WindowInput {
     Row(Row),
+    /// What has become of a long session of this host.
+    Open(Host, OpenReport),
     /// To this worker: no session that closed before the start ended after `horizon`.
     Horizon {
         worker: usize,
@@ -41,10 +44,17 @@ pub enum WindowInput {
 }
 
 impl WindowInput {
+    /// A report on a long session.
+    pub fn open(report: OpenReport) -> Self {
+        let (_, host) = report.key.parts();
+        WindowInput::Open(Host::named(host), report)
+    }
+
     /// The worker that it goes to, modulo the number of workers.
     pub fn route(&self) -> u64 {
         match self {
             WindowInput::Row(row) => row.host.0,
+            WindowInput::Open(host, _) => host.0,
             WindowInput::Horizon { worker, .. } | WindowInput::Past { worker, .. } => {
                 *worker as u64
             }

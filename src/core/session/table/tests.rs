@@ -1,5 +1,5 @@
 use super::*;
-use crate::session::span::merge_touching;
+use crate::session::span::{Open, merge_touching};
 use crate::shared::oracle::{Sessions, sessions};
 use crate::shared::rng::Rng;
 use std::collections::BTreeMap;
@@ -261,6 +261,55 @@ fn whatever_the_order_the_sessions_of_a_crowd_are_those_of_the_batch() {
         assert_eq!(run(&events, &mut rng, 150), want, "seed {seed}");
     }
     assert!(most > 5 * MAX_LIST, "at most {most} sessions of a key");
+}
+
+/// That a session is long is seen when the watermark has passed the end that it had when it became
+/// long, at the latest; that it is gone, or is part of another, is seen at once.
+#[test]
+fn long_sessions_are_known_when_the_watermark_gets_there() {
+    const LONG: u64 = 2 * GAP as u64;
+    let is_long = |open: &Open<'_>| open.span.duration_ms() > LONG;
+    let of = |open: Open<'_>| (Key::from_encoded(open.key), open.span);
+    let (mut most, mut became) = (0, 0);
+    for seed in 0..500 {
+        let mut rng = Rng::new(seed);
+        let mut table = table();
+        table.watch_long(LONG);
+        let (mut now, mut watermark) = (0, 0);
+        let crowd = seed % 2 == 1;
+        let mut ends: BTreeMap<(Key, EventTime), EventTime> = BTreeMap::new();
+        for _ in 0..if crowd { 400 } else { 80 } {
+            now += [1, GAP / 8, GAP / 8, GAP / 4, GAP / 3, 2 * GAP][rng.below(6) as usize];
+            let late = if rng.one_in(4) { rng.below(8 * GAP as u64) as i64 } else { 0 };
+            insert(&mut table, &rng.below(3).to_string(), now - late);
+            for (key, span) in table.open().filter(is_long).map(of) {
+                ends.entry((key, span.first)).or_insert(gap().end_after(span.last));
+            }
+            if rng.one_in(if crowd { 100 } else { 6 }) {
+                let sorted = |mut all: Vec<(Key, Span)>| {
+                    all.sort_unstable();
+                    all
+                };
+                watermark = watermark.max(now - rng.below(6 * GAP as u64) as i64);
+                close(&mut table, watermark);
+                let known = sorted(table.long().map(of).collect());
+                let open = sorted(table.open().filter(is_long).map(of).collect());
+                assert!(known.iter().all(|one| open.contains(one)), "seed {seed}");
+                let due =
+                    |(key, span): &&(Key, Span)| ends[&(key.clone(), span.first)] < at(watermark);
+                let missing = open.iter().filter(due).find(|one| !known.contains(one));
+                assert_eq!(missing, None, "seed {seed}");
+                most = most.max(known.len());
+                became += usize::from(table.take_long_changed());
+                assert!(!table.take_long_changed());
+                // A restored table knows all of them at once.
+                let mut again = SessionTable::restore(gap(), table.horizon(), table.open());
+                again.watch_long(LONG);
+                assert_eq!(sorted(again.long().map(of).collect()), open);
+            }
+        }
+    }
+    assert!(most >= 2 && became > 100, "{most}, {became}");
 }
 
 fn run(events: &[(u64, i64)], rng: &mut Rng, seldom: u64) -> Sessions<u64> {
