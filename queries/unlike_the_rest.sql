@@ -186,7 +186,7 @@ marathons as (
     ) l
     where c.length_ms > marathon_least and c.length_ms > l.above
 ),
--- Surges and falls: every bucket of a host from its first on, with the twelve before; and the
+-- Surges and falls: every bucket of a host from its first on, with the twelve before, and the
 -- quarter of an hour that it ends, with the twelve before that.
 buckets as (
     select h.host, b.bucket, coalesce(n.n, 0) as n

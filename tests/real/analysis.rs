@@ -189,8 +189,10 @@ fn three_days(rng: &mut Rng, gap_ms: i64) -> Vec<Row> {
         loud = if rng.one_in(60) { rng.between(1, 8) as i64 } else { loud - 1 };
         let kind = rng.below(3);
         for (host, usual) in [("large.example", 45_u64), ("small.example", 9)] {
-            let here = loud > 0 && (host == "large.example" || kind == 1);
+            let here = loud > 0 && host == "large.example";
+            let quiet = loud > 3 && host == "small.example";
             let n = match kind {
+                _ if quiet => rng.below(2),
                 0 if here => usual * rng.between(3, 5),
                 1 if here => rng.below(3),
                 _ => rng.between(usual * 3 / 4, usual * 5 / 4),
