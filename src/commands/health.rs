@@ -21,7 +21,7 @@ pub fn health(args: &HealthArgs, env: &Environment) -> Result<(), Fault> {
         }
         503 => Err(Fault::Environment(body)),
         status => Err(Fault::Config(format!(
-            "what answers at http://{}{} is no job of this kind: {status}: {}",
+            "what answers at http://{}{} is not a sessionizer job: {status}: {}",
             endpoint.authority,
             endpoint.path,
             body.lines().next().unwrap_or_default()

@@ -200,7 +200,7 @@ fn known(
     let made_again = wanted.values().any(other);
     let there = if made_again { None } else { Some(admin.offsets(topic, partition)) };
     move |offset| match &there {
-        None => Err("its payload was cut, and its topic was made again".to_owned()),
+        None => Err("its payload was cut, and its topic was created again".to_owned()),
         Some(Err(why)) => Err(format!("its payload was cut: {why}")),
         Some(Ok((oldest, end))) if (*oldest..*end).contains(&offset) => Ok(()),
         Some(Ok(_)) => Err(GONE.to_owned()),

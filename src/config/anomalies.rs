@@ -65,7 +65,8 @@ fn read_thresholds(settings: &[String]) -> Result<Thresholds, String> {
         let (name, value) = setting
             .split_once('=')
             .ok_or_else(|| format!("is {setting:?}: write NAME=VALUE, like burst.min=100"))?;
-        let value = value.trim().parse().map_err(|_| format!("{name}: {value:?} is no number"))?;
+        let value =
+            value.trim().parse().map_err(|_| format!("{name}: {value:?} is not a number"))?;
         thresholds.set(name.trim(), value)?;
     }
     Ok(thresholds)
@@ -99,7 +100,7 @@ mod tests {
         assert_eq!((thresholds.burst.min, thresholds.surge_z), (100, 8.0));
         for (setting, want) in [
             ("burst.min", "is \"burst.min\": write NAME=VALUE"),
-            ("burst.min=many", "burst.min: \"many\" is no number"),
+            ("burst.min=many", "burst.min: \"many\" is not a number"),
             ("burst.mn=1", "\"burst.mn\" is none of learn, burst.min"),
         ] {
             let why = read_thresholds(&owned(&[setting])).expect_err("a mistake");

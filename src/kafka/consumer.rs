@@ -119,7 +119,7 @@ impl KafkaFeed {
                 });
                 Some(Fault::Config(format!(
                     "{place}: Kafka no longer has this offset, it {there}: retention has deleted \
-                     it, or the topic was deleted and made again. The data in Postgres stays \
+                     it, or the topic was deleted and created again. The data in Postgres stays \
                      right. Start with --accept-lost-offsets to continue without the records in \
                      between"
                 )))

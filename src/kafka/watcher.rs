@@ -288,7 +288,7 @@ impl WatcherThread {
                 && *known != now
             {
                 *lock(&self.found) = Err(Fault::Config(format!(
-                    "the topic {topic} was deleted and made again while the job ran (its id was \
+                    "the topic {topic} was deleted and created again while the job ran (its id was \
                      {known:?} and is {now:?}). Start with --accept-lost-offsets to go on with \
                      the new one from its beginning"
                 )));

@@ -494,7 +494,7 @@ fn refuse_after_loss(client: &mut Client, job: &str) -> Result<(), LedgerError> 
     let Some(lost) = lost else { return Ok(()) };
     let (topic, since): (String, String) = (lost.get(0), lost.get(1));
     Err(LedgerError::Fatal(Fault::Config(format!(
-        "the topic {topic} was deleted and made again, and the job continued with the new one \
+        "the topic {topic} was deleted and created again, and the job continued with the new one \
          ({since}): records that are gone cannot be audited"
     ))))
 }

@@ -38,7 +38,7 @@ const SHARED_SESSION: [SqlState; 2] =
 /// How long a server that has accepted a connection may take to answer a command.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What the client library says of a server that takes no writes.
+/// What the client library reports for a server that does not accept writes.
 pub const NO_WRITES: &str = "database does not allow writes";
 
 /// The first step, as errors name it.

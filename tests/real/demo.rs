@@ -74,7 +74,7 @@ fn a_table_or_a_job_that_is_not_the_demos_is_left_alone() {
     let world = World::new("demo-name");
     world.query("create table sessionizer_demo as select 7 as mine");
     let (code, log) = fail(&world, &[], &["demo"]);
-    assert!(code == 2 && log.contains("none of the demo's"), "{code}:\n{log}");
+    assert!(code == 2 && log.contains("not made by the demo"), "{code}:\n{log}");
     assert_eq!(world.value("select mine from sessionizer_demo"), "7");
 
     world.query("drop table sessionizer_demo");

@@ -97,7 +97,7 @@ fn a_topic_that_was_made_again_is_noticed_however_long_it_is() {
     world.send_events(0, &events[10..40]);
     let (code, log) = fail(&world, &[], &["--until-end"]);
     assert_eq!(code, 2, "{log}");
-    for part in [&format!("{}[0]", world.name), "made again", ACCEPT] {
+    for part in [&format!("{}[0]", world.name), "created again", ACCEPT] {
         assert!(log.contains(part), "{part:?} is missing in\n{log}");
     }
     assert_eq!(world.rows(), sessions(&events[..10]));
@@ -227,7 +227,7 @@ fn a_topic_that_was_made_again_and_is_shorter_is_refused() {
     world.send_events(0, &events[..5]);
     let (code, log) = fail(&world, &[], &["--until-end"]);
     assert_eq!(code, 2, "{log}");
-    for part in [&format!("{}[0]", world.name), "offset 20", "0 to 5", "made again"] {
+    for part in [&format!("{}[0]", world.name), "offset 20", "0 to 5", "created again"] {
         assert!(log.contains(part), "{part:?} is missing in\n{log}");
     }
     assert_answer(&world, &events);
@@ -265,7 +265,7 @@ fn a_topic_that_was_made_again_with_fewer_partitions_can_be_gone_on_with() {
             let place = if number < 2 { other } else { gone };
             assert!(log.contains(&place), "{place:?} is missing in\n{log}");
         }
-        for part in ["the partition is gone", "made again with 2 partitions", ACCEPT] {
+        for part in ["the partition is gone", "created again with 2 partitions", ACCEPT] {
             assert!(log.contains(part), "{part:?} is missing in\n{log}");
         }
     }

@@ -169,8 +169,8 @@ fn begin_afresh(ledger: &LedgerConfig) -> Result<(), Fault> {
             }
             Some(other) => {
                 return Err(Fault::Config(format!(
-                    "a job of the name {NAME} writes to the table {} in this database, so it is \
-                     none of the demo's: point POSTGRES_URL to another database",
+                    "a job of the name {NAME} writes to the table {} in this database, so it was \
+                     not made by the demo: point POSTGRES_URL to another database",
                     other[0]
                 )));
             }
@@ -178,7 +178,7 @@ fn begin_afresh(ledger: &LedgerConfig) -> Result<(), Fault> {
     }
     if ledger::qualified_table_name(ledger).map_err(failed)?.is_some() {
         return Err(Fault::Config(format!(
-            "the table {NAME} exists in this database and is none of the demo's: rename or drop \
+            "the table {NAME} exists in this database and was not made by the demo: rename or drop \
              it, or point POSTGRES_URL to another database"
         )));
     }

@@ -114,7 +114,7 @@ fn ask(endpoint: &Endpoint) -> Result<Answer, Fault> {
         return Err(Fault::Config(format!("http://{at} answers with {}: {body}", reply.status)));
     }
     let document = serde_json::from_str(&reply.body).map_err(|why| {
-        Fault::Config(format!("what answers at http://{at} is no job of this kind: {why}"))
+        Fault::Config(format!("what answers at http://{at} is not a sessionizer job: {why}"))
     })?;
     Ok(Answer { body: reply.body, document })
 }

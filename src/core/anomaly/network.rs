@@ -24,7 +24,7 @@ impl Network {
 }
 
 impl Network {
-    /// Its IPv4 addresses; none if it is of IPv6.
+    /// Its IPv4 addresses; none if it is an IPv6 network.
     pub fn ipv4(self) -> impl Iterator<Item = u32> {
         let first = (self.0.get() << 8) as u32;
         let count = if self.0.get() < IPV6.get() { 256 } else { 0 };
@@ -90,7 +90,7 @@ impl Visitor {
         Visitor { network: Some(network), rest: Rest::Byte(ipv4 as u8) }
     }
 
-    /// Not after any visitor of this network.
+    /// A lower bound: no visitor of this network sorts before it.
     pub fn first(network: Network) -> Self {
         Visitor { network: Some(network), rest: Rest::Byte(0) }
     }

@@ -261,7 +261,7 @@ fn begin_at(
     if let Some((name, offset, oldest, end)) = starts.iter().zip(offsets).find_map(behind) {
         return Err(Fault::Config(format!(
             "{flag}: {who} the offset {offset} of {name}, but Kafka has {oldest} to {end}: the \
-             topic was deleted and made again, its end was lost, or this is another Kafka. Begin \
+             topic was deleted and created again, its end was lost, or this is another Kafka. Begin \
              at a time (--from TIME) or at --from earliest"
         )));
     }

@@ -208,7 +208,7 @@ fn retire_what_is_gone(plan: &mut RecoveryPlan, counts: &[i32]) -> Vec<Loss> {
             read_to: last.end,
             available: None,
             reason: format!(
-                "the topic was deleted and made again with {}",
+                "the topic was deleted and created again with {}",
                 plural(count as u64, "partition")
             ),
         });
@@ -233,9 +233,9 @@ fn find_loss(
 ) -> Option<Loss> {
     // Nobody knows how long a deleted topic was.
     let (from, to, reason) = if same == Some(false) {
-        (from, None, "the topic was deleted and made again")
+        (from, None, "the topic was deleted and created again")
     } else if end < last.end && same.is_none() {
-        (from, None, "the topic was deleted and made again, or its end was lost")
+        (from, None, "the topic was deleted and created again, or its end was lost")
     } else if end < last.end {
         (end, Some(last.end), "the end of the log was lost (an unclean leader election?)")
     } else if from < oldest {
@@ -457,9 +457,9 @@ mod tests {
         let text = gone.to_string();
         assert!(text.contains("t[3]") && text.contains("offset 4") && text.contains("5 to 9"));
         for (available, same) in [((0, 8), None), ((0, 20), Some(false))] {
-            let gone = find(4, available, same).expect("made again");
+            let gone = find(4, available, same).expect("created again");
             assert_eq!(gone.to, None);
-            assert!(gone.to_string().contains("made again"));
+            assert!(gone.to_string().contains("created again"));
         }
         let cut = find(4, (0, 8), same).expect("the end is gone");
         assert_eq!((cut.from, cut.to, cut.read_to), (at(8), Some(at(9)), at(9)));
