@@ -214,7 +214,7 @@ fn a_correction_withdraws_and_so_does_the_next_start_if_a_crash_came_in_between(
     assert_eq!([state("192.0.2.251"), state("192.0.2.252")], ["raised", "raised"]);
     // Late events join all sessions of the visitor.
     let from_ms = at.parse::<i64>().expect("a number") * 1_000;
-    let late = (0..24 * 30).map(|n| event(ip, host, from_ms + n * 120_000));
+    let late = (0..24 * 180).map(|n| event(ip, host, from_ms + n * 20_000));
     world.send_events(0, &late.collect::<Vec<_>>());
     world.run_to_end(&kinds);
     assert_eq!(state(ip), "withdrawn");
