@@ -77,6 +77,11 @@ pub struct Store {
     forgotten: Vec<Forgotten>,
     redriven: BTreeMap<(Partition, Offset), Epoch>,
     requests: Vec<(Epoch, Request)>,
+    /// Whether the payloads of dead letters are cut, how many of those were merged again, and how
+    /// many payloads were removed.
+    pub cuts: bool,
+    pub read_again: u64,
+    pub blanked: u64,
     rng: Rng,
     /// Whether commits may fail. False at the very end.
     pub faulty: bool,
@@ -127,6 +132,9 @@ impl Store {
             forgotten: Vec::new(),
             redriven: BTreeMap::new(),
             requests: Vec::new(),
+            cuts: false,
+            read_again: 0,
+            blanked: 0,
             rng,
             faulty: true,
             away: false,

@@ -8,7 +8,8 @@
 //! that is away for a while, crashes and clean stops between any two steps, memory for a few
 //! records in flight or for a single one, a ledger that goes back to an earlier state, bounded runs
 //! that end by themselves, and instances that do not know that they were replaced. Between two
-//! lives, visitors are forgotten and dead letters are processed again, once and twice. Half of the
+//! lives, visitors are forgotten and dead letters are processed again, once and twice; in half of the
+//! schedules, too little of their payloads is kept to decode them. Half of the
 //! lives are a cluster: two or three processes, one of which may be slow, cut off from the ledger,
 //! or lost while the others carry on for a while, and which learn of a stop at different times.
 //!
@@ -65,6 +66,7 @@ fn whatever_happens_the_contract_holds_and_the_table_is_the_batch_answer() {
     assert!(seen.transactions > 0 && seen.unserved > 0, "no partition was disturbed");
     seen.statistics.check();
     assert!(seen.forgotten > 0 && seen.forgotten_open > 0 && seen.redriven > 0);
+    assert!(seen.read_again > 0 && seen.blanked > 0, "no dead letter was cut");
     assert!(seen.drains > 0 && seen.clusters > 0 && seen.losses > 0 && seen.gone_back > 0);
 }
 

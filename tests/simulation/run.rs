@@ -63,6 +63,8 @@ pub struct Setup {
     pub bounded: bool,
     /// How many bytes a process may have in flight.
     pub memory: u64,
+    /// How much of a payload a dead letter keeps.
+    pub dead_letter_bytes: usize,
 }
 
 /// One life.
@@ -227,7 +229,7 @@ fn work(
                 idle_timeout_ms: 50,
             },
             gap: crate::ledger::gap(),
-            dead_letter_bytes: 100,
+            dead_letter_bytes: setup.dead_letter_bytes,
             until_end: setup.bounded,
             clocks: setup.clocks.of_worker(process, &setup.plan, odd, setup.sabotage),
             alarm: false,

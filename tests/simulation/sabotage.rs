@@ -75,6 +75,8 @@ pub enum Sabotage {
     ForgottenOffsetsNotNoted,
     RedrivenLetterStays,
     RedrivenMergedTwice,
+    CutLettersNotReadAgain,
+    ForgottenLettersMerged,
 }
 
 impl Sabotage {
@@ -86,10 +88,13 @@ impl Sabotage {
 
     /// Whether the rule is one of the commands that change a stopped job.
     pub fn is_of_commands(self) -> bool {
+        use Sabotage::{CutLettersNotReadAgain, ForgottenLettersMerged};
         use Sabotage::{ForgottenOffsetsNotNoted, ForgottenStaysOpen};
         use Sabotage::{RedrivenLetterStays, RedrivenMergedTwice};
         let forget = matches!(self, ForgottenStaysOpen | ForgottenOffsetsNotNoted);
-        forget || matches!(self, RedrivenLetterStays | RedrivenMergedTwice)
+        let redrive = matches!(self, RedrivenLetterStays | RedrivenMergedTwice);
+        let cut = matches!(self, CutLettersNotReadAgain | ForgottenLettersMerged);
+        forget || redrive || cut
     }
 }
 
@@ -157,6 +162,8 @@ const RULES: &[(Sabotage, &str)] = &[
     (Sabotage::ForgottenOffsetsNotNoted, "up to where a visitor was forgotten is not noted"),
     (Sabotage::RedrivenLetterStays, "a dead letter that was merged again is not deleted"),
     (Sabotage::RedrivenMergedTwice, "a dead letter is merged twice"),
+    (Sabotage::CutLettersNotReadAgain, "a payload that was cut is not read again"),
+    (Sabotage::ForgottenLettersMerged, "a cut dead letter of a forgotten visitor is merged"),
 ];
 
 /// Changes what a start reads as the broken rule demands.

@@ -52,6 +52,10 @@ pub struct Seen {
     pub forgotten: u64,
     pub forgotten_open: u64,
     pub redriven: u64,
+    /// Dead letters that were merged although their payload was cut, and those whose payload was
+    /// removed, because it mentioned a visitor that was forgotten.
+    pub read_again: u64,
+    pub blanked: u64,
     /// The largest number of steps that a quiet world took until everything was durable.
     pub quiet_steps: u64,
     pub statistics: statistics::Seen,
@@ -80,6 +84,8 @@ impl Seen {
         self.forgotten += other.forgotten;
         self.forgotten_open += other.forgotten_open;
         self.redriven += other.redriven;
+        self.read_again += other.read_again;
+        self.blanked += other.blanked;
         self.quiet_steps = self.quiet_steps.max(other.quiet_steps);
         self.statistics.add(&other.statistics);
     }
@@ -107,6 +113,8 @@ struct World {
     leaps: bool,
     /// How many bytes a process of the current life may have in flight.
     memory: u64,
+    /// How much of a payload a dead letter keeps: less than that of any event, or all of it.
+    dead_letter_bytes: usize,
     /// The changes emitted by the commit operators of the current life, and the table at its start.
     changes: Changes,
     rows: Rows,
@@ -136,6 +144,9 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Seen {
     let clocks: Arc<SimClocks> = Arc::default();
     let store =
         Arc::new(Mutex::new(Store::new(Arc::clone(&topic), Arc::clone(&clocks), shards, chance)));
+    let of_others = sabotage.is_some_and(|rule| !rule.is_of_commands());
+    let dead_letter_bytes = [100, 100, 30, 5][if of_others { 0 } else { seed as usize % 4 }];
+    store.lock().expect("one at a time").cuts = dead_letter_bytes < 100;
     let leaps = rng.one_in(2);
     let (changes, rows, seen) = (Arc::default(), Rows::new(), Seen::default());
     let (stale, shaken, slow) = (None, false, None);
@@ -149,6 +160,7 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Seen {
         fastest_percent: 0,
         leaps,
         memory: u64::MAX,
+        dead_letter_bytes,
         changes,
         rows,
         statistics: None,
@@ -172,6 +184,8 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Seen {
     world.seen.lost_replies = store.lost_replies;
     world.seen.late = store.late;
     world.seen.dead = store.dead();
+    world.seen.read_again = store.read_again;
+    world.seen.blanked = store.blanked;
     world.seen.dropped = store.check_dropped();
     store.audit();
     if let Some(statistics) = &world.statistics {
@@ -257,6 +271,7 @@ impl World {
             },
             bounded,
             memory,
+            dead_letter_bytes: self.dead_letter_bytes,
         })
     }
 

@@ -107,7 +107,8 @@ impl Store {
     /// events are dropped.
     pub fn check_dropped(&self) -> u64 {
         let topic = self.topic.lock().expect("one at a time");
-        let (mut model, mut requests) = (Model::default(), self.requests.iter().peekable());
+        let (mut model, mut requests) =
+            (Model { cuts: self.cuts, ..Model::default() }, self.requests.iter().peekable());
         let mut last: BTreeMap<Partition, Binding> = BTreeMap::new();
         let mut before = EventTime::NEVER;
         for (epoch, rules) in &self.rules {

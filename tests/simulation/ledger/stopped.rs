@@ -69,23 +69,32 @@ impl Store {
                 }
             }
         }
-        for (place, letter) in std::mem::take(&mut self.dead_letters) {
+        let (mut blanked, mut cut) = (0, 0);
+        for (place, mut letter) in std::mem::take(&mut self.dead_letters) {
             let key = decode_again(letter.payload.as_deref()).ok().map(|(key, _)| key);
-            match key.filter(|key| visitor.has_key(key.bytes())) {
-                Some(key) => {
-                    moves.forget_letter(self.counted_in(&letter, &key), &key, 1);
-                    self.dropped.remove(&place);
-                }
-                None => drop(self.dead_letters.insert(place, letter)),
+            if let Some(key) = key.filter(|key| visitor.has_key(key.bytes())) {
+                moves.forget_letter(self.counted_in(&letter, &key), &key, 1);
+                self.dropped.remove(&place);
+                continue;
             }
+            if is_cut(&letter) {
+                if mentions(&letter, visitor) {
+                    letter.payload = None;
+                    blanked += 1;
+                } else {
+                    cut += 1;
+                }
+            }
+            self.dead_letters.insert(place, letter);
         }
         let ends = self.last_bindings().into_iter().map(|(at, binding)| (at, binding.end));
         let forgotten = Forgotten { visitor: visitor.clone(), before: ends.collect() };
         let records = moves.deltas().iter().map(|(_, delta)| delta.forgotten).sum::<i64>();
-        if records > 0 && !self.breaks(Sabotage::ForgottenOffsetsNotNoted) {
+        if records + cut > 0 && !self.breaks(Sabotage::ForgottenOffsetsNotNoted) {
             self.noted.push(forgotten.clone());
         }
         self.forgotten.push(forgotten);
+        self.blanked += blanked;
         self.requests.push((epoch, Request::Forget(visitor.clone())));
         self.count(epoch, &moves);
         self.check();
@@ -119,7 +128,9 @@ impl Store {
             moves.merge(shard, (again.open / times) as i64, (records / times) as i64);
             let is_dropped = part_of(&again.dropped);
             for (place, key, _) in letters.iter().filter(|good| !is_dropped(&good.1, good.2)) {
-                moves.redrive_letter(self.counted_in(&self.dead_letters[place], key), 1);
+                let letter = &self.dead_letters[place];
+                moves.redrive_letter(self.counted_in(letter, key), 1);
+                self.read_again += u64::from(is_cut(letter));
                 if !self.breaks(Sabotage::RedrivenLetterStays) {
                     self.dead_letters.remove(place);
                 }
@@ -146,10 +157,8 @@ impl Store {
     ) -> BTreeMap<Shard, Vec<(Place, Key, Span)>> {
         let mut good: BTreeMap<Shard, Vec<(Place, Key, Span)>> = BTreeMap::new();
         for (place, letter) in &self.dead_letters {
-            let kept = letter.payload.as_ref().map_or(0, |payload| payload.len() as u64);
-            assert_eq!(kept, letter.payload_bytes, "no payload is cut");
             if reasons.contains(&letter.reason)
-                && let Ok((key, time)) = decode_again(letter.payload.as_deref())
+                && let Some((key, time)) = self.event_of(*place, letter)
                 && time <= latest
             {
                 let shard = Shard::of(stable_hash(key.bytes()), self.progress.len() as u32);
@@ -157,6 +166,27 @@ impl Store {
             }
         }
         good
+    }
+
+    /// The event of a dead letter, if it is one now. A payload that was cut is read again, unless
+    /// its visitor was forgotten; one that was removed is not.
+    fn event_of(&self, place: Place, letter: &DeadLetter) -> Option<(Key, EventTime)> {
+        let kept = letter.payload.as_ref();
+        if kept.is_none() && letter.payload_bytes > 0 {
+            return None;
+        }
+        if !is_cut(letter) || self.breaks(Sabotage::CutLettersNotReadAgain) {
+            return decode_again(letter.payload.as_deref()).ok();
+        }
+        let topic = self.topic.lock().expect("one at a time");
+        let entries = &topic.logs[place.0.number as usize].entries;
+        let entry = entries.iter().find(|entry| entry.offset == place.1)?;
+        let whole = entry.payload.as_deref()?;
+        assert!(whole.starts_with(kept.map_or(&[][..], |kept| kept)), "{letter:?}");
+        let (key, time) = decode_again(Some(whole)).ok()?;
+        let forgotten = self.noted.iter().any(|noted| noted.has(&key, place));
+        let is_merged = !forgotten || self.breaks(Sabotage::ForgottenLettersMerged);
+        is_merged.then_some((key, time))
     }
 
     fn stopped_shard(&self, shard: Shard) -> SessionTable {
@@ -240,6 +270,9 @@ impl Store {
             let read = topic.logs[partition.number as usize].entries.iter();
             for entry in read.take_while(|entry| entry.offset < last.end) {
                 let place = (partition, entry.offset);
+                if self.dead_letters.contains_key(&place) {
+                    continue; // Nobody could tell whose it was.
+                }
                 if let Ok((key, _)) = decode_again(entry.payload.as_deref())
                     && self.noted.iter().any(|noted| noted.has(&key, place))
                 {
@@ -252,6 +285,18 @@ impl Store {
     }
 }
 
+/// Whether only the beginning of the payload was kept, or nothing.
+fn is_cut(letter: &DeadLetter) -> bool {
+    letter.payload.as_ref().map_or(0, |kept| kept.len() as u64) < letter.payload_bytes
+}
+
+/// Whether the part of a payload that was kept says whose it is.
+fn mentions(letter: &DeadLetter, visitor: &Visitor) -> bool {
+    let kept = String::from_utf8_lossy(letter.payload.as_deref().unwrap_or_default());
+    let has = |text: &String| kept.contains(&format!("\"{text}\""));
+    has(&visitor.ip) && visitor.host.as_ref().is_none_or(has)
+}
+
 /// What a job and its commands should do with events that are not in sessions: by what is bound and
 /// what was requested, and nothing else.
 #[derive(Default)]
@@ -261,6 +306,10 @@ pub(super) struct Model<'a> {
     /// The events that are dead letters, because they came too late or from the future.
     pub letters: BTreeMap<Place, (Reason, &'a str, EventTime)>,
     pub redriven: BTreeMap<Place, Epoch>,
+    /// Whether payloads are cut, so that the dead letters of a forgotten visitor stay, and which
+    /// those are.
+    pub cuts: bool,
+    pub lost: BTreeSet<Place>,
 }
 
 impl<'a> Model<'a> {
@@ -280,14 +329,21 @@ impl<'a> Model<'a> {
             Request::Forget(visitor) => {
                 let is_own = |name: &str| visitor.has_key(key(name).bytes());
                 self.open.retain(|name, _| !is_own(name));
-                self.letters.retain(|_, (_, name, _)| !is_own(name));
+                let own =
+                    |(place, letter): (&Place, &(_, &str, _))| is_own(letter.1).then_some(*place);
+                match self.cuts {
+                    true => self.lost.extend(self.letters.iter().filter_map(own)),
+                    false => self.letters.retain(|_, (_, name, _)| !is_own(name)),
+                }
             }
             Request::Redrive { reasons, late, latest } => {
                 let is_good = |letter: &(Reason, &str, EventTime)| {
                     reasons.contains(&letter.0) && letter.2 <= *latest
                 };
-                let (taken, left): (BTreeMap<_, _>, BTreeMap<_, _>) =
-                    self.letters.iter().partition(|(_, letter)| is_good(letter));
+                let (taken, left): (BTreeMap<_, _>, BTreeMap<_, _>) = self
+                    .letters
+                    .iter()
+                    .partition(|(place, letter)| is_good(letter) && !self.lost.contains(place));
                 self.letters = left;
                 for (_, name, time) in taken.values() {
                     self.open.entry(name).or_default().push(Span::event(*time));
