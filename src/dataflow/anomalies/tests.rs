@@ -271,7 +271,9 @@ fn a_marathon_is_raised_while_it_is_open_and_its_row_takes_it_over() {
                 }
                 assert_eq!(of_it.next(), None, "once");
             }
-            assert!(raised == 1 && seen[0] > 0, "{raised}, {seen:?}");
+            // Several workers may be scheduled so that they complete all epochs at once.
+            let is_one = raised == 1 && seen[0] > 0;
+            assert!(is_one || workers > 1 && raised <= 1, "{workers}: {raised}, {seen:?}");
         }
     }
 }
