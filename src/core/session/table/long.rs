@@ -6,6 +6,10 @@ use std::collections::BTreeSet;
 use super::SessionTable;
 use crate::session::span::{Open, Span};
 
+/// How many are watched at most. With a gap of many hours, most sessions may be long. Those beyond
+/// it are looked at again when they are visited next.
+pub(super) const MOST: usize = 256;
+
 /// The slots of long sessions.
 #[derive(Debug)]
 pub(super) struct Long {
@@ -26,7 +30,7 @@ impl Default for Long {
 impl Long {
     /// Looks at the length of the session in a slot.
     pub(super) fn visit(&mut self, at: u32, span: &Span) {
-        if span.duration_ms() > self.above_ms {
+        if span.duration_ms() > self.above_ms && self.slots.len() < MOST {
             self.changed |= self.slots.insert(at);
         }
     }

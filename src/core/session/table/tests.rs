@@ -1,3 +1,4 @@
+use super::long::MOST;
 use super::*;
 use crate::session::span::{Open, merge_touching};
 use crate::shared::oracle::{Sessions, sessions};
@@ -310,6 +311,27 @@ fn long_sessions_are_known_when_the_watermark_gets_there() {
         }
     }
     assert!(most >= 2 && became > 100, "{most}, {became}");
+}
+
+#[test]
+fn of_too_many_long_sessions_some_are_known_and_others_take_their_places() {
+    let mut table = table();
+    table.watch_long(GAP as u64);
+    let names: Vec<String> = (0..MOST + 10).map(|n| n.to_string()).collect();
+    let visit = |table: &mut SessionTable, names: &[String], times: &[i64]| {
+        for (name, time) in names.iter().flat_map(|name| times.iter().map(move |t| (name, *t))) {
+            insert(table, name, time);
+        }
+    };
+    visit(&mut table, &names, &[0, GAP, 2 * GAP]);
+    close(&mut table, 2 * GAP);
+    assert_eq!(table.long().count(), MOST);
+    // Half of them close. The others go on and are visited once more after that.
+    let going_on = &names[MOST / 2..];
+    visit(&mut table, going_on, &[3 * GAP, 4 * GAP, 5 * GAP, 6 * GAP]);
+    close(&mut table, 4 * GAP);
+    close(&mut table, 6 * GAP);
+    assert_eq!((table.long().count(), table.open().count()), (going_on.len(), going_on.len()));
 }
 
 fn run(events: &[(u64, i64)], rng: &mut Rng, seldom: u64) -> Sessions<u64> {
