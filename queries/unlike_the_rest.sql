@@ -3,11 +3,11 @@
 -- The rules of five of the job's anomalies (docs/ANOMALIES.md) for the whole table: burst and
 -- marathon are sessions, with many events (in all or a minute) or of long duration; surge and fall
 -- are five minutes in which far more or far fewer sessions ended than in the hour before (where few
--- end, a fall is of a quarter of an hour, and shown at its last five minutes); singles is a quarter of an
--- hour with an unusual share of sessions of one event. Each is compared with the 24 hours before
--- its own, and a host that has fewer than 200 sessions in them is not judged. The thresholds are
--- those of the job's defaults: change them in the CTE `rules`. At most 1000 are shown, the newest
--- first.
+-- end, a fall is of a quarter of an hour, and shown at its last five minutes); singles is a quarter
+-- of an hour with an unusual share of sessions of one event. Each is compared with the 24 hours
+-- before its own, and a host that has fewer than 200 sessions in them is not judged. The thresholds
+-- are those of the job's defaults: change them in the CTE `rules`. At most 1000 are shown, the
+-- newest first.
 --
 -- Hours are those of UTC, by session_end, and lengths run from the first event to the last:
 -- session_end is the last event plus the job's --gap, which is subtracted here unless the job runs

@@ -213,7 +213,8 @@ fn a_database_that_is_read_only_is_waited_for() {
     let world = World::new("read-only");
     let mut traffic = Traffic::new(&world);
     traffic.send(500);
-    let Watched { mut job, address } = Watched::start(&world, &[]);
+    let job = start_with(&world, "1", &[("SESSIONIZER_HTTP", "127.0.0.1:0")]);
+    let Watched { mut job, address } = Watched::from(job);
     wait_for_records(&world, traffic.records());
     let set = |to: &str| {
         let database = &world.database;
