@@ -299,7 +299,10 @@ fn an_event_of_the_future_is_none_before_its_dead_letter_is_there() {
     let world = World::new("audit-future");
     world.create_topic(1);
     let now_ms = chrono_now_ms();
-    let job = start(&world, "-w 2 --sink-connections 2");
+    // Reading waits once eight epochs are not durable: they must not pass before the events come.
+    let mut job = world.command();
+    job.args(["-w", "2", "--sink-connections", "2", "--epoch", "2s"]);
+    let job = Running::start(job);
     world.send_events(0, &[event("now", "h", now_ms)]);
     wait_for_records(&world, 1);
     let mut client = world.client();
