@@ -84,6 +84,7 @@ impl RunState {
     pub fn fault(&self) -> Option<Fault> {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
     /// Says what a stop request may do from now on.
     pub fn set_interruption(&self, interruption: Interruption) {
         *self.interruption() = interruption;

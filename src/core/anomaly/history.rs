@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::thresholds::{Limit, Thresholds};
-use super::{Anomaly, Evidence, Kind, duration_ms, pace};
+use super::{Anomaly, Evidence, Kind, pace};
 use crate::session::Span;
 use crate::statistics::{Bin, Histogram};
 use crate::time::EventTime;
@@ -79,7 +79,7 @@ impl HourSums {
             self.paces.add(Bin::of(pace(span)), n);
         }
         self.events.add(Bin::of(span.count), n);
-        self.durations_ms.add(Bin::of(duration_ms(span)), n);
+        self.durations_ms.add(Bin::of(span.duration_ms()), n);
         self.singles += if span.count == 1 { n } else { 0 };
     }
 
@@ -139,7 +139,7 @@ impl Limits {
 
     /// The anomalies of a session that ended in that hour.
     pub fn judge(&self, ip: &str, host: &str, span: &Span) -> impl Iterator<Item = Anomaly> {
-        let duration_ms = duration_ms(span);
+        let duration_ms = span.duration_ms();
         let pace = pace(span);
         let found = |kind, limit: &Limit, unit_ms, observed, by_pace| {
             let Limit { count: sessions, rank, .. } = *limit;
@@ -332,10 +332,10 @@ fn surge_or_fall(at: i64, count: impl Fn(i64) -> u64, thresholds: &Thresholds) -
         }
         if twice_median >= 2 * thresholds.surge_min {
             let to = thresholds.fall_to(twice_median, thresholds.surge_min)?;
-            let evidence = Evidence::Bucket;
-            return (observed <= to)
-                .then_some(())
-                .and_then(|()| change(Kind::Fall, observed, twice_median, to, evidence));
+            if observed > to {
+                return None;
+            }
+            return change(Kind::Fall, observed, twice_median, to, Evidence::Bucket);
         }
     }
     // Too few sessions in five minutes: fifteen, the last five of which are this bucket.

@@ -61,20 +61,15 @@ pub struct Session<'a> {
 impl Session<'_> {
     /// From the first event to the last, in milliseconds.
     pub fn duration_ms(&self) -> u64 {
-        duration_ms(&self.span)
+        self.span.duration_ms()
     }
-}
-
-/// From the first event to the last, in milliseconds.
-pub fn duration_ms(span: &Span) -> u64 {
-    span.duration_ms()
 }
 
 /// Events a minute. A session shorter than a minute counts as one minute: pages that load ten images
 /// in a second are not fast.
 pub fn pace(span: &Span) -> u64 {
     let events = u128::from(span.count) * 60_000;
-    u64::try_from(events / u128::from(duration_ms(span).max(60_000))).unwrap_or(u64::MAX)
+    u64::try_from(events / u128::from(span.duration_ms().max(60_000))).unwrap_or(u64::MAX)
 }
 
 /// The kind of an anomaly. The names are stored, so they never change.

@@ -22,7 +22,7 @@ use super::history::{BUCKET_MS, Day, Hour, Limits, SINGLES_MS, bucket};
 use super::host::HostState;
 use super::network::Visitor;
 use super::open::{OpenReport, OpenSessions};
-use super::{Anomaly, Thresholds, duration_ms};
+use super::{Anomaly, Thresholds};
 use crate::key::Key;
 use crate::session::Span;
 use crate::time::EventTime;
@@ -323,7 +323,7 @@ impl DetectorState {
         *all += row.diff;
         *singles += if row.span.count == 1 { row.diff } else { 0 };
         let is_large = row.span.count > self.thresholds.burst.min
-            || duration_ms(&row.span) > self.thresholds.marathon.min;
+            || row.span.duration_ms() > self.thresholds.marathon.min;
         if is_large && hour.0 > now - LIVE {
             let (ip, host) = row.key.parts();
             let session = (ip.to_owned(), row.span);
