@@ -145,6 +145,7 @@ impl From<GeneratedRecord> for Outgoing {
 fn read(args: &ProduceArgs, env: &Environment) -> Result<Order, Fault> {
     let mut problems = Problems::new(env);
     let kafka = config::read_kafka(&mut problems, &args.kafka.settings, false, env);
+    let rate = args.rate.as_ref().and_then(|rate| problems.take("--rate", number(rate, 0.0, 1e9)));
     let mut note = |name: &str, result: Result<f64, String>| match result {
         Ok(value) => value,
         Err(what) => {
@@ -154,7 +155,6 @@ fn read(args: &ProduceArgs, env: &Environment) -> Result<Order, Fault> {
     };
     let whole_in = |text: &str, least, most| whole(text, least, most).map(|n| n as f64);
     let most = 1e15 as u64;
-    let rate = args.rate.as_ref().map(|rate| note("--rate", number(rate, 0.0, 1e9)));
     let limit = args.number.as_ref().map(|n| note("--number", whole_in(n, 0, most)) as u64);
     let density = note("--density", number(&args.density, 0.001, 1e6));
     let visitors = note("--visitors", whole_in(&args.visitors, 1, u64::from(u32::MAX))) as u64;

@@ -71,9 +71,11 @@ pub struct AnomalyFigures {
     pub counts: BTreeMap<Kind, Counts>,
     /// The newest anomalies that are live, newest first.
     pub newest: Vec<Anomaly>,
-    /// The watermark of the first publication: what was known by then had been found before the
-    /// start.
+    /// The watermark of the first publication.
     began: Option<EventTime>,
+    /// Whether anything was found before the start: then, what was known by the first publication
+    /// had been found before. On a first start, nothing had.
+    found_before: bool,
 }
 
 impl AnomalyFigures {
@@ -90,9 +92,10 @@ impl AnomalyFigures {
         self.watermark = published.watermark;
         let watermark = published.watermark.unwrap_or(EventTime::NEVER);
         let began = *self.began.get_or_insert(watermark);
+        self.found_before |= published.begins.is_some();
         if !published.raised.is_empty() || !published.withdrawn.is_empty() {
             let news = |anomaly: &&Anomaly| match anomaly.known(end_after_ms) {
-                Some(known) => known > began,
+                Some(known) => known > began || !self.found_before,
                 None => published.begins.is_none(),
             };
             let raised: Vec<&Anomaly> = published.raised.iter().filter(news).collect();
@@ -179,13 +182,22 @@ mod tests {
         let mut alarms = AnomalyFigures::of(&[Kind::Burst, Kind::Fall]);
         alarms.take(&published(1_000_000, &[], &[]), 300_000);
         let (old, new) = ([burst(699_000, "old")], [burst(700_000, "new")]);
-        alarms.take(&published(2_000_000, &old, &old), 300_000);
+        let begins = Published { begins: Some(true), ..published(2_000_000, &old, &old) };
+        alarms.take(&begins, 300_000);
         assert_eq!(alarms.counts[&Kind::Burst], Counts { raised: 0, withdrawn: 0, live: 1 });
         let both = [old, new.clone()].concat();
         alarms.take(&published(2_000_000, &both, &new), 300_000);
         assert_eq!(alarms.counts[&Kind::Burst], Counts { raised: 1, withdrawn: 0, live: 2 });
         assert_eq!(alarms.counts[&Kind::Fall], Counts::default());
         assert_eq!((alarms.live(), &alarms.newest[0]), (2, &new[0]));
+    }
+
+    #[test]
+    fn all_that_a_first_start_finds_is_raised() {
+        let mut alarms = AnomalyFigures::of(&[Kind::Burst]);
+        let found = [burst(0, "long ago")];
+        alarms.take(&published(1_000_000, &found, &found), 300_000);
+        assert_eq!(alarms.counts[&Kind::Burst], Counts { raised: 1, withdrawn: 0, live: 1 });
     }
 
     #[test]
