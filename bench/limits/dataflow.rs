@@ -254,7 +254,7 @@ pub fn statistics(which: &str) -> Result<Option<StatisticsConfig>, Fault> {
     let on_statistics: OnStatistics = Arc::new(move |published| {
         std::hint::black_box(Board::of(published, bounds));
     });
-    let (every_ms, end_after_ms, past) = (1_000, 300_000, None);
+    let (every_ms, end_after_ms, closes_after_ms, past) = (1_000, 300_000, 0, None);
     let anomalies = (which == "anomalies").then(|| AnomaliesConfig {
         thresholds: Thresholds::default(),
         kinds: Kind::ALL.to_vec(),
@@ -265,8 +265,15 @@ pub fn statistics(which: &str) -> Result<Option<StatisticsConfig>, Fault> {
             std::hint::black_box(published.live.len());
         }),
     });
-    let config =
-        StatisticsConfig { bounds, every_ms, end_after_ms, past, on_statistics, anomalies };
+    let config = StatisticsConfig {
+        bounds,
+        every_ms,
+        end_after_ms,
+        closes_after_ms,
+        past,
+        on_statistics,
+        anomalies,
+    };
     Ok(Some(config))
 }
 

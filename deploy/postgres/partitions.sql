@@ -8,6 +8,8 @@
 --   keep      how many months are kept besides the current one (default 12); older partitions are
 --             dropped, with their rows
 --   ahead     how many months are made ahead (default 2)
+--   since     no partition is made for months before this one, for example 2026-12-01: an older
+--             table is attached for them (default: no limit)
 --
 -- Months are those of UTC. A partition is called TABLE_2026_01 and holds the sessions that began in
 -- that month; partitions with other names, such as a default one, are left alone. Run it as the
@@ -26,6 +28,10 @@
 \else
 \set ahead 2
 \endif
+\if :{?since}
+\else
+\set since -infinity
+\endif
 
 set time zone 'UTC';
 set lock_timeout = '5s';
@@ -34,7 +40,8 @@ select format('create table %I.%I partition of %s for values from (%L) to (%L)',
               n.nspname, name, c.oid::regclass, month, month + interval '1 month')
 from pg_class c
 join pg_namespace n on n.oid = c.relnamespace
-cross join generate_series(date_trunc('month', now()) - :keep * interval '1 month',
+cross join generate_series(greatest(date_trunc('month', now()) - :keep * interval '1 month',
+                                    date_trunc('month', :'since'::timestamptz)),
                            date_trunc('month', now()) + :ahead * interval '1 month',
                            interval '1 month') month
 cross join lateral (select c.relname || to_char(month, '_YYYY_MM')) made (name)

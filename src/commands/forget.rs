@@ -79,6 +79,9 @@ fn read(args: &ForgetArgs, env: &Environment) -> Result<(LedgerConfig, Visitor),
     let mut problems = Problems::new(env);
     let what = "the job to remove the visitor from";
     let ledger = config::read_ledger_alone(&mut problems, args.job.name.as_deref(), what, env);
+    if args.ip.is_empty() {
+        problems.add("--ip", "is empty: give the address of the visitor");
+    }
     let visitor = Visitor { ip: args.ip.clone(), host: args.host.clone() };
     match ledger {
         Some(ledger) if problems.is_empty() => Ok((ledger, visitor)),

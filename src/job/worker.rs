@@ -14,7 +14,7 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Shard;
 use sessionizer_core::plan::RecoveryPlan;
 use sessionizer_core::session::snapshot;
-use sessionizer_core::time::EpochLength;
+use sessionizer_core::time::{EpochLength, EventTime};
 use timely::dataflow::operators::vec::{Broadcast, Input};
 use timely::dataflow::operators::{Inspect, Probe};
 use timely::worker::Worker;
@@ -116,7 +116,7 @@ impl Job {
             gather_from_rows: GATHER_FROM_ROWS,
             drive: WriterDriver::Threads,
             on_changes: self.on_changes(),
-            statistics: self.statistics(plan.fence.generation),
+            statistics: self.statistics(&plan),
         };
         let count = plan.partitions_of(index, (peers, processes)).count();
         // Each worker reads about the same number of partitions, so the workers share the memory
@@ -178,11 +178,15 @@ impl Job {
     }
 
     /// Configures the live statistics; `None` if they are off.
-    fn statistics(self: &Arc<Self>, generation: i64) -> Option<StatisticsConfig> {
-        let end_after_ms = match self.config.ledger.session_end {
-            SessionEnd::Window => self.config.ledger.gap.millis(),
+    fn statistics(self: &Arc<Self>, plan: &RecoveryPlan) -> Option<StatisticsConfig> {
+        let (session_end, gap) = (self.config.ledger.session_end, self.config.ledger.gap);
+        let end_after_ms = match session_end {
+            SessionEnd::Window => gap.millis(),
             SessionEnd::LastEvent => 0,
         };
+        let closes_after_ms = session_end.closes_after_ms(gap);
+        let bound = plan.replay.last().map_or(plan.base_watermark, |epoch| epoch.watermark);
+        let known = (end_after_ms, bound.plus(-closes_after_ms));
         let (job, run_state) = (Arc::clone(self), Arc::clone(&self.run_state));
         let bounds = self.config.statistics?;
         self.run_state.metrics.figures.counts.store(true, Relaxed);
@@ -213,21 +217,29 @@ impl Job {
             bounds,
             every_ms: STATISTICS_MS,
             end_after_ms,
+            closes_after_ms,
             past,
             on_statistics,
-            anomalies: self.anomalies(generation, end_after_ms),
+            anomalies: self.anomalies(plan.fence.generation, known),
         })
     }
 
-    /// Configures the live search for anomalies; `None` if it is off.
-    fn anomalies(&self, generation: i64, end_after_ms: i64) -> Option<AnomaliesConfig> {
+    /// Configures the live search for anomalies; `None` if it is off. Sessions that ended up to
+    /// `found_to` were looked at before the start.
+    fn anomalies(
+        &self,
+        generation: i64,
+        (end_after_ms, found_to): (i64, EventTime),
+    ) -> Option<AnomaliesConfig> {
         let Anomalies { kinds, thresholds } = self.config.anomalies.clone();
         if kinds.is_empty() {
             return None;
         }
         let run_state = Arc::clone(&self.run_state);
         let (ledger, keep) = (self.config.ledger.clone(), self.config.keep_anomalies);
-        let (state, looked_for) = (Mutex::new((AnomalyFigures::of(&kinds), None)), kinds.clone());
+        let marathon_ms = i64::try_from(thresholds.marathon.min).unwrap_or(i64::MAX);
+        let figures = AnomalyFigures::of(&kinds, found_to, marathon_ms);
+        let (state, looked_for) = (Mutex::new((figures, None)), kinds.clone());
         // Only worker 0 of the job calls this, so a thread is started only there.
         let on_anomalies: OnAnomalies = Arc::new(move |published| {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -86,7 +86,7 @@ impl AnomalyRows {
     /// Queues what has changed since the last call. Rows of anomalies that have merely expired stay
     /// as they are.
     pub fn take(&mut self, published: &Published) {
-        let now = rows(&published.live, ROWS_PER_HOUR);
+        let now = rows(&published.live, (ROWS_PER_HOUR, self.end_after_ms));
         let finds_all = published.begins == Some(true) && published.watermark.is_some();
         if now == self.queued && !finds_all {
             return;
@@ -98,7 +98,8 @@ impl AnomalyRows {
         let gone = self.queued.iter().filter(|(identity, row)| {
             // An earlier anomaly may have taken its place: then it is counted among the rest.
             let is_counted = published.live.contains(*row);
-            !now.contains_key(*identity) && !is_counted && is_live(row)
+            let is_forgotten = published.has_forgotten(row.kind);
+            !now.contains_key(*identity) && !is_counted && is_live(row) && !is_forgotten
         });
         let gone = gone.map(|(identity, row)| (identity.clone(), row.clone(), false));
         let rows: Vec<(Identity, Anomaly, bool)> = gone.chain(raised).collect();
@@ -343,8 +344,8 @@ const INSERT: &str = "
             'raised', $12)
     on conflict (job, kind, host, subject, at) do update
     set observed = excluded.observed, expected = excluded.expected,
-        threshold = excluded.threshold, reason = excluded.reason, details = excluded.details,
-        state = 'raised', changed_at = now()
+        threshold = excluded.threshold, unit = excluded.unit, reason = excluded.reason,
+        details = excluded.details, state = 'raised', changed_at = now()
     where (known.state, known.observed, known.expected, known.threshold, known.details)
           is distinct from ('raised', excluded.observed, excluded.expected, excluded.threshold,
                             excluded.details)";

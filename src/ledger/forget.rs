@@ -252,7 +252,8 @@ fn anomalies(
 ) -> Result<u64, LedgerError> {
     tx.execute(
         "delete from sessionizer.anomalies
-         where job = $1 and subject = $2 and ($3::text is null or host = $3)",
+         where job = $1 and kind in ('burst', 'marathon', 'repeat') and subject = $2
+           and ($3::text is null or host = $3)",
         &[&stopped.config.job, &visitor.ip, &visitor.host],
     )
     .map_err(|why| classify(&why, "deleting anomalies"))

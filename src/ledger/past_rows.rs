@@ -79,15 +79,17 @@ impl PastRows {
             let rows = rows.map_err(|why| classify(&why, "looking at the table"))?;
             return Ok(if rows { PastRows::Foreign } else { PastRows::Empty });
         }
-        let from = needed.from(replayed.watermark).max(EventTime::EARLIEST);
+        let closes_after_ms = config.session_end.closes_after_ms(config.gap);
+        let complete_to = replayed.watermark.plus(-closes_after_ms);
+        let from = needed.from(complete_to).max(EventTime::EARLIEST);
         let exported = tx.query_one("select pg_export_snapshot()", &[]);
         let snapshot: String =
             exported.map_err(|why| classify(&why, "exporting the snapshot of the start"))?.get(0);
         // Both column types accept this text, and the one without a time zone reads it as UTC.
         let literal = format!("'{from}'::{}", table.time_type);
         let select = format!(
-            "select ip::text, host::text, session_start, session_end, num_logs from {}
-             where session_end >= {literal}",
+            "select ip::text, host::text, session_start, session_end, coalesce(num_logs, 0)
+             from {} where session_end >= {literal}",
             table.quoted()
         );
         let (give, batches) = sync_channel(BATCHES);
@@ -176,7 +178,10 @@ impl PastRows {
 fn import<'a>(client: &'a mut Client, snapshot: &str) -> Result<Transaction<'a>, postgres::Error> {
     let tx = client.build_transaction().read_only(true);
     let mut tx = tx.isolation_level(IsolationLevel::RepeatableRead).start()?;
-    tx.batch_execute(&format!("set transaction snapshot '{snapshot}'"))?;
+    tx.batch_execute(&format!(
+        "set transaction snapshot '{snapshot}'; set local statement_timeout = {}",
+        READ_WITHIN.as_millis()
+    ))?;
     Ok(tx)
 }
 
@@ -194,7 +199,7 @@ fn rows(
     let mut batch = Vec::with_capacity(BATCH);
     while let Some(row) = found.next().map_err(failed)? {
         let (first, end): (Option<Timestamp>, Option<Timestamp>) = (row.get(2), row.get(3));
-        // No row of the job has a null, and the job never changes one that has.
+        // No row of the job has a null. Of others, the job changes those without a count.
         if let (Some(ip), Some(host), Some(first), Some(end), Some(events)) =
             (row.get(0), row.get(1), first, end, row.get::<_, Option<i64>>(4))
         {

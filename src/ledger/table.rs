@@ -45,6 +45,14 @@ impl SessionEnd {
         }
     }
 
+    /// Returns how long after its `session_end` a session closes, in milliseconds of the watermark.
+    pub fn closes_after_ms(self, gap: Gap) -> i64 {
+        match self {
+            SessionEnd::Window => 0,
+            SessionEnd::LastEvent => gap.millis(),
+        }
+    }
+
     /// Returns the last event of a row with this `session_end`.
     pub fn last_event(self, end: EventTime, gap: Gap) -> EventTime {
         match self {

@@ -82,14 +82,19 @@ fn sql((table, job): (&str, &str), anomaly: &Anomaly) -> String {
         Kind::Network => {
             // 192.0.2.0/24 or 2001:db8:1::/48
             let (network, _) = subject.split_once('/').unwrap_or((subject, ""));
-            let start = match network.strip_suffix("::") {
-                Some(groups) => format!("{groups}:%"),
-                None => format!("{}%", network.strip_suffix('0').unwrap_or(network)),
+            let starts = match network.strip_suffix("::") {
+                // The last of its three groups are zero, and an address may leave them out.
+                Some(groups) if groups.split(':').count() < 3 => {
+                    let zeros = ":0".repeat(3 - groups.split(':').count());
+                    format!("{{{groups}::%,{groups}{zeros}:%}}")
+                }
+                Some(groups) => format!("{{{groups}:%}}"),
+                None => format!("{{{}%}}", network.strip_suffix('0').unwrap_or(network)),
             };
             format!(
-                "select ip, count(*) from {table} where ip::text like {} and {} group by 1 \
+                "select ip, count(*) from {table} where ip::text like any ({}) and {} group by 1 \
                  order by 2 desc",
-                text(&start),
+                text(&starts),
                 of_day()
             )
         }
@@ -136,12 +141,18 @@ mod tests {
         let want = "session_end >= '2026-05-31T23:50:00.123Z' and session_end < \
                     '2026-06-01T00:05:00.123Z'";
         assert!(sql(names, &fall).ends_with(want), "{}", sql(names, &fall));
-        for (network, start) in [("192.0.2.0/24", "192.0.2.%"), ("2001:db8:1::/48", "2001:db8:1:%")]
-        {
+        for (network, starts) in [
+            ("192.0.2.0/24", "{192.0.2.%}"),
+            ("2001:db8:1::/48", "{2001:db8:1:%}"),
+            ("2001:db8::/48", "{2001:db8::%,2001:db8:0:%}"),
+        ] {
             let network =
                 Anomaly { kind: Kind::Network, subject: network.to_owned(), ..anomaly.clone() };
             let text = sql(names, &network);
-            assert!(text.contains(&format!("ip::text like '{start}' and host = ")), "{text}");
+            assert!(
+                text.contains(&format!("ip::text like any ('{starts}') and host = ")),
+                "{text}"
+            );
         }
     }
 }

@@ -259,6 +259,33 @@ fn nothing_is_looked_for_with_none() {
     assert_eq!(world.value("select count(*) from sessionizer.anomalies"), "0");
 }
 
+/// With `--session-end last-event`, a row may come a gap after the time at which its session ended.
+#[test]
+fn a_host_is_not_silent_because_its_last_sessions_are_open() {
+    const MINUTE: i64 = 60_000;
+    /// 2026-06-01T12:00:00Z.
+    const NOON: i64 = 1_780_272_000_000 + 720 * MINUTE;
+    let world = World::new("anomalies-last-event");
+    world.create_topic(1);
+    // Eight sessions a minute for five hours.
+    let visits = (0..300 * 8).map(|n| {
+        event(&format!("10.0.{}.{}", n / 250, n % 250), "a.example", NOON + n * MINUTE / 8)
+    });
+    let end = event("192.0.2.1", "a.example", NOON + 300 * MINUTE + 6_000);
+    world.send_events(0, &visits.chain([end]).collect::<Vec<_>>());
+    let args = ["--session-end", "last-event", "--anomalies", "surge,fall", "--epoch", "100ms"];
+    let mut job = world.start(&args);
+    job.wait_for("reading begins");
+    // All but those of the last five minutes.
+    let rows = "select count(*) >= 2360 from sessionized_events";
+    eventually("what has closed is in the table", || world.value(rows) == "t");
+    std::thread::sleep(Duration::from_secs(3));
+    let found = world.query("select kind, at::text, reason from sessionizer.anomalies");
+    assert!(found.is_empty(), "{found:?}");
+    let log = job.stop();
+    assert!(!log.contains("anomaly"), "{log}");
+}
+
 #[test]
 fn the_partition_of_a_skew_is_found_by_a_job_that_reads_along() {
     let world = World::new("anomalies-skew");

@@ -170,6 +170,7 @@ fn nothing_of_a_visitor_is_left_and_everything_still_agrees() {
     // A trial changes nothing, nor does a question that nobody answers.
     let trial = says(&world, &["forget", "--ip", GONE, "--dry-run"]);
     refuses(&world, &["forget", "--ip", GONE], &["nothing was removed", "--yes"]);
+    refuses(&world, &["forget", "--ip", "", "--yes"], &["--ip", "is empty"]);
     let after =
         (world.rows(), world.dead_letters(), world.query("select * from sessionizer.balance"));
     assert_eq!(after, before);

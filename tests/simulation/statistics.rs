@@ -148,6 +148,7 @@ impl Statistics {
             bounds: self.bounds,
             every_ms: EPOCH_MS,
             end_after_ms: GAP_MS,
+            closes_after_ms: 0,
             past: self.past.map(|reading| self.open_past(reading)),
             on_statistics: Arc::new(move |published| own.check(published)),
             anomalies: Some(anomalies()),

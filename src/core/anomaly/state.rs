@@ -71,6 +71,8 @@ pub struct DetectorChanges {
     pub frequent: Vec<(HostDay, Frequent, i64)>,
     /// What they are compared with.
     pub day_limits: Vec<(HostDay, DayLimits, i64)>,
+    /// Whether all visitors were forgotten, because there were too many.
+    pub forgot_visitors: bool,
 }
 
 /// The memory of the detectors, for some of the hosts.
@@ -275,6 +277,7 @@ impl DetectorState {
             host_state.days.clear(&host_state.name, changed);
         }
         self.visitors = 0;
+        changed.forgot_visitors = true;
     }
 
     /// Adds a row to its host, unless it is too old or there is no room for the host.

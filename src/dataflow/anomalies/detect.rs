@@ -33,8 +33,17 @@ pub struct Detected<'scope> {
     pub frequent: VecCollection<'scope, Epoch, (HostDay, Frequent), i64>,
     /// What they are compared with.
     pub day_limits: VecCollection<'scope, Epoch, (HostDay, DayLimits), i64>,
-    /// When the detectors of a worker begin.
-    pub begun: VecCollection<'scope, Epoch, Begun, i64>,
+    /// What the detectors of a worker say of themselves.
+    pub told: VecCollection<'scope, Epoch, Told, i64>,
+}
+
+/// What the detectors of a worker say of themselves.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum Told {
+    Begun(Begun),
+    /// There were too many visitors: all of them were forgotten, and what was found of them is
+    /// retracted.
+    ForgotVisitors,
 }
 
 /// The detectors of a worker have received all rows that the table had at the start, or have given
@@ -53,7 +62,7 @@ pub struct DetectorOutputs {
     host_anomalies: Output<Anomaly, i64>,
     frequent: Output<(HostDay, Frequent), i64>,
     day_limits: Output<(HostDay, DayLimits), i64>,
-    begun: Output<Begun, i64>,
+    told: Output<Told, i64>,
 }
 
 impl DetectorOutputs {
@@ -69,14 +78,14 @@ impl DetectorOutputs {
         let (hosts_out, host_anomalies): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
         let (frequent_out, frequent): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
         let (day_limits_out, day_limits): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
-        let (begun_out, begun): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
+        let (told_out, told): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
         let outputs = DetectorOutputs {
             large: OutputBuilder::from(large_out),
             limits: OutputBuilder::from(limits_out),
             host_anomalies: OutputBuilder::from(hosts_out),
             frequent: OutputBuilder::from(frequent_out),
             day_limits: OutputBuilder::from(day_limits_out),
-            begun: OutputBuilder::from(begun_out),
+            told: OutputBuilder::from(told_out),
         };
         let detected = Detected {
             large: large.as_collection(),
@@ -84,7 +93,7 @@ impl DetectorOutputs {
             host_anomalies: host_anomalies.as_collection(),
             frequent: frequent.as_collection(),
             day_limits: day_limits.as_collection(),
-            begun: begun.as_collection(),
+            told: told.as_collection(),
         };
         (outputs, detected)
     }
@@ -96,7 +105,7 @@ impl DetectorOutputs {
         epoch: Epoch,
         (changed, begun): (DetectorChanges, Option<Begun>),
     ) {
-        let [large, limits, host_anomalies, frequent, day_limits, from] = capabilities;
+        let [large, limits, host_anomalies, frequent, day_limits, told] = capabilities;
         let changes = changed.large.into_iter().map(|(key, value, n)| ((key, value), n));
         give(&mut self.large, large, epoch, changes);
         let changes = changed.limits.into_iter().map(|(key, value, n)| ((key, value), n));
@@ -106,7 +115,9 @@ impl DetectorOutputs {
         give(&mut self.frequent, frequent, epoch, changes);
         let changes = changed.day_limits.into_iter().map(|(key, value, n)| ((key, value), n));
         give(&mut self.day_limits, day_limits, epoch, changes);
-        give(&mut self.begun, from, epoch, begun.map(|begun| (begun, 1)));
+        let forgot = changed.forgot_visitors.then_some(Told::ForgotVisitors);
+        let of_worker = begun.map(Told::Begun).into_iter().chain(forgot);
+        give(&mut self.told, told, epoch, of_worker.map(|one| (one, 1)));
     }
 }
 

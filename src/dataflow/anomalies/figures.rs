@@ -62,7 +62,7 @@ pub struct Counts {
 }
 
 /// What was found.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AnomalyFigures {
     pub epoch: Epoch,
     /// As of that epoch.
@@ -71,18 +71,25 @@ pub struct AnomalyFigures {
     pub counts: BTreeMap<Kind, Counts>,
     /// The newest anomalies that are live, newest first.
     pub newest: Vec<Anomaly>,
-    /// The watermark of the first publication.
-    began: Option<EventTime>,
-    /// Whether anything was found before the start: then, what was known by the first publication
-    /// had been found before. On a first start, nothing had.
-    found_before: bool,
+    /// What was known by then had been found before the start.
+    found_to: EventTime,
+    /// A session that had lasted longer by then had been found while it was open.
+    marathon_ms: i64,
 }
 
 impl AnomalyFigures {
-    /// Nothing yet, of these kinds.
-    pub fn of(kinds: &[Kind]) -> Self {
+    /// Nothing yet, of these kinds. What was known at `found_to` had been found before the start,
+    /// and so had sessions that were open then and had lasted longer than `marathon_ms`.
+    pub fn of(kinds: &[Kind], found_to: EventTime, marathon_ms: i64) -> Self {
         let counts = kinds.iter().map(|kind| (*kind, Counts::default())).collect();
-        AnomalyFigures { counts, ..AnomalyFigures::default() }
+        AnomalyFigures {
+            epoch: 0,
+            watermark: None,
+            counts,
+            newest: Vec::new(),
+            found_to,
+            marathon_ms,
+        }
     }
 
     /// Takes in what is published, and logs what is new. A session ends `end_after_ms` after its
@@ -90,12 +97,9 @@ impl AnomalyFigures {
     pub fn take(&mut self, published: &Published, end_after_ms: i64) {
         self.epoch = published.epoch;
         self.watermark = published.watermark;
-        let watermark = published.watermark.unwrap_or(EventTime::NEVER);
-        let began = *self.began.get_or_insert(watermark);
-        self.found_before |= published.begins.is_some();
         if !published.raised.is_empty() || !published.withdrawn.is_empty() {
             let news = |anomaly: &&Anomaly| match anomaly.known(end_after_ms) {
-                Some(known) => known > began || !self.found_before,
+                Some(known) => known > self.found_to && !self.was_open(anomaly, end_after_ms),
                 None => published.begins.is_none(),
             };
             let raised: Vec<&Anomaly> = published.raised.iter().filter(news).collect();
@@ -120,6 +124,12 @@ impl AnomalyFigures {
         }
         newest.sort_unstable_by(order);
         self.newest = newest.into_iter().cloned().collect();
+    }
+
+    /// Whether this is a session that had been a marathon, still open, before the start.
+    fn was_open(&self, anomaly: &Anomaly, end_after_ms: i64) -> bool {
+        let long_at = anomaly.at.plus(self.marathon_ms).plus(end_after_ms);
+        anomaly.kind == Kind::Marathon && long_at <= self.found_to
     }
 
     /// How many are live.
@@ -172,6 +182,7 @@ mod tests {
             watermark: Some(EventTime::from_millis(watermark_ms)),
             live: live.iter().cloned().collect::<BTreeSet<Anomaly>>(),
             begins: None,
+            forgot_visitors: false,
             raised: raised.to_vec(),
             withdrawn: Vec::new(),
         }
@@ -179,8 +190,10 @@ mod tests {
 
     #[test]
     fn what_was_found_before_the_start_is_live_and_not_raised_again() {
-        let mut alarms = AnomalyFigures::of(&[Kind::Burst, Kind::Fall]);
-        alarms.take(&published(1_000_000, &[], &[]), 300_000);
+        // The first publication may be far ahead of what was found before the start.
+        let found_to = EventTime::from_millis(1_000_000);
+        let mut alarms = AnomalyFigures::of(&[Kind::Burst, Kind::Fall], found_to, 0);
+        alarms.take(&published(1_900_000, &[], &[]), 300_000);
         let (old, new) = ([burst(699_000, "old")], [burst(700_000, "new")]);
         let begins = Published { begins: Some(true), ..published(2_000_000, &old, &old) };
         alarms.take(&begins, 300_000);
@@ -193,8 +206,23 @@ mod tests {
     }
 
     #[test]
+    fn a_marathon_that_was_open_before_the_start_is_not_raised_again() {
+        let (gap_ms, found_to) = (300_000, EventTime::from_millis(5_000_000));
+        let marathon = |at_ms| Anomaly { kind: Kind::Marathon, ..burst(at_ms, "a") };
+        // It had lasted an hour by then, or a millisecond less.
+        for (at_ms, raised) in [(1_100_000, 0), (1_100_001, 1)] {
+            let mut alarms = AnomalyFigures::of(&[Kind::Marathon], found_to, 3_600_000);
+            let evidence =
+                Evidence::Session { events: 90, duration_ms: 9_000_000, sessions: 900, rank: 5 };
+            let found = [Anomaly { evidence, ..marathon(at_ms) }];
+            alarms.take(&published(20_000_000, &found, &found), gap_ms);
+            assert_eq!(alarms.counts[&Kind::Marathon], Counts { raised, withdrawn: 0, live: 1 });
+        }
+    }
+
+    #[test]
     fn all_that_a_first_start_finds_is_raised() {
-        let mut alarms = AnomalyFigures::of(&[Kind::Burst]);
+        let mut alarms = AnomalyFigures::of(&[Kind::Burst], EventTime::NEVER, 0);
         let found = [burst(0, "long ago")];
         alarms.take(&published(1_000_000, &found, &found), 300_000);
         assert_eq!(alarms.counts[&Kind::Burst], Counts { raised: 1, withdrawn: 0, live: 1 });
@@ -203,7 +231,7 @@ mod tests {
     #[test]
     fn the_newest_are_shown() {
         let all: Vec<Anomaly> = (0..300).map(|n| burst(n * 1_000, &n.to_string())).collect();
-        let mut alarms = AnomalyFigures::of(&[Kind::Burst]);
+        let mut alarms = AnomalyFigures::of(&[Kind::Burst], EventTime::NEVER, 0);
         alarms.take(&published(0, &all, &all), 300_000);
         assert_eq!((alarms.live(), alarms.newest.len()), (300, SHOWN));
         assert_eq!((&alarms.newest[0], &alarms.newest[99]), (&all[299], &all[200]));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use differential_dataflow::consolidation::consolidate;
 use serde::{Deserialize, Serialize};
-use sessionizer_core::anomaly::{Anomaly, Hour, LIVE};
+use sessionizer_core::anomaly::{Anomaly, Hour, Kind, LIVE};
 use sessionizer_core::time::{Epoch, EventTime};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
@@ -13,14 +13,14 @@ use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::Operator;
 
 use crate::dataflow::anomalies::OnAnomalies;
-use crate::dataflow::anomalies::detect::Begun;
+use crate::dataflow::anomalies::detect::{Begun, Told};
 use crate::dataflow::statistics::epochs::complete_before;
 
 /// What the publisher receives.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Found {
     Anomaly(Anomaly),
-    Begun(Begun),
+    Told(Told),
 }
 
 /// The anomalies as of an epoch.
@@ -34,6 +34,9 @@ pub struct Published {
     /// Whether the detectors have just begun, so that what was found before the start is among the
     /// raised ones; and then, whether everything that is live is.
     pub begins: Option<bool>,
+    /// Whether visitors were forgotten, because there were too many: anomalies of visitors and
+    /// networks that are gone are then no less true.
+    pub forgot_visitors: bool,
     /// The anomalies that were not there before this epoch.
     pub raised: Vec<Anomaly>,
     /// The anomalies that a correction has withdrawn, without those that merely expired.
@@ -50,15 +53,22 @@ impl Published {
             self.live.remove(anomaly);
         }
         self.live.extend(new.iter().cloned());
-        let among = |all: &[Anomaly], one: &Anomaly| {
-            all.iter().any(|other| other.identity() == one.identity())
-        };
+        let [gone_ones, new_ones] =
+            [&gone, &new].map(|of| of.iter().map(Anomaly::identity).collect::<BTreeSet<_>>());
         let now = Hour::of(self.watermark.unwrap_or(EventTime::NEVER));
         let is_live = |anomaly: &Anomaly| anomaly.hour(end_after_ms).0 > now.0 - LIVE;
         // The same anomaly with other figures is not new.
-        self.raised = new.iter().filter(|one| !among(&gone, one)).cloned().collect();
-        let withdrawn = gone.iter().filter(|one| !among(&new, one) && is_live(one));
+        let raised = new.iter().filter(|one| !gone_ones.contains(&one.identity()));
+        self.raised = raised.cloned().collect();
+        let withdrawn = gone.iter().filter(|one| {
+            !new_ones.contains(&one.identity()) && is_live(one) && !self.has_forgotten(one.kind)
+        });
         self.withdrawn = withdrawn.cloned().collect();
+    }
+
+    /// Whether anomalies of this kind are gone only because visitors were forgotten.
+    pub fn has_forgotten(&self, kind: Kind) -> bool {
+        self.forgot_visitors && matches!(kind, Kind::Repeat | Kind::Network)
     }
 }
 
@@ -68,6 +78,7 @@ struct Waiting {
     changes: Vec<(Anomaly, i64)>,
     watermark: Option<EventTime>,
     begins: Option<bool>,
+    forgot_visitors: bool,
 }
 
 /// Builds the publisher.
@@ -92,7 +103,8 @@ pub fn render_publisher<'scope>(
                         let of_epoch = waiting.entry(epoch).or_default();
                         match found {
                             Found::Anomaly(anomaly) => of_epoch.changes.push((anomaly, diff)),
-                            Found::Begun(Begun { finds_all, .. }) => {
+                            Found::Told(Told::ForgotVisitors) => of_epoch.forgot_visitors = true,
+                            Found::Told(Told::Begun(Begun { finds_all, .. })) => {
                                 of_epoch.begins =
                                     Some(of_epoch.begins.unwrap_or(true) && finds_all);
                             }
@@ -114,10 +126,11 @@ pub fn render_publisher<'scope>(
                 let Some((epoch, _)) = complete.last_key_value() else { return };
                 published.epoch = *epoch;
                 let mut changes = Vec::new();
-                published.begins = None;
+                (published.begins, published.forgot_visitors) = (None, false);
                 for of_epoch in complete.into_values() {
                     published.watermark = published.watermark.max(of_epoch.watermark);
                     published.begins = published.begins.or(of_epoch.begins);
+                    published.forgot_visitors |= of_epoch.forgot_visitors;
                     changes.extend(of_epoch.changes);
                 }
                 published.take(changes, end_after_ms);
@@ -125,4 +138,43 @@ pub fn render_publisher<'scope>(
             }
         },
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use sessionizer_core::anomaly::Evidence;
+
+    use super::*;
+
+    #[test]
+    fn what_is_forgotten_for_lack_of_room_is_not_withdrawn() {
+        const DAY_MS: i64 = 86_400_000;
+        let anomaly = |kind, at_ms| Anomaly {
+            kind,
+            host: "a.example".to_owned(),
+            subject: "192.0.2.1".to_owned(),
+            at: EventTime::from_millis(at_ms),
+            observed: 90,
+            expected: 9,
+            threshold: 40,
+            evidence: Evidence::Session { events: 90, duration_ms: 1_000, sessions: 900, rank: 5 },
+        };
+        let found =
+            [anomaly(Kind::Repeat, 0), anomaly(Kind::Network, 0), anomaly(Kind::Burst, DAY_MS / 2)];
+        let changes = |n| found.iter().map(|one| (one.clone(), n)).collect::<Vec<_>>();
+        for forgot_visitors in [false, true] {
+            let watermark = Some(EventTime::from_millis(DAY_MS - 1));
+            let mut published = Published { watermark, ..Published::default() };
+            published.take(changes(1), 300_000);
+            assert_eq!((published.raised.len(), published.withdrawn.len()), (3, 0));
+            published.forgot_visitors = forgot_visitors;
+            published.take(changes(-1), 300_000);
+            let kinds: Vec<Kind> = published.withdrawn.iter().map(|one| one.kind).collect();
+            match forgot_visitors {
+                true => assert_eq!(kinds, [Kind::Burst]),
+                false => assert_eq!(kinds.len(), 3),
+            }
+            assert!(published.live.is_empty());
+        }
+    }
 }

@@ -52,6 +52,8 @@ pub struct StatisticsConfig {
     pub every_ms: u64,
     /// How long after its last event a session ends, in milliseconds.
     pub end_after_ms: i64,
+    /// How long after its end a session closes, in milliseconds of the watermark.
+    pub closes_after_ms: i64,
     /// Reads what the table had at the start. `None` if the table was empty.
     pub past: Option<OpenPast>,
     pub on_statistics: OnStatistics,
@@ -102,14 +104,22 @@ pub fn render_statistics<'scope>(
     on_changes: OnChanges,
     run_state: &Arc<RunState>,
 ) -> StreamVec<'scope, Epoch, ()> {
-    let StatisticsConfig { mut bounds, every_ms, end_after_ms, past, on_statistics, anomalies } =
-        config;
+    let StatisticsConfig {
+        mut bounds,
+        every_ms,
+        end_after_ms,
+        closes_after_ms,
+        past,
+        on_statistics,
+        anomalies,
+    } = config;
     let peers = changes.scope().peers();
     let worker = (changes.scope().index(), peers);
     bounds.hosts = bounds.hosts.div_ceil(peers);
     bounds.visitors = bounds.visitors.div_ceil(peers);
+    // Every session that ended before has closed.
     let watermarks: StreamVec<'scope, Epoch, EventTime> =
-        summaries.clone().map(|meta| meta.watermark);
+        summaries.clone().map(move |meta| meta.watermark.plus(-closes_after_ms));
     let reads_past = past.is_some();
     let of_run = Arc::clone(run_state);
     let waits = move || !of_run.stopping();

@@ -279,7 +279,9 @@ fn too_many_visitors_are_forgotten_until_the_next_day() {
             let end = last.plus(GAP_MS);
             RowChange { key, visitor, host_hash: 1, span, end, diff: 1 }
         });
-        joined.take(state.advance(rows, start.plus(3 * HOUR_MS)));
+        let changes = state.advance(rows, start.plus(3 * HOUR_MS));
+        assert_eq!(changes.forgot_visitors, crowd > 0);
+        joined.take(changes);
         let found = joined.anomalies().into_iter();
         found.filter(|a| a.kind == Kind::Repeat).map(|a| Day::of(a.at).0 - 20_605).collect()
     };
