@@ -271,7 +271,7 @@ fn a_host_is_not_silent_because_its_last_sessions_are_open() {
     let visits = (0..300 * 8).map(|n| {
         event(&format!("10.0.{}.{}", n / 250, n % 250), "a.example", NOON + n * MINUTE / 8)
     });
-    let end = event("192.0.2.1", "a.example", NOON + 300 * MINUTE + 6_000);
+    let end = event("192.0.2.1", "a.example", NOON + 301 * MINUTE);
     world.send_events(0, &visits.chain([end]).collect::<Vec<_>>());
     let args = ["--session-end", "last-event", "--anomalies", "surge,fall", "--epoch", "100ms"];
     let mut job = world.start(&args);
