@@ -188,6 +188,14 @@ fn a_table_becomes_a_partition_of_another() {
     audit.arg("audit");
     let (status, log) = finish(audit);
     assert!(status.success(), "{log}");
+
+    // Months before that one would overlap the old table.
+    partitions(&world, &["keep=600", "ahead=1", "since=2024-04-01"]);
+    let names = names(&world);
+    let has = |name: &str| names.iter().any(|known| known == name);
+    assert!(has("sessionized_events_before") && has("sessionized_events_2024_05"), "{names:?}");
+    assert!(!has("sessionized_events_2024_03"), "{names:?}");
+    assert_eq!(rows(&world), "3");
 }
 
 #[test]

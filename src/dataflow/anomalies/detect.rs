@@ -33,13 +33,13 @@ pub struct Detected<'scope> {
     pub frequent: VecCollection<'scope, Epoch, (HostDay, Frequent), i64>,
     /// What they are compared with.
     pub day_limits: VecCollection<'scope, Epoch, (HostDay, DayLimits), i64>,
-    /// What the detectors of a worker say of themselves.
-    pub told: VecCollection<'scope, Epoch, Told, i64>,
+    /// What has happened to the detectors of a worker, beside what they find.
+    pub notices: VecCollection<'scope, Epoch, Notice, i64>,
 }
 
-/// What the detectors of a worker say of themselves.
+/// What has happened to the detectors of a worker, beside what they find.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-pub enum Told {
+pub enum Notice {
     Begun(Begun),
     /// There were too many visitors: all of them were forgotten, and what was found of them is
     /// retracted.
@@ -62,7 +62,7 @@ pub struct DetectorOutputs {
     host_anomalies: Output<Anomaly, i64>,
     frequent: Output<(HostDay, Frequent), i64>,
     day_limits: Output<(HostDay, DayLimits), i64>,
-    told: Output<Told, i64>,
+    notices: Output<Notice, i64>,
 }
 
 impl DetectorOutputs {
@@ -78,14 +78,14 @@ impl DetectorOutputs {
         let (hosts_out, host_anomalies): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
         let (frequent_out, frequent): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
         let (day_limits_out, day_limits): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
-        let (told_out, told): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
+        let (notices_out, notices): (_, StreamVec<'scope, Epoch, _>) = builder.new_output();
         let outputs = DetectorOutputs {
             large: OutputBuilder::from(large_out),
             limits: OutputBuilder::from(limits_out),
             host_anomalies: OutputBuilder::from(hosts_out),
             frequent: OutputBuilder::from(frequent_out),
             day_limits: OutputBuilder::from(day_limits_out),
-            told: OutputBuilder::from(told_out),
+            notices: OutputBuilder::from(notices_out),
         };
         let detected = Detected {
             large: large.as_collection(),
@@ -93,7 +93,7 @@ impl DetectorOutputs {
             host_anomalies: host_anomalies.as_collection(),
             frequent: frequent.as_collection(),
             day_limits: day_limits.as_collection(),
-            told: told.as_collection(),
+            notices: notices.as_collection(),
         };
         (outputs, detected)
     }
@@ -105,7 +105,7 @@ impl DetectorOutputs {
         epoch: Epoch,
         (changed, begun): (DetectorChanges, Option<Begun>),
     ) {
-        let [large, limits, host_anomalies, frequent, day_limits, told] = capabilities;
+        let [large, limits, host_anomalies, frequent, day_limits, notices] = capabilities;
         let changes = changed.large.into_iter().map(|(key, value, n)| ((key, value), n));
         give(&mut self.large, large, epoch, changes);
         let changes = changed.limits.into_iter().map(|(key, value, n)| ((key, value), n));
@@ -115,9 +115,9 @@ impl DetectorOutputs {
         give(&mut self.frequent, frequent, epoch, changes);
         let changes = changed.day_limits.into_iter().map(|(key, value, n)| ((key, value), n));
         give(&mut self.day_limits, day_limits, epoch, changes);
-        let forgot = changed.forgot_visitors.then_some(Told::ForgotVisitors);
-        let of_worker = begun.map(Told::Begun).into_iter().chain(forgot);
-        give(&mut self.told, told, epoch, of_worker.map(|one| (one, 1)));
+        let forgot = changed.forgot_visitors.then_some(Notice::ForgotVisitors);
+        let of_worker = begun.map(Notice::Begun).into_iter().chain(forgot);
+        give(&mut self.notices, notices, epoch, of_worker.map(|one| (one, 1)));
     }
 }
 

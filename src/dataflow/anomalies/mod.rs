@@ -78,7 +78,7 @@ pub fn render_anomalies<'scope>(
     (every_ms, end_after_ms): (u64, i64),
 ) {
     let AnomaliesConfig { thresholds, kinds, on_anomalies, .. } = config;
-    let Detected { large, limits, host_anomalies, frequent, day_limits, told } = detected;
+    let Detected { large, limits, host_anomalies, frequent, day_limits, notices } = detected;
     let of_sessions = large
         .join_map(limits, |(host, _hour), (ip, span), limits| {
             limits.judge(ip, host, span).collect::<Vec<Anomaly>>()
@@ -89,7 +89,7 @@ pub fn render_anomalies<'scope>(
         .flat_map(|found| found);
     let found = of_sessions.concat(of_days).concat(host_anomalies).concat(clocks);
     let found = found.filter(move |found| kinds.contains(&found.kind)).map(Found::Anomaly);
-    let found = found.concat(told.map(Found::Told));
+    let found = found.concat(notices.map(Found::Notice));
     render_publisher(found.inner, watermarks, (every_ms, end_after_ms), on_anomalies);
 }
 

@@ -13,14 +13,14 @@ use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::Operator;
 
 use crate::dataflow::anomalies::OnAnomalies;
-use crate::dataflow::anomalies::detect::{Begun, Told};
+use crate::dataflow::anomalies::detect::{Begun, Notice};
 use crate::dataflow::statistics::epochs::complete_before;
 
 /// What the publisher receives.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Found {
     Anomaly(Anomaly),
-    Told(Told),
+    Notice(Notice),
 }
 
 /// The anomalies as of an epoch.
@@ -103,8 +103,10 @@ pub fn render_publisher<'scope>(
                         let of_epoch = waiting.entry(epoch).or_default();
                         match found {
                             Found::Anomaly(anomaly) => of_epoch.changes.push((anomaly, diff)),
-                            Found::Told(Told::ForgotVisitors) => of_epoch.forgot_visitors = true,
-                            Found::Told(Told::Begun(Begun { finds_all, .. })) => {
+                            Found::Notice(Notice::ForgotVisitors) => {
+                                of_epoch.forgot_visitors = true
+                            }
+                            Found::Notice(Notice::Begun(Begun { finds_all, .. })) => {
                                 of_epoch.begins =
                                     Some(of_epoch.begins.unwrap_or(true) && finds_all);
                             }
