@@ -39,7 +39,7 @@ mod schedule;
 mod statistics;
 mod witness;
 
-const SEEDS: u64 = 700;
+const SEEDS: u64 = 1_000;
 
 fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect("a number"))
