@@ -11,7 +11,7 @@
 //! ```
 //!
 //! The changes go on to the statistics, if there are any (`statistics/mod.rs` draws them), and so
-//! do the reports on long sessions that are open.
+//! do the watermarks that the writers have reached and the reports on long sessions that are open.
 //!
 //! The probe after the commits is the durable frontier (I7); the source consults it before it reads
 //! on. The sessions tell the source of their worker which partitions are too far ahead. Suspects
@@ -38,7 +38,7 @@ use crate::dataflow::sessions::{LoadedShard, SessionConfig, render_sessions};
 use crate::dataflow::source::SourceConfig;
 use crate::dataflow::source::operator::render_source;
 use crate::dataflow::statistics::rows::Before;
-use crate::dataflow::statistics::{StatisticsConfig, render_statistics};
+use crate::dataflow::statistics::{StatisticsConfig, StatisticsInputs, render_statistics};
 
 /// What shapes the graph, besides the plan.
 pub struct DataflowConfig {
@@ -72,7 +72,9 @@ pub fn build<F: Feed + 'static>(
     let durable = Handle::new();
     let horizon = shards.iter().map(|loaded| loaded.table.horizon()).max();
     let horizon = horizon.unwrap_or(EventTime::NEVER);
-    let before = Before { horizon, first_epoch: plan.first_epoch };
+    let watermark = plan.replay.last().map_or(plan.base_watermark, |last| last.watermark);
+    let (writers, first_epoch) = (shape.writers, plan.first_epoch);
+    let before = Before { horizon, first_epoch, watermark, writers };
     let activator = worker.dataflow_named::<Epoch, _, _>("sessionizer", |scope| {
         let source = render_source(
             scope,
@@ -98,7 +100,7 @@ pub fn build<F: Feed + 'static>(
         );
         // The copies cost a commit some microseconds; without statistics there is none.
         let summaries = shape.statistics.as_ref().map(|_| sessions.summaries.clone());
-        let changes = render_commit(
+        let (changes, committed) = render_commit(
             sessions.outputs,
             sessions.summaries,
             source.dead_letters,
@@ -115,7 +117,8 @@ pub fn build<F: Feed + 'static>(
         let on_changes = Arc::clone(&shape.on_changes);
         match (shape.statistics.clone(), summaries) {
             (Some(statistics), Some(summaries)) => {
-                let inputs = (changes, summaries, sessions.long);
+                let long = sessions.long;
+                let inputs = StatisticsInputs { changes, committed, summaries, long };
                 render_statistics(inputs, (statistics, before), on_changes, run_state)
                     .probe_with(&durable);
             }

@@ -139,3 +139,11 @@ pub struct Change {
     /// `+1` or `-1`.
     pub diff: i64,
 }
+
+/// A writer has made everything durable up to this watermark.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Committed {
+    pub writer: u32,
+    /// That of the last epoch of its transaction.
+    pub watermark: EventTime,
+}

@@ -36,6 +36,7 @@ use crate::dataflow::source::{SourceConfig, WorldClocks};
 use crate::dataflow::statistics::StatisticsConfig;
 use crate::dataflow::statistics::board::Board;
 use crate::dataflow::statistics::publish::OnStatistics;
+use crate::dataflow::statistics::room::Rooms;
 use crate::dataflow::statistics::rows::{OpenPast, Past};
 use crate::job::clock::now_ms;
 use crate::job::recover::make_plan;
@@ -61,6 +62,7 @@ pub(super) struct Job {
     /// The rows that the statistics start from: on process 0, from the plan on until worker 0 takes
     /// them.
     pub(super) past_rows: Mutex<Option<PastRows>>,
+    pub(super) rooms: Rooms,
 }
 
 /// How many workers of this process have loaded their shards, and how many open sessions those
@@ -215,6 +217,7 @@ impl Job {
         let past = Some(past);
         Some(StatisticsConfig {
             bounds,
+            rooms: self.rooms.clone(),
             every_ms: STATISTICS_MS,
             end_after_ms,
             closes_after_ms,

@@ -5,6 +5,8 @@
 //! taken over. The column `verdict` belongs to the user. What cannot be written waits, and the
 //! newest state of each anomaly replaces an older one.
 
+mod updates;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -13,17 +15,16 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 use postgres::Client;
-use sessionizer_core::anomaly::{Anomaly, DAY_MS, Hour, Identity, Kind, LIVE, rows};
+use sessionizer_core::anomaly::{Anomaly, DAY_MS, Hour, Identity, Kind, LIVE};
 use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::anomalies::publish::Published;
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
+use crate::ledger::anomalies::updates::{Queued, Updates};
 use crate::ledger::connect::{classify, connect};
 use crate::ui::text::plural;
 
-/// How many rows are written for one kind, host and hour; one more row counts the rest.
-const ROWS_PER_HOUR: usize = 20;
 /// How many rows may wait while Postgres is unreachable, and how many one transaction writes.
 const MAX_PENDING: usize = 100_000;
 const BATCH: usize = 1_000;
@@ -36,20 +37,9 @@ const COMPARED_MS: i64 = 7 * DAY_MS;
 /// How long the end of a run waits for its last rows.
 const LAST_WRITE: Duration = Duration::from_secs(5);
 
-/// What has changed as of an epoch.
-struct Updates {
-    epoch: Epoch,
-    /// Rows, and whether each is raised.
-    rows: Vec<(Identity, Anomaly, bool)>,
-    /// At the beginning: what is live. Other rows that would be live are withdrawn: a correction
-    /// was committed just before the last run ended, or the thresholds have changed.
-    all: Option<(BTreeSet<Identity>, Hour)>,
-}
-
 /// Keeps the rows in Postgres up to date with the anomalies that are published.
 pub struct AnomalyRows {
-    end_after_ms: i64,
-    queued: BTreeMap<Identity, Anomaly>,
+    queued: Queued,
     /// `None` while this is being dropped, which ends the thread.
     updates: Option<Sender<Updates>>,
     writes: Option<JoinHandle<()>>,
@@ -80,44 +70,17 @@ impl AnomalyRows {
         let thread = thread::Builder::new().name("anomalies".to_owned());
         let writes = thread.spawn(move || writer.run(&inbox)).expect("a thread can be started");
         let (updates, writes) = (Some(updates), Some(writes));
-        AnomalyRows { end_after_ms, queued: BTreeMap::new(), updates, writes }
+        AnomalyRows { queued: Queued::new(end_after_ms), updates, writes }
     }
 
     /// Queues what has changed since the last call. Rows of anomalies that have merely expired stay
     /// as they are.
     pub fn take(&mut self, published: &Published) {
-        let now = rows(&published.live, (ROWS_PER_HOUR, self.end_after_ms));
-        let finds_all = published.begins == Some(true) && published.watermark.is_some();
-        if now == self.queued && !finds_all {
-            return;
-        }
-        let hour = Hour::of(published.watermark.unwrap_or(EventTime::NEVER));
-        let is_live = |row: &Anomaly| row.hour(self.end_after_ms).0 > hour.0 - LIVE;
-        let raised = now.iter().filter(|(identity, row)| self.queued.get(*identity) != Some(*row));
-        let raised = raised.map(|(identity, row)| (identity.clone(), row.clone(), true));
-        let gone = self.queued.iter().filter(|(identity, row)| {
-            // An earlier anomaly may have taken its place: then it is counted among the rest.
-            let is_counted = published.live.contains(*row);
-            let is_forgotten = published.has_forgotten(row.kind);
-            !now.contains_key(*identity) && !is_counted && is_live(row) && !is_forgotten
-        });
-        let gone = gone.map(|(identity, row)| (identity.clone(), row.clone(), false));
-        let rows: Vec<(Identity, Anomaly, bool)> = gone.chain(raised).collect();
-        let all = finds_all.then(|| {
-            let live = published.live.iter().map(|anomaly| {
-                let Anomaly { kind, host, subject, at, .. } = anomaly;
-                (*kind, host.clone(), subject.clone(), *at)
-            });
-            (live.chain(now.keys().cloned()).collect(), hour)
-        });
-        let updates = Updates { epoch: published.epoch, rows, all };
-        if let Some(sender) = &self.updates
-            && !(updates.rows.is_empty() && updates.all.is_none())
-        {
+        let updates = self.queued.take(published);
+        if let Some((sender, updates)) = self.updates.as_ref().zip(updates) {
             // The thread is gone only if another instance has taken over.
             let _ = sender.send(updates);
         }
-        self.queued = now;
     }
 }
 

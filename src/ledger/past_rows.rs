@@ -3,10 +3,11 @@
 //!
 //! A separate connection reads them in the background, in the snapshot of the start: it sees the
 //! table exactly as it was before any commit of this run. The start waits only until that
-//! connection has imported the snapshot, and not for long. If anything fails, the statistics begin
-//! empty and report since when they count.
+//! connection has imported the snapshot, and not for long. Reading begins when the rows are wanted,
+//! which is after the replay. If anything fails, the statistics begin empty and report since when
+//! they count.
 
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -33,7 +34,7 @@ use crate::ui::text::{count, duration};
 
 /// How long a start waits until the other connection has its snapshot.
 const IMPORTED_WITHIN: Duration = Duration::from_secs(2);
-/// How long reading may take: the snapshot keeps old rows from being removed.
+/// How long reading may take, once it has begun: the snapshot keeps old rows from being removed.
 const READ_WITHIN: Duration = Duration::from_secs(900);
 /// How many rows are handed over at once, and how many such batches may wait.
 const BATCH: usize = 2_000;
@@ -58,6 +59,8 @@ pub enum PastRows {
 pub struct Reading {
     batches: Receiver<Result<Vec<Change>, String>>,
     imported: Receiver<()>,
+    /// Begins to read; `None` once that has been done.
+    want: Option<Sender<()>>,
     wake: Wake,
     rows: u64,
     from: EventTime,
@@ -94,6 +97,7 @@ impl PastRows {
         );
         let (give, batches) = sync_channel(BATCHES);
         let (ready, imported) = channel();
+        let (want, wanted) = channel();
         let wake = Wake::default();
         let (config, of_thread) = (config.clone(), Arc::clone(&wake));
         let work = move || {
@@ -101,6 +105,10 @@ impl PastRows {
                 let failed = |why| classify(&why, "taking the snapshot of the start");
                 let mut tx = import(&mut client, &snapshot).map_err(failed)?;
                 let _ = ready.send(()); // The start may have given up.
+                if wanted.recv().is_err() {
+                    debug!("nobody needs the rows of the last days any more");
+                    return Ok(());
+                }
                 rows(&mut tx, &config, &select, |rows| hand_over(&give, &of_thread, rows))
             });
             if let Err(why) = read {
@@ -111,8 +119,8 @@ impl PastRows {
         };
         let thread = thread::Builder::new().name("past-rows".to_owned());
         thread.spawn(work).expect("a thread can be started");
-        let began = Instant::now();
-        Ok(PastRows::Reading(Reading { batches, imported, wake, rows: 0, from, began }))
+        let (want, began) = (Some(want), Instant::now());
+        Ok(PastRows::Reading(Reading { batches, imported, want, wake, rows: 0, from, began }))
     }
 
     /// Waits until the other connection has imported the snapshot, which is valid only until this
@@ -138,8 +146,14 @@ impl PastRows {
         }
     }
 
-    /// Returns the next rows, if they have arrived.
+    /// Returns the next rows, if they have arrived. The first call begins to read them.
     pub fn read(&mut self) -> Past {
+        if let PastRows::Reading(reading) = self
+            && let Some(want) = reading.want.take()
+        {
+            reading.began = Instant::now();
+            let _ = want.send(()); // A thread that has failed says so itself.
+        }
         match self {
             PastRows::Empty => Past::Whole,
             PastRows::Foreign => {
@@ -179,7 +193,8 @@ fn import<'a>(client: &'a mut Client, snapshot: &str) -> Result<Transaction<'a>,
     let tx = client.build_transaction().read_only(true);
     let mut tx = tx.isolation_level(IsolationLevel::RepeatableRead).start()?;
     tx.batch_execute(&format!(
-        "set transaction snapshot '{snapshot}'; set local statement_timeout = {}",
+        "set transaction snapshot '{snapshot}'; set local statement_timeout = {};
+         set local idle_in_transaction_session_timeout = 0",
         READ_WITHIN.as_millis()
     ))?;
     Ok(tx)

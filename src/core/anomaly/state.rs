@@ -190,6 +190,11 @@ impl DetectorState {
         self.open.judge(&self.hosts, now, thresholds, &mut changed.host_anomalies);
     }
 
+    /// Sets how many visitors may be kept, if any are.
+    pub fn allow_visitors(&mut self, visitors: usize) {
+        self.bounds.visitors = visitors;
+    }
+
     /// The watermark that it has reached.
     pub fn watermark(&self) -> EventTime {
         self.watermark

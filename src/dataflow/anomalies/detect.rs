@@ -16,7 +16,9 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::dataflow::statistics::epochs::EpochInput;
 use crate::dataflow::statistics::operator::{Output, give};
+use crate::dataflow::statistics::room::Share;
 use crate::dataflow::statistics::sums::Row;
+use crate::dataflow::statistics::watermarks::TableWatermark;
 
 /// A first hour so early that every row is known.
 const EVER: Hour = Hour(i64::MIN / 2);
@@ -127,8 +129,13 @@ pub struct Detectors {
     state: DetectorState,
     thresholds: Thresholds,
     bounds: DetectorBounds,
+    visitors: Share,
     /// No session that closed before the start ended later than this.
     horizon: EventTime,
+    /// How far the table has come, and the rows that came before it was complete up to their end:
+    /// they wait for those of slower writers.
+    watermark: TableWatermark,
+    ahead: Vec<Row>,
     /// The first epoch that is not replayed, and its watermark: what closed earlier is in the table
     /// at the start.
     first_epoch: Epoch,
@@ -144,7 +151,7 @@ impl Detectors {
     /// start.
     pub fn new(
         thresholds: Thresholds,
-        bounds: DetectorBounds,
+        (bounds, visitors): (DetectorBounds, Share),
         worker: usize,
         first_epoch: Epoch,
         reads_past: bool,
@@ -154,7 +161,10 @@ impl Detectors {
             state: DetectorState::new(thresholds.clone(), bounds, EVER),
             thresholds,
             bounds,
+            visitors,
             horizon: EventTime::NEVER,
+            watermark: TableWatermark::NEVER,
+            ahead: Vec::new(),
             first_epoch,
             start: None,
             incomplete: reads_past,
@@ -170,12 +180,11 @@ impl Detectors {
     /// Takes in complete epochs. Returns what has changed and, if the detectors begin with that,
     /// how.
     pub fn advance(&mut self, epochs: &[(Epoch, EpochInput)]) -> (DetectorChanges, Option<Begun>) {
-        let mut watermark = EventTime::NEVER;
         for (epoch, input) in epochs {
-            watermark = watermark.max(input.watermark.unwrap_or(EventTime::NEVER));
+            self.watermark = self.watermark.max(input.watermark.unwrap_or(TableWatermark::NEVER));
             self.horizon = self.horizon.max(input.horizon.unwrap_or(EventTime::NEVER));
             if *epoch >= self.first_epoch {
-                self.start = self.start.or(input.watermark);
+                self.start = self.start.or(input.watermark.map(|watermark| watermark.complete));
             }
             self.past = self.past.or(input.past);
             for (host, report) in &input.open {
@@ -188,14 +197,13 @@ impl Detectors {
         let past = if has_started { self.past.take() } else { None };
         if past == Some(false) {
             // Nothing is known of what closed earlier.
-            let since = self.horizon.max(self.state.watermark()).max(watermark);
+            let since = self.horizon.max(self.state.watermark()).max(self.watermark.latest);
             let known_from = Hour(Hour::of(since).0 + 1);
             let state = DetectorState::new(self.thresholds.clone(), self.bounds, known_from);
             self.state = state.with_open_of(&mut self.state);
             self.incomplete = false;
         }
-        let rows = epochs.iter().flat_map(|(_, input)| &input.rows);
-        let changed = self.state.advance(rows.map(as_change), watermark);
+        let changed = self.take_rows(epochs);
         // If nothing had ever closed, nothing is missing, and nothing had been found.
         let is_first = self.horizon <= EventTime::NEVER;
         let begun = past.filter(|_| !is_first).map(|whole| Begun {
@@ -213,6 +221,28 @@ impl Detectors {
             _ => changed,
         };
         (changed, begun)
+    }
+
+    /// Takes in the rows, and those that were ahead and no longer are. What is found in an hour
+    /// depends on the hours before it, so rows that are ahead of others would be compared with too
+    /// little.
+    fn take_rows(&mut self, epochs: &[(Epoch, EpochInput)]) -> DetectorChanges {
+        let watermark = self.watermark;
+        let is_ahead = |row: &Row| watermark.is_ahead(EventTime::from_millis(row.end_ms));
+        let (mut ahead, caught_up): (Vec<Row>, Vec<Row>) =
+            std::mem::take(&mut self.ahead).into_iter().partition(is_ahead);
+        let rows = epochs.iter().flat_map(|(_, input)| &input.rows).filter(|row| {
+            if is_ahead(row) {
+                ahead.push(Row::clone(row));
+            }
+            !is_ahead(row)
+        });
+        let rows = caught_up.iter().chain(rows).map(as_change);
+        self.state.allow_visitors(self.visitors.allowed());
+        let changed = self.state.advance(rows, watermark.complete);
+        self.visitors.uses(self.state.visitors());
+        self.ahead = ahead;
+        changed
     }
 }
 

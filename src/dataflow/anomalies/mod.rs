@@ -29,7 +29,7 @@ use std::sync::Arc;
 use differential_dataflow::VecCollection;
 use sessionizer_core::anomaly::{Anomaly, ClockJudge, DetectorBounds, Kind, Thresholds};
 use sessionizer_core::binding::Partition;
-use sessionizer_core::time::{Epoch, EventTime};
+use sessionizer_core::time::Epoch;
 use timely::dataflow::StreamVec;
 use timely::dataflow::operators::vec::Filter;
 
@@ -37,6 +37,8 @@ use crate::dataflow::anomalies::clocks::render_clocks;
 use crate::dataflow::anomalies::detect::{Detected, Detectors};
 use crate::dataflow::anomalies::publish::{Found, Published, render_publisher};
 use crate::dataflow::messages::EpochMeta;
+use crate::dataflow::statistics::room::{Room, Share};
+use crate::dataflow::statistics::watermarks::TableWatermark;
 
 /// What is looked for, and who gets to see it.
 #[derive(Clone)]
@@ -58,13 +60,14 @@ impl AnomaliesConfig {
     pub fn detectors(
         &self,
         (worker, peers): (usize, usize),
+        room: &Arc<Room>,
         first_epoch: Epoch,
         reads_past: bool,
     ) -> Detectors {
         let DetectorBounds { hosts, visitors } = self.bounds;
-        let bounds =
-            DetectorBounds { hosts: hosts.div_ceil(peers), visitors: visitors.div_ceil(peers) };
-        Detectors::new(self.thresholds.clone(), bounds, worker, first_epoch, reads_past)
+        let share = Share::new(room, visitors, peers);
+        let bounds = DetectorBounds { hosts: hosts.div_ceil(peers), visitors: share.allowed() };
+        Detectors::new(self.thresholds.clone(), (bounds, share), worker, first_epoch, reads_past)
     }
 }
 
@@ -73,7 +76,7 @@ impl AnomaliesConfig {
 pub fn render_anomalies<'scope>(
     detected: Detected<'scope>,
     clocks: VecCollection<'scope, Epoch, Anomaly, i64>,
-    watermarks: StreamVec<'scope, Epoch, EventTime>,
+    watermarks: StreamVec<'scope, Epoch, TableWatermark>,
     config: AnomaliesConfig,
     (every_ms, end_after_ms): (u64, i64),
 ) {

@@ -15,6 +15,7 @@ use timely::dataflow::operators::generic::Operator;
 use crate::dataflow::anomalies::OnAnomalies;
 use crate::dataflow::anomalies::detect::{Begun, Notice};
 use crate::dataflow::statistics::epochs::complete_before;
+use crate::dataflow::statistics::watermarks::TableWatermark;
 
 /// What the publisher receives.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -84,7 +85,7 @@ struct Waiting {
 /// Builds the publisher.
 pub fn render_publisher<'scope>(
     found: StreamVec<'scope, Epoch, (Found, Epoch, i64)>,
-    watermarks: StreamVec<'scope, Epoch, EventTime>,
+    watermarks: StreamVec<'scope, Epoch, TableWatermark>,
     (every_ms, end_after_ms): (u64, i64),
     on_anomalies: OnAnomalies,
 ) {
@@ -115,7 +116,8 @@ pub fn render_publisher<'scope>(
                 });
                 watermarks.for_each_stamp(|cap, batches| {
                     let epoch = *cap.least().expect("watermarks travel under an epoch");
-                    if let Some(watermark) = batches.flat_map(|batch| batch.drain(..)).max()
+                    let all = batches.flat_map(|batch| batch.drain(..));
+                    if let Some(watermark) = all.map(|watermark| watermark.complete).max()
                         && publishes
                     {
                         waiting.entry(epoch).or_default().watermark = Some(watermark);

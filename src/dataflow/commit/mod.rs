@@ -15,7 +15,8 @@
 //!
 //! The changes of a commit leave as `+1` and `-1` per row, at the last of its epochs, once it is
 //! durable. Each leaves at most once per run of the program, so whoever keeps sums has to start
-//! from the table.
+//! from the table. The writers commit independently of each other, so with the changes each one
+//! sends the watermark that it has reached: up to the least of them, the table is complete.
 //!
 //! A replay produces again what was committed before a restart. The output of a shard passes only
 //! if its epoch is after the shard's progress (I5).
@@ -33,7 +34,7 @@ use std::thread;
 
 use sessionizer_core::key::Shard;
 use sessionizer_core::plan::RecoveryPlan;
-use sessionizer_core::time::{Epoch, tick};
+use sessionizer_core::time::{Epoch, EventTime, tick};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::Capability;
@@ -43,7 +44,7 @@ use timely::scheduling::{Activator, SyncActivator};
 
 use crate::dataflow::EPOCHS_IN_FLIGHT;
 use crate::dataflow::commit::writer::{OpenLedger, StepOutcome, Writer, WriterEpoch};
-use crate::dataflow::messages::{Change, DeadLetter, EpochMeta, ShardOutput};
+use crate::dataflow::messages::{Change, Committed, DeadLetter, EpochMeta, ShardOutput};
 use crate::dataflow::run_state::RunState;
 
 /// Builds the commit operator of this worker, with the writers that live here.
@@ -54,7 +55,7 @@ pub fn render_commit<'scope>(
     plan: &Arc<RecoveryPlan>,
     config: CommitConfig,
     run_state: Arc<RunState>,
-) -> StreamVec<'scope, Epoch, Change> {
+) -> (StreamVec<'scope, Epoch, Change>, StreamVec<'scope, Epoch, Committed>) {
     let CommitConfig { writers, drive, tick_ms, gather_from_rows, open } = config;
     let first_epoch = plan.first_epoch;
     let scope = outputs.scope();
@@ -67,6 +68,8 @@ pub fn render_commit<'scope>(
     let mut dead_letters = builder.new_input(dead_letters, Exchange::new(route));
     let (changes_out, changes) = builder.new_output();
     let mut changes_out = OutputBuilder::from(changes_out);
+    let (committed_out, committed) = builder.new_output();
+    let mut committed_out = OutputBuilder::from(committed_out);
 
     let info = builder.operator_info();
     let mut hosted: Vec<HostedWriter> = (0..writers)
@@ -99,19 +102,19 @@ pub fn render_commit<'scope>(
             outputs.for_each_stamp(|cap, batches| {
                 let epoch = *cap.least().expect("outputs travel under an epoch");
                 let stash = stash.entry(epoch).or_default();
-                stash.keep(|| cap.retain_least(0));
+                stash.keep(|port| cap.retain_least(port));
                 stash.outputs.extend(batches.flat_map(std::mem::take));
             });
             summaries.for_each_stamp(|cap, batches| {
                 let epoch = *cap.least().expect("summaries travel under an epoch");
                 let stash = stash.entry(epoch).or_default();
-                stash.keep(|| cap.retain_least(0));
+                stash.keep(|port| cap.retain_least(port));
                 stash.summary = batches.flat_map(std::mem::take).next().or(stash.summary.take());
             });
             dead_letters.for_each_stamp(|cap, batches| {
                 let epoch = *cap.least().expect("dead letters travel under an epoch");
                 let stash = stash.entry(epoch).or_default();
-                stash.keep(|| cap.retain_least(0));
+                stash.keep(|port| cap.retain_least(port));
                 stash.dead_letters.extend(batches.flat_map(std::mem::take));
             });
 
@@ -131,8 +134,8 @@ pub fn render_commit<'scope>(
             if !gathers || !waits(stash.range(..ahead), ahead, tick_ms) {
                 let incomplete = stash.split_off(&ahead);
                 for (epoch, complete) in std::mem::replace(&mut stash, incomplete) {
-                    for (writer, capability, part) in complete.split(epoch, writers, &hosted) {
-                        hosted[writer].submit(capability, part);
+                    for (writer, capabilities, part) in complete.split(epoch, writers, &hosted) {
+                        hosted[writer].submit(capabilities, part);
                     }
                 }
             }
@@ -140,15 +143,20 @@ pub fn render_commit<'scope>(
             // 4. Collect what the writers have made durable. Send the changes under the capability
             //    of the last epoch of their transaction, and drop it: this moves the durable
             //    frontier (I7).
-            let mut changes_out = changes_out.activate();
+            let (mut changes_out, mut committed_out) =
+                (changes_out.activate(), committed_out.activate());
             for writer in &mut hosted {
-                for (capability, mut changes) in writer.acknowledged() {
-                    changes_out.session(&capability).give_container(&mut changes);
+                for (Pending { capabilities: [first, second], watermark }, mut changes) in
+                    writer.acknowledged()
+                {
+                    changes_out.session(&first).give_container(&mut changes);
+                    let writer = writer.writer;
+                    committed_out.session(&second).give(Committed { writer, watermark });
                 }
             }
         }
     });
-    changes
+    (changes, committed)
 }
 
 /// The configuration of the commit operator.
@@ -175,19 +183,23 @@ fn waits<'a>(
         && complete.into_iter().any(|(_, stash)| stash.has_rows())
 }
 
+/// One for each output.
+type Capabilities = [Capability<Epoch>; 2];
+
 /// What has arrived of an epoch that is incomplete, or that waits for others.
 #[derive(Default)]
 struct Stash {
-    capability: Option<Capability<Epoch>>,
+    capabilities: Option<Capabilities>,
     outputs: Vec<ShardOutput>,
     summary: Option<EpochMeta>,
     dead_letters: Vec<DeadLetter>,
 }
 
 impl Stash {
-    /// Keeps the capability of the first message.
-    fn keep(&mut self, retain: impl FnOnce() -> Option<Capability<Epoch>>) {
-        self.capability.get_or_insert_with(|| retain().expect("a message's stamp holds its epoch"));
+    /// Keeps the capabilities of the first message.
+    fn keep(&mut self, retain: impl Fn(usize) -> Option<Capability<Epoch>>) {
+        let retain = |port| retain(port).expect("a message's stamp holds its epoch");
+        self.capabilities.get_or_insert_with(|| [0, 1].map(retain));
     }
 
     fn has_rows(&self) -> bool {
@@ -200,9 +212,9 @@ impl Stash {
         epoch: Epoch,
         writers: u32,
         hosted: &[HostedWriter],
-    ) -> Vec<(usize, Capability<Epoch>, WriterEpoch)> {
+    ) -> Vec<(usize, Capabilities, WriterEpoch)> {
         let summary = self.summary.expect("every epoch has a summary on every worker");
-        let capability = self.capability.expect("a stash begins with a message");
+        let capabilities = self.capabilities.expect("a stash begins with a message");
         let mut parts: BTreeMap<u32, WriterEpoch> = hosted
             .iter()
             .map(|writer| {
@@ -220,7 +232,7 @@ impl Stash {
             part.dead_letters.push(letter);
         }
         let parts = parts.into_values().enumerate();
-        parts.map(|(at, part)| (at, capability.clone(), part)).collect()
+        parts.map(|(at, part)| (at, capabilities.clone(), part)).collect()
     }
 }
 
@@ -238,8 +250,14 @@ struct HostedWriter {
     writer: u32,
     driven: Driven,
     /// Epochs handed over; their capabilities hold the durable frontier back (I7).
-    pending: BTreeMap<Epoch, Capability<Epoch>>,
+    pending: BTreeMap<Epoch, Pending>,
     run_state: Arc<RunState>,
+}
+
+/// An epoch that was handed over.
+struct Pending {
+    capabilities: Capabilities,
+    watermark: EventTime,
 }
 
 enum Driven {
@@ -270,8 +288,9 @@ impl HostedWriter {
     }
 
     /// Hands an epoch over to the writer.
-    fn submit(&mut self, capability: Capability<Epoch>, part: WriterEpoch) {
-        self.pending.insert(part.epoch, capability);
+    fn submit(&mut self, capabilities: Capabilities, part: WriterEpoch) {
+        let watermark = part.summary.watermark;
+        self.pending.insert(part.epoch, Pending { capabilities, watermark });
         match &mut self.driven {
             // A writer that is gone has failed: the run ends, and the capability stays until then.
             Driven::Thread { work, .. } => drop(work.send(part)),
@@ -279,9 +298,9 @@ impl HostedWriter {
         }
     }
 
-    /// Returns what has become durable and what that changed. The capability is that of the last
-    /// epoch of the transaction; those of the epochs before it are dropped.
-    fn acknowledged(&mut self) -> Vec<(Capability<Epoch>, Vec<Change>)> {
+    /// Returns the last epoch of each transaction that has become durable, and what that changed.
+    /// The capabilities of the epochs before it are dropped.
+    fn acknowledged(&mut self) -> Vec<(Pending, Vec<Change>)> {
         let mut durable = Vec::new();
         match &mut self.driven {
             Driven::Thread { done, .. } => durable.extend(done.try_iter()),
@@ -299,8 +318,8 @@ impl HostedWriter {
         for (upto, changes) in durable {
             let later = self.pending.split_off(&(upto + 1));
             let done = std::mem::replace(&mut self.pending, later);
-            let (_, capability) = done.into_iter().next_back().expect("it was handed over");
-            acknowledged.push((capability, changes));
+            let (_, last) = done.into_iter().next_back().expect("it was handed over");
+            acknowledged.push((last, changes));
         }
         acknowledged
     }

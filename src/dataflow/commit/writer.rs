@@ -64,6 +64,8 @@ pub enum StepOutcome {
 /// A writer and the epochs that wait for it.
 pub struct Writer {
     writer: u32,
+    /// The first epoch that is not replayed.
+    first_epoch: Epoch,
     totals: WriterTotals,
     open: OpenLedger,
     ledger: Option<Box<dyn Ledger>>,
@@ -95,6 +97,7 @@ impl Writer {
     ) -> Self {
         Writer {
             writer,
+            first_epoch: plan.first_epoch,
             totals: WriterTotals::new(writer, writers, plan),
             open,
             ledger: None,
@@ -161,14 +164,17 @@ impl Writer {
         }
     }
 
-    /// Tries to commit what waits: as many epochs as one transaction takes.
+    /// Tries to commit what waits: as many epochs as one transaction takes. What is replayed is not
+    /// joined with what is new, so that after the last replayed epoch all its rows are known.
     pub fn step(&mut self) -> Result<StepOutcome, Fault> {
         if self.run.is_none() {
             let Some(first) = self.waiting.pop_front() else { return Ok(StepOutcome::Idle) };
             let mut rows = first.rows();
             let mut upto = first.epoch;
             let mut run = vec![first];
+            let is_new = |epoch| epoch >= self.first_epoch;
             while rows < ROWS_PER_BATCH
+                && self.waiting.front().is_some_and(|next| is_new(next.epoch) == is_new(upto))
                 && let Some(next) = self.waiting.pop_front()
             {
                 rows += next.rows();

@@ -13,6 +13,7 @@ use timely::progress::frontier::MutableAntichain;
 
 use crate::dataflow::statistics::rows::WindowInput;
 use crate::dataflow::statistics::sums::{Host, Row};
+use crate::dataflow::statistics::watermarks::TableWatermark;
 
 /// What has arrived of the epochs that are not complete, for an operator with this many outputs.
 pub struct PendingEpochs<const OUTPUTS: usize> {
@@ -33,7 +34,8 @@ pub struct EpochInput {
     /// Whether everything that the table had at the start has been sent (true), or could not be
     /// read (false).
     pub past: Option<bool>,
-    pub watermark: Option<EventTime>,
+    /// How far the table has come.
+    pub watermark: Option<TableWatermark>,
 }
 
 /// The complete epochs of a tick.
@@ -80,11 +82,11 @@ impl<const OUTPUTS: usize> PendingEpochs<OUTPUTS> {
     pub fn add_watermarks(
         &mut self,
         cap: &InputCapability<Epoch>,
-        batches: IterMut<'_, Vec<EventTime>>,
+        batches: IterMut<'_, Vec<TableWatermark>>,
     ) {
         let of_epoch = self.of_epoch(cap);
-        let newest = batches.flat_map(|batch| batch.drain(..)).max();
-        of_epoch.watermark = newest.or(of_epoch.watermark);
+        let all = of_epoch.watermark.into_iter().chain(batches.flat_map(|batch| batch.drain(..)));
+        of_epoch.watermark = all.reduce(TableWatermark::max);
     }
 
     /// Removes the ticks that are complete, given the frontiers of the inputs, and returns them in

@@ -3,16 +3,17 @@
 //!
 //! ```text
 //!   commit --- changes ---> rows --- exchange by host ---> window ---> collections ---> publisher
-//!              (+1, -1)       ^          |                   ^        (differential)   (worker 0)
-//!                     the table at the start            watermarks
-//!   sessions --- open and long ----------'
+//!     |        (+1, -1)       ^          |                   ^        (differential)   (worker 0)
+//!     |               the table at the start                 |
+//!     `--- how far each writer has come ---> watermarks -----'
+//!   sessions --- open and long sessions --- exchange by host ---> window
 //! ```
 //!
 //! They are a function of the table and of the watermark: what the table had at the start, plus the
 //! changes that every commit makes, less what has left the window. [`rows`] turns both into rows,
-//! [`window`] decides what counts and what no longer does, [`collections`] sums and ranks, and
-//! [`publish`] publishes complete epochs only. The durable frontier does not wait for any of this,
-//! and without statistics none of it is built.
+//! [`watermarks`] says up to where the table is complete, [`window`] decides what counts and what
+//! no longer does, [`collections`] sums and ranks, and [`publish`] publishes complete epochs only.
+//! The durable frontier does not wait for any of this, and without statistics none of it is built.
 
 pub mod board;
 pub mod collections;
@@ -20,8 +21,10 @@ pub mod epochs;
 pub mod figures;
 pub mod operator;
 pub mod publish;
+pub mod room;
 pub mod rows;
 pub mod sums;
+pub mod watermarks;
 pub mod window;
 
 use std::sync::Arc;
@@ -35,12 +38,14 @@ use timely::dataflow::operators::vec::Map;
 
 use crate::dataflow::anomalies::{AnomaliesConfig, render_anomalies, render_clock_anomalies};
 use crate::dataflow::graph::OnChanges;
-use crate::dataflow::messages::{Change, EpochMeta};
+use crate::dataflow::messages::{Change, Committed, EpochMeta};
 use crate::dataflow::run_state::RunState;
 use crate::dataflow::statistics::collections::render_collections;
 use crate::dataflow::statistics::operator::render_window;
 use crate::dataflow::statistics::publish::{OnStatistics, render_publisher};
+use crate::dataflow::statistics::room::{Rooms, Share};
 use crate::dataflow::statistics::rows::{Before, OpenPast, WindowInput, render_rows};
+use crate::dataflow::statistics::watermarks::render_watermarks;
 use crate::dataflow::statistics::window::Bounds;
 
 /// What is kept of the changes, and who gets to see it.
@@ -48,6 +53,8 @@ use crate::dataflow::statistics::window::Bounds;
 pub struct StatisticsConfig {
     /// For all workers together.
     pub bounds: Bounds,
+    /// Where the workers of this process keep visitors.
+    pub rooms: Rooms,
     /// How often the statistics are published, in milliseconds.
     pub every_ms: u64,
     /// How long after its last event a session ends, in milliseconds.
@@ -92,20 +99,29 @@ impl NeededPast {
     }
 }
 
+/// What the statistics follow.
+pub struct StatisticsInputs<'scope> {
+    /// The rows that the commits add and remove.
+    pub changes: StreamVec<'scope, Epoch, Change>,
+    /// How far each writer has come.
+    pub committed: StreamVec<'scope, Epoch, Committed>,
+    pub summaries: StreamVec<'scope, Epoch, EpochMeta>,
+    /// The long sessions that are open.
+    pub long: StreamVec<'scope, Epoch, OpenReport>,
+}
+
 /// Builds the statistics. The result has no data: its frontier is that of the changes, and does not
 /// wait for the statistics.
 pub fn render_statistics<'scope>(
-    (changes, summaries, long): (
-        StreamVec<'scope, Epoch, Change>,
-        StreamVec<'scope, Epoch, EpochMeta>,
-        StreamVec<'scope, Epoch, OpenReport>,
-    ),
+    inputs: StatisticsInputs<'scope>,
     (config, before): (StatisticsConfig, Before),
     on_changes: OnChanges,
     run_state: &Arc<RunState>,
 ) -> StreamVec<'scope, Epoch, ()> {
+    let StatisticsInputs { changes, committed, summaries, long } = inputs;
     let StatisticsConfig {
         mut bounds,
+        rooms,
         every_ms,
         end_after_ms,
         closes_after_ms,
@@ -115,23 +131,21 @@ pub fn render_statistics<'scope>(
     } = config;
     let peers = changes.scope().peers();
     let worker = (changes.scope().index(), peers);
+    let visitors = Share::new(&rooms.window, bounds.visitors, peers);
     bounds.hosts = bounds.hosts.div_ceil(peers);
-    bounds.visitors = bounds.visitors.div_ceil(peers);
-    // Every session that ended before has closed.
-    let watermarks: StreamVec<'scope, Epoch, EventTime> =
-        summaries.clone().map(move |meta| meta.watermark.plus(-closes_after_ms));
+    let watermarks = render_watermarks(committed, before, closes_after_ms);
     let reads_past = past.is_some();
     let of_run = Arc::clone(run_state);
     let waits = move || !of_run.stopping();
     let (inputs, durable) = render_rows(changes, end_after_ms, before, on_changes, past, waits);
     let inputs = inputs.concat(long.map(WindowInput::open));
     let figures = Arc::clone(&run_state.metrics.figures.window);
-    let detectors = anomalies.as_ref();
-    let detectors =
-        detectors.map(|config| config.detectors(worker, before.first_epoch, reads_past));
-    let lengths = (bounds, every_ms);
+    let detectors = anomalies
+        .as_ref()
+        .map(|config| config.detectors(worker, &rooms.detectors, before.first_epoch, reads_past));
+    let window = (bounds, visitors, every_ms);
     let (windowed, detected) =
-        render_window(inputs, watermarks.clone(), lengths, reads_past, detectors, figures);
+        render_window(inputs, watermarks.clone(), window, reads_past, detectors, figures);
     if let Some(anomalies) = anomalies {
         let of_run = Arc::clone(run_state);
         let name = move |partition: Partition| {

@@ -19,8 +19,10 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use crate::dataflow::anomalies::detect::{Detected, DetectorOutputs, Detectors};
 use crate::dataflow::statistics::epochs::{CompleteTick, EpochInput, PendingEpochs};
 use crate::dataflow::statistics::figures::WindowFigures;
+use crate::dataflow::statistics::room::Share;
 use crate::dataflow::statistics::rows::WindowInput;
 use crate::dataflow::statistics::sums::{Host, Sums, Visitor};
+use crate::dataflow::statistics::watermarks::TableWatermark;
 use crate::dataflow::statistics::window::{Bounds, HourItem, Window, WindowChanges};
 
 /// What is in the window, as collections.
@@ -63,8 +65,8 @@ const OUTPUTS: usize = 5;
 /// table had at the start.
 pub fn render_window<'scope>(
     inputs: StreamVec<'scope, Epoch, WindowInput>,
-    watermarks: StreamVec<'scope, Epoch, EventTime>,
-    (bounds, every_ms): (Bounds, u64),
+    watermarks: StreamVec<'scope, Epoch, TableWatermark>,
+    (bounds, mut visitors, every_ms): (Bounds, Share, u64),
     past: bool,
     mut detectors: Option<Detectors>,
     figures: Arc<WindowFigures>,
@@ -89,16 +91,19 @@ pub fn render_window<'scope>(
     let (mut shown, mut shown_detectors) = ([0; 3], [0; 2]);
     builder.build(move |_capabilities| {
         let mut pending = PendingEpochs::<{ OUTPUTS + DetectorOutputs::COUNT }>::new(every_ms);
+        let mut watermark = TableWatermark::NEVER;
         move |frontiers| {
             inputs.for_each_stamp(|cap, batches| pending.add_inputs(&cap, batches));
             watermarks.for_each_stamp(|cap, batches| pending.add_watermarks(&cap, batches));
             for CompleteTick { epoch, capabilities, epochs } in pending.complete(frontiers) {
                 let found = detectors.as_mut().map(|detectors| detectors.advance(&epochs));
-                let (changed, from) = advance(&mut window, epochs);
-                let visitors = changed.visitors_from.into_iter();
+                window.allow_visitors(visitors.allowed());
+                let (changed, from) = advance(&mut window, &mut watermark, epochs);
+                visitors.uses(window.visitors());
+                let counted = changed.visitors_from.into_iter();
                 let from = from.into_iter().map(|from| ((worker, from), 1));
                 let from = from
-                    .chain(visitors.map(|(from, n)| ((worker, CountedSince::Visitors(from)), n)));
+                    .chain(counted.map(|(from, n)| ((worker, CountedSince::Visitors(from)), n)));
                 let [hours, minutes, visits, hosts, from_cap, for_detectors @ ..] = capabilities;
                 give(&mut hours_out, &hours, epoch, changed.hours);
                 give(&mut minutes_out, &minutes, epoch, changed.minutes);
@@ -128,30 +133,30 @@ pub fn render_window<'scope>(
 /// Moves the window over complete epochs. Returns what has changed.
 fn advance(
     window: &mut Window,
+    watermark: &mut TableWatermark,
     epochs: Vec<(Epoch, EpochInput)>,
 ) -> (WindowChanges, Vec<CountedSince>) {
-    let mut watermark = EventTime::NEVER;
     let (mut rows, mut from) = (Vec::new(), Vec::new());
     for (_, input) in epochs {
-        watermark = watermark.max(input.watermark.unwrap_or(EventTime::NEVER));
+        *watermark = watermark.max(input.watermark.unwrap_or(TableWatermark::NEVER));
         input.horizon.into_iter().for_each(|horizon| window.closed_before(horizon));
         match input.past {
             None => rows.push(input.rows),
             Some(true) => {
                 rows.push(input.rows);
-                window.advance(rows.drain(..).flatten(), watermark);
+                window.advance(rows.drain(..).flatten(), watermark.complete);
                 window.complete();
                 from.push(CountedSince::Start);
             }
             Some(false) => {
-                // Of the sessions that this epoch closes, only those of a drain can end after its
+                // Of the sessions that have closed, only those of a drain can end after the latest
                 // watermark.
                 rows = vec![input.rows];
-                from.push(CountedSince::Rows(window.begin_empty(watermark)));
+                from.push(CountedSince::Rows(window.begin_empty(*watermark)));
             }
         }
     }
-    (window.advance(rows.into_iter().flatten(), watermark), from)
+    (window.advance(rows.into_iter().flatten(), watermark.complete), from)
 }
 
 /// Emits changes at an epoch.

@@ -15,6 +15,7 @@ use timely::dataflow::operators::generic::Operator;
 use crate::dataflow::statistics::epochs::complete_before;
 use crate::dataflow::statistics::operator::CountedSince;
 use crate::dataflow::statistics::sums::{Host, Summary, Sums, Visitor};
+use crate::dataflow::statistics::watermarks::TableWatermark;
 
 /// An entry of the statistics.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -148,7 +149,7 @@ pub type OnStatistics = Arc<dyn Fn(&Published) + Send + Sync>;
 /// Builds the publisher.
 pub fn render_publisher<'scope>(
     entries: StreamVec<'scope, Epoch, (Entry, Epoch, i64)>,
-    watermarks: StreamVec<'scope, Epoch, EventTime>,
+    watermarks: StreamVec<'scope, Epoch, TableWatermark>,
     every_ms: u64,
     on_statistics: OnStatistics,
 ) {
@@ -169,7 +170,8 @@ pub fn render_publisher<'scope>(
                 });
                 watermarks.for_each_stamp(|cap, batches| {
                     let epoch = *cap.least().expect("watermarks travel under an epoch");
-                    if let Some(watermark) = batches.flat_map(|batch| batch.drain(..)).max()
+                    let all = batches.flat_map(|batch| batch.drain(..));
+                    if let Some(watermark) = all.map(|watermark| watermark.complete).max()
                         && publishes
                     {
                         waiting.entry(epoch).or_default().watermark = Some(watermark);

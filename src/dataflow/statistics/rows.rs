@@ -84,6 +84,10 @@ pub struct Before {
     pub horizon: EventTime,
     /// The first epoch that is not replayed.
     pub first_epoch: Epoch,
+    /// The watermark of the epoch before it.
+    pub watermark: EventTime,
+    /// How many writers there are.
+    pub writers: u32,
 }
 
 /// Turns the changes of this worker's commits into rows. The second output has no data: its

@@ -20,6 +20,7 @@ use foldhash::fast::RandomState;
 use sessionizer_core::time::EventTime;
 
 use crate::dataflow::statistics::sums::{Host, Item, Row, Sums, Visitor};
+use crate::dataflow::statistics::watermarks::TableWatermark;
 
 #[cfg(test)]
 mod tests;
@@ -162,12 +163,22 @@ impl Window {
     /// Gives up what the table had at the start, because it could not be read. Only rows that
     /// nothing earlier can have changed count from now on: those of sessions that end after all
     /// that have closed so far. Returns since when rows count.
-    pub fn begin_empty(&mut self, watermark: EventTime) -> EventTime {
-        let since = self.horizon.max(self.watermark).max(watermark);
+    pub fn begin_empty(&mut self, watermark: TableWatermark) -> EventTime {
+        let since = self.horizon.max(self.watermark).max(watermark.latest);
         let empty = Window::new(self.bounds, false);
-        let (watermark, too_old) = (self.watermark.max(watermark), self.too_old);
+        let (watermark, too_old) = (self.watermark.max(watermark.complete), self.too_old);
         *self = Window { watermark, since, too_old, ..empty };
         since
+    }
+
+    /// Sets how many visitors may be kept.
+    pub fn allow_visitors(&mut self, visitors: usize) {
+        self.bounds.visitors = visitors;
+    }
+
+    /// How many visitors are kept, counted by host and hour.
+    pub fn visitors(&self) -> usize {
+        self.visits_kept
     }
 
     /// How many hosts have a place, how many cells of hours and minutes are kept, and how many

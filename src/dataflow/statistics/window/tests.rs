@@ -124,10 +124,23 @@ fn nothing_is_emitted_until_the_past_is_in_or_given_up() {
     let (mut window, mut all) = (Window::new(BOUNDS, true), BTreeMap::new());
     window.closed_before(at(1_050));
     advance(&mut window, &mut all, &[row("x", "a", 1_005, -1)], 1_010);
-    assert_eq!(window.begin_empty(at(1_020)), at(1_050));
+    let came = |latest| TableWatermark { complete: at(1_020), latest: at(latest) };
+    assert_eq!(window.begin_empty(came(1_030)), at(1_050));
     let rows = [row("x", "a", 1_045, -1), row("x", "a", 1_055, 1)];
     advance(&mut window, &mut all, &rows, 1_060);
     assert_eq!((all["a in hour 10"], all["x on a"]), (1, 1));
+}
+
+#[test]
+fn without_a_past_nothing_counts_that_the_fastest_writer_may_have_closed() {
+    let mut window = Window::new(BOUNDS, true);
+    window.closed_before(at(1_010));
+    let came = TableWatermark { complete: at(1_020), latest: at(1_040) };
+    assert_eq!(window.begin_empty(came), at(1_040));
+    let changed = window.advance([row("x", "a", 1_040, 1)].into_iter(), at(1_040));
+    assert_eq!(changed.visits, []);
+    let changed = window.advance([row("x", "a", 1_041, 1)].into_iter(), at(1_050));
+    assert_eq!(changed.visits.len(), 1);
 }
 
 /// An attack: every row has a host and an address of its own.
