@@ -324,8 +324,8 @@ pub fn advise(table: &Table) {
         let name = &table.shown;
         warn!(
             "the table {name} has no primary key: late events will be slow to find their rows, \
-             and nothing keeps duplicates out. To add it: alter table {name} add primary key \
-             (ip, host, session_start);"
+             and nothing keeps duplicates out. To add a key while the job runs: create unique index \
+             concurrently on {name} (ip, host, session_start);"
         );
     }
     if table.time_type == "timestamp" {

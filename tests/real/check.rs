@@ -216,7 +216,7 @@ const CASES: &[Case] = &[
         &[],
         (0, &["warn SZ-P09"], &["alter column ip type text;"]),
     ),
-    ("create table $t ($c)", &[], &[], (0, &["warn SZ-P10"], &["add primary key"])),
+    ("create table $t ($c)", &[], &[], (0, &["warn SZ-P10"], &["create unique index concurrently"])),
     (
         "create table $t ($c, primary key (ip, host, session_start));
          create role $r login; grant select, insert on $t to $r;

@@ -178,9 +178,9 @@ fn the_key_can_be_added_as_logged_while_the_job_runs() {
     );
     let args = ["--epoch", "50ms", "--out-of-orderness", "0s", "--sink-connections", "2"];
     let mut job = world.start(&args);
-    job.wait_for("add primary key");
+    job.wait_for("create unique index");
     let log = job.log();
-    let advice = &log[log.find("alter table").expect("advice")..];
+    let advice = &log[log.find("create unique index").expect("advice")..];
     let rows = |count: usize| eventually("rows", || world.rows().len() == count);
     world.send_events(0, &[event("10.0.0.2", "h", TEN + 10 * GAP_MS)]);
     rows(1);

@@ -230,7 +230,7 @@ fn table(
             Code::P10,
             "it has no key: late events are slow to find their rows, and nothing keeps \
              duplicates out",
-            format!("alter table {shown} add primary key (ip, host, session_start);"),
+            format!("create unique index concurrently on {shown} (ip, host, session_start);"),
         ),
     });
     let mut usable = refused_or(
