@@ -17,7 +17,7 @@ use sessionizer::dataflow::source::{SourceConfig, WorldClocks};
 use sessionizer::dataflow::statistics::StatisticsConfig;
 use sessionizer::dataflow::statistics::board::Board;
 use sessionizer::dataflow::statistics::publish::OnStatistics;
-use sessionizer::dataflow::statistics::room::Rooms;
+use sessionizer::dataflow::statistics::quota::Quotas;
 use sessionizer::dataflow::statistics::window::Bounds;
 use sessionizer::job::clock::now_ms;
 use sessionizer::job::recover::assemble;
@@ -268,7 +268,7 @@ pub fn statistics(which: &str) -> Result<Option<StatisticsConfig>, Fault> {
     });
     let config = StatisticsConfig {
         bounds,
-        rooms: Rooms::default(),
+        quotas: Quotas::default(),
         every_ms,
         end_after_ms,
         closes_after_ms,

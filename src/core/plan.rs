@@ -103,6 +103,18 @@ impl RecoveryPlan {
         (0..self.shards()).map(Shard).filter(move |shard| shard.worker(peers) == worker)
     }
 
+    /// The watermark of the last bound epoch.
+    pub fn bound_watermark(&self) -> EventTime {
+        self.replay.last().map_or(self.base_watermark, |last| last.watermark)
+    }
+
+    /// The watermark of the last epoch that every shard has committed.
+    pub fn committed_watermark(&self) -> EventTime {
+        let committed = self.progress.iter().map(|shard| shard.epoch).min().unwrap_or(0);
+        let last = self.replay.iter().rev().find(|bound| bound.epoch <= committed);
+        last.map_or(self.base_watermark, |last| last.watermark)
+    }
+
     /// The name of a partition's topic.
     pub fn topic(&self, partition: Partition) -> &str {
         &self.topics[usize::from(partition.topic)]
@@ -173,5 +185,26 @@ mod tests {
         assert_eq!([plan.topic(at(2)), plan.topic(at(3))], ["events", "more"]);
         let known: Vec<Partition> = plan.base_bindings().map(|b| b.partition).collect();
         assert_eq!(known, (0..5).map(at).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_every_shard_has_committed_is_less_than_what_was_bound() {
+        let bound = |epoch: Epoch| BoundEpoch {
+            epoch,
+            watermark: EventTime::from_millis(100 * epoch as i64),
+            rules: RecordRules { max_future_ms: 0, late: Late::Merge },
+            bindings: Vec::new(),
+        };
+        let mut plan = plan();
+        plan.base_watermark = EventTime::from_millis(50);
+        let watermarks = |plan: &RecoveryPlan| {
+            (plan.committed_watermark().millis(), plan.bound_watermark().millis())
+        };
+        assert_eq!(watermarks(&plan), (50, 50));
+        plan.replay = vec![bound(1), bound(2), bound(4)];
+        assert_eq!(watermarks(&plan), (50, 400));
+        plan.progress.iter_mut().for_each(|shard| shard.epoch = 4);
+        plan.progress[3].epoch = 3;
+        assert_eq!(watermarks(&plan), (200, 400));
     }
 }

@@ -72,7 +72,7 @@ pub fn build<F: Feed + 'static>(
     let durable = Handle::new();
     let horizon = shards.iter().map(|loaded| loaded.table.horizon()).max();
     let horizon = horizon.unwrap_or(EventTime::NEVER);
-    let watermark = plan.replay.last().map_or(plan.base_watermark, |last| last.watermark);
+    let watermark = plan.bound_watermark();
     let (writers, first_epoch) = (shape.writers, plan.first_epoch);
     let before = Before { horizon, first_epoch, watermark, writers };
     let activator = worker.dataflow_named::<Epoch, _, _>("sessionizer", |scope| {

@@ -21,7 +21,7 @@ use sessionizer_core::fault::Fault;
 use crate::cluster::{Allocators, Cluster, ClusterConfig, hosts};
 use crate::config::Config;
 use crate::dataflow::run_state::RunState;
-use crate::dataflow::statistics::room::Rooms;
+use crate::dataflow::statistics::quota::Quotas;
 use crate::job::clock::now_ms;
 use crate::job::monitoring::{Watchers, facts};
 use crate::job::shutdown::{end_cluster_process, join_workers, watch_end};
@@ -103,7 +103,7 @@ fn run_once(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
         watcher: Mutex::default(),
         loaded: Mutex::default(),
         past_rows: Mutex::default(),
-        rooms: Rooms::default(),
+        quotas: Quotas::default(),
     });
     let (ended, ends) = channel();
     let worker_config = timely::WorkerConfig::default();

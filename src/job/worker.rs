@@ -36,7 +36,7 @@ use crate::dataflow::source::{SourceConfig, WorldClocks};
 use crate::dataflow::statistics::StatisticsConfig;
 use crate::dataflow::statistics::board::Board;
 use crate::dataflow::statistics::publish::OnStatistics;
-use crate::dataflow::statistics::room::Rooms;
+use crate::dataflow::statistics::quota::Quotas;
 use crate::dataflow::statistics::rows::{OpenPast, Past};
 use crate::job::clock::now_ms;
 use crate::job::recover::make_plan;
@@ -62,7 +62,7 @@ pub(super) struct Job {
     /// The rows that the statistics start from: on process 0, from the plan on until worker 0 takes
     /// them.
     pub(super) past_rows: Mutex<Option<PastRows>>,
-    pub(super) rooms: Rooms,
+    pub(super) quotas: Quotas,
 }
 
 /// How many workers of this process have loaded their shards, and how many open sessions those
@@ -187,8 +187,7 @@ impl Job {
             SessionEnd::LastEvent => 0,
         };
         let closes_after_ms = session_end.closes_after_ms(gap);
-        let bound = plan.replay.last().map_or(plan.base_watermark, |epoch| epoch.watermark);
-        let known = (end_after_ms, bound.plus(-closes_after_ms));
+        let known = (end_after_ms, plan.committed_watermark().plus(-closes_after_ms));
         let (job, run_state) = (Arc::clone(self), Arc::clone(&self.run_state));
         let bounds = self.config.statistics?;
         self.run_state.metrics.figures.counts.store(true, Relaxed);
@@ -217,7 +216,7 @@ impl Job {
         let past = Some(past);
         Some(StatisticsConfig {
             bounds,
-            rooms: self.rooms.clone(),
+            quotas: self.quotas.clone(),
             every_ms: STATISTICS_MS,
             end_after_ms,
             closes_after_ms,

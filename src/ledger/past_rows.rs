@@ -7,7 +7,8 @@
 //! which is after the replay. If anything fails, the statistics begin empty and report since when
 //! they count.
 
-use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError};
+use std::sync::mpsc::{channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,8 +35,12 @@ use crate::ui::text::{count, duration};
 
 /// How long a start waits until the other connection has its snapshot.
 const IMPORTED_WITHIN: Duration = Duration::from_secs(2);
-/// How long reading may take, once it has begun: the snapshot keeps old rows from being removed.
+/// How long the snapshot waits for the end of the replay, and how long reading may take then: it
+/// keeps old rows from being removed.
+const WANTED_WITHIN: Duration = Duration::from_secs(900);
 const READ_WITHIN: Duration = Duration::from_secs(900);
+/// By how much the server's limit of an idle transaction is above that of waiting.
+const MARGIN: Duration = Duration::from_secs(60);
 /// How many rows are handed over at once, and how many such batches may wait.
 const BATCH: usize = 2_000;
 const BATCHES: usize = 4;
@@ -105,9 +110,17 @@ impl PastRows {
                 let failed = |why| classify(&why, "taking the snapshot of the start");
                 let mut tx = import(&mut client, &snapshot).map_err(failed)?;
                 let _ = ready.send(()); // The start may have given up.
-                if wanted.recv().is_err() {
-                    debug!("nobody needs the rows of the last days any more");
-                    return Ok(());
+                match wanted.recv_timeout(WANTED_WITHIN) {
+                    Ok(()) => {}
+                    Err(RecvTimeoutError::Disconnected) => {
+                        debug!("nobody needs the rows of the last days any more");
+                        return Ok(());
+                    }
+                    Err(RecvTimeoutError::Timeout) => {
+                        let took = duration(WANTED_WITHIN);
+                        let why = format!("the replay has taken longer than {took}");
+                        return Err(LedgerError::Retry(why));
+                    }
                 }
                 rows(&mut tx, &config, &select, |rows| hand_over(&give, &of_thread, rows))
             });
@@ -194,8 +207,9 @@ fn import<'a>(client: &'a mut Client, snapshot: &str) -> Result<Transaction<'a>,
     let mut tx = tx.isolation_level(IsolationLevel::RepeatableRead).start()?;
     tx.batch_execute(&format!(
         "set transaction snapshot '{snapshot}'; set local statement_timeout = {};
-         set local idle_in_transaction_session_timeout = 0",
-        READ_WITHIN.as_millis()
+         set local idle_in_transaction_session_timeout = {}",
+        READ_WITHIN.as_millis(),
+        (WANTED_WITHIN + MARGIN).as_millis()
     ))?;
     Ok(tx)
 }

@@ -73,10 +73,19 @@ pub struct Table {
     pub time_type: &'static str,
     /// Whether its primary key, or another unique index, begins with `ip, host, session_start`.
     pub keyed: bool,
+    pub partitioned: bool,
     /// Whether a BEFORE trigger may change rows on their way in.
     pub rewritten: bool,
     /// What the user should know about it or do about it.
     pub advice: Vec<String>,
+}
+
+impl Table {
+    /// The statement that adds the key, without locking the table where Postgres can do that.
+    pub fn add_key(&self) -> String {
+        let concurrently = if self.partitioned { "" } else { "concurrently " };
+        format!("create unique index {concurrently}on {} (ip, host, session_start);", self.shown)
+    }
 }
 
 impl Table {
@@ -284,7 +293,8 @@ fn look(
     }
     let (rewritten, keyed) = (row.get(6), row.get(7));
     let time_type = columns::check(client, config, oid, &shown, &mut advice)?;
-    Ok(Table { schema, name, shown, time_type, keyed, rewritten, advice })
+    let partitioned = kind == "p";
+    Ok(Table { schema, name, shown, time_type, keyed, partitioned, rewritten, advice })
 }
 
 fn check_kind(kind: &str, persistence: &str) -> Result<(), String> {
@@ -323,9 +333,9 @@ pub fn advise(table: &Table) {
     if !table.keyed {
         let name = &table.shown;
         warn!(
-            "the table {name} has no primary key: late events will be slow to find their rows, \
-             and nothing keeps duplicates out. To add a key while the job runs: create unique index \
-             concurrently on {name} (ip, host, session_start);"
+            "the table {name} has no key: late events will be slow to find their rows, and \
+             nothing keeps duplicates out. To add one while the job runs: {}",
+            table.add_key()
         );
     }
     if table.time_type == "timestamp" {

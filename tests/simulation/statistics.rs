@@ -11,7 +11,7 @@ use sessionizer::dataflow::messages::Change;
 use sessionizer::dataflow::statistics::StatisticsConfig;
 use sessionizer::dataflow::statistics::collections::BUSY;
 use sessionizer::dataflow::statistics::publish::Published;
-use sessionizer::dataflow::statistics::room::Rooms;
+use sessionizer::dataflow::statistics::quota::Quotas;
 use sessionizer::dataflow::statistics::rows::{OpenPast, Past};
 use sessionizer::dataflow::statistics::sums::{Host, Quantiles, Summary, Sums, Visitor};
 use sessionizer::dataflow::statistics::window::Bounds;
@@ -36,7 +36,7 @@ pub type Changes = Arc<Mutex<Vec<(Epoch, Change)>>>;
 #[derive(Clone)]
 pub struct Statistics {
     pub bounds: Bounds,
-    rooms: Rooms,
+    quotas: Quotas,
     /// The table at the start, and what was changed since.
     start: Arc<Rows>,
     changes: Changes,
@@ -135,7 +135,7 @@ impl Statistics {
             Reading { rows: rng.between(1, 4) as usize, waits: rng.below(6) as usize, fails };
         Statistics {
             bounds,
-            rooms: Rooms::default(),
+            quotas: Quotas::default(),
             start: Arc::new(start.clone()),
             changes: Arc::clone(changes),
             past: (!start.is_empty() || rng.one_in(2)).then_some(reading),
@@ -149,7 +149,7 @@ impl Statistics {
         let own = self.clone();
         StatisticsConfig {
             bounds: self.bounds,
-            rooms: self.rooms.clone(),
+            quotas: self.quotas.clone(),
             every_ms: EPOCH_MS,
             end_after_ms: GAP_MS,
             closes_after_ms: 0,
@@ -203,6 +203,7 @@ impl Statistics {
     fn check(&self, published: &Published) {
         let seen = &self.seen;
         assert_eq!(published.broken, 0, "statistics: more was removed than was there");
+        assert!(published.epoch > 0, "statistics: said before anything was committed");
         assert!(published.epoch >= seen.last.load(Relaxed), "statistics: the epoch falls");
         seen.last.store(published.epoch, Relaxed);
         if self.past.is_some() && !published.is_complete() {

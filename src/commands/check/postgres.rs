@@ -230,7 +230,7 @@ fn table(
             Code::P10,
             "it has no key: late events are slow to find their rows, and nothing keeps \
              duplicates out",
-            format!("create unique index concurrently on {shown} (ip, host, session_start);"),
+            table.add_key(),
         ),
     });
     let mut usable = refused_or(

@@ -16,7 +16,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use crate::dataflow::statistics::epochs::EpochInput;
 use crate::dataflow::statistics::operator::{Output, give};
-use crate::dataflow::statistics::room::Share;
+use crate::dataflow::statistics::quota::Share;
 use crate::dataflow::statistics::sums::Row;
 use crate::dataflow::statistics::watermarks::TableWatermark;
 
@@ -132,13 +132,14 @@ pub struct Detectors {
     visitors: Share,
     /// No session that closed before the start ended later than this.
     horizon: EventTime,
-    /// How far the table has come, and the rows that came before it was complete up to their end:
-    /// they wait for those of slower writers.
+    /// Up to which event time the table is complete.
     watermark: TableWatermark,
+    /// Rows of sessions that ended later: they wait for those of slower writers.
     ahead: Vec<Row>,
-    /// The first epoch that is not replayed, and its watermark: what closed earlier is in the table
-    /// at the start.
+    /// The first epoch that is not replayed.
     first_epoch: Epoch,
+    /// Up to when the table was complete at the first commit from then on: what ended earlier is in
+    /// the table at the start.
     start: Option<EventTime>,
     /// Whether what the table had at the start is still being read.
     incomplete: bool,
@@ -228,20 +229,17 @@ impl Detectors {
     /// little.
     fn take_rows(&mut self, epochs: &[(Epoch, EpochInput)]) -> DetectorChanges {
         let watermark = self.watermark;
-        let is_ahead = |row: &Row| watermark.is_ahead(EventTime::from_millis(row.end_ms));
-        let (mut ahead, caught_up): (Vec<Row>, Vec<Row>) =
-            std::mem::take(&mut self.ahead).into_iter().partition(is_ahead);
-        let rows = epochs.iter().flat_map(|(_, input)| &input.rows).filter(|row| {
-            if is_ahead(row) {
-                ahead.push(Row::clone(row));
-            }
-            !is_ahead(row)
-        });
-        let rows = caught_up.iter().chain(rows).map(as_change);
+        let came = epochs.iter().flat_map(|(_, input)| &input.rows);
+        let waited = std::mem::take(&mut self.ahead);
+        let (ahead, rows): (Vec<&Row>, Vec<&Row>) = waited
+            .iter()
+            .chain(came)
+            .partition(|row| watermark.is_ahead(EventTime::from_millis(row.end_ms)));
+        self.ahead = ahead.into_iter().cloned().collect();
+        let rows = rows.into_iter().map(as_change);
         self.state.allow_visitors(self.visitors.allowed());
         let changed = self.state.advance(rows, watermark.complete);
         self.visitors.uses(self.state.visitors());
-        self.ahead = ahead;
         changed
     }
 }

@@ -37,7 +37,7 @@ use crate::dataflow::anomalies::clocks::render_clocks;
 use crate::dataflow::anomalies::detect::{Detected, Detectors};
 use crate::dataflow::anomalies::publish::{Found, Published, render_publisher};
 use crate::dataflow::messages::EpochMeta;
-use crate::dataflow::statistics::room::{Room, Share};
+use crate::dataflow::statistics::quota::{Quota, Share};
 use crate::dataflow::statistics::watermarks::TableWatermark;
 
 /// What is looked for, and who gets to see it.
@@ -60,12 +60,12 @@ impl AnomaliesConfig {
     pub fn detectors(
         &self,
         (worker, peers): (usize, usize),
-        room: &Arc<Room>,
+        quota: &Arc<Quota>,
         first_epoch: Epoch,
         reads_past: bool,
     ) -> Detectors {
         let DetectorBounds { hosts, visitors } = self.bounds;
-        let share = Share::new(room, visitors, peers);
+        let share = Share::new(quota, visitors, peers);
         let bounds = DetectorBounds { hosts: hosts.div_ceil(peers), visitors: share.allowed() };
         Detectors::new(self.thresholds.clone(), (bounds, share), worker, first_epoch, reads_past)
     }

@@ -20,7 +20,7 @@ use super::{AnomaliesConfig, render_anomalies};
 use crate::commands::produce::generate::random::Random;
 use crate::dataflow::messages::Committed;
 use crate::dataflow::statistics::operator::render_window;
-use crate::dataflow::statistics::room::{Rooms, Share};
+use crate::dataflow::statistics::quota::{Quotas, Share};
 use crate::dataflow::statistics::rows::{Before, WindowInput};
 use crate::dataflow::statistics::sums::Row;
 use crate::dataflow::statistics::watermarks::render_watermarks;
@@ -121,7 +121,11 @@ fn run(
     let published: Arc<Mutex<Vec<Published>>> = Arc::default();
     let (seen, commits, reports) = (Arc::clone(&published), commits.clone(), reports.clone());
     let writers = commits.iter().flatten().map(|(committed, _)| committed.writer + 1).max();
-    let rooms = Rooms::default();
+    // What the last replayed epoch had reached.
+    let of_past = commits.iter().take(past.unwrap_or(0) as usize).flatten();
+    let watermark = of_past.map(|(committed, _)| committed.watermark).max();
+    let watermark = watermark.unwrap_or(EventTime::NEVER);
+    let quotas = Quotas::default();
     let guards = timely::execute(timely::Config::process(workers), move |worker| {
         let (index, peers) = (worker.index(), worker.peers());
         let seen = Arc::clone(&seen);
@@ -137,14 +141,14 @@ fn run(
             let (inputs_in, inputs) = scope.new_input::<Vec<WindowInput>>();
             let (committed_in, committed) = scope.new_input::<Vec<Committed>>();
             let (first_epoch, reads_past) = (past.unwrap_or(0) * EPOCH_MS, past.is_some());
-            let (horizon, watermark) = (EventTime::NEVER, EventTime::NEVER);
+            let horizon = EventTime::NEVER;
             let writers = writers.expect("something is committed");
             let before = Before { horizon, first_epoch, watermark, writers };
             let watermarks = render_watermarks(committed, before, 0);
             let of_job = (index, peers);
             let detectors =
-                Some(config.detectors(of_job, &rooms.detectors, first_epoch, reads_past));
-            let window = (Bounds::day(1_000, 0), Share::new(&rooms.window, 0, peers), EPOCH_MS);
+                Some(config.detectors(of_job, &quotas.detectors, first_epoch, reads_past));
+            let window = (Bounds::day(1_000, 0), Share::new(&quotas.window, 0, peers), EPOCH_MS);
             let figures = Arc::default();
             let (_, detected) =
                 render_window(inputs, watermarks.clone(), window, reads_past, detectors, figures);
@@ -286,9 +290,17 @@ fn what_is_published_is_the_batch_answer() {
 #[test]
 fn a_marathon_is_raised_while_it_is_open_and_its_row_takes_it_over() {
     let key = Key::new("203.0.113.9", "a.example");
-    let runs = [(1, None), (3, None), (1, Some(152)), (2, Some(160)), (2, Some(162))];
+    let runs = [
+        (1, 1, None),
+        (3, 1, None),
+        (1, 1, Some(152)),
+        (2, 1, Some(160)),
+        (2, 1, Some(162)),
+        (1, 2, None),
+        (1, 3, Some(152)),
+    ];
     for (seed, late) in [(1, 0), (2, 3)] {
-        for (workers, past) in runs {
+        for (workers, writers, past) in runs {
             let mut world = world(seed);
             let watermark = |epoch: u64| world[epoch as usize].1;
             let first = watermark(150).plus(-3_600_000);
@@ -302,13 +314,17 @@ fn a_marathon_is_raised_while_it_is_open_and_its_row_takes_it_over() {
             .into();
             let end = watermark(160).plus(-1);
             let row = Row::new(key.clone(), span(end.plus(-GAP_MS), 60), end.millis(), 1);
-            world[160 + late].0.push(row);
+            world[160 + late].0.push(row.clone());
+            let commits = commits(&world, writers, past);
+            let has_row =
+                |of: &Vec<(Committed, Vec<Row>)>| of.iter().any(|(_, r)| r.contains(&row));
+            let committed = commits.iter().position(has_row).expect("it is committed") as u64;
             // Its row is a burst as well.
             let is_it =
                 |found: &Anomaly| found.subject == "203.0.113.9" && found.kind == Kind::Marathon;
             let of = |all: &[Anomaly]| all.iter().filter(|one| is_it(one)).count();
             let (mut raised, mut seen) = (0, [0, 0]);
-            for published in run(&commits(&world, 1, past), &reports, workers, past) {
+            for published in run(&commits, &reports, workers, past) {
                 let at = published.epoch / EPOCH_MS;
                 raised += of(&published.raised);
                 assert_eq!(of(&published.withdrawn), 0, "at {at}");
@@ -318,7 +334,9 @@ fn a_marathon_is_raised_while_it_is_open_and_its_row_takes_it_over() {
                 match of_it.next() {
                     Some(found) => {
                         let is_open = matches!(found.evidence, Evidence::Open { .. });
-                        assert_eq!(is_open, at < 160 + late as u64, "at {at}");
+                        // Its row counts once all writers have committed up to its end.
+                        let has_row = at >= committed && watermark_of(&published) >= end;
+                        assert_eq!(is_open, !has_row, "at {at}");
                         assert_eq!(found.at, first);
                         seen[usize::from(is_open)] += 1;
                     }

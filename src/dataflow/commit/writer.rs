@@ -334,3 +334,70 @@ fn changes(batch: Batch, outcome: Outcome) -> TableChanges {
     }
     TableChanges { all, on_time }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use sessionizer_core::binding::{Late, RecordRules};
+    use sessionizer_core::plan::{Fence, ShardProgress};
+    use sessionizer_core::time::EventTime;
+
+    use super::*;
+
+    /// Notes the epochs of each transaction.
+    struct Transactions(Arc<Mutex<Vec<Vec<Epoch>>>>);
+
+    impl Ledger for Transactions {
+        fn commit(&mut self, batch: &Batch, _outcome: &mut Outcome) -> Result<(), LedgerError> {
+            let epochs = batch.totals.iter().map(|totals| totals.epoch).collect();
+            self.0.lock().expect("alone").push(epochs);
+            Ok(())
+        }
+
+        fn progress(&mut self, _shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError> {
+            Err(LedgerError::Retry("nothing is ever in doubt".to_owned()))
+        }
+    }
+
+    #[test]
+    fn a_transaction_joins_what_waits_but_not_what_is_replayed_with_what_is_new() {
+        let rules = RecordRules { max_future_ms: 0, late: Late::Merge };
+        let plan = RecoveryPlan {
+            fence: Fence::default(),
+            topics: Vec::new(),
+            topic_ids: Vec::new(),
+            rules,
+            lost_before: None,
+            // It had committed the first of the epochs that are replayed.
+            progress: vec![ShardProgress { epoch: 5, ..ShardProgress::default() }],
+            base_epoch: 4,
+            base_watermark: EventTime::NEVER,
+            replay: Vec::new(),
+            first_epoch: 8,
+            age_ms: 0,
+            partitions: Vec::new(),
+        };
+        let transactions: Arc<Mutex<Vec<Vec<Epoch>>>> = Arc::default();
+        let ledger = Arc::clone(&transactions);
+        let open: OpenLedger = Arc::new(move |_| Ok(Box::new(Transactions(Arc::clone(&ledger)))));
+        let mut writer = Writer::new(0, 1, &plan, open, Arc::default());
+        for epoch in 5..12 {
+            let summary = EpochMeta {
+                watermark: EventTime::NEVER,
+                rules,
+                bindings: Vec::new(),
+                lagging: Vec::new(),
+                differences: Vec::new(),
+            };
+            let (outputs, dead_letters) = (Vec::new(), Vec::new());
+            writer.submit(WriterEpoch { epoch, summary, outputs, dead_letters });
+        }
+        let mut step = || writer.step().expect("no fault");
+        assert_eq!(step(), StepOutcome::Durable(7, Vec::new()));
+        assert_eq!(step(), StepOutcome::Durable(11, Vec::new()));
+        assert_eq!(step(), StepOutcome::Idle);
+        let transactions = transactions.lock().expect("alone");
+        assert_eq!(*transactions, [vec![6, 7], vec![8, 9, 10, 11]]);
+    }
+}

@@ -34,7 +34,7 @@ pub struct EpochInput {
     /// Whether everything that the table had at the start has been sent (true), or could not be
     /// read (false).
     pub past: Option<bool>,
-    /// How far the table has come.
+    /// Up to which event time the table is complete.
     pub watermark: Option<TableWatermark>,
 }
 

@@ -21,7 +21,7 @@ pub mod epochs;
 pub mod figures;
 pub mod operator;
 pub mod publish;
-pub mod room;
+pub mod quota;
 pub mod rows;
 pub mod sums;
 pub mod watermarks;
@@ -43,7 +43,7 @@ use crate::dataflow::run_state::RunState;
 use crate::dataflow::statistics::collections::render_collections;
 use crate::dataflow::statistics::operator::render_window;
 use crate::dataflow::statistics::publish::{OnStatistics, render_publisher};
-use crate::dataflow::statistics::room::{Rooms, Share};
+use crate::dataflow::statistics::quota::{Quotas, Share};
 use crate::dataflow::statistics::rows::{Before, OpenPast, WindowInput, render_rows};
 use crate::dataflow::statistics::watermarks::render_watermarks;
 use crate::dataflow::statistics::window::Bounds;
@@ -53,8 +53,8 @@ use crate::dataflow::statistics::window::Bounds;
 pub struct StatisticsConfig {
     /// For all workers together.
     pub bounds: Bounds,
-    /// Where the workers of this process keep visitors.
-    pub rooms: Rooms,
+    /// How many visitors the workers of this process keep together.
+    pub quotas: Quotas,
     /// How often the statistics are published, in milliseconds.
     pub every_ms: u64,
     /// How long after its last event a session ends, in milliseconds.
@@ -121,7 +121,7 @@ pub fn render_statistics<'scope>(
     let StatisticsInputs { changes, committed, summaries, long } = inputs;
     let StatisticsConfig {
         mut bounds,
-        rooms,
+        quotas,
         every_ms,
         end_after_ms,
         closes_after_ms,
@@ -131,7 +131,7 @@ pub fn render_statistics<'scope>(
     } = config;
     let peers = changes.scope().peers();
     let worker = (changes.scope().index(), peers);
-    let visitors = Share::new(&rooms.window, bounds.visitors, peers);
+    let visitors = Share::new(&quotas.window, bounds.visitors, peers);
     bounds.hosts = bounds.hosts.div_ceil(peers);
     let watermarks = render_watermarks(committed, before, closes_after_ms);
     let reads_past = past.is_some();
@@ -142,7 +142,7 @@ pub fn render_statistics<'scope>(
     let figures = Arc::clone(&run_state.metrics.figures.window);
     let detectors = anomalies
         .as_ref()
-        .map(|config| config.detectors(worker, &rooms.detectors, before.first_epoch, reads_past));
+        .map(|config| config.detectors(worker, &quotas.detectors, before.first_epoch, reads_past));
     let window = (bounds, visitors, every_ms);
     let (windowed, detected) =
         render_window(inputs, watermarks.clone(), window, reads_past, detectors, figures);

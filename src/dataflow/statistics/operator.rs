@@ -19,7 +19,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use crate::dataflow::anomalies::detect::{Detected, DetectorOutputs, Detectors};
 use crate::dataflow::statistics::epochs::{CompleteTick, EpochInput, PendingEpochs};
 use crate::dataflow::statistics::figures::WindowFigures;
-use crate::dataflow::statistics::room::Share;
+use crate::dataflow::statistics::quota::Share;
 use crate::dataflow::statistics::rows::WindowInput;
 use crate::dataflow::statistics::sums::{Host, Sums, Visitor};
 use crate::dataflow::statistics::watermarks::TableWatermark;

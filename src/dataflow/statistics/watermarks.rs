@@ -20,10 +20,10 @@ use timely::dataflow::operators::vec::Broadcast;
 use crate::dataflow::messages::Committed;
 use crate::dataflow::statistics::rows::Before;
 
-/// How far the table has come, as of an epoch.
+/// Up to which event time the table is complete, as of an epoch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TableWatermark {
-    /// Every session that ended by then has its row in the table.
+    /// Once the replay is over, every session that ended before then has its row in the table.
     pub complete: EventTime,
     /// No session that has closed ended later, except those of a drain.
     pub latest: EventTime,
@@ -65,7 +65,7 @@ impl WriterWatermarks {
         *reached = committed.watermark.max(*reached);
     }
 
-    /// How far the table has come if a session closes `closes_after_ms` after its end.
+    /// Up to when the table is complete if a session closes `closes_after_ms` after its end.
     pub fn of_table(&self, closes_after_ms: i64) -> TableWatermark {
         let ended = |reached: Option<&EventTime>| {
             reached.map_or(EventTime::NEVER, |reached| reached.plus(-closes_after_ms))
@@ -74,7 +74,9 @@ impl WriterWatermarks {
     }
 }
 
-/// Sends every worker how far the table has come, whenever that changes.
+/// Tells every worker up to when the table is complete: first as of the last epoch that is replayed,
+/// and then after every epoch with which a transaction ends, even if nothing has changed. The
+/// detectors begin with the first of those that is not replayed.
 pub fn render_watermarks<'scope>(
     committed: StreamVec<'scope, Epoch, Committed>,
     before: Before,
@@ -84,9 +86,12 @@ pub fn render_watermarks<'scope>(
         Pipeline,
         "Watermarks",
         move |capability, _info| {
-            // What a replay commits is not counted as progress: nothing is said before it is over.
+            // It begins at the watermark of the last epoch that is replayed, so a replay does not
+            // move it.
             let mut writers = WriterWatermarks::new(before.writers, before.watermark);
-            let mut first = Some(capability).filter(|_| before.watermark > EventTime::NEVER);
+            let replayed = before.first_epoch.saturating_sub(1);
+            let mut first = Some(capability.delayed(&replayed));
+            first = first.filter(|_| before.watermark > EventTime::NEVER);
             let mut waiting: BTreeMap<Epoch, (Capability<Epoch>, Vec<Committed>)> = BTreeMap::new();
             move |(input, frontier), output| {
                 if let Some(capability) = first.take() {

@@ -30,7 +30,7 @@ pub(super) struct Queued {
 }
 
 impl Queued {
-    /// None. A session ends `end_after_ms` after its last event.
+    /// Nothing queued yet. A session ends `end_after_ms` after its last event.
     pub(super) fn new(end_after_ms: i64) -> Self {
         Queued { end_after_ms, rows: BTreeMap::new(), displaced: BTreeMap::new() }
     }
@@ -53,8 +53,13 @@ impl Queued {
         let is_any = !missing.is_empty();
         let live: BTreeSet<_> =
             published.live.iter().filter(|_| is_any).map(Anomaly::identity).collect();
-        let (displaced, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        let (mut displaced, gone): (BTreeMap<_, _>, BTreeMap<_, _>) =
             missing.into_iter().partition(|(_, row)| live.contains(&row.identity()));
+        if finds_all {
+            // An earlier run may have written a row for any of them.
+            let all = published.live.iter().map(|row| (identity(row), row.clone()));
+            displaced.extend(all.filter(|(identity, _)| !now.contains_key(identity)));
+        }
         let gone = gone.into_iter().filter(|(_, row)| {
             let is_live = row.hour(self.end_after_ms).0 > hour.0 - LIVE;
             is_live && !published.has_forgotten(row.kind)
@@ -62,17 +67,17 @@ impl Queued {
         let gone = gone.map(|(identity, row)| (identity, row, false));
         let rows: Vec<(Identity, Anomaly, bool)> = gone.chain(raised).collect();
 
-        let all = finds_all.then(|| {
-            let live = published.live.iter().map(|anomaly| {
-                let Anomaly { kind, host, subject, at, .. } = anomaly;
-                (*kind, host.clone(), subject.clone(), *at)
-            });
-            (live.chain(now.keys().cloned()).collect(), hour)
-        });
+        let live = || published.live.iter().map(identity);
+        let all = finds_all.then(|| (live().chain(now.keys().cloned()).collect(), hour));
         (self.rows, self.displaced) = (now, displaced);
         let changed = !rows.is_empty() || all.is_some();
         changed.then_some(Updates { epoch: published.epoch, rows, all })
     }
+}
+
+fn identity(anomaly: &Anomaly) -> Identity {
+    let (kind, host, subject, at) = anomaly.identity();
+    (kind, host.to_owned(), subject.to_owned(), at)
 }
 
 #[cfg(test)]
@@ -156,5 +161,16 @@ mod tests {
         let back = take(&mut queued, all_of(10..10 + most), 1);
         let last = row(9 + most, true);
         assert_eq!(back, [("(more)".to_owned(), false), row(9, false), last]);
+    }
+
+    #[test]
+    fn what_an_earlier_run_may_have_written_is_withdrawn_when_it_is_corrected() {
+        let mut queued = Queued::new(300_000);
+        let last = 9 + ROWS_PER_HOUR as i64;
+        let begins = Some(true);
+        let all = Published { begins, ..published(all_of(9..last + 1), 1) };
+        assert!(queued.take(&all).expect("they are raised").all.is_some());
+        let corrected = take(&mut queued, all_of(9..last), 1);
+        assert_eq!(corrected, [("(more)".to_owned(), false), row(last, false)]);
     }
 }

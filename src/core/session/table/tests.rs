@@ -372,3 +372,19 @@ fn run(events: &[(u64, i64)], rng: &mut Rng, seldom: u64) -> Sessions<u64> {
         })
         .collect()
 }
+
+#[test]
+fn a_session_takes_about_a_hundred_bytes() {
+    let mut table = table();
+    assert!(table.allocated_bytes() < 10_000);
+    for n in 0..50_000 {
+        insert(&mut table, &format!("10.0.{}.{}", n / 256, n % 256), 0);
+    }
+    let each = table.allocated_bytes() / 50_000;
+    assert!((60..200).contains(&each), "{each} bytes for each session");
+    // What closed sessions leave is kept.
+    let before = table.allocated_bytes();
+    close(&mut table, 3 * GAP);
+    assert_eq!(table.len(), 0);
+    assert!(table.allocated_bytes() > before / 2);
+}
