@@ -186,14 +186,29 @@ marathons as (
     ) l
     where c.length_ms > marathon_least and c.length_ms > l.above
 ),
--- Surges and falls: every bucket of a host from its first on, with the twelve before, and the
--- quarter of an hour that it ends, with the twelve before that.
+-- Surges and falls: every bucket of a host near one with sessions, with the twelve before, and the
+-- quarter of an hour that it ends, with the twelve before that. A pause of more than 28 buckets
+-- begins another series, so that a single old row does not make one of millions.
+numbered as (
+    select host, bucket,
+           count(*) filter (where begins) over (partition by host order by bucket) as series
+    from (
+        select host, bucket,
+               bucket - lag(bucket) over (partition by host order by bucket) > 28 as begins
+        from by_bucket
+    ) marked
+),
 buckets as (
-    select h.host, b.bucket, coalesce(n.n, 0) as n
-    from (select host, min(bucket) as first from by_bucket group by host) h
+    select s.host, s.series, b.bucket, coalesce(n.n, 0) as n
+    from (
+        select host, series, min(bucket) as first, max(bucket) as last
+        from numbered
+        group by host, series
+    ) s
     cross join newest
-    cross join lateral generate_series(h.first - 14, newest.bucket - 1) b (bucket)
-    left join by_bucket n on n.host = h.host and n.bucket = b.bucket
+    cross join lateral
+        generate_series(s.first - 14, least(s.last + 14, newest.bucket - 1)) b (bucket)
+    left join by_bucket n on n.host = s.host and n.bucket = b.bucket
 ),
 hours_before as (
     select host, bucket, n,
@@ -201,7 +216,7 @@ hours_before as (
            sum(n) over (w rows between 2 preceding and current row) as of_quarter,
            array_agg(n) over (w rows between 14 preceding and 3 preceding) as before_quarter
     from buckets
-    window w as (partition by host order by bucket)
+    window w as (partition by host, series order by bucket)
 ),
 medians as (
     select host, bucket, n, of_quarter, m.twice, m.twice / 2.0::float8 as median,

@@ -32,14 +32,15 @@ fn main() -> ExitCode {
         Ok(parsed) => parsed,
         Err(error) => return show(&error),
     };
-    let understood = logging::start(&cli.log_format);
+    let understood = logging::start(&cli.log_format, env.value("RUST_LOG"));
     // A check reports them itself.
     let is_check = matches!(cli.command, Some(Command::Check(_)));
     for warning in env.warnings().iter().filter(|_| !is_check) {
         warn!("{warning}");
     }
     if let Err(what) = understood {
-        error!("--log-format {what}");
+        let (name, what) = env.blame("--log-format", what);
+        error!("{name} {what}");
         return ExitCode::from(2);
     }
     let run_state = Arc::new(RunState::default());

@@ -360,7 +360,7 @@ pub struct ProduceArgs {
     pub disorder: String,
 
     /// The share of records that do not decode, 0 to 1
-    #[arg(long, value_name = "SHARE", default_value = "0")]
+    #[arg(long, value_name = "SHARE", default_value = "0", conflicts_with = "access_log")]
     pub bad: String,
 
     /// The share of good events that are written in an unusual form, 0 to 1: times with an offset,
@@ -373,7 +373,7 @@ pub struct ProduceArgs {
     pub late: String,
 
     /// How late stragglers are, at most
-    #[arg(long, value_name = "DURATION", default_value = "1h")]
+    #[arg(long, value_name = "DURATION", default_value = "1h", requires = "late")]
     pub late_by: String,
 
     /// The share of events that come from a single visitor, 0 to 1
@@ -399,19 +399,19 @@ pub struct ProduceArgs {
     pub truth: Option<String>,
 
     /// How many days a scenario has
-    #[arg(long, value_name = "N", default_value = "2")]
+    #[arg(long, value_name = "N", default_value = "2", requires = "scenario")]
     pub days: String,
 
     /// How many visits a day each host has in a scenario
-    #[arg(long, value_name = "N", default_value = "10000")]
+    #[arg(long, value_name = "N", default_value = "10000", requires = "scenario")]
     pub visits: String,
 
     /// How long the tails are in a scenario: light or heavy
-    #[arg(long, value_name = "TAIL", default_value = "light")]
+    #[arg(long, value_name = "TAIL", default_value = "light", requires = "scenario")]
     pub tail: String,
 
     /// How often each of the scenarios happens to each host, and a skew to the topic
-    #[arg(long, value_name = "N", default_value = "2")]
+    #[arg(long, value_name = "N", default_value = "2", requires = "scenario")]
     pub incidents: String,
 
     /// Partitions of the topic, if it has to be created

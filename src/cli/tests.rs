@@ -60,6 +60,13 @@ fn every_flag_has_the_variable_of_its_name() {
                     "completions" => &["completions", "bash"],
                     "forget" => &["forget", "--ip", "192.0.2.7"],
                     "redrive" => &["redrive", "--reason", "late"],
+                    "produce" => match flag {
+                        "days" | "visits" | "tail" | "incidents" => {
+                            &["produce", "--scenario", "clean"]
+                        }
+                        "late-by" => &["produce", "--late", "0.1"],
+                        _ => &["produce"],
+                    },
                     name => &[name],
                 };
                 let (cli, env) = parse_with(args, &[(&variable, value)]).expect("it is known");
@@ -349,5 +356,42 @@ fn every_command_explains_itself_in_lines_that_a_terminal_does_not_break() {
             let help = help.to_string();
             assert!(!help.contains("\n\n\n"), "{name} has blank lines:\n{help}");
         }
+    }
+}
+
+/// Why clap refuses these words.
+fn refused(words: &[&str]) -> String {
+    match parse_with(words, &[]) {
+        Ok(_) => panic!("{words:?} is accepted"),
+        Err(why) => why.to_string(),
+    }
+}
+
+#[test]
+fn a_stray_word_with_a_value_is_not_repeated_whole() {
+    for words in [
+        &["POSTGRES_PASSWORD=GEHEIM"][..],
+        &["check", "POSTGRES_PASSWORD=GEHEIM"],
+        &["--kafka-config", "ssl.ca.location=/x", "sasl.password=GEHEIM"],
+        &["jdbc:postgresql://u:GEHEIM@h/db"],
+        &["audit", "jdbc:postgresql://u:GEHEIM@h/db"],
+    ] {
+        let why = refused(words);
+        assert!(!why.contains("GEHEIM"), "{why}");
+    }
+    assert!(refused(&["A=1"]).contains("A=... sessionizer"));
+    let why = refused(&["--kafka-config", "a.b=c", "sasl.password=x"]);
+    assert!(why.contains("needs a --kafka-config before it"), "{why}");
+}
+
+#[test]
+fn produce_refuses_what_it_would_ignore() {
+    for words in [
+        &["produce", "--days", "3"][..],
+        &["produce", "--tail", "heavy"],
+        &["produce", "--late-by", "2h"],
+        &["produce", "--access-log", "x", "--host", "h", "--bad", "0.1"],
+    ] {
+        refused(words);
     }
 }

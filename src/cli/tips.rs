@@ -14,13 +14,15 @@ use crate::cli::typed::takes;
 use crate::cli::variables::PLAIN;
 
 /// What people type for settings that a variable holds.
-const ALSO_CALLED: [(&str, &[&str]); 6] = [
+const ALSO_CALLED: [(&str, &[&str]); 8] = [
     ("KAFKA_URL", &["broker", "brokers", "broker-list", "bootstrap-server", "bootstrap-servers"]),
     ("KAFKA_TOPIC", &["topic", "topics", "kafka-topics"]),
     ("KAFKA_GROUP", &["group", "group-id", "consumer-group"]),
     ("POSTGRES_URL", &["url", "jdbc-url", "database", "database-url", "db", "dsn", "postgres"]),
     ("POSTGRES_USER", &["user", "username"]),
-    ("POSTGRES_PASSWORD", &["password"]),
+    ("POSTGRES_PASSWORD", &["password", "postgres-password"]),
+    ("KAFKA_WEB_TRAFFIC_SECRET", &["kafka-password", "sasl-password"]),
+    ("SESSIONIZER_CLUSTER_SECRET", &["cluster-secret"]),
 ];
 /// What people type to run the job.
 const RUN: [&str; 7] = ["run", "start", "job", "serve", "up", "exec", "consume"];
@@ -46,19 +48,34 @@ pub fn with_tip(error: Error, typed: &[OsString], root: &Command) -> Error {
         }
         kind => (kind, None),
     };
-    let Some(tip) = tip else { return error };
+    let is_secret = |kind| culprit(kind).is_some_and(|word| shown(&word) != word);
+    let is_secret = is_secret(ContextKind::InvalidArg) || is_secret(ContextKind::InvalidSubcommand);
+    let tip = match tip {
+        Some(tip) => tip,
+        None if is_secret => "see sessionizer --help".to_owned(),
+        None => return error,
+    };
     let command = chosen(&words, root);
     // A new error, because clap's suggestion cannot be removed from its own.
     let mut ours = Error::new(kind).with_cmd(command);
     for kind in [ContextKind::InvalidArg, ContextKind::InvalidSubcommand] {
-        if let Some(culprit) = error.get(kind) {
-            ours.insert(kind, culprit.clone());
+        if let Some(word) = culprit(kind) {
+            ours.insert(kind, ContextValue::String(shown(&word)));
         }
     }
     ours.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(tip)]));
     let usage = command.clone().render_usage();
     ours.insert(ContextKind::Usage, ContextValue::StyledStr(usage));
     ours
+}
+
+/// A word as it may be repeated: what follows a = or the scheme of a URL may be a secret.
+fn shown(word: &str) -> String {
+    let end = |mark: &str| word.find(mark).map(|at| at + mark.len());
+    match end("=").into_iter().chain(end("://")).min() {
+        Some(end) if end < word.len() => format!("{}...", &word[..end]),
+        _ => word.to_owned(),
+    }
 }
 
 /// The command whose options were typed.
@@ -69,6 +86,9 @@ fn chosen<'a>(words: &[&str], root: &'a Command) -> &'a Command {
 /// What was meant by an option that the command does not have.
 fn of_argument(arg: &str, words: &[&str], root: &Command) -> Option<String> {
     let command = chosen(words, root);
+    if !arg.starts_with('-') && arg.contains('=') {
+        return of_command(arg, words, root);
+    }
     if !arg.starts_with('-') {
         return Some(format!(
             "`{}` takes nothing but options, which begin with dashes",
@@ -118,6 +138,12 @@ fn of_command(word: &str, words: &[&str], root: &Command) -> Option<String> {
     let before = before.and_then(|at| words[at].strip_prefix("--"));
     if let Some(flag) = before.and_then(|name| find(root, name)).filter(|flag| !takes(flag)) {
         return Some(format!("{} {NO_VALUE}", long(flag)));
+    }
+    if let Some((name, _)) = word.split_once('=') {
+        return Some(match name.contains('.') {
+            true => "each setting of librdkafka needs a --kafka-config before it".to_owned(),
+            false => format!("to set a variable, write it first: {name}=... sessionizer"),
+        });
     }
     let commands = root.get_subcommands().map(Command::get_name);
     let near = commands.map(|name| (strsim::osa_distance(word, name), name)).min();

@@ -8,6 +8,7 @@ const PORT: u16 = 2101;
 /// The addresses of `processes` processes, process 0 first: one `host:port` a line. Blank lines,
 /// text after a `#` and lines after the last process are ignored.
 pub fn parse(text: &str, processes: usize) -> Result<Vec<String>, String> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
     let mut addresses: Vec<String> = Vec::with_capacity(processes);
     for line in lines.filter(|line| !line.is_empty()).take(processes) {

@@ -55,8 +55,10 @@ impl Endpoint {
             return Ok(Endpoint { authority, path: path.to_owned() });
         };
         let wrong = || {
+            // Before an @ there may be a password.
+            let shown = url.rsplit_once('@').map_or(url, |(_, place)| place);
             Fault::Config(format!(
-                "{url:?} is not the URL of a job: it must be like http://{DEFAULT_AUTHORITY}"
+                "{shown:?} is not the URL of a job: it must be like http://{DEFAULT_AUTHORITY}"
             ))
         };
         let rest = match url.split_once("://") {

@@ -15,12 +15,30 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Assignment>, Vec<(usize, &'static str)>
     let (mut lines, mut wrong) = (Vec::new(), Vec::new());
     for (number, line) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
         match std::str::from_utf8(line).map_err(|_| "is not valid UTF-8").and_then(variable) {
-            Ok(Some((name, value))) => lines.push(Assignment { number, name, value }),
+            Ok(Some((name, value))) => match complaint(&name, &value, &lines) {
+                Some(what) => wrong.push((number, what)),
+                None => lines.push(Assignment { number, name, value }),
+            },
             Ok(None) => {}
             Err(what) => wrong.push((number, what)),
         }
     }
     if wrong.is_empty() { Ok(lines) } else { Err(wrong) }
+}
+
+/// Why a line would have no effect, if it would have none.
+fn complaint(name: &str, value: &str, before: &[Assignment]) -> Option<&'static str> {
+    match name {
+        "SESSIONIZER_ENV_FILE" => Some("names another file: a file cannot include one"),
+        "Environment" | "EnvironmentFile" => {
+            Some("is a line of a systemd unit: write NAME=VALUE alone")
+        }
+        _ if value.contains('\0') => Some("holds a NUL"),
+        _ if before.iter().any(|known| known.name == name) => {
+            Some("sets a variable that an earlier line has set: only one of them can count")
+        }
+        _ => None,
+    }
 }
 
 /// Name and value, or `None` for a blank line or a comment.
@@ -111,5 +129,18 @@ mod tests {
             Ok(set) => assert!(set.iter().all(|one| !one.name.is_empty())),
             Err(wrong) => assert!(!wrong.is_empty()),
         });
+    }
+
+    #[test]
+    fn a_line_without_effect_is_refused() {
+        for (text, number) in [
+            ("A=1\nB=2\nA=3", 3),
+            ("SESSIONIZER_ENV_FILE=/other", 1),
+            ("Environment=SESSIONIZER_GAP=9m", 1),
+            ("A=1\0", 1),
+        ] {
+            let wrong = parse(text.as_bytes()).expect_err(text);
+            assert_eq!((wrong.len(), wrong[0].0), (1, number), "{text}");
+        }
     }
 }

@@ -155,7 +155,7 @@ impl Environment {
 
     /// What has to be corrected: the variable instead of the flag that it has set, and the line of
     /// the file that sets it.
-    pub(super) fn blame(&self, name: &str, what: String) -> (String, String) {
+    pub fn blame(&self, name: &str, what: String) -> (String, String) {
         let name = self.set_by.get(name).map_or(name, String::as_str);
         let place = self.variables.get(name).and_then(|variable| variable.place.as_ref());
         let what = place.map_or(what.clone(), |place| format!("{what} ({place})"));

@@ -38,6 +38,9 @@ pub fn read_kafka(
     problems.take("KAFKA_GROUP", name(&group, LONGEST_NAME));
     let login = read_login(problems, env);
     let extra = read_extra(problems, extra);
+    if let Err(what) = check_protocol(login.is_some(), &extra) {
+        problems.add("--kafka-config", what);
+    }
     let queued_bytes = QUEUED_BYTES;
     let config = KafkaConfig { brokers, group, topics, login, extra, queued_bytes };
     if reachable
@@ -69,13 +72,27 @@ fn check(brokers: &str) -> Result<(), String> {
                     KAFKA_WEB_TRAFFIC_KEY and KAFKA_WEB_TRAFFIC_SECRET"
             .to_owned());
     }
-    brokers.split(',').try_for_each(|entry| check_broker(entry.trim()))
+    if brokers.contains('=') {
+        return Err(
+            "has a = in it: write host:port[,host:port] and nothing else. A login belongs \
+                    into KAFKA_WEB_TRAFFIC_KEY and KAFKA_WEB_TRAFFIC_SECRET, and other settings \
+                    into --kafka-config"
+                .to_owned(),
+        );
+    }
+    let mut entries = (1..).zip(brokers.split(','));
+    entries.try_for_each(|(at, entry)| check_broker(at, entry.trim()))
 }
 
-fn check_broker(entry: &str) -> Result<(), String> {
+fn check_broker(at: usize, entry: &str) -> Result<(), String> {
     if entry.is_empty() {
         return Err("has a comma with nothing before or after it: write host:port,host:port".into());
     }
+    let legal = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
+    let shown = |text: &str| match text.chars().all(|c| legal(c) || "[]".contains(c)) {
+        true => format!("{text:?}"),
+        false => format!("broker {at} of the list"),
+    };
     if let Some((scheme, rest)) = entry.split_once("://") {
         let place = rest.trim_end_matches('/');
         let how = match scheme.to_ascii_uppercase().as_str() {
@@ -88,35 +105,81 @@ fn check_broker(entry: &str) -> Result<(), String> {
             }
             _ => "",
         };
-        return Err(format!("begins with {scheme}://: write {place} alone{how}"));
+        return Err(match place.chars().chain(scheme.chars()).all(|c| legal(c) || c == '_') {
+            true => format!("begins with {scheme}://: write {place} alone{how}"),
+            false => format!("has a scheme in broker {at} of the list: write host:port alone{how}"),
+        });
     }
     if entry.contains(';') {
-        return Err(format!("has a ; in {entry:?}: write commas between brokers"));
+        return Err(format!("has a ; in {}: write commas between brokers", shown(entry)));
     }
     if entry.contains(char::is_whitespace) {
-        return Err(format!("has a blank in {entry:?}: write host:port, and commas between them"));
+        let shown = shown(entry);
+        return Err(format!("has a blank in {shown}: write host:port, and commas between them"));
     }
     let (host, port) = match entry.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((host, rest)) if host.parse::<std::net::Ipv6Addr>().is_ok() => {
                 (host, rest.strip_prefix(':'))
             }
-            _ => return Err(format!("has {entry:?}: write an IPv6 address like [::1]:9092")),
+            _ => {
+                return Err(format!("has {}: write an IPv6 address like [::1]:9092", shown(entry)));
+            }
         },
         None => entry.rsplit_once(':').map_or((entry, None), |(host, port)| (host, Some(port))),
     };
+    let shown = shown(entry);
     if !entry.starts_with('[') && host.contains(':') {
-        return Err(format!("has {entry:?}: write an IPv6 address in brackets, like [::1]:9092"));
+        return Err(format!("has {shown}: write an IPv6 address in brackets, like [::1]:9092"));
     }
-    let legal = |c: char| c.is_ascii_alphanumeric() || "._-:".contains(c);
     if host.is_empty() || !host.chars().all(legal) {
-        return Err(format!("has {entry:?}, which is not host:port"));
+        return Err(format!("has {shown}, which is not host:port"));
     }
+    let is_number = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
     match port {
-        None => Err(format!("has no port in {entry:?}: write host:port, like {entry}:9092")),
-        Some(port) if port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(()),
-        Some(_) => Err(format!("has {entry:?}: a port is a number from 1 to 65535")),
+        None => Err(format!("has no port in {shown}: write host:port, like {entry}:9092")),
+        Some(port) if is_number(port) && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(()),
+        Some(_) => Err(format!("has {shown}: a port is a number from 1 to 65535")),
     }
+}
+
+/// Checks that the protocol uses what is set: a login or TLS must not be left out in silence.
+fn check_protocol(has_login: bool, extra: &[(String, Secret)]) -> Result<(), String> {
+    let last = |name: &str| extra.iter().rfind(|(set, _)| set == name);
+    let is_set = |prefix: &str| extra.iter().find(|(name, _)| name.starts_with(prefix));
+    let protocol = last("security.protocol").map(|(_, value)| value.reveal().trim().to_lowercase());
+    let by_default = if has_login { "sasl_ssl" } else { "plaintext" };
+    let is = protocol.as_deref().unwrap_or(by_default);
+    if !["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"].contains(&is) {
+        return Ok(()); // librdkafka refuses it.
+    }
+    if has_login && !is.starts_with("sasl") {
+        return Err(format!(
+            "has security.protocol={is}, which knows no login, and KAFKA_WEB_TRAFFIC_KEY is set: \
+             write security.protocol=sasl_{is}, or unset KAFKA_WEB_TRAFFIC_KEY and \
+             KAFKA_WEB_TRAFFIC_SECRET"
+        ));
+    }
+    for (prefix, needed, uses) in [
+        ("sasl.", "sasl_ssl (or sasl_plaintext)", is.starts_with("sasl")),
+        ("ssl.", "ssl (or sasl_ssl)", is.ends_with("ssl")),
+    ] {
+        if let Some((name, _)) = is_set(prefix).filter(|_| !uses) {
+            return Err(format!(
+                "has {name}, which has no effect with security.protocol={is}{}: add \
+                 security.protocol={needed}, or leave it out",
+                if protocol.is_some() { "" } else { ", the default" }
+            ));
+        }
+    }
+    let mechanism = || extra.iter().any(|(name, _)| name.starts_with("sasl.mechanism"));
+    if is.starts_with("sasl") && !has_login && !mechanism() {
+        return Err(format!(
+            "has security.protocol={is} and no login: set KAFKA_WEB_TRAFFIC_KEY and \
+             KAFKA_WEB_TRAFFIC_SECRET, or sasl.mechanism and what it needs"
+        ));
+    }
+    Ok(())
 }
 
 fn read_topics(problems: &mut Problems<'_>, list: &str) -> Vec<String> {

@@ -138,6 +138,18 @@ pub fn read_table(text: &str) -> Result<String, String> {
     if parts.len() > 2 || parts.iter().any(|part| part.trim().is_empty()) {
         return Err(format!("is {table:?}: it must be name or schema.name"));
     }
+    let is_quoted = |part: &&str| part.len() > 1 && part.starts_with('"') && part.ends_with('"');
+    if parts.iter().any(is_quoted) {
+        return Err(format!("is {table:?}: write names as they are, without quotes"));
+    }
+    let of_system = |schema: &str| {
+        ["sessionizer", "information_schema"].contains(&schema) || schema.starts_with("pg_")
+    };
+    if let [schema, _] = parts[..]
+        && of_system(schema)
+    {
+        return Err(format!("is {table:?}, in a schema that is not for tables of users"));
+    }
     for part in parts {
         name(part, LONGEST_IDENTIFIER)
             .map_err(|what| format!("has the part {part:?}, which {what}"))?;

@@ -22,7 +22,15 @@ pub fn read_secret_files(env: &mut Environment) {
             Ok(secret) if secret.trim().is_empty() => {
                 env.note(named_by, format!("names the file {file}, which is empty"));
             }
-            Ok(secret) => env.set_secret(name, super::cluster::without_newline(&secret)),
+            Ok(secret) => {
+                let secret = super::cluster::without_newline(&secret);
+                if secret.contains(['\n', '\0']) {
+                    let what = format!("names the file {file}, which has more than one line");
+                    env.note(named_by, what);
+                } else {
+                    env.set_secret(name, secret);
+                }
+            }
             Err(why) if why.kind() == std::io::ErrorKind::InvalidData => {
                 env.note(named_by, format!("names the file {file}, which is not valid UTF-8"));
             }

@@ -94,6 +94,8 @@ fn settings_of_librdkafka_pass_through_and_never_show() {
         "sasl.mechanism=SCRAM-SHA-512",
         "--kafka-config",
         "sasl.password=hunter2",
+        "--kafka-config",
+        "security.protocol=sasl_ssl",
     ];
     let config = read_with(&GOOD, &args).expect("valid");
     assert_eq!(config.kafka.extra[1].1.reveal(), "hunter2");
@@ -284,4 +286,80 @@ fn what_is_wrong_with_a_file_of_a_secret_is_named_and_its_content_is_not() {
         let why = read_with(&[&GOOD[..], &set].concat(), &[]).expect_err("refused");
         assert!(why.contains(want) && !why.contains("hunter2"), "{why}");
     }
+}
+
+type Variables<'a> = &'a [(&'a str, &'a str)];
+
+/// Reads good settings and these, of which the last of a name counts.
+fn with_more(more: Variables<'_>, args: &[&str]) -> Result<Config, String> {
+    read_with(&[&GOOD[..], more].concat(), args)
+}
+
+#[test]
+fn a_login_in_the_list_of_brokers_is_refused_and_not_repeated() {
+    for wrong in [
+        "Endpoint=sb://ns.example/;SharedAccessKeyName=Root;SharedAccessKey=GEHEIM=",
+        "h:9092;password=GEHEIM",
+        "h:9092?sasl.password=GEHEIM",
+        "h:9092 --password GEHEIM",
+        "h:9092;GEHEIM!",
+        "https://h/?GEHEIM",
+        "u:GEHEIM@h:9092",
+    ] {
+        let why = with_more(&[("KAFKA_URL", wrong)], &[]).expect_err(wrong);
+        assert!(why.contains("KAFKA_URL") && !why.contains("GEHEIM"), "{why}");
+    }
+    for (wrong, shown) in [("h", "\"h\""), ("ssl://h:1", "write h:1 alone"), ("h:+1", "a port")] {
+        let why = with_more(&[("KAFKA_URL", wrong)], &[]).expect_err(wrong);
+        assert!(why.contains(shown), "{why}");
+    }
+}
+
+#[test]
+fn a_login_or_tls_that_would_not_be_used_is_refused() {
+    let login = [("KAFKA_WEB_TRAFFIC_KEY", "k"), ("KAFKA_WEB_TRAFFIC_SECRET", "GEHEIM")];
+    let of = |env: Variables<'_>, settings: &[&str]| {
+        let args: Vec<&str> = settings.iter().flat_map(|one| ["--kafka-config", one]).collect();
+        with_more(env, &args)
+    };
+    let ca = "ssl.endpoint.identification.algorithm=none";
+    let refused: [(Variables<'_>, &[&str]); 6] = [
+        (&[], &["sasl.username=u", "sasl.password=GEHEIM"]),
+        (&[], &[ca]),
+        (&login, &["security.protocol=plaintext"]),
+        (&login, &["security.protocol=SSL"]),
+        (&login, &["security.protocol=sasl_plaintext", ca]),
+        (&[], &["security.protocol=sasl_ssl"]),
+    ];
+    for (env, settings) in refused {
+        let why = of(env, settings).expect_err("not used");
+        assert!(why.contains("security.protocol") && !why.contains("GEHEIM"), "{why}");
+    }
+    let accepted: [(Variables<'_>, &[&str]); 5] = [
+        (&login, &[ca]),
+        (&login, &["security.protocol=sasl_plaintext"]),
+        (&[], &["security.protocol=ssl", ca]),
+        (&[], &["security.protocol=SASL_SSL", "sasl.mechanisms=PLAIN", "sasl.username=u", ca]),
+        (&[], &[]),
+    ];
+    for (env, settings) in accepted {
+        let why = of(env, settings).err().unwrap_or_default();
+        assert!(!why.contains("security.protocol"), "{settings:?}: {why}");
+    }
+}
+
+#[test]
+fn months_are_not_minutes() {
+    for gap in ["5M", "1M30s"] {
+        assert!(with_more(&[], &["--gap", gap]).expect_err(gap).contains("--gap"), "{gap}");
+    }
+}
+
+#[test]
+fn tables_have_no_quotes_and_are_not_those_of_the_system() {
+    for table in ["public.\"Web\"", "\"Web\"", "sessionizer.jobs", "information_schema.x", "pg_x.y"]
+    {
+        assert!(with_more(&[], &["--table", table]).is_err(), "{table}");
+    }
+    assert!(with_more(&[], &["--table", "public.Web"]).is_ok());
 }

@@ -16,8 +16,11 @@ pub fn number(text: &str, least: f64, most: f64) -> Result<f64, String> {
 
 /// A duration as people write it, in milliseconds, within bounds.
 pub fn duration_ms(text: &str, least: u64, most: u64) -> Result<u64, String> {
-    let duration = humantime::parse_duration(text.trim())
-        .map_err(|_| format!("is {text:?}: it must be a duration like 300s, 5m or 250ms"))?;
+    let parsed = humantime::parse_duration(text.trim()).ok();
+    // Of units in upper case it knows only M, for months, and no one means those.
+    let duration = parsed
+        .filter(|_| !text.contains('M'))
+        .ok_or_else(|| format!("is {text:?}: it must be a duration like 300s, 5m or 250ms"))?;
     let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if (least..=most).contains(&ms) && duration.subsec_nanos().is_multiple_of(1_000_000) {
         return Ok(ms);

@@ -73,14 +73,16 @@ impl Reader {
         let mut client = pooler::check_with(connect_to_read(config)?, config, connect_to_read)?;
         let failed = |why: postgres::Error| classify(&why, "preparing a report");
         client.batch_execute(SETTINGS).map_err(failed)?;
-        let zone = format!("set time zone {}", literal(&choice.time_zone));
-        client.batch_execute(&zone).map_err(|why| match why.code() {
-            Some(&SqlState::INVALID_PARAMETER_VALUE) => refuse(format!(
+        // Postgres would take an offset as well, with the sign the other way round.
+        let named = "select name from pg_timezone_names where lower(name) = lower($1)";
+        let zone = client.query_opt(named, &[&choice.time_zone]).map_err(failed)?;
+        let zone: String = zone.map(|row| row.get(0)).ok_or_else(|| {
+            refuse(format!(
                 "--time-zone: Postgres knows no time zone {:?}: select name from pg_timezone_names",
                 choice.time_zone
-            )),
-            _ => failed(why),
+            ))
         })?;
+        client.batch_execute(&format!("set time zone {}", literal(&zone))).map_err(failed)?;
         let begin = "begin transaction isolation level repeatable read, read only";
         client.batch_execute(begin).map_err(failed)?;
         let (table, source) = find(&mut client, config, choice)?;

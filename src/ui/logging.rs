@@ -21,6 +21,9 @@ const SOURCES: [&str; 7] =
 
 static JSON: AtomicBool = AtomicBool::new(false);
 
+/// Whether RUST_LOG is set.
+static ASKED: AtomicBool = AtomicBool::new(false);
+
 /// The job whose log this is.
 static JOB: OnceLock<String> = OnceLock::new();
 
@@ -33,7 +36,7 @@ pub fn of_job(job: &str) {
 /// Logs errors alone from now on, unless RUST_LOG asks for more: the command itself says what it
 /// finds.
 pub fn quiet() {
-    if std::env::var("RUST_LOG").unwrap_or_default().trim().is_empty() {
+    if !ASKED.load(Relaxed) {
         log::set_max_level(LevelFilter::Error);
     }
 }
@@ -43,16 +46,17 @@ pub fn is_json() -> bool {
     JSON.load(Relaxed)
 }
 
-/// Starts logging to standard error in this format. An unknown format is an error, and the log is
-/// text.
-pub fn start(format: &str) -> Result<(), String> {
+/// Starts logging to standard error in this format; `asked` is the value of RUST_LOG. An unknown
+/// format is an error, and the log is text.
+pub fn start(format: &str, asked: Option<String>) -> Result<(), String> {
     let known = match format.trim() {
         "text" => Ok(false),
         "json" => Ok(true),
         _ => Err(format!("is {format:?}: it can be text or json")),
     };
     JSON.store(known == Ok(true), Relaxed);
-    let asked = std::env::var("RUST_LOG").unwrap_or_default();
+    let asked = asked.unwrap_or_default();
+    ASKED.store(!asked.trim().is_empty(), Relaxed);
     let understood = understood(&asked);
     let filters = if asked.trim().is_empty() || !understood { DEFAULT } else { asked.as_str() };
     let terminal = can_redraw(&std::io::stderr());

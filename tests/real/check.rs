@@ -158,9 +158,9 @@ const CASES: &[Case] = &[
     ),
     (
         "",
-        &["--kafka-config", "ssl.ca.location=/nowhere.pem"],
+        &["--kafka-config", "security.protocol=ssl", "--kafka-config", "ssl.ca.location=/nowhere.pem"],
         &[],
-        (2, &["FAIL SZ-S04"], &["/nowhere.pem cannot be read"]),
+        (2, &["FAIL SZ-K02", "FAIL SZ-S04", "warn SZ-L01"], &["/nowhere.pem cannot be read"]),
     ),
     (
         "",

@@ -137,8 +137,9 @@ fn a_table_of_a_flink_job_is_taken_over_as_it_stands() {
     for (table, _) in tables {
         let before = definition(&world, table);
         let log = world.run_to_end(&[&["--table", table, "--job", table], &OVERLAP[..]].concat());
-        let advice =
-            format!("alter table public.{table} add primary key (ip, host, session_start);");
+        let advice = format!(
+            "create unique index concurrently on public.{table} (ip, host, session_start);"
+        );
         assert!(log.contains(&advice), "{log}");
         assert!(log.contains("the table has rows up to 2024-03-05T10:20:00.000Z"), "{log}");
         assert_eq!(log.contains("written in UTC"), table == "plain", "{log}");

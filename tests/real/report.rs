@@ -262,6 +262,9 @@ fn what_is_missing_or_wrong_is_said() {
     assert!(code == Some(2) && log.contains("the jobs are: report-wrong"), "{code:?} {log}");
     let (code, log) = refused(&world, &["--time-zone", "Mars/Crater"]);
     assert!(code == Some(2) && log.contains("knows no time zone \"Mars/Crater\""), "{log}");
+    // Postgres takes an offset with the opposite sign.
+    let (code, log) = refused(&world, &["--time-zone", "+02:00"]);
+    assert!(code == Some(2) && log.contains("knows no time zone \"+02:00\""), "{log}");
     let wrong = ["--from", "yesterday", "--only", "nothing", "--json", "--csv", "--rows", "0"];
     let (code, log) = refused(&world, &wrong);
     assert_eq!(code, Some(2), "{log}");
@@ -295,4 +298,24 @@ fn a_login_that_may_only_read_makes_a_report() {
     admin(&world).batch_execute(&grant).expect("granted");
     assert_eq!(json(&world, &["--only", "bounce_rate"])["parts"][0]["rows"][0]["sessions"], 9);
     admin(&world).batch_execute(&format!("drop owned by {role}")).expect("dropped");
+}
+
+/// Surges and falls are looked for in buckets of five minutes: not in all those since the year 1.
+#[test]
+fn an_old_row_does_not_hold_up_a_report() {
+    let world = World::new("report-old");
+    world.create_topic(1);
+    let year_1 = -62_135_596_800_000;
+    for time_ms in [year_1, 0, two_weeks_ago()] {
+        world.send_events(0, &[event("192.0.2.1", "old.example", time_ms)]);
+    }
+    world.run_to_end(&[]);
+    assert_eq!(world.rows().len(), 3);
+    let found = json(&world, &["--only", "unlike_the_rest", "--timeout", "10s"]);
+    assert!(found["reports"][0]["rows"].as_array().is_none_or(Vec::is_empty), "{found}");
+}
+
+fn two_weeks_ago() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.expect("after 1970").as_millis() as i64 - 14 * 86_400_000
 }

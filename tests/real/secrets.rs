@@ -46,7 +46,7 @@ fn job_with_secrets(world: &World) -> Command {
         .env("POSTGRES_URL", format!("jdbc:postgresql://{}/{}", world.server, world.database))
         .env("POSTGRES_USER", "alice")
         .env("POSTGRES_PASSWORD", password)
-        .env("SESSIONIZER_KAFKA_CONFIG", format!("ssl.key.password={CANARY}2"))
+        .env("SESSIONIZER_KAFKA_CONFIG", format!("client.rack={CANARY}2"))
         .env("RUST_LOG", "trace");
     command
 }

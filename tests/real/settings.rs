@@ -70,7 +70,7 @@ const MISTAKES: [Mistake; 75] = [
     (&[], &[("KAFKA_URL", "h:0")], "a port is a number from 1 to 65535"),
     (&[], &[("KAFKA_URL", "h:99999")], "a port is a number from 1 to 65535"),
     (&[], &[("KAFKA_URL", "h:1,,i:1")], "has a comma with nothing before or after it"),
-    (&[], &[("KAFKA_URL", "h:1 i:1")], "has a blank in \"h:1 i:1\""),
+    (&[], &[("KAFKA_URL", "h:1 i:1")], "has a blank in broker 1"),
     (&[], &[("KAFKA_URL", "kafka://h:9092")], "begins with kafka://: write h:9092 alone"),
     (&[], &[("KAFKA_URL", "http://h:9092/")], "begins with http://: write h:9092 alone"),
     (&[], &[("KAFKA_URL", "PLAINTEXT://h:9092")], "write h:9092 alone"),

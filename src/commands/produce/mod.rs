@@ -96,7 +96,8 @@ pub fn produce(
                 false => partitions(&order.kafka, run_state)?,
             };
             let plan = planned.plan(topic, partitions)?;
-            writer.write(planned::records(&plan).map(Ok))
+            let number = order.number.map_or(usize::MAX, |number| number as usize);
+            writer.write(planned::records(&plan).map(Ok).take(number))
         }
         (Source::Generated(recipe), None) => writer.write(records(recipe.as_ref().clone())?),
         (Source::Generated(recipe), Some(history)) => writer.history_then_live(recipe, history),

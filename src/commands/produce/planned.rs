@@ -65,6 +65,9 @@ pub fn read(
             }
         }
     }
+    if !scenarios.is_empty() && args.scenario.iter().any(|name| name == CLEAN) {
+        problems.add("--scenario", format!("has {CLEAN}, which stands for none of the others"));
+    }
     let tail = Tail::ALL.into_iter().find(|tail| tail.name() == args.tail);
     if tail.is_none() {
         problems.add("--tail", "can be light or heavy");

@@ -8,6 +8,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -211,9 +212,18 @@ pub fn parse(url: &str) -> Result<PostgresUrl, String> {
         }
     };
     parsed.database = database(name)?;
+    let mut known = BTreeSet::new();
     for (at, pair) in (1..).zip(query.split('&').filter(|pair| !pair.is_empty())) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        parameter(&mut parsed, at, &decode(name)?, decode(value)?)?;
+        let name = decode(name)?;
+        parameter(&mut parsed, at, &name, decode(value)?)?;
+        // Some have a name in JDBC and another in libpq.
+        if !known.insert(name.to_ascii_lowercase().replace('_', "")) {
+            return Err(format!("has the parameter {name} twice: only one of them can count"));
+        }
+    }
+    if known.contains("ssl") && known.contains("sslmode") {
+        return Err("has ssl and sslmode: leave out ssl, which stands for a mode".to_owned());
     }
     // As in libpq: whoever names an authority wants the certificate to be checked.
     if parsed.tls == TlsMode::Require && parsed.root_cert.is_some() {
@@ -237,6 +247,14 @@ fn login<'a>(parsed: &mut PostgresUrl, authority: &'a str) -> Result<&'a str, St
 fn database(text: &str) -> Result<String, String> {
     if text.len() > 1 && text.find('/') == Some(text.len() - 1) {
         return Err("has a / after the name of the database: remove it".to_owned());
+    }
+    // Not repeated: what looks like a parameter may be a password.
+    if text.contains(['&', ';', '=']) {
+        return Err(
+            "has a &, ; or = in the name of the database: the first parameter begins with \
+                    ?, the next with &"
+                .to_owned(),
+        );
     }
     if text.contains(['/', '@', ':', '#', '"', '\'', '\\']) || text.contains(char::is_whitespace) {
         return Err(format!(

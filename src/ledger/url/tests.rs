@@ -217,3 +217,29 @@ fn fuzz_url() {
         assert!(!shown.contains("hunter2"), "{text}: {shown}");
     });
 }
+
+#[test]
+fn what_may_be_a_password_in_the_wrong_place_is_refused_and_not_repeated() {
+    for wrong in [
+        "jdbc:postgresql://h/d&password=GEHEIM",
+        "jdbc:postgresql://h/d;password=GEHEIM",
+        "jdbc:postgresql://h/user=x&password=GEHEIM",
+    ] {
+        let why = parse(wrong).expect_err(wrong);
+        assert!(why.contains("begins with ?") && !why.contains("GEHEIM"), "{why}");
+    }
+    assert_eq!(parse("postgres://h/a%26b%3Dc").expect("escaped").database, "a&b=c");
+}
+
+#[test]
+fn a_parameter_counts_once() {
+    for twice in [
+        "user=a&user=b",
+        "password=GEHEIM&password=GEHEIM",
+        "connectTimeout=5&connect_timeout=7",
+        "ssl=true&sslmode=disable",
+    ] {
+        let why = parse(&format!("postgres://h/d?{twice}")).expect_err(twice);
+        assert!(!why.contains("GEHEIM"), "{why}");
+    }
+}
