@@ -75,8 +75,8 @@ fn check(brokers: &str) -> Result<(), String> {
     if brokers.contains('=') {
         return Err(
             "has a = in it: write host:port[,host:port] and nothing else. A login belongs \
-                    into KAFKA_WEB_TRAFFIC_KEY and KAFKA_WEB_TRAFFIC_SECRET, and other settings \
-                    into --kafka-config"
+                    in KAFKA_WEB_TRAFFIC_KEY and KAFKA_WEB_TRAFFIC_SECRET, and other settings in \
+                    --kafka-config"
                 .to_owned(),
         );
     }
