@@ -181,7 +181,8 @@ impl Days {
         self.emit(host, (live, known), thresholds, changed);
     }
 
-    /// Retracts what is no longer live when the watermark is on this day.
+    /// Forgets what is no longer live when the watermark is on this day, and retracts what was emitted
+    /// of it. Returns by how much the number of visitors has grown.
     pub fn forget(&mut self, host: &str, today: Day, changed: &mut DetectorChanges) -> isize {
         let before = self.visitors();
         self.days = self.days.split_off(&Day(today.0 - KEPT_DAYS + 1));

@@ -1,10 +1,11 @@
 //! What the detectors remember of one host: sums by hour, bucket and day, and what has been emitted.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::days::Days;
 use super::history::{BUCKET_MS, Day, Hour, HourSums, Limits, SINGLES_MS, judge_bucket};
-use super::state::{DetectorChanges, HISTORY, KEPT, LIVE};
+use super::state::{BUCKETS_AFTER, DetectorChanges, HISTORY, KEPT, LIVE};
 use super::{Anomaly, Thresholds};
 use crate::session::Span;
 use crate::time::EventTime;
@@ -80,12 +81,20 @@ impl HostState {
         }
     }
 
+    /// Those of these buckets of five minutes that may stand out: they have sessions, or had some so
+    /// shortly before that it could be a fall.
+    pub(super) fn buckets_around(&self, buckets: Range<i64>) -> BTreeSet<i64> {
+        let near = self.buckets.range(buckets.start.saturating_sub(BUCKETS_AFTER)..buckets.end);
+        let around = near.flat_map(|(at, _)| *at..=at + BUCKETS_AFTER);
+        around.filter(|at| buckets.contains(at)).collect()
+    }
+
     /// Judges these final buckets of five minutes, and these quarters of an hour.
     pub(super) fn judge(
         &mut self,
         host: &str,
         buckets: &BTreeSet<i64>,
-        quarters: std::ops::Range<i64>,
+        quarters: Range<i64>,
         thresholds: &Thresholds,
         changed: &mut DetectorChanges,
     ) {
@@ -109,15 +118,19 @@ impl HostState {
             let [sessions, singles] = [sessions, singles].map(|n| u64::try_from(n).unwrap_or(0));
             limits.judge_singles(host, at, sessions, singles, thresholds)
         };
-        let mut before = singles(quarters.start - 1).is_some();
-        for at in quarters {
+        // A quarter without sessions does not stand out, and cannot have done so.
+        let mut last: Option<(i64, bool)> = None;
+        for at in self.quarters.range(quarters).map(|(at, _)| *at) {
+            let before = match last {
+                Some((known, is_over)) if known == at - 1 => is_over,
+                _ => singles(at - 1).is_some(),
+            };
             let now = singles(at);
-            let is_over = now.is_some();
+            last = Some((at, now.is_some()));
             // If the quarter before is unknown, this one may only continue it: it is not emitted.
             let hour_before = Hour::of(EventTime::from_millis((at - 1) * SINGLES_MS));
             let anomaly = now.filter(|_| !before && self.is_known(hour_before));
             found.push((EventTime::from_millis(at * SINGLES_MS), false, anomaly));
-            before = is_over;
         }
         for (at, by_bucket, anomaly) in found {
             self.emit(at, by_bucket, anomaly, changed);
@@ -149,7 +162,8 @@ impl HostState {
         }
     }
 
-    /// Retracts what is no longer live when the watermark is in the hour `now`.
+    /// Forgets what is no longer live when the watermark is in the hour `now`, and retracts what was
+    /// emitted of it.
     pub(super) fn forget(&mut self, host: &str, now: Hour, changed: &mut DetectorChanges) {
         let live = Hour(now.0 - LIVE + 1);
         let kept = Hour(now.0 - KEPT + 1);

@@ -8,12 +8,16 @@
 //!
 //! Visitors and networks are judged by the day: see `days`.
 //!
+//! In a backlog the watermark may move by days at once. Such an advance is made in steps of a few
+//! hours, so that everything is judged with its history and little is kept. What expires is retracted
+//! by the advance after it: whatever was found is there for one advance at least.
+//!
 //! The output consists of changes: the sessions that may stand out and the limits of their hours,
 //! which the caller joins, and the anomalies of whole hosts. Whatever expires is retracted, so what
 //! the join yields is what is live. Nothing is emitted for an hour whose history is incomplete.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use foldhash::fast::RandomState;
 
@@ -33,10 +37,13 @@ pub const LIVE: i64 = 24;
 pub(super) const HISTORY: i64 = 24;
 /// How many hours are kept: those, and one more for the quarter before the first live one.
 pub(super) const KEPT: i64 = LIVE + HISTORY + 1;
+/// The longest way that the watermark moves in one step, in hours. What ends in a step must be live
+/// at its end, and so must what was found in it.
+const STEP: i64 = 12;
 /// How many buckets after one may change if its count does: those whose hour before contains it,
 /// or the hour before the quarter that they end; and the next, which is emitted only if the bucket
 /// before it does not stand out in the same way.
-const BUCKETS_AFTER: i64 = 15;
+pub(super) const BUCKETS_AFTER: i64 = 15;
 
 /// Before any day.
 const ALL_DAYS: Day = Day(i64::MIN / 100);
@@ -96,6 +103,8 @@ pub struct DetectorState {
     open: OpenSessions,
     /// Anomalies of open sessions that have to be retracted.
     joined: Vec<Anomaly>,
+    /// What has expired in the last advance, to be retracted by the next.
+    expired: DetectorChanges,
 }
 
 /// What is kept at most.
@@ -131,6 +140,7 @@ impl DetectorState {
             visitors_from: ALL_DAYS,
             open: OpenSessions::default(),
             joined: Vec::new(),
+            expired: DetectorChanges::default(),
         }
     }
 
@@ -142,20 +152,14 @@ impl DetectorState {
         DetectorState { open, ..self }
     }
 
-    /// The first hour whose anomalies are known and live.
-    pub fn first_live(&self) -> Hour {
-        let live = Hour::of(self.watermark).0 - LIVE + 1;
-        Hour(live.max(self.known_from.0.saturating_add(HISTORY)))
-    }
-
     /// Declares that all rows from the hour `known_from` on have been taken in: forgets the older
     /// ones, and emits everything that is live, as if nothing had been emitted before.
     pub fn begin(&mut self, known_from: Hour) -> DetectorChanges {
         let mut changed = DetectorChanges::default();
+        self.expired = DetectorChanges::default();
         self.known_from = known_from;
         let live = Hour::of(self.watermark).0 - LIVE + 1;
         let buckets = live * (super::HOUR_MS / BUCKET_MS)..bucket(self.watermark, BUCKET_MS);
-        let buckets: BTreeSet<i64> = buckets.collect();
         let quarters = live * (super::HOUR_MS / SINGLES_MS)..bucket(self.watermark, SINGLES_MS);
         for host_state in self.hosts.values_mut() {
             let host = &*host_state.name.clone();
@@ -169,6 +173,7 @@ impl DetectorState {
                 changed.large.extend(all);
             }
             host_state.limit(host, Hour(i64::MIN), &self.thresholds, &mut changed);
+            let buckets = host_state.buckets_around(buckets.clone());
             host_state.judge(host, &buckets, quarters.clone(), &self.thresholds, &mut changed);
             let days = (live_day(self.watermark), host_state.known_day(self.visitors_from));
             host_state.days.emit_all(host, days, &self.thresholds, &mut changed);
@@ -220,25 +225,68 @@ impl DetectorState {
         self.refused.is_some() || self.visitors_from > ALL_DAYS
     }
 
-    /// Takes in rows and moves to a watermark. Returns what that has changed.
+    /// Takes in rows and moves to a watermark. Returns what has changed, and what had expired in the
+    /// advance before.
     pub fn advance<'a>(
         &mut self,
         rows: impl Iterator<Item = RowChange<'a>>,
         watermark: EventTime,
     ) -> DetectorChanges {
+        let mut changed = std::mem::take(&mut self.expired);
+        let joined = self.joined.drain(..).map(|gone| (gone, -1));
+        changed.host_anomalies.extend(joined);
+        let watermark = self.watermark.max(watermark);
+        if Hour::of(watermark) == Hour::of(self.watermark) {
+            self.advance_step(rows, watermark, &mut changed);
+        } else {
+            for (end, rows) in self.steps(rows, watermark) {
+                self.advance_step(rows.into_iter(), end, &mut changed);
+            }
+        }
+        self.judge_open(&mut changed);
+        changed
+    }
+
+    /// The steps to a watermark, by the watermark that each ends with. Corrections come first: what
+    /// they change is still live.
+    fn steps<'a>(
+        &self,
+        rows: impl Iterator<Item = RowChange<'a>>,
+        watermark: EventTime,
+    ) -> BTreeMap<EventTime, Vec<RowChange<'a>>> {
+        let step_end = |time: EventTime| {
+            let step = Hour::of(time).0.div_euclid(STEP);
+            Hour((step + 1) * STEP).start().min(watermark)
+        };
+        let mut steps = BTreeMap::from([(self.watermark, Vec::new()), (watermark, Vec::new())]);
+        for row in rows {
+            steps.entry(step_end(row.end).max(self.watermark)).or_default().push(row);
+        }
+        // A host may fall silent in the step after its last rows.
+        let after: Vec<EventTime> = steps.keys().map(|end| step_end(*end)).collect();
+        for end in after {
+            steps.entry(end).or_default();
+        }
+        steps
+    }
+
+    /// Takes in rows and moves to a watermark at most a step away, unless no row ended in between.
+    fn advance_step<'a>(
+        &mut self,
+        rows: impl Iterator<Item = RowChange<'a>>,
+        watermark: EventTime,
+        changed: &mut DetectorChanges,
+    ) {
         let before = self.watermark;
         self.watermark = before.max(watermark);
         let live = Hour::of(self.watermark).0 - LIVE + 1;
         let (live_buckets, live_quarters) =
             (live * (super::HOUR_MS / BUCKET_MS), live * (super::HOUR_MS / SINGLES_MS));
-        let mut changed = DetectorChanges::default();
-        let joined = self.joined.drain(..).map(|gone| (gone, -1));
-        changed.host_anomalies.extend(joined);
         let mut touched: Vec<u64> = Vec::new();
         for row in rows {
             let replaced = self.open.replace(&row).into_iter();
             changed.host_anomalies.extend(replaced.map(|gone| (gone, -1)));
-            let Some(host_state) = self.take(&row, &mut changed) else { continue };
+            let Some(host_state) = self.take(&row, changed) else { continue };
             if host_state.touched.is_empty() {
                 touched.push(row.host_hash);
             }
@@ -249,9 +297,9 @@ impl DetectorState {
             let buckets = std::mem::take(&mut host_state.touched);
             let host = &*host_state.name.clone();
             let days = (live_day(self.watermark), host_state.known_day(self.visitors_from));
-            host_state.days.emit(host, days, &self.thresholds, &mut changed);
+            host_state.days.emit(host, days, &self.thresholds, changed);
             let first = Hour(buckets.first().map_or(0, |at| at * BUCKET_MS / super::HOUR_MS));
-            host_state.limit(host, first, &self.thresholds, &mut changed);
+            host_state.limit(host, first, &self.thresholds, changed);
             if first < Hour::of(self.watermark) {
                 self.open.touch(hash);
             }
@@ -262,15 +310,13 @@ impl DetectorState {
             let oldest = buckets.first().map_or(0, |at| (at * BUCKET_MS).div_euclid(SINGLES_MS));
             let quarters = oldest.max(live_quarters)..bucket(before, SINGLES_MS);
             if !again.is_empty() || !quarters.is_empty() {
-                host_state.judge(host, &again, quarters, &self.thresholds, &mut changed);
+                host_state.judge(host, &again, quarters, &self.thresholds, changed);
             }
         }
-        self.turn(before, &mut changed);
-        self.judge_open(&mut changed);
+        self.turn(before, changed);
         if self.visitors > self.bounds.visitors {
-            self.drop_visitors(&mut changed);
+            self.drop_visitors(changed);
         }
-        changed
     }
 
     /// Forgets all visitors, because there are too many. They are counted again from the next day
@@ -346,7 +392,7 @@ impl DetectorState {
         Some(host_state)
     }
 
-    /// Judges the buckets that have become final, and retracts what is no longer live.
+    /// Judges the buckets that have become final, and forgets what is no longer live.
     fn turn(&mut self, before: EventTime, changed: &mut DetectorChanges) {
         let (from, to) = (bucket(before, BUCKET_MS), bucket(self.watermark, BUCKET_MS));
         if from == to {
@@ -354,7 +400,6 @@ impl DetectorState {
         }
         let live = Hour::of(self.watermark).0 - LIVE + 1;
         let from = from.max(live * (super::HOUR_MS / BUCKET_MS));
-        let new: BTreeSet<i64> = (from..to).collect();
         let quarters = bucket(before, SINGLES_MS).max((from * BUCKET_MS).div_euclid(SINGLES_MS))
             ..bucket(self.watermark, SINGLES_MS);
         let forgets = Hour::of(before) != Hour::of(self.watermark);
@@ -362,13 +407,14 @@ impl DetectorState {
             self.open.touch_all();
         }
         let (thresholds, watermark) = (&self.thresholds, self.watermark);
-        let visitors = &mut self.visitors;
+        let (visitors, expired) = (&mut self.visitors, &mut self.expired);
         self.hosts.retain(|_, host_state| {
             let host = &*host_state.name.clone();
+            let new = host_state.buckets_around(from..to);
             host_state.judge(host, &new, quarters.clone(), thresholds, changed);
             if forgets {
-                host_state.forget(host, Hour::of(watermark), changed);
-                let grown = host_state.days.forget(host, Day::of(watermark), changed);
+                host_state.forget(host, Hour::of(watermark), expired);
+                let grown = host_state.days.forget(host, Day::of(watermark), expired);
                 *visitors = visitors.saturating_add_signed(grown);
             }
             !host_state.hours.is_empty() || !host_state.days.is_empty()

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use log::info;
-use sessionizer_core::anomaly::{Anomaly, Day, DetectorState, Kind};
+use sessionizer_core::anomaly::{Anomaly, Day, DetectorState, Hour, Kind, LIVE};
 use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::anomalies::publish::Published;
@@ -113,7 +113,9 @@ impl AnomalyFigures {
             log_all("anomaly withdrawn", published.withdrawn.iter());
         }
         self.counts.values_mut().for_each(|counts| counts.live = 0);
-        for anomaly in &published.live {
+        let now = Hour::of(published.watermark.unwrap_or(EventTime::NEVER));
+        let is_live = |anomaly: &&Anomaly| anomaly.hour(end_after_ms).0 > now.0 - LIVE;
+        for anomaly in published.live.iter().filter(is_live) {
             self.counts.entry(anomaly.kind).or_default().live += 1;
         }
         let mut newest: Vec<&Anomaly> = published.live.iter().collect();
@@ -181,10 +183,8 @@ mod tests {
             epoch: 1,
             watermark: Some(EventTime::from_millis(watermark_ms)),
             live: live.iter().cloned().collect::<BTreeSet<Anomaly>>(),
-            begins: None,
-            forgot_visitors: false,
             raised: raised.to_vec(),
-            withdrawn: Vec::new(),
+            ..Published::default()
         }
     }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use differential_dataflow::consolidation::consolidate;
 use serde::{Deserialize, Serialize};
 use sessionizer_core::anomaly::{Anomaly, Hour, Kind, LIVE};
-use sessionizer_core::time::{Epoch, EventTime};
+use sessionizer_core::time::{Epoch, EventTime, tick};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
@@ -30,8 +30,11 @@ pub struct Published {
     /// Everything that was committed up to and including this epoch is included.
     pub epoch: Epoch,
     pub watermark: Option<EventTime>,
-    /// The anomalies that a correction may still withdraw.
+    /// The anomalies that a correction may still withdraw. If the watermark has moved by more than
+    /// that, also those that were found on the way.
     pub live: BTreeSet<Anomaly>,
+    /// The first hour whose anomalies were live before.
+    pub live_from: Option<Hour>,
     /// Whether the detectors have just begun, so that what was found before the start is among the
     /// raised ones; and then, whether everything that is live is.
     pub begins: Option<bool>,
@@ -45,8 +48,13 @@ pub struct Published {
 }
 
 impl Published {
-    /// Takes in the changes of complete epochs.
-    fn take(&mut self, mut changes: Vec<(Anomaly, i64)>, end_after_ms: i64) {
+    /// Takes in a complete tick.
+    fn take(&mut self, tick: Waiting, end_after_ms: i64) {
+        self.epoch = tick.epoch;
+        self.live_from = self.watermark.map(|before| Hour(Hour::of(before).0 - LIVE + 1));
+        self.watermark = self.watermark.max(tick.watermark);
+        (self.begins, self.forgot_visitors) = (tick.begins, tick.forgot_visitors);
+        let mut changes = tick.changes;
         consolidate(&mut changes);
         let (gone, new): (Vec<_>, Vec<_>) = changes.into_iter().partition(|(_, n)| *n < 0);
         let [gone, new] = [gone, new].map(|of| of.into_iter().map(|(a, _)| a).collect::<Vec<_>>());
@@ -56,26 +64,34 @@ impl Published {
         self.live.extend(new.iter().cloned());
         let [gone_ones, new_ones] =
             [&gone, &new].map(|of| of.iter().map(Anomaly::identity).collect::<BTreeSet<_>>());
-        let now = Hour::of(self.watermark.unwrap_or(EventTime::NEVER));
-        let is_live = |anomaly: &Anomaly| anomaly.hour(end_after_ms).0 > now.0 - LIVE;
         // The same anomaly with other figures is not new.
         let raised = new.iter().filter(|one| !gone_ones.contains(&one.identity()));
         self.raised = raised.cloned().collect();
-        let withdrawn = gone.iter().filter(|one| {
-            !new_ones.contains(&one.identity()) && is_live(one) && !self.has_forgotten(one.kind)
-        });
+        let withdrawn = gone
+            .iter()
+            .filter(|one| !new_ones.contains(&one.identity()) && self.withdraws(one, end_after_ms));
         self.withdrawn = withdrawn.cloned().collect();
     }
 
+    /// Whether an anomaly that is gone was withdrawn, and has not merely expired.
+    pub fn withdraws(&self, gone: &Anomaly, end_after_ms: i64) -> bool {
+        // A clock only expires.
+        gone.kind != Kind::Clock
+            && self.live_from.is_none_or(|from| gone.hour(end_after_ms) >= from)
+            && !self.has_forgotten(gone.kind)
+    }
+
     /// Whether anomalies of this kind are gone only because visitors were forgotten.
-    pub fn has_forgotten(&self, kind: Kind) -> bool {
+    fn has_forgotten(&self, kind: Kind) -> bool {
         self.forgot_visitors && matches!(kind, Kind::Repeat | Kind::Network)
     }
 }
 
-/// What has arrived of an incomplete epoch.
+/// What has arrived of a tick.
 #[derive(Default)]
 struct Waiting {
+    /// The last epoch of which something has arrived.
+    epoch: Epoch,
     changes: Vec<(Anomaly, i64)>,
     watermark: Option<EventTime>,
     begins: Option<bool>,
@@ -96,20 +112,19 @@ pub fn render_publisher<'scope>(
         Pipeline,
         "Publish anomalies",
         move |_, _| {
+            // By the start of the tick.
             let mut waiting: BTreeMap<Epoch, Waiting> = BTreeMap::new();
             let mut published = Published::default();
             move |(found, found_ahead), (watermarks, watermarks_ahead), _output| {
                 found.for_each_stamp(|_, batches| {
                     for (found, epoch, diff) in batches.flat_map(|batch| batch.drain(..)) {
-                        let of_epoch = waiting.entry(epoch).or_default();
+                        let of_tick = waiting.entry(tick(epoch, every_ms)).or_default();
+                        of_tick.epoch = of_tick.epoch.max(epoch);
                         match found {
-                            Found::Anomaly(anomaly) => of_epoch.changes.push((anomaly, diff)),
-                            Found::Notice(Notice::ForgotVisitors) => {
-                                of_epoch.forgot_visitors = true
-                            }
+                            Found::Anomaly(anomaly) => of_tick.changes.push((anomaly, diff)),
+                            Found::Notice(Notice::ForgotVisitors) => of_tick.forgot_visitors = true,
                             Found::Notice(Notice::Begun(Begun { finds_all, .. })) => {
-                                of_epoch.begins =
-                                    Some(of_epoch.begins.unwrap_or(true) && finds_all);
+                                of_tick.begins = Some(of_tick.begins.unwrap_or(true) && finds_all);
                             }
                         }
                     }
@@ -120,25 +135,20 @@ pub fn render_publisher<'scope>(
                     if let Some(watermark) = all.map(|watermark| watermark.complete).max()
                         && publishes
                     {
-                        waiting.entry(epoch).or_default().watermark = Some(watermark);
+                        let of_tick = waiting.entry(tick(epoch, every_ms)).or_default();
+                        of_tick.epoch = of_tick.epoch.max(epoch);
+                        of_tick.watermark = of_tick.watermark.max(Some(watermark));
                     }
                 });
                 let ahead = [found_ahead, watermarks_ahead];
                 let ahead = ahead.iter().filter_map(|f| f.frontier().first().copied()).min();
                 let incomplete = waiting.split_off(&complete_before(ahead, every_ms));
                 let complete = std::mem::replace(&mut waiting, incomplete);
-                let Some((epoch, _)) = complete.last_key_value() else { return };
-                published.epoch = *epoch;
-                let mut changes = Vec::new();
-                (published.begins, published.forgot_visitors) = (None, false);
-                for of_epoch in complete.into_values() {
-                    published.watermark = published.watermark.max(of_epoch.watermark);
-                    published.begins = published.begins.or(of_epoch.begins);
-                    published.forgot_visitors |= of_epoch.forgot_visitors;
-                    changes.extend(of_epoch.changes);
+                // One after the other: what is found in a tick may expire in the next.
+                for of_tick in complete.into_values() {
+                    published.take(of_tick, end_after_ms);
+                    on_anomalies(&published);
                 }
-                published.take(changes, end_after_ms);
-                on_anomalies(&published);
             }
         },
     );
@@ -168,11 +178,11 @@ mod tests {
         let changes = |n| found.iter().map(|one| (one.clone(), n)).collect::<Vec<_>>();
         for forgot_visitors in [false, true] {
             let watermark = Some(EventTime::from_millis(DAY_MS - 1));
-            let mut published = Published { watermark, ..Published::default() };
-            published.take(changes(1), 300_000);
+            let mut published = Published::default();
+            let tick = |n| Waiting { watermark, changes: changes(n), ..Waiting::default() };
+            published.take(tick(1), 300_000);
             assert_eq!((published.raised.len(), published.withdrawn.len()), (3, 0));
-            published.forgot_visitors = forgot_visitors;
-            published.take(changes(-1), 300_000);
+            published.take(Waiting { forgot_visitors, ..tick(-1) }, 300_000);
             let kinds: Vec<Kind> = published.withdrawn.iter().map(|one| one.kind).collect();
             match forgot_visitors {
                 true => assert_eq!(kinds, [Kind::Burst]),

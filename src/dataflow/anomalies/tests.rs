@@ -52,10 +52,14 @@ fn world(seed: u64) -> World {
         now_ms += random.below(900_000) as i64;
         now_ms += if random.below(40) == 0 { random.below(20 * 3_600_000) as i64 } else { 0 };
         busy = if random.below(8) == 0 { random.below(14) } else { busy };
+        // In a backlog, by days.
+        let days = if random.below(60) == 0 { 1 + random.below(4) } else { 0 };
+        let ago_ms = 600_000 + days * 86_400_000;
+        now_ms += (days * 86_400_000) as i64;
         let mut rows = Vec::new();
-        for _ in 0..busy {
+        for _ in 0..if days > 0 { 700 } else { busy } {
             let host = random.pick(&["a.example", "b.example", "c.example"]);
-            let end_ms = now_ms - random.below(600_000) as i64;
+            let end_ms = now_ms - random.below(ago_ms) as i64;
             let few = random.below(15) > 0;
             let count = 1 + random.below(if few { 4 } else { 40 });
             let short = random.below(20) > 0;
@@ -215,16 +219,20 @@ fn table(commits: &Commits, epoch: u64) -> Vec<Row> {
     rows.into_values().collect()
 }
 
-/// The batch answer of what the table had up to the watermark.
-fn answer(commits: &Commits, epoch: u64, watermark: EventTime) -> Vec<Anomaly> {
+/// The batch answer of what the table had up to the watermark, for what was live before.
+fn answer(
+    commits: &Commits,
+    epoch: u64,
+    (before, watermark): (EventTime, EventTime),
+) -> Vec<Anomaly> {
     let rows = table(commits, epoch);
     let rows = rows.iter().filter(|row| row.end_ms <= watermark.millis());
     let sessions = rows.map(|row| {
         let (ip, host) = row.key.parts();
         Session { ip, host, span: row.span, end: EventTime::from_millis(row.end_ms) }
     });
-    let first = Hour(Hour::of(watermark).0 - LIVE + 1);
-    let first_day = Day(Day::of(watermark).0 - LIVE_DAYS + 1);
+    let first = Hour(Hour::of(before).0 - LIVE + 1);
+    let first_day = Day(Day::of(before).0 - LIVE_DAYS + 1);
     let mut want = batch(sessions, watermark, &Thresholds::sensitive());
     want.retain(|anomaly| match anomaly.kind.is_by_day() {
         true => Day::of(anomaly.at) >= first_day,
@@ -268,7 +276,12 @@ fn what_is_published_is_the_batch_answer() {
             checked += 1;
             let watermark = published.watermark.unwrap_or(EventTime::NEVER);
             behind += usize::from(watermark < world[(published.epoch / EPOCH_MS) as usize].1);
-            let want = answer(&commits, published.epoch, watermark);
+            let before = match published.begins {
+                Some(_) => published.watermark,
+                None => all[..number].last().and_then(|before| before.watermark),
+            };
+            let before = before.unwrap_or(EventTime::NEVER);
+            let want = answer(&commits, published.epoch, (before, watermark));
             let got: Vec<Anomaly> = published.live.iter().cloned().collect();
             let odd: Vec<&Anomaly> = got.iter().filter(|one| !want.contains(one)).collect();
             let missing: Vec<&Anomaly> = want.iter().filter(|one| !got.contains(one)).collect();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sessionizer_core::anomaly::{Anomaly, Hour, Identity, LIVE, rows};
+use sessionizer_core::anomaly::{Anomaly, Hour, Identity, rows};
 use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::anomalies::publish::Published;
@@ -60,10 +60,7 @@ impl Queued {
             let all = published.live.iter().map(|row| (identity(row), row.clone()));
             displaced.extend(all.filter(|(identity, _)| !now.contains_key(identity)));
         }
-        let gone = gone.into_iter().filter(|(_, row)| {
-            let is_live = row.hour(self.end_after_ms).0 > hour.0 - LIVE;
-            is_live && !published.has_forgotten(row.kind)
-        });
+        let gone = gone.into_iter().filter(|(_, row)| published.withdraws(row, self.end_after_ms));
         let gone = gone.map(|(identity, row)| (identity, row, false));
         let rows: Vec<(Identity, Anomaly, bool)> = gone.chain(raised).collect();
 
@@ -82,7 +79,7 @@ fn identity(anomaly: &Anomaly) -> Identity {
 
 #[cfg(test)]
 mod tests {
-    use sessionizer_core::anomaly::{Evidence, Kind};
+    use sessionizer_core::anomaly::{Evidence, Kind, LIVE};
 
     use super::*;
 
@@ -104,7 +101,9 @@ mod tests {
 
     fn published(live: impl IntoIterator<Item = Anomaly>, hour: i64) -> Published {
         let watermark = Some(EventTime::from_millis(hour * HOUR_MS));
-        Published { watermark, live: live.into_iter().collect(), ..Published::default() }
+        let live_from = Some(Hour(hour - LIVE + 1));
+        let live = live.into_iter().collect();
+        Published { watermark, live_from, live, ..Published::default() }
     }
 
     /// The rows that change, with whether they are raised.

@@ -64,26 +64,26 @@ impl Joined {
     }
 }
 
-/// Whether an anomaly is known to this state, and live.
-fn is_known(state: &DetectorState, anomaly: &Anomaly) -> bool {
+/// Whether an anomaly is known to this state, and live when the watermark is here.
+fn is_known(state: &DetectorState, anomaly: &Anomaly, watermark: EventTime) -> bool {
     if anomaly.kind.is_by_day() {
         let day = Day::of(anomaly.at);
         let known_from = state.known_from.0.saturating_sub(1);
-        // A visitor depends on whether the day before could be judged, too.
-        let history = if anomaly.kind == Kind::Repeat { 2 } else { 1 };
-        return day >= live_day(state.watermark) && Day(day.0 - history) > Hour(known_from).day();
+        return day >= live_day(watermark) && Day(day.0 - 1) > Hour(known_from).day();
     }
-    hour(anomaly) >= state.first_live()
+    let live = Hour::of(watermark).0 - LIVE + 1;
+    hour(anomaly).0 >= live.max(state.known_from.0.saturating_add(HISTORY))
 }
 
 fn hour(anomaly: &Anomaly) -> Hour {
     anomaly.hour(GAP_MS)
 }
 
-fn random_row(rng: &mut Rng, now_ms: i64) -> Row {
+/// A session that ended up to `ago_ms` before `now_ms`.
+fn random_row(rng: &mut Rng, now_ms: i64, ago_ms: i64) -> Row {
     let host = ["a.example", "b.example"][rng.below(2) as usize].to_owned();
     let ip = format!("192.0.{}.{}", rng.below(12), rng.below(10));
-    let end_ms = now_ms - rng.below(600_000) as i64;
+    let end_ms = now_ms - rng.below(ago_ms as u64) as i64;
     let count = if rng.one_in(15) { rng.between(1, 40) } else { rng.between(1, 4) };
     let span_ms = if rng.one_in(20) { rng.below(2_000_000) } else { rng.below(100_000) };
     let last = EventTime::from_millis(end_ms - GAP_MS);
@@ -94,6 +94,7 @@ fn random_row(rng: &mut Rng, now_ms: i64) -> Row {
 #[test]
 fn what_is_joined_is_the_batch_answer_of_the_live_hours() {
     let mut seen: BTreeMap<Kind, (u64, u64)> = BTreeMap::new();
+    let mut found_on_the_way: BTreeSet<Kind> = BTreeSet::new();
     for seed in 0..6 {
         let mut rng = Rng::new(seed);
         let start_ms = 1_780_272_000_000 + rng.below(86_400_000) as i64;
@@ -113,8 +114,13 @@ fn what_is_joined_is_the_batch_answer_of_the_live_hours() {
             now_ms += rng.below(600_000) as i64;
             now_ms += if rng.one_in(60) { rng.below(20 * 3_600_000) as i64 } else { 0 };
             busy = if rng.one_in(8) { rng.below(14) } else { busy };
+            // In a backlog, by days.
+            let jumps_ms = if rng.one_in(40) { rng.between(1, 6) as i64 * 24 * HOUR_MS } else { 0 };
+            now_ms += jumps_ms;
+            let ago_ms = jumps_ms + 600_000;
+            let n = if jumps_ms > 0 { 800 } else { busy };
             let mut changes: Vec<(Row, i64)> =
-                (0..busy).map(|_| (random_row(&mut rng, now_ms), 1)).collect();
+                (0..n).map(|_| (random_row(&mut rng, now_ms, ago_ms), 1)).collect();
             // Late events remove a row, and may replace it with a longer one.
             if rng.one_in(2) && !rows.is_empty() {
                 let recent = rows.len().min(400);
@@ -149,10 +155,12 @@ fn what_is_joined_is_the_batch_answer_of_the_live_hours() {
                 end: *end,
                 diff: *diff,
             });
+            let mut live_at = state.watermark;
             let changed = state.advance(changes, watermark);
             match step {
                 _ if step < begins_at => continue,
                 _ if step == begins_at && step > 0 => {
+                    live_at = watermark;
                     let from = match seed {
                         2 => Hour(Hour::of(watermark).0 - HISTORY),
                         _ => needed_from(watermark, true),
@@ -161,11 +169,11 @@ fn what_is_joined_is_the_batch_answer_of_the_live_hours() {
                 }
                 _ => joined.take(changed),
             }
-            if step % 5 > 0 {
+            if step % 5 > 0 && jumps_ms == 0 {
                 continue;
             }
             // Nothing older can be live, nor be the history of what is.
-            let needed = watermark.plus(-97 * HOUR_MS);
+            let needed = live_at.plus(-97 * HOUR_MS);
             rows.retain(|(.., end)| *end > needed);
             let table = rows.iter().map(|(ip, host, span, end)| Session {
                 ip,
@@ -174,20 +182,28 @@ fn what_is_joined_is_the_batch_answer_of_the_live_hours() {
                 end: *end,
             });
             let mut want = batch(table, watermark, &Thresholds::sensitive());
-            want.retain(|anomaly| is_known(&state, anomaly));
+            want.retain(|anomaly| is_known(&state, anomaly, live_at));
             // The first quarter that is known may only continue the one before: it is left out.
             let first = Hour(state.known_from.0.saturating_add(HISTORY));
             let quarter = |a: &Anomaly| bucket(a.at, SINGLES_MS);
             let is_first = |a: &Anomaly| quarter(a) == first.0.saturating_mul(4);
             want.retain(|a| a.kind != Kind::Singles || !is_first(a));
-            let got = joined.anomalies();
+            let mut got = joined.anomalies();
+            // A visitor depends on whether the day before could be judged, too.
+            let last_unknown = Hour(state.known_from.0.saturating_sub(1)).day();
+            let is_whole = |a: &Anomaly| Day::of(a.at).0 - 2 > last_unknown.0;
+            for all in [&mut want, &mut got] {
+                all.retain(|a| a.kind != Kind::Repeat || is_whole(a));
+            }
             let odd: Vec<&Anomaly> = got.iter().filter(|a| !want.contains(a)).collect();
             let missing: Vec<&Anomaly> = want.iter().filter(|a| !got.contains(a)).collect();
             assert!(got == want, "seed {seed}: {odd:?} instead of {missing:?}");
             for anomaly in &got {
                 seen.entry(anomaly.kind).or_default().0 += 1;
             }
-            let live = |a: &&Anomaly| is_known(&state, a);
+            let is_old = |a: &&Anomaly| !is_known(&state, a, watermark) && jumps_ms > 0;
+            found_on_the_way.extend(got.iter().filter(is_old).map(|anomaly| anomaly.kind));
+            let live = |a: &&Anomaly| is_known(&state, a, watermark);
             let is_gone = |a: &&Anomaly| !got.iter().any(|b| b.identity() == a.identity());
             let withdrawn = before.iter().filter(live).filter(is_gone);
             withdrawn.for_each(|a| seen.entry(a.kind).or_default().1 += 1);
@@ -198,7 +214,73 @@ fn what_is_joined_is_the_batch_answer_of_the_live_hours() {
     for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Clock) {
         let (raised, withdrawn) = seen.get(&kind).copied().unwrap_or_default();
         assert!(raised > 50 && withdrawn > 0, "{seen:?}");
+        assert!(found_on_the_way.contains(&kind), "{found_on_the_way:?}");
     }
+}
+
+/// A job that reads a backlog finds the same, whether its watermark moves by minutes or by days.
+#[test]
+fn a_backlog_raises_everything_however_far_the_watermark_moves_at_once() {
+    let mut found_days: BTreeSet<i64> = BTreeSet::new();
+    for seed in 0..3 {
+        let mut rng = Rng::new(seed);
+        let day_ms = 24 * HOUR_MS;
+        // Days, and so the silence, begin with a step, or somewhere.
+        let start_ms =
+            1_780_272_000_000 + if seed > 0 { rng.below(day_ms as u64) as i64 } else { 0 };
+        // Ten days, and silence for two in the middle.
+        let mut rows: Vec<Row> = Vec::new();
+        for day in [0, 1, 2, 3, 4, 7, 8, 9] {
+            let busy = rng.between(200, 1_500);
+            let now_ms = start_ms + (day + 1) * day_ms;
+            rows.extend((0..busy).map(|_| random_row(&mut rng, now_ms, day_ms)));
+        }
+        rows.sort_unstable_by_key(|(.., end)| *end);
+        let table =
+            rows.iter().map(|(ip, host, span, end)| Session { ip, host, span: *span, end: *end });
+        let end = EventTime::from_millis(start_ms + 10 * day_ms + 1);
+        let want = batch(table, end, &Thresholds::sensitive());
+        for step_ms in [HOUR_MS / 20, 7 * HOUR_MS, 3 * day_ms, 30 * day_ms] {
+            let state =
+                &mut DetectorState::new(Thresholds::sensitive(), bounds(10), Hour(i64::MIN / 2));
+            let (mut joined, mut raised) = (Joined::default(), BTreeSet::new());
+            let (mut from, mut watermark) = (0, EventTime::from_millis(start_ms));
+            while watermark < end {
+                watermark = watermark.plus(step_ms).min(end);
+                let to = rows.partition_point(|(.., end)| *end < watermark);
+                let owned: Vec<(Key, Visitor, Span, EventTime)> = rows[from..to]
+                    .iter()
+                    .map(|(ip, host, span, end)| (Key::new(ip, host), Visitor::of(ip), *span, *end))
+                    .collect();
+                let changes = owned.iter().map(|(key, visitor, span, end)| RowChange {
+                    key,
+                    visitor,
+                    host_hash: xxhash_rust::xxh3::xxh3_64(key.parts().1.as_bytes()),
+                    span: *span,
+                    end: *end,
+                    diff: 1,
+                });
+                joined.take(state.advance(changes, watermark));
+                raised.extend(joined.anomalies());
+                from = to;
+            }
+            // What is judged by the day is raised before the day is over, with other figures.
+            let final_ones = |a: &&Anomaly| !a.kind.is_by_day();
+            let identity = |a: &Anomaly| (a.kind, a.host.clone(), a.subject.clone(), a.at);
+            let identities = |all: &mut dyn Iterator<Item = &Anomaly>| -> BTreeSet<_> {
+                all.map(identity).collect()
+            };
+            let missing: Vec<&Anomaly> = want.iter().filter(|a| !raised.contains(a)).collect();
+            assert!(missing.is_empty(), "seed {seed} by {step_ms} ms: {missing:?}");
+            let got = identities(&mut raised.iter().filter(final_ones));
+            assert_eq!(got, identities(&mut want.iter().filter(final_ones)), "{step_ms} ms");
+            found_days.extend(want.iter().map(|a| (a.at.millis() - start_ms).div_euclid(day_ms)));
+            // What expired is gone after the next advance.
+            joined.take(state.advance(std::iter::empty(), end));
+            assert!(joined.anomalies().iter().all(|a| is_known(state, a, end)));
+        }
+    }
+    assert!(found_days.len() > 8, "{found_days:?}");
 }
 
 #[test]
