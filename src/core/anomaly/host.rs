@@ -81,19 +81,27 @@ impl HostState {
         }
     }
 
-    /// Those of these buckets of five minutes that may stand out: they have sessions, or had some so
-    /// shortly before that it could be a fall.
-    pub(super) fn buckets_around(&self, buckets: Range<i64>) -> BTreeSet<i64> {
-        let near = self.buckets.range(buckets.start.saturating_sub(BUCKETS_AFTER)..buckets.end);
-        let around = near.flat_map(|(at, _)| *at..=at + BUCKETS_AFTER);
-        around.filter(|at| buckets.contains(at)).collect()
+    /// Those of these buckets of five minutes that may stand out, in order: they have sessions, or
+    /// had some so shortly before that it could be a fall.
+    pub(super) fn buckets_around(&self, buckets: Range<i64>) -> Vec<i64> {
+        let mut around = Vec::new();
+        let mut next = buckets.start;
+        for (at, _) in self.buckets.range(buckets.start.saturating_sub(BUCKETS_AFTER)..) {
+            let end = (at + BUCKETS_AFTER + 1).min(buckets.end);
+            if *at >= buckets.end {
+                break;
+            }
+            around.extend(next.max(*at)..end);
+            next = next.max(end);
+        }
+        around
     }
 
     /// Judges these final buckets of five minutes, and these quarters of an hour.
     pub(super) fn judge(
         &mut self,
         host: &str,
-        buckets: &BTreeSet<i64>,
+        buckets: &[i64],
         quarters: Range<i64>,
         thresholds: &Thresholds,
         changed: &mut DetectorChanges,
@@ -120,7 +128,8 @@ impl HostState {
         };
         // A quarter without sessions does not stand out, and cannot have done so.
         let mut last: Option<(i64, bool)> = None;
-        for at in self.quarters.range(quarters).map(|(at, _)| *at) {
+        let first = quarters.start.min(quarters.end);
+        for at in self.quarters.range(first..quarters.end).map(|(at, _)| *at) {
             let before = match last {
                 Some((known, is_over)) if known == at - 1 => is_over,
                 _ => singles(at - 1).is_some(),

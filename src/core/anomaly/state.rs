@@ -307,6 +307,7 @@ impl DetectorState {
             let known = buckets.iter().flat_map(|at| *at..=at + BUCKETS_AFTER);
             let live = live_buckets..bucket(before, BUCKET_MS);
             let again: BTreeSet<i64> = known.filter(|at| live.contains(at)).collect();
+            let again: Vec<i64> = again.into_iter().collect();
             let oldest = buckets.first().map_or(0, |at| (at * BUCKET_MS).div_euclid(SINGLES_MS));
             let quarters = oldest.max(live_quarters)..bucket(before, SINGLES_MS);
             if !again.is_empty() || !quarters.is_empty() {
