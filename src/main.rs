@@ -106,6 +106,7 @@ fn run_job(args: &RunArgs, env: &Environment, run_state: &Arc<RunState>) -> Resu
     let config = config::read(args, env)?;
     logging::of_job(&config.ledger.job);
     system::check_open_files(&config)?;
+    system::check_threads(&config)?;
     job::run(&config, run_state)
 }
 

@@ -649,7 +649,8 @@ pub struct ReportArgs {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub only: Vec<String>,
 
-    /// Write one HTML page with charts to this file: it needs no network and runs no script
+    /// Write one HTML page with charts to this file (- is standard output): it needs no network and
+    /// runs no script
     #[arg(long, value_name = "FILE")]
     pub html: Option<String>,
 

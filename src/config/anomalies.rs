@@ -61,6 +61,7 @@ fn read_kinds(names: &[String]) -> Result<Vec<Kind>, String> {
 
 fn read_thresholds(settings: &[String]) -> Result<Thresholds, String> {
     let mut thresholds = Thresholds::default();
+    let mut named = Vec::new();
     for setting in settings {
         let (name, value) = setting
             .split_once('=')
@@ -68,6 +69,10 @@ fn read_thresholds(settings: &[String]) -> Result<Thresholds, String> {
         let value =
             value.trim().parse().map_err(|_| format!("{name}: {value:?} is not a number"))?;
         thresholds.set(name.trim(), value)?;
+        if named.contains(&name.trim()) {
+            return Err(format!("sets {} twice: which value is meant?", name.trim()));
+        }
+        named.push(name.trim());
     }
     Ok(thresholds)
 }
@@ -98,6 +103,8 @@ mod tests {
     fn thresholds_are_named_with_a_number() {
         let thresholds = read_thresholds(&owned(&["burst.min=100", "surge.z = 8"])).expect("valid");
         assert_eq!((thresholds.burst.min, thresholds.surge_z), (100, 8.0));
+        let twice = read_thresholds(&owned(&["burst.min=100", "burst.min =90"]));
+        assert_eq!(twice, Err("sets burst.min twice: which value is meant?".to_owned()));
         for (setting, want) in [
             ("burst.min", "is \"burst.min\": write NAME=VALUE"),
             ("burst.min=many", "burst.min: \"many\" is not a number"),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 
-use crate::config::env_file;
+use crate::config::{env_file, read_file};
 
 /// Secrets are taken as they are: a password may begin with a space or a quote.
 const SECRETS: [&str; 3] =
@@ -86,7 +86,7 @@ impl Environment {
             (None, Some(file)) => ("SESSIONIZER_ENV_FILE", file),
             (None, None) => return,
         };
-        match std::fs::read(&file) {
+        match read_file(&file) {
             Ok(bytes) => self.add_file(name, &file, &bytes),
             Err(why) => self.note(name, format!("{file} cannot be read: {why}")),
         }

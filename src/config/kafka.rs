@@ -182,6 +182,10 @@ fn check_protocol(has_login: bool, extra: &[(String, Secret)]) -> Result<(), Str
     Ok(())
 }
 
+/// The topics in which brokers keep their own state.
+const INTERNAL: [&str; 4] =
+    ["__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata"];
+
 fn read_topics(problems: &mut Problems<'_>, list: &str) -> Vec<String> {
     let mut topics: Vec<String> = Vec::new();
     for topic in list.split(',').map(str::trim) {
@@ -192,6 +196,8 @@ fn read_topics(problems: &mut Problems<'_>, list: &str) -> Vec<String> {
             format!("has a name of {} characters: a topic's name has at most 249", topic.len())
         } else if !topic.chars().all(legal) || topic == "." || topic == ".." {
             format!("has {topic:?}: a topic's name has letters, digits, dots, _ and - only")
+        } else if INTERNAL.contains(&topic) {
+            format!("has {topic}, which Kafka uses itself: name the topic of the events")
         } else {
             if !topics.iter().any(|known| known == topic) {
                 topics.push(topic.to_owned());

@@ -31,8 +31,9 @@ use sessionizer_core::alignment::Drift;
 use sessionizer_core::binding::{Late, RecordRules};
 use sessionizer_core::fault::Fault;
 use sessionizer_core::rfc3339::parse_rfc3339;
+use sessionizer_core::time::EventTime;
 use sessionizer_core::watermark::WatermarkConfig;
-pub use value::{duration_ms, number, size, whole};
+pub use value::{duration_ms, number, read_file, size, whole};
 
 use crate::cli::RunArgs;
 use crate::cluster::SecretSource;
@@ -280,6 +281,19 @@ fn process(text: &str, last: u64) -> Result<u64, String> {
     whole(text, 0, last.min(1_023)).map_err(|what| format!("{what} (--processes less one)"))
 }
 
+/// A time in milliseconds since 1970. Kafka is younger than what such a number means if it is one of
+/// seconds.
+fn milliseconds(ms: i64) -> Result<i64, String> {
+    const YEAR_2000: i64 = 946_684_800_000;
+    match (1..YEAR_2000).contains(&ms) {
+        true => Err(format!(
+            "is {ms}, which is in {} in milliseconds since 1970: if these are seconds, append 000",
+            EventTime::from_millis(ms).to_string().get(..4).unwrap_or_default()
+        )),
+        false => Ok(ms),
+    }
+}
+
 fn read_from(text: &str, env: &Environment) -> Result<StartAt, String> {
     match text.trim() {
         "earliest" => Ok(StartAt::Earliest),
@@ -296,6 +310,8 @@ fn read_from(text: &str, env: &Environment) -> Result<StartAt, String> {
         other => other
             .parse()
             .ok()
+            .map(milliseconds)
+            .transpose()?
             .or_else(|| parse_rfc3339(other.as_bytes()))
             .map(StartAt::Timestamp)
             .ok_or(format!(

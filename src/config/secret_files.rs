@@ -1,7 +1,9 @@
 //! Secrets that are read from files: `POSTGRES_PASSWORD_FILE` and `KAFKA_WEB_TRAFFIC_SECRET_FILE`, as
 //! Docker and Kubernetes mount them, and the password file of libpq that `PGPASSFILE` names.
 
-use crate::config::Environment;
+use std::io::ErrorKind;
+
+use crate::config::{Environment, read_file};
 use crate::ledger::url::PostgresUrl;
 
 /// The variable that names a file, and the one that holds the secret itself.
@@ -18,7 +20,8 @@ pub fn read_secret_files(env: &mut Environment) {
             env.note(named_by, format!("is set, and so is {name}: only one can be"));
             continue;
         }
-        match std::fs::read_to_string(&file) {
+        let utf8 = |bytes| String::from_utf8(bytes).map_err(|_| ErrorKind::InvalidData.into());
+        match read_file(&file).and_then(utf8) {
             Ok(secret) if secret.trim().is_empty() => {
                 env.note(named_by, format!("names the file {file}, which is empty"));
             }
@@ -31,7 +34,7 @@ pub fn read_secret_files(env: &mut Environment) {
                     env.set_secret(name, secret);
                 }
             }
-            Err(why) if why.kind() == std::io::ErrorKind::InvalidData => {
+            Err(why) if why.kind() == ErrorKind::InvalidData => {
                 env.note(named_by, format!("names the file {file}, which is not valid UTF-8"));
             }
             Err(why) => env.note(named_by, format!("{file} cannot be read: {why}")),
@@ -50,7 +53,7 @@ pub fn from_pgpass(
 ) -> Result<Option<String>, String> {
     let Some(file) = env.value("PGPASSFILE") else { return Ok(None) };
     let failed = |why| format!("{file} cannot be read: {why}");
-    let bytes = std::fs::read(&file).map_err(failed)?;
+    let bytes = read_file(&file).map_err(failed)?;
     let mode = std::os::unix::fs::PermissionsExt::mode(
         &std::fs::metadata(&file).map_err(failed)?.permissions(),
     );

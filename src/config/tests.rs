@@ -148,6 +148,9 @@ fn topics_are_a_list() {
     assert_eq!(read_with(&env, &[]).expect("valid").kafka.topics, ["a", "b"]);
     env[1].1 = "a b";
     assert!(read_with(&env, &[]).expect_err("invalid").contains("a topic's name has letters"));
+    env[1].1 = "a,__consumer_offsets";
+    let why = read_with(&env, &[]).expect_err("a topic of Kafka");
+    assert!(why.contains("KAFKA_TOPIC has __consumer_offsets, which Kafka uses itself"), "{why}");
 }
 
 #[test]
@@ -156,6 +159,8 @@ fn a_start_can_be_a_time() {
     assert_eq!(from("latest"), Ok(Some(StartAt::Latest)));
     assert_eq!(from("2023-11-14T22:13:20Z"), Ok(Some(StartAt::Timestamp(1_700_000_000_000))));
     assert_eq!(from("1700000000000"), Ok(Some(StartAt::Timestamp(1_700_000_000_000))));
+    let why = from("1700000000").expect_err("seconds");
+    assert!(why.contains("--from is 1700000000, which is in 1970 in milliseconds"), "{why}");
 }
 
 #[test]
@@ -273,6 +278,7 @@ fn what_is_wrong_with_a_file_of_a_secret_is_named_and_its_content_is_not() {
     ];
     for (set, want) in [
         (vec![("POSTGRES_PASSWORD_FILE", "/nowhere/p")], "/nowhere/p cannot be read: No such file"),
+        (vec![("POSTGRES_PASSWORD_FILE", "/dev/zero")], "/dev/zero cannot be read: it has more"),
         (vec![("POSTGRES_PASSWORD_FILE", &empty)], "which is empty"),
         (vec![("POSTGRES_PASSWORD_FILE", &binary)], "which is not valid UTF-8"),
         (

@@ -1,6 +1,24 @@
-//! How values are written: numbers, durations, yes and no.
+//! How values are written: numbers, durations, yes and no; and the files that settings name.
+
+use std::fs::File;
+use std::io::{Error, Read, Result as IoResult};
+use std::path::Path;
 
 use crate::ui::text;
+
+/// The longest file that a setting may name.
+const LONGEST_FILE: u64 = 1 << 20;
+
+/// Reads a file that a setting names, which is short: a device or a log was named by mistake, and may
+/// have no end.
+pub fn read_file(path: impl AsRef<Path>) -> IoResult<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LONGEST_FILE + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > LONGEST_FILE {
+        true => Err(Error::other("it has more than 1 MiB: is it the right file?")),
+        false => Ok(bytes),
+    }
+}
 
 /// A whole number within bounds.
 pub fn whole(text: &str, least: u64, most: u64) -> Result<u64, String> {

@@ -19,7 +19,7 @@ use log::{info, warn};
 use sessionizer_core::fault::Fault;
 
 use crate::cluster::{Allocators, Cluster, ClusterConfig, hosts};
-use crate::config::Config;
+use crate::config::{Config, read_file};
 use crate::dataflow::run_state::RunState;
 use crate::dataflow::statistics::quota::Quotas;
 use crate::job::clock::now_ms;
@@ -160,10 +160,10 @@ fn alone(workers: usize) -> Result<Allocators, Fault> {
 pub fn addresses(config: &Config) -> Result<Vec<String>, Fault> {
     let Some(path) = &config.hostfile else { return Ok(hosts::local(config.processes)) };
     let place = path.display();
-    let text = std::fs::read_to_string(path).map_err(|why| {
+    let bytes = read_file(path).map_err(|why| {
         Fault::Config(format!("the hostfile {place} (--hostfile) cannot be read: {why}"))
     })?;
-    hosts::parse(&text, config.processes)
+    hosts::parse(&String::from_utf8_lossy(&bytes), config.processes)
         .map_err(|what| Fault::Config(format!("the hostfile {place} {what}")))
 }
 

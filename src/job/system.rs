@@ -1,5 +1,8 @@
 //! What the operating system has given this process: which signals are ignored, how many files it
-//! may open, and whether it may leave core dumps.
+//! may open, how many threads it may start, and whether it may leave core dumps.
+
+use std::sync::Mutex;
+use std::thread::{Builder, scope};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sessionizer_core::fault::Fault;
@@ -44,6 +47,40 @@ pub fn check_open_files(config: &Config) -> Result<(), Fault> {
     Err(Fault::Config(format!(
         "this process may open {limit} files, and needs {needed}: raise the limit (ulimit -n \
          {needed}; LimitNOFILE= in a systemd unit)"
+    )))
+}
+
+/// A run needs these threads in addition to its workers: the log, the port, the clients that look for
+/// partitions and lag, and what watches.
+const THREADS_AT_LEAST: usize = 12;
+/// A worker has a consumer, with a thread for each broker.
+const THREADS_A_WORKER: usize = 6;
+const THREADS_A_CONNECTION: usize = 2;
+const THREADS_A_PEER: usize = 4;
+
+/// Refuses to start if threads could not be started later, which ends a program without a reason:
+/// whether by `ulimit -u`, in a unit of systemd, or in a container is found out by trying.
+pub fn check_threads(config: &Config) -> Result<(), Fault> {
+    let connections = u64::from(config.writers).div_ceil(config.processes as u64) as usize;
+    let needed = THREADS_AT_LEAST
+        + THREADS_A_WORKER * config.workers
+        + THREADS_A_CONNECTION * connections
+        + THREADS_A_PEER * (config.processes - 1);
+    let gate = Mutex::new(());
+    let started = scope(|scope| {
+        let _closed = gate.lock();
+        let waits = || drop(gate.lock());
+        let start =
+            |_: &usize| Builder::new().stack_size(16 << 10).spawn_scoped(scope, waits).is_ok();
+        (0..needed).take_while(start).count()
+    });
+    if started == needed {
+        return Ok(());
+    }
+    Err(Fault::Config(format!(
+        "this process may start only {started} more threads, and needs about {needed}: raise the \
+         limit (ulimit -u; TasksMax= in a systemd unit; --pids-limit of a container), or use fewer \
+         workers (-w)"
     )))
 }
 

@@ -17,6 +17,7 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::secret::Secret;
 
 use crate::dataflow::ports::LedgerError;
+use crate::ledger::unverified::Unverified;
 use crate::ledger::url;
 use crate::ledger::url::{PostgresUrl, TlsMode};
 use crate::ledger::{LedgerConfig, pooler, trust};
@@ -163,8 +164,13 @@ pub fn dial(
         Some(url::ChannelBinding::Require) => ChannelBinding::Require,
         Some(url::ChannelBinding::Prefer) | None => ChannelBinding::Prefer,
     });
-    let tls = tls(url).map_err(|why| LedgerError::Fatal(Fault::Config(why)))?;
-    settings.connect(tls).map_err(|why| classify(&why, CONNECTING))
+    let client = if url.names_certificates() {
+        let tls = tls(url).map_err(|why| LedgerError::Fatal(Fault::Config(why)))?;
+        settings.connect(tls)
+    } else {
+        settings.connect(Unverified)
+    };
+    client.map_err(|why| classify(&why, CONNECTING))
 }
 
 /// Gives the session the settings that the job depends on.

@@ -46,6 +46,7 @@ pub mod start;
 mod stopped;
 mod table;
 mod trust;
+mod unverified;
 pub mod url;
 mod watch;
 

@@ -227,11 +227,10 @@ fn a_database_that_is_read_only_is_waited_for() {
     cut(&world);
     traffic.send(500);
     keeps_trying(&mut job, "database does not allow writes");
-    let metrics = get(&address, "/metrics").body;
-    assert!(
-        metrics.contains("sessionizer_postgres_retries_total{cause=\"read_only\"}"),
-        "{metrics}"
-    );
+    eventually("the cause is counted", || {
+        let counted = "sessionizer_postgres_retries_total{cause=\"read_only\"}";
+        get(&address, "/metrics").body.contains(counted)
+    });
     set("off");
     assert_healed(&world, &traffic, job);
 }

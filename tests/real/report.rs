@@ -109,7 +109,9 @@ fn addresses_are_masked_unless_asked_for() {
     for text in [csv, said(&world, &[]), page(&world, &[])] {
         assert!(!text.contains("10.0.0.1") && !text.contains("10.0.0.2"), "{text}");
     }
-    assert!(page(&world, &["--addresses"]).contains("<bdi>10.0.0.1</bdi>"));
+    let open = page(&world, &["--addresses"]);
+    assert!(open.contains("<bdi>10.0.0.1</bdi>"));
+    assert_eq!(said(&world, &["--addresses", "--html", "-"]), open);
 }
 
 #[test]
@@ -271,6 +273,8 @@ fn what_is_missing_or_wrong_is_said() {
     for part in ["it must be a day like", "names \"nothing\", which is none of", "choose one"] {
         assert!(log.contains(part), "{log}");
     }
+    let (code, log) = refused(&world, &["--html", "/nowhere/report.html", "--timeout", "1ms"]);
+    assert!(code == Some(2) && log.contains("\"/nowhere/report.html\" cannot be wri"), "{log}");
     let (code, log) = refused(&world, &["--csv"]);
     assert!(code == Some(2) && log.contains("is one table: choose it with --only"), "{log}");
     let (code, log) = refused(&world, &["--only", "unlike_the_rest", "--timeout", "1ms"]);

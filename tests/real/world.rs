@@ -35,6 +35,8 @@ pub struct World {
     pub name: String,
     /// Files that are removed with the test.
     files: Mutex<Vec<PathBuf>>,
+    /// A connection for queries, and to which database: a test that waits for something asks often.
+    client: Mutex<Option<(String, postgres::Client)>>,
 }
 
 fn variable(name: &str) -> String {
@@ -82,6 +84,7 @@ impl World {
             database: name.replace('-', "_"),
             name,
             files: Mutex::default(),
+            client: Mutex::default(),
         };
         let create = format!("create database {}", world.database);
         let mut client = world.connect("postgres").expect("PostgreSQL answers");
@@ -117,7 +120,24 @@ impl World {
 
     /// The rows of a query as text.
     pub fn query(&self, sql: &str) -> Vec<Vec<String>> {
-        let messages = self.client().simple_query(sql);
+        // Without a panic while it is locked, because tests catch some.
+        let place = format!("{}/{} as {}", self.server, self.database, self.user);
+        let known = self.client.lock().expect("not poisoned").take();
+        let known = known.filter(|(of, client)| *of == place && !client.is_closed());
+        let asked = known.map(|(_, mut client)| {
+            let messages = client.simple_query(sql);
+            (client, messages)
+        });
+        // The server may have been restarted, or have ended the connection.
+        let (client, messages) = match asked {
+            Some((client, messages)) if !client.is_closed() => (client, messages),
+            _ => {
+                let mut client = self.client();
+                let messages = client.simple_query(sql);
+                (client, messages)
+            }
+        };
+        *self.client.lock().expect("not poisoned") = Some((place, client));
         let messages = messages.unwrap_or_else(|why| panic!("{sql}: {why}"));
         let rows = messages.into_iter().filter_map(|message| match message {
             postgres::SimpleQueryMessage::Row(row) => Some(row),

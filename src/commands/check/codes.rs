@@ -88,7 +88,7 @@ impl Code {
     pub const ALL: [(Code, &'static str); 39] = [
         (Code::S01, "settings"),
         (Code::S02, "variables that nothing reads"),
-        (Code::S03, "open files"),
+        (Code::S03, "open files and threads"),
         (Code::S04, "files that settings name"),
         (Code::K01, "brokers"),
         (Code::K02, "TLS and login of Kafka"),

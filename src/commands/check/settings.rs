@@ -86,8 +86,8 @@ fn in_parts(args: &RunArgs, env: &Environment) -> Settings {
 /// What the settings need on this machine: open files, and the files that they name.
 fn surroundings(config: &Config) -> Vec<Finding> {
     let mut found = Vec::new();
-    if let Err(fault) = system::check_open_files(config) {
-        found.push(Finding::of_fault(Code::S03, &fault));
+    for limit in [system::check_open_files(config), system::check_threads(config)] {
+        found.extend(limit.err().map(|fault| Finding::of_fault(Code::S03, &fault)));
     }
     let mut named: Vec<Result<(), Fault>> = vec![ledger::check_files(&config.ledger)];
     named.extend(config.kafka.unreadable_files().into_iter().map(Err));

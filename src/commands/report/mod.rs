@@ -7,7 +7,8 @@ mod html;
 mod parts;
 mod tables;
 
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -64,23 +65,40 @@ pub fn report(
     run_state: &Arc<RunState>,
 ) -> Result<(), Fault> {
     let settings = read(args, env)?;
+    // Whether it can be written is known before the queries run.
+    let page = args.html.as_deref().filter(|file| *file != "-");
+    page.map(try_to_write).transpose()?;
     let (rows, addresses) = (settings.rows, settings.addresses);
     let (head, mut done) = ask_all(settings, run_state)?;
     if !addresses {
         done.iter_mut().for_each(|(part, answer)| mask_addresses(part, answer));
     }
-    if let Some(file) = &args.html {
-        let page = html::page(&head, &done);
-        return std::fs::write(file, page).map_err(|why| {
-            Fault::Config(format!("--html: the file {file:?} cannot be written: {why}"))
-        });
+    if let Some(file) = page {
+        let written = std::fs::write(file, html::page(&head, &done));
+        return written.map_err(|why| unwritable(file, &why));
     }
     let text = match done.first() {
         Some((part, answer)) if args.csv => data::csv(part, answer),
+        _ if args.html.is_some() => html::page(&head, &done),
         _ if args.json => format!("{:#}\n", data::json(&head, &done)),
         _ => tables::tables(&head, &done, rows, width()),
     };
     print(&text)
+}
+
+/// Whether a file can be written. What it holds remains, and so does a pipe's reader.
+fn try_to_write(file: &str) -> Result<(), Fault> {
+    let tried = match std::fs::metadata(file) {
+        Ok(known) if known.is_file() => OpenOptions::new().append(true).open(file).map(drop),
+        Ok(known) if known.is_dir() => Err(ErrorKind::IsADirectory.into()),
+        Ok(_) => Ok(()),
+        Err(_) => File::create_new(file).and_then(|_| std::fs::remove_file(file)),
+    };
+    tried.map_err(|why| unwritable(file, &why))
+}
+
+fn unwritable(file: &str, why: &std::io::Error) -> Fault {
+    Fault::Config(format!("--html: the file {file:?} cannot be written: {why}"))
 }
 
 fn read(args: &ReportArgs, env: &Environment) -> Result<Settings, Fault> {

@@ -63,6 +63,16 @@ pub enum ChannelBinding {
     Require,
 }
 
+impl PostgresUrl {
+    /// Whether a connection needs certificates or keys: those of files that it names, or those that
+    /// this system trusts.
+    pub fn names_certificates(&self) -> bool {
+        let files = [&self.root_cert, &self.client_cert, &self.client_key];
+        matches!(self.tls, TlsMode::VerifyCa | TlsMode::VerifyFull)
+            || files.iter().any(|file| file.is_some())
+    }
+}
+
 impl fmt::Display for PostgresUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hosts: Vec<String> =
