@@ -70,7 +70,7 @@ fn read_thresholds(settings: &[String]) -> Result<Thresholds, String> {
             value.trim().parse().map_err(|_| format!("{name}: {value:?} is not a number"))?;
         thresholds.set(name.trim(), value)?;
         if named.contains(&name.trim()) {
-            return Err(format!("sets {} twice: which value is meant?", name.trim()));
+            return Err(format!("sets {} twice: keep one of them", name.trim()));
         }
         named.push(name.trim());
     }
@@ -104,7 +104,7 @@ mod tests {
         let thresholds = read_thresholds(&owned(&["burst.min=100", "surge.z = 8"])).expect("valid");
         assert_eq!((thresholds.burst.min, thresholds.surge_z), (100, 8.0));
         let twice = read_thresholds(&owned(&["burst.min=100", "burst.min =90"]));
-        assert_eq!(twice, Err("sets burst.min twice: which value is meant?".to_owned()));
+        assert_eq!(twice, Err("sets burst.min twice: keep one of them".to_owned()));
         for (setting, want) in [
             ("burst.min", "is \"burst.min\": write NAME=VALUE"),
             ("burst.min=many", "burst.min: \"many\" is not a number"),

@@ -281,13 +281,13 @@ fn process(text: &str, last: u64) -> Result<u64, String> {
     whole(text, 0, last.min(1_023)).map_err(|what| format!("{what} (--processes less one)"))
 }
 
-/// A time in milliseconds since 1970. Kafka is younger than what such a number means if it is one of
-/// seconds.
+/// A time in milliseconds since 1970. Refuses a number that is probably in seconds: in milliseconds
+/// it is a time long before Kafka existed.
 fn milliseconds(ms: i64) -> Result<i64, String> {
     const YEAR_2000: i64 = 946_684_800_000;
     match (1..YEAR_2000).contains(&ms) {
         true => Err(format!(
-            "is {ms}, which is in {} in milliseconds since 1970: if these are seconds, append 000",
+            "is {ms}: in milliseconds since 1970 that is a time in {}; if it is in seconds, append 000",
             EventTime::from_millis(ms).to_string().get(..4).unwrap_or_default()
         )),
         false => Ok(ms),

@@ -150,7 +150,7 @@ fn topics_are_a_list() {
     assert!(read_with(&env, &[]).expect_err("invalid").contains("a topic's name has letters"));
     env[1].1 = "a,__consumer_offsets";
     let why = read_with(&env, &[]).expect_err("a topic of Kafka");
-    assert!(why.contains("KAFKA_TOPIC has __consumer_offsets, which Kafka uses itself"), "{why}");
+    assert!(why.contains("has __consumer_offsets, which Kafka uses itself"), "{why}");
 }
 
 #[test]
@@ -160,7 +160,10 @@ fn a_start_can_be_a_time() {
     assert_eq!(from("2023-11-14T22:13:20Z"), Ok(Some(StartAt::Timestamp(1_700_000_000_000))));
     assert_eq!(from("1700000000000"), Ok(Some(StartAt::Timestamp(1_700_000_000_000))));
     let why = from("1700000000").expect_err("seconds");
-    assert!(why.contains("--from is 1700000000, which is in 1970 in milliseconds"), "{why}");
+    assert!(
+        why.contains("is 1700000000: in milliseconds since 1970 that is a time in 1970;"),
+        "{why}"
+    );
 }
 
 #[test]

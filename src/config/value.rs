@@ -9,8 +9,8 @@ use crate::ui::text;
 /// The longest file that a setting may name.
 const LONGEST_FILE: u64 = 1 << 20;
 
-/// Reads a file that a setting names, which is short: a device or a log was named by mistake, and may
-/// have no end.
+/// Reads a short file that a setting names. A longer one was named by mistake, and a device may have no
+/// end at all.
 pub fn read_file(path: impl AsRef<Path>) -> IoResult<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(LONGEST_FILE + 1).read_to_end(&mut bytes)?;

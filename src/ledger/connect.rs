@@ -16,6 +16,7 @@ use postgres_openssl::MakeTlsConnector;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::secret::Secret;
 
+use crate::config::read_file;
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::unverified::Unverified;
 use crate::ledger::url;
@@ -164,7 +165,7 @@ pub fn dial(
         Some(url::ChannelBinding::Require) => ChannelBinding::Require,
         Some(url::ChannelBinding::Prefer) | None => ChannelBinding::Prefer,
     });
-    let client = if url.names_certificates() {
+    let client = if url.needs_certificates() {
         let tls = tls(url).map_err(|why| LedgerError::Fatal(Fault::Config(why)))?;
         settings.connect(tls)
     } else {
@@ -211,7 +212,7 @@ pub fn tls(url: &PostgresUrl) -> Result<MakeTlsConnector, String> {
     if let Some(key_file) = &url.client_key {
         // Never prompt on the terminal: without sslpassword, an encrypted key is refused.
         let nothing = openssl::error::ErrorStack::get();
-        let pem = std::fs::read(key_file).map_err(|_| failed("sslkey", key_file, &nothing))?;
+        let pem = read_file(key_file).map_err(|_| failed("sslkey", key_file, &nothing))?;
         let password = url.client_key_password.as_ref().map_or("", Secret::reveal);
         let key = PKey::private_key_from_pem_passphrase(&pem, password.as_bytes());
         let key = key.map_err(|why| failed("sslkey (and sslpassword)", key_file, &why))?;

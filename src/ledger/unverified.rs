@@ -1,12 +1,12 @@
 //! Encryption without verification, as `sslmode=prefer` and `require` ask for.
 //!
-//! OpenSSL reads and parses all certificates that this system trusts before it can connect, which
-//! takes longer than everything else about a connection. Nothing is compared with them here, so it is
-//! done once in a process, and only if a server offers TLS at all.
+//! OpenSSL reads and parses all certificates in its default places before it can connect, which takes
+//! longer than everything else about a connection. Nothing is compared with them here, so it is done
+//! once in a process, and only if a server offers TLS at all.
 
 use std::error::Error;
 use std::pin::Pin;
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 
 use openssl::error::ErrorStack;
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode};
@@ -14,7 +14,12 @@ use postgres::Socket;
 use postgres::tls::{MakeTlsConnect, TlsConnect};
 use postgres_openssl::{MakeTlsConnector, TlsStream};
 
-static CONNECTOR: LazyLock<Result<MakeTlsConnector, ErrorStack>> = LazyLock::new(|| {
+static CONNECTOR: OnceLock<MakeTlsConnector> = OnceLock::new();
+
+fn connector() -> Result<MakeTlsConnector, ErrorStack> {
+    if let Some(known) = CONNECTOR.get() {
+        return Ok(known.clone());
+    }
     let mut builder = SslConnector::builder(SslMethod::tls_client())?;
     builder.set_verify(SslVerifyMode::NONE);
     let mut connector = MakeTlsConnector::new(builder.build());
@@ -22,8 +27,8 @@ static CONNECTOR: LazyLock<Result<MakeTlsConnector, ErrorStack>> = LazyLock::new
         connection.set_verify_hostname(false);
         Ok(())
     });
-    Ok(connector)
-});
+    Ok(CONNECTOR.get_or_init(|| connector).clone())
+}
 
 /// Encrypts and verifies nothing.
 #[derive(Clone, Debug)]
@@ -52,8 +57,7 @@ impl TlsConnect<Socket> for UnverifiedHost {
 
     fn connect(self, stream: Socket) -> Self::Future {
         Box::pin(async move {
-            let mut connector = CONNECTOR.clone()?;
-            let of_host = MakeTlsConnect::<Socket>::make_tls_connect(&mut connector, &self.0)?;
+            let of_host = MakeTlsConnect::<Socket>::make_tls_connect(&mut connector()?, &self.0)?;
             of_host.connect(stream).await
         })
     }

@@ -7,8 +7,8 @@ mod html;
 mod parts;
 mod tables;
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -86,13 +86,17 @@ pub fn report(
     print(&text)
 }
 
-/// Whether a file can be written. What it holds remains, and so does a pipe's reader.
+/// Whether a file can be written. Leaves its content as it is, and does not open a pipe, whose reader
+/// would see it end.
 fn try_to_write(file: &str) -> Result<(), Fault> {
+    let open = || OpenOptions::new().append(true).create(true).open(file).map(drop);
     let tried = match std::fs::metadata(file) {
-        Ok(known) if known.is_file() => OpenOptions::new().append(true).open(file).map(drop),
-        Ok(known) if known.is_dir() => Err(ErrorKind::IsADirectory.into()),
+        Ok(known) if known.is_file() || known.is_dir() => open(),
         Ok(_) => Ok(()),
-        Err(_) => File::create_new(file).and_then(|_| std::fs::remove_file(file)),
+        // It may be a link to a file that is not there yet.
+        Err(_) => open().and_then(|()| {
+            std::fs::remove_file(std::fs::canonicalize(file).as_deref().unwrap_or(file.as_ref()))
+        }),
     };
     tried.map_err(|why| unwritable(file, &why))
 }

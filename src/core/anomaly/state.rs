@@ -14,7 +14,7 @@
 //!
 //! The output consists of changes: the sessions that may stand out and the limits of their hours,
 //! which the caller joins, and the anomalies of whole hosts. Whatever expires is retracted, so what
-//! the join yields is what is live. Nothing is emitted for an hour whose history is incomplete.
+//! the join yields is what is live, and what has expired in the last advance. Nothing is emitted for an hour whose history is incomplete.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -37,8 +37,8 @@ pub const LIVE: i64 = 24;
 pub(super) const HISTORY: i64 = 24;
 /// How many hours are kept: those, and one more for the quarter before the first live one.
 pub(super) const KEPT: i64 = LIVE + HISTORY + 1;
-/// The longest way that the watermark moves in one step, in hours. What ends in a step must be live
-/// at its end, and so must what was found in it.
+/// The furthest that the watermark moves in one step, in hours, unless no row ended in between. What
+/// ends in a step must be live at its end, and so must what was found in it.
 const STEP: i64 = 12;
 /// How many buckets after one may change if its count does: those whose hour before contains it,
 /// or the hour before the quarter that they end; and the next, which is emitted only if the bucket
@@ -80,6 +80,18 @@ pub struct DetectorChanges {
     pub day_limits: Vec<(HostDay, DayLimits, i64)>,
     /// Whether all visitors were forgotten, because there were too many.
     pub forgot_visitors: bool,
+}
+
+impl DetectorChanges {
+    /// Adds what has changed after this.
+    pub fn extend(&mut self, then: DetectorChanges) {
+        self.large.extend(then.large);
+        self.limits.extend(then.limits);
+        self.host_anomalies.extend(then.host_anomalies);
+        self.frequent.extend(then.frequent);
+        self.day_limits.extend(then.day_limits);
+        self.forgot_visitors |= then.forgot_visitors;
+    }
 }
 
 /// The memory of the detectors, for some of the hosts.
@@ -262,8 +274,10 @@ impl DetectorState {
         for row in rows {
             steps.entry(step_end(row.end).max(self.watermark)).or_default().push(row);
         }
-        // A host may fall silent in the step after its last rows.
-        let after: Vec<EventTime> = steps.keys().map(|end| step_end(*end)).collect();
+        // A host may fall silent in the step after its last rows, or later if those had come before.
+        let silent = |end: EventTime| end.plus(BUCKETS_AFTER * BUCKET_MS);
+        let after = steps.keys().flat_map(|end| [step_end(*end), step_end(silent(*end))]);
+        let after: Vec<EventTime> = after.collect();
         for end in after {
             steps.entry(end).or_default();
         }

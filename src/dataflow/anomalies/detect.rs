@@ -23,6 +23,9 @@ use crate::dataflow::statistics::watermarks::TableWatermark;
 /// A first hour so early that every row is known.
 const EVER: Hour = Hour(i64::MIN / 2);
 
+/// How many rows may wait for those that the table had at the start.
+const WAITING_ROWS: usize = 200_000;
+
 /// What the detectors emit, as collections.
 pub struct Detected<'scope> {
     /// Sessions that are large enough to stand out, by host and hour.
@@ -134,7 +137,8 @@ pub struct Detectors {
     horizon: EventTime,
     /// Up to which event time the table is complete.
     watermark: TableWatermark,
-    /// Rows of sessions that ended later: they wait for those of slower writers.
+    /// Rows of sessions that ended later: they wait for those of slower writers. And all that come
+    /// before what the table had at the start, as long as there is room.
     ahead: Vec<Row>,
     /// The first epoch that is not replayed.
     first_epoch: Epoch,
@@ -149,7 +153,7 @@ pub struct Detectors {
 
 impl Detectors {
     /// With `reads_past`, they emit nothing until they have received what the table had at the
-    /// start.
+    /// start. What comes before that waits, so that nothing expires meanwhile.
     pub fn new(
         thresholds: Thresholds,
         (bounds, visitors): (DetectorBounds, Share),
@@ -204,24 +208,54 @@ impl Detectors {
             self.state = state.with_open_of(&mut self.state);
             self.incomplete = false;
         }
-        let changed = self.take_rows(epochs);
+        if past.is_none() && self.incomplete && self.can_wait(epochs) {
+            return (DetectorChanges::default(), None);
+        }
         // If nothing had ever closed, nothing is missing, and nothing had been found.
         let is_first = self.horizon <= EventTime::NEVER;
         let begun = past.filter(|_| !is_first).map(|whole| Begun {
             worker: self.worker,
             finds_all: whole && !self.state.has_refused(),
         });
-        let changed = match past {
-            Some(true) => {
-                self.incomplete = false;
-                let start = self.start.unwrap_or(self.state.watermark());
-                let read_from = needed_from(start, self.bounds.visitors > 0);
-                self.state.begin(if is_first { EVER } else { read_from })
+        let mut changed = DetectorChanges::default();
+        if past == Some(true) {
+            self.incomplete = false;
+            // On a first start, nothing is missing of what has come since.
+            if !is_first || self.state.watermark() > EventTime::NEVER {
+                changed = self.begin(epochs, is_first);
+                changed.extend(self.take_rows(&[]));
+                return (changed, begun);
             }
-            _ if self.incomplete => DetectorChanges::default(),
-            _ => changed,
-        };
+        }
+        let found = self.take_rows(epochs);
+        if !self.incomplete {
+            changed = found;
+        }
         (changed, begun)
+    }
+
+    /// Whether the rows of these epochs can wait. If so, they do.
+    fn can_wait(&mut self, epochs: &[(Epoch, EpochInput)]) -> bool {
+        let rows = || epochs.iter().flat_map(|(_, input)| &input.rows);
+        let can = self.ahead.len() + rows().count() <= WAITING_ROWS;
+        if can {
+            self.ahead.extend(rows().cloned());
+        }
+        can
+    }
+
+    /// Begins with what the table had at the start. Rows of sessions that ended later remain.
+    fn begin(&mut self, epochs: &[(Epoch, EpochInput)], is_first: bool) -> DetectorChanges {
+        let start = self.start.unwrap_or(self.state.watermark());
+        let mut rows = std::mem::take(&mut self.ahead);
+        rows.extend(epochs.iter().flat_map(|(_, input)| &input.rows).cloned());
+        let (later, rows): (Vec<Row>, Vec<Row>) =
+            rows.into_iter().partition(|row| row.end_ms > start.millis());
+        self.ahead = later;
+        self.state.allow_visitors(self.visitors.allowed());
+        self.state.advance(rows.iter().map(as_change), start);
+        let read_from = needed_from(start, self.bounds.visitors > 0);
+        self.state.begin(if is_first { EVER } else { read_from })
     }
 
     /// Takes in the rows, and those that were ahead and no longer are. What is found in an hour

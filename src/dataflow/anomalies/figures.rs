@@ -118,7 +118,7 @@ impl AnomalyFigures {
         for anomaly in published.live.iter().filter(is_live) {
             self.counts.entry(anomaly.kind).or_default().live += 1;
         }
-        let mut newest: Vec<&Anomaly> = published.live.iter().collect();
+        let mut newest: Vec<&Anomaly> = published.live.iter().filter(is_live).collect();
         let order = |a: &&Anomaly, b: &&Anomaly| (b.at, a.identity()).cmp(&(a.at, b.identity()));
         if newest.len() > SHOWN {
             newest.select_nth_unstable_by(SHOWN, order);

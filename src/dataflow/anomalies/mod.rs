@@ -13,9 +13,9 @@
 //! its changes at the current epoch. Differential dataflow joins the sessions that may stand out
 //! with the limits of their hours, and the visitors and networks with those of their days: if
 //! either is corrected, what follows from it is withdrawn. [`publish`] distinguishes corrections
-//! from mere expiry. At every complete epoch, what is live is what
-//! [`sessionizer_core::anomaly::batch`] finds in the live hours and days, given the table and the
-//! watermark.
+//! from mere expiry. After every tick, what is published is what
+//! [`sessionizer_core::anomaly::batch`] finds, given the table and the watermark, in the hours and
+//! days that were live after the tick before, and since.
 
 mod clocks;
 pub mod detect;

@@ -30,8 +30,8 @@ pub struct Published {
     /// Everything that was committed up to and including this epoch is included.
     pub epoch: Epoch,
     pub watermark: Option<EventTime>,
-    /// The anomalies that a correction may still withdraw. If the watermark has moved by more than
-    /// that, also those that were found on the way.
+    /// The anomalies that a correction may still withdraw, and those that have expired since the tick
+    /// before.
     pub live: BTreeSet<Anomaly>,
     /// The first hour whose anomalies were live before.
     pub live_from: Option<Hour>,

@@ -61,7 +61,7 @@ pub struct StatisticsConfig {
     pub end_after_ms: i64,
     /// How long after its end a session closes, in milliseconds of the watermark.
     pub closes_after_ms: i64,
-    /// Reads what the table had at the start. `None` if the table was empty.
+    /// Reads what the table had at the start. `None` in tests that begin with nothing.
     pub past: Option<OpenPast>,
     pub on_statistics: OnStatistics,
     /// The anomalies to look for in the same rows, if any.

@@ -64,9 +64,9 @@ pub enum ChannelBinding {
 }
 
 impl PostgresUrl {
-    /// Whether a connection needs certificates or keys: those of files that it names, or those that
-    /// this system trusts.
-    pub fn names_certificates(&self) -> bool {
+    /// Whether a connection needs certificates or keys: those of files that the URL names, or those
+    /// that this system trusts.
+    pub fn needs_certificates(&self) -> bool {
         let files = [&self.root_cert, &self.client_cert, &self.client_key];
         matches!(self.tls, TlsMode::VerifyCa | TlsMode::VerifyFull)
             || files.iter().any(|file| file.is_some())

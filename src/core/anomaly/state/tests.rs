@@ -225,13 +225,14 @@ fn a_backlog_raises_everything_however_far_the_watermark_moves_at_once() {
     for seed in 0..3 {
         let mut rng = Rng::new(seed);
         let day_ms = 24 * HOUR_MS;
-        // Days, and so the silence, begin with a step, or somewhere.
-        let start_ms =
-            1_780_272_000_000 + if seed > 0 { rng.below(day_ms as u64) as i64 } else { 0 };
+        // Days, and so the silence, begin with a step, shortly before one, or somewhere.
+        let starts = [0, day_ms - 60_000, rng.below(day_ms as u64) as i64];
+        let start_ms = 1_780_272_000_000 + starts[seed as usize];
         // Ten days, and silence for two in the middle.
         let mut rows: Vec<Row> = Vec::new();
         for day in [0, 1, 2, 3, 4, 7, 8, 9] {
-            let busy = rng.between(200, 1_500);
+            // Silence is a fall only if there was something before.
+            let busy = if day == 4 { 1_500 } else { rng.between(200, 1_500) };
             let now_ms = start_ms + (day + 1) * day_ms;
             rows.extend((0..busy).map(|_| random_row(&mut rng, now_ms, day_ms)));
         }
@@ -240,7 +241,12 @@ fn a_backlog_raises_everything_however_far_the_watermark_moves_at_once() {
             rows.iter().map(|(ip, host, span, end)| Session { ip, host, span: *span, end: *end });
         let end = EventTime::from_millis(start_ms + 10 * day_ms + 1);
         let want = batch(table, end, &Thresholds::sensitive());
-        for step_ms in [HOUR_MS / 20, 7 * HOUR_MS, 3 * day_ms, 30 * day_ms] {
+        let silence_ms = start_ms + 5 * day_ms;
+        let falls = |a: &Anomaly| {
+            a.kind == Kind::Fall && (0..HOUR_MS).contains(&(a.at.millis() - silence_ms))
+        };
+        assert!(want.iter().any(falls));
+        for step_ms in [HOUR_MS / 20, 7 * HOUR_MS, 5 * day_ms + 30_000, 3 * day_ms, 30 * day_ms] {
             let state =
                 &mut DetectorState::new(Thresholds::sensitive(), bounds(10), Hour(i64::MIN / 2));
             let (mut joined, mut raised) = (Joined::default(), BTreeSet::new());
