@@ -213,24 +213,22 @@ impl Detectors {
         }
         // If nothing had ever closed, nothing is missing, and nothing had been found.
         let is_first = self.horizon <= EventTime::NEVER;
+        // On a first start, nothing is missing of what has come since.
+        let begins = past == Some(true) && (!is_first || self.state.watermark() > EventTime::NEVER);
+        self.incomplete &= past != Some(true);
+        let mut changed = DetectorChanges::default();
+        if begins {
+            changed = self.begin(epochs, is_first);
+        }
+        let found = self.take_rows(if begins { &[] } else { epochs });
+        if !self.incomplete {
+            changed.extend(found);
+        }
+        // Known only now: there may have been no room for some of the rows.
         let begun = past.filter(|_| !is_first).map(|whole| Begun {
             worker: self.worker,
             finds_all: whole && !self.state.has_refused(),
         });
-        let mut changed = DetectorChanges::default();
-        if past == Some(true) {
-            self.incomplete = false;
-            // On a first start, nothing is missing of what has come since.
-            if !is_first || self.state.watermark() > EventTime::NEVER {
-                changed = self.begin(epochs, is_first);
-                changed.extend(self.take_rows(&[]));
-                return (changed, begun);
-            }
-        }
-        let found = self.take_rows(epochs);
-        if !self.incomplete {
-            changed = found;
-        }
         (changed, begun)
     }
 
