@@ -44,7 +44,10 @@ impl Pair {
         let standby = primary.standby(&format!("{test}-2"));
         let world = World::on(&primary, test);
         let traffic = Traffic::new(&world);
-        Pair { primary, standby, world, traffic }
+        let pair = Pair { primary, standby, world, traffic };
+        // The database has just been created on the primary.
+        pair.wait_until_followed();
+        pair
     }
 
     fn hosts(&self) -> String {
