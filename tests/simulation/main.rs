@@ -31,6 +31,7 @@ mod feed;
 mod ledger;
 #[path = "../shared/oracle.rs"]
 mod oracle;
+mod processors;
 #[path = "../shared/rng.rs"]
 mod rng;
 mod run;
@@ -51,11 +52,10 @@ fn whatever_happens_the_contract_holds_and_the_table_is_the_batch_answer() {
         return println!("{:?}", schedule::run(seed, None));
     }
     let seeds = variable("SESSIONIZER_SEEDS").unwrap_or(SEEDS);
-    // A schedule moves one thread at a time, so two of them keep two processors busy.
-    let halves = [0, 1].map(|half| std::thread::spawn(move || all((half..seeds).step_by(2))));
+    let parts = processors::on_each(|first, step| all((first as u64..seeds).step_by(step)));
     let mut seen = schedule::Seen::default();
-    for half in halves {
-        seen.add(&half.join().expect("a schedule failed: see above"));
+    for part in &parts {
+        seen.add(part);
     }
     println!("{seen:?}");
     assert!(seen.leaps > 0, "no clock was set by hours");
