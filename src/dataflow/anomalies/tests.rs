@@ -29,6 +29,8 @@ use crate::dataflow::statistics::window::Bounds;
 const GAP_MS: i64 = 300_000;
 const EPOCHS: u64 = 240;
 const EPOCH_MS: u64 = 1_000;
+/// More than there are.
+const HOSTS: usize = 1_000;
 /// Those that are a function of the table: all but the clocks.
 const KINDS: [Kind; 7] = [
     Kind::Burst,
@@ -130,6 +132,16 @@ fn run_from(
     commits: &Commits,
     reports: &BTreeMap<u64, OpenReport>,
     workers: usize,
+    starts: (Option<u64>, Option<u64>),
+) -> Vec<Published> {
+    run_within(commits, reports, (workers, HOSTS), starts)
+}
+
+/// The same, with room for so many hosts a worker.
+fn run_within(
+    commits: &Commits,
+    reports: &BTreeMap<u64, OpenReport>,
+    (workers, hosts): (usize, usize),
     (past, empty): (Option<u64>, Option<u64>),
 ) -> Vec<Published> {
     let published: Arc<Mutex<Vec<Published>>> = Arc::default();
@@ -146,7 +158,7 @@ fn run_from(
         let config = AnomaliesConfig {
             thresholds: Thresholds::sensitive(),
             kinds: KINDS.to_vec(),
-            bounds: DetectorBounds { hosts: 1_000, visitors: 1_000_000 },
+            bounds: DetectorBounds { hosts, visitors: 1_000_000 },
             out_of_orderness_ms: 5_000,
             idle_timeout_ms: 60_000,
             on_anomalies: Arc::new(move |now| seen.lock().expect("alone").push(now.clone())),
@@ -318,6 +330,19 @@ fn what_is_published_is_the_batch_answer() {
     let raised_often = |kind| counts.get(kind).is_some_and(|[raised, _]| *raised > 10);
     let withdrawn: u64 = counts.values().map(|[_, withdrawn]| withdrawn).sum();
     assert!(KINDS.iter().all(raised_often) && withdrawn > 10, "{counts:?}");
+}
+
+/// A start compares what it finds with what was found before, and withdraws what is missing. It must
+/// not do so if there was no room for all rows that the table had.
+#[test]
+fn a_start_without_room_for_all_hosts_does_not_find_everything() {
+    for (hosts, finds_all) in [(2, false), (3, true), (HOSTS, true)] {
+        let past = Some(60);
+        let commits = commits(&world(3), 1, past);
+        let all = run_within(&commits, &BTreeMap::new(), (1, hosts), (past, None));
+        let begins: Vec<bool> = all.iter().filter_map(|published| published.begins).collect();
+        assert_eq!(begins, [finds_all], "room for {hosts} hosts");
+    }
 }
 
 /// A session that is open, then closes, and whose row comes in the same epoch or later: it is raised
