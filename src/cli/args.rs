@@ -348,8 +348,10 @@ pub struct ProduceArgs {
     pub history: Option<String>,
 
     /// Events a second of event time, for historical events
-    #[arg(long, value_name = "N", default_value = "100")]
-    pub density: String,
+    ///
+    /// It needs --historical or --history. [default: 100]
+    #[arg(long, value_name = "N")]
+    pub density: Option<String>,
 
     /// How many visitors there are
     #[arg(long, value_name = "N", default_value = "1000")]

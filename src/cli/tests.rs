@@ -157,6 +157,8 @@ fn what_is_unknown_is_refused_with_a_suggestion() {
         (&["audit", "--shwo", "3"], "did you mean --show?"),
         (&["audit", "web"], takes_options),
         (&["produce", "5"], takes_options),
+        (&["--gap", "5m", "check"], "options follow the command: sessionizer check"),
+        (&["-w", "2", "audit", "--show", "3"], "options follow the command: sessionizer audit"),
     ] {
         let why = parse_with(args, &[]).err().unwrap_or_else(|| panic!("{args:?} is known"));
         let text = why.to_string();

@@ -41,10 +41,16 @@ pub fn with_tip(error: Error, typed: &[OsString], root: &Command) -> Error {
             (kind, arg.and_then(|arg| of_argument(&arg, &words, root)))
         }
         // What follows an option may not be a command at all.
-        ErrorKind::InvalidSubcommand | ErrorKind::ArgumentConflict => {
-            let word = culprit(ContextKind::InvalidSubcommand);
-            let word = word.filter(|word| root.find_subcommand(word).is_none());
-            (ErrorKind::InvalidSubcommand, word.and_then(|word| of_command(&word, &words, root)))
+        kind @ (ErrorKind::InvalidSubcommand | ErrorKind::ArgumentConflict) => {
+            match culprit(ContextKind::InvalidSubcommand) {
+                Some(word) if root.find_subcommand(&word).is_some() => {
+                    (kind, Some(format!("options follow the command: sessionizer {word} ...")))
+                }
+                word => (
+                    ErrorKind::InvalidSubcommand,
+                    word.and_then(|word| of_command(&word, &words, root)),
+                ),
+            }
         }
         kind => (kind, None),
     };
@@ -62,6 +68,9 @@ pub fn with_tip(error: Error, typed: &[OsString], root: &Command) -> Error {
         if let Some(word) = culprit(kind) {
             ours.insert(kind, ContextValue::String(shown(&word)));
         }
+    }
+    if let Some(before) = error.get(ContextKind::PriorArg) {
+        ours.insert(ContextKind::PriorArg, before.clone());
     }
     ours.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(tip)]));
     let usage = command.clone().render_usage();

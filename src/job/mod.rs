@@ -84,6 +84,7 @@ fn run_once(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
         info!("POSTGRES_URL: the parameter {name} has no effect here and is ignored");
     }
     let (cluster, (builders, others)) = if config.processes == 1 {
+        addresses(config)?; // Only a hostfile that contradicts is an error.
         (None, alone(config.workers)?)
     } else {
         match join(config, run_state)? {
@@ -163,7 +164,14 @@ pub fn addresses(config: &Config) -> Result<Vec<String>, Fault> {
     let bytes = read_file(path).map_err(|why| {
         Fault::Config(format!("the hostfile {place} (--hostfile) cannot be read: {why}"))
     })?;
-    hosts::parse(&String::from_utf8_lossy(&bytes), config.processes)
+    let text = String::from_utf8_lossy(&bytes);
+    if config.processes == 1 && hosts::parse(&text, 2).is_ok() {
+        return Err(Fault::Config(format!(
+            "the hostfile {place} (--hostfile) names several processes, and --processes is 1: give \
+             -n, or leave the hostfile out"
+        )));
+    }
+    hosts::parse(&text, config.processes)
         .map_err(|what| Fault::Config(format!("the hostfile {place} {what}")))
 }
 

@@ -64,6 +64,8 @@ impl AnomalyRows {
             client: None,
             pending: BTreeMap::new(),
             all: None,
+            lost: 0,
+            lossy: false,
             failing: false,
             pruned: None,
         };
@@ -109,6 +111,9 @@ struct Writer {
     pending: BTreeMap<Identity, (Anomaly, bool, Epoch)>,
     /// See [`Updates::all`]: until the rows of earlier runs have been compared with it.
     all: Option<(BTreeSet<Identity>, Hour, Epoch)>,
+    /// How many rows there was no room for since the last success, and whether that was said.
+    lost: u64,
+    lossy: bool,
     failing: bool,
     pruned: Option<Instant>,
 }
@@ -139,9 +144,12 @@ impl Writer {
             }
             inbox.try_iter().for_each(|updates| self.take(updates));
             match self.write_all() {
-                Ok(()) if self.failing => {
-                    info!("anomalies are written again");
-                    self.failing = false;
+                Ok(()) if self.failing || self.lossy => {
+                    match std::mem::take(&mut self.lost) {
+                        0 => info!("anomalies are written again"),
+                        lost => warn!("anomalies are written again: {} lost", plural(lost, "row")),
+                    }
+                    (self.failing, self.lossy) = (false, false);
                 }
                 Ok(()) => {}
                 Err(Stop::Replaced) => {
@@ -170,7 +178,17 @@ impl Writer {
         for (identity, anomaly, is_raised) in rows {
             if self.pending.len() < MAX_PENDING || self.pending.contains_key(&identity) {
                 self.pending.insert(identity, (anomaly, is_raised, epoch));
+            } else {
+                self.lost += 1;
             }
+        }
+        if self.lost > 0 && !self.lossy {
+            self.lossy = true;
+            warn!(
+                "{} wait for sessionizer.anomalies: no more are kept, and the others are lost \
+                 unless the job is started again while they are live",
+                plural(MAX_PENDING as u64, "row")
+            );
         }
     }
 

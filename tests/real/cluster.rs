@@ -352,6 +352,8 @@ fn a_hostfile_that_is_missing_or_too_short_is_refused_before_anything_starts() {
     for (args, says) in [
         (["-n", "3", "--hostfile", file], "names 2 processes, and --processes is 3"),
         (["-n", "2", "--hostfile", "/no/such/file"], "/no/such/file (--hostfile) cannot be read"),
+        (["-n", "1", "--hostfile", "/no/such/file"], "/no/such/file (--hostfile) cannot be read"),
+        (["-w", "1", "--hostfile", file], "names several processes, and --processes is 1"),
     ] {
         let (status, log) = world.start(&args).wait();
         assert_eq!(status.code(), Some(2), "{log}");

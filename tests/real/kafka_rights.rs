@@ -11,6 +11,11 @@ use crate::world::{World, finish};
 
 const PASSWORD: &str = "wonder-4711";
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+/// Settings of a broker that checks rights. A login without a name may do anything.
+pub const CHECKS_RIGHTS: &str = "
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+";
 
 /// A broker that checks rights on its second port. The first is for the test, which may do
 /// anything.
@@ -20,8 +25,7 @@ fn guarded(logins: &[&str]) -> (Broker, String) {
     let users: String =
         logins.iter().map(|login| format!(" user_{login}=\"{PASSWORD}\"")).collect();
     let settings = format!(
-        "\nauthorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
-         super.users=User:ANONYMOUS\n\
+        "{CHECKS_RIGHTS}\
          listener.name.secure.plain.sasl.jaas.config=\
          org.apache.kafka.common.security.plain.PlainLoginModule required{users};\n"
     );
@@ -38,6 +42,25 @@ pub fn append(broker: &Broker, settings: &str) {
     file.and_then(|mut file| file.write_all(settings.as_bytes())).expect("it can be written");
 }
 
+/// Kafka's tool for rights, as a command line.
+fn acl_tool(broker: &Broker) -> String {
+    let directory = broker.directory.display();
+    format!("{ROOT}/scripts/services kafka tool {directory} org.apache.kafka.tools.AclCommand")
+}
+
+fn granted(mut command: Command) {
+    let output = command.output().expect("it can be run");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{command:?}: {said}");
+}
+
+/// Grants a login the rights that are documented.
+pub fn grant_least(broker: &Broker, login: &str, world: &World) {
+    let mut least = Command::new(format!("{ROOT}/deploy/kafka/acls.sh"));
+    least.env("KAFKA_ACLS", acl_tool(broker)).args([login, &world.name, &world.name]);
+    granted(least);
+}
+
 #[test]
 fn the_rights_that_are_documented_are_enough_and_a_missing_one_is_named() {
     let (broker, address) = guarded(&["least", "describes", "reads", "nobody"]);
@@ -46,18 +69,8 @@ fn the_rights_that_are_documented_are_enough_and_a_missing_one_is_named() {
     world.create_topic(2);
     let events = visits("a", 30);
     world.send_events(0, &events);
-    let acls = format!(
-        "{ROOT}/scripts/services kafka tool {} org.apache.kafka.tools.AclCommand",
-        broker.directory.display()
-    );
-    let granted = |mut command: Command| {
-        let output = command.output().expect("it can be run");
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{command:?}: {said}");
-    };
-    let mut least = Command::new(format!("{ROOT}/deploy/kafka/acls.sh"));
-    least.env("KAFKA_ACLS", &acls).args(["least", &world.name, &world.name]);
-    granted(least);
+    grant_least(&broker, "least", &world);
+    let acls = acl_tool(&broker);
     for (login, right, resource) in [
         ("describes", "Describe", "--topic"),
         ("describes", "Read", "--group"),

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::brokers::Broker;
 use crate::kafka::visits;
-use crate::kafka_rights::append;
+use crate::kafka_rights::{CHECKS_RIGHTS, append, grant_least};
 use crate::oracle::sessions;
 use crate::skipped::skipped;
 use crate::world::{World, finish};
@@ -113,14 +113,20 @@ fn a_token_of_an_oidc_server_logs_in() {
          org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required \
          unsecuredLoginStringClaim_sub=\"broker\";\n",
     );
+    append(&broker, CHECKS_RIGHTS);
     broker.address = broker.services("start");
     world.kafka.clone_from(&broker.address);
     world.create_topic(1);
     let events = visits("a", 20);
     world.send_events(0, &events);
     let trust = format!("ssl.ca.location={}", broker.directory.join("ca.pem").display());
+    // The token names alice, who has no rights yet.
     let (code, log) = job(&world, &address, SECRET, &trust);
-    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(code, Some(2), "{log}");
+    assert!(log.contains("grant it READ and DESCRIBE"), "{log}");
+    grant_least(&broker, "alice", &world);
+    let (code, log) = job(&world, &address, SECRET, &trust);
+    assert_eq!((code, log.contains("WARN")), (Some(0), false), "{log}");
     assert_eq!(world.rows(), sessions(&events));
     let (code, log) = job(&world, &address, "mistaken-0815", &trust);
     assert_eq!(code, Some(2), "{log}");

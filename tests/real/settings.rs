@@ -26,7 +26,7 @@ fn run(command: &mut Command) -> (Option<i32>, String, String) {
 /// Each mistake: the arguments, the variables, and what the message must contain.
 type Mistake = (&'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
 
-const MISTAKES: [Mistake; 75] = [
+const MISTAKES: [Mistake; 76] = [
     (&["prodcue"], &[], "produce"),
     (&["--no-such-flag"], &[], "--no-such-flag"),
     (&["--workes", "2"], &[], "--workers"),
@@ -99,6 +99,7 @@ const MISTAKES: [Mistake; 75] = [
     (&[], &[("POSTGRES_URL", "postgres://h/d?sslrootcert=ca.pem")], "must be an absolute path"),
     (&["produce"], &[("KAFKA_URL", "")], "KAFKA_URL  is not set"),
     (&["produce", "--rate", "-1"], &[], "--rate  is \"-1\""),
+    (&["produce", "--density", "5"], &[], "--density  is for historical events: add --historical"),
     (&["produce"], &[("SESSIONIZER_PRODUCE_LATE", "x")], "SESSIONIZER_PRODUCE_LATE  is \"x\""),
     (&["audit", "--show", "many"], &[], "--show  is \"many\""),
     (&["audit"], &[("POSTGRES_URL", "")], "POSTGRES_URL  is not set"),

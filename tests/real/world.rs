@@ -506,6 +506,9 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            println!("the log of the job, killed now:\n{}", self.log());
+        }
     }
 }
 

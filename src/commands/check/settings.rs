@@ -91,8 +91,8 @@ fn surroundings(config: &Config) -> Vec<Finding> {
     }
     let mut named: Vec<Result<(), Fault>> = vec![ledger::check_files(&config.ledger)];
     named.extend(config.kafka.unreadable_files().into_iter().map(Err));
+    named.push(job::addresses(config).map(drop));
     if config.processes > 1 {
-        named.push(job::addresses(config).map(drop));
         named.extend(config.cluster_secret.as_ref().map(|secret| secret.check()));
     }
     let wrong = named.iter().filter_map(|result| result.as_ref().err());

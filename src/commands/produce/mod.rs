@@ -157,7 +157,7 @@ fn read(args: &ProduceArgs, env: &Environment) -> Result<Order, Fault> {
     let whole_in = |text: &str, least, most| whole(text, least, most).map(|n| n as f64);
     let most = 1e15 as u64;
     let limit = args.number.as_ref().map(|n| note("--number", whole_in(n, 0, most)) as u64);
-    let density = note("--density", number(&args.density, 0.001, 1e6));
+    let density = args.density.as_deref().map(|text| note("--density", number(text, 0.001, 1e6)));
     let visitors = note("--visitors", whole_in(&args.visitors, 1, u64::from(u32::MAX))) as u64;
     let year_ms = 366 * 86_400_000;
     let ms = |text: &str| duration_ms(text, 0, year_ms).map(|ms| ms as f64);
@@ -185,6 +185,10 @@ fn read(args: &ProduceArgs, env: &Environment) -> Result<Order, Fault> {
         let what = "is for live events: leave out --historical and --access-log";
         problems.add("--history", what);
     }
+    if density.is_some() && history_ms.is_none() && historical.is_none() {
+        problems.add("--density", "is for historical events: add --historical or --history");
+    }
+    let density = density.unwrap_or(100.0);
     let history = history_ms.map(|length_ms| HistoryPlan { length_ms, density });
     let planned = planned::read(args, historical, now_ms() as i64, &mut problems);
     let source = match (planned, &args.access_log) {
