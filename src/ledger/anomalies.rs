@@ -55,20 +55,7 @@ impl AnomalyRows {
         keep: Option<Duration>,
     ) -> Self {
         let (updates, inbox) = channel();
-        let mut writer = Writer {
-            config: config.clone(),
-            generation,
-            end_after_ms,
-            kinds: kinds.iter().copied().filter(|kind| *kind != Kind::Clock).collect(),
-            keep,
-            client: None,
-            pending: BTreeMap::new(),
-            all: None,
-            lost: 0,
-            lossy: false,
-            failing: false,
-            pruned: None,
-        };
+        let mut writer = Writer::new(config.clone(), (generation, end_after_ms), kinds, keep);
         let thread = thread::Builder::new().name("anomalies".to_owned());
         let writes = thread.spawn(move || writer.run(&inbox)).expect("a thread can be started");
         let (updates, writes) = (Some(updates), Some(writes));
@@ -111,9 +98,8 @@ struct Writer {
     pending: BTreeMap<Identity, (Anomaly, bool, Epoch)>,
     /// See [`Updates::all`]: until the rows of earlier runs have been compared with it.
     all: Option<(BTreeSet<Identity>, Hour, Epoch)>,
-    /// How many rows there was no room for since the last success, and whether that was said.
+    /// How many rows there was no room for since the last success.
     lost: u64,
-    lossy: bool,
     failing: bool,
     pruned: Option<Instant>,
 }
@@ -131,6 +117,27 @@ impl From<LedgerError> for Stop {
 }
 
 impl Writer {
+    fn new(
+        config: LedgerConfig,
+        (generation, end_after_ms): (i64, i64),
+        kinds: &[Kind],
+        keep: Option<Duration>,
+    ) -> Self {
+        Writer {
+            config,
+            generation,
+            end_after_ms,
+            kinds: kinds.iter().copied().filter(|kind| *kind != Kind::Clock).collect(),
+            keep,
+            client: None,
+            pending: BTreeMap::new(),
+            all: None,
+            lost: 0,
+            failing: false,
+            pruned: None,
+        }
+    }
+
     fn run(&mut self, inbox: &Receiver<Updates>) {
         loop {
             match inbox.recv_timeout(RETRY_AFTER) {
@@ -144,12 +151,12 @@ impl Writer {
             }
             inbox.try_iter().for_each(|updates| self.take(updates));
             match self.write_all() {
-                Ok(()) if self.failing || self.lossy => {
+                Ok(()) if self.failing || self.lost > 0 => {
                     match std::mem::take(&mut self.lost) {
                         0 => info!("anomalies are written again"),
                         lost => warn!("anomalies are written again: {} lost", plural(lost, "row")),
                     }
-                    (self.failing, self.lossy) = (false, false);
+                    self.failing = false;
                 }
                 Ok(()) => {}
                 Err(Stop::Replaced) => {
@@ -178,17 +185,16 @@ impl Writer {
         for (identity, anomaly, is_raised) in rows {
             if self.pending.len() < MAX_PENDING || self.pending.contains_key(&identity) {
                 self.pending.insert(identity, (anomaly, is_raised, epoch));
-            } else {
-                self.lost += 1;
+                continue;
             }
-        }
-        if self.lost > 0 && !self.lossy {
-            self.lossy = true;
-            warn!(
-                "{} wait for sessionizer.anomalies: no more are kept, and the others are lost \
-                 unless the job is started again while they are live",
-                plural(MAX_PENDING as u64, "row")
-            );
+            if self.lost == 0 {
+                warn!(
+                    "{} wait for sessionizer.anomalies: no more are kept, and the others are lost \
+                     unless the job is started again while they are live",
+                    plural(MAX_PENDING as u64, "row")
+                );
+            }
+            self.lost += 1;
         }
     }
 
@@ -335,3 +341,52 @@ const WITHDRAW: &str = "
     update sessionizer.anomalies set state = 'withdrawn', changed_at = now()
     where job = $1 and kind = $2 and host = $3 and subject = $4
       and at = to_timestamp($5::float8 / 1000) and state <> 'withdrawn'";
+
+#[cfg(test)]
+mod tests {
+    use sessionizer_core::anomaly::Evidence;
+    use sessionizer_core::secret::Secret;
+    use sessionizer_core::time::Gap;
+
+    use super::*;
+    use crate::ledger::SessionEnd;
+    use crate::ledger::url;
+
+    #[test]
+    fn rows_that_there_is_no_room_for_are_counted() {
+        let config = LedgerConfig {
+            url: url::parse("postgres://h/d").expect("a URL"),
+            user: "u".to_owned(),
+            password: Secret::new(String::new()),
+            job: "j".to_owned(),
+            table: "t".to_owned(),
+            shards: 1,
+            gap: Gap::from_millis(300_000).expect("a gap"),
+            session_end: SessionEnd::Window,
+            accept_empty_table: false,
+        };
+        let mut writer = Writer::new(config, (1, 300_000), &[Kind::Burst], None);
+        let row = |at_ms: usize| {
+            let anomaly = Anomaly {
+                kind: Kind::Burst,
+                host: "a.example".to_owned(),
+                subject: "192.0.2.1".to_owned(),
+                at: EventTime::from_millis(at_ms as i64),
+                observed: 90,
+                expected: 9,
+                threshold: 40,
+                evidence: Evidence::Session { events: 90, duration_ms: 1, sessions: 900, rank: 5 },
+            };
+            let identity = (Kind::Burst, anomaly.host.clone(), anomaly.subject.clone(), anomaly.at);
+            (identity, anomaly, true)
+        };
+        let mut take = |rows: std::ops::Range<usize>| {
+            writer.take(Updates { epoch: 1, rows: rows.map(row).collect(), all: None });
+            (writer.pending.len(), writer.lost)
+        };
+        assert_eq!(take(0..MAX_PENDING), (MAX_PENDING, 0));
+        // Other figures of one that waits need no room.
+        assert_eq!(take(0..1), (MAX_PENDING, 0));
+        assert_eq!(take(MAX_PENDING - 1..MAX_PENDING + 2), (MAX_PENDING, 2));
+    }
+}
