@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow::{Break, Continue};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use log::info;
-use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
@@ -32,7 +33,7 @@ const MIN_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 /// Asks the brokers about topics and offsets.
 pub struct Admin {
     pub(super) config: KafkaConfig,
-    pub(super) client: BaseConsumer<Context>,
+    pub(super) client: Arc<BaseConsumer<Context>>,
     pub(super) context: Context,
 }
 
@@ -61,15 +62,22 @@ pub enum StartAt {
 impl Admin {
     /// Creates a client; sends no request yet.
     pub fn new(config: &KafkaConfig) -> Result<Self, Fault> {
-        Admin::with(config, Context::default())
+        Admin::with(config, &config.client(), Context::default())
     }
 
-    pub(super) fn with(config: &KafkaConfig, context: Context) -> Result<Self, Fault> {
+    /// The same, with a client that can also commit the offsets of the consumer group.
+    pub(super) fn of_group(config: &KafkaConfig, context: Context) -> Result<Self, Fault> {
         let mut client = config.client();
+        client.set("group.id", &config.group).set("enable.auto.commit", "false");
+        Admin::with(config, &client, context)
+    }
+
+    fn with(config: &KafkaConfig, client: &ClientConfig, context: Context) -> Result<Self, Fault> {
+        let mut client = client.clone();
         client.set("allow.auto.create.topics", "false");
         let client = BaseConsumer::from_config_and_context(&client, context.clone())
             .map_err(|why| refused(config, &why))?;
-        Ok(Admin { config: config.clone(), client, context })
+        Ok(Admin { config: config.clone(), client: Arc::new(client), context })
     }
 
     /// Runs pending callbacks.
@@ -216,15 +224,10 @@ impl Admin {
         partitions: &[Partition],
     ) -> BTreeMap<Partition, Offset> {
         // A client's isolation level is fixed when it is created.
-        let mut config = self.config.client();
-        config.set("allow.auto.create.topics", "false");
-        config.set("isolation.level", "read_uncommitted");
-        let context = Context::default();
-        let client = BaseConsumer::from_config_and_context(&config, context.clone());
-        let ends = client.ok().and_then(|client| {
-            Admin { config: self.config.clone(), client, context }.ends(topics, partitions)
-        });
-        ends.unwrap_or_default()
+        let mut client = self.config.client();
+        client.set("isolation.level", "read_uncommitted");
+        let other = Admin::with(&self.config, &client, Context::default());
+        other.ok().and_then(|other| other.ends(topics, partitions)).unwrap_or_default()
     }
 
     /// Returns where the readable, committed records of these partitions end. Partitions whose end

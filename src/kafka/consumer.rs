@@ -1,8 +1,9 @@
 //! Reads the partitions of a worker as they grow.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -31,7 +32,9 @@ pub struct KafkaFeed {
     consumer: Option<Arc<BaseConsumer<Context>>>,
     context: Context,
     topics: Vec<String>,
-    /// The metadata of the offsets that are committed to the group.
+    /// Commits the offsets of the group: [`Watcher::group`] says why the consumer does not.
+    group: Weak<BaseConsumer<Context>>,
+    /// The metadata of those offsets.
     mark: String,
     found: Found,
     mine: Box<dyn Fn(Partition) -> bool>,
@@ -85,6 +88,7 @@ impl KafkaFeed {
             consumer: Some(Arc::new(consumer)),
             context,
             topics: topics.to_vec(),
+            group: Weak::clone(&watcher.group),
             mark: crate::kafka::group::mark(job),
             found: Arc::clone(&watcher.found),
             mine,
@@ -314,6 +318,7 @@ impl Feed for KafkaFeed {
     }
 
     fn durable(&mut self, ends: &BTreeMap<Partition, Offset>) {
+        let Some(group) = self.group.upgrade() else { return };
         let mut list = TopicPartitionList::new();
         for (partition, end) in ends {
             let topic = &self.topics[usize::from(partition.topic)];
@@ -321,16 +326,17 @@ impl Feed for KafkaFeed {
             entry.set_offset(RdOffset::Offset(end.get())).expect("an offset is not negative");
             entry.set_metadata(&self.mark);
         }
-        if let Err(why) = self.consumer().commit(&list, CommitMode::Async) {
+        self.context.health.commits.fetch_add(1, Relaxed);
+        if let Err(why) = group.commit(&list, CommitMode::Async) {
+            self.context.health.commits.fetch_sub(1, Relaxed);
             debug!("the group's offsets were not committed, tools will show too much lag: {why}");
         }
     }
 }
 
 impl Drop for KafkaFeed {
-    /// A closing consumer waits for the replies to its commits, for a minute or for ever if the
-    /// broker is down. Those commits are a courtesy: wait up to `CLOSE_TIMEOUT`, then end the
-    /// run.
+    /// A closing consumer may wait for a broker that is down, for a minute or for ever: wait up to
+    /// `CLOSE_TIMEOUT`, then end the run.
     fn drop(&mut self) {
         let (closing, closed) = channel::<()>();
         // The queues of the partitions hold references to the consumer, too.

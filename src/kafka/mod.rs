@@ -246,6 +246,8 @@ struct Health {
     group_denied: AtomicBool,
     /// Since when a login or a certificate has been refused, and why.
     refused: Mutex<Option<(Instant, String)>>,
+    /// How many commits of the group's offsets have not been answered.
+    commits: AtomicU64,
     /// When the brokers were last asked for the end offsets, and their answer.
     ends: Mutex<(u64, BTreeMap<Partition, Offset>)>,
 }
@@ -260,6 +262,7 @@ impl Default for Health {
             all_down: AtomicBool::default(),
             group_denied: AtomicBool::default(),
             refused: Mutex::default(),
+            commits: AtomicU64::default(),
             ends: Mutex::default(),
         }
     }
@@ -369,6 +372,7 @@ impl Context {
 
 impl ConsumerContext for Context {
     fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+        self.health.commits.fetch_sub(1, Relaxed);
         match result.map_err(|why| why.rdkafka_error_code()) {
             Err(Some(RDKafkaErrorCode::GroupAuthorizationFailed)) => self.warn_group_denied(),
             Err(why) => debug!("the group's offsets were not committed: {why:?}"),

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
+use rdkafka::consumer::BaseConsumer;
 use sessionizer_core::binding::{Offset, Partition, TopicId};
 use sessionizer_core::fault::Fault;
 
@@ -20,14 +21,22 @@ use crate::ui::waiting::WaitGuard;
 /// How often to ask the brokers for the leader of a partition that has none.
 const LEADER_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long the end of a run waits for the brokers to answer the last commits of the group's
+/// offsets. Those are a courtesy.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Watches the connection to the brokers, for all workers of a process.
 pub struct Watcher {
     pub(super) context: Context,
     pub(super) found: Found,
+    /// Commits the group's offsets. The consumers must not: librdkafka starts no partition that is
+    /// assigned while the coordinator of the group owes an answer to a commit.
+    pub(super) group: Weak<BaseConsumer<Context>>,
     /// How long the end offsets that the brokers have reported stay valid.
     pub(super) end_lifetime: Duration,
     stop: Option<Sender<()>>,
-    thread: Option<thread::JoinHandle<()>>,
+    /// Disconnected when the thread has ended.
+    ended: Mutex<Receiver<()>>,
 }
 
 impl Watcher {
@@ -41,9 +50,11 @@ impl Watcher {
         (every, ends_every): (Duration, Duration),
     ) -> Result<Self, Fault> {
         let context = Context::default();
-        let cluster = Admin::with(config, context.clone())?;
+        let cluster = Admin::of_group(config, context.clone())?;
+        let group = Arc::downgrade(&cluster.client);
         let found: Found = Arc::new(Mutex::new(Ok(BTreeMap::new())));
         let (stop, stopped) = channel::<()>();
+        let (ending, ended) = channel::<()>();
         let mut watcher = WatcherThread {
             cluster,
             topics: topics.0.to_vec(),
@@ -60,26 +71,39 @@ impl Watcher {
             gone: BTreeMap::new(),
             gone_patience: config.gone_patience(),
         };
-        let thread = thread::Builder::new()
+        thread::Builder::new()
             .name("kafka-watcher".to_owned())
             .spawn(move || {
                 let pause = Duration::from_millis(250);
                 while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
                     watcher.check();
                 }
+                // A client that closes waits for the answers to its commits.
+                drop(watcher);
+                drop(ending);
             })
             .expect("a thread can be started");
         // The watcher asks again long before that.
         let end_lifetime = ends_every * 4;
-        Ok(Watcher { context, found, end_lifetime, stop: Some(stop), thread: Some(thread) })
+        Ok(Watcher {
+            context,
+            found,
+            group,
+            end_lifetime,
+            stop: Some(stop),
+            ended: Mutex::new(ended),
+        })
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
         drop(self.stop.take());
-        // Do not join: a request in flight may take its time, and its answer no longer matters.
-        drop(self.thread.take());
+        // Otherwise do not wait: a request in flight may take its time, and its answer no longer
+        // matters.
+        if self.context.health.commits.load(Relaxed) > 0 {
+            let _ = lock(&self.ended).recv_timeout(COMMIT_TIMEOUT);
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::brokers::Broker;
 use crate::kafka::{at_once, visits};
 use crate::oracle::sessions;
-use crate::world::{World, finish};
+use crate::world::{Running, World, eventually, finish};
 
 const PASSWORD: &str = "wonder-4711";
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -19,8 +19,8 @@ super.users=User:ANONYMOUS
 
 /// A broker that checks rights on its second port. The first is for the test, which may do
 /// anything.
-fn guarded(logins: &[&str]) -> (Broker, String) {
-    let mut broker = Broker::new("guarded");
+fn guarded(test: &str, logins: &[&str]) -> (Broker, String) {
+    let mut broker = Broker::new(test);
     let address = broker.services(&format!("secure admin {PASSWORD}"));
     let users: String =
         logins.iter().map(|login| format!(" user_{login}=\"{PASSWORD}\"")).collect();
@@ -61,27 +61,32 @@ pub fn grant_least(broker: &Broker, login: &str, world: &World) {
     granted(least);
 }
 
+/// Grants one right on a topic (`--topic`) or a group (`--group`).
+fn grant(broker: &Broker, login: &str, right: &str, (resource, name): (&str, &str)) {
+    let acls = acl_tool(broker);
+    let mut words = acls.split(' ');
+    let mut grant = Command::new(words.next().expect("a program"));
+    let login = format!("User:{login}");
+    grant.args(words).args(["--add", "--allow-principal", &login, "--operation", right]);
+    grant.args([resource, name]);
+    granted(grant);
+}
+
 #[test]
 fn the_rights_that_are_documented_are_enough_and_a_missing_one_is_named() {
-    let (broker, address) = guarded(&["least", "describes", "reads", "nobody"]);
+    let (broker, address) = guarded("guarded", &["least", "describes", "reads", "nobody"]);
     let mut world = World::new("rights");
     world.kafka.clone_from(&broker.address);
     world.create_topic(2);
     let events = visits("a", 30);
     world.send_events(0, &events);
     grant_least(&broker, "least", &world);
-    let acls = acl_tool(&broker);
     for (login, right, resource) in [
         ("describes", "Describe", "--topic"),
         ("describes", "Read", "--group"),
         ("reads", "Read", "--topic"),
     ] {
-        let mut words = acls.split(' ');
-        let mut grant = Command::new(words.next().expect("a program"));
-        let login = format!("User:{login}");
-        grant.args(words).args(["--add", "--allow-principal", &login, "--operation", right]);
-        grant.args([resource, &world.name]);
-        granted(grant);
+        grant(&broker, login, right, (resource, &world.name));
     }
     let trust = format!("ssl.ca.location={}", broker.directory.join("ca.pem").display());
     let run = |login: &str, args: &[&str]| {
@@ -131,4 +136,35 @@ fn the_rights_that_are_documented_are_enough_and_a_missing_one_is_named() {
     let (status, log) = finish(audit);
     assert_eq!(status.code(), Some(2), "{log}");
     assert!(log.contains("grant it READ on the topic"), "{log}");
+}
+
+/// librdkafka starts no partition that is assigned while a commit to the group is unanswered, and
+/// one that has no coordinator waits for it.
+#[test]
+fn a_new_partition_is_read_although_the_group_cannot_be_used() {
+    let (broker, address) = guarded("guarded-found", &["reads"]);
+    let mut world = World::new("rights-found");
+    world.kafka.clone_from(&broker.address);
+    world.create_topic(1);
+    let events = visits("a", 2_000);
+    let (found, others) = events.split_at(10);
+    let mut others = others.iter();
+    world.send_events(0, others.next());
+    grant(&broker, "reads", "Read", ("--topic", &world.name));
+    let mut command = world.command();
+    let trust = format!("ssl.ca.location={}", broker.directory.join("ca.pem").display());
+    command.env("KAFKA_URL", &address).env("KAFKA_WEB_TRAFFIC_KEY", "reads");
+    command.env("KAFKA_WEB_TRAFFIC_SECRET", PASSWORD).args(["--from", "earliest"]);
+    command.args(["--kafka-config", &trust, "--epoch", "50ms", "--discovery-interval", "1s"]);
+    let mut job = Running::start(command);
+    job.wait_for("grant it READ on the group");
+    world.add_partitions(&world.name, 2);
+    world.send_events(1, found);
+    let read = "select records from sessionizer.partitions where partition = 1";
+    eventually("the new partition is read", || {
+        // So that there is always something to commit.
+        world.send_events(0, others.next());
+        world.query(read) == [["10"]]
+    });
+    job.stop();
 }
