@@ -111,8 +111,11 @@ impl Endpoint {
         let mut buffer = vec![0; 64 << 10];
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || bytes.len() > MAX_ANSWER_BYTES {
+            if left.is_zero() {
                 return Err(io::ErrorKind::TimedOut.into());
+            }
+            if bytes.len() > MAX_ANSWER_BYTES {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the answer is too long"));
             }
             stream.set_read_timeout(Some(left))?;
             match stream.read(&mut buffer) {

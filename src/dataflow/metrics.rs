@@ -1,9 +1,11 @@
 //! The metrics of a process, for the status line and the monitor. The operators and the start write
 //! them.
 //!
-//! Two are read inside the dataflow: `open_sessions` decides whether partitions have to wait for
+//! Three are read inside the dataflow: `open_sessions` decides whether partitions have to wait for
 //! each other, and `rows` whether short epochs are committed together. Both affect only what is
 //! read or committed at once, which is left to chance anyway; neither decides the content of a row.
+//! `watermark` bounds which events may be late: a source reads it for durable epochs alone, for
+//! which every worker has set it, so the bound is never too low.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};

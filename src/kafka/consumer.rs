@@ -304,10 +304,12 @@ impl Feed for KafkaFeed {
             let event = self.consumer().poll(Duration::ZERO);
             assert!(!matches!(event, Some(Ok(_))), "a record came by the common queue");
         }
-        let (asked_ms, ends) = &*lock(&self.context.health.ends);
-        for (partition, part) in &mut self.parts {
-            if let Some(end) = ends.get(partition) {
-                part.end.answer(*end, *asked_ms);
+        {
+            let (asked_ms, ends) = &*lock(&self.context.health.ends);
+            for (partition, part) in &mut self.parts {
+                if let Some(end) = ends.get(partition) {
+                    part.end.answer(*end, *asked_ms);
+                }
             }
         }
         let mut found = lock(&self.found);

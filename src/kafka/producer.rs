@@ -92,16 +92,19 @@ impl Publisher {
     /// Records carry the time of writing, not the event time: by this timestamp, brokers delete old
     /// records and refuse those from the future.
     pub fn send(&self, key: Option<&str>, payload: Option<&[u8]>) -> Result<(), Fault> {
-        self.send_to(None, key, payload)
+        self.send_to(None, key, payload, || false).map(drop)
     }
 
-    /// Queues a record for a partition, if one is named.
+    /// Queues a record for a partition, if one is named. While the queue is full, because the
+    /// brokers do not keep up or are away, it waits until `give_up` says not to: then it returns
+    /// `false`, and the record was not queued.
     pub fn send_to(
         &self,
         partition: Option<i32>,
         key: Option<&str>,
         payload: Option<&[u8]>,
-    ) -> Result<(), Fault> {
+        give_up: impl Fn() -> bool,
+    ) -> Result<bool, Fault> {
         let mut record = BaseRecord::<str, [u8]>::to(&self.topic);
         record.partition = partition;
         record.key = key;
@@ -109,8 +112,11 @@ impl Publisher {
         record.headers = origin::mark(self.queued.fetch_add(1, Relaxed));
         loop {
             match self.producer.send(record) {
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(true),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    if give_up() {
+                        return Ok(false);
+                    }
                     record = back;
                     thread::sleep(Duration::from_millis(2));
                 }
@@ -200,5 +206,27 @@ impl EmbeddedBroker {
     /// Returns the address it listens on, on the loopback interface.
     pub fn address(&self) -> String {
         self.0.bootstrap_servers()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kafka::QUEUED_BYTES;
+
+    #[test]
+    fn a_full_queue_is_waited_for_until_somebody_gives_up() {
+        let small = ("queue.buffering.max.messages".to_owned(), "1".to_owned());
+        let config = KafkaConfig {
+            queued_bytes: QUEUED_BYTES,
+            brokers: "127.0.0.1:1".to_owned(),
+            group: "g".to_owned(),
+            topics: vec!["t".to_owned()],
+            login: None,
+            extra: vec![(small.0, sessionizer_core::secret::Secret::new(small.1))],
+        };
+        let publisher = Publisher::new(&config, "none").expect("it connects later");
+        assert_eq!(publisher.send_to(None, None, None, || true), Ok(true));
+        assert_eq!(publisher.send_to(None, None, None, || true), Ok(false));
     }
 }

@@ -59,8 +59,18 @@ fn row(facts: &Facts, anomaly: &Anomaly) -> Value {
     })
 }
 
+/// The name of a table as SQL takes it. The default needs no quotes.
+fn in_sql(table: &str) -> String {
+    let part = |part: &str| match part {
+        "sessionized_events" => part.to_owned(),
+        other => format!("\"{other}\""), // It contains no quotes: the configuration refuses them.
+    };
+    table.split('.').map(part).collect::<Vec<_>>().join(".")
+}
+
 /// A query that shows the sessions in question, or the partitions.
 fn sql((table, job): (&str, &str), anomaly: &Anomaly) -> String {
+    let table = in_sql(table);
     let Anomaly { kind, host, subject, at, .. } = anomaly;
     let text = |value: &str| format!("'{}'", value.replace('\'', "''"));
     let between = |from: EventTime, to: EventTime| {
@@ -130,10 +140,12 @@ mod tests {
             threshold: 40,
             evidence: Evidence::Session { events: 90, duration_ms: 1_000, sessions: 900, rank: 5 },
         };
-        let want = "select * from public.s where ip = '192.0.2.1' and host = 'o''hara.example' and \
+        let want = "select * from \"public\".\"s\" where ip = '192.0.2.1' and host = 'o''hara.example' and \
                     session_start = '2026-06-01T00:00:00.123Z'";
         let names = ("public.s", "a job");
         assert_eq!(sql(names, &anomaly), want);
+        let want = "select * from \"MyTable\" where ip = ";
+        assert!(sql(("MyTable", "a job"), &anomaly).starts_with(want));
         let surge = Anomaly { kind: Kind::Surge, evidence: Evidence::Bucket, ..anomaly.clone() };
         let text = sql(names, &surge);
         assert!(text.ends_with("session_end < '2026-06-01T00:05:00.123Z'"), "{text}");

@@ -65,36 +65,54 @@ pub struct Sample {
     pub anomalies: Option<Arc<AnomalyFigures>>,
 }
 
-/// The most bytes that a link carries at once, less some for the envelope and what it escapes.
-const MAX_BYTES: usize = 24 << 10;
+/// The longest text that is sent to process 0, as the link escapes it: below what a link carries at
+/// once, because other notices may travel with it.
+const MAX_BYTES: usize = 56 << 10;
+/// How many hosts the second attempt to shorten a text keeps.
+const FEW_HOSTS: usize = 20;
+/// The longest error of a writer in a short text, in characters.
+const SHORT_ERROR: usize = 200;
 
 impl Sample {
-    /// As a text for process 0. If it is too long, what matters least is left out.
-    pub fn write(&self) -> String {
+    /// As a text for process 0. If it is too long, what matters least is left out. `None` if it is
+    /// too long even then: the link would take it for garbage.
+    pub fn write(&self) -> Option<String> {
         let mut sample = self.clone();
         let text = |sample: &Sample| serde_json::to_string(sample).expect("plain data");
-        let shorter: [fn(&mut Sample); 4] = [
+        let shorter: [fn(&mut Sample); 6] = [
             |sample| sample.latest.truncate(10),
             |sample| sample.letters.iter_mut().for_each(|letters| letters.examples.clear()),
-            |sample| {
-                let HostsSample { rows, other, .. } = &mut sample.hosts;
-                let rest = rows.split_off(rows.len().min(20));
-                rest.into_iter().for_each(|(_, sums)| other.plus(sums));
-            },
+            |sample| sample.hosts.keep(FEW_HOSTS),
             |sample| {
                 sample.latest.clear();
                 sample.parts.truncate(60);
             },
+            // A host may have a name of thousands of bytes.
+            |sample| sample.hosts.keep(0),
+            |sample| {
+                sample.parts.truncate(20);
+                sample.letters.truncate(20);
+                sample.workers.truncate(64);
+                sample.writers.truncate(16);
+                for error in sample.writers.iter_mut().filter_map(|writer| writer.error.as_mut()) {
+                    *error = error.chars().take(SHORT_ERROR).collect();
+                }
+            },
         ];
+        // JSON has no control characters, so these two are all that is escaped.
+        let fits = |text: &str| {
+            let escapes = text.bytes().filter(|byte| matches!(byte, b'"' | b'\\')).count();
+            text.len() + escapes <= MAX_BYTES
+        };
         let mut written = text(&sample);
         for shorten in shorter {
-            if written.len() <= MAX_BYTES {
+            if fits(&written) {
                 break;
             }
             shorten(&mut sample);
             written = text(&sample);
         }
-        written
+        fits(&written).then_some(written)
     }
 
     /// What another process has written; `None` if it is not understood.
@@ -197,6 +215,16 @@ pub struct HostsSample {
     pub metrics_other: i64,
 }
 
+impl HostsSample {
+    /// Keeps so many hosts by name, and counts the rest together.
+    fn keep(&mut self, most: usize) {
+        let rest = self.rows.split_off(self.rows.len().min(most));
+        rest.into_iter().for_each(|(_, sums)| self.other.plus(sums));
+        let rest = self.metrics.split_off(self.metrics.len().min(most));
+        self.metrics_other += rest.iter().map(|(_, sessions)| sessions).sum::<i64>();
+    }
+}
+
 /// The windows of the statistics: see `WindowFigures`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct WindowSample {
@@ -246,12 +274,43 @@ mod tests {
             parts: (0..300).map(part).collect(),
             ..Sample::default()
         };
-        let text = sample.write();
+        let text = sample.write().expect("it fits");
         assert!(text.len() < 60 << 10, "{}", text.len());
         let read = Sample::read(&text).expect("it is whole");
         assert_eq!((read.records, read.hosts.rows.len()), (7, 20));
         let small = Sample { records: 8, ..Sample::default() };
-        assert_eq!(Sample::read(&small.write()), Some(small));
+        assert_eq!(small.write().and_then(|text| Sample::read(&text)), Some(small));
         assert_eq!(Sample::read("{}"), None);
+    }
+
+    #[test]
+    fn whatever_is_long_in_a_sample_it_fits_a_message_of_the_link() {
+        let long = |n: usize| format!("{n}{}", "\\\"\u{1}".repeat(800));
+        let sums = HostSums { sessions: 1, ..HostSums::default() };
+        let writer = |n: u32| WriterSample {
+            writer: n,
+            error: Some(long(n as usize)),
+            ..WriterSample::default()
+        };
+        let letter = |n| LetterSample { reason: format!("reason {n}"), ..LetterSample::default() };
+        let sample = Sample {
+            hosts: HostsSample {
+                rows: (0..100).map(|n| (long(n), sums)).collect(),
+                metrics: (0..1_300).map(|n| (long(n), 2)).collect(),
+                ..HostsSample::default()
+            },
+            writers: (0..40).map(writer).collect(),
+            workers: vec![WorkerSample::default(); 500],
+            letters: (0..30).map(letter).collect(),
+            parts: vec![PartSample { topic: "t".repeat(249), ..PartSample::default() }; 300],
+            ..Sample::default()
+        };
+        let text = sample.write().expect("it fits");
+        let escaped = serde_json::to_string(&text).expect("plain data");
+        assert!(escaped.len() < 60 << 10, "{}", escaped.len());
+        let HostsSample { rows, other, metrics, metrics_other, .. } =
+            Sample::read(&text).expect("it is whole").hosts;
+        assert_eq!((rows.len(), other.sessions), (0, 100), "all are counted");
+        assert_eq!((metrics.len(), metrics_other), (0, 2_600));
     }
 }

@@ -222,7 +222,10 @@ impl Site {
         let peers = &run_state.metrics.figures.peers;
         match process {
             0 => self.samples.extend(peers.reports().iter().filter_map(|text| Sample::read(text))),
-            _ => peers.set_outgoing(self.samples[0].write()),
+            _ => match self.samples[0].write() {
+                Some(text) => peers.set_outgoing(text),
+                None => log::debug!("the figures of this process are too long for process 0"),
+            },
         }
         self.totals = self.job_state.update(&self.samples);
         let document = document::document(&self.job_state, &self.totals, &self.samples);

@@ -389,7 +389,11 @@ impl<'a> RecordSender<'a> {
             due = due.saturating_sub(1);
             let record = record?;
             let key = record.key.as_deref().filter(|_| self.order.keyed);
-            self.publisher.send_to(record.partition, key, record.payload.as_deref())?;
+            let payload = record.payload.as_deref();
+            let give_up = || self.run_state.stopping();
+            if !self.publisher.send_to(record.partition, key, payload, give_up)? {
+                break;
+            }
             self.sent.set(self.sent.get() + 1);
             if self.sent.get().is_multiple_of(1_000) || pace.is_some() {
                 self.bar.set_position(self.sent.get());

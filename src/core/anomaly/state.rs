@@ -312,7 +312,8 @@ impl DetectorState {
             let host = &*host_state.name.clone();
             let days = (live_day(self.watermark), host_state.known_day(self.visitors_from));
             host_state.days.emit(host, days, &self.thresholds, changed);
-            let first = Hour(buckets.first().map_or(0, |at| at * BUCKET_MS / super::HOUR_MS));
+            let first =
+                Hour(buckets.first().map_or(0, |at| (at * BUCKET_MS).div_euclid(super::HOUR_MS)));
             host_state.limit(host, first, &self.thresholds, changed);
             if first < Hour::of(self.watermark) {
                 self.open.touch(hash);

@@ -102,7 +102,9 @@ impl Comparison {
     fn refuse(&mut self, key: Key, row: Span) {
         if !self.answer.refuse(&key, row) {
             self.findings.wrong += 1;
-            self.findings.shown.push((Difference::Wrong, key, row));
+            if self.findings.shown.len() < self.rules.shown {
+                self.findings.shown.push((Difference::Wrong, key, row));
+            }
         }
     }
 

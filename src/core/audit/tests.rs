@@ -267,6 +267,24 @@ fn events_of_a_refused_row_are_not_counted_with_those_of_sessions() {
 }
 
 #[test]
+fn refused_rows_that_differ_are_all_counted_and_some_are_shown() {
+    let rules = Rules {
+        gap: gap(),
+        end_after_ms: GAP,
+        found_rows: false,
+        shown: 5,
+        closes_before: vec![at(HOUR); SHARDS as usize],
+    };
+    let mut comparison = Comparison::new(rules, Proof::of_nothing(SHARDS as usize));
+    for n in 0..8 {
+        // Refused, but no event has made them.
+        comparison.refused(Key::new("192.0.2.1", &format!("host-{n}")), Span::event(at(0)));
+    }
+    let found = comparison.settle(OldEvents::NotNeeded);
+    assert_eq!((found.wrong, found.shown.len()), (8, 5));
+}
+
+#[test]
 fn going_on_finds_what_a_full_audit_finds() {
     let (mut sealed, mut second, mut damaged) = (0, 0, 0);
     for seed in seeds() {

@@ -308,7 +308,7 @@ impl<F: Feed> Reader<F> {
         let read = &mut self.parts[at].read;
         *read = (read.0 + records as u64, read.1 + dead.len() as u64);
         self.run_state.metrics.dead.fetch_add(dead.len() as u64, Relaxed);
-        self.run_state.metrics.figures.dead(dead, self.wall_ms);
+        self.run_state.metrics.figures.dead(dead, clock_ms);
         let memory = &self.run_state.memory;
         let bytes = dead.iter().map(DeadLetter::bytes).sum();
         memory.charge(ChargeKind::DeadLetters, self.worker, self.epoch, bytes);
