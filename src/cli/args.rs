@@ -334,7 +334,7 @@ pub struct ProduceArgs {
     #[arg(long, value_name = "N")]
     pub rate: Option<String>,
 
-    /// Begin in the past and let event times run on from there, instead of using the clock: a time
+    /// Begin in the past and let event times continue from there, instead of using the clock: a time
     /// (2026-01-31T12:00:00Z) or how long ago (30d)
     #[arg(long, value_name = "WHEN")]
     pub historical: Option<String>,

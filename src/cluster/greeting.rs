@@ -195,7 +195,7 @@ pub fn clocks_apart(process: &str, here_ms: u64, there_ms: u64) -> Option<String
     (apart_ms >= CLOCKS_APART_MS).then(|| {
         format!(
             "the clock of {process} is {} {direction} the one here. Epochs begin with the clock of \
-             process 0 and go on by elapsed time; but each process judges by its own clock which \
+             process 0 and continue by elapsed time; but each process judges by its own clock which \
              events are of the future (--max-future): set the clocks right",
             HumanDuration(apart_ms)
         )

@@ -245,8 +245,8 @@ fn confirm(job: &str) -> Result<(), Fault> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
         return Err(Fault::Config(
-            "nothing was changed: there is no terminal to ask at. Add --yes to go on without being \
-             asked"
+            "nothing was changed: there is no terminal to ask at. Add --yes to continue without \
+             being asked"
                 .to_owned(),
         ));
     }

@@ -323,7 +323,7 @@ fn offsets_of_a_group_that_kafka_does_not_have_are_refused() {
     refused(world, &["--from", "group", "--accept-lost-offsets"], &[], 2, &[&place]);
     commit(world, &world.name, &[(1, BEFORE)]);
     world.delete_records(&world.name, 0, BEFORE + 3);
-    let place = format!("{}[0]: reading has to go on at offset {BEFORE}", world.name);
+    let place = format!("{}[0]: reading has to continue at offset {BEFORE}", world.name);
     let says = [&*place, "43 to 80", "--accept-lost-offsets"];
     refused(world, &["--from", "group"], &[], 2, &says);
     handover.assert_untouched();

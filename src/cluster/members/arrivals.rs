@@ -195,8 +195,8 @@ impl Members {
             return;
         }
         run_state.fail(Fault::Peer(format!(
-            "lost {}: {why}. What is committed stays right, and the next start goes on from there: \
-             start all processes again",
+            "lost {}: {why}. What is committed stays right, and the next start continues from \
+             there: start all processes again",
             self.name(process)
         )));
     }

@@ -15,12 +15,12 @@ const MEANS = {
 	quiet: "Nothing is left to read. If events should arrive, look at what sends them.",
 	held_back: "Sessions stay open until this partition moves on: see what writes to it.",
 	waiting_for_kafka:
-		"Nothing is lost. Reading goes on when Kafka answers. If it does not, look at the brokers.",
+		"Nothing is lost. Reading resumes when Kafka answers. If it does not, look at the brokers.",
 	waiting_for_postgres:
-		"Nothing is lost. The job goes on when Postgres answers. If it does not, look at the database.",
-	waiting: "Nothing is lost. The job goes on by itself when this is over.",
+		"Nothing is lost. The job resumes when Postgres answers. If it does not, look at the database.",
+	waiting: "Nothing is lost. The job resumes by itself when this is over.",
 	stopping: "What was read is being committed.",
-	stopped: "What was read is committed. The next start goes on from there.",
+	stopped: "What was read is committed. The next start continues from there.",
 	uncommitted: "Nothing is lost: the next start reads again what is not committed.",
 	fenced: "This instance writes nothing any more. Find out who started the other one.",
 	failed: "The log of the job says what to correct.",
