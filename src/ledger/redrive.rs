@@ -60,7 +60,7 @@ pub struct Redrive {
     pub reasons: Vec<String>,
     pub rules: RecordRules,
     pub now_ms: u64,
-    /// The cut payloads that were read again from Kafka.
+    /// The cut payloads that were reread from Kafka.
     pub found: HashMap<Position, Decoded>,
 }
 
@@ -98,7 +98,7 @@ struct Good {
 }
 
 /// Returns the dead letters of these reasons whose payload was cut. A payload that was removed, by
-/// `--keep-dead-letters` or because its visitor was forgotten, is not read again from Kafka.
+/// `--keep-dead-letters` or because its visitor was forgotten, is not reread from Kafka.
 pub fn cut(config: &LedgerConfig, reasons: &[String]) -> Result<Vec<Cut>, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "looking through the dead letters");
     let mut client = open(config, "redrive")?;

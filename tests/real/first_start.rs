@@ -420,7 +420,7 @@ fn a_start_logs_what_it_is_connected_to_and_no_secret() {
     ];
     for (whence, table) in [
         (format!("first start of the job {name}, from the earliest offsets; "), "visits (new) in"),
-        (format!("start 2 of the job {name}: 0 epochs to read again; "), "visits in"),
+        (format!("start 2 of the job {name}: 0 epochs to replay; "), "visits in"),
     ] {
         let (code, log) = try_run(&world, &args, &env);
         assert_eq!(code, 0, "{log}");

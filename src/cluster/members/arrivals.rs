@@ -187,7 +187,7 @@ impl Members {
         }
     }
 
-    /// A process is lost, and this run ends. What it has not committed is read again at the next
+    /// A process is lost, and this run ends. What it has not committed is reread at the next
     /// start.
     pub fn lost(&self, process: usize, why: &str) {
         let run_state = &self.run_state;

@@ -323,7 +323,7 @@ fn state(
             let text = match &found.first {
                 Some(_) => "the job has not begun".to_owned(),
                 None => format!(
-                    "the state of the job is complete: {}, {} to read again",
+                    "the state of the job is complete: {}, {} to replay",
                     plural(found.durable.progress.len(), "shard"),
                     plural(found.durable.replay.len(), "epoch")
                 ),
