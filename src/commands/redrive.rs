@@ -85,7 +85,7 @@ fn read(args: &RedriveArgs, env: &Environment) -> Result<Settings, Fault> {
         problems.add("--reason", format!("is {other:?}: it can be {}", known.join(", ")));
     }
     if reasons.is_empty() && !problems.concern("--reason") {
-        problems.add("--reason", format!("names none: it can be {}", known.join(", ")));
+        problems.add("--reason", format!("names no reason: it can be {}", known.join(", ")));
     }
     reasons.sort();
     reasons.dedup();

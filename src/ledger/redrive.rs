@@ -145,7 +145,7 @@ pub fn redrive(
     request: &Redrive,
     commits: Option<&RunState>,
 ) -> Result<Redriven, LedgerError> {
-    let failed = |why: postgres::Error| classify(&why, "taking up dead letters again");
+    let failed = |why: postgres::Error| classify(&why, "redriving dead letters");
     let mut client = open(config, "redrive")?;
     let mut tx = client.transaction().map_err(failed)?;
     let stopped = Stopped::take(&mut tx, config, "redrive")?;
@@ -189,7 +189,7 @@ pub fn redrive(
     };
     match commits {
         None => tx.rollback().map_err(failed)?,
-        Some(run_state) => commit(tx, run_state, "taking up dead letters again")?,
+        Some(run_state) => commit(tx, run_state, "redriving dead letters")?,
     }
     Ok(redriven)
 }
@@ -261,7 +261,7 @@ fn event_of(
     } else {
         decode(payload)?
     };
-    // From the part of the payload that was kept, nobody could tell whose it is.
+    // While the payload was cut, `forget` could not tell whose event this is.
     if forgotten.has(&key, &position.topic, partition, position.offset) {
         return Err("its visitor was forgotten".to_owned());
     }

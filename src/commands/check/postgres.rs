@@ -213,7 +213,7 @@ fn table(
         Err(error) => {
             report(
                 Finding::of_error(Code::P08, &error)
-                    .or_remedy("name another table with --table, and a start makes it"),
+                    .or_remedy("name another table with --table, and a start creates it"),
             );
             return (None, false);
         }
