@@ -153,7 +153,7 @@ fn abort_on_panic() {
             true => error!("{panic}"),
             false => default_hook(panic),
         }
-        error!("a broken invariant: this is a bug. The next start goes on from what is durable");
+        error!("a broken invariant: this is a bug. The next start continues from what is durable");
         std::process::abort();
     }));
 }

@@ -76,7 +76,7 @@ apt_get() {
 apt_update_once() {
     [[ ${apt_updated:-} ]] && return 0
     apt_updated=yes
-    apt_get update || say "warning: apt-get update failed; going on with the lists that are here"
+    apt_get update || say "warning: apt-get update failed; continuing with the lists that are here"
 }
 
 installed() { [[ $(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null) == installed ]]; }

@@ -73,7 +73,7 @@ pub struct RunArgs {
     #[arg(help_heading = READ, long)]
     pub until_end: bool,
 
-    /// Continue even if Kafka no longer has records that the job has not read, or has to read again
+    /// Continue even if Kafka no longer has records that the job has not read, or has to reread
     ///
     /// Without it, such a start stops and says what is missing. With it, the loss is logged, and
     /// recorded in sessionizer.losses and in the balance. In a cluster, process 0 decides.
@@ -274,7 +274,7 @@ pub struct RunArgs {
     #[arg(help_heading = TUNING, long, value_name = "NUMBER", default_value = "500000")]
     pub drift_sessions: String,
 
-    /// How often the open sessions of each shard are saved; a restart reads again what came since
+    /// How often the open sessions of each shard are saved; a restart replays what came since
     /// then
     #[arg(help_heading = TUNING, long, value_name = "DURATION", default_value = "1m")]
     pub snapshot_interval: String,
@@ -334,7 +334,7 @@ pub struct ProduceArgs {
     #[arg(long, value_name = "N")]
     pub rate: Option<String>,
 
-    /// Begin in the past and let event times run on from there, instead of using the clock: a time
+    /// Begin in the past and let event times continue from there, instead of using the clock: a time
     /// (2026-01-31T12:00:00Z) or how long ago (30d)
     #[arg(long, value_name = "WHEN")]
     pub historical: Option<String>,
@@ -452,7 +452,7 @@ pub struct AuditArgs {
     #[arg(long, value_name = "DURATION")]
     pub every: Option<String>,
 
-    /// Read everything again, and not just what is new since the last audit
+    /// Reread everything, and not just what is new since the last audit
     #[arg(long)]
     pub full: bool,
 
@@ -460,11 +460,11 @@ pub struct AuditArgs {
     ///
     /// Counted back from the watermark. Of older sessions, only sums by day are kept: a difference
     /// then names the day, and --full names the row. An event that comes later than that may make
-    /// the audit read older records of the topic again.
+    /// the audit reread older records of the topic.
     #[arg(long, value_name = "DURATION", default_value = "1d")]
     pub keep: String,
 
-    /// Write nothing: read everything again, and keep no result
+    /// Write nothing: reread everything, and keep no result
     #[arg(long)]
     pub no_record: bool,
 

@@ -180,8 +180,8 @@ Examples:
   sessionizer redrive --reason row_refused         after widening the table";
 
 const HEALTH_EXAMPLES: &str = "\
-Exit codes: 0 it is ready, 1 it is not or does not answer, 2 what answers is no
-job.
+Exit codes: 0 it is ready, 1 it is not or does not answer, 2 what answers is not
+a sessionizer job.
 
 Examples:
   sessionizer health

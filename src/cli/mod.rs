@@ -113,8 +113,8 @@ pub enum Command {
     ///
     /// Decodes them with this program and these settings, and merges those that are events now with
     /// open sessions and rows, each exactly once: as one more commit of the job, which must have
-    /// been stopped with SIGTERM. Uses the environment of the job. Payloads that were cut are read
-    /// again from Kafka. What is still bad stays as it is.
+    /// been stopped with SIGTERM. Uses the environment of the job. Payloads that were cut are
+    /// reread from Kafka. What is still bad stays as it is.
     Redrive(Box<RedriveArgs>),
     /// Reports whether a running job is ready, for health checks
     ///

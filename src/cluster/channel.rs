@@ -96,7 +96,7 @@ impl Protection {
                 refused("it has no cluster secret, and this process has one")
             }
             Protection::Sealed(_) if first != TLS_BEGINS => {
-                refused("it does not speak as a process of sessionizer does")
+                refused("it does not speak sessionizer's protocol")
             }
             Protection::Sealed(sealed) => {
                 let stream = Ssl::new(&sealed.server)?.accept(socket).map_err(failed)?;

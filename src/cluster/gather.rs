@@ -184,8 +184,8 @@ fn greet_at(
         }
         io::ErrorKind::InvalidData => why.to_string(),
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
-            "it closes the connection without an answer (it ends just now, or one of the two has a \
-             cluster secret and the other has none)"
+            "it closes the connection without an answer (it is shutting down, or only one of the \
+             two has a cluster secret)"
                 .to_owned()
         }
         _ => link::reason(&why, GREETING_TIMEOUT),

@@ -93,7 +93,7 @@ pub fn receive_bytes(reader: &mut impl Read) -> io::Result<Vec<u8>> {
     for at in 0..MAGIC.len() {
         reader.read_exact(&mut magic[at..=at])?;
         if magic[at] != MAGIC[at] {
-            return Err(protocol_error("it does not speak as a process of sessionizer does"));
+            return Err(protocol_error("it does not speak sessionizer's protocol"));
         }
     }
     let mut length = [0; 4];
@@ -107,7 +107,7 @@ pub fn receive_bytes(reader: &mut impl Read) -> io::Result<Vec<u8>> {
 pub fn take<T: DeserializeOwned>(received: &mut Vec<u8>) -> io::Result<Option<T>> {
     let known = received.len().min(MAGIC.len());
     if received[..known] != MAGIC[..known] {
-        return Err(protocol_error("it does not speak as a process of sessionizer does"));
+        return Err(protocol_error("it does not speak sessionizer's protocol"));
     }
     let Some(rest) = received.get(MAGIC.len()..) else { return Ok(None) };
     let Some(length) = rest.first_chunk::<4>() else { return Ok(None) };
@@ -195,7 +195,7 @@ pub fn clocks_apart(process: &str, here_ms: u64, there_ms: u64) -> Option<String
     (apart_ms >= CLOCKS_APART_MS).then(|| {
         format!(
             "the clock of {process} is {} {direction} the one here. Epochs begin with the clock of \
-             process 0 and go on by elapsed time; but each process judges by its own clock which \
+             process 0 and continue by elapsed time; but each process judges by its own clock which \
              events are of the future (--max-future): set the clocks right",
             HumanDuration(apart_ms)
         )

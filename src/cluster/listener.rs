@@ -154,7 +154,7 @@ fn accept(members: &Arc<Members>, listener: &TcpListener) {
                     io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
                         "it says nothing".to_owned()
                     }
-                    io::ErrorKind::UnexpectedEof => "it has gone again".to_owned(),
+                    io::ErrorKind::UnexpectedEof => "it closed the connection".to_owned(),
                     _ => why.to_string(),
                 };
                 members.log_rejected(&from.to_string(), &why);

@@ -167,7 +167,7 @@ impl Cluster {
             }
         };
         let others = wires.len() - 1;
-        info!("process {} of {} is here, and so are all others", config.process, others + 1);
+        info!("process {} of {}: all processes are connected", config.process, others + 1);
         let wire = |(process, ends): (usize, Option<Ends>)| {
             ends.map(|ends| Wire::new(ends, process, &cluster.members)).transpose()
         };

@@ -109,7 +109,7 @@ fn derive(secret: &[u8], purpose: &[u8]) -> Result<[u8; 32], ErrorStack> {
 /// Reads at most a few bytes more than a secret may have, whatever the file is.
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    // Quota for a newline of two bytes, and one byte that shows that there is more.
+    // Room for a newline of two bytes, and one byte that shows that there is more.
     File::open(path)?.take(MAX_BYTES as u64 + 3).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

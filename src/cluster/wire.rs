@@ -203,7 +203,7 @@ mod tests {
         let (target_lower, target_upper) = (1, 2);
         let header =
             MessageHeader { channel: 3, source: 0, target_lower, target_upper, length, seqno: 7 };
-        header.write_to(&mut bytes).expect("a vector takes all");
+        header.write_to(&mut bytes).expect("writing to a vector cannot fail");
         bytes.resize(bytes.len() + length, 0);
         bytes
     }

@@ -35,9 +35,9 @@ pub fn forget(args: &ForgetArgs, env: &Environment, run_state: &RunState) -> Res
             ledger::forget(&config, &visitor, Some(run_state)).map_err(give_up)?;
         }
         return say(&format!(
-            "There is nothing of {} in the job {}, in {}.\n{}",
-            name(&visitor),
+            "The job {} has stored nothing about {} in {}.\n{}",
             config.job,
+            name(&visitor),
             found.database,
             of_cut(&found).map_or(String::new(), |text| text + "\n")
         ));

@@ -93,7 +93,7 @@ impl Endpoint {
     /// Asks, and waits for the whole answer.
     pub fn get(&self) -> io::Result<HttpReply> {
         let until = Instant::now() + ANSWER_TIMEOUT;
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name leads nowhere");
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name resolves to no address");
         for address in self.authority.to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, ANSWER_TIMEOUT) {
                 Ok(stream) => return self.exchange(stream, until),
@@ -128,7 +128,7 @@ impl Endpoint {
                 Err(why) => return Err(why),
             }
         }
-        parse(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "this is no HTTP"))
+        parse(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "this is not HTTP"))
     }
 }
 

@@ -1,7 +1,7 @@
 //! `sessionizer redrive`: processes dead letters again once their cause is fixed.
 //!
 //! It shows which of them are good events now, asks, and merges these as one more commit of the
-//! stopped job. Payloads that were cut are read again from Kafka; everything else is in Postgres.
+//! stopped job. Payloads that were cut are reread from Kafka; everything else is in Postgres.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, IsTerminal, Write};
@@ -85,7 +85,7 @@ fn read(args: &RedriveArgs, env: &Environment) -> Result<Settings, Fault> {
         problems.add("--reason", format!("is {other:?}: it can be {}", known.join(", ")));
     }
     if reasons.is_empty() && !problems.concern("--reason") {
-        problems.add("--reason", format!("names none: it can be {}", known.join(", ")));
+        problems.add("--reason", format!("names no reason: it can be {}", known.join(", ")));
     }
     reasons.sort();
     reasons.dedup();
@@ -207,7 +207,7 @@ fn known(
     }
 }
 
-/// Decodes a record that was read again, if it is the one whose payload was cut.
+/// Decodes a record that was reread, if it is the one whose payload was cut.
 fn checked(cut: &Cut, payload: Option<&[u8]>) -> Decoded {
     let bytes = payload.unwrap_or_default();
     if bytes.len() as u64 != cut.payload_bytes || !bytes.starts_with(&cut.kept) {
@@ -245,8 +245,8 @@ fn confirm(job: &str) -> Result<(), Fault> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
         return Err(Fault::Config(
-            "nothing was changed: there is no terminal to ask at. Add --yes to go on without being \
-             asked"
+            "nothing was changed: there is no terminal to ask at. Add --yes to continue without \
+             being asked"
                 .to_owned(),
         ));
     }

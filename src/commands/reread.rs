@@ -1,4 +1,4 @@
-//! Reads again what a job has read of its topic: for `sessionizer audit` and `sessionizer compare`.
+//! Rereads what a job has read of its topic: for `sessionizer audit` and `sessionizer compare`.
 
 use std::io;
 use std::time::Duration;

@@ -70,7 +70,7 @@ fn unquote(value: &str) -> Result<String, &'static str> {
         if c == quote {
             let rest = chars.as_str().trim_start();
             let ends = rest.is_empty() || rest.starts_with('#');
-            return if ends { Ok(plain) } else { Err("goes on after the closing quote") };
+            return if ends { Ok(plain) } else { Err("continues after the closing quote") };
         }
         let escaped = chars.clone().next().filter(|c| ['"', '$', '`', '\\'].contains(c));
         match escaped.filter(|_| c == '\\' && quote == '"') {

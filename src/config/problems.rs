@@ -54,7 +54,7 @@ impl<'a> Problems<'a> {
             several => format!("{several} settings are missing or wrong:"),
         };
         for (name, what) in &found {
-            write!(message, "\n  {name:width$}  {what}").expect("a string takes all");
+            write!(message, "\n  {name:width$}  {what}").expect("writing to a string cannot fail");
         }
         message.push_str("\n(sessionizer --help explains every setting)");
         Fault::Config(message)

@@ -89,8 +89,7 @@ pub fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
-/// Checks a name that can be shown and sent: not empty, at most `most` bytes, and without control
-/// characters.
+/// Checks a name that can be shown and sent: at most `most` bytes, and without control characters.
 pub fn name(text: &str, most: usize) -> Result<String, String> {
     if text.len() > most {
         return Err(format!("is {} bytes long: at most {most} are possible", text.len()));

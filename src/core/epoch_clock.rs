@@ -90,7 +90,7 @@ impl WallClockWatch {
         if since < MIN_INTERVAL_MS {
             return None;
         }
-        // Half the distance, so that a clock at the edge does not alternate.
+        // Half the threshold, so that a clock near it is not reported back and forth.
         if distance < self.min_apart_ms / 2 {
             self.reported = None;
             return Some(ClockReport::Together);

@@ -1,5 +1,5 @@
 //! How the counts of a stopped job change when `sessionizer forget` or `redrive` moves records from
-//! one to another: none vanishes (I8).
+//! one count to another: none vanishes (I8).
 
 use std::collections::BTreeMap;
 

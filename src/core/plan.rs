@@ -28,8 +28,8 @@ pub struct ShardProgress {
 pub struct PartitionPlan {
     /// Its binding at the base of the plan; for a new partition, where it starts.
     pub start: Binding,
-    /// Whether the base of the plan knows the partition. If not, the clock learns of it from its
-    /// first binding, in the replay or in the first live epoch.
+    /// Whether the base of the plan knows the partition. If not, the watermark tracker learns of it
+    /// from its first binding, in the replay or in the first live epoch.
     pub known: bool,
     /// The offset at which a bounded run stops reading it.
     pub until: Option<Offset>,
@@ -52,7 +52,7 @@ pub struct Fence {
     pub run: i64,
 }
 
-/// The whole plan.
+/// From where a run reads, and what it replays; every worker gets the same.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RecoveryPlan {
     /// The fence: commits of this run carry it, and commits of any other run fail.
@@ -120,7 +120,7 @@ impl RecoveryPlan {
         &self.topics[usize::from(partition.topic)]
     }
 
-    /// The bindings that the clock knows at the base.
+    /// The bindings that the watermark tracker knows at the base.
     pub fn base_bindings(&self) -> impl Iterator<Item = Binding> {
         self.partitions.iter().filter(|plan| plan.known).map(|plan| plan.start)
     }

@@ -11,7 +11,7 @@ impl Secret {
         Secret(value.into())
     }
 
-    /// The value. Only the library that needs it may call this.
+    /// The value. Call it only to hand the value to the library that needs it.
     pub fn reveal(&self) -> &str {
         &self.0
     }

@@ -44,8 +44,9 @@ pub struct Figures {
     pub peers: PeerReports,
     /// What the commits have changed in the table.
     pub changes: Mutex<ChangeFigures>,
-    /// Whether there are statistics, and how large their windows are.
+    /// Whether there are statistics.
     pub counts: AtomicBool,
+    /// How large their windows are.
     pub window: Arc<WindowFigures>,
     /// The statistics as of the last complete epoch, on process 0.
     statistics: Mutex<Option<Arc<Board>>>,

@@ -68,11 +68,11 @@ fn run_on(
         short_runs = if began.elapsed() < SHORT_RUN_DURATION { short_runs + 1 } else { 0 };
         if config.processes > 1 || run_state.stopping() || short_runs >= MAX_SHORT_RUNS {
             return Err(Fault::GoneBack(format!(
-                "{why}. Start the job again: it goes on from what is there, and reads again what \
-                 is missing"
+                "{why}. Start the job again: it continues from what is there, and rereads what is \
+                 missing"
             )));
         }
-        warn!("{why}. The job goes on from what is there, and reads again what is missing");
+        warn!("{why}. The job continues from what is there, and rereads what is missing");
         *run_state = Arc::new(run_state.successor());
         follow(run_state);
     }

@@ -168,7 +168,7 @@ impl Job {
                 if since.elapsed() > self.config.stop_timeout && !durable.done() {
                     return Err(Fault::Environment(format!(
                         "stopped without a last commit: Postgres did not take it within {}. \
-                         Nothing is lost: the next start reads again what is not committed",
+                         Nothing is lost: the next start rereads what is not committed",
                         duration(self.config.stop_timeout)
                     )));
                 }

@@ -70,7 +70,7 @@ fn read(
             .expect("an offset is not negative");
     }
     let failed =
-        |why: &KafkaError| Fault::Environment(format!("the topic cannot be read again: {why}"));
+        |why: &KafkaError| Fault::Environment(format!("the topic cannot be reread: {why}"));
     consumer.assign(&list).map_err(|why| failed(&why))?;
     let places: BTreeMap<(&str, i32), usize> = ranges
         .iter()
@@ -83,7 +83,7 @@ fn read(
         if patience.is_some_and(|patience| silence.began.elapsed() >= patience) {
             let Range { topic, partition, start, .. } = &ranges[waiting];
             return Err(Fault::Environment(format!(
-                "{topic}[{partition}]: Kafka at {} did not hand out the records from offset \
+                "{topic}[{partition}]: Kafka at {} did not deliver the records from offset \
                  {start} on within {:?}",
                 config.brokers,
                 silence.began.elapsed()
@@ -111,7 +111,7 @@ fn read(
                 return Err(rights::denied(ranges.iter().map(|range| range.topic.as_str())));
             }
             Some(Err(why)) if !matches!(why, KafkaError::PartitionEOF(_)) => {
-                debug!("reading again: {why}");
+                debug!("polling again: {why}");
             }
             // The event names the partition but not its topic, and a range may end in missing
             // offsets: compare the positions instead.
@@ -149,7 +149,7 @@ impl<'a> Silence<'a> {
         let now = Instant::now();
         if self.reported.take().is_some() {
             let lasted = text::duration(now - self.since);
-            info!("Kafka at {} hands out records again, after {lasted}", self.config.brokers);
+            info!("Kafka at {} delivers records again, after {lasted}", self.config.brokers);
         }
         self.since = now;
     }
@@ -164,8 +164,8 @@ impl<'a> Silence<'a> {
             let why = lock(&context.health.last).clone();
             let why = why.map_or(String::new(), |why| format!(" ({why})"));
             warn!(
-                "{}[{}]: Kafka at {} has handed out nothing for {}{why}; the reading goes on when \
-                 it does",
+                "{}[{}]: Kafka at {} has delivered no records for {}{why}; reading resumes when it \
+                 does",
                 range.topic,
                 range.partition,
                 self.config.brokers,

@@ -183,7 +183,7 @@ impl WatcherThread {
             Some(1) => {
                 warn!(
                     brokers = brokers;
-                    "Kafka at {brokers} does not answer: {why}; reading goes on when it is back"
+                    "Kafka at {brokers} does not answer: {why}; reading resumes when it is back"
                 );
             }
             Some(times) => warn!(
@@ -313,7 +313,7 @@ impl WatcherThread {
             {
                 *lock(&self.found) = Err(Fault::Config(format!(
                     "the topic {topic} was deleted and created again while the job ran (its id was \
-                     {known:?} and is {now:?}). Start with --accept-lost-offsets to go on with \
+                     {known:?} and is {now:?}). Start with --accept-lost-offsets to continue with \
                      the new one from its beginning"
                 )));
             }

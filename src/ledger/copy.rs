@@ -15,7 +15,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Microseconds since 2000: the wire format of both timestamp types.
 fn to_postgres(time: EventTime) -> i64 {
-    // Rows of other writers may begin or end at infinity.
+    // Rows written by other programs may begin or end at infinity.
     time.millis().saturating_sub(POSTGRES_EPOCH_MS).saturating_mul(1_000)
 }
 

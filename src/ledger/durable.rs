@@ -137,7 +137,7 @@ pub fn check_for_start(
     let empty = find_empty(client, job, table).map_err(failed)?;
     match empty {
         Some(why) if config.accept_empty_table => {
-            log::warn!("{why}; going on, as --accept-empty-table says");
+            log::warn!("{why}; continuing, as --accept-empty-table says");
         }
         Some(why) if missing.is_empty() => {
             return Err(LedgerError::Fatal(Fault::Config(format!(

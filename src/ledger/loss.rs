@@ -39,8 +39,8 @@ impl fmt::Display for Loss {
         let needed = if end < read_to { read_to } else { from };
         write!(
             f,
-            "{topic}[{partition}]: reading has to go on at offset {needed}, but Kafka has {oldest} \
-             to {end}: {reason}"
+            "{topic}[{partition}]: reading has to continue at offset {needed}, but Kafka has \
+             {oldest} to {end}: {reason}"
         )
     }
 }

@@ -1,20 +1,37 @@
 //! The ledger in Postgres: the only module that names the `postgres` crate.
 //!
-//! `url` parses the address, `connect` opens connections, `pooler` detects a pooler that shares
-//! them between clients, `trust` decides whose code may run, `table` knows the table of sessions
-//! and `columns` whether it can hold them, `peek` looks before a start, `start` takes the fence,
-//! `job` creates the job or checks its settings, `rights` checks what the login may do, `probe`
-//! rehearses what the job will do, `schema` applies migrations, `durable` reads and checks the
-//! durable state, `loss` records what Kafka has lost, `commit` writes epochs, `past` detects a
-//! database that has gone back to an earlier state, `audit` reads the durable state for an audit,
-//! `audits` keeps what it has found, `prune` deletes old dead letters, `anomalies` writes the rows
-//! of anomalies, `past_rows` reads the rows that the statistics start from, `watch` reads the
-//! balance and the last audit for the page, `report` runs the queries of a report, `inspect` looks
-//! at everything for a check, and `reset` removes a job. `stopped` knows whether a job was stopped
-//! cleanly, `open_sessions` reads its snapshots for people, `forget` removes a visitor (`mention`
-//! looks for it in texts, `forgotten` remembers it for audits), and `redrive` processes dead
-//! letters again. `copy` encodes rows for COPY. Each statement is beside its one caller; the
-//! objects they use are in `migrations/`.
+//! Connecting, and what a start checks:
+//!
+//! - `url` parses the address, `connect` opens connections, and `pooler` detects a pooler that
+//!   shares them between clients.
+//! - `trust` decides whose code may run, and `rights` checks what the login may do.
+//! - `table` knows the table of sessions, and `columns` whether it can hold them.
+//! - `peek` looks before a start, and `inspect` looks at everything for a check.
+//! - `job` creates the job or checks its settings, `start` takes the fence, and `probe` rehearses
+//!   what the job will do.
+//! - `schema` applies migrations.
+//!
+//! Running:
+//!
+//! - `durable` reads and checks the durable state, and `commit` writes epochs.
+//! - `loss` records what Kafka has lost, and `past` detects a database that has gone back to an
+//!   earlier state.
+//! - `prune` deletes old dead letters.
+//! - `anomalies` writes the rows of anomalies, and `past_rows` reads the rows that the statistics
+//!   start from.
+//! - `watch` reads the balance and the last audit for the page.
+//!
+//! Other commands:
+//!
+//! - `audit` reads the durable state for an audit, and `audits` keeps what it has found.
+//! - `report` runs the queries of a report, and `reset` removes a job.
+//! - `stopped` knows whether a job was stopped cleanly, and `open_sessions` reads its snapshots for
+//!   people.
+//! - `forget` removes a visitor (`mention` looks for it in texts, `forgotten` remembers it for
+//!   audits), and `redrive` processes dead letters again.
+//!
+//! `copy` encodes rows for COPY. Each statement is beside its one caller, except those of a commit
+//! (`commit/statements.rs`); the objects they use are in `migrations/`.
 
 mod anomalies;
 pub mod audit;

@@ -77,7 +77,7 @@ fn holds_its_own(
 /// Opens a second connection and finds its session. `None` if there is no room for one: then the
 /// check has less evidence.
 ///
-/// If the second connection fails with what waiting does not solve, although the first has
+/// If the second connection fails for a reason that waiting does not solve, although the first has
 /// succeeded, that is evidence, too: a prepared statement is not found if the pooler has changed
 /// the session in between.
 fn second(

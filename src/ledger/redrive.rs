@@ -60,7 +60,7 @@ pub struct Redrive {
     pub reasons: Vec<String>,
     pub rules: RecordRules,
     pub now_ms: u64,
-    /// The cut payloads that were read again from Kafka.
+    /// The cut payloads that were reread from Kafka.
     pub found: HashMap<Position, Decoded>,
 }
 
@@ -98,7 +98,7 @@ struct Good {
 }
 
 /// Returns the dead letters of these reasons whose payload was cut. A payload that was removed, by
-/// `--keep-dead-letters` or because its visitor was forgotten, is not read again from Kafka.
+/// `--keep-dead-letters` or because its visitor was forgotten, is not reread from Kafka.
 pub fn cut(config: &LedgerConfig, reasons: &[String]) -> Result<Vec<Cut>, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "looking through the dead letters");
     let mut client = open(config, "redrive")?;
@@ -145,7 +145,7 @@ pub fn redrive(
     request: &Redrive,
     commits: Option<&RunState>,
 ) -> Result<Redriven, LedgerError> {
-    let failed = |why: postgres::Error| classify(&why, "taking up dead letters again");
+    let failed = |why: postgres::Error| classify(&why, "redriving dead letters");
     let mut client = open(config, "redrive")?;
     let mut tx = client.transaction().map_err(failed)?;
     let stopped = Stopped::take(&mut tx, config, "redrive")?;
@@ -189,7 +189,7 @@ pub fn redrive(
     };
     match commits {
         None => tx.rollback().map_err(failed)?,
-        Some(run_state) => commit(tx, run_state, "taking up dead letters again")?,
+        Some(run_state) => commit(tx, run_state, "redriving dead letters")?,
     }
     Ok(redriven)
 }
@@ -261,7 +261,7 @@ fn event_of(
     } else {
         decode(payload)?
     };
-    // From the part of the payload that was kept, nobody could tell whose it is.
+    // While the payload was cut, `forget` could not tell whose event this is.
     if forgotten.has(&key, &position.topic, partition, position.offset) {
         return Err("its visitor was forgotten".to_owned());
     }

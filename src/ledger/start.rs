@@ -119,7 +119,7 @@ pub fn start(
 }
 
 /// Returns a warning if a commit may be acknowledged before it is on disk and then be lost. The job
-/// notices and reads again, but rows that others have seen may be gone for a moment.
+/// notices and rereads them, but rows that others have seen may be gone for a moment.
 pub(super) fn may_lose_commits(
     tx: &mut Transaction<'_>,
 ) -> Result<Option<String>, postgres::Error> {

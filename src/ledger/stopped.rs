@@ -279,7 +279,7 @@ impl Stopped {
         let [closed, open, dead] = [column(|d| d.closed), column(|d| d.open), column(|d| d.dead)];
         let forgotten = column(|d| d.forgotten);
         let sum = [&closed, &open, &dead, &forgotten].into_iter().flatten().sum::<i64>();
-        assert_eq!(sum, 0, "I8: records change their database, and none vanishes");
+        assert_eq!(sum, 0, "I8: records move from one count to another, and none vanishes");
         let left = tx
             .query_one(
                 "with moved as (

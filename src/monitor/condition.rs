@@ -74,7 +74,7 @@ pub enum Stage {
         loaded: u64,
         all: u64,
     },
-    /// Epochs that were read before but are not in a snapshot are being read again.
+    /// Epochs that were read before but are not in a snapshot are being replayed.
     Replaying {
         percent: u64,
     },
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(at(500, Some(1_000_000)), (Some(1_500), reads(25, Some(3))));
         assert_eq!(at(1_999, None), (Some(1), reads(99, None)));
         assert_eq!(at(2_000, Some(7)), (Some(0), reads(100, None)));
-        // Records that a replay reads again come on top.
+        // Records that a replay rereads come on top.
         assert_eq!(at(2_500, None), (Some(0), reads(100, None)));
     }
 

@@ -348,7 +348,7 @@ impl Shown {
         let (oldest, bytes) = sample.snapshots.unzip();
         out.gauge(
             "snapshot_timestamp_seconds",
-            "The oldest snapshot of open sessions: a restart reads again what came since then",
+            "The oldest snapshot of open sessions: a restart replays what came since then",
             oldest.and_then(epoch),
         )?;
         let bytes = bytes.map(|bytes| bytes as f64);

@@ -54,8 +54,9 @@ pub struct Sample {
     pub latest: Vec<LatestSample>,
     /// Failures of servers: whose, of which kind, and how many.
     pub troubles: Vec<(String, String, u64)>,
-    /// Whether there are statistics, and how large the windows of this process are.
+    /// Whether there are statistics.
     pub counts: bool,
+    /// How large the windows of this process are.
     pub window: WindowSample,
     /// The statistics of the job. Process 0 makes them, so they need not travel.
     #[serde(skip)]

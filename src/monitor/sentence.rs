@@ -83,7 +83,9 @@ pub fn sentence(at: &Condition) -> Sentence {
 
 fn end(ended: &Ended) -> Sentence {
     let (state, tone, text, cause) = match ended {
-        Ended::Stopped => ("stopped", Tone::Busy, "stopped; the next start goes on", None),
+        Ended::Stopped => {
+            ("stopped", Tone::Busy, "stopped; the next start continues from here", None)
+        }
         Ended::Uncommitted(why) => {
             ("uncommitted", Tone::Trouble, "stopped without a last commit", Some(why))
         }
@@ -270,7 +272,12 @@ mod tests {
                 "stopping (2 commits left)",
             ),
             (Situation { stopping: true, ..live() }, "stopping", Tone::Busy, "stopping"),
-            (ends(Ended::Stopped), "stopped", Tone::Busy, "stopped; the next start goes on"),
+            (
+                ends(Ended::Stopped),
+                "stopped",
+                Tone::Busy,
+                "stopped; the next start continues from here",
+            ),
             (
                 ends(Ended::Uncommitted("why".to_owned())),
                 "uncommitted",

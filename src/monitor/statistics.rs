@@ -55,7 +55,10 @@ pub fn add(document: &mut Document, samples: &[Sample], (process, masked): (usiz
     document.insert("statistics".to_owned(), head);
     if !board.complete {
         for block in BLOCKS {
-            document.insert(name(block), unknown(&["rows"], "the rows of the last day are read"));
+            document.insert(
+                name(block),
+                unknown(&["rows"], "the rows of the last day are still being read"),
+            );
         }
         return;
     }
@@ -99,7 +102,7 @@ fn visitors(board: &Board, masked: bool) -> Value {
         });
         let mut why = serde_json::Map::new();
         if busy.host.is_none() {
-            why.insert("host".to_owned(), "one of those that are counted together".into());
+            why.insert("host".to_owned(), "one of the hosts that are counted together".into());
         }
         if busy.address.is_none() {
             why.insert("ip".to_owned(), "it is longer than an address".into());

@@ -7,7 +7,7 @@ pub fn style(template: &str) -> ProgressStyle {
     let style = ProgressStyle::with_template(template).expect("a valid template");
     style.with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
         let rate = HumanCount(state.per_sec() as u64);
-        write!(out, "{rate}/s").expect("a line takes all");
+        write!(out, "{rate}/s").expect("writing to a string cannot fail");
     })
 }
 

@@ -457,7 +457,7 @@ fn a_broker_that_goes_away_while_the_topic_is_read_is_reported_and_waited_for() 
         audit.signal("STOP");
         broker.services("pause");
         audit.signal("CONT");
-        audit.wait_for("has handed out nothing for 10");
+        audit.wait_for("has delivered no records for 10");
         audit
     };
     let audit = begin();
@@ -471,7 +471,7 @@ fn a_broker_that_goes_away_while_the_topic_is_read_is_reported_and_waited_for() 
     broker.services("continue");
     let (status, log) = audit.wait();
     assert_eq!(status.code(), Some(0), "{log}");
-    assert!(log.contains("hands out records again"), "{log}");
+    assert!(log.contains("delivers records again"), "{log}");
 }
 
 #[test]

@@ -163,7 +163,7 @@ fn what_changes_the_past_makes_the_next_audit_read_everything() {
     assert_eq!(kind(), "full");
     passes(&world);
     assert_eq!(kind(), "incremental");
-    let everything = "everything is read again: ";
+    let everything = "rereading everything: ";
     for (change, why) in [
         ("delete from sessionizer.audit_state", ""),
         (

@@ -127,7 +127,7 @@ fn a_running_job_is_found_and_left_alone() {
     let (code, said) = check(&world, &[], &[]);
     assert_eq!(code, 3, "{said}");
     assert_eq!(bad(&said), ["FAIL SZ-L04"], "{said}");
-    assert!(flat(&said).contains("would go on at epoch 20"), "{said}");
+    assert!(flat(&said).contains("would continue at epoch 20"), "{said}");
     assert!(said.lines().last().is_some_and(|l| l.contains("instance of the job is running")));
     // It was not fenced: it goes on.
     world.send_events(0, &[event("10.0.0.2", "h", chrono_now_ms())]);

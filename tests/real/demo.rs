@@ -56,7 +56,7 @@ fn a_short_demo_has_rows_soon_a_verdict_and_names_of_its_own_whatever_is_exporte
         assert!(first < FIRST_ROWS, "the first rows came after {first:?}");
         let sessions = count_of(&screen, " sessions of ");
         assert!(sessions > 10_000, "only {sessions} sessions");
-        assert!(screen.contains("The topic was read again and audited."), "{screen}");
+        assert!(screen.contains("The topic was reread and audited."), "{screen}");
         assert!(screen.contains("export KAFKA_URL="), "no next step:\n{screen}");
         let widest = screen.lines().map(|line| line.chars().count()).max();
         assert!(widest <= Some(80), "{widest:?} columns:\n{screen}");

@@ -323,7 +323,7 @@ fn offsets_of_a_group_that_kafka_does_not_have_are_refused() {
     refused(world, &["--from", "group", "--accept-lost-offsets"], &[], 2, &[&place]);
     commit(world, &world.name, &[(1, BEFORE)]);
     world.delete_records(&world.name, 0, BEFORE + 3);
-    let place = format!("{}[0]: reading has to go on at offset {BEFORE}", world.name);
+    let place = format!("{}[0]: reading has to continue at offset {BEFORE}", world.name);
     let says = [&*place, "43 to 80", "--accept-lost-offsets"];
     refused(world, &["--from", "group"], &[], 2, &says);
     handover.assert_untouched();
@@ -420,7 +420,7 @@ fn a_start_logs_what_it_is_connected_to_and_no_secret() {
     ];
     for (whence, table) in [
         (format!("first start of the job {name}, from the earliest offsets; "), "visits (new) in"),
-        (format!("start 2 of the job {name}: 0 epochs to read again; "), "visits in"),
+        (format!("start 2 of the job {name}: 0 epochs to replay; "), "visits in"),
     ] {
         let (code, log) = try_run(&world, &args, &env);
         assert_eq!(code, 0, "{log}");

@@ -133,7 +133,7 @@ fn a_stop_loses_nothing_and_the_next_start_reads_nothing_again() {
     for (round, (workers, writers, signal)) in rounds.into_iter().enumerate() {
         traffic.send(1_000);
         let mut job = start(&world, &format!("-w {workers} --sink-connections {writers}"));
-        job.wait_for(if round == 0 { "first start" } else { " 0 epochs to read again" });
+        job.wait_for(if round == 0 { "first start" } else { " 0 epochs to replay" });
         wait_for_records(&world, traffic.records());
         traffic.send(1_000);
         wait_for_records(&world, traffic.records() - 500);

@@ -261,7 +261,7 @@ fn a_topic_that_was_made_again_with_fewer_partitions_can_be_gone_on_with() {
         assert_eq!(code, 2, "{log}");
         for number in 0..4 {
             let gone = format!("{}[{number}]: it had been read up to offset 20", world.name);
-            let other = format!("{}[{number}]: reading has to go on at offset 0", world.name);
+            let other = format!("{}[{number}]: reading has to continue at offset 0", world.name);
             let place = if number < 2 { other } else { gone };
             assert!(log.contains(&place), "{place:?} is missing in\n{log}");
         }

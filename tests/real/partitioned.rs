@@ -218,7 +218,7 @@ fn a_table_that_retention_has_emptied_is_accepted_when_told() {
     );
     assert!(log.contains("start once with --accept-empty-table"), "{log}");
     let log = world.run_to_end(&["--accept-empty-table"]);
-    assert!(log.contains("going on, as --accept-empty-table says"), "{log}");
+    assert!(log.contains("continuing, as --accept-empty-table says"), "{log}");
     let now = event("now", "h", chrono_now_ms() - 30 * MINUTE);
     world.send_events(0, [&now]);
     world.run_to_end(&["--accept-empty-table"]);

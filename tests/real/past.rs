@@ -9,7 +9,7 @@ use crate::server::Server;
 use crate::world::{Running, World, eventually};
 
 const BACK: &str = "the database has gone back to an earlier state";
-const GOES_ON: &str = "The job goes on from what is there";
+const GOES_ON: &str = "The job continues from what is there";
 
 fn execute(server: &Server, sql: &str) {
     let (host, port) = server.address.rsplit_once(':').expect("host:port");
@@ -288,7 +288,7 @@ fn what_is_missing_after_a_restore_and_gone_from_the_topic_is_reported_as_a_loss
     let (status, log) = job.wait();
     assert_eq!(status.code(), Some(2), "{log}");
     let loss = format!(
-        "{}[0]: reading has to go on at offset {end}, but Kafka has {}",
+        "{}[0]: reading has to continue at offset {end}, but Kafka has {}",
         world.name,
         end + 10
     );

@@ -105,7 +105,7 @@ const MISTAKES: [Mistake; 76] = [
     (&["audit"], &[("POSTGRES_URL", "")], "POSTGRES_URL  is not set"),
     (&["forget", "--ip", ""], &[], "--ip  has an empty value"),
     (&["forget", "--ip"], &[], "--ip  has no value: write --ip ADDRESS"),
-    (&["redrive", "--reason", ","], &[], "--reason  names none: it can be "),
+    (&["redrive", "--reason", ","], &[], "--reason  names no reason: it can be "),
     (&["compare", "--against", ""], &[], "a setting is missing or wrong:\n      --against"),
     (
         &["compare", "--against=t", "--since=2026-02-01T00:00:00Z", "--until=2026-01-01T00:00:00Z"],

@@ -85,7 +85,7 @@ impl Fixture {
         assert_eq!(status, Some(2), "{log}");
         assert!(log.contains("is of version 0, and sessionizer 0."), "{log}");
         let log = world.run_to_end(&["-w", "3"]);
-        assert!(log.contains("epochs to read again"), "{log}");
+        assert!(log.contains("epochs to replay"), "{log}");
         assert!(log.contains("the schema sessionizer was brought from version 0 to"), "{log}");
         assert_eq!(world.rows(), world.answer(&world.name));
         assert_eq!(world.imbalance(), "0");

@@ -31,7 +31,7 @@ pub fn write_hosts(path: &Path, count: usize, rng: &mut Rng) -> Result<()> {
 
 fn hosts(count: usize, first: u16) -> String {
     (first..).take(count).fold(String::new(), |mut hosts, port| {
-        writeln!(hosts, "127.0.0.1:{port}").expect("a string takes all");
+        writeln!(hosts, "127.0.0.1:{port}").expect("writing to a string cannot fail");
         hosts
     })
 }

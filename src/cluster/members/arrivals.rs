@@ -187,7 +187,7 @@ impl Members {
         }
     }
 
-    /// A process is lost, and this run ends. What it has not committed is read again at the next
+    /// A process is lost, and this run ends. What it has not committed is reread at the next
     /// start.
     pub fn lost(&self, process: usize, why: &str) {
         let run_state = &self.run_state;
@@ -195,8 +195,8 @@ impl Members {
             return;
         }
         run_state.fail(Fault::Peer(format!(
-            "lost {}: {why}. What is committed stays right, and the next start goes on from there: \
-             start all processes again",
+            "lost {}: {why}. What is committed stays right, and the next start continues from \
+             there: start all processes again",
             self.name(process)
         )));
     }

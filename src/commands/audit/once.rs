@@ -84,7 +84,7 @@ fn start(
     match usable {
         Ok(proof) => Ok((proof, true)),
         Err(why) => {
-            info!("everything is read again: {why}");
+            info!("rereading everything: {why}");
             Ok((nothing, false))
         }
     }

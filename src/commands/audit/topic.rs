@@ -127,8 +127,8 @@ impl<'a> TopicScan<'a> {
         });
         let key = event.as_ref().map(Event::key);
         let of_key = key.as_ref().map(|key| Shard::of(stable_hash(key.bytes()), shards));
-        // A dead letter counts for the shard of its offset, unless it is an event that came too
-        // late.
+        // Records that are not events, and events from the future, count for the shard of their
+        // offset; all others for that of their key.
         let shard = of_key
             .filter(|_| refused != Some(Reason::Future))
             .unwrap_or_else(|| Shard::of_record(topic, *partition, record.offset, shards));

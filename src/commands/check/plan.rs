@@ -147,7 +147,7 @@ fn sentence(outlook: &Outlook, epoch: EventTime, seconds: f64) -> String {
                 0 => String::new(),
                 again => format!(" ({} of them again)", count(again)),
             };
-            format!("would go on at epoch {epoch}: {to_read}{again}")
+            format!("would continue at epoch {epoch}: {to_read}{again}")
         }
     }
 }
@@ -174,7 +174,7 @@ mod tests {
         let epoch = EventTime::from_millis(1_700_000_000_000);
         assert_eq!(
             sentence(&outlook(), epoch, 4.0),
-            "would go on at epoch 2023-11-14T22:13:20.000Z: 1,600,000 records to read, about 4 s \
+            "would continue at epoch 2023-11-14T22:13:20.000Z: 1,600,000 records to read, about 4 s \
              (1,000 of them again)"
         );
         let first = Outlook {

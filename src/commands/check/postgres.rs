@@ -213,7 +213,7 @@ fn table(
         Err(error) => {
             report(
                 Finding::of_error(Code::P08, &error)
-                    .or_remedy("name another table with --table, and a start makes it"),
+                    .or_remedy("name another table with --table, and a start creates it"),
             );
             return (None, false);
         }
@@ -323,7 +323,7 @@ fn state(
             let text = match &found.first {
                 Some(_) => "the job has not begun".to_owned(),
                 None => format!(
-                    "the state of the job is complete: {}, {} to read again",
+                    "the state of the job is complete: {}, {} to replay",
                     plural(found.durable.progress.len(), "shard"),
                     plural(found.durable.replay.len(), "epoch")
                 ),

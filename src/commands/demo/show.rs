@@ -78,7 +78,7 @@ pub fn results(config: &LedgerConfig) -> Result<(), Fault> {
 pub fn verdict(sent: u64, audited: Option<String>) {
     match audited {
         Some(sentence) => {
-            let verdict = format!("The topic was read again and audited. {sentence}");
+            let verdict = format!("The topic was reread and audited. {sentence}");
             println!("\n{}", wrap(&verdict));
         }
         None => println!(

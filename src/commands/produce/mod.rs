@@ -195,7 +195,7 @@ fn read(args: &ProduceArgs, env: &Environment) -> Result<Order, Fault> {
         (Some(planned), _) => Source::Planned(planned),
         (None, Some(path)) => {
             if args.host.len() != 1 {
-                problems.add("--host", "an access log has no host: say which one it is of");
+                problems.add("--host", "an access log has no host: name the host it belongs to");
             }
             let host = args.host.first().cloned().unwrap_or_default();
             Source::AccessLog { path: path.clone(), host }

@@ -38,7 +38,7 @@ pub fn read(
 ) -> Option<Planned> {
     if args.scenario.is_empty() {
         if args.truth.is_some() {
-            problems.add("--truth", "is of scenarios: name some with --scenario");
+            problems.add("--truth", "is only for scenarios: name some with --scenario");
         }
         return None;
     }
@@ -211,7 +211,7 @@ mod tests {
     fn mistakes_name_the_flag() {
         for (args, want) in [
             (&["--scenario", "fload"][..], "can be flood, crawler, slow, "),
-            (&["--truth", "t"], "is of scenarios"),
+            (&["--truth", "t"], "is only for scenarios"),
             (&["--scenario", "flood", "--tail", "fat"], "can be light or heavy"),
             (&["--scenario", "flood", "--days", "0"], "--days"),
             (&["--scenario", "flood", "--days", "300", "--visits", "1000000"], "--days"),

@@ -66,7 +66,7 @@ fn bars(answer: &QueryResult, label: &str, value: &str) -> String {
             cell_text(answer.columns[value].1, row[value].as_deref()),
             100.0 * height.abs() / most
         )
-        .expect("a string takes all");
+        .expect("writing to a string cannot fail");
     }
     html.push_str("</div></figure>");
     html

@@ -53,7 +53,7 @@ pub fn page(head: &Head, parts: &[Done]) -> String {
         "</main>\n<footer class=\"wide\"><span>sessionizer {}</span></footer>\n</body>\n</html>\n",
         env!("CARGO_PKG_VERSION")
     )
-    .expect("a string takes all");
+    .expect("writing to a string cannot fail");
     html
 }
 
@@ -73,7 +73,7 @@ fn section(html: &mut String, part: &Part, answer: &QueryResult) {
         chart(part.chart, answer),
         notes.collect::<String>()
     )
-    .expect("a string takes all");
+    .expect("writing to a string cannot fail");
 }
 
 fn table(answer: &QueryResult) -> String {

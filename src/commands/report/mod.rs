@@ -208,7 +208,7 @@ fn ask_all(settings: Settings, run_state: &RunState) -> Result<(Head, Vec<Done>)
                 break Err(Fault::Environment(why.to_owned()));
             }
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => unreachable!("it tells how it ends"),
+            Err(RecvTimeoutError::Disconnected) => unreachable!("the thread reports how it ends"),
         }
     };
     bar.finish_and_clear();

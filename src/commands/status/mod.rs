@@ -26,9 +26,11 @@ const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 const TRIES: usize = 10;
 const TRY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Clears from the cursor to the end of the screen, after moving to its beginning.
+/// Moves the cursor to the top left.
 const HOME: &str = "\x1b[H";
+/// Clears to the end of the line.
 const CLEAR_LINE: &str = "\x1b[K";
+/// Clears what is below.
 const CLEAR_BELOW: &str = "\x1b[J";
 
 /// Shows what the job does, once or repeatedly.

@@ -163,7 +163,7 @@ impl Comparison {
         }
     }
 
-    /// Whether older events of late keys have to be read again.
+    /// Whether older events of late keys have to be reread.
     pub fn needs_old_events(&self) -> bool {
         if self.late.is_empty() {
             return false;

@@ -25,7 +25,7 @@
 //!
 //! 1. If the sums agree although the rows of late keys are counted as they are, no sealed session
 //!    has changed. Then those rows are the sealed sessions.
-//! 2. Otherwise the older part of the topic is read again, for late keys only.
+//! 2. Otherwise the older part of the topic is reread, for late keys only.
 //! 3. If Kafka no longer has it, rows that hold both a late event and older ones are unverifiable.
 //!    They are counted, and the days that they may affect are sealed anew, as the table has them.
 //!    The number of events of the shard is still checked.

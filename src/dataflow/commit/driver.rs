@@ -58,7 +58,7 @@ pub fn run(
             },
             StepOutcome::Failed => {
                 if !wait(backoff, writer.run_state()) {
-                    return Ok(()); // The next start reads again what is not committed.
+                    return Ok(()); // The next start rereads what is not committed.
                 }
                 backoff = (backoff * 2).min(BACKOFF.1);
             }

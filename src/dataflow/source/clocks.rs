@@ -35,9 +35,9 @@ impl Clocks {
         self.epochs.at(elapsed_ms)
     }
 
-    /// The clock that the events read from now on are checked against: the wall clock. If it was
-    /// set back, it is the earlier of the two clocks. If it was set forward, it is nearly always
-    /// right: the machine slept, or a wrong clock was corrected.
+    /// The clock that the events read from now on are checked against: the wall clock. After it
+    /// was set back it is behind the epochs, and so the stricter of the two; after it was set
+    /// forward it is nearly always right: the machine slept, or a wrong clock was corrected.
     pub fn wall_ms(&mut self) -> u64 {
         let wall_ms = (self.world.wall_ms)();
         let elapsed_ms = self.elapsed_ms();

@@ -64,7 +64,7 @@ impl<F: Feed> Reader<F> {
         Ok(NextActivation::Now)
     }
 
-    /// Cuts a bound epoch that has been read again, and moves on to the next one or to new input.
+    /// Cuts a bound epoch that has been replayed, and moves on to the next one or to new input.
     fn cut_replayed(&mut self, bound: BoundEpoch, emit: &mut Emit) -> Result<(), Fault> {
         let mut differences = Vec::new();
         for binding in &bound.bindings {
@@ -84,7 +84,7 @@ impl<F: Feed> Reader<F> {
             differences,
         });
         self.in_flight.push_back(InFlight { epoch: bound.epoch, ends: Vec::new() });
-        log::debug!(epoch = bound.epoch, worker = self.worker; "read again");
+        log::debug!(epoch = bound.epoch, worker = self.worker; "replayed");
         self.run_state.metrics.replayed_epochs.fetch_add(1, Relaxed);
         let Phase::Replay(replay) = &mut self.phase else { unreachable!("replaying") };
         replay.pop_front();

@@ -200,7 +200,8 @@ impl Window {
         for row in rows {
             let hour = row.end_ms.div_euclid(bounds.hour_ms);
             if hour < first_hour || row.end_ms <= self.since.millis() {
-                // The anomalies need more of the rows of the start than the window does.
+                // The rows read at the start reach further back than the window, because the
+                // anomalies need them: they are not too old.
                 self.too_old += u64::from(!self.incomplete);
                 continue;
             }

@@ -21,7 +21,7 @@ pub fn banner(config: &Config, counts: &[i32], started: &Started, plan: &Recover
     } else {
         let (generation, epochs) =
             (plan.fence.generation, text::plural(plan.replay.len() as u64, "epoch"));
-        format!("start {generation} of the job {job}: {epochs} to read again")
+        format!("start {generation} of the job {job}: {epochs} to replay")
     };
     let topics = config.kafka.topics.iter().zip(counts);
     let topics: Vec<String> = topics

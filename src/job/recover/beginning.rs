@@ -163,9 +163,9 @@ fn from_is_required(config: &Config, rows: &ExistingRows) -> Fault {
          from its beginning would count the events of those rows twice. Nothing was changed. Say \
          where to begin (--from), or give the job an empty table:\
          \n  --from savepoint:DIR\
-         \n      goes on where a Flink job has stopped: DIR is what `flink stop --drain` printed\
+         \n      continues where a Flink job has stopped: DIR is what `flink stop --drain` printed\
          \n  --from group\
-         \n      goes on at the offsets that the consumer group {group} has committed (--from \
+         \n      continues at the offsets that the consumer group {group} has committed (--from \
          group:NAME: those of another group); a Flink job's lag behind its rows, even after \
          --drain{time}\
          \n  --table NAME\
@@ -303,8 +303,8 @@ fn begin_at(
     if !losses.is_empty() && !config.accept_lost_offsets {
         let lost = named(losses.iter().map(ToString::to_string));
         return Err(Fault::Config(format!(
-            "{flag}: {lost}. Add --accept-lost-offsets to go on without them (the loss is noted in \
-             sessionizer.losses)"
+            "{flag}: {lost}. Add --accept-lost-offsets to continue without them (the loss is noted \
+             in sessionizer.losses)"
         )));
     }
     Ok(losses)

@@ -73,8 +73,8 @@ pub fn compare(
     Some(format!(
         "the database has gone back to an earlier state: the consumer group {} remembers that the \
          job {} had committed more, {} in {}. The newest epoch there is of {}. It may be an \
-         asynchronous failover, a restored backup, or a crash with synchronous_commit = off. What is missing is \
-         read again, {partition} from offset {durable} on",
+         asynchronous failover, a restored backup, or a crash with synchronous_commit = off. What \
+         is missing is reread, {partition} from offset {durable} on",
         config.kafka.group,
         config.ledger.job,
         plural(records as u64, "record"),

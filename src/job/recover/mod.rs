@@ -87,7 +87,7 @@ fn log_start(config: &Config, counts: &[i32], started: &Started, plan: &Recovery
     info!("{}", banner::banner(config, counts, started, plan));
     if config.from.is_some() && !started.durable.is_first_start() {
         warn!(
-            "--from says where a first start begins; the job {} has begun and goes on where it \
+            "--from says where a first start begins; the job {} has begun and continues where it \
              stopped (`sessionizer reset` begins afresh)",
             config.ledger.job
         );
@@ -270,9 +270,9 @@ fn places(losses: &[Loss]) -> String {
 
 fn refuse(losses: &[Loss]) -> Fault {
     Fault::Config(format!(
-        "{}. What is in Postgres stays right. Start with --accept-lost-offsets to go on \
-             without them (the loss is counted in sessionizer.balance), or begin afresh with what is \
-             there: `sessionizer reset` removes the job and its rows",
+        "{}. What is in Postgres stays right. Start with --accept-lost-offsets to continue \
+         without them (the loss is counted in sessionizer.balance), or begin afresh with what is \
+         there: `sessionizer reset` removes the job and its rows",
         places(losses)
     ))
 }

@@ -32,7 +32,7 @@ pub fn ending(how: Ending, done: Done) -> String {
     let begins = match how {
         Ending::ReadToTheEnd => "read to the end",
         Ending::Stopped => "stopped",
-        Ending::StoppedWhileReadingAgain => "stopped while still reading again",
+        Ending::StoppedWhileReadingAgain => "stopped during the replay",
     };
     let records = match done.records {
         0 => "no new records".to_owned(),
@@ -80,7 +80,7 @@ mod tests {
             (
                 Ending::StoppedWhileReadingAgain,
                 none,
-                "stopped while still reading again: no new records in 1.2 s",
+                "stopped during the replay: no new records in 1.2 s",
             ),
         ] {
             assert_eq!(ending(how, done), want);

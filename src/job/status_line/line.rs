@@ -125,7 +125,7 @@ fn head(condition: &Condition) -> Section {
     same(match condition {
         Condition::Stopping { .. } => "stopping: committing what was read".to_owned(),
         Condition::Connecting => "starting".to_owned(),
-        Condition::Replaying { percent } => format!("reading again {percent} %"),
+        Condition::Replaying { percent } => format!("replaying {percent} %"),
         Condition::ReadingToEnd { percent, left, .. } => {
             let left = left.map_or(String::new(), |left| format!(", {} left", whole(left)));
             format!("{percent} %{left}")
@@ -242,7 +242,7 @@ mod tests {
             (
                 Situation { stage: Stage::Replaying { percent: 41 }, ..live.clone() },
                 replaying,
-                ["reading again 41 %, 10,000 records/s, 9,876,543 records read"; 3],
+                ["replaying 41 %, 10,000 records/s, 9,876,543 records read"; 3],
             ),
             with(
                 &live,

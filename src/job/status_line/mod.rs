@@ -104,7 +104,7 @@ impl StatusView {
         let stage = stage(&self.run_state);
         let replaying = matches!(stage, Stage::Replaying { .. });
         if self.replaying && !replaying {
-            info!("all is read again, {} after the start", duration(self.began.elapsed()));
+            info!("replay finished, {} after the start", duration(self.began.elapsed()));
         }
         self.replaying = replaying;
         if self.sampled.is_none_or(|sampled| sampled.elapsed() >= SAMPLE_INTERVAL) {

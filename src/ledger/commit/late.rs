@@ -37,7 +37,8 @@ impl LateStatements {
         let (name, time) = (table.quoted(), table.time_type);
         Ok(LateStatements {
             touching: client.prepare(&touching(table, found_rows))?,
-            // Rows of other writers may have times more precise than the milliseconds that we read.
+            // Rows written by other programs may have times more precise than the milliseconds that
+            // we read.
             delete: client.prepare(&format!(
                 "delete from {name} r
                  using unnest($1::text[], $2::text[], $3::{time}[], $4::{time}[])
@@ -54,8 +55,8 @@ impl LateStatements {
 
 /// The query for the rows that touch any of the spans `k`. Our own rows do not touch each other, so
 /// of those that begin before a span only the last can touch it: two index lookups find them,
-/// however many sessions a visitor has had. Rows of other writers may overlap, so all of them are
-/// examined, as they are if there is no index.
+/// however many sessions a visitor has had. Rows written by other programs may overlap, so all of
+/// them are examined, as they are if there is no index.
 fn touching(table: &Table, found_rows: bool) -> String {
     let name = table.quoted();
     let rows = if table.keyed && !found_rows {
@@ -140,7 +141,8 @@ impl Target<'_> {
         let mut rows = self.touching(tx, late)?;
         let mut corrections = correct(late.to_vec(), rows.clone(), self.config.gap);
         if self.found_rows {
-            // Rows of other writers may touch each other: look again with the merged spans.
+            // Rows written by other programs may touch each other: look again with the merged
+            // spans.
             loop {
                 let grown: Vec<(Key, Span)> = corrections
                     .iter()

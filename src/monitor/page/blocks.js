@@ -130,7 +130,7 @@ const STATES = {
 	idle: "idle",
 	ended: "ended",
 	retired: "retired",
-	replaying: "reading again",
+	replaying: "replaying",
 	waiting: "waiting",
 	held_up: "open transaction",
 };

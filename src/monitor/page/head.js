@@ -9,19 +9,19 @@ const WORDS = { good: "OK", busy: "Busy", trouble: "Trouble", lost: "No contact"
 const MEANS = {
 	connecting: "The job has just started. Nothing to do yet.",
 	loading: "The start loads the sessions that were open. Nothing to do.",
-	replaying: "The start reads again what was not committed before. Nothing to do.",
+	replaying: "The start rereads what was not committed before. Nothing to do.",
 	catching_up: "Nothing to do. What is in the table is right; the rest is being read.",
 	up_to_date: "Nothing to do.",
 	quiet: "Nothing is left to read. If events should arrive, look at what sends them.",
 	held_back: "Sessions stay open until this partition moves on: see what writes to it.",
 	waiting_for_kafka:
-		"Nothing is lost. Reading goes on when Kafka answers. If it does not, look at the brokers.",
+		"Nothing is lost. Reading resumes when Kafka answers. If it does not, look at the brokers.",
 	waiting_for_postgres:
-		"Nothing is lost. The job goes on when Postgres answers. If it does not, look at the database.",
-	waiting: "Nothing is lost. The job goes on by itself when this is over.",
+		"Nothing is lost. The job resumes when Postgres answers. If it does not, look at the database.",
+	waiting: "Nothing is lost. The job resumes by itself when this is over.",
 	stopping: "What was read is being committed.",
-	stopped: "What was read is committed. The next start goes on from there.",
-	uncommitted: "Nothing is lost: the next start reads again what is not committed.",
+	stopped: "What was read is committed. The next start continues from there.",
+	uncommitted: "Nothing is lost: the next start rereads what is not committed.",
 	fenced: "This instance writes nothing any more. Find out who started the other one.",
 	failed: "The log of the job says what to correct.",
 };

@@ -49,8 +49,8 @@ impl Loaded {
         let loaded = log.lines().find_map(|line| line.split_once(": loaded ")).map(|at| at.1)?;
         let (sessions, rest) = loaded.split_once(" open session")?;
         let seconds = rest.rsplit_once(" in ")?.1.strip_suffix(" s")?;
-        // `… start 2 of the job NAME: 12 epochs to read again`
-        let again = log.lines().find_map(|line| line.split_once(" to read again"));
+        // `… start 2 of the job NAME: 12 epochs to replay`
+        let again = log.lines().find_map(|line| line.split_once(" to replay"));
         let epochs = again.and_then(|(before, _)| before.rsplit_once(": ")).map_or("0", |at| at.1);
         let whole = |text: &str| text.replace(',', "").split(' ').next()?.parse().ok();
         Some(Loaded {
@@ -74,8 +74,8 @@ mod tests {
 
     #[test]
     fn a_start_logs_what_it_has_loaded() {
-        let log = "[2026-11-26T10:00:00.000Z INFO] start 3 of the job x: 1,012 epochs to read \
-                   again; topic x (4 partitions)\n\
+        let log = "[2026-11-26T10:00:00.000Z INFO] start 3 of the job x: 1,012 epochs to \
+                   replay; topic x (4 partitions)\n\
                    [2026-11-26T10:00:00.500Z INFO] reading begins: loaded 1,150,011 open \
                    sessions in 0.22 s\n";
         let want = Loaded { sessions: 1_150_011.0, seconds: 0.22, epochs: 1012.0 };

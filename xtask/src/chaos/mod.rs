@@ -18,7 +18,7 @@ use crate::{leftovers, make_ready, screen};
 ///
 /// The events are out of order, some late, some broken. In each round the job is started with
 /// other workers and connections, and then, at a random moment, something happens: it is killed
-/// (also during its start or while it reads again), stopped, or overtaken by a second instance;
+/// (also during its start or its replay), stopped, or overtaken by a second instance;
 /// PostgreSQL is killed or restarted, or its connections are terminated; it is killed and loses
 /// commits that it had acknowledged, or a standby is promoted that lacks them; the broker is killed
 /// or restarted; the clock of the job's machine is set, by up to a day. Every thirteen rounds

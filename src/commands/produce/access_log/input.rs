@@ -55,7 +55,7 @@ impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ReadError::TooLong => write!(f, "longer than {MAX_LINE_BYTES} bytes, skipped"),
-            ReadError::Io(error) => write!(f, "cannot read on: {error}"),
+            ReadError::Io(error) => write!(f, "cannot read further: {error}"),
         }
     }
 }

@@ -2,8 +2,7 @@
 //!
 //! Every view is held back for up to `disorder_ms` of event time, and arrives when that time is
 //! over. So when a view arrives, it is at most `disorder_ms` older than the newest before it, and
-//! every view that has arrived happened before it arrived. Memory is bounded by the views of that
-//! much time.
+//! no view arrives before it happened. Memory is bounded by the views of that much time.
 
 use crate::commands::produce::generate::calendar::Calendar;
 use crate::commands::produce::generate::random::Random;

@@ -1,4 +1,4 @@
-//! A queue by time, for many items of which most are due within a known span.
+//! A calendar queue (Brown, 1988), for many items of which most are due within a known span.
 //!
 //! A binary heap of a million items misses the cache at every step. Here the span is cut into days.
 //! An item is added to its day unsorted, and a day is sorted only when it comes. Items beyond the

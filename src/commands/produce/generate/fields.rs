@@ -37,7 +37,7 @@ impl EventFields {
         self
     }
 
-    /// Moves the last field to the front.
+    /// Reverses the order of the fields.
     pub fn reversed(mut self) -> Self {
         self.0.reverse();
         self

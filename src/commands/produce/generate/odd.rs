@@ -24,7 +24,7 @@ pub enum OddKind {
     LooseTypes,
     /// The fields that do not matter are missing.
     MissingFields,
-    /// The last field comes first.
+    /// The fields in reverse order.
     Reversed,
     /// White space wherever JSON allows it.
     Spaced,

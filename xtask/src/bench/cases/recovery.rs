@@ -54,7 +54,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
 }
 
 fn kill_unsaved(bench: &Bench) -> Result<Vec<f64>> {
-    say("killed right after the backlog was read: all of it is read again");
+    say("killed right after the backlog was read: all of it is replayed");
     let mut seconds = Vec::new();
     for turn in 1..=bench.runs {
         let mut job = bench.start(&format!("worst-{turn}"), TOPIC, &OPTIONS)?;
@@ -80,7 +80,7 @@ fn kill(bench: &mut Bench, job: &mut Job) -> Result<[Figures; 3]> {
     Ok([
         ("kill -9 to the first commit", SECONDS, seconds),
         ("... of it, loading the open sessions", SECONDS, load_s),
-        ("... epochs that were read again", COUNT, epochs),
+        ("... epochs that were replayed", COUNT, epochs),
     ])
 }
 
