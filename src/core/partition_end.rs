@@ -24,12 +24,22 @@ pub struct PartitionEnd {
     ended: bool,
     /// The offset at which the partition ended, and as of when.
     known: Option<(Offset, u64)>,
+    /// The end of the log, with records that nobody can read yet, and since when it has been beyond
+    /// the position.
+    log_end: Option<(Offset, u64)>,
 }
 
 impl PartitionEnd {
     /// Starts reading at `position`, now.
     pub fn new(position: Offset, lifetime_ms: u64, now_ms: u64) -> Self {
-        PartitionEnd { position, lifetime_ms, emptied_ms: now_ms, ended: false, known: None }
+        PartitionEnd {
+            position,
+            lifetime_ms,
+            emptied_ms: now_ms,
+            ended: false,
+            known: None,
+            log_end: None,
+        }
     }
 
     /// The offset of the next record to read.
@@ -60,6 +70,26 @@ impl PartitionEnd {
     /// Notes a broker's answer to the question, asked at `asked_ms`, where the partition ends.
     pub fn answer(&mut self, end: Offset, asked_ms: u64) {
         self.learn(end, asked_ms);
+    }
+
+    /// Notes where the log ended at some moment up to `now_ms`, records included that nobody can
+    /// read yet.
+    pub fn log_ended(&mut self, end: Offset, now_ms: u64) {
+        let since_ms = match self.log_end {
+            Some((before, since_ms)) if before > self.position => since_ms,
+            _ => now_ms,
+        };
+        self.log_end = Some((end, since_ms));
+    }
+
+    /// Where the log ends, if records after the position are known to be held back, because they
+    /// belong to an open transaction or come after its beginning: the log went on when a broker was
+    /// last asked, and even so nothing could be read at the position.
+    pub fn held_back_to(&self, now_ms: u64, doubted_ms: Option<u64>) -> Option<Offset> {
+        self.quiet_ms_ago(now_ms, doubted_ms)?;
+        let (end, since_ms) = self.log_end?;
+        let (_, as_of_ms) = self.known?;
+        (end > self.position && as_of_ms > since_ms).then_some(end)
     }
 
     /// Keeps the latest statement.
@@ -126,6 +156,24 @@ mod tests {
         assert_eq!(end.quiet_ms_ago(200, None), None, "and now two others");
         end.answer(offset(7), 120);
         assert_eq!(end.quiet_ms_ago(200, None), None, "the older answer comes later");
+    }
+
+    #[test]
+    fn records_are_held_back_only_if_a_later_answer_still_denies_them() {
+        let mut end = at(5);
+        end.answer(offset(5), 100);
+        end.log_ended(offset(9), 110);
+        assert_eq!(end.held_back_to(120, None), None, "they may have come after the answer");
+        end.answer(offset(5), 130);
+        assert_eq!(end.held_back_to(140, None), Some(offset(9)));
+        end.log_ended(offset(12), 150);
+        assert_eq!(end.held_back_to(160, None), Some(offset(12)), "still held back");
+        assert_eq!(end.held_back_to(130 + LIFETIME_MS + 1, None), None, "out of date");
+        (5..12).for_each(|at| end.record(offset(at)));
+        end.answer(offset(12), 200);
+        assert_eq!(end.held_back_to(210, None), None, "all is read");
+        end.log_ended(offset(15), 220);
+        assert_eq!(end.held_back_to(230, None), None, "the answer is older");
     }
 
     #[test]

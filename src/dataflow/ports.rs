@@ -58,8 +58,14 @@ pub trait Feed {
     /// Fetches anew from the position on: nothing has come for a long time, but there may be more.
     fn fetch_again(&mut self, _partition: Partition) {}
 
-    /// Where the partition ends, if an open transaction holds its last records back: they exist,
-    /// but nobody can read them yet.
+    /// Whether there may be records after the position that nobody can read yet. Such a partition
+    /// is not silent.
+    fn may_be_held_back(&self, _partition: Partition) -> bool {
+        false
+    }
+
+    /// Where the partition ends, if an open transaction is known to hold its last records back:
+    /// they exist, but nobody can read them yet.
     fn held_by_transaction(&self, _partition: Partition) -> Option<Offset> {
         None
     }

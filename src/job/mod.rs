@@ -138,7 +138,7 @@ fn run_once(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
     let metrics = &run_state.metrics;
     let done = Done {
         records: metrics.records.load(Relaxed),
-        rows: metrics.rows.load(Relaxed),
+        rows: metrics.rows.load(Relaxed) + metrics.late.load(Relaxed),
         late: metrics.late.load(Relaxed),
         dead: metrics.dead.load(Relaxed),
         held_offsets: metrics.held_offsets.load(Relaxed),

@@ -117,7 +117,7 @@ fn ask_balance(config: &Config) -> AskBalance {
                 forgotten: found.forgotten,
                 difference: found.difference,
             }),
-            Ok(None) => Err("nothing has been committed yet".to_owned()),
+            Ok(None) => Err("nothing had been committed when Postgres was last asked".to_owned()),
             Err(why) => Err(format!("Postgres did not answer: {why}")),
         };
         let due = asked.is_none_or(|asked| asked.elapsed() >= AUDIT_INTERVAL);

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use log::{info, warn};
+use sessionizer_core::time::EventTime;
 use signal_hook::consts::SIGUSR1;
 use signal_hook::iterator::{Handle, Signals};
 
@@ -11,7 +12,6 @@ use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
 use crate::monitor::condition::Stage;
 use crate::monitor::sample::{MetricHosts, PartSample, PartState, Sample, sample};
-use crate::monitor::sentence::clock;
 use crate::ui::text::{bytes, count, duration, plural};
 use crate::ui::waiting;
 
@@ -80,9 +80,9 @@ fn report(sample: &Sample, run_state: &RunState) -> Vec<String> {
             .still_ms
             .map_or("does not run".to_owned(), |still| format!("stepped {} ago", ms(still)));
         lines.push(format!(
-            "  worker {}: {stepped}, reads into epoch {}, {} cut and not durable",
+            "  worker {}: {stepped}, reads into {}, {} cut and not durable",
             worker.worker,
-            worker.epoch,
+            epoch(worker.epoch),
             plural(worker.in_flight, "epoch")
         ));
     }
@@ -93,9 +93,9 @@ fn report(sample: &Sample, run_state: &RunState) -> Vec<String> {
     });
     let durable = match sample.durable_epoch {
         0 => "nothing yet in this run".to_owned(),
-        epoch => format!("epoch {epoch} ({} UTC)", clock(epoch)),
+        durable => epoch(durable),
     };
-    lines.push(format!("  complete: epoch {}; durable: {durable}", sample.epoch));
+    lines.push(format!("  complete: {}; durable: {durable}", epoch(sample.epoch)));
     for part in sample.parts.iter().take(PARTS) {
         lines.push(partition(part));
     }
@@ -114,17 +114,25 @@ fn report(sample: &Sample, run_state: &RunState) -> Vec<String> {
             (None, None) => "idle".to_owned(),
         };
         lines.push(format!(
-            "  writer {}: {does}; {} wait with {}; durable up to epoch {}",
+            "  writer {}: {does}; {} wait with {}; durable up to {}",
             writer.writer,
             plural(writer.waiting_epochs, "epoch"),
             plural(writer.waiting_rows, "row"),
-            writer.durable_epoch
+            epoch(writer.durable_epoch)
         ));
     }
     for (process, report) in run_state.metrics.figures.peers.last_contacts() {
         lines.push(format!("  process {process}: {report}"));
     }
     lines
+}
+
+/// An epoch, with the time that it stands for.
+fn epoch(epoch: u64) -> String {
+    match epoch {
+        0 => "no epoch yet".to_owned(),
+        epoch => format!("epoch {epoch} ({})", EventTime::from_millis(epoch as i64)),
+    }
 }
 
 fn stage(sample: &Sample) -> String {
@@ -157,7 +165,7 @@ fn partition(part: &PartSample) -> String {
     };
     let promise = match part.promise_ms {
         None => "no event yet".to_owned(),
-        Some(at) => format!("promises nothing older than {at} ms"),
+        Some(at) => format!("promises nothing older than {}", EventTime::from_millis(at)),
     };
     format!("  {topic}[{number}] at offset {offset}: {state}, {left}, {promise}")
 }
@@ -204,11 +212,11 @@ mod tests {
         let lines = report(&sample, &run_state).join("\n");
         for part in [
             "where everything is: running",
-            "  worker 1: stepped 0 s ago, reads into epoch 20000, 8 epochs cut and not durable",
+            "  worker 1: stepped 0 s ago, reads into epoch 20000 (1970-01-01T00:00:20.000Z), 8 epochs cut and not durable",
             "  in flight: 1 MiB",
             "  web[3] at offset 12: paused, because others lag (--max-drift), 5 records to read",
             "  writer 0: failing for 12 s, with connection refused; 8 epochs wait with 1 row; \
-             durable up to epoch 7000",
+             durable up to epoch 7000 (1970-01-01T00:00:07.000Z)",
         ] {
             assert!(lines.contains(part), "{part:?} is missing:\n{lines}");
         }

@@ -232,7 +232,11 @@ impl Feed for KafkaFeed {
                     return Ok(Stopped::Waiting);
                 }
                 None => {
-                    part.end.emptied(self.context.health.now_ms());
+                    let now_ms = self.context.health.now_ms();
+                    part.end.emptied(now_ms);
+                    if let Some(end) = part.batches.known_end() {
+                        part.end.log_ended(end, now_ms);
+                    }
                     let all = part.end.has_ended() && end.is_some();
                     return Ok(if all { Stopped::AtEnd } else { Stopped::Waiting });
                 }
@@ -272,10 +276,18 @@ impl Feed for KafkaFeed {
         part.end.quiet_ms_ago(health.now_ms(), health.doubted_ms())
     }
 
-    fn held_by_transaction(&self, partition: Partition) -> Option<Offset> {
+    fn may_be_held_back(&self, partition: Partition) -> bool {
         // `known_end` is the end of the log; `part.end` knows the last stable offset.
-        let (part, end) = (&self.parts[&partition], self.quiet_ms_ago(partition));
-        end.and(part.batches.known_end()).filter(|end| *end > part.end.position())
+        let part = &self.parts[&partition];
+        part.batches.known_end().is_some_and(|end| end > part.end.position())
+    }
+
+    fn held_by_transaction(&self, partition: Partition) -> Option<Offset> {
+        let (part, health) = (&self.parts[&partition], &self.context.health);
+        if part.batches.holds() {
+            return None;
+        }
+        part.end.held_back_to(health.now_ms(), health.doubted_ms())
     }
 
     fn keeps_up(&self, partition: Partition) -> bool {

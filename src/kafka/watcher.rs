@@ -21,6 +21,9 @@ use crate::ui::waiting::WaitGuard;
 /// How often to ask the brokers for the leader of a partition that has none.
 const LEADER_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long requests must fail until the brokers count as away.
+const AWAY_AFTER: Duration = Duration::from_secs(1);
+
 /// How long the end of a run waits for the brokers to answer the last commits of the group's
 /// offsets. Those are a courtesy.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -66,6 +69,7 @@ impl Watcher {
             ends_asked: Instant::now(),
             ends_every,
             settled: 0,
+            failing_since: None,
             away: None,
             leaderless: BTreeMap::new(),
             gone: BTreeMap::new(),
@@ -123,6 +127,8 @@ struct WatcherThread {
     ends_every: Duration,
     /// How many failures are known to be over.
     settled: u64,
+    /// Since when requests have failed without interruption.
+    failing_since: Option<Instant>,
     away: Option<Away>,
     /// Partitions that no broker serves, and since when.
     leaderless: BTreeMap<Partition, Instant>,
@@ -157,6 +163,7 @@ impl WatcherThread {
         self.asked = Instant::now();
         if self.find_partitions() && self.query_ends() {
             self.settled = failures;
+            self.failing_since = None;
             *lock(&self.cluster.context.health.last) = None;
             if let Some(Away { since, .. }) = self.away.take() {
                 let brokers = &self.cluster.config.brokers;
@@ -169,11 +176,16 @@ impl WatcherThread {
 
     /// Warns that the brokers do not answer, and again while they do not.
     fn is_away(&mut self) {
+        // A client that has just connected may fail once.
+        let failing_since = *self.failing_since.get_or_insert(self.asked);
+        if failing_since.elapsed() < AWAY_AFTER {
+            return;
+        }
         let brokers = &self.cluster.config.brokers;
         let why = lock(&self.cluster.context.health.last).clone();
         let why = why.unwrap_or_else(|| "timed out".to_owned());
         let away = self.away.get_or_insert_with(|| Away {
-            since: Instant::now(),
+            since: failing_since,
             waiting: WaitGuard::new(format!("Kafka at {brokers}"), None),
             repeated: RepeatedFailure::default(),
         });

@@ -40,6 +40,8 @@ pub struct Situation {
     pub held_back: Option<HeldBack>,
     /// How long it takes from an event's arrival in Kafka until it is durable.
     pub behind: Option<Duration>,
+    /// Whether there are partitions of which nobody knows where they end.
+    pub unanswered: bool,
 }
 
 /// How a run has ended.
@@ -61,6 +63,8 @@ pub struct WaitStatus {
     pub lasts_ms: u64,
     /// After how much longer the job gives up; `None` means never.
     pub left_ms: Option<u64>,
+    /// Whether it is tried again and again; otherwise an answer is outstanding.
+    pub retries: bool,
 }
 
 /// How far a run has come.
@@ -168,7 +172,7 @@ fn running(at: &Situation) -> Condition {
         return Condition::HeldBack(held.clone());
     }
     let read = at.records > 0;
-    if lag.unwrap_or(0) == 0 && at.quiet >= QUIET_THRESHOLD {
+    if lag.unwrap_or(0) == 0 && !at.unanswered && at.quiet >= QUIET_THRESHOLD {
         return Condition::Quiet { lasts: at.quiet, read };
     }
     Condition::UpToDate { behind: at.behind, read }
@@ -259,5 +263,8 @@ mod tests {
         let lasts = Duration::from_secs(10);
         assert_eq!(quiet(10, Some(0)), Condition::Quiet { lasts, read: true });
         assert_eq!(quiet(10, Some(1)), up_to_date);
+        let lasts = Duration::from_secs(10);
+        let at = Situation { quiet: lasts, lag: Some(0), unanswered: true, ..live() };
+        assert_eq!(judge(&at), up_to_date, "nobody knows whether there is more");
     }
 }

@@ -131,7 +131,8 @@ fn tiles(totals: &Totals, samples: &[Sample]) -> Value {
     let found = samples[0].anomalies.as_ref().map(|alarms| alarms.live());
     let why_no = anomalies::why_none(&samples[0]);
     reason(found.is_none(), "anomalies", why_no);
-    let limit = sum(|s| s.memory.1.min(1 << 50));
+    const UNLIMITED: u64 = 1 << 50;
+    let limit = sum(|s| s.memory.1.min(UNLIMITED));
     json!({
         "events_per_s": events.map(round), "records": totals.records,
         "sessions_per_s": rows.map(round),
@@ -143,7 +144,7 @@ fn tiles(totals: &Totals, samples: &[Sample]) -> Value {
         "durable_at": (totals.durable_epoch > 0).then_some(totals.durable_epoch),
         "watermark": totals.watermark_ms, "durable_watermark": totals.durable_watermark_ms,
         "open_sessions": sum(|s| s.open), "dead_letters": sum(|s| s.dead),
-        "memory_used": sum(|s| s.memory.0), "memory_limit": limit,
+        "memory_used": sum(|s| s.memory.0), "memory_limit": (limit < UNLIMITED).then_some(limit),
         "anomalies": found, "why": why,
     })
 }

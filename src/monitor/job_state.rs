@@ -16,6 +16,9 @@ use crate::monitor::sentence::{Sentence, sentence};
 /// A partition holds the others back if its promise is this much older than that of the next.
 const HOLDS_BACK_MS: i64 = 10_000;
 
+/// Records that have been unread for longer than this are a backlog.
+const BACKLOG_LAG_MS: u64 = 3_000;
+
 /// The state of the job, and since when it has been so.
 pub struct JobState {
     pub facts: Facts,
@@ -222,9 +225,13 @@ impl JobState {
     fn part_rows(&mut self, samples: &[Sample]) -> Vec<PartRow> {
         let at_ms = samples[0].at_ms;
         let all: Vec<&PartSample> = samples.iter().flat_map(|sample| &sample.parts).collect();
-        let holder = holder(&all, at_ms, self.facts.out_of_orderness_ms);
         let id = |part: &PartSample| format!("{}/{}", part.topic, part.number);
-        let holder = holder.map(id);
+        let holder = holder(&all, at_ms, self.facts.out_of_orderness_ms)
+            .filter(|part| {
+                let rate = self.history.rate_of(&id(part)).unwrap_or(0.0);
+                !is_backlog(part, rate) && (self.facts.process == 0 || hangs(part))
+            })
+            .map(id);
         self.held = match (&holder, self.held.take()) {
             (Some(now), Some((before, since))) if *now == before => Some((before, since)),
             (Some(now), _) => Some((now.clone(), at_ms)),
@@ -272,6 +279,7 @@ impl JobState {
             quiet: Duration::from_millis(totals.at_ms.saturating_sub(self.moved.1)),
             held_back: self.held_back(totals),
             behind: behind.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e9))),
+            unanswered: totals.parts.iter().any(|row| row.sample.state == PartState::Waiting),
         }
     }
 
@@ -368,7 +376,6 @@ fn holder<'a>(
         all.iter().copied().filter(|part| part.state.is_active()).collect();
     active.sort_by_key(|part| part.promise_ms.unwrap_or(i64::MIN));
     let first = *active.first()?;
-    let hangs = matches!(first.state, PartState::Waiting | PartState::HeldUp);
     let far = HOLDS_BACK_MS.max(out_of_orderness_ms);
     let older_than =
         |promise: i64| first.promise_ms.is_none_or(|own| promise.saturating_sub(own) > far);
@@ -378,18 +385,30 @@ fn holder<'a>(
             let now = at_ms as i64 - out_of_orderness_ms;
             // At a start the end of a partition is not known yet; an open transaction is.
             let known = first.promise_ms.is_some() || first.state == PartState::HeldUp;
-            (hangs && known && older_than(now)).then_some(first)
+            (hangs(first) && known && older_than(now)).then_some(first)
         }
     }
+}
+
+/// Whether nobody can say when the partition moves on. Even a process that knows only its own
+/// partitions can tell that.
+fn hangs(part: &PartSample) -> bool {
+    matches!(part.state, PartState::Waiting | PartState::HeldUp)
+}
+
+/// Whether the partition is behind the others only because its records have yet to be read.
+fn is_backlog(part: &PartSample, rate: f64) -> bool {
+    part.waiting.is_some_and(|waiting| waiting > 0)
+        && part.lag_ms.is_some_and(|ms| ms > BACKLOG_LAG_MS)
+        && rate > 0.0
 }
 
 /// An explanation of a partition's state, if it needs one.
 pub fn state_text(part: &PartSample) -> Option<String> {
     match part.state {
-        PartState::Waiting => Some(
-            "its end is not known: the broker does not answer, or the partition has no leader"
-                .to_owned(),
-        ),
+        PartState::Waiting => {
+            Some("nobody knows where it ends (no answer from the broker, or no leader)".to_owned())
+        }
         PartState::HeldUp => Some(format!(
             "an open transaction holds back offsets {} up to {}",
             part.offset,
@@ -427,5 +446,16 @@ mod tests {
         assert_eq!(holds(&[part(0, None, Reading), part(1, None, Reading)]), None);
         assert_eq!(holds(&[part(0, Some(800_000), Reading), part(1, Some(1), Idle)]), None);
         assert_eq!(holds(&[part(0, Some(800_000), Waiting), part(1, Some(1), Idle)]), Some(0));
+    }
+
+    #[test]
+    fn a_partition_that_is_being_read_is_a_backlog() {
+        let with =
+            |waiting, lag_ms| PartSample { waiting, lag_ms, ..part(0, None, PartState::Reading) };
+        assert!(is_backlog(&with(Some(400_000), Some(60_000)), 9_000.0));
+        assert!(!is_backlog(&with(Some(400_000), Some(60_000)), 0.0), "it cannot be read");
+        assert!(!is_backlog(&with(Some(3), Some(40)), 9.0), "what is old are its events");
+        assert!(!is_backlog(&with(Some(0), Some(0)), 9.0));
+        assert!(!is_backlog(&with(None, None), 0.0));
     }
 }

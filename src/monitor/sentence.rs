@@ -100,14 +100,18 @@ fn end(ended: &Ended) -> Sentence {
 fn waiting(wait: &WaitStatus) -> Sentence {
     let lasts = whole(Duration::from_millis(wait.lasts_ms));
     let why = wait.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
+    let tries = match (wait.left_ms, wait.retries) {
+        (Some(left), _) => format!(", gives up in {}", whole(Duration::from_millis(left))),
+        (None, true) => ", retrying".to_owned(),
+        (None, false) => String::new(),
+    };
     let (state, tone, text) = match wait.what.as_str() {
-        what if what.starts_with("Kafka") => (
-            "waiting_for_kafka",
-            Tone::Trouble,
-            format!("waiting for Kafka ({lasts}, retrying{why})"),
-        ),
+        what if what.starts_with("Kafka") => {
+            let text = format!("waiting for Kafka ({lasts}{tries}{why})");
+            ("waiting_for_kafka", Tone::Trouble, text)
+        }
         what if what.starts_with("Postgres") => {
-            let text = format!("waiting for Postgres ({lasts}, retrying{why})");
+            let text = format!("waiting for Postgres ({lasts}{tries}{why})");
             ("waiting_for_postgres", Tone::Trouble, text)
         }
         what => ("waiting", Tone::Busy, format!("waiting for {what} ({lasts}{why})")),
@@ -179,8 +183,14 @@ mod tests {
 
     fn waits(what: &str, why: Option<&str>) -> Situation {
         let why = why.map(str::to_owned);
-        let wait = WaitStatus { what: what.to_owned(), why, lasts_ms: 12_900, left_ms: None };
+        let what = what.to_owned();
+        let wait = WaitStatus { what, why, lasts_ms: 12_900, left_ms: None, retries: true };
         Situation { wait: Some(wait), ..live() }
+    }
+
+    fn waiting_with(at: &Situation, left_ms: Option<u64>, retries: bool) -> Situation {
+        let wait = at.wait.clone().map(|wait| WaitStatus { left_ms, retries, ..wait });
+        Situation { wait, ..at.clone() }
     }
 
     #[test]
@@ -210,6 +220,18 @@ mod tests {
                 "waiting_for_postgres",
                 Tone::Trouble,
                 "waiting for Postgres (12 s, retrying: connection refused)",
+            ),
+            (
+                waiting_with(&waits("Postgres", refused), Some(47_200), true),
+                "waiting_for_postgres",
+                Tone::Trouble,
+                "waiting for Postgres (12 s, gives up in 47 s: connection refused)",
+            ),
+            (
+                waiting_with(&waits("Postgres", Some("a lock")), None, false),
+                "waiting_for_postgres",
+                Tone::Trouble,
+                "waiting for Postgres (12 s: a lock)",
             ),
             (
                 waits("Postgres at db:5432/web", None),

@@ -40,6 +40,10 @@ pub fn plain(message: &str) -> String {
         return "what answers there does not speak Kafka: is the port right, and does it ask for TLS?"
             .to_owned();
     }
+    // librdkafka guesses at the version of a broker that just does not answer.
+    if message.contains("ApiVersionRequest failed") && message.contains("Timed out") {
+        return "no answer".to_owned();
+    }
     if message.contains("Connect to ")
         && let Some((_, why)) = message.rsplit_once(" failed: ")
     {
@@ -94,6 +98,12 @@ mod tests {
             (
                 "ssl.ca.location failed: error:80000002:system library::No such file or directory",
                 "ssl.ca.location cannot be read: no such file",
+            ),
+            (
+                "127.0.0.1:9092/1: ApiVersionRequest failed: Local: Timed out: probably due to \
+                 broker version < 0.10 (see api.version.request configuration) (after 10009ms in \
+                 state APIVERSION_QUERY)",
+                "no answer",
             ),
             (
                 "ssl.key.location failed: error:0B080074:x509 certificate routines:\

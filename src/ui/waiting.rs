@@ -17,6 +17,8 @@ pub struct Wait {
     pub since: Instant,
     /// When the wait is given up; `None` means never.
     pub until: Option<Instant>,
+    /// Whether it is tried again and again; otherwise an answer is outstanding.
+    pub retries: bool,
 }
 
 #[derive(Default)]
@@ -40,10 +42,19 @@ impl WaitGuard {
     pub fn new(what: impl Into<String>, patience: Option<Duration>) -> Self {
         let since = Instant::now();
         let until = patience.and_then(|patience| since.checked_add(patience));
+        Self::add(Wait { what: what.into(), why: None, since, until, retries: true })
+    }
+
+    /// Notes that an answer of `what` has been outstanding since some time ago.
+    pub fn for_answer(what: impl Into<String>, since: Instant) -> Self {
+        Self::add(Wait { what: what.into(), why: None, since, until: None, retries: false })
+    }
+
+    fn add(wait: Wait) -> Self {
         let mut list = list();
         let id = list.next;
         list.next += 1;
-        list.waits.insert(id, Wait { what: what.into(), why: None, since, until });
+        list.waits.insert(id, wait);
         WaitGuard(id)
     }
 

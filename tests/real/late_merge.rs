@@ -55,7 +55,7 @@ pub fn late_events_merge_with_the_rows_they_touch() {
     world.send_events(1, &late);
     let log = world.run_to_end(&["-w", "2"]);
     assert_eq!(world.rows(), sessions(with(&before, &late)));
-    assert!(log.contains(" late sessions merged"), "{log}");
+    assert!(log.contains(" of them for late sessions"), "{log}");
     assert_eq!(world.imbalance(), "0");
 }
 

@@ -18,6 +18,7 @@ use crate::cluster::greeting::{GreetingReply, Hello, Purpose, Setting, clocks_ap
 use crate::cluster::stage::StartStage;
 use crate::cluster::wire::Ends;
 use crate::dataflow::run_state::RunState;
+use crate::ui::waiting::WaitGuard;
 
 /// How often missing processes are logged, after the first time.
 const WAITING_LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -322,6 +323,7 @@ impl Members {
     /// Waits until all processes are connected to all others, and logs now and then which are
     /// missing.
     pub fn gather(&self) -> Gathered {
+        let mut waiting: Option<(usize, WaitGuard)> = None;
         let mut state = self.lock();
         loop {
             if let Some(fault) = self.run_state.fault() {
@@ -345,13 +347,39 @@ impl Members {
                 };
                 return Gathered::Complete(state.slots.iter_mut().map(ends).collect());
             }
-            self.log_missing(&mut state);
+            let missing = self.missing(&state);
+            match missing.first() {
+                Some((first, why)) => {
+                    let guard = match waiting.take() {
+                        Some((process, guard)) if process == *first => guard,
+                        _ => WaitGuard::new(self.name(*first), None),
+                    };
+                    guard.because(why);
+                    waiting = Some((*first, guard));
+                }
+                None => waiting = None,
+            }
+            self.log_missing(&mut state, &missing);
             let waited = self.changed.wait_timeout(state, Duration::from_millis(50));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    fn log_missing(&self, state: &mut State) {
+    /// The processes that are not connected to all others, and why.
+    fn missing(&self, state: &State) -> Vec<(usize, String)> {
+        let mut missing = Vec::new();
+        for (process, slot) in state.slots.iter().enumerate().filter(|(at, _)| *at != self.me) {
+            let why = match slot {
+                Some(member) if member.has_data() && member.ready => continue,
+                Some(member) if member.has_data() => "it waits for others itself",
+                _ => state.troubles.get(&process).map_or("it has not come yet", String::as_str),
+            };
+            missing.push((process, why.to_owned()));
+        }
+        missing
+    }
+
+    fn log_missing(&self, state: &mut State, missing: &[(usize, String)]) {
         let (since, reported) = state.waiting;
         let due = reported.map_or(since.elapsed() >= WAITING_NOTICE, |reported| {
             reported.elapsed() >= WAITING_LOG_INTERVAL
@@ -360,17 +388,10 @@ impl Members {
             return;
         }
         state.waiting.1 = Some(Instant::now());
-        let mut missing = Vec::new();
-        for (process, slot) in state.slots.iter().enumerate().filter(|(at, _)| *at != self.me) {
-            let why = match slot {
-                Some(member) if member.has_data() && member.ready => continue,
-                Some(member) if member.has_data() => "it waits for others itself",
-                _ => state.troubles.get(&process).map_or("it has not come yet", String::as_str),
-            };
-            missing.push(format!("{}: {why}", self.name(process)));
-        }
+        let missing = missing.iter().map(|(at, why)| format!("{}: {why}", self.name(*at)));
+        let missing = missing.collect::<Vec<_>>().join("; ");
         if !missing.is_empty() {
-            info!("waiting for {}", missing.join("; "));
+            info!("waiting for {missing}");
         }
     }
 

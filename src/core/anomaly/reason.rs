@@ -94,7 +94,7 @@ impl Anomaly {
                 span(observed)
             ),
             Evidence::Clock { ahead: false } => format!(
-                "{} lags the other partitions by {}; it holds the watermark back",
+                "{} lags the other partitions by {}; all sessions close late",
                 self.subject,
                 span(observed)
             ),

@@ -494,7 +494,7 @@ fn a_clock_is_off_for_three_epochs_and_told_once() {
     assert!([epoch(840_000, true), epoch(840_000, true)].concat().is_empty());
     assert!([epoch(-840_000, true), epoch(-840_000, true)].concat().is_empty());
     let [lagging] = &epoch(-840_000, true)[..] else { panic!("one clock") };
-    let want = "t/3 lags the other partitions by 14 min; it holds the watermark back";
+    let want = "t/3 lags the other partitions by 14 min; all sessions close late";
     assert_eq!(lagging.reason(), want);
 }
 

@@ -77,7 +77,7 @@ fn listen(writer: u32) -> Sender<Option<bool>> {
             if steps.recv_timeout(REPORT_AFTER) != Err(RecvTimeoutError::Timeout) {
                 continue;
             }
-            let waiting = WaitGuard::new("Postgres", None);
+            let waiting = WaitGuard::for_answer("Postgres", began);
             waiting.because("it has not answered a commit: a lock, a slow disk, or the network");
             log::warn!(
                 writer = writer;

@@ -162,10 +162,7 @@ impl<F: Feed> Reader<F> {
             let reads = part.assigned && !part.was_paused;
             let quiet_ms_ago = reads.then(|| self.feed.quiet_ms_ago(partition)).flatten();
             let caught_up = quiet_ms_ago.is_some();
-            // Records held back by an open transaction exist: the partition is not silent.
-            let held_by_transaction =
-                reads.then(|| self.feed.held_by_transaction(partition)).flatten();
-            let quiet = quiet_ms_ago.filter(|_| held_by_transaction.is_none());
+            let quiet = quiet_ms_ago.filter(|_| !self.feed.may_be_held_back(partition));
             let quiet = quiet.map(|ago| epoch_ms.saturating_sub(ago));
             let keeps_up = std::mem::take(&mut part.caught_up_once) || caught_up || part.was_paused;
             if part.assigned && !ended && !keeps_up && !part.generator.is_silent(self.epoch) {
@@ -192,7 +189,8 @@ impl<F: Feed> Reader<F> {
             if let Some(ms) = part.watchdog.look(waits.then_some(position), now_ms) {
                 stuck.push((partition, position, ms));
             }
-            let held = held_by_transaction.filter(|_| !ended);
+            let held =
+                (reads && !ended).then(|| self.feed.held_by_transaction(partition)).flatten();
             if let Some(ms) = part.transaction.look(held.map(|_| position), now_ms) {
                 held_up.push((partition, position..held.unwrap_or(position), ms));
             }

@@ -13,10 +13,16 @@ use crate::dataflow::source::reader::Reader;
 impl<F: Feed> Reader<F> {
     /// Warns that epochs are cut but do not become durable, and says whom they wait for.
     pub(super) fn warn_nothing_durable(&self, for_ms: u64) {
-        let waits_for = match self.run_state.metrics.writers_committing.load(Relaxed) {
-            0 if self.config.processes > 1 => "another process, or for sessions of this one",
-            0 => "another worker of this process",
-            _ => "Postgres: a commit is under way",
+        let failing = crate::ui::waiting::all().into_iter();
+        let failing = failing.filter(|wait| wait.retries && wait.what.starts_with("Postgres"));
+        let refuses = failing.map(|wait| wait.why.unwrap_or_else(|| "no answer".to_owned())).next();
+        let waits_for = match (refuses, self.run_state.metrics.writers_committing.load(Relaxed)) {
+            (Some(why), _) => format!("Postgres, which fails: {why}"),
+            (None, 0) if self.config.processes > 1 => {
+                "another process, or for sessions of this one".to_owned()
+            }
+            (None, 0) => "another worker of this process".to_owned(),
+            (None, _) => "Postgres: a commit is under way".to_owned(),
         };
         log::warn!(
             "nothing has become durable for {}: the job waits for {waits_for}. Nothing is lost; \

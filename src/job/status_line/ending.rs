@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::ui::text::{duration, plural};
+use crate::ui::text::{count, duration, plural};
 
 /// How a run ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,6 +19,7 @@ pub enum Ending {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Done {
     pub records: u64,
+    /// Those of late sessions included.
     pub rows: u64,
     pub late: u64,
     pub dead: u64,
@@ -27,7 +28,7 @@ pub struct Done {
     pub took: Duration,
 }
 
-/// `read to the end: 5,000 records in 1.2 s, 619 rows written, 12 late sessions merged`
+/// `read to the end: 5,000 records in 1.2 s, 631 rows written, 12 of them for late sessions`
 pub fn ending(how: Ending, done: Done) -> String {
     let begins = match how {
         Ending::ReadToTheEnd => "read to the end",
@@ -39,14 +40,16 @@ pub fn ending(how: Ending, done: Done) -> String {
         records => plural(records, "record"),
     };
     let mut line = format!("{begins}: {records} in {}", duration(done.took));
-    for (n, what, became) in [
-        (done.rows, "row", " written"),
-        (done.late, "late session", " merged"),
-        (done.dead, "dead letter", ""),
-    ] {
-        if n > 0 {
-            line.push_str(&format!(", {}{became}", plural(n, what)));
-        }
+    if done.rows > 0 {
+        line.push_str(&format!(", {} written", plural(done.rows, "row")));
+    }
+    match done.late {
+        0 => {}
+        1 => line.push_str(", 1 of them for a late session"),
+        late => line.push_str(&format!(", {} of them for late sessions", count(late))),
+    }
+    if done.dead > 0 {
+        line.push_str(&format!(", {}", plural(done.dead, "dead letter")));
     }
     if done.held_offsets > 0 && how != Ending::StoppedWhileReadingAgain {
         let held_offsets = plural(done.held_offsets, "offset");
@@ -62,14 +65,15 @@ mod tests {
     #[test]
     fn the_last_line_shows_how_it_ended_and_has_no_zeros() {
         let took = Duration::from_millis(1_200);
-        let all = Done { records: 5_000, rows: 1, late: 1_037, dead: 2, held_offsets: 10, took };
+        let all =
+            Done { records: 5_000, rows: 2_000, late: 1_037, dead: 2, held_offsets: 10, took };
         let none = Done { took, ..Done::default() };
         for (how, done, want) in [
             (
                 Ending::ReadToTheEnd,
                 all,
-                "read to the end: 5,000 records in 1.2 s, 1 row written, 1,037 late sessions \
-                 merged, 2 dead letters; 10 offsets held back by open transactions",
+                "read to the end: 5,000 records in 1.2 s, 2,000 rows written, 1,037 of \
+                 them for late sessions, 2 dead letters; 10 offsets held back by open transactions",
             ),
             (Ending::ReadToTheEnd, none, "read to the end: no new records in 1.2 s"),
             (

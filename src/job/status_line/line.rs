@@ -75,7 +75,7 @@ fn cut(text: &str, width: usize) -> String {
 /// `waiting for Kafka at broker:9092: connection refused; gives up in 48 s`. If there is too little
 /// room, the reason is cut.
 fn waits(wait: &WaitStatus, stopping: bool, width: usize) -> String {
-    let WaitStatus { what, why, lasts_ms, left_ms } = wait;
+    let WaitStatus { what, why, lasts_ms, left_ms, .. } = wait;
     let begins = match (stopping, left_ms) {
         (true, _) => format!("stopping: waiting for {what}"),
         (false, Some(_)) => format!("waiting for {what}"),
@@ -190,7 +190,7 @@ mod tests {
     fn waiting(what: &str, why: &str, lasts: u64, left: Option<u64>) -> Situation {
         let why = (!why.is_empty()).then(|| why.to_owned());
         let (lasts_ms, left_ms) = (lasts * 1_000 + 900, left.map(|left| left * 1_000));
-        let wait = WaitStatus { what: what.to_owned(), why, lasts_ms, left_ms };
+        let wait = WaitStatus { what: what.to_owned(), why, lasts_ms, left_ms, retries: true };
         Situation { wait: Some(wait), ..running().0 }
     }
 

@@ -137,7 +137,7 @@ impl StatusView {
         self.numbers = Numbers {
             records: totals.records,
             rate: totals.record_rate.round() as u64,
-            rows: sum(|sample| sample.rows),
+            rows: sum(|sample| sample.rows + sample.late_sessions),
             open: sum(|sample| sample.open),
             late: sum(|sample| sample.late_sessions),
             dead: sum(|sample| sample.dead),

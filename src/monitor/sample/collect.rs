@@ -64,6 +64,7 @@ pub fn sample(
         left_ms: wait
             .until
             .map(|until| until.saturating_duration_since(Instant::now()).as_millis() as u64),
+        retries: wait.retries,
     });
     let mut sample = Sample {
         process,
