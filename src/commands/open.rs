@@ -2,7 +2,6 @@
 //!
 //! They are in the snapshots, in a binary format that SQL cannot read.
 
-use std::io::Write;
 use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
@@ -13,9 +12,9 @@ use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::cli::OpenArgs;
 use crate::commands::http::printable;
+use crate::commands::output::{print, unreadable};
 use crate::config;
 use crate::config::{Environment, Problems, whole};
-use crate::dataflow::ports::LedgerError;
 use crate::job::clock::now_ms;
 use crate::ledger;
 use crate::ledger::{LedgerConfig, OpenSessions, Wanted};
@@ -24,20 +23,12 @@ use crate::ui::text::{count, duration, plural};
 /// Shows the open sessions, as a table or as JSON.
 pub fn open(args: &OpenArgs, env: &Environment) -> Result<(), Fault> {
     let (config, wanted, limit) = read(args, env)?;
-    let found = ledger::open_sessions(&config, &wanted, limit).map_err(|error| match error {
-        LedgerError::Fatal(fault) => fault,
-        LedgerError::Retry(why) => Fault::Environment(format!("Postgres cannot be read: {why}")),
-    })?;
+    let found = ledger::open_sessions(&config, &wanted, limit).map_err(unreadable)?;
     let shown = match args.json {
         true => json(&config.job, &found),
         false => screen(&config.job, &wanted, &found, now_ms()),
     };
-    let mut out = std::io::stdout();
-    out.write_all(shown.as_bytes()).and_then(|()| out.flush()).or_else(|why| match why.kind() {
-        // The reader has seen enough.
-        std::io::ErrorKind::BrokenPipe => Ok(()),
-        _ => Err(Fault::Environment(format!("standard output cannot be written: {why}"))),
-    })
+    print(&shown).map(drop)
 }
 
 fn read(args: &OpenArgs, env: &Environment) -> Result<(LedgerConfig, Wanted, usize), Fault> {

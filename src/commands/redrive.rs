@@ -4,7 +4,7 @@
 //! stopped job. Payloads that were cut are read again from Kafka; everything else is in Postgres.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 use std::sync::Arc;
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -14,6 +14,8 @@ use sessionizer_core::event::Reason;
 use sessionizer_core::fault::Fault;
 
 use crate::cli::RedriveArgs;
+use crate::commands::output;
+use crate::commands::output::say;
 use crate::config;
 use crate::config::{Environment, Problems, duration_ms};
 use crate::dataflow::ports::LedgerError;
@@ -105,23 +107,15 @@ fn read(args: &RedriveArgs, env: &Environment) -> Result<Settings, Fault> {
 }
 
 fn give_up(error: LedgerError) -> Fault {
-    match error {
-        LedgerError::Fatal(fault) => fault,
-        LedgerError::Retry(why) => Fault::Environment(format!(
+    output::give_up(error, |why| {
+        format!(
             "Postgres cannot be used: {why}. Either everything was merged or nothing: run it again, \
              and nothing counts twice"
-        )),
-    }
+        )
+    })
 }
 
 /// Prints a text. It is an error if that fails: nobody may confirm what could not be shown.
-fn say(text: &str) -> Result<(), Fault> {
-    let mut out = std::io::stdout();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|why| Fault::Environment(format!("standard output cannot be written: {why}")))
-}
-
 /// Reads the payloads that were cut from Kafka again, and decodes them.
 fn read_again(
     kafka: &KafkaConfig,

@@ -12,7 +12,7 @@ mod postgres;
 mod report;
 mod settings;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -25,6 +25,7 @@ use self::plan::Known;
 use self::report::{Finding, Report, Style};
 use self::settings::Settings;
 use crate::cli::CheckArgs;
+use crate::commands::output::print;
 use crate::config::{Environment, Problems, duration_ms};
 use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
@@ -317,13 +318,4 @@ fn appearance() -> Style {
         signs: terminal && locale.contains("UTF8"),
         colours: can_redraw(&std::io::stdout()) && set("NO_COLOR").is_none(),
     }
-}
-
-fn print(text: &str) -> Result<(), Fault> {
-    let mut out = std::io::stdout();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).or_else(|why| match why.kind() {
-        // The reader has seen enough.
-        std::io::ErrorKind::BrokenPipe => Ok(()),
-        _ => Err(Fault::Environment(format!("standard output cannot be written: {why}"))),
-    })
 }

@@ -8,18 +8,18 @@ mod parts;
 mod tables;
 
 use std::fs::OpenOptions;
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use chrono::NaiveDate;
 use indicatif::ProgressBar;
-use log::info;
+use log::{debug, info};
 use parts::{PARTS, Part};
 use sessionizer_core::fault::Fault;
 
 use crate::cli::ReportArgs;
+use crate::commands::output::{give_up, print};
 use crate::config;
 use crate::config::{Environment, Problems, duration_ms, whole};
 use crate::dataflow::ports::LedgerError;
@@ -78,12 +78,15 @@ pub fn report(
         return written.map_err(|why| unwritable(file, &why));
     }
     let text = match done.first() {
-        Some((part, answer)) if args.csv => data::csv(part, answer),
+        Some((part, answer)) if args.csv => {
+            debug!("{}: {} rows", part.name, answer.rows.len());
+            data::csv(answer)
+        }
         _ if args.html.is_some() => html::page(&head, &done),
         _ if args.json => format!("{:#}\n", data::json(&head, &done)),
         _ => tables::tables(&head, &done, rows, width()),
     };
-    print(&text)
+    print(&text).map(drop)
 }
 
 /// Whether a file can be written. Leaves its content as it is, and does not open a pipe, whose reader
@@ -199,9 +202,8 @@ fn ask_all(settings: Settings, run_state: &RunState) -> Result<(Head, Vec<Done>)
                 finished(running.take(), &bar);
                 break Ok((head.take().expect("it began"), done));
             }
-            Ok(Message::Failed(LedgerError::Fatal(fault))) => break Err(fault),
-            Ok(Message::Failed(LedgerError::Retry(why))) => {
-                break Err(Fault::Environment(format!("Postgres cannot be used: {why}")));
+            Ok(Message::Failed(error)) => {
+                break Err(give_up(error, |why| format!("Postgres cannot be used: {why}")));
             }
             Err(RecvTimeoutError::Timeout) if run_state.stopping() => {
                 let why = "the report was stopped before its end";
@@ -271,15 +273,4 @@ impl Head {
 fn width() -> u16 {
     let terminal = terminal_size::terminal_size_of(std::io::stdout());
     terminal.map_or(WIDTH, |(width, _)| width.0.max(WIDTH))
-}
-
-/// It is no error if the reader has seen enough (`report | head`).
-fn print(text: &str) -> Result<(), Fault> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(why) if why.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Fault::Environment(format!("standard output cannot be written: {why}")))
-        }
-        _ => Ok(()),
-    }
 }
