@@ -45,7 +45,7 @@ use crate::job::{GATHER_FROM_ROWS, MAX_ENDS_INTERVAL, MIN_ENDS_INTERVAL};
 use crate::kafka;
 use crate::kafka::{KafkaFeed, Watcher};
 use crate::ledger;
-use crate::ledger::{AnomalyRows, PastRows, SessionEnd};
+use crate::ledger::{AnomalyRows, PastRows};
 use crate::ui::text::{duration, plural};
 
 /// How often the statistics catch up with what was committed.
@@ -182,10 +182,7 @@ impl Job {
     /// Configures the live statistics; `None` if they are off.
     fn statistics(self: &Arc<Self>, plan: &RecoveryPlan) -> Option<StatisticsConfig> {
         let (session_end, gap) = (self.config.ledger.session_end, self.config.ledger.gap);
-        let end_after_ms = match session_end {
-            SessionEnd::Window => gap.millis(),
-            SessionEnd::LastEvent => 0,
-        };
+        let end_after_ms = session_end.after_ms(gap);
         let closes_after_ms = session_end.closes_after_ms(gap);
         let known = (end_after_ms, plan.committed_watermark().plus(-closes_after_ms));
         let (job, run_state) = (Arc::clone(self), Arc::clone(&self.run_state));

@@ -18,6 +18,7 @@ use sessionizer_core::session::snapshot;
 use sessionizer_core::time::{Epoch, EventTime, Gap};
 
 use crate::dataflow::ports::LedgerError;
+use crate::ledger::SessionEnd;
 use crate::ledger::commit::{ROW_REFUSED, RefusedRow};
 use crate::ledger::connect::{classify, connect_to_look, quote};
 use crate::ledger::copy::Timestamp;
@@ -25,7 +26,6 @@ use crate::ledger::forgotten::Forgotten;
 use crate::ledger::peek::Database;
 use crate::ledger::schema;
 use crate::ledger::stopped::no_such_job;
-use crate::ledger::table::SessionEnd;
 use crate::ledger::{LedgerConfig, NamedBinding, durable, pooler, table};
 
 /// The durable state at one moment.
@@ -169,10 +169,7 @@ impl AuditSnapshot {
 
     /// Returns the time from the last event of a session to the end in its row, in milliseconds.
     pub fn end_after_ms(&self) -> i64 {
-        match self.session_end {
-            SessionEnd::Window => self.gap.millis(),
-            SessionEnd::LastEvent => 0,
-        }
+        self.session_end.after_ms(self.gap)
     }
 
     /// The rows of the job in a table that an older version may lack.

@@ -76,9 +76,10 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Shard;
 use sessionizer_core::plan::Fence;
 use sessionizer_core::secret::Secret;
+pub use sessionizer_core::session::SessionEnd;
 use sessionizer_core::time::{Epoch, EventTime, Gap};
 pub use start::{StartOptions, Started};
-pub use table::{SessionEnd, Table};
+pub use table::Table;
 use url::PostgresUrl;
 pub use watch::BalanceWatch;
 

@@ -23,12 +23,13 @@ use sessionizer_core::time::{Epoch, EventTime, Gap};
 
 use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
+use crate::ledger::SessionEnd;
 use crate::ledger::commit::ROW_REFUSED;
 use crate::ledger::connect::classify;
 use crate::ledger::durable::NamedBinding;
 use crate::ledger::peek::Database;
 use crate::ledger::pooler::connect_directly;
-use crate::ledger::table::{SessionEnd, Table};
+use crate::ledger::table::Table;
 use crate::ledger::{LedgerConfig, durable, job, rights, schema, start, table};
 use crate::retry;
 use crate::ui::text;
