@@ -41,7 +41,7 @@ pub fn forget(args: &ForgetArgs, env: &Environment, run_state: &RunState) -> Res
             name(&visitor),
             config.job,
             found.database,
-            of_cut(&found).map_or(String::new(), |text| text + "\n")
+            cut_note(&found).map_or(String::new(), |text| text + "\n")
         ));
     }
     if args.dry_run || !args.yes {
@@ -134,12 +134,12 @@ fn table(removed: &Removed) -> String {
                 .to_owned(),
         );
     }
-    text.extend(of_cut(removed));
+    text.extend(cut_note(removed));
     text.join("\n")
 }
 
 /// What becomes of dead letters that may be events of the visitor.
-fn of_cut(removed: &Removed) -> Option<String> {
+fn cut_note(removed: &Removed) -> Option<String> {
     (removed.cut > 0).then(|| {
         format!(
             "Of {}, too little of the payload was kept to tell whose they are:\nif they are of \

@@ -17,7 +17,7 @@ use crate::config;
 use crate::config::{Environment, Problems, whole};
 use crate::job::clock::now_ms;
 use crate::ledger;
-use crate::ledger::{LedgerConfig, OpenSessions, Wanted};
+use crate::ledger::{LedgerConfig, OpenSessions, WantedSessions};
 use crate::ui::text::{count, duration, plural};
 
 /// Shows the open sessions, as a table or as JSON.
@@ -31,12 +31,15 @@ pub fn open(args: &OpenArgs, env: &Environment) -> Result<(), Fault> {
     print(&shown).map(drop)
 }
 
-fn read(args: &OpenArgs, env: &Environment) -> Result<(LedgerConfig, Wanted, usize), Fault> {
+fn read(
+    args: &OpenArgs,
+    env: &Environment,
+) -> Result<(LedgerConfig, WantedSessions, usize), Fault> {
     let mut problems = Problems::new(env);
     let what = "the job to look at";
     let ledger = config::read_ledger_alone(&mut problems, args.job.name.as_deref(), what, env);
     let limit = problems.take("--limit", whole(&args.limit, 0, 1_000_000));
-    let wanted = Wanted { ip: args.ip.clone(), host: args.host.clone() };
+    let wanted = WantedSessions { ip: args.ip.clone(), host: args.host.clone() };
     match ledger.zip(limit) {
         Some((ledger, limit)) if problems.is_empty() => Ok((ledger, wanted, limit as usize)),
         _ => Err(problems.fault()),
@@ -66,7 +69,7 @@ fn json(job: &str, found: &OpenSessions) -> String {
     format!("{document:#}\n")
 }
 
-fn screen(job: &str, wanted: &Wanted, found: &OpenSessions, now_ms: u64) -> String {
+fn screen(job: &str, wanted: &WantedSessions, found: &OpenSessions, now_ms: u64) -> String {
     if found.newest == 0 {
         return format!("The job {job} has not committed anything yet.\n");
     }
@@ -165,7 +168,7 @@ mod tests {
     #[test]
     fn the_screen_says_how_old_it_is_and_fits() {
         let now = 1_790_251_460_000;
-        let wanted = Wanted { host: Some("shop.example".to_owned()), ip: None };
+        let wanted = WantedSessions { host: Some("shop.example".to_owned()), ip: None };
         let screen = screen("visits", &wanted, &found(), now);
         let lines: Vec<&str> = screen.lines().collect();
         assert_eq!(
@@ -188,16 +191,16 @@ mod tests {
     #[test]
     fn a_clean_stop_has_one_time_and_a_new_job_none() {
         let stopped = OpenSessions { oldest: 1_790_251_440_000, ..found() };
-        let text = screen("visits", &Wanted::default(), &stopped, 1_790_251_450_000);
+        let text = screen("visits", &WantedSessions::default(), &stopped, 1_790_251_450_000);
         assert!(text.contains("\nAs of 2026-09-24 12:04:00 UTC, 10 s ago.\n"), "{text}");
-        let text = screen("visits", &Wanted::default(), &OpenSessions::default(), 1);
+        let text = screen("visits", &WantedSessions::default(), &OpenSessions::default(), 1);
         assert_eq!(text, "The job visits has not committed anything yet.\n");
     }
 
     #[test]
     fn where_no_session_is_open_nothing_is_counted() {
         let none = OpenSessions { sessions: 0, events: 0, first: Vec::new(), ..found() };
-        let wanted = Wanted { ip: Some("192.0.2.9".to_owned()), host: None };
+        let wanted = WantedSessions { ip: Some("192.0.2.9".to_owned()), host: None };
         let text = screen("visits", &wanted, &none, 1_790_251_460_000);
         assert!(text.starts_with("No open session of 192.0.2.9 in the job visits.\n"), "{text}");
     }

@@ -24,7 +24,7 @@ use crate::job::clock::now_ms;
 use crate::kafka::{Admin, KafkaConfig, Range, scan};
 use crate::ledger;
 use crate::ledger::{
-    Cut, Decoded, LedgerConfig, OfReason, Position, ROW_REFUSED, Redrive, Redriven,
+    Cut, Decoded, LedgerConfig, Position, ROW_REFUSED, ReasonCounts, Redrive, Redriven,
 };
 use crate::ui::text::{count, plural};
 
@@ -190,9 +190,9 @@ fn known(
     wanted: &BTreeMap<Offset, Cut>,
 ) -> impl Fn(Offset) -> Result<(), String> + use<> {
     let id = admin.topic_ids(&[topic.to_owned()]).pop().flatten();
-    let other = |cut: &Cut| cut.made_again || id.zip(cut.topic_id).is_some_and(|(a, b)| a != b);
-    let made_again = wanted.values().any(other);
-    let there = if made_again { None } else { Some(admin.offsets(topic, partition)) };
+    let other = |cut: &Cut| cut.recreated || id.zip(cut.topic_id).is_some_and(|(a, b)| a != b);
+    let recreated = wanted.values().any(other);
+    let there = if recreated { None } else { Some(admin.offsets(topic, partition)) };
     move |offset| match &there {
         None => Err("its payload was cut, and its topic was created again".to_owned()),
         Some(Err(why)) => Err(format!("its payload was cut: {why}")),
@@ -216,7 +216,7 @@ fn shown(done: &Redriven) -> String {
     table.load_style(presets::NOTHING);
     table.set_header(["reason", "dead letters", "records", "events now", "records"]);
     for (reason, of) in &done.by_reason {
-        let OfReason { letters, records, good, good_records, .. } = of;
+        let ReasonCounts { letters, records, good, good_records, .. } = of;
         let numbers = [letters, records, good, good_records].map(|n| count(*n));
         table.add_row([reason.clone()].into_iter().chain(numbers));
     }

@@ -14,7 +14,7 @@ use crate::job::notify::Notifier;
 use crate::job::report::Reporter;
 use crate::ledger::BalanceWatch;
 use crate::monitor::condition::Ended;
-use crate::monitor::{AskBalance, Asked, AuditRow, BalanceRow, Facts, Monitor};
+use crate::monitor::{AskBalance, Asked, AuditRow, BalanceRow, JobFacts, Monitor};
 use crate::random;
 
 /// How often the last audit is read, at most, while somebody looks.
@@ -68,10 +68,10 @@ fn ended(result: &Result<(), Fault>, stopping: bool) -> Ended {
 }
 
 /// What the displays need to know about the job.
-pub(super) fn facts(config: &Config) -> Facts {
+pub(super) fn facts(config: &Config) -> JobFacts {
     let Config { ledger, watermark, http, .. } = config;
     let loopback = http.address.is_some_and(|address| address.ip().is_loopback());
-    Facts {
+    JobFacts {
         run: format!("{:016x}", random::id()),
         version: version::VERSION,
         revision: version::COMMIT,

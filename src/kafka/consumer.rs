@@ -269,7 +269,7 @@ impl Feed for KafkaFeed {
             return None;
         }
         let health = &self.context.health;
-        part.end.quiet_ms_ago(health.now_ms(), health.doubted_ms())
+        part.end.quiet_ms_ago(health.now_ms(), health.last_failure_ms())
     }
 
     fn held_by_transaction(&self, partition: Partition) -> Option<Offset> {

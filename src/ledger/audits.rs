@@ -10,7 +10,7 @@ use sessionizer_core::audit::Proof;
 use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::connect::{classify, connect_in_time, connect_to_look};
+use crate::ledger::connect::{classify, connect_in_time, connect_preferring_primary};
 use crate::ledger::{LedgerConfig, pooler};
 use crate::random;
 
@@ -57,7 +57,11 @@ impl Audits {
     /// Begins an audit. The inner error says why its result cannot be kept.
     pub fn begin(config: &LedgerConfig) -> Result<Result<Self, String>, LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "beginning an audit");
-        let mut client = pooler::check_with(connect_to_look(config)?, config, connect_to_look)?;
+        let mut client = pooler::check_with(
+            connect_preferring_primary(config)?,
+            config,
+            connect_preferring_primary,
+        )?;
         let missing = client.query_opt(
             "select format('sessionizer.%s', needed.t),
                     to_regclass(format('sessionizer.%I', needed.t)) is not null, current_user::text

@@ -132,7 +132,7 @@ pub(super) fn commit(
 }
 
 /// A job that has stopped cleanly, with its fence taken by this transaction.
-pub(super) struct Stopped {
+pub(super) struct StoppedJob {
     /// With the settings that were fixed when the job was created.
     pub config: LedgerConfig,
     pub database: Database,
@@ -150,7 +150,7 @@ pub(super) struct Stopped {
     pub fence: Fence,
 }
 
-impl Stopped {
+impl StoppedJob {
     /// Refuses a job that is running or was not stopped cleanly, and takes the fence.
     pub fn take(
         tx: &mut Transaction<'_>,
@@ -210,7 +210,7 @@ impl Stopped {
         // again.
         tx.execute("delete from sessionizer.audit_state where job = $1", &[&config.job])
             .map_err(failed)?;
-        Ok(Stopped {
+        Ok(StoppedJob {
             database,
             table,
             found_rows: row.get(3),

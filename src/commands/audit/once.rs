@@ -79,7 +79,7 @@ fn start(
     let Some(found) = snapshot.proof().map_err(unreadable)? else {
         return Ok((nothing, false));
     };
-    let usable = found.and_then(|proof| match is_outdated(&proof, snapshot) {
+    let usable = found.and_then(|proof| match why_outdated(&proof, snapshot) {
         Some(why) => Err(why),
         None => Ok(proof),
     });
@@ -92,8 +92,8 @@ fn start(
     }
 }
 
-fn is_outdated(proof: &Proof, snapshot: &AuditSnapshot) -> Option<String> {
-    let changed = proof.is_outdated(&snapshot.history, &snapshot.shards);
+fn why_outdated(proof: &Proof, snapshot: &AuditSnapshot) -> Option<String> {
+    let changed = proof.why_outdated(&snapshot.history, &snapshot.shards);
     changed.or_else(|| {
         let ahead = |((topic, partition), verified): (&(String, i32), &Vec<_>)| {
             let place = |binding: &&_| is_at(binding, topic, *partition);
@@ -174,7 +174,7 @@ fn compare(
         return Err(stopped());
     }
     let old = read_old_events(kafka, snapshot, &ends, (&mut comparison, &mut read), run_state)?;
-    let mut findings = comparison.settle(old).clone();
+    let mut findings = comparison.finish(old).clone();
     if !incremental {
         // As many records must be forgotten as are recorded. An audit that continues reads none of
         // them: `sessionizer forget` deletes what audits have verified, so the next one is full.

@@ -34,11 +34,11 @@ use crate::ui::logging;
 use crate::ui::text::duration;
 
 /// How long `--wait` pauses between two checks, and how soon it notices that it must stop.
-const PAUSE: Duration = Duration::from_secs(2);
-const NAP: Duration = Duration::from_millis(50);
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long the check of a server may report nothing, beyond a multiple of `--timeout`: a pooler
 /// that has no room for a second connection keeps it waiting for five seconds, a broker for ten.
-const SILENCE: Duration = Duration::from_secs(12);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(12);
 /// The default of `--max-future`, used if another setting is wrong.
 const MAX_FUTURE_MS: i64 = 300_000;
 
@@ -76,9 +76,10 @@ pub fn check(args: &CheckArgs, env: &Environment, run_state: &Arc<RunState>) -> 
             break (report, job);
         }
         progress.show(&report, began.elapsed(), wanted.wait);
-        let until = Instant::now() + PAUSE.min(wanted.wait.saturating_sub(began.elapsed()));
+        let until =
+            Instant::now() + RETRY_INTERVAL.min(wanted.wait.saturating_sub(began.elapsed()));
         while Instant::now() < until && !run_state.stopping() {
-            thread::sleep(NAP);
+            thread::sleep(POLL_INTERVAL);
         }
     };
     progress.end();
@@ -168,7 +169,7 @@ fn once(
     let mut plan = serde_json::Value::Null;
     if wanted.connect {
         let (on_kafka, on_postgres) = begin(&settings, wanted);
-        let limit = 2 * wanted.timeout + SILENCE;
+        let limit = 2 * wanted.timeout + SILENCE_TIMEOUT;
         let kafka = on_kafka.and_then(|work| follow(work, limit, Code::K01, "Kafka", &mut take));
         let postgres =
             on_postgres.and_then(|work| follow(work, limit, Code::P01, "Postgres", &mut take));

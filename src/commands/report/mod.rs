@@ -25,7 +25,7 @@ use crate::config::{Environment, Problems, duration_ms, whole};
 use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
 use crate::ledger::LedgerConfig;
-use crate::ledger::report::{QueryResult, Reader, SessionFilter};
+use crate::ledger::report::{QueryResult, ReportReader, SessionFilter};
 use crate::monitor::mask::mask;
 use crate::ui::bars::{bars, style};
 use crate::ui::text;
@@ -33,7 +33,7 @@ use crate::ui::text;
 /// The width of tables on a narrower terminal, or on none.
 const WIDTH: u16 = 80;
 /// How soon a stop is noticed.
-const NAP: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// A query that takes longer than this is logged if no progress bar is shown.
 const LONG: Duration = Duration::from_secs(5);
 
@@ -45,14 +45,14 @@ pub struct Head {
     pub job: String,
     pub table: String,
     pub as_of: String,
-    pub choice: SessionFilter,
+    pub filter: SessionFilter,
     pub addresses: bool,
 }
 
 /// The settings of a report.
 struct Settings {
     ledger: LedgerConfig,
-    choice: SessionFilter,
+    filter: SessionFilter,
     parts: Vec<Part>,
     addresses: bool,
     rows: usize,
@@ -139,7 +139,7 @@ fn read(args: &ReportArgs, env: &Environment) -> Result<Settings, Fault> {
         let shown = |day: Option<NaiveDate>| day.map(|day| day.to_string());
         Some(Settings {
             ledger: ledger?,
-            choice: SessionFilter {
+            filter: SessionFilter {
                 from: shown(from?),
                 to: shown(to?),
                 hosts: args.host.clone(),
@@ -192,7 +192,7 @@ fn ask_all(settings: Settings, run_state: &RunState) -> Result<(Head, Vec<Done>)
     let (mut head, mut running) = (None, None::<(&str, Instant)>);
     let result = loop {
         bar.tick();
-        match receiver.recv_timeout(NAP) {
+        match receiver.recv_timeout(POLL_INTERVAL) {
             Ok(Message::Began(of)) => head = Some(of),
             Ok(Message::Part(name)) => {
                 finished(running.replace((name, Instant::now())), &bar);
@@ -226,10 +226,10 @@ fn finished(part: Option<(&str, Instant)>, bar: &ProgressBar) {
 }
 
 fn ask(settings: Settings, send: &impl Fn(Message)) -> Result<Vec<Done>, LedgerError> {
-    let Settings { ledger, choice, parts, addresses, .. } = settings;
-    let mut reader = Reader::open(&ledger, &choice)?;
+    let Settings { ledger, filter, parts, addresses, .. } = settings;
+    let mut reader = ReportReader::open(&ledger, &filter)?;
     let (table, as_of) = (reader.table.clone(), reader.as_of.clone());
-    send(Message::Began(Head { job: ledger.job, table, as_of, choice, addresses }));
+    send(Message::Began(Head { job: ledger.job, table, as_of, filter, addresses }));
     let mut done = Vec::new();
     for part in parts {
         send(Message::Part(part.name));
@@ -249,7 +249,7 @@ fn mask_addresses(part: &Part, answer: &mut QueryResult) {
 impl Head {
     /// What the report is about, in one sentence.
     pub fn sentence(&self) -> String {
-        let SessionFilter { from, to, hosts, time_zone, .. } = &self.choice;
+        let SessionFilter { from, to, hosts, time_zone, .. } = &self.filter;
         let range = match (from, to) {
             (None, None) => "All sessions".to_owned(),
             (Some(from), None) => format!("Sessions that began on {from} or later"),

@@ -34,7 +34,7 @@ pub(super) struct Letter {
 
 impl Letter {
     /// The session, and what the server said.
-    pub(super) fn told(&self) -> (Key, Span, String) {
+    pub(super) fn to_parts(&self) -> (Key, Span, String) {
         (self.key.clone(), self.span, self.refusal.message.clone())
     }
 }
