@@ -12,7 +12,7 @@ pub fn print(text: &str) -> Result<bool, Fault> {
     still_read(write(text.as_bytes())).map_err(|why| unwritable(&why))
 }
 
-/// Prints a text. It is an error if nobody reads it: nobody may confirm what could not be shown, and
+/// Prints a text. It is an error if nobody reads it: nobody may confirm what could not be shown, so
 /// a closed output must not count as a yes.
 pub fn say(text: &str) -> Result<(), Fault> {
     write(text.as_bytes()).map_err(|why| unwritable(&why))
