@@ -19,6 +19,7 @@ pub mod job;
 pub mod kafka;
 pub mod ledger;
 pub mod monitor;
+mod random;
 pub mod retry;
 pub mod ui;
 

@@ -104,7 +104,7 @@ fn when_stopped(command: Option<&Command>) -> Interruption {
 
 fn run_job(args: &RunArgs, env: &Environment, run_state: &Arc<RunState>) -> Result<(), Fault> {
     let config = config::read(args, env)?;
-    logging::of_job(&config.ledger.job);
+    logging::set_job(&config.ledger.job);
     system::check_open_files(&config)?;
     system::check_threads(&config)?;
     job::run(&config, run_state)

@@ -7,10 +7,10 @@ use std::ops::ControlFlow::{self, Break, Continue};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Asks until `ask` breaks, with a pause after each failure. Once `patience` is over, returns the
+/// Asks until `ask` breaks, with a pause after each failure. Once `timeout` is over, returns the
 /// last failure. It asks at least once.
 pub fn until<T, E>(
-    patience: Duration,
+    timeout: Duration,
     pause: Duration,
     mut ask: impl FnMut() -> ControlFlow<T, E>,
 ) -> Result<T, E> {
@@ -18,7 +18,7 @@ pub fn until<T, E>(
     loop {
         match ask() {
             Break(answer) => return Ok(answer),
-            Continue(why) if began.elapsed() >= patience => return Err(why),
+            Continue(why) if began.elapsed() >= timeout => return Err(why),
             Continue(_) => thread::sleep(pause),
         }
     }

@@ -193,7 +193,7 @@ impl Setup {
                 LoadedShard { shard, epoch: 0, table }
             };
             let shards = self.plan.shards_of(worker.index(), worker.peers()).map(open).collect();
-            let shape = DataflowConfig {
+            let config = DataflowConfig {
                 source: SourceConfig {
                     processes: 1,
                     epochs: EpochLength::of_millis(self.epoch_ms),
@@ -215,7 +215,7 @@ impl Setup {
                 snapshot_interval_ms: 86_400_000,
                 writers: self.workers as u32,
                 gather_from_rows: 0,
-                drive: WriterDriver::Threads,
+                driver: WriterDriver::Threads,
                 on_changes: Arc::new(|_, _| ()),
                 statistics: self.statistics.clone(),
             };
@@ -223,7 +223,7 @@ impl Setup {
             let (_source, _durable) = graph::build(
                 worker,
                 &self.plan,
-                &shape,
+                &config,
                 shards,
                 |_| Ok(open_feed()),
                 Arc::new(move |_| Ok(Box::new(Discard(Arc::clone(&times))))),

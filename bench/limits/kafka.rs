@@ -23,12 +23,12 @@ fn kafka() -> Result<KafkaConfig, Fault> {
 /// Reads a topic to its end and throws the records away.
 pub fn raw(consumers: usize) -> Result<(), Fault> {
     let config = kafka()?;
-    let cluster = Admin::new(&config)?;
+    let admin = Admin::new(&config)?;
     let topic = &config.topics[0];
-    let count = cluster.topics(Duration::from_secs(10), || false)?[0];
+    let count = admin.topics(Duration::from_secs(10), || false)?[0];
     let mut shares = vec![Vec::new(); consumers.clamp(1, count as usize)];
     for partition in 0..count {
-        let (start, end) = cluster.offsets(topic, partition)?;
+        let (start, end) = admin.offsets(topic, partition)?;
         let share = partition as usize % shares.len();
         shares[share].push(Range { topic: topic.clone(), partition, start, end });
     }

@@ -38,7 +38,7 @@ pub fn with_tip(error: Error, typed: &[OsString], root: &Command) -> Error {
     let (kind, tip) = match error.kind() {
         kind @ ErrorKind::UnknownArgument => {
             let arg = culprit(ContextKind::InvalidArg);
-            (kind, arg.and_then(|arg| of_argument(&arg, &words, root)))
+            (kind, arg.and_then(|arg| tip_for_argument(&arg, &words, root)))
         }
         // What follows an option may not be a command at all.
         kind @ (ErrorKind::InvalidSubcommand | ErrorKind::ArgumentConflict) => {
@@ -48,7 +48,7 @@ pub fn with_tip(error: Error, typed: &[OsString], root: &Command) -> Error {
                 }
                 word => (
                     ErrorKind::InvalidSubcommand,
-                    word.and_then(|word| of_command(&word, &words, root)),
+                    word.and_then(|word| tip_for_command(&word, &words, root)),
                 ),
             }
         }
@@ -93,10 +93,10 @@ fn chosen<'a>(words: &[&str], root: &'a Command) -> &'a Command {
 }
 
 /// What was meant by an option that the command does not have.
-fn of_argument(arg: &str, words: &[&str], root: &Command) -> Option<String> {
+fn tip_for_argument(arg: &str, words: &[&str], root: &Command) -> Option<String> {
     let command = chosen(words, root);
     if !arg.starts_with('-') && arg.contains('=') {
-        return of_command(arg, words, root);
+        return tip_for_command(arg, words, root);
     }
     if !arg.starts_with('-') {
         return Some(format!(
@@ -142,7 +142,7 @@ fn of_argument(arg: &str, words: &[&str], root: &Command) -> Option<String> {
 }
 
 /// What was meant by a word that is not a command.
-fn of_command(word: &str, words: &[&str], root: &Command) -> Option<String> {
+fn tip_for_command(word: &str, words: &[&str], root: &Command) -> Option<String> {
     let before = words.iter().position(|typed| *typed == word).and_then(|at| at.checked_sub(1));
     let before = before.and_then(|at| words[at].strip_prefix("--"));
     if let Some(flag) = before.and_then(|name| find(root, name)).filter(|flag| !takes(flag)) {

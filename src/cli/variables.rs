@@ -26,7 +26,7 @@ pub const PLAIN: [&str; 12] = [
 ];
 
 /// Variables that only the scripts and tests of this repository read.
-const OF_SCRIPTS: [&str; 7] = [
+const SCRIPT_VARIABLES: [&str; 7] = [
     "SESSIONIZER_CACHE",
     "SESSIONIZER_PROGRAM",
     "SESSIONIZER_RECORD_COST",
@@ -69,7 +69,7 @@ pub fn has_variable(command: &str, arg: &clap::Arg) -> bool {
 /// Every variable that any command reads.
 pub fn known(root: &Command) -> BTreeSet<String> {
     let mut all: BTreeSet<String> =
-        PLAIN.iter().chain(&OF_SCRIPTS).map(|name| (*name).to_owned()).collect();
+        PLAIN.iter().chain(&SCRIPT_VARIABLES).map(|name| (*name).to_owned()).collect();
     let commands = std::iter::once(("", root))
         .chain(root.get_subcommands().map(|command| (command.get_name(), command)));
     for (name, command) in commands.filter(|(name, _)| *name != "help") {

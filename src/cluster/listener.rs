@@ -53,11 +53,11 @@ impl Listener {
 /// run is to stop first.
 pub(super) fn listen(
     members: &Arc<Members>,
-    patience: Duration,
+    timeout: Duration,
     loopback_only: bool,
 ) -> Result<Option<Listener>, Fault> {
     let address = &members.addresses[members.me];
-    let Some(listener) = bind(members, patience)? else { return Ok(None) };
+    let Some(listener) = bind(members, timeout)? else { return Ok(None) };
     let failed = |why: io::Error| Fault::Environment(format!("cannot listen on {address}: {why}"));
     let local = listener.local_addr().map_err(failed)?;
     if loopback_only && !local.ip().is_loopback() {
@@ -73,7 +73,7 @@ pub(super) fn listen(
     Ok(Some(Listener { address: local }))
 }
 
-fn bind(members: &Members, patience: Duration) -> Result<Option<TcpListener>, Fault> {
+fn bind(members: &Members, timeout: Duration) -> Result<Option<TcpListener>, Fault> {
     let address = &members.addresses[members.me];
     let mut is_reported = false;
     let attempt = || {
@@ -87,12 +87,12 @@ fn bind(members: &Members, patience: Duration) -> Result<Option<TcpListener>, Fa
         if members.run_state.ending() {
             return Break(Ok(None));
         }
-        if !patience.is_zero() && !std::mem::replace(&mut is_reported, true) {
-            warn!("cannot listen on {address}: {why}; trying again for {patience:?}");
+        if !timeout.is_zero() && !std::mem::replace(&mut is_reported, true) {
+            warn!("cannot listen on {address}: {why}; trying again for {timeout:?}");
         }
         Continue(why)
     };
-    retry::until(patience, RETRY_INTERVAL, attempt).unwrap_or_else(Err).map_err(|why| {
+    retry::until(timeout, RETRY_INTERVAL, attempt).unwrap_or_else(Err).map_err(|why| {
         let hint = match why.kind() {
             io::ErrorKind::AddrNotAvailable => {
                 ". This machine does not have the address: is --process right?"

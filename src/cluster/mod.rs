@@ -36,8 +36,6 @@ mod tests;
 mod wire;
 
 use std::any::Any;
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -57,6 +55,7 @@ use timely::communication::initialize::Hooks;
 use wire::{Ends, Wire};
 
 use crate::dataflow::run_state::RunState;
+use crate::random;
 
 /// How long the end of a run waits for every peer to learn of it.
 const END_REPORT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -146,7 +145,7 @@ impl Cluster {
         let loopback_only = matches!(protection, Protection::Open) && !config.insecure;
         let members = Arc::new(Members::new(
             (config.process, config.addresses.clone()),
-            RandomState::new().build_hasher().finish(),
+            random::id(),
             settings,
             (config.peer_timeout, config.wall_ms),
             protection,

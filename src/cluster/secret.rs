@@ -2,8 +2,7 @@
 //! shown, and never leaves the process.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +13,8 @@ use openssl::pkey::Id;
 use openssl::pkey_ctx::PkeyCtx;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::secret::Secret;
+
+use crate::config::value::read_beginning;
 
 /// A shorter secret could be guessed.
 const MIN_BYTES: usize = 16;
@@ -58,7 +59,8 @@ impl SecretKey {
             }
             SecretSource::File(path) => {
                 let name = format!("the cluster secret {} (--cluster-secret-file)", path.display());
-                let bytes = read_file(path).map_err(|why| {
+                // A newline of two bytes may follow, and one more byte shows that there is more.
+                let bytes = read_beginning(path, MAX_BYTES as u64 + 3).map_err(|why| {
                     Fault::Config(format!("{name} cannot be read: {why}; {REMEDY}"))
                 })?;
                 warn_if_exposed(path);
@@ -104,14 +106,6 @@ fn derive(secret: &[u8], purpose: &[u8]) -> Result<[u8; 32], ErrorStack> {
     context.add_hkdf_info(purpose)?;
     context.derive(Some(&mut key))?;
     Ok(key)
-}
-
-/// Reads at most a few bytes more than a secret may have, whatever the file is.
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    // Room for a newline of two bytes, and one byte that shows that there is more.
-    File::open(path)?.take(MAX_BYTES as u64 + 3).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// A group may read the file: Kubernetes and systemd provide secrets that way.

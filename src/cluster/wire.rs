@@ -69,11 +69,11 @@ impl Wire {
     /// knows. Otherwise only this connection was cut, and that ends the run as well. In every case,
     /// this timely thread never hears of it.
     fn cut(&self, why: &io::Error) -> ! {
-        let patience = self.members.peer_timeout;
+        let timeout = self.members.peer_timeout;
         // Data that does not decrypt needs no further explanation.
         let forged = why.kind() == io::ErrorKind::InvalidData;
-        if forged || !self.members.is_finished_within(patience) {
-            self.members.lost(self.process, &reason(why, patience));
+        if forged || !self.members.is_finished_within(timeout) {
+            self.members.lost(self.process, &reason(why, timeout));
         }
         loop {
             thread::park();

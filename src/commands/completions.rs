@@ -4,11 +4,11 @@ use clap_complete::Shell;
 use sessionizer_core::fault::Fault;
 
 use crate::cli::{self, CompletionsArgs};
-use crate::commands::man::print;
+use crate::commands::output::print_document;
 
 /// Prints the script for one shell.
 pub fn completions(args: &CompletionsArgs) -> Result<(), Fault> {
-    print(&script(args.shell))
+    print_document(&script(args.shell))
 }
 
 /// The script for a shell, from the same definition as `--help`.

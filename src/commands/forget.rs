@@ -3,7 +3,7 @@
 //! It shows what will be removed and asks for the address again: nobody is likely to mistype it
 //! twice in the same way. The address is printed on the terminal, and is in no log of the job.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 
 use comfy_table::{CellAlignment, Table, presets};
 use log::warn;
@@ -11,6 +11,8 @@ use sessionizer_core::fault::Fault;
 
 use crate::cli::ForgetArgs;
 use crate::commands::http::printable;
+use crate::commands::output;
+use crate::commands::output::say;
 use crate::config;
 use crate::config::{Environment, Problems};
 use crate::dataflow::ports::LedgerError;
@@ -39,7 +41,7 @@ pub fn forget(args: &ForgetArgs, env: &Environment, run_state: &RunState) -> Res
             config.job,
             name(&visitor),
             found.database,
-            of_cut(&found).map_or(String::new(), |text| text + "\n")
+            cut_note(&found).map_or(String::new(), |text| text + "\n")
         ));
     }
     if args.dry_run || !args.yes {
@@ -90,20 +92,11 @@ fn read(args: &ForgetArgs, env: &Environment) -> Result<(LedgerConfig, Visitor),
 }
 
 fn give_up(error: LedgerError) -> Fault {
-    match error {
-        LedgerError::Fatal(fault) => fault,
-        LedgerError::Retry(why) => Fault::Environment(format!(
+    output::give_up(error, |why| {
+        format!(
             "Postgres cannot be used: {why}. Either everything was removed or nothing: run it again"
-        )),
-    }
-}
-
-/// Prints a text. It is an error if that fails: nobody may confirm what could not be shown.
-fn say(text: &str) -> Result<(), Fault> {
-    let mut out = std::io::stdout();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|why| Fault::Environment(format!("standard output cannot be written: {why}")))
+        )
+    })
 }
 
 fn name(visitor: &Visitor) -> String {
@@ -141,12 +134,12 @@ fn table(removed: &Removed) -> String {
                 .to_owned(),
         );
     }
-    text.extend(of_cut(removed));
+    text.extend(cut_note(removed));
     text.join("\n")
 }
 
 /// What becomes of dead letters that may be events of the visitor.
-fn of_cut(removed: &Removed) -> Option<String> {
+fn cut_note(removed: &Removed) -> Option<String> {
     (removed.cut > 0).then(|| {
         format!(
             "Of {}, too little of the payload was kept to tell whose they are:\nif they are of \

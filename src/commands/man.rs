@@ -5,7 +5,6 @@
 
 use std::fs;
 use std::io;
-use std::io::Write;
 use std::path::Path;
 
 use clap::Command;
@@ -15,12 +14,13 @@ use sessionizer_core::fault::Fault;
 
 use crate::cli::version::VERSION;
 use crate::cli::{self, ManArgs};
+use crate::commands::output::print_document;
 
 /// Prints the page of the job, or writes all pages into a directory.
 pub fn man(args: &ManArgs) -> Result<(), Fault> {
     let pages = pages();
     let Some(directory) = &args.dir else {
-        return print(&pages[0].1);
+        return print_document(&pages[0].1);
     };
     let directory = Path::new(directory);
     fs::create_dir_all(directory).map_err(|why| {
@@ -35,16 +35,6 @@ pub fn man(args: &ManArgs) -> Result<(), Fault> {
 
 fn cannot_write(path: &Path, why: &io::Error) -> Fault {
     Fault::Config(format!("cannot write {}: {why}", path.display()))
-}
-
-/// Writes to standard output. It is no error if the reader has seen enough.
-pub(super) fn print(text: &[u8]) -> Result<(), Fault> {
-    io::stdout().write_all(text).map_err(|why| {
-        if why.kind() == io::ErrorKind::BrokenPipe {
-            std::process::exit(128 + signal_hook::consts::SIGPIPE);
-        }
-        Fault::Environment(format!("cannot write to standard output: {why}"))
-    })
 }
 
 /// The name and text of each page; the first is that of the job.

@@ -10,6 +10,7 @@ pub mod health;
 mod http;
 pub mod man;
 pub mod open;
+mod output;
 pub mod produce;
 pub mod redrive;
 pub mod report;

@@ -2,7 +2,6 @@
 //!
 //! They are in the snapshots, in a binary format that SQL cannot read.
 
-use std::io::Write;
 use std::time::Duration;
 
 use comfy_table::{ContentArrangement, Table, presets};
@@ -13,39 +12,34 @@ use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::cli::OpenArgs;
 use crate::commands::http::printable;
+use crate::commands::output::{print, unreadable};
 use crate::config;
 use crate::config::{Environment, Problems, whole};
-use crate::dataflow::ports::LedgerError;
 use crate::job::clock::now_ms;
 use crate::ledger;
-use crate::ledger::{LedgerConfig, OpenSessions, Wanted};
+use crate::ledger::{LedgerConfig, OpenSessions, WantedSessions};
 use crate::ui::text::{count, duration, plural};
 
 /// Shows the open sessions, as a table or as JSON.
 pub fn open(args: &OpenArgs, env: &Environment) -> Result<(), Fault> {
     let (config, wanted, limit) = read(args, env)?;
-    let found = ledger::open_sessions(&config, &wanted, limit).map_err(|error| match error {
-        LedgerError::Fatal(fault) => fault,
-        LedgerError::Retry(why) => Fault::Environment(format!("Postgres cannot be read: {why}")),
-    })?;
+    let found = ledger::open_sessions(&config, &wanted, limit).map_err(unreadable)?;
     let shown = match args.json {
         true => json(&config.job, &found),
         false => screen(&config.job, &wanted, &found, now_ms()),
     };
-    let mut out = std::io::stdout();
-    out.write_all(shown.as_bytes()).and_then(|()| out.flush()).or_else(|why| match why.kind() {
-        // The reader has seen enough.
-        std::io::ErrorKind::BrokenPipe => Ok(()),
-        _ => Err(Fault::Environment(format!("standard output cannot be written: {why}"))),
-    })
+    print(&shown).map(drop)
 }
 
-fn read(args: &OpenArgs, env: &Environment) -> Result<(LedgerConfig, Wanted, usize), Fault> {
+fn read(
+    args: &OpenArgs,
+    env: &Environment,
+) -> Result<(LedgerConfig, WantedSessions, usize), Fault> {
     let mut problems = Problems::new(env);
     let what = "the job to look at";
     let ledger = config::read_ledger_alone(&mut problems, args.job.name.as_deref(), what, env);
     let limit = problems.take("--limit", whole(&args.limit, 0, 1_000_000));
-    let wanted = Wanted { ip: args.ip.clone(), host: args.host.clone() };
+    let wanted = WantedSessions { ip: args.ip.clone(), host: args.host.clone() };
     match ledger.zip(limit) {
         Some((ledger, limit)) if problems.is_empty() => Ok((ledger, wanted, limit as usize)),
         _ => Err(problems.fault()),
@@ -75,7 +69,7 @@ fn json(job: &str, found: &OpenSessions) -> String {
     format!("{document:#}\n")
 }
 
-fn screen(job: &str, wanted: &Wanted, found: &OpenSessions, now_ms: u64) -> String {
+fn screen(job: &str, wanted: &WantedSessions, found: &OpenSessions, now_ms: u64) -> String {
     if found.newest == 0 {
         return format!("The job {job} has not committed anything yet.\n");
     }
@@ -174,7 +168,7 @@ mod tests {
     #[test]
     fn the_screen_says_how_old_it_is_and_fits() {
         let now = 1_790_251_460_000;
-        let wanted = Wanted { host: Some("shop.example".to_owned()), ip: None };
+        let wanted = WantedSessions { host: Some("shop.example".to_owned()), ip: None };
         let screen = screen("visits", &wanted, &found(), now);
         let lines: Vec<&str> = screen.lines().collect();
         assert_eq!(
@@ -197,16 +191,16 @@ mod tests {
     #[test]
     fn a_clean_stop_has_one_time_and_a_new_job_none() {
         let stopped = OpenSessions { oldest: 1_790_251_440_000, ..found() };
-        let text = screen("visits", &Wanted::default(), &stopped, 1_790_251_450_000);
+        let text = screen("visits", &WantedSessions::default(), &stopped, 1_790_251_450_000);
         assert!(text.contains("\nAs of 2026-09-24 12:04:00 UTC, 10 s ago.\n"), "{text}");
-        let text = screen("visits", &Wanted::default(), &OpenSessions::default(), 1);
+        let text = screen("visits", &WantedSessions::default(), &OpenSessions::default(), 1);
         assert_eq!(text, "The job visits has not committed anything yet.\n");
     }
 
     #[test]
     fn where_no_session_is_open_nothing_is_counted() {
         let none = OpenSessions { sessions: 0, events: 0, first: Vec::new(), ..found() };
-        let wanted = Wanted { ip: Some("192.0.2.9".to_owned()), host: None };
+        let wanted = WantedSessions { ip: Some("192.0.2.9".to_owned()), host: None };
         let text = screen("visits", &wanted, &none, 1_790_251_460_000);
         assert!(text.starts_with("No open session of 192.0.2.9 in the job visits.\n"), "{text}");
     }

@@ -4,7 +4,7 @@
 //! stopped job. Payloads that were cut are reread from Kafka; everything else is in Postgres.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 use std::sync::Arc;
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -14,6 +14,8 @@ use sessionizer_core::event::Reason;
 use sessionizer_core::fault::Fault;
 
 use crate::cli::RedriveArgs;
+use crate::commands::output;
+use crate::commands::output::say;
 use crate::config;
 use crate::config::{Environment, Problems, duration_ms};
 use crate::dataflow::ports::LedgerError;
@@ -22,7 +24,7 @@ use crate::job::clock::now_ms;
 use crate::kafka::{Admin, KafkaConfig, Range, scan};
 use crate::ledger;
 use crate::ledger::{
-    Cut, Decoded, LedgerConfig, OfReason, Position, ROW_REFUSED, Redrive, Redriven,
+    Cut, Decoded, LedgerConfig, Position, ROW_REFUSED, ReasonCounts, Redrive, Redriven,
 };
 use crate::ui::text::{count, plural};
 
@@ -105,23 +107,15 @@ fn read(args: &RedriveArgs, env: &Environment) -> Result<Settings, Fault> {
 }
 
 fn give_up(error: LedgerError) -> Fault {
-    match error {
-        LedgerError::Fatal(fault) => fault,
-        LedgerError::Retry(why) => Fault::Environment(format!(
+    output::give_up(error, |why| {
+        format!(
             "Postgres cannot be used: {why}. Either everything was merged or nothing: run it again, \
              and nothing counts twice"
-        )),
-    }
+        )
+    })
 }
 
 /// Prints a text. It is an error if that fails: nobody may confirm what could not be shown.
-fn say(text: &str) -> Result<(), Fault> {
-    let mut out = std::io::stdout();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|why| Fault::Environment(format!("standard output cannot be written: {why}")))
-}
-
 /// Reads the payloads that were cut from Kafka again, and decodes them.
 fn read_again(
     kafka: &KafkaConfig,
@@ -196,9 +190,9 @@ fn known(
     wanted: &BTreeMap<Offset, Cut>,
 ) -> impl Fn(Offset) -> Result<(), String> + use<> {
     let id = admin.topic_ids(&[topic.to_owned()]).pop().flatten();
-    let other = |cut: &Cut| cut.made_again || id.zip(cut.topic_id).is_some_and(|(a, b)| a != b);
-    let made_again = wanted.values().any(other);
-    let there = if made_again { None } else { Some(admin.offsets(topic, partition)) };
+    let other = |cut: &Cut| cut.recreated || id.zip(cut.topic_id).is_some_and(|(a, b)| a != b);
+    let recreated = wanted.values().any(other);
+    let there = if recreated { None } else { Some(admin.offsets(topic, partition)) };
     move |offset| match &there {
         None => Err("its payload was cut, and its topic was created again".to_owned()),
         Some(Err(why)) => Err(format!("its payload was cut: {why}")),
@@ -222,7 +216,7 @@ fn shown(done: &Redriven) -> String {
     table.load_style(presets::NOTHING);
     table.set_header(["reason", "dead letters", "records", "events now", "records"]);
     for (reason, of) in &done.by_reason {
-        let OfReason { letters, records, good, good_records, .. } = of;
+        let ReasonCounts { letters, records, good, good_records, .. } = of;
         let numbers = [letters, records, good, good_records].map(|n| count(*n));
         table.add_row([reason.clone()].into_iter().chain(numbers));
     }

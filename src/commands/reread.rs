@@ -45,10 +45,10 @@ pub fn available<'a>(
     ranges: &'a [Range],
     run_state: &RunState,
 ) -> Result<Vec<Available<'a>>, Fault> {
-    let cluster = Admin::new(kafka)?;
-    cluster.topics(BROKER_TIMEOUT, || run_state.ending())?;
+    let admin = Admin::new(kafka)?;
+    admin.topics(BROKER_TIMEOUT, || run_state.ending())?;
     let ask = |range: &'a Range| {
-        let (oldest, end) = cluster.offsets(&range.topic, range.partition)?;
+        let (oldest, end) = admin.offsets(&range.topic, range.partition)?;
         Ok(Available { range, oldest, end })
     };
     ranges.iter().map(ask).collect()

@@ -3,12 +3,14 @@
 //! It shows what it is connected to and what will be removed, and asks for the job's name: if two
 //! databases are open in two terminals, this shows which one it is.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal};
 
 use indicatif::HumanCount;
 use sessionizer_core::fault::Fault;
 
 use crate::cli::ResetArgs;
+use crate::commands::output;
+use crate::commands::output::say;
 use crate::config;
 use crate::config::{Environment, Problems};
 use crate::dataflow::ports::LedgerError;
@@ -20,12 +22,12 @@ use crate::ledger::{LedgerConfig, ResetPlan, RowCount};
 pub fn reset(args: &ResetArgs, env: &Environment, run_state: &RunState) -> Result<(), Fault> {
     let config = read(args, env)?;
     let plan = ledger::look_before_reset(&config).map_err(give_up)?;
-    print(&describe(&plan))?;
+    say(&describe(&plan))?;
     if !args.yes {
         confirm(&plan.job)?;
     }
     ledger::reset(&config, run_state).map_err(give_up)?;
-    print(&format!(
+    say(&format!(
         "Removed. The next start of the job {} is its first: it reads the topic from the earliest \
          offset, unless --from says otherwise. The offsets of its consumer group in Kafka stay as \
          they are and do not matter for that.\n",
@@ -41,20 +43,7 @@ fn read(args: &ResetArgs, env: &Environment) -> Result<LedgerConfig, Fault> {
 }
 
 fn give_up(error: LedgerError) -> Fault {
-    match error {
-        LedgerError::Fatal(fault) => fault,
-        LedgerError::Retry(why) => {
-            Fault::Environment(format!("nothing was removed: Postgres cannot be used: {why}"))
-        }
-    }
-}
-
-/// Prints a text. A closed output must not count as a yes.
-fn print(text: &str) -> Result<(), Fault> {
-    let mut out = std::io::stdout();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|why| Fault::Environment(format!("standard output cannot be written: {why}")))
+    output::give_up(error, |why| format!("nothing was removed: Postgres cannot be used: {why}"))
 }
 
 /// Describes what will be removed.
@@ -97,7 +86,7 @@ fn confirm(job: &str) -> Result<(), Fault> {
                 .to_owned(),
         ));
     }
-    print(&format!("Type the job's name to remove it ({job}): "))?;
+    say(&format!("Type the job's name to remove it ({job}): "))?;
     let mut typed = String::new();
     stdin
         .lock()

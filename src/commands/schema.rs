@@ -3,10 +3,10 @@
 
 use sessionizer_core::fault::Fault;
 
-use crate::commands::man::print;
+use crate::commands::output::print_document;
 use crate::ledger::schema::script;
 
 /// Prints the statements that bring any older version up to the newest one.
 pub fn schema() -> Result<(), Fault> {
-    print(script().as_bytes())
+    print_document(script().as_bytes())
 }

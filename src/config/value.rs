@@ -12,12 +12,18 @@ const LONGEST_FILE: u64 = 1 << 20;
 /// Reads a short file that a setting names. A longer one was named by mistake, and a device may have no
 /// end at all.
 pub fn read_file(path: impl AsRef<Path>) -> IoResult<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(LONGEST_FILE + 1).read_to_end(&mut bytes)?;
+    let bytes = read_beginning(path, LONGEST_FILE + 1)?;
     match bytes.len() as u64 > LONGEST_FILE {
         true => Err(Error::other("it has more than 1 MiB: is it the right file?")),
         false => Ok(bytes),
     }
+}
+
+/// Reads at most this many bytes of a file.
+pub fn read_beginning(path: impl AsRef<Path>, most: u64) -> IoResult<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// A whole number within bounds.

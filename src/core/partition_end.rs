@@ -105,10 +105,11 @@ impl PartitionEnd {
     }
 
     /// How long ago, at most, there were no records at or after the position; `None` if that is not
-    /// known. Statements made up to `doubted_ms`, when a connection last failed, do not count.
-    pub fn quiet_ms_ago(&self, now_ms: u64, doubted_ms: Option<u64>) -> Option<u64> {
+    /// known. Statements made up to `last_failure_ms`, when a connection last failed, do not count.
+    pub fn quiet_ms_ago(&self, now_ms: u64, last_failure_ms: Option<u64>) -> Option<u64> {
         let (end, as_of_ms) = self.known?;
-        let certain = end <= self.position && doubted_ms.is_none_or(|doubted| as_of_ms > doubted);
+        let certain =
+            end <= self.position && last_failure_ms.is_none_or(|failure| as_of_ms > failure);
         let ago = now_ms.saturating_sub(as_of_ms);
         (certain && ago <= self.lifetime_ms).then_some(ago)
     }

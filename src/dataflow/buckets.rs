@@ -17,7 +17,7 @@ pub struct Buckets {
 
 /// The buckets at one moment.
 #[derive(Clone, PartialEq, Debug, Default, serde::Serialize, serde::Deserialize)]
-pub struct Counted {
+pub struct BucketCounts {
     /// One for each bound, and one for what is beyond the last.
     pub counts: [u64; BOUNDS.len() + 1],
     pub sum: f64,
@@ -32,9 +32,9 @@ impl Buckets {
     }
 
     /// The counts so far.
-    pub fn counted(&self) -> Counted {
+    pub fn counted(&self) -> BucketCounts {
         let counts = std::array::from_fn(|at| self.counts[at].load(Relaxed));
-        Counted { counts, sum: self.sum_us.load(Relaxed) as f64 / 1e6 }
+        BucketCounts { counts, sum: self.sum_us.load(Relaxed) as f64 / 1e6 }
     }
 }
 

@@ -45,7 +45,7 @@ pub struct Figures {
     /// What the commits have changed in the table.
     pub changes: Mutex<ChangeFigures>,
     /// Whether there are statistics.
-    pub counts: AtomicBool,
+    pub has_statistics: AtomicBool,
     /// How large their windows are.
     pub window: Arc<WindowFigures>,
     /// The statistics as of the last complete epoch, on process 0.
@@ -282,8 +282,8 @@ impl Figures {
     }
 
     /// Shows the anomalies as of another epoch.
-    pub fn show_anomalies(&self, alarms: &AnomalyFigures) {
-        *lock(&self.anomalies) = Some(Arc::new(alarms.clone()));
+    pub fn show_anomalies(&self, anomalies: &AnomalyFigures) {
+        *lock(&self.anomalies) = Some(Arc::new(anomalies.clone()));
     }
 
     /// The anomalies, if they are looked for.

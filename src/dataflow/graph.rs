@@ -5,7 +5,7 @@
 //!            |
 //! source ----+--- arrivals -- exchange by shard ---> sessions --- outputs --> commit --> changes
 //! (decode,   +--- suspects -- exchange by shard -------^   |   (exchange by writer)  ^     (probe)
-//!  bind)     +--- cuts ------ broadcast ---------------+   +---- summaries --------+
+//!  bind)     +--- bindings -- broadcast ---------------+   +------ metas ----------+
 //!            |                                                                     |
 //!            +--- dead letters ---- exchange by writer ----------------------------+
 //! ```
@@ -49,7 +49,7 @@ pub struct DataflowConfig {
     pub writers: u32,
     /// Short epochs are committed together once this process has written this many rows.
     pub gather_from_rows: u64,
-    pub drive: WriterDriver,
+    pub driver: WriterDriver,
     pub on_changes: OnChanges,
     pub statistics: Option<StatisticsConfig>,
 }
@@ -63,7 +63,7 @@ pub type OnChanges = Arc<dyn Fn(Epoch, &[Change]) + Send + Sync>;
 pub fn build<F: Feed + 'static>(
     worker: &mut Worker,
     plan: &Arc<RecoveryPlan>,
-    shape: &DataflowConfig,
+    config: &DataflowConfig,
     shards: Vec<LoadedShard>,
     open_feed: impl FnOnce(SyncActivator) -> Result<F, Fault>,
     open_ledger: OpenLedger,
@@ -73,13 +73,13 @@ pub fn build<F: Feed + 'static>(
     let horizon = shards.iter().map(|loaded| loaded.table.horizon()).max();
     let horizon = horizon.unwrap_or(EventTime::NEVER);
     let watermark = plan.bound_watermark();
-    let (writers, first_epoch) = (shape.writers, plan.first_epoch);
+    let (writers, first_epoch) = (config.writers, plan.first_epoch);
     let before = Before { horizon, first_epoch, watermark, writers };
     let activator = worker.dataflow_named::<Epoch, _, _>("sessionizer", |scope| {
         let source = render_source(
             scope,
             plan,
-            shape.source.clone(),
+            config.source.clone(),
             Arc::clone(run_state),
             durable.clone(),
             open_feed,
@@ -87,38 +87,38 @@ pub fn build<F: Feed + 'static>(
         let sessions = render_sessions(
             source.arrivals,
             source.suspects,
-            source.cuts.broadcast(),
+            source.bindings.broadcast(),
             plan,
             shards,
             SessionConfig {
-                snapshot_interval_ms: shape.snapshot_interval_ms,
-                drift: shape.drift,
+                snapshot_interval_ms: config.snapshot_interval_ms,
+                drift: config.drift,
                 feedback: source.feedback,
-                long_above_ms: shape.statistics.as_ref().and_then(StatisticsConfig::long_above_ms),
+                long_above_ms: config.statistics.as_ref().and_then(StatisticsConfig::long_above_ms),
             },
             Arc::clone(run_state),
         );
         // The copies cost a commit some microseconds; without statistics there is none.
-        let summaries = shape.statistics.as_ref().map(|_| sessions.summaries.clone());
+        let metas = config.statistics.as_ref().map(|_| sessions.metas.clone());
         let (changes, committed) = render_commit(
             sessions.outputs,
-            sessions.summaries,
+            sessions.metas,
             source.dead_letters,
             plan,
             CommitConfig {
-                writers: shape.writers,
-                drive: shape.drive,
-                tick_ms: shape.source.epochs.ms,
-                gather_from_rows: shape.gather_from_rows,
+                writers: config.writers,
+                driver: config.driver,
+                tick_ms: config.source.epochs.ms,
+                gather_from_rows: config.gather_from_rows,
                 open: open_ledger,
             },
             Arc::clone(run_state),
         );
-        let on_changes = Arc::clone(&shape.on_changes);
-        match (shape.statistics.clone(), summaries) {
-            (Some(statistics), Some(summaries)) => {
+        let on_changes = Arc::clone(&config.on_changes);
+        match (config.statistics.clone(), metas) {
+            (Some(statistics), Some(metas)) => {
                 let long = sessions.long;
-                let inputs = StatisticsInputs { changes, committed, summaries, long };
+                let inputs = StatisticsInputs { changes, committed, metas, long };
                 render_statistics(inputs, (statistics, before), on_changes, run_state)
                     .probe_with(&durable);
             }

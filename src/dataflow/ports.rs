@@ -128,7 +128,7 @@ pub struct ShardStep {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct EpochTotals {
     pub epoch: Epoch,
-    pub summary: EpochMeta,
+    pub meta: EpochMeta,
     /// How many shards of this writer pass the epoch with this commit.
     pub shards: u32,
     /// Sums over those shards, at this epoch.

@@ -1,5 +1,5 @@
-//! The session operator: takes events and bindings; produces closed sessions, snapshots, summaries
-//! and, for the detectors of anomalies, reports on open sessions that last long.
+//! The session operator: takes events and bindings; produces closed sessions, snapshots, the meta
+//! of each epoch and, for the detectors of anomalies, reports on open sessions that last long.
 //!
 //! It processes an epoch once the frontiers of all inputs have passed it. Then every event and
 //! every binding of the epoch has arrived, all workers see the same bindings, and so all close the
@@ -56,7 +56,7 @@ pub struct SessionStreams<'scope> {
     /// To the writer of each shard; a shard in which nothing happened sends nothing.
     pub outputs: StreamVec<'scope, Epoch, ShardOutput>,
     /// One per epoch, to the writers of this worker.
-    pub summaries: StreamVec<'scope, Epoch, EpochMeta>,
+    pub metas: StreamVec<'scope, Epoch, EpochMeta>,
     /// What becomes of the long sessions that are open.
     pub long: StreamVec<'scope, Epoch, OpenReport>,
 }
@@ -65,7 +65,7 @@ pub struct SessionStreams<'scope> {
 pub fn render_sessions<'scope>(
     arrivals: StreamVec<'scope, Epoch, SpanBatch>,
     suspects: StreamVec<'scope, Epoch, Suspect>,
-    cuts: StreamVec<'scope, Epoch, SourceBindings>,
+    bindings: StreamVec<'scope, Epoch, SourceBindings>,
     plan: &Arc<RecoveryPlan>,
     shards: Vec<LoadedShard>,
     config: SessionConfig,
@@ -79,12 +79,12 @@ pub fn render_sessions<'scope>(
     let mut arrivals = builder.new_input(arrivals, Exchange::new(route));
     let route = move |suspect: &Suspect| Shard::of(suspect.hash, count).0 as u64;
     let mut suspects = builder.new_input(suspects, Exchange::new(route));
-    let mut cuts = builder.new_input(cuts, Pipeline);
+    let mut bindings = builder.new_input(bindings, Pipeline);
     let (outputs_out, outputs) = builder.new_output();
-    let (summaries_out, summaries) = builder.new_output();
+    let (metas_out, metas) = builder.new_output();
     let (long_out, long) = builder.new_output();
     let mut outputs_out = OutputBuilder::from(outputs_out);
-    let mut summaries_out = OutputBuilder::from(summaries_out);
+    let mut metas_out = OutputBuilder::from(metas_out);
     let mut long_out = OutputBuilder::from(long_out);
     let place = (scope.index(), peers);
     let mut worker = Sessions::new(plan, shards, place, config, run_state);
@@ -92,7 +92,7 @@ pub fn render_sessions<'scope>(
         let mut stash: BTreeMap<Epoch, Stash> = BTreeMap::new();
         move |frontiers| {
             // 1. Drain the inputs into the stash, by epoch, with a capability for each output.
-            //    Cuts also tell the source of this worker, at once, how far the others are.
+            //    Bindings also tell the source of this worker, at once, how far the others are.
             arrivals.for_each_stamp(|cap, batches| {
                 let epoch = *cap.least().expect("arrivals travel under an epoch");
                 let stash = stash.entry(epoch).or_default();
@@ -105,13 +105,13 @@ pub fn render_sessions<'scope>(
                 stash.keep(|| [0, 1, 2].map(|port| cap.retain_least(port)));
                 stash.input.suspects.extend(batches.flat_map(std::mem::take));
             });
-            cuts.for_each_stamp(|cap, batches| {
-                let epoch = *cap.least().expect("cuts travel under an epoch");
+            bindings.for_each_stamp(|cap, batches| {
+                let epoch = *cap.least().expect("bindings travel under an epoch");
                 let stash = stash.entry(epoch).or_default();
                 stash.keep(|| [0, 1, 2].map(|port| cap.retain_least(port)));
-                for cut in batches.flat_map(std::mem::take) {
-                    worker.learn(epoch, &cut);
-                    stash.input.cuts.push(cut);
+                for source in batches.flat_map(std::mem::take) {
+                    worker.learn(epoch, &source);
+                    stash.input.bindings.push(source);
                 }
             });
 
@@ -123,7 +123,7 @@ pub fn render_sessions<'scope>(
             // 3. Step through the complete epochs in order. Send what each produced under its own
             //    capability, and drop the capability.
             let mut outputs_out = outputs_out.activate();
-            let mut summaries_out = summaries_out.activate();
+            let mut metas_out = metas_out.activate();
             let mut long_out = long_out.activate();
             while let Some(entry) = stash.first_entry() {
                 let epoch = *entry.key();
@@ -132,16 +132,16 @@ pub fn render_sessions<'scope>(
                 }
                 let complete = entry.remove();
                 let last = last && stash.is_empty();
-                let (summary, outputs, long) = worker.step(epoch, complete.input, last);
+                let (meta, outputs, long) = worker.step(epoch, complete.input, last);
                 let caps = complete.caps.expect("a stash begins with a message");
-                let [outputs_cap, summaries_cap, long_cap] = caps;
+                let [outputs_cap, metas_cap, long_cap] = caps;
                 outputs_out.session(&outputs_cap).give_iterator(outputs.into_iter());
-                summaries_out.session(&summaries_cap).give(summary);
+                metas_out.session(&metas_cap).give(meta);
                 long_out.session(&long_cap).give_iterator(long.into_iter());
             }
         }
     });
-    SessionStreams { outputs, summaries, long }
+    SessionStreams { outputs, metas, long }
 }
 
 /// What has arrived of an incomplete epoch.

@@ -103,7 +103,7 @@ fn run_once(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
         start_reporter: cluster.as_ref().map(Cluster::start_reporter),
         watcher: Mutex::default(),
         loaded: Mutex::default(),
-        past_rows: Mutex::default(),
+        initial_rows: Mutex::default(),
         quotas: Quotas::default(),
     });
     let (ended, ends) = channel();

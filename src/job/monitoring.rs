@@ -1,8 +1,6 @@
 //! Starts what lets others watch a run: the HTTP port, the report on SIGUSR1, and systemd's
 //! notifications.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,9 +12,10 @@ use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
 use crate::job::notify::Notifier;
 use crate::job::report::Reporter;
-use crate::ledger::{BalanceWatch, SessionEnd};
+use crate::ledger::BalanceWatch;
 use crate::monitor::condition::Ended;
-use crate::monitor::{AskBalance, Asked, AuditRow, BalanceRow, Facts, Monitor};
+use crate::monitor::{AskBalance, Asked, AuditRow, BalanceRow, JobFacts, Monitor};
+use crate::random;
 
 /// How often the last audit is read, at most, while somebody looks.
 const AUDIT_INTERVAL: Duration = Duration::from_secs(15);
@@ -69,22 +68,18 @@ fn ended(result: &Result<(), Fault>, stopping: bool) -> Ended {
 }
 
 /// What the displays need to know about the job.
-pub(super) fn facts(config: &Config) -> Facts {
+pub(super) fn facts(config: &Config) -> JobFacts {
     let Config { ledger, watermark, http, .. } = config;
     let loopback = http.address.is_some_and(|address| address.ip().is_loopback());
-    let gap_ms = ledger.gap.millis();
-    Facts {
-        run: format!("{:016x}", RandomState::new().build_hasher().finish()),
+    JobFacts {
+        run: format!("{:016x}", random::id()),
         version: version::VERSION,
         revision: version::COMMIT,
         job: ledger.job.clone(),
         table: ledger.table.clone(),
         topics: config.kafka.topics.clone(),
-        gap_ms: gap_ms as u64,
-        end_after_ms: match ledger.session_end {
-            SessionEnd::Window => gap_ms,
-            SessionEnd::LastEvent => 0,
-        },
+        gap_ms: ledger.gap.millis() as u64,
+        end_after_ms: ledger.session_end.after_ms(ledger.gap),
         out_of_orderness_ms: watermark.out_of_orderness_ms,
         idle_timeout_ms: watermark.idle_timeout_ms,
         epoch_ms: config.epoch_ms,

@@ -13,7 +13,7 @@ use log::{debug, warn};
 
 use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
-use crate::monitor::Facts;
+use crate::monitor::JobFacts;
 use crate::monitor::job_state::JobState;
 use crate::monitor::sample::{MetricHosts, sample};
 
@@ -27,7 +27,7 @@ pub(super) struct Notifier {
 }
 
 impl Notifier {
-    pub(super) fn start(facts: Facts, run_state: &Arc<RunState>) -> Self {
+    pub(super) fn start(facts: JobFacts, run_state: &Arc<RunState>) -> Self {
         let current = Arc::new(Mutex::new(Arc::clone(run_state)));
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let Some(socket) = variable("NOTIFY_SOCKET") else {

@@ -45,7 +45,7 @@ use crate::job::{GATHER_FROM_ROWS, MAX_ENDS_INTERVAL, MIN_ENDS_INTERVAL};
 use crate::kafka;
 use crate::kafka::{KafkaFeed, Watcher};
 use crate::ledger;
-use crate::ledger::{AnomalyRows, PastRows, SessionEnd};
+use crate::ledger::{AnomalyRows, InitialRows};
 use crate::ui::text::{duration, plural};
 
 /// How often the statistics catch up with what was committed.
@@ -61,7 +61,7 @@ pub(super) struct Job {
     pub(super) loaded: Mutex<Loaded>,
     /// The rows that the statistics start from: on process 0, from the plan on until worker 0 takes
     /// them.
-    pub(super) past_rows: Mutex<Option<PastRows>>,
+    pub(super) initial_rows: Mutex<Option<InitialRows>>,
     pub(super) quotas: Quotas,
 }
 
@@ -98,7 +98,7 @@ impl Job {
             |part: &sessionizer_core::plan::PartitionPlan| Some(part.until?.since(part.start.end));
         let ahead: i64 = plan.partitions_of(index, (peers, processes)).filter_map(ahead).sum();
         self.run_state.metrics.records_ahead.fetch_add(ahead.max(0) as u64, Relaxed);
-        let shape = DataflowConfig {
+        let config = DataflowConfig {
             source: SourceConfig {
                 processes,
                 epochs: EpochLength::of_millis(self.config.epoch_ms),
@@ -116,7 +116,7 @@ impl Job {
             drift: self.config.drift,
             writers: self.config.writers,
             gather_from_rows: GATHER_FROM_ROWS,
-            drive: WriterDriver::Threads,
+            driver: WriterDriver::Threads,
             on_changes: self.on_changes(),
             statistics: self.statistics(&plan),
         };
@@ -142,7 +142,7 @@ impl Job {
         let (source, durable) = graph::build(
             worker,
             &plan,
-            &shape,
+            &config,
             shards,
             open_feed,
             self.open_ledger(&plan),
@@ -182,27 +182,24 @@ impl Job {
     /// Configures the live statistics; `None` if they are off.
     fn statistics(self: &Arc<Self>, plan: &RecoveryPlan) -> Option<StatisticsConfig> {
         let (session_end, gap) = (self.config.ledger.session_end, self.config.ledger.gap);
-        let end_after_ms = match session_end {
-            SessionEnd::Window => gap.millis(),
-            SessionEnd::LastEvent => 0,
-        };
+        let end_after_ms = session_end.after_ms(gap);
         let closes_after_ms = session_end.closes_after_ms(gap);
         let known = (end_after_ms, plan.committed_watermark().plus(-closes_after_ms));
         let (job, run_state) = (Arc::clone(self), Arc::clone(&self.run_state));
         let bounds = self.config.statistics?;
-        self.run_state.metrics.figures.counts.store(true, Relaxed);
+        self.run_state.metrics.figures.has_statistics.store(true, Relaxed);
         let past: OpenPast = Arc::new(move |wake| {
-            let mut taken = job.past_rows.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let mut taken = job.initial_rows.lock().unwrap_or_else(PoisonError::into_inner).take();
             let figures = Arc::clone(&job.run_state.metrics.figures.window);
-            if let Some(past_rows) = &taken {
+            if let Some(initial_rows) = &taken {
                 // This fails only once the worker is gone, and then nobody needs waking.
                 let wake = Mutex::new(wake);
-                past_rows.wake_by(move || {
+                initial_rows.wake_by(move || {
                     let _ = wake.lock().unwrap_or_else(PoisonError::into_inner).activate();
                 });
             }
             Box::new(move || {
-                let past = taken.as_mut().map_or(Past::Failed, PastRows::read);
+                let past = taken.as_mut().map_or(Past::Failed, InitialRows::read);
                 if let Past::Rows(rows) = &past {
                     figures.past_rows.fetch_add(rows.len() as u64, Relaxed);
                 }
@@ -245,12 +242,12 @@ impl Job {
         // Only worker 0 of the job calls this, so a thread is started only there.
         let on_anomalies: OnAnomalies = Arc::new(move |published| {
             let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            let (alarms, rows) = &mut *state;
+            let (figures, rows) = &mut *state;
             let start =
                 || AnomalyRows::keep(&ledger, (generation, end_after_ms), &looked_for, keep);
             rows.get_or_insert_with(start).take(published);
-            alarms.take(published, end_after_ms);
-            run_state.metrics.figures.show_anomalies(alarms);
+            figures.take(published, end_after_ms);
+            run_state.metrics.figures.show_anomalies(figures);
         });
         let visitors = self.config.judged_visitors();
         Some(AnomaliesConfig {
@@ -296,8 +293,9 @@ impl Job {
                 now_ms()
             };
             match make_plan(&self.config, &self.run_state, first_epoch) {
-                Ok((mut plan, past_rows)) => {
-                    *self.past_rows.lock().unwrap_or_else(PoisonError::into_inner) = past_rows;
+                Ok((mut plan, initial_rows)) => {
+                    *self.initial_rows.lock().unwrap_or_else(PoisonError::into_inner) =
+                        initial_rows;
                     plan.age_ms = asked.get().elapsed().as_millis() as u64;
                     input.send(serde_json::to_vec(&plan).expect("a plan is plain data"));
                 }

@@ -27,7 +27,7 @@ const START_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long brokers must refuse a login or a certificate before a start gives up: a broker that has
 /// just started may not know the login yet.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(3);
-/// The minimum timeout of a request, even if the start's patience has run out.
+/// The minimum timeout of a request, even if the timeout of the start is over.
 const MIN_REQUEST_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Asks the brokers about topics and offsets.
@@ -66,7 +66,7 @@ impl Admin {
     }
 
     /// The same, with a client that can also commit the offsets of the consumer group.
-    pub(super) fn of_group(config: &KafkaConfig, context: Context) -> Result<Self, Fault> {
+    pub(super) fn with_group(config: &KafkaConfig, context: Context) -> Result<Self, Fault> {
         let mut client = config.client();
         client.set("group.id", &config.group).set("enable.auto.commit", "false");
         Admin::with(config, &client, context)
@@ -91,12 +91,15 @@ impl Admin {
     pub(super) fn partitions(
         &self,
         topic: &str,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Layout, Option<Fault>> {
         self.serve();
-        let metadata = self.client.fetch_metadata(Some(topic), patience);
+        let metadata = self.client.fetch_metadata(Some(topic), timeout);
         self.serve();
-        let metadata = metadata.map_err(|why| self.unanswered(&why))?;
+        let metadata = metadata.map_err(|why| {
+            self.note_unanswered(&why);
+            None
+        })?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         match found.and_then(|topic| topic.error()) {
             None => {}
@@ -126,7 +129,8 @@ impl Admin {
         })
     }
 
-    fn unanswered(&self, why: &KafkaError) -> Option<Fault> {
+    /// Notes why the brokers did not answer, unless a callback has delivered a reason.
+    fn note_unanswered(&self, why: &KafkaError) {
         let mut last = lock(&self.context.health.last);
         last.get_or_insert_with(|| match why.rdkafka_error_code() {
             Some(
@@ -134,23 +138,22 @@ impl Admin {
             ) => "no answer".to_owned(),
             _ => why.to_string(),
         });
-        None
     }
 
-    /// Returns how many partitions each topic has. Waits at most `patience` for brokers and for a
+    /// Returns how many partitions each topic has. Waits at most `timeout` for brokers and for a
     /// leader of every partition: only the leader knows where a partition begins and ends.
     pub fn topics(
         &self,
-        patience: Duration,
+        timeout: Duration,
         mut give_up: impl FnMut() -> bool,
     ) -> Result<Vec<i32>, Fault> {
         let began = Instant::now();
         let mut is_reported = false;
-        let waiting = WaitGuard::new(format!("Kafka at {}", self.config.brokers), Some(patience));
+        let waiting = WaitGuard::new(format!("Kafka at {}", self.config.brokers), Some(timeout));
         let mut counts = Vec::new();
         for topic in &self.config.topics {
             counts.push(loop {
-                let left = patience.saturating_sub(began.elapsed());
+                let left = timeout.saturating_sub(began.elapsed());
                 match self.partitions(topic, left.clamp(MIN_REQUEST_TIMEOUT, START_REQUEST_TIMEOUT))
                 {
                     Ok(layout) if layout.leaderless.is_empty() => break layout.partitions,
@@ -166,7 +169,7 @@ impl Admin {
                 self.serve();
                 let why = lock(&self.context.health.last).clone();
                 let why = why.unwrap_or_else(|| "no answer".to_owned());
-                let over = began.elapsed() >= patience || give_up();
+                let over = began.elapsed() >= timeout || give_up();
                 let refused = if over { Duration::ZERO } else { REFUSAL_TIMEOUT };
                 if let Some(why) = self.context.refused_for(refused) {
                     return Err(Fault::Config(format!(
@@ -247,7 +250,10 @@ impl Admin {
         }
         let found = match self.client.offsets_for_times(wanted, REQUEST_TIMEOUT) {
             Ok(found) => found,
-            Err(why) => return self.unanswered(&why).map(|_| BTreeMap::new()),
+            Err(why) => {
+                self.note_unanswered(&why);
+                return None;
+            }
         };
         let end = |partition: &Partition| {
             let topic = &topics[usize::from(partition.topic)];

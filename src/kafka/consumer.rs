@@ -273,7 +273,7 @@ impl Feed for KafkaFeed {
             return None;
         }
         let health = &self.context.health;
-        part.end.quiet_ms_ago(health.now_ms(), health.doubted_ms())
+        part.end.quiet_ms_ago(health.now_ms(), health.last_failure_ms())
     }
 
     fn may_be_held_back(&self, partition: Partition) -> bool {
@@ -287,7 +287,7 @@ impl Feed for KafkaFeed {
         if part.batches.holds() {
             return None;
         }
-        part.end.held_back_to(health.now_ms(), health.doubted_ms())
+        part.end.held_back_to(health.now_ms(), health.last_failure_ms())
     }
 
     fn keeps_up(&self, partition: Partition) -> bool {

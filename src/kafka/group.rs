@@ -25,7 +25,7 @@ pub(super) fn mark(job: &str) -> String {
 
 /// A committed offset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Committed {
+pub struct GroupOffset {
     /// The next record to read.
     pub offset: Offset,
     /// Whether this program committed it, for tools that show lag, rather than the job before it.
@@ -33,7 +33,7 @@ pub struct Committed {
 }
 
 /// By topic and partition.
-pub type CommittedOffsets = BTreeMap<(String, i32), Committed>;
+pub type CommittedOffsets = BTreeMap<(String, i32), GroupOffset>;
 
 /// The same, with the metadata of each offset.
 type Marked = BTreeMap<(String, i32), (Offset, String)>;
@@ -45,13 +45,13 @@ impl Admin {
         &self,
         group: &str,
         partitions: &[(String, i32)],
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Option<CommittedOffsets>, Fault> {
         let ours = |metadata: &str| metadata.split(' ').next() == Some(MARK);
-        let found = self.marked(group, partitions, patience)?;
+        let found = self.marked(group, partitions, timeout)?;
         Ok(found.map(|found| {
             let committed = |(place, (offset, metadata)): (_, (_, String))| {
-                (place, Committed { offset, ours: ours(&metadata) })
+                (place, GroupOffset { offset, ours: ours(&metadata) })
             };
             found.into_iter().map(committed).collect()
         }))
@@ -62,9 +62,9 @@ impl Admin {
         &self,
         (group, job): (&str, &str),
         partitions: &[(String, i32)],
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<BTreeMap<(String, i32), Offset>, Fault> {
-        let found = self.marked(group, partitions, patience)?.unwrap_or_default();
+        let found = self.marked(group, partitions, timeout)?.unwrap_or_default();
         let ours = found.into_iter().filter(|(_, (_, metadata))| *metadata == mark(job));
         Ok(ours.map(|(place, (offset, _))| (place, offset)).collect())
     }
@@ -73,7 +73,7 @@ impl Admin {
         &self,
         group: &str,
         partitions: &[(String, i32)],
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Option<Marked>, Fault> {
         let mut client = self.config.client();
         client.set("group.id", group).set("allow.auto.create.topics", "false");
@@ -92,7 +92,7 @@ impl Admin {
                 Err(why) => Continue(why),
             }
         };
-        let found = retry::until(patience, RETRY_PAUSE, ask).map_err(|why| {
+        let found = retry::until(timeout, RETRY_PAUSE, ask).map_err(|why| {
             Fault::Environment(format!(
                 "Kafka at {} does not say which offsets the consumer group {group} has \
                  committed: {why}",

@@ -88,11 +88,11 @@ impl KafkaConfig {
 }
 
 impl Admin {
-    /// Asks about a topic. Waits at most `patience`, and less if all brokers are known to be away.
-    pub fn inspect(&self, topic: &str, patience: Duration) -> TopicReply {
+    /// Asks about a topic. Waits at most `timeout`, and less if all brokers are known to be away.
+    pub fn inspect(&self, topic: &str, timeout: Duration) -> TopicReply {
         let began = Instant::now();
         loop {
-            let left = patience.saturating_sub(began.elapsed());
+            let left = timeout.saturating_sub(began.elapsed());
             let request = left.clamp(RETRY_PAUSE, SURE_AFTER);
             match self.partitions(topic, request) {
                 Ok(layout) => {
@@ -105,7 +105,7 @@ impl Admin {
             // A callback delivers the reason, a moment after the failure.
             thread::sleep(RETRY_PAUSE);
             self.serve();
-            let over = began.elapsed() >= patience;
+            let over = began.elapsed() >= timeout;
             let all_down = self.context.all_down() && began.elapsed() >= SURE_AFTER;
             let sure = if over || all_down { Duration::ZERO } else { SURE_AFTER };
             if let Some(why) = self.context.refused_for(sure) {
@@ -168,10 +168,10 @@ impl Admin {
     }
 
     /// Returns the limits on a record batch of a topic; `None` if the brokers do not say.
-    pub fn batch_limits(&self, topic: &str, patience: Duration) -> Option<BatchLimits> {
+    pub fn batch_limits(&self, topic: &str, timeout: Duration) -> Option<BatchLimits> {
         let client: AdminClient<Context> =
             AdminClient::from_config_and_context(&self.config.client(), Context::default()).ok()?;
-        let options = AdminOptions::new().request_timeout(Some(patience));
+        let options = AdminOptions::new().request_timeout(Some(timeout));
         let of_topic = ResourceSpecifier::Topic(topic);
         let asked = client.describe_configs([&of_topic], &options);
         let answer = futures_executor::block_on(asked)

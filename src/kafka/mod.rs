@@ -39,7 +39,7 @@ use sessionizer_core::secret::Secret;
 
 pub use self::admin::{Admin, StartAt};
 pub use self::consumer::KafkaFeed;
-pub use self::group::Committed;
+pub use self::group::GroupOffset;
 pub use self::inspect::{BatchLimits, TopicReply};
 pub use self::origin::{Foreign, foreign_records};
 pub use self::producer::{EmbeddedBroker, Publisher, create_topic};
@@ -237,7 +237,7 @@ struct Health {
     /// How many connections have failed.
     failures: AtomicU64,
     /// When a connection last failed, plus one; 0: never.
-    doubted_ms: AtomicU64,
+    last_failure_ms: AtomicU64,
     /// The reason for the last failure.
     last: Mutex<Option<String>>,
     /// Whether no broker could be reached.
@@ -257,7 +257,7 @@ impl Default for Health {
         Health {
             began: Instant::now(),
             failures: AtomicU64::default(),
-            doubted_ms: AtomicU64::default(),
+            last_failure_ms: AtomicU64::default(),
             last: Mutex::default(),
             all_down: AtomicBool::default(),
             group_denied: AtomicBool::default(),
@@ -275,13 +275,13 @@ impl Health {
 
     /// A connection failed, or a partition lost its leader: end offsets reported earlier are void.
     fn record_failure(&self) {
-        self.doubted_ms.fetch_max(self.now_ms() + 1, Relaxed);
+        self.last_failure_ms.fetch_max(self.now_ms() + 1, Relaxed);
         self.failures.fetch_add(1, Relaxed);
     }
 
     /// When the last failure happened.
-    fn doubted_ms(&self) -> Option<u64> {
-        self.doubted_ms.load(Relaxed).checked_sub(1)
+    fn last_failure_ms(&self) -> Option<u64> {
+        self.last_failure_ms.load(Relaxed).checked_sub(1)
     }
 }
 

@@ -48,13 +48,13 @@ pub struct Foreign {
 /// written, by the oldest and the newest records of each partition.
 pub fn foreign_records(config: &KafkaConfig) -> Result<Option<Foreign>, Fault> {
     let topic = &config.topics[0];
-    let cluster = Admin::new(config)?;
-    let counts = cluster.topics(SEARCH_TIMEOUT, || false)?;
+    let admin = Admin::new(config)?;
+    let counts = admin.topics(SEARCH_TIMEOUT, || false)?;
     let mut oldest = BTreeMap::new();
     let mut newest = BTreeMap::new();
     let mut records = 0;
     for partition in 0..counts[0] {
-        let (start, end) = cluster.offsets(topic, partition)?;
+        let (start, end) = admin.offsets(topic, partition)?;
         if start < end {
             records += end.since(start) as u64;
             oldest.insert(partition, (start, end.min(start.plus(EXAMINED))));

@@ -44,20 +44,20 @@ pub fn scan(
     read(config, ranges, (None, &give_up), take)
 }
 
-/// Like [`scan`], for at most `patience`.
+/// Like [`scan`], for at most `timeout`.
 pub fn scan_for(
     config: &KafkaConfig,
     ranges: &[Range],
-    patience: Duration,
+    timeout: Duration,
     take: impl FnMut(usize, Record<'_>) -> bool,
 ) -> Result<(), Fault> {
-    read(config, ranges, (Some(patience), &|| false), take)
+    read(config, ranges, (Some(timeout), &|| false), take)
 }
 
 fn read(
     config: &KafkaConfig,
     ranges: &[Range],
-    (patience, give_up): (Option<Duration>, &dyn Fn() -> bool),
+    (timeout, give_up): (Option<Duration>, &dyn Fn() -> bool),
     mut take: impl FnMut(usize, Record<'_>) -> bool,
 ) -> Result<(), Fault> {
     let context = Context::default();
@@ -80,7 +80,7 @@ fn read(
     let mut open: Vec<bool> = ranges.iter().map(|range| range.start < range.end).collect();
     let mut silence = Silence::new(config);
     while let Some(waiting) = open.iter().position(|open| *open) {
-        if patience.is_some_and(|patience| silence.began.elapsed() >= patience) {
+        if timeout.is_some_and(|timeout| silence.began.elapsed() >= timeout) {
             let Range { topic, partition, start, .. } = &ranges[waiting];
             return Err(Fault::Environment(format!(
                 "{topic}[{partition}]: Kafka at {} did not deliver the records from offset \

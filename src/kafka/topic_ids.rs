@@ -21,9 +21,9 @@ const CONTROLLER_PAUSE: Duration = Duration::from_millis(100);
 pub fn topic_ids<C: ClientContext>(
     client: &Client<C>,
     topics: &[String],
-    patience: Duration,
+    timeout: Duration,
 ) -> Vec<Option<TopicId>> {
-    if topics.is_empty() || !has_controller(client, &topics[0], patience) {
+    if topics.is_empty() || !has_controller(client, &topics[0], timeout) {
         return vec![None; topics.len()];
     }
     let names: Vec<CString> =
@@ -43,7 +43,7 @@ pub fn topic_ids<C: ClientContext>(
             native,
             c::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
         );
-        let millis = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
         c::rd_kafka_AdminOptions_set_request_timeout(options, millis, ptr::null_mut(), 0);
         c::rd_kafka_DescribeTopics(native, wanted, options, queue);
         let event = c::rd_kafka_queue_poll(queue, millis);
@@ -74,10 +74,10 @@ pub fn topic_ids<C: ClientContext>(
 /// Whether a broker can answer. librdkafka sends the request to the controller, and waits for the
 /// whole timeout if the brokers name a controller that is not among them. librdkafka's own mock
 /// cluster always does; an old cluster does so briefly, while a new controller is elected.
-fn has_controller<C: ClientContext>(client: &Client<C>, topic: &str, patience: Duration) -> bool {
+fn has_controller<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Duration) -> bool {
     let named = || {
         // Brokers that do not answer or name no controller now may do so later.
-        let Ok(metadata) = client.fetch_metadata(Some(topic), patience) else { return Break(()) };
+        let Ok(metadata) = client.fetch_metadata(Some(topic), timeout) else { return Break(()) };
         // SAFETY: the client outlives this call, which takes no other pointer.
         let controller = unsafe { c::rd_kafka_controllerid(client.native_ptr(), 0) };
         let known = metadata.brokers().iter().any(|broker| broker.id() == controller);
@@ -124,10 +124,10 @@ mod tests {
             login: None,
             extra: Vec::new(),
         };
-        let cluster = Admin::new(&config).expect("a client");
-        cluster.topics(Duration::from_secs(60), || false).expect("the broker answers");
+        let admin = Admin::new(&config).expect("a client");
+        admin.topics(Duration::from_secs(60), || false).expect("the broker answers");
         let began = Instant::now();
-        assert_eq!(cluster.topic_ids(&topics), [None]);
+        assert_eq!(admin.topic_ids(&topics), [None]);
         assert!(began.elapsed() < Duration::from_secs(3), "waited {:?}", began.elapsed());
     }
 }

@@ -53,13 +53,13 @@ impl Watcher {
         (every, ends_every): (Duration, Duration),
     ) -> Result<Self, Fault> {
         let context = Context::default();
-        let cluster = Admin::of_group(config, context.clone())?;
-        let group = Arc::downgrade(&cluster.client);
+        let admin = Admin::with_group(config, context.clone())?;
+        let group = Arc::downgrade(&admin.client);
         let found: Found = Arc::new(Mutex::new(Ok(BTreeMap::new())));
         let (stop, stopped) = channel::<()>();
         let (ending, ended) = channel::<()>();
         let mut watcher = WatcherThread {
-            cluster,
+            admin,
             topics: topics.0.to_vec(),
             ids: topics.1.to_vec(),
             known,
@@ -116,7 +116,7 @@ impl Drop for Watcher {
 pub(super) type Found = Arc<Mutex<Result<BTreeMap<Partition, Offset>, Fault>>>;
 
 struct WatcherThread {
-    cluster: Admin,
+    admin: Admin,
     topics: Vec<String>,
     ids: Vec<Option<TopicId>>,
     known: BTreeMap<u16, i32>,
@@ -146,8 +146,8 @@ struct Away {
 
 impl WatcherThread {
     fn check(&mut self) {
-        self.cluster.serve();
-        let failures = self.cluster.context.health.failures.load(Relaxed);
+        self.admin.serve();
+        let failures = self.admin.context.health.failures.load(Relaxed);
         let failing = failures > self.settled || self.away.is_some();
         let every = match self.leaderless.is_empty() && self.gone.is_empty() {
             true => self.every,
@@ -156,7 +156,7 @@ impl WatcherThread {
         if !failing && self.asked.elapsed() < every {
             if self.ends_asked.elapsed() >= self.ends_every && !self.query_ends() {
                 // The next round asks for everything, and warns if no broker answers.
-                self.cluster.context.health.record_failure();
+                self.admin.context.health.record_failure();
             }
             return;
         }
@@ -164,9 +164,9 @@ impl WatcherThread {
         if self.find_partitions() && self.query_ends() {
             self.settled = failures;
             self.failing_since = None;
-            *lock(&self.cluster.context.health.last) = None;
+            *lock(&self.admin.context.health.last) = None;
             if let Some(Away { since, .. }) = self.away.take() {
-                let brokers = &self.cluster.config.brokers;
+                let brokers = &self.admin.config.brokers;
                 info!(brokers = brokers; "Kafka is back after {}", duration(since.elapsed()));
             }
         } else {
@@ -181,8 +181,8 @@ impl WatcherThread {
         if failing_since.elapsed() < AWAY_AFTER {
             return;
         }
-        let brokers = &self.cluster.config.brokers;
-        let why = lock(&self.cluster.context.health.last).clone();
+        let brokers = &self.admin.config.brokers;
+        let why = lock(&self.admin.context.health.last).clone();
         let why = why.unwrap_or_else(|| "timed out".to_owned());
         let away = self.away.get_or_insert_with(|| Away {
             since: failing_since,
@@ -211,7 +211,7 @@ impl WatcherThread {
     /// Asks for the end offsets of all partitions with a leader; returns whether the brokers
     /// answered.
     fn query_ends(&mut self) -> bool {
-        let health = Arc::clone(&self.cluster.context.health);
+        let health = Arc::clone(&self.admin.context.health);
         let asked_ms = health.now_ms();
         self.ends_asked = Instant::now();
         let all = self.known.iter().filter(|(topic, _)| !self.gone.contains_key(topic));
@@ -219,7 +219,7 @@ impl WatcherThread {
             .flat_map(|(&topic, &known)| (0..known).map(move |number| Partition { topic, number }));
         let served: Vec<Partition> =
             all.filter(|partition| !self.leaderless.contains_key(partition)).collect();
-        let Some(ends) = self.cluster.ends(&self.topics, &served) else { return false };
+        let Some(ends) = self.admin.ends(&self.topics, &served) else { return false };
         *lock(&health.ends) = (asked_ms, ends);
         true
     }
@@ -229,7 +229,7 @@ impl WatcherThread {
         for (index, topic) in self.topics.clone().into_iter().enumerate() {
             let index = index as u16;
             let Some(&known) = self.known.get(&index) else { continue };
-            let layout = match self.cluster.partitions(&topic, REQUEST_TIMEOUT) {
+            let layout = match self.admin.partitions(&topic, REQUEST_TIMEOUT) {
                 Ok(layout) if layout.partitions < known => {
                     let count = layout.partitions;
                     self.note_missing(
@@ -250,7 +250,7 @@ impl WatcherThread {
             let count = layout.partitions;
             for number in known..count {
                 let partition = Partition { topic: index, number };
-                let Ok((oldest, _)) = self.cluster.offsets(&topic, number) else {
+                let Ok((oldest, _)) = self.admin.offsets(&topic, number) else {
                     return false;
                 };
                 if let Ok(found) = &mut *lock(&self.found) {
@@ -308,17 +308,17 @@ impl WatcherThread {
                 topic = name, partitions:? = lost;
                 "{name}{lost:?} has no leader: no broker of {} serves it. The other partitions are \
                  read; the watermark waits for it, and advances again when it is back",
-                self.cluster.config.brokers
+                self.admin.config.brokers
             );
         }
         if changed || !lost.is_empty() {
-            self.cluster.context.health.record_failure();
+            self.admin.context.health.record_failure();
         }
     }
 
     /// Ends the run if a topic was deleted and created again.
     fn check_ids(&self) {
-        let now = self.cluster.topic_ids(&self.topics);
+        let now = self.admin.topic_ids(&self.topics);
         for ((topic, known), now) in self.topics.iter().zip(&self.ids).zip(now) {
             if let (Some(known), Some(now)) = (known, now)
                 && *known != now

@@ -18,14 +18,14 @@ use sessionizer_core::session::snapshot;
 use sessionizer_core::time::{Epoch, EventTime, Gap};
 
 use crate::dataflow::ports::LedgerError;
+use crate::ledger::SessionEnd;
 use crate::ledger::commit::{ROW_REFUSED, RefusedRow};
-use crate::ledger::connect::{classify, connect_to_look, quote};
+use crate::ledger::connect::{classify, connect_preferring_primary, quote};
 use crate::ledger::copy::Timestamp;
 use crate::ledger::forgotten::Forgotten;
 use crate::ledger::peek::Database;
 use crate::ledger::schema;
 use crate::ledger::stopped::no_such_job;
-use crate::ledger::table::SessionEnd;
 use crate::ledger::{LedgerConfig, NamedBinding, durable, pooler, table};
 
 /// The durable state at one moment.
@@ -85,7 +85,11 @@ impl AuditSnapshot {
     /// Begins the transaction and reads everything except the table of sessions.
     pub fn read(config: &LedgerConfig) -> Result<Self, LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "reading what is durable");
-        let mut client = pooler::check_with(connect_to_look(config)?, config, connect_to_look)?;
+        let mut client = pooler::check_with(
+            connect_preferring_primary(config)?,
+            config,
+            connect_preferring_primary,
+        )?;
         // The transaction is idle while the topic is read, however long that takes. It holds no
         // lock that others wait for.
         client
@@ -169,10 +173,7 @@ impl AuditSnapshot {
 
     /// Returns the time from the last event of a session to the end in its row, in milliseconds.
     pub fn end_after_ms(&self) -> i64 {
-        match self.session_end {
-            SessionEnd::Window => self.gap.millis(),
-            SessionEnd::LastEvent => 0,
-        }
+        self.session_end.after_ms(self.gap)
     }
 
     /// The rows of the job in a table that an older version may lack.

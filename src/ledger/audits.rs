@@ -4,17 +4,15 @@
 //! still stands. So it does not restore a state that was deleted in between, and of two audits at
 //! the same time, the one that began later wins.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
-
 use postgres::error::SqlState;
 use postgres::{Client, GenericClient};
 use sessionizer_core::audit::Proof;
 use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::connect::{classify, connect_in_time, connect_to_look};
+use crate::ledger::connect::{classify, connect_in_time, connect_preferring_primary};
 use crate::ledger::{LedgerConfig, pooler};
+use crate::random;
 
 /// How many audits of a job are kept.
 const KEPT: i64 = 10_000;
@@ -59,7 +57,11 @@ impl Audits {
     /// Begins an audit. The inner error says why its result cannot be kept.
     pub fn begin(config: &LedgerConfig) -> Result<Result<Self, String>, LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "beginning an audit");
-        let mut client = pooler::check_with(connect_to_look(config)?, config, connect_to_look)?;
+        let mut client = pooler::check_with(
+            connect_preferring_primary(config)?,
+            config,
+            connect_preferring_primary,
+        )?;
         let missing = client.query_opt(
             "select format('sessionizer.%s', needed.t),
                     to_regclass(format('sessionizer.%I', needed.t)) is not null, current_user::text
@@ -86,7 +88,7 @@ impl Audits {
                 false => format!("there is no {table} yet: the next start of the job makes it"),
             }));
         }
-        let claim = RandomState::new().build_hasher().finish() as i64;
+        let claim = random::id() as i64;
         // If the job does not exist, that is reported later.
         let claimed = client.execute(
             "insert into sessionizer.audit_state (job, claim)

@@ -60,19 +60,19 @@ pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
 /// The same for a command, which nobody watches: a server that accepts the connection and says
 /// nothing ends it.
 pub fn connect_in_time(config: &LedgerConfig) -> Result<Client, LedgerError> {
-    within(patience(config), config, connect).map_err(|error| with_server(error, config))
+    within(command_timeout(config), config, connect).map_err(|error| with_server(error, config))
 }
 
 /// Opens a connection for somebody who only reads: to a standby as well.
-pub fn connect_to_read(config: &LedgerConfig) -> Result<Client, LedgerError> {
+pub fn connect_any(config: &LedgerConfig) -> Result<Client, LedgerError> {
     let open_any = |config: &LedgerConfig| open(config, TargetSessionAttrs::Any);
-    within(patience(config), config, open_any).map_err(|error| with_server(error, config))
+    within(command_timeout(config), config, open_any).map_err(|error| with_server(error, config))
 }
 
 /// Opens a connection for somebody who only reads: to a server that takes writes, or else to any.
-pub fn connect_to_look(config: &LedgerConfig) -> Result<Client, LedgerError> {
+pub fn connect_preferring_primary(config: &LedgerConfig) -> Result<Client, LedgerError> {
     connect_in_time(config).or_else(|why| match &why {
-        LedgerError::Retry(text) if text.contains(NO_WRITES) => connect_to_read(config),
+        LedgerError::Retry(text) if text.contains(NO_WRITES) => connect_any(config),
         _ => Err(why),
     })
 }
@@ -96,14 +96,14 @@ fn with_server(error: LedgerError, config: &LedgerConfig) -> LedgerError {
 }
 
 /// How long a command waits for a connection.
-fn patience(config: &LedgerConfig) -> Duration {
+fn command_timeout(config: &LedgerConfig) -> Duration {
     let hosts = u32::try_from(config.url.hosts.len()).unwrap_or(1);
     ANSWER_TIMEOUT + config.url.connect_timeout.saturating_mul(hosts)
 }
 
-/// Opens a connection within `patience`: whatever accepts it may never answer.
+/// Opens a connection within `timeout`: whatever accepts it may never answer.
 pub fn within(
-    patience: Duration,
+    timeout: Duration,
     config: &LedgerConfig,
     open: impl FnOnce(&LedgerConfig) -> Result<Client, LedgerError> + Send + 'static,
 ) -> Result<Client, LedgerError> {
@@ -113,15 +113,15 @@ pub fn within(
     let work = move || drop(reply.send(open(&config)));
     let thread = thread::Builder::new().name("postgres-connect".to_owned());
     thread.spawn(work).expect("a thread can be started");
-    answer.recv_timeout(patience).unwrap_or_else(|_| {
-        let waited = text::duration(patience);
+    answer.recv_timeout(timeout).unwrap_or_else(|_| {
+        let waited = text::duration(timeout);
         Err(LedgerError::Retry(format!("{CONNECTING}: no answer for {waited}")))
     })
 }
 
 fn open(config: &LedgerConfig, servers: TargetSessionAttrs) -> Result<Client, LedgerError> {
     let mut client = dial(config, &application_name(&config.job), servers)?;
-    settle(&mut client, config)?;
+    configure_session(&mut client, config)?;
     trust::refuse_foreign(&mut client)?;
     Ok(client)
 }
@@ -175,7 +175,7 @@ pub fn dial(
 }
 
 /// Gives the session the settings that the job depends on.
-pub fn settle(client: &mut Client, config: &LedgerConfig) -> Result<(), LedgerError> {
+pub fn configure_session(client: &mut Client, config: &LedgerConfig) -> Result<(), LedgerError> {
     let url = &config.url;
     let mut settings = String::new();
     if !url.schemas.is_empty() {

@@ -22,7 +22,7 @@ use crate::ledger::commit::{ROW_REFUSED, RefusedRow};
 use crate::ledger::connect::classify;
 use crate::ledger::mention::mentions;
 use crate::ledger::peek::Database;
-use crate::ledger::stopped::{Stopped, commit, open};
+use crate::ledger::stopped::{StoppedJob, commit, open};
 use crate::ledger::{LedgerConfig, forgotten};
 
 /// Replaces the detail of a dead letter that mentioned the visitor.
@@ -71,7 +71,7 @@ pub fn forget(
     let failed = |why: postgres::Error| classify(&why, "forgetting a visitor");
     let mut client = open(config, "forget")?;
     let mut tx = client.transaction().map_err(failed)?;
-    let stopped = Stopped::take(&mut tx, config, "forget")?;
+    let stopped = StoppedJob::take(&mut tx, config, "forget")?;
     let mut moves = Moves::new(stopped.config.shards);
     let rows = rows(&mut tx, &stopped, &mut moves, visitor)?;
     let open = open_sessions(&mut tx, &stopped, &mut moves, visitor)?;
@@ -106,7 +106,7 @@ pub fn forget(
 /// Deletes the rows of the visitor.
 fn rows(
     tx: &mut Transaction<'_>,
-    stopped: &Stopped,
+    stopped: &StoppedJob,
     moves: &mut Moves,
     visitor: &Visitor,
 ) -> Result<(u64, u64), LedgerError> {
@@ -152,7 +152,7 @@ fn rows(
 /// Removes the open sessions of the visitor from the snapshots.
 fn open_sessions(
     tx: &mut Transaction<'_>,
-    stopped: &Stopped,
+    stopped: &StoppedJob,
     moves: &mut Moves,
     visitor: &Visitor,
 ) -> Result<(u64, u64), LedgerError> {
@@ -181,7 +181,7 @@ struct Letters {
 /// Deletes the dead letters that are events of the visitor, and blanks the others that mention it.
 fn dead_letters(
     tx: &mut Transaction<'_>,
-    stopped: &Stopped,
+    stopped: &StoppedJob,
     moves: &mut Moves,
     visitor: &Visitor,
 ) -> Result<Letters, LedgerError> {
@@ -247,7 +247,7 @@ fn dead_letters(
 /// Deletes the anomalies of the visitor. Those of networks and hosts name no visitor.
 fn anomalies(
     tx: &mut Transaction<'_>,
-    stopped: &Stopped,
+    stopped: &StoppedJob,
     visitor: &Visitor,
 ) -> Result<u64, LedgerError> {
     tx.execute(

@@ -10,7 +10,7 @@ use crate::dataflow::ports::LedgerError;
 use crate::ledger::connect::classify;
 use crate::ledger::table;
 use crate::ledger::table::Table;
-use crate::ledger::{LedgerConfig, humane};
+use crate::ledger::{LedgerConfig, human_duration};
 
 /// Refuses a job whose table is gone: an empty one in its place would lack its earlier rows.
 pub(super) fn check_table_is_there(
@@ -111,7 +111,7 @@ fn check_settings(job: &Row, config: &LedgerConfig, table: &Table) -> Result<(),
         differences.push(format!("it has {shards} shards, not {} (--shards)", config.shards));
     }
     if gap_ms != config.gap.millis() {
-        let (was, now) = (humane(gap_ms), humane(config.gap.millis()));
+        let (was, now) = (human_duration(gap_ms), human_duration(config.gap.millis()));
         differences.push(format!("its gap is {was}, not {now} (--gap)"));
     }
     if session_end != config.session_end.name() {

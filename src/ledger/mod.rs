@@ -14,10 +14,10 @@
 //! Running:
 //!
 //! - `durable` reads and checks the durable state, and `commit` writes epochs.
-//! - `loss` records what Kafka has lost, and `past` detects a database that has gone back to an
+//! - `loss` records what Kafka has lost, and `rollback` detects a database that has gone back to an
 //!   earlier state.
 //! - `prune` deletes old dead letters.
-//! - `anomalies` writes the rows of anomalies, and `past_rows` reads the rows that the statistics
+//! - `anomalies` writes the rows of anomalies, and `initial_rows` reads the rows that the statistics
 //!   start from.
 //! - `watch` reads the balance and the last audit for the page.
 //!
@@ -43,13 +43,12 @@ mod copy;
 mod durable;
 mod forget;
 mod forgotten;
+mod initial_rows;
 pub mod inspect;
 mod job;
 mod loss;
 mod mention;
 mod open_sessions;
-mod past;
-mod past_rows;
 mod peek;
 mod pooler;
 mod probe;
@@ -58,6 +57,7 @@ mod redrive;
 pub mod report;
 pub mod reset;
 mod rights;
+mod rollback;
 pub mod schema;
 pub mod start;
 mod stopped;
@@ -79,23 +79,26 @@ pub use audits::{Audits, NewAudit, StoredAudit};
 pub use commit::ROW_REFUSED;
 pub use durable::{NamedBinding, NamedEpoch, RecoveredState};
 pub use forget::{Removed, Visitor};
+pub use initial_rows::InitialRows;
 pub use inspect::Found;
 use log::info;
 pub use loss::Loss;
-pub use open_sessions::{OpenSessions, Wanted};
-pub use past::Run;
-pub use past_rows::PastRows;
+pub use open_sessions::{OpenSessions, WantedSessions};
 pub use peek::{Database, ExistingRows, FirstStart};
 pub use prune::keep_dead_letters;
-pub use redrive::{Cut, Decoded, OfReason, Position, Redrive, Redriven, decode as decode_again};
+pub use redrive::{
+    Cut, Decoded, Position, ReasonCounts, Redrive, Redriven, decode as decode_again,
+};
 pub use reset::{ResetPlan, RowCount};
+pub use rollback::Run;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Shard;
 use sessionizer_core::plan::Fence;
 use sessionizer_core::secret::Secret;
+pub use sessionizer_core::session::SessionEnd;
 use sessionizer_core::time::{Epoch, EventTime, Gap};
 pub use start::{StartOptions, Started};
-pub use table::{SessionEnd, Table};
+pub use table::Table;
 use url::PostgresUrl;
 pub use watch::BalanceWatch;
 
@@ -106,9 +109,10 @@ use crate::ui::waiting::WaitGuard;
 
 /// A start logs that it is waiting after this long without an answer.
 const WAITING_NOTICE_DELAY: Duration = Duration::from_secs(5);
-/// The minimum time that a query is given to answer, even if the start's patience has run out...
+/// A query is given at least this long to answer, even if the timeout of the start is over.
 const MIN_QUERY_TIMEOUT: Duration = Duration::from_secs(3);
-/// ... and the minimum for a connection: not every open port leads to a server that answers.
+/// A connection is given at least this long. It is less than for a query, because not every open
+/// port leads to a server that answers.
 const MIN_CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What the ledger needs to know about the job.
@@ -128,7 +132,7 @@ pub struct LedgerConfig {
 }
 
 /// Formats milliseconds as a duration for people: `5m`.
-fn humane(ms: i64) -> String {
+fn human_duration(ms: i64) -> String {
     let duration = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
     humantime::format_duration(duration).to_string()
 }
@@ -186,7 +190,7 @@ pub fn analyze(config: &LedgerConfig, table: &str) -> Result<(), LedgerError> {
 /// Reads the open sessions of a job, at most `limit` of them in detail.
 pub fn open_sessions(
     config: &LedgerConfig,
-    wanted: &Wanted,
+    wanted: &WantedSessions,
     limit: usize,
 ) -> Result<OpenSessions, LedgerError> {
     open_sessions::read(config, wanted, limit)
@@ -229,44 +233,44 @@ pub fn query(config: &LedgerConfig, sql: &str) -> Result<Vec<Vec<String>>, Ledge
 }
 
 /// Looks at the job and its table before a start, as soon as Postgres answers. Waits at most
-/// `patience`. `None`: the job has already committed something.
+/// `timeout`. `None`: the job has already committed something.
 pub fn peek_with_retries(
     config: &LedgerConfig,
-    patience: Duration,
+    timeout: Duration,
     give_up: impl FnMut() -> bool,
 ) -> Result<Option<FirstStart>, Fault> {
     let owned_config = config.clone();
-    query_with_retries(config, patience, give_up, move |progress| {
+    query_with_retries(config, timeout, give_up, move |progress| {
         peek::peek(&mut progress.connect_directly(&owned_config)?, &owned_config)
     })
 }
 
 /// Prepares the database, takes the fence and reads the durable state, as soon as Postgres answers.
-/// Waits at most `patience`.
+/// Waits at most `timeout`.
 pub fn start_with_retries(
     config: &LedgerConfig,
     topics: &[String],
     options: StartOptions,
-    patience: Duration,
+    timeout: Duration,
     give_up: impl FnMut() -> bool,
 ) -> Result<Started, Fault> {
     let (owned_config, topics) = (config.clone(), topics.to_vec());
-    query_with_retries(config, patience, give_up, move |progress| {
+    query_with_retries(config, timeout, give_up, move |progress| {
         start::start(&mut progress.connect(&owned_config)?, &owned_config, &topics, options)
     })
 }
 
 /// Reads the snapshots of some shards (shard, epoch, bytes), as soon as Postgres answers. Waits at
-/// most `patience`. Fails if the run that holds this fence is not the newest.
+/// most `timeout`. Fails if the run that holds this fence is not the newest.
 pub fn snapshots_with_retries(
     config: &LedgerConfig,
     fence: (Fence, bool),
     shards: Vec<Shard>,
-    patience: Duration,
+    timeout: Duration,
     give_up: impl FnMut() -> bool,
 ) -> Result<Vec<(Shard, u64, Vec<u8>)>, Fault> {
     let owned_config = config.clone();
-    query_with_retries(config, patience, give_up, move |progress| {
+    query_with_retries(config, timeout, give_up, move |progress| {
         start::snapshots(
             &mut progress.connect(&owned_config)?,
             &owned_config,
@@ -301,21 +305,21 @@ impl QueryProgress {
 }
 
 /// Repeats a query until Postgres answers. Logs once what it is waiting for, and gives up after
-/// `patience` without progress. A query may take longer than that as long as parts of its
+/// `timeout` without progress. A query may take longer than that as long as parts of its
 /// answer arrive: it counts them in [`QueryProgress::parts`].
 ///
 /// Each query runs on a thread of its own: a connection that is never accepted, or a lock that is
 /// never granted, must not keep a start from stopping.
 fn query_with_retries<T: Send + 'static>(
     config: &LedgerConfig,
-    patience: Duration,
+    timeout: Duration,
     mut give_up: impl FnMut() -> bool,
     query: impl Fn(&QueryProgress) -> Result<T, LedgerError> + Send + Sync + 'static,
 ) -> Result<T, Fault> {
     let query = Arc::new(query);
     let progress = Arc::new(QueryProgress::default());
     let mut last_part = (0, Instant::now());
-    let mut waiting = Some(WaitGuard::new(format!("Postgres at {}", config.url), Some(patience)));
+    let mut waiting = Some(WaitGuard::new(format!("Postgres at {}", config.url), Some(timeout)));
     let mut is_logged = false;
     let mut log_once = |why: &str| {
         if !std::mem::replace(&mut is_logged, true) {
@@ -345,14 +349,14 @@ fn query_with_retries<T: Send + 'static>(
                 Ok(Err(LedgerError::Fatal(fault))) => return Err(fault),
                 Ok(Err(LedgerError::Retry(why))) => break why,
                 Err(_) if give_up() => break "no answer".to_owned(),
-                Err(_) if last_part.1.elapsed() >= patience && started.elapsed() >= least => {
-                    break format!("no answer for {}", text::duration(patience.max(least)));
+                Err(_) if last_part.1.elapsed() >= timeout && started.elapsed() >= least => {
+                    break format!("no answer for {}", text::duration(timeout.max(least)));
                 }
                 Err(_) if started.elapsed() >= WAITING_NOTICE_DELAY => log_once("no answer yet"),
                 Err(_) => {}
             }
         };
-        if last_part.1.elapsed() >= patience || give_up() {
+        if last_part.1.elapsed() >= timeout || give_up() {
             return Err(Fault::Environment(format!(
                 "Postgres at {} cannot be used: {why}; check POSTGRES_URL, and that the server is \
                  up and reachable from here",

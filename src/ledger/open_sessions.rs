@@ -14,19 +14,19 @@ use sessionizer_core::session::Span;
 use sessionizer_core::time::{Epoch, Gap};
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::connect::{classify, connect_to_look};
+use crate::ledger::connect::{classify, connect_preferring_primary};
 use crate::ledger::peek::Database;
 use crate::ledger::stopped::{decode, exists, no_such_job};
 use crate::ledger::{LedgerConfig, durable, pooler};
 
 /// Which sessions are wanted: those of this visitor, those of this host, or all.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Wanted {
+pub struct WantedSessions {
     pub ip: Option<String>,
     pub host: Option<String>,
 }
 
-impl Wanted {
+impl WantedSessions {
     /// Whether a session of this encoded key is one of them.
     fn has(&self, key: &[u8]) -> bool {
         let at = key.iter().position(|byte| *byte == 0).expect("a key holds one separator");
@@ -69,14 +69,18 @@ fn lacks_right(why: &postgres::Error) -> LedgerError {
 /// Reads the open sessions of a job, at most `limit` of them in detail.
 pub fn read(
     config: &LedgerConfig,
-    wanted: &Wanted,
+    wanted: &WantedSessions,
     limit: usize,
 ) -> Result<OpenSessions, LedgerError> {
     let failed = |why: postgres::Error| match why.code() {
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => lacks_right(&why),
         _ => classify(&why, "reading snapshots"),
     };
-    let mut client = pooler::check_with(connect_to_look(config)?, config, connect_to_look)?;
+    let mut client = pooler::check_with(
+        connect_preferring_primary(config)?,
+        config,
+        connect_preferring_primary,
+    )?;
     // Not the name of an instance, or a `reset` would take this for a running job.
     client.batch_execute("set application_name = 'sessionizer open'").map_err(failed)?;
     let mut tx = client.build_transaction().read_only(true);

@@ -23,8 +23,8 @@ use crate::ledger::commit::{Commit, Failed, Keep, Refusal, Statements, Target};
 use crate::ledger::connect::classify;
 use crate::ledger::copy::Timestamp;
 use crate::ledger::durable::RecoveredState;
-use crate::ledger::past::Run;
 use crate::ledger::rights;
+use crate::ledger::rollback::Run;
 use crate::ledger::table::Table;
 
 /// An epoch that no job will reach.
@@ -79,7 +79,7 @@ fn try_own_tables(trial: &mut Commit<'_>, durable: &RecoveredState) -> Result<()
         payload: Some(b"{".to_vec()),
         payload_bytes: 1,
     };
-    let summary = EpochMeta {
+    let meta = EpochMeta {
         watermark: EventTime::from_millis(0),
         rules: RecordRules { max_future_ms: 0, late: Late::Merge },
         bindings: vec![Binding::initial(partition, Offset::ZERO)],
@@ -91,7 +91,7 @@ fn try_own_tables(trial: &mut Commit<'_>, durable: &RecoveredState) -> Result<()
         steps: vec![ShardStep { shard: Shard(0), from: before.epoch, to }],
         totals: vec![EpochTotals {
             epoch: LAST_EPOCH,
-            summary,
+            meta,
             shards: 1,
             closed: to.closed,
             open: to.open,

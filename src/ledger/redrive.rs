@@ -27,9 +27,9 @@ use crate::ledger::LedgerConfig;
 use crate::ledger::commit::{Commit, Failed, ROW_REFUSED, RefusedRow, Statements, Target};
 use crate::ledger::connect::classify;
 use crate::ledger::forgotten::Forgotten;
-use crate::ledger::past::Run;
 use crate::ledger::peek::Database;
-use crate::ledger::stopped::{Stopped, commit, open};
+use crate::ledger::rollback::Run;
+use crate::ledger::stopped::{StoppedJob, commit, open};
 
 /// The position of a record.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -49,7 +49,7 @@ pub struct Cut {
     /// The topic that the job reads now; `None` if it is not known.
     pub topic_id: Option<TopicId>,
     /// Whether the topic has been created again since: then the offset may mean another record.
-    pub made_again: bool,
+    pub recreated: bool,
 }
 
 /// The event that Kafka has for a cut payload, or why it has none.
@@ -66,7 +66,7 @@ pub struct Redrive {
 
 /// What became of the dead letters of one reason.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct OfReason {
+pub struct ReasonCounts {
     /// How many there are, and how many records they stand for.
     pub letters: u64,
     pub records: u64,
@@ -80,7 +80,7 @@ pub struct OfReason {
 /// What became of all dead letters.
 pub struct Redriven {
     pub database: Database,
-    pub by_reason: BTreeMap<String, OfReason>,
+    pub by_reason: BTreeMap<String, ReasonCounts>,
     /// Records that joined open sessions, and records that are in rows now.
     pub open: u64,
     pub closed: u64,
@@ -133,7 +133,7 @@ pub fn cut(config: &LedgerConfig, reasons: &[String]) -> Result<Vec<Cut>, Ledger
         kept: row.get(3),
         payload_bytes: row.get::<_, i64>(4).unsigned_abs(),
         topic_id: row.get::<_, Option<&str>>(5).and_then(TopicId::named),
-        made_again: row.get(6),
+        recreated: row.get(6),
     });
     Ok(cut.collect())
 }
@@ -148,7 +148,7 @@ pub fn redrive(
     let failed = |why: postgres::Error| classify(&why, "redriving dead letters");
     let mut client = open(config, "redrive")?;
     let mut tx = client.transaction().map_err(failed)?;
-    let stopped = Stopped::take(&mut tx, config, "redrive")?;
+    let stopped = StoppedJob::take(&mut tx, config, "redrive")?;
     let (mut by_reason, good) = judge(&mut tx, &stopped, request)?;
     let merged = merge(&mut tx, &stopped, request.rules.late, &good)?;
     let mut moves = Moves::new(stopped.config.shards);
@@ -198,12 +198,12 @@ pub fn redrive(
 /// already include those that are still bad, and the events.
 fn judge(
     tx: &mut Transaction<'_>,
-    stopped: &Stopped,
+    stopped: &StoppedJob,
     request: &Redrive,
-) -> Result<(BTreeMap<String, OfReason>, Vec<Good>), LedgerError> {
+) -> Result<(BTreeMap<String, ReasonCounts>, Vec<Good>), LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "looking through the dead letters");
-    let mut by_reason: BTreeMap<String, OfReason> =
-        request.reasons.iter().map(|reason| (reason.clone(), OfReason::default())).collect();
+    let mut by_reason: BTreeMap<String, ReasonCounts> =
+        request.reasons.iter().map(|reason| (reason.clone(), ReasonCounts::default())).collect();
     let mut good = Vec::new();
     let forgotten = Forgotten::read(tx, &stopped.config.job)?;
     let parameters: [&(dyn ToSql + Sync); 2] = [&stopped.config.job, &request.reasons];
@@ -291,7 +291,7 @@ struct Merged {
 /// Merges events with open sessions and rows.
 fn merge(
     tx: &mut Transaction<'_>,
-    stopped: &Stopped,
+    stopped: &StoppedJob,
     late: Late,
     good: &[Good],
 ) -> Result<Merged, LedgerError> {
@@ -352,7 +352,7 @@ fn mark(
 /// Writes sessions as a commit does; returns those that the table refuses, with the reason.
 fn write(
     tx: &mut Transaction<'_>,
-    stopped: &Stopped,
+    stopped: &StoppedJob,
     closed: &[Closed],
 ) -> Result<Vec<(Key, Span, String)>, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "writing rows");

@@ -9,7 +9,7 @@ use postgres::{Client, SimpleQueryMessage};
 use sessionizer_core::fault::Fault;
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::connect::{classify, connect_to_read};
+use crate::ledger::connect::{classify, connect_any};
 use crate::ledger::peek::Database;
 use crate::ledger::stopped::no_such_job;
 use crate::ledger::{LedgerConfig, pooler};
@@ -56,7 +56,7 @@ pub struct QueryResult {
 }
 
 /// A connection in a read-only transaction, and the table that is asked.
-pub struct Reader {
+pub struct ReportReader {
     client: Client,
     /// Schema and name, quoted.
     pub table: String,
@@ -67,30 +67,33 @@ pub struct Reader {
     timeout: Duration,
 }
 
-impl Reader {
+impl ReportReader {
     /// Connects, and finds the table of the job.
-    pub fn open(config: &LedgerConfig, choice: &SessionFilter) -> Result<Reader, LedgerError> {
-        let mut client = pooler::check_with(connect_to_read(config)?, config, connect_to_read)?;
+    pub fn open(
+        config: &LedgerConfig,
+        filter: &SessionFilter,
+    ) -> Result<ReportReader, LedgerError> {
+        let mut client = pooler::check_with(connect_any(config)?, config, connect_any)?;
         let failed = |why: postgres::Error| classify(&why, "preparing a report");
         client.batch_execute(SETTINGS).map_err(failed)?;
         // Postgres would take an offset as well, with the sign the other way round.
         let named = "select name from pg_timezone_names where lower(name) = lower($1)";
-        let zone = client.query_opt(named, &[&choice.time_zone]).map_err(failed)?;
+        let zone = client.query_opt(named, &[&filter.time_zone]).map_err(failed)?;
         let zone: String = zone.map(|row| row.get(0)).ok_or_else(|| {
             refuse(format!(
                 "--time-zone: Postgres knows no time zone {:?}: select name from pg_timezone_names",
-                choice.time_zone
+                filter.time_zone
             ))
         })?;
         client.batch_execute(&format!("set time zone {}", literal(&zone))).map_err(failed)?;
         let begin = "begin transaction isolation level repeatable read, read only";
         client.batch_execute(begin).map_err(failed)?;
-        let (table, source) = find(&mut client, config, choice)?;
+        let (table, source) = find(&mut client, config, filter)?;
         let now = "select to_char(now(), 'YYYY-MM-DD HH24:MI:SSOF')";
         let as_of = client.query_one(now, &[]).map_err(failed)?.get(0);
-        let limit = format!("set local statement_timeout = {}", choice.timeout.as_millis());
+        let limit = format!("set local statement_timeout = {}", filter.timeout.as_millis());
         client.batch_execute(&limit).map_err(failed)?;
-        Ok(Reader { client, table, as_of, source, timeout: choice.timeout })
+        Ok(ReportReader { client, table, as_of, source, timeout: filter.timeout })
     }
 
     /// Runs a query of `queries/` without its part for psql. In it, `:sessions` stands for the table
@@ -138,7 +141,7 @@ fn holds(ty: &Type) -> ColumnType {
 fn find(
     client: &mut Client,
     config: &LedgerConfig,
-    choice: &SessionFilter,
+    filter: &SessionFilter,
 ) -> Result<(String, String), LedgerError> {
     let failed = |why: postgres::Error| match why.code() {
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => lacks_right(&why),
@@ -167,12 +170,12 @@ fn find(
     let plain = "select count(*) filter (where atttypid = 'timestamp'::regtype)
                  from pg_attribute where attrelid = $1 and attname in ('session_start', 'session_end')";
     let plain: i64 = client.query_one(plain, &[&oid]).map_err(failed)?.get(0);
-    let source = source(&table, plain > 0, choice);
+    let source = source(&table, plain > 0, filter);
     Ok((table, source))
 }
 
 /// The table, or the chosen part of it as a subquery.
-fn source(table: &str, plain: bool, choice: &SessionFilter) -> String {
+fn source(table: &str, plain: bool, filter: &SessionFilter) -> String {
     let time = |column: &str| match plain {
         true => format!("{column} at time zone 'UTC'"),
         false => column.to_owned(),
@@ -183,16 +186,16 @@ fn source(table: &str, plain: bool, choice: &SessionFilter) -> String {
         if plain { format!("{bound} at time zone 'UTC'") } else { bound }
     };
     let mut conditions = Vec::new();
-    if let Some(from) = &choice.from {
+    if let Some(from) = &filter.from {
         // The second is implied by the first, and can use the index on session_end.
         conditions.push(format!("session_start >= {}", bound(from, "")));
         conditions.push(format!("session_end >= {}", bound(from, "")));
     }
-    if let Some(to) = &choice.to {
+    if let Some(to) = &filter.to {
         conditions.push(format!("session_start < {}", bound(to, " + 1")));
     }
-    if !choice.hosts.is_empty() {
-        let hosts: Vec<String> = choice.hosts.iter().map(|host| literal(host)).collect();
+    if !filter.hosts.is_empty() {
+        let hosts: Vec<String> = filter.hosts.iter().map(|host| literal(host)).collect();
         conditions.push(format!("host in ({})", hosts.join(", ")));
     }
     if conditions.is_empty() && !plain {
@@ -244,17 +247,17 @@ mod tests {
 
     #[test]
     fn the_chosen_part_of_a_table_is_a_subquery() {
-        let mut choice = SessionFilter::default();
-        assert_eq!(source("s.t", false, &choice), "s.t");
+        let mut filter = SessionFilter::default();
+        assert_eq!(source("s.t", false, &filter), "s.t");
         assert_eq!(
-            source("s.t", true, &choice),
+            source("s.t", true, &filter),
             "(select ip, host, session_start at time zone 'UTC' as session_start, session_end at \
              time zone 'UTC' as session_end, num_logs from s.t)"
         );
-        choice.from = Some("2026-01-01".to_owned());
-        choice.to = Some("2026-01-31".to_owned());
-        choice.hosts = vec!["a'b".to_owned(), "\\".to_owned()];
-        let part = source("s.t", false, &choice);
+        filter.from = Some("2026-01-01".to_owned());
+        filter.to = Some("2026-01-31".to_owned());
+        filter.hosts = vec!["a'b".to_owned(), "\\".to_owned()];
+        let part = source("s.t", false, &filter);
         for condition in [
             "session_start >= ('2026-01-01'::date)::timestamptz and session_end >= ",
             "session_start < ('2026-01-31'::date + 1)::timestamptz",

@@ -17,7 +17,7 @@ use crate::dataflow::statistics::NeededPast;
 use crate::ledger::connect::{classify, quote};
 use crate::ledger::durable;
 use crate::ledger::durable::RecoveredState;
-use crate::ledger::past_rows::PastRows;
+use crate::ledger::initial_rows::InitialRows;
 use crate::ledger::peek::Database;
 use crate::ledger::schema;
 use crate::ledger::table;
@@ -40,7 +40,7 @@ pub struct Started {
     /// The end of the newest row, if this is a first start on a table with rows.
     pub found_rows_to: Option<EventTime>,
     /// The rows that the statistics start from, if there are statistics.
-    pub past_rows: Option<PastRows>,
+    pub initial_rows: Option<InitialRows>,
 }
 
 /// What the caller decides about a start.
@@ -94,9 +94,9 @@ pub fn start(
         found_rows_to = Some(job::begin_after_rows(&mut tx, config, &table)?);
     }
     // Nobody else commits any more, and this run has not begun to.
-    let past_rows = match needed_past {
-        Some(_) if made_table => Some(PastRows::Empty),
-        Some(needed) => Some(PastRows::begin(&mut tx, config, &table, &durable, needed)?),
+    let initial_rows = match needed_past {
+        Some(_) if made_table => Some(InitialRows::Empty),
+        Some(needed) => Some(InitialRows::begin(&mut tx, config, &table, &durable, needed)?),
         None => None,
     };
     let lost_commits = may_lose_commits(&mut tx).map_err(failed)?;
@@ -105,7 +105,7 @@ pub fn start(
     }
     let mut advice = rights::advise_on_owners(&mut tx, &table, created_job)?;
     advice.extend(probe::probe(&mut tx, config, topics, &table, &durable)?);
-    let past_rows = past_rows.map(PastRows::imported);
+    let initial_rows = initial_rows.map(InitialRows::imported);
     tx.commit().map_err(failed)?;
     if let Some(migrated) = migrated {
         log::info!("{migrated}");
@@ -115,7 +115,7 @@ pub fn start(
     }
     table.advice.iter().chain(&advice).for_each(|advice| log::warn!("{advice}"));
     let table = table.shown;
-    Ok(Started { durable, database, table, made_table, topics_before, found_rows_to, past_rows })
+    Ok(Started { durable, database, table, made_table, topics_before, found_rows_to, initial_rows })
 }
 
 /// Returns a warning if a commit may be acknowledged before it is on disk and then be lost. The job

@@ -23,12 +23,13 @@ use sessionizer_core::time::{Epoch, EventTime, Gap};
 
 use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
+use crate::ledger::SessionEnd;
 use crate::ledger::commit::ROW_REFUSED;
 use crate::ledger::connect::classify;
 use crate::ledger::durable::NamedBinding;
 use crate::ledger::peek::Database;
 use crate::ledger::pooler::connect_directly;
-use crate::ledger::table::{SessionEnd, Table};
+use crate::ledger::table::Table;
 use crate::ledger::{LedgerConfig, durable, job, rights, schema, start, table};
 use crate::retry;
 use crate::ui::text;
@@ -131,7 +132,7 @@ pub(super) fn commit(
 }
 
 /// A job that has stopped cleanly, with its fence taken by this transaction.
-pub(super) struct Stopped {
+pub(super) struct StoppedJob {
     /// With the settings that were fixed when the job was created.
     pub config: LedgerConfig,
     pub database: Database,
@@ -149,7 +150,7 @@ pub(super) struct Stopped {
     pub fence: Fence,
 }
 
-impl Stopped {
+impl StoppedJob {
     /// Refuses a job that is running or was not stopped cleanly, and takes the fence.
     pub fn take(
         tx: &mut Transaction<'_>,
@@ -209,7 +210,7 @@ impl Stopped {
         // again.
         tx.execute("delete from sessionizer.audit_state where job = $1", &[&config.job])
             .map_err(failed)?;
-        Ok(Stopped {
+        Ok(StoppedJob {
             database,
             table,
             found_rows: row.get(3),

@@ -4,63 +4,11 @@ use log::{info, warn};
 use postgres::error::SqlState;
 use postgres::{GenericClient, Transaction};
 use sessionizer_core::fault::Fault;
-use sessionizer_core::session::Span;
-use sessionizer_core::time::{EventTime, Gap};
+use sessionizer_core::time::EventTime;
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::connect::{classify, quote};
 use crate::ledger::{LedgerConfig, columns};
-
-/// What `session_end` holds.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum SessionEnd {
-    /// The last event plus the gap: the exclusive end of the window, as the Flink job wrote it.
-    Window,
-    /// The last event.
-    LastEvent,
-}
-
-impl SessionEnd {
-    /// The name in `jobs.session_end`, and the value of `--session-end`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            SessionEnd::Window => "window",
-            SessionEnd::LastEvent => "last-event",
-        }
-    }
-
-    /// The one with this name; what no version writes counts as the default.
-    pub fn named(name: &str) -> Self {
-        match name {
-            name if name == SessionEnd::LastEvent.name() => SessionEnd::LastEvent,
-            _ => SessionEnd::Window,
-        }
-    }
-
-    /// Returns the `session_end` of a row.
-    pub fn of(self, span: &Span, gap: Gap) -> EventTime {
-        match self {
-            SessionEnd::Window => gap.end_after(span.last),
-            SessionEnd::LastEvent => span.last,
-        }
-    }
-
-    /// Returns how long after its `session_end` a session closes, in milliseconds of the watermark.
-    pub fn closes_after_ms(self, gap: Gap) -> i64 {
-        match self {
-            SessionEnd::Window => 0,
-            SessionEnd::LastEvent => gap.millis(),
-        }
-    }
-
-    /// Returns the last event of a row with this `session_end`.
-    pub fn last_event(self, end: EventTime, gap: Gap) -> EventTime {
-        match self {
-            SessionEnd::Window => end.plus(-gap.millis()),
-            SessionEnd::LastEvent => end,
-        }
-    }
-}
 
 /// The properties of the table.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -86,9 +34,7 @@ impl Table {
         let concurrently = if self.partitioned { "" } else { "concurrently " };
         format!("create unique index {concurrently}on {} (ip, host, session_start);", self.shown)
     }
-}
 
-impl Table {
     /// Returns schema and name, quoted.
     pub fn quoted(&self) -> String {
         format!("{}.{}", quote(&self.schema), quote(&self.name))

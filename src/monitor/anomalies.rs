@@ -7,7 +7,7 @@ use sessionizer_core::anomaly::{
 use sessionizer_core::time::EventTime;
 
 use crate::dataflow::changes::HOSTS;
-use crate::monitor::Facts;
+use crate::monitor::JobFacts;
 use crate::monitor::document::unknown;
 use crate::monitor::mask::mask;
 use crate::monitor::sample::{DetectorSample, Sample};
@@ -24,26 +24,26 @@ pub fn why_none(sample: &Sample) -> &'static str {
 }
 
 /// The newest anomalies of the last day, and what there was no room for.
-pub fn block(facts: &Facts, samples: &[Sample]) -> Value {
-    let Some(alarms) = &samples[0].anomalies else {
+pub fn block(facts: &JobFacts, samples: &[Sample]) -> Value {
+    let Some(anomalies) = &samples[0].anomalies else {
         return unknown(&["rows"], why_none(&samples[0]));
     };
-    let rows: Vec<Value> = alarms.newest.iter().map(|anomaly| row(facts, anomaly)).collect();
+    let rows: Vec<Value> = anomalies.newest.iter().map(|anomaly| row(facts, anomaly)).collect();
     let detectors = || samples.iter().filter_map(|sample| sample.window.detectors);
     let sum = |of: fn(DetectorSample) -> u64| detectors().map(of).sum::<u64>();
     // A day is judged if its visitors and those of the day before are known.
-    let live = alarms.watermark.map(|watermark| Day(Day::of(watermark).0 - LIVE_DAYS + 1));
+    let live = anomalies.watermark.map(|watermark| Day(Day::of(watermark).0 - LIVE_DAYS + 1));
     let known = detectors().filter_map(|of| of.visitors_from_ms).max();
     let judged = known.map(|known| known + DAY_MS);
     json!({
-        "as_of": alarms.epoch, "live": alarms.live(), "rows": rows,
+        "as_of": anomalies.epoch, "live": anomalies.live(), "rows": rows,
         "hosts": sum(|of| of.hosts), "hosts_limit": HOSTS,
         "visitors_kept": sum(|of| of.visitors), "rows_refused": sum(|of| of.refused_rows),
         "visitors_from": judged.filter(|from| live.is_some_and(|live| *from > live.start().millis())),
     })
 }
 
-fn row(facts: &Facts, anomaly: &Anomaly) -> Value {
+fn row(facts: &JobFacts, anomaly: &Anomaly) -> Value {
     let Anomaly { kind, host, subject, at, observed, expected, threshold, .. } = anomaly;
     // A network is what is left of a masked address, and a partition is nobody's.
     let names_visitor = !subject.is_empty() && !matches!(kind, Kind::Network | Kind::Clock);

@@ -128,7 +128,7 @@ fn tiles(totals: &Totals, samples: &[Sample]) -> Value {
     let no_event = "no event has moved the watermark yet";
     reason(totals.watermark_ms.is_none(), "watermark", no_event);
     reason(totals.durable_watermark_ms.is_none(), "durable_watermark", no_event);
-    let found = samples[0].anomalies.as_ref().map(|alarms| alarms.live());
+    let found = samples[0].anomalies.as_ref().map(|anomalies| anomalies.live());
     let why_no = anomalies::why_none(&samples[0]);
     reason(found.is_none(), "anomalies", why_no);
     const UNLIMITED: u64 = 1 << 50;

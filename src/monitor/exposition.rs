@@ -17,8 +17,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::dataflow::anomalies::figures::Counts;
-use crate::dataflow::buckets::{BOUNDS, Counted};
-use crate::monitor::Facts;
+use crate::dataflow::buckets::{BOUNDS, BucketCounts};
+use crate::monitor::JobFacts;
 use crate::monitor::job_state::{AuditRow, JobState, Totals};
 use crate::monitor::process::ProcessFigures;
 use crate::monitor::sample::{DetectorSample, PartSample, PartState, Sample};
@@ -95,7 +95,7 @@ fn plain(open: &str) -> String {
 /// What the metrics of a moment are made of.
 #[derive(Debug)]
 pub struct Shown {
-    pub facts: Facts,
+    pub facts: JobFacts,
     pub ready: bool,
     pub sample: Sample,
     pub lag_s: Option<f64>,
@@ -183,7 +183,7 @@ impl Out<'_> {
         &mut self,
         name: &str,
         help: &str,
-        values: impl IntoIterator<Item = (Labels, &'b Counted)>,
+        values: impl IntoIterator<Item = (Labels, &'b BucketCounts)>,
     ) -> Result<(), Error> {
         let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
         for (labels, counted) in values {
@@ -217,7 +217,7 @@ impl Collector for Shown {
 
 impl Shown {
     fn run(&self, out: &mut Out<'_>) -> Result<(), Error> {
-        let Facts { version, revision, .. } = self.facts;
+        let JobFacts { version, revision, .. } = self.facts;
         let labels = vec![("version", version.to_owned()), ("revision", revision.to_owned())];
         out.info("build", "The program: its version and the commit it was built from", &labels)?;
         let facts = &self.facts;
@@ -366,9 +366,9 @@ impl Shown {
             let help = "Rows that were not looked at, because there was no room for their host";
             out.counter("anomalies_rows_refused", help, refused_rows)?;
         }
-        let Some(alarms) = &self.sample.anomalies else { return Ok(()) };
+        let Some(anomalies) = &self.sample.anomalies else { return Ok(()) };
         let of = |count: fn(&Counts) -> u64| {
-            let all = alarms.counts.iter();
+            let all = anomalies.counts.iter();
             let all = all.map(move |(kind, n)| (vec![("kind", kind.name().to_owned())], count(n)));
             all.collect::<Vec<_>>()
         };
@@ -395,12 +395,12 @@ impl Shown {
         }
         let help = "Rows that were not counted, because their sessions had ended before the window";
         out.counter("statistics_rows_too_old", help, window.too_old)?;
-        let Some(job_state) = statistics else { return Ok(()) };
-        let epoch = Some(seconds(job_state.epoch as i64));
+        let Some(board) = statistics else { return Ok(()) };
+        let epoch = Some(seconds(board.epoch as i64));
         let help = "Everything that was committed up to this epoch is in the statistics";
         out.gauge("statistics_epoch_timestamp_seconds", help, epoch)?;
         let help = "Counts that were negative: the statistics of this run are wrong";
-        out.counter("statistics_broken", help, job_state.broken)
+        out.counter("statistics_broken", help, board.broken)
     }
 
     fn writers(&self, out: &mut Out<'_>) -> Result<(), Error> {

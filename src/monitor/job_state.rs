@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::monitor::Facts;
+use crate::monitor::JobFacts;
 use crate::monitor::condition::{
     Condition, Ended, HeldBack, Situation, Stage, WaitStatus, judge, left,
 };
@@ -21,7 +21,7 @@ const BACKLOG_LAG_MS: u64 = 3_000;
 
 /// The state of the job, and since when it has been so.
 pub struct JobState {
-    pub facts: Facts,
+    pub facts: JobFacts,
     pub history: History,
     pub condition: Condition,
     /// The condition, in words.
@@ -109,7 +109,7 @@ pub struct PartRow {
 }
 
 impl JobState {
-    pub fn new(facts: Facts, at_ms: u64) -> Self {
+    pub fn new(facts: JobFacts, at_ms: u64) -> Self {
         let condition = judge(&Situation::default());
         let process = facts.process;
         JobState {

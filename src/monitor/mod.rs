@@ -57,7 +57,7 @@ pub struct HttpConfig {
 
 /// What does not change during a run.
 #[derive(Clone, Debug)]
-pub struct Facts {
+pub struct JobFacts {
     /// Identifies a start of the process.
     pub run: String,
     pub version: &'static str,
@@ -124,7 +124,7 @@ impl Monitor {
     /// Starts the monitor, unless it is switched off.
     pub fn start(
         config: &HttpConfig,
-        facts: Facts,
+        facts: JobFacts,
         run_state: &Arc<RunState>,
         now_ms: fn() -> u64,
         balance: AskBalance,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::dataflow::anomalies::figures::AnomalyFigures;
-use crate::dataflow::buckets::Counted;
+use crate::dataflow::buckets::BucketCounts;
 use crate::dataflow::changes::HostSums;
 use crate::dataflow::statistics::board::Board;
 use crate::monitor::condition::{Stage, WaitStatus};
@@ -40,7 +40,7 @@ pub struct Sample {
     pub epoch: u64,
     pub durable_epoch: u64,
     pub durable_delay_ms: Option<u64>,
-    pub durable_delay: Counted,
+    pub durable_delay: BucketCounts,
     pub memory: (u64, u64),
     /// The epoch of the oldest snapshot, and the size of all.
     pub snapshots: Option<(u64, u64)>,
@@ -186,7 +186,7 @@ pub struct WriterSample {
     pub commits: u64,
     pub rows: u64,
     pub last_commit_ms: Option<f64>,
-    pub took: Counted,
+    pub took: BucketCounts,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

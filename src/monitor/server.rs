@@ -28,7 +28,7 @@ use crate::monitor::exposition::{self, Shown};
 use crate::monitor::health::Verdict;
 use crate::monitor::job_state::{JobState, Totals};
 use crate::monitor::sample::{MetricHosts, Sample, sample};
-use crate::monitor::{AskBalance, Asked, Facts, HttpConfig, Shared, process};
+use crate::monitor::{AskBalance, Asked, HttpConfig, JobFacts, Shared, process};
 
 /// How often the job is sampled.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -58,7 +58,7 @@ const EVENTS: &str = "text/event-stream";
 pub fn run(
     address: SocketAddr,
     config: HttpConfig,
-    facts: Facts,
+    facts: JobFacts,
     shared: Arc<Shared>,
     balance: AskBalance,
     stopped: oneshot::Receiver<()>,
@@ -182,7 +182,7 @@ struct Site {
 }
 
 impl Site {
-    fn new(config: HttpConfig, facts: Facts, shared: Arc<Shared>, balance: AskBalance) -> Self {
+    fn new(config: HttpConfig, facts: JobFacts, shared: Arc<Shared>, balance: AskBalance) -> Self {
         let mut metric_hosts = MetricHosts {
             chosen: !config.metrics_hosts.is_empty(),
             hosts: config.metrics_hosts.clone(),

@@ -28,7 +28,7 @@ static ASKED: AtomicBool = AtomicBool::new(false);
 static JOB: OnceLock<String> = OnceLock::new();
 
 /// Names the job: from now on it is in each line of a log in JSON.
-pub fn of_job(job: &str) {
+pub fn set_job(job: &str) {
     // A process runs one job.
     let _ = JOB.set(job.to_owned());
 }

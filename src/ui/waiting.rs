@@ -38,10 +38,10 @@ fn list() -> MutexGuard<'static, List> {
 pub struct WaitGuard(u64);
 
 impl WaitGuard {
-    /// Begins to wait for `what`, for at most `patience` from now.
-    pub fn new(what: impl Into<String>, patience: Option<Duration>) -> Self {
+    /// Begins to wait for `what`, for at most `timeout` from now.
+    pub fn new(what: impl Into<String>, timeout: Option<Duration>) -> Self {
         let since = Instant::now();
-        let until = patience.and_then(|patience| since.checked_add(patience));
+        let until = timeout.and_then(|timeout| since.checked_add(timeout));
         Self::add(Wait { what: what.into(), why: None, since, until, retries: true })
     }
 

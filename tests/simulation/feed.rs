@@ -220,7 +220,7 @@ pub struct SimFeed {
     /// Pending answers: what was asked, and when.
     answers: Vec<(Partition, Offset, u64)>,
     /// When a connection last failed, as far as this worker knows.
-    doubted_ms: Option<u64>,
+    last_failure_ms: Option<u64>,
 }
 
 impl SimFeed {
@@ -231,8 +231,8 @@ impl SimFeed {
         known: usize,
         mine: Box<dyn Fn(Partition) -> bool>,
     ) -> Self {
-        let (parts, answers, doubted_ms) = (BTreeMap::new(), Vec::new(), None);
-        SimFeed { topic, clocks, mine, known, parts, answers, doubted_ms }
+        let (parts, answers, last_failure_ms) = (BTreeMap::new(), Vec::new(), None);
+        SimFeed { topic, clocks, mine, known, parts, answers, last_failure_ms }
     }
 
     fn sabotage(&self) -> Option<Sabotage> {
@@ -260,7 +260,7 @@ impl SimFeed {
             self.parts.get_mut(&partition).expect("asked").end.answer(end, asked_ms);
         }
         if !topic.calm && topic.rng.one_in(40) {
-            self.doubted_ms = Some(now_ms);
+            self.last_failure_ms = Some(now_ms);
         }
     }
 }
@@ -366,7 +366,7 @@ impl Feed for SimFeed {
             return Some(0);
         }
         let (now_ms, end) = (self.clocks.elapsed_ms(), &self.parts[&partition].end);
-        let ago = end.quiet_ms_ago(now_ms, self.doubted_ms)?;
+        let ago = end.quiet_ms_ago(now_ms, self.last_failure_ms)?;
         let (position, log) = (end.position(), &mut topic.logs[partition.number as usize]);
         let then = log.readable_end_at(now_ms - ago);
         assert!(then <= position, "{ago} ms ago records came after {position} of {partition:?}");

@@ -220,7 +220,7 @@ fn work(
         let batch = batch.iter().map(|change| (epoch, change.clone()));
         changes.lock().expect("one at a time").extend(batch);
     });
-    let shape = DataflowConfig {
+    let config = DataflowConfig {
         source: SourceConfig {
             processes: setup.processes,
             epochs: EpochLength { ms: EPOCH_MS, full_ms: 3, full_records: 5 },
@@ -238,7 +238,7 @@ fn work(
         drift: setup.drift,
         writers: setup.writers,
         gather_from_rows: setup.gather_from_rows,
-        drive: WriterDriver::Inline,
+        driver: WriterDriver::Inline,
         on_changes,
         statistics: setup.statistics.as_ref().map(Statistics::config),
     };
@@ -256,7 +256,7 @@ fn work(
         Ok(SimFeed::new(topic, clocks, known, mine))
     };
     let (source, _durable) =
-        graph::build(worker, &setup.plan, &shape, shards, open_feed, open_ledger, run_state);
+        graph::build(worker, &setup.plan, &config, shards, open_feed, open_ledger, run_state);
     loop {
         if did.send(worker.has_dataflows()).is_err() || my_turn.recv().is_err() {
             return;

@@ -13,7 +13,7 @@ use sessionizer::dataflow::statistics::collections::BUSY;
 use sessionizer::dataflow::statistics::publish::Published;
 use sessionizer::dataflow::statistics::quota::Quotas;
 use sessionizer::dataflow::statistics::rows::{OpenPast, Past};
-use sessionizer::dataflow::statistics::sums::{Host, Quantiles, Summary, Sums, Visitor};
+use sessionizer::dataflow::statistics::sums::{Host, Quantiles, Summary, Sums, VisitorAddress};
 use sessionizer::dataflow::statistics::window::Bounds;
 use sessionizer_core::anomaly::{DetectorBounds, Kind, Thresholds};
 use sessionizer_core::key::Key;
@@ -255,7 +255,7 @@ impl Statistics {
         let (mut want, mut outside) = (Published::default(), 0);
         let mut hours: BTreeMap<(Host, i64), Vec<Span>> = BTreeMap::new();
         let mut minutes: BTreeMap<(Host, i64), Vec<Span>> = BTreeMap::new();
-        let mut visits: BTreeMap<(Host, Visitor), i64> = BTreeMap::new();
+        let mut visits: BTreeMap<(Host, VisitorAddress), i64> = BTreeMap::new();
         let since = said.rows_from();
         if since.is_some() {
             self.seen.failed.fetch_add(1, Relaxed);
@@ -282,7 +282,7 @@ impl Statistics {
                     minutes.entry((host, minute)).or_default().push(*span);
                 }
             }
-            *visits.entry((host, Visitor::at(ip))).or_default() += 1;
+            *visits.entry((host, VisitorAddress::at(ip))).or_default() += 1;
         }
         let mut days: HashMap<Host, Vec<Span>> = HashMap::new();
         for ((host, hour), spans) in &hours {
@@ -293,7 +293,7 @@ impl Statistics {
         for ((host, minute), spans) in &minutes {
             want.minutes.entry(*host).or_default().insert(*minute, summary(spans).sums);
         }
-        let mut visitors: BTreeMap<Host, BTreeSet<Visitor>> = BTreeMap::new();
+        let mut visitors: BTreeMap<Host, BTreeSet<VisitorAddress>> = BTreeMap::new();
         for ((host, visitor), sessions) in &visits {
             visitors.entry(*host).or_default().insert(*visitor);
             if *sessions >= BUSY {

@@ -212,8 +212,8 @@ impl Members {
     }
 
     /// Waits until the work of this process is done; `false` if it is not done in time, or fails.
-    pub fn is_finished_within(&self, patience: Duration) -> bool {
-        let until = Instant::now() + patience;
+    pub fn is_finished_within(&self, timeout: Duration) -> bool {
+        let until = Instant::now() + timeout;
         let mut state = self.lock();
         loop {
             if matches!(state.phase, ClusterPhase::Finished | ClusterPhase::Closed) {

@@ -302,9 +302,9 @@ impl Members {
         }
     }
 
-    /// Waits until every peer knows how this run ends, for at most `patience`.
-    pub fn wait_until_reported(&self, patience: Duration) {
-        let until = Instant::now() + patience;
+    /// Waits until every peer knows how this run ends, for at most `timeout`.
+    pub fn wait_until_reported(&self, timeout: Duration) {
+        let until = Instant::now() + timeout;
         let mut state = self.lock();
         loop {
             let now = self.now(&state);

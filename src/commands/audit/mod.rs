@@ -23,10 +23,10 @@ use sessionizer_core::fault::Fault;
 use self::once::once;
 pub use self::report::Report;
 use crate::cli::AuditArgs;
+use crate::commands::output::printed;
 use crate::config;
 use crate::config::value::duration_ms;
 use crate::config::{Environment, Problems, whole};
-use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
 use crate::kafka::KafkaConfig;
 use crate::ledger::LedgerConfig;
@@ -119,23 +119,6 @@ pub fn verify(
 fn writeln(line: &str) -> io::Result<()> {
     use io::Write;
     writeln!(io::stdout().lock(), "{line}")
-}
-
-/// A reader of the output may stop early (`audit | head`). That does not change the verdict.
-fn printed(result: io::Result<()>) -> Result<(), Fault> {
-    match result {
-        Err(why) if why.kind() != io::ErrorKind::BrokenPipe => Err(Fault::Environment(format!(
-            "the report cannot be written to standard output: {why}"
-        ))),
-        _ => Ok(()),
-    }
-}
-
-fn give_up(error: LedgerError) -> Fault {
-    match error {
-        LedgerError::Fatal(fault) => fault,
-        LedgerError::Retry(why) => Fault::Environment(format!("Postgres cannot be read: {why}")),
-    }
 }
 
 fn stopped() -> Fault {

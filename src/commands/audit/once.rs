@@ -3,17 +3,19 @@
 use std::time::Instant;
 
 use log::{info, warn};
+use serde_json::{Map, Value};
 use sessionizer_core::audit::{Comparison, OldEvents, Proof, Rules};
 use sessionizer_core::fault::Fault;
 
 use crate::commands::audit::report::Report;
 use crate::commands::audit::topic::{Ends, RecordKind, TopicScan, ends_by_shard};
-use crate::commands::audit::{Settings, give_up, stopped};
+use crate::commands::audit::{Settings, stopped};
+use crate::commands::output::unreadable;
 use crate::commands::reread::Available;
 use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
 use crate::kafka::KafkaConfig;
-use crate::ledger::{AuditSnapshot, Audits, LedgerConfig, NewAudit};
+use crate::ledger::{AuditSnapshot, Audits, LedgerConfig, NamedBinding, NewAudit};
 use crate::ui::text::plural;
 
 /// Compares the table of a job with the topic, and keeps the result.
@@ -25,14 +27,14 @@ pub(super) fn once(
 ) -> Result<Report, Fault> {
     let began = Instant::now();
     let audits = begin(ledger, settings)?;
-    let mut snapshot = AuditSnapshot::read(ledger).map_err(give_up)?;
+    let mut snapshot = AuditSnapshot::read(ledger).map_err(unreadable)?;
     let (proof, incremental) = start(&mut snapshot, audits.as_ref(), settings)?;
     let (comparison, mut report) =
         compare(kafka, &mut snapshot, proof, (incremental, settings.show), run_state)?;
     report.next_start = match snapshot.check_next_start() {
         Ok(()) => None,
         Err(LedgerError::Fatal(fault)) => Some(fault),
-        Err(error) => return Err(give_up(error)),
+        Err(error) => return Err(unreadable(error)),
     };
     if let Some(audits) = audits {
         let duration_ms = began.elapsed().as_millis() as i64;
@@ -53,7 +55,7 @@ fn begin(ledger: &LedgerConfig, settings: &Settings) -> Result<Option<Audits>, F
     if !settings.record {
         return Ok(None);
     }
-    match Audits::begin(ledger).map_err(give_up)? {
+    match Audits::begin(ledger).map_err(unreadable)? {
         Ok(audits) => Ok(Some(audits)),
         Err(why) => {
             if !settings.not_kept_logged.replace(true) {
@@ -74,10 +76,10 @@ fn start(
     if audits.is_none() || settings.full || snapshot.found_rows {
         return Ok((nothing, false));
     }
-    let Some(found) = snapshot.proof().map_err(give_up)? else {
+    let Some(found) = snapshot.proof().map_err(unreadable)? else {
         return Ok((nothing, false));
     };
-    let usable = found.and_then(|proof| match is_outdated(&proof, snapshot) {
+    let usable = found.and_then(|proof| match why_outdated(&proof, snapshot) {
         Some(why) => Err(why),
         None => Ok(proof),
     });
@@ -90,8 +92,8 @@ fn start(
     }
 }
 
-fn is_outdated(proof: &Proof, snapshot: &AuditSnapshot) -> Option<String> {
-    let changed = proof.is_outdated(&snapshot.history, &snapshot.shards);
+fn why_outdated(proof: &Proof, snapshot: &AuditSnapshot) -> Option<String> {
+    let changed = proof.why_outdated(&snapshot.history, &snapshot.shards);
     changed.or_else(|| {
         let ahead = |((topic, partition), verified): (&(String, i32), &Vec<_>)| {
             let place = |binding: &&_| is_at(binding, topic, *partition);
@@ -107,7 +109,7 @@ fn is_outdated(proof: &Proof, snapshot: &AuditSnapshot) -> Option<String> {
     })
 }
 
-fn is_at(binding: &crate::ledger::NamedBinding, topic: &str, partition: i32) -> bool {
+fn is_at(binding: &NamedBinding, topic: &str, partition: i32) -> bool {
     binding.topic == topic && binding.partition == partition
 }
 
@@ -167,12 +169,12 @@ fn compare(
             comparison.row(key, row);
             !run_state.ending()
         })
-        .map_err(give_up)?;
+        .map_err(unreadable)?;
     if run_state.ending() {
         return Err(stopped());
     }
     let old = read_old_events(kafka, snapshot, &ends, (&mut comparison, &mut read), run_state)?;
-    let mut findings = comparison.settle(old).clone();
+    let mut findings = comparison.finish(old).clone();
     if !incremental {
         // As many records must be forgotten as are recorded. An audit that continues reads none of
         // them: `sessionizer forget` deletes what audits have verified, so the next one is full.
@@ -245,7 +247,7 @@ fn prove(snapshot: &AuditSnapshot, comparison: Comparison, keep_ms: i64) -> Proo
     // A session that an on-time event may still join is never sealed.
     let before = snapshot.watermark.plus(-keep_ms.max(snapshot.gap.millis()));
     let epochs = snapshot.shards.iter().map(|shard| shard.epoch);
-    let place = |binding: &crate::ledger::NamedBinding| {
+    let place = |binding: &NamedBinding| {
         ((binding.topic.clone(), binding.partition), ends_by_shard(snapshot, binding))
     };
     let ends: Ends = snapshot.latest_bindings().iter().map(place).collect();
@@ -253,16 +255,15 @@ fn prove(snapshot: &AuditSnapshot, comparison: Comparison, keep_ms: i64) -> Proo
 }
 
 fn new_audit(snapshot: &AuditSnapshot, report: &Report, duration_ms: i64) -> NewAudit {
-    let end = |binding: &crate::ledger::NamedBinding| {
+    let end = |binding: &NamedBinding| {
         let end = ends_by_shard(snapshot, binding).into_iter().min()?;
         Some((format!("{}/{}", binding.topic, binding.partition), end.get().into()))
     };
-    let through: serde_json::Map<String, serde_json::Value> =
-        snapshot.latest_bindings().iter().filter_map(end).collect();
+    let through: Map<String, Value> = snapshot.latest_bindings().iter().filter_map(end).collect();
     NewAudit {
         duration_ms,
         incremental: report.incremental,
-        verified_through: serde_json::Value::Object(through).to_string(),
+        verified_through: Value::Object(through).to_string(),
         as_of: snapshot.shards.iter().map(|shard| shard.epoch).min().unwrap_or(0),
         watermark: snapshot.watermark,
         records_read: report.records_read,

@@ -59,7 +59,7 @@ impl Unit {
 
 /// What the sampled records contain.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Sample {
+pub struct EventSample {
     /// The times of the records that decode, in milliseconds.
     times: Vec<i64>,
     /// By reason: how many records do not decode, and where the first of them is.
@@ -68,7 +68,7 @@ pub struct Sample {
     units: BTreeMap<Unit, u64>,
 }
 
-impl Sample {
+impl EventSample {
     pub fn is_empty(&self) -> bool {
         self.times.is_empty() && self.bad.is_empty()
     }
@@ -217,8 +217,8 @@ mod tests {
 
     const NOW: i64 = 1_700_000_000_000;
 
-    fn sample(times: &[&str]) -> Sample {
-        let mut sample = Sample::default();
+    fn sample(times: &[&str]) -> EventSample {
+        let mut sample = EventSample::default();
         for (at, time) in times.iter().enumerate() {
             let payload = format!(r#"{{"ip":"a","host":"h","event_time":{time}}}"#);
             let payload = Some(payload.as_bytes());
@@ -228,7 +228,7 @@ mod tests {
     }
 
     /// The code, the outcome and the text of what is not good.
-    fn wrong(sample: &Sample) -> Vec<(Code, Outcome, String)> {
+    fn wrong(sample: &EventSample) -> Vec<(Code, Outcome, String)> {
         let found = sample.judge(NOW, 300_000);
         let wrong = found.into_iter().filter(|finding| finding.outcome != Outcome::Good);
         wrong.map(|finding| (finding.code, finding.outcome, finding.text)).collect()
@@ -238,7 +238,7 @@ mod tests {
     fn milliseconds_and_rfc_3339_are_good() {
         let good = sample(&["1700000000000", r#""2023-11-14T22:13:19Z""#, "946684800000"]);
         assert_eq!(wrong(&good), []);
-        assert_eq!(wrong(&Sample::default()), []);
+        assert_eq!(wrong(&EventSample::default()), []);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use sessionizer_core::binding::{Offset, Partition};
 use sessionizer_core::fault::Fault;
 
 use super::codes::{Code, Section};
-use super::data::Sample;
+use super::data::EventSample;
 use super::report::Finding;
 use crate::job::clock::now_ms;
 use crate::kafka::{Admin, KafkaConfig, Range, ReadCheck, TopicReply, scan_for};
@@ -372,7 +372,7 @@ fn sample(
         })
         .filter(|range| range.start < range.end)
         .collect();
-    let mut sample = Sample::default();
+    let mut sample = EventSample::default();
     let read = scan_for(config, &ends, options.timeout, |at, record| {
         sample.take(&ends[at].topic, ends[at].partition, &record);
         true

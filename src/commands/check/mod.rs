@@ -12,7 +12,7 @@ mod postgres;
 mod report;
 mod settings;
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -25,6 +25,7 @@ use self::plan::Known;
 use self::report::{Finding, Report, Style};
 use self::settings::Settings;
 use crate::cli::CheckArgs;
+use crate::commands::output::print;
 use crate::config::{Environment, Problems, duration_ms};
 use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
@@ -33,11 +34,11 @@ use crate::ui::logging;
 use crate::ui::text::duration;
 
 /// How long `--wait` pauses between two checks, and how soon it notices that it must stop.
-const PAUSE: Duration = Duration::from_secs(2);
-const NAP: Duration = Duration::from_millis(50);
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long the check of a server may report nothing, beyond a multiple of `--timeout`: a pooler
 /// that has no room for a second connection keeps it waiting for five seconds, a broker for ten.
-const SILENCE: Duration = Duration::from_secs(12);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(12);
 /// The default of `--max-future`, used if another setting is wrong.
 const MAX_FUTURE_MS: i64 = 300_000;
 
@@ -75,9 +76,10 @@ pub fn check(args: &CheckArgs, env: &Environment, run_state: &Arc<RunState>) -> 
             break (report, job);
         }
         progress.show(&report, began.elapsed(), wanted.wait);
-        let until = Instant::now() + PAUSE.min(wanted.wait.saturating_sub(began.elapsed()));
+        let until =
+            Instant::now() + RETRY_INTERVAL.min(wanted.wait.saturating_sub(began.elapsed()));
         while Instant::now() < until && !run_state.stopping() {
-            thread::sleep(NAP);
+            thread::sleep(POLL_INTERVAL);
         }
     };
     progress.end();
@@ -167,7 +169,7 @@ fn once(
     let mut plan = serde_json::Value::Null;
     if wanted.connect {
         let (on_kafka, on_postgres) = begin(&settings, wanted);
-        let limit = 2 * wanted.timeout + SILENCE;
+        let limit = 2 * wanted.timeout + SILENCE_TIMEOUT;
         let kafka = on_kafka.and_then(|work| follow(work, limit, Code::K01, "Kafka", &mut take));
         let postgres =
             on_postgres.and_then(|work| follow(work, limit, Code::P01, "Postgres", &mut take));
@@ -317,13 +319,4 @@ fn appearance() -> Style {
         signs: terminal && locale.contains("UTF8"),
         colours: can_redraw(&std::io::stdout()) && set("NO_COLOR").is_none(),
     }
-}
-
-fn print(text: &str) -> Result<(), Fault> {
-    let mut out = std::io::stdout();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).or_else(|why| match why.kind() {
-        // The reader has seen enough.
-        std::io::ErrorKind::BrokenPipe => Ok(()),
-        _ => Err(Fault::Environment(format!("standard output cannot be written: {why}"))),
-    })
 }

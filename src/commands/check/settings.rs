@@ -14,7 +14,7 @@ use crate::ledger;
 use crate::ledger::LedgerConfig;
 
 /// The flags that the check of Postgres depends on.
-const OF_LEDGER: [&str; 5] = ["--table", "--job", "--gap", "--shards", "--session-end"];
+const LEDGER_FLAGS: [&str; 5] = ["--table", "--job", "--gap", "--shards", "--session-end"];
 
 /// The settings as far as they are valid: a mistake in one part does not keep the others from being
 /// checked.
@@ -77,7 +77,9 @@ fn in_parts(args: &RunArgs, env: &Environment) -> Settings {
     let ledger = config::read_ledger(&mut problems, args, env);
     let is_ledger = |name: &str| {
         let flag = name.to_lowercase().replace('_', "-").replace("sessionizer-", "--");
-        name.starts_with("POSTGRES_") || name == "PGPASSFILE" || OF_LEDGER.contains(&flag.as_str())
+        name.starts_with("POSTGRES_")
+            || name == "PGPASSFILE"
+            || LEDGER_FLAGS.contains(&flag.as_str())
     };
     let ledger = ledger.filter(|_| !problems.list().iter().any(|(name, _)| is_ledger(name)));
     Settings { config: None, kafka, ledger }

@@ -23,10 +23,10 @@ use sessionizer_core::time::{EventTime, Gap};
 use self::classes::{Common, Stretch, WindowRow};
 use self::report::Report;
 use crate::cli::CompareArgs;
+use crate::commands::output::{printed, unreadable};
 use crate::commands::reread;
 use crate::config;
 use crate::config::{Environment, Problems, duration_ms, whole};
-use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
 use crate::kafka::{KafkaConfig, Range};
 use crate::ledger::{AuditSnapshot, LedgerConfig};
@@ -54,9 +54,9 @@ type LateEvents = HashMap<Key, Vec<EventTime>>;
 /// nothing could be compared.
 pub fn compare(args: &CompareArgs, env: &Environment, run_state: &RunState) -> Result<(), Fault> {
     let settings = read(args, env)?;
-    let mut snapshot = AuditSnapshot::read(&settings.ledger).map_err(give_up)?;
+    let mut snapshot = AuditSnapshot::read(&settings.ledger).map_err(unreadable)?;
     // Before the topic is read, which may take long.
-    snapshot.find_beside(&settings.other).map_err(give_up)?;
+    snapshot.find_beside(&settings.other).map_err(unreadable)?;
     let late = match &settings.kafka {
         Some(kafka) => {
             Some(late_events(kafka, &snapshot, settings.out_of_orderness_ms, run_state)?)
@@ -74,12 +74,8 @@ pub fn compare(args: &CompareArgs, env: &Environment, run_state: &RunState) -> R
         Ok(sentence) if !args.json => written.and_then(|()| writeln!(out, "{sentence}")),
         _ => written,
     };
-    match written {
-        Err(why) if why.kind() != io::ErrorKind::BrokenPipe => Err(Fault::Environment(format!(
-            "the report cannot be written to standard output: {why}"
-        ))),
-        _ => verdict.map(drop),
-    }
+    printed(written)?;
+    verdict.map(drop)
 }
 
 fn read(args: &CompareArgs, env: &Environment) -> Result<Settings, Fault> {
@@ -131,13 +127,6 @@ fn read(args: &CompareArgs, env: &Environment) -> Result<Settings, Fault> {
             })
         }
         _ => Err(problems.fault()),
-    }
-}
-
-fn give_up(error: LedgerError) -> Fault {
-    match error {
-        LedgerError::Fatal(fault) => fault,
-        LedgerError::Retry(why) => Fault::Environment(format!("Postgres cannot be read: {why}")),
     }
 }
 
@@ -224,7 +213,7 @@ fn compared(
             (*first, *last) = (start.min(*first), end.max(*last));
             !run_state.ending()
         })
-        .map_err(give_up)?;
+        .map_err(unreadable)?;
     let empty = |table: &str| Fault::Environment(format!("the table {table} has no rows yet"));
     let [ours, theirs] = bounds;
     let ours = ours.ok_or_else(|| empty(&snapshot.table_name()))?;
@@ -276,7 +265,7 @@ fn compared(
             }
             !run_state.ending()
         })
-        .map_err(give_up)?;
+        .map_err(unreadable)?;
     if run_state.ending() {
         return Err(stopped());
     }

@@ -250,9 +250,9 @@ fn wait_for_silence(config: &Config, sent: u64, run_state: &RunState) {
 /// Audits the demo's own topic and table. Returns what the audit says about a table that is right,
 /// or `None` if the broker has not kept the topic.
 fn verify(config: &Config) -> Result<Option<String>, Fault> {
-    let cluster = Admin::new(&config.kafka)?;
+    let admin = Admin::new(&config.kafka)?;
     for partition in 0..PARTITIONS {
-        if cluster.offsets(TOPIC, partition)?.0 > Offset::ZERO {
+        if admin.offsets(TOPIC, partition)?.0 > Offset::ZERO {
             return Ok(None);
         }
     }

@@ -128,9 +128,9 @@ fn partitions(kafka: &KafkaConfig, run_state: &RunState) -> Result<i32, Fault> {
 
 /// Whether nothing was ever written to the topic.
 fn is_empty(kafka: &KafkaConfig, run_state: &RunState) -> Result<bool, Fault> {
-    let cluster = Admin::new(kafka)?;
+    let admin = Admin::new(kafka)?;
     for partition in 0..partitions(kafka, run_state)? {
-        if cluster.offsets(&kafka.topics[0], partition)?.1 > Offset::ZERO {
+        if admin.offsets(&kafka.topics[0], partition)?.1 > Offset::ZERO {
             return Ok(false);
         }
     }

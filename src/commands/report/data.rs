@@ -2,11 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::commands::report::{Done, Head, Part};
+use crate::commands::report::{Done, Head};
 use crate::ledger::report::{ColumnType, QueryResult};
 
 /// What a spreadsheet takes for the beginning of a formula.
-const FORMULA: [char; 6] = ['=', '+', '-', '@', '\t', '\r'];
+const FORMULA: [char; 7] = ['=', '+', '-', '@', '\t', '\r', '\n'];
 
 /// The whole report.
 pub fn json(head: &Head, parts: &[Done]) -> Value {
@@ -35,10 +35,10 @@ pub fn json(head: &Head, parts: &[Done]) -> Value {
         "job": head.job,
         "table": head.table,
         "as_of": head.as_of,
-        "from": head.choice.from,
-        "to": head.choice.to,
-        "hosts": head.choice.hosts,
-        "time_zone": head.choice.time_zone,
+        "from": head.filter.from,
+        "to": head.filter.to,
+        "hosts": head.filter.hosts,
+        "time_zone": head.filter.time_zone,
         "addresses": if head.addresses { "full" } else { "masked" },
         "parts": parts,
     })
@@ -55,10 +55,7 @@ fn rows(answer: &QueryResult) -> Vec<Map<String, Value>> {
 fn value(holds: ColumnType, cell: Option<&str>) -> Value {
     let Some(cell) = cell else { return Value::Null };
     match holds {
-        ColumnType::Number => match cell.parse::<i64>() {
-            Ok(whole) => whole.into(),
-            Err(_) => number(cell),
-        },
+        ColumnType::Number => number(cell),
         ColumnType::Length => seconds(cell).map_or(Value::Null, |seconds| number(&seconds)),
         ColumnType::Time => iso(cell).into(),
         ColumnType::Day | ColumnType::Text => cell.into(),
@@ -73,7 +70,7 @@ fn number(text: &str) -> Value {
 }
 
 /// One part.
-pub fn csv(part: &Part, answer: &QueryResult) -> String {
+pub fn csv(answer: &QueryResult) -> String {
     let mut text = String::new();
     let names: Vec<String> = answer.columns.iter().map(|(name, _)| quoted(name)).collect();
     text.push_str(&names.join(","));
@@ -91,17 +88,12 @@ pub fn csv(part: &Part, answer: &QueryResult) -> String {
         text.push_str(&cells.collect::<Vec<_>>().join(","));
         text.push('\n');
     }
-    log::debug!("{}: {} rows", part.name, answer.rows.len());
     text
 }
 
 /// Text that no spreadsheet takes for a formula.
 fn harmless(text: &str) -> String {
-    if text.starts_with(FORMULA) || text.starts_with('\n') {
-        format!("'{text}")
-    } else {
-        text.to_owned()
-    }
+    if text.starts_with(FORMULA) { format!("'{text}") } else { text.to_owned() }
 }
 
 fn quoted(text: &str) -> String {
@@ -151,7 +143,6 @@ pub fn seconds(interval: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::report::parts::PARTS;
 
     #[test]
     fn intervals_become_seconds() {
@@ -193,7 +184,7 @@ mod tests {
             vec![None, None],
         ];
         assert_eq!(
-            csv(&PARTS[0], &QueryResult { columns, rows }),
+            csv(&QueryResult { columns, rows }),
             "host,change\n\"'=HYPERLINK(\"\"http://e\"\",\"\"x\"\")\",-1.5\n'@SUM(A1),2\n'+1,3\n\
              '-1,4\n'\tx,5\n\"a,b\nc\",6\n,\n"
         );

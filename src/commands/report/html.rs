@@ -194,7 +194,7 @@ mod tests {
             job: hostile.to_owned(),
             table: hostile.to_owned(),
             as_of: "now".to_owned(),
-            choice: SessionFilter { hosts: vec![hostile.to_owned()], ..SessionFilter::default() },
+            filter: SessionFilter { hosts: vec![hostile.to_owned()], ..SessionFilter::default() },
             addresses: false,
         };
         let page = page(&head, &[(part, answer)]);

@@ -8,24 +8,24 @@ mod parts;
 mod tables;
 
 use std::fs::OpenOptions;
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use chrono::NaiveDate;
 use indicatif::ProgressBar;
-use log::info;
+use log::{debug, info};
 use parts::{PARTS, Part};
 use sessionizer_core::fault::Fault;
 
 use crate::cli::ReportArgs;
+use crate::commands::output::{give_up, print};
 use crate::config;
 use crate::config::{Environment, Problems, duration_ms, whole};
 use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
 use crate::ledger::LedgerConfig;
-use crate::ledger::report::{QueryResult, Reader, SessionFilter};
+use crate::ledger::report::{QueryResult, ReportReader, SessionFilter};
 use crate::monitor::mask::mask;
 use crate::ui::bars::{bars, style};
 use crate::ui::text;
@@ -33,7 +33,7 @@ use crate::ui::text;
 /// The width of tables on a narrower terminal, or on none.
 const WIDTH: u16 = 80;
 /// How soon a stop is noticed.
-const NAP: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// A query that takes longer than this is logged if no progress bar is shown.
 const LONG: Duration = Duration::from_secs(5);
 
@@ -45,14 +45,14 @@ pub struct Head {
     pub job: String,
     pub table: String,
     pub as_of: String,
-    pub choice: SessionFilter,
+    pub filter: SessionFilter,
     pub addresses: bool,
 }
 
 /// The settings of a report.
 struct Settings {
     ledger: LedgerConfig,
-    choice: SessionFilter,
+    filter: SessionFilter,
     parts: Vec<Part>,
     addresses: bool,
     rows: usize,
@@ -78,12 +78,15 @@ pub fn report(
         return written.map_err(|why| unwritable(file, &why));
     }
     let text = match done.first() {
-        Some((part, answer)) if args.csv => data::csv(part, answer),
+        Some((part, answer)) if args.csv => {
+            debug!("{}: {} rows", part.name, answer.rows.len());
+            data::csv(answer)
+        }
         _ if args.html.is_some() => html::page(&head, &done),
         _ if args.json => format!("{:#}\n", data::json(&head, &done)),
         _ => tables::tables(&head, &done, rows, width()),
     };
-    print(&text)
+    print(&text).map(drop)
 }
 
 /// Whether a file can be written. Leaves its content as it is, and does not open a pipe, whose reader
@@ -136,7 +139,7 @@ fn read(args: &ReportArgs, env: &Environment) -> Result<Settings, Fault> {
         let shown = |day: Option<NaiveDate>| day.map(|day| day.to_string());
         Some(Settings {
             ledger: ledger?,
-            choice: SessionFilter {
+            filter: SessionFilter {
                 from: shown(from?),
                 to: shown(to?),
                 hosts: args.host.clone(),
@@ -189,7 +192,7 @@ fn ask_all(settings: Settings, run_state: &RunState) -> Result<(Head, Vec<Done>)
     let (mut head, mut running) = (None, None::<(&str, Instant)>);
     let result = loop {
         bar.tick();
-        match receiver.recv_timeout(NAP) {
+        match receiver.recv_timeout(POLL_INTERVAL) {
             Ok(Message::Began(of)) => head = Some(of),
             Ok(Message::Part(name)) => {
                 finished(running.replace((name, Instant::now())), &bar);
@@ -199,9 +202,8 @@ fn ask_all(settings: Settings, run_state: &RunState) -> Result<(Head, Vec<Done>)
                 finished(running.take(), &bar);
                 break Ok((head.take().expect("it began"), done));
             }
-            Ok(Message::Failed(LedgerError::Fatal(fault))) => break Err(fault),
-            Ok(Message::Failed(LedgerError::Retry(why))) => {
-                break Err(Fault::Environment(format!("Postgres cannot be used: {why}")));
+            Ok(Message::Failed(error)) => {
+                break Err(give_up(error, |why| format!("Postgres cannot be used: {why}")));
             }
             Err(RecvTimeoutError::Timeout) if run_state.stopping() => {
                 let why = "the report was stopped before its end";
@@ -224,10 +226,10 @@ fn finished(part: Option<(&str, Instant)>, bar: &ProgressBar) {
 }
 
 fn ask(settings: Settings, send: &impl Fn(Message)) -> Result<Vec<Done>, LedgerError> {
-    let Settings { ledger, choice, parts, addresses, .. } = settings;
-    let mut reader = Reader::open(&ledger, &choice)?;
+    let Settings { ledger, filter, parts, addresses, .. } = settings;
+    let mut reader = ReportReader::open(&ledger, &filter)?;
     let (table, as_of) = (reader.table.clone(), reader.as_of.clone());
-    send(Message::Began(Head { job: ledger.job, table, as_of, choice, addresses }));
+    send(Message::Began(Head { job: ledger.job, table, as_of, filter, addresses }));
     let mut done = Vec::new();
     for part in parts {
         send(Message::Part(part.name));
@@ -247,7 +249,7 @@ fn mask_addresses(part: &Part, answer: &mut QueryResult) {
 impl Head {
     /// What the report is about, in one sentence.
     pub fn sentence(&self) -> String {
-        let SessionFilter { from, to, hosts, time_zone, .. } = &self.choice;
+        let SessionFilter { from, to, hosts, time_zone, .. } = &self.filter;
         let range = match (from, to) {
             (None, None) => "All sessions".to_owned(),
             (Some(from), None) => format!("Sessions that began on {from} or later"),
@@ -271,15 +273,4 @@ impl Head {
 fn width() -> u16 {
     let terminal = terminal_size::terminal_size_of(std::io::stdout());
     terminal.map_or(WIDTH, |(width, _)| width.0.max(WIDTH))
-}
-
-/// It is no error if the reader has seen enough (`report | head`).
-fn print(text: &str) -> Result<(), Fault> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(why) if why.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Fault::Environment(format!("standard output cannot be written: {why}")))
-        }
-        _ => Ok(()),
-    }
 }

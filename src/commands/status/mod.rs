@@ -2,7 +2,6 @@
 
 mod screen;
 
-use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,7 @@ use sessionizer_core::fault::Fault;
 
 use crate::cli::StatusArgs;
 use crate::commands::http::{Endpoint, printable};
+use crate::commands::output::print;
 use crate::config::Environment;
 use crate::dataflow::run_state::RunState;
 use crate::monitor::job_state::NOT_READ_YET;
@@ -142,17 +142,6 @@ fn size() -> (usize, usize) {
     let size = terminal_size::terminal_size_of(std::io::stdout());
     let (width, height) = size.map_or((80, 0), |(width, height)| (width.0, height.0));
     (usize::from(width).max(40), usize::from(height))
-}
-
-/// Prints a text. Returns whether anybody still reads it: with `status --watch | head`, nobody does
-/// after a while.
-fn print(text: &str) -> Result<bool, Fault> {
-    let mut out = std::io::stdout();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    written.map(|()| true).or_else(|why| match why.kind() {
-        std::io::ErrorKind::BrokenPipe => Ok(false),
-        _ => Err(Fault::Environment(format!("standard output cannot be written: {why}"))),
-    })
 }
 
 #[cfg(test)]

@@ -21,9 +21,7 @@ impl Network {
             IpAddr::V6(ip) => Network(IPV6 | (ip.to_bits() >> 80) as u64),
         }
     }
-}
 
-impl Network {
     /// Its IPv4 addresses; none if it is an IPv6 network.
     pub fn ipv4(self) -> impl Iterator<Item = u32> {
         let first = (self.0.get() << 8) as u32;

@@ -59,12 +59,12 @@ impl Limits {
 #[derive(Clone, Debug, Default)]
 pub(super) struct OpenSessions {
     /// By the hash of their name.
-    hosts: HashMap<u64, OfHost, RandomState>,
+    hosts: HashMap<u64, HostSessions, RandomState>,
     advances: u64,
 }
 
 #[derive(Clone, Debug)]
-struct OfHost {
+struct HostSessions {
     name: Box<str>,
     sessions: BTreeMap<(String, EventTime), OpenSession>,
     /// Whether something has changed since they were judged.
@@ -85,7 +85,7 @@ impl OpenSessions {
         let (ip, host) = report.key.parts();
         let session = (ip.to_owned(), report.at);
         if let OpenNow::Open(span) = report.now {
-            let of_host = self.hosts.entry(host_hash).or_insert_with(|| OfHost {
+            let of_host = self.hosts.entry(host_hash).or_insert_with(|| HostSessions {
                 name: host.into(),
                 sessions: BTreeMap::new(),
                 stale: true,
@@ -178,7 +178,7 @@ impl OpenSessions {
     }
 }
 
-impl OfHost {
+impl HostSessions {
     fn judge(&mut self, limits: Option<&Limits>, changed: &mut Vec<(Anomaly, i64)>) {
         for ((ip, _), session) in &mut self.sessions {
             // What has closed stays as it is: its row decides.

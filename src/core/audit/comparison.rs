@@ -2,7 +2,7 @@
 //!
 //! The order of the calls is: all new events, the rows that the table has refused, all rows of the
 //! table, the older events of late keys if [`Comparison::needs_old_events`], and
-//! [`Comparison::settle`].
+//! [`Comparison::finish`].
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -190,7 +190,7 @@ impl Comparison {
     }
 
     /// Ends the comparison.
-    pub fn settle(&mut self, old: OldEvents) -> &Findings {
+    pub fn finish(&mut self, old: OldEvents) -> &Findings {
         self.removed_to = self.removed_to();
         let mut rows = Vec::new();
         for (key, of_key) in std::mem::take(&mut self.late) {

@@ -21,7 +21,7 @@
 //!
 //! A session that is sealed ends before `sealed_before`, so an event that joins it is at most a gap
 //! later than that. A key with such an event is *late*: its sealed sessions have to be known before
-//! it can be compared. [`Comparison::settle`] gets them from one of three sources:
+//! it can be compared. [`Comparison::finish`] gets them from one of three sources:
 //!
 //! 1. If the sums agree although the rows of late keys are counted as they are, no sealed session
 //!    has changed. Then those rows are the sealed sessions.
@@ -111,7 +111,7 @@ impl Proof {
     }
 
     /// Why an audit cannot continue from this proof; `None` if it can.
-    pub fn is_outdated(&self, history: &JobHistory, shards: &[ShardProgress]) -> Option<String> {
+    pub fn why_outdated(&self, history: &JobHistory, shards: &[ShardProgress]) -> Option<String> {
         if self.history.created_at != history.created_at || self.shards.len() != shards.len() {
             return Some("the job was created anew after the last audit".to_owned());
         }

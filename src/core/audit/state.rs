@@ -197,7 +197,7 @@ mod tests {
         let verified = Counted { epoch: 7, events: 1, dead: 0 };
         let proof = Proof { shards: vec![verified; 2], ..proof() };
         let now = |epoch| vec![ShardProgress { epoch, ..ShardProgress::default() }; 2];
-        assert_eq!(proof.is_outdated(&proof.history, &now(7)), None);
+        assert_eq!(proof.why_outdated(&proof.history, &now(7)), None);
         let history = || proof.history.clone();
         for (history, shards, why) in [
             (JobHistory { created_at: "2027".to_owned(), ..history() }, now(7), "created anew"),
@@ -207,7 +207,7 @@ mod tests {
             (JobHistory { replays: 4, ..history() }, now(7), "read other records"),
             (history(), now(6), "up to epoch 7, and has reached 6"),
         ] {
-            let said = proof.is_outdated(&history, &shards).expect("it is outdated");
+            let said = proof.why_outdated(&history, &shards).expect("it is outdated");
             assert!(said.contains(why), "{said}");
         }
     }

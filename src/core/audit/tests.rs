@@ -157,7 +157,7 @@ impl World {
                 }
             }
         }
-        let findings = comparison.settle(old).clone();
+        let findings = comparison.finish(old).clone();
         (comparison, findings)
     }
 
@@ -261,7 +261,7 @@ fn events_of_a_refused_row_are_not_counted_with_those_of_sessions() {
     let row = Span { first: at(0), last: at(MINUTE), count: 2 };
     comparison.refused(key("refused"), row);
     comparison.row(key("stored"), row);
-    let found = comparison.settle(OldEvents::NotNeeded).clone();
+    let found = comparison.finish(OldEvents::NotNeeded).clone();
     assert_eq!((found.right, found.refused, found.differences()), (1, 1, 0));
     assert_eq!(comparison.events(), 2);
 }

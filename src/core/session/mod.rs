@@ -4,10 +4,12 @@
 pub mod again;
 pub mod batch;
 pub mod correction;
+mod end;
 mod keys;
 pub mod snapshot;
 mod span;
 mod table;
 
+pub use self::end::SessionEnd;
 pub use self::span::{Closed, Open, Span, merge_touching};
 pub use self::table::SessionTable;

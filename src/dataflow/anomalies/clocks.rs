@@ -71,13 +71,13 @@ impl<N: Fn(Partition) -> String> Clocks<N> {
 /// Builds the judge of the clocks. `name` returns the name of a partition; epochs before
 /// `judged_from` are not judged.
 pub fn render_clocks<'scope>(
-    summaries: StreamVec<'scope, Epoch, EpochMeta>,
+    metas: StreamVec<'scope, Epoch, EpochMeta>,
     judge: ClockJudge,
     name: impl Fn(Partition) -> String + 'static,
     judged_from: Epoch,
 ) -> VecCollection<'scope, Epoch, Anomaly, i64> {
-    let judges = summaries.scope().index() == 0;
-    let found = summaries.unary_frontier::<CapacityContainerBuilder<Vec<_>>, _, _, _>(
+    let judges = metas.scope().index() == 0;
+    let found = metas.unary_frontier::<CapacityContainerBuilder<Vec<_>>, _, _, _>(
         Pipeline,
         "Clocks",
         move |_, _| {
@@ -90,15 +90,15 @@ pub fn render_clocks<'scope>(
                 live: BTreeMap::new(),
             };
             let mut pending: BTreeMap<Epoch, (Capability<Epoch>, EpochMeta)> = BTreeMap::new();
-            move |(summaries, ahead), output| {
-                summaries.for_each_stamp(|cap, batches| {
+            move |(metas, frontier), output| {
+                metas.for_each_stamp(|cap, batches| {
                     for meta in batches.flat_map(|batch| batch.drain(..)).filter(|_| judges) {
                         let cap = cap.retain_least(0).expect("a message's stamp holds its epoch");
                         pending.insert(*cap.time(), (cap, meta));
                     }
                 });
-                let ahead = ahead.frontier().first().copied().unwrap_or(Epoch::MAX);
-                let incomplete = pending.split_off(&ahead);
+                let frontier = frontier.frontier().first().copied().unwrap_or(Epoch::MAX);
+                let incomplete = pending.split_off(&frontier);
                 for (epoch, (cap, meta)) in std::mem::replace(&mut pending, incomplete) {
                     let changes = clocks.advance(meta, epoch >= judged_from);
                     let changes = changes.into_iter().map(|(anomaly, n)| (anomaly, epoch, n));

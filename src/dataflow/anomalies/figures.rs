@@ -192,17 +192,17 @@ mod tests {
     fn what_was_found_before_the_start_is_live_and_not_raised_again() {
         // The first publication may be far ahead of what was found before the start.
         let found_to = EventTime::from_millis(1_000_000);
-        let mut alarms = AnomalyFigures::of(&[Kind::Burst, Kind::Fall], found_to, 0);
-        alarms.take(&published(1_900_000, &[], &[]), 300_000);
+        let mut figures = AnomalyFigures::of(&[Kind::Burst, Kind::Fall], found_to, 0);
+        figures.take(&published(1_900_000, &[], &[]), 300_000);
         let (old, new) = ([burst(699_000, "old")], [burst(700_000, "new")]);
         let begins = Published { begins: Some(true), ..published(2_000_000, &old, &old) };
-        alarms.take(&begins, 300_000);
-        assert_eq!(alarms.counts[&Kind::Burst], Counts { raised: 0, withdrawn: 0, live: 1 });
+        figures.take(&begins, 300_000);
+        assert_eq!(figures.counts[&Kind::Burst], Counts { raised: 0, withdrawn: 0, live: 1 });
         let both = [old, new.clone()].concat();
-        alarms.take(&published(2_000_000, &both, &new), 300_000);
-        assert_eq!(alarms.counts[&Kind::Burst], Counts { raised: 1, withdrawn: 0, live: 2 });
-        assert_eq!(alarms.counts[&Kind::Fall], Counts::default());
-        assert_eq!((alarms.live(), &alarms.newest[0]), (2, &new[0]));
+        figures.take(&published(2_000_000, &both, &new), 300_000);
+        assert_eq!(figures.counts[&Kind::Burst], Counts { raised: 1, withdrawn: 0, live: 2 });
+        assert_eq!(figures.counts[&Kind::Fall], Counts::default());
+        assert_eq!((figures.live(), &figures.newest[0]), (2, &new[0]));
     }
 
     #[test]
@@ -211,29 +211,29 @@ mod tests {
         let marathon = |at_ms| Anomaly { kind: Kind::Marathon, ..burst(at_ms, "a") };
         // It had lasted an hour by then, or a millisecond less.
         for (at_ms, raised) in [(1_100_000, 0), (1_100_001, 1)] {
-            let mut alarms = AnomalyFigures::of(&[Kind::Marathon], found_to, 3_600_000);
+            let mut figures = AnomalyFigures::of(&[Kind::Marathon], found_to, 3_600_000);
             let evidence =
                 Evidence::Session { events: 90, duration_ms: 9_000_000, sessions: 900, rank: 5 };
             let found = [Anomaly { evidence, ..marathon(at_ms) }];
-            alarms.take(&published(20_000_000, &found, &found), gap_ms);
-            assert_eq!(alarms.counts[&Kind::Marathon], Counts { raised, withdrawn: 0, live: 1 });
+            figures.take(&published(20_000_000, &found, &found), gap_ms);
+            assert_eq!(figures.counts[&Kind::Marathon], Counts { raised, withdrawn: 0, live: 1 });
         }
     }
 
     #[test]
     fn all_that_a_first_start_finds_is_raised() {
-        let mut alarms = AnomalyFigures::of(&[Kind::Burst], EventTime::NEVER, 0);
+        let mut figures = AnomalyFigures::of(&[Kind::Burst], EventTime::NEVER, 0);
         let found = [burst(0, "long ago")];
-        alarms.take(&published(1_000_000, &found, &found), 300_000);
-        assert_eq!(alarms.counts[&Kind::Burst], Counts { raised: 1, withdrawn: 0, live: 1 });
+        figures.take(&published(1_000_000, &found, &found), 300_000);
+        assert_eq!(figures.counts[&Kind::Burst], Counts { raised: 1, withdrawn: 0, live: 1 });
     }
 
     #[test]
     fn the_newest_are_shown() {
         let all: Vec<Anomaly> = (0..300).map(|n| burst(n * 1_000, &n.to_string())).collect();
-        let mut alarms = AnomalyFigures::of(&[Kind::Burst], EventTime::NEVER, 0);
-        alarms.take(&published(0, &all, &all), 300_000);
-        assert_eq!((alarms.live(), alarms.newest.len()), (300, SHOWN));
-        assert_eq!((&alarms.newest[0], &alarms.newest[99]), (&all[299], &all[200]));
+        let mut figures = AnomalyFigures::of(&[Kind::Burst], EventTime::NEVER, 0);
+        figures.take(&published(0, &all, &all), 300_000);
+        assert_eq!((figures.live(), figures.newest.len()), (300, SHOWN));
+        assert_eq!((&figures.newest[0], &figures.newest[99]), (&all[299], &all[200]));
     }
 }

@@ -98,7 +98,7 @@ pub fn render_anomalies<'scope>(
 
 /// Builds the judge of the partitions' clocks, if they are to be judged.
 pub fn render_clock_anomalies<'scope>(
-    summaries: StreamVec<'scope, Epoch, EpochMeta>,
+    metas: StreamVec<'scope, Epoch, EpochMeta>,
     config: &AnomaliesConfig,
     name: impl Fn(Partition) -> String + 'static,
     first_epoch: Epoch,
@@ -106,6 +106,6 @@ pub fn render_clock_anomalies<'scope>(
     let AnomaliesConfig { thresholds, out_of_orderness_ms, idle_timeout_ms, kinds, .. } = config;
     let judge = ClockJudge::new(thresholds, *out_of_orderness_ms, *idle_timeout_ms);
     let judges = kinds.contains(&Kind::Clock);
-    let summaries = summaries.filter(move |_| judges);
-    render_clocks(summaries, judge, name, first_epoch + idle_timeout_ms)
+    let metas = metas.filter(move |_| judges);
+    render_clocks(metas, judge, name, first_epoch + idle_timeout_ms)
 }

@@ -115,7 +115,7 @@ pub fn render_publisher<'scope>(
             // By the start of the tick.
             let mut waiting: BTreeMap<Epoch, Waiting> = BTreeMap::new();
             let mut published = Published::default();
-            move |(found, found_ahead), (watermarks, watermarks_ahead), _output| {
+            move |(found, found_frontier), (watermarks, watermarks_frontier), _output| {
                 found.for_each_stamp(|_, batches| {
                     for (found, epoch, diff) in batches.flat_map(|batch| batch.drain(..)) {
                         let of_tick = waiting.entry(tick(epoch, every_ms)).or_default();
@@ -140,9 +140,9 @@ pub fn render_publisher<'scope>(
                         of_tick.watermark = of_tick.watermark.max(Some(watermark));
                     }
                 });
-                let ahead = [found_ahead, watermarks_ahead];
-                let ahead = ahead.iter().filter_map(|f| f.frontier().first().copied()).min();
-                let incomplete = waiting.split_off(&complete_before(ahead, every_ms));
+                let frontiers = [found_frontier, watermarks_frontier];
+                let frontier = frontiers.iter().filter_map(|f| f.frontier().first().copied()).min();
+                let incomplete = waiting.split_off(&complete_before(frontier, every_ms));
                 let complete = std::mem::replace(&mut waiting, incomplete);
                 // One after the other: what is found in a tick may expire in the next.
                 for of_tick in complete.into_values() {

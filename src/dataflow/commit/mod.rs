@@ -50,20 +50,20 @@ use crate::dataflow::run_state::RunState;
 /// Builds the commit operator of this worker, with the writers that live here.
 pub fn render_commit<'scope>(
     outputs: StreamVec<'scope, Epoch, ShardOutput>,
-    summaries: StreamVec<'scope, Epoch, EpochMeta>,
+    metas: StreamVec<'scope, Epoch, EpochMeta>,
     dead_letters: StreamVec<'scope, Epoch, DeadLetter>,
     plan: &Arc<RecoveryPlan>,
     config: CommitConfig,
     run_state: Arc<RunState>,
 ) -> (StreamVec<'scope, Epoch, Change>, StreamVec<'scope, Epoch, Committed>) {
-    let CommitConfig { writers, drive, tick_ms, gather_from_rows, open } = config;
+    let CommitConfig { writers, driver, tick_ms, gather_from_rows, open } = config;
     let first_epoch = plan.first_epoch;
     let scope = outputs.scope();
     let mut builder = OperatorBuilder::new("Commit".to_owned(), scope);
     let by_writer = move |shard: Shard| u64::from(shard.writer(writers));
     let route = move |output: &ShardOutput| by_writer(output.shard);
     let mut outputs = builder.new_input(outputs, Exchange::new(route));
-    let mut summaries = builder.new_input(summaries, Pipeline);
+    let mut metas = builder.new_input(metas, Pipeline);
     let route = move |letter: &DeadLetter| by_writer(letter.shard);
     let mut dead_letters = builder.new_input(dead_letters, Exchange::new(route));
     let (changes_out, changes) = builder.new_output();
@@ -77,7 +77,7 @@ pub fn render_commit<'scope>(
         .map(|number| {
             let writer =
                 Writer::new(number, writers, plan, Arc::clone(&open), Arc::clone(&run_state));
-            match drive {
+            match driver {
                 WriterDriver::Threads => {
                     let waker = scope.worker().sync_activator_for(info.address.to_vec());
                     HostedWriter::on_a_thread(writer, number, waker, Arc::clone(&run_state))
@@ -105,11 +105,11 @@ pub fn render_commit<'scope>(
                 stash.keep(|port| cap.retain_least(port));
                 stash.outputs.extend(batches.flat_map(std::mem::take));
             });
-            summaries.for_each_stamp(|cap, batches| {
-                let epoch = *cap.least().expect("summaries travel under an epoch");
+            metas.for_each_stamp(|cap, batches| {
+                let epoch = *cap.least().expect("metas travel under an epoch");
                 let stash = stash.entry(epoch).or_default();
                 stash.keep(|port| cap.retain_least(port));
-                stash.summary = batches.flat_map(std::mem::take).next().or(stash.summary.take());
+                stash.meta = batches.flat_map(std::mem::take).next().or(stash.meta.take());
             });
             dead_letters.for_each_stamp(|cap, batches| {
                 let epoch = *cap.least().expect("dead letters travel under an epoch");
@@ -120,19 +120,18 @@ pub fn render_commit<'scope>(
 
             // 2. Find the frontier of all inputs: every earlier epoch is complete. After the last
             //    epoch it is empty.
-            let ahead =
-                frontiers.iter().filter_map(|frontier| frontier.frontier().first().copied());
-            let ahead = ahead.min().unwrap_or(Epoch::MAX);
+            let first = frontiers.iter().filter_map(|input| input.frontier().first().copied());
+            let frontier = first.min().unwrap_or(Epoch::MAX);
 
             // 3. Hand the complete epochs to the writers, unless they are gathered. Do not gather
             //    while memory is used up, because reading waits for what would be gathered. Do not
             //    gather in a replay either: the reader that waits may be in another process, whose
             //    memory is not known here, and it would wait for ever.
             let gathers = run_state.metrics.rows.load(Relaxed) >= gather_from_rows
-                && ahead >= first_epoch
+                && frontier >= first_epoch
                 && !run_state.memory.is_used_up();
-            if !gathers || !waits(stash.range(..ahead), ahead, tick_ms) {
-                let incomplete = stash.split_off(&ahead);
+            if !gathers || !waits(stash.range(..frontier), frontier, tick_ms) {
+                let incomplete = stash.split_off(&frontier);
                 for (epoch, complete) in std::mem::replace(&mut stash, incomplete) {
                     for (writer, capabilities, part) in complete.split(epoch, writers, &hosted) {
                         hosted[writer].submit(capabilities, part);
@@ -162,7 +161,7 @@ pub fn render_commit<'scope>(
 /// The configuration of the commit operator.
 pub struct CommitConfig {
     pub writers: u32,
-    pub drive: WriterDriver,
+    pub driver: WriterDriver,
     /// The length of an epoch that is not cut short.
     pub tick_ms: u64,
     /// Short epochs are gathered once this process has written this many rows.
@@ -173,11 +172,11 @@ pub struct CommitConfig {
 /// Whether complete epochs wait for later ones of the same tick.
 fn waits<'a>(
     complete: impl Iterator<Item = (&'a Epoch, &'a Stash)> + Clone,
-    ahead: Epoch,
+    frontier: Epoch,
     tick_ms: u64,
 ) -> bool {
     let mut epochs = complete.clone().map(|(epoch, _)| *epoch);
-    let same_tick = |first| tick(first, tick_ms) == tick(ahead, tick_ms);
+    let same_tick = |first| tick(first, tick_ms) == tick(frontier, tick_ms);
     epochs.next().is_some_and(same_tick)
         && epochs.count() + 1 < EPOCHS_IN_FLIGHT / 2
         && complete.into_iter().any(|(_, stash)| stash.has_rows())
@@ -191,7 +190,7 @@ type Capabilities = [Capability<Epoch>; 2];
 struct Stash {
     capabilities: Option<Capabilities>,
     outputs: Vec<ShardOutput>,
-    summary: Option<EpochMeta>,
+    meta: Option<EpochMeta>,
     dead_letters: Vec<DeadLetter>,
 }
 
@@ -213,14 +212,14 @@ impl Stash {
         writers: u32,
         hosted: &[HostedWriter],
     ) -> Vec<(usize, Capabilities, WriterEpoch)> {
-        let summary = self.summary.expect("every epoch has a summary on every worker");
+        let meta = self.meta.expect("every epoch has its meta on every worker");
         let capabilities = self.capabilities.expect("a stash begins with a message");
         let mut parts: BTreeMap<u32, WriterEpoch> = hosted
             .iter()
             .map(|writer| {
-                let summary = summary.clone();
+                let meta = meta.clone();
                 let (outputs, dead_letters) = (Vec::new(), Vec::new());
-                (writer.writer, WriterEpoch { epoch, summary, outputs, dead_letters })
+                (writer.writer, WriterEpoch { epoch, meta, outputs, dead_letters })
             })
             .collect();
         for output in self.outputs {
@@ -289,7 +288,7 @@ impl HostedWriter {
 
     /// Hands an epoch over to the writer.
     fn submit(&mut self, capabilities: Capabilities, part: WriterEpoch) {
-        let watermark = part.summary.watermark;
+        let watermark = part.meta.watermark;
         self.pending.insert(part.epoch, Pending { capabilities, watermark });
         match &mut self.driven {
             // A writer that is gone has failed: the run ends, and the capability stays until then.
@@ -335,7 +334,7 @@ mod tests {
     const TICK_MS: u64 = 1_000;
 
     /// Whether these complete epochs wait; each comes with whether it has rows.
-    fn wait(complete: &[(Epoch, bool)], ahead: Epoch) -> bool {
+    fn wait(complete: &[(Epoch, bool)], frontier: Epoch) -> bool {
         let stash = |rows: &bool| {
             let span = Span::event(EventTime::from_millis(0));
             let closed = Closed { key: Key::new("ip", "host"), span, late: false };
@@ -351,7 +350,7 @@ mod tests {
         };
         let stashes: BTreeMap<Epoch, Stash> =
             complete.iter().map(|(epoch, rows)| (*epoch, stash(rows))).collect();
-        waits(stashes.iter(), ahead, TICK_MS)
+        waits(stashes.iter(), frontier, TICK_MS)
     }
 
     #[test]

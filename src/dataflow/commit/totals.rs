@@ -73,7 +73,7 @@ impl WriterTotals {
             }
         }
         let mut totals =
-            EpochTotals { epoch, summary: part.summary, shards: 0, closed: 0, open: 0, dead: 0 };
+            EpochTotals { epoch, meta: part.meta, shards: 0, closed: 0, open: 0, dead: 0 };
         for progress in self.shards.values_mut().filter(|progress| epoch > progress.epoch) {
             progress.epoch = epoch;
             totals.shards += 1;

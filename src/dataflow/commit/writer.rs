@@ -37,7 +37,7 @@ pub type OpenLedger = Arc<dyn Fn(u32) -> Result<Box<dyn Ledger>, LedgerError> + 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WriterEpoch {
     pub epoch: Epoch,
-    pub summary: EpochMeta,
+    pub meta: EpochMeta,
     pub outputs: Vec<ShardOutput>,
     pub dead_letters: Vec<DeadLetter>,
 }
@@ -383,7 +383,7 @@ mod tests {
         let open: OpenLedger = Arc::new(move |_| Ok(Box::new(Transactions(Arc::clone(&ledger)))));
         let mut writer = Writer::new(0, 1, &plan, open, Arc::default());
         for epoch in 5..12 {
-            let summary = EpochMeta {
+            let meta = EpochMeta {
                 watermark: EventTime::NEVER,
                 rules,
                 bindings: Vec::new(),
@@ -391,7 +391,7 @@ mod tests {
                 differences: Vec::new(),
             };
             let (outputs, dead_letters) = (Vec::new(), Vec::new());
-            writer.submit(WriterEpoch { epoch, summary, outputs, dead_letters });
+            writer.submit(WriterEpoch { epoch, meta, outputs, dead_letters });
         }
         let mut step = || writer.step().expect("no fault");
         assert_eq!(step(), StepOutcome::Durable(7, Vec::new()));

@@ -31,7 +31,7 @@ use crate::dataflow::span_batch::{SpanBatch, SpanUpdate};
 pub(super) struct Input {
     pub arrivals: Vec<Vec<SpanBatch>>,
     pub suspects: Vec<Suspect>,
-    pub cuts: Vec<SourceBindings>,
+    pub bindings: Vec<SourceBindings>,
 }
 
 /// The shards of one worker, and the watermark they share.
@@ -133,8 +133,8 @@ impl Sessions {
     }
 
     /// Tells the source of this worker how far another one is.
-    pub(super) fn learn(&self, epoch: Epoch, cut: &SourceBindings) {
-        self.config.feedback.learn(epoch, cut.early);
+    pub(super) fn learn(&self, epoch: Epoch, source: &SourceBindings) {
+        self.config.feedback.learn(epoch, source.early);
     }
 
     /// Processes a complete epoch: applies its events, computes its watermark, and closes what is
@@ -145,14 +145,14 @@ impl Sessions {
         input: Input,
         last: bool,
     ) -> (EpochMeta, Vec<ShardOutput>, Vec<OpenReport>) {
-        let Input { arrivals, suspects, cuts } = input;
-        assert!(!cuts.is_empty(), "I2: epoch {epoch} has events and no binding");
+        let Input { arrivals, suspects, bindings: sources } = input;
+        assert!(!sources.is_empty(), "I2: epoch {epoch} has events and no binding");
         let (mut bindings, mut lagging) = (Vec::new(), Vec::new());
-        for cut in cuts {
-            bindings.extend(cut.bindings);
-            lagging.extend_from_slice(&cut.lagging);
-            self.differences.extend(cut.differences);
-            self.alignment.learn(cut.worker, cut.lagging);
+        for source in sources {
+            bindings.extend(source.bindings);
+            lagging.extend_from_slice(&source.lagging);
+            self.differences.extend(source.differences);
+            self.alignment.learn(source.worker, source.lagging);
         }
         bindings.sort_unstable_by_key(|binding| binding.partition);
         let before = self.tracker.watermark();
@@ -190,8 +190,8 @@ impl Sessions {
             log::debug!(epoch = epoch, worker = self.worker, partitions:? = paused; "paused");
         }
         self.config.feedback.pause(paused);
-        let summary = EpochMeta { watermark, rules, bindings, lagging, differences };
-        (summary, outputs, long.unwrap_or_default())
+        let meta = EpochMeta { watermark, rules, bindings, lagging, differences };
+        (meta, outputs, long.unwrap_or_default())
     }
 
     /// A replay that returns other records than before must not close what has closed before, so

@@ -12,7 +12,7 @@ use crate::dataflow::span_batch::SpanBatch;
 pub struct Emit {
     pub arrivals: Vec<(Epoch, Vec<SpanBatch>)>,
     pub suspects: Vec<(Epoch, Vec<Suspect>)>,
-    pub cuts: Vec<(Epoch, Vec<SourceBindings>)>,
+    pub bindings: Vec<(Epoch, Vec<SourceBindings>)>,
     pub dead: Vec<(Epoch, Vec<DeadLetter>)>,
 }
 

@@ -205,7 +205,7 @@ impl<F: Feed> Reader<F> {
             "cut"
         );
         self.watermark.cut(self.epoch, self.parts.iter().map(|part| part.generator.bound()));
-        Emit::at(&mut emit.cuts, self.epoch).push(SourceBindings {
+        Emit::at(&mut emit.bindings, self.epoch).push(SourceBindings {
             worker: self.worker,
             bindings,
             lagging,

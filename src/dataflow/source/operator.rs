@@ -30,7 +30,7 @@ pub struct SourceStreams<'scope> {
     /// To the shards, in addition to the arrivals.
     pub suspects: StreamVec<'scope, Epoch, Suspect>,
     /// To every worker.
-    pub cuts: StreamVec<'scope, Epoch, SourceBindings>,
+    pub bindings: StreamVec<'scope, Epoch, SourceBindings>,
     /// To the commit writers.
     pub dead_letters: StreamVec<'scope, Epoch, DeadLetter>,
     /// Wakes the source of this worker, for a clean stop.
@@ -52,11 +52,11 @@ pub fn render_source<'scope, F: Feed + 'static>(
     let mut builder = OperatorBuilder::new("Source".to_owned(), scope);
     let (arrivals_out, arrivals) = builder.new_output();
     let (suspects_out, suspects) = builder.new_output();
-    let (cuts_out, cuts) = builder.new_output();
+    let (bindings_out, bindings) = builder.new_output();
     let (dead_out, dead_letters) = builder.new_output();
     let mut arrivals_out = OutputBuilder::from(arrivals_out);
     let mut suspects_out = OutputBuilder::from(suspects_out);
-    let mut cuts_out = OutputBuilder::from(cuts_out);
+    let mut bindings_out = OutputBuilder::from(bindings_out);
     let mut dead_out = OutputBuilder::from(dead_out);
     let info = builder.operator_info();
     let activator = scope.activator_for(Rc::clone(&info.address));
@@ -99,7 +99,7 @@ pub fn render_source<'scope, F: Feed + 'static>(
             if let Some(caps) = capabilities.as_mut() {
                 send(&mut arrivals_out, &mut caps[0], emit.arrivals);
                 send(&mut suspects_out, &mut caps[1], emit.suspects);
-                send(&mut cuts_out, &mut caps[2], emit.cuts);
+                send(&mut bindings_out, &mut caps[2], emit.bindings);
                 send(&mut dead_out, &mut caps[3], emit.dead);
                 match reader.frontier() {
                     Some(epoch) => caps.iter_mut().for_each(|cap| cap.downgrade(&epoch)),
@@ -116,7 +116,7 @@ pub fn render_source<'scope, F: Feed + 'static>(
             true
         }
     });
-    SourceStreams { arrivals, suspects, cuts, dead_letters, activator, feedback }
+    SourceStreams { arrivals, suspects, bindings, dead_letters, activator, feedback }
 }
 
 /// Activates the source later. Each alarm is set once: records wake the source as well, and if

@@ -76,7 +76,7 @@ impl<F: Feed> Reader<F> {
         }
         self.flush(emit);
         self.watermark.set(bound.watermark);
-        Emit::at(&mut emit.cuts, bound.epoch).push(SourceBindings {
+        Emit::at(&mut emit.bindings, bound.epoch).push(SourceBindings {
             worker: self.worker,
             bindings: bound.bindings,
             lagging: Vec::new(),

@@ -10,7 +10,7 @@ use timely::dataflow::operators::vec::Map;
 
 use crate::dataflow::statistics::operator::{CountedSince, Windowed};
 use crate::dataflow::statistics::publish::Entry;
-use crate::dataflow::statistics::sums::{Host, Item, Summary, Sums, Visitor};
+use crate::dataflow::statistics::sums::{Host, Item, Summary, Sums, VisitorAddress};
 
 /// Visitors with fewer sessions in the window are not among the busiest.
 pub const BUSY: i64 = 5;
@@ -40,7 +40,7 @@ pub fn render_collections(windowed: Windowed<'_>, visitors: bool) -> Entries<'_>
 }
 
 /// How many visitors each host has, and the busiest of them.
-fn by_visitor(visits: VecCollection<'_, Epoch, (Host, Visitor), i64>) -> [Entries<'_>; 2] {
+fn by_visitor(visits: VecCollection<'_, Epoch, (Host, VisitorAddress), i64>) -> [Entries<'_>; 2] {
     let visits = visits.arrange_by_self_named("Visits");
     let distinct: VecCollection<_, _, i64> = visits.clone().threshold_total(|_, _| 1);
     let distinct = distinct.map(|(host, _visitor)| host).count_total_core();

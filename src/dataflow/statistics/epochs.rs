@@ -49,8 +49,8 @@ pub struct CompleteTick<const OUTPUTS: usize> {
 }
 
 /// All epochs before the one returned are complete, and so are their ticks.
-pub fn complete_before(ahead: Option<Epoch>, every_ms: u64) -> Epoch {
-    ahead.map_or(Epoch::MAX, |ahead| tick(ahead, every_ms))
+pub fn complete_before(frontier: Option<Epoch>, every_ms: u64) -> Epoch {
+    frontier.map_or(Epoch::MAX, |frontier| tick(frontier, every_ms))
 }
 
 impl<const OUTPUTS: usize> PendingEpochs<OUTPUTS> {
@@ -95,8 +95,8 @@ impl<const OUTPUTS: usize> PendingEpochs<OUTPUTS> {
         &mut self,
         frontiers: &[MutableAntichain<Epoch>],
     ) -> Vec<CompleteTick<OUTPUTS>> {
-        let ahead = frontiers.iter().filter_map(|f| f.frontier().first().copied()).min();
-        let incomplete = self.pending.split_off(&complete_before(ahead, self.every_ms));
+        let frontier = frontiers.iter().filter_map(|f| f.frontier().first().copied()).min();
+        let incomplete = self.pending.split_off(&complete_before(frontier, self.every_ms));
         let mut complete = std::mem::replace(&mut self.pending, incomplete);
         let mut ticks = Vec::new();
         while let Some((first, _)) = complete.first_key_value() {

@@ -105,7 +105,7 @@ pub struct StatisticsInputs<'scope> {
     pub changes: StreamVec<'scope, Epoch, Change>,
     /// How far each writer has come.
     pub committed: StreamVec<'scope, Epoch, Committed>,
-    pub summaries: StreamVec<'scope, Epoch, EpochMeta>,
+    pub metas: StreamVec<'scope, Epoch, EpochMeta>,
     /// The long sessions that are open.
     pub long: StreamVec<'scope, Epoch, OpenReport>,
 }
@@ -118,7 +118,7 @@ pub fn render_statistics<'scope>(
     on_changes: OnChanges,
     run_state: &Arc<RunState>,
 ) -> StreamVec<'scope, Epoch, ()> {
-    let StatisticsInputs { changes, committed, summaries, long } = inputs;
+    let StatisticsInputs { changes, committed, metas, long } = inputs;
     let StatisticsConfig {
         mut bounds,
         quotas,
@@ -152,7 +152,7 @@ pub fn render_statistics<'scope>(
             let topic = of_run.metrics.figures.topic(partition).unwrap_or("?");
             format!("{topic}/{}", partition.number)
         };
-        let clocks = render_clock_anomalies(summaries, &anomalies, name, before.first_epoch);
+        let clocks = render_clock_anomalies(metas, &anomalies, name, before.first_epoch);
         let lengths = (every_ms, end_after_ms);
         render_anomalies(detected, clocks, watermarks.clone(), anomalies, lengths);
     }

@@ -21,7 +21,7 @@ use crate::dataflow::statistics::epochs::{CompleteTick, EpochInput, PendingEpoch
 use crate::dataflow::statistics::figures::WindowFigures;
 use crate::dataflow::statistics::quota::Share;
 use crate::dataflow::statistics::rows::WindowInput;
-use crate::dataflow::statistics::sums::{Host, Sums, Visitor};
+use crate::dataflow::statistics::sums::{Host, Sums, VisitorAddress};
 use crate::dataflow::statistics::watermarks::TableWatermark;
 use crate::dataflow::statistics::window::{Bounds, HourItem, Window, WindowChanges};
 
@@ -33,7 +33,7 @@ pub struct Windowed<'scope> {
     /// Sessions by host and minute.
     pub minutes: VecCollection<'scope, Epoch, (Host, i64), Sums>,
     /// Sessions by visitor.
-    pub visits: VecCollection<'scope, Epoch, (Host, Visitor), i64>,
+    pub visits: VecCollection<'scope, Epoch, (Host, VisitorAddress), i64>,
     /// The hosts that are counted individually.
     pub hosts: VecCollection<'scope, Epoch, (Host, String), i64>,
     /// Since which hour a worker counts visitors, if not in the whole window; and since when it
@@ -82,7 +82,7 @@ pub fn render_window<'scope>(
     let (from_out, from) = builder.new_output();
     let mut hours_out: Output<HourItem, Sums> = OutputBuilder::from(hours_out);
     let mut minutes_out: Output<(Host, i64), Sums> = OutputBuilder::from(minutes_out);
-    let mut visits_out: Output<(Host, Visitor), i64> = OutputBuilder::from(visits_out);
+    let mut visits_out: Output<(Host, VisitorAddress), i64> = OutputBuilder::from(visits_out);
     let mut hosts_out: Output<(Host, String), i64> = OutputBuilder::from(hosts_out);
     let mut from_out: Output<(usize, CountedSince), i64> = OutputBuilder::from(from_out);
     let (mut detector_outputs, detected) = DetectorOutputs::add_to(&mut builder);

@@ -14,7 +14,7 @@ use timely::dataflow::operators::generic::Operator;
 
 use crate::dataflow::statistics::epochs::complete_before;
 use crate::dataflow::statistics::operator::CountedSince;
-use crate::dataflow::statistics::sums::{Host, Summary, Sums, Visitor};
+use crate::dataflow::statistics::sums::{Host, Summary, Sums, VisitorAddress};
 use crate::dataflow::statistics::watermarks::TableWatermark;
 
 /// An entry of the statistics.
@@ -31,7 +31,7 @@ pub enum Entry {
     /// How many visitors a host had in the window.
     Visitors(Host, i64),
     /// A visitor with many sessions on a host in the window.
-    Busy(Host, Visitor, i64),
+    Busy(Host, VisitorAddress, i64),
     /// Since when a worker counts.
     Since(usize, CountedSince),
 }
@@ -47,7 +47,7 @@ pub struct Published {
     pub minutes: HashMap<Host, BTreeMap<i64, Sums>>,
     pub hosts: HashMap<Host, String>,
     pub visitors: HashMap<Host, i64>,
-    pub busy: BTreeSet<(Host, Visitor, i64)>,
+    pub busy: BTreeSet<(Host, VisitorAddress, i64)>,
     pub from: BTreeSet<(usize, CountedSince)>,
     /// How many entries can exist only because of an error: more was removed than was added.
     pub broken: u64,
@@ -162,7 +162,7 @@ pub fn render_publisher<'scope>(
         move |_, _| {
             let mut waiting: BTreeMap<Epoch, Waiting> = BTreeMap::new();
             let mut published = Published::default();
-            move |(entries, entries_ahead), (watermarks, watermarks_ahead), _output| {
+            move |(entries, entries_frontier), (watermarks, watermarks_frontier), _output| {
                 entries.for_each_stamp(|_, batches| {
                     for (entry, epoch, diff) in batches.flat_map(|batch| batch.drain(..)) {
                         waiting.entry(epoch).or_default().entries.push((entry, diff));
@@ -177,9 +177,9 @@ pub fn render_publisher<'scope>(
                         waiting.entry(epoch).or_default().watermark = Some(watermark);
                     }
                 });
-                let ahead = [entries_ahead, watermarks_ahead];
-                let ahead = ahead.iter().filter_map(|f| f.frontier().first().copied()).min();
-                let incomplete = waiting.split_off(&complete_before(ahead, every_ms));
+                let frontiers = [entries_frontier, watermarks_frontier];
+                let frontier = frontiers.iter().filter_map(|f| f.frontier().first().copied()).min();
+                let incomplete = waiting.split_off(&complete_before(frontier, every_ms));
                 let complete = std::mem::replace(&mut waiting, incomplete);
                 let Some((epoch, _)) = complete.last_key_value() else { return };
                 published.epoch = *epoch;

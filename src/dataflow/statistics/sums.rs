@@ -32,13 +32,13 @@ impl Host {
 /// The address of a visitor, in a fixed number of bytes. A text of up to 15 bytes and an IPv6
 /// address in its usual spelling are stored as they are, any other text as its hash.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-pub struct Visitor([u8; 17]);
+pub struct VisitorAddress([u8; 17]);
 
-/// The values of the first byte of a [`Visitor`] that are not the length of a text.
+/// The values of the first byte of a [`VisitorAddress`] that are not the length of a text.
 const IPV6: u8 = 16;
 const HASH: u8 = 17;
 
-impl Visitor {
+impl VisitorAddress {
     /// The visitor with an address.
     pub fn at(ip: &str) -> Self {
         let mut bytes = [0; 17];
@@ -55,7 +55,7 @@ impl Visitor {
             bytes[0] = HASH;
             bytes[1..9].copy_from_slice(&xxh3_64(text).to_be_bytes());
         }
-        Visitor(bytes)
+        VisitorAddress(bytes)
     }
 
     /// The address; `None` if only its hash is known.
@@ -237,14 +237,14 @@ mod tests {
     fn addresses_come_back_as_they_were_written() {
         for ip in ["", "1.2.3.4", "255.255.255.255", "fifteen letters", "2001:db8::17", "münchen"]
         {
-            assert_eq!(Visitor::at(ip).address().as_deref(), Some(ip));
+            assert_eq!(VisitorAddress::at(ip).address().as_deref(), Some(ip));
         }
         let long = "2001:db8:1:2:3:4:5:6";
-        assert_eq!(Visitor::at(long).address().as_deref(), Some(long));
+        assert_eq!(VisitorAddress::at(long).address().as_deref(), Some(long));
         // Another spelling of an address is another visitor, as in the table.
         for odd in ["2001:DB8:1:2:3:4:5:6", "sixteen  letters", &"x".repeat(2_000)] {
-            assert_eq!(Visitor::at(odd).address(), None);
-            assert_ne!(Visitor::at(odd), Visitor::at(long));
+            assert_eq!(VisitorAddress::at(odd).address(), None);
+            assert_ne!(VisitorAddress::at(odd), VisitorAddress::at(long));
         }
     }
 

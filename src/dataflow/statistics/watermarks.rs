@@ -103,8 +103,8 @@ pub fn render_watermarks<'scope>(
                     let of_epoch = waiting.entry(epoch).or_insert_with(|| (retain(), Vec::new()));
                     of_epoch.1.extend(batches.flat_map(|batch| batch.drain(..)));
                 });
-                let ahead = frontier.frontier().first().copied().unwrap_or(Epoch::MAX);
-                let incomplete = waiting.split_off(&ahead);
+                let frontier = frontier.frontier().first().copied().unwrap_or(Epoch::MAX);
+                let incomplete = waiting.split_off(&frontier);
                 for (capability, committed) in
                     std::mem::replace(&mut waiting, incomplete).into_values()
                 {

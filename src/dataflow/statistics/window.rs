@@ -19,7 +19,7 @@ use differential_dataflow::difference::{Abelian, IsZero, Semigroup};
 use foldhash::fast::RandomState;
 use sessionizer_core::time::EventTime;
 
-use crate::dataflow::statistics::sums::{Host, Item, Row, Sums, Visitor};
+use crate::dataflow::statistics::sums::{Host, Item, Row, Sums, VisitorAddress};
 use crate::dataflow::statistics::watermarks::TableWatermark;
 
 #[cfg(test)]
@@ -70,7 +70,7 @@ pub type HourItem = ((Host, i64), Item);
 pub struct WindowChanges {
     pub hours: Vec<(HourItem, Sums)>,
     pub minutes: Vec<((Host, i64), Sums)>,
-    pub visits: Vec<((Host, Visitor), i64)>,
+    pub visits: Vec<((Host, VisitorAddress), i64)>,
     /// Hosts that got or lost a place.
     pub hosts: Vec<((Host, String), i64)>,
     /// Since which hour visitors are counted, if not in the whole window.
@@ -92,7 +92,7 @@ pub struct Window {
     incomplete: bool,
     hours: BTreeMap<i64, Map<(Host, Item), Sums>>,
     minutes: BTreeMap<i64, Map<Host, Sums>>,
-    visits: BTreeMap<i64, Map<(Host, Visitor), i64>>,
+    visits: BTreeMap<i64, Map<(Host, VisitorAddress), i64>>,
     visits_kept: usize,
     /// Visitors are counted in this hour and later.
     visitors_from: i64,
@@ -196,7 +196,7 @@ impl Window {
         // Sum first: most rows of a batch share their cells with others.
         let mut hours: Map<(i64, Host, Item), Sums> = Map::default();
         let mut minutes: Map<(i64, Host), Sums> = Map::default();
-        let mut visits: Map<(i64, Host, Visitor), i64> = Map::default();
+        let mut visits: Map<(i64, Host, VisitorAddress), i64> = Map::default();
         for row in rows {
             let hour = row.end_ms.div_euclid(bounds.hour_ms);
             if hour < first_hour || row.end_ms <= self.since.millis() {
@@ -215,7 +215,7 @@ impl Window {
             }
             if bounds.visitors > 0 && hour >= self.visitors_from {
                 let (ip, _) = row.key.parts();
-                *visits.entry((hour, host, Visitor::at(ip))).or_default() += row.diff;
+                *visits.entry((hour, host, VisitorAddress::at(ip))).or_default() += row.diff;
             }
         }
         let mut all_hours: Map<(i64, Host, Item), Sums> = Map::default();
@@ -313,7 +313,7 @@ impl Window {
         }
     }
 
-    fn forget_visits(&mut self, visits: Map<(Host, Visitor), i64>) {
+    fn forget_visits(&mut self, visits: Map<(Host, VisitorAddress), i64>) {
         self.visits_kept -= visits.len();
         self.changed.visits.extend(visits.into_iter().map(|(visitor, visits)| (visitor, -visits)));
     }

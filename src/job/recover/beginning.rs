@@ -17,7 +17,7 @@ use sessionizer_core::time::EventTime;
 use crate::config::Config;
 use crate::job::clock::now_ms;
 use crate::job::recover::{overlap, savepoint};
-use crate::kafka::{Admin, Committed, StartAt};
+use crate::kafka::{Admin, GroupOffset, StartAt};
 use crate::ledger::{ExistingRows, FirstStart, Loss};
 use crate::ui::text::duration;
 
@@ -43,7 +43,7 @@ pub(super) struct PartitionStart {
     /// The oldest offset that Kafka has, and the offset after the newest record.
     pub oldest: Offset,
     pub end: Offset,
-    pub committed: Option<Committed>,
+    pub committed: Option<GroupOffset>,
     /// Where reading begins.
     pub begin: Offset,
 }
@@ -57,7 +57,7 @@ impl PartitionStart {
 /// Finds where a first start begins. Refuses a start that would, or could, count events twice.
 pub fn find(
     config: &Config,
-    cluster: &Admin,
+    admin: &Admin,
     counts: &[i32],
     found: &FirstStart,
 ) -> Result<Beginning, Fault> {
@@ -65,7 +65,7 @@ pub fn find(
         return Err(from_is_required(config, rows));
     }
     let from = config.from.clone().unwrap_or(StartAt::Earliest);
-    let mut starts = find_starts(config, cluster, counts)?;
+    let mut starts = find_starts(config, admin, counts)?;
     let group = match &from {
         StartAt::Group(group) => group.as_str(),
         _ => config.kafka.group.as_str(),
@@ -74,7 +74,7 @@ pub fn find(
     if found.rows.is_some() || matches!(from, StartAt::Group(_)) {
         let wanted: Vec<(String, i32)> =
             starts.iter().map(|start| (start.topic.clone(), start.partition)).collect();
-        let committed = cluster.committed(group, &wanted, config.start_timeout)?;
+        let committed = admin.committed(group, &wanted, config.start_timeout)?;
         if committed.is_none() && matches!(from, StartAt::Group(_)) {
             return Err(Fault::Config(format!(
                 "--from group: Kafka does not let this login read the offsets of the consumer \
@@ -99,7 +99,7 @@ pub fn find(
         StartAt::Timestamp(ms) => {
             advice.extend(in_the_future(*ms));
             for start in &mut starts {
-                start.begin = cluster.offset_at(&start.topic, start.partition, *ms, start.end)?;
+                start.begin = admin.offset_at(&start.topic, start.partition, *ms, start.end)?;
             }
         }
     }
@@ -126,13 +126,13 @@ fn in_the_future(ms: i64) -> Option<String> {
 
 fn find_starts(
     config: &Config,
-    cluster: &Admin,
+    admin: &Admin,
     counts: &[i32],
 ) -> Result<Vec<PartitionStart>, Fault> {
     let mut starts = Vec::new();
     for (topic, count) in config.kafka.topics.iter().zip(counts) {
         for partition in 0..*count {
-            let (oldest, end) = cluster.offsets(topic, partition)?;
+            let (oldest, end) = admin.offsets(topic, partition)?;
             let topic = topic.clone();
             starts.push(PartitionStart {
                 topic,

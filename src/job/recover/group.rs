@@ -38,7 +38,7 @@ pub fn request(config: &Config, counts: &[i32]) -> GroupOffsets {
     let work = move || {
         let of_job = (kafka.group.as_str(), job.as_str());
         let offsets = Admin::new(&kafka)
-            .and_then(|cluster| cluster.committed_by(of_job, &partitions, ANSWER_TIMEOUT));
+            .and_then(|admin| admin.committed_by(of_job, &partitions, ANSWER_TIMEOUT));
         match offsets {
             Ok(offsets) => drop(answer.send(offsets)), // Nobody may listen any more.
             Err(why) => debug!("what the consumer group remembers: {why}"),

@@ -24,7 +24,7 @@ use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
 use crate::kafka::{Admin, ReadCheck};
 use crate::ledger;
-use crate::ledger::{Loss, NamedBinding, PastRows, RecoveredState, StartOptions, Started};
+use crate::ledger::{InitialRows, Loss, NamedBinding, RecoveredState, StartOptions, Started};
 use crate::ui::text::plural;
 
 /// Asks Kafka, takes the fence and makes the plan. Worker 0 of process 0 does this, once for each
@@ -38,18 +38,18 @@ pub fn make_plan(
     config: &Config,
     run_state: &RunState,
     now_ms: impl Fn() -> Epoch,
-) -> Result<(RecoveryPlan, Option<PastRows>), Fault> {
+) -> Result<(RecoveryPlan, Option<InitialRows>), Fault> {
     // One timeout for everything.
     let began = Instant::now();
-    let patience = || config.start_timeout.saturating_sub(began.elapsed());
-    let cluster = Admin::new(&config.kafka)?;
+    let time_left = || config.start_timeout.saturating_sub(began.elapsed());
+    let admin = Admin::new(&config.kafka)?;
     let give_up = || run_state.stopping();
-    let counts = cluster.topics(patience(), give_up)?;
+    let counts = admin.topics(time_left(), give_up)?;
     let readable = ReadCheck::start(&config.kafka);
-    let found = ledger::peek_with_retries(&config.ledger, patience(), give_up)?;
+    let found = ledger::peek_with_retries(&config.ledger, time_left(), give_up)?;
     let with_rows = found.as_ref().is_some_and(|found| found.rows.is_some());
     let beginning = match &found {
-        Some(found) => Some(beginning::find(config, &cluster, &counts, found)?),
+        Some(found) => Some(beginning::find(config, &admin, &counts, found)?),
         None => None,
     };
     let group_offsets = found.is_none().then(|| group::request(config, &counts));
@@ -57,9 +57,9 @@ pub fn make_plan(
     let topics = &config.kafka.topics;
     let ledger = &config.ledger;
     let options = StartOptions { with_rows, needed_past: config.needed_past() };
-    let mut started = ledger::start_with_retries(ledger, topics, options, patience(), give_up)?;
+    let mut started = ledger::start_with_retries(ledger, topics, options, time_left(), give_up)?;
     let mut plan = assemble(&started.durable, topics, &counts, now_ms(), config.rules)?;
-    let ids = cluster.topic_ids(topics);
+    let ids = admin.topic_ids(topics);
     plan.topic_ids.iter_mut().zip(ids).for_each(|(known, id)| *known = id);
     let beginning = match started.durable.is_first_start() {
         false => Beginning::default(),
@@ -71,7 +71,7 @@ pub fn make_plan(
         })?,
     };
     beginning.advice.iter().for_each(|advice| warn!("{advice}"));
-    let losses = place_partitions(&mut plan, (config, run_state), (&cluster, &counts), beginning)?;
+    let losses = place_partitions(&mut plan, (config, run_state), (&admin, &counts), beginning)?;
     log_start(config, &counts, &started, &plan);
     let lag = group_offsets.and_then(|offsets| group::compare(&offsets, config, &plan));
     if let Some(lag) = lag {
@@ -80,7 +80,7 @@ pub fn make_plan(
     if !losses.is_empty() {
         accept(&mut plan, config, &losses)?;
     }
-    Ok((plan, started.past_rows.take()))
+    Ok((plan, started.initial_rows.take()))
 }
 
 fn log_start(config: &Config, counts: &[i32], started: &Started, plan: &RecoveryPlan) {
@@ -109,12 +109,12 @@ fn log_start(config: &Config, counts: &[i32], started: &Started, plan: &Recovery
 fn place_partitions(
     plan: &mut RecoveryPlan,
     (config, run_state): (&Config, &RunState),
-    (cluster, counts): (&Admin, &[i32]),
+    (admin, counts): (&Admin, &[i32]),
     beginning: Beginning,
 ) -> Result<Vec<Loss>, Fault> {
     let mut losses = beginning.losses;
     losses.extend(retire_what_is_gone(plan, counts));
-    let made_again: BTreeSet<String> = losses
+    let recreated: BTreeSet<String> = losses
         .iter()
         .filter(|loss| loss.available.is_none())
         .map(|loss| loss.topic.clone())
@@ -125,14 +125,14 @@ fn place_partitions(
         true => {
             let read = plan.partitions.iter().filter(|part| !part.retired);
             let read: Vec<Partition> = read.map(|part| part.start.partition).collect();
-            cluster.log_ends(&plan.topics, &read)
+            admin.log_ends(&plan.topics, &read)
         }
         false => BTreeMap::new(),
     };
     for part in plan.partitions.iter_mut().filter(|part| !part.retired) {
         let partition = part.start.partition;
         let topic = &plan.topics[usize::from(partition.topic)];
-        let (oldest, end) = cluster.offsets(topic, partition.number)?;
+        let (oldest, end) = admin.offsets(topic, partition.number)?;
         part.until = config.until_end.then_some(end);
         part.oldest = oldest;
         if let Some(log_end) = log_ends.get(&partition).filter(|log_end| **log_end > end) {
@@ -154,7 +154,7 @@ fn place_partitions(
         let last = last_binding(part, &plan.replay);
         let now = plan.topic_ids[usize::from(partition.topic)];
         let same = now.zip(last.topic_id).map(|(now, then)| now == then);
-        let same = if made_again.contains(topic) { Some(false) } else { same };
+        let same = if recreated.contains(topic) { Some(false) } else { same };
         let Some(loss) = find_loss(topic, (part.start.end, &last), (oldest, end), same) else {
             continue;
         };

@@ -48,27 +48,27 @@ pub fn outlook(
     now_ms: Epoch,
 ) -> Result<Outlook, Fault> {
     let topics = &config.kafka.topics;
-    let cluster = Admin::new(&config.kafka)?;
+    let admin = Admin::new(&config.kafka)?;
     let (beginning, from) = match &found.first {
         None => (Beginning::default(), None),
         Some(first) => (
-            beginning::find(config, &cluster, counts, first)?,
+            beginning::find(config, &admin, counts, first)?,
             Some(banner::beginning(config.from.as_ref())),
         ),
     };
     let group_offsets = (from.is_none() && with_groups).then(|| group::request(config, counts));
     let mut plan = assemble(&found.durable, topics, counts, now_ms, config.rules)?;
-    plan.topic_ids.iter_mut().zip(cluster.topic_ids(topics)).for_each(|(known, id)| *known = id);
+    plan.topic_ids.iter_mut().zip(admin.topic_ids(topics)).for_each(|(known, id)| *known = id);
     let mut advice = beginning.advice.clone();
     // A start that is not bounded asks for no end, and counts nothing.
     let unbounded = Config { until_end: false, ..config.clone() };
-    let (run_state, kafka) = (RunState::default(), (&cluster, counts));
+    let (run_state, kafka) = (RunState::default(), (&admin, counts));
     let losses = place_partitions(&mut plan, (&unbounded, &run_state), kafka, beginning)?;
     advice.extend(banner::topic_change(found.topics_before.as_ref(), &found.durable, topics));
     advice.extend(group_offsets.and_then(|offsets| group::compare(&offsets, config, &plan)));
     let read: Vec<Partition> =
         plan.partitions.iter().filter(|p| !p.retired).map(|p| p.start.partition).collect();
-    let ends: BTreeMap<Partition, Offset> = cluster.ends(topics, &read).unwrap_or_default();
+    let ends: BTreeMap<Partition, Offset> = admin.ends(topics, &read).unwrap_or_default();
     let (mut records, mut records_again) = (0, 0);
     for part in plan.partitions.iter().filter(|part| !part.retired) {
         let from = part.restart.unwrap_or(part.start.end).max(part.oldest);

@@ -42,13 +42,13 @@ pub(super) fn refuse(
 ) -> Result<Option<String>, Fault> {
     let mut overlaps: BTreeMap<usize, Overlap> = BTreeMap::new();
     for (at, start) in starts.iter().enumerate() {
-        if let Some(overlap) = held_against_group(start) {
+        if let Some(overlap) = overlap_with_group(start) {
             overlaps.insert(at, overlap);
         }
     }
     let has_exact_start = matches!(config.from, Some(StartAt::Group(_) | StartAt::Savepoint(_)));
     if overlaps.is_empty() && !has_exact_start {
-        overlaps = held_against_events(config, starts, rows)?;
+        overlaps = overlap_with_events(config, starts, rows)?;
     }
     if overlaps.is_empty() {
         return Ok(None);
@@ -92,13 +92,13 @@ pub(super) fn refuse(
 
 /// Whether a beginning is before the position that the group has read. If this program committed
 /// the offset, the table may hold records beyond it.
-fn held_against_group(start: &PartitionStart) -> Option<Overlap> {
+fn overlap_with_group(start: &PartitionStart) -> Option<Overlap> {
     let committed = start.committed?.offset;
     (start.begin < committed.min(start.end)).then_some(Overlap::ReadBefore { committed })
 }
 
 /// Reads the first records of the partitions for which no group shows how far they were read.
-fn held_against_events(
+fn overlap_with_events(
     config: &Config,
     starts: &[PartitionStart],
     rows: &ExistingRows,
@@ -134,7 +134,7 @@ fn held_against_events(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kafka::Committed;
+    use crate::kafka::GroupOffset;
 
     fn start(begin: i64, committed: Option<i64>) -> PartitionStart {
         let committed = committed.map(Offset::new);
@@ -143,14 +143,14 @@ mod tests {
             partition: 3,
             oldest: Offset::new(5),
             end: Offset::new(20),
-            committed: committed.map(|offset| Committed { offset, ours: false }),
+            committed: committed.map(|offset| GroupOffset { offset, ours: false }),
             begin: Offset::new(begin),
         }
     }
 
     #[test]
     fn a_beginning_before_what_a_group_has_read_overlaps() {
-        let overlaps = |begin, committed| held_against_group(&start(begin, committed)).is_some();
+        let overlaps = |begin, committed| overlap_with_group(&start(begin, committed)).is_some();
         assert_eq!([9, 10, 11].map(|begin| overlaps(begin, Some(10))), [true, false, false]);
         assert!(!overlaps(5, None), "nobody has said how far it was read");
         assert!(!overlaps(20, Some(30)), "after the end, there is nothing to read twice");

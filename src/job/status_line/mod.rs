@@ -15,7 +15,7 @@ pub use self::ending::{Done, Ending, ending};
 use self::line::{Numbers, line};
 use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
-use crate::monitor::Facts;
+use crate::monitor::JobFacts;
 use crate::monitor::condition::Stage;
 use crate::monitor::job_state::JobState;
 use crate::monitor::sample::{MetricHosts, Sample, sample, stage};
@@ -45,7 +45,7 @@ pub struct Progress {
 
 impl Progress {
     /// Begins to show progress.
-    pub fn start(facts: Facts, run_state: Arc<RunState>) -> Self {
+    pub fn start(facts: JobFacts, run_state: Arc<RunState>) -> Self {
         let (stop, stopped) = channel::<()>();
         let terminal = can_redraw(&std::io::stderr());
         let thread = thread::Builder::new().name("progress".to_owned()).spawn(move || {
@@ -81,7 +81,7 @@ struct StatusView {
 }
 
 impl StatusView {
-    fn new(facts: Facts, run_state: Arc<RunState>, terminal: bool) -> Self {
+    fn new(facts: JobFacts, run_state: Arc<RunState>, terminal: bool) -> Self {
         let bar = terminal.then(|| {
             let bar = bars().add(ProgressBar::new_spinner());
             bar.set_style(style("{spinner} {wide_msg}"));

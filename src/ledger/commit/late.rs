@@ -101,7 +101,7 @@ impl Commit<'_> {
             late.iter().map(|closed| (closed.key.clone(), closed.span)).collect();
         for late in late.chunks(LATE_PER_QUERY) {
             if self.careful {
-                self.sift_late(late, outcome)?;
+                self.merge_bisecting(late, outcome)?;
             } else {
                 outcome.corrections.extend(self.target.merge(&mut self.tx, late)?);
             }
@@ -109,14 +109,14 @@ impl Commit<'_> {
         Ok(())
     }
 
-    fn sift_late(
+    fn merge_bisecting(
         &mut self,
         late: &[(Key, Span)],
         outcome: &mut Outcome,
     ) -> Result<(), LedgerError> {
         let (target, tx) = (self.target, &mut self.tx);
         let mut corrections = Vec::new();
-        let refused = rows::sift(late, &mut self.tried, target.table, |part, keep| {
+        let refused = rows::write_bisecting(late, &mut self.tried, target.table, |part, keep| {
             let merged = target.attempt(tx, keep, |tx| target.merge(tx, part))?;
             Ok(merged.map(|merged| match keep {
                 Keep::Written => corrections.extend(merged),

@@ -13,14 +13,13 @@ impl Commit<'_> {
         totals: &[EpochTotals],
     ) -> Result<Option<i64>, LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "noting a replay that was different");
-        let Some(totals) = totals.iter().rfind(|totals| !totals.summary.differences.is_empty())
-        else {
+        let Some(totals) = totals.iter().rfind(|totals| !totals.meta.differences.is_empty()) else {
             return Ok(None);
         };
         let noted = totals.epoch as i64;
         // Every writer records them, and does so again if a start crashes before its first
         // snapshot.
-        for difference in &totals.summary.differences {
+        for difference in &totals.meta.differences {
             self.tx
                 .execute(
                     "insert into sessionizer.replay_differences

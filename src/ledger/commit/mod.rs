@@ -39,8 +39,8 @@ pub(super) use self::statements::Statements;
 use crate::dataflow::ports::{Batch, Ledger, LedgerError, Outcome};
 use crate::ledger::LedgerConfig;
 use crate::ledger::connect::{classify, connect};
-use crate::ledger::past;
-use crate::ledger::past::Run;
+use crate::ledger::rollback;
+use crate::ledger::rollback::Run;
 use crate::ledger::table;
 use crate::ledger::table::Table;
 
@@ -181,7 +181,7 @@ impl Ledger for LedgerWriter {
             )
             .map_err(|why| classify(&why, "reading progress"))?;
         if rows.len() != shards.len() {
-            return Err(past::diagnose(&mut self.client, &self.config, &self.run));
+            return Err(rollback::diagnose(&mut self.client, &self.config, &self.run));
         }
         Ok(rows.iter().map(|row| row.get::<_, i64>(0) as Epoch).collect())
     }
@@ -233,7 +233,7 @@ impl<'a> Commit<'a> {
             closed.iter().partition(|closed| closed.late);
         self.rows(&in_key_order(on_time), outcome)?;
         self.late(&late, outcome)?;
-        Ok(self.letters.iter().map(refused::Letter::told).collect())
+        Ok(self.letters.iter().map(refused::Letter::to_parts).collect())
     }
 }
 

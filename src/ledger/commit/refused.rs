@@ -4,15 +4,16 @@
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use sessionizer_core::fault::Fault;
 use sessionizer_core::key::{Key, Shard, stable_hash};
 use sessionizer_core::session::{Closed, Span};
 use sessionizer_core::time::EventTime;
 
 use crate::dataflow::ports::{Batch, LedgerError, Outcome, Refused};
 use crate::ledger::LedgerConfig;
-use crate::ledger::commit::Commit;
 use crate::ledger::commit::rows::{Failed, Refusal};
 use crate::ledger::commit::steps::{copy_in, printable};
+use crate::ledger::commit::{Commit, Keep};
 use crate::ledger::connect::classify;
 use crate::ledger::table::Table;
 use crate::ui::text;
@@ -33,7 +34,7 @@ pub(super) struct Letter {
 
 impl Letter {
     /// The session, and what the server said.
-    pub(super) fn told(&self) -> (Key, Span, String) {
+    pub(super) fn to_parts(&self) -> (Key, Span, String) {
         (self.key.clone(), self.span, self.refusal.message.clone())
     }
 }
@@ -80,14 +81,14 @@ impl Commit<'_> {
     /// Fails if the table cannot be written at all, whatever the rows hold.
     pub(super) fn check_without_rows(&mut self) -> Result<(), LedgerError> {
         let target = self.target;
-        let tried = target.attempt(&mut self.tx, crate::ledger::commit::Keep::Nothing, |tx| {
+        let tried = target.attempt(&mut self.tx, Keep::Nothing, |tx| {
             target.copy(tx, &[])?;
             target
                 .delete_nothing(tx)
                 .map_err(|why| target.failed_at(&why, "replacing rows that late events touch"))
         })?;
         tried.map_err(|refusal| {
-            LedgerError::Fatal(sessionizer_core::fault::Fault::Config(format!(
+            LedgerError::Fatal(Fault::Config(format!(
                 "the table {} cannot be written, whatever is in a row: {}",
                 target.table.shown, refusal.message
             )))

@@ -298,8 +298,9 @@ pub(super) struct Tried {
 }
 
 /// Writes the rows that the table accepts, and returns the others with the reason. `write` writes
-/// some of them in a savepoint.
-pub(super) fn sift<'t, T>(
+/// some of them in a savepoint. If the table refuses them, it is tried with each half, until the
+/// row that is refused is alone.
+pub(super) fn write_bisecting<'t, T>(
     all: &'t [T],
     tried: &mut Tried,
     table: &Table,

@@ -16,7 +16,7 @@ use crate::ledger::commit::rows::{CopyFailed, Failed};
 use crate::ledger::commit::{Commit, rows};
 use crate::ledger::connect::classify;
 use crate::ledger::copy::{BinaryCopy, CopyError};
-use crate::ledger::past;
+use crate::ledger::rollback;
 
 /// The longest detail of a dead letter, in characters.
 const DETAIL_CHARS: usize = 500;
@@ -49,7 +49,7 @@ impl Commit<'_> {
         if moved == steps.len() as u64 {
             return Ok(());
         }
-        Err(past::diagnose(&mut self.tx, self.target.config, self.run))
+        Err(rollback::diagnose(&mut self.tx, self.target.config, self.run))
     }
 
     pub(super) fn rows(
@@ -65,7 +65,7 @@ impl Commit<'_> {
         }
         self.check_without_rows()?;
         let (target, tx) = (self.target, &mut self.tx);
-        let refused = rows::sift(rows, &mut self.tried, target.table, |part, keep| {
+        let refused = rows::write_bisecting(rows, &mut self.tried, target.table, |part, keep| {
             target.attempt(tx, keep, |tx| target.copy(tx, part))
         })?;
         for ((key, span), refusal) in refused {
@@ -121,10 +121,9 @@ impl Commit<'_> {
             totals.iter().map(|totals| value(totals) as i64).collect()
         };
         let watermarks: Vec<Option<i64>> =
-            totals.iter().map(|totals| stored(totals.summary.watermark)).collect();
+            totals.iter().map(|totals| stored(totals.meta.watermark)).collect();
         let shards: Vec<i32> = totals.iter().map(|totals| totals.shards as i32).collect();
-        let late: Vec<&str> =
-            totals.iter().map(|totals| totals.summary.rules.late.name()).collect();
+        let late: Vec<&str> = totals.iter().map(|totals| totals.meta.rules.late.name()).collect();
         let entered = self
             .tx
             .execute(
@@ -137,7 +136,7 @@ impl Commit<'_> {
                     &column(|totals| totals.closed),
                     &column(|totals| totals.open),
                     &column(|totals| totals.dead),
-                    &column(|totals| totals.summary.rules.max_future_ms as u64),
+                    &column(|totals| totals.meta.rules.max_future_ms as u64),
                     &late,
                 ],
             )
@@ -167,7 +166,7 @@ impl Commit<'_> {
         };
         let other = totals.iter().find_map(|totals| {
             let (ours, theirs) =
-                (stored(totals.summary.watermark), there.get(&(totals.epoch as i64))?);
+                (stored(totals.meta.watermark), there.get(&(totals.epoch as i64))?);
             (ours != *theirs).then(|| (totals.epoch, shown(ours), shown(*theirs)))
         });
         let Some((epoch, ours, theirs)) = other else {
@@ -187,7 +186,7 @@ impl Commit<'_> {
     pub fn bindings(&mut self, totals: &[EpochTotals]) -> Result<(), LedgerError> {
         let all: Vec<(Epoch, &Binding)> = totals
             .iter()
-            .flat_map(|totals| totals.summary.bindings.iter().map(|b| (totals.epoch, b)))
+            .flat_map(|totals| totals.meta.bindings.iter().map(|b| (totals.epoch, b)))
             .collect();
         if all.is_empty() {
             return Ok(());

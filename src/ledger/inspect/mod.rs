@@ -19,7 +19,7 @@ use sessionizer_core::time::EventTime;
 pub use surroundings::{OwnSchema, Triggers, Unpublishable};
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::connect::{NO_WRITES, classify, dial, settle, within};
+use crate::ledger::connect::{NO_WRITES, classify, configure_session, dial, within};
 use crate::ledger::peek::FirstStart;
 use crate::ledger::table::Table;
 use crate::ledger::{
@@ -50,17 +50,17 @@ impl Inspection {
     /// not allow writes is inspected nevertheless, although a start would refuse it.
     pub fn open(
         config: &LedgerConfig,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<(Self, Option<ReadOnly>), LedgerError> {
         let mut config = config.clone();
-        config.url.connect_timeout = config.url.connect_timeout.min(patience);
+        config.url.connect_timeout = config.url.connect_timeout.min(timeout);
         let mut writable = true;
         let writes =
             |config: &LedgerConfig| dial(config, APPLICATION, TargetSessionAttrs::ReadWrite);
-        let client = within(patience, &config, writes).or_else(|why| match &why {
+        let client = within(timeout, &config, writes).or_else(|why| match &why {
             LedgerError::Retry(text) if text.contains(NO_WRITES) => {
                 writable = false;
-                within(patience, &config, any)
+                within(timeout, &config, any)
             }
             _ => Err(why),
         })?;
@@ -69,8 +69,8 @@ impl Inspection {
             true => None,
             false => Some(server::read_only(&mut client)?),
         };
-        settle(&mut client, &config)?;
-        let ms = patience.as_millis();
+        configure_session(&mut client, &config)?;
+        let ms = timeout.as_millis();
         client
             .batch_execute(&format!("set statement_timeout = {ms}; set lock_timeout = {ms}"))
             .map_err(|why| classify(&why, "setting up the connection"))?;

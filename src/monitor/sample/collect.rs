@@ -99,7 +99,7 @@ pub fn sample(
             .collect(),
         letters: letters(run_state),
         troubles: trouble::counts(),
-        counts: figures.counts.load(Relaxed),
+        counts: figures.has_statistics.load(Relaxed),
         window: window(&figures.window),
         statistics: figures.statistics(),
         anomalies: figures.anomalies(),

@@ -98,30 +98,30 @@ impl Store {
     fn apply_totals(&mut self, batch: &Batch) {
         let first_writer = batch.steps.iter().any(|step| step.shard == Shard(0));
         for totals in &batch.totals {
-            let watermark = totals.summary.watermark;
+            let watermark = totals.meta.watermark;
             let row = self.epochs.entry(totals.epoch).or_insert(Totals {
                 watermark,
-                rules: Some(totals.summary.rules),
+                rules: Some(totals.meta.rules),
                 shards_done: 0,
                 closed: 0,
                 open: 0,
                 dead: 0,
             });
             assert_eq!(row.watermark, watermark, "I2: writers disagree on W({})", totals.epoch);
-            let rules = Some(totals.summary.rules);
+            let rules = Some(totals.meta.rules);
             assert_eq!(row.rules, rules, "I2: writers disagree on the rules of {}", totals.epoch);
             row.shards_done += totals.shards;
             row.closed += totals.closed;
             row.open += totals.open;
             row.dead += totals.dead;
-            self.rules.insert(totals.epoch, totals.summary.rules);
+            self.rules.insert(totals.epoch, totals.meta.rules);
             self.watermarks.insert(totals.epoch, watermark);
             let before = self.watermarks.range(..totals.epoch).next_back();
             let after = self.watermarks.range(totals.epoch + 1..).next();
             let falls = before.is_some_and(|(_, other)| *other > watermark)
                 || after.is_some_and(|(_, other)| *other < watermark);
             assert!(!falls, "W({}) = {watermark} falls: {before:?}, {after:?}", totals.epoch);
-            for binding in &totals.summary.bindings {
+            for binding in &totals.meta.bindings {
                 let at = (totals.epoch, binding.partition);
                 let known = *self.history.entry(at).or_insert(*binding);
                 assert_eq!(known, *binding, "I2: another binding of {at:?}");

@@ -49,7 +49,7 @@ const BATCHES: usize = 4;
 type Wake = Arc<Mutex<Option<Box<dyn Fn() + Send>>>>;
 
 /// The rows that the statistics start from.
-pub enum PastRows {
+pub enum InitialRows {
     /// There are none: the table has no rows.
     Empty,
     /// The table had rows before the job. There is no watermark yet, so the last day is unknown.
@@ -72,7 +72,7 @@ pub struct Reading {
     began: Instant,
 }
 
-impl PastRows {
+impl InitialRows {
     /// Begins to read the rows that are needed, in the snapshot of this moment.
     pub(super) fn begin(
         tx: &mut Transaction<'_>,
@@ -85,7 +85,7 @@ impl PastRows {
         if replayed.watermark == EventTime::NEVER {
             let rows = table::has_rows(tx, &table.quoted());
             let rows = rows.map_err(|why| classify(&why, "looking at the table"))?;
-            return Ok(if rows { PastRows::Foreign } else { PastRows::Empty });
+            return Ok(if rows { InitialRows::Foreign } else { InitialRows::Empty });
         }
         let closes_after_ms = config.session_end.closes_after_ms(config.gap);
         let complete_to = replayed.watermark.plus(-closes_after_ms);
@@ -133,19 +133,19 @@ impl PastRows {
         let thread = thread::Builder::new().name("past-rows".to_owned());
         thread.spawn(work).expect("a thread can be started");
         let (want, began) = (Some(want), Instant::now());
-        Ok(PastRows::Reading(Reading { batches, imported, want, wake, rows: 0, from, began }))
+        Ok(InitialRows::Reading(Reading { batches, imported, want, wake, rows: 0, from, began }))
     }
 
     /// Waits until the other connection has imported the snapshot, which is valid only until this
     /// transaction ends.
     pub(super) fn imported(self) -> Self {
         match self {
-            PastRows::Reading(reading) => match reading.imported.recv_timeout(IMPORTED_WITHIN) {
-                Ok(()) => PastRows::Reading(reading),
+            InitialRows::Reading(reading) => match reading.imported.recv_timeout(IMPORTED_WITHIN) {
+                Ok(()) => InitialRows::Reading(reading),
                 // The error, if there is one, has been handed over.
                 Err(_) => match reading.batches.try_recv() {
-                    Ok(Err(why)) => PastRows::Unknown(why),
-                    _ => PastRows::Unknown("Postgres has not answered in time".to_owned()),
+                    Ok(Err(why)) => InitialRows::Unknown(why),
+                    _ => InitialRows::Unknown("Postgres has not answered in time".to_owned()),
                 },
             },
             known => known,
@@ -154,30 +154,30 @@ impl PastRows {
 
     /// Sets what to call whenever more rows may have arrived.
     pub fn wake_by(&self, wake: impl Fn() + Send + 'static) {
-        if let PastRows::Reading(reading) = self {
+        if let InitialRows::Reading(reading) = self {
             *lock(&reading.wake) = Some(Box::new(wake));
         }
     }
 
     /// Returns the next rows, if they have arrived. The first call begins to read them.
     pub fn read(&mut self) -> Past {
-        if let PastRows::Reading(reading) = self
+        if let InitialRows::Reading(reading) = self
             && let Some(want) = reading.want.take()
         {
             reading.began = Instant::now();
             let _ = want.send(()); // A thread that has failed says so itself.
         }
         match self {
-            PastRows::Empty => Past::Whole,
-            PastRows::Foreign => {
+            InitialRows::Empty => Past::Whole,
+            InitialRows::Foreign => {
                 info!("the statistics begin empty: rows that were there before do not count");
                 Past::Failed
             }
-            PastRows::Unknown(why) => {
+            InitialRows::Unknown(why) => {
                 warn!("the statistics begin empty: what ended before is not known: {why}");
                 Past::Failed
             }
-            PastRows::Reading(reading) => match reading.batches.try_recv() {
+            InitialRows::Reading(reading) => match reading.batches.try_recv() {
                 Ok(Ok(rows)) => {
                     reading.rows += rows.len() as u64;
                     Past::Rows(rows)
