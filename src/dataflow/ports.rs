@@ -48,7 +48,7 @@ pub trait Feed {
         take: &mut dyn FnMut(Record<'_>) -> bool,
     ) -> Result<Stopped, Fault>;
 
-    /// The offset after everything handed out; it never skips a record to come.
+    /// The offset after everything delivered; it never skips a record to come.
     fn position(&self, partition: Partition) -> Offset;
 
     /// How many milliseconds ago, at most, the broker had nothing after the position; `None` if
@@ -70,7 +70,7 @@ pub trait Feed {
         None
     }
 
-    /// Whether everything that the broker was known to have a moment ago has been handed out. Use
+    /// Whether everything that the broker was known to have a moment ago has been delivered. Use
     /// this where a guess is good enough, and [`Self::quiet_ms_ago`] where it is not.
     fn keeps_up(&self, partition: Partition) -> bool {
         self.quiet_ms_ago(partition).is_some()

@@ -127,7 +127,7 @@ pub struct LedgerConfig {
     pub shards: u32,
     pub gap: Gap,
     pub session_end: SessionEnd,
-    /// Whether a start may go on if the job's rows are gone.
+    /// Whether a start may continue if the job's rows are gone.
     pub accept_empty_table: bool,
 }
 

@@ -280,7 +280,7 @@ fn refused_rows_that_differ_are_all_counted_and_some_are_shown() {
         // Refused, but no event has made them.
         comparison.refused(Key::new("192.0.2.1", &format!("host-{n}")), Span::event(at(0)));
     }
-    let found = comparison.settle(OldEvents::NotNeeded);
+    let found = comparison.finish(OldEvents::NotNeeded);
     assert_eq!((found.wrong, found.shown.len()), (8, 5));
 }
 

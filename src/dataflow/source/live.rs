@@ -43,7 +43,7 @@ impl<F: Feed> Reader<F> {
         Ok(())
     }
 
-    /// One activation: ends the epoch if it is due, then reads on.
+    /// One activation: ends the epoch if it is due, then continues reading.
     pub(super) fn live(&mut self, emit: &mut Emit) -> Result<NextActivation, Fault> {
         let now_ms = self.clocks.epoch_ms(self.feedback.latest_cut());
         let may_read = self.pause.may_read(self.clocks.elapsed_ms());

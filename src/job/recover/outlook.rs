@@ -21,7 +21,7 @@ use crate::ledger::Found;
 pub struct Outlook {
     /// Where a first start would begin; `None` if the job has begun.
     pub from: Option<String>,
-    /// The last bound epoch, from which the job goes on.
+    /// The last bound epoch, after which the job continues.
     pub epoch: Epoch,
     /// How many epochs are read again, and their records.
     pub epochs_again: usize,
