@@ -147,7 +147,7 @@ fn another_secret_or_none_stops_nothing_and_is_reported_on_both_sides() {
     let mut command = world.command();
     command.args(hosts.place(1)).args(["-w", "1", "--until-end", "--epoch", "50ms"]);
     let mut none = Running::start(command);
-    none.wait_for("one of the two has a cluster secret and the other has none");
+    none.wait_for("only one of the two has a cluster secret");
     none.stop();
     let second = start(&world, &hosts, 1, SECRET, "-w 1 --until-end");
     for (status, log) in ended(vec![first, second]) {

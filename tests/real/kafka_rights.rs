@@ -158,6 +158,7 @@ fn a_new_partition_is_read_although_the_group_cannot_be_used() {
     command.args(["--kafka-config", &trust, "--epoch", "50ms", "--discovery-interval", "1s"]);
     let mut job = Running::start(command);
     job.wait_for("grant it READ on the group");
+    job.wait_for("reading begins");
     world.add_partitions(&world.name, 2);
     world.send_events(1, found);
     let read = "select records from sessionizer.partitions where partition = 1";
