@@ -16,8 +16,7 @@
 \set ON_ERROR_STOP on
 \if :{?role}
 \else
-\echo 'the login is missing: psql -v role=NAME -f role.sql'
-\quit
+do $$ begin raise exception 'the login is missing: psql -v role=NAME -f role.sql'; end $$;
 \endif
 \if :{?table}
 \else

@@ -52,11 +52,12 @@ fn describe(plan: &ResetPlan) -> String {
     let count = |number: i64| HumanCount(u64::try_from(number).unwrap_or(0)).to_string();
     let mut rows = match plan.rows {
         RowCount::NoTable => "the table is not there".to_owned(),
+        RowCount::NotATable => "it is a view or the like now, and stays as it is".to_owned(),
         RowCount::Exactly(1) => "1 row".to_owned(),
         RowCount::Exactly(rows) => format!("{} rows", count(rows)),
         RowCount::About(rows) => format!("about {} rows", count(rows)),
     };
-    if plan.found_rows && plan.rows != RowCount::NoTable {
+    if plan.found_rows && matches!(plan.rows, RowCount::Exactly(_) | RowCount::About(_)) {
         rows.push_str("\n                 with those from before the job");
     }
     let open = match plan.open {

@@ -32,6 +32,14 @@ pub struct GroupOffset {
     pub ours: bool,
 }
 
+/// Who has committed an offset.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Committer {
+    ThisJob,
+    AnotherJob,
+    AnotherProgram,
+}
+
 /// By topic and partition.
 pub type CommittedOffsets = BTreeMap<(String, i32), GroupOffset>;
 
@@ -57,16 +65,23 @@ impl Admin {
         }))
     }
 
-    /// Returns the offsets of a group that this job has committed.
+    /// Returns the offsets of a group, and whose they are, as a job sees it.
     pub fn committed_by(
         &self,
         (group, job): (&str, &str),
         partitions: &[(String, i32)],
         timeout: Duration,
-    ) -> Result<BTreeMap<(String, i32), Offset>, Fault> {
+    ) -> Result<BTreeMap<(String, i32), (Offset, Committer)>, Fault> {
         let found = self.marked(group, partitions, timeout)?.unwrap_or_default();
-        let ours = found.into_iter().filter(|(_, (_, metadata))| *metadata == mark(job));
-        Ok(ours.map(|(place, (offset, _))| (place, offset)).collect())
+        let with_committer = |(place, (offset, metadata)): (_, (Offset, String))| {
+            let committer = match metadata.split(' ').next() {
+                _ if metadata == mark(job) => Committer::ThisJob,
+                Some(MARK) => Committer::AnotherJob,
+                _ => Committer::AnotherProgram,
+            };
+            (place, (offset, committer))
+        };
+        Ok(found.into_iter().map(with_committer).collect())
     }
 
     fn marked(

@@ -40,6 +40,8 @@ pub struct AuditSnapshot {
     pub gap: Gap,
     /// Whether the table had rows before the job.
     pub found_rows: bool,
+    /// The newest end of those rows, if the job has noted it.
+    pub found_rows_to: Option<EventTime>,
     pub history: JobHistory,
     /// By shard: the epoch up to which its output is in the table, and its counts.
     pub shards: Vec<ShardProgress>,
@@ -105,9 +107,11 @@ impl AuditSnapshot {
             false => None, // No job has ever run here.
             true => client
                 .query_opt(
-                    // Read the last one through JSON: a schema of an older version lacks the column.
+                    // Read the last ones through JSON: a schema of an older version lacks them.
                     "select table_schema, table_name, gap_ms, session_end, found_rows, shards,
-                            created_at::text, coalesce((to_jsonb(j) ->> 'lost')::bigint, 0)
+                            created_at::text, coalesce((to_jsonb(j) ->> 'lost')::bigint, 0),
+                            (extract(epoch from (to_jsonb(j) ->> 'found_rows_to')::timestamptz)
+                             * 1000)::int8
                      from sessionizer.jobs j where job = $1",
                     &[&config.job],
                 )
@@ -131,6 +135,7 @@ impl AuditSnapshot {
             session_end,
             gap,
             found_rows: job.get(4),
+            found_rows_to: job.get::<_, Option<i64>>(8).map(EventTime::from_millis),
             history: JobHistory {
                 created_at: job.get(6),
                 lost: u64::try_from(job.get::<_, i64>(7)).unwrap_or(0),

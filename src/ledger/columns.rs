@@ -97,7 +97,12 @@ fn check_types(
             let allowed_types = allowed.join(" or ");
             problems
                 .add(format!("its column {column} is of type {ty}, it must be {allowed_types}"));
-            let change = format!("alter column {column} type {}", allowed[0]);
+            let using = match (ty.as_str(), allowed[0]) {
+                // A cast would append the length of the network.
+                ("inet" | "cidr", "text") => format!(" using host({column})"),
+                (_, to) => format!(" using {column}::{to}"),
+            };
+            let change = format!("alter column {column} type {}{using}", allowed[0]);
             problems.mend(format!("alter table {shown} {change};"));
             None
         }

@@ -186,8 +186,13 @@ pub(super) fn begin_after_rows(
     let failed = |why: postgres::Error| classify(&why, "beginning after the rows of the table");
     let newest = table::newest_end(tx, config, &table.quoted()).map_err(failed)?;
     let horizon = newest.unwrap_or(EventTime::NEVER);
-    tx.execute("update sessionizer.jobs set found_rows = true where job = $1", &[&config.job])
-        .map_err(failed)?;
+    tx.execute(
+        "update sessionizer.jobs set found_rows = true,
+                found_rows_to = timestamptz 'epoch' + $2::int8 * interval '1 millisecond'
+         where job = $1",
+        &[&config.job, &newest.map(EventTime::millis)],
+    )
+    .map_err(failed)?;
     let empty = snapshot::encode(&SessionTable::new(config.gap, horizon));
     tx.execute(
         "update sessionizer.snapshots set data = $2 where job = $1 and epoch = 0",

@@ -20,6 +20,8 @@ use crate::ui::text;
 const SETTINGS: &str = "
     set application_name = 'sessionizer report';
     set standard_conforming_strings = on;
+    -- Compiling takes seconds, and most queries less than one.
+    set jit = off;
     set datestyle = 'ISO'; set intervalstyle = 'postgres'; set extra_float_digits = 1;
     select set_config('work_mem', '64MB', false)
     from pg_settings where name = 'work_mem' and setting::bigint < 65536;

@@ -59,6 +59,8 @@ pub struct ResetPlan {
 pub enum RowCount {
     /// The table does not exist.
     NoTable,
+    /// What has its name is no table, such as a view: its rows belong to others, and stay.
+    NotATable,
     Exactly(i64),
     About(i64),
 }
@@ -100,7 +102,7 @@ pub fn remove(config: &LedgerConfig, run_state: &RunState) -> Result<(), LedgerE
             tx.execute(&delete, &[&config.job]).map_err(failed)?;
         }
     }
-    if job.rows != RowCount::NoTable {
+    if !matches!(job.rows, RowCount::NoTable | RowCount::NotATable) {
         empty(&mut tx, &job.table)?;
     }
     commit(tx, run_state, "removing the job")
@@ -121,7 +123,8 @@ fn find(
             "select format('%I.%I', table_schema, table_name), found_rows,
                     to_char(created_at, 'YYYY-MM-DD HH24:MI:SSOF'),
                     to_char(started_at, 'YYYY-MM-DD HH24:MI:SSOF'), started_by,
-                    to_regclass(format('%I.%I', table_schema, table_name)) is not null
+                    (select relkind in ('r', 'p') from pg_class
+                     where oid = to_regclass(format('%I.%I', table_schema, table_name)))
              from sessionizer.jobs where job = $1",
             &[&job],
         )
@@ -129,7 +132,7 @@ fn find(
     let Some(row) = row else {
         return Err(no_such_job(client, database, job)?);
     };
-    let there: bool = row.get(5);
+    let is_table: Option<bool> = row.get(5);
     Ok(ResetPlan {
         database: database.clone(),
         job: job.to_owned(),
@@ -138,7 +141,11 @@ fn find(
         created_at: row.get(2),
         started_at: row.get(3),
         started_by: row.get(4),
-        rows: if there { RowCount::Exactly(0) } else { RowCount::NoTable },
+        rows: match is_table {
+            None => RowCount::NoTable,
+            Some(false) => RowCount::NotATable,
+            Some(true) => RowCount::Exactly(0),
+        },
         dead_letters: 0,
         open: 0,
     })
@@ -148,8 +155,8 @@ fn count_rows(
     client: &mut impl GenericClient,
     job: &ResetPlan,
 ) -> Result<RowCount, postgres::Error> {
-    if job.rows == RowCount::NoTable {
-        return Ok(RowCount::NoTable);
+    if matches!(job.rows, RowCount::NoTable | RowCount::NotATable) {
+        return Ok(job.rows);
     }
     let count = format!("select count(*) from (select from {} limit $1) counted", job.table);
     let counted: i64 = client.query_one(&count, &[&(COUNTED_ROWS + 1)])?.get(0);

@@ -17,7 +17,10 @@ use crate::ledger::peek::Database;
 use crate::ledger::start::ADVISORY_LOCK;
 
 /// The migrations, in order; the first is number 1. One that has been released never changes.
-const MIGRATIONS: [(&str, &str); 1] = [("tables", include_str!("migrations/001_tables.sql"))];
+const MIGRATIONS: [(&str, &str); 2] = [
+    ("tables", include_str!("migrations/001_tables.sql")),
+    ("found_rows_to", include_str!("migrations/002_found_rows_to.sql")),
+];
 /// The version that this program reads and writes.
 pub const NEWEST: i32 = MIGRATIONS.len() as i32;
 

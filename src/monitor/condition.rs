@@ -165,6 +165,10 @@ fn running(at: &Situation) -> Condition {
         let left = left.filter(|left| *left >= Duration::from_secs(1));
         return Condition::ReadingToEnd { percent, left, rate };
     }
+    // Its records count as a backlog, and no reading makes it shorter.
+    if let Some(held) = at.held_back.as_ref().filter(|held| held.by_transaction) {
+        return Condition::HeldBack(held.clone());
+    }
     if let Some(left) = left.filter(|left| *left > BACKLOG_THRESHOLD) {
         return Condition::CatchingUp { left, rate };
     }
@@ -214,6 +218,8 @@ mod tests {
         let mut at = Situation { lag: Some(1_000_000), ..live() };
         at.held_back = Some(HeldBack::default());
         assert!(matches!(judge(&at), Condition::CatchingUp { .. }));
+        at.held_back = Some(HeldBack { by_transaction: true, ..HeldBack::default() });
+        assert!(matches!(judge(&at), Condition::HeldBack(_)));
         at.wait = Some(WaitStatus { what: "Postgres".to_owned(), ..WaitStatus::default() });
         assert!(matches!(judge(&at), Condition::Waiting(_)));
         at.stopping = true;

@@ -191,7 +191,7 @@ const CASES: &[Case] = &[
          alter table $t alter num_logs type integer",
         &[],
         &[],
-        (2, &["FAIL SZ-P08", "warn SZ-L01"], &["alter column num_logs type bigint;"]),
+        (2, &["FAIL SZ-P08", "warn SZ-L01"], &["alter column num_logs type bigint using num_logs::bigint;"]),
     ),
     (
         "create table $t ($c, more text not null); alter table $t alter num_logs type integer;
@@ -205,7 +205,7 @@ const CASES: &[Case] = &[
                 "its column more needs a value and has no default; it has no column host; its column
                  num_logs is of type integer, it must be bigint",
                 "add column host text; alter table public.sessionized_events alter column num_logs
-                 type bigint;",
+                 type bigint using num_logs::bigint;",
             ],
         ),
     ),

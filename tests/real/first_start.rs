@@ -182,7 +182,31 @@ fn every_way_to_begin_ends_in_the_batch_answer() {
         audit.arg("audit");
         let (status, log) = finish(audit);
         assert!(status.success(), "{way}:\n{log}");
+        if !matches!(way, "table" | "truncate") {
+            assert_audit_knows_what_is_older(world);
+        }
     });
+}
+
+/// What begins after the newest row from before the job is the job's own; what begins before may be
+/// of anybody.
+fn assert_audit_knows_what_is_older(world: &World) {
+    let audit = || {
+        let mut audit = world.command();
+        audit.arg("audit");
+        finish(audit)
+    };
+    for (begins, code) in [("- interval '1 day'", 0), ("+ interval '1 ms'", 1)] {
+        let (status, log) = {
+            world.execute(&format!(
+                "insert into sessionized_events
+                 select '9.9.9.9', 'h', found_rows_to {begins}, found_rows_to + interval '1 h', 3
+                 from sessionizer.jobs"
+            ));
+            audit()
+        };
+        assert_eq!(status.code(), Some(code), "{begins}:\n{log}");
+    }
 }
 
 #[test]

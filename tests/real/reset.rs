@@ -155,3 +155,23 @@ fn rows_are_deleted_where_they_cannot_be_truncated() {
     world.run_to_end(&[]);
     assert_eq!(world.rows(), rows);
 }
+
+/// After a table was swapped for a view, the rows behind it belong to another job.
+#[test]
+fn what_is_behind_a_view_stays() {
+    let world = world("reset-view");
+    world.run_to_end(&["--job", "other", "--table", "other"]);
+    let rows = world.rows_of("other");
+    world.execute(
+        "alter table sessionized_events rename to before;
+         create view sessionized_events as table other",
+    );
+    let done = resets(&world, &["--yes"], &[]);
+    assert!(
+        done.said.contains("it is a view or the like now, and stays as it is"),
+        "{}",
+        done.said
+    );
+    assert_eq!(world.rows_of("other"), rows);
+    assert_eq!(world.value("select string_agg(job, ' ') from sessionizer.jobs"), "other");
+}

@@ -132,6 +132,7 @@ fn compare(
         gap: snapshot.gap,
         end_after_ms: snapshot.end_after_ms(),
         found_rows: snapshot.found_rows,
+        found_rows_to: snapshot.found_rows_to,
         shown,
         closes_before: snapshot
             .shards

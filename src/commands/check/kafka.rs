@@ -61,8 +61,9 @@ pub fn check(
     let has_groups = admin.has_groups();
     let partitions = partitions(&counts);
     let oldest = admin.beginnings(&config.topics, &partitions);
-    let ends = admin.ends(&config.topics, &partitions).unwrap_or_default();
+    // In this order: records that arrive in between must not look like those of a transaction.
     let log_ends = admin.log_ends(&config.topics, &partitions);
+    let ends = admin.ends(&config.topics, &partitions).unwrap_or_default();
     let ranges = ranges(config, &oldest, &ends);
     let facts = Facts {
         counts,

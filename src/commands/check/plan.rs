@@ -55,7 +55,7 @@ fn plan(known: &Known, report: &mut dyn FnMut(Finding)) -> Value {
             let mut refusal = Finding::of_fault(Code::L01, &fault);
             refusal.text = format!("a start would be refused: {}", refusal.text);
             let why = refusal.text.clone();
-            report(refusal.or_remedy("see the README, *When something is wrong*"));
+            report(refusal.or_remedy("see docs/OPERATIONS.md, SZ-L01"));
             json!({ "kind": "refused", "why": why })
         }
     }

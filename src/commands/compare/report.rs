@@ -1,5 +1,6 @@
 //! What a comparison found: counts by class, examples, the verdict.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
@@ -148,7 +149,8 @@ impl Report {
             table(&["", "ip", "host", "table", "session_start", "session_end", "events"]);
         for (class, key, Stretch { ours, theirs }) in examples {
             let (ip, host) = key.parts();
-            let mut what = [class.name(), ip, host];
+            let host = shortened(host);
+            let mut what = [class.name(), ip, host.as_ref()];
             let sides = ours.iter().map(|row| ("ours", row));
             for (side, row) in sides.chain(theirs.iter().map(|row| ("theirs", row))) {
                 let WindowRow { start, end, events } = row;
@@ -189,6 +191,17 @@ impl Report {
             "examples": examples.collect::<Vec<_>>(),
             "unexplained": self.count_of(Class::Unexplained),
         })
+    }
+}
+
+/// The longest host that a table shows whole, in characters.
+const LONGEST_HOST: usize = 60;
+
+/// A host as a cell of the table: names may have thousands of characters.
+fn shortened(host: &str) -> Cow<'_, str> {
+    match host.char_indices().nth(LONGEST_HOST) {
+        None => Cow::Borrowed(host),
+        Some((at, _)) => Cow::Owned(format!("{}…", &host[..at])),
     }
 }
 

@@ -142,6 +142,8 @@ impl Comparison {
     fn check(&mut self, key: Key, row: Span) {
         let (shard, gap) = (self.shard_of(&key), self.rules.gap);
         let closes_before = self.rules.closes_before[shard];
+        let may_be_older = self.rules.found_rows
+            && self.rules.found_rows_to.is_none_or(|newest_end| row.first <= newest_end);
         let found = &mut self.findings;
         match self.answer.check(&key, row, |span| gap.end_after(span.last) < closes_before) {
             RowVerdict::Right => found.right += 1,
@@ -150,10 +152,10 @@ impl Comparison {
                 self.part_of_open[shard] += row.count;
             }
             // Rows from before the job consist of other events, at least in part.
-            RowVerdict::Wrong if self.rules.found_rows && self.answer.joins(&key, row) => {
+            RowVerdict::Wrong if may_be_older && self.answer.joins(&key, row) => {
                 found.joined += 1;
             }
-            RowVerdict::Wrong if self.rules.found_rows => found.before += 1,
+            RowVerdict::Wrong if may_be_older => found.before += 1,
             RowVerdict::Wrong => {
                 found.wrong += 1;
                 if found.shown.len() < self.rules.shown {

@@ -14,6 +14,8 @@ pub struct Rules {
     pub end_after_ms: i64,
     /// Whether the table had rows before the job. If so, nothing is ever sealed.
     pub found_rows: bool,
+    /// The newest end of those rows, if it is known: a row that begins later is the job's own.
+    pub found_rows_to: Option<EventTime>,
     /// How many differences of each kind are kept, to be shown.
     pub shown: usize,
     /// By shard: sessions that end before this must be in the table.

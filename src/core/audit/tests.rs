@@ -132,6 +132,7 @@ impl World {
             gap: gap(),
             end_after_ms: GAP,
             found_rows: false,
+            found_rows_to: None,
             shown: 5,
             closes_before: self.watermark.clone(),
         };
@@ -248,6 +249,7 @@ fn events_of_a_refused_row_are_not_counted_with_those_of_sessions() {
         gap: gap(),
         end_after_ms: GAP,
         found_rows: false,
+        found_rows_to: None,
         shown: 5,
         closes_before: vec![at(HOUR); SHARDS as usize],
     };
@@ -267,11 +269,42 @@ fn events_of_a_refused_row_are_not_counted_with_those_of_sessions() {
 }
 
 #[test]
+fn only_rows_that_begin_before_the_end_of_the_found_ones_may_be_older() {
+    for (found_rows_to, want) in [
+        (None, (1, 4, 0)),
+        (Some(at(HOUR)), (1, 2, 2)),
+        (Some(at(0) + gap()), (1, 1, 3)),
+        (Some(at(0)), (1, 1, 3)),
+    ] {
+        let rules = Rules {
+            gap: gap(),
+            end_after_ms: GAP,
+            found_rows: true,
+            found_rows_to,
+            shown: 5,
+            closes_before: vec![at(10 * HOUR); SHARDS as usize],
+        };
+        let mut comparison = Comparison::new(rules, Proof::of_nothing(SHARDS as usize));
+        let key = |host: &str| Key::new("192.0.2.1", host);
+        comparison.event(shard_of(&key("own")), key("own"), at(2 * HOUR));
+        comparison.row(key("own"), Span::event(at(2 * HOUR)));
+        // No event of the topic has made these.
+        comparison.row(key("found"), Span::event(at(0)));
+        comparison.row(key("newest"), Span::event(at(HOUR)));
+        comparison.row(key("after"), Span::event(at(HOUR + 1)));
+        comparison.row(key("later"), Span::event(at(3 * HOUR)));
+        let found = comparison.finish(OldEvents::NotNeeded);
+        assert_eq!((found.right, found.before, found.wrong), want, "{found_rows_to:?}");
+    }
+}
+
+#[test]
 fn refused_rows_that_differ_are_all_counted_and_some_are_shown() {
     let rules = Rules {
         gap: gap(),
         end_after_ms: GAP,
         found_rows: false,
+        found_rows_to: None,
         shown: 5,
         closes_before: vec![at(HOUR); SHARDS as usize],
     };

@@ -155,7 +155,8 @@ fn from_is_required(config: &Config, rows: &ExistingRows) -> Fault {
     let time = newest.map_or(String::new(), |newest| {
         format!(
             "\n  --from {newest}\n      begins at the first record with this Kafka timestamp or \
-             a later one; any later time will do"
+             a later one. This is the end of the last session in the table, the gap included: \
+             records before it that the table lacks are skipped"
         )
     });
     Fault::Config(format!(
@@ -167,7 +168,7 @@ fn from_is_required(config: &Config, rows: &ExistingRows) -> Fault {
          \n  --from group\
          \n      continues at the offsets that the consumer group {group} has committed (--from \
          group:NAME: those of another group); a Flink job's lag behind its rows, even after \
-         --drain{time}\
+         --drain, and the events in between would count twice{time}\
          \n  --table NAME\
          \n      another table, which is made if it is missing; everything is read\
          \n  truncate {table}\

@@ -73,10 +73,8 @@ pub fn make_plan(
     beginning.advice.iter().for_each(|advice| warn!("{advice}"));
     let losses = place_partitions(&mut plan, (config, run_state), (&admin, &counts), beginning)?;
     log_start(config, &counts, &started, &plan);
-    let lag = group_offsets.and_then(|offsets| group::compare(&offsets, config, &plan));
-    if let Some(lag) = lag {
-        warn!("{lag}");
-    }
+    let ahead = group_offsets.map(|offsets| group::compare(&offsets, config, &plan));
+    ahead.iter().flatten().for_each(|advice| warn!("{advice}"));
     if !losses.is_empty() {
         accept(&mut plan, config, &losses)?;
     }

@@ -65,7 +65,9 @@ pub fn outlook(
     let (run_state, kafka) = (RunState::default(), (&admin, counts));
     let losses = place_partitions(&mut plan, (&unbounded, &run_state), kafka, beginning)?;
     advice.extend(banner::topic_change(found.topics_before.as_ref(), &found.durable, topics));
-    advice.extend(group_offsets.and_then(|offsets| group::compare(&offsets, config, &plan)));
+    advice.extend(
+        group_offsets.map(|offsets| group::compare(&offsets, config, &plan)).unwrap_or_default(),
+    );
     let read: Vec<Partition> =
         plan.partitions.iter().filter(|p| !p.retired).map(|p| p.start.partition).collect();
     let ends: BTreeMap<Partition, Offset> = admin.ends(topics, &read).unwrap_or_default();
