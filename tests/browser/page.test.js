@@ -195,6 +195,39 @@ test("a job that is killed is missed, and found again on its port with another r
   assert.match(marks, /12:04:11\s+this page lost the connection/);
 });
 
+test("after a restart the page streams again at once", async () => {
+  const { page, player } = await watch(document_());
+  const { port } = player;
+  await player.stop();
+  await until("lost", () => page.title(), (title) => title.startsWith("lost the job"));
+  const next = new Player();
+  next.document = document_({ run: "another" }, { at: NOON + 30_000 });
+  await next.start(port);
+  opened.push(() => next.stop());
+  await until("streams", () => next.streams.size, (streams) => streams === 1, 5000);
+  goesOn(next);
+  await until("goes on", () => text(page, ".asof"), (as) => as === "as of 12:04:43", 5000);
+  const asked = next.requests.filter((path) => path === "/status").length;
+  assert.ok(asked <= 1, `${asked} times`);
+});
+
+test("where only streams are refused, they are asked for now and then", async () => {
+  const { page, player } = await watch(document_());
+  player.refusesStreams = true;
+  for (const stream of player.streams) stream.destroy();
+  const asked = (path) => player.requests.filter((name) => name === path).length;
+  await until("polled", () => asked("/status"), (times) => times >= 4);
+  assert.equal(asked("/events"), 2);
+  assert.match(await page.title(), /^up to date/);
+  // Without any answer, the page starts anew.
+  const { document } = player;
+  player.document = null;
+  await until("lost", () => page.title(), (title) => title.startsWith("lost the job"));
+  player.refusesStreams = false;
+  player.document = document;
+  await until("streams", () => player.streams.size, (streams) => streams === 1, 5000);
+});
+
 test("without a job there is a sentence too", async () => {
   const { page, player } = await watch(null);
   assert.equal((await sentence(page)).toLowerCase(), "connecting to the job");
