@@ -8,6 +8,7 @@ import {
   count,
   cut,
   duration,
+  hour,
   known,
   moment,
   percent,
@@ -32,7 +33,7 @@ test("whatever is not a number is a dash", () => {
 test("numbers and durations read like those of the status line", () => {
   assert.deepEqual([0, 1, 999, 1000, 1234567].map(count), ["0", "1", "999", "1,000", "1,234,567"]);
   assert.deepEqual([0.04, 0.44, 12, 200, 4000, 11100, 266400].map(duration), [
-    "0 s",
+    "< 0.1 s",
     "0.4 s",
     "12 s",
     "3 min 20 s",
@@ -68,8 +69,19 @@ test("numbers and durations read like those of the status line", () => {
   );
   assert.equal(clock(NOON), "12:04:11");
   assert.equal(moment(NOON - 86_400_000, NOON), "2026-11-25 12:04:11");
+  assert.equal(duration(0), "0 s");
   assert.equal(cut("a🙂b", 3), "a🙂b");
   assert.equal(cut("a🙂bc", 3), "a🙂…");
+});
+
+test("an hour has its date unless it is of today, whenever that is looked at", () => {
+  for (const now of [0, 9, 12, 23].map((hours) => Date.UTC(2026, 10, 27, hours, 30))) {
+    assert.equal(hour(Date.UTC(2026, 10, 27, 0), now), "00:00");
+    assert.equal(hour(Date.UTC(2026, 10, 26, 23), now), "11-26 23:00");
+  }
+  assert.equal(hour(Date.UTC(2025, 11, 31, 23), Date.UTC(2026, 0, 1)), "12-31 23:00");
+  assert.equal(hour(NaN, NOON), "–");
+  assert.equal(hour(NOON, null), "–");
 });
 
 test("a change replaces blocks, and adds to those that grow", () => {

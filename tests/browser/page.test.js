@@ -84,7 +84,8 @@ test("the sentence, its word, its icon and the title say the same", async () => 
       () => sentence(page),
       (said) => said.toLowerCase() === words_of_state,
     );
-    assert.equal((await text(page, "#word")).toLowerCase(), words[tone].toLowerCase());
+    const word = state === "stopped" ? "stopped" : words[tone].toLowerCase();
+    assert.equal((await text(page, "#word")).toLowerCase(), word);
     assert.equal(await page.title(), `${words_of_state} · sessionizer`);
     assert.equal(await page.getAttribute("#icon use", "href"), `#icon-${tone}`);
     assert.equal(await text(page, "#cause"), "because");
@@ -126,7 +127,11 @@ test("what is unknown is a dash with its reason, and never NaN or nothing", asyn
     await page.getAttribute("#partitions td[data-name=promise] span", "title"),
     "no promise yet",
   );
+  assert.match(await text(page, "#partitions"), /– lag: no lag_s yet; .*promise: no promise yet/);
   assert.match(await page.getAttribute("#chart-lag", "aria-label"), /nothing known yet/);
+  const figures = await page.locator("figcaption").allInnerTexts();
+  const reasons = ["events_per_s", "lag_s", "watermark", "durable_delay_s"];
+  figures.forEach((said, i) => assert.ok(said.includes(`no ${reasons[i]} yet`), said));
   assert.deepEqual(complaints, []);
 });
 
@@ -195,6 +200,39 @@ test("a job that is killed is missed, and found again on its port with another r
   assert.match(marks, /12:04:11\s+this page lost the connection/);
 });
 
+test("after a restart the page streams again at once", async () => {
+  const { page, player } = await watch(document_());
+  const { port } = player;
+  await player.stop();
+  await until("lost", () => page.title(), (title) => title.startsWith("lost the job"));
+  const next = new Player();
+  next.document = document_({ run: "another" }, { at: NOON + 30_000 });
+  await next.start(port);
+  opened.push(() => next.stop());
+  await until("streams", () => next.streams.size, (streams) => streams === 1, 5000);
+  goesOn(next);
+  await until("goes on", () => text(page, ".asof"), (as) => as === "as of 12:04:43", 5000);
+  const asked = next.requests.filter((path) => path === "/status").length;
+  assert.ok(asked <= 1, `${asked} times`);
+});
+
+test("where only streams are refused, they are asked for now and then", async () => {
+  const { page, player } = await watch(document_());
+  player.refusesStreams = true;
+  for (const stream of player.streams) stream.destroy();
+  const asked = (path) => player.requests.filter((name) => name === path).length;
+  await until("polled", () => asked("/status"), (times) => times >= 4);
+  assert.equal(asked("/events"), 2);
+  assert.match(await page.title(), /^up to date/);
+  // Without any answer, the page starts anew.
+  const { document } = player;
+  player.document = null;
+  await until("lost", () => page.title(), (title) => title.startsWith("lost the job"));
+  player.refusesStreams = false;
+  player.document = document;
+  await until("streams", () => player.streams.size, (streams) => streams === 1, 5000);
+});
+
 test("without a job there is a sentence too", async () => {
   const { page, player } = await watch(null);
   assert.equal((await sentence(page)).toLowerCase(), "connecting to the job");
@@ -226,7 +264,21 @@ test("a job that has stopped, and one that was overtaken, are not called lost", 
       () => sentence(page),
       (said) => says.test(said) && /figures are of 12:04:11/.test(said),
     );
+    const word = await text(page, "#word");
+    if (state === "stopped") assert.equal(word.toLowerCase(), "stopped");
   }
+});
+
+test("the cause of a failure stays", async () => {
+  const failed = { state: "failed", tone: "trouble", text: "failed", cause: "no such table" };
+  const { page, player } = await watch(document_({ sentence: { ...failed, since: NOON } }));
+  await player.stop();
+  await until("it is missed", () => sentence(page), (said) => /the job has failed/i.test(said));
+  assert.equal(await text(page, "#cause"), "no such table");
+  assert.equal(
+    await text(page, "#means"),
+    "Start it again when the cause is removed; its log says more.",
+  );
 });
 
 test("ages go by the job's clock", async () => {
@@ -482,8 +534,12 @@ test("of many hosts the first are shown, all on demand, and a filter finds one",
   );
   const names = () => page.locator("#hosts td.head").allInnerTexts();
   assert.equal((await names()).length, 10);
+  // 90 of those with a row have from 990 to 901 sessions.
+  const rest = () => text(page, "#host-rest");
+  assert.equal(await rest(), "4,990 other hosts had 85,100 sessions together.");
   await page.click("#host-all");
   assert.equal((await names()).length, 100);
+  assert.equal(await rest(), "4,900 other hosts had 5 sessions together.");
   await page.fill("#host-filter", "H77");
   assert.deepEqual(await names(), ["h77.example"]);
 });
@@ -520,8 +576,12 @@ test("sessions by host are those of the last day as soon as these are known", as
   player.change({ at: NOON + 3000, ...lastDay(10_000) });
   await until("visitors", heads, (shown) => shown.includes("visitors"));
   assert.equal((await names()).length, 11);
-  assert.equal(await text(page, "#host-rest"), "9,980 other hosts had 5 sessions together. " +
-    "No more than 10,000 hosts are told apart.");
+  const left = lastDay(10_000).statistics_hosts.rows.slice(10);
+  const sessions = left.reduce((sum, { day }) => sum + day.sessions, 5).toLocaleString("en");
+  assert.equal(await text(page, "#host-rest"), `9,990 other hosts had ${sessions} sessions ` +
+    "together. No more than 10,000 hosts are told apart.");
+  for (const block of ["hosts", "hours", "visitors"])
+    assert.equal(await text(page, `#h-${block} ~ .when`), "as of 12:04:10");
   assert.deepEqual(await page.locator("#visitors tbody tr").nth(1).locator("td").allInnerTexts(),
     ["198.51.100.1", "h0.example", "39"]);
   await page.click("#host-all");
@@ -557,6 +617,7 @@ test("the balance says in words and colour whether it holds", async () => {
 test("the proof says through when, by which audit, and how many differences", async () => {
   const { page, player } = await watch(document_());
   assert.equal(await text(page, "#proof-verdict"), "– no audit has been recorded");
+  assert.equal(await text(page, "#proof-asof"), "as of 12:04:10");
   player.change({
     at: NOON + 1000,
     proof: { verified_through: NOON - 240_000, audited_at: NOON - 60_000, differences: 0 },
@@ -567,6 +628,19 @@ test("the proof says through when, by which audit, and how many differences", as
     (said) => said === "Verified through 12:00:11 by the audit of 12:03:11: 0 differences",
   );
   assert.equal(await page.getAttribute("#proof-verdict", "data-tone"), "good");
+  for (const [differences, words] of [
+    [1, "1 difference up to 12:00:11: `sessionizer audit` shows it"],
+    [2, "2 differences up to 12:00:11: `sessionizer audit` shows them"],
+  ]) {
+    const proof = { ...player.document.proof, differences };
+    player.change({ at: NOON + 2000, proof });
+    await until(
+      "what to do",
+      () => text(page, "#proof-verdict"),
+      (said) => said === `The audit of 12:03:11 found ${words}`,
+    );
+    assert.equal(await page.getAttribute("#proof-verdict", "data-tone"), "trouble");
+  }
 });
 
 test("anomalies are shown only by a job that looks for them", async () => {
@@ -607,6 +681,79 @@ test("anomalies are shown only by a job that looks for them", async () => {
       /1,000 hosts are looked at: 3 sessions of others were not/.test(said) &&
       /too many visitors: .* from 11:\d\d:\d\d on/.test(said),
   );
+});
+
+test("reasons are whole, and a query is six lines until it has the focus", async () => {
+  const reason = "412 events in 31 s; ".repeat(20).trim();
+  const anomaly = { kind: "burst", host: "a", subject: "2001:db8:1234:5678:9abc:def0:1234:5678" };
+  const sql = (host) => `select * from public.s where host = '${host}'`;
+  const anomalies = {
+    rows: [
+      { ...anomaly, at: NOON, reason, sql: sql("a") },
+      { ...anomaly, at: NOON, reason, sql: sql("x".repeat(2600)) },
+    ],
+  };
+  const letters = document_().dead_letters;
+  letters.rows[0].examples[0].detail = reason;
+  for (const width of [360, 1280]) {
+    const { page } = await watch(document_({ anomalies, dead_letters: letters }), {
+      viewport: { width, height: 800 },
+    });
+    const lines = (selector, at = 0) =>
+      page.locator(selector).nth(at).evaluate((node) => {
+        const line = parseFloat(getComputedStyle(node).lineHeight);
+        return { shown: node.clientHeight / line, all: node.scrollHeight / line };
+      });
+    for (const selector of ["#anomalies td[data-name=reason] bdi", "#dead-letters td[data-name=meaning] bdi"]) {
+      const { shown, all } = await lines(selector);
+      assert.ok(shown > 2 && shown >= all - 0.1, `${selector}: ${shown} of ${all}`);
+    }
+    const query = "#anomalies td:last-child bdi";
+    const { shown, all } = await lines(query, 1);
+    assert.ok(shown < 6.5 && all > 7, `${shown} of ${all}`);
+    assert.equal(await page.locator(query).nth(1).getAttribute("title"), sql("x".repeat(2600)));
+    assert.equal(await page.locator(query).nth(0).getAttribute("tabindex"), null);
+    await page.locator(query).nth(1).focus();
+    const open = await lines(query, 1);
+    assert.ok(open.shown >= open.all - 0.1, `${open.shown} of ${open.all}`);
+    assert.ok((await overflow(page)) <= 0, `${width} px wide`);
+  }
+});
+
+test("times, addresses, and figures with their unit stay on one line", async () => {
+  const day = 86_400_000;
+  const hosts = ["zachwilson.techcreator.io", `${"a".repeat(249)}.com`];
+  const ips = ["79.214.178.114", "2001:db8:1234:5678:9abc:def0:1234:5678"];
+  const rows = hosts.map((host, i) => ({ ...session(i, NOON - day, host), ip: ips[i] }));
+  const some = partitions(1);
+  const state_text = "waits for a transaction that nobody has ended for a very long time now";
+  some.rows[0] = { ...some.rows[0], holds_back: true, state_text, since: NOON };
+  for (const width of [360, 1280]) {
+    const { page } = await watch(
+      document_({ ...lastDay(3), latest: { keep: 50, rows }, partitions: some }),
+      { viewport: { width, height: 800 } },
+    );
+    const broken = await page.locator(
+      "#hosts td.number > *, #latest td.number > *, #partitions td:is(.head, .number) > *" +
+        (width === 1280 ? ", #latest td.head bdi" : ""),
+    ).evaluateAll((nodes) =>
+      nodes
+        .filter((node) => {
+          const range = document.createRange();
+          range.selectNodeContents(node);
+          return new Set([...range.getClientRects()].map(({ top }) => Math.round(top))).size > 1;
+        })
+        .map((node) => node.textContent),
+    );
+    assert.deepEqual(broken, [], `${width} px wide`);
+    assert.ok((await overflow(page)) <= 0, `${width} px wide`);
+  }
+});
+
+test("the crew of a cluster is that of each process", async () => {
+  const { job } = document_();
+  const { page } = await watch(document_({ job: { ...job, processes: 2, workers: 1 } }));
+  assert.match(await text(page, "#crew"), /^2 processes, 1 worker each, running for 1 h$/);
 });
 
 test("a payload is cut at 200 characters", async () => {

@@ -28,6 +28,10 @@ const TRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Moves the cursor to the top left.
 const HOME: &str = "\x1b[H";
+/// Lines are cut rather than wrapped, also those whose letters are wider than others: a screen that
+/// scrolls would lose its first line.
+const NO_WRAP: &str = "\x1b[?7l";
+const WRAP: &str = "\x1b[?7h";
 /// Clears to the end of the line.
 const CLEAR_LINE: &str = "\x1b[K";
 /// Clears what is below.
@@ -44,14 +48,16 @@ pub fn status(
         let answer = complete(|| ask(&endpoint), TRY_INTERVAL)?;
         return print(&answer.shown(args.json, None)).map(drop);
     }
-    let redraws = can_redraw(&std::io::stdout());
+    // JSON is not for a screen.
+    let redraws = !args.json && can_redraw(&std::io::stdout());
     if redraws {
         print("\x1b[2J")?;
     }
     let mut last: Option<(Instant, String)> = None;
     while !run_state.stopping() {
         // The cursor stays on the line below.
-        let height = redraws.then(|| size().1.saturating_sub(1)).filter(|height| *height > 0);
+        let (width, height) = size();
+        let height = redraws.then(|| height.saturating_sub(1)).filter(|height| *height > 0);
         let text = match ask(&endpoint) {
             Ok(answer) => {
                 let text = answer.shown(args.json, height);
@@ -68,12 +74,7 @@ pub fn status(
             },
         };
         let is_read = match redraws {
-            true => {
-                let lines = text.lines().take(height.unwrap_or(usize::MAX));
-                let lines: Vec<String> =
-                    lines.map(|line| format!("{line}{CLEAR_LINE}\n")).collect();
-                print(&format!("{HOME}{}{CLEAR_BELOW}", lines.concat()))?
-            }
+            true => print(&redrawn(&text, width, height))?,
             false => print(&text)?,
         };
         if !is_read {
@@ -85,6 +86,14 @@ pub fn status(
         }
     }
     Ok(())
+}
+
+/// What draws a text on a terminal over the one before.
+fn redrawn(text: &str, width: usize, height: Option<usize>) -> String {
+    let lines = text.lines().take(height.unwrap_or(usize::MAX));
+    let lines: Vec<String> =
+        lines.map(|line| format!("{}{CLEAR_LINE}\n", screen::cut(line, width))).collect();
+    format!("{HOME}{NO_WRAP}{}{CLEAR_BELOW}{WRAP}", lines.concat())
 }
 
 /// What the job says of itself.
@@ -137,16 +146,28 @@ fn complete(
     Ok(answer)
 }
 
-/// The width and the height of the terminal. The height is 0 if it is not known.
+/// The width and the height of the terminal. Where there is none, nothing limits the width, and the
+/// height is 0.
 fn size() -> (usize, usize) {
-    let size = terminal_size::terminal_size_of(std::io::stdout());
-    let (width, height) = size.map_or((80, 0), |(width, height)| (width.0, height.0));
-    (usize::from(width).max(40), usize::from(height))
+    match terminal_size::terminal_size_of(std::io::stdout()) {
+        Some((width, height)) => (usize::from(width.0).max(40), usize::from(height.0)),
+        None => (usize::MAX, 0),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal_and_nothing_scrolls() {
+        let text =
+            format!("lost the job 3 s ago ({}); what it said last:\n\na\nb\n", "x".repeat(90));
+        let drawn = redrawn(&text, 40, Some(3));
+        let cut = format!("lost the job 3 s ago ({}…", "x".repeat(17));
+        assert_eq!(drawn, format!("{HOME}{NO_WRAP}{cut}\x1b[K\n\x1b[K\na\x1b[K\n\x1b[J{WRAP}"));
+        assert!(redrawn(&text, usize::MAX, None).contains("what it said last"));
+    }
 
     #[test]
     fn one_look_waits_for_the_balance_but_not_for_ever() {

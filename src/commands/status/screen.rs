@@ -13,34 +13,45 @@ use crate::ui::text::{bytes, count, duration, plural};
 /// How many partitions and writers are shown.
 const PARTS: usize = 12;
 const WRITERS: usize = 8;
+/// And of how many reasons of dead letters.
+const LETTERS: usize = 4;
 
-/// The most that is shown of each table, and whether there are empty lines in between, in steps
-/// until the screen fits.
-const STEPS: [(usize, bool); 7] =
-    [(usize::MAX, true), (8, true), (5, true), (3, true), (3, false), (2, false), (1, false)];
+/// With fewer lines of each table, it is better to have no empty lines in between.
+const LOOSE: usize = 3;
 
 /// The screen. If it has a height, less is shown of each table until all of them fit.
 pub fn screen(document: &Value, width: usize, height: Option<usize>) -> String {
     let mut lines = Vec::new();
-    for (most, is_loose) in STEPS {
+    let loose = (LOOSE..=PARTS).rev().map(|most| (most, true));
+    for (most, is_loose) in loose.chain((1..=PARTS).rev().map(|most| (most, false))) {
         lines = all_lines(document, width, most);
         lines.retain(|line| is_loose || !line.is_empty());
         if height.is_none_or(|height| lines.len() <= height) {
             break;
         }
     }
-    let cut = |line: String| match line.char_indices().nth(width) {
-        Some((at, _)) => line[..at].trim_end().to_owned() + "\n",
-        None => line.trim_end().to_owned() + "\n",
-    };
-    lines.into_iter().map(cut).collect()
+    lines.into_iter().map(|line| cut(line.trim_end(), width) + "\n").collect()
+}
+
+/// What fits into a width; an ellipsis says that there is more.
+pub fn cut(line: &str, width: usize) -> String {
+    match line.chars().count() > width {
+        true => line.chars().take(width.saturating_sub(1)).chain(['…']).collect(),
+        false => line.to_owned(),
+    }
+}
+
+/// How many of a table's rows are shown. The last one is not left out for a line that says so.
+fn rows_shown(all: usize, most: usize) -> usize {
+    if all == most + 1 { all } else { all.min(most) }
 }
 
 fn all_lines(document: &Value, width: usize, most: usize) -> Vec<String> {
     let mut last_day = live::hosts(document, width, most);
     last_day.extend(live::visitors(document, width));
     let mut anomalies = live::anomalies(document, width, most);
-    let mut end = ends(document);
+    let mut end: Vec<String> =
+        ends(document).iter().flat_map(|line| live::continued(line, width)).collect();
     // A single line needs no block of its own.
     if anomalies.len() == 1 {
         end.splice(..0, anomalies.drain(..));
@@ -67,9 +78,35 @@ fn number(value: &Value) -> String {
     value.as_f64().map_or("–".to_owned(), |n| count(n.max(0.0).round() as u64))
 }
 
+/// A rate: below 10, the decimal says something.
+fn rate(value: &Value) -> String {
+    match value.as_f64() {
+        Some(rate) if rate > 0.0 && rate < 0.05 => "< 0.1".to_owned(),
+        Some(rate) if (0.0..9.95).contains(&rate) => format!("{}", (rate * 10.0).round() / 10.0),
+        _ => number(value),
+    }
+}
+
 fn seconds(value: &Value) -> String {
+    if value.as_f64().is_some_and(|seconds| seconds > 0.0 && seconds < 0.05) {
+        return "< 0.1 s".to_owned();
+    }
     let time = value.as_f64().map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
     time.map_or("–".to_owned(), duration)
+}
+
+/// When the document was made.
+fn as_of(document: &Value) -> String {
+    let at = document["at"].as_u64();
+    at.map_or("–".to_owned(), |at| format!("{}:{:02} UTC", clock(at), at / 1_000 % 60))
+}
+
+/// How long ago a time was.
+fn ago(document: &Value, at: &Value) -> String {
+    match at.is_number() {
+        true => format!("{} ago", age(document, at)),
+        false => "–".to_owned(),
+    }
 }
 
 /// How long before the document a time was.
@@ -98,9 +135,10 @@ fn head(document: &Value) -> Vec<String> {
         _ => String::new(),
     };
     lines.push(format!(
-        "job {} into {}{process}; running for {}; {} ({})",
+        "job {} into {}{process}; as of {}, running for {}; {} ({})",
         text(&job["name"]),
         text(&job["table"]),
+        as_of(document),
         age(document, &job["started_at"]),
         text(&document["version"]),
         text(&document["revision"]),
@@ -120,18 +158,18 @@ fn figures(document: &Value) -> Vec<String> {
     let memory = |value: &Value| value.as_u64().map_or("–".to_owned(), bytes);
     vec![
         row([
-            ("events/s", number(&tiles["events_per_s"])),
+            ("events/s", rate(&tiles["events_per_s"])),
             ("lag", seconds(&tiles["lag_s"])),
             ("records to read", number(&tiles["lag_records"])),
         ]),
         row([
-            ("sessions/s", number(&tiles["sessions_per_s"])),
+            ("sessions/s", rate(&tiles["sessions_per_s"])),
             ("durable in", seconds(&tiles["durable_delay_s"])),
             ("open sessions", number(&tiles["open_sessions"])),
         ]),
         row([
             ("rows", number(&tiles["rows"])),
-            ("watermark", format!("{} ago", age(document, &tiles["watermark"]))),
+            ("watermark", ago(document, &tiles["watermark"])),
             ("dead letters", number(&tiles["dead_letters"])),
         ]),
         row([
@@ -165,9 +203,10 @@ fn table(lines: &[Vec<String>]) -> Vec<String> {
 }
 
 fn partitions(document: &Value, most: usize) -> Vec<String> {
-    let most = PARTS.min(most);
     let block = &document["partitions"];
     let all = rows(block);
+    let total = (block["total"].as_u64().unwrap_or(0) as usize).max(all.len());
+    let most = rows_shown(total, PARTS.min(most));
     let mut lines =
         vec![words(["partition", "offset", "to read", "lag", "/s", "promise", "state"])];
     for part in all.iter().take(most) {
@@ -180,13 +219,12 @@ fn partitions(document: &Value, most: usize) -> Vec<String> {
             number(&part["offset"]),
             number(&part["lag_records"]),
             seconds(&part["lag_s"]),
-            number(&part["rate"]),
+            rate(&part["rate"]),
             age(document, &part["promise"]),
             state.replace('_', " "),
         ]);
     }
     let mut lines = table(&lines);
-    let total = block["total"].as_u64().unwrap_or(0) as usize;
     let more = total.saturating_sub(all.len().min(most));
     if more > 0 {
         lines.push(format!("and {}", plural(more, "more partition")));
@@ -199,8 +237,8 @@ fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
 }
 
 fn writers(document: &Value, most: usize) -> Vec<String> {
-    let most = WRITERS.min(most);
     let all = rows(&document["writers"]);
+    let most = rows_shown(all.len(), WRITERS.min(most));
     let mut lines = vec![words(["writer", "commits", "sessions", "took", "waiting", "state"])];
     for writer in all.iter().take(most) {
         let state = match (writer["failing_since"].as_i64(), writer["committing_since"].as_i64()) {
@@ -212,7 +250,7 @@ fn writers(document: &Value, most: usize) -> Vec<String> {
             (None, Some(_)) => {
                 format!("committing for {}", age(document, &writer["committing_since"]))
             }
-            (None, None) => "idle".to_owned(),
+            (None, None) => "ready".to_owned(),
         };
         let took = writer["last_commit_ms"].as_f64();
         lines.push(vec![
@@ -261,7 +299,11 @@ fn ends(document: &Value) -> Vec<String> {
     let letters = rows(&document["dead_letters"]);
     if !letters.is_empty() {
         let of = |row: &Value| format!("{} {}", number(&row["count"]), text(&row["reason"]));
-        let shown: Vec<String> = letters.iter().take(4).map(of).collect();
+        let most = rows_shown(letters.len(), LETTERS);
+        let mut shown: Vec<String> = letters.iter().take(most).map(of).collect();
+        if letters.len() > most {
+            shown.push(format!("and {} more", letters.len() - most));
+        }
         lines.push(format!("dead letters: {}", shown.join(", ")));
     }
     lines
@@ -274,11 +316,14 @@ fn proof(document: &Value) -> String {
     };
     let verdict = match differences {
         0 => "equal".to_owned(),
-        1 => "1 DIFFERENCE".to_owned(),
-        more => format!("{} DIFFERENCES", count(more.unsigned_abs())),
+        1 => "1 DIFFERENCE, `sessionizer audit` shows it".to_owned(),
+        more => {
+            let more = count(more.unsigned_abs());
+            format!("{more} DIFFERENCES, `sessionizer audit` shows them")
+        }
     };
     let through = match proof["verified_through"].as_i64() {
-        Some(_) => format!(", through {} ago", age(document, &proof["verified_through"])),
+        Some(_) => format!(", up to {} ago", age(document, &proof["verified_through"])),
         None => String::new(),
     };
     let unverifiable = match proof["unverifiable"].as_i64() {
@@ -287,7 +332,7 @@ fn proof(document: &Value) -> String {
     };
     let ago = age(document, &proof["audited_at"]);
     let rows = number(&proof["rows"]);
-    format!("audited {ago} ago{through}: {verdict}, {rows} rows{unverifiable}")
+    format!("audited {ago} ago{through}: {verdict}; {rows} rows{unverifiable}")
 }
 
 #[cfg(test)]
@@ -336,7 +381,7 @@ mod tests {
     fn one_screen_has_it_all() {
         let want = "\
 waiting for Postgres (12 s, retrying: refused)
-job web into public.s; running for 1 min; 0.1.0 (abc)
+job web into public.s; as of 12:03:05 UTC, running for 1 min; 0.1.0 (abc)
 not ready: waiting
 
 events/s 10,012           lag 0.2 s                 records to read 34
@@ -360,7 +405,7 @@ anomalies: 1
     412 events in 31 s
 
 balance of 12:03: it adds up: 10 records = 5 closed + 4 open + 1 dead
-audited 12 min ago, through 13 min ago: equal, 1,203 rows
+audited 12 min ago, up to 13 min ago: equal; 1,203 rows
 dead letters: 3 bad_json
 ";
         assert_eq!(screen(&document(), 80, None), want);
@@ -391,7 +436,63 @@ dead letters: 3 bad_json
         assert!(screen(&off, 100, None).contains("IT IS OFF BY 7"));
         off["proof"]["differences"] = 2.into();
         off["proof"]["unverifiable"] = 7.into();
-        let said = "through 13 min ago: 2 DIFFERENCES, 1,203 rows, 7 cannot be verified";
+        let said = "\naudited 12 min ago, up to 13 min ago: 2 DIFFERENCES, `sessionizer audit` shows them; \
+                    1,203 rows, 7\n  cannot be verified\n";
         assert!(screen(&off, 100, None).contains(said), "{}", screen(&off, 100, None));
+        off["proof"]["differences"] = 1.into();
+        assert!(screen(&off, 100, None).contains("1 DIFFERENCE, `sessionizer audit` shows it;"));
+    }
+
+    #[test]
+    fn what_is_cut_ends_in_an_ellipsis_and_without_a_terminal_nothing_is() {
+        let mut long = document();
+        long["job"]["name"] = "j".repeat(100).into();
+        long["balance"]["records"] = 123_456_789_012_u64.into();
+        let narrow = screen(&long, 80, None);
+        assert!(narrow.contains(&format!("\njob {}…\n", "j".repeat(75))), "{narrow}");
+        // A sum goes on in the next line.
+        assert!(
+            narrow.contains("123,456,789,012 records = 5 closed + 4 open + 1\n  dead\n"),
+            "{narrow}"
+        );
+        let piped = screen(&long, usize::MAX, None);
+        assert!(!piped.contains('…') && piped.contains("; 0.1.0 (abc)\n"), "{piped}");
+        assert!(piped.contains("5 closed + 4 open + 1 dead\n"), "{piped}");
+    }
+
+    #[test]
+    fn no_single_row_is_replaced_by_a_line_that_says_so() {
+        let mut many = document();
+        let partition = many["partitions"]["rows"][0].clone();
+        let letter = many["dead_letters"]["rows"][0].clone();
+        for (all, said) in [(12, None), (13, None), (14, Some("\nand 2 more partitions\n"))] {
+            many["partitions"] = json!({"total": all, "rows": vec![partition.clone(); all]});
+            let shown = screen(&many, 80, None);
+            assert_eq!(shown.contains("\nand "), said.is_some(), "{all}: {shown}");
+            assert!(said.is_none_or(|said| shown.contains(said)), "{all}: {shown}");
+        }
+        for (all, ends) in [(5, "3 bad_json, 3 bad_json\n"), (7, "3 bad_json, and 3 more\n")] {
+            many["dead_letters"]["rows"] = vec![letter.clone(); all].into();
+            assert!(screen(&many, 80, None).ends_with(ends), "{}", screen(&many, 80, None));
+        }
+        // Whatever the height is, at most as much is empty as one more row of each table needs.
+        for height in 22..40 {
+            let lines = screen(&many, 80, Some(height)).lines().count();
+            assert!(lines <= height && lines + 4 > height.min(37), "{lines} of {height}");
+        }
+    }
+
+    #[test]
+    fn what_is_small_is_not_shown_as_nothing() {
+        let rates = [0.0, 0.01, 0.44, 1.0, 9.94, 9.96, 1_234.5].map(|n| rate(&json!(n)));
+        assert_eq!(rates, ["0", "< 0.1", "0.4", "1", "9.9", "10", "1,235"]);
+        let times = [0.0, 0.01, 0.05, 12.0].map(|n| seconds(&json!(n)));
+        assert_eq!(times, ["0 s", "< 0.1 s", "0.1 s", "12 s"]);
+        assert_eq!(rate(&Value::Null), "–");
+        let mut empty = document();
+        empty["tiles"]["watermark"] = Value::Null;
+        empty["writers"]["rows"][0]["failing_since"] = Value::Null;
+        let shown = screen(&empty, 80, None);
+        assert!(shown.contains(" watermark –  ") && shown.contains("  ready\n"), "{shown}");
     }
 }

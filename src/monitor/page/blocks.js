@@ -1,22 +1,10 @@
 // The blocks about now: the job, the tiles, partitions and the latest sessions.
 
 import { attribute, byId, children, el, hide, text } from "./dom.js";
-import {
-	UNKNOWN,
-	bytes,
-	clock,
-	count,
-	duration,
-	known,
-	local,
-	moment,
-	percent,
-	plural,
-	short,
-	whole,
-} from "./format.js";
+import { UNKNOWN, bytes, clock, count, duration, known, local } from "./format.js";
+import { moment, percent, plural, short, whole } from "./format.js";
 import { why } from "./model.js";
-import { Table, ago, or } from "./tables.js";
+import { Table, ago, figures, named, numbers } from "./tables.js";
 
 const PARTITIONS_SHOWN = 20;
 const PARTITIONS_ALL = 64;
@@ -28,10 +16,10 @@ export function showJob(doc, now) {
 	const { job } = doc;
 	text(byId("job"), job.name);
 	text(byId("route"), `${job.topics.join(", ")} → ${job.table}`);
-	const crew = job.processes > 1 ? `${job.processes} processes, ` : "";
+	const [crew, each] = job.processes > 1 ? [`${job.processes} processes, `, " each"] : ["", ""];
 	text(
 		byId("crew"),
-		`${crew}${plural(job.workers, "worker")}, running for ${whole((now - job.started_at) / 1000)}`,
+		`${crew}${plural(job.workers, "worker")}${each}, running for ${whole((now - job.started_at) / 1000)}`,
 	);
 	text(byId("version"), `sessionizer ${doc.version}${doc.revision ? ` (${doc.revision})` : ""}`);
 	const part = job.scope === "process" && job.processes > 1;
@@ -43,12 +31,12 @@ export function showJob(doc, now) {
 	hide(byId("scope"), !part);
 }
 
-const tile = (name, value, below) => ({ name, value, below });
-
 function tiles(doc, model) {
 	const t = doc.tiles;
-	const value = (field, say) => (known(t[field]) ? say(t[field]) : UNKNOWN);
-	const below = (field, words) => (known(t[field]) ? words() : why(t, field));
+	const tile = (name, field, say, words) =>
+		known(t[field])
+			? { name, value: say(t[field]), below: words() }
+			: { name, value: UNKNOWN, below: why(t, field) };
 	const lag = () => {
 		const records = known(t.lag_records)
 			? `${plural(t.lag_records, "record")} to read`
@@ -57,63 +45,38 @@ function tiles(doc, model) {
 		if (known(t.left_s) && t.left_s >= 3) return `${records}, ${whole(t.left_s)} left`;
 		return t.lag_s >= 1 && trend && trend !== "steady" ? `${records}, ${trend}` : records;
 	};
-	const complete = known(t.durable_watermark)
-		? `the table is complete up to ${moment(t.durable_watermark, doc.at)}`
-		: why(t, "durable_watermark");
-	const memory =
+	const complete = () =>
+		known(t.durable_watermark)
+			? `the table is complete up to ${moment(t.durable_watermark, doc.at)}`
+			: why(t, "durable_watermark");
+	const memory = () =>
 		known(t.memory_used) && known(t.memory_limit)
 			? `${bytes(t.memory_used)} of ${bytes(t.memory_limit)} in flight`
 			: "";
-	const late =
-		known(t.late_sessions) && t.late_sessions > 0 ? `, ${count(t.late_sessions)} late` : "";
+	const late = t.late_sessions > 0 ? `, ${count(t.late_sessions)} late` : "";
+	const rows = () => `${plural(t.rows, "row")} since the start${late}`;
+	const dead = () =>
+		t.dead_letters
+			? `${percent(t.dead_letters, t.records)} of what was read`
+			: "since the start";
 	return [
-		tile(
-			"Events/s",
-			value("events_per_s", short),
-			below("events_per_s", () => `${count(t.records)} read since the start`),
-		),
-		tile(
-			"Sessions/s",
-			value("sessions_per_s", short),
-			below("sessions_per_s", () => `${plural(t.rows, "row")} since the start${late}`),
-		),
-		tile("Lag", value("lag_s", duration), below("lag_s", lag)),
-		tile(
-			"Durable delay",
-			value("durable_delay_s", duration),
-			below("durable_delay_s", () => complete),
-		),
-		tile(
-			"Open sessions",
-			value("open_sessions", count),
-			below("open_sessions", () => memory),
-		),
+		tile("Events/s", "events_per_s", short, () => `${count(t.records)} read since the start`),
+		tile("Sessions/s", "sessions_per_s", short, rows),
+		tile("Lag", "lag_s", duration, lag),
+		tile("Durable delay", "durable_delay_s", duration, complete),
+		tile("Open sessions", "open_sessions", count, memory),
 		known(t.anomalies)
-			? tile("Anomalies", count(t.anomalies), "raised now")
-			: tile(
-					"Dead letters",
-					value("dead_letters", count),
-					below("dead_letters", () =>
-						t.dead_letters
-							? `${percent(t.dead_letters, t.records)} of what was read`
-							: "since the start",
-					),
-				),
+			? tile("Anomalies", "anomalies", count, () => "raised now")
+			: tile("Dead letters", "dead_letters", count, dead),
 	];
 }
 
 export function showTiles(doc, model) {
 	const all = tiles(doc, model);
 	const place = byId("tiles");
-	children(place, all.length, () =>
-		el(
-			"div",
-			{ class: "tile" },
-			el("dt"),
-			el("dd", { class: "value" }),
-			el("dd", { class: "below" }),
-		),
-	);
+	const dd = (name) => el("dd", { class: name });
+	const make = () => el("div", { class: "tile" }, el("dt"), dd("value"), dd("below"));
+	children(place, all.length, make);
 	all.forEach(({ name, value, below }, i) => {
 		const [dt, dd, small] = place.children[i].children;
 		text(dt, name);
@@ -140,12 +103,15 @@ export class Partitions {
 		this.table = new Table(byId("partitions"), "Partitions", [
 			{ name: "partition", head: true, cell: (row) => row.id },
 			{ name: "state", cell: (row) => this.state(row) },
-			{ name: "lag", number: true, cell: (row) => or(row, "lag_s", duration) },
-			{ name: "records to read", number: true, cell: (row) => or(row, "lag_records", count) },
-			{ name: "records/s", number: true, cell: (row) => or(row, "rate", short) },
-			{ name: "promise", number: true, cell: (row) => this.promise(row) },
-			{ name: "offset", number: true, cell: (row) => or(row, "offset", count) },
-			{ name: "end", number: true, cell: (row) => or(row, "end", count) },
+			figures("lag", "lag_s", duration),
+			figures("records to read", "lag_records", count),
+			figures("records/s", "rate", short),
+			figures("promise", "promise", (at) => ({
+				text: ago(this.now, at),
+				title: `${moment(at, this.now)} UTC: no on-time event is older`,
+			})),
+			figures("offset", "offset", count),
+			figures("end", "end", count),
 		]);
 		byId("partition-filter").addEventListener(
 			"input",
@@ -156,20 +122,9 @@ export class Partitions {
 	state(row) {
 		const words = row.state_text || STATES[row.state] || row.state || UNKNOWN;
 		const since = known(row.since) ? ` since ${moment(row.since, this.now)}` : "";
-		const kind = row.holds_back
-			? "holds-back"
-			: row.state === "held_up" || row.state === "waiting"
-				? "held"
-				: null;
-		return { text: `${row.holds_back ? "holds back · " : ""}${words}${since}`, kind };
-	}
-
-	promise(row) {
-		if (!known(row.promise)) return { text: UNKNOWN, title: why(row, "promise") };
-		return {
-			text: ago(this.now, row.promise),
-			title: `${moment(row.promise, this.now)} UTC: no on-time event is older`,
-		};
+		if (row.holds_back) return { text: `holds back · ${words}${since}`, kind: "holds-back" };
+		const held = row.state === "held_up" || row.state === "waiting";
+		return { text: words + since, kind: held ? "held" : null };
 	}
 
 	show(doc, now) {
@@ -208,16 +163,11 @@ const CHANGES = {
 export class Latest {
 	constructor() {
 		this.table = new Table(byId("latest"), "Latest sessions", [
-			{
-				name: "visitor",
-				head: true,
-				foreign: true,
-				cell: (row) => ({ text: row.ip, title: row.ip }),
-			},
-			{ name: "host", foreign: true, cell: (row) => ({ text: row.host, title: row.host }) },
-			{ name: "began", number: true, cell: (row) => moment(row.start, this.now) },
-			{ name: "ended", number: true, cell: (row) => moment(row.end, this.now) },
-			{ name: "events", number: true, cell: (row) => count(row.events) },
+			{ ...named("visitor", "ip"), head: true },
+			named("host", "host"),
+			numbers("began", (row) => moment(row.start, this.now)),
+			numbers("ended", (row) => moment(row.end, this.now)),
+			numbers("events", (row) => count(row.events)),
 			{ name: "note", cell: (row) => CHANGES[row.change] ?? row.change },
 		]);
 		// Rows that run away cannot be read.

@@ -4,63 +4,55 @@
 /* global uPlot */
 import { attribute, children, el, hide, text } from "./dom.js";
 import { UNKNOWN, clock, duration, known, short } from "./format.js";
+import { why } from "./model.js";
 
 const HEIGHT = 150;
 const AXIS = 46;
+const FONT = "11px system-ui, sans-serif";
 /** The table of a chart has a row for this many seconds. */
 const TABLE_STEP_S = 15;
 const TABLE_EVERY_MS = 5000;
 
 /** Steps of an axis that read well as times: up to years. */
 const STEPS_S = [
-	0.5,
-	1,
-	2,
-	5,
-	10,
-	20,
-	30,
-	60,
-	120,
-	300,
-	600,
-	1200,
-	1800,
-	3600,
-	7200,
-	14400,
-	43200,
+	...[0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200],
 	...[1, 2, 5, 20, 50, 200, 1000, 5000].map((days) => days * 86400),
 ];
 
 const rate = (n) => (known(n) ? `${short(n)}/s` : UNKNOWN);
+
+/** A line; `field` is the tile that says why it is unknown. */
+const line = (column, name, field, say = duration, scale = "y") => ({
+	...{ column, name, field, say, scale },
+	color: `--line-${column}`,
+});
 
 export const CHARTS = [
 	{
 		id: "rates",
 		title: "In and out",
 		lines: [
-			{ name: "events in", column: 1, color: "--line-1", say: rate, scale: "y" },
-			{ name: "rows out", column: 2, color: "--line-2", say: rate, scale: "out" },
+			line(1, "events in", "events_per_s", rate),
+			line(2, "rows out", "sessions_per_s", rate, "out"),
 		],
 	},
 	{
 		id: "lag",
 		title: "Lag",
 		about: "how long the oldest unread record has waited in Kafka",
-		lines: [{ name: "lag", column: 3, color: "--line-3", say: duration, scale: "y" }],
+		lines: [line(3, "lag", "lag_s")],
 	},
 	{
 		id: "watermark",
 		title: "Watermark behind now",
 		about: "sessions close when the watermark has passed them",
-		lines: [{ name: "watermark", column: 4, color: "--line-4", say: duration, scale: "y" }],
+		lines: [line(4, "watermark", "watermark")],
 	},
 	{
 		id: "durable",
 		title: "Durable delay",
 		about: "from the end of an epoch until it is committed",
-		lines: [{ name: "durable delay", column: 5, color: "--line-5", say: duration, scale: "y" }],
+		lines: [line(5, "durable delay", "durable_delay_s")],
 	},
 ];
 
@@ -112,51 +104,25 @@ class Chart {
 		});
 		this.place = el("div", { class: "plot", role: "img", id: `chart-${chart.id}` });
 		this.body = el("tbody");
+		const heads = ["time (UTC)", ...chart.lines.map((line) => line.name)].map((name, i) =>
+			el("th", { scope: "col", class: i ? "number" : null }, name),
+		);
+		const label = `${chart.title}, as a table`;
 		this.details = el(
 			"details",
 			{},
 			el("summary", {}, "Table"),
 			el(
 				"div",
-				{
-					class: "scroll",
-					tabindex: "0",
-					role: "region",
-					"aria-label": `${chart.title}, as a table`,
-				},
-				el(
-					"table",
-					{},
-					el(
-						"thead",
-						{},
-						el(
-							"tr",
-							{},
-							...["time (UTC)", ...chart.lines.map((line) => line.name)].map(
-								(name, i) =>
-									el("th", { scope: "col", class: i ? "number" : null }, name),
-							),
-						),
-					),
-					this.body,
-				),
+				{ class: "scroll", tabindex: "0", role: "region", "aria-label": label },
+				el("table", {}, el("thead", {}, el("tr", {}, ...heads)), this.body),
 			),
 		);
 		this.details.addEventListener("toggle", () => this.table());
-		this.figure = el(
-			"figure",
-			{},
-			el(
-				"figcaption",
-				{},
-				el("h3", { title: chart.about ?? null }, chart.title),
-				(this.when = el("span", { class: "when" })),
-				...legend,
-			),
-			this.place,
-			this.details,
-		);
+		this.when = el("span", { class: "when" });
+		const title = el("h3", { title: chart.about }, chart.title);
+		const caption = el("figcaption", {}, title, this.when, ...legend);
+		this.figure = el("figure", {}, caption, this.place, this.details);
 	}
 
 	draw() {
@@ -170,13 +136,13 @@ class Chart {
 
 	options() {
 		const { lines } = this.chart;
-		const floor = (least) => (_, __, max) => [0, Math.max((max ?? 0) * 1.1, least)];
+		const range = (_, __, max) => [0, Math.max((max ?? 0) * 1.1, 1)];
 		const axis = (scale, side, line) => ({
 			scale,
 			side,
 			size: AXIS,
 			gap: 4,
-			font: this.font(),
+			font: FONT,
 			space: 34,
 			stroke: () => this.color(lines.length > 1 ? line.color : "--muted"),
 			grid: { show: side === 3, width: 1, stroke: () => this.color("--grid") },
@@ -198,14 +164,14 @@ class Chart {
 			},
 			scales: {
 				x: { time: true, range: () => this.all.range() },
-				y: { range: floor(1) },
-				...(lines.length > 1 ? { out: { range: floor(1) } } : {}),
+				y: { range },
+				...(lines.length > 1 ? { out: { range } } : {}),
 			},
 			tzDate: (t) => uPlot.tzDate(new Date(t * 1000), "UTC"),
 			axes: [
 				{
 					stroke: () => this.color("--muted"),
-					font: this.font(),
+					font: FONT,
 					size: 28,
 					gap: 7,
 					space: 70,
@@ -232,10 +198,6 @@ class Chart {
 		};
 	}
 
-	font() {
-		return "11px system-ui, sans-serif";
-	}
-
 	color(name) {
 		this.colors ??= {};
 		this.colors[name] ??= getComputedStyle(document.documentElement)
@@ -251,10 +213,8 @@ class Chart {
 
 	show() {
 		const { columns } = this.all;
-		this.plot.setData(
-			[columns[0], ...this.chart.lines.map((line) => columns[line.column])],
-			true,
-		);
+		const values = this.chart.lines.map((line) => columns[line.column]);
+		this.plot.setData([columns[0], ...values], true);
 		this.label();
 		if (this.details.open && performance.now() - (this.tabled ?? 0) > TABLE_EVERY_MS)
 			this.table();
@@ -272,7 +232,10 @@ class Chart {
 		this.chart.lines.forEach((line, i) =>
 			text(this.values[i], line.say(columns[line.column][index])),
 		);
-		text(this.when, this.at === null ? "" : `at ${clock((columns[0][index] ?? NaN) * 1000)}`);
+		const dash = this.chart.lines.find((line) => !known(columns[line.column][index]));
+		const reason = dash ? why(this.all.model.doc.tiles, dash.field) : "";
+		const at = `at ${clock((columns[0][index] ?? NaN) * 1000)}`;
+		text(this.when, this.at === null ? reason : at);
 	}
 
 	label() {
@@ -283,8 +246,8 @@ class Chart {
 			if (!values.length) return `${line.name}: nothing known yet`;
 			const now = columns[line.column][last];
 			const span =
-				`between ${line.say(values.reduce((a, b) => Math.min(a, b)))} and ` +
-				`${line.say(values.reduce((a, b) => Math.max(a, b)))} in the last 15 minutes`;
+				`between ${line.say(Math.min(...values))} and ${line.say(Math.max(...values))} ` +
+				"in the last 15 minutes";
 			const at = `at ${clock(columns[0][last] * 1000)}`;
 			return `${line.name}: ${known(now) ? `${line.say(now)} ${at}` : "unknown now"}, ${span}`;
 		});
@@ -303,13 +266,8 @@ class Chart {
 			before = Math.min(before, slot);
 		}
 		const { lines } = this.chart;
-		children(this.body, rows.length, () =>
-			el(
-				"tr",
-				{},
-				...[null, ...lines].map((line) => el("td", { class: line ? "number" : null })),
-			),
-		);
+		const cell = (line) => el("td", { class: line ? "number" : null });
+		children(this.body, rows.length, () => el("tr", {}, ...[null, ...lines].map(cell)));
 		rows.forEach((row, i) => {
 			const cells = this.body.children[i].children;
 			text(cells[0], clock(columns[0][row] * 1000));
@@ -328,9 +286,8 @@ class Chart {
 			const x = Math.round(plot.valToPos(at, "x", true)) + 0.5;
 			ctx.strokeStyle = this.color(MARK_COLORS[mark.kind]);
 			ctx.lineWidth = devicePixelRatio;
-			ctx.setLineDash(
-				mark.kind === "started" ? [] : [4 * devicePixelRatio, 3 * devicePixelRatio],
-			);
+			const dash = [4 * devicePixelRatio, 3 * devicePixelRatio];
+			ctx.setLineDash(mark.kind === "started" ? [] : dash);
 			ctx.beginPath();
 			ctx.moveTo(x, bbox.top);
 			ctx.lineTo(x, bbox.top + bbox.height);
@@ -358,9 +315,8 @@ function seconds(tick) {
 export function showMarks(place, marks) {
 	hide(place.parentElement, marks.length === 0);
 	const newest = marks.slice(-8).reverse();
-	children(place, newest.length, () =>
-		el("li", {}, el("i", { class: "swatch" }), el("time"), el("bdi")),
-	);
+	const line = () => el("li", {}, el("i", { class: "swatch" }), el("time"), el("bdi"));
+	children(place, newest.length, line);
 	newest.forEach((mark, i) => {
 		const [swatch, time, words] = place.children[i].children;
 		attribute(swatch, "data-kind", mark.kind);

@@ -23,7 +23,7 @@ const MEANS = {
 	stopped: "What was read is committed. The next start continues from there.",
 	uncommitted: "Nothing is lost: the next start rereads what is not committed.",
 	fenced: "This instance writes nothing any more. Find out who started the other one.",
-	failed: "The log of the job says what to correct.",
+	failed: "Start it again when the cause is removed; its log says more.",
 };
 
 /** The icon of the tab: its colour, and what is drawn on it. */
@@ -58,20 +58,14 @@ export function sentence(doc, contact) {
 		};
 	}
 	if (contact.again) {
-		return {
-			tone: "busy",
-			text: `connecting again; figures are of ${clock(doc.at)}`,
-			state: "again",
-			means: "",
-		};
+		const text = `connecting again; figures are of ${clock(doc.at)}`;
+		return { tone: "busy", text, state: "again", means: "" };
 	}
-	const { state, tone, text: said, cause } = doc.sentence;
+	const { state, tone, cause } = doc.sentence;
 	if (!contact.stale)
 		return {
+			...doc.sentence,
 			tone: tone in WORDS ? tone : "busy",
-			text: said,
-			state,
-			cause,
 			means: MEANS[state] ?? "",
 		};
 	const ended = {
@@ -84,6 +78,7 @@ export function sentence(doc, contact) {
 	return {
 		tone: ["uncommitted", "fenced", "failed"].includes(state) ? "trouble" : "lost",
 		state: `lost_${state}`,
+		cause: ended && cause,
 		text:
 			`${ended ? `${ended}, last heard` : "lost the job"} ${whole(contact.silent_s)} ago; ` +
 			`figures are of ${clock(doc.at)}`,
@@ -92,6 +87,9 @@ export function sentence(doc, contact) {
 			: "It has ended, or the network is down. This page tries again every second.",
 	};
 }
+
+/** A job that has stopped is not busy, and not missed. */
+const word = ({ tone, state }) => (/^(lost_)?stopped$/.test(state) ? "Stopped" : WORDS[tone]);
 
 export class Head {
 	constructor() {
@@ -104,7 +102,7 @@ export class Head {
 		attribute(head, "data-tone", now.tone);
 		attribute(head, "data-state", now.state);
 		icon(byId("icon"), now.tone);
-		text(byId("word"), WORDS[now.tone]);
+		text(byId("word"), word(now));
 		text(byId("text"), now.text);
 		text(byId("means"), now.means);
 		const cause = now.cause && !now.text.includes(now.cause) ? now.cause : "";
@@ -119,7 +117,7 @@ export class Head {
 	announce(now) {
 		if (this.announced === now.state) return;
 		this.announced = now.state;
-		text(byId("announce"), `${WORDS[now.tone]}: ${now.text}`);
+		text(byId("announce"), `${word(now)}: ${now.text}`);
 	}
 
 	/** A hidden page gets no messages, so its title must not claim that all is well. */

@@ -2,9 +2,8 @@
 // counted, there are only those by host, since the start.
 
 import { byId, hide, text } from "./dom.js";
-import { UNKNOWN, count, duration, known, moment, percent, plural, short } from "./format.js";
-import { why } from "./model.js";
-import { Table } from "./tables.js";
+import { UNKNOWN, count, duration, hour, known, moment, percent, plural, short } from "./format.js";
+import { Table, named, numbers } from "./tables.js";
 
 const HOSTS_SHOWN = 10;
 
@@ -17,58 +16,36 @@ function most(of, [median, p95], say) {
 	return { text: say(of[p95][1]), title: `half of the sessions: ${say(of[median][1])} at most` };
 }
 
-const named = (name, field) => ({
-	name,
-	foreign: true,
-	cell: (row) =>
-		row[field] === null
-			? { text: UNKNOWN, title: why(row, field) }
-			: { text: row[field], title: row[field] },
-});
 const HOST = { ...named("host", "host"), head: true };
-const SESSIONS = {
-	name: "sessions",
-	number: true,
-	cell: (row) => ({ text: count(row.of.sessions), share: row.share }),
-};
-const EVENTS = { name: "events each", number: true, cell: ({ of }) => mean(of, "events", short) };
-const LENGTH = { name: "length", number: true, cell: ({ of }) => mean(of, "duration_ms", length) };
-const SINGLES = {
-	name: "one event",
-	number: true,
-	cell: ({ of }) => percent(of.singles, of.sessions),
-};
+const SESSIONS = numbers("sessions", ({ of, share }) => ({ text: count(of.sessions), share }));
+const EVENTS = numbers("events each", ({ of }) => mean(of, "events", short));
+const LENGTH = numbers("length", ({ of }) => mean(of, "duration_ms", length));
+const SINGLES = numbers("one event", ({ of }) => percent(of.singles, of.sessions));
 
 const COLUMNS = {
 	start: [
 		HOST,
 		SESSIONS,
-		{ name: "share", number: true, cell: (row) => percent(row.of.sessions, row.all) },
+		numbers("share", (row) => percent(row.of.sessions, row.all)),
 		EVENTS,
 		LENGTH,
 	],
 	day: [
 		HOST,
 		SESSIONS,
-		{ name: "last full hour", number: true, cell: (row) => count(row.hour.sessions) },
+		numbers("last full hour", (row) => count(row.hour.sessions)),
 		EVENTS,
-		{
-			name: "95 % have at most",
-			number: true,
-			cell: ({ of }) => most(of, ["events_median", "events_p95"], short),
-		},
+		numbers("95 % have at most", ({ of }) => most(of, ["events_median", "events_p95"], short)),
 		LENGTH,
-		{
-			name: "95 % last at most",
-			number: true,
-			cell: ({ of }) => most(of, ["duration_median_ms", "duration_p95_ms"], length),
-		},
+		numbers("95 % last at most", ({ of }) =>
+			most(of, ["duration_median_ms", "duration_p95_ms"], length),
+		),
 		SINGLES,
 	],
 };
 COLUMNS.visitors = [
 	...COLUMNS.day.slice(0, 3),
-	{ name: "visitors", number: true, cell: (row) => count(row.visitors) },
+	numbers("visitors", (row) => count(row.visitors)),
 	...COLUMNS.day.slice(3),
 ];
 
@@ -109,10 +86,12 @@ export class Hosts {
 			[...sum, ...shown],
 			wanted ? `None of these ${count(rows.length)} hosts fits "${wanted}".` : nothing,
 		);
-		text(byId("hosts-asof"), `as of ${moment(day ? doc.statistics.as_of : doc.at, doc.at)}`);
+		for (const node of document.querySelectorAll(".day"))
+			text(node, `as of ${moment(day ? doc.statistics.as_of : doc.at, doc.at)}`);
 		text(byId("hosts-what"), given.what.join(" "));
-		text(byId("host-rest"), rows.length ? given.rest.join(" ") : "");
-		hide(byId("host-rest"), !rows.length || !given.rest.length);
+		const rest = rows.length ? others(given, rows.filter((row) => !shown.includes(row))) : [];
+		text(byId("host-rest"), rest.join(" "));
+		hide(byId("host-rest"), !rest.length);
 	}
 }
 
@@ -136,7 +115,9 @@ function ofTheDay(doc) {
 		total: total.map((row) => ({ ...row, host: "all hosts", of: row.day, share: 0 })),
 		nothing: "No session has ended in the last day.",
 		what: rows.length ? what : [],
-		rest: others(other, head.hosts, head.hosts_limit),
+		other,
+		known: head.hosts,
+		limit: head.hosts_limit,
 	};
 }
 
@@ -158,16 +139,21 @@ function sinceTheStart(doc) {
 		total: [],
 		nothing: doc.hosts?.why?.rows ?? "No session has closed yet.",
 		what: rows.length || head.state ? what : [],
-		rest: others(other, hosts, limit),
+		other,
+		known: hosts,
+		limit,
 	};
 }
 
-/** What is said of the hosts that have no row. */
-function others(other, hosts, limit) {
+/** What is said of the hosts that are not shown: those that have no row, and those left out. */
+function others({ other, known: hosts, limit }, left) {
 	const said = [];
-	if (other?.hosts > 0 || other?.sessions > 0) {
-		const who = other.hosts > 0 ? plural(other.hosts, "other host") : "All others";
-		said.push(`${who} had ${plural(other.sessions, "session")} together.`);
+	const more = (other?.hosts ?? 0) + left.length;
+	const sessions = left.reduce((sum, row) => sum + row.of.sessions, other?.sessions ?? 0);
+	if (more > 0 || sessions > 0) {
+		const uncounted = other?.sessions > 0 && !(other.hosts > 0);
+		const who = uncounted ? "All others" : plural(more, "other host");
+		said.push(`${who} had ${plural(sessions, "session")} together.`);
 	}
 	if (known(limit) && hosts >= limit)
 		said.push(`No more than ${count(limit)} hosts are told apart.`);
@@ -177,7 +163,7 @@ function others(other, hosts, limit) {
 export class Hours {
 	constructor() {
 		this.table = new Table(byId("hours"), "Sessions by hour", [
-			{ name: "hour", head: true, cell: (row) => moment(row.of.at, this.at).slice(-14, -3) },
+			{ name: "hour", head: true, cell: (row) => hour(row.of.at, this.at) },
 			SESSIONS,
 			EVENTS,
 			LENGTH,
@@ -203,7 +189,7 @@ export class Visitors {
 		this.table = new Table(byId("visitors"), "Busiest visitors", [
 			{ ...named("visitor", "ip"), head: true },
 			named("host", "host"),
-			{ name: "sessions", number: true, cell: (row) => count(row.sessions) },
+			numbers("sessions", (row) => count(row.sessions)),
 		]);
 	}
 

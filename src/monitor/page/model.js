@@ -28,11 +28,9 @@ export class Model {
 		}
 	}
 
-	/** Only what has changed. Returns the names of the blocks that did. */
+	/** Only what has changed. */
 	change(change) {
-		const changed = Object.keys(change);
-		for (const key of changed) this.replace(key, change[key]);
-		return changed;
+		for (const key of Object.keys(change)) this.replace(key, change[key]);
 	}
 
 	replace(key, value) {

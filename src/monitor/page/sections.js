@@ -4,9 +4,11 @@
 import { attribute, byId, children, el, hide, text } from "./dom.js";
 import { UNKNOWN, count, cut, known, moment, plural, short, whole } from "./format.js";
 import { why } from "./model.js";
-import { Table, ago, or } from "./tables.js";
+import { Table, ago, figures, named, numbers } from "./tables.js";
 
 const PAYLOAD_SHOWN = 200;
+/** A longer query may be cut to six lines; it is whole once it has the focus. */
+const SQL_SHOWN = 150;
 
 // ---- anomalies and dead letters ------------------------------------------------------------
 
@@ -14,20 +16,23 @@ export class Anomalies {
 	constructor() {
 		this.table = new Table(byId("anomalies"), "Anomalies", [
 			{ name: "kind", head: true, cell: (row) => row.kind },
-			{ name: "host", foreign: true, cell: (row) => row.host },
-			{ name: "subject", foreign: true, cell: (row) => row.subject },
-			{ name: "at", number: true, cell: (row) => moment(row.at, this.now) },
+			named("host", "host"),
+			named("subject", "subject"),
+			{ name: "at", cell: (row) => moment(row.at, this.now) },
 			{ name: "reason", foreign: true, cell: (row) => row.reason },
-			{ name: "look at it with", foreign: true, cell: (row) => row.sql },
+			{
+				name: "look at it with",
+				foreign: true,
+				cell: ({ sql }) => ({ text: sql, title: sql, opens: sql?.length > SQL_SHOWN }),
+			},
 		]);
 	}
 
 	show(doc, now) {
 		this.now = now;
 		const rows = doc.anomalies?.rows;
-		hide(byId("anomalies-block"), !Array.isArray(rows));
-		if (Array.isArray(rows))
-			this.table.show(rows, "Nothing is unlike the host's own sessions.");
+		hide(byId("anomalies-block"), !rows);
+		this.table.show(rows ?? [], "Nothing is unlike the host's own sessions.");
 		const said = missing(doc.anomalies ?? {}, now);
 		hide(byId("anomalies-missing"), !said.length);
 		text(byId("anomalies-missing"), said.join(" "));
@@ -77,8 +82,8 @@ export class DeadLetters {
 				foreign: true,
 				cell: (row) => row.examples?.[0]?.detail ?? REASONS[row.reason] ?? "",
 			},
-			{ name: "records", number: true, cell: (row) => count(row.count) },
-			{ name: "last", number: true, cell: (row) => ago(this.now, row.last_at) },
+			numbers("records", (row) => count(row.count)),
+			numbers("last", (row) => ago(this.now, row.last_at)),
 			{ name: "newest example", foreign: true, cell: (row) => this.example(row) },
 		]);
 	}
@@ -148,15 +153,22 @@ export function showProof(doc) {
 	const p = doc.proof ?? {};
 	const verdict = byId("proof-verdict");
 	const audited = known(p.differences) && known(p.audited_at);
+	const at = moment(p.audited_at, doc.at);
+	const through = moment(p.verified_through, doc.at);
+	const upTo = known(p.verified_through) ? ` up to ${through}` : "";
 	attribute(verdict, "data-tone", !audited ? "lost" : p.differences === 0 ? "good" : "trouble");
 	text(
 		verdict,
 		!audited
 			? `– ${why(p, "audited_at")}`
-			: `Verified through ${moment(p.verified_through, doc.at)} by the audit of ` +
-					`${moment(p.audited_at, doc.at)}: ${plural(p.differences, "difference")}`,
+			: p.differences === 0
+				? `Verified through ${through} by the audit of ${at}: 0 differences`
+				: `The audit of ${at} found ${plural(p.differences, "difference")}${upTo}: ` +
+					`\`sessionizer audit\` shows ${p.differences === 1 ? "it" : "them"}`,
 	);
-	text(byId("proof-asof"), audited ? `as of ${moment(p.audited_at, doc.at)}` : "");
+	// Whether there was an audit is read with the balance.
+	const asOf = audited ? p.audited_at : doc.balance?.read_at;
+	text(byId("proof-asof"), known(asOf) ? `as of ${moment(asOf, doc.at)}` : "");
 }
 
 // ---- writers and processes -----------------------------------------------------------------
@@ -166,23 +178,15 @@ export class Writers {
 		this.table = new Table(byId("writers"), "Writers", [
 			{ name: "writer", head: true, cell: (row) => count(row.writer) },
 			{ name: "state", cell: (row) => this.state(row) },
-			{
-				name: "waiting",
-				number: true,
-				cell: (row) => or(row, "waiting_epochs", (n) => plural(n, "epoch")),
-			},
-			{ name: "commits", number: true, cell: (row) => or(row, "commits", count) },
-			{ name: "rows", number: true, cell: (row) => or(row, "rows", count) },
-			{
-				name: "last commit",
-				number: true,
-				cell: (row) => or(row, "last_commit_ms", (ms) => `${short(ms)} ms`),
-			},
+			figures("waiting", "waiting_epochs", (n) => plural(n, "epoch")),
+			figures("commits", "commits", count),
+			figures("rows", "rows", count),
+			figures("last commit", "last_commit_ms", (ms) => `${short(ms)} ms`),
 		]);
 		this.peers = new Table(byId("peers"), "Processes", [
 			{ name: "process", head: true, cell: (row) => count(row.process) },
-			{ name: "workers", number: true, cell: (row) => or(row, "workers", count) },
-			{ name: "last heard", number: true, cell: (row) => ago(this.now, row.seen_at) },
+			figures("workers", "workers", count),
+			numbers("last heard", (row) => ago(this.now, row.seen_at)),
 			{ name: "note", foreign: true, cell: (row) => row.text ?? "" },
 		]);
 	}

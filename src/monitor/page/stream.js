@@ -82,29 +82,34 @@ export class Stream {
 		this.timer = setTimeout(() => this.poll(), AGAIN_MS);
 	}
 
-	/** Tries the stream again; where only that is refused, asks for the document now and then. */
+	/**
+	 * Asks for the document until the job answers, and then for the stream at once. Where only the
+	 * stream is refused, it asks for the document now and then, and more rarely for the stream.
+	 */
 	async poll() {
 		this.timer = null;
 		if (document.hidden) return;
-		if (this.polls % POLLS === 0) return this.retry();
+		let wait = POLL_MS;
 		try {
 			const limit = AbortSignal.timeout(SILENT_MS);
 			const answer = await fetch("status", { cache: "no-store", signal: limit });
 			if (!answer.ok) throw new Error(`the job answered ${answer.status}`);
 			const doc = await answer.json();
-			if (this.source || document.hidden) return;
-			this.polls += 1;
+			if (this.busy()) return;
 			this.arrive();
 			this.on.snapshot(doc);
-			this.timer = setTimeout(() => this.poll(), POLL_MS);
+			if (this.polls++ % POLLS === 0) return this.open();
 		} catch {
-			if (!this.source && !document.hidden) this.retry();
+			if (this.busy()) return;
+			this.polls = 0;
+			wait = AGAIN_MS;
 		}
+		this.timer = setTimeout(() => this.poll(), wait);
 	}
 
-	retry() {
-		this.polls = 1;
-		this.open();
+	/** Whether the page has gone on without the answer that it has been waiting for. */
+	busy() {
+		return this.source || this.timer || document.hidden;
 	}
 
 	/** Called every second: gives up what has been silent for too long. */

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use sessionizer_core::time::EventTime;
 
-use super::{number, rows, seconds, text};
+use super::{cut, number, rows, rows_shown, seconds, text};
 use crate::ui::text::{count, plural};
 
 /// How many are shown at most.
@@ -14,6 +14,8 @@ const ANOMALIES: usize = 3;
 /// The column of the hosts is at least this wide; columns that leave less room are left out.
 const HOST_WIDTH: usize = 16;
 const GAP: usize = 2;
+/// And at most as wide as a name in the DNS can be.
+const HOST_WIDTH_MAX: usize = 253;
 
 /// The sessions of the last hour and day by host.
 pub fn hosts(document: &Value, width: usize, most: usize) -> Vec<String> {
@@ -28,7 +30,10 @@ pub fn hosts(document: &Value, width: usize, most: usize) -> Vec<String> {
     }
     let all = rows(&document["statistics_hosts"]);
     let total = rows(&document["statistics_all"]);
-    let shown = &all[..all.len().min(HOSTS.min(most))];
+    let other = &document["statistics_hosts"]["other"];
+    let others = other["hosts"].as_u64().unwrap_or(0);
+    let known = rows_shown(all.len() + others as usize, HOSTS.min(most));
+    let shown = &all[..all.len().min(known)];
     if all.is_empty() {
         return vec!["no session has ended in the last day".to_owned()];
     }
@@ -36,10 +41,9 @@ pub fn hosts(document: &Value, width: usize, most: usize) -> Vec<String> {
     let of_all = total.iter().filter(|_| all.len() > 1);
     let lines: Vec<&Value> = of_all.chain(shown).collect();
     let mut lines = host_table(&lines, width);
-    let other = &document["statistics_hosts"]["other"];
     let sessions = |row: &Value| row["day"]["sessions"].as_u64().unwrap_or(0);
     let left_out = &all[shown.len()..];
-    let more = left_out.len() as u64 + other["hosts"].as_u64().unwrap_or(0);
+    let more = left_out.len() as u64 + others;
     let of_more = left_out.iter().map(sessions).sum::<u64>();
     let of_more = of_more + other["sessions"].as_u64().unwrap_or(0);
     if more > 0 {
@@ -82,7 +86,8 @@ fn host_table(of: &[&Value], width: usize) -> Vec<String> {
     while columns.iter().map(wide).sum::<usize>() + HOST_WIDTH > width && columns.len() > 2 {
         columns.pop();
     }
-    let rest = width.saturating_sub(columns.iter().map(wide).sum()).max(HOST_WIDTH);
+    let rest = width.saturating_sub(columns.iter().map(wide).sum());
+    let rest = rest.clamp(HOST_WIDTH, HOST_WIDTH_MAX);
     let name = |row: &Value| match row["host"].as_str() {
         Some("") => "all hosts".to_owned(),
         _ => cut(&text(&row["host"]), rest),
@@ -98,13 +103,6 @@ fn host_table(of: &[&Value], width: usize) -> Vec<String> {
     let lines =
         names.iter().enumerate().map(|(row, name)| line(name, &|at| columns[at].1[row].clone()));
     std::iter::once(head).chain(lines).collect()
-}
-
-fn cut(name: &str, width: usize) -> String {
-    match name.chars().count() > width {
-        true => name.chars().take(width.saturating_sub(1)).chain(['…']).collect(),
-        false => name.to_owned(),
-    }
 }
 
 /// The visitors with the most sessions, if visitors are counted: as many as a line holds.
@@ -184,6 +182,16 @@ fn wrapped(text: &str, width: usize, indent: &str) -> Vec<String> {
             _ => lines.push(format!("{indent}{word}")),
         }
     }
+    lines
+}
+
+/// A line, and what does not fit into it below, with an indent.
+pub fn continued(line: &str, width: usize) -> Vec<String> {
+    if line.chars().count() <= width {
+        return vec![line.to_owned()];
+    }
+    let mut lines = wrapped(line, width, "  ");
+    lines[0].drain(..2);
     lines
 }
 
