@@ -14,6 +14,7 @@ use crate::monitor::job_state::{JobState, PartRow, Totals, state_text};
 use crate::monitor::mask::mask;
 use crate::monitor::sample::{LatestSample, LetterSample, Sample, WriterSample};
 use crate::monitor::{anomalies, statistics};
+use crate::ui::text::count;
 
 /// If it changes, pages that were loaded from an older version have to be reloaded.
 pub const SCHEMA: u32 = 1;
@@ -42,6 +43,7 @@ pub fn document(job_state: &JobState, totals: &Totals, samples: &[Sample]) -> Do
             "process": facts.process, "processes": facts.processes, "workers": facts.workers,
             "writers": facts.writers,
             "scope": if samples.len() == facts.processes { "job" } else { "process" },
+            "scope_text": scope_text(facts.process, samples.len(), facts.processes),
             "masked": facts.masked, "started_at": facts.started_ms,
         },
         "sentence": {
@@ -96,6 +98,21 @@ fn verdict(verdict: &Verdict) -> Value {
 /// Two decimals are enough for people.
 fn round(x: f64) -> f64 {
     (x * 100.0).round() / 100.0
+}
+
+/// What these figures leave out, if they are not those of the whole job.
+fn scope_text(process: usize, known: usize, processes: usize) -> Option<String> {
+    match process {
+        _ if known == processes => None,
+        0 => Some(format!(
+            "{} of {processes} processes have reported their figures so far.",
+            count(known as u64)
+        )),
+        _ => Some(format!(
+            "Figures of process {process} of {processes} alone: the page of process 0 shows the \
+             whole job."
+        )),
+    }
 }
 
 fn tiles(totals: &Totals, samples: &[Sample]) -> Value {

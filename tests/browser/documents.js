@@ -106,6 +106,7 @@ export function document_(blocks = {}, { at = NOON, minutes = 15 } = {}) {
       workers: 2,
       writers: 1,
       scope: "job",
+      scope_text: null,
       masked: false,
       started_at,
     },

@@ -1020,3 +1020,22 @@ test("a second costs the page little", async () => {
   console.log(`# ${(each * 1000).toFixed(1)} ms of the main thread for each second of changes`);
   assert.ok(each < 0.1, `${each} s`);
 });
+
+test("nothing sticks out at the widths in between", async () => {
+  for (const width of [480, 640, 800, 939, 940, 1079, 1080]) {
+    for (const [name, make] of Object.entries(LOOKS)) {
+      const { page } = await watch(make(), { viewport: { width, height: 800 } });
+      for (const summary of await page.locator("summary").all()) await summary.click();
+      assert.ok((await overflow(page)) <= 0, `${name}, ${width} px`);
+    }
+  }
+});
+
+test("figures that are not those of the whole job say so", async () => {
+  const said = "1 of 2 processes have reported their figures so far.";
+  const doc = document_();
+  const { page } = await watch({ ...doc, job: { ...doc.job, processes: 2, scope_text: said } });
+  assert.equal(await text(page, "#scope"), said);
+  const { page: whole } = await watch(document_());
+  assert.equal(await whole.locator("#scope").isVisible(), false);
+});

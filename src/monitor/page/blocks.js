@@ -22,13 +22,8 @@ export function showJob(doc, now) {
 		`${crew}${plural(job.workers, "worker")}${each}, running for ${whole((now - job.started_at) / 1000)}`,
 	);
 	text(byId("version"), `sessionizer ${doc.version}${doc.revision ? ` (${doc.revision})` : ""}`);
-	const part = job.scope === "process" && job.processes > 1;
-	text(
-		byId("scope"),
-		`Figures of process ${job.process} of ${job.processes} alone: ` +
-			"the page of process 0 shows the whole job.",
-	);
-	hide(byId("scope"), !part);
+	text(byId("scope"), job.scope_text ?? "");
+	hide(byId("scope"), !job.scope_text);
 }
 
 function tiles(doc, model) {
