@@ -40,6 +40,9 @@ pub enum Committer {
     AnotherProgram,
 }
 
+/// By topic and partition: an offset, and who has committed it.
+pub type OffsetsBy = BTreeMap<(String, i32), (Offset, Committer)>;
+
 /// By topic and partition.
 pub type CommittedOffsets = BTreeMap<(String, i32), GroupOffset>;
 
@@ -71,7 +74,7 @@ impl Admin {
         (group, job): (&str, &str),
         partitions: &[(String, i32)],
         timeout: Duration,
-    ) -> Result<BTreeMap<(String, i32), (Offset, Committer)>, Fault> {
+    ) -> Result<OffsetsBy, Fault> {
         let found = self.marked(group, partitions, timeout)?.unwrap_or_default();
         let with_committer = |(place, (offset, metadata)): (_, (Offset, String))| {
             let committer = match metadata.split(' ').next() {

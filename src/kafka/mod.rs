@@ -39,7 +39,7 @@ use sessionizer_core::secret::Secret;
 
 pub use self::admin::{Admin, StartAt};
 pub use self::consumer::KafkaFeed;
-pub use self::group::{Committer, GroupOffset};
+pub use self::group::{Committer, GroupOffset, OffsetsBy};
 pub use self::inspect::{BatchLimits, TopicReply};
 pub use self::origin::{Foreign, foreign_records};
 pub use self::producer::{EmbeddedBroker, Publisher, create_topic};

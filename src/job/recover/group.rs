@@ -4,7 +4,6 @@
 //! A job commits to its group only offsets whose records are durable. So if the group's offset is
 //! beyond what Postgres knows, the commits in between are gone.
 
-use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
@@ -16,16 +15,14 @@ use sessionizer_core::time::EventTime;
 
 use crate::config::Config;
 use crate::job::recover::last_binding;
-use crate::kafka::{Admin, Committer};
+use crate::kafka::{Admin, Committer, OffsetsBy};
 use crate::ui::text::plural;
 
 /// The group's offsets are informative only, so a start waits no longer than this for them.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-type Offsets = BTreeMap<(String, i32), (Offset, Committer)>;
-
 /// The group's offsets, once the answer arrives.
-pub struct GroupOffsets(Receiver<Offsets>);
+pub struct GroupOffsets(Receiver<OffsetsBy>);
 
 /// Asks in the background while the start continues.
 pub fn request(config: &Config, counts: &[i32]) -> GroupOffsets {
