@@ -60,8 +60,8 @@ pub trait Feed {
 
     /// Whether there may be records after the position that nobody can read yet. Such a partition
     /// is not silent.
-    fn may_be_held_back(&self, _partition: Partition) -> bool {
-        false
+    fn may_be_held_back(&self, partition: Partition) -> bool {
+        self.held_by_transaction(partition).is_some()
     }
 
     /// Where the partition ends, if an open transaction is known to hold its last records back:
