@@ -216,6 +216,13 @@ const CASES: &[Case] = &[
         &[],
         (0, &["warn SZ-P09"], &["alter column ip type text;"]),
     ),
+    (
+        "create table $t ($c, primary key (ip, host, session_start));
+         alter table $t alter ip type inet using ip::inet",
+        &[],
+        &[],
+        (2, &["FAIL SZ-P08", "warn SZ-L01"], &["alter column ip type text using host(ip);"]),
+    ),
     ("create table $t ($c)", &[], &[], (0, &["warn SZ-P10"], &["create unique index concurrently"])),
     (
         "create table $t ($c, primary key (ip, host, session_start));

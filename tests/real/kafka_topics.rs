@@ -1,5 +1,6 @@
 //! Topics and partitions that come and go, and the offsets of the consumer group.
 
+use crate::first_start::commit;
 use crate::jobs::produce;
 use crate::kafka::{
     a_commit_waits, assert_answer, at_once, durable_ends, group_offsets, run_on, start, start_on,
@@ -244,4 +245,35 @@ fn a_topic_may_be_empty() {
     assert_eq!(world.rows().len(), 0);
     assert_eq!(world.query("select records, difference from sessionizer.balance"), [["0", "0"]]);
     eventually("the group is told", || group_offsets(&world, &world.name, 2) == [0, 0]);
+}
+
+/// A Flink job that ran again after this one was stopped, for example.
+#[test]
+fn a_start_says_if_another_program_has_read_on_in_the_group() {
+    let world = World::new("overtaken");
+    world.create_topic(2);
+    world.send_events(0, &visits("a", 20));
+    world.run_to_end(&[]);
+    world.send_events(0, &visits("b", 20));
+    eventually("the group has the last word", || group_offsets(&world, &world.name, 2)[0] == 20);
+    // As far as the job is no news.
+    commit(&world, &world.name, &[(0, 20)]);
+    let says = "another program has committed offsets of the consumer group";
+    let check = || {
+        let mut command = world.command();
+        command.arg("check");
+        let output = command.output().expect("the program was built");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(!check().contains(says));
+    commit(&world, &world.name, &[(0, 33)]);
+    let checked = check();
+    let checked = checked.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(checked.contains("warn SZ-L03") && checked.contains(says), "{checked}");
+    let log = world.run_to_end(&[]);
+    assert!(log.contains(says) && log.contains("13 records in 1 partition"), "{log}");
+    // Those offsets decide nothing, and the job's own take their place.
+    assert_eq!(world.imbalance(), "0");
+    let log = world.run_to_end(&[]);
+    assert!(!log.contains(says), "{log}");
 }

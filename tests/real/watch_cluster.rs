@@ -54,3 +54,35 @@ fn process_0_shows_the_whole_job() {
         assert!(status.success(), "{status}:\n{log}");
     }
 }
+
+#[test]
+fn who_is_waited_for_is_said() {
+    let world = World::new("watch-waits");
+    world.create_topic(2);
+    let hosts = Hosts::local(&world, 2);
+    let start = |process: usize| {
+        let mut command = world.command();
+        command.args(hosts.place(process)).env("SESSIONIZER_HTTP", "127.0.0.1:0");
+        Watched::from(Running::start(command))
+    };
+    let first = start(0);
+    let document = first.wait_until("it waits", |document| {
+        let said = document["sentence"]["text"].as_str().expect("a sentence");
+        said.starts_with("waiting for process 1 (")
+    });
+    assert_eq!(document["sentence"]["state"], "waiting");
+    assert_eq!(
+        document["job"]["scope_text"],
+        "1 of 2 processes have reported their figures so far."
+    );
+    let second = start(1);
+    first.wait_until("it runs", |document| {
+        let said = document["sentence"]["text"].as_str().expect("a sentence");
+        !said.contains("process") && document["job"]["scope_text"].is_null()
+    });
+    first.job.signal("TERM");
+    for Watched { job, .. } in [first, second] {
+        let (status, log) = job.wait();
+        assert!(status.success(), "{status}:\n{log}");
+    }
+}

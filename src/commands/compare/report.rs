@@ -214,3 +214,15 @@ fn table(header: &[&str]) -> Table {
     table.set_header(header.iter().copied());
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_host_does_not_fill_the_screen() {
+        let longest = "ü".repeat(LONGEST_HOST);
+        assert_eq!(shortened(&longest), longest);
+        assert_eq!(shortened(&format!("{longest}ü")), format!("{longest}…"));
+    }
+}

@@ -128,15 +128,7 @@ impl World {
         rows: &[(Key, Span)],
         has_topic: bool,
     ) -> (Comparison, Findings) {
-        let rules = Rules {
-            gap: gap(),
-            end_after_ms: GAP,
-            found_rows: false,
-            found_rows_to: None,
-            shown: 5,
-            closes_before: self.watermark.clone(),
-        };
-        let mut comparison = Comparison::new(rules, proof.clone());
+        let mut comparison = Comparison::new(rules(self.watermark.clone()), proof.clone());
         let ends = proof.ends.get(&place());
         let from = |shard: Shard| ends.map_or(0, |ends| ends[shard.0 as usize].get() as usize);
         for (offset, (key, time)) in self.events.iter().enumerate() {
@@ -239,20 +231,24 @@ fn place() -> (String, i32) {
     ("topic".to_owned(), 0)
 }
 
+fn rules(closes_before: Vec<EventTime>) -> Rules {
+    Rules {
+        gap: gap(),
+        end_after_ms: GAP,
+        found_rows: false,
+        found_rows_to: None,
+        shown: 5,
+        closes_before,
+    }
+}
+
 fn seeds() -> std::ops::Range<u64> {
     0..30
 }
 
 #[test]
 fn events_of_a_refused_row_are_not_counted_with_those_of_sessions() {
-    let rules = Rules {
-        gap: gap(),
-        end_after_ms: GAP,
-        found_rows: false,
-        found_rows_to: None,
-        shown: 5,
-        closes_before: vec![at(HOUR); SHARDS as usize],
-    };
+    let rules = rules(vec![at(HOUR); SHARDS as usize]);
     let mut comparison = Comparison::new(rules, Proof::of_nothing(SHARDS as usize));
     let key = |host| Key::new("192.0.2.1", host);
     for host in ["stored", "refused"] {
@@ -277,12 +273,9 @@ fn only_rows_that_begin_before_the_end_of_the_found_ones_may_be_older() {
         (Some(at(0)), (1, 1, 3)),
     ] {
         let rules = Rules {
-            gap: gap(),
-            end_after_ms: GAP,
             found_rows: true,
             found_rows_to,
-            shown: 5,
-            closes_before: vec![at(10 * HOUR); SHARDS as usize],
+            ..rules(vec![at(10 * HOUR); SHARDS as usize])
         };
         let mut comparison = Comparison::new(rules, Proof::of_nothing(SHARDS as usize));
         let key = |host: &str| Key::new("192.0.2.1", host);
@@ -300,14 +293,7 @@ fn only_rows_that_begin_before_the_end_of_the_found_ones_may_be_older() {
 
 #[test]
 fn refused_rows_that_differ_are_all_counted_and_some_are_shown() {
-    let rules = Rules {
-        gap: gap(),
-        end_after_ms: GAP,
-        found_rows: false,
-        found_rows_to: None,
-        shown: 5,
-        closes_before: vec![at(HOUR); SHARDS as usize],
-    };
+    let rules = rules(vec![at(HOUR); SHARDS as usize]);
     let mut comparison = Comparison::new(rules, Proof::of_nothing(SHARDS as usize));
     for n in 0..8 {
         // Refused, but no event has made them.
