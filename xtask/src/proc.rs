@@ -35,6 +35,20 @@ pub fn cpu_seconds(pid: u32) -> f64 {
     stat(pid).map_or(0.0, |stat| stat.own_s)
 }
 
+/// The CPU time of the threads of a process that have this name; `None` if it has none.
+pub fn thread_cpu_seconds(pid: u32, name: &str) -> Option<f64> {
+    let named = format!("({name}) ");
+    let mut sum = None;
+    for thread in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+        // A thread may end after it was listed.
+        let text = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        if let Some(stat) = read_stat(&text).filter(|_| text.contains(&named)) {
+            *sum.get_or_insert(0.0) += stat.own_s;
+        }
+    }
+    sum
+}
+
 /// The CPU time of a server that works in child processes: its own, and that of its children,
 /// including those that have ended.
 pub fn cpu_seconds_with_children(pid: u32) -> f64 {
@@ -118,5 +132,10 @@ mod tests {
         }
         let alone = cpu_seconds(me);
         assert!(cpu_seconds_with_children(me) >= alone);
+        let this = std::thread::current();
+        let name = this.name().expect("tests run in threads that are named after them");
+        // The kernel keeps fifteen characters of a name.
+        assert!(thread_cpu_seconds(me, &name[..15]).is_some_and(|seconds| seconds > 0.0));
+        assert_eq!(thread_cpu_seconds(me, "none"), None);
     }
 }

@@ -13,7 +13,7 @@ use crate::bench::measure::{
 };
 use crate::bench::produce::Recipe;
 use crate::bench::results::each;
-use crate::failure::Result;
+use crate::failure::{Result, fail};
 use crate::screen::say;
 use crate::{ports, proc};
 
@@ -37,20 +37,21 @@ fn port(bench: &mut Bench) -> (u16, String) {
     (port, format!("127.0.0.1:{port}"))
 }
 
-/// A backlog without the port, and with a page and a scraper.
+/// A backlog without the port, and with a page and a scraper. Each comes first in every other turn.
 fn backlog(bench: &mut Bench) -> Result<()> {
     let topic = bench.backlog()?;
     bench.warm(topic)?;
-    let (mut off, mut watched) = (Vec::new(), Vec::new());
+    let (mut off, mut watched, mut shares) = (Vec::new(), Vec::new(), Vec::new());
     for turn in 1..=bench.runs {
-        let runs = bench.runs;
-        let label = format!("a backlog, without the port, {turn} of {runs}");
-        off.push(bench.measure(topic, &label, &["-w", "2", OFF[0], OFF[1]])?);
-        let (port, address) = port(bench);
-        let label = format!("a backlog, watched, {turn} of {runs}");
-        let clients = Clients::watch(port);
-        watched.push(bench.measure(topic, &label, &["-w", "2", "--http", &address])?);
-        clients.end()?;
+        for is_watched in [turn % 2 == 0, turn % 2 == 1] {
+            if is_watched {
+                watched.push(measure_watched(bench, topic, turn)?);
+            } else {
+                let label = format!("a backlog, without the port, {turn} of {}", bench.runs);
+                off.push(bench.measure(topic, &label, &["-w", "2", OFF[0], OFF[1]])?);
+            }
+        }
+        shares.push(measure_share(bench, &format!("share-{turn}"), topic)?);
     }
     let results = &mut bench.results;
     results.report("without the port", &off);
@@ -59,7 +60,36 @@ fn backlog(bench: &mut Bench) -> Result<()> {
     results.ratio("watched: throughput / without the port", &rate(&watched), &rate(&off));
     let cpu = |runs: &[Run]| each(runs, |run| run.cpu_s);
     results.ratio("... CPU time / without the port", &cpu(&watched), &cpu(&off));
+    results.add("... of it, the thread that serves", PERCENT, &shares);
     Ok(())
+}
+
+fn measure_watched(bench: &mut Bench, topic: &str, turn: usize) -> Result<Run> {
+    let (port, address) = port(bench);
+    let label = format!("a backlog, watched, {turn} of {}", bench.runs);
+    let clients = Clients::watch(port);
+    let run = bench.measure(topic, &label, &["-w", "2", "--http", &address])?;
+    clients.end()?;
+    Ok(run)
+}
+
+/// The share of a watched job's CPU time that its thread `monitor` takes in a backlog, in percent.
+/// It does everything for the port but noting a commit's changes. Unlike a ratio of two runs, it can
+/// be told from noise on a busy machine.
+fn measure_share(bench: &mut Bench, name: &str, topic: &str) -> Result<f64> {
+    let (port, address) = port(bench);
+    let clients = Clients::watch(port);
+    let mut job = bench.start_after(0, name, topic, &["-w", "2", "--http", &address])?;
+    job.wait_for_records(bench.events)?;
+    let Some(monitor_s) = proc::thread_cpu_seconds(job.process.pid(), "monitor") else {
+        return fail("the job has no thread `monitor`");
+    };
+    let percent = 100.0 * monitor_s / job.process.cpu_seconds();
+    clients.end()?;
+    job.stop()?;
+    bench.forget(name)?;
+    say(format!("{name}: the thread that serves took {percent:.2} % of the CPU time"));
+    Ok(percent)
 }
 
 /// What an idle job uses.
