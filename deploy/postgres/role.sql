@@ -11,7 +11,8 @@
 --
 -- An existing table keeps its owner, and the role may select, insert and delete its rows. A missing
 -- table is created here, because the role may not create anything in that schema. The job's own
--- tables are in the schema `sessionizer`, which belongs to the role.
+-- tables are in the schema `sessionizer`, which belongs to the role. If a job has already run with
+-- another login, that schema keeps its owner, and the role gets the rights that it needs there.
 
 \set ON_ERROR_STOP on
 \if :{?role}
@@ -44,6 +45,16 @@ select format('grant %I to %I', :'role', current_user)
 where not pg_has_role(current_user, :'role', 'member') \gexec
 select format('create schema sessionizer authorization %I', :'role')
 where to_regnamespace('sessionizer') is null \gexec
+
+-- Nothing of this applies to a schema that belongs to the role.
+select format('grant usage on schema sessionizer to %1$I', :'role'),
+       format('grant select, insert, update, delete on all tables in schema sessionizer to %1$I',
+              :'role'),
+       format('alter default privileges for role %2$I in schema sessionizer
+               grant select, insert, update, delete on tables to %1$I',
+              :'role', pg_get_userbyid(nspowner))
+from pg_namespace
+where nspname = 'sessionizer' and pg_get_userbyid(nspowner) <> :'role' \gexec
 
 create table if not exists :"schema".:"table" (
     ip            text collate "C" not null,

@@ -104,6 +104,39 @@ fn the_script_grants_rights_on_a_table_that_is_there() {
     assert_eq!(world.rows_of("\"My Data\".\"All Visits\"").len(), 1);
 }
 
+/// As when a trial has run as a superuser, and the job is to go on with fewer rights.
+#[test]
+fn the_script_lets_a_role_go_on_with_what_another_login_has_begun() {
+    let mut world = World::new("role-later");
+    world.create_topic(1);
+    world.send_events(0, &[event("10.0.0.1", "h", TEN)]);
+    world.send(0, [Some("{")]);
+    world.run_to_end(&[]);
+    assert_eq!(run_script(&world, &[]), "");
+    world.login = Some(world.role());
+    world.send_events(0, &[event("10.0.0.1", "h", TEN - MINUTE)]);
+    let (code, log) = try_run(&world, &[], &[]);
+    assert_eq!(code, 0, "{log}");
+    assert_eq!(world.rows(), world.answer(&world.name));
+    let visitor = world.value("select ip from sessionized_events limit 1");
+    let everything = [
+        &["audit"][..],
+        &["redrive", "--reason", "bad_json", "--yes"],
+        &["forget", "--ip", &visitor, "--yes"],
+        &["audit"],
+        &["reset", "--yes"],
+    ];
+    for args in everything {
+        let (good, log) = command(&world, args);
+        assert!(good, "{args:?}:\n{log}");
+    }
+    // What a later version adds as the owner of the schema is granted as well.
+    world.execute("create table sessionizer.later (n int)");
+    let login = world.role();
+    let granted = format!("select has_table_privilege('{login}', 'sessionizer.later', 'update')");
+    assert_eq!(world.value(&granted), "t");
+}
+
 /// Including rights that are needed late, or never by most jobs.
 #[test]
 fn every_right_that_is_missing_is_named_at_the_start() {
