@@ -252,6 +252,7 @@ fn an_unread_variable_is_reported_if_it_looks_like_ours() {
         ("SESSIONIZER_WATERMELON_TREE", "is not a variable that sessionizer reads"),
         ("KAFKA_TOPICS", "did you mean KAFKA_TOPIC?"),
         ("KAFKA_BROKERS", "did you mean KAFKA_URL?"),
+        ("PGPASSWORD", "did you mean POSTGRES_PASSWORD?"),
         ("KAFKA_BOOTSTRAP_SERVERS", "did you mean KAFKA_URL?"),
         ("KAFKA_WEB_TRAFFIC_SECERT", "did you mean KAFKA_WEB_TRAFFIC_SECRET?"),
         ("POSTGRES_PASSWD", "did you mean POSTGRES_PASSWORD?"),

@@ -168,9 +168,11 @@ pub fn script() -> String {
 -- For psql, as the owner of the schema. Either all of it is done or nothing; doing it again changes
 -- nothing.
 \\set ON_ERROR_STOP on
+\\set QUIET on
 begin;
 set local search_path = pg_catalog, pg_temp;
-select pg_advisory_xact_lock({ADVISORY_LOCK});
+set local client_min_messages = warning;
+do $$ begin perform pg_advisory_xact_lock({ADVISORY_LOCK}); end $$;
 do $$ declare found integer := 0; begin
     if to_regclass('sessionizer.schema_version') is not null then
         select coalesce(max(version), 0) into found from sessionizer.schema_version;
@@ -180,6 +182,7 @@ do $$ declare found integer := 0; begin
     end if;
 end $$;
 {}commit;
+\\echo the schema sessionizer is of version {NEWEST}
 ",
         steps(0)
     )

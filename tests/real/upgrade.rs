@@ -217,10 +217,12 @@ fn a_login_that_may_not_migrate_says_who_has_to_run_what() {
         let mut psql = Command::new("sh");
         psql.args(["-c", &shell]).env("PGPASSWORD", &world.password);
         let output = psql.output().expect("psql can be run");
-        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
     };
     let (done, said) = migrate();
     assert!(done, "{said}");
+    assert_eq!(said.lines().count(), 1, "no notices, no rows: {said}");
     let grant = "grant select on sessionizer.schema_version to ";
     refused(&world, &[], &[], 2, &[grant]);
     world.execute(&format!("{grant} {login}"));
