@@ -22,7 +22,8 @@ use crate::dataflow::anomalies::publish::Published;
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
 use crate::ledger::anomalies::updates::{Queued, Updates};
-use crate::ledger::connect::{classify, connect};
+use crate::ledger::connect::connect;
+use crate::ledger::errors::classify;
 use crate::ui::text::plural;
 
 /// How many rows may wait while Postgres is unreachable, and how many one transaction writes.

@@ -10,7 +10,8 @@ use sessionizer_core::audit::Proof;
 use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::connect::{classify, connect_in_time, connect_preferring_primary};
+use crate::ledger::connect::{connect_in_time, connect_preferring_primary};
+use crate::ledger::errors::classify;
 use crate::ledger::{LedgerConfig, pooler};
 use crate::random;
 

@@ -7,7 +7,7 @@ use postgres::GenericClient;
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
-use crate::ledger::connect::classify;
+use crate::ledger::errors::classify;
 use crate::ledger::table::refuse;
 
 const COLUMNS: [&str; 5] = ["ip", "host", "session_start", "session_end", "num_logs"];
@@ -37,46 +37,79 @@ pub fn check(
     let mut types: BTreeMap<String, String> = Default::default();
     let mut problems = Problems::default();
     for row in columns {
-        let (column, ty, needed, modifier): (String, String, bool, i32) =
-            (row.get(0), row.get(1), row.get(2), row.get(3));
-        if !COLUMNS.contains(&&*column) {
-            if needed {
-                problems.add(format!("its column {column} needs a value and has no default"));
-            }
-            continue;
+        let (name, ty, needed): (String, String, bool) = (row.get(0), row.get(1), row.get(2));
+        if COLUMNS.contains(&&*name) {
+            let column = Column {
+                name: &name,
+                ty: &ty,
+                modifier: row.get(3),
+                generated: row.get(4),
+                collation: row.get(5),
+                full_type: row.get(6),
+            };
+            column.check(shown, &mut problems);
+            advice.extend(column.advice(shown));
+            types.insert(name, ty);
+        } else if needed {
+            problems.add(format!("its column {name} needs a value and has no default"));
         }
-        // timestamp(0) to (2) would round, but a row must be found again by its times.
-        if ty.starts_with("timestamp") && (0..3).contains(&modifier) {
-            problems.add(format!("its column {column} does not hold milliseconds"));
-            problems.mend(format!("alter table {shown} alter column {column} type {ty};"));
-        }
-        if row.get(4) {
-            problems.add(format!("its column {column} is generated: the job writes it itself"));
-        }
-        let full: String = row.get(6);
-        if let Some(collation) = row.get::<_, Option<&str>>(5) {
-            problems.add(format!(
-                "its column {column} has the collation {collation}, in which different texts can be \
-                 equal, so that sessions of different visitors would be one"
-            ));
-            let change = format!("alter column {column} type {full} collate \"C\"");
-            problems.mend(format!("alter table {shown} {change};"));
-        }
-        // An IPv6 address has up to 45 characters, a host name up to 253.
-        let longest = if column == "ip" { 45 } else { 253 };
-        if ty == "character varying" && modifier >= 0 && modifier - 4 < longest {
-            advice.push(format!(
-                "the column {column} of the table {shown} is a {full}: a session with a longer \
-                 {column} cannot be stored and becomes a dead letter (row_refused). To make room: \
-                 alter table {shown} alter column {column} type text;"
-            ));
-        }
-        types.insert(column, ty);
     }
     let time_type = check_types(&types, shown, &mut problems);
     match problems.text() {
         Some(all) => Err(refuse(config, &all)),
         None => Ok(time_type),
+    }
+}
+
+/// A column that we write.
+struct Column<'a> {
+    name: &'a str,
+    ty: &'a str,
+    /// The precision or length of the type, as Postgres keeps it.
+    modifier: i32,
+    generated: bool,
+    /// Only one in which different texts can be equal.
+    collation: Option<&'a str>,
+    /// With the modifier.
+    full_type: &'a str,
+}
+
+impl Column<'_> {
+    /// Checks that it takes every value as it is.
+    fn check(&self, shown: &str, problems: &mut Problems) {
+        let Column { name, ty, full_type, .. } = self;
+        // timestamp(0) to (2) would round, but a row must be found again by its times.
+        if ty.starts_with("timestamp") && (0..3).contains(&self.modifier) {
+            problems.add(format!("its column {name} does not hold milliseconds"));
+            problems.mend(format!("alter table {shown} alter column {name} type {ty};"));
+        }
+        if self.generated {
+            problems.add(format!("its column {name} is generated: the job writes it itself"));
+        }
+        if let Some(collation) = self.collation {
+            problems.add(format!(
+                "its column {name} has the collation {collation}, in which different texts can be \
+                 equal, so that sessions of different visitors would be one"
+            ));
+            let change = format!("alter column {name} type {full_type} collate \"C\"");
+            problems.mend(format!("alter table {shown} {change};"));
+        }
+    }
+
+    /// What to say of a column with too little room for some values.
+    fn advice(&self, shown: &str) -> Option<String> {
+        let Column { name, full_type, .. } = self;
+        // An IPv6 address has up to 45 characters, a host name up to 253.
+        let longest = if *name == "ip" { 45 } else { 253 };
+        let is_short =
+            self.ty == "character varying" && self.modifier >= 0 && self.modifier - 4 < longest;
+        is_short.then(|| {
+            format!(
+                "the column {name} of the table {shown} is a {full_type}: a session with a longer \
+                 {name} cannot be stored and becomes a dead letter (row_refused). To make room: \
+                 alter table {shown} alter column {name} type text;"
+            )
+        })
     }
 }
 

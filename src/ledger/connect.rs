@@ -1,7 +1,5 @@
-//! Connections: TLS as the URL requires, keepalives and the search path; and the classification of
-//! errors.
+//! Connections: TLS as the URL requires, keepalives and the search path.
 
-use std::error::Error as _;
 use std::path::Path;
 use std::sync::mpsc::channel;
 use std::thread;
@@ -10,21 +8,20 @@ use std::time::Duration;
 use openssl::pkey::PKey;
 use openssl::ssl::{SslConnector, SslConnectorBuilder, SslMethod, SslVerifyMode};
 use postgres::config::{ChannelBinding, SslMode, TargetSessionAttrs};
-use postgres::error::SqlState;
-use postgres::{Client, Config, Error};
+use postgres::{Client, Config};
 use postgres_openssl::MakeTlsConnector;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::secret::Secret;
 
 use crate::config::read_file;
 use crate::dataflow::ports::LedgerError;
+use crate::ledger::errors::{NO_WRITES, classify};
 use crate::ledger::unverified::Unverified;
 use crate::ledger::url;
 use crate::ledger::url::{PostgresUrl, TlsMode};
-use crate::ledger::{LedgerConfig, pooler, trust};
+use crate::ledger::{LedgerConfig, trust};
 use crate::ui::text;
 use crate::ui::tls::meaning;
-use crate::ui::trouble;
 
 /// Limits idle transactions, unless the server does so already. Ours are never idle for long. The
 /// transaction of a client that was frozen or cut off would keep its locks, and so keep every later
@@ -33,23 +30,11 @@ const END_IDLE_TRANSACTIONS: &str =
     "select set_config('idle_in_transaction_session_timeout', '60000', false)
      where current_setting('idle_in_transaction_session_timeout') = '0'";
 
-/// The errors of prepared statements when clients share a session.
-const SHARED_SESSION: [SqlState; 2] =
-    [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT];
-
 /// How long a server that has accepted a connection may take to answer a command.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What the client library reports for a server that does not accept writes.
-pub const NO_WRITES: &str = "database does not allow writes";
-
 /// The first step, as errors name it.
 const CONNECTING: &str = "connecting";
-
-/// The remedy for a login that lacks a right.
-const GRANT: &str = "; grant it: the job needs a schema sessionizer of its own (`create \
-                         schema sessionizer authorization ...`) and select, insert and delete on \
-                         its table (deploy/postgres/role.sql grants all of it)";
 
 /// Opens a connection to a server that takes writes.
 pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
@@ -255,144 +240,4 @@ fn trust(
         builder.set_ca_file(file)?;
     }
     Ok(())
-}
-
-/// Whether the server's certificate fails to verify: trying again will not help.
-fn fails_verification(error: &Error) -> bool {
-    // postgres-openssl wraps the error of the handshake.
-    let handshake = error.source().and_then(|source| source.source());
-    let handshake = handshake.and_then(|source| source.downcast_ref::<openssl::ssl::Error>());
-    let stack = handshake.and_then(|error| error.ssl_error());
-    stack.is_some_and(|stack| {
-        stack.errors().iter().any(|error| error.reason() == Some("certificate verify failed"))
-    })
-}
-
-/// Whether this side rejects what the server offers. The client library has no names for these
-/// errors.
-fn is_mismatch(why: &str) -> bool {
-    ["server does not support TLS", "authentication error", "invalid configuration"]
-        .iter()
-        .any(|known| why.contains(known))
-}
-
-/// Extracts the reason, which is the last part of an error such as `error performing TLS handshake:
-/// error:0A000086:...: self-signed certificate`.
-fn verification_failure(error: &str) -> &str {
-    let (_, reason) = error.rsplit_once(": ").unwrap_or(("", error));
-    reason.trim()
-}
-
-/// Decides whether an error is worth a retry or is fatal. `doing` names the step, for the message.
-pub fn classify(error: &Error, doing: &str) -> LedgerError {
-    let classified = judge(error, doing);
-    if matches!(classified, LedgerError::Retry(_)) {
-        trouble::count("postgres", cause(error));
-    }
-    classified
-}
-
-/// The likely cause of a transient failure, by the class of its code.
-fn cause(error: &Error) -> &'static str {
-    let Some(code) = error.code() else {
-        // The client library finds that out by itself while it connects.
-        let source = error.source().map(ToString::to_string).unwrap_or_default();
-        return if source.ends_with(NO_WRITES) { "read_only" } else { "connection" };
-    };
-    match &code.code()[..2] {
-        "08" => "connection",
-        "40" => "conflict",
-        "53" => "resources",
-        "55" => "lock",
-        "57" => "shutdown",
-        "25" => "read_only",
-        _ => "other",
-    }
-}
-
-fn judge(error: &Error, doing: &str) -> LedgerError {
-    let Some(db) = error.as_db_error() else {
-        let what = error.to_string();
-        let why = match error.source() {
-            // "connecting" says the same, and the reason should not come last in a long line.
-            Some(source) if what == "error connecting to server" => format!("{doing}: {source}"),
-            Some(source) => format!("{doing}: {what}: {source}"),
-            None => format!("{doing}: {what}"),
-        };
-        if fails_verification(error) {
-            log::debug!("{why}");
-            let why = verification_failure(&why);
-            return LedgerError::Fatal(Fault::Config(format!(
-                "the certificate of Postgres does not verify: {why}; check sslmode and \
-                 sslrootcert in POSTGRES_URL, and with verify-full the name of the host"
-            )));
-        }
-        if is_mismatch(&why) {
-            return LedgerError::Fatal(Fault::Config(format!(
-                "Postgres and POSTGRES_URL do not agree: {why}; check sslmode and \
-                 channelBinding, and how the server lets this user log in"
-            )));
-        }
-        if why.ends_with(NO_WRITES) {
-            return LedgerError::Retry(format!(
-                "{why}: it is a standby, or default_transaction_read_only is on; the job writes"
-            ));
-        }
-        // Not an answer from the server: the connection or TLS failed.
-        return LedgerError::Retry(why);
-    };
-    let mut why = format!("{doing}: {} ({})", db.message(), db.code().code());
-    if let Some(detail) = db.detail() {
-        why = format!("{why}; {detail}");
-    }
-    if let Some(hint) = db.hint() {
-        why = format!("{why}; {hint}");
-    }
-    let code = db.code();
-    if db.message().contains("unsupported startup parameter") {
-        return LedgerError::Fatal(Fault::Config(format!(
-            "a pooler between the job and Postgres refuses a parameter of the connection: {why}; \
-             remove it from POSTGRES_URL (`options`: set it for the login with `alter role ... \
-             set ...`), or have the pooler ignore it (pgbouncer: ignore_startup_parameters)"
-        )));
-    }
-    if SHARED_SESSION.contains(code) {
-        return LedgerError::Fatal(Fault::Config(format!(
-            "{why}: a pooler in transaction or statement mode stands between the job and Postgres; \
-             {}",
-            pooler::REMEDY
-        )));
-    }
-    let is_retryable = match &code.code()[..2] {
-        // Connection, resources (disk full, memory, too many connections), operator
-        // intervention (shutdown, restart), system error, conflict with another transaction.
-        "08" | "53" | "57" | "58" | "40" => *code != SqlState::DATABASE_DROPPED,
-        _ => [
-            SqlState::LOCK_NOT_AVAILABLE,
-            SqlState::READ_ONLY_SQL_TRANSACTION,
-            SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
-        ]
-        .contains(code),
-    };
-    if is_retryable {
-        return LedgerError::Retry(why);
-    }
-    let remedy = match *code {
-        SqlState::INVALID_PASSWORD => "; check POSTGRES_USER and POSTGRES_PASSWORD",
-        SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
-            "; check POSTGRES_USER, and sslmode in POSTGRES_URL"
-        }
-        SqlState::INVALID_SCHEMA_NAME => "; create the schema, or correct --table or currentSchema",
-        SqlState::INVALID_CATALOG_NAME => "; create the database, or correct POSTGRES_URL",
-        SqlState::INSUFFICIENT_PRIVILEGE => GRANT,
-        SqlState::UNDEFINED_TABLE => "; was it dropped while the job ran?",
-        _ => "",
-    };
-    let why = format!("Postgres refuses: {why}{remedy}");
-    // An internal error of the server may be gone after its restart; no other fatal error will.
-    LedgerError::Fatal(if code.code().starts_with("XX") {
-        Fault::Environment(why)
-    } else {
-        Fault::Config(why)
-    })
 }

@@ -12,7 +12,7 @@ use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
-use crate::ledger::connect::classify;
+use crate::ledger::errors::classify;
 use crate::ledger::stopped::exists;
 use crate::ledger::table;
 use crate::ui::text;

@@ -7,9 +7,9 @@
 
 use std::collections::BTreeSet;
 
-use postgres::Transaction;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
+use postgres::{Row, Transaction};
 use sessionizer_core::event;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::{Key, Shard};
@@ -19,7 +19,7 @@ pub use sessionizer_core::visitor::Visitor;
 use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
 use crate::ledger::commit::{ROW_REFUSED, RefusedRow};
-use crate::ledger::connect::classify;
+use crate::ledger::errors::classify;
 use crate::ledger::mention::mentions;
 use crate::ledger::peek::Database;
 use crate::ledger::stopped::{StoppedJob, commit, open};
@@ -178,6 +178,41 @@ struct Letters {
     cut: u64,
 }
 
+/// What a dead letter has to do with the visitor.
+enum Relation {
+    /// It is an event of the visitor.
+    Event(Key),
+    /// It mentions the visitor.
+    Mention,
+    /// It was cut, and what is left does not mention the visitor.
+    Unknown,
+    None,
+}
+
+/// Judges a row of dead letters, as `dead_letters` selects it.
+fn relation(row: &Row, visitor: &Visitor) -> Relation {
+    let payload: Option<&[u8]> = row.get(6);
+    let refused = row.get::<_, &str>(1) == ROW_REFUSED;
+    let key = match refused {
+        true => RefusedRow::read(payload.unwrap_or_default()).map(|(key, _)| key),
+        false => event::decode(payload).ok().map(|event| event.key()),
+    };
+    // An event of the same visitor on another host stays as it is.
+    let is_of_other_host = key.as_ref().is_some_and(|key| key.parts().0 == visitor.ip);
+    if let Some(key) = key.filter(|key| visitor.has_key(key.bytes())) {
+        return Relation::Event(key);
+    }
+    if refused {
+        return Relation::None;
+    }
+    let detail: &str = row.get(5);
+    let is_ours = |text: &[u8]| is_in(visitor, text);
+    if !is_of_other_host && (payload.is_some_and(is_ours) || is_ours(detail.as_bytes())) {
+        return Relation::Mention;
+    }
+    if row.get(8) { Relation::Unknown } else { Relation::None }
+}
+
 /// Deletes the dead letters that are events of the visitor, and blanks the others that mention it.
 fn dead_letters(
     tx: &mut Transaction<'_>,
@@ -197,28 +232,16 @@ fn dead_letters(
         )
         .map_err(failed)?;
     while let Some(row) = letters.next().map_err(failed)? {
-        let payload: Option<&[u8]> = row.get(6);
-        let reason: &str = row.get(1);
-        let key = match reason {
-            ROW_REFUSED => RefusedRow::read(payload.unwrap_or_default()).map(|(key, _)| key),
-            _ => event::decode(payload).ok().map(|event| event.key()),
-        };
-        let own = key.as_ref().filter(|key| visitor.has_key(key.bytes()));
-        if let Some(key) = own {
-            let number: i64 = row.get(7);
-            moves.forget_letter(stopped.shard_of_letter(&row, key), key, number);
-            records += number;
-            gone.push(row.get(0));
-        } else if reason != ROW_REFUSED {
-            let detail: &str = row.get(5);
-            let is_ours = |text: &[u8]| is_in(visitor, text);
-            // An event of the same visitor on another host stays as it is.
-            let is_of_other_host = key.as_ref().is_some_and(|key| key.parts().0 == visitor.ip);
-            if !is_of_other_host && (payload.is_some_and(is_ours) || is_ours(detail.as_bytes())) {
-                blank.push(row.get(0));
-            } else if row.get(8) {
-                cut += 1;
+        match relation(&row, visitor) {
+            Relation::Event(key) => {
+                let number: i64 = row.get(7);
+                moves.forget_letter(stopped.shard_of_letter(&row, &key), &key, number);
+                records += number;
+                gone.push(row.get(0));
             }
+            Relation::Mention => blank.push(row.get(0)),
+            Relation::Unknown => cut += 1,
+            Relation::None => {}
         }
     }
     drop(letters);

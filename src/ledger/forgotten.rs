@@ -13,8 +13,8 @@ use sessionizer_core::key;
 use sessionizer_core::key::Key;
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::connect::classify;
 use crate::ledger::durable::NamedBinding;
+use crate::ledger::errors::classify;
 use crate::ledger::stopped::exists;
 
 const SALT_BYTES: usize = 16;

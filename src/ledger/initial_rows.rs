@@ -26,9 +26,10 @@ use crate::dataflow::ports::LedgerError;
 use crate::dataflow::statistics::NeededPast;
 use crate::dataflow::statistics::rows::Past;
 use crate::ledger::LedgerConfig;
-use crate::ledger::connect::{classify, connect};
+use crate::ledger::connect::connect;
 use crate::ledger::copy::Timestamp;
 use crate::ledger::durable::RecoveredState;
+use crate::ledger::errors::classify;
 use crate::ledger::table;
 use crate::ledger::table::Table;
 use crate::ui::text::{count, duration};
@@ -104,34 +105,11 @@ impl InitialRows {
         let (ready, imported) = channel();
         let (want, wanted) = channel();
         let wake = Wake::default();
-        let (config, of_thread) = (config.clone(), Arc::clone(&wake));
-        let work = move || {
-            let read = connect(&config).and_then(|mut client| {
-                let failed = |why| classify(&why, "taking the snapshot of the start");
-                let mut tx = import(&mut client, &snapshot).map_err(failed)?;
-                let _ = ready.send(()); // The start may have given up.
-                match wanted.recv_timeout(WANTED_WITHIN) {
-                    Ok(()) => {}
-                    Err(RecvTimeoutError::Disconnected) => {
-                        debug!("nobody needs the rows of the last days any more");
-                        return Ok(());
-                    }
-                    Err(RecvTimeoutError::Timeout) => {
-                        let took = duration(WANTED_WITHIN);
-                        let why = format!("the replay has taken longer than {took}");
-                        return Err(LedgerError::Retry(why));
-                    }
-                }
-                rows(&mut tx, &config, &select, |rows| hand_over(&give, &of_thread, rows))
-            });
-            if let Err(why) = read {
-                hand_over(&give, &of_thread, Err(why.to_string()));
-            }
-            drop(give);
-            rouse(&of_thread);
-        };
+        let config = config.clone();
+        let reader =
+            Reader { config, snapshot, select, ready, wanted, give, wake: Arc::clone(&wake) };
         let thread = thread::Builder::new().name("past-rows".to_owned());
-        thread.spawn(work).expect("a thread can be started");
+        thread.spawn(move || reader.run()).expect("a thread can be started");
         let (want, began) = (Some(want), Instant::now());
         Ok(InitialRows::Reading(Reading { batches, imported, want, wake, rows: 0, from, began }))
     }
@@ -202,6 +180,57 @@ impl InitialRows {
     }
 }
 
+/// The other side of [`Reading`]: the thread with the second connection.
+struct Reader {
+    config: LedgerConfig,
+    snapshot: String,
+    select: String,
+    /// Told when the snapshot has been imported.
+    ready: Sender<()>,
+    /// Says when to begin to read.
+    wanted: Receiver<()>,
+    give: SyncSender<Result<Vec<Change>, String>>,
+    wake: Wake,
+}
+
+impl Reader {
+    fn run(self) {
+        if let Err(why) = self.read() {
+            self.hand_over(Err(why.to_string()));
+        }
+        let Reader { give, wake, .. } = self;
+        drop(give);
+        rouse(&wake);
+    }
+
+    fn read(&self) -> Result<(), LedgerError> {
+        let mut client = connect(&self.config)?;
+        let failed = |why| classify(&why, "taking the snapshot of the start");
+        let mut tx = import(&mut client, &self.snapshot).map_err(failed)?;
+        let _ = self.ready.send(()); // The start may have given up.
+        match self.wanted.recv_timeout(WANTED_WITHIN) {
+            Ok(()) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                debug!("nobody needs the rows of the last days any more");
+                return Ok(());
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let took = duration(WANTED_WITHIN);
+                let why = format!("the replay has taken longer than {took}");
+                return Err(LedgerError::Retry(why));
+            }
+        }
+        rows(&mut tx, &self.config, &self.select, |rows| self.hand_over(rows))
+    }
+
+    /// Hands a batch over; returns whether somebody will take it.
+    fn hand_over(&self, batch: Result<Vec<Change>, String>) -> bool {
+        let given = self.give.send(batch).is_ok();
+        rouse(&self.wake);
+        given
+    }
+}
+
 fn import<'a>(client: &'a mut Client, snapshot: &str) -> Result<Transaction<'a>, postgres::Error> {
     let tx = client.build_transaction().read_only(true);
     let mut tx = tx.isolation_level(IsolationLevel::RepeatableRead).start()?;
@@ -250,17 +279,6 @@ fn rows(
     }
     take(Ok(batch));
     Ok(())
-}
-
-/// Hands a batch over; returns whether somebody will take it.
-fn hand_over(
-    give: &SyncSender<Result<Vec<Change>, String>>,
-    wake: &Wake,
-    batch: Result<Vec<Change>, String>,
-) -> bool {
-    let given = give.send(batch).is_ok();
-    rouse(wake);
-    given
 }
 
 fn rouse(wake: &Wake) {

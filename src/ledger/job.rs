@@ -7,7 +7,7 @@ use sessionizer_core::session::{SessionTable, snapshot};
 use sessionizer_core::time::EventTime;
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::connect::classify;
+use crate::ledger::errors::classify;
 use crate::ledger::table;
 use crate::ledger::table::Table;
 use crate::ledger::{LedgerConfig, human_duration};

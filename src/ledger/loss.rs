@@ -7,7 +7,7 @@ use sessionizer_core::binding::Offset;
 use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::connect::classify;
+use crate::ledger::errors::classify;
 use crate::ledger::{LedgerConfig, table};
 
 /// Offsets that the job needs and Kafka no longer has.

@@ -3,7 +3,7 @@
 //! Connecting, and what a start checks:
 //!
 //! - `url` parses the address, `connect` opens connections, and `pooler` detects a pooler that
-//!   shares them between clients.
+//!   shares them between clients. `errors` decides which errors are worth a retry.
 //! - `trust` decides whose code may run, and `rights` checks what the login may do.
 //! - `table` knows the table of sessions, and `columns` whether it can hold them.
 //! - `peek` looks before a start, and `inspect` looks at everything for a check.
@@ -41,6 +41,7 @@ pub mod commit;
 mod connect;
 mod copy;
 mod durable;
+mod errors;
 mod forget;
 mod forgotten;
 mod initial_rows;
@@ -79,6 +80,7 @@ pub use audits::{Audits, NewAudit, StoredAudit};
 pub use commit::ROW_REFUSED;
 pub use durable::{NamedBinding, NamedEpoch, RecoveredState};
 pub use forget::{Removed, Visitor};
+pub use forgotten::Forgotten;
 pub use initial_rows::InitialRows;
 pub use inspect::Found;
 use log::info;
@@ -219,7 +221,7 @@ pub fn qualified_table_name(config: &LedgerConfig) -> Result<Option<String>, Led
 /// Runs a query and returns its rows as text, for the tables at the end of a demonstration.
 pub fn query(config: &LedgerConfig, sql: &str) -> Result<Vec<Vec<String>>, LedgerError> {
     let mut client = connect::connect(config)?;
-    let messages = client.simple_query(sql).map_err(|why| connect::classify(&why, "a query"))?;
+    let messages = client.simple_query(sql).map_err(|why| errors::classify(&why, "a query"))?;
     let mut rows = Vec::new();
     for message in messages {
         if let postgres::SimpleQueryMessage::Row(row) = message {

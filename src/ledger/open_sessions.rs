@@ -7,14 +7,16 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use postgres::Transaction;
 use postgres::error::SqlState;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::{Key, Shard, stable_hash};
 use sessionizer_core::session::Span;
-use sessionizer_core::time::{Epoch, Gap};
+use sessionizer_core::time::{Epoch, EventTime, Gap};
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::connect::{classify, connect_preferring_primary};
+use crate::ledger::connect::connect_preferring_primary;
+use crate::ledger::errors::classify;
 use crate::ledger::peek::Database;
 use crate::ledger::stopped::{decode, exists, no_such_job};
 use crate::ledger::{LedgerConfig, durable, pooler};
@@ -66,16 +68,19 @@ fn lacks_right(why: &postgres::Error) -> LedgerError {
     )))
 }
 
+fn failed(why: postgres::Error) -> LedgerError {
+    match why.code() {
+        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => lacks_right(&why),
+        _ => classify(&why, "reading snapshots"),
+    }
+}
+
 /// Reads the open sessions of a job, at most `limit` of them in detail.
 pub fn read(
     config: &LedgerConfig,
     wanted: &WantedSessions,
     limit: usize,
 ) -> Result<OpenSessions, LedgerError> {
-    let failed = |why: postgres::Error| match why.code() {
-        Some(&SqlState::INSUFFICIENT_PRIVILEGE) => lacks_right(&why),
-        _ => classify(&why, "reading snapshots"),
-    };
     let mut client = pooler::check_with(
         connect_preferring_primary(config)?,
         config,
@@ -86,24 +91,12 @@ pub fn read(
     let mut tx = client.build_transaction().read_only(true);
     tx = tx.isolation_level(postgres::IsolationLevel::RepeatableRead);
     let mut tx = tx.start().map_err(failed)?;
-    let job = match exists(&mut tx, "jobs").map_err(failed)? {
-        true => tx
-            .query_opt("select shards, gap_ms from sessionizer.jobs where job = $1", &[&config.job])
-            .map_err(failed)?,
-        false => None,
-    };
-    let Some(job) = job else {
-        let database = Database::of(&mut tx, config).map_err(failed)?;
-        return Err(no_such_job(&mut tx, &database, &config.job)?);
-    };
-    let shards = job.get::<_, i32>(0).max(1) as u32;
-    let gap = Gap::from_millis(job.get(1))
-        .ok_or_else(|| durable::incomplete(&config.job, "sessionizer.jobs holds an invalid gap"))?;
+    let (shards, gap) = settings(&mut tx, config)?;
     let read = tx
         .prepare("select epoch, data from sessionizer.snapshots where job = $1 and shard = $2")
         .map_err(failed)?;
     let mut found = OpenSessions { oldest: Epoch::MAX, ..OpenSessions::default() };
-    let mut latest = BinaryHeap::new();
+    let mut latest = LatestSessions { limit, heap: BinaryHeap::new() };
     let all = match wanted.shard(shards) {
         Some(shard) => shard.0..shard.0 + 1,
         None => 0..shards,
@@ -121,24 +114,58 @@ pub fn read(
         for open in table.open().filter(|open| wanted.has(open.key)) {
             found.sessions += 1;
             found.events += open.span.count;
-            let rank = (open.span.last, open.span.first, open.key);
-            let least = latest.peek().map(|Reverse((last, first, key, _))| {
-                let key: &Key = key;
-                (*last, *first, key.bytes())
-            });
-            if latest.len() >= limit && least.is_none_or(|least| rank <= least) {
-                continue;
-            }
-            let key = Key::from_encoded(open.key);
-            latest.push(Reverse((open.span.last, open.span.first, key, open.span.count)));
-            if latest.len() > limit {
-                latest.pop();
-            }
+            latest.offer(open.key, open.span);
         }
     }
-    let sorted = latest.into_sorted_vec().into_iter();
-    found.first = sorted
-        .map(|Reverse((last, first, key, count))| (key, Span { first, last, count }))
-        .collect();
+    found.first = latest.sorted();
     Ok(found)
+}
+
+/// The number of shards of the job and its gap.
+fn settings(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<(u32, Gap), LedgerError> {
+    let job = match exists(tx, "jobs").map_err(failed)? {
+        true => tx
+            .query_opt("select shards, gap_ms from sessionizer.jobs where job = $1", &[&config.job])
+            .map_err(failed)?,
+        false => None,
+    };
+    let Some(job) = job else {
+        let database = Database::of(tx, config).map_err(failed)?;
+        return Err(no_such_job(tx, &database, &config.job)?);
+    };
+    let shards = job.get::<_, i32>(0).max(1) as u32;
+    let gap = Gap::from_millis(job.get(1))
+        .ok_or_else(|| durable::incomplete(&config.job, "sessionizer.jobs holds an invalid gap"))?;
+    Ok((shards, gap))
+}
+
+/// The sessions with the most recent last events, at most `limit` of them.
+struct LatestSessions {
+    limit: usize,
+    /// By last and first event and key, the least recent on top; with the number of events.
+    heap: BinaryHeap<Reverse<(EventTime, EventTime, Key, u64)>>,
+}
+
+impl LatestSessions {
+    fn offer(&mut self, key: &[u8], span: Span) {
+        let rank = (span.last, span.first, key);
+        let least = self.heap.peek();
+        let least = least.map(|Reverse((last, first, key, _))| (*last, *first, key.bytes()));
+        // Only a session that stays gets a key of its own.
+        if self.heap.len() >= self.limit && least.is_none_or(|least| rank <= least) {
+            return;
+        }
+        self.heap.push(Reverse((span.last, span.first, Key::from_encoded(key), span.count)));
+        if self.heap.len() > self.limit {
+            self.heap.pop();
+        }
+    }
+
+    /// The most recent first.
+    fn sorted(self) -> Vec<(Key, Span)> {
+        let sorted = self.heap.into_sorted_vec().into_iter();
+        sorted
+            .map(|Reverse((last, first, key, count))| (key, Span { first, last, count }))
+            .collect()
+    }
 }

@@ -7,7 +7,7 @@ use postgres::{Client, GenericClient, Transaction};
 use sessionizer_core::time::EventTime;
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::connect::classify;
+use crate::ledger::errors::classify;
 use crate::ledger::job;
 use crate::ledger::schema;
 use crate::ledger::start;

@@ -14,7 +14,8 @@ use sessionizer_core::fault::Fault;
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
-use crate::ledger::connect::{classify, connect, connect_in_time};
+use crate::ledger::connect::{connect, connect_in_time};
+use crate::ledger::errors::classify;
 
 /// What to do about such a pooler.
 pub const REMEDY: &str = "the job needs sessions of its own: let POSTGRES_URL lead to a pool in \

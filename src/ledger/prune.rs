@@ -13,7 +13,8 @@ use postgres::Client;
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
-use crate::ledger::connect::{classify, connect};
+use crate::ledger::connect::connect;
+use crate::ledger::errors::classify;
 use crate::ui::text::{duration, plural};
 
 /// How many to delete in one transaction, to keep it short.
@@ -71,9 +72,10 @@ fn prune(
         .map_err(|why| classify(&why, "removing old dead letters"))?;
     let keep_ms = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
     let mut removed = 0;
-    for (what, select) in [
-        ("delete from sessionizer.dead_letters", "reason not in ('future', 'late')"),
+    for (removes, what, select) in [
+        (true, "delete from sessionizer.dead_letters", "reason not in ('future', 'late')"),
         (
+            false,
             "update sessionizer.dead_letters set payload = null",
             "reason in ('future', 'late') and payload is not null",
         ),
@@ -86,7 +88,7 @@ fn prune(
         );
         while go_on() {
             let batch = one_batch(&mut client, &statement, &config.job, keep_ms)?;
-            if what.starts_with("delete") {
+            if removes {
                 removed += batch;
             }
             if batch < BATCH as u64 {

@@ -25,7 +25,7 @@ use crate::dataflow::ports::{LedgerError, Outcome};
 use crate::dataflow::run_state::RunState;
 use crate::ledger::LedgerConfig;
 use crate::ledger::commit::{Commit, Failed, ROW_REFUSED, RefusedRow, Statements, Target};
-use crate::ledger::connect::classify;
+use crate::ledger::errors::classify;
 use crate::ledger::forgotten::Forgotten;
 use crate::ledger::peek::Database;
 use crate::ledger::rollback::Run;

@@ -9,7 +9,8 @@ use postgres::{Client, SimpleQueryMessage};
 use sessionizer_core::fault::Fault;
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::connect::{classify, connect_any};
+use crate::ledger::connect::connect_any;
+use crate::ledger::errors::classify;
 use crate::ledger::peek::Database;
 use crate::ledger::stopped::no_such_job;
 use crate::ledger::{LedgerConfig, pooler};

@@ -9,7 +9,7 @@ use sessionizer_core::fault::Fault;
 
 use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
-use crate::ledger::connect::classify;
+use crate::ledger::errors::classify;
 use crate::ledger::peek::Database;
 use crate::ledger::start::ADVISORY_LOCK;
 use crate::ledger::stopped::{commit, exists, no_such_job, open, refuse_if_running};

@@ -5,7 +5,8 @@ use postgres::Transaction;
 use sessionizer_core::fault::Fault;
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::connect::{classify, quote};
+use crate::ledger::connect::quote;
+use crate::ledger::errors::classify;
 use crate::ledger::table::Table;
 
 /// Returns advice if the table belongs to another role, or if the login has too many rights.

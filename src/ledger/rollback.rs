@@ -16,7 +16,7 @@ use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
-use crate::ledger::connect::classify;
+use crate::ledger::errors::classify;
 use crate::ui::text;
 
 /// The state that the writers of a run share.

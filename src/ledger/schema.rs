@@ -12,7 +12,7 @@ use postgres::{GenericClient, Transaction};
 use sessionizer_core::fault::Fault;
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::connect::classify;
+use crate::ledger::errors::classify;
 use crate::ledger::peek::Database;
 use crate::ledger::start::ADVISORY_LOCK;
 

@@ -14,9 +14,10 @@ use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::ports::LedgerError;
 use crate::dataflow::statistics::NeededPast;
-use crate::ledger::connect::{classify, quote};
+use crate::ledger::connect::quote;
 use crate::ledger::durable;
 use crate::ledger::durable::RecoveredState;
+use crate::ledger::errors::classify;
 use crate::ledger::initial_rows::InitialRows;
 use crate::ledger::peek::Database;
 use crate::ledger::schema;

@@ -10,7 +10,7 @@
 use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;
 
-use postgres::{Client, GenericClient, Transaction};
+use postgres::{Client, GenericClient, Row, Transaction};
 use sessionizer_core::binding::{Offset, Status};
 use sessionizer_core::event::Reason;
 use sessionizer_core::fault::Fault;
@@ -25,8 +25,8 @@ use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
 use crate::ledger::SessionEnd;
 use crate::ledger::commit::ROW_REFUSED;
-use crate::ledger::connect::classify;
 use crate::ledger::durable::NamedBinding;
+use crate::ledger::errors::classify;
 use crate::ledger::peek::Database;
 use crate::ledger::pooler::connect_directly;
 use crate::ledger::table::Table;
@@ -131,6 +131,46 @@ pub(super) fn commit(
     tx.commit().map_err(|why| classify(&why, doing))
 }
 
+/// The row of a job that is not running: shards, gap, what ends hold, whether rows were found, and
+/// whether a loss is being counted. No job can start before the transaction ends.
+fn job_not_running(
+    tx: &mut Transaction<'_>,
+    config: &LedgerConfig,
+    command: &str,
+) -> Result<(Row, Database), LedgerError> {
+    let failed = |why: postgres::Error| classify(&why, "looking at the job");
+    let database = Database::of(tx, config).map_err(failed)?;
+    tx.execute("select pg_advisory_xact_lock($1)", &[&start::ADVISORY_LOCK]).map_err(failed)?;
+    let then = format!("Stop it with SIGTERM, then use `sessionizer {command}`");
+    refuse_if_running(tx, &config.job, &then)?;
+    if !exists(tx, "jobs").map_err(failed)? {
+        return Err(no_such_job(tx, &database, &config.job)?);
+    }
+    let row = tx
+        .query_opt(
+            "select shards, gap_ms, session_end, found_rows, loss_epoch is not null
+             from sessionizer.jobs where job = $1",
+            &[&config.job],
+        )
+        .map_err(failed)?;
+    match row {
+        Some(row) => Ok((row, database)),
+        None => Err(no_such_job(tx, &database, &config.job)?),
+    }
+}
+
+/// Notes who has the fence, and forgets what audits have verified: it is about to change, so the
+/// next one has to read everything again.
+fn note_command(tx: &mut Transaction<'_>, job: &str, command: &str) -> Result<(), postgres::Error> {
+    let by = format!("sessionizer {command}, pid {}", std::process::id());
+    tx.execute(
+        "update sessionizer.jobs set started_at = now(), started_by = $2 where job = $1",
+        &[&job, &by],
+    )?;
+    tx.execute("delete from sessionizer.audit_state where job = $1", &[&job])?;
+    Ok(())
+}
+
 /// A job that has stopped cleanly, with its fence taken by this transaction.
 pub(super) struct StoppedJob {
     /// With the settings that were fixed when the job was created.
@@ -158,21 +198,7 @@ impl StoppedJob {
         command: &str,
     ) -> Result<Self, LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "looking at the job");
-        let database = Database::of(tx, config).map_err(failed)?;
-        tx.execute("select pg_advisory_xact_lock($1)", &[&start::ADVISORY_LOCK]).map_err(failed)?;
-        let then = format!("Stop it with SIGTERM, then use `sessionizer {command}`");
-        refuse_if_running(tx, &config.job, &then)?;
-        if !exists(tx, "jobs").map_err(failed)? {
-            return Err(no_such_job(tx, &database, &config.job)?);
-        }
-        let row = tx
-            .query_opt(
-                "select shards, gap_ms, session_end, found_rows, loss_epoch is not null
-                 from sessionizer.jobs where job = $1",
-                &[&config.job],
-            )
-            .map_err(failed)?;
-        let Some(row) = row else { return Err(no_such_job(tx, &database, &config.job)?) };
+        let (row, database) = job_not_running(tx, config, command)?;
         schema::migrate(tx, &database)?;
         rights::check_rights(tx)?;
         job::check_table_is_there(tx, config)?;
@@ -200,16 +226,7 @@ impl StoppedJob {
         let drained = !bindings.is_empty() && bindings.iter().all(|b| b.status == Status::Ended);
         let close_before = if drained { EventTime::FOREVER } else { watermark };
         let fence = start::fence(tx, &config)?;
-        let by = format!("sessionizer {command}, pid {}", std::process::id());
-        tx.execute(
-            "update sessionizer.jobs set started_at = now(), started_by = $2 where job = $1",
-            &[&config.job, &by],
-        )
-        .map_err(failed)?;
-        // What audits have verified is about to change, so the next one has to read everything
-        // again.
-        tx.execute("delete from sessionizer.audit_state where job = $1", &[&config.job])
-            .map_err(failed)?;
+        note_command(tx, &config.job, command).map_err(failed)?;
         Ok(StoppedJob {
             database,
             table,

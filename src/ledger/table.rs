@@ -7,7 +7,8 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::time::EventTime;
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::connect::{classify, quote};
+use crate::ledger::connect::quote;
+use crate::ledger::errors::classify;
 use crate::ledger::{LedgerConfig, columns};
 
 /// The properties of the table.

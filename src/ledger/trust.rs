@@ -10,7 +10,8 @@ use postgres::GenericClient;
 use sessionizer_core::fault::Fault;
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::connect::{classify, quote};
+use crate::ledger::connect::quote;
+use crate::ledger::errors::classify;
 
 /// Saves the user's search path in a setting of its own, and reduces the path to Postgres's own
 /// schema. Every name is qualified and there is no operator, because the user's path is still in

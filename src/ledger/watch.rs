@@ -7,7 +7,8 @@ use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
 use crate::ledger::audit::Balance;
 use crate::ledger::audits::{self, StoredAudit};
-use crate::ledger::connect::{classify, connect};
+use crate::ledger::connect::connect;
+use crate::ledger::errors::classify;
 
 /// How often a query is attempted.
 const TRIES: usize = 2;

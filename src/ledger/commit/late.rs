@@ -13,8 +13,8 @@ use crate::dataflow::ports::{LedgerError, Outcome};
 use crate::ledger::commit::Commit;
 use crate::ledger::commit::rows;
 use crate::ledger::commit::rows::{Failed, Keep, Refusal, Target};
-use crate::ledger::connect::classify;
 use crate::ledger::copy::Timestamp;
+use crate::ledger::errors::classify;
 use crate::ledger::table::Table;
 
 /// How many late sessions one query looks up.

@@ -3,7 +3,7 @@
 
 use crate::dataflow::ports::{EpochTotals, LedgerError};
 use crate::ledger::commit::Commit;
-use crate::ledger::connect::classify;
+use crate::ledger::errors::classify;
 
 impl Commit<'_> {
     /// Records where a replay differs from its bindings. Returns the epoch from which the loss can

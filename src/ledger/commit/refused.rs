@@ -14,7 +14,7 @@ use crate::ledger::LedgerConfig;
 use crate::ledger::commit::rows::{Failed, Refusal};
 use crate::ledger::commit::steps::{copy_in, printable};
 use crate::ledger::commit::{Commit, Keep};
-use crate::ledger::connect::classify;
+use crate::ledger::errors::classify;
 use crate::ledger::table::Table;
 use crate::ui::text;
 

@@ -15,8 +15,8 @@ use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
 use crate::ledger::commit::Statements;
 use crate::ledger::commit::steps::copy_in;
-use crate::ledger::connect::classify;
 use crate::ledger::copy::CopyError;
+use crate::ledger::errors::classify;
 use crate::ledger::table::Table;
 
 /// After this many refused rows in a run, and none stored, the table counts as unusable.

@@ -14,8 +14,8 @@ use crate::dataflow::messages::DeadLetter;
 use crate::dataflow::ports::{Batch, EpochTotals, LedgerError, Outcome, ShardStep};
 use crate::ledger::commit::rows::{CopyFailed, Failed};
 use crate::ledger::commit::{Commit, rows};
-use crate::ledger::connect::classify;
 use crate::ledger::copy::{BinaryCopy, CopyError};
+use crate::ledger::errors::classify;
 use crate::ledger::rollback;
 
 /// The longest detail of a dead letter, in characters.

@@ -2,7 +2,7 @@
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::commit::Commit;
-use crate::ledger::connect::classify;
+use crate::ledger::errors::classify;
 
 impl Commit<'_> {
     /// Deletes the totals and bindings from before the oldest snapshot, except the last binding of

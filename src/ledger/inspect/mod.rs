@@ -19,7 +19,8 @@ use sessionizer_core::time::EventTime;
 pub use surroundings::{OwnSchema, Triggers, Unpublishable};
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::connect::{NO_WRITES, classify, configure_session, dial, within};
+use crate::ledger::connect::{configure_session, dial, within};
+use crate::ledger::errors::{NO_WRITES, classify};
 use crate::ledger::peek::FirstStart;
 use crate::ledger::table::Table;
 use crate::ledger::{

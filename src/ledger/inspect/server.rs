@@ -6,7 +6,8 @@ use postgres::{Client, Transaction};
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
-use crate::ledger::connect::{classify, quote};
+use crate::ledger::connect::quote;
+use crate::ledger::errors::classify;
 use crate::ledger::peek::Database;
 
 /// What the server reports about itself.

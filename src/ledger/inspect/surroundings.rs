@@ -6,7 +6,8 @@ use sessionizer_core::fault::Fault;
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
-use crate::ledger::connect::{classify, quote};
+use crate::ledger::connect::quote;
+use crate::ledger::errors::classify;
 use crate::ledger::peek::Database;
 use crate::ledger::table::Table;
 use crate::ledger::{schema, table};

@@ -5,6 +5,7 @@
 //! repeats any part of a URL, and anything that looks like part of a login is not accepted as a
 //! host or a database.
 
+mod parameters;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use parameters::parameter;
 use percent_encoding::percent_decode_str;
 use sessionizer_core::secret::Secret;
 
@@ -94,95 +96,6 @@ const FORM: &str = "jdbc:postgresql://host:5432/database or postgres://host:5432
 /// The most common reason why a URL cannot be parsed.
 const ESCAPE: &str = "; if a user or password holds one of / @ : ? # & %, write it as %2F %40 %3A \
                       %3F %23 %26 %25, or set POSTGRES_USER and POSTGRES_PASSWORD instead";
-
-/// Parameters of the JDBC driver and libpq that affect neither the data nor the security of the
-/// connection.
-const HARMLESS: [&str; 52] = [
-    "ApplicationName",
-    "adaptiveFetch",
-    "adaptiveFetchMaximum",
-    "adaptiveFetchMinimum",
-    "allowEncodingChanges",
-    "application_name",
-    "assumeMinServerVersion",
-    "autosave",
-    "binaryTransfer",
-    "binaryTransferDisable",
-    "binaryTransferEnable",
-    "cancelSignalTimeout",
-    "cleanupSavepoints",
-    "client_encoding",
-    "convertBooleanToNumeric",
-    "databaseMetadataCacheFields",
-    "databaseMetadataCacheFieldsMiB",
-    "defaultRowFetchSize",
-    "disableColumnSanitiser",
-    "escapeSyntaxCallMode",
-    "fallback_application_name",
-    "groupStartupParameters",
-    "hostRecheckSeconds",
-    "keepalives",
-    "keepalives_count",
-    "keepalives_idle",
-    "keepalives_interval",
-    "loadBalanceHosts",
-    "load_balance_hosts",
-    "logServerErrorDetail",
-    "logUnclosedConnections",
-    "loggerFile",
-    "loggerLevel",
-    "maxResultBuffer",
-    "maxSendBufferSize",
-    "preferQueryMode",
-    "prepareThreshold",
-    "preparedStatementCacheQueries",
-    "preparedStatementCacheSizeMiB",
-    "queryTimeout",
-    "quoteReturningIdentifiers",
-    "reWriteBatchedInserts",
-    "receiveBufferSize",
-    "sendBufferSize",
-    "socketTimeout",
-    "sslResponseTimeout",
-    "stringtype",
-    "tcpKeepAlive",
-    "tcpNoDelay",
-    "tcp_user_timeout",
-    "unknownLength",
-    "xmlFactoryFactory",
-];
-
-/// Parameters that affect security and are not supported. Ignoring one could make a connection less
-/// secure than its writer thinks.
-const NOT_SUPPORTED: [(&str, &str); 27] = [
-    ("authenticationPluginClassName", "set POSTGRES_PASSWORD instead"),
-    ("gsslib", "Kerberos is not available"),
-    ("gssdelegation", "Kerberos is not available"),
-    ("gssUseDefaultCreds", "Kerberos is not available"),
-    ("jaasApplicationName", "Kerberos is not available"),
-    ("jaasLogin", "Kerberos is not available"),
-    ("kerberosServerName", "Kerberos is not available"),
-    ("krbsrvname", "Kerberos is not available"),
-    ("localSocketAddress", "the system chooses the local address"),
-    ("passfile", "set POSTGRES_PASSWORD instead"),
-    ("replication", "the job needs a connection for SQL"),
-    ("requireAuth", "channelBinding=require protects the password from a false server"),
-    ("require_auth", "channelBinding=require protects the password from a false server"),
-    ("requirepeer", "use sslmode=verify-full"),
-    ("service", "write the host and the database into the URL"),
-    ("socketFactory", "write the host and the port into the URL"),
-    ("socketFactoryArg", "write the host and the port into the URL"),
-    ("sslcertmode", "name a certificate by sslcert, or none"),
-    ("sslcrl", "certificate revocation lists are not read"),
-    ("sslcrldir", "certificate revocation lists are not read"),
-    ("sslfactory", "use sslmode, sslrootcert, sslcert and sslkey"),
-    ("sslfactoryarg", "use sslmode, sslrootcert, sslcert and sslkey"),
-    ("sslhostnameverifier", "use sslmode=verify-full"),
-    ("sslpasswordcallback", "use sslpassword"),
-    ("ssl_max_protocol_version", "OpenSSL's own limits apply"),
-    ("ssl_min_protocol_version", "OpenSSL's own limits apply"),
-    ("sspiServiceClass", "SSPI is not available"),
-];
 
 /// Parses `jdbc:postgresql://host:port/database?…`, its short forms, or `postgres://…`. The error
 /// says what is wrong and never repeats any part of the URL, which may hold a password.
@@ -305,105 +218,6 @@ fn host_and_port(text: &str) -> Result<(String, u16), String> {
         ));
     }
     Ok((host, port))
-}
-
-/// Applies the parameter at position `at`, counted from 1.
-fn parameter(url: &mut PostgresUrl, at: u32, name: &str, value: String) -> Result<(), String> {
-    match name {
-        "user" => url.user = Some(value),
-        "password" => url.password = Some(value),
-        "sslmode" => url.tls = tls_mode(&value)?,
-        // As in the JDBC driver: `ssl=true` without a mode asks for full verification.
-        "ssl" => match value.as_str() {
-            "" | "true" => url.tls = TlsMode::VerifyFull,
-            "false" => {}
-            _ => return Err("has an ssl that is not true or false".to_owned()),
-        },
-        "sslrootcert" => url.root_cert = file(value),
-        "sslcert" => url.client_cert = file(value),
-        "sslkey" => url.client_key = file(value),
-        "sslpassword" => url.client_key_password = Some(Secret::new(value)),
-        "channelBinding" | "channel_binding" => {
-            url.channel_binding = Some(match value.as_str() {
-                "disable" => ChannelBinding::Disable,
-                "prefer" => ChannelBinding::Prefer,
-                "require" => ChannelBinding::Require,
-                _ => return Err(format!("has a {name} that is not disable, prefer or require")),
-            });
-        }
-        "currentSchema" => {
-            let schemas = value.split(',').map(|schema| schema.trim().to_owned());
-            url.schemas = schemas.filter(|schema| !schema.is_empty()).collect();
-        }
-        "options" => url.options = Some(value),
-        "connectTimeout" | "connect_timeout" | "loginTimeout" => {
-            let seconds = value.parse().ok().filter(|seconds| (1..=3_600).contains(seconds));
-            let seconds = seconds.ok_or_else(|| {
-                format!("has a {name} that is not a number of seconds, 1 to 3600")
-            })?;
-            url.connect_timeout = Duration::from_secs(seconds);
-        }
-        "host" | "port" | "dbname" | "hostaddr" => {
-            return Err(format!("has the parameter {name}: it belongs before the question mark"));
-        }
-        _ => return only_if_harmless(url, at, name, &value),
-    }
-    Ok(())
-}
-
-/// Returns the path; `None` for an empty value.
-fn file(value: String) -> Option<PathBuf> {
-    Some(value).filter(|value| !value.is_empty()).map(PathBuf::from)
-}
-
-/// Accepts a parameter that has no effect, or that asks for what holds anyway.
-fn only_if_harmless(url: &mut PostgresUrl, at: u32, name: &str, value: &str) -> Result<(), String> {
-    let allowed: &[&str] = match name {
-        "gssEncMode" | "gssencmode" => &["disable", "allow", "prefer"],
-        "sslNegotiation" | "sslnegotiation" => &["postgres"],
-        "sslsni" => &["1"],
-        "sslcompression" => &["0"],
-        "readOnly" => &["false"],
-        // Every session is on a server that accepts writes.
-        "targetServerType" => &["any", "primary", "master", "preferPrimary"],
-        "target_session_attrs" => &["any", "read-write", "primary"],
-        _ => {
-            if HARMLESS.contains(&name) {
-                url.ignored.push(name.to_owned());
-                return Ok(());
-            }
-            if let Some((name, why)) = NOT_SUPPORTED.iter().find(|(known, _)| *known == name) {
-                return Err(format!("has the parameter {name}, which is not supported: {why}"));
-            }
-            return Err(format!(
-                "has an unknown parameter, number {at} after the question mark{ESCAPE}"
-            ));
-        }
-    };
-    // Only the names listed above get here, so the message repeats nothing else.
-    if allowed.contains(&value) {
-        return Ok(());
-    }
-    let why = match name {
-        "targetServerType" | "target_session_attrs" | "readOnly" => {
-            ": the job writes, it needs the primary server"
-        }
-        _ => "",
-    };
-    Err(format!("has a {name} that is not supported; it can be {}{why}", allowed.join(" or ")))
-}
-
-fn tls_mode(value: &str) -> Result<TlsMode, String> {
-    match value {
-        "disable" => Ok(TlsMode::Disable),
-        "allow" | "prefer" => Ok(TlsMode::Prefer),
-        "require" => Ok(TlsMode::Require),
-        "verify-ca" => Ok(TlsMode::VerifyCa),
-        "verify-full" => Ok(TlsMode::VerifyFull),
-        _ => Err("has an sslmode that is not known; it can be disable, allow, prefer, require, \
-                  verify-ca or verify-full"
-            .to_owned()),
-    }
 }
 
 /// Decodes `%41` and the like. A `+` stays a `+`, as in the JDBC driver.
