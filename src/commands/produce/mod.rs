@@ -4,6 +4,7 @@ pub mod access_log;
 pub mod event;
 pub mod generate;
 pub mod history;
+mod order;
 pub mod pace;
 pub mod planned;
 pub mod scenario;
@@ -18,15 +19,13 @@ use generate::{GeneratedRecord, Generator, Recipe};
 use history::HistoryPlan;
 use indicatif::ProgressBar;
 use log::{info, warn};
+use order::{Order, Source};
 use pace::Pace;
-use planned::Planned;
 use sessionizer_core::binding::Offset;
 use sessionizer_core::fault::Fault;
-use sessionizer_core::rfc3339::parse_rfc3339;
 
 use crate::cli::ProduceArgs;
-use crate::config;
-use crate::config::{Environment, Problems, duration_ms, number, whole};
+use crate::config::Environment;
 use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
 use crate::kafka::{Admin, Foreign, KafkaConfig, Publisher, create_topic, foreign_records};
@@ -37,28 +36,6 @@ use crate::ui::text::{count, plural};
 
 /// How many lines of an access log that do not parse are shown; further ones are only counted.
 const LINES_SHOWN: u64 = 10;
-
-/// The validated arguments: what to write.
-struct Order {
-    kafka: KafkaConfig,
-    partitions: i32,
-    compression: String,
-    keyed: bool,
-    /// Whether to write even if the topic holds records of other producers.
-    append: bool,
-    /// Records a second; 0 means as fast as possible.
-    rate: f64,
-    number: Option<u64>,
-    /// The history written to an empty topic before live events.
-    history: Option<HistoryPlan>,
-    source: Source,
-}
-
-enum Source {
-    AccessLog { path: String, host: String },
-    Generated(Box<Recipe>),
-    Planned(Planned),
-}
 
 /// A record to be sent.
 pub struct Outgoing {
@@ -74,7 +51,7 @@ pub fn produce(
     env: &Environment,
     run_state: &Arc<RunState>,
 ) -> Result<(), Fault> {
-    let order = read(args, env)?;
+    let order = order::read(args, env)?;
     let topic = &order.kafka.topics[0];
     if order.kafka.topics.len() > 1 {
         warn!("KAFKA_TOPIC names several topics: writing to the first, {topic}");
@@ -141,122 +118,6 @@ impl From<GeneratedRecord> for Outgoing {
     fn from(record: GeneratedRecord) -> Self {
         Outgoing { key: record.key, payload: record.payload, partition: None }
     }
-}
-
-fn read(args: &ProduceArgs, env: &Environment) -> Result<Order, Fault> {
-    let mut problems = Problems::new(env);
-    let kafka = config::read_kafka(&mut problems, &args.kafka.settings, false, env);
-    let rate = args.rate.as_ref().and_then(|rate| problems.take("--rate", number(rate, 0.0, 1e9)));
-    let mut note = |name: &str, result: Result<f64, String>| match result {
-        Ok(value) => value,
-        Err(what) => {
-            problems.add(name, what);
-            0.0
-        }
-    };
-    let whole_in = |text: &str, least, most| whole(text, least, most).map(|n| n as f64);
-    let most = 1e15 as u64;
-    let limit = args.number.as_ref().map(|n| note("--number", whole_in(n, 0, most)) as u64);
-    let density = args.density.as_deref().map(|text| note("--density", number(text, 0.001, 1e6)));
-    let visitors = note("--visitors", whole_in(&args.visitors, 1, u64::from(u32::MAX))) as u64;
-    let year_ms = 366 * 86_400_000;
-    let ms = |text: &str| duration_ms(text, 0, year_ms).map(|ms| ms as f64);
-    let disorder_ms = note("--disorder", ms(&args.disorder)) as i64;
-    let late_by_ms = note("--late-by", ms(&args.late_by)) as i64;
-    let bad = note("--bad", number(&args.bad, 0.0, 1.0));
-    let odd = note("--odd", number(&args.odd, 0.0, 1.0));
-    let late = note("--late", number(&args.late, 0.0, 1.0));
-    let hot = note("--hot", number(&args.hot, 0.0, 1.0));
-    let seed = note("--seed", whole_in(&args.seed, 0, most)) as u64;
-    let partitions = note("--partitions", whole_in(&args.partitions, 1, 100_000)) as i32;
-    let history_ms = args.history.as_ref().map(|text| note("--history", ms(text)) as i64);
-    let historical = args.historical.as_ref().map(|text| match point_in_time(text) {
-        Ok(ms) => ms,
-        Err(what) => {
-            problems.add("--historical", what);
-            0
-        }
-    });
-    let codecs = ["none", "gzip", "snappy", "lz4", "zstd"];
-    if !codecs.contains(&args.compression.as_str()) {
-        problems.add("--compression", format!("can be {}", codecs.join(", ")));
-    }
-    if history_ms.is_some() && (historical.is_some() || args.access_log.is_some()) {
-        let what = "is for live events: leave out --historical and --access-log";
-        problems.add("--history", what);
-    }
-    if density.is_some() && history_ms.is_none() && historical.is_none() {
-        problems.add("--density", "is for historical events: add --historical or --history");
-    }
-    let density = density.unwrap_or(100.0);
-    let history = history_ms.map(|length_ms| HistoryPlan { length_ms, density });
-    let planned = planned::read(args, historical, now_ms() as i64, &mut problems);
-    let source = match (planned, &args.access_log) {
-        (Some(planned), _) => Source::Planned(planned),
-        (None, Some(path)) => {
-            if args.host.len() != 1 {
-                problems.add("--host", "an access log has no host: name the host it belongs to");
-            }
-            let host = args.host.first().cloned().unwrap_or_default();
-            Source::AccessLog { path: path.clone(), host }
-        }
-        (None, None) => {
-            let live_rate = rate.unwrap_or(100.0);
-            if historical.is_none() && live_rate <= 0.0 {
-                problems.add("--rate", "live events need a rate; --historical can go without");
-            }
-            let defaults = Recipe::default();
-            let recipe = Recipe {
-                number: limit,
-                visitors,
-                hosts: if args.host.is_empty() { defaults.hosts } else { args.host.clone() },
-                disorder_ms,
-                bad,
-                odd,
-                late,
-                late_by_ms,
-                hot,
-                seed,
-                rate: if historical.is_some() { density } else { live_rate.max(0.001) },
-                // Events arrive around their time; those that arrive early must not be in the
-                // future.
-                start_ms: historical.unwrap_or_else(|| now_ms() as i64 - disorder_ms),
-                ..Recipe::default()
-            };
-            if let Err(what) = recipe.check() {
-                problems.add("produce", what);
-            } else if let Some(history) = history
-                && let Err(what) = history.recipe(&recipe, now_ms() as i64).check()
-            {
-                problems.add("--history", what);
-            }
-            Source::Generated(Box::new(recipe))
-        }
-    };
-    let paced = matches!(source, Source::Generated(_)) && historical.is_none();
-    let order = kafka.map(|kafka| Order {
-        kafka,
-        partitions,
-        compression: args.compression.clone(),
-        keyed: !args.no_key,
-        append: args.append,
-        rate: rate.unwrap_or(if paced { 100.0 } else { 0.0 }),
-        number: limit,
-        history,
-        source,
-    });
-    order.filter(|_| problems.is_empty()).ok_or_else(|| problems.fault())
-}
-
-/// Parses a time, or how long ago.
-fn point_in_time(text: &str) -> Result<i64, String> {
-    if let Some(ms) = parse_rfc3339(text.as_bytes()) {
-        return Ok(ms);
-    }
-    let ago = duration_ms(text, 0, 100 * 366 * 86_400_000).map_err(|_| {
-        format!("is {text:?}: write a time like 2026-01-31T12:00:00Z, or how long ago, like 30d")
-    })?;
-    Ok(now_ms() as i64 - ago as i64)
 }
 
 /// Sends records at their rate and shows the progress.

@@ -42,50 +42,18 @@ pub fn read(
         }
         return None;
     }
-    let mut number = |name: &str, text: &str, most: u64| match whole(text, 1, most) {
-        Ok(number) => number,
-        Err(what) => {
-            problems.add(name, what);
-            1
-        }
-    };
+    let mut number =
+        |name: &str, text: &str, most: u64| problems.take(name, whole(text, 1, most)).unwrap_or(1);
     let days = number("--days", &args.days, 366);
     let visits = number("--visits", &args.visits, 10_000_000);
     let incidents = number("--incidents", &args.incidents, 1_000);
     let seed = whole(&args.seed, 0, 1e15 as u64).unwrap_or(1);
-    let mut scenarios = Vec::new();
-    for name in args.scenario.iter().filter(|name| *name != CLEAN) {
-        match Scenario::from_str(name, false) {
-            Ok(scenario) if !scenarios.contains(&scenario) => scenarios.push(scenario),
-            Ok(_) => {}
-            Err(_) => {
-                let all = Scenario::value_variants().iter().map(|scenario| scenario.name());
-                let names: Vec<String> = all.chain([CLEAN.to_owned()]).collect();
-                problems.add("--scenario", format!("can be {}", names.join(", ")));
-            }
-        }
-    }
-    if !scenarios.is_empty() && args.scenario.iter().any(|name| name == CLEAN) {
-        problems.add("--scenario", format!("has {CLEAN}, which stands for none of the others"));
-    }
+    let scenarios = scenarios(&args.scenario, problems);
     let tail = Tail::ALL.into_iter().find(|tail| tail.name() == args.tail);
     if tail.is_none() {
         problems.add("--tail", "can be light or heavy");
     }
-    let hosts = match args.host.is_empty() {
-        true => vec![HOST.to_owned()],
-        false => args.host.clone(),
-    };
-    if hosts.len() > 1_000 || hosts.iter().any(|host| host.is_empty() || host.contains('\0')) {
-        problems.add("--host", "names up to 1000 hosts, none of them empty");
-    } else if days * visits * hosts.len() as u64 > MAX_VISITS {
-        let what = format!(
-            "together with --visits and --host is {} visits, more than {MAX_VISITS}, and all are \
-             planned in memory",
-            days * visits * hosts.len() as u64
-        );
-        problems.add("--days", what);
-    }
+    let hosts = hosts(&args.host, days * visits, problems);
     if args.access_log.is_some() || args.history.is_some() {
         problems.add("--scenario", "goes with neither --access-log nor --history");
     }
@@ -107,6 +75,42 @@ pub fn read(
         partitions,
     };
     Some(Planned { request, truth: args.truth.clone() })
+}
+
+/// The scenarios with these names, each once. `clean` stands for none.
+fn scenarios(names: &[String], problems: &mut Problems<'_>) -> Vec<Scenario> {
+    let mut scenarios = Vec::new();
+    for name in names.iter().filter(|name| *name != CLEAN) {
+        match Scenario::from_str(name, false) {
+            Ok(scenario) if !scenarios.contains(&scenario) => scenarios.push(scenario),
+            Ok(_) => {}
+            Err(_) => {
+                let all = Scenario::value_variants().iter().map(|scenario| scenario.name());
+                let names: Vec<String> = all.chain([CLEAN.to_owned()]).collect();
+                problems.add("--scenario", format!("can be {}", names.join(", ")));
+            }
+        }
+    }
+    if !scenarios.is_empty() && names.iter().any(|name| name == CLEAN) {
+        problems.add("--scenario", format!("has {CLEAN}, which stands for none of the others"));
+    }
+    scenarios
+}
+
+/// The hosts with these names, or one by default, each of which has so many visits.
+fn hosts(names: &[String], visits_each: u64, problems: &mut Problems<'_>) -> Vec<String> {
+    let hosts = if names.is_empty() { vec![HOST.to_owned()] } else { names.to_vec() };
+    let visits = visits_each * hosts.len() as u64;
+    if hosts.len() > 1_000 || hosts.iter().any(|host| host.is_empty() || host.contains('\0')) {
+        problems.add("--host", "names up to 1000 hosts, none of them empty");
+    } else if visits > MAX_VISITS {
+        let what = format!(
+            "together with --visits and --host is {visits} visits, more than {MAX_VISITS}, and all \
+             are planned in memory"
+        );
+        problems.add("--days", what);
+    }
+    hosts
 }
 
 impl Planned {

@@ -3,7 +3,7 @@
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use sessionizer_core::anomaly::Kind;
+use sessionizer_core::anomaly::{Kind, network};
 
 use super::clean::People;
 use super::{DAY_MS, HOUR_MS, MINUTE_MS, Request, Skew, Visit, VisitorAddress};
@@ -60,19 +60,95 @@ pub struct IncidentSite<'a> {
     pub number: u64,
 }
 
-/// Adds visits of one address.
+/// Adds the visits of an incident.
 struct VisitAdder<'a> {
     visits: &'a mut Vec<Visit>,
+    random: &'a mut Random,
     host: u16,
     visitor: VisitorAddress,
+    from_ms: i64,
+    to_ms: i64,
 }
 
+/// How large an incident was, and when it ended.
+type Extent = (u64, i64);
+
 impl VisitAdder<'_> {
+    /// Adds a visit, and returns the time of its last event.
     fn add(&mut self, first_ms: i64, events: u64, pause_ms: i64) -> i64 {
         let span_ms = (events as i64 - 1) * pause_ms;
         let VisitAdder { host, visitor, .. } = *self;
         self.visits.push(Visit { first_ms, span_ms, events, host, visitor });
         first_ms + span_ms
+    }
+
+    fn length_ms(&self) -> i64 {
+        self.to_ms - self.from_ms
+    }
+
+    fn flood(&mut self) -> Extent {
+        // From 200 to 10,000, small ones more often.
+        let u = self.random.unit();
+        let events = (200.0 * (1.0 + 6.0 * u * u * u) * (1.0 + 6.0 * u)) as u64;
+        let pause_ms = (self.length_ms() / events as i64).max(1);
+        (events, self.add(self.from_ms, events, pause_ms))
+    }
+
+    fn crawler(&mut self) -> Extent {
+        let mut visits = 0;
+        let mut at_ms = self.from_ms;
+        while at_ms < self.to_ms {
+            let events = 5 + self.random.below(56);
+            let pause_ms = 1_000 + self.random.below(2_000) as i64;
+            let last_ms = self.add(at_ms, events, pause_ms);
+            at_ms = last_ms + 6 * MINUTE_MS + self.random.below(12 * 60_000) as i64;
+            visits += 1;
+        }
+        (visits, self.to_ms)
+    }
+
+    fn slow(&mut self) -> Extent {
+        let mut visits = 0;
+        let mut at_ms = self.from_ms;
+        while at_ms < self.to_ms {
+            self.add(at_ms, 1, 0);
+            at_ms += 6 * MINUTE_MS + self.random.below(9 * 60_000) as i64;
+            visits += 1;
+        }
+        (visits, self.to_ms)
+    }
+
+    fn reader(&mut self) -> Extent {
+        let every_ms = self.random.pick(&[30, 60]) * MINUTE_MS;
+        let times = self.length_ms() / every_ms;
+        for time in 0..times {
+            let at_ms = self.from_ms + time * every_ms + self.random.below(20_000) as i64;
+            self.add(at_ms, 1, 0);
+        }
+        (times as u64, self.to_ms)
+    }
+
+    fn marathon(&mut self) -> Extent {
+        let pause_ms = 30_000 + self.random.below(170_000) as i64;
+        let events = (self.length_ms() / pause_ms) as u64;
+        (events, self.add(self.from_ms, events, pause_ms))
+    }
+
+    /// Adds visits of addresses of the network that the visitor is in.
+    fn distributed(&mut self) -> Extent {
+        let network = self.visitor.0 & 0xffff_ff00;
+        let addresses = 20 + self.random.below(41);
+        let mut visits = 0;
+        for address in 0..addresses {
+            self.visitor = VisitorAddress(network | (1 + address));
+            for _ in 0..=self.random.below(3) {
+                let at_ms = self.from_ms + self.random.below(self.length_ms() as u64) as i64;
+                let events = 1 + self.random.below(10);
+                self.add(at_ms, events, 2_000);
+                visits += 1;
+            }
+        }
+        (visits, self.to_ms)
     }
 }
 
@@ -106,71 +182,23 @@ impl Scenario {
         let from_ms = self.begin_ms(site, length_ms, &mut random);
         let to_ms = from_ms + length_ms;
         let visitor = VisitorAddress(u64::from(random.bits() as u32 | 1));
-        let mut adder = VisitAdder { visits, host, visitor };
-        let mut subject = visitor.address();
+        let address = visitor.address();
+        let subject = match self {
+            Scenario::Distributed => network(&address).expect("an address"),
+            Scenario::Surge | Scenario::Outage | Scenario::Singles => String::new(),
+            _ => address,
+        };
+        let random = &mut random;
+        let mut adder = VisitAdder { visits, random, host, visitor, from_ms, to_ms };
         let (size, to_ms) = match self {
-            Scenario::Flood => {
-                // From 200 to 10,000, small ones more often.
-                let u = random.unit();
-                let events = (200.0 * (1.0 + 6.0 * u * u * u) * (1.0 + 6.0 * u)) as u64;
-                let pause_ms = (length_ms / events as i64).max(1);
-                (events, adder.add(from_ms, events, pause_ms))
-            }
-            Scenario::Crawler => {
-                let mut sum = 0;
-                let mut at_ms = from_ms;
-                while at_ms < to_ms {
-                    let events = 5 + random.below(56);
-                    let last_ms = adder.add(at_ms, events, 1_000 + random.below(2_000) as i64);
-                    at_ms = last_ms + 6 * MINUTE_MS + random.below(12 * 60_000) as i64;
-                    sum += 1;
-                }
-                (sum, to_ms)
-            }
-            Scenario::Slow => {
-                let mut sum = 0;
-                let mut at_ms = from_ms;
-                while at_ms < to_ms {
-                    adder.add(at_ms, 1, 0);
-                    at_ms += 6 * MINUTE_MS + random.below(9 * 60_000) as i64;
-                    sum += 1;
-                }
-                (sum, to_ms)
-            }
-            Scenario::Reader => {
-                let every_ms = random.pick(&[30, 60]) * MINUTE_MS;
-                let times = length_ms / every_ms;
-                for time in 0..times {
-                    adder.add(from_ms + time * every_ms + random.below(20_000) as i64, 1, 0);
-                }
-                (times as u64, to_ms)
-            }
-            Scenario::Marathon => {
-                let pause_ms = 30_000 + random.below(170_000) as i64;
-                let events = (length_ms / pause_ms) as u64;
-                (events, adder.add(from_ms, events, pause_ms))
-            }
-            Scenario::Distributed => {
-                let network = visitor.0 & 0xffff_ff00;
-                subject = sessionizer_core::anomaly::network(&subject).expect("an address");
-                let addresses = 20 + random.below(41);
-                let mut sum = 0;
-                for address in 0..addresses {
-                    adder.visitor = VisitorAddress(network | (1 + address));
-                    for _ in 0..=random.below(3) {
-                        let at_ms = from_ms + random.below(length_ms as u64) as i64;
-                        adder.add(at_ms, 1 + random.below(10), 2_000);
-                        sum += 1;
-                    }
-                }
-                (sum, to_ms)
-            }
+            Scenario::Flood => adder.flood(),
+            Scenario::Crawler => adder.crawler(),
+            Scenario::Slow => adder.slow(),
+            Scenario::Reader => adder.reader(),
+            Scenario::Marathon => adder.marathon(),
+            Scenario::Distributed => adder.distributed(),
             Scenario::Surge | Scenario::Outage | Scenario::Singles => {
-                subject.clear();
-                let usual =
-                    visits.iter().filter(|v| (from_ms..to_ms).contains(&v.first_ms)).count();
-                let percent = self.crowd(site, (from_ms, to_ms), usual, visits, &mut random);
-                (percent, to_ms)
+                (self.crowd(site, (from_ms, to_ms), visits, random), to_ms)
             }
             Scenario::Skew => unreachable!("it happens to a partition, not to a host"),
         };
@@ -201,11 +229,12 @@ impl Scenario {
         self,
         site: &IncidentSite<'_>,
         (from_ms, to_ms): (i64, i64),
-        usual: usize,
         visits: &mut Vec<Visit>,
         random: &mut Random,
     ) -> u64 {
         let people = People::of(site.request, site.host);
+        let is_within = |visit: &&Visit| (from_ms..to_ms).contains(&visit.first_ms);
+        let usual = visits.iter().filter(is_within).count();
         let more = |visits: &mut Vec<Visit>, random: &mut Random, percent, singles: bool| {
             for _ in 0..usual as u64 * percent / 100 {
                 let at_ms = from_ms + random.below((to_ms - from_ms) as u64) as i64;
