@@ -56,31 +56,38 @@ pub fn tidy(typed: Vec<OsString>, root: &Command, env: &mut Environment) -> Type
         let name = format!("--{}", flag.get_long().expect("every flag has a long name"));
         let value =
             attached.map(OsString::from).or_else(|| rest.next_if(|next| !is_flag(command, next)));
+        tidy.attach(flag, &name, value, env);
+    }
+    tidy
+}
+
+impl Typed {
+    /// Attaches a value to its flag, or notes what is wrong with it.
+    fn attach(&mut self, flag: &Arg, name: &str, value: Option<OsString>, env: &mut Environment) {
         match value {
             None => {
                 let kind = flag.get_value_names().and_then(|names| names.first());
                 let kind = kind.map_or("VALUE", |kind| kind.as_str());
-                env.note(&name, format!("has no value: write {name} {kind}"));
-                tidy.args.extend(stand_in(flag));
+                env.note(name, format!("has no value: write {name} {kind}"));
+                self.args.extend(stand_in(flag));
             }
             Some(value) if value.to_str().is_some_and(|value| value.trim().is_empty()) => {
                 let or = if flag.is_required_set() { "" } else { ", or leave the flag out" };
-                env.note(&name, format!("has an empty value: give it one{or}"));
-                tidy.args.extend(stand_in(flag));
+                env.note(name, format!("has an empty value: give it one{or}"));
+                self.args.extend(stand_in(flag));
             }
             Some(value) if name == "--env-file" => match value.into_string() {
-                Ok(_) if tidy.env_file.is_some() => env.note(&name, "is given twice"),
-                Ok(file) => tidy.env_file = Some(file),
-                Err(_) => env.note(&name, "is not valid UTF-8"),
+                Ok(_) if self.env_file.is_some() => env.note(name, "is given twice"),
+                Ok(file) => self.env_file = Some(file),
+                Err(_) => env.note(name, "is not valid UTF-8"),
             },
             Some(value) => {
                 let mut whole = OsString::from(format!("{name}="));
                 whole.push(value);
-                tidy.args.push(whole);
+                self.args.push(whole);
             }
         }
     }
-    tidy
 }
 
 /// The argument for a required flag whose value is missing, as has been noted: otherwise clap would

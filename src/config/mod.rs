@@ -96,34 +96,8 @@ pub fn try_read<'a>(args: &RunArgs, env: &'a Environment) -> Result<Config, Prob
     let mut problems = Problems::new(env);
     let kafka = read_kafka(&mut problems, &args.kafka_config, true, env);
     let ledger = read_ledger(&mut problems, args, env);
-    let workers = problems.take("--workers", whole(&args.workers, 1, 1_024));
-    let processes = problems.take("--processes", whole(&args.processes, 1, 1_024));
-    let last = processes.map_or(u64::MAX, |processes| processes - 1);
-    let process = problems.take("--process", process(&args.process, last));
-    let writers = match &args.sink_connections {
-        Some(text) => problems.take("--sink-connections", whole(text, 1, 1_024)),
-        // Fewer writers than workers are less work for Postgres, but in a cluster rows would have
-        // to travel between processes.
-        None => workers.zip(processes).map(|(workers, processes)| match processes {
-            1 => workers.div_ceil(2),
-            _ => workers * processes,
-        }),
-    };
-    let mut ms = |name: &str, text: &str, least: u64, most: u64| {
-        problems.take(name, duration_ms(text, least, most))
-    };
-    const HOUR: u64 = 3_600_000;
-    const YEAR: u64 = 366 * 24 * HOUR;
-    let epoch_ms = ms("--epoch", &args.epoch, 10, HOUR);
-    let out_of_orderness_ms = ms("--out-of-orderness", &args.out_of_orderness, 0, YEAR);
-    let idle_timeout_ms = ms("--idle-timeout", &args.idle_timeout, 1, YEAR);
-    let max_drift_ms = ms("--max-drift", &args.max_drift, 0, YEAR);
-    let max_future_ms = ms("--max-future", &args.max_future, 0, YEAR);
-    let snapshot_interval_ms = ms("--snapshot-interval", &args.snapshot_interval, 100, YEAR);
-    let discovery_ms = ms("--discovery-interval", &args.discovery_interval, 100, YEAR);
-    let start_timeout_ms = ms("--start-timeout", &args.start_timeout, 0, YEAR);
-    let stop_timeout_ms = ms("--stop-timeout", &args.stop_timeout, 100, HOUR);
-    let peer_timeout_ms = ms("--peer-timeout", &args.peer_timeout, 1_000, HOUR);
+    let processes = Processes::read(&mut problems, args);
+    let times = Times::read(&mut problems, args);
     let cluster_secret = read_cluster_secret(&mut problems, args, env);
     let late = Late::named(args.late.trim())
         .ok_or_else(|| format!("is {:?}: it can be merge or drop", args.late));
@@ -132,18 +106,7 @@ pub fn try_read<'a>(args: &RunArgs, env: &'a Environment) -> Result<Config, Prob
         None => Some(None),
         Some(from) => problems.take("--from", read_from(from, env)).map(Some),
     };
-    let dead_letter_bytes =
-        problems.take("--dead-letter-bytes", whole(&args.dead_letter_bytes, 0, 100_000_000));
-    let mut keep = |name: &str, text: &str| match text.trim() {
-        "forever" => Some(None),
-        text => {
-            let what = duration_ms(text, 1_000, 100 * YEAR);
-            let what = what.map_err(|why| format!("{why}, or forever"));
-            problems.take(name, what).map(Some)
-        }
-    };
-    let keep_ms = keep("--keep-dead-letters", &args.keep_dead_letters);
-    let keep_anomalies_ms = keep("--keep-anomalies", &args.keep_anomalies);
+    let kept = Kept::read(&mut problems, args);
     let memory_bytes = problems.take("--memory", size(&args.memory, 16, 1 << 20));
     let http = http::read_http(&mut problems, args);
     let statistics = read_statistics(&mut problems, args);
@@ -151,12 +114,14 @@ pub fn try_read<'a>(args: &RunArgs, env: &'a Environment) -> Result<Config, Prob
     let drift_sessions =
         problems.take("--drift-sessions", whole(&args.drift_sessions, 0, u64::MAX));
     let all = || {
+        let Processes { workers, processes, process, writers } = processes?;
+        let (times, kept) = (times?, kept?);
         Some(Config {
-            workers: workers? as usize,
-            processes: processes? as usize,
-            process: process? as usize,
+            workers,
+            processes,
+            process,
             hostfile: args.hostfile.as_deref().filter(|path| !path.is_empty()).map(PathBuf::from),
-            peer_timeout: Duration::from_millis(peer_timeout_ms?),
+            peer_timeout: times.peer_timeout,
             cluster_secret: cluster_secret.clone(),
             cluster_insecure: args.cluster_insecure,
             // A quarter is for what has been fetched and not yet read.
@@ -165,29 +130,138 @@ pub fn try_read<'a>(args: &RunArgs, env: &'a Environment) -> Result<Config, Prob
             from: from?,
             accept_overlap: args.accept_overlap,
             until_end: args.until_end,
-            epoch_ms: epoch_ms?,
-            watermark: WatermarkConfig {
-                out_of_orderness_ms: out_of_orderness_ms? as i64,
-                idle_timeout_ms: idle_timeout_ms?,
-            },
-            drift: Drift { most_ms: max_drift_ms? as i64, sessions: drift_sessions? },
-            rules: RecordRules { max_future_ms: max_future_ms? as i64, late: late? },
+            epoch_ms: times.epoch_ms,
+            watermark: times.watermark,
+            drift: Drift { most_ms: times.max_drift_ms, sessions: drift_sessions? },
+            rules: RecordRules { max_future_ms: times.max_future_ms, late: late? },
             accept_lost_offsets: args.accept_lost_offsets,
-            writers: writers? as u32,
-            snapshot_interval_ms: snapshot_interval_ms?,
-            dead_letter_bytes: dead_letter_bytes? as usize,
-            keep_dead_letters: keep_ms?.map(Duration::from_millis),
-            keep_anomalies: keep_anomalies_ms?.map(Duration::from_millis),
+            writers,
+            snapshot_interval_ms: times.snapshot_interval_ms,
+            dead_letter_bytes: kept.dead_letter_bytes,
+            keep_dead_letters: kept.dead_letters,
+            keep_anomalies: kept.anomalies,
             memory_bytes: memory_bytes?,
-            discovery_interval: Duration::from_millis(discovery_ms?),
-            start_timeout: Duration::from_millis(start_timeout_ms?),
-            stop_timeout: Duration::from_millis(stop_timeout_ms?),
+            discovery_interval: times.discovery_interval,
+            start_timeout: times.start_timeout,
+            stop_timeout: times.stop_timeout,
             http: http.clone()?,
             statistics: statistics?,
             anomalies: anomalies.clone()?,
         })
     };
     all().filter(|_| problems.is_empty()).ok_or(problems)
+}
+
+/// How the work is shared out.
+#[derive(Clone, Copy)]
+struct Processes {
+    workers: usize,
+    processes: usize,
+    process: usize,
+    writers: u32,
+}
+
+impl Processes {
+    fn read(problems: &mut Problems<'_>, args: &RunArgs) -> Option<Self> {
+        let workers = problems.take("--workers", whole(&args.workers, 1, 1_024));
+        let processes = problems.take("--processes", whole(&args.processes, 1, 1_024));
+        let last = processes.map_or(u64::MAX, |processes| processes - 1);
+        let process = problems.take("--process", process(&args.process, last));
+        let writers = match &args.sink_connections {
+            Some(text) => problems.take("--sink-connections", whole(text, 1, 1_024)),
+            // Fewer writers than workers are less work for Postgres, but in a cluster rows would
+            // have to travel between processes.
+            None => workers.zip(processes).map(|(workers, processes)| match processes {
+                1 => workers.div_ceil(2),
+                _ => workers * processes,
+            }),
+        };
+        Some(Processes {
+            workers: workers? as usize,
+            processes: processes? as usize,
+            process: process? as usize,
+            writers: writers? as u32,
+        })
+    }
+}
+
+const HOUR_MS: u64 = 3_600_000;
+const YEAR_MS: u64 = 366 * 24 * HOUR_MS;
+
+/// The settings that are a length of time.
+#[derive(Clone, Copy)]
+struct Times {
+    epoch_ms: u64,
+    watermark: WatermarkConfig,
+    max_drift_ms: i64,
+    max_future_ms: i64,
+    snapshot_interval_ms: u64,
+    discovery_interval: Duration,
+    start_timeout: Duration,
+    stop_timeout: Duration,
+    peer_timeout: Duration,
+}
+
+impl Times {
+    fn read(problems: &mut Problems<'_>, args: &RunArgs) -> Option<Self> {
+        let mut ms = |name: &str, text: &str, least: u64, most: u64| {
+            problems.take(name, duration_ms(text, least, most))
+        };
+        let epoch = ms("--epoch", &args.epoch, 10, HOUR_MS);
+        let out_of_orderness = ms("--out-of-orderness", &args.out_of_orderness, 0, YEAR_MS);
+        let idle_timeout = ms("--idle-timeout", &args.idle_timeout, 1, YEAR_MS);
+        let max_drift = ms("--max-drift", &args.max_drift, 0, YEAR_MS);
+        let max_future = ms("--max-future", &args.max_future, 0, YEAR_MS);
+        let snapshot_interval = ms("--snapshot-interval", &args.snapshot_interval, 100, YEAR_MS);
+        let discovery = ms("--discovery-interval", &args.discovery_interval, 100, YEAR_MS);
+        let start_timeout = ms("--start-timeout", &args.start_timeout, 0, YEAR_MS);
+        let stop_timeout = ms("--stop-timeout", &args.stop_timeout, 100, HOUR_MS);
+        let peer_timeout = ms("--peer-timeout", &args.peer_timeout, 1_000, HOUR_MS);
+        Some(Times {
+            epoch_ms: epoch?,
+            watermark: WatermarkConfig {
+                out_of_orderness_ms: out_of_orderness? as i64,
+                idle_timeout_ms: idle_timeout?,
+            },
+            max_drift_ms: max_drift? as i64,
+            max_future_ms: max_future? as i64,
+            snapshot_interval_ms: snapshot_interval?,
+            discovery_interval: Duration::from_millis(discovery?),
+            start_timeout: Duration::from_millis(start_timeout?),
+            stop_timeout: Duration::from_millis(stop_timeout?),
+            peer_timeout: Duration::from_millis(peer_timeout?),
+        })
+    }
+}
+
+/// What is kept besides sessions: how much of a payload, and for how long. `None` means for ever.
+#[derive(Clone, Copy)]
+struct Kept {
+    dead_letter_bytes: usize,
+    dead_letters: Option<Duration>,
+    anomalies: Option<Duration>,
+}
+
+impl Kept {
+    fn read(problems: &mut Problems<'_>, args: &RunArgs) -> Option<Self> {
+        let bytes = whole(&args.dead_letter_bytes, 0, 100_000_000);
+        let bytes = problems.take("--dead-letter-bytes", bytes);
+        let mut keep = |name: &str, text: &str| match text.trim() {
+            "forever" => Some(None),
+            text => {
+                let ms = duration_ms(text, 1_000, 100 * YEAR_MS);
+                let ms = problems.take(name, ms.map_err(|why| format!("{why}, or forever")));
+                ms.map(|ms| Some(Duration::from_millis(ms)))
+            }
+        };
+        let dead_letters = keep("--keep-dead-letters", &args.keep_dead_letters);
+        let anomalies = keep("--keep-anomalies", &args.keep_anomalies);
+        Some(Kept {
+            dead_letter_bytes: bytes? as usize,
+            dead_letters: dead_letters?,
+            anomalies: anomalies?,
+        })
+    }
 }
 
 impl Config {
