@@ -115,7 +115,9 @@ fn give_up(error: LedgerError) -> Fault {
     })
 }
 
-/// Prints a text. It is an error if that fails: nobody may confirm what could not be shown.
+/// The dead letters of a partition whose payload was cut, by offset.
+type CutRecords = BTreeMap<Offset, Cut>;
+
 /// Reads the payloads that were cut from Kafka again, and decodes them.
 fn read_again(
     kafka: &KafkaConfig,
@@ -128,7 +130,7 @@ fn read_again(
     }
     info!("reading {} again, whose payload was cut", plural(cut.len(), "record"));
     let admin = Admin::new(kafka)?;
-    let mut partitions: BTreeMap<(String, i32), BTreeMap<Offset, Cut>> = BTreeMap::new();
+    let mut partitions: BTreeMap<(String, i32), CutRecords> = BTreeMap::new();
     for cut in cut {
         let Position { topic, partition, offset } = cut.position.clone();
         partitions.entry((topic, partition)).or_default().insert(offset, cut);
@@ -144,15 +146,7 @@ fn read_again(
                 false
             }
         });
-        let offsets: Vec<Offset> = wanted.keys().copied().collect();
-        let near = |before: &Offset, next: &Offset| next.since(*before) <= APART;
-        let range = |run: &[Offset]| Range {
-            topic: topic.clone(),
-            partition: *partition,
-            start: run[0],
-            end: run[run.len() - 1].next(),
-        };
-        runs.push(offsets.chunk_by(near).map(range).collect());
+        runs.push(ranges(topic, *partition, wanted));
     }
     let rounds = runs.iter().map(Vec::len).max().unwrap_or(0);
     for round in 0..rounds {
@@ -180,6 +174,19 @@ fn read_again(
     Ok(found)
 }
 
+/// The ranges to read, in order, so that each record is in one of them.
+fn ranges(topic: &str, partition: i32, wanted: &CutRecords) -> Vec<Range> {
+    let offsets: Vec<Offset> = wanted.keys().copied().collect();
+    let near = |before: &Offset, next: &Offset| next.since(*before) <= APART;
+    let range = |run: &[Offset]| Range {
+        topic: topic.to_owned(),
+        partition,
+        start: run[0],
+        end: run[run.len() - 1].next(),
+    };
+    offsets.chunk_by(near).map(range).collect()
+}
+
 const GONE: &str = "its payload was cut, and Kafka no longer has the record";
 
 /// Returns a function that says whether an offset can be read, or why not.
@@ -187,7 +194,7 @@ fn known(
     admin: &Admin,
     topic: &str,
     partition: i32,
-    wanted: &BTreeMap<Offset, Cut>,
+    wanted: &CutRecords,
 ) -> impl Fn(Offset) -> Result<(), String> + use<> {
     let id = admin.topic_ids(&[topic.to_owned()]).pop().flatten();
     let other = |cut: &Cut| cut.recreated || id.zip(cut.topic_id).is_some_and(|(a, b)| a != b);

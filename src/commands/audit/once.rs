@@ -29,8 +29,8 @@ pub(super) fn once(
     let audits = begin(ledger, settings)?;
     let mut snapshot = AuditSnapshot::read(ledger).map_err(unreadable)?;
     let (proof, incremental) = start(&mut snapshot, audits.as_ref(), settings)?;
-    let (comparison, mut report) =
-        compare(kafka, &mut snapshot, proof, (incremental, settings.show), run_state)?;
+    let audit = Audit { kafka, run_state, incremental, shown: settings.show };
+    let (comparison, mut report) = audit.compare(&mut snapshot, proof)?;
     report.next_start = match snapshot.check_next_start() {
         Ok(()) => None,
         Err(LedgerError::Fatal(fault)) => Some(fault),
@@ -113,134 +113,160 @@ fn is_at(binding: &NamedBinding, topic: &str, partition: i32) -> bool {
     binding.topic == topic && binding.partition == partition
 }
 
-fn compare(
-    kafka: &KafkaConfig,
-    snapshot: &mut AuditSnapshot,
-    proof: Proof,
-    (incremental, shown): (bool, usize),
-    run_state: &RunState,
-) -> Result<(Comparison, Report), Fault> {
-    let scan = TopicScan::new_records(snapshot, &proof.ends);
-    refuse_holes(kafka, &scan, incremental, run_state)?;
-    let (records, partitions) =
-        (plural(scan.records(), "record"), plural(scan.ranges.len(), "partition"));
-    match incremental {
-        false => info!("reading up to {records} of {partitions} again"),
-        true => info!("continuing from the last audit: reading up to {records} of {partitions}"),
-    }
-    let rules = Rules {
-        gap: snapshot.gap,
-        end_after_ms: snapshot.end_after_ms(),
-        found_rows: snapshot.found_rows,
-        found_rows_to: snapshot.found_rows_to,
-        shown,
-        closes_before: snapshot
-            .shards
-            .iter()
-            .map(|shard| snapshot.epochs[&shard.epoch].0)
-            .collect(),
-    };
-    let ends = proof.ends.clone();
-    let mut comparison = Comparison::new(rules, proof);
-    let mut forgotten = vec![0; snapshot.shards.len()];
-    let mut read = scan.read(kafka, run_state, |shard, kind| match kind {
-        RecordKind::Event(key, time) => comparison.event(shard, key, time),
-        RecordKind::Forgotten => forgotten[shard.0 as usize] += 1,
-        RecordKind::Dead => comparison.dead(shard),
-    })?;
-    match incremental {
-        false => info!(
-            "{} make {}; reading the table",
-            plural(read, "record"),
-            plural(comparison.sessions(), "session")
-        ),
-        true => info!(
-            "{} and {} that are open or recent; reading the table",
-            plural(read, "record"),
-            plural(comparison.sessions(), "session")
-        ),
-    }
-    for (key, row) in std::mem::take(&mut snapshot.refused_rows) {
-        comparison.refused(key, row);
-    }
-    let mut rows = 0;
-    snapshot
-        .rows(|key, row| {
-            rows += 1;
-            comparison.row(key, row);
-            !run_state.ending()
-        })
-        .map_err(unreadable)?;
-    if run_state.ending() {
-        return Err(stopped());
-    }
-    let old = read_old_events(kafka, snapshot, &ends, (&mut comparison, &mut read), run_state)?;
-    let mut findings = comparison.finish(old).clone();
-    if !incremental {
-        // As many records must be forgotten as are recorded. An audit that continues reads none of
-        // them: `sessionizer forget` deletes what audits have verified, so the next one is full.
-        for (at, progress) in findings.progress.iter_mut().enumerate() {
-            let more = forgotten[at] as i64 - snapshot.forgotten_records[at] as i64;
-            progress.open = progress.open.saturating_add_signed(more);
-        }
-    }
-    let report = Report {
-        events: comparison.events(),
-        incremental,
-        records_read: read,
-        rows,
-        ..Report::of(snapshot, findings)
-    };
-    Ok((comparison, report))
-}
-
-fn refuse_holes(
-    kafka: &KafkaConfig,
-    scan: &TopicScan<'_>,
+/// How an audit compares.
+struct Audit<'a> {
+    kafka: &'a KafkaConfig,
+    run_state: &'a RunState,
+    /// Whether it continues from an earlier one.
     incremental: bool,
-    run_state: &RunState,
-) -> Result<(), Fault> {
-    let Some(available) = scan.missing(kafka, run_state)? else { return Ok(()) };
-    let Available { range, oldest, end } = available;
-    let since = if incremental { " since the last audit" } else { "" };
-    Err(Fault::Config(format!(
-        "{}[{}]: the job has read offsets {} to {}{since}, Kafka has {oldest} to {end}: records \
-         that are gone cannot be audited",
-        range.topic, range.partition, range.start, range.end
-    )))
+    /// How many differences of a kind are shown.
+    shown: usize,
 }
 
-/// Reads the older events of late keys, if they are needed and Kafka still has them.
-fn read_old_events(
-    kafka: &KafkaConfig,
-    snapshot: &AuditSnapshot,
-    verified: &Ends,
-    (comparison, read): (&mut Comparison, &mut u64),
-    run_state: &RunState,
-) -> Result<OldEvents, Fault> {
-    if !comparison.needs_old_events() {
-        return Ok(OldEvents::NotNeeded);
-    }
-    let scan = TopicScan::old_records(snapshot, verified);
-    let keys = plural(comparison.late_keys(), "visitor");
-    if scan.missing(kafka, run_state)?.is_some() {
-        info!(
-            "{keys} had late events in a period that was already verified, and Kafka lacks the \
-             older ones"
-        );
-        return Ok(OldEvents::Gone);
-    }
-    info!(
-        "{keys} had late events in a period that was already verified: reading up to {} again for \
-         them",
-        plural(scan.records(), "record")
-    );
-    *read += scan.read(kafka, run_state, |_, kind| {
-        if let RecordKind::Event(key, time) = kind {
-            comparison.old_event(key, time);
+impl Audit<'_> {
+    fn compare(
+        &self,
+        snapshot: &mut AuditSnapshot,
+        proof: Proof,
+    ) -> Result<(Comparison, Report), Fault> {
+        let ends = proof.ends.clone();
+        let mut comparison = Comparison::new(self.rules(snapshot), proof);
+        let (mut read, forgotten) = self.read_new(snapshot, &ends, &mut comparison)?;
+        for (key, row) in std::mem::take(&mut snapshot.refused_rows) {
+            comparison.refused(key, row);
         }
-    })?;
-    Ok(OldEvents::Read)
+        let rows = self.read_table(snapshot, &mut comparison)?;
+        let old = self.read_old(snapshot, &ends, &mut comparison, &mut read)?;
+        let mut findings = comparison.finish(old).clone();
+        if !self.incremental {
+            // As many records must be forgotten as are recorded. An audit that continues reads none
+            // of them: `sessionizer forget` deletes what audits have verified, so the next one is
+            // full.
+            for (at, progress) in findings.progress.iter_mut().enumerate() {
+                let more = forgotten[at] as i64 - snapshot.forgotten_records[at] as i64;
+                progress.open = progress.open.saturating_add_signed(more);
+            }
+        }
+        let report = Report {
+            events: comparison.events(),
+            incremental: self.incremental,
+            records_read: read,
+            rows,
+            ..Report::of(snapshot, findings)
+        };
+        Ok((comparison, report))
+    }
+
+    fn rules(&self, snapshot: &AuditSnapshot) -> Rules {
+        let shards = snapshot.shards.iter();
+        Rules {
+            gap: snapshot.gap,
+            end_after_ms: snapshot.end_after_ms(),
+            found_rows: snapshot.found_rows,
+            found_rows_to: snapshot.found_rows_to,
+            shown: self.shown,
+            closes_before: shards.map(|shard| snapshot.epochs[&shard.epoch].0).collect(),
+        }
+    }
+
+    /// Reads the records that no audit has verified. Returns how many there are, and by shard how
+    /// many are of visitors that were forgotten.
+    fn read_new(
+        &self,
+        snapshot: &AuditSnapshot,
+        verified: &Ends,
+        comparison: &mut Comparison,
+    ) -> Result<(u64, Vec<u64>), Fault> {
+        let scan = TopicScan::new_records(snapshot, verified);
+        self.refuse_holes(&scan)?;
+        let (records, partitions) =
+            (plural(scan.records(), "record"), plural(scan.ranges.len(), "partition"));
+        match self.incremental {
+            false => info!("reading up to {records} of {partitions} again"),
+            true => {
+                info!("continuing from the last audit: reading up to {records} of {partitions}")
+            }
+        }
+        let mut forgotten = vec![0; snapshot.shards.len()];
+        let read = scan.read(self.kafka, self.run_state, |shard, kind| match kind {
+            RecordKind::Event(key, time) => comparison.event(shard, key, time),
+            RecordKind::Forgotten => forgotten[shard.0 as usize] += 1,
+            RecordKind::Dead => comparison.dead(shard),
+        })?;
+        let (records, sessions) =
+            (plural(read, "record"), plural(comparison.sessions(), "session"));
+        match self.incremental {
+            false => info!("{records} make {sessions}; reading the table"),
+            true => {
+                info!("{records} and {sessions} that are open or recent; reading the table")
+            }
+        }
+        Ok((read, forgotten))
+    }
+
+    fn refuse_holes(&self, scan: &TopicScan<'_>) -> Result<(), Fault> {
+        let Some(available) = scan.missing(self.kafka, self.run_state)? else { return Ok(()) };
+        let Available { range, oldest, end } = available;
+        let since = if self.incremental { " since the last audit" } else { "" };
+        Err(Fault::Config(format!(
+            "{}[{}]: the job has read offsets {} to {}{since}, Kafka has {oldest} to {end}: records \
+             that are gone cannot be audited",
+            range.topic, range.partition, range.start, range.end
+        )))
+    }
+
+    /// Compares the rows of the table. Returns how many there are.
+    fn read_table(
+        &self,
+        snapshot: &mut AuditSnapshot,
+        comparison: &mut Comparison,
+    ) -> Result<u64, Fault> {
+        let mut rows = 0;
+        snapshot
+            .rows(|key, row| {
+                rows += 1;
+                comparison.row(key, row);
+                !self.run_state.ending()
+            })
+            .map_err(unreadable)?;
+        match self.run_state.ending() {
+            true => Err(stopped()),
+            false => Ok(rows),
+        }
+    }
+
+    /// Reads the older events of late keys, if they are needed and Kafka still has them.
+    fn read_old(
+        &self,
+        snapshot: &AuditSnapshot,
+        verified: &Ends,
+        comparison: &mut Comparison,
+        read: &mut u64,
+    ) -> Result<OldEvents, Fault> {
+        if !comparison.needs_old_events() {
+            return Ok(OldEvents::NotNeeded);
+        }
+        let scan = TopicScan::old_records(snapshot, verified);
+        let keys = plural(comparison.late_keys(), "visitor");
+        if scan.missing(self.kafka, self.run_state)?.is_some() {
+            info!(
+                "{keys} had late events in a period that was already verified, and Kafka lacks the \
+                 older ones"
+            );
+            return Ok(OldEvents::Gone);
+        }
+        info!(
+            "{keys} had late events in a period that was already verified: reading up to {} again \
+             for them",
+            plural(scan.records(), "record")
+        );
+        *read += scan.read(self.kafka, self.run_state, |_, kind| {
+            if let RecordKind::Event(key, time) = kind {
+                comparison.old_event(key, time);
+            }
+        })?;
+        Ok(OldEvents::Read)
+    }
 }
 
 /// The proof that the next audit continues from.

@@ -29,7 +29,7 @@ use crate::config;
 use crate::config::{Environment, Problems, duration_ms, whole};
 use crate::dataflow::run_state::RunState;
 use crate::kafka::{KafkaConfig, Range};
-use crate::ledger::{AuditSnapshot, LedgerConfig};
+use crate::ledger::{AuditSnapshot, Forgotten, LedgerConfig};
 use crate::ui::text::plural;
 
 const YEAR_MS: u64 = 31_536_000_000;
@@ -200,23 +200,53 @@ fn compared(
     run_state: &RunState,
 ) -> Result<Report, Fault> {
     let gap = snapshot.gap;
-    let window = |span: Span| WindowRow {
-        start: span.first,
-        end: gap.end_after(span.last),
-        events: span.count,
+    let common = common(snapshot, settings, run_state)?;
+    let (ours, theirs) = (snapshot.table_name(), settings.other.table.clone());
+    let mut comparison = Comparison {
+        gap,
+        late,
+        forgotten: std::mem::take(&mut snapshot.forgotten),
+        show: settings.show,
+        report: Report::new(ours, theirs, common, late.is_some()),
+        current: None,
     };
+    snapshot
+        .rows_beside(&settings.other, |is_ours, key, span| {
+            comparison.row(is_ours, key, window(gap, span));
+            !run_state.ending()
+        })
+        .map_err(unreadable)?;
+    if run_state.ending() {
+        return Err(stopped());
+    }
+    Ok(comparison.finish())
+}
+
+fn window(gap: Gap, span: Span) -> WindowRow {
+    WindowRow { start: span.first, end: gap.end_after(span.last), events: span.count }
+}
+
+/// The period that both tables have, unless the user has limited it. It is an error if there is
+/// none.
+fn common(
+    snapshot: &mut AuditSnapshot,
+    settings: &Settings,
+    run_state: &RunState,
+) -> Result<Common, Fault> {
+    let gap = snapshot.gap;
     let mut bounds: [Option<(EventTime, EventTime)>; 2] = [None, None];
     snapshot
         .rows_beside(&settings.other, |is_ours, _, span| {
-            let WindowRow { start, end, .. } = window(span);
+            let WindowRow { start, end, .. } = window(gap, span);
             let (first, last) = bounds[usize::from(!is_ours)].get_or_insert((start, end));
             (*first, *last) = (start.min(*first), end.max(*last));
             !run_state.ending()
         })
         .map_err(unreadable)?;
+    let name = snapshot.table_name();
     let empty = |table: &str| Fault::Environment(format!("the table {table} has no rows yet"));
     let [ours, theirs] = bounds;
-    let ours = ours.ok_or_else(|| empty(&snapshot.table_name()))?;
+    let ours = ours.ok_or_else(|| empty(&name))?;
     let theirs = theirs.ok_or_else(|| empty(&settings.other.table))?;
     let watermark = snapshot.shards.iter().map(|shard| snapshot.epochs[&shard.epoch].0).min();
     // What ends exactly at the watermark is still open.
@@ -225,7 +255,6 @@ fn compared(
         from: settings.since.unwrap_or(ours.0.max(theirs.0)),
         to: settings.until.unwrap_or(closed.min(theirs.1)),
     };
-    let name = snapshot.table_name();
     if common.to <= common.from {
         return Err(Fault::Environment(format!(
             "the tables {name} and {} have no time in common to compare: it would begin at {}, the \
@@ -234,45 +263,57 @@ fn compared(
             settings.other.table, common.from, common.to
         )));
     }
-    let forgotten = std::mem::take(&mut snapshot.forgotten);
-    let mut report = Report::new(name, settings.other.table.clone(), common, late.is_some());
-    let mut finish = |key: &Key, stretch: Stretch| {
-        let late = match late {
-            None => u64::MAX,
-            Some(late) => late.get(key).map_or(0, |times| {
-                let within = |time: &&EventTime| {
-                    stretch.start() <= Some(**time) && Some(gap.end_after(**time)) <= stretch.end()
-                };
-                times.iter().filter(within).count() as u64
-            }),
-        };
-        let class = stretch.class(report.common(), late, forgotten.has_visitor(key));
-        report.add(key, stretch, class, settings.show);
-    };
-    let mut current: Option<(Key, Stretch)> = None;
-    snapshot
-        .rows_beside(&settings.other, |is_ours, key, span| {
-            let row = window(span);
-            let joins = current
-                .as_mut()
-                .is_some_and(|(of, stretch)| *of == key && stretch.add(is_ours, row));
-            if !joins {
-                let mut next = Stretch::default();
-                next.add(is_ours, row);
-                if let Some((key, stretch)) = current.replace((key, next)) {
-                    finish(&key, stretch);
-                }
+    Ok(common)
+}
+
+/// The comparison of the rows of both tables, which come visitor by visitor.
+struct Comparison<'a> {
+    gap: Gap,
+    late: Option<&'a LateEvents>,
+    forgotten: Forgotten,
+    /// How many differences of a class the report shows.
+    show: usize,
+    report: Report,
+    /// The stretch that the next row may join.
+    current: Option<(Key, Stretch)>,
+}
+
+impl Comparison<'_> {
+    fn row(&mut self, is_ours: bool, key: Key, row: WindowRow) {
+        let joins = self
+            .current
+            .as_mut()
+            .is_some_and(|(of, stretch)| *of == key && stretch.add(is_ours, row));
+        if !joins {
+            let mut next = Stretch::default();
+            next.add(is_ours, row);
+            if let Some((key, stretch)) = self.current.replace((key, next)) {
+                self.classify(&key, stretch);
             }
-            !run_state.ending()
-        })
-        .map_err(unreadable)?;
-    if run_state.ending() {
-        return Err(stopped());
+        }
     }
-    if let Some((key, stretch)) = current {
-        finish(&key, stretch);
+
+    fn classify(&mut self, key: &Key, stretch: Stretch) {
+        let late = self.late_events(key, &stretch);
+        let class = stretch.class(self.report.common(), late, self.forgotten.has_visitor(key));
+        self.report.add(key, stretch, class, self.show);
     }
-    Ok(report)
+
+    /// How many events of a stretch may have been late; as many as there can be if nobody knows.
+    fn late_events(&self, key: &Key, stretch: &Stretch) -> u64 {
+        let Some(late) = self.late else { return u64::MAX };
+        let is_within = |time: &&EventTime| {
+            stretch.start() <= Some(**time) && Some(self.gap.end_after(**time)) <= stretch.end()
+        };
+        late.get(key).map_or(0, |times| times.iter().filter(is_within).count() as u64)
+    }
+
+    fn finish(mut self) -> Report {
+        if let Some((key, stretch)) = self.current.take() {
+            self.classify(&key, stretch);
+        }
+        self.report
+    }
 }
 
 #[cfg(test)]

@@ -72,62 +72,30 @@ fn bars(answer: &QueryResult, label: &str, value: &str) -> String {
     html
 }
 
+/// The lines of a chart.
+struct Lines<'a> {
+    /// All positions, in order.
+    places: Vec<&'a str>,
+    /// A line for each host.
+    series: Vec<(&'a str, Points)>,
+    /// The largest height of all.
+    most: f64,
+}
+
 /// The points of a line: its position among all positions, and its height.
 type Points = Vec<(usize, f64)>;
 
 fn lines(answer: &QueryResult, at: &str, height: &str) -> String {
     let (at, height) = (column(answer, at), column(answer, height));
-    let host = answer.columns.iter().position(|(name, _)| name == "host");
-    // Rows come newest first. As text, days and hours sort by time.
-    let mut places: Vec<&str> = answer.rows.iter().filter_map(|row| row[at].as_deref()).collect();
-    places.sort_unstable();
-    places.dedup();
-    // The hosts of the newest rows come first, and among them those with most sessions.
-    let mut series: Vec<(&str, Points)> = Vec::new();
-    for row in &answer.rows {
-        let (Some(place), Some(value)) = (row[at].as_deref(), number(answer, height, row)) else {
-            continue;
-        };
-        let host = host.and_then(|host| row[host].as_deref()).unwrap_or("");
-        let place = places.binary_search(&place).expect("it was collected");
-        match series.iter().position(|(known, _)| *known == host) {
-            Some(known) => series[known].1.push((place, value)),
-            None if series.len() < LINES => series.push((host, vec![(place, value)])),
-            None => {}
-        }
-    }
-    let most = series.iter().flat_map(|(_, points)| points).map(|(_, value)| *value);
-    let most = most.fold(f64::MIN_POSITIVE, f64::max);
+    let lines = Lines::of(answer, at, height);
     let (name, holds) = &answer.columns[height];
     let top = match holds {
-        ColumnType::Length => shown_as(ColumnType::Length, &as_interval(most)),
-        _ => cell_text(ColumnType::Number, Some(&format!("{most}"))),
+        ColumnType::Length => shown_as(ColumnType::Length, &as_interval(lines.most)),
+        _ => cell_text(ColumnType::Number, Some(&format!("{}", lines.most))),
     };
-    let legend = series.iter().enumerate().filter(|(_, (host, _))| !host.is_empty());
-    let legend = legend.map(|(n, (host, _))| {
-        format!(
-            "<span class=\"legend\"><span class=\"swatch line-{}\"></span>{}</span>",
-            n + 1,
-            foreign(host)
-        )
-    });
-    let ends = [places.first(), places.last()].map(|place| {
+    let ends = [lines.places.first(), lines.places.last()].map(|place| {
         let place = place.copied().unwrap_or(NOTHING_KNOWN);
         escape(place.get(..16).unwrap_or(place))
-    });
-    let last = places.len().saturating_sub(1).max(1) as f64;
-    let drawn = series.iter().enumerate().map(|(n, (_, points))| {
-        let mut points = points.clone();
-        points.sort_unstable_by_key(|(place, _)| *place);
-        if let [only] = points[..] {
-            points.push((only.0 + 1, only.1));
-        }
-        let points = points.iter().map(|(place, value)| {
-            let (x, y) = (1_000.0 * *place as f64 / last, 100.0 - 100.0 * value / most);
-            format!("{x:.1},{y:.2}")
-        });
-        let points = points.collect::<Vec<_>>().join(" ");
-        format!("<polyline class=\"line-{}\" points=\"{points}\"/>", n + 1)
     });
     format!(
         "<figure><figcaption><h3>{}</h3>{}</figcaption><div class=\"plotted\" aria-hidden=\"true\">\
@@ -135,11 +103,71 @@ fn lines(answer: &QueryResult, at: &str, height: &str) -> String {
          preserveAspectRatio=\"none\">{}</svg></div><div class=\"ends\" aria-hidden=\"true\">\
          <span>{}</span><span>{}</span></div></figure>",
         escape(&title(name)),
-        legend.collect::<String>(),
-        drawn.collect::<String>(),
+        lines.legend(),
+        lines.drawn(),
         ends[0],
         ends[1]
     )
+}
+
+impl<'a> Lines<'a> {
+    fn of(answer: &'a QueryResult, at: usize, height: usize) -> Self {
+        let host = answer.columns.iter().position(|(name, _)| name == "host");
+        // Rows come newest first. As text, days and hours sort by time.
+        let mut places: Vec<&str> =
+            answer.rows.iter().filter_map(|row| row[at].as_deref()).collect();
+        places.sort_unstable();
+        places.dedup();
+        // The hosts of the newest rows come first, and among them those with most sessions.
+        let mut series: Vec<(&str, Points)> = Vec::new();
+        for row in &answer.rows {
+            let (Some(place), Some(value)) = (row[at].as_deref(), number(answer, height, row))
+            else {
+                continue;
+            };
+            let host = host.and_then(|host| row[host].as_deref()).unwrap_or("");
+            let place = places.binary_search(&place).expect("it was collected");
+            match series.iter().position(|(known, _)| *known == host) {
+                Some(known) => series[known].1.push((place, value)),
+                None if series.len() < LINES => series.push((host, vec![(place, value)])),
+                None => {}
+            }
+        }
+        let most = series.iter().flat_map(|(_, points)| points).map(|(_, value)| *value);
+        let most = most.fold(f64::MIN_POSITIVE, f64::max);
+        Lines { places, series, most }
+    }
+
+    /// The colours of the hosts.
+    fn legend(&self) -> String {
+        let hosts = self.series.iter().enumerate().filter(|(_, (host, _))| !host.is_empty());
+        let entry = |(n, (host, _)): (usize, &(&str, Points))| {
+            format!(
+                "<span class=\"legend\"><span class=\"swatch line-{}\"></span>{}</span>",
+                n + 1,
+                foreign(host)
+            )
+        };
+        hosts.map(entry).collect()
+    }
+
+    fn drawn(&self) -> String {
+        let last = self.places.len().saturating_sub(1).max(1) as f64;
+        let line = |(n, (_, points)): (usize, &(&str, Points))| {
+            let mut points = points.clone();
+            points.sort_unstable_by_key(|(place, _)| *place);
+            if let [only] = points[..] {
+                points.push((only.0 + 1, only.1));
+            }
+            let points = points.iter().map(|(place, value)| {
+                let (x, y) = (1_000.0 * *place as f64 / last, 100.0 - 100.0 * value / self.most);
+                format!("{x:.1},{y:.2}")
+            });
+            let points = points.collect::<Vec<_>>().join(" ");
+            format!("<polyline class=\"line-{}\" points=\"{points}\"/>", n + 1)
+        };
+        self.series.iter().enumerate().map(line).collect()
+    }
 }
 
 fn as_interval(seconds: f64) -> String {
