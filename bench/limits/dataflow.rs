@@ -193,32 +193,7 @@ impl Setup {
                 LoadedShard { shard, epoch: 0, table }
             };
             let shards = self.plan.shards_of(worker.index(), worker.peers()).map(open).collect();
-            let config = DataflowConfig {
-                source: SourceConfig {
-                    processes: 1,
-                    epochs: EpochLength::of_millis(self.epoch_ms),
-                    watermark: WatermarkConfig {
-                        out_of_orderness_ms: 15_000,
-                        idle_timeout_ms: 3_600_000,
-                    },
-                    gap: self.gap,
-                    dead_letter_bytes: 1_000,
-                    until_end: self.until_end,
-                    clocks: WorldClocks {
-                        elapsed_ms: Arc::new(move || began.elapsed().as_millis() as u64),
-                        wall_ms: Arc::new(now_ms),
-                    },
-                    alarm: true,
-                },
-                drift: Drift { most_ms: 3_600_000, sessions: 0 },
-                // Longer than any run: only the last snapshot is taken.
-                snapshot_interval_ms: 86_400_000,
-                writers: self.workers as u32,
-                gather_from_rows: 0,
-                driver: WriterDriver::Threads,
-                on_changes: Arc::new(|_, _| ()),
-                statistics: self.statistics.clone(),
-            };
+            let config = self.config(began);
             let times = Arc::clone(&self.times);
             let (_source, _durable) = graph::build(
                 worker,
@@ -237,6 +212,35 @@ impl Setup {
             result.expect("a worker does not panic");
         }
         run_state.fault().map_or(Ok(()), Err)
+    }
+
+    fn config(&self, began: Instant) -> DataflowConfig {
+        DataflowConfig {
+            source: SourceConfig {
+                processes: 1,
+                epochs: EpochLength::of_millis(self.epoch_ms),
+                watermark: WatermarkConfig {
+                    out_of_orderness_ms: 15_000,
+                    idle_timeout_ms: 3_600_000,
+                },
+                gap: self.gap,
+                dead_letter_bytes: 1_000,
+                until_end: self.until_end,
+                clocks: WorldClocks {
+                    elapsed_ms: Arc::new(move || began.elapsed().as_millis() as u64),
+                    wall_ms: Arc::new(now_ms),
+                },
+                alarm: true,
+            },
+            drift: Drift { most_ms: 3_600_000, sessions: 0 },
+            // Longer than any run: only the last snapshot is taken.
+            snapshot_interval_ms: 86_400_000,
+            writers: self.workers as u32,
+            gather_from_rows: 0,
+            driver: WriterDriver::Threads,
+            on_changes: Arc::new(|_, _| ()),
+            statistics: self.statistics.clone(),
+        }
     }
 }
 

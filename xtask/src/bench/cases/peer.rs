@@ -99,22 +99,9 @@ fn measure_peer(
     turn: usize,
 ) -> Result<Compared> {
     let table = format!("peer_{}", way.class);
-    let sql = bench.servers.postgres.sql();
-    // Like the table that the job creates, but without a time zone: Flink's sink cannot write one.
-    sql.run(&format!("drop table if exists {table}"))?;
-    sql.run(&format!(
-        "create table {table} (ip text collate \"C\", host text collate \"C\",
-             session_start timestamp(3), session_end timestamp(3), num_logs bigint,
-             primary key (ip, host, session_start))"
-    ))?;
-    let checkpoints = bench.servers.file("checkpoints");
-    let _ = std::fs::remove_dir_all(&checkpoints);
+    create_table(bench, &table)?;
+    let command = command(bench, java, topic, way, &table)?;
     let (postgres_s, kafka_s) = bench.servers_cpu();
-    let [program, arguments @ ..] = java else { return fail("scripts/lib/peer prints nothing") };
-    let mut command = bench.servers.command(program.as_ref());
-    command.env("KAFKA_TOPIC", topic);
-    command.env("PEER_TABLE", &table).env("PEER_CHECKPOINTS", &checkpoints);
-    command.args([way.heap, "-Xmx4g"]).args(arguments).arg(way.class);
     let label = format!("{}, {turn} of {}", way.name, bench.runs);
     let began = Instant::now();
     let finished = bench.finish(&label, vec![command])?;
@@ -123,7 +110,7 @@ fn measure_peer(
     let (postgres_now_s, kafka_now_s) = bench.servers_cpu();
     // All of its events count: nobody knows how many it read before the first row. It favours
     // Flink.
-    let [events, seconds] = sql.row(&format!(
+    let [events, seconds] = bench.servers.postgres.sql().row(&format!(
         "select coalesce(sum(num_logs), 0), coalesce(extract(epoch from
              max(pg_xact_commit_timestamp(xmin)) - min(pg_xact_commit_timestamp(xmin))), 0)
          from {table}"
@@ -155,7 +142,30 @@ fn measure_peer(
     Ok(Compared { row_rate: run.rate(), run, first_row_s })
 }
 
-/// The figures of a process that has just ended, given how long it took.
+/// Like the table that the job creates, but without a time zone: Flink's sink cannot write one.
+fn create_table(bench: &Bench, table: &str) -> Result<()> {
+    let sql = bench.servers.postgres.sql();
+    sql.run(&format!("drop table if exists {table}"))?;
+    sql.run(&format!(
+        "create table {table} (ip text collate \"C\", host text collate \"C\",
+             session_start timestamp(3), session_end timestamp(3), num_logs bigint,
+             primary key (ip, host, session_start))"
+    ))
+}
+
+/// The command that runs the job into this table, from no checkpoint.
+fn command(bench: &Bench, java: &[String], topic: &str, way: &Way, table: &str) -> Result<Command> {
+    let checkpoints = bench.servers.file("checkpoints");
+    let _ = std::fs::remove_dir_all(&checkpoints);
+    let [program, arguments @ ..] = java else { return fail("scripts/lib/peer prints nothing") };
+    let mut command = bench.servers.command(program.as_ref());
+    command.env("KAFKA_TOPIC", topic);
+    command.env("PEER_TABLE", table).env("PEER_CHECKPOINTS", &checkpoints);
+    command.args([way.heap, "-Xmx4g"]).args(arguments).arg(way.class);
+    Ok(command)
+}
+
+/// The seconds from the start of a run to its first row, just after the run has ended.
 fn seconds_to_the_first_row(bench: &Bench, table: &str, wall_s: f64) -> Result<f64> {
     bench.servers.postgres.sql().number(&format!(
         "select coalesce(round(extract(epoch from min(pg_xact_commit_timestamp(xmin))
