@@ -20,7 +20,7 @@ use crate::kafka::{
     topic_ids,
 };
 use crate::retry;
-use crate::ui::waiting::WaitGuard;
+use crate::ui::waiting::{Awaited, WaitGuard};
 
 /// The timeout of one request during a start: between requests the start notices a stop.
 const START_REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
@@ -149,7 +149,8 @@ impl Admin {
     ) -> Result<Vec<i32>, Fault> {
         let began = Instant::now();
         let mut is_reported = false;
-        let waiting = WaitGuard::new(format!("Kafka at {}", self.config.brokers), Some(timeout));
+        let awaited = Awaited::Kafka(self.config.brokers.clone());
+        let waiting = WaitGuard::new(awaited, Some(timeout));
         let mut counts = Vec::new();
         for topic in &self.config.topics {
             counts.push(loop {

@@ -16,7 +16,7 @@ use crate::kafka::admin::{Admin, Layout};
 use crate::kafka::{Context, KafkaConfig, REQUEST_TIMEOUT, lock};
 use crate::ui::text::{duration, plural};
 use crate::ui::trouble::RepeatedFailure;
-use crate::ui::waiting::WaitGuard;
+use crate::ui::waiting::{Awaited, WaitGuard};
 
 /// How often to ask the brokers for the leader of a partition that has none.
 const LEADER_INTERVAL: Duration = Duration::from_secs(1);
@@ -186,7 +186,7 @@ impl WatcherThread {
         let why = why.unwrap_or_else(|| "timed out".to_owned());
         let away = self.away.get_or_insert_with(|| Away {
             since: failing_since,
-            waiting: WaitGuard::new(format!("Kafka at {brokers}"), None),
+            waiting: WaitGuard::new(Awaited::Kafka(brokers.clone()), None),
             repeated: RepeatedFailure::default(),
         });
         away.waiting.because(&why);

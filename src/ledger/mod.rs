@@ -107,7 +107,7 @@ pub use watch::BalanceWatch;
 use crate::dataflow::ports::{Ledger, LedgerError};
 use crate::dataflow::run_state::RunState;
 use crate::ui::text;
-use crate::ui::waiting::WaitGuard;
+use crate::ui::waiting::{Awaited, WaitGuard};
 
 /// A start logs that it is waiting after this long without an answer.
 const WAITING_NOTICE_DELAY: Duration = Duration::from_secs(5);
@@ -321,7 +321,8 @@ fn query_with_retries<T: Send + 'static>(
     let query = Arc::new(query);
     let progress = Arc::new(QueryProgress::default());
     let mut last_part = (0, Instant::now());
-    let mut waiting = Some(WaitGuard::new(format!("Postgres at {}", config.url), Some(timeout)));
+    let awaited = Awaited::Postgres(Some(config.url.to_string()));
+    let mut waiting = Some(WaitGuard::new(awaited, Some(timeout)));
     let mut is_logged = false;
     let mut log_once = |why: &str| {
         if !std::mem::replace(&mut is_logged, true) {

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ui::waiting::Awaited;
+
 /// A backlog is worth mentioning if reading it takes longer than this.
 const BACKLOG_THRESHOLD: Duration = Duration::from_secs(3);
 /// Silence is worth mentioning after this long without a new record.
@@ -55,10 +57,9 @@ pub enum Ended {
 }
 
 /// Something outside that does not answer.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct WaitStatus {
-    /// `Kafka at broker:9092`, `Postgres`, `memory`.
-    pub what: String,
+    pub what: Awaited,
     pub why: Option<String>,
     pub lasts_ms: u64,
     /// After how much longer the job gives up; `None` means never.
@@ -220,7 +221,9 @@ mod tests {
         assert!(matches!(judge(&at), Condition::CatchingUp { .. }));
         at.held_back = Some(HeldBack { by_transaction: true, ..HeldBack::default() });
         assert!(matches!(judge(&at), Condition::HeldBack(_)));
-        at.wait = Some(WaitStatus { what: "Postgres".to_owned(), ..WaitStatus::default() });
+        let what = Awaited::Postgres(None);
+        let wait = WaitStatus { what, why: None, lasts_ms: 0, left_ms: None, retries: false };
+        at.wait = Some(wait);
         assert!(matches!(judge(&at), Condition::Waiting(_)));
         at.stopping = true;
         assert!(matches!(judge(&at), Condition::Stopping { wait: Some(_), .. }));

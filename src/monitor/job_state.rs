@@ -12,6 +12,7 @@ use crate::monitor::health::{self, Verdict, Vitals};
 use crate::monitor::history::{CounterSample, History, Point};
 use crate::monitor::sample::{PartSample, PartState, Sample};
 use crate::monitor::sentence::{Sentence, sentence};
+use crate::ui::waiting::Awaited;
 
 /// A partition holds the others back if its promise is this much older than that of the next.
 const HOLDS_BACK_MS: i64 = 10_000;
@@ -199,7 +200,7 @@ impl JobState {
             kafka_away: samples
                 .iter()
                 .filter_map(|sample| sample.wait.as_ref())
-                .any(|wait| wait.what.starts_with("Kafka")),
+                .any(|wait| wait.what.is_kafka()),
             watermark_ms: own.watermark_ms,
             durable_watermark_ms: own.durable_watermark_ms,
             left: None,
@@ -317,10 +318,12 @@ impl JobState {
             self.history.mark(self.facts.started_ms, "started", "started".to_owned());
         }
         let why = |wait: &WaitStatus| wait.why.clone().unwrap_or_else(|| "no answer".to_owned());
-        for (whose, lost, back) in
-            [("Kafka", "kafka_lost", "kafka_back"), ("Postgres", "postgres_lost", "postgres_back")]
-        {
-            let wait = own.wait.as_ref().filter(|wait| wait.what.starts_with(whose));
+        type Is = fn(&Awaited) -> bool;
+        for (whose, is_it, lost, back) in [
+            ("Kafka", Awaited::is_kafka as Is, "kafka_lost", "kafka_back"),
+            ("Postgres", Awaited::is_postgres, "postgres_lost", "postgres_back"),
+        ] {
+            let wait = own.wait.as_ref().filter(|wait| is_it(&wait.what));
             match (wait, self.away.get(whose).copied()) {
                 (Some(wait), None) => {
                     let since = totals.at_ms.saturating_sub(wait.lasts_ms);
@@ -355,7 +358,7 @@ impl JobState {
             waits: own
                 .wait
                 .as_ref()
-                .filter(|wait| !wait.what.starts_with("memory"))
+                .filter(|wait| wait.what != Awaited::Memory)
                 .map(|wait| Duration::from_millis(wait.lasts_ms)),
             undurable: Duration::from_millis(at_ms.saturating_sub(self.durable.1)),
             pending: own.workers.iter().any(|worker| worker.in_flight > 0),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::monitor::condition::{Condition, Ended, WaitStatus};
 use crate::ui::text::{count, duration, plural};
+use crate::ui::waiting::Awaited;
 
 /// How good or bad the condition is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -105,12 +106,12 @@ fn waiting(wait: &WaitStatus) -> Sentence {
         (None, true) => ", retrying".to_owned(),
         (None, false) => String::new(),
     };
-    let (state, tone, text) = match wait.what.as_str() {
-        what if what.starts_with("Kafka") => {
+    let (state, tone, text) = match &wait.what {
+        Awaited::Kafka(_) => {
             let text = format!("waiting for Kafka ({lasts}{tries}{why})");
             ("waiting_for_kafka", Tone::Trouble, text)
         }
-        what if what.starts_with("Postgres") => {
+        Awaited::Postgres(_) => {
             let text = format!("waiting for Postgres ({lasts}{tries}{why})");
             ("waiting_for_postgres", Tone::Trouble, text)
         }
@@ -181,9 +182,8 @@ mod tests {
         }
     }
 
-    fn waits(what: &str, why: Option<&str>) -> Situation {
+    fn waits(what: Awaited, why: Option<&str>) -> Situation {
         let why = why.map(str::to_owned);
-        let what = what.to_owned();
         let wait = WaitStatus { what, why, lasts_ms: 12_900, left_ms: None, retries: true };
         Situation { wait: Some(wait), ..live() }
     }
@@ -206,47 +206,48 @@ mod tests {
         };
         let held = Situation { held_back: Some(held), ..live() };
         let idle = Situation { lag: Some(0), rate: 0.0, quiet: seconds(245), ..live() };
-        let ends = |ended| Situation { ended: Some(ended), ..waits("Postgres", refused) };
+        let ends =
+            |ended| Situation { ended: Some(ended), ..waits(Awaited::Postgres(None), refused) };
         for (at, state, tone, text) in [
             (Situation::default(), "connecting", Tone::Busy, "connecting"),
             (
-                waits("Kafka at broker:9092", refused),
+                waits(Awaited::Kafka("broker:9092".to_owned()), refused),
                 "waiting_for_kafka",
                 Tone::Trouble,
                 "waiting for Kafka (12 s, retrying: connection refused)",
             ),
             (
-                waits("Postgres", refused),
+                waits(Awaited::Postgres(None), refused),
                 "waiting_for_postgres",
                 Tone::Trouble,
                 "waiting for Postgres (12 s, retrying: connection refused)",
             ),
             (
-                waiting_with(&waits("Postgres", refused), Some(47_200), true),
+                waiting_with(&waits(Awaited::Postgres(None), refused), Some(47_200), true),
                 "waiting_for_postgres",
                 Tone::Trouble,
                 "waiting for Postgres (12 s, gives up in 47 s: connection refused)",
             ),
             (
-                waiting_with(&waits("Postgres", Some("a lock")), None, false),
+                waiting_with(&waits(Awaited::Postgres(None), Some("a lock")), None, false),
                 "waiting_for_postgres",
                 Tone::Trouble,
                 "waiting for Postgres (12 s: a lock)",
             ),
             (
-                waits("Postgres at db:5432/web", None),
+                waits(Awaited::Postgres(Some("db:5432/web".to_owned())), None),
                 "waiting_for_postgres",
                 Tone::Trouble,
                 "waiting for Postgres (12 s, retrying)",
             ),
             (
-                waits("memory", Some("43 MiB of rows wait to be committed (--memory)")),
+                waits(Awaited::Memory, Some("43 MiB of rows wait to be committed (--memory)")),
                 "waiting",
                 Tone::Busy,
                 "waiting for memory (12 s: 43 MiB of rows wait to be committed (--memory))",
             ),
             (
-                waits("process 1 (host:2102)", refused),
+                waits(Awaited::Process("process 1 (host:2102)".to_owned()), refused),
                 "waiting",
                 Tone::Busy,
                 "waiting for process 1 (host:2102) (12 s: connection refused)",
@@ -320,7 +321,10 @@ mod tests {
                 (state, tone, text)
             );
         }
-        assert_eq!(sentence(&judge(&waits("Postgres", refused))).cause.as_deref(), refused);
+        assert_eq!(
+            sentence(&judge(&waits(Awaited::Postgres(None), refused))).cause.as_deref(),
+            refused
+        );
     }
 
     #[test]

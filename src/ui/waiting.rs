@@ -4,14 +4,50 @@
 //! as there is one log and one terminal.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+/// What is waited for. Displayed as `Kafka at broker:9092`, `Postgres` or `memory`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Awaited {
+    /// With the addresses of the brokers.
+    Kafka(String),
+    /// With its address, unless it has been reached before.
+    Postgres(Option<String>),
+    Memory,
+    /// Another process of the cluster, by its name.
+    Process(String),
+}
+
+impl Awaited {
+    pub fn is_kafka(&self) -> bool {
+        matches!(self, Awaited::Kafka(_))
+    }
+
+    pub fn is_postgres(&self) -> bool {
+        matches!(self, Awaited::Postgres(_))
+    }
+}
+
+impl fmt::Display for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Awaited::Kafka(brokers) => write!(f, "Kafka at {brokers}"),
+            Awaited::Postgres(Some(url)) => write!(f, "Postgres at {url}"),
+            Awaited::Postgres(None) => f.write_str("Postgres"),
+            Awaited::Memory => f.write_str("memory"),
+            Awaited::Process(name) => f.write_str(name),
+        }
+    }
+}
 
 /// Something outside that does not answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Wait {
-    /// What is waited for: `Kafka at broker:9092`.
-    pub what: String,
+    pub what: Awaited,
     /// Why it takes so long, if known.
     pub why: Option<String>,
     pub since: Instant,
@@ -39,15 +75,15 @@ pub struct WaitGuard(u64);
 
 impl WaitGuard {
     /// Begins to wait for `what`, for at most `timeout` from now.
-    pub fn new(what: impl Into<String>, timeout: Option<Duration>) -> Self {
+    pub fn new(what: Awaited, timeout: Option<Duration>) -> Self {
         let since = Instant::now();
         let until = timeout.and_then(|timeout| since.checked_add(timeout));
-        Self::add(Wait { what: what.into(), why: None, since, until, retries: true })
+        Self::add(Wait { what, why: None, since, until, retries: true })
     }
 
     /// Notes that an answer of `what` has been outstanding since some time ago.
-    pub fn for_answer(what: impl Into<String>, since: Instant) -> Self {
-        Self::add(Wait { what: what.into(), why: None, since, until: None, retries: false })
+    pub fn for_answer(what: Awaited, since: Instant) -> Self {
+        Self::add(Wait { what, why: None, since, until: None, retries: false })
     }
 
     fn add(wait: Wait) -> Self {
@@ -72,9 +108,9 @@ impl Drop for WaitGuard {
     }
 }
 
-/// Whether something is waited for whose name begins like this.
-pub fn waits_for(beginning: &str) -> bool {
-    list().waits.values().any(|wait| wait.what.starts_with(beginning))
+/// Whether Kafka is waited for.
+pub fn waits_for_kafka() -> bool {
+    list().waits.values().any(|wait| wait.what.is_kafka())
 }
 
 /// All waits, the longest first.

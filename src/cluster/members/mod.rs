@@ -18,7 +18,7 @@ use crate::cluster::greeting::{GreetingReply, Hello, Purpose, Setting, clocks_ap
 use crate::cluster::stage::StartStage;
 use crate::cluster::wire::Ends;
 use crate::dataflow::run_state::RunState;
-use crate::ui::waiting::WaitGuard;
+use crate::ui::waiting::{Awaited, WaitGuard};
 
 /// How often missing processes are logged, after the first time.
 const WAITING_LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -352,7 +352,7 @@ impl Members {
                 Some((first, why)) => {
                     let guard = match waiting.take() {
                         Some((process, guard)) if process == *first => guard,
-                        _ => WaitGuard::new(self.name(*first), None),
+                        _ => WaitGuard::new(Awaited::Process(self.name(*first)), None),
                     };
                     guard.because(why);
                     waiting = Some((*first, guard));

@@ -16,7 +16,7 @@ use crate::dataflow::commit::writer::{StepOutcome, Writer, WriterEpoch};
 use crate::dataflow::messages::Change;
 use crate::dataflow::run_state::RunState;
 use crate::ui::text;
-use crate::ui::waiting::WaitGuard;
+use crate::ui::waiting::{Awaited, WaitGuard};
 
 /// How long a writer waits between attempts, at least and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -77,7 +77,7 @@ fn listen(writer: u32) -> Sender<Option<bool>> {
             if steps.recv_timeout(REPORT_AFTER) != Err(RecvTimeoutError::Timeout) {
                 continue;
             }
-            let waiting = WaitGuard::for_answer("Postgres", began);
+            let waiting = WaitGuard::for_answer(Awaited::Postgres(None), began);
             waiting.because("it has not answered a commit: a lock, a slow disk, or the network");
             log::warn!(
                 writer = writer;

@@ -22,7 +22,7 @@ use crate::dataflow::ports::{Batch, Ledger, LedgerError, Outcome, Refused};
 use crate::dataflow::run_state::RunState;
 use crate::ui::text;
 use crate::ui::trouble::RepeatedFailure;
-use crate::ui::waiting::WaitGuard;
+use crate::ui::waiting::{Awaited, WaitGuard};
 
 /// A transaction takes no further epochs once it has this many rows and dead letters.
 const ROWS_PER_BATCH: usize = 500_000;
@@ -262,7 +262,7 @@ impl Writer {
     fn report_failure(&mut self, why: &str) {
         let failing = self.failing.get_or_insert_with(|| Failing {
             since: Instant::now(),
-            waiting: WaitGuard::new("Postgres", None),
+            waiting: WaitGuard::new(Awaited::Postgres(None), None),
             repeated: RepeatedFailure::default(),
         });
         failing.waiting.because(why);

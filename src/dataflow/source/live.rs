@@ -148,7 +148,7 @@ impl<F: Feed> Reader<F> {
         let mut bindings = Vec::new();
         let mut lagging = Vec::new();
         let (mut stuck, mut held_up) = (Vec::new(), Vec::new());
-        let away = crate::ui::waiting::waits_for("Kafka");
+        let away = crate::ui::waiting::waits_for_kafka();
         let mut ends = Vec::new();
         for at in 0..self.parts.len() {
             let ended = self.at_until(at) || self.parts[at].retired;

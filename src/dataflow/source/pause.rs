@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sessionizer_core::time::Epoch;
 
 use crate::dataflow::run_state::RunState;
-use crate::ui::waiting::WaitGuard;
+use crate::ui::waiting::{Awaited, WaitGuard};
 
 /// A pause is reported once nothing has been released for this many milliseconds.
 const REPORT_AFTER_MS: u64 = 2_000;
@@ -58,7 +58,7 @@ impl Pause {
         }
         let since_ms = *self.since_ms.get_or_insert(now_ms);
         if self.reports && now_ms.saturating_sub(since_ms) >= REPORT_AFTER_MS {
-            let waiting = self.waiting.get_or_insert_with(|| WaitGuard::new("memory", None));
+            let waiting = self.waiting.get_or_insert_with(|| WaitGuard::new(Awaited::Memory, None));
             waiting.because(&format!("{memory} wait to be committed (--memory)"));
         }
         false

@@ -14,7 +14,7 @@ impl<F: Feed> Reader<F> {
     /// Warns that epochs are cut but do not become durable, and says whom they wait for.
     pub(super) fn warn_nothing_durable(&self, for_ms: u64) {
         let failing = crate::ui::waiting::all().into_iter();
-        let failing = failing.filter(|wait| wait.retries && wait.what.starts_with("Postgres"));
+        let failing = failing.filter(|wait| wait.retries && wait.what.is_postgres());
         let refuses = failing.map(|wait| wait.why.unwrap_or_else(|| "no answer".to_owned())).next();
         let waits_for = match (refuses, self.run_state.metrics.writers_committing.load(Relaxed)) {
             (Some(why), _) => format!("Postgres, which fails: {why}"),
@@ -36,7 +36,7 @@ impl<F: Feed> Reader<F> {
     /// them again.
     pub(super) fn warn_stuck(&mut self, stuck: &[(Partition, Offset, u64)]) {
         let Some((partition, position, for_ms)) = stuck.first() else { return };
-        if crate::ui::waiting::waits_for("Kafka") {
+        if crate::ui::waiting::waits_for_kafka() {
             return; // That has been reported, and it is the cause.
         }
         let others = match stuck.len() - 1 {

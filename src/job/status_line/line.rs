@@ -162,6 +162,7 @@ fn held_back(held: &HeldBack) -> String {
 mod tests {
     use super::*;
     use crate::monitor::condition::{Situation, Stage, judge};
+    use crate::ui::waiting::Awaited;
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -187,10 +188,10 @@ mod tests {
         (situation, numbers)
     }
 
-    fn waiting(what: &str, why: &str, lasts: u64, left: Option<u64>) -> Situation {
+    fn waiting(what: Awaited, why: &str, lasts: u64, left: Option<u64>) -> Situation {
         let why = (!why.is_empty()).then(|| why.to_owned());
         let (lasts_ms, left_ms) = (lasts * 1_000 + 900, left.map(|left| left * 1_000));
-        let wait = WaitStatus { what: what.to_owned(), why, lasts_ms, left_ms, retries: true };
+        let wait = WaitStatus { what, why, lasts_ms, left_ms, retries: true };
         Situation { wait: Some(wait), ..running().0 }
     }
 
@@ -211,7 +212,12 @@ mod tests {
         vec![
             none(Situation::default(), ["starting"; 3]),
             with(
-                &waiting("Kafka at broker:9092", "connection refused", 12, Some(48)),
+                &waiting(
+                    Awaited::Kafka("broker:9092".to_owned()),
+                    "connection refused",
+                    12,
+                    Some(48),
+                ),
                 [
                     "waiting for Kafka at broker:9092; gives up in 48 s",
                     "waiting for Kafka at broker:9092: connection refused; gives up in 48 s",
@@ -219,11 +225,11 @@ mod tests {
                 ],
             ),
             with(
-                &waiting("Postgres at db:5432/web", "", 0, Some(3)),
+                &waiting(Awaited::Postgres(Some("db:5432/web".to_owned())), "", 0, Some(3)),
                 ["waiting for Postgres at db:5432/web; gives up in 3 s"; 3],
             ),
             with(
-                &waiting("Postgres", long, 12, None),
+                &waiting(Awaited::Postgres(None), long, 12, None),
                 [
                     "waiting for Postgres, 12 s so far: the server closed the co…",
                     "waiting for Postgres, 12 s so far: the server closed the connection unexpectedl…",
@@ -232,7 +238,10 @@ mod tests {
                 ],
             ),
             with(
-                &Situation { stopping: true, ..waiting("Postgres", "no answer", 12, None) },
+                &Situation {
+                    stopping: true,
+                    ..waiting(Awaited::Postgres(None), "no answer", 12, None)
+                },
                 ["stopping: waiting for Postgres: no answer"; 3],
             ),
             with(

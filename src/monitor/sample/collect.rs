@@ -56,7 +56,7 @@ pub fn sample(
             in_flight: shown.in_flight.load(Relaxed),
         })
         .collect();
-    let kafka_away = waiting::waits_for("Kafka");
+    let kafka_away = waiting::waits_for_kafka();
     let wait = waiting::longest().map(|wait| WaitStatus {
         what: wait.what,
         why: wait.why.as_deref().map(plain),
