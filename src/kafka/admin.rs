@@ -15,11 +15,13 @@ use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
 use sessionizer_core::binding::{Offset, Partition, TopicId};
 use sessionizer_core::fault::Fault;
 
+use crate::kafka::remedy;
 use crate::kafka::{
     Context, EVENTS_PER_SERVICE, KafkaConfig, REQUEST_TIMEOUT, RETRY_PAUSE, lock, refused,
     topic_ids,
 };
 use crate::retry;
+use crate::ui::tls;
 use crate::ui::waiting::{Awaited, WaitGuard};
 
 /// The timeout of one request during a start: between requests the start notices a stop.
@@ -173,18 +175,19 @@ impl Admin {
                 let over = began.elapsed() >= timeout || give_up();
                 let refused = if over { Duration::ZERO } else { REFUSAL_TIMEOUT };
                 if let Some(why) = self.context.refused_for(refused) {
+                    let why = tls::plain(&why);
                     return Err(Fault::Config(format!(
-                        "Kafka at {} refuses the connection: {why}; check KAFKA_WEB_TRAFFIC_KEY \
-                         and KAFKA_WEB_TRAFFIC_SECRET, or the sasl.* and ssl.* settings of \
-                         --kafka-config",
-                        self.config.brokers
+                        "Kafka at {} refuses the connection: {why}; {}",
+                        self.config.brokers,
+                        remedy::of_refusal(&why)
                     )));
                 }
                 if over {
                     return Err(Fault::Environment(format!(
-                        "Kafka at {} cannot be used: {why}; check KAFKA_URL, and, if it requires a \
-                         login, KAFKA_WEB_TRAFFIC_KEY and KAFKA_WEB_TRAFFIC_SECRET",
-                        self.config.brokers
+                        "Kafka at {} cannot be used: {why}; {}; if they require a \
+                         login, set KAFKA_WEB_TRAFFIC_KEY and KAFKA_WEB_TRAFFIC_SECRET",
+                        self.config.brokers,
+                        remedy::of_silence(&why)
                     )));
                 }
                 waiting.because(&why);

@@ -17,6 +17,7 @@ mod group;
 mod inspect;
 mod origin;
 mod producer;
+pub mod remedy;
 mod rights;
 mod scan;
 mod topic_ids;

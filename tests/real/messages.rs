@@ -27,6 +27,30 @@ fn a_postgres_that_accepts_and_does_not_answer_ends_the_start_in_time() {
     }
 }
 
+/// The broker of the tests has neither TLS nor logins.
+#[test]
+fn a_port_of_the_broker_that_takes_no_login_or_no_tls_is_called_that() {
+    let world = World::new("no-login");
+    world.create_topic(1);
+    let login = [("KAFKA_WEB_TRAFFIC_KEY", "key"), ("KAFKA_WEB_TRAFFIC_SECRET", "GEHEIM")];
+    let plain = ["--kafka-config", "security.protocol=sasl_plaintext"];
+    for (args, want, says) in [
+        (&plain[..], 2, "this port takes no login: use the broker's port that does, or unset "),
+        (&[], 1, "check KAFKA_URL, and whether its port is one for TLS: "),
+    ] {
+        let (code, log) = fail(&world, &login, &[args, &["--start-timeout", "4s"]].concat());
+        assert_eq!(code, want, "{log}");
+        assert!(log.contains(says) && !log.contains("in state"), "{log}");
+        let mut check = world.command();
+        check.args(["check", "--only", "kafka"]).args(args).envs(login);
+        let output = check.output().expect("the program was built");
+        assert_eq!(output.status.code(), Some(want));
+        let said = String::from_utf8_lossy(&output.stdout);
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(said.contains(says), "{said}");
+    }
+}
+
 #[test]
 fn servers_that_accept_and_do_not_answer_end_every_command_in_time() {
     let world = World::new("silent-servers");

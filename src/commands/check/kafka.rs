@@ -12,7 +12,7 @@ use super::codes::{Code, Section};
 use super::data::EventSample;
 use super::report::Finding;
 use crate::job::clock::now_ms;
-use crate::kafka::{Admin, KafkaConfig, Range, ReadCheck, TopicReply, scan_for};
+use crate::kafka::{Admin, KafkaConfig, Range, ReadCheck, TopicReply, remedy, scan_for};
 use crate::ui::text::{bytes, count, plural};
 
 /// How many records are sampled in all, and from one partition.
@@ -174,29 +174,13 @@ fn no_topic(topic: &str, fault: &Fault, config: &KafkaConfig) -> Finding {
 
 fn refused(config: &KafkaConfig, why: &str) -> Finding {
     let why = crate::ui::tls::plain(why);
-    let remedy = match (why.contains("supported mechanisms"), why.contains("certificate")) {
-        (true, _) => "set one that the broker offers: --kafka-config sasl.mechanism=...",
-        (_, true) => {
-            "name the authority that signed the certificate: --kafka-config ssl.ca.location=FILE; \
-             and use the host names of the certificate in KAFKA_URL"
-        }
-        _ => {
-            "check KAFKA_WEB_TRAFFIC_KEY and KAFKA_WEB_TRAFFIC_SECRET, or the sasl.* and ssl.* \
-             settings of --kafka-config"
-        }
-    };
     let text = format!("Kafka at {} refuses the connection: {why}", config.brokers);
-    Finding::failed(Code::K02, 2, text, remedy)
+    Finding::failed(Code::K02, 2, text, remedy::of_refusal(&why))
 }
 
 fn silent(config: &KafkaConfig, why: &str) -> Finding {
-    let remedy = if why.contains("security.protocol") || why.contains("speak Kafka") {
-        "is the port one for TLS, or for a login? --kafka-config security.protocol=..., or \
-         KAFKA_WEB_TRAFFIC_KEY and KAFKA_WEB_TRAFFIC_SECRET"
-    } else {
-        "check KAFKA_URL, that the brokers are up, and that their port is reachable from here"
-    };
-    Finding::failed(Code::K01, 1, format!("Kafka at {}: {why}", config.brokers), remedy)
+    let text = format!("Kafka at {}: {why}", config.brokers);
+    Finding::failed(Code::K01, 1, text, remedy::of_silence(why))
 }
 
 /// All partitions of all topics.
