@@ -43,6 +43,12 @@ impl Key {
         Key(bytes.into())
     }
 
+    /// Whether a row cannot carry this key. No event has such a key: [`crate::event::decode`] rejects
+    /// it.
+    pub fn is_too_long(&self) -> bool {
+        self.0.len() - 1 > MAX_KEY_BYTES
+    }
+
     /// The encoded form.
     pub fn bytes(&self) -> &[u8] {
         &self.0
@@ -117,6 +123,13 @@ mod tests {
             let key = Key::new(ip, host);
             assert_eq!(key.parts(), (ip, host));
             assert_eq!(Key::from_bytes(key.bytes()), Some(key));
+        }
+    }
+
+    #[test]
+    fn a_key_is_too_long_beyond_its_limit() {
+        for (host, is_too_long) in [(MAX_KEY_BYTES - 1, false), (MAX_KEY_BYTES, true)] {
+            assert_eq!(Key::new("a", &"h".repeat(host)).is_too_long(), is_too_long, "{host}");
         }
     }
 

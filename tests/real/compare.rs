@@ -144,6 +144,37 @@ fn what_the_job_has_forgotten_is_no_difference_of_the_other_program() {
 }
 
 #[test]
+fn what_the_job_has_put_into_dead_letters_is_no_difference_of_the_other_program() {
+    let world = World::new("compare-dead");
+    world.create_topic(1);
+    let long = "h".repeat(2_700);
+    let on_time =
+        [at("dropped", 0), at("late-alone", 0), event("long", &long, NOON_MS), at("clock", 3_600)];
+    let late = [at("dropped", 60), at("late-alone", 900), at("clock", 7_200)];
+    for events in [&on_time[..], &late] {
+        world.send_events(0, events);
+        world.run_to_end(&["--late", "drop"]);
+    }
+    world.execute(&format!(
+        "create table flink as select * from sessionized_events;
+         update flink set num_logs = 2, session_end = session_end + interval '1 min'
+         where ip = 'dropped';
+         insert into flink values
+             ('late-alone', '{HOST}', '2026-06-01 12:15Z', '2026-06-01 12:20Z', 1),
+             ('long', '{long}', '2026-06-01 12:00Z', '2026-06-01 12:05Z', 1)",
+    ));
+    let (code, json, log) = compare(&world, &["--json"]);
+    assert_eq!(code, Some(0), "{json}\n{log}");
+    assert_eq!(classes(&json), named(&[("same", 3), ("dead letters", 3)]));
+    // One more than there are dead letters.
+    world.execute("update flink set num_logs = 3 where ip = 'dropped'");
+    let (code, json, log) = compare(&world, &["--json"]);
+    assert_eq!(code, Some(1), "{json}\n{log}");
+    let found = [("same", 3), ("dead letters", 2), ("unexplained", 1)];
+    assert_eq!(classes(&json), named(&found));
+}
+
+#[test]
 fn what_one_table_cannot_have_yet_or_any_more_is_not_compared() {
     let world = beside_flink("compare-edges");
     // Flink began later, and has not closed the last session.

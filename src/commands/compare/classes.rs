@@ -39,6 +39,8 @@ pub enum Class {
     CountedAgain,
     /// They still have events of a visitor that the job has forgotten.
     Forgotten,
+    /// They count more events, as many as the job has put into dead letters or fewer.
+    DeadLetters,
     /// It begins before one of the tables does.
     BeforeBeginning,
     /// One of the tables may not have closed it yet.
@@ -49,13 +51,14 @@ pub enum Class {
 
 impl Class {
     /// All classes, in the order in which they are shown.
-    pub const ALL: [Class; 9] = [
+    pub const ALL: [Class; 10] = [
         Class::Same,
         Class::Late,
         Class::ExactGap,
         Class::Overlapping,
         Class::CountedAgain,
         Class::Forgotten,
+        Class::DeadLetters,
         Class::BeforeBeginning,
         Class::NotClosed,
         Class::Unexplained,
@@ -70,6 +73,7 @@ impl Class {
             Class::Overlapping => "overlapping",
             Class::CountedAgain => "counted again",
             Class::Forgotten => "forgotten",
+            Class::DeadLetters => "dead letters",
             Class::BeforeBeginning => "before the beginning",
             Class::NotClosed => "not closed yet",
             Class::Unexplained => "unexplained",
@@ -85,11 +89,23 @@ impl Class {
             Class::Overlapping => "the other table still has the parts that a late event joined",
             Class::CountedAgain => "the other table counts events again, as after a restart",
             Class::Forgotten => "the other table still has a visitor that the job has forgotten",
+            Class::DeadLetters => "the other table counts events that are dead letters of the job",
             Class::BeforeBeginning => "it begins before one of the tables does",
             Class::NotClosed => "one of the tables may not have closed it yet",
             Class::Unexplained => "none of these explains it",
         }
     }
+}
+
+/// What is known about a stretch besides its rows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Known {
+    /// How many of its events may have been late for the other program.
+    pub late: u64,
+    /// How many of its events the job has put into dead letters.
+    pub dead: u64,
+    /// Whether the job has forgotten the visitor.
+    pub is_forgotten: bool,
 }
 
 /// The period in which both tables are complete.
@@ -129,9 +145,8 @@ impl Stretch {
         [&self.ours, &self.theirs].map(|rows| rows.iter().map(|row| row.events).sum())
     }
 
-    /// The class, given how many of its events may have been late for the other program, and whether
-    /// the job has forgotten the visitor.
-    pub fn class(&self, common: Common, late: u64, forgotten: bool) -> Class {
+    /// The class, given what else is known.
+    pub fn class(&self, common: Common, known: Known) -> Class {
         if self.ours == self.theirs {
             return Class::Same;
         }
@@ -144,10 +159,13 @@ impl Stretch {
         let [ours, theirs] = self.events();
         let several = !self.ours.is_empty() && self.theirs.len() > self.ours.len();
         if ours > theirs {
-            return if ours - theirs <= late { Class::Late } else { Class::Unexplained };
+            return if ours - theirs <= known.late { Class::Late } else { Class::Unexplained };
         }
-        if forgotten && theirs > ours {
+        if known.is_forgotten && theirs > ours {
             return Class::Forgotten;
+        }
+        if theirs > ours && theirs - ours <= known.dead {
+            return Class::DeadLetters;
         }
         match several {
             true if theirs > ours => Class::CountedAgain,
@@ -180,7 +198,8 @@ mod tests {
 
     fn class_of(ours: &[(i64, i64, u64)], theirs: &[(i64, i64, u64)], late: u64) -> Class {
         let common = Common { from: at(0), to: at(100_000) };
-        Stretch { ours: rows(ours), theirs: rows(theirs) }.class(common, late, false)
+        Stretch { ours: rows(ours), theirs: rows(theirs) }
+            .class(common, Known { late, ..Known::default() })
     }
 
     #[test]
@@ -221,14 +240,29 @@ mod tests {
     #[test]
     fn only_what_they_have_more_of_was_forgotten() {
         let common = Common { from: at(0), to: at(100_000) };
+        let known = Known { is_forgotten: true, ..Known::default() };
         let class = |ours: &[(i64, i64, u64)], theirs: &[(i64, i64, u64)]| {
-            Stretch { ours: rows(ours), theirs: rows(theirs) }.class(common, 0, true)
+            Stretch { ours: rows(ours), theirs: rows(theirs) }.class(common, known)
         };
         assert_eq!(class(&[], &[(0, 60, 4)]), Class::Forgotten);
         assert_eq!(class(&[(50, 60, 1)], &[(0, 60, 4)]), Class::Forgotten, "it came again");
         assert_eq!(class(&[(0, 60, 4)], &[]), Class::Unexplained);
         assert_eq!(class(&[(0, 60, 4)], &[(0, 59, 4)]), Class::Unexplained);
         assert_eq!(class(&[(0, 60, 4)], &[(0, 60, 4)]), Class::Same);
+    }
+
+    #[test]
+    fn more_events_are_dead_letters_only_as_far_as_there_are_some() {
+        let common = Common { from: at(0), to: at(100_000) };
+        let class = |ours: &[(i64, i64, u64)], theirs: &[(i64, i64, u64)]| {
+            let known = Known { dead: 2, ..Known::default() };
+            Stretch { ours: rows(ours), theirs: rows(theirs) }.class(common, known)
+        };
+        assert_eq!(class(&[(0, 60, 3)], &[(0, 90, 4)]), Class::DeadLetters);
+        assert_eq!(class(&[], &[(0, 60, 2)]), Class::DeadLetters);
+        assert_eq!(class(&[], &[(0, 60, 3)]), Class::Unexplained);
+        assert_eq!(class(&[(0, 60, 3)], &[]), Class::Unexplained, "they lack events");
+        assert_eq!(class(&[(0, 60, 3)], &[(0, 90, 3)]), Class::Unexplained, "as many events");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use sessionizer_core::rfc3339::parse_rfc3339;
 use sessionizer_core::session::Span;
 use sessionizer_core::time::{EventTime, Gap};
 
-use self::classes::{Common, Stretch, WindowRow};
+use self::classes::{Common, Known, Stretch, WindowRow};
 use self::report::Report;
 use crate::cli::CompareArgs;
 use crate::commands::output::{printed, unreadable};
@@ -47,8 +47,16 @@ struct Settings {
     show: usize,
 }
 
-/// The times of the events that may have been late, by visitor.
-type LateEvents = HashMap<Key, Vec<EventTime>>;
+/// Events of each visitor: when they were, and how many.
+type Events = HashMap<Key, Vec<Span>>;
+
+/// What the topic says about events that the tables may not both have.
+struct TopicEvents {
+    /// Those that may have been late for the other program.
+    late: Events,
+    /// Those that are dead letters of the job, although they can be decoded.
+    dead: Events,
+}
 
 /// Compares the tables and prints the report. The fault says that something is unexplained, or why
 /// nothing could be compared.
@@ -57,13 +65,11 @@ pub fn compare(args: &CompareArgs, env: &Environment, run_state: &RunState) -> R
     let mut snapshot = AuditSnapshot::read(&settings.ledger).map_err(unreadable)?;
     // Before the topic is read, which may take long.
     snapshot.find_beside(&settings.other).map_err(unreadable)?;
-    let late = match &settings.kafka {
-        Some(kafka) => {
-            Some(late_events(kafka, &snapshot, settings.out_of_orderness_ms, run_state)?)
-        }
+    let topic = match &settings.kafka {
+        Some(kafka) => Some(read_topic(kafka, &snapshot, settings.out_of_orderness_ms, run_state)?),
         None => None,
     };
-    let report = compared(&mut snapshot, &settings, late.as_ref(), run_state)?;
+    let report = compared(&mut snapshot, &settings, topic, run_state)?;
     let verdict = report.verdict();
     let mut out = io::stdout().lock();
     let written = match args.json {
@@ -134,26 +140,34 @@ fn stopped() -> Fault {
     Fault::Environment("the comparison was stopped before its end".to_owned())
 }
 
-/// Reads what the job has read, and finds the events that may have been late.
-fn late_events(
+/// Reads what the job has read, and finds the events that may have been late, and dead letters.
+fn read_topic(
     kafka: &KafkaConfig,
     snapshot: &AuditSnapshot,
     out_of_orderness_ms: i64,
     run_state: &RunState,
-) -> Result<LateEvents, Fault> {
+) -> Result<TopicEvents, Fault> {
     let ranges = available(kafka, snapshot, run_state)?;
     let records = reread::count(&ranges);
     info!("reading {} to see which events came late", plural(records, "record"));
+    let letters = |range: &Range| snapshot.refused.get(&(range.topic.clone(), range.partition));
+    let letters: Vec<_> = ranges.iter().map(letters).collect();
     let mut newest = vec![EventTime::NEVER; ranges.len()];
-    let mut late = LateEvents::new();
+    let mut found = TopicEvents { late: Events::new(), dead: Events::new() };
     let read = reread::read(kafka, &ranges, run_state, |at, record| {
         let Ok(event) = event::decode(record.payload) else { return };
+        let add = |to: &mut Events| {
+            to.entry(event.key()).or_default().push(Span::event(event.time));
+        };
         if may_be_late(event.time, newest[at], snapshot.gap, out_of_orderness_ms) {
-            late.entry(event.key()).or_default().push(event.time);
+            add(&mut found.late);
+        }
+        if letters[at].is_some_and(|letters| letters.contains_key(&record.offset)) {
+            add(&mut found.dead);
         }
         newest[at] = newest[at].max(event.time);
     })?;
-    read.map(|_| late).ok_or_else(stopped)
+    read.map(|_| found).ok_or_else(stopped)
 }
 
 /// Whether the window of an event may have ended before the watermark, given the newest event that
@@ -196,18 +210,27 @@ fn available(
 fn compared(
     snapshot: &mut AuditSnapshot,
     settings: &Settings,
-    late: Option<&LateEvents>,
+    topic: Option<TopicEvents>,
     run_state: &RunState,
 ) -> Result<Report, Fault> {
     let gap = snapshot.gap;
     let common = common(snapshot, settings, run_state)?;
+    let topic_was_read = topic.is_some();
+    let (late, mut dead) = match topic {
+        Some(TopicEvents { late, dead }) => (Some(late), dead),
+        None => (None, Events::new()),
+    };
+    for (key, row) in std::mem::take(&mut snapshot.refused_rows) {
+        dead.entry(key).or_default().push(row);
+    }
     let (ours, theirs) = (snapshot.table_name(), settings.other.table.clone());
     let mut comparison = Comparison {
         gap,
         late,
+        dead,
         forgotten: std::mem::take(&mut snapshot.forgotten),
         show: settings.show,
-        report: Report::new(ours, theirs, common, late.is_some()),
+        report: Report::new(ours, theirs, common, topic_was_read),
         current: None,
     };
     snapshot
@@ -267,9 +290,11 @@ fn common(
 }
 
 /// The comparison of the rows of both tables, which come visitor by visitor.
-struct Comparison<'a> {
+struct Comparison {
     gap: Gap,
-    late: Option<&'a LateEvents>,
+    /// `None`: nobody knows.
+    late: Option<Events>,
+    dead: Events,
     forgotten: Forgotten,
     /// How many differences of a class the report shows.
     show: usize,
@@ -278,7 +303,7 @@ struct Comparison<'a> {
     current: Option<(Key, Stretch)>,
 }
 
-impl Comparison<'_> {
+impl Comparison {
     fn row(&mut self, is_ours: bool, key: Key, row: WindowRow) {
         let joins = self
             .current
@@ -294,18 +319,27 @@ impl Comparison<'_> {
     }
 
     fn classify(&mut self, key: &Key, stretch: Stretch) {
-        let late = self.late_events(key, &stretch);
-        let class = stretch.class(self.report.common(), late, self.forgotten.has_visitor(key));
+        let known = Known {
+            // As many as there can be if nobody knows.
+            late: self.late.as_ref().map_or(u64::MAX, |late| self.count(late, key, &stretch)),
+            dead: match key.is_too_long() {
+                true => u64::MAX,
+                false => self.count(&self.dead, key, &stretch),
+            },
+            is_forgotten: self.forgotten.has_visitor(key),
+        };
+        let class = stretch.class(self.report.common(), known);
         self.report.add(key, stretch, class, self.show);
     }
 
-    /// How many events of a stretch may have been late; as many as there can be if nobody knows.
-    fn late_events(&self, key: &Key, stretch: &Stretch) -> u64 {
-        let Some(late) = self.late else { return u64::MAX };
-        let is_within = |time: &&EventTime| {
-            stretch.start() <= Some(**time) && Some(self.gap.end_after(**time)) <= stretch.end()
+    /// How many of these events are within a stretch.
+    fn count(&self, events: &Events, key: &Key, stretch: &Stretch) -> u64 {
+        let is_within = |span: &&Span| {
+            stretch.start() <= Some(span.first)
+                && Some(self.gap.end_after(span.last)) <= stretch.end()
         };
-        late.get(key).map_or(0, |times| times.iter().filter(is_within).count() as u64)
+        let spans = events.get(key).into_iter().flatten();
+        spans.filter(is_within).map(|span| span.count).sum()
     }
 
     fn finish(mut self) -> Report {
