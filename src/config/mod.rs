@@ -33,7 +33,7 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::rfc3339::parse_rfc3339;
 use sessionizer_core::time::EventTime;
 use sessionizer_core::watermark::WatermarkConfig;
-pub use value::{duration_ms, number, read_file, size, whole};
+pub use value::{duration_ms, is_pipe, number, read_file, size, whole};
 
 use crate::cli::RunArgs;
 use crate::cluster::SecretSource;

@@ -2,7 +2,11 @@
 
 use std::fs::File;
 use std::io::{Error, Read, Result as IoResult};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
 
 use crate::ui::text;
 
@@ -19,11 +23,35 @@ pub fn read_file(path: impl AsRef<Path>) -> IoResult<Vec<u8>> {
     }
 }
 
-/// Reads at most this many bytes of a file.
+/// How long a setting that is a pipe may take.
+const PIPE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Reads at most this many bytes of a file. A pipe, such as `<(...)` in a shell, must have been
+/// written to its end within [`PIPE_TIMEOUT`].
 pub fn read_beginning(path: impl AsRef<Path>, most: u64) -> IoResult<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(most).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    let read = move |path: &Path| {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(most).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let path = path.as_ref();
+    if !is_pipe(path) {
+        return read(path);
+    }
+    // Opening a pipe waits until somebody writes into it. The thread goes with the process, which
+    // ends because of this error.
+    let (sender, receiver) = channel();
+    let path = path.to_owned();
+    thread::spawn(move || sender.send(read(&path)));
+    receiver.recv_timeout(PIPE_TIMEOUT).unwrap_or_else(|_| {
+        let waited = text::setting(PIPE_TIMEOUT.as_millis() as u64);
+        Err(Error::other(format!("it is a pipe that nobody has written to its end for {waited}")))
+    })
+}
+
+/// Whether a path leads to a named pipe.
+pub fn is_pipe(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo())
 }
 
 /// A whole number within bounds.

@@ -28,13 +28,21 @@ pub fn check(
                         and a.attgenerated = '',
                     a.atttypmod, a.attgenerated <> '' or a.attidentity = 'a',
                     case when not c.collisdeterministic then c.collname::text end,
-                    format_type(a.atttypid, a.atttypmod)
+                    format_type(a.atttypid, a.atttypmod),
+                    a.attname in ('ip', 'host') or base.typcategory = 'S'
+                        or exists (select from pg_cast
+                                   where castsource = base.oid
+                                         and casttarget = case a.attname when 'num_logs'
+                                                          then 'int8'::regtype
+                                                          else 'timestamptz'::regtype end)
              from pg_attribute a left join pg_collation c on c.oid = a.attcollation
+             join pg_type t on t.oid = a.atttypid
+             join pg_type base on base.oid = coalesce(nullif(t.typbasetype, 0), t.oid)
              where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped",
             &[&oid],
         )
         .map_err(|why| classify(&why, "looking at the columns of the table"))?;
-    let mut types: BTreeMap<String, String> = Default::default();
+    let mut types: BTreeMap<String, Type> = Default::default();
     let mut problems = Problems::default();
     for row in columns {
         let (name, ty, needed): (String, String, bool) = (row.get(0), row.get(1), row.get(2));
@@ -49,7 +57,7 @@ pub fn check(
             };
             column.check(shown, &mut problems);
             advice.extend(column.advice(shown));
-            types.insert(name, ty);
+            types.insert(name, Type { name: ty, can_be_cast: row.get(7) });
         } else if needed {
             problems.add(format!("its column {name} needs a value and has no default"));
         }
@@ -59,6 +67,13 @@ pub fn check(
         Some(all) => Err(refuse(config, &all)),
         None => Ok(time_type),
     }
+}
+
+/// The type of a column.
+struct Type {
+    name: String,
+    /// Whether Postgres can convert its values to those of the type that we write.
+    can_be_cast: bool,
 }
 
 /// A column that we write.
@@ -115,28 +130,35 @@ impl Column<'_> {
 
 /// Checks that all columns exist and can hold what we write; returns the type of the times.
 fn check_types(
-    types: &BTreeMap<String, String>,
+    types: &BTreeMap<String, Type>,
     shown: &str,
     problems: &mut Problems,
 ) -> &'static str {
     let mut check = |column: &str, allowed: &[&str]| match types.get(column) {
-        Some(ty) if allowed.contains(&ty.as_str()) => Some(ty),
+        Some(ty) if allowed.contains(&ty.name.as_str()) => Some(&ty.name),
         None => {
             problems.add(format!("it has no column {column}"));
             problems.mend(format!("alter table {shown} add column {column} {};", allowed[0]));
             None
         }
-        Some(ty) => {
+        Some(Type { name: ty, can_be_cast }) => {
             let allowed_types = allowed.join(" or ");
             problems
                 .add(format!("its column {column} is of type {ty}, it must be {allowed_types}"));
-            let using = match (ty.as_str(), allowed[0]) {
-                // A cast would append the length of the network.
-                ("inet" | "cidr", "text") => format!(" using host({column})"),
-                (_, to) => format!(" using {column}::{to}"),
-            };
-            let change = format!("alter column {column} type {}{using}", allowed[0]);
-            problems.mend(format!("alter table {shown} {change};"));
+            if *can_be_cast {
+                let using = match (ty.as_str(), allowed[0]) {
+                    // A cast would append the length of the network.
+                    ("inet" | "cidr", "text") => format!(" using host({column})"),
+                    (_, to) => format!(" using {column}::{to}"),
+                };
+                let change = format!("alter column {column} type {}{using}", allowed[0]);
+                problems.mend(format!("alter table {shown} {change};"));
+            } else {
+                problems.add(format!(
+                    "Postgres has no cast between the two: give {column} another name, and add a \
+                     column of that type"
+                ));
+            }
             None
         }
     };

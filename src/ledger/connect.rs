@@ -13,7 +13,7 @@ use postgres_openssl::MakeTlsConnector;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::secret::Secret;
 
-use crate::config::read_file;
+use crate::config::{is_pipe, read_file};
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::errors::{NO_WRITES, classify};
 use crate::ledger::unverified::Unverified;
@@ -22,6 +22,9 @@ use crate::ledger::url::{PostgresUrl, TlsMode};
 use crate::ledger::{LedgerConfig, trust};
 use crate::ui::text;
 use crate::ui::tls::meaning;
+
+/// Types are told apart by their names, which this setting would quote.
+const PLAIN_NAMES: &str = "set quote_all_identifiers = off;";
 
 /// Limits idle transactions, unless the server does so already. Ours are never idle for long. The
 /// transaction of a client that was frozen or cut off would keep its locks, and so keep every later
@@ -167,7 +170,7 @@ pub fn configure_session(client: &mut Client, config: &LedgerConfig) -> Result<(
         let path: Vec<String> = url.schemas.iter().map(|schema| quote(schema)).collect();
         settings.push_str(&format!("set search_path to {};", path.join(", ")));
     }
-    settings.extend([trust::CLOSE_PATH, trust::LIFT_LIMITS, END_IDLE_TRANSACTIONS]);
+    settings.extend([trust::CLOSE_PATH, trust::LIFT_LIMITS, PLAIN_NAMES, END_IDLE_TRANSACTIONS]);
     client.batch_execute(&settings).map_err(|why| classify(&why, "setting up the connection"))
 }
 
@@ -185,6 +188,18 @@ pub fn quote(identifier: &str) -> String {
 pub fn tls(url: &PostgresUrl) -> Result<MakeTlsConnector, String> {
     let mut builder = SslConnector::builder(SslMethod::tls_client())
         .map_err(|why| format!("POSTGRES_URL: TLS {}", meaning(&why)))?;
+    let files = [
+        ("sslrootcert", &url.root_cert),
+        ("sslcert", &url.client_cert),
+        ("sslkey", &url.client_key),
+    ];
+    for (parameter, file) in files {
+        // OpenSSL would wait for somebody to write into it.
+        if let Some(file) = file.as_deref().filter(|file| is_pipe(file)) {
+            let file = file.display();
+            return Err(format!("POSTGRES_URL: {parameter}: {file} is a pipe, not a file"));
+        }
+    }
     let verify = matches!(url.tls, TlsMode::VerifyCa | TlsMode::VerifyFull);
     builder.set_verify(if verify { SslVerifyMode::PEER } else { SslVerifyMode::NONE });
     if verify {
