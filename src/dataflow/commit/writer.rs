@@ -4,7 +4,7 @@
 //! outcome. Its driver decides when: a thread of its own (`driver.rs`), or the operator itself in
 //! tests that control every step. A writer knows the ledger only through its port.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -12,10 +12,9 @@ use std::time::Instant;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Shard;
 use sessionizer_core::plan::RecoveryPlan;
-use sessionizer_core::session::Closed;
-use sessionizer_core::session::correction::Correction;
 use sessionizer_core::time::Epoch;
 
+use crate::dataflow::commit::table_changes::TableChanges;
 use crate::dataflow::commit::totals::WriterTotals;
 use crate::dataflow::messages::{Change, DeadLetter, EpochMeta, ShardOutput};
 use crate::dataflow::ports::{Batch, Ledger, LedgerError, Outcome, Refused};
@@ -164,31 +163,16 @@ impl Writer {
         }
     }
 
-    /// Tries to commit what waits: as many epochs as one transaction takes. What is replayed is not
-    /// joined with what is new, so that after the last replayed epoch all its rows are known.
+    /// Tries to commit what waits: as many epochs as one transaction takes.
     pub fn step(&mut self) -> Result<StepOutcome, Fault> {
         if self.run.is_none() {
-            let Some(first) = self.waiting.pop_front() else { return Ok(StepOutcome::Idle) };
-            let mut rows = first.rows();
-            let mut upto = first.epoch;
-            let mut run = vec![first];
-            let is_new = |epoch| epoch >= self.first_epoch;
-            while rows < ROWS_PER_BATCH
-                && self.waiting.front().is_some_and(|next| is_new(next.epoch) == is_new(upto))
-                && let Some(next) = self.waiting.pop_front()
-            {
-                rows += next.rows();
-                upto = next.epoch;
-                run.push(next);
-            }
-            match self.totals.enter(run) {
-                Some(batch) => {
-                    self.run = Some((batch, upto));
-                    self.run_state.metrics.writers_committing.fetch_add(1, Relaxed);
-                }
+            let Some((epochs, upto)) = self.take_waiting() else { return Ok(StepOutcome::Idle) };
+            let Some(batch) = self.totals.enter(epochs) else {
                 // It was committed before this start.
-                None => return Ok(StepOutcome::Durable(upto, Vec::new())),
-            }
+                return Ok(StepOutcome::Durable(upto, Vec::new()));
+            };
+            self.run = Some((batch, upto));
+            self.run_state.metrics.writers_committing.fetch_add(1, Relaxed);
         }
         let began = Instant::now();
         self.show_waiting();
@@ -197,31 +181,7 @@ impl Writer {
         match self.attempt() {
             Ok(()) => {
                 self.report_recovery();
-                let (batch, upto) = self.run.take().expect("a run was tried");
-                let outcome = std::mem::take(&mut self.outcome);
-                self.show_commit(&batch, upto, &outcome.refused, began);
-                self.show_waiting();
-                let late = batch.closed.iter().filter(|closed| closed.late);
-                let late_events: u64 = late.map(|closed| closed.span.count).sum();
-                let refused = self.totals.refuse(&outcome.refused);
-                let sessions = batch.closed.len() - outcome.refused.len();
-                let changes = changes(batch, outcome);
-                log::debug!(
-                    epoch = upto,
-                    writer = self.writer,
-                    rows = changes.on_time,
-                    late = sessions as u64 - changes.on_time,
-                    dead = refused;
-                    "committed"
-                );
-                let metrics = &self.run_state.metrics;
-                metrics.dead.fetch_add(refused, Relaxed);
-                metrics.rows.fetch_add(changes.on_time, Relaxed);
-                metrics.late.fetch_add(sessions as u64 - changes.on_time, Relaxed);
-                metrics.late_events.fetch_add(late_events, Relaxed);
-                metrics.commits.fetch_add(1, Relaxed);
-                metrics.writers_committing.fetch_sub(1, Relaxed);
-                Ok(StepOutcome::Durable(upto, changes.all))
+                Ok(self.end_run(began))
             }
             Err(LedgerError::Fatal(fault)) => Err(fault),
             Err(LedgerError::Retry(why)) => {
@@ -231,6 +191,56 @@ impl Writer {
                 Ok(StepOutcome::Failed)
             }
         }
+    }
+
+    /// Takes the epochs of the next run from those that wait; also returns the last of them. What
+    /// is replayed is not joined with what is new, so that after the last replayed epoch all its
+    /// rows are known.
+    fn take_waiting(&mut self) -> Option<(Vec<WriterEpoch>, Epoch)> {
+        let first = self.waiting.pop_front()?;
+        let mut rows = first.rows();
+        let mut upto = first.epoch;
+        let mut epochs = vec![first];
+        let is_new = |epoch| epoch >= self.first_epoch;
+        while rows < ROWS_PER_BATCH
+            && self.waiting.front().is_some_and(|next| is_new(next.epoch) == is_new(upto))
+            && let Some(next) = self.waiting.pop_front()
+        {
+            rows += next.rows();
+            upto = next.epoch;
+            epochs.push(next);
+        }
+        Some((epochs, upto))
+    }
+
+    /// Ends the run, which is durable: counts what it did to the table, and tells of it.
+    fn end_run(&mut self, began: Instant) -> StepOutcome {
+        let (batch, upto) = self.run.take().expect("a run was tried");
+        let outcome = std::mem::take(&mut self.outcome);
+        self.show_commit(&batch, upto, &outcome.refused, began);
+        self.show_waiting();
+        let late = batch.closed.iter().filter(|closed| closed.late);
+        let late_events: u64 = late.map(|closed| closed.span.count).sum();
+        let refused = self.totals.refuse(&outcome.refused);
+        let sessions = batch.closed.len() - outcome.refused.len();
+        let changes = TableChanges::of(batch, outcome);
+        let late = sessions as u64 - changes.on_time;
+        log::debug!(
+            epoch = upto,
+            writer = self.writer,
+            rows = changes.on_time,
+            late = late,
+            dead = refused;
+            "committed"
+        );
+        let metrics = &self.run_state.metrics;
+        metrics.dead.fetch_add(refused, Relaxed);
+        metrics.rows.fetch_add(changes.on_time, Relaxed);
+        metrics.late.fetch_add(late, Relaxed);
+        metrics.late_events.fetch_add(late_events, Relaxed);
+        metrics.commits.fetch_add(1, Relaxed);
+        metrics.writers_committing.fetch_sub(1, Relaxed);
+        StepOutcome::Durable(upto, changes.all)
     }
 
     /// Makes one attempt. If it is not known whether the last attempt was committed, the progress
@@ -307,32 +317,6 @@ impl Writer {
             });
         }
     }
-}
-
-struct TableChanges {
-    all: Vec<Change>,
-    /// How many of them are rows of sessions that closed on time.
-    on_time: u64,
-}
-
-/// The changes that a committed batch made in the table.
-fn changes(batch: Batch, outcome: Outcome) -> TableChanges {
-    let Outcome { corrections, refused } = outcome;
-    let refused: BTreeSet<Closed> = refused.into_iter().map(|refused| refused.session).collect();
-    let on_time = batch.closed.into_iter().filter(|closed| !closed.late);
-    let on_time = on_time.filter(|closed| !refused.contains(closed));
-    let mut all: Vec<Change> =
-        on_time.map(|closed| Change { key: closed.key, span: closed.span, diff: 1 }).collect();
-    let on_time = all.len() as u64;
-    for Correction { key, removed, added } in corrections {
-        let change = |diff| {
-            let key = &key;
-            move |span| Change { key: key.clone(), span, diff }
-        };
-        all.extend(removed.into_iter().map(change(-1)));
-        all.extend(added.into_iter().map(change(1)));
-    }
-    TableChanges { all, on_time }
 }
 
 #[cfg(test)]
