@@ -1,5 +1,7 @@
 //! What one worker does, from the plan to the end of the run.
 
+mod statistics;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -8,36 +10,30 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::{debug, info};
-use sessionizer_core::anomaly::DetectorBounds;
 use sessionizer_core::binding::Partition;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Shard;
-use sessionizer_core::plan::RecoveryPlan;
+use sessionizer_core::plan::{PartitionPlan, RecoveryPlan};
 use sessionizer_core::session::snapshot;
-use sessionizer_core::time::{EpochLength, EventTime};
+use sessionizer_core::time::{Epoch, EpochLength};
+use timely::dataflow::operators::probe::Handle;
 use timely::dataflow::operators::vec::{Broadcast, Input};
 use timely::dataflow::operators::{Inspect, Probe};
+use timely::scheduling::{Activator, SyncActivator};
 use timely::worker::Worker;
 
 use crate::cluster;
 use crate::cluster::StartStage;
-use crate::config::{Anomalies, Config};
-use crate::dataflow::anomalies::figures::AnomalyFigures;
-use crate::dataflow::anomalies::{AnomaliesConfig, OnAnomalies};
-use crate::dataflow::changes::HOSTS;
+use crate::config::Config;
 use crate::dataflow::commit::WriterDriver;
 use crate::dataflow::commit::writer::OpenLedger;
 use crate::dataflow::figures::running_ms;
 use crate::dataflow::graph;
-use crate::dataflow::graph::{DataflowConfig, OnChanges};
+use crate::dataflow::graph::DataflowConfig;
 use crate::dataflow::run_state::RunState;
 use crate::dataflow::sessions::LoadedShard;
 use crate::dataflow::source::{SourceConfig, WorldClocks};
-use crate::dataflow::statistics::StatisticsConfig;
-use crate::dataflow::statistics::board::Board;
-use crate::dataflow::statistics::publish::OnStatistics;
 use crate::dataflow::statistics::quota::Quotas;
-use crate::dataflow::statistics::rows::{OpenPast, Past};
 use crate::job::clock::now_ms;
 use crate::job::recover::make_plan;
 use crate::job::shutdown::POLL_INTERVAL;
@@ -45,11 +41,8 @@ use crate::job::{GATHER_FROM_ROWS, MAX_ENDS_INTERVAL, MIN_ENDS_INTERVAL};
 use crate::kafka;
 use crate::kafka::{KafkaFeed, Watcher};
 use crate::ledger;
-use crate::ledger::{AnomalyRows, InitialRows};
+use crate::ledger::InitialRows;
 use crate::ui::text::{duration, plural};
-
-/// How often the statistics catch up with what was committed.
-const STATISTICS_MS: u64 = 1_000;
 
 /// What the workers of this process share.
 pub(super) struct Job {
@@ -79,7 +72,7 @@ impl Job {
         let Some(plan) = self.learn_plan(worker)? else { return Ok(()) };
         // Every worker learns the plan at about the same moment, whatever the clocks say. From here
         // on, epochs follow elapsed time, on every machine.
-        let (learnt, age_ms) = (Instant::now(), plan.age_ms);
+        let learnt = Instant::now();
         self.reach(StartStage::Loading(0));
         let plan = Arc::new(plan);
         let (index, peers) = (worker.index(), worker.peers());
@@ -94,13 +87,49 @@ impl Job {
             shards => shards?,
         };
         let watcher = self.watch(&plan)?;
-        let ahead =
-            |part: &sessionizer_core::plan::PartitionPlan| Some(part.until?.since(part.start.end));
-        let ahead: i64 = plan.partitions_of(index, (peers, processes)).filter_map(ahead).sum();
+        self.count_ahead(plan.partitions_of(index, (peers, processes)));
+        let config = self.dataflow_config(&plan, learnt);
+        let count = plan.partitions_of(index, (peers, processes)).count();
+        // Each worker reads about the same number of partitions.
+        let of_process = count * self.config.workers;
+        self.share_memory(of_process);
+        let open_feed = |wake| {
+            let mine =
+                Box::new(move |partition: Partition| partition.worker(peers, processes) == index);
+            let topics = (plan.topics.as_slice(), self.config.ledger.job.as_str());
+            let wake = Arc::new(waker(wake));
+            KafkaFeed::new(&self.config.kafka, topics, &watcher, of_process, mine, wake)
+        };
+        let (source, durable) = graph::build(
+            worker,
+            &plan,
+            &config,
+            shards,
+            open_feed,
+            self.open_ledger(&plan),
+            &self.run_state,
+        );
+        debug!("worker {index} of {peers} runs, {count} partitions");
+        let _pruning = match self.config.keep_dead_letters {
+            Some(keep) if index == 0 => Some(ledger::keep_dead_letters(&self.config.ledger, keep)),
+            _ => None,
+        };
+        self.step_to_the_end(worker, &source, &durable)
+    }
+
+    /// Counts the records that these partitions are to read, if the run is bounded.
+    fn count_ahead<'a>(&self, partitions: impl Iterator<Item = &'a PartitionPlan>) {
+        let ahead = |part: &PartitionPlan| Some(part.until?.since(part.start.end));
+        let ahead: i64 = partitions.filter_map(ahead).sum();
         self.run_state.metrics.records_ahead.fetch_add(ahead.max(0) as u64, Relaxed);
-        let config = DataflowConfig {
+    }
+
+    /// What shapes the dataflow of a worker that learnt the plan at this moment.
+    fn dataflow_config(self: &Arc<Self>, plan: &RecoveryPlan, learnt: Instant) -> DataflowConfig {
+        let age_ms = plan.age_ms;
+        DataflowConfig {
             source: SourceConfig {
-                processes,
+                processes: self.config.processes,
                 epochs: EpochLength::of_millis(self.config.epoch_ms),
                 watermark: self.config.watermark,
                 gap: self.config.ledger.gap,
@@ -118,42 +147,25 @@ impl Job {
             gather_from_rows: GATHER_FROM_ROWS,
             driver: WriterDriver::Threads,
             on_changes: self.on_changes(),
-            statistics: self.statistics(&plan),
-        };
-        let count = plan.partitions_of(index, (peers, processes)).count();
-        // Each worker reads about the same number of partitions, so the workers share the memory
-        // equally.
-        let of_process = count * self.config.workers;
-        let kafka = &self.config.kafka;
-        let held = kafka.held_bytes(of_process).min(self.config.memory_bytes / 2);
+            statistics: self.statistics(plan),
+        }
+    }
+
+    /// Divides the memory for data in flight equally among the workers, without what the consumers
+    /// of this process hold if they read so many partitions.
+    fn share_memory(&self, partitions: usize) {
+        let held = self.config.kafka.held_bytes(partitions).min(self.config.memory_bytes / 2);
         self.run_state.memory.set(self.config.memory_bytes - held, self.config.workers);
-        let open_feed = |wake| {
-            let wake: timely::scheduling::SyncActivator = wake;
-            let wake = Mutex::new(wake);
-            let wake = Arc::new(move || {
-                // This fails only once the worker is gone, and then nobody needs waking.
-                let _ = wake.lock().unwrap_or_else(PoisonError::into_inner).activate();
-            });
-            let mine =
-                Box::new(move |partition: Partition| partition.worker(peers, processes) == index);
-            let topics = (plan.topics.as_slice(), self.config.ledger.job.as_str());
-            KafkaFeed::new(kafka, topics, &watcher, of_process, mine, wake)
-        };
-        let (source, durable) = graph::build(
-            worker,
-            &plan,
-            &config,
-            shards,
-            open_feed,
-            self.open_ledger(&plan),
-            &self.run_state,
-        );
-        debug!("worker {index} of {peers} runs, {count} partitions");
-        let _pruning = match self.config.keep_dead_letters {
-            Some(keep) if index == 0 => Some(ledger::keep_dead_letters(&self.config.ledger, keep)),
-            _ => None,
-        };
-        let figures = self.run_state.metrics.figures.worker(index);
+    }
+
+    /// Steps the dataflow until it ends. A stop wakes its source, and waits for a last commit.
+    fn step_to_the_end(
+        &self,
+        worker: &mut Worker,
+        source: &Activator,
+        durable: &Handle<Epoch>,
+    ) -> Result<(), Fault> {
+        let figures = self.run_state.metrics.figures.worker(worker.index());
         let mut stopping_since = None;
         while worker.has_dataflows() {
             figures.stepped_ms.store(running_ms(), Relaxed);
@@ -177,100 +189,6 @@ impl Job {
         }
         figures.stepped_ms.store(0, Relaxed);
         Ok(())
-    }
-
-    /// Configures the live statistics; `None` if they are off.
-    fn statistics(self: &Arc<Self>, plan: &RecoveryPlan) -> Option<StatisticsConfig> {
-        let (session_end, gap) = (self.config.ledger.session_end, self.config.ledger.gap);
-        let end_after_ms = session_end.after_ms(gap);
-        let closes_after_ms = session_end.closes_after_ms(gap);
-        let known = (end_after_ms, plan.committed_watermark().plus(-closes_after_ms));
-        let (job, run_state) = (Arc::clone(self), Arc::clone(&self.run_state));
-        let bounds = self.config.statistics?;
-        self.run_state.metrics.figures.has_statistics.store(true, Relaxed);
-        let past: OpenPast = Arc::new(move |wake| {
-            let mut taken = job.initial_rows.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let figures = Arc::clone(&job.run_state.metrics.figures.window);
-            if let Some(initial_rows) = &taken {
-                // This fails only once the worker is gone, and then nobody needs waking.
-                let wake = Mutex::new(wake);
-                initial_rows.wake_by(move || {
-                    let _ = wake.lock().unwrap_or_else(PoisonError::into_inner).activate();
-                });
-            }
-            Box::new(move || {
-                let past = taken.as_mut().map_or(Past::Failed, InitialRows::read);
-                if let Past::Rows(rows) = &past {
-                    figures.past_rows.fetch_add(rows.len() as u64, Relaxed);
-                }
-                past
-            })
-        });
-        let on_statistics: OnStatistics = Arc::new(move |published| {
-            let figures = &run_state.metrics.figures;
-            figures.publish(Board::of(published, bounds));
-        });
-        let past = Some(past);
-        Some(StatisticsConfig {
-            bounds,
-            quotas: self.quotas.clone(),
-            every_ms: STATISTICS_MS,
-            end_after_ms,
-            closes_after_ms,
-            past,
-            on_statistics,
-            anomalies: self.anomalies(plan.fence.generation, known),
-        })
-    }
-
-    /// Configures the live search for anomalies; `None` if it is off. Sessions that ended up to
-    /// `found_to` were looked at before the start.
-    fn anomalies(
-        &self,
-        generation: i64,
-        (end_after_ms, found_to): (i64, EventTime),
-    ) -> Option<AnomaliesConfig> {
-        let Anomalies { kinds, thresholds } = self.config.anomalies.clone();
-        if kinds.is_empty() {
-            return None;
-        }
-        let run_state = Arc::clone(&self.run_state);
-        let (ledger, keep) = (self.config.ledger.clone(), self.config.keep_anomalies);
-        let marathon_ms = i64::try_from(thresholds.marathon.min).unwrap_or(i64::MAX);
-        let figures = AnomalyFigures::of(&kinds, found_to, marathon_ms);
-        let (state, looked_for) = (Mutex::new((figures, None)), kinds.clone());
-        // Only worker 0 of the job calls this, so a thread is started only there.
-        let on_anomalies: OnAnomalies = Arc::new(move |published| {
-            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-            let (figures, rows) = &mut *state;
-            let start =
-                || AnomalyRows::keep(&ledger, (generation, end_after_ms), &looked_for, keep);
-            rows.get_or_insert_with(start).take(published);
-            figures.take(published, end_after_ms);
-            run_state.metrics.figures.show_anomalies(figures);
-        });
-        let visitors = self.config.judged_visitors();
-        Some(AnomaliesConfig {
-            thresholds,
-            kinds,
-            bounds: DetectorBounds { hosts: HOSTS, visitors },
-            out_of_orderness_ms: self.config.watermark.out_of_orderness_ms as u64,
-            idle_timeout_ms: self.config.watermark.idle_timeout_ms,
-            on_anomalies,
-        })
-    }
-
-    /// Records what the commits change in the table, if the HTTP port is on.
-    fn on_changes(&self) -> OnChanges {
-        if self.config.http.address.is_none() {
-            return Arc::new(|_epoch, _changes| ());
-        }
-        let run_state = Arc::clone(&self.run_state);
-        Arc::new(move |_epoch, changes| {
-            let figures = &run_state.metrics.figures;
-            let mut shown = figures.changes.lock().unwrap_or_else(PoisonError::into_inner);
-            shown.take(changes, now_ms());
-        })
     }
 
     /// Worker 0 of process 0 makes the plan and broadcasts it. Returns `None` if the run ends
@@ -430,5 +348,14 @@ impl Job {
         let config = Arc::new(self.config.ledger.clone());
         let run = Arc::new(ledger::Run::new(plan));
         Arc::new(move |_writer| ledger::open_writer(&config, &run))
+    }
+}
+
+/// Wakes an operator, from any thread.
+fn waker(activator: SyncActivator) -> impl Fn() + Send + Sync {
+    let activator = Mutex::new(activator);
+    move || {
+        // This fails only once the worker is gone, and then nobody needs waking.
+        let _ = activator.lock().unwrap_or_else(PoisonError::into_inner).activate();
     }
 }
