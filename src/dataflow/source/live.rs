@@ -11,13 +11,25 @@ use crate::dataflow::EPOCHS_IN_FLIGHT;
 use crate::dataflow::messages::SourceBindings;
 use crate::dataflow::ports::{Feed, Stopped};
 use crate::dataflow::source::emit::{Emit, NextActivation};
-use crate::dataflow::source::partition::Part;
+use crate::dataflow::source::partition::{Part, ReadProgress};
 use crate::dataflow::source::reader::{
     InFlight, Phase, RECORDS_PER_ACTIVATION, Reader, WAIT_INTERVAL,
 };
+use crate::dataflow::source::warnings::Standstill;
 
 /// How many records of one partition are read before it is the next one's turn.
 const RECORDS_PER_TURN: usize = 4_096;
+
+/// What a cut binds.
+#[derive(Default)]
+struct EpochBindings {
+    /// Those that have changed.
+    bindings: Vec<Binding>,
+    /// Their ends.
+    ends: Vec<(Partition, Offset)>,
+    /// Partitions that had more to read all the time.
+    lagging: Vec<Partition>,
+}
 
 impl<F: Feed> Reader<F> {
     /// Ends the replay: everything from here on is new.
@@ -145,58 +157,16 @@ impl<F: Feed> Reader<F> {
         self.flush(emit);
         let now_ms = self.clocks.elapsed_ms();
         let epoch_ms = self.clocks.epoch_ms(self.feedback.latest_cut());
-        let mut bindings = Vec::new();
-        let mut lagging = Vec::new();
-        let (mut stuck, mut held_up) = (Vec::new(), Vec::new());
         let away = crate::ui::waiting::waits_for_kafka();
-        let mut ends = Vec::new();
+        let mut bound = EpochBindings::default();
+        let mut standstill = Standstill::default();
         for at in 0..self.parts.len() {
-            let ended = self.at_until(at) || self.parts[at].retired;
-            let part = &mut self.parts[at];
-            let before = *part.generator.bound();
-            let partition = before.partition;
-            let position = match part.assigned {
-                true => self.feed.position(partition).max(before.end),
-                false => before.end,
-            };
-            let reads = part.assigned && !part.was_paused;
-            let quiet_ms_ago = reads.then(|| self.feed.quiet_ms_ago(partition)).flatten();
-            let caught_up = quiet_ms_ago.is_some();
-            let quiet = quiet_ms_ago.filter(|_| !self.feed.may_be_held_back(partition));
-            let quiet = quiet.map(|ago| epoch_ms.saturating_sub(ago));
-            let keeps_up = std::mem::take(&mut part.caught_up_once) || caught_up || part.was_paused;
-            if part.assigned && !ended && !keeps_up && !part.generator.is_silent(self.epoch) {
-                lagging.push(partition);
-            }
-            let bound = part.generator.cut(self.epoch, position, quiet, ended);
-            if bound != before || part.never_bound {
-                log::debug!(
-                    epoch = self.epoch,
-                    topic = self.plan.topic(partition),
-                    partition = partition.number,
-                    offset = bound.end.get(),
-                    records = bound.records - before.records,
-                    promise:% = bound.promise,
-                    status = bound.status.name();
-                    "bound"
-                );
-                bindings.push(Binding { clock_ms: Some(self.wall_ms), ..bound });
-                ends.push((partition, bound.end));
-            }
-            part.never_bound = false;
-            // A reader that may not read does not wait for more, nor does one that waits for Kafka.
-            let waits = reads && !ended && !caught_up && self.pause.left() > 0 && !away;
-            if let Some(ms) = part.watchdog.look(waits.then_some(position), now_ms) {
-                stuck.push((partition, position, ms));
-            }
-            let held =
-                (reads && !ended).then(|| self.feed.held_by_transaction(partition)).flatten();
-            if let Some(ms) = part.transaction.look(held.map(|_| position), now_ms) {
-                held_up.push((partition, position..held.unwrap_or(position), ms));
-            }
+            let progress = self.progress(at);
+            self.bind(at, &progress, epoch_ms, &mut bound);
+            self.watch(at, &progress, (now_ms, away), &mut standstill);
         }
-        self.warn_stuck(&stuck);
-        self.warn_held_back(&held_up);
+        self.warn_stuck(&standstill.stuck);
+        self.warn_held_back(&standstill.held_back);
         log::debug!(
             epoch = self.epoch,
             worker = self.worker,
@@ -205,6 +175,7 @@ impl<F: Feed> Reader<F> {
             "cut"
         );
         self.watermark.cut(self.epoch, self.parts.iter().map(|part| part.generator.bound()));
+        let EpochBindings { bindings, ends, lagging } = bound;
         Emit::at(&mut emit.bindings, self.epoch).push(SourceBindings {
             worker: self.worker,
             bindings,
@@ -217,6 +188,57 @@ impl<F: Feed> Reader<F> {
         }
         self.in_flight.push_back(InFlight { epoch: self.epoch, ends });
         self.records = 0;
+    }
+
+    /// How far a partition has been read.
+    fn progress(&self, at: usize) -> ReadProgress {
+        let ended = self.at_until(at);
+        let part = &self.parts[at];
+        let Binding { partition, end, .. } = *part.generator.bound();
+        let position = match part.assigned {
+            true => self.feed.position(partition).max(end),
+            false => end,
+        };
+        let reads = part.assigned && !part.was_paused;
+        let quiet_ms_ago = reads.then(|| self.feed.quiet_ms_ago(partition)).flatten();
+        ReadProgress { position, ended, reads, quiet_ms_ago }
+    }
+
+    /// Binds what has been read of one partition.
+    fn bind(
+        &mut self,
+        at: usize,
+        progress: &ReadProgress,
+        epoch_ms: u64,
+        bindings: &mut EpochBindings,
+    ) {
+        let ReadProgress { position, ended, quiet_ms_ago, .. } = *progress;
+        let part = &mut self.parts[at];
+        let before = *part.generator.bound();
+        let partition = before.partition;
+        let quiet = quiet_ms_ago.filter(|_| !self.feed.may_be_held_back(partition));
+        let quiet = quiet.map(|ago| epoch_ms.saturating_sub(ago));
+        let caught_up_once = std::mem::take(&mut part.caught_up_once);
+        let keeps_up = caught_up_once || quiet_ms_ago.is_some() || part.was_paused;
+        if part.assigned && !ended && !keeps_up && !part.generator.is_silent(self.epoch) {
+            bindings.lagging.push(partition);
+        }
+        let bound = part.generator.cut(self.epoch, position, quiet, ended);
+        if bound != before || part.never_bound {
+            log::debug!(
+                epoch = self.epoch,
+                topic = self.plan.topic(partition),
+                partition = partition.number,
+                offset = bound.end.get(),
+                records = bound.records - before.records,
+                promise:% = bound.promise,
+                status = bound.status.name();
+                "bound"
+            );
+            bindings.bindings.push(Binding { clock_ms: Some(self.wall_ms), ..bound });
+            bindings.ends.push((partition, bound.end));
+        }
+        part.never_bound = false;
     }
 
     /// Whether a bounded run has read this partition to its end.

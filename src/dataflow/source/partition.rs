@@ -36,6 +36,18 @@ pub(super) struct Part {
     pub(super) caught_up: Option<Instant>,
 }
 
+/// How far the feed has read a partition, at the end of an epoch.
+pub(super) struct ReadProgress {
+    pub(super) position: Offset,
+    /// Whether nothing is left that this run reads.
+    pub(super) ended: bool,
+    /// Whether it is assigned and not paused.
+    pub(super) reads: bool,
+    /// How many milliseconds ago, at most, the broker had nothing after the position; `None` if that
+    /// is not known, or nobody reads.
+    pub(super) quiet_ms_ago: Option<u64>,
+}
+
 impl Part {
     /// A partition that has not been bound in this run and is not assigned to the feed.
     pub(super) fn new(generator: WatermarkGenerator) -> Self {

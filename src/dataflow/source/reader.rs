@@ -27,7 +27,7 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::plan::{PartitionPlan, RecoveryPlan};
 use sessionizer_core::time::{Epoch, EventTime};
 use sessionizer_core::watchdog::Watchdog;
-use sessionizer_core::watermark::{WatermarkBound, WatermarkGenerator};
+use sessionizer_core::watermark::{WatermarkBound, WatermarkConfig, WatermarkGenerator};
 use timely::dataflow::operators::probe;
 
 use crate::dataflow::EPOCHS_IN_FLIGHT;
@@ -108,6 +108,52 @@ pub struct Reader<F> {
     pub(super) figures: Arc<WorkerFigures>,
 }
 
+/// Where a reader is: it says which partitions are its own.
+#[derive(Clone, Copy)]
+struct Place {
+    worker: usize,
+    peers: usize,
+    processes: usize,
+}
+
+impl Place {
+    /// The bound epochs, each with the bindings of this reader alone.
+    fn part_of(self, replay: &[BoundEpoch]) -> VecDeque<BoundEpoch> {
+        let Place { worker, peers, processes } = self;
+        let mine = |binding: &&Binding| binding.partition.worker(peers, processes) == worker;
+        let part = |bound: &BoundEpoch| BoundEpoch {
+            bindings: bound.bindings.iter().filter(mine).copied().collect(),
+            ..bound.clone()
+        };
+        replay.iter().map(part).collect()
+    }
+}
+
+/// Assigns the partitions of a reader to its feed, where reading them begins.
+fn assign<F: Feed>(
+    plan: &RecoveryPlan,
+    watermark: WatermarkConfig,
+    feed: &mut F,
+    Place { worker, peers, processes }: Place,
+) -> Result<Vec<Part>, Fault> {
+    let mut parts = Vec::new();
+    for plan_of in plan.partitions_of(worker, (peers, processes)) {
+        let PartitionPlan { start, until, retired, restart, oldest, .. } = *plan_of;
+        // A topic that is no longer read may no longer exist: it is touched only if the replay
+        // needs its records.
+        let mut replayed = plan.replay.iter().flat_map(|bound| &bound.bindings);
+        let needed =
+            !retired || replayed.any(|b| b.partition == start.partition && b.end > start.end);
+        let assigned = needed && restart.is_none();
+        if assigned {
+            feed.assign(start.partition, start.end.max(oldest))?;
+        }
+        let generator = WatermarkGenerator::resume(watermark, start, plan.first_epoch);
+        parts.push(Part { until, retired, assigned, restart, ..Part::new(generator) });
+    }
+    Ok(parts)
+}
+
 impl<F: Feed> Reader<F> {
     /// Creates the reader of a worker and assigns its partitions to the feed.
     pub fn new(
@@ -119,32 +165,10 @@ impl<F: Feed> Reader<F> {
         (worker, peers): (usize, usize),
         feedback: Rc<Feedback>,
     ) -> Result<Self, Fault> {
-        let mut parts = Vec::new();
-        for plan_of in plan.partitions_of(worker, (peers, config.processes)) {
-            let PartitionPlan { start, until, retired, restart, oldest, .. } = plan_of;
-            // A topic that is no longer read may no longer exist: it is touched only if the replay
-            // needs its records.
-            let replayed = plan.replay.iter().flat_map(|bound| &bound.bindings);
-            let needed = !retired
-                || replayed.clone().any(|b| b.partition == start.partition && b.end > start.end);
-            let assigned = needed && restart.is_none();
-            if assigned {
-                feed.assign(start.partition, start.end.max(*oldest))?;
-            }
-            let generator = WatermarkGenerator::resume(config.watermark, *start, plan.first_epoch);
-            let (until, retired, restart) = (*until, *retired, *restart);
-            parts.push(Part { until, retired, assigned, restart, ..Part::new(generator) });
-        }
         let processes = config.processes;
-        let mine = |binding: &Binding| binding.partition.worker(peers, processes) == worker;
-        let replay: VecDeque<BoundEpoch> = plan
-            .replay
-            .iter()
-            .map(|bound| BoundEpoch {
-                bindings: bound.bindings.iter().filter(|b| mine(b)).copied().collect(),
-                ..bound.clone()
-            })
-            .collect();
+        let place = Place { worker, peers, processes };
+        let parts = assign(plan, config.watermark, &mut feed, place)?;
+        let replay = place.part_of(&plan.replay);
         run_state.metrics.replay_epochs.fetch_add(replay.len() as u64, Relaxed);
         run_state.metrics.readers.fetch_add(1, Relaxed);
         run_state.metrics.figures.name_topics(&plan.topics);

@@ -1,5 +1,5 @@
-//! Warnings of a reader that has come to a standstill: what waits, and for whom. It decides
-//! nothing.
+//! Warnings of a reader that has come to a standstill: what waits, and for whom. Nothing here
+//! decides what is read in which epoch.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,9 +8,43 @@ use sessionizer_core::binding::{Offset, Partition};
 use sessionizer_core::epoch_clock::HumanDuration;
 
 use crate::dataflow::ports::Feed;
+use crate::dataflow::source::partition::ReadProgress;
 use crate::dataflow::source::reader::Reader;
 
+/// Partitions of which nothing has come for too long: what of them waits, and for how many
+/// milliseconds.
+#[derive(Default)]
+pub(super) struct Standstill {
+    /// May have more to read, and do not move.
+    pub(super) stuck: Vec<(Partition, Offset, u64)>,
+    /// Open transactions hold back these offsets.
+    pub(super) held_back: Vec<(Partition, Range<Offset>, u64)>,
+}
+
 impl<F: Feed> Reader<F> {
+    /// Notes whether a partition has come to a standstill. `away` says whether Kafka is.
+    pub(super) fn watch(
+        &mut self,
+        at: usize,
+        progress: &ReadProgress,
+        (now_ms, away): (u64, bool),
+        standstill: &mut Standstill,
+    ) {
+        let ReadProgress { position, ended, reads, quiet_ms_ago } = *progress;
+        let part = &mut self.parts[at];
+        let partition = part.generator.bound().partition;
+        // A reader that may not read does not wait for more, nor does one that waits for Kafka.
+        let may_read = self.pause.left() > 0 && !away;
+        let waits = reads && !ended && quiet_ms_ago.is_none() && may_read;
+        if let Some(ms) = part.watchdog.look(waits.then_some(position), now_ms) {
+            standstill.stuck.push((partition, position, ms));
+        }
+        let held = (reads && !ended).then(|| self.feed.held_by_transaction(partition)).flatten();
+        if let Some(ms) = part.transaction.look(held.map(|_| position), now_ms) {
+            standstill.held_back.push((partition, position..held.unwrap_or(position), ms));
+        }
+    }
+
     /// Warns that epochs are cut but do not become durable, and says whom they wait for.
     pub(super) fn warn_nothing_durable(&self, for_ms: u64) {
         let failing = crate::ui::waiting::all().into_iter();
