@@ -23,6 +23,7 @@ use sessionizer_core::alignment::Drift;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::plan::RecoveryPlan;
 use sessionizer_core::time::{Epoch, EventTime};
+use timely::dataflow::StreamVec;
 use timely::dataflow::operators::Inspect;
 use timely::dataflow::operators::probe::{Handle, Probe};
 use timely::dataflow::operators::vec::Broadcast;
@@ -70,11 +71,7 @@ pub fn build<F: Feed + 'static>(
     run_state: &Arc<RunState>,
 ) -> (Activator, Handle<Epoch>) {
     let durable = Handle::new();
-    let horizon = shards.iter().map(|loaded| loaded.table.horizon()).max();
-    let horizon = horizon.unwrap_or(EventTime::NEVER);
-    let watermark = plan.bound_watermark();
-    let (writers, first_epoch) = (config.writers, plan.first_epoch);
-    let before = Before { horizon, first_epoch, watermark, writers };
+    let before = before(plan, &shards, config.writers);
     let activator = worker.dataflow_named::<Epoch, _, _>("sessionizer", |scope| {
         let source = render_source(
             scope,
@@ -123,16 +120,34 @@ pub fn build<F: Feed + 'static>(
                     .probe_with(&durable);
             }
             _ => {
-                let changes = changes.inspect_core(move |event| {
-                    if let Ok((epochs, changes)) = event {
-                        let epoch = *epochs.least().expect("changes travel under an epoch");
-                        on_changes(epoch, changes);
-                    }
-                });
-                changes.probe_with(&durable);
+                report_changes(changes, on_changes).probe_with(&durable);
             }
         }
         source.activator
     });
     (activator, durable)
+}
+
+/// What the statistics are told of the time before the start.
+fn before(plan: &RecoveryPlan, shards: &[LoadedShard], writers: u32) -> Before {
+    let horizon = shards.iter().map(|loaded| loaded.table.horizon()).max();
+    Before {
+        horizon: horizon.unwrap_or(EventTime::NEVER),
+        first_epoch: plan.first_epoch,
+        watermark: plan.bound_watermark(),
+        writers,
+    }
+}
+
+/// Passes the changes on as they are.
+fn report_changes(
+    changes: StreamVec<'_, Epoch, Change>,
+    on_changes: OnChanges,
+) -> StreamVec<'_, Epoch, Change> {
+    changes.inspect_core(move |event| {
+        if let Ok((epochs, changes)) = event {
+            let epoch = *epochs.least().expect("changes travel under an epoch");
+            on_changes(epoch, changes);
+        }
+    })
 }

@@ -22,9 +22,9 @@ use sessionizer_core::session::SessionTable;
 use sessionizer_core::time::Epoch;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
-use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::{Capability, InputCapability};
 
 use self::shards::{Input, Sessions};
 use crate::dataflow::feedback::Feedback;
@@ -89,29 +89,22 @@ pub fn render_sessions<'scope>(
     let place = (scope.index(), peers);
     let mut worker = Sessions::new(plan, shards, place, config, run_state);
     builder.build(move |_capabilities| {
-        let mut stash: BTreeMap<Epoch, Stash> = BTreeMap::new();
+        let mut stash = Stash::default();
         move |frontiers| {
             // 1. Drain the inputs into the stash, by epoch, with a capability for each output.
             //    Bindings also tell the source of this worker, at once, how far the others are.
             arrivals.for_each_stamp(|cap, batches| {
-                let epoch = *cap.least().expect("arrivals travel under an epoch");
-                let stash = stash.entry(epoch).or_default();
-                stash.keep(|| [0, 1, 2].map(|port| cap.retain_least(port)));
-                stash.input.arrivals.extend(batches.map(std::mem::take));
+                stash.of_epoch(&cap).input.arrivals.extend(batches.map(std::mem::take));
             });
             suspects.for_each_stamp(|cap, batches| {
-                let epoch = *cap.least().expect("suspects travel under an epoch");
-                let stash = stash.entry(epoch).or_default();
-                stash.keep(|| [0, 1, 2].map(|port| cap.retain_least(port)));
-                stash.input.suspects.extend(batches.flat_map(std::mem::take));
+                stash.of_epoch(&cap).input.suspects.extend(batches.flat_map(std::mem::take));
             });
             bindings.for_each_stamp(|cap, batches| {
                 let epoch = *cap.least().expect("bindings travel under an epoch");
-                let stash = stash.entry(epoch).or_default();
-                stash.keep(|| [0, 1, 2].map(|port| cap.retain_least(port)));
+                let arrived = stash.of_epoch(&cap);
                 for source in batches.flat_map(std::mem::take) {
                     worker.learn(epoch, &source);
-                    stash.input.bindings.push(source);
+                    arrived.input.bindings.push(source);
                 }
             });
 
@@ -125,13 +118,13 @@ pub fn render_sessions<'scope>(
             let mut outputs_out = outputs_out.activate();
             let mut metas_out = metas_out.activate();
             let mut long_out = long_out.activate();
-            while let Some(entry) = stash.first_entry() {
+            while let Some(entry) = stash.epochs.first_entry() {
                 let epoch = *entry.key();
                 if open(&epoch) {
                     break;
                 }
                 let complete = entry.remove();
-                let last = last && stash.is_empty();
+                let last = last && stash.epochs.is_empty();
                 let (meta, outputs, long) = worker.step(epoch, complete.input, last);
                 let caps = complete.caps.expect("a stash begins with a message");
                 let [outputs_cap, metas_cap, long_cap] = caps;
@@ -144,18 +137,26 @@ pub fn render_sessions<'scope>(
     SessionStreams { outputs, metas, long }
 }
 
-/// What has arrived of an incomplete epoch.
+/// What has arrived, by epoch, of those that are incomplete.
 #[derive(Default)]
 struct Stash {
+    epochs: BTreeMap<Epoch, EpochStash>,
+}
+
+#[derive(Default)]
+struct EpochStash {
+    /// One for each output.
     caps: Option<[Capability<Epoch>; 3]>,
     input: Input,
 }
 
 impl Stash {
-    /// Keeps the capabilities of the first message.
-    fn keep(&mut self, retain: impl FnOnce() -> [Option<Capability<Epoch>>; 3]) {
-        self.caps.get_or_insert_with(|| {
-            retain().map(|cap| cap.expect("a message's stamp holds its epoch"))
-        });
+    /// The entry of a message's epoch. It keeps the capabilities of the first message.
+    fn of_epoch(&mut self, cap: &InputCapability<Epoch>) -> &mut EpochStash {
+        let epoch = *cap.least().expect("messages travel under an epoch");
+        let of_epoch = self.epochs.entry(epoch).or_default();
+        let retain = |port| cap.retain_least(port).expect("a message's stamp holds its epoch");
+        of_epoch.caps.get_or_insert_with(|| [0, 1, 2].map(retain));
+        of_epoch
     }
 }

@@ -7,12 +7,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sessionizer_core::anomaly::OpenReport;
 use sessionizer_core::time::{Epoch, EventTime};
+use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
-use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
-use timely::scheduling::SyncActivator;
+use timely::dataflow::operators::generic::{OutputBuilder, OutputBuilderSession};
+use timely::scheduling::{Activator, SyncActivator};
 
 use crate::dataflow::graph::OnChanges;
 use crate::dataflow::messages::Change;
@@ -108,11 +109,15 @@ pub fn render_rows<'scope>(
     let (_durable_out, durable) = builder.new_output();
     let mut inputs_out = OutputBuilder::from(inputs_out);
     let info = builder.operator_info();
-    let again = scope.activator_for(std::rc::Rc::clone(&info.address));
+    let peers = scope.peers();
     // Worker 0 reads the past for all workers.
     let past = past.filter(|_| scope.index() == 0);
-    let mut past = past.map(|open| open(scope.worker().sync_activator_for(info.address.to_vec())));
-    let peers = scope.peers();
+    let mut past = past.map(|open| PastSender {
+        read: open(scope.worker().sync_activator_for(info.address.to_vec())),
+        again: scope.activator_for(std::rc::Rc::clone(&info.address)),
+        peers,
+        end_after_ms,
+    });
     builder.build(move |mut capabilities| {
         capabilities.truncate(1);
         let mut held: Option<Capability<Epoch>> = capabilities.pop();
@@ -138,43 +143,65 @@ pub fn render_rows<'scope>(
             let ended = present.is_none();
             // At its end a bounded run waits for them, because nothing else would look for the
             // anomalies of its rows. A stop does not wait.
-            let (Some(read), Some(cap)) = (&mut past, held.as_mut().filter(|_| !ended || waits()))
+            let (Some(sender), Some(cap)) =
+                (&mut past, held.as_mut().filter(|_| !ended || waits()))
             else {
                 (past, held) = (None, None);
                 return;
             };
             let present = present.unwrap_or(before.first_epoch.max(*cap.time()));
             cap.downgrade(&present);
-            if present < before.first_epoch {
-                return;
-            }
-            let mut session = inputs_out.session(&*cap);
-            for _ in 0..BATCHES {
-                let whole = match read() {
-                    Past::Rows(rows) => {
-                        session.give_iterator(
-                            rows.into_iter().map(|row| row_input(row, end_after_ms)),
-                        );
-                        continue;
-                    }
-                    Past::Waiting => {
-                        if ended {
-                            again.activate_after(LOOK_AGAIN);
-                        }
-                        return;
-                    }
-                    Past::Whole => true,
-                    Past::Failed => false,
-                };
-                session.give_iterator((0..peers).map(|worker| WindowInput::Past { worker, whole }));
-                drop(session);
+            if present >= before.first_epoch && sender.send(&mut inputs_out, cap, ended) {
                 (past, held) = (None, None);
-                return;
             }
-            again.activate();
         }
     });
     (inputs, durable)
+}
+
+/// Sends what the table had at the start.
+struct PastSender {
+    read: Box<dyn FnMut() -> Past>,
+    /// Activates the operator that sends.
+    again: Activator,
+    peers: usize,
+    end_after_ms: i64,
+}
+
+impl PastSender {
+    /// Sends the next few batches, and arranges the next activation. Returns whether that was all.
+    /// If the changes have ended, nothing else wakes the operator.
+    fn send(
+        &mut self,
+        output: &mut OutputBuilderSession<'_, Epoch, CapacityContainerBuilder<Vec<WindowInput>>>,
+        cap: &Capability<Epoch>,
+        ended: bool,
+    ) -> bool {
+        let mut session = output.session(cap);
+        for _ in 0..BATCHES {
+            let whole = match (self.read)() {
+                Past::Rows(rows) => {
+                    let end_after_ms = self.end_after_ms;
+                    let rows = rows.into_iter().map(|row| row_input(row, end_after_ms));
+                    session.give_iterator(rows);
+                    continue;
+                }
+                Past::Waiting => {
+                    if ended {
+                        self.again.activate_after(LOOK_AGAIN);
+                    }
+                    return false;
+                }
+                Past::Whole => true,
+                Past::Failed => false,
+            };
+            let to = |worker| WindowInput::Past { worker, whole };
+            session.give_iterator((0..self.peers).map(to));
+            return true;
+        }
+        self.again.activate();
+        false
+    }
 }
 
 fn row_input(change: Change, end_after_ms: i64) -> WindowInput {
