@@ -130,6 +130,12 @@ fn run_once(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
     if let Some(fault) = run_state.fault() {
         return Err(fault);
     }
+    log_end(config, run_state, began.elapsed());
+    Ok(())
+}
+
+/// Logs how a run without a fault has ended, and what it has done.
+fn log_end(config: &Config, run_state: &RunState, took: Duration) {
     let how = match (run_state.abandoned(), config.until_end && !run_state.stopping()) {
         (true, _) => Ending::StoppedWhileReadingAgain,
         (false, true) => Ending::ReadToTheEnd,
@@ -142,10 +148,9 @@ fn run_once(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
         late: metrics.late.load(Relaxed),
         dead: metrics.dead.load(Relaxed),
         held_offsets: metrics.held_offsets.load(Relaxed),
-        took: began.elapsed(),
+        took,
     };
     info!("{}", ending(how, done));
-    Ok(())
 }
 
 /// The allocators for the workers of a single-process job.

@@ -61,17 +61,7 @@ fn read(
     mut take: impl FnMut(usize, Record<'_>) -> bool,
 ) -> Result<(), Fault> {
     let context = Context::default();
-    let client = config.consumer(ranges.len());
-    let consumer = BaseConsumer::from_config_and_context(&client, context.clone())
-        .map_err(|why| refused(config, &why))?;
-    let mut list = TopicPartitionList::new();
-    for Range { topic, partition, start, .. } in ranges {
-        list.add_partition_offset(topic, *partition, RdOffset::Offset(start.get()))
-            .expect("an offset is not negative");
-    }
-    let failed =
-        |why: &KafkaError| Fault::Environment(format!("the topic cannot be reread: {why}"));
-    consumer.assign(&list).map_err(|why| failed(&why))?;
+    let consumer = assigned(config, ranges, &context)?;
     let places: BTreeMap<(&str, i32), usize> = ranges
         .iter()
         .enumerate()
@@ -117,10 +107,10 @@ fn read(
             // offsets: compare the positions instead.
             _ => {
                 let positions = consumer.position().map_err(|why| failed(&why))?;
-                for (at, range) in ranges.iter().enumerate() {
+                for (range, open) in ranges.iter().zip(&mut open) {
                     let found = positions.find_partition(&range.topic, range.partition);
                     if let Some(RdOffset::Offset(position)) = found.map(|found| found.offset()) {
-                        open[at] &= Offset::new(position) < range.end;
+                        *open &= Offset::new(position) < range.end;
                     }
                 }
             }
@@ -128,6 +118,28 @@ fn read(
         silence.goes_on(&ranges[waiting], &context);
     }
     Ok(())
+}
+
+/// A consumer that begins at the start of each range.
+fn assigned(
+    config: &KafkaConfig,
+    ranges: &[Range],
+    context: &Context,
+) -> Result<BaseConsumer<Context>, Fault> {
+    let client = config.consumer(ranges.len());
+    let consumer = BaseConsumer::from_config_and_context(&client, context.clone())
+        .map_err(|why| refused(config, &why))?;
+    let mut list = TopicPartitionList::new();
+    for Range { topic, partition, start, .. } in ranges {
+        list.add_partition_offset(topic, *partition, RdOffset::Offset(start.get()))
+            .expect("an offset is not negative");
+    }
+    consumer.assign(&list).map_err(|why| failed(&why))?;
+    Ok(consumer)
+}
+
+fn failed(why: &KafkaError) -> Fault {
+    Fault::Environment(format!("the topic cannot be reread: {why}"))
 }
 
 /// Reports that nothing arrives, and that records arrive again.
