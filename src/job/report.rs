@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use log::{info, warn};
 use sessionizer_core::time::EventTime;
@@ -11,9 +12,12 @@ use signal_hook::iterator::{Handle, Signals};
 use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
 use crate::monitor::condition::Stage;
-use crate::monitor::sample::{MetricHosts, PartSample, PartState, Sample, sample};
+use crate::monitor::sample::{
+    MetricHosts, PartSample, PartState, Sample, WorkerSample, WriterSample, sample,
+};
 use crate::ui::text::{bytes, count, duration, plural};
 use crate::ui::waiting;
+use crate::ui::waiting::Wait;
 
 /// How many partitions a report names.
 const PARTS: usize = 100;
@@ -66,26 +70,8 @@ impl Drop for Reporter {
 /// What the job is doing, line by line.
 fn report(sample: &Sample, run_state: &RunState) -> Vec<String> {
     let mut lines = vec![format!("where everything is: {}", stage(sample))];
-    let ms = |ms: u64| duration(std::time::Duration::from_millis(ms));
-    for wait in waiting::all() {
-        let why = wait.why.map_or(String::new(), |why| format!(": {why}"));
-        lines.push(format!(
-            "  waiting for {}, {} so far{why}",
-            wait.what,
-            duration(wait.since.elapsed())
-        ));
-    }
-    for worker in &sample.workers {
-        let stepped = worker
-            .still_ms
-            .map_or("does not run".to_owned(), |still| format!("stepped {} ago", ms(still)));
-        lines.push(format!(
-            "  worker {}: {stepped}, reads into {}, {} cut and not durable",
-            worker.worker,
-            epoch(worker.epoch),
-            plural(worker.in_flight, "epoch")
-        ));
-    }
+    lines.extend(waiting::all().iter().map(wait));
+    lines.extend(sample.workers.iter().map(worker));
     let (used, limit) = sample.memory;
     lines.push(match limit {
         u64::MAX => format!("  in flight: {}", bytes(used)),
@@ -96,35 +82,56 @@ fn report(sample: &Sample, run_state: &RunState) -> Vec<String> {
         durable => epoch(durable),
     };
     lines.push(format!("  complete: {}; durable: {durable}", epoch(sample.epoch)));
-    for part in sample.parts.iter().take(PARTS) {
-        lines.push(partition(part));
-    }
+    lines.extend(sample.parts.iter().take(PARTS).map(partition));
     if sample.parts.len() > PARTS {
         lines.push(format!("  and {} more partitions", sample.parts.len() - PARTS));
     }
-    for writer in &sample.writers {
-        let since = |at: u64| ms(sample.at_ms.saturating_sub(at));
-        let does = match (writer.failing_since_ms, writer.committing_since_ms) {
-            (Some(at), _) => format!(
-                "failing for {}, with {}",
-                since(at),
-                writer.error.as_deref().unwrap_or("no reason")
-            ),
-            (None, Some(at)) => format!("committing for {}", since(at)),
-            (None, None) => "idle".to_owned(),
-        };
-        lines.push(format!(
-            "  writer {}: {does}; {} wait with {}; durable up to {}",
-            writer.writer,
-            plural(writer.waiting_epochs, "epoch"),
-            plural(writer.waiting_rows, "row"),
-            epoch(writer.durable_epoch)
-        ));
-    }
+    lines.extend(sample.writers.iter().map(|of| writer(of, sample.at_ms)));
     for (process, report) in run_state.metrics.figures.peers.last_contacts() {
         lines.push(format!("  process {process}: {report}"));
     }
     lines
+}
+
+fn wait(wait: &Wait) -> String {
+    let why = wait.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
+    format!("  waiting for {}, {} so far{why}", wait.what, duration(wait.since.elapsed()))
+}
+
+fn worker(of: &WorkerSample) -> String {
+    let stepped = of
+        .still_ms
+        .map_or("does not run".to_owned(), |still| format!("stepped {} ago", millis(still)));
+    format!(
+        "  worker {}: {stepped}, reads into {}, {} cut and not durable",
+        of.worker,
+        epoch(of.epoch),
+        plural(of.in_flight, "epoch")
+    )
+}
+
+/// A writer, as of `now_ms`.
+fn writer(of: &WriterSample, now_ms: u64) -> String {
+    let since = |at: u64| millis(now_ms.saturating_sub(at));
+    let does = match (of.failing_since_ms, of.committing_since_ms) {
+        (Some(at), _) => {
+            let why = of.error.as_deref().unwrap_or("no reason");
+            format!("failing for {}, with {why}", since(at))
+        }
+        (None, Some(at)) => format!("committing for {}", since(at)),
+        (None, None) => "idle".to_owned(),
+    };
+    format!(
+        "  writer {}: {does}; {} wait with {}; durable up to {}",
+        of.writer,
+        plural(of.waiting_epochs, "epoch"),
+        plural(of.waiting_rows, "row"),
+        epoch(of.durable_epoch)
+    )
+}
+
+fn millis(ms: u64) -> String {
+    duration(Duration::from_millis(ms))
 }
 
 /// An epoch, with the time that it stands for.
@@ -173,7 +180,6 @@ fn partition(part: &PartSample) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::monitor::sample::{WorkerSample, WriterSample};
 
     #[test]
     fn the_report_names_workers_partitions_and_writers() {

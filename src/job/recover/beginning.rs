@@ -282,6 +282,20 @@ fn begin_at(
         advice
             .push(format!("{what}: beginning there at the earliest one, as --accept-overlap says"));
     }
+    let losses = place(starts, offsets);
+    if !losses.is_empty() && !config.accept_lost_offsets {
+        let lost = named(losses.iter().map(ToString::to_string));
+        return Err(Fault::Config(format!(
+            "{flag}: {lost}. Add --accept-lost-offsets to continue without them (the loss is noted \
+             in sessionizer.losses)"
+        )));
+    }
+    Ok(losses)
+}
+
+/// Sets where each partition begins: at its offset, or at the earliest record. Returns what of that
+/// is gone.
+fn place(starts: &mut [PartitionStart], offsets: &[Option<Offset>]) -> Vec<Loss> {
     let mut losses = Vec::new();
     for (start, offset) in starts.iter_mut().zip(offsets) {
         let Some(offset) = *offset else {
@@ -301,14 +315,7 @@ fn begin_at(
             });
         }
     }
-    if !losses.is_empty() && !config.accept_lost_offsets {
-        let lost = named(losses.iter().map(ToString::to_string));
-        return Err(Fault::Config(format!(
-            "{flag}: {lost}. Add --accept-lost-offsets to continue without them (the loss is noted \
-             in sessionizer.losses)"
-        )));
-    }
-    Ok(losses)
+    losses
 }
 
 /// Lists the first few items on one line, and says how many more there are.

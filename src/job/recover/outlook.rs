@@ -10,9 +10,8 @@ use sessionizer_core::time::Epoch;
 use crate::config::Config;
 use crate::dataflow::run_state::RunState;
 use crate::job::recover::beginning::Beginning;
-use crate::job::recover::{
-    assemble, banner, beginning, group, last_binding, place_partitions, refuse,
-};
+use crate::job::recover::losses::refuse;
+use crate::job::recover::{assemble, banner, beginning, group, last_binding, place_partitions};
 use crate::kafka::Admin;
 use crate::ledger::Found;
 
