@@ -6,6 +6,8 @@
 //!
 //! [`Metrics`]: crate::dataflow::metrics::Metrics
 
+mod letters;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -16,6 +18,8 @@ use sessionizer_core::binding::{Binding, Offset, Partition};
 use sessionizer_core::key::Shard;
 use sessionizer_core::time::{Epoch, EventTime};
 
+use self::letters::Letters;
+pub use self::letters::{Example, LetterFigures};
 use crate::dataflow::anomalies::figures::AnomalyFigures;
 use crate::dataflow::buckets::Buckets;
 use crate::dataflow::changes::ChangeFigures;
@@ -26,10 +30,6 @@ use crate::dataflow::statistics::figures::WindowFigures;
 
 /// How many watermarks of epochs that are not durable are remembered.
 const WATERMARKS: usize = 1_024;
-/// How many dead letters of each reason are kept as examples, and how much of their payload.
-const EXAMPLES: usize = 3;
-pub const EXAMPLE_CHARS: usize = 200;
-
 /// The figures of a process.
 #[derive(Default)]
 pub struct Figures {
@@ -37,7 +37,7 @@ pub struct Figures {
     parts: Mutex<BTreeMap<Partition, PartFigures>>,
     bound: Mutex<LatestBindings>,
     writers: Mutex<BTreeMap<u32, WriterFigures>>,
-    letters: Mutex<BTreeMap<String, LetterFigures>>,
+    letters: Mutex<Letters>,
     workers: Mutex<BTreeMap<usize, Arc<WorkerFigures>>>,
     snapshots: Mutex<BTreeMap<Shard, (Epoch, u64)>>,
     /// What the processes of the job report to each other.
@@ -106,25 +106,6 @@ pub struct WriterFigures {
     pub last_commit: Option<Duration>,
     /// How long commits took, in seconds.
     pub took: Arc<Buckets>,
-}
-
-/// Dead letters with one reason.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct LetterFigures {
-    pub count: u64,
-    pub last_ms: u64,
-    /// The newest first.
-    pub examples: VecDeque<Example>,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Example {
-    pub at_ms: u64,
-    /// `None`: it stands for several records.
-    pub place: Option<(Partition, Offset)>,
-    pub detail: String,
-    pub payload: Option<String>,
-    pub cut: bool,
 }
 
 /// One worker.
@@ -238,37 +219,19 @@ impl Figures {
 
     /// Notes dead letters.
     pub fn dead(&self, letters: &[DeadLetter], at_ms: u64) {
-        if letters.is_empty() {
-            return;
-        }
-        let mut all = lock(&self.letters);
-        let mut rest = letters;
-        // Letters with the same reason mostly come in a row.
-        while let Some(first) = rest.first() {
-            let same = rest.iter().take_while(|letter| letter.reason == first.reason).count();
-            let (run, others) = rest.split_at(same);
-            rest = others;
-            let of_reason = entry(&mut all, first.reason.name());
-            of_reason.count += same as u64;
-            of_reason.last_ms = at_ms;
-            if let Some(last) = run.last() {
-                of_reason.keep(Example::of(last, at_ms));
-            }
+        if !letters.is_empty() {
+            lock(&self.letters).note(letters, at_ms);
         }
     }
 
     /// Notes a session that the table has refused, and how many records it stands for.
     pub fn refused(&self, reason: &str, records: u64, at_ms: u64, detail: String) {
-        let mut all = lock(&self.letters);
-        let of_reason = entry(&mut all, reason);
-        of_reason.count += records;
-        of_reason.last_ms = at_ms;
-        of_reason.keep(Example { at_ms, place: None, detail, payload: None, cut: false });
+        lock(&self.letters).note_refused(reason, records, at_ms, detail);
     }
 
     /// Dead letters by reason.
     pub fn letters(&self) -> BTreeMap<String, LetterFigures> {
-        lock(&self.letters).clone()
+        lock(&self.letters).by_reason().clone()
     }
 
     /// The figures of a worker, for it to keep.
@@ -314,72 +277,9 @@ impl Figures {
     }
 }
 
-fn entry<'a>(all: &'a mut BTreeMap<String, LetterFigures>, reason: &str) -> &'a mut LetterFigures {
-    if !all.contains_key(reason) {
-        all.insert(reason.to_owned(), LetterFigures::default());
-    }
-    all.get_mut(reason).expect("just inserted")
-}
-
-impl LetterFigures {
-    fn keep(&mut self, example: Example) {
-        self.examples.push_front(example);
-        self.examples.truncate(EXAMPLES);
-    }
-}
-
-impl Example {
-    fn of(letter: &DeadLetter, at_ms: u64) -> Self {
-        let whole = letter.payload.as_deref();
-        // A character has at most four bytes.
-        let start = whole.map(|bytes| &bytes[..bytes.len().min(4 * EXAMPLE_CHARS)]);
-        let text = start.map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-        let payload = text.map(|text| text.chars().take(EXAMPLE_CHARS).collect::<String>());
-        let shown = payload.as_ref().map_or(0, String::len) as u64;
-        Example {
-            at_ms,
-            place: Some((letter.partition, letter.offset)),
-            detail: letter.detail.chars().take(EXAMPLE_CHARS).collect(),
-            cut: payload.is_some() && shown < letter.payload_bytes,
-            payload,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sessionizer_core::event::Reason;
-
-    fn letter(reason: Reason, payload: &[u8]) -> DeadLetter {
-        DeadLetter {
-            shard: Shard(0),
-            partition: Partition { topic: 0, number: 3 },
-            offset: sessionizer_core::binding::Offset::new(7),
-            reason,
-            detail: "x".repeat(500),
-            payload: Some(payload.to_vec()),
-            payload_bytes: payload.len() as u64,
-        }
-    }
-
-    #[test]
-    fn dead_letters_are_counted_by_reason_with_the_newest_as_examples() {
-        let figures = Figures::default();
-        let bad: Vec<DeadLetter> =
-            (0..5).map(|n| letter(Reason::BadJson, format!("bad {n}").as_bytes())).collect();
-        for bad in &bad {
-            figures.dead(std::slice::from_ref(bad), 1);
-        }
-        figures.dead(&[letter(Reason::Future, b"{}"), bad[0].clone()], 2);
-        figures.refused("row_refused", 12, 3, "too long".to_owned());
-        let letters = figures.letters();
-        assert_eq!(letters["bad_json"].count, 6);
-        let shown = letters["bad_json"].examples.iter().map(|example| example.payload.clone());
-        let shown: Vec<String> = shown.flatten().collect();
-        assert_eq!(shown, ["bad 0", "bad 4", "bad 3"]);
-        assert_eq!((letters["future"].count, letters["row_refused"].count), (1, 12));
-    }
 
     #[test]
     fn an_epoch_counts_when_all_writers_have_committed_it() {
@@ -396,15 +296,6 @@ mod tests {
         figures.committed();
         assert_eq!(observed(), 2);
         assert!(figures.last_delay_ms().is_some());
-    }
-
-    #[test]
-    fn examples_are_cut_between_characters() {
-        let long = "é".repeat(1_000);
-        let example = Example::of(&letter(Reason::BadJson, long.as_bytes()), 1);
-        assert_eq!(example.payload, Some("é".repeat(EXAMPLE_CHARS)));
-        assert!(example.cut && example.detail.len() == EXAMPLE_CHARS);
-        assert!(!Example::of(&letter(Reason::BadJson, b"short"), 1).cut);
     }
 
     #[test]
