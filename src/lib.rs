@@ -30,4 +30,5 @@ pub mod ui;
 mod shared {
     pub mod mutate;
     pub mod rng;
+    pub mod thresholds;
 }

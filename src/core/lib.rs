@@ -38,6 +38,10 @@ pub mod visitor;
 pub mod watchdog;
 pub mod watermark;
 
+// The name by which files that the tests of all crates share know this crate.
+#[cfg(test)]
+extern crate self as sessionizer_core;
+
 /// What the tests of all crates share: random numbers, input that is almost right, and the batch answer.
 #[cfg(test)]
 #[path = "../../tests/shared"]
@@ -45,4 +49,5 @@ mod shared {
     pub mod mutate;
     pub mod oracle;
     pub mod rng;
+    pub mod thresholds;
 }

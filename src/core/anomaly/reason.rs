@@ -8,50 +8,9 @@ impl Anomaly {
         let Anomaly { observed, expected, .. } = *self;
         match self.evidence {
             Evidence::Session { events, duration_ms, sessions, rank }
-            | Evidence::Open { events, duration_ms, sessions, rank } => {
-                let history = format!("of {} in the 24 h before", plural(sessions, "session"));
-                let rank = if rank == 1 { "one".to_owned() } else { count(rank) };
-                let length = span(duration_ms / 1_000);
-                let length = match self.evidence {
-                    Evidence::Open { .. } => format!("open for {length}"),
-                    _ if self.kind == Kind::Marathon => format!("{length} long"),
-                    _ => length,
-                };
-                match self.kind {
-                    Kind::Marathon => format!(
-                        "{length}, an event every {} on average; {history}, {rank} lasted {} or \
-                         longer",
-                        span(duration_ms / 1_000 / events.saturating_sub(1).max(1)),
-                        span(expected)
-                    ),
-                    _ => format!(
-                        "{} in {length}; {history}, {rank} had {} or more",
-                        plural(events, "event"),
-                        count(expected)
-                    ),
-                }
-            }
-            Evidence::Pace { events, duration_ms, sessions, rank } => {
-                let events = plural(events, "event");
-                let seen = format!(
-                    "{events} in {}, {} a minute",
-                    span(duration_ms / 1_000),
-                    count(observed)
-                );
-                let history = match (sessions, rank) {
-                    (0, _) => "there was no large session in the 24 h before".to_owned(),
-                    (1, _) => format!(
-                        "the one large session in the 24 h before had {} a minute",
-                        count(expected)
-                    ),
-                    (_, rank) => format!(
-                        "of {} large sessions in the 24 h before, {} had {} a minute or more",
-                        count(sessions),
-                        if rank == 1 { "one".to_owned() } else { count(rank) },
-                        count(expected)
-                    ),
-                };
-                format!("{seen}; {history}")
+            | Evidence::Open { events, duration_ms, sessions, rank }
+            | Evidence::Pace { events, duration_ms, sessions, rank } => {
+                LargeSession { anomaly: self, events, duration_ms, sessions, rank }.reason()
             }
             Evidence::Visitor { before, visitors } => format!(
                 "{} in a day, {} the day before; 95 % of the {} of that day had at most {}",
@@ -111,6 +70,88 @@ impl Anomaly {
             Kind::Repeat | Kind::Network | Kind::Surge | Kind::Fall => "sessions",
             Kind::Singles => "percent",
         }
+    }
+}
+
+/// A session that is large, long or fast, and the sessions that it is compared with: `rank` of them
+/// had as much as is expected.
+struct LargeSession<'a> {
+    anomaly: &'a Anomaly,
+    events: u64,
+    duration_ms: u64,
+    sessions: u64,
+    rank: u64,
+}
+
+impl LargeSession<'_> {
+    fn reason(&self) -> String {
+        match (&self.anomaly.evidence, self.anomaly.kind) {
+            (Evidence::Pace { .. }, _) => self.of_its_pace(),
+            (_, Kind::Marathon) => self.of_its_duration(),
+            _ => self.of_its_events(),
+        }
+    }
+
+    fn of_its_events(&self) -> String {
+        let length = match self.is_open() {
+            true => format!("open for {}", self.length()),
+            false => self.length(),
+        };
+        format!(
+            "{} in {length}; {}, {} had {} or more",
+            plural(self.events, "event"),
+            self.history(),
+            self.rank(),
+            count(self.anomaly.expected)
+        )
+    }
+
+    fn of_its_duration(&self) -> String {
+        let length = match self.is_open() {
+            true => format!("open for {}", self.length()),
+            false => format!("{} long", self.length()),
+        };
+        format!(
+            "{length}, an event every {} on average; {}, {} lasted {} or longer",
+            span(self.duration_ms / 1_000 / self.events.saturating_sub(1).max(1)),
+            self.history(),
+            self.rank(),
+            span(self.anomaly.expected)
+        )
+    }
+
+    fn of_its_pace(&self) -> String {
+        let Anomaly { observed, expected, .. } = *self.anomaly;
+        let history = match self.sessions {
+            0 => "there was no large session in the 24 h before".to_owned(),
+            1 => {
+                format!("the one large session in the 24 h before had {} a minute", count(expected))
+            }
+            sessions => format!(
+                "of {} large sessions in the 24 h before, {} had {} a minute or more",
+                count(sessions),
+                self.rank(),
+                count(expected)
+            ),
+        };
+        let events = plural(self.events, "event");
+        format!("{events} in {}, {} a minute; {history}", self.length(), count(observed))
+    }
+
+    fn is_open(&self) -> bool {
+        matches!(self.anomaly.evidence, Evidence::Open { .. })
+    }
+
+    fn length(&self) -> String {
+        span(self.duration_ms / 1_000)
+    }
+
+    fn history(&self) -> String {
+        format!("of {} in the 24 h before", plural(self.sessions, "session"))
+    }
+
+    fn rank(&self) -> String {
+        if self.rank == 1 { "one".to_owned() } else { count(self.rank) }
     }
 }
 

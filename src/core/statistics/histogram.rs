@@ -30,11 +30,6 @@ impl Histogram {
         other.bins().for_each(|(bin, n)| self.add(bin, n));
     }
 
-    /// Removes all counts of another histogram.
-    pub fn minus(&mut self, other: &Histogram) {
-        other.bins().for_each(|(bin, n)| self.add(bin, -n));
-    }
-
     /// How many values there are.
     pub fn count(&self) -> i64 {
         self.counts.iter().map(|(_, n)| n).sum()
@@ -104,7 +99,7 @@ mod tests {
         let other: Histogram = [(Bin::of(1), 4), (Bin::of(2), 0)].into_iter().collect();
         histogram.plus(&other);
         assert_eq!(histogram, other);
-        histogram.minus(&other);
+        other.bins().for_each(|(bin, n)| histogram.add(bin, -n));
         assert_eq!(histogram, Histogram::default());
     }
 

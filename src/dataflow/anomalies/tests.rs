@@ -7,8 +7,7 @@ mod run;
 use std::collections::BTreeMap;
 
 use sessionizer_core::anomaly::{
-    Anomaly, Day, Evidence, Hour, Kind, LIVE, LIVE_DAYS, OpenNow, OpenReport, Session, Thresholds,
-    batch,
+    Anomaly, Day, Evidence, Hour, Kind, LIVE, LIVE_DAYS, OpenNow, OpenReport, Session, batch,
 };
 use sessionizer_core::key::Key;
 use sessionizer_core::session::Span;
@@ -20,6 +19,7 @@ use self::run::{
 use super::publish::Published;
 use crate::dataflow::messages::Committed;
 use crate::dataflow::statistics::sums::Row;
+use crate::shared::thresholds::sensitive;
 
 /// The table as of an epoch.
 fn table(commits: &Commits, epoch: u64) -> Vec<Row> {
@@ -49,7 +49,7 @@ fn answer(
     });
     let first = Hour(Hour::of(before).0 - LIVE + 1);
     let first_day = Day(Day::of(before).0 - LIVE_DAYS + 1);
-    let mut want = batch(sessions, watermark, &Thresholds::sensitive());
+    let mut want = batch(sessions, watermark, &sensitive());
     want.retain(|anomaly| match anomaly.kind.is_by_day() {
         true => Day::of(anomaly.at) >= first_day,
         false => anomaly.hour(GAP_MS) >= first,

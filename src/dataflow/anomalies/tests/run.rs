@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use differential_dataflow::input::Input as _;
-use sessionizer_core::anomaly::{Anomaly, DetectorBounds, Kind, OpenReport, Thresholds};
+use sessionizer_core::anomaly::{Anomaly, DetectorBounds, Kind, OpenReport};
 use sessionizer_core::key::Key;
 use sessionizer_core::session::Span;
 use sessionizer_core::time::{Epoch, EventTime};
@@ -24,6 +24,7 @@ use crate::dataflow::statistics::rows::{Before, WindowInput};
 use crate::dataflow::statistics::sums::Row;
 use crate::dataflow::statistics::watermarks::render_watermarks;
 use crate::dataflow::statistics::window::Bounds;
+use crate::shared::thresholds::sensitive;
 
 pub(super) const GAP_MS: i64 = 300_000;
 pub(super) const EPOCHS: u64 = 240;
@@ -203,7 +204,7 @@ impl Run {
         let (index, peers) = (worker.index(), worker.peers());
         let seen = Arc::clone(&self.published);
         let config = AnomaliesConfig {
-            thresholds: Thresholds::sensitive(),
+            thresholds: sensitive(),
             kinds: KINDS.to_vec(),
             bounds: DetectorBounds { hosts: self.hosts, visitors: 1_000_000 },
             out_of_orderness_ms: 5_000,
