@@ -2,53 +2,24 @@
 //! docs/METRICS.md lists them, and a test holds the list against a running job.
 //!
 //! Times are timestamps and not ages, so that they are still right while the process hangs.
-//!
-//! The file is longer than others because it lists every metric once, with its help text.
+
+mod format;
+mod out;
 
 use std::fmt::Error;
 
-use hyper::HeaderMap;
-use hyper::header::ACCEPT;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, NoLabelSet};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Registry;
 
+pub use self::format::Format;
+use self::format::plain;
+use self::out::{Labels, Out};
 use crate::dataflow::anomalies::figures::Counts;
-use crate::dataflow::buckets::{BOUNDS, BucketCounts};
 use crate::monitor::JobFacts;
 use crate::monitor::job_state::{AuditRow, JobState, Totals};
 use crate::monitor::process::ProcessFigures;
 use crate::monitor::sample::{DetectorSample, PartSample, PartState, Sample};
-
-/// A format of metrics.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Format {
-    /// The text of Prometheus, 0.0.4: what a person sees, too.
-    Text,
-    OpenMetrics,
-}
-
-impl Format {
-    /// The format that is asked for.
-    pub fn accepted(headers: &HeaderMap) -> Self {
-        let mut accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        match accepted.any(|accepts| accepts.contains("application/openmetrics-text")) {
-            true => Format::OpenMetrics,
-            false => Format::Text,
-        }
-    }
-
-    /// Its media type.
-    pub fn media_type(self) -> &'static str {
-        match self {
-            Format::Text => "text/plain; version=0.0.4; charset=utf-8",
-            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
-        }
-    }
-}
 
 /// Writes the metrics of this process.
 pub fn write(shown: Shown, process: ProcessFigures, format: Format) -> String {
@@ -61,35 +32,6 @@ pub fn write(shown: Shown, process: ProcessFigures, format: Format) -> String {
         Format::OpenMetrics => text,
         Format::Text => plain(&text),
     }
-}
-
-/// Turns OpenMetrics into the older format: there, a counter has the name of its samples, and an
-/// info is a gauge.
-fn plain(open: &str) -> String {
-    let mut text = String::with_capacity(open.len());
-    let types = open.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
-    let suffixes = [("counter", "_total"), ("info", "_info")];
-    let renamed: Vec<(&str, &str)> = types
-        .filter_map(|(name, kind)| {
-            let (_, suffix) = suffixes.into_iter().find(|(known, _)| *known == kind)?;
-            Some((name, suffix))
-        })
-        .collect();
-    for line in open.lines() {
-        let described = ["# HELP ", "# TYPE "].iter().find_map(|what| {
-            let (name, rest) = line.strip_prefix(what)?.split_once(' ')?;
-            let (_, suffix) = renamed.iter().find(|(known, _)| *known == name)?;
-            let rest = if (*what, rest) == ("# TYPE ", "info") { "gauge" } else { rest };
-            Some(format!("{what}{name}{suffix} {rest}"))
-        });
-        match described {
-            Some(line) => text.push_str(&line),
-            None if line == "# EOF" || line.starts_with("# UNIT ") => continue,
-            None => text.push_str(line),
-        }
-        text.push('\n');
-    }
-    text
 }
 
 /// What the metrics of a moment are made of.
@@ -128,72 +70,6 @@ impl Shown {
             page_clients,
             audit: job_state.audit.as_ref().ok().copied().flatten(),
         }
-    }
-}
-
-type Labels = Vec<(&'static str, String)>;
-
-/// Writes metrics one after the other.
-struct Out<'a>(DescriptorEncoder<'a>);
-
-impl Out<'_> {
-    fn gauge(&mut self, name: &str, help: &str, value: Option<f64>) -> Result<(), Error> {
-        let Some(value) = value else { return Ok(()) };
-        let encoder = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        ConstGauge::new(value).encode(encoder)
-    }
-
-    fn counter(&mut self, name: &str, help: &str, value: u64) -> Result<(), Error> {
-        let encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        ConstCounter::new(value).encode(encoder)
-    }
-
-    fn gauges(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (Labels, f64)>,
-    ) -> Result<(), Error> {
-        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (labels, value) in values {
-            ConstGauge::new(value).encode(encoder.encode_family(&labels)?)?;
-        }
-        Ok(())
-    }
-
-    fn counters(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (Labels, u64)>,
-    ) -> Result<(), Error> {
-        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (labels, value) in values {
-            ConstCounter::new(value).encode(encoder.encode_family(&labels)?)?;
-        }
-        Ok(())
-    }
-
-    fn info(&mut self, name: &str, help: &str, labels: &impl EncodeLabelSet) -> Result<(), Error> {
-        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Info)?;
-        encoder.encode_info(labels)
-    }
-
-    fn histograms<'b>(
-        &mut self,
-        name: &str,
-        help: &str,
-        values: impl IntoIterator<Item = (Labels, &'b BucketCounts)>,
-    ) -> Result<(), Error> {
-        let mut encoder = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        for (labels, counted) in values {
-            let bounds = BOUNDS.iter().copied().chain([f64::INFINITY]);
-            let buckets: Vec<(f64, u64)> = bounds.zip(counted.counts).collect();
-            let count = counted.counts.iter().sum();
-            let mut encoder = encoder.encode_family(&labels)?;
-            encoder.encode_histogram::<NoLabelSet>(counted.sum, count, &buckets, None)?;
-        }
-        Ok(())
     }
 }
 
@@ -435,9 +311,7 @@ impl Collector for ProcessFigures {
         let mut out = Out(encoder);
         if let Some(seconds) = self.cpu_seconds {
             let help = "CPU time, of the user and the system";
-            let encoder =
-                out.0.encode_descriptor("process_cpu_seconds", help, None, MetricType::Counter)?;
-            ConstCounter::new(seconds).encode(encoder)?;
+            out.counter("process_cpu_seconds", help, seconds)?;
         }
         let resident = self.resident_bytes.map(|bytes| bytes as f64);
         out.gauge("process_resident_memory_bytes", "Resident memory", resident)?;
@@ -447,29 +321,5 @@ impl Collector for ProcessFigures {
         out.gauge("process_max_fds", "How many files may be open", most)?;
         let started = self.started_seconds;
         out.gauge("process_start_time_seconds", "When the process was started", started)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use hyper::header::HeaderValue;
-
-    #[test]
-    fn the_format_is_the_one_that_is_asked_for() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(Format::accepted(&headers), Format::Text);
-        let prometheus = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;q=0.3";
-        headers.insert(ACCEPT, HeaderValue::from_static(prometheus));
-        assert_eq!(Format::accepted(&headers), Format::OpenMetrics);
-    }
-
-    #[test]
-    fn in_the_older_format_a_counter_is_called_as_its_samples_are() {
-        let open = "# HELP a_b Help.\n# TYPE a_b counter\na_b_total 1\n# HELP c C.\n# TYPE c gauge\n\
-                    # UNIT c seconds\nc 2\n# HELP d D.\n# TYPE d info\nd_info{x=\"y\"} 1\n# EOF\n";
-        let want = "# HELP a_b_total Help.\n# TYPE a_b_total counter\na_b_total 1\n# HELP c C.\n\
-                    # TYPE c gauge\nc 2\n# HELP d_info D.\n# TYPE d_info gauge\nd_info{x=\"y\"} 1\n";
-        assert_eq!(plain(open), want);
     }
 }

@@ -194,6 +194,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table, with a row for each case")]
     fn every_state_has_its_sentence() {
         let refused = Some("connection refused");
         let backlog = Situation { lag: Some(216_000_000), rate: 1.2e6, ..live() };

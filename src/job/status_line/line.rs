@@ -196,6 +196,7 @@ mod tests {
     }
 
     /// A situation, and its line at 60, 80 and 120 columns.
+    #[expect(clippy::too_many_lines, reason = "one table, with a row for each case")]
     fn cases() -> Vec<(Situation, Numbers, [&'static str; 3])> {
         let long = "the server closed the connection unexpectedly while it was starting up";
         let (live, numbers) = running();

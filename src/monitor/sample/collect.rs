@@ -40,37 +40,15 @@ pub fn sample(
 ) -> Sample {
     let metrics = &run_state.metrics;
     let figures = &metrics.figures;
-    let ago = |since: Instant| at_ms.saturating_sub(since.elapsed().as_millis() as u64);
     let durable_epoch = metrics.durable_epoch.load(Relaxed);
     let bound = figures.bound(durable_epoch);
-    let workers: Vec<WorkerSample> = figures
-        .workers()
-        .iter()
-        .map(|(worker, shown)| WorkerSample {
-            worker: *worker,
-            still_ms: match shown.stepped_ms.load(Relaxed) {
-                0 => None,
-                stepped => Some(running_ms().saturating_sub(stepped)),
-            },
-            epoch: shown.epoch.load(Relaxed),
-            in_flight: shown.in_flight.load(Relaxed),
-        })
-        .collect();
     let kafka_away = waiting::waits_for_kafka();
-    let wait = waiting::longest().map(|wait| WaitStatus {
-        what: wait.what,
-        why: wait.why.as_deref().map(plain),
-        lasts_ms: wait.since.elapsed().as_millis() as u64,
-        left_ms: wait
-            .until
-            .map(|until| until.saturating_duration_since(Instant::now()).as_millis() as u64),
-        retries: wait.retries,
-    });
+    let moment = Moment { run_state, process, at_ms, kafka_away };
     let mut sample = Sample {
         process,
         at_ms,
         stage: stage(run_state),
-        wait,
+        wait: wait(),
         stopping: run_state.ending(),
         records: metrics.records.load(Relaxed),
         dead: metrics.dead.load(Relaxed),
@@ -90,13 +68,9 @@ pub fn sample(
         durable_delay: figures.durable_delay.counted(),
         memory: run_state.memory.usage(),
         snapshots: figures.snapshots(),
-        workers,
-        parts: parts(run_state, &bound, process, at_ms, kafka_away),
-        writers: figures
-            .writers()
-            .into_iter()
-            .map(|(writer, shown)| writer_sample(writer, process, shown, ago))
-            .collect(),
+        workers: workers(run_state),
+        parts: moment.parts(&bound),
+        writers: moment.writers(),
         letters: letters(run_state),
         troubles: trouble::counts(),
         counts: figures.has_statistics.load(Relaxed),
@@ -107,6 +81,33 @@ pub fn sample(
     };
     changes(run_state, &mut sample, metric_hosts);
     sample
+}
+
+fn workers(run_state: &RunState) -> Vec<WorkerSample> {
+    let workers = run_state.metrics.figures.workers();
+    let all = workers.iter().map(|(worker, shown)| WorkerSample {
+        worker: *worker,
+        still_ms: match shown.stepped_ms.load(Relaxed) {
+            0 => None,
+            stepped => Some(running_ms().saturating_sub(stepped)),
+        },
+        epoch: shown.epoch.load(Relaxed),
+        in_flight: shown.in_flight.load(Relaxed),
+    });
+    all.collect()
+}
+
+/// What the process has been waiting for the longest.
+fn wait() -> Option<WaitStatus> {
+    let wait = waiting::longest()?;
+    let left = wait.until.map(|until| until.saturating_duration_since(Instant::now()));
+    Some(WaitStatus {
+        what: wait.what,
+        why: wait.why.as_deref().map(plain),
+        lasts_ms: wait.since.elapsed().as_millis() as u64,
+        left_ms: left.map(|left| left.as_millis() as u64),
+        retries: wait.retries,
+    })
 }
 
 fn window(window: &WindowFigures) -> WindowSample {
@@ -152,40 +153,69 @@ fn plain(why: &str) -> String {
     format!("{before}{after}")
 }
 
-fn parts(
-    run_state: &RunState,
-    bound: &LatestBindings,
+/// The process, and when it is looked at.
+struct Moment<'a> {
+    run_state: &'a RunState,
     process: usize,
     at_ms: u64,
+    /// While Kafka does not answer, nobody knows what is there to read.
     kafka_away: bool,
-) -> Vec<PartSample> {
-    let figures = &run_state.metrics.figures;
-    let own = figures.parts();
-    let mut all = Vec::new();
-    for (partition, part) in &own {
-        // While Kafka does not answer, nobody knows what is there to read.
-        let part = &PartFigures { waiting: part.waiting.filter(|_| !kafka_away), ..*part };
-        let binding = bound.bindings.get(partition);
-        let status = binding.map_or(Status::Active, |binding| binding.status);
-        all.push(PartSample {
-            topic: figures.topic(*partition).unwrap_or_default().to_owned(),
-            number: partition.number,
-            process,
-            offset: part.position.get(),
-            end: part.waiting.map(|waiting| part.position.plus(waiting as i64).get()),
-            waiting: part.waiting,
-            lag_ms: lag_ms(part, at_ms),
-            promise_ms: binding
-                .map(|binding| binding.promise)
-                .filter(|promise| *promise > EventTime::NEVER)
-                .map(EventTime::millis),
-            state: state(part, status),
-            held_to: part.held_by_transaction.map(Offset::get),
-            records: part.records,
-            dead: part.dead,
-        });
+}
+
+impl Moment<'_> {
+    fn parts(&self, bound: &LatestBindings) -> Vec<PartSample> {
+        let figures = &self.run_state.metrics.figures;
+        let own = figures.parts();
+        let mut all = Vec::new();
+        for (partition, part) in &own {
+            let waiting = part.waiting.filter(|_| !self.kafka_away);
+            let part = &PartFigures { waiting, ..*part };
+            let binding = bound.bindings.get(partition);
+            let status = binding.map_or(Status::Active, |binding| binding.status);
+            all.push(PartSample {
+                topic: figures.topic(*partition).unwrap_or_default().to_owned(),
+                number: partition.number,
+                process: self.process,
+                offset: part.position.get(),
+                end: part.waiting.map(|waiting| part.position.plus(waiting as i64).get()),
+                waiting: part.waiting,
+                lag_ms: lag_ms(part, self.at_ms),
+                promise_ms: binding
+                    .map(|binding| binding.promise)
+                    .filter(|promise| *promise > EventTime::NEVER)
+                    .map(EventTime::millis),
+                state: state(part, status),
+                held_to: part.held_by_transaction.map(Offset::get),
+                records: part.records,
+                dead: part.dead,
+            });
+        }
+        all
     }
-    all
+
+    fn writers(&self) -> Vec<WriterSample> {
+        let writers = self.run_state.metrics.figures.writers().into_iter();
+        writers.map(|(writer, shown)| self.writer(writer, shown)).collect()
+    }
+
+    fn writer(&self, writer: u32, shown: WriterFigures) -> WriterSample {
+        let ago = |since: Instant| self.at_ms.saturating_sub(since.elapsed().as_millis() as u64);
+        WriterSample {
+            writer,
+            process: self.process,
+            waiting_epochs: shown.waiting_epochs,
+            waiting_rows: shown.waiting_rows,
+            committing_since_ms: shown.committing_since.map(ago),
+            failing_since_ms: shown.failing_since.map(ago),
+            error: shown.error,
+            failures: shown.failures,
+            durable_epoch: shown.durable_epoch,
+            commits: shown.commits,
+            rows: shown.rows,
+            last_commit_ms: shown.last_commit.map(milliseconds),
+            took: shown.took.counted(),
+        }
+    }
 }
 
 fn state(part: &PartFigures, status: Status) -> PartState {
@@ -211,29 +241,6 @@ fn lag_ms(part: &PartFigures, at_ms: u64) -> Option<u64> {
     match (since_caught_up, since_read) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
-    }
-}
-
-fn writer_sample(
-    writer: u32,
-    process: usize,
-    shown: WriterFigures,
-    ago: impl Fn(Instant) -> u64,
-) -> WriterSample {
-    WriterSample {
-        writer,
-        process,
-        waiting_epochs: shown.waiting_epochs,
-        waiting_rows: shown.waiting_rows,
-        committing_since_ms: shown.committing_since.map(&ago),
-        failing_since_ms: shown.failing_since.map(&ago),
-        error: shown.error,
-        failures: shown.failures,
-        durable_epoch: shown.durable_epoch,
-        commits: shown.commits,
-        rows: shown.rows,
-        last_commit_ms: shown.last_commit.map(milliseconds),
-        took: shown.took.counted(),
     }
 }
 
