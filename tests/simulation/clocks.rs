@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use sessionizer::dataflow::source::WorldClocks;
 use sessionizer_core::plan::RecoveryPlan;
 
-use crate::feed::BEGIN_MS;
 use crate::sabotage::Sabotage;
+use crate::topic::BEGIN_MS;
 
 const HOUR_MS: i64 = 3_600_000;
 /// The limit on how far a clock is off.

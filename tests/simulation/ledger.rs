@@ -22,9 +22,9 @@ use sessionizer_core::session::{SessionTable, Span, merge_touching};
 use sessionizer_core::time::{Epoch, EventTime, Gap};
 
 use crate::clocks::SimClocks;
-use crate::feed::Topic;
 use crate::rng::Rng;
 use crate::sabotage::{self, Sabotage};
+use crate::topic::Topic;
 use contract::Sessions;
 use stopped::{Forgotten, Request};
 
@@ -330,7 +330,7 @@ fn sessions_of(spans: &BTreeMap<Key, Vec<Span>>) -> Sessions {
     keys.map(|(key, spans)| {
         let mut spans: Vec<_> = spans.iter().map(row).collect();
         spans.sort_unstable();
-        (crate::feed::name(key).to_owned(), spans)
+        (crate::topic::name(key).to_owned(), spans)
     })
     .collect()
 }

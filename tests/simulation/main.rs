@@ -38,6 +38,7 @@ mod run;
 mod sabotage;
 mod schedule;
 mod statistics;
+mod topic;
 mod witness;
 
 const SEEDS: u64 = 1_000;

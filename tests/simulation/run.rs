@@ -28,10 +28,11 @@ use sessionizer_core::time::{Epoch, EpochLength};
 use sessionizer_core::watermark::WatermarkConfig;
 
 use crate::clocks::SimClocks;
-use crate::feed::{OUT_OF_ORDERNESS_MS, SimFeed, Topic};
+use crate::feed::SimFeed;
 use crate::ledger::{Connection, Store};
 use crate::sabotage::Sabotage;
 use crate::statistics::{Changes, Statistics};
+use crate::topic::{OUT_OF_ORDERNESS_MS, Topic};
 use crate::witness;
 
 pub const EPOCH_MS: u64 = 10;
@@ -194,33 +195,15 @@ fn process_of(worker: usize, processes: usize, workers: usize) -> usize {
     worker * processes / workers
 }
 
-fn work(
-    worker: &mut timely::worker::Worker,
-    setup: &Setup,
-    (process, run_state): (usize, &Arc<RunState>),
-    my_turn: &Receiver<()>,
-    did: &Sender<bool>,
-) {
-    // Workers take turns in building too: what they ask the store for is part of the schedule.
-    if my_turn.recv().is_err() {
-        return;
-    }
-    let (index, peers) = (worker.index(), worker.peers());
-    let shards = {
-        let store = setup.store.lock().expect("one at a time");
-        let load = |shard| {
-            let (epoch, table) = store.snapshot(shard);
-            LoadedShard { shard, epoch, table }
-        };
-        setup.plan.shards_of(index, peers).map(load).collect()
-    };
-    let odd = (setup.lag_ms * index as u64, setup.fast_percent * index as u64);
+/// The settings of one worker.
+fn config(setup: &Setup, process: usize, worker: usize) -> DataflowConfig {
+    let odd = (setup.lag_ms * worker as u64, setup.fast_percent * worker as u64);
     let changes = Arc::clone(&setup.changes);
     let on_changes: OnChanges = Arc::new(move |epoch, batch: &[Change]| {
         let batch = batch.iter().map(|change| (epoch, change.clone()));
         changes.lock().expect("one at a time").extend(batch);
     });
-    let config = DataflowConfig {
+    DataflowConfig {
         source: SourceConfig {
             processes: setup.processes,
             epochs: EpochLength { ms: EPOCH_MS, full_ms: 3, full_records: 5 },
@@ -241,7 +224,30 @@ fn work(
         driver: WriterDriver::Inline,
         on_changes,
         statistics: setup.statistics.as_ref().map(Statistics::config),
+    }
+}
+
+fn work(
+    worker: &mut timely::worker::Worker,
+    setup: &Setup,
+    (process, run_state): (usize, &Arc<RunState>),
+    my_turn: &Receiver<()>,
+    did: &Sender<bool>,
+) {
+    // Workers take turns in building too: what they ask the store for is part of the schedule.
+    if my_turn.recv().is_err() {
+        return;
+    }
+    let (index, peers) = (worker.index(), worker.peers());
+    let shards = {
+        let store = setup.store.lock().expect("one at a time");
+        let load = |shard| {
+            let (epoch, table) = store.snapshot(shard);
+            LoadedShard { shard, epoch, table }
+        };
+        setup.plan.shards_of(index, peers).map(load).collect()
     };
+    let config = config(setup, process, index);
     let (store, fence) = (Arc::clone(&setup.store), setup.plan.fence);
     let open_ledger: OpenLedger = Arc::new(move |_| {
         let connection = Connection { store: Arc::clone(&store), fence, process };

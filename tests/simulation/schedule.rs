@@ -1,12 +1,15 @@
 //! One seed, one schedule: a world, and the lives of the job in it. `disturbances`
-//! is what happens to them, `ending` how they end, and `commands` what is done in between.
+//! is what happens to them, `ending` how they end, and `commands` what is done in between; `seen`
+//! counts it.
 
 mod commands;
 mod disturbances;
 mod ending;
+mod seen;
 
 use std::sync::{Arc, Mutex};
 
+pub use self::seen::Seen;
 use sessionizer::job::recover::assemble;
 use sessionizer_core::alignment::Drift;
 use sessionizer_core::binding::{Late, Offset, RecordRules, Status};
@@ -14,82 +17,12 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::plan::RecoveryPlan;
 
 use crate::clocks::SimClocks;
-use crate::feed::{KEYS, MAX_FUTURE_MS, Topic};
 use crate::ledger::Store;
 use crate::rng::Rng;
 use crate::run::{Setup, SimRun};
 use crate::sabotage::{self, Sabotage};
-use crate::statistics::{self, Changes, Rows, Statistics};
-
-/// What happened in a schedule, to show that the simulation is not idle.
-#[derive(Clone, Debug, Default)]
-pub struct Seen {
-    pub lives: u64,
-    pub crashes: u64,
-    pub stops: u64,
-    pub drains: u64,
-    pub fenced: u64,
-    /// Lives with several processes, and those in which one was lost while the others carried on.
-    pub clusters: u64,
-    pub losses: u64,
-    /// How often the database went back to an earlier state.
-    pub gone_back: u64,
-    pub commits: u64,
-    pub lost_replies: u64,
-    pub late: u64,
-    pub dead: u64,
-    pub dropped: u64,
-    pub replayed_epochs: u64,
-    /// How often a clock was set by hours.
-    pub leaps: u64,
-    /// How often a reader was told to pause because memory was used up.
-    pub pauses: u64,
-    /// Transactions that were open, and partitions that lost their leader.
-    pub transactions: u64,
-    pub unserved: u64,
-    /// Records that were forgotten, those of them in open sessions, and dead letters that were
-    /// merged again.
-    pub forgotten: u64,
-    pub forgotten_open: u64,
-    pub redriven: u64,
-    /// Dead letters that were merged although their payload was cut, and those whose payload was
-    /// removed, because it mentioned a visitor that was forgotten.
-    pub read_again: u64,
-    pub blanked: u64,
-    /// The largest number of steps that a quiet world took until everything was durable.
-    pub quiet_steps: u64,
-    pub statistics: statistics::Seen,
-}
-
-impl Seen {
-    pub fn add(&mut self, other: &Seen) {
-        self.lives += other.lives;
-        self.crashes += other.crashes;
-        self.stops += other.stops;
-        self.drains += other.drains;
-        self.fenced += other.fenced;
-        self.clusters += other.clusters;
-        self.losses += other.losses;
-        self.gone_back += other.gone_back;
-        self.commits += other.commits;
-        self.lost_replies += other.lost_replies;
-        self.late += other.late;
-        self.dead += other.dead;
-        self.dropped += other.dropped;
-        self.replayed_epochs += other.replayed_epochs;
-        self.leaps += other.leaps;
-        self.pauses += other.pauses;
-        self.transactions += other.transactions;
-        self.unserved += other.unserved;
-        self.forgotten += other.forgotten;
-        self.forgotten_open += other.forgotten_open;
-        self.redriven += other.redriven;
-        self.read_again += other.read_again;
-        self.blanked += other.blanked;
-        self.quiet_steps = self.quiet_steps.max(other.quiet_steps);
-        self.statistics.add(&other.statistics);
-    }
-}
+use crate::statistics::{Changes, Rows, Statistics};
+use crate::topic::{KEYS, MAX_FUTURE_MS, Topic};
 
 /// How many steps a run may take to its end, once that is near.
 const PATIENCE_STEPS: usize = 20_000;
@@ -197,6 +130,29 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>) -> Seen {
 impl World {
     /// Starts the next life; a bounded one ends where the partitions end now.
     fn start(&mut self, bounded: bool) -> SimRun {
+        let plan = self.plan(bounded);
+        self.seen.lives += 1;
+        self.seen.replayed_epochs += plan.replay.len() as u64;
+        let setup = self.setup(plan, bounded);
+        self.began_ms = self.clocks.elapsed_ms();
+        self.tell(|| {
+            let Setup { plan, processes, workers, memory, .. } = &setup;
+            let (kind, replay) = (if bounded { "bounded " } else { "" }, plan.replay.len());
+            format!(
+                "a {kind}life of {processes} processes and {workers} workers begins: epochs from \
+                 {}, {replay} to read again, the clock says {}, slow: {:?}, late: {:?}, \
+                 memory: {memory}",
+                plan.first_epoch,
+                self.clocks.wall_ms(0),
+                self.slow,
+                plan.rules.late
+            )
+        });
+        SimRun::start(setup)
+    }
+
+    /// What the next life begins with, from what is durable.
+    fn plan(&mut self, bounded: bool) -> RecoveryPlan {
         let mut durable = self.store.lock().expect("one at a time").start();
         // Sometimes clocks were set in the meantime.
         if self.rng.one_in(10) {
@@ -225,33 +181,24 @@ impl World {
                 part.until = Some(log.readable_end());
             }
         }
-        self.seen.lives += 1;
-        self.seen.replayed_epochs += plan.replay.len() as u64;
+        plan
+    }
+
+    /// Draws the size of the next life and its settings.
+    fn setup(&mut self, plan: RecoveryPlan, bounded: bool) -> Setup {
         let processes = if self.rng.one_in(2) { 1 } else { self.rng.between(2, 3) as usize };
         let workers = match processes {
             1 => self.rng.between(1, 4) as usize,
             several => several * self.rng.between(1, 2) as usize,
         };
         self.seen.clusters += u64::from(processes > 1);
-        let slow = (processes > 1 && self.rng.one_in(2))
+        self.slow = (processes > 1 && self.rng.one_in(2))
             .then(|| self.rng.below(processes as u64) as usize);
-        self.slow = slow;
-        self.began_ms = self.clocks.elapsed_ms();
         let fast_percent = self.rng.below(3) * 5;
         self.fastest_percent = fast_percent * (workers as u64 - 1);
         // Some have room for one record at a time, some for a few.
-        let memory = [u64::MAX, u64::MAX, 5_000, 1_000, 1][self.rng.below(5) as usize];
-        self.memory = memory;
-        self.tell(|| {
-            let (kind, replay) = (if bounded { "bounded " } else { "" }, plan.replay.len());
-            format!(
-                "a {kind}life of {processes} processes and {workers} workers begins: epochs from \
-                 {}, {replay} to read again, the clock says {first}, slow: {slow:?}, late: {late:?}, \
-                 memory: {memory}",
-                plan.first_epoch
-            )
-        });
-        SimRun::start(Setup {
+        self.memory = [u64::MAX, u64::MAX, 5_000, 1_000, 1][self.rng.below(5) as usize];
+        Setup {
             plan: Arc::new(plan),
             workers,
             processes,
@@ -270,9 +217,9 @@ impl World {
                 sessions: [0, 0, 3, 1_000][self.rng.below(4) as usize],
             },
             bounded,
-            memory,
+            memory: self.memory,
             dead_letter_bytes: self.dead_letter_bytes,
-        })
+        }
     }
 
     /// Most lives have statistics. With a broken rule only those have them that are about them.
@@ -351,14 +298,7 @@ impl World {
         let shaken = std::mem::take(&mut self.shaken);
         let bounded = !shaken && self.rng.one_in(4);
         if bounded || shaken || self.rng.one_in(2) {
-            // Records arrived while nobody ran; without them, a bounded run would have little to
-            // do.
-            let now_ms = self.clocks.elapsed_ms();
-            let mut topic = self.topic.lock().expect("one at a time");
-            let existing = topic.existing;
-            for log in &mut topic.logs[..existing] {
-                log.show(self.rng.below(12) as usize, now_ms);
-            }
+            self.arrive();
         }
         let run = self.start(bounded);
         if bounded && self.rng.one_in(2) {
@@ -391,6 +331,21 @@ impl World {
         {
             return self.go_back(run, &earlier);
         }
+        self.end(run, bounded, shaken);
+    }
+
+    /// Records arrive while nobody runs; without them, a bounded run would have little to do.
+    fn arrive(&mut self) {
+        let now_ms = self.clocks.elapsed_ms();
+        let mut topic = self.topic.lock().expect("one at a time");
+        let existing = topic.existing;
+        for log in &mut topic.logs[..existing] {
+            log.show(self.rng.below(12) as usize, now_ms);
+        }
+    }
+
+    /// Ends a life that has not ended by itself; with a crash if the one before ended so in a drain.
+    fn end(&mut self, run: SimRun, bounded: bool, shaken: bool) {
         let end = self.rng.below(4);
         self.tell(|| match end {
             _ if shaken => "it crashes".to_owned(),

@@ -29,7 +29,7 @@ impl Store {
             let upto = self.progress[shard].epoch;
             let shards = self.progress.len() as u32;
             let mine = |key: &str| {
-                let hash = stable_hash(crate::feed::key(key).bytes());
+                let hash = stable_hash(crate::topic::key(key).bytes());
                 Shard::of(hash, shards).0 as usize == shard
             };
             let Bound { events, drained } = self.bound(&topic, upto);

@@ -10,7 +10,7 @@ use sessionizer_core::session::again::{LastEpoch, again, part_of};
 use sessionizer_core::visitor::Visitor;
 
 use super::*;
-use crate::feed::key;
+use crate::topic::key;
 
 /// Where a record is.
 type Place = (Partition, Offset);

@@ -5,7 +5,7 @@ use sessionizer_core::event::Reason;
 use sessionizer_core::visitor::Visitor;
 
 use super::*;
-use crate::feed;
+use crate::topic;
 
 impl World {
     /// Forgets a visitor or processes dead letters again, or neither, or both in any order. With a
@@ -25,9 +25,9 @@ impl World {
     /// On one host or on all; some visitors are nowhere.
     fn forget(&mut self) {
         let rng = &mut self.commands_rng;
-        let name = format!("k{}", rng.below(feed::KEYS));
-        let host = [Some("g"), Some("h"), Some(feed::host(&name)), None][rng.below(4) as usize];
-        let (ip, host) = (feed::ip(&name).to_owned(), host.map(str::to_owned));
+        let name = format!("k{}", rng.below(topic::KEYS));
+        let host = [Some("g"), Some("h"), Some(topic::host(&name)), None][rng.below(4) as usize];
+        let (ip, host) = (topic::ip(&name).to_owned(), host.map(str::to_owned));
         let visitor = Visitor { ip, host };
         let records = self.store.lock().expect("one at a time").forget(&visitor);
         if let Some((records, open)) = records {
