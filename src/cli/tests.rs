@@ -253,6 +253,8 @@ fn an_unread_variable_is_reported_if_it_looks_like_ours() {
         ("KAFKA_TOPICS", "did you mean KAFKA_TOPIC?"),
         ("KAFKA_BROKERS", "did you mean KAFKA_URL?"),
         ("PGPASSWORD", "did you mean POSTGRES_PASSWORD?"),
+        ("POSTGRES_USER_FILE", "only secrets can be in files; set POSTGRES_USER"),
+        ("KAFKA_WEB_TRAFFIC_KEY_FILE", "only secrets can be in files"),
         ("KAFKA_BOOTSTRAP_SERVERS", "did you mean KAFKA_URL?"),
         ("KAFKA_WEB_TRAFFIC_SECERT", "did you mean KAFKA_WEB_TRAFFIC_SECRET?"),
         ("POSTGRES_PASSWD", "did you mean POSTGRES_PASSWORD?"),

@@ -149,7 +149,14 @@ fn parse(bytes: &[u8]) -> Option<HttpReply> {
 
 /// A text from outside without what could move the cursor or change colours.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_hidden(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// Whether a terminal obeys a character instead of showing it: controls, ends of lines, and what
+/// changes the direction of writing.
+pub fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

@@ -34,7 +34,11 @@ pub fn man(args: &ManArgs) -> Result<(), Fault> {
 }
 
 fn cannot_write(path: &Path, why: &io::Error) -> Fault {
-    Fault::Config(format!("cannot write {}: {why}", path.display()))
+    let message = format!("cannot write {}: {why}", path.display());
+    match why.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::Environment(message),
+        _ => Fault::Config(message),
+    }
 }
 
 /// The name and text of each page; the first is that of the job.

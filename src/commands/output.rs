@@ -1,6 +1,8 @@
 //! How commands print, and how they end if the ledger fails.
 
+use std::fs;
 use std::io::{Error, ErrorKind, Result as IoResult, Write, stdout};
+use std::path::Path;
 
 use sessionizer_core::fault::Fault;
 
@@ -46,6 +48,33 @@ pub fn unreadable(error: LedgerError) -> Fault {
     give_up(error, |why| format!("Postgres cannot be read: {why}"))
 }
 
+/// Writes a file as a whole: what was there before stays if the new content cannot be written, for
+/// example to a full disk.
+pub fn replace(file: &Path, content: &[u8]) -> IoResult<()> {
+    // Behind a link there may be another directory; what is no file, such as a pipe, cannot be
+    // replaced.
+    let target = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    if fs::metadata(&target).is_ok_and(|found| !found.is_file()) {
+        return fs::write(target, content);
+    }
+    let mut beside = target.clone().into_os_string();
+    beside.push(".new");
+    match fs::write(&beside, content) {
+        Ok(()) => {
+            if let Ok(found) = fs::metadata(&target) {
+                fs::set_permissions(&beside, found.permissions())?;
+            }
+            fs::rename(&beside, target)
+        }
+        // The file may be written, and its directory not.
+        Err(why) if why.kind() == ErrorKind::PermissionDenied => fs::write(target, content),
+        Err(why) => {
+            _ = fs::remove_file(&beside);
+            Err(why)
+        }
+    }
+}
+
 fn write(text: &[u8]) -> IoResult<()> {
     let mut out = stdout().lock();
     out.write_all(text).and_then(|()| out.flush())
@@ -61,4 +90,25 @@ fn still_read(written: IoResult<()>) -> IoResult<bool> {
 
 fn unwritable(why: &Error) -> Fault {
     Fault::Environment(format!("standard output cannot be written: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_or_not_at_all() {
+        let directory = std::env::temp_dir().join(format!("replace-{}", std::process::id()));
+        fs::create_dir(&directory).expect("a directory");
+        let file = directory.join("report.html");
+        for content in [&b"yesterday"[..], b"today"] {
+            replace(&file, content).expect("it can be written");
+            assert_eq!(fs::read(&file).expect("it was written"), content);
+        }
+        // Nothing can be written beside it.
+        fs::create_dir(directory.join("report.html.new")).expect("a directory");
+        assert!(replace(&file, b"tomorrow").is_err());
+        assert_eq!(fs::read(&file).expect("it is still there"), b"today");
+        fs::remove_dir_all(directory).expect("it can be removed");
+    }
 }

@@ -252,6 +252,11 @@ fn slip(name: &str, known: &BTreeSet<String>, is_set: impl Fn(&str) -> bool) -> 
         let meant = nearest.map_or(String::new(), |name| format!(": did you mean {name}?"));
         return Some(format!("is not a variable that sessionizer reads{meant}"));
     }
+    if let Some(of) = upper.strip_suffix("_FILE").filter(|of| known.contains(*of)) {
+        return Some(format!(
+            "is not a variable that sessionizer reads: only secrets can be in files; set {of}"
+        ));
+    }
     // Other programs have variables that begin with these.
     let limit = |length: usize| if length <= 3 { 1 } else { 2 };
     let meant = ["KAFKA_", "POSTGRES_"].iter().find_map(|prefix| nearest(prefix, limit));

@@ -230,6 +230,10 @@ fn read_extra(problems: &mut Problems<'_>, extra: &[String]) -> Vec<(String, Sec
             Some((_, why)) => {
                 problems.add("--kafka-config", format!("{name} cannot be set: {why}"));
             }
+            None if settings.iter().any(|(known, _)| known == name) => {
+                let what = format!("has {name} twice: only one of them can count");
+                problems.add("--kafka-config", what);
+            }
             None => settings.push((name.to_owned(), Secret::new(value))),
         }
     }

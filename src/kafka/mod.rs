@@ -24,11 +24,13 @@ mod scan;
 mod topic_ids;
 mod watcher;
 
+use std::os::unix::fs::FileTypeExt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use log::debug;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use sessionizer_core::fault::Fault;
 use sessionizer_core::secret::Secret;
@@ -107,8 +109,16 @@ const QUEUED_RECORDS: usize = 40_000;
 impl KafkaConfig {
     /// Checks that librdkafka accepts all settings; the error names the first that it rejects.
     pub fn check(&self) -> Result<(), String> {
+        let files = self.extra.iter().filter(|(name, _)| name.ends_with(".location"));
+        for (name, file) in files {
+            // OpenSSL would wait for somebody to write into it.
+            let file = file.reveal().trim();
+            if std::fs::metadata(file).is_ok_and(|found| found.file_type().is_fifo()) {
+                return Err(format!("{name}: {file} is a pipe, not a file"));
+            }
+        }
         match self.client().create_native_config() {
-            Ok(_) => Ok(()),
+            Ok(_) => self.check_together(),
             Err(KafkaError::ClientConfig(_, why, name, value)) => {
                 // The value may be a secret, and the reason may repeat it.
                 let why = why.replace(&value, "...");
@@ -122,6 +132,28 @@ impl KafkaConfig {
                 Err(format!("librdkafka does not accept {name}: {why}"))
             }
             Err(other) => Err(other.to_string()),
+        }
+    }
+
+    /// Checks what librdkafka checks when it makes a client, without a broker and without files.
+    fn check_together(&self) -> Result<(), String> {
+        let mut client = self.client();
+        client.remove("bootstrap.servers");
+        for (name, _) in self.extra.iter().filter(|(name, _)| name.ends_with(".location")) {
+            client.remove(name);
+        }
+        match client.create::<BaseConsumer>() {
+            Err(KafkaError::ClientCreation(why)) => {
+                // The start has better words for logins and certificates.
+                if ["ssl", "sasl"].iter().any(|word| why.to_lowercase().contains(word)) {
+                    return Ok(());
+                }
+                let values = self.extra.iter().map(|(_, value)| value.reveal().trim());
+                let secrets = values.filter(|value| value.len() > 3);
+                let why = secrets.fold(why, |why, value| why.replace(value, "..."));
+                Err(format!("librdkafka does not accept these settings together: {why}"))
+            }
+            _ => Ok(()),
         }
     }
 

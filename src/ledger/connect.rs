@@ -37,7 +37,7 @@ const END_IDLE_TRANSACTIONS: &str =
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The first step, as errors name it.
-const CONNECTING: &str = "connecting";
+pub(super) const CONNECTING: &str = "connecting";
 
 /// Opens a connection to a server that takes writes.
 pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {

@@ -7,6 +7,7 @@ use postgres::error::{DbError, SqlState};
 use sessionizer_core::fault::Fault;
 
 use crate::dataflow::ports::LedgerError;
+use crate::ledger::connect::CONNECTING;
 use crate::ledger::pooler;
 use crate::ui::trouble;
 
@@ -137,7 +138,11 @@ fn judge_refusal(refusal: &DbError, doing: &str) -> LedgerError {
     if is_transient(code) {
         return LedgerError::Retry(why);
     }
-    let why = format!("Postgres refuses: {why}{}", remedy(code));
+    let remedy = match doing == CONNECTING && *code == SqlState::INSUFFICIENT_PRIVILEGE {
+        true => "; grant it to this login: `grant connect on database ... to ...`",
+        false => remedy(code),
+    };
+    let why = format!("Postgres refuses: {why}{remedy}");
     // An internal error of the server may be gone after its restart; no other fatal error will.
     LedgerError::Fatal(if code.code().starts_with("XX") {
         Fault::Environment(why)

@@ -3,6 +3,9 @@
 //! `scripts/test` brings both up and says where they are. Each test has a database and topics of
 //! its own, so they run side by side.
 
+// What happens to one job, step by step, reads best from top to bottom.
+#![allow(clippy::too_many_lines)]
+
 mod alignment;
 mod analysis;
 mod anomalies;
@@ -70,6 +73,7 @@ mod state;
 mod statistics;
 mod stuck;
 mod surroundings;
+mod unusual;
 mod upgrade;
 mod user_table;
 mod watch;

@@ -26,7 +26,7 @@ fn run(command: &mut Command) -> (Option<i32>, String, String) {
 /// Each mistake: the arguments, the variables, and what the message must contain.
 type Mistake = (&'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
 
-const MISTAKES: [Mistake; 76] = [
+const MISTAKES: [Mistake; 78] = [
     (&["prodcue"], &[], "produce"),
     (&["--no-such-flag"], &[], "--no-such-flag"),
     (&["--workes", "2"], &[], "--workers"),
@@ -45,6 +45,16 @@ const MISTAKES: [Mistake; 76] = [
     ),
     (&["--job", "a\nb"], &[], "--job  holds a control character"),
     (&["--kafka-config", "sasl.password="], &[], "has no value for sasl.password"),
+    (
+        &["--kafka-config", "client.rack=a", "--kafka-config", "client.rack=b"],
+        &[],
+        "has client.rack twice: only one of them can count",
+    ),
+    (
+        &[],
+        &[("POSTGRES_URL", "jdbc:postgresql://h/d?currentSchema=")],
+        "currentSchema without a name",
+    ),
     (&["--kafka-config", "Qq7-geheim"], &[], "--kafka-config  is not of the form name=value"),
     (&["--kafka-config", "=Qq7-geheim"], &[], "is not of the form name=value"),
     (&["--kafka-config", "no.such=Qq7-geheim"], &[], "does not accept no.such"),

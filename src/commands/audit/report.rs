@@ -8,6 +8,7 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Shard;
 use sessionizer_core::plan::ShardProgress;
 
+use crate::commands::http::{is_hidden, printable};
 use crate::ledger::{AuditSnapshot, Balance};
 use crate::ui::text::{count, plural};
 
@@ -153,8 +154,8 @@ impl Report {
             };
             table.add_row([
                 what.to_owned(),
-                ip.to_owned(),
-                host.to_owned(),
+                printable(ip),
+                printable(host),
                 // With a space, at which a narrow table breaks the line.
                 span.first.to_string().replace('T', " "),
                 span.last.to_string().replace('T', " "),
@@ -237,15 +238,14 @@ impl Report {
     fn print_next_step(&self, out: &mut impl Write) -> io::Result<()> {
         if let Some((_, key, _)) = self.findings.shown.first() {
             let (ip, host) = key.parts();
-            let quote = |text: &str| format!("'{}'", text.replace('\'', "''"));
             return writeln!(
                 out,
                 "Look at the rows of the first difference:\n  select * from {}\n  where ip = {} and \
                  host = {} order by session_start;\nDid anything other than the job write to this \
                  table? If not, please report it.",
                 self.quoted,
-                quote(ip),
-                quote(host)
+                literal(ip),
+                literal(host)
             );
         }
         if let Some(difference) = self.findings.days.first() {
@@ -320,4 +320,34 @@ fn table(header: &[&str]) -> Table {
     table.set_width(width);
     table.set_header(header.iter().copied());
     table
+}
+/// A literal of SQL that a terminal shows as it is.
+fn literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if !text.contains(is_hidden) {
+        return format!("'{quoted}'");
+    }
+    let escaped = quoted.replace('\\', r"\\").chars().fold(String::new(), |mut all, c| {
+        match is_hidden(c) {
+            true => all.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => all.push(c),
+        }
+        all
+    });
+    format!("E'{escaped}'")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_literal_shows_what_a_terminal_would_obey() {
+        assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(literal(r"back\slash"), r"'back\slash'");
+        let (escape, turned) = ("\u{1b}[31m'\\", "a\u{202e}b");
+        assert_eq!(literal(escape), r"E'\u001b[31m''\\'");
+        assert_eq!(literal(turned), r"E'a\u202eb'");
+        assert_eq!(printable(turned), "a\u{fffd}b");
+    }
 }

@@ -116,12 +116,18 @@ impl Finding {
     pub fn of_error(code: Code, error: &LedgerError) -> Self {
         match error {
             LedgerError::Fatal(fault) => Finding::of_fault(code, fault),
-            LedgerError::Retry(why) => Finding {
-                code,
-                outcome: Outcome::Failed(1),
-                text: why.clone(),
-                remedies: Vec::new(),
-            },
+            LedgerError::Retry(why) => {
+                // A timeout of a statement, or of a lock: nothing is wrong with what was asked for.
+                let is_slow = ["(57014)", "(55P03)"].iter().any(|code| why.contains(code));
+                let slow = "raise --timeout, and see who holds a lock: select * from \
+                            pg_stat_activity where state <> 'idle' order by xact_start";
+                Finding {
+                    code,
+                    outcome: Outcome::Failed(1),
+                    text: why.clone(),
+                    remedies: is_slow.then(|| slow.to_owned()).into_iter().collect(),
+                }
+            }
         }
     }
 

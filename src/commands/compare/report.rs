@@ -9,6 +9,7 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Key;
 
 use super::classes::{Class, Common, Stretch, WindowRow};
+use crate::commands::http::printable;
 use crate::ui::text::{count, plural};
 
 /// The width limit of a table, in columns.
@@ -149,8 +150,8 @@ impl Report {
             table(&["", "ip", "host", "table", "session_start", "session_end", "events"]);
         for (class, key, Stretch { ours, theirs }) in examples {
             let (ip, host) = key.parts();
-            let host = shortened(host);
-            let mut what = [class.name(), ip, host.as_ref()];
+            let (ip, host) = (printable(ip), printable(&shortened(host)));
+            let mut what = [class.name(), &ip, &host];
             let sides = ours.iter().map(|row| ("ours", row));
             for (side, row) in sides.chain(theirs.iter().map(|row| ("theirs", row))) {
                 let WindowRow { start, end, events } = row;

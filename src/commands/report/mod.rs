@@ -8,6 +8,7 @@ mod parts;
 mod tables;
 
 use std::fs::OpenOptions;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use parts::{PARTS, Part};
 use sessionizer_core::fault::Fault;
 
 use crate::cli::ReportArgs;
-use crate::commands::output::{give_up, print};
+use crate::commands::output::{self, give_up, print};
 use crate::config;
 use crate::config::{Environment, Problems, duration_ms, whole};
 use crate::dataflow::ports::LedgerError;
@@ -74,8 +75,8 @@ pub fn report(
         done.iter_mut().for_each(|(part, answer)| mask_addresses(part, answer));
     }
     if let Some(file) = page {
-        let written = std::fs::write(file, html::page(&head, &done));
-        return written.map_err(|why| unwritable(file, &why));
+        let written = output::replace(Path::new(file), html::page(&head, &done).as_bytes());
+        return written.map_err(|why| Fault::Environment(unwritable(file, &why)));
     }
     let text = match done.first() {
         Some((part, answer)) if args.csv => {
@@ -101,11 +102,11 @@ fn try_to_write(file: &str) -> Result<(), Fault> {
             std::fs::remove_file(std::fs::canonicalize(file).as_deref().unwrap_or(file.as_ref()))
         }),
     };
-    tried.map_err(|why| unwritable(file, &why))
+    tried.map_err(|why| Fault::Config(unwritable(file, &why)))
 }
 
-fn unwritable(file: &str, why: &std::io::Error) -> Fault {
-    Fault::Config(format!("--html: the file {file:?} cannot be written: {why}"))
+fn unwritable(file: &str, why: &std::io::Error) -> String {
+    format!("--html: the file {file:?} cannot be written: {why}")
 }
 
 fn read(args: &ReportArgs, env: &Environment) -> Result<Settings, Fault> {

@@ -231,14 +231,15 @@ impl AuditSnapshot {
     pub fn rows(&mut self, mut take: impl FnMut(Key, Span) -> bool) -> Result<(), LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "reading the table");
         let select = format!(
-            "select ip::text, host::text, session_start, session_end, num_logs from {}",
+            "select ip::text, host::text, session_start, session_end, num_logs::bigint from {}",
             self.table
         );
         let none: [&(dyn ToSql + Sync); 0] = [];
         let mut rows = self.client.query_raw(&select, none).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
             let (ip, host): (Option<&str>, Option<&str>) = (row.get(0), row.get(1));
-            let (first, end): (Option<Timestamp>, Option<Timestamp>) = (row.get(2), row.get(3));
+            let time = |at| row.try_get::<_, Option<Timestamp>>(at).map_err(|why| changed(&why));
+            let (first, end) = (time(2)?, time(3)?);
             let count: Option<i64> = row.get(4);
             let key = Key::new(ip.unwrap_or_default(), host.unwrap_or_default());
             let span = Span {
@@ -253,6 +254,14 @@ impl AuditSnapshot {
         }
         Ok(())
     }
+}
+
+/// A start would name the column and how to change it.
+fn changed(why: &postgres::Error) -> LedgerError {
+    LedgerError::Fatal(Fault::Config(format!(
+        "reading the table: {why}: the type of a column has changed since the job was started; \
+         `sessionizer check --only postgres` names it, and the remedy"
+    )))
 }
 
 fn failed(why: postgres::Error) -> LedgerError {

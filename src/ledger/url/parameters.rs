@@ -126,10 +126,7 @@ pub(super) fn parameter(
                 _ => return Err(format!("has a {name} that is not disable, prefer or require")),
             });
         }
-        "currentSchema" => {
-            let schemas = value.split(',').map(|schema| schema.trim().to_owned());
-            url.schemas = schemas.filter(|schema| !schema.is_empty()).collect();
-        }
+        "currentSchema" => url.schemas = schemas(&value)?,
         "options" => url.options = Some(value),
         "connectTimeout" | "connect_timeout" | "loginTimeout" => {
             let seconds = value.parse().ok().filter(|seconds| (1..=3_600).contains(seconds));
@@ -144,6 +141,52 @@ pub(super) fn parameter(
         _ => return only_if_harmless(url, at, name, &value),
     }
     Ok(())
+}
+
+/// The schemas of a search path as Postgres reads it, which is what the JDBC driver passes on: names
+/// without quotes are in lower case, and a quote within quotes is written twice.
+fn schemas(path: &str) -> Result<Vec<String>, String> {
+    let mut schemas = Vec::new();
+    let mut rest = path.trim();
+    loop {
+        let (schema, after) = match rest.strip_prefix('"') {
+            Some(quoted) => quoted_name(quoted)?,
+            None => {
+                let end = rest.find(',').unwrap_or(rest.len());
+                (rest[..end].trim_end().to_ascii_lowercase(), &rest[end..])
+            }
+        };
+        if schema.is_empty() {
+            return Err("has a currentSchema without a name: write one, or leave it out".to_owned());
+        }
+        if !after.is_empty() && !after.starts_with(',') || schema.contains(char::is_whitespace) {
+            return Err("has a currentSchema that is not names with commas in between".to_owned());
+        }
+        schemas.push(schema);
+        match after.strip_prefix(',') {
+            Some(more) => rest = more.trim_start(),
+            None => return Ok(schemas),
+        }
+    }
+}
+
+/// A name up to its closing quote, and what follows.
+fn quoted_name(text: &str) -> Result<(String, &str), String> {
+    let mut name = String::new();
+    let mut rest = text;
+    loop {
+        let Some((part, after)) = rest.split_once('"') else {
+            return Err("has a currentSchema with a quote that is not closed".to_owned());
+        };
+        name.push_str(part);
+        match after.strip_prefix('"') {
+            Some(more) => {
+                name.push('"');
+                rest = more;
+            }
+            None => return Ok((name, after.trim_start())),
+        }
+    }
 }
 
 /// Returns the path; `None` for an empty value.

@@ -42,6 +42,21 @@ fn parameters_are_those_of_the_jdbc_driver() {
     assert_eq!((url.user.as_deref(), url.password.as_deref()), (Some("me"), Some("s&cret")));
     assert_eq!((url.tls, url.connect_timeout.as_secs()), (TlsMode::VerifyCa, 3));
     assert_eq!(url.schemas, ["app", "public"]);
+    let schemas = |path: &str| {
+        parse(&format!("jdbc:postgresql://h/db?currentSchema={path}")).map(|url| url.schemas)
+    };
+    // As Postgres reads a search path.
+    let paths = [
+        ("Reports,public", vec!["reports", "public"]),
+        ("%22$user%22,%20%22Up%22", vec!["$user", "Up"]),
+        ("%22a,b%22,%22c%22%22d%22", vec!["a,b", "c\"d"]),
+    ];
+    for (path, want) in paths {
+        assert_eq!(schemas(path).expect(path), want);
+    }
+    for wrong in ["", ",", "a,", "%22a", "%22a%22b", "a%20b"] {
+        assert!(schemas(wrong).is_err(), "{wrong}");
+    }
     assert_eq!(url.ignored, ["reWriteBatchedInserts"]);
     assert_eq!(url.channel_binding, Some(ChannelBinding::Require));
     assert_eq!(url.client_key_password.map(|key| key.reveal().to_owned()), Some("k".to_owned()));
@@ -103,6 +118,7 @@ fn what_is_wrong_is_reported_with_what_to_write() {
 /// Puts secrets with every special character of a URL in every place where one may be pasted:
 /// whether the URL parses or not, no message shows any part of a secret.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of URLs")]
 fn no_piece_of_a_secret_is_ever_shown() {
     let odd = [
         "",

@@ -1,0 +1,110 @@
+//! Unusual settings of a server, of a table and of this machine: they change nothing, or the message
+//! says what to do.
+
+use std::process::Command;
+
+use crate::audit::{Audit, audit, passes};
+use crate::postgres::{jdbc, world_with_an_event};
+use crate::refusal::{refused, try_run};
+use crate::world::World;
+
+#[test]
+fn a_server_that_quotes_all_identifiers_changes_nothing() {
+    let world = world_with_an_event("quotes");
+    let database = &world.database;
+    world.execute(&format!("alter database {database} set quote_all_identifiers = on"));
+    world.run_to_end(&[]);
+    world.run_to_end(&[]);
+    assert_eq!(world.rows(), world.answer(&world.name));
+}
+
+/// The JDBC driver gives `currentSchema` to Postgres as it is.
+#[test]
+fn the_schemas_of_the_url_are_those_that_postgres_finds() {
+    let world = world_with_an_event("path");
+    let user = &world.user;
+    world.execute(&format!(
+        "create schema reports; create schema \"Reports\"; create schema \"{user}\""
+    ));
+    let cases = [
+        ("Reports,public", "reports"),
+        ("%22Reports%22,public", "\"Reports\""),
+        ("%22$user%22,public", &format!("\"{user}\"")),
+    ];
+    for (job, (path, schema)) in cases.into_iter().enumerate() {
+        let url = jdbc(&world, &format!("currentSchema={path}"));
+        let (code, log) =
+            try_run(&world, &["--job", &format!("j{job}")], &[("POSTGRES_URL", &url)]);
+        assert_eq!(code, 0, "{log}");
+        let rows = world.rows_of(&format!("{schema}.sessionized_events"));
+        assert_eq!(rows.len(), 1, "{path}:\n{log}");
+    }
+}
+
+#[test]
+fn a_type_that_cannot_be_converted_has_no_sql_that_fails() {
+    let world = world_with_an_event("no-cast");
+    world.execute(
+        "create table sessionized_events (ip text, host text, session_start time,
+                                          session_end timestamptz, num_logs int)",
+    );
+    let says =
+        ["session_start is of type time without", "no cast between the two: give session_start"];
+    let log = refused(&world, &[], &[], 2, &says);
+    assert!(!log.contains("session_start::"), "{log}");
+    assert!(log.contains("using num_logs::bigint"), "{log}");
+}
+
+#[test]
+fn an_audit_reads_a_table_whose_columns_have_changed_or_says_that_they_have() {
+    let world = world_with_an_event("retyped");
+    world.run_to_end(&[]);
+    world.execute("alter table sessionized_events alter column num_logs type int");
+    passes(&world);
+    world.execute(
+        "alter table sessionized_events alter column session_end type text using session_end::text",
+    );
+    let Audit { code, log, .. } = audit(&world, &["--full"]);
+    assert_eq!(code, Some(2), "{log}");
+    assert!(log.contains("the type of a column has changed") && log.contains("check"), "{log}");
+}
+
+#[test]
+fn settings_of_kafka_that_exclude_each_other_are_refused_before_anything_connects() {
+    let world = World::new("together");
+    let says = ["--kafka-config", "together", "max.poll.interval.ms"];
+    let setting = "max.poll.interval.ms=1";
+    refused(&world, &["--kafka-config", setting], &[("KAFKA_URL", "127.0.0.1:1")], 2, &says);
+}
+
+#[test]
+fn a_pipe_that_nobody_writes_to_is_named() {
+    let world = World::new("pipe");
+    world.create_topic(1);
+    let pipe = std::env::temp_dir().join(format!("pipe-{}", std::process::id()));
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let pipe = pipe.to_str().expect("UTF-8");
+    let url = jdbc(&world, &format!("sslmode=verify-full&sslrootcert={pipe}"));
+    let nobody = "it is a pipe that nobody has written to its end";
+    let kafka = format!("ssl.ca.location={pipe}");
+    refused(&world, &["--env-file", pipe], &[], 2, &[nobody]);
+    refused(&world, &[], &[("POSTGRES_PASSWORD_FILE", pipe)], 2, &[nobody]);
+    refused(&world, &[], &[("POSTGRES_URL", &url)], 2, &["sslrootcert", "is a pipe, not a file"]);
+    let args = ["--kafka-config", "security.protocol=ssl", "--kafka-config", &kafka];
+    refused(&world, &args, &[], 2, &["ssl.ca.location", "pipe"]);
+    // A shell writes at once.
+    let shell = format!(
+        "printf 'SESSIONIZER_GAP=7s\\n' | {} check --no-connect --env-file /dev/stdin",
+        env!("CARGO_BIN_EXE_sessionizer")
+    );
+    let mut check = world.command();
+    check.arg("check");
+    let mut piped = Command::new("sh");
+    piped.args(["-c", &shell]);
+    for (name, value) in check.get_envs().filter_map(|(name, value)| Some((name, value?))) {
+        piped.env(name, value);
+    }
+    let output = piped.output().expect("sh");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    std::fs::remove_file(pipe).expect("it can be removed");
+}
