@@ -252,7 +252,7 @@ fn an_unread_variable_is_reported_if_it_looks_like_ours() {
         ("SESSIONIZER_WATERMELON_TREE", "is not a variable that sessionizer reads"),
         ("KAFKA_TOPICS", "did you mean KAFKA_TOPIC?"),
         ("KAFKA_BROKERS", "did you mean KAFKA_URL?"),
-        ("PGPASSWORD", "did you mean POSTGRES_PASSWORD?"),
+        ("DATABASE_URL", "did you mean POSTGRES_URL?"),
         ("POSTGRES_USER_FILE", "only secrets can be in files; set POSTGRES_USER"),
         ("KAFKA_WEB_TRAFFIC_KEY_FILE", "only secrets can be in files"),
         ("KAFKA_BOOTSTRAP_SERVERS", "did you mean KAFKA_URL?"),
