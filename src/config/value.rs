@@ -27,7 +27,7 @@ pub fn read_file(path: impl AsRef<Path>) -> IoResult<Vec<u8>> {
 const PIPE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Reads at most this many bytes of a file. A pipe, such as `<(...)` in a shell, must have been
-/// written to its end within [`PIPE_TIMEOUT`].
+/// written to its end within a few seconds.
 pub fn read_beginning(path: impl AsRef<Path>, most: u64) -> IoResult<Vec<u8>> {
     let read = move |path: &Path| {
         let mut bytes = Vec::new();
