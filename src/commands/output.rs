@@ -51,27 +51,25 @@ pub fn unreadable(error: LedgerError) -> Fault {
 /// Writes a file as a whole: what was there before stays if the new content cannot be written, for
 /// example to a full disk.
 pub fn replace(file: &Path, content: &[u8]) -> IoResult<()> {
-    // Behind a link there may be another directory; what is no file, such as a pipe, cannot be
-    // replaced.
-    let target = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
-    if fs::metadata(&target).is_ok_and(|found| !found.is_file()) {
-        return fs::write(target, content);
-    }
+    // The file itself may be in another directory than a link to it. A pipe cannot be replaced, and
+    // where nothing is, nothing can be lost.
+    let known = fs::canonicalize(file).and_then(|target| Ok((fs::metadata(&target)?, target)));
+    let Some((found, target)) = known.ok().filter(|(found, _)| found.is_file()) else {
+        return fs::write(file, content);
+    };
     let mut beside = target.clone().into_os_string();
     beside.push(".new");
-    match fs::write(&beside, content) {
-        Ok(()) => {
-            if let Ok(found) = fs::metadata(&target) {
-                fs::set_permissions(&beside, found.permissions())?;
-            }
-            fs::rename(&beside, target)
-        }
+    let written = fs::write(&beside, content)
+        .and_then(|()| fs::set_permissions(&beside, found.permissions()))
+        .and_then(|()| fs::rename(&beside, &target));
+    match written {
         // The file may be written, and its directory not.
         Err(why) if why.kind() == ErrorKind::PermissionDenied => fs::write(target, content),
         Err(why) => {
             _ = fs::remove_file(&beside);
             Err(why)
         }
+        Ok(()) => Ok(()),
     }
 }
 

@@ -148,6 +148,7 @@ impl KafkaConfig {
                 if ["ssl", "sasl"].iter().any(|word| why.to_lowercase().contains(word)) {
                     return Ok(());
                 }
+                // Shorter values are numbers, which occur within other words.
                 let values = self.extra.iter().map(|(_, value)| value.reveal().trim());
                 let secrets = values.filter(|value| value.len() > 3);
                 let why = secrets.fold(why, |why, value| why.replace(value, "..."));

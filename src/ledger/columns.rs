@@ -63,10 +63,9 @@ pub fn check(
         }
     }
     let time_type = check_types(&types, shown, &mut problems);
-    match problems.text() {
-        Some(all) => Err(refuse(config, &all)),
-        None => Ok(time_type),
-    }
+    // Commands that find the table by its job are not told its name.
+    let table = if config.table.is_empty() { shown } else { &config.table };
+    problems.text().map_or(Ok(time_type), |all| Err(refuse(table, &all)))
 }
 
 /// The type of a column.

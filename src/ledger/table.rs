@@ -60,7 +60,7 @@ pub fn ensure(
         (false, Some(schema)) => format!("{}.{}", quote(&schema), typed(config)),
         (false, None) => {
             return Err(refuse(
-                config,
+                &config.table,
                 "it does not exist, and no schema of the search path does: create the schema, \
                  or correct --table or currentSchema",
             ));
@@ -80,12 +80,12 @@ pub fn ensure(
     );
     tx.batch_execute(&create).map_err(|why| classify(&why, "creating the table"))?;
     let (oid, _) = resolve(tx, config)?;
-    let oid = oid.ok_or_else(|| refuse(config, "it does not exist after it was created"))?;
+    let oid = oid.ok_or_else(|| refuse(&config.table, "it does not exist after it was created"))?;
     Ok((look(tx, config, oid)?, true))
 }
 
-pub fn refuse(config: &LedgerConfig, why: &str) -> LedgerError {
-    LedgerError::Fatal(Fault::Config(format!("the table {} cannot be used: {why}", config.table)))
+pub fn refuse(table: &str, why: &str) -> LedgerError {
+    LedgerError::Fatal(Fault::Config(format!("the table {table} cannot be used: {why}")))
 }
 
 /// The error for a job whose table is gone: its contents cannot be restored from here.
@@ -219,10 +219,10 @@ fn look(
             &[&oid],
         )
         .map_err(failed)?;
-    let row = row.ok_or_else(|| refuse(config, "it was dropped just now"))?;
+    let row = row.ok_or_else(|| refuse(&config.table, "it was dropped just now"))?;
     let (schema, name): (String, String) = (row.get(0), row.get(1));
     let (kind, shown): (&str, String) = (row.get(2), row.get(3));
-    check_kind(kind, row.get(4)).map_err(|why| refuse(config, &why))?;
+    check_kind(kind, row.get(4)).map_err(|why| refuse(&config.table, &why))?;
     let mut advice = Vec::new();
     if row.get::<_, &str>(4) == "u" || row.get(8) {
         advice.push(format!(

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::analysis::two_weeks;
 use crate::oracle::event;
+use crate::postgres::TEN;
 use crate::queries;
 use crate::world::World;
 
@@ -327,4 +328,16 @@ fn an_old_row_does_not_hold_up_a_report() {
 fn two_weeks_ago() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.expect("after 1970").as_millis() as i64 - 14 * 86_400_000
+}
+
+#[test]
+fn a_page_that_cannot_be_written_is_trouble_outside() {
+    let world = World::new("report-full");
+    world.create_topic(1);
+    world.send_events(0, &[event("10.0.0.1", "h", TEN)]);
+    world.run_to_end(&[]);
+    let output = report(&world, &["--only", "bounce_rate", "--html", "/dev/full"]);
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains("/dev/full\" cannot be written: No space left"), "{log}");
 }

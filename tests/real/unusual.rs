@@ -4,9 +4,10 @@
 use std::process::Command;
 
 use crate::audit::{Audit, audit, passes};
-use crate::postgres::{jdbc, world_with_an_event};
+use crate::oracle::event;
+use crate::postgres::{TEN, jdbc, world_with_an_event};
 use crate::refusal::{refused, try_run};
-use crate::world::World;
+use crate::world::{World, finish};
 
 #[test]
 fn a_server_that_quotes_all_identifiers_changes_nothing() {
@@ -64,6 +65,11 @@ fn an_audit_reads_a_table_whose_columns_have_changed_or_says_that_they_have() {
     world.execute(
         "alter table sessionized_events alter column session_end type text using session_end::text",
     );
+    let mut forget = world.command();
+    forget.args(["forget", "--ip", "10.0.0.1", "--dry-run"]);
+    let (status, log) = finish(forget);
+    assert_eq!(status.code(), Some(2), "{log}");
+    assert!(log.contains("sessionized_events cannot be used: its column"), "{log}");
     let Audit { code, log, .. } = audit(&world, &["--full"]);
     assert_eq!(code, Some(2), "{log}");
     assert!(log.contains("the type of a column has changed") && log.contains("check"), "{log}");
@@ -107,4 +113,58 @@ fn a_pipe_that_nobody_writes_to_is_named() {
     let output = piped.output().expect("sh");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     std::fs::remove_file(pipe).expect("it can be removed");
+}
+
+/// What has to wait is no reason to begin afresh.
+#[test]
+fn a_check_that_waits_for_a_lock_advises_to_look_for_it() {
+    let world = world_with_an_event("check-locked");
+    world.run_to_end(&[]);
+    for table in ["sessionized_events", "sessionizer.jobs", "sessionizer.snapshots"] {
+        let mut client = world.client();
+        let mut lock = client.transaction().expect("a transaction");
+        lock.batch_execute(&format!("lock table {table}")).expect("it is free");
+        let mut check = world.command();
+        check.args(["check", "--only", "postgres,plan", "--timeout", "1s"]);
+        let output = check.output().expect("the program was built");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(!said.contains("sessionizer reset"), "{table}: {said}");
+        assert!(!said.contains("name another table"), "{table}: {said}");
+        assert_eq!(output.status.code(), Some(1), "{table}: {said}");
+        assert!(said.contains("see who holds a lock"), "{table}: {said}");
+    }
+}
+
+#[test]
+fn a_login_that_may_not_connect_is_told_that_right() {
+    let mut world = world_with_an_event("no-connect");
+    let (login, database) = (world.role(), world.database.clone());
+    world.execute(&format!(
+        "create role {login} login; revoke connect on database {database} from public"
+    ));
+    world.login = Some(login);
+    refused(&world, &[], &[], 2, &["permission denied for database", "grant connect on database"]);
+}
+
+/// Whoever can send events must not reach the terminal of whoever reads a report.
+#[test]
+fn text_of_events_gives_a_terminal_no_orders() {
+    let world = World::new("terminal");
+    world.create_topic(1);
+    let ip = "10.0.0.1\u{1b}[31m\u{7}\u{202e}";
+    world.send_events(0, &[event(ip, "h\r\u{9b}31m", TEN)]);
+    world.run_to_end(&[]);
+    world.execute("create table flink as table sessionized_events");
+    world.execute("update sessionized_events set num_logs = 7");
+    let commands =
+        [&["audit", "--full"][..], &["compare", "--against", "flink", "--no-topic"], &["report"]];
+    for args in commands {
+        let output = world.command().args(args).output().expect("the program was built");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert!(said.contains("31m"), "{args:?}: {said}");
+        let obeyed = ['\u{1b}', '\u{7}', '\u{202e}', '\r', '\u{9b}'];
+        assert!(!said.contains(obeyed), "{args:?}: {said:?}");
+    }
 }
