@@ -31,7 +31,7 @@ const REMOVED: Interruption = Interruption::Anywhere {
 /// Shows what would be removed, asks, and removes it.
 pub fn forget(args: &ForgetArgs, env: &Environment, run_state: &RunState) -> Result<(), Fault> {
     let (config, visitor) = read(args, env)?;
-    let found = ledger::forget(&config, &visitor, None).map_err(give_up)?;
+    let found = ledger::forget(&config, &visitor, None).map_err(not_begun)?;
     if found.is_nothing() {
         if found.cut > 0 && !args.dry_run {
             ledger::forget(&config, &visitor, Some(run_state)).map_err(give_up)?;
@@ -89,6 +89,11 @@ fn read(args: &ForgetArgs, env: &Environment) -> Result<(LedgerConfig, Visitor),
         Some(ledger) if problems.is_empty() => Ok((ledger, visitor)),
         _ => Err(problems.fault()),
     }
+}
+
+/// The fault that ends the command before it has removed anything.
+fn not_begun(error: LedgerError) -> Fault {
+    output::give_up(error, |why| format!("nothing was removed: Postgres cannot be used: {why}"))
 }
 
 fn give_up(error: LedgerError) -> Fault {

@@ -39,10 +39,10 @@ pub fn redrive(
     run_state: &Arc<RunState>,
 ) -> Result<(), Fault> {
     let (kafka, config, reasons, rules) = read(args, env)?;
-    let cut = ledger::cut_letters(&config, &reasons).map_err(give_up)?;
+    let cut = ledger::cut_letters(&config, &reasons).map_err(not_begun)?;
     let found = read_again(&kafka, cut, run_state)?;
     let request = Redrive { reasons, rules, now_ms: now_ms(), found };
-    let tried = ledger::redrive(&config, &request, None).map_err(give_up)?;
+    let tried = ledger::redrive(&config, &request, None).map_err(not_begun)?;
     let good: u64 = tried.by_reason.values().map(|of| of.good).sum();
     if args.dry_run || !args.yes || good == 0 {
         say(&format!(
@@ -104,6 +104,11 @@ fn read(args: &RedriveArgs, env: &Environment) -> Result<Settings, Fault> {
         }
         _ => Err(problems.fault()),
     }
+}
+
+/// The fault that ends the command before it has merged anything.
+fn not_begun(error: LedgerError) -> Fault {
+    output::give_up(error, |why| format!("nothing was merged: Postgres cannot be used: {why}"))
 }
 
 fn give_up(error: LedgerError) -> Fault {

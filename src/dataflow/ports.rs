@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use sessionizer_core::binding::{Offset, Partition};
 use sessionizer_core::fault::Fault;
@@ -164,6 +165,9 @@ pub struct Refused {
     pub session: Closed,
 }
 
+/// Finds out why a ledger does not answer, if it can.
+pub type WhySilent = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// The destination of commits: one writer, with a connection of its own.
 pub trait Ledger: Send {
     /// Writes a batch in one transaction, or nothing at all. A session that the table refuses is
@@ -174,4 +178,9 @@ pub trait Ledger: Send {
 
     /// Reads how far the shards of this writer have come, on a new connection if necessary.
     fn progress(&mut self, shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError>;
+
+    /// What another thread may ask while this one waits for an answer.
+    fn why_silent(&self) -> Option<WhySilent> {
+        None
+    }
 }

@@ -10,7 +10,7 @@ use sessionizer_core::audit::Proof;
 use sessionizer_core::time::{Epoch, EventTime};
 
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::connect::{connect_in_time, connect_preferring_primary};
+use crate::ledger::connect::{connect, connect_preferring_primary, for_command};
 use crate::ledger::errors::classify;
 use crate::ledger::{LedgerConfig, pooler};
 use crate::random;
@@ -58,11 +58,7 @@ impl Audits {
     /// Begins an audit. The inner error says why its result cannot be kept.
     pub fn begin(config: &LedgerConfig) -> Result<Result<Self, String>, LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "beginning an audit");
-        let mut client = pooler::check_with(
-            connect_preferring_primary(config)?,
-            config,
-            connect_preferring_primary,
-        )?;
+        let mut client = pooler::connect_directly(config, connect_preferring_primary)?;
         let missing = client.query_opt(
             "select format('sessionizer.%s', needed.t),
                     to_regclass(format('sessionizer.%I', needed.t)) is not null, current_user::text
@@ -114,7 +110,7 @@ impl Audits {
         proof: Option<&Proof>,
     ) -> Result<Option<String>, LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "keeping the result of the audit");
-        let mut client = connect_in_time(&self.config)?;
+        let mut client = for_command(&self.config, connect)?;
         let mut tx = client.transaction().map_err(failed)?;
         insert(&mut tx, &self.config.job, audit).map_err(failed)?;
         let why = match proof.map(Proof::encode) {

@@ -15,6 +15,7 @@ use sessionizer_core::secret::Secret;
 
 use crate::config::{is_pipe, read_file};
 use crate::dataflow::ports::LedgerError;
+use crate::ledger::blocked::WatchedClient;
 use crate::ledger::errors::{NO_WRITES, classify};
 use crate::ledger::unverified::Unverified;
 use crate::ledger::url;
@@ -39,30 +40,34 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The first step, as errors name it.
 pub(super) const CONNECTING: &str = "connecting";
 
+/// A way to open a connection.
+pub type Open = fn(&LedgerConfig) -> Result<Client, LedgerError>;
+
 /// Opens a connection to a server that takes writes.
 pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
     // After a failover, the old primary is a standby, which refuses the job's writes.
     open(config, TargetSessionAttrs::ReadWrite)
 }
 
-/// The same for a command, which nobody watches: a server that accepts the connection and says
-/// nothing ends it.
-pub fn connect_in_time(config: &LedgerConfig) -> Result<Client, LedgerError> {
-    within(command_timeout(config), config, connect).map_err(|error| with_server(error, config))
-}
-
 /// Opens a connection for somebody who only reads: to a standby as well.
 pub fn connect_any(config: &LedgerConfig) -> Result<Client, LedgerError> {
-    let open_any = |config: &LedgerConfig| open(config, TargetSessionAttrs::Any);
-    within(command_timeout(config), config, open_any).map_err(|error| with_server(error, config))
+    open(config, TargetSessionAttrs::Any)
 }
 
 /// Opens a connection for somebody who only reads: to a server that takes writes, or else to any.
 pub fn connect_preferring_primary(config: &LedgerConfig) -> Result<Client, LedgerError> {
-    connect_in_time(config).or_else(|why| match &why {
+    connect(config).or_else(|why| match &why {
         LedgerError::Retry(text) if text.contains(NO_WRITES) => connect_any(config),
         _ => Err(why),
     })
+}
+
+/// Opens a connection for a command. A server that accepts the connection and says nothing ends it,
+/// and whoever waits for a statement is told why.
+pub fn for_command(config: &LedgerConfig, open: Open) -> Result<WatchedClient, LedgerError> {
+    within(command_timeout(config), config, open)
+        .and_then(|client| WatchedClient::new(client, config))
+        .map_err(|error| with_server(error, config))
 }
 
 /// Names the server that a command could not connect to, and what to look at.

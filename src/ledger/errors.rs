@@ -176,6 +176,10 @@ fn remedy(code: &SqlState) -> &'static str {
         SqlState::INVALID_SCHEMA_NAME => "; create the schema, or correct --table or currentSchema",
         SqlState::INVALID_CATALOG_NAME => "; create the database, or correct POSTGRES_URL",
         SqlState::INSUFFICIENT_PRIVILEGE => GRANT,
+        SqlState::UNDEFINED_COLUMN => {
+            "; the table, or the schema sessionizer, is not as this program has made it: \
+             `sessionizer check` says more"
+        }
         SqlState::UNDEFINED_TABLE => "; was it dropped while the job ran?",
         _ => "",
     }

@@ -184,7 +184,7 @@ pub(super) fn begin_after_rows(
     table: &Table,
 ) -> Result<EventTime, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "beginning after the rows of the table");
-    let newest = table::newest_end(tx, config, &table.quoted()).map_err(failed)?;
+    let newest = table::newest_end(tx, config, &table.quoted())?;
     let horizon = newest.unwrap_or(EventTime::NEVER);
     tx.execute(
         "update sessionizer.jobs set found_rows = true,

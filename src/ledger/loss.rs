@@ -90,7 +90,7 @@ pub fn accept_losses(
             &[&config.job],
         )
         .map_err(failed)?;
-    let newest = table::newest_end(&mut tx, config, of_job.get(0)).map_err(failed)?;
+    let newest = table::newest_end(&mut tx, config, of_job.get(0))?;
     tx.commit().map_err(failed)?;
     Ok(newest.unwrap_or(EventTime::NEVER))
 }

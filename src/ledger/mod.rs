@@ -3,7 +3,8 @@
 //! Connecting, and what a start checks:
 //!
 //! - `url` parses the address, `connect` opens connections, and `pooler` detects a pooler that
-//!   shares them between clients. `errors` decides which errors are worth a retry.
+//!   shares them between clients. `errors` decides which errors are worth a retry, and `blocked`
+//!   says who keeps a session waiting.
 //! - `trust` decides whose code may run, and `rights` checks what the login may do.
 //! - `table` knows the table of sessions, and `columns` whether it can hold them.
 //! - `peek` looks before a start, and `inspect` looks at everything for a check.
@@ -36,6 +37,7 @@
 mod anomalies;
 pub mod audit;
 mod audits;
+mod blocked;
 mod columns;
 pub mod commit;
 mod connect;
@@ -77,6 +79,7 @@ use std::time::{Duration, Instant};
 pub use anomalies::AnomalyRows;
 pub use audit::{AuditSnapshot, Balance};
 pub use audits::{Audits, NewAudit, StoredAudit};
+use blocked::WatchedClient;
 pub use commit::ROW_REFUSED;
 pub use durable::{NamedBinding, NamedEpoch, RecoveredState};
 pub use forget::{Removed, Visitor};
@@ -243,7 +246,7 @@ pub fn peek_with_retries(
 ) -> Result<Option<FirstStart>, Fault> {
     let owned_config = config.clone();
     query_with_retries(config, timeout, give_up, move |progress| {
-        peek::peek(&mut progress.connect_directly(&owned_config)?, &owned_config)
+        peek::peek(&mut *progress.connect_directly(&owned_config)?, &owned_config)
     })
 }
 
@@ -258,7 +261,7 @@ pub fn start_with_retries(
 ) -> Result<Started, Fault> {
     let (owned_config, topics) = (config.clone(), topics.to_vec());
     query_with_retries(config, timeout, give_up, move |progress| {
-        start::start(&mut progress.connect(&owned_config)?, &owned_config, &topics, options)
+        start::start(&mut *progress.connect(&owned_config)?, &owned_config, &topics, options)
     })
 }
 
@@ -274,7 +277,7 @@ pub fn snapshots_with_retries(
     let owned_config = config.clone();
     query_with_retries(config, timeout, give_up, move |progress| {
         start::snapshots(
-            &mut progress.connect(&owned_config)?,
+            &mut *progress.connect(&owned_config)?,
             &owned_config,
             fence,
             &shards,
@@ -294,15 +297,17 @@ struct QueryProgress {
 }
 
 impl QueryProgress {
-    fn connect(&self, config: &LedgerConfig) -> Result<postgres::Client, LedgerError> {
+    fn connect(&self, config: &LedgerConfig) -> Result<WatchedClient, LedgerError> {
         let client = connect::connect(config)?;
         self.connected.store(true, Relaxed);
-        Ok(client)
+        WatchedClient::new(client, config)
     }
 
     /// Connects; refuses a connection that a pooler shares with other clients.
-    fn connect_directly(&self, config: &LedgerConfig) -> Result<postgres::Client, LedgerError> {
-        pooler::check(self.connect(config)?, config)
+    fn connect_directly(&self, config: &LedgerConfig) -> Result<WatchedClient, LedgerError> {
+        let mut client = self.connect(config)?;
+        pooler::refuse_shared(&mut client, config, connect::connect)?;
+        Ok(client)
     }
 }
 

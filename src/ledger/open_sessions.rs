@@ -81,11 +81,7 @@ pub fn read(
     wanted: &WantedSessions,
     limit: usize,
 ) -> Result<OpenSessions, LedgerError> {
-    let mut client = pooler::check_with(
-        connect_preferring_primary(config)?,
-        config,
-        connect_preferring_primary,
-    )?;
+    let mut client = pooler::connect_directly(config, connect_preferring_primary)?;
     // Not the name of an instance, or a `reset` would take this for a running job.
     client.batch_execute("set application_name = 'sessionizer open'").map_err(failed)?;
     let mut tx = client.build_transaction().read_only(true);

@@ -91,7 +91,7 @@ pub fn peek(client: &mut Client, config: &LedgerConfig) -> Result<Option<FirstSt
     if there {
         job::check_owner(&mut tx, config, &table)?;
     }
-    Ok(Some(FirstStart { rows: rows(&mut tx, config, &table).map_err(failed)? }))
+    Ok(Some(FirstStart { rows: rows(&mut tx, config, &table)? }))
 }
 
 fn exists(tx: &mut Transaction<'_>, tables: &[&str]) -> Result<bool, postgres::Error> {
@@ -127,9 +127,10 @@ fn rows(
     tx: &mut Transaction<'_>,
     config: &LedgerConfig,
     table: &Table,
-) -> Result<Option<ExistingRows>, postgres::Error> {
+) -> Result<Option<ExistingRows>, LedgerError> {
     let name = table.quoted();
-    if !table::has_rows(tx, &name)? {
+    let failed = |why: postgres::Error| classify(&why, "looking at the table and the job");
+    if !table::has_rows(tx, &name).map_err(failed)? {
         return Ok(None);
     }
     let newest = table::newest_end(tx, config, &name)?;

@@ -14,7 +14,8 @@ use sessionizer_core::fault::Fault;
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
-use crate::ledger::connect::{connect, connect_in_time};
+use crate::ledger::blocked::WatchedClient;
+use crate::ledger::connect::{Open, for_command};
 use crate::ledger::errors::classify;
 
 /// What to do about such a pooler.
@@ -24,33 +25,30 @@ pub const REMEDY: &str = "the job needs sessions of its own: let POSTGRES_URL le
 /// How long to wait for a second connection. A pool in session mode may have no room for one.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Opens a connection with a session of its own; refuses one that shares its session.
-pub fn connect_directly(config: &LedgerConfig) -> Result<Client, LedgerError> {
-    check(connect_in_time(config)?, config)
+/// Opens a connection of a command with a session of its own; refuses one that shares its session.
+pub fn connect_directly(config: &LedgerConfig, open: Open) -> Result<WatchedClient, LedgerError> {
+    let mut client = for_command(config, open)?;
+    refuse_shared(&mut client, config, open)?;
+    Ok(client)
 }
 
-/// Returns the connection if it has a session of its own; refuses it otherwise.
-pub fn check(client: Client, config: &LedgerConfig) -> Result<Client, LedgerError> {
-    check_with(client, config, connect)
-}
-
-/// The same, with another way to open a connection.
-pub fn check_with(
-    mut client: Client,
+/// Refuses a connection that shares its session with other clients. `open` opens another one.
+pub fn refuse_shared(
+    client: &mut Client,
     config: &LedgerConfig,
-    open: fn(&LedgerConfig) -> Result<Client, LedgerError>,
-) -> Result<Client, LedgerError> {
-    let own = session(&mut client)?;
-    let mut same = keeps(&mut client, &own)?;
+    open: Open,
+) -> Result<(), LedgerError> {
+    let own = session(client)?;
+    let mut same = keeps(client, &own)?;
     if let Some((mut other, others)) = second(config, open)? {
-        same &= own != others && keeps(&mut client, &own)? && keeps(&mut other, &others)?;
+        same &= own != others && keeps(client, &own)? && keeps(&mut other, &others)?;
         if same {
-            same = holds_its_own(&mut client, &mut other, (&own, &others))?;
+            same = holds_its_own(client, &mut other, (&own, &others))?;
         }
     } else {
-        same &= keeps(&mut client, &own)?;
+        same &= keeps(client, &own)?;
     }
-    if same { Ok(client) } else { Err(shares(config)) }
+    if same { Ok(()) } else { Err(shares(config)) }
 }
 
 /// Whether both connections keep their sessions while one is in a transaction. A pooler that shares
@@ -81,10 +79,7 @@ fn holds_its_own(
 /// If the second connection fails for a reason that waiting does not solve, although the first has
 /// succeeded, that is evidence, too: a prepared statement is not found if the pooler has changed
 /// the session in between.
-fn second(
-    config: &LedgerConfig,
-    open: fn(&LedgerConfig) -> Result<Client, LedgerError>,
-) -> Result<Option<(Client, String)>, LedgerError> {
+fn second(config: &LedgerConfig, open: Open) -> Result<Option<(Client, String)>, LedgerError> {
     let (reply, answer) = channel();
     let config = config.clone();
     let open = move || {

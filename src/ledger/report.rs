@@ -9,6 +9,7 @@ use postgres::{Client, SimpleQueryMessage};
 use sessionizer_core::fault::Fault;
 
 use crate::dataflow::ports::LedgerError;
+use crate::ledger::blocked::WatchedClient;
 use crate::ledger::connect::connect_any;
 use crate::ledger::errors::classify;
 use crate::ledger::peek::Database;
@@ -41,6 +42,13 @@ pub struct SessionFilter {
     pub timeout: Duration,
 }
 
+/// The errors of arithmetic with times at infinity, or with too large a number of events.
+const NO_SESSION: [SqlState; 3] = [
+    SqlState::DATETIME_FIELD_OVERFLOW,
+    SqlState::INTERVAL_FIELD_OVERFLOW,
+    SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
+];
+
 /// What a column holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ColumnType {
@@ -60,7 +68,7 @@ pub struct QueryResult {
 
 /// A connection in a read-only transaction, and the table that is asked.
 pub struct ReportReader {
-    client: Client,
+    client: WatchedClient,
     /// Schema and name, quoted.
     pub table: String,
     /// When the snapshot was taken.
@@ -76,7 +84,7 @@ impl ReportReader {
         config: &LedgerConfig,
         filter: &SessionFilter,
     ) -> Result<ReportReader, LedgerError> {
-        let mut client = pooler::check_with(connect_any(config)?, config, connect_any)?;
+        let mut client = pooler::connect_directly(config, connect_any)?;
         let failed = |why: postgres::Error| classify(&why, "preparing a report");
         client.batch_execute(SETTINGS).map_err(failed)?;
         // Postgres would take an offset as well, with the sign the other way round.
@@ -103,7 +111,7 @@ impl ReportReader {
     /// and `:'sessions'` for its name.
     pub fn ask(&mut self, name: &str, sql: &str) -> Result<QueryResult, LedgerError> {
         let sql = fill(sql, &self.table, &self.source);
-        let timeout = self.timeout;
+        let (timeout, table) = (self.timeout, self.table.clone());
         let failed = |why: postgres::Error| match why.code() {
             Some(&SqlState::QUERY_CANCELED) => LedgerError::Fatal(Fault::Environment(format!(
                 "{name} took longer than --timeout {}: ask about less (--from, --to, --host), leave \
@@ -111,6 +119,12 @@ impl ReportReader {
                 text::setting(timeout.as_millis() as u64)
             ))),
             Some(&SqlState::INSUFFICIENT_PRIVILEGE) => lacks_right(&why),
+            Some(code) if NO_SESSION.contains(code) => refuse(format!(
+                "{name}: {}: the table has rows that are no sessions. The strangest ones: select * \
+                 from {table} order by isfinite(session_start) and isfinite(session_end), num_logs \
+                 desc limit 10",
+                why.as_db_error().map_or_else(|| why.to_string(), |db| db.message().to_owned()),
+            )),
             _ => classify(&why, name),
         };
         let statement = self.client.prepare(&sql).map_err(failed)?;

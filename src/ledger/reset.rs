@@ -69,13 +69,13 @@ pub enum RowCount {
 pub fn look(config: &LedgerConfig) -> Result<ResetPlan, LedgerError> {
     let mut client = open(config, "reset")?;
     let failed = |why: postgres::Error| classify(&why, "looking at the job");
-    let database = Database::of(&mut client, config).map_err(failed)?;
-    schema::version(&mut client, &database)?;
-    let job = find(&mut client, &database, &config.job)?;
-    refuse_if_running(&mut client, &config.job, THEN)?;
-    let rows = count_rows(&mut client, &job).map_err(failed)?;
+    let database = Database::of(&mut *client, config).map_err(failed)?;
+    schema::version(&mut *client, &database)?;
+    let job = find(&mut *client, &database, &config.job)?;
+    refuse_if_running(&mut *client, &config.job, THEN)?;
+    let rows = count_rows(&mut *client, &job).map_err(failed)?;
     let mut sum = |table: &str, what: &str| -> Result<i64, LedgerError> {
-        if !exists(&mut client, table).map_err(failed)? {
+        if !exists(&mut *client, table).map_err(failed)? {
             return Ok(0);
         }
         let select = format!("select {what} from sessionizer.{table} where job = $1");
@@ -90,7 +90,7 @@ pub fn look(config: &LedgerConfig) -> Result<ResetPlan, LedgerError> {
 pub fn remove(config: &LedgerConfig, run_state: &RunState) -> Result<(), LedgerError> {
     let mut client = open(config, "reset")?;
     let failed = |why: postgres::Error| classify(&why, "removing the job");
-    let database = Database::of(&mut client, config).map_err(failed)?;
+    let database = Database::of(&mut *client, config).map_err(failed)?;
     let mut tx = client.transaction().map_err(failed)?;
     tx.execute("select pg_advisory_xact_lock($1)", &[&ADVISORY_LOCK]).map_err(failed)?;
     refuse_if_running(&mut tx, &config.job, THEN)?;

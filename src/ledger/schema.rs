@@ -86,9 +86,10 @@ pub(super) fn may_not(at: &Database, version: i32, owner: &str, why: &str) -> Le
 }
 
 /// The version of the schema; 0 if there is none, or if it comes from a program that did not number
-/// it. Refuses a version that is newer than this program.
+/// it. Refuses a version that is newer than this program, and tables of another program.
 pub fn version(client: &mut impl GenericClient, at: &Database) -> Result<i32, LedgerError> {
     let failed = |why: postgres::Error| classify(&why, "asking for the version of the schema");
+    refuse_foreign(client, at)?;
     let numbered = "select to_regclass('sessionizer.schema_version') is not null";
     if !client.query_one(numbered, &[]).map_err(failed)?.get::<_, bool>(0) {
         return Ok(0);
@@ -105,6 +106,32 @@ pub fn version(client: &mut impl GenericClient, at: &Database) -> Result<i32, Le
          {PROGRAM}, which knows version {NEWEST} at most. Start that program or a newer one. To go back, restore a \
          backup from before its first start",
         row.get::<_, String>(1)
+    ))))
+}
+
+/// Refuses a schema in which something has the name of one of our tables and is none.
+fn refuse_foreign(client: &mut impl GenericClient, at: &Database) -> Result<(), LedgerError> {
+    let foreign = client
+        .query_opt(
+            "select c.relname::text, o.sign
+             from pg_class c
+             join (select name, case name when 'schema_version' then 'applied_by'
+                                          when 'jobs' then 'table_schema' else 'job' end as sign
+                   from unnest($1::text[]) name) o on o.name = c.relname
+             where c.relnamespace = to_regnamespace('sessionizer') and c.relkind <> 'i'
+                   and not exists (select from pg_attribute a
+                                   where a.attrelid = c.oid and a.attname = o.sign
+                                         and not a.attisdropped)
+             order by c.relname limit 1",
+            &[&objects()],
+        )
+        .map_err(|why| classify(&why, "looking at the schema sessionizer"))?;
+    let Some(foreign) = foreign else { return Ok(()) };
+    let (name, column): (&str, &str) = (foreign.get(0), foreign.get(1));
+    Err(LedgerError::Fatal(Fault::Config(format!(
+        "the schema sessionizer in {at} holds something else of the name {name}: it has no column \
+         {column}. The job needs a schema of this name for itself: rename the other one (alter \
+         schema sessionizer rename to ...), or use another database"
     ))))
 }
 

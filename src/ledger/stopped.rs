@@ -10,7 +10,7 @@
 use std::ops::ControlFlow::{Break, Continue};
 use std::time::Duration;
 
-use postgres::{Client, GenericClient, Row, Transaction};
+use postgres::{GenericClient, Row, Transaction};
 use sessionizer_core::binding::{Offset, Status};
 use sessionizer_core::event::Reason;
 use sessionizer_core::fault::Fault;
@@ -24,7 +24,9 @@ use sessionizer_core::time::{Epoch, EventTime, Gap};
 use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
 use crate::ledger::SessionEnd;
+use crate::ledger::blocked::WatchedClient;
 use crate::ledger::commit::ROW_REFUSED;
+use crate::ledger::connect::connect;
 use crate::ledger::durable::NamedBinding;
 use crate::ledger::errors::classify;
 use crate::ledger::peek::Database;
@@ -38,8 +40,8 @@ use crate::ui::text;
 const CLOSED_CONNECTION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Opens a connection that does not look like an instance of the job.
-pub(super) fn open(config: &LedgerConfig, command: &str) -> Result<Client, LedgerError> {
-    let mut client = connect_directly(config)?;
+pub(super) fn open(config: &LedgerConfig, command: &str) -> Result<WatchedClient, LedgerError> {
+    let mut client = connect_directly(config, connect)?;
     client
         .batch_execute(&format!(
             "set application_name = 'sessionizer {command}'; set lock_timeout = '30s'"

@@ -10,6 +10,7 @@ use crate::dataflow::ports::LedgerError;
 use crate::ledger::connect::quote;
 use crate::ledger::errors::classify;
 use crate::ledger::{LedgerConfig, columns};
+use crate::ui::text::plural;
 
 /// The properties of the table.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -264,13 +265,50 @@ pub fn has_rows(client: &mut impl GenericClient, table: &str) -> Result<bool, po
 }
 
 /// Returns the end of the newest row of a table, given quoted: its last event plus the gap. `None`
-/// if no row has an end.
+/// if no row has an end. Refuses rows outside the years of events, for example at infinity: no
+/// session could follow them.
 pub fn newest_end(
     client: &mut impl GenericClient,
     config: &LedgerConfig,
     table: &str,
-) -> Result<Option<EventTime>, postgres::Error> {
-    let row = client.query_one(&format!("select max(session_end) from {table}"), &[])?;
+) -> Result<Option<EventTime>, LedgerError> {
+    let failed = |why: postgres::Error| classify(&why, "looking for the newest row of the table");
+    // A session may end a gap after the last event.
+    let gap_ms = config.gap.millis();
+    let outside = format!(
+        "(session_start < '0001-01-01 00:00:00+00' or session_end < '0001-01-01 00:00:00+00'
+          or session_start >= '10000-01-01 00:00:00+00'
+          or session_end - interval '{gap_ms} ms' >= '10000-01-01 00:00:00+00')"
+    );
+    let rows = format!("select max(session_end), count(*) filter (where {outside}) from {table}");
+    let row = client.query_one(&rows, &[]).map_err(failed)?;
+    let count: i64 = row.get(1);
+    if count > 0 {
+        let example = format!(
+            "select ip, host, session_start::text, session_end::text from {table}
+             where {outside} limit 1"
+        );
+        let example = client.query_opt(&example, &[]).map_err(failed)?;
+        let example = example.map_or_else(String::new, |row| {
+            let shown: Vec<String> = (0..4)
+                .map(|at| row.get::<_, Option<String>>(at).unwrap_or_else(|| "null".to_owned()))
+                .collect();
+            format!(
+                ", for example ip {}, host {}, from {} to {}",
+                shown[0], shown[1], shown[2], shown[3]
+            )
+        });
+        let sql: Vec<&str> = outside.split_whitespace().collect();
+        return Err(refuse(
+            table,
+            &format!(
+                "the times of {} are outside the years 1 to 9999{example}: correct such rows, or \
+                 delete them: delete from {table} where {};",
+                plural(count, "row"),
+                sql.join(" ")
+            ),
+        ));
+    }
     let newest: Option<crate::ledger::copy::Timestamp> = row.get(0);
     Ok(newest.map(|end| config.gap.end_after(config.session_end.last_event(end.0, config.gap))))
 }

@@ -37,6 +37,7 @@ mod kafka_topics;
 mod late;
 mod late_merge;
 mod lifecycle;
+mod locked;
 mod loss;
 mod memory;
 mod messages;

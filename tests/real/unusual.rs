@@ -4,6 +4,7 @@
 use std::process::Command;
 
 use crate::audit::{Audit, audit, passes};
+use crate::lifecycle::{Traffic, wait_for_records};
 use crate::oracle::event;
 use crate::postgres::{TEN, jdbc, world_with_an_event};
 use crate::refusal::{refused, try_run};
@@ -166,5 +167,109 @@ fn text_of_events_gives_a_terminal_no_orders() {
         assert!(said.contains("31m"), "{args:?}: {said}");
         let obeyed = ['\u{1b}', '\u{7}', '\u{202e}', '\r', '\u{9b}'];
         assert!(!said.contains(obeyed), "{args:?}: {said:?}");
+    }
+}
+
+/// Rows at infinity are no sessions, and nothing could follow them.
+#[test]
+fn a_table_with_rows_at_infinity_is_refused_with_an_example() {
+    let world = world_with_an_event("infinity");
+    world.execute(
+        "create table odd (ip text, host text, session_start timestamptz, session_end timestamptz,
+                           num_logs bigint)",
+    );
+    let odd = [
+        ("2026-01-01", "infinity"),
+        ("-infinity", "2026-01-01"),
+        ("2026-01-01", "294276-12-31"),
+        ("infinity", "infinity"),
+        ("2026-01-01", "-infinity"),
+    ];
+    for (start, end) in odd {
+        world.execute(&format!(
+            "truncate odd; insert into odd values ('10.0.0.7', 'shop', '{start}', '{end}', 1)"
+        ));
+        let args = ["--table", "odd", "--from", "earliest", "--accept-overlap"];
+        let log = refused(&world, &args, &[], 2, &["odd", "10.0.0.7", "shop", "years 1 to 9999"]);
+        let (_, sql) = log.split_once("delete them: ").expect("SQL that deletes them");
+        let sql = sql.lines().next().expect("a line");
+        let output = world.command().args(["check", "--table", "odd"]).output().expect("built");
+        assert_eq!(output.status.code(), Some(2));
+        world.execute(sql);
+        assert_eq!(world.value("select count(*) from odd"), "0", "{sql}");
+    }
+    // What comes later only stands in the way of the report.
+    world.run_to_end(&["--table", "odd"]);
+    world.execute("insert into odd values ('10.0.0.7', 'shop', '2024-03-05', 'infinity', 1)");
+    let mut report = world.command();
+    report.arg("report");
+    let (status, log) = finish(report);
+    assert_eq!(status.code(), Some(2), "{log}");
+    assert!(
+        log.contains("rows that are no sessions") && log.contains("order by isfinite"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_schema_of_another_program_is_recognized_by_every_command() {
+    let tables = [("jobs", "id int"), ("anomalies", "id int"), ("schema_version", "version int")];
+    for (table, columns) in tables {
+        let world = world_with_an_event("foreign-schema");
+        world.execute(&format!(
+            "create schema sessionizer; create table sessionizer.{table} ({columns})"
+        ));
+        let said = &["schema sessionizer", table, "alter schema sessionizer rename"];
+        refused(&world, &[], &[], 2, said);
+        let output = world.command().arg("check").output().expect("the program was built");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("FAIL SZ-P06") && !text.contains("42703"), "{text}");
+        let commands: [&[&str]; 3] =
+            [&["reset", "--yes"], &["audit"], &["forget", "--ip", "x", "--yes"]];
+        for args in commands {
+            let mut command = world.command();
+            command.args(args);
+            let (status, log) = finish(command);
+            assert_eq!(status.code(), Some(2), "{args:?}: {log}");
+            assert!(!log.contains("42703"), "{args:?}: {log}");
+        }
+    }
+}
+
+/// The table may be changed by somebody who does not know of the job.
+#[test]
+fn a_column_that_changes_under_a_running_job_stops_it_and_nothing_is_lost() {
+    let changes = [
+        (
+            "alter column num_logs type int",
+            "alter column num_logs type bigint",
+            "num_logs is of type",
+        ),
+        (
+            "add column shop text not null default 'x';
+             alter table sessionized_events alter column shop drop default",
+            "drop column shop",
+            "column shop needs a value",
+        ),
+    ];
+    for (change, back, said) in changes {
+        let world = World::new("changed");
+        let mut traffic = Traffic::new(&world);
+        traffic.send(500);
+        let job = world.start(&["--epoch", "50ms"]);
+        wait_for_records(&world, traffic.records());
+        world.execute(&format!("alter table sessionized_events {change}"));
+        traffic.send(1_000);
+        let (status, log) = job.wait();
+        assert_eq!(status.code(), Some(2), "{log}");
+        assert!(log.contains(said), "{log}");
+        assert_eq!(
+            world.value(
+                "select count(*) from sessionizer.dead_letters where reason = 'row_refused'"
+            ),
+            "0"
+        );
+        world.execute(&format!("alter table sessionized_events {back}"));
+        traffic.check(&world, &[]);
     }
 }

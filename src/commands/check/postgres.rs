@@ -56,7 +56,7 @@ pub fn check(
     });
     refused_or(Code::P04, inspection.encoding(), "the encoding keeps keys as they are", report);
     let own = own_schema(&mut inspection, report);
-    let (table, usable) = table(&mut inspection, config, report);
+    let (table, usable) = table(&mut inspection, config, own, report);
     publications(&mut inspection, table.as_ref(), report);
     if let Some(table) = &table {
         roles(&mut inspection, table, report);
@@ -201,9 +201,10 @@ fn own_schema(inspection: &mut Inspection, report: &mut dyn FnMut(Finding)) -> b
 fn table(
     inspection: &mut Inspection,
     config: &LedgerConfig,
+    own_schema: bool,
     report: &mut dyn FnMut(Finding),
 ) -> (Option<Table>, bool) {
-    let table = match inspection.table() {
+    let table = match inspection.table(own_schema) {
         Ok(Some(table)) => table,
         Ok(None) => {
             let text = format!("the first start creates the table {}", config.table);

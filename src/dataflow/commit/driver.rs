@@ -14,14 +14,18 @@ use timely::scheduling::SyncActivator;
 
 use crate::dataflow::commit::writer::{StepOutcome, Writer, WriterEpoch};
 use crate::dataflow::messages::Change;
+use crate::dataflow::ports::WhySilent;
 use crate::dataflow::run_state::RunState;
 use crate::ui::text;
+use crate::ui::trouble::RepeatedFailure;
 use crate::ui::waiting::{Awaited, WaitGuard};
 
 /// How long a writer waits between attempts, at least and at most.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// A ledger that has not answered for this long is reported.
 const REPORT_AFTER: Duration = Duration::from_secs(10);
+/// How often it is found out anew why it does not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(15);
 
 /// Drives a writer on its own thread: takes epochs as they come, commits them, and acknowledges
 /// them, until the operator is gone or the run ends.
@@ -38,11 +42,12 @@ pub fn run(
         // A writer that is failing has reported it already.
         let failing = writer.is_failing();
         if !failing {
-            let _ = steps.send(None);
+            let _ = steps.send(Step::Began(writer.why_silent()));
         }
         let stepped = writer.step()?;
         if !failing {
-            let _ = steps.send(Some(matches!(stepped, StepOutcome::Durable(..))));
+            let _ =
+                steps.send(Step::Ended { durable: matches!(stepped, StepOutcome::Durable(..)) });
         }
         match stepped {
             StepOutcome::Durable(upto, changes) => {
@@ -66,25 +71,28 @@ pub fn run(
     }
 }
 
-/// Watches a writer from a thread of its own. The writer sends `None` when it begins a step, and
-/// `Some` when it ends one (with or without a commit). While the ledger does not answer, the writer
-/// itself cannot report anything.
-fn listen(writer: u32) -> Sender<Option<bool>> {
+/// What a writer tells whoever watches it.
+enum Step {
+    /// It begins a step. This may be asked if the ledger does not answer.
+    Began(Option<WhySilent>),
+    Ended {
+        durable: bool,
+    },
+}
+
+/// Watches a writer from a thread of its own. While the ledger does not answer, the writer itself
+/// cannot report anything.
+fn listen(writer: u32) -> Sender<Step> {
     let (sender, steps) = channel();
     let listen = move || {
-        while steps.recv().is_ok() {
+        while let Ok(step) = steps.recv() {
+            let Step::Began(why_silent) = step else { continue };
             let began = Instant::now();
-            if steps.recv_timeout(REPORT_AFTER) != Err(RecvTimeoutError::Timeout) {
+            if !matches!(steps.recv_timeout(REPORT_AFTER), Err(RecvTimeoutError::Timeout)) {
                 continue;
             }
-            let waiting = WaitGuard::for_answer(Awaited::Postgres(None), began);
-            waiting.because("it has not answered a commit: a lock, a slow disk, or the network");
-            log::warn!(
-                writer = writer;
-                "writer {writer}: Postgres has not answered for 10 s: a lock, a slow disk, or \
-                 the network; waiting, and reading stops meanwhile"
-            );
-            if let Ok(Some(true)) = steps.recv() {
+            let ended = wait_for_answer(writer, began, &steps, why_silent.as_deref());
+            if let Ok(Step::Ended { durable: true }) = ended {
                 let lasted = text::duration(began.elapsed());
                 log::info!(
                     writer = writer;
@@ -96,6 +104,37 @@ fn listen(writer: u32) -> Sender<Option<bool>> {
     let thread = thread::Builder::new().name(format!("writer-{writer}-silence"));
     thread.spawn(listen).expect("a thread can be started");
     sender
+}
+
+/// Reports for as long as it takes that a step does not end, and why. Returns its end.
+fn wait_for_answer(
+    writer: u32,
+    began: Instant,
+    steps: &Receiver<Step>,
+    why_silent: Option<&(dyn Fn() -> Option<String> + Send + Sync)>,
+) -> Result<Step, RecvTimeoutError> {
+    let waiting = WaitGuard::for_answer(Awaited::Postgres(None), began);
+    let mut repeated = RepeatedFailure::default();
+    let mut lasts = REPORT_AFTER;
+    loop {
+        let why = match why_silent.and_then(|why_silent| why_silent()) {
+            Some(lock) => format!("it waits for {lock}"),
+            None => "a lock, a slow disk, or the network".to_owned(),
+        };
+        waiting.because(&format!("it has not answered a commit: {why}"));
+        if repeated.record(lasts).is_some() {
+            let lasts = text::duration(lasts);
+            log::warn!(
+                writer = writer;
+                "writer {writer}: Postgres has not answered for {lasts}: {why}; waiting, and \
+                 reading stops meanwhile"
+            );
+        }
+        match steps.recv_timeout(ASK_AGAIN) {
+            Err(RecvTimeoutError::Timeout) => lasts = began.elapsed(),
+            ended => return ended,
+        }
+    }
 }
 
 /// Waits; returns `false` if the run ends meanwhile.

@@ -17,7 +17,7 @@ use sessionizer_core::time::Epoch;
 use crate::dataflow::commit::table_changes::TableChanges;
 use crate::dataflow::commit::totals::WriterTotals;
 use crate::dataflow::messages::{Change, DeadLetter, EpochMeta, ShardOutput};
-use crate::dataflow::ports::{Batch, Ledger, LedgerError, Outcome, Refused};
+use crate::dataflow::ports::{Batch, Ledger, LedgerError, Outcome, Refused, WhySilent};
 use crate::dataflow::run_state::RunState;
 use crate::ui::text;
 use crate::ui::trouble::RepeatedFailure;
@@ -120,6 +120,11 @@ impl Writer {
     /// Whether the last attempt failed; that has been reported.
     pub(super) fn is_failing(&self) -> bool {
         self.failing.is_some()
+    }
+
+    /// What another thread may ask while a step takes long.
+    pub(super) fn why_silent(&self) -> Option<WhySilent> {
+        self.ledger.as_ref().and_then(|ledger| ledger.why_silent())
     }
 
     /// Adds an epoch; epochs come in order.

@@ -24,7 +24,7 @@ impl AuditSnapshot {
     pub fn find_beside(&mut self, other: &LedgerConfig) -> Result<String, LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "looking at the other table");
         let refuse = |why| Err(LedgerError::Fatal(Fault::Config(why)));
-        let Some(theirs) = table::qualified_name(&mut self.client, other)? else {
+        let Some(theirs) = table::qualified_name(&mut *self.client, other)? else {
             return refuse(format!(
                 "--against: there is no table {} in this database, or not in the schemas of the \
                  search path: write it as schema.name",

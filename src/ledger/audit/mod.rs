@@ -21,6 +21,7 @@ use sessionizer_core::time::{Epoch, EventTime, Gap};
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::SessionEnd;
+use crate::ledger::blocked::WatchedClient;
 use crate::ledger::connect::{connect_preferring_primary, quote};
 use crate::ledger::copy::Timestamp;
 use crate::ledger::errors::classify;
@@ -32,7 +33,7 @@ use crate::ledger::{LedgerConfig, NamedBinding, durable, pooler};
 
 /// The durable state at one moment.
 pub struct AuditSnapshot {
-    client: Client,
+    client: WatchedClient,
     job: String,
     schema: String,
     name: String,
@@ -84,10 +85,12 @@ impl AuditSnapshot {
     /// Begins the transaction and reads everything except the table of sessions.
     pub fn read(config: &LedgerConfig) -> Result<Self, LedgerError> {
         let mut client = begin(config)?;
+        let database = Database::of(&mut *client, config).map_err(failed)?;
+        // Whatever is there may not be of this program.
+        schema::version(&mut *client, &database)?;
         let job = job_row(&mut client, &config.job).map_err(failed)?;
-        let database = Database::of(&mut client, config).map_err(failed)?;
-        let Some(job) = job else { return Err(no_such_job(&mut client, &database, &config.job)?) };
-        schema::refuse_other(&mut client, &database)?;
+        let Some(job) = job else { return Err(no_such_job(&mut *client, &database, &config.job)?) };
+        schema::refuse_other(&mut *client, &database)?;
         refuse_after_loss(&mut client, &config.job)?;
         let mut moment = Self::of_job(client, config, &job)?;
         moment.read_epochs()?;
@@ -111,7 +114,11 @@ impl AuditSnapshot {
     }
 
     /// A snapshot that knows the settings of the job, and nothing of its progress.
-    fn of_job(client: Client, config: &LedgerConfig, job: &Row) -> Result<Self, LedgerError> {
+    fn of_job(
+        client: WatchedClient,
+        config: &LedgerConfig,
+        job: &Row,
+    ) -> Result<Self, LedgerError> {
         let (schema, name): (String, String) = (job.get("table_schema"), job.get("table_name"));
         let gap = Gap::from_millis(job.get("gap_ms")).ok_or_else(|| {
             durable::incomplete(&config.job, "sessionizer.jobs holds an invalid gap")
@@ -161,7 +168,7 @@ impl AuditSnapshot {
     /// The rows of the job in a table that an older version may lack.
     fn count(&mut self, table: &str) -> Result<u64, LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "looking for losses");
-        if !exists(&mut self.client, table).map_err(failed)? {
+        if !exists(&mut *self.client, table).map_err(failed)? {
             return Ok(0);
         }
         let count = format!("select count(*) from sessionizer.{table} where job = $1");
@@ -196,8 +203,8 @@ impl AuditSnapshot {
             LedgerError::Fatal(fault) => cannot(fault.to_string()),
             LedgerError::Retry(why) => LedgerError::Retry(why),
         };
-        durable::check(&mut self.client, &self.job, &self.table).map_err(refused)?;
-        durable::read(&mut self.client, &self.job, Fence::default()).map_err(refused)?;
+        durable::check(&mut *self.client, &self.job, &self.table).map_err(refused)?;
+        durable::read(&mut *self.client, &self.job, Fence::default()).map_err(refused)?;
         let shards = self.shards.len() as u32;
         for (at, progress) in self.shards.iter().enumerate() {
             // Read them one by one: together they may be large.
@@ -269,12 +276,8 @@ fn failed(why: postgres::Error) -> LedgerError {
 }
 
 /// Opens a connection and begins the transaction.
-fn begin(config: &LedgerConfig) -> Result<Client, LedgerError> {
-    let mut client = pooler::check_with(
-        connect_preferring_primary(config)?,
-        config,
-        connect_preferring_primary,
-    )?;
+fn begin(config: &LedgerConfig) -> Result<WatchedClient, LedgerError> {
+    let mut client = pooler::connect_directly(config, connect_preferring_primary)?;
     // The transaction is idle while the topic is read, however long that takes. It holds no lock
     // that others wait for.
     client

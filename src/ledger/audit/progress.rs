@@ -16,7 +16,7 @@ use crate::ledger::forgotten::Forgotten;
 impl AuditSnapshot {
     /// Reads how far the shards are, and what is bound to the epochs at which they stand.
     pub(super) fn read_epochs(&mut self) -> Result<(), LedgerError> {
-        self.shards = durable::progress(&mut self.client, &self.job)?;
+        self.shards = durable::progress(&mut *self.client, &self.job)?;
         for epoch in self.shards.iter().map(|shard| shard.epoch).collect::<BTreeSet<Epoch>>() {
             let watermark = self
                 .client
@@ -29,7 +29,7 @@ impl AuditSnapshot {
             let watermark = watermark.get::<_, Option<i64>>(0);
             let mut watermark = watermark.map_or(EventTime::NEVER, EventTime::from_millis);
             self.watermark = self.watermark.min(watermark);
-            let bindings = durable::bindings_at(&mut self.client, &self.job, epoch)?;
+            let bindings = durable::bindings_at(&mut *self.client, &self.job, epoch)?;
             if bindings.iter().all(|binding| binding.status == Status::Ended) {
                 watermark = EventTime::FOREVER; // A drain closes everything.
             }
@@ -103,7 +103,7 @@ impl AuditSnapshot {
     }
 
     pub(super) fn read_forgotten(&mut self) -> Result<(), LedgerError> {
-        self.forgotten = Forgotten::read(&mut self.client, &self.job)?;
+        self.forgotten = Forgotten::read(&mut *self.client, &self.job)?;
         // Read it through JSON: a schema of an older version lacks the column.
         let rows = self
             .client

@@ -23,6 +23,7 @@ mod steps;
 mod trim;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use postgres::{Client, IsolationLevel, Transaction};
 use sessionizer_core::fault::Fault;
@@ -36,8 +37,9 @@ pub(super) use self::refused::RefusedRow;
 use self::rows::Tried;
 pub(super) use self::rows::{Failed, Keep, Refusal, Target};
 pub(super) use self::statements::Statements;
-use crate::dataflow::ports::{Batch, Ledger, LedgerError, Outcome};
+use crate::dataflow::ports::{Batch, Ledger, LedgerError, Outcome, WhySilent};
 use crate::ledger::LedgerConfig;
+use crate::ledger::blocked;
 use crate::ledger::connect::connect;
 use crate::ledger::errors::classify;
 use crate::ledger::rollback;
@@ -45,12 +47,18 @@ use crate::ledger::rollback::Run;
 use crate::ledger::table;
 use crate::ledger::table::Table;
 
+/// How often a writer looks whether the table still is as it was at the start.
+const CHECK_TABLE_EVERY: Duration = Duration::from_secs(60);
+
 /// A writer: a connection and its prepared statements.
 pub struct LedgerWriter {
     config: Arc<LedgerConfig>,
     run: Arc<Run>,
     client: Client,
+    /// The server process of the connection.
+    pid: i32,
     table: Table,
+    table_checked: Instant,
     /// Whether the table had rows before the job; those may touch each other.
     found_rows: bool,
     /// The epoch that all shards must pass before an accepted loss is counted.
@@ -65,6 +73,7 @@ impl LedgerWriter {
     pub fn open(config: Arc<LedgerConfig>, run: Arc<Run>) -> Result<Self, LedgerError> {
         let mut client = connect(&config).map_err(in_a_run)?;
         run.note_server(&mut client);
+        let pid = blocked::pid(&mut client)?;
         let table = table::of_job(&mut client, &config)?;
         let failed = |why: postgres::Error| classify(&why, "preparing to commit");
         let job = client
@@ -80,7 +89,9 @@ impl LedgerWriter {
             config,
             run,
             client,
+            pid,
             table,
+            table_checked: Instant::now(),
             found_rows,
             loss_epoch,
             statements,
@@ -146,15 +157,34 @@ impl LedgerWriter {
         self.warnings.warn(&letters, &self.table, &self.config);
         Ok(())
     }
+
+    /// Looks at the table again: somebody may have changed it while the job runs. A column of
+    /// another type could refuse all rows, or round their times without a word.
+    fn check_table(&mut self) -> Result<(), LedgerError> {
+        let table = table::of_job(&mut self.client, &self.config)?;
+        self.table_checked = Instant::now();
+        if table.time_type != self.table.time_type {
+            // What was prepared is for the other type.
+            return Err(LedgerError::Retry(format!(
+                "the times of the table {} are of another type now",
+                table.shown
+            )));
+        }
+        Ok(())
+    }
 }
 
 impl Ledger for LedgerWriter {
     fn commit(&mut self, batch: &Batch, outcome: &mut Outcome) -> Result<(), LedgerError> {
+        if self.table_checked.elapsed() >= CHECK_TABLE_EVERY {
+            self.check_table()?;
+        }
         let failed = match self.attempt(batch, outcome, false) {
             Ok(()) => return Ok(()),
             Err(Failed::Ledger(error)) => return Err(error),
             Err(Failed::Refused(refusal)) => refusal,
         };
+        self.check_table()?;
         log::debug!("the table refuses a row; retrying row by row: {}", failed.message);
         *outcome = Outcome::default();
         self.attempt(batch, outcome, true).map_err(|failed| match failed {
@@ -185,6 +215,11 @@ impl Ledger for LedgerWriter {
             return Err(rollback::diagnose(&mut self.client, &self.config, &self.run));
         }
         Ok(rows.iter().map(|row| row.get::<_, i64>(0) as Epoch).collect())
+    }
+
+    fn why_silent(&self) -> Option<WhySilent> {
+        let (config, pid) = (Arc::clone(&self.config), self.pid);
+        Some(Arc::new(move || blocked::lock_of(&config, pid)))
     }
 }
 

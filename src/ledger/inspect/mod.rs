@@ -58,14 +58,14 @@ impl Inspection {
         let mut writable = true;
         let writes =
             |config: &LedgerConfig| dial(config, APPLICATION, TargetSessionAttrs::ReadWrite);
-        let client = within(timeout, &config, writes).or_else(|why| match &why {
+        let mut client = within(timeout, &config, writes).or_else(|why| match &why {
             LedgerError::Retry(text) if text.contains(NO_WRITES) => {
                 writable = false;
                 within(timeout, &config, any)
             }
             _ => Err(why),
         })?;
-        let mut client = pooler::check_with(client, &config, any)?;
+        pooler::refuse_shared(&mut client, &config, any)?;
         let read_only = match writable {
             true => None,
             false => Some(server::read_only(&mut client)?),
@@ -113,8 +113,9 @@ impl Inspection {
     }
 
     /// The table; `None` if it is missing and a start may create it.
-    pub fn table(&mut self) -> Result<Option<Table>, LedgerError> {
-        let there = self.ask(|tx, _| has(tx, "jobs"))?;
+    pub fn table(&mut self, own_schema: bool) -> Result<Option<Table>, LedgerError> {
+        // What else has this name says nothing about the job.
+        let there = own_schema && self.ask(|tx, _| has(tx, "jobs"))?;
         let table = self.ask(|tx, config| {
             if there {
                 job::check_table_is_there(tx, config)?;
