@@ -14,8 +14,8 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::secret::Secret;
 
 use crate::config::{is_pipe, read_file};
-use crate::dataflow::ports::LedgerError;
-use crate::ledger::errors::{NO_WRITES, classify};
+use crate::dataflow::ports::{Cause, Failure, LedgerError};
+use crate::ledger::errors::classify;
 use crate::ledger::unverified::Unverified;
 use crate::ledger::url;
 use crate::ledger::url::{PostgresUrl, TlsMode};
@@ -39,6 +39,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The first step, as errors name it.
 pub(super) const CONNECTING: &str = "connecting";
 
+/// What to do about a server that cannot be reached.
+pub(super) const UNREACHABLE_REMEDY: &str =
+    "check POSTGRES_URL, and that the server is up and reachable from here";
+
 /// Opens a connection to a server that takes writes.
 pub fn connect(config: &LedgerConfig) -> Result<Client, LedgerError> {
     // After a failover, the old primary is a standby, which refuses the job's writes.
@@ -60,7 +64,7 @@ pub fn connect_any(config: &LedgerConfig) -> Result<Client, LedgerError> {
 /// Opens a connection for somebody who only reads: to a server that takes writes, or else to any.
 pub fn connect_preferring_primary(config: &LedgerConfig) -> Result<Client, LedgerError> {
     connect_in_time(config).or_else(|why| match &why {
-        LedgerError::Retry(text) if text.contains(NO_WRITES) => connect_any(config),
+        LedgerError::Retry(failure) if failure.cause == Cause::ReadOnly => connect_any(config),
         _ => Err(why),
     })
 }
@@ -68,18 +72,15 @@ pub fn connect_preferring_primary(config: &LedgerConfig) -> Result<Client, Ledge
 /// Names the server that a command could not connect to, and what to look at.
 fn with_server(error: LedgerError, config: &LedgerConfig) -> LedgerError {
     match error {
-        LedgerError::Retry(why) => LedgerError::Retry(match why.strip_prefix(CONNECTING) {
-            Some(why) if why.contains(NO_WRITES) => {
-                format!("{CONNECTING} to {}{why}; check POSTGRES_URL", config.url)
-            }
-            Some(why) => format!(
-                "{CONNECTING} to {}{why}; check POSTGRES_URL, and that the server is up and \
-                 reachable from here",
-                config.url
-            ),
-            None => why,
-        }),
-        fatal => fatal,
+        LedgerError::Retry(Failure { doing, why, cause }) if doing == CONNECTING => {
+            let remedy = match cause {
+                Cause::ReadOnly => "check POSTGRES_URL",
+                Cause::Timeout | Cause::Other => UNREACHABLE_REMEDY,
+            };
+            let doing = format!("{CONNECTING} to {}", config.url);
+            LedgerError::Retry(Failure { doing, why: why.remedy("; ", remedy), cause })
+        }
+        other => other,
     }
 }
 
@@ -103,7 +104,8 @@ pub fn within(
     thread.spawn(work).expect("a thread can be started");
     answer.recv_timeout(timeout).unwrap_or_else(|_| {
         let waited = text::duration(timeout);
-        Err(LedgerError::Retry(format!("{CONNECTING}: no answer for {waited}")))
+        let (doing, why) = (CONNECTING.to_owned(), format!("no answer for {waited}").into());
+        Err(LedgerError::Retry(Failure { doing, why, cause: Cause::Other }))
     })
 }
 
@@ -154,7 +156,7 @@ pub fn dial(
         Some(url::ChannelBinding::Prefer) | None => ChannelBinding::Prefer,
     });
     let client = if url.needs_certificates() {
-        let tls = tls(url).map_err(|why| LedgerError::Fatal(Fault::Config(why)))?;
+        let tls = tls(url).map_err(|why| LedgerError::Fatal(Fault::config(why)))?;
         settings.connect(tls)
     } else {
         settings.connect(Unverified)

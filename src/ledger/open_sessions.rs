@@ -62,7 +62,7 @@ pub struct OpenSessions {
 /// The error for a login that may not read them: it need not be that of the job.
 fn lacks_right(why: &postgres::Error) -> LedgerError {
     let what = why.as_db_error().map_or(String::new(), |db| db.message().to_owned());
-    LedgerError::Fatal(Fault::Config(format!(
+    LedgerError::Fatal(Fault::config(format!(
         "Postgres refuses: {what}; to list open sessions, a login needs: grant usage on schema \
          sessionizer to LOGIN; grant select on sessionizer.jobs, sessionizer.snapshots to LOGIN;"
     )))

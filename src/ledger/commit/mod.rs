@@ -159,7 +159,7 @@ impl Ledger for LedgerWriter {
         *outcome = Outcome::default();
         self.attempt(batch, outcome, true).map_err(|failed| match failed {
             Failed::Ledger(error) => error,
-            Failed::Refused(refusal) => LedgerError::Fatal(Fault::Config(format!(
+            Failed::Refused(refusal) => LedgerError::Fatal(Fault::config(format!(
                 "the table {} refuses rows that it accepted a moment ago: {}. {}",
                 self.table.shown,
                 refusal.message,
