@@ -208,7 +208,7 @@ impl Setup {
                 worker.step_or_park(Some(Duration::from_millis(100)));
             }
         });
-        for result in guards.map_err(Fault::Environment)?.join() {
+        for result in guards.map_err(Fault::environment)?.join() {
             result.expect("a worker does not panic");
         }
         run_state.fault().map_or(Ok(()), Err)
@@ -252,7 +252,7 @@ pub fn statistics(which: &str) -> Result<Option<StatisticsConfig>, Fault> {
         "visitors" => 1_000_000,
         _ => {
             let all = "visitors, hosts, anomalies (with hosts) or none";
-            return Err(Fault::Config(format!("--statistics {which}: {all}")));
+            return Err(Fault::config(format!("--statistics {which}: {all}")));
         }
     };
     let bounds = Bounds::day(10_000, visitors);
@@ -302,7 +302,7 @@ pub fn compute(
         ..Recipe::default()
     };
     let mut logs: Vec<Log> = (0..partitions).map(|_| Log::default()).collect();
-    for record in Generator::new(recipe).map_err(Fault::Config)? {
+    for record in Generator::new(recipe).map_err(Fault::config)? {
         let key = record.key.expect("generated records have one");
         let hash = sessionizer_core::key::stable_hash(key.as_bytes());
         let payload = record.payload.expect("only bad records have none");

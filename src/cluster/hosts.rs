@@ -2,28 +2,30 @@
 
 use std::net::IpAddr;
 
+use sessionizer_core::fault::Message;
+
 /// The port of a line that does not name one.
 const PORT: u16 = 2101;
 
 /// The addresses of `processes` processes, process 0 first: one `host:port` a line. Blank lines,
 /// text after a `#` and lines after the last process are ignored.
-pub fn parse(text: &str, processes: usize) -> Result<Vec<String>, String> {
+pub fn parse(text: &str, processes: usize) -> Result<Vec<String>, Message> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
     let mut addresses: Vec<String> = Vec::with_capacity(processes);
     for line in lines.filter(|line| !line.is_empty()).take(processes) {
         let address = address(line)?;
         if addresses.contains(&address) {
-            return Err(format!("names {address} twice: each process needs an address of its own"));
+            let problem = Message::new(format!("names {address} twice"));
+            return Err(problem.remedy(": ", "each process needs an address of its own"));
         }
         addresses.push(address);
     }
     if addresses.len() < processes {
-        return Err(format!(
-            "names {} processes, and --processes is {processes}: it needs a line host:port for \
-             each, process 0 first",
-            addresses.len()
-        ));
+        let count = addresses.len();
+        let problem = format!("names {count} processes, and --processes is {processes}");
+        let remedy = "it needs a line host:port for each, process 0 first";
+        return Err(Message::new(problem).remedy(": ", remedy));
     }
     Ok(addresses)
 }
@@ -44,8 +46,11 @@ pub fn is_loopback(address: &str) -> bool {
     }
 }
 
-fn address(line: &str) -> Result<String, String> {
-    let wrong = || Err(format!("has the line {line:?}: it must be host:port, or [IPv6]:port"));
+fn address(line: &str) -> Result<String, Message> {
+    let wrong = || {
+        let problem = Message::new(format!("has the line {line:?}"));
+        Err(problem.remedy(": ", "it must be host:port, or [IPv6]:port"))
+    };
     let (host, port) = match line.rsplit_once(':') {
         _ if line.starts_with('[') && line.ends_with(']') => (line, PORT),
         // An IPv6 address contains colons, so it must be in brackets.
@@ -76,16 +81,16 @@ mod tests {
     #[test]
     fn what_is_no_address_is_reported_with_its_line() {
         for bad in ["a:", "a:0", "a:99999", ":4000", "a b:1", "::1", "fe80::1:2101"] {
-            let why = parse(bad, 1).expect_err(bad);
+            let why = parse(bad, 1).expect_err(bad).to_string();
             assert!(why.contains(bad), "{why}");
         }
     }
 
     #[test]
     fn too_few_lines_and_the_same_twice_are_refused() {
-        assert!(parse("a:1\nb:1", 3).expect_err("short").contains("names 2 processes"));
-        assert!(parse("a:1\na:1", 2).expect_err("twice").contains("a:1 twice"));
-        assert!(parse("a\na:2101", 2).expect_err("twice").contains("twice"));
+        assert!(parse("a:1\nb:1", 3).expect_err("short").problem.contains("names 2 processes"));
+        assert!(parse("a:1\na:1", 2).expect_err("twice").problem.contains("a:1 twice"));
+        assert!(parse("a\na:2101", 2).expect_err("twice").problem.contains("twice"));
     }
 
     #[test]

@@ -58,10 +58,10 @@ pub(super) fn listen(
 ) -> Result<Option<Listener>, Fault> {
     let address = &members.addresses[members.me];
     let Some(listener) = bind(members, timeout)? else { return Ok(None) };
-    let failed = |why: io::Error| Fault::Environment(format!("cannot listen on {address}: {why}"));
+    let failed = |why: io::Error| Fault::environment(format!("cannot listen on {address}: {why}"));
     let local = listener.local_addr().map_err(failed)?;
     if loopback_only && !local.ip().is_loopback() {
-        return Err(Fault::Config(format!(
+        return Err(Fault::config(format!(
             "{address} is {} here, which is not on loopback: {}",
             local.ip(),
             crate::cluster::NEEDS_SECRET
@@ -105,7 +105,7 @@ fn bind(members: &Members, timeout: Duration) -> Result<Option<TcpListener>, Fau
             "cannot listen on {address}, the address of process {me} in the hostfile: {why}{hint}"
         );
         let is_retryable = why.kind() == io::ErrorKind::AddrInUse;
-        if is_retryable { Fault::Environment(what) } else { Fault::Config(what) }
+        if is_retryable { Fault::environment(what) } else { Fault::config(what) }
     })
 }
 

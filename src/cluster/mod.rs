@@ -103,7 +103,7 @@ impl ClusterConfig {
                 let key = SecretKey::read(source)?;
                 info!("connections between processes are encrypted with the cluster secret");
                 Protection::sealed(key, self.process, self.addresses.len()).map_err(|why| {
-                    Fault::Environment(format!("OpenSSL cannot encrypt connections: {why}"))
+                    Fault::environment(format!("OpenSSL cannot encrypt connections: {why}"))
                 })
             }
             (None, None) => Ok(Protection::Open),
@@ -115,7 +115,7 @@ impl ClusterConfig {
                 );
                 Ok(Protection::Open)
             }
-            (None, Some(address)) => Err(Fault::Config(format!(
+            (None, Some(address)) => Err(Fault::config(format!(
                 "the hostfile names {address}, which is not on loopback: {NEEDS_SECRET}"
             ))),
         }
@@ -172,7 +172,7 @@ impl Cluster {
         };
         let wires: std::io::Result<_> = wires.into_iter().enumerate().map(wire).collect();
         cluster.wires = wires
-            .map_err(|why| Fault::Environment(format!("cannot set up the connections: {why}")))?;
+            .map_err(|why| Fault::environment(format!("cannot set up the connections: {why}")))?;
         let limit = (config.start_timeout * STALL_TIMEOUT_FACTOR).max(MIN_STALL_TIMEOUT);
         watch_the_start(&cluster.members, limit);
         Ok(Some(cluster))
@@ -192,7 +192,7 @@ impl Cluster {
         let (builders, guard) =
             initialize_networking_from_sockets(inside, wires, self.members.me, workers, hooks)
                 .map_err(|why| {
-                    Fault::Environment(format!("cannot set up the connections: {why}"))
+                    Fault::environment(format!("cannot set up the connections: {why}"))
                 })?;
         Ok((builders.into_iter().map(AllocatorBuilder::Tcp).collect(), Box::new(guard)))
     }
@@ -238,7 +238,7 @@ fn watch_the_start(members: &Arc<Members>, limit: Duration) {
                         format!("{} {}", members.name(process), stages[process].doing())
                     };
                     let who: Vec<String> = behind.into_iter().map(who).collect();
-                    return members.run_state.fail(Fault::Peer(format!(
+                    return members.run_state.fail(Fault::peer(format!(
                         "the cluster is complete, but its start has stood still for {limit:?}: {}. \
                          Start all processes again",
                         who.join("; ")

@@ -11,7 +11,7 @@ use openssl::error::ErrorStack;
 use openssl::md::Md;
 use openssl::pkey::Id;
 use openssl::pkey_ctx::PkeyCtx;
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 use sessionizer_core::secret::Secret;
 
 use crate::config::value::read_beginning;
@@ -21,8 +21,8 @@ const MIN_BYTES: usize = 16;
 /// A longer file is not a secret but the wrong file.
 const MAX_BYTES: usize = 4_096;
 /// How to make a secret, for messages.
-pub(super) const REMEDY: &str = "make one with (umask 077; head -c 32 /dev/urandom | base64 > FILE) \
-                                 and give the same to every process";
+const REMEDY: &str = "make one with (umask 077; head -c 32 /dev/urandom | base64 > FILE) and \
+                      give the same to every process";
 
 /// Where the secret comes from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,14 +60,13 @@ impl SecretKey {
             SecretSource::File(path) => {
                 let name = format!("the cluster secret {} (--cluster-secret-file)", path.display());
                 // A newline of two bytes may follow, and one more byte shows that there is more.
-                let bytes = read_beginning(path, MAX_BYTES as u64 + 3).map_err(|why| {
-                    Fault::Config(format!("{name} cannot be read: {why}; {REMEDY}"))
-                })?;
+                let bytes = read_beginning(path, MAX_BYTES as u64 + 3)
+                    .map_err(|why| unusable(format!("{name} cannot be read: {why}")))?;
                 warn_if_exposed(path);
                 (name, bytes)
             }
         };
-        SecretKey::of(&bytes).map_err(|what| Fault::Config(format!("{name} {what}; {REMEDY}")))
+        SecretKey::of(&bytes).map_err(|what| unusable(format!("{name} {what}")))
     }
 
     /// Derives the key from a secret. One newline at the end belongs to the file and not to the
@@ -93,6 +92,10 @@ impl SecretKey {
     pub fn between(&self, client: usize, server: usize) -> Result<[u8; 32], ErrorStack> {
         derive(&self.0, format!("process {client} to process {server}").as_bytes())
     }
+}
+
+fn unusable(problem: String) -> Fault {
+    Fault::config(Message::new(problem).remedy("; ", REMEDY))
 }
 
 /// HKDF with SHA-256 (RFC 5869).
@@ -147,6 +150,7 @@ mod tests {
         ] {
             let source = SecretSource::Variable(Secret::new(String::from_utf8_lossy(&secret)));
             let Err(Fault::Config(why)) = SecretKey::read(&source) else { panic!("{says}") };
+            let why = why.to_string();
             assert!(why.contains(&format!("SESSIONIZER_CLUSTER_SECRET {says}; make one")), "{why}");
             assert!(!why.contains("hunter2"), "{why}");
         }
@@ -161,8 +165,10 @@ mod tests {
         fs::remove_file(&file).expect("removed");
         let of = |path: &str| SecretKey::read(&SecretSource::File(PathBuf::from(path)));
         let Err(Fault::Config(why)) = of("/no/such/secret") else { panic!("there is none") };
+        let why = why.to_string();
         assert!(why.contains("/no/such/secret (--cluster-secret-file) cannot be read"), "{why}");
         let Err(Fault::Config(why)) = of("/dev/zero") else { panic!("it never ends") };
+        let why = why.to_string();
         assert!(why.contains("is longer than"), "{why}");
     }
 

@@ -158,7 +158,7 @@ fn cut_note(removed: &Removed) -> Option<String> {
 fn confirm(ip: &str) -> Result<(), Fault> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
-        return Err(Fault::Config(
+        return Err(Fault::config(
             "nothing was removed: there is no terminal to ask at. Add --yes to remove it without \
              being asked"
                 .to_owned(),
@@ -169,9 +169,9 @@ fn confirm(ip: &str) -> Result<(), Fault> {
     stdin
         .lock()
         .read_line(&mut typed)
-        .map_err(|why| Fault::Environment(format!("nothing was removed: no answer: {why}")))?;
+        .map_err(|why| Fault::environment(format!("nothing was removed: no answer: {why}")))?;
     if typed.trim() == ip.trim() {
         return Ok(());
     }
-    Err(Fault::Config("nothing was removed: that is not the address".to_owned()))
+    Err(Fault::config("nothing was removed: that is not the address"))
 }

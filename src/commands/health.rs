@@ -11,7 +11,7 @@ pub fn health(args: &HealthArgs, env: &Environment) -> Result<(), Fault> {
     let path = if args.live { "/livez" } else { "/readyz" };
     let endpoint = Endpoint::find(args.url.as_deref(), path, env)?;
     let reply = endpoint.get().map_err(|why| {
-        Fault::Environment(format!("no job answers at http://{}: {why}", endpoint.authority))
+        Fault::environment(format!("no job answers at http://{}: {why}", endpoint.authority))
     })?;
     let body = printable(reply.body.trim_end());
     match reply.status {
@@ -19,8 +19,8 @@ pub fn health(args: &HealthArgs, env: &Environment) -> Result<(), Fault> {
             println!("{body}");
             Ok(())
         }
-        503 => Err(Fault::Environment(body)),
-        status => Err(Fault::Config(format!(
+        503 => Err(Fault::environment(body)),
+        status => Err(Fault::config(format!(
             "what answers at http://{}{} is not a sessionizer job: {status}: {}",
             endpoint.authority,
             endpoint.path,

@@ -39,7 +39,7 @@ impl Endpoint {
             let authority = match listens.as_deref().map(str::trim) {
                 None | Some("") => DEFAULT_AUTHORITY.to_owned(),
                 Some("none") => {
-                    return Err(Fault::Config(
+                    return Err(Fault::config(
                         "SESSIONIZER_HTTP is none: this job answers nobody. Give it an address, or \
                          give the URL of another job"
                             .to_owned(),
@@ -57,7 +57,7 @@ impl Endpoint {
         let wrong = || {
             // Before an @ there may be a password.
             let shown = url.rsplit_once('@').map_or(url, |(_, place)| place);
-            Fault::Config(format!(
+            Fault::config(format!(
                 "{shown:?} is not the URL of a job: it must be like http://{DEFAULT_AUTHORITY}"
             ))
         };

@@ -24,7 +24,7 @@ pub fn man(args: &ManArgs) -> Result<(), Fault> {
     };
     let directory = Path::new(directory);
     fs::create_dir_all(directory).map_err(|why| {
-        Fault::Config(format!("cannot make the directory {}: {why}", directory.display()))
+        Fault::config(format!("cannot make the directory {}: {why}", directory.display()))
     })?;
     for (name, page) in pages {
         let file = directory.join(format!("{name}.1"));
@@ -36,8 +36,8 @@ pub fn man(args: &ManArgs) -> Result<(), Fault> {
 fn cannot_write(path: &Path, why: &io::Error) -> Fault {
     let message = format!("cannot write {}: {why}", path.display());
     match why.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::Environment(message),
-        _ => Fault::Config(message),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::environment(message),
+        _ => Fault::config(message),
     }
 }
 

@@ -24,14 +24,14 @@ pub fn say(text: &str) -> Result<(), Fault> {
 pub fn print_document(text: &[u8]) -> Result<(), Fault> {
     still_read(write(text))
         .map(drop)
-        .map_err(|why| Fault::Environment(format!("cannot write to standard output: {why}")))
+        .map_err(|why| Fault::environment(format!("cannot write to standard output: {why}")))
 }
 
 /// The result of printing a report. A reader may stop early (`audit | head`); that does not change
 /// the verdict.
 pub fn printed(written: IoResult<()>) -> Result<(), Fault> {
     still_read(written).map(drop).map_err(|why| {
-        Fault::Environment(format!("the report cannot be written to standard output: {why}"))
+        Fault::environment(format!("the report cannot be written to standard output: {why}"))
     })
 }
 
@@ -39,7 +39,7 @@ pub fn printed(written: IoResult<()>) -> Result<(), Fault> {
 pub fn give_up(error: LedgerError, explain: impl FnOnce(&str) -> String) -> Fault {
     match error {
         LedgerError::Fatal(fault) => fault,
-        LedgerError::Retry(why) => Fault::Environment(explain(&why)),
+        LedgerError::Retry(why) => Fault::environment(explain(&why.to_string())),
     }
 }
 
@@ -87,7 +87,7 @@ fn still_read(written: IoResult<()>) -> IoResult<bool> {
 }
 
 fn unwritable(why: &Error) -> Fault {
-    Fault::Environment(format!("standard output cannot be written: {why}"))
+    Fault::environment(format!("standard output cannot be written: {why}"))
 }
 
 #[cfg(test)]

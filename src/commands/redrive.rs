@@ -170,7 +170,7 @@ fn read_again(
             },
         )?;
         if run_state.ending() {
-            return Err(Fault::Environment("stopped; nothing was changed".to_owned()));
+            return Err(Fault::environment("stopped; nothing was changed"));
         }
     }
     for cut in partitions.into_values().flat_map(BTreeMap::into_values) {
@@ -250,7 +250,7 @@ fn shown(done: &Redriven) -> String {
 fn confirm(job: &str) -> Result<(), Fault> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
-        return Err(Fault::Config(
+        return Err(Fault::config(
             "nothing was changed: there is no terminal to ask at. Add --yes to continue without \
              being asked"
                 .to_owned(),
@@ -261,9 +261,9 @@ fn confirm(job: &str) -> Result<(), Fault> {
     stdin
         .lock()
         .read_line(&mut typed)
-        .map_err(|why| Fault::Environment(format!("nothing was changed: no answer: {why}")))?;
+        .map_err(|why| Fault::environment(format!("nothing was changed: no answer: {why}")))?;
     if typed.trim() == job.trim() {
         return Ok(());
     }
-    Err(Fault::Config("nothing was changed: that is not the job's name".to_owned()))
+    Err(Fault::config("nothing was changed: that is not the job's name"))
 }

@@ -81,7 +81,7 @@ fn describe(plan: &ResetPlan) -> String {
 fn confirm(job: &str) -> Result<(), Fault> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
-        return Err(Fault::Config(
+        return Err(Fault::config(
             "nothing was removed: there is no terminal to ask at. Add --yes to remove it without \
              being asked"
                 .to_owned(),
@@ -92,11 +92,11 @@ fn confirm(job: &str) -> Result<(), Fault> {
     stdin
         .lock()
         .read_line(&mut typed)
-        .map_err(|why| Fault::Environment(format!("nothing was removed: no answer: {why}")))?;
+        .map_err(|why| Fault::environment(format!("nothing was removed: no answer: {why}")))?;
     if typed.trim() == job.trim() {
         return Ok(());
     }
-    Err(Fault::Config("nothing was removed: that is not the job's name".to_owned()))
+    Err(Fault::config("nothing was removed: that is not the job's name"))
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ impl<'a> Problems<'a> {
             write!(message, "\n  {name:width$}  {what}").expect("writing to a string cannot fail");
         }
         message.push_str("\n(sessionizer --help explains every setting)");
-        Fault::Config(message)
+        Fault::config(message)
     }
 
     /// Whether something is wrong with this flag or variable.

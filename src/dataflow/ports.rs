@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use sessionizer_core::binding::{Offset, Partition};
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 use sessionizer_core::key::Shard;
 use sessionizer_core::plan::ShardProgress;
 use sessionizer_core::session::Closed;
@@ -102,15 +102,66 @@ pub trait Feed {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LedgerError {
     /// It may work later, and it may even have worked this time: ask [`Ledger::progress`] first.
-    Retry(String),
+    Retry(Failure),
     /// It will never work: fenced, refused, or broken.
     Fatal(Fault),
+}
+
+/// A failure that may pass by itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// The step that has failed; empty if the message says so itself.
+    pub doing: String,
+    pub why: Message,
+    pub cause: Cause,
+}
+
+/// The cause of a [`Failure`], where somebody does something about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// A statement took longer than it may, or has waited too long for a lock: nothing is wrong
+    /// with what was asked for.
+    Timeout,
+    /// The server takes no writes, as a connection was to find out.
+    ReadOnly,
+    Other,
+}
+
+impl LedgerError {
+    /// A failure that may pass by itself, for any other cause.
+    pub fn retry(why: impl Into<Message>) -> Self {
+        let (doing, why) = (String::new(), why.into());
+        LedgerError::Retry(Failure { doing, why, cause: Cause::Other })
+    }
+
+    /// What is wrong, and what to do about it.
+    pub fn message(&self) -> Message {
+        match self {
+            LedgerError::Retry(failure) => failure.message(),
+            LedgerError::Fatal(fault) => fault.message().clone(),
+        }
+    }
+}
+
+impl Failure {
+    pub fn message(&self) -> Message {
+        match self.doing.as_str() {
+            "" => self.why.clone(),
+            doing => self.why.clone().context(doing),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.message().fmt(f)
+    }
 }
 
 impl fmt::Display for LedgerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            LedgerError::Retry(why) => f.write_str(why),
+            LedgerError::Retry(failure) => failure.fmt(f),
             LedgerError::Fatal(fault) => fault.fmt(f),
         }
     }

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use log::{info, warn};
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 
 use crate::cluster::{Allocators, Cluster, ClusterConfig, hosts};
 use crate::config::{Config, read_file};
@@ -67,10 +67,9 @@ fn run_on(
         let Err(Fault::GoneBack(why)) = ended else { return ended };
         short_runs = if began.elapsed() < SHORT_RUN_DURATION { short_runs + 1 } else { 0 };
         if config.processes > 1 || run_state.stopping() || short_runs >= MAX_SHORT_RUNS {
-            return Err(Fault::GoneBack(format!(
-                "{why}. Start the job again: it continues from what is there, and rereads what is \
-                 missing"
-            )));
+            let remedy = "Start the job again: it continues from what is there, and rereads what is \
+                          missing";
+            return Err(Fault::gone_back(why.remedy(". ", remedy)));
         }
         warn!("{why}. The job continues from what is there, and rereads what is missing");
         *run_state = Arc::new(run_state.successor());
@@ -119,7 +118,7 @@ fn run_once(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
         }
         let _ = ended.send(()); // After a timeout, nobody listens any more.
     });
-    let guards = guards.map_err(Fault::Environment)?;
+    let guards = guards.map_err(Fault::environment)?;
     match &cluster {
         None => join_workers(guards, run_state),
         Some(cluster) => end_cluster_process(cluster, guards, &ends, config.workers, run_state),
@@ -159,7 +158,7 @@ fn alone(workers: usize) -> Result<Allocators, Fault> {
         1 => timely::CommunicationConfig::Thread,
         several => timely::CommunicationConfig::Process(several),
     };
-    communication.try_build().map_err(Fault::Environment)
+    communication.try_build().map_err(Fault::environment)
 }
 
 /// The addresses of all processes: those of the hostfile, or on this machine.
@@ -167,17 +166,18 @@ pub fn addresses(config: &Config) -> Result<Vec<String>, Fault> {
     let Some(path) = &config.hostfile else { return Ok(hosts::local(config.processes)) };
     let place = path.display();
     let bytes = read_file(path).map_err(|why| {
-        Fault::Config(format!("the hostfile {place} (--hostfile) cannot be read: {why}"))
+        Fault::config(format!("the hostfile {place} (--hostfile) cannot be read: {why}"))
     })?;
     let text = String::from_utf8_lossy(&bytes);
     if config.processes == 1 && hosts::parse(&text, 2).is_ok() {
-        return Err(Fault::Config(format!(
-            "the hostfile {place} (--hostfile) names several processes, and --processes is 1: give \
-             -n, or leave the hostfile out"
-        )));
+        let problem = format!(
+            "the hostfile {place} (--hostfile) names several processes, and --processes is 1"
+        );
+        let remedy = "give -n, or leave the hostfile out";
+        return Err(Fault::config(Message::new(problem).remedy(": ", remedy)));
     }
     hosts::parse(&text, config.processes)
-        .map_err(|what| Fault::Config(format!("the hostfile {place} {what}")))
+        .map_err(|what| Fault::config(what.after(&format!("the hostfile {place} "))))
 }
 
 /// Waits for the other processes of the job. Returns `None` if this process is to stop first.

@@ -61,7 +61,7 @@ fn ended(result: &Result<(), Fault>, stopping: bool) -> Ended {
         Err(Fault::Fenced(_)) => Ended::Fenced,
         // Mostly after --stop-timeout. The next start makes up for it: there is nothing to correct.
         Err(Fault::Environment(why) | Fault::GoneBack(why) | Fault::Peer(why)) if stopping => {
-            Ended::Uncommitted(why.clone())
+            Ended::Uncommitted(why.to_string())
         }
         Err(fault) => Ended::Failed(fault.to_string()),
     }
@@ -149,10 +149,10 @@ mod tests {
         for (fault, stopping, want) in [
             (None, true, Ended::Stopped),
             (None, false, Ended::Stopped),
-            (Some(Fault::Environment(why())), true, Ended::Uncommitted(why())),
-            (Some(Fault::Environment(why())), false, Ended::Failed(why())),
-            (Some(Fault::Config(why())), true, Ended::Failed(why())),
-            (Some(Fault::Fenced(why())), true, Ended::Fenced),
+            (Some(Fault::environment(why())), true, Ended::Uncommitted(why())),
+            (Some(Fault::environment(why())), false, Ended::Failed(why())),
+            (Some(Fault::config(why())), true, Ended::Failed(why())),
+            (Some(Fault::fenced(why())), true, Ended::Fenced),
         ] {
             let result = fault.clone().map_or(Ok(()), Err);
             assert_eq!(ended(&result, stopping), want, "{fault:?}, {stopping}");

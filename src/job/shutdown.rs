@@ -25,7 +25,7 @@ const PEER_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) fn join_workers(guards: WorkerGuards<()>, run_state: &RunState) {
     for result in guards.join() {
         if let Err(why) = result {
-            run_state.fail(Fault::Environment(format!("a worker thread ended abnormally: {why}")));
+            run_state.fail(Fault::environment(format!("a worker thread ended abnormally: {why}")));
         }
     }
 }

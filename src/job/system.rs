@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::thread::{Builder, scope};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 
 use crate::config::Config;
 
@@ -44,10 +44,9 @@ pub fn check_open_files(config: &Config) -> Result<(), Fault> {
         }
     }
     let limit = maximum.or(current).unwrap_or(needed);
-    Err(Fault::Config(format!(
-        "this process may open {limit} files, and needs {needed}: raise the limit (ulimit -n \
-         {needed}; LimitNOFILE= in a systemd unit)"
-    )))
+    let problem = format!("this process may open {limit} files, and needs {needed}");
+    let remedy = format!("raise the limit (ulimit -n {needed}; LimitNOFILE= in a systemd unit)");
+    Err(Fault::config(Message::new(problem).remedy(": ", remedy)))
 }
 
 /// The threads that a run starts beside its workers, with one broker: the clients that look for
@@ -76,11 +75,11 @@ pub fn check_threads(config: &Config) -> Result<(), Fault> {
     if started == needed {
         return Ok(());
     }
-    Err(Fault::Config(format!(
-        "this process may start only {started} more threads, and needs at least {needed}: raise the \
-         limit (ulimit -u; TasksMax= in a systemd unit; --pids-limit of a container), or use fewer \
-         workers (-w)"
-    )))
+    let problem =
+        format!("this process may start only {started} more threads, and needs at least {needed}");
+    let remedy = "raise the limit (ulimit -u; TasksMax= in a systemd unit; --pids-limit of a \
+                  container), or use fewer workers (-w)";
+    Err(Fault::config(Message::new(problem).remedy(": ", remedy)))
 }
 
 /// Prevents core dumps, because they would hold the passwords. A limit of one byte, unlike zero,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info};
 use sessionizer_core::binding::Partition;
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 use sessionizer_core::key::Shard;
 use sessionizer_core::plan::{PartitionPlan, RecoveryPlan};
 use sessionizer_core::session::snapshot;
@@ -178,7 +178,7 @@ impl Job {
                     Instant::now()
                 });
                 if since.elapsed() > self.config.stop_timeout && !durable.done() {
-                    return Err(Fault::Environment(format!(
+                    return Err(Fault::environment(format!(
                         "stopped without a last commit: Postgres did not take it within {}. \
                          Nothing is lost: the next start rereads what is not committed",
                         duration(self.config.stop_timeout)
@@ -252,13 +252,12 @@ impl Job {
         for (shard, epoch, bytes) in stored {
             let table = snapshot::decode_of(&bytes, self.config.ledger.gap, shard, plan.shards());
             let table = table.map_err(|damage| {
-                Fault::Config(format!(
+                let problem = format!(
                     "the snapshot of shard {} at epoch {epoch} (sessionizer.snapshots) cannot be \
-                     read: {damage}. Restore the schema sessionizer and the table from one backup, or \
-                     begin afresh: `sessionizer reset` removes the job and its rows, and the next \
-                     start reads the topic again",
+                     read: {damage}",
                     shard.0
-                ))
+                );
+                Fault::config(Message::new(problem).remedy(". ", ledger::RESTORE))
             })?;
             let figures = &self.run_state.metrics.figures;
             figures.snapshot(shard, epoch, bytes.len() as u64);
@@ -266,7 +265,7 @@ impl Job {
             self.run_state.metrics.shards_loaded.fetch_add(1, Relaxed);
         }
         if shards.iter().map(|loaded| loaded.shard).ne(mine.iter().copied()) {
-            return Err(Fault::Config(format!(
+            return Err(Fault::config(format!(
                 "snapshots of the job {} are missing in sessionizer.snapshots: found {} of {}",
                 self.config.ledger.job,
                 shards.len(),
@@ -334,7 +333,7 @@ impl Job {
             if let (Some(there), Some(here)) = (there, here)
                 && *there != here
             {
-                return Err(Fault::Config(format!(
+                return Err(Fault::config(format!(
                     "KAFKA_URL of process {} leads to another Kafka than that of process 0: the \
                      topic {topic} has the id {here:?} here and {there:?} there",
                     self.config.process

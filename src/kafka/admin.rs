@@ -13,7 +13,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
 use sessionizer_core::binding::{Offset, Partition, TopicId};
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 
 use crate::kafka::remedy;
 use crate::kafka::{
@@ -44,6 +44,15 @@ pub(super) struct Layout {
     pub(super) partitions: i32,
     /// The partitions that no broker serves now.
     pub(super) leaderless: Vec<i32>,
+}
+
+/// Why the partitions of a topic are not known.
+pub(super) enum NoLayout {
+    /// The brokers did not answer in time.
+    Unanswered,
+    NoTopic(Fault),
+    /// This login may not read the topic.
+    Denied(Fault),
 }
 
 /// Where reading may begin.
@@ -89,18 +98,14 @@ impl Admin {
         }
     }
 
-    /// Returns the partitions of a topic. `Err(None)`: the brokers did not answer in time.
-    pub(super) fn partitions(
-        &self,
-        topic: &str,
-        timeout: Duration,
-    ) -> Result<Layout, Option<Fault>> {
+    /// Returns the partitions of a topic.
+    pub(super) fn partitions(&self, topic: &str, timeout: Duration) -> Result<Layout, NoLayout> {
         self.serve();
         let metadata = self.client.fetch_metadata(Some(topic), timeout);
         self.serve();
         let metadata = metadata.map_err(|why| {
             self.note_unanswered(&why);
-            None
+            NoLayout::Unanswered
         })?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         match found.and_then(|topic| topic.error()) {
@@ -110,19 +115,20 @@ impl Admin {
                 return match code {
                     RDKafkaErrorCode::UnknownTopicOrPartition
                     | RDKafkaErrorCode::UnknownTopic
-                    | RDKafkaErrorCode::InvalidTopic => Err(Some(no_topic(topic))),
+                    | RDKafkaErrorCode::InvalidTopic => Err(NoLayout::NoTopic(no_topic(topic))),
                     RDKafkaErrorCode::TopicAuthorizationFailed => {
-                        Err(Some(Fault::Config(format!(
-                            "Kafka does not let this login read the topic {topic}: grant it READ \
-                             and DESCRIBE"
-                        ))))
+                        let problem =
+                            format!("Kafka does not let this login read the topic {topic}");
+                        let message =
+                            Message::new(problem).remedy(": ", "grant it READ and DESCRIBE");
+                        Err(NoLayout::Denied(Fault::config(message)))
                     }
-                    _ => Err(None),
+                    _ => Err(NoLayout::Unanswered),
                 };
             }
         }
         let Some(found) = found.filter(|found| !found.partitions().is_empty()) else {
-            return Err(Some(no_topic(topic)));
+            return Err(NoLayout::NoTopic(no_topic(topic)));
         };
         let leaderless = found.partitions().iter().filter(|partition| partition.leader() < 0);
         Ok(Layout {
@@ -164,8 +170,8 @@ impl Admin {
                         let why = format!("{topic}{:?} has no leader", layout.leaderless);
                         *lock(&self.context.health.last) = Some(why);
                     }
-                    Err(Some(fault)) => return Err(fault),
-                    Err(None) => {}
+                    Err(NoLayout::NoTopic(fault) | NoLayout::Denied(fault)) => return Err(fault),
+                    Err(NoLayout::Unanswered) => {}
                 }
                 // A callback delivers the reason, a moment after the failure.
                 thread::sleep(RETRY_PAUSE);
@@ -176,19 +182,20 @@ impl Admin {
                 let refused = if over { Duration::ZERO } else { REFUSAL_TIMEOUT };
                 if let Some(why) = self.context.refused_for(refused) {
                     let why = tls::plain(&why);
-                    return Err(Fault::Config(format!(
-                        "Kafka at {} refuses the connection: {why}; {}",
-                        self.config.brokers,
-                        remedy::of_refusal(&why)
-                    )));
+                    let brokers = &self.config.brokers;
+                    let problem = format!("Kafka at {brokers} refuses the connection: {why}");
+                    let message = Message::new(problem).remedy("; ", remedy::of_refusal(&why));
+                    return Err(Fault::config(message));
                 }
                 if over {
-                    return Err(Fault::Environment(format!(
-                        "Kafka at {} cannot be used: {why}; {}; if they require a \
-                         login, set KAFKA_WEB_TRAFFIC_KEY and KAFKA_WEB_TRAFFIC_SECRET",
-                        self.config.brokers,
+                    let brokers = &self.config.brokers;
+                    let problem = format!("Kafka at {brokers} cannot be used: {why}");
+                    let remedy = format!(
+                        "{}; if they require a login, set KAFKA_WEB_TRAFFIC_KEY and \
+                         KAFKA_WEB_TRAFFIC_SECRET",
                         remedy::of_silence(&why)
-                    )));
+                    );
+                    return Err(Fault::environment(Message::new(problem).remedy("; ", remedy)));
                 }
                 waiting.because(&why);
                 if !is_reported {
@@ -216,7 +223,7 @@ impl Admin {
             }
         };
         retry::until(5 * REQUEST_TIMEOUT, RETRY_PAUSE, ask).map_err(|why| {
-            Fault::Environment(format!(
+            Fault::environment(format!(
                 "Kafka at {} does not say which offsets {topic}[{partition}] has: {why}",
                 self.config.brokers
             ))
@@ -280,7 +287,7 @@ impl Admin {
         end: Offset,
     ) -> Result<Offset, Fault> {
         let failed = |why: &dyn std::fmt::Display| {
-            Fault::Environment(format!("no offset of {topic}[{partition}] for --from: {why}"))
+            Fault::environment(format!("no offset of {topic}[{partition}] for --from: {why}"))
         };
         let mut wanted = TopicPartitionList::new();
         wanted
@@ -296,9 +303,10 @@ impl Admin {
 }
 
 pub(super) fn no_topic(topic: &str) -> Fault {
-    Fault::Config(format!(
-        "the topic {topic} does not exist: create it, or correct KAFKA_TOPIC (with Kafka's own \
-         tool: kafka-topics.sh --create --topic {topic} --partitions 4 --bootstrap-server ...; \
-         `sessionizer produce` creates the topic that it writes to)"
-    ))
+    let remedy = format!(
+        "create it, or correct KAFKA_TOPIC (with Kafka's own tool: kafka-topics.sh --create --topic \
+         {topic} --partitions 4 --bootstrap-server ...; `sessionizer produce` creates the topic \
+         that it writes to)"
+    );
+    Fault::config(Message::new(format!("the topic {topic} does not exist")).remedy(": ", remedy))
 }

@@ -13,7 +13,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
 use sessionizer_core::binding::{Offset, Partition};
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 use sessionizer_core::partition_end::PartitionEnd;
 
 use crate::dataflow::ports::{Feed, Record, Stopped};
@@ -121,21 +121,25 @@ impl KafkaFeed {
                 let there = there.map_or("has others".to_owned(), |(oldest, end)| {
                     format!("has {oldest} to {end}")
                 });
-                Some(Fault::Config(format!(
+                let problem = format!(
                     "{place}: Kafka no longer has this offset, it {there}: retention has deleted \
                      it, or the topic was deleted and created again. The data in Postgres stays \
-                     right. Start with --accept-lost-offsets to continue without the records in \
-                     between"
-                )))
+                     right"
+                );
+                let remedy =
+                    "Start with --accept-lost-offsets to continue without the records in between";
+                Some(Fault::config(Message::new(problem).remedy(". ", remedy)))
             }
             Some(
                 RDKafkaErrorCode::UnknownTopicOrPartition
                 | RDKafkaErrorCode::UnknownTopic
                 | RDKafkaErrorCode::UnknownPartition,
-            ) => Some(Fault::Environment(format!("{place}: the topic or partition is gone"))),
-            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Some(Fault::Config(format!(
-                "{place}: Kafka does not let this login read the topic: grant it READ on the topic"
-            ))),
+            ) => Some(Fault::environment(format!("{place}: the topic or partition is gone"))),
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                let problem = format!("{place}: Kafka does not let this login read the topic");
+                let message = Message::new(problem).remedy(": ", "grant it READ on the topic");
+                Some(Fault::config(message))
+            }
             _ => {
                 debug!(
                     topic = topic, partition = partition.number, offset = position.get();
@@ -177,7 +181,7 @@ impl Feed for KafkaFeed {
     fn assign(&mut self, partition: Partition, start: Offset) -> Result<(), Fault> {
         let topic = &self.topics[usize::from(partition.topic)];
         let failed = |why: &dyn std::fmt::Display| {
-            Fault::Environment(format!("{topic}[{}] cannot be read: {why}", partition.number))
+            Fault::environment(format!("{topic}[{}] cannot be read: {why}", partition.number))
         };
         let wake = Arc::clone(&self.wake);
         let batches = Batches::split(self.consumer(), topic, partition.number, move || wake())

@@ -111,7 +111,7 @@ impl Admin {
             }
         };
         let found = retry::until(timeout, RETRY_PAUSE, ask).map_err(|why| {
-            Fault::Environment(format!(
+            Fault::environment(format!(
                 "Kafka at {} does not say which offsets the consumer group {group} has \
                  committed: {why}",
                 self.config.brokers
@@ -124,7 +124,7 @@ impl Admin {
                 if is_denied(&why) {
                     return Ok(None);
                 }
-                return Err(Fault::Environment(format!(
+                return Err(Fault::environment(format!(
                     "Kafka at {} does not say which offset of {}[{}] the consumer group {group} \
                      has committed: {why}",
                     self.config.brokers,

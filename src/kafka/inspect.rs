@@ -13,6 +13,7 @@ use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
 use sessionizer_core::binding::{Offset, Partition};
 use sessionizer_core::fault::Fault;
 
+use crate::kafka::admin::NoLayout;
 use crate::kafka::{Admin, Context, KafkaConfig, REQUEST_TIMEOUT, RETRY_PAUSE, lock};
 
 /// The topic in which Kafka keeps the offsets of groups. Kafka creates it when the first group
@@ -31,8 +32,10 @@ const FRAME_BYTES: u64 = 512;
 pub enum TopicReply {
     /// How many brokers and partitions there are, and the partitions without a leader.
     Topic { brokers: usize, partitions: i32, leaderless: Vec<i32> },
-    /// They answer, but the topic cannot be used.
-    NoTopic(Fault),
+    /// They answer, and there is no such topic.
+    NoTopic,
+    /// They answer, but not what this login asks about the topic.
+    Denied(Fault),
     /// They refuse the login or the client's certificate, or the client refuses theirs.
     Refused(String),
     /// They do not answer.
@@ -75,7 +78,7 @@ impl KafkaConfig {
                 false => std::fs::File::open(file).map(drop),
             });
             let why = why.err()?;
-            Some(Fault::Config(format!("--kafka-config {name}: {file} cannot be read: {why}")))
+            Some(Fault::config(format!("--kafka-config {name}: {file} cannot be read: {why}")))
         });
         wrong.collect()
     }
@@ -99,8 +102,9 @@ impl Admin {
                     let (partitions, leaderless) = (layout.partitions, layout.leaderless);
                     return TopicReply::Topic { brokers: self.brokers(), partitions, leaderless };
                 }
-                Err(Some(fault)) => return TopicReply::NoTopic(fault),
-                Err(None) => {}
+                Err(NoLayout::NoTopic(_)) => return TopicReply::NoTopic,
+                Err(NoLayout::Denied(fault)) => return TopicReply::Denied(fault),
+                Err(NoLayout::Unanswered) => {}
             }
             // A callback delivers the reason, a moment after the failure.
             thread::sleep(RETRY_PAUSE);

@@ -279,5 +279,5 @@ fn refused(config: &KafkaConfig, why: &KafkaError) -> Fault {
         KafkaError::ClientCreation(why) => tls::plain(why),
         other => other.to_string(),
     };
-    Fault::Config(format!("cannot create a client for Kafka at {}: {why}", config.brokers))
+    Fault::config(format!("cannot create a client for Kafka at {}: {why}", config.brokers))
 }

@@ -76,7 +76,7 @@ fn unmarked(
 ) -> Result<Option<i32>, Fault> {
     let topic = &config.topics[0];
     let failed = |why: &dyn std::fmt::Display| {
-        Fault::Environment(format!("the records of {topic} cannot be examined: {why}"))
+        Fault::environment(format!("the records of {topic} cannot be examined: {why}"))
     };
     let mut settings = config.consumer(ranges.len());
     // Nothing is committed, and `produce` needs no KAFKA_GROUP; but a consumer must name a group.

@@ -14,7 +14,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{
     BaseRecord, DefaultProducerContext, DeliveryResult, Producer, ProducerContext, ThreadedProducer,
 };
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 
 use crate::kafka::admin::no_topic;
 use crate::kafka::{Admin, KafkaConfig, lock, origin, refused};
@@ -121,7 +121,7 @@ impl Publisher {
                     thread::sleep(Duration::from_millis(2));
                 }
                 Err((why, _)) => {
-                    return Err(Fault::Environment(format!(
+                    return Err(Fault::environment(format!(
                         "cannot write to the topic {}: {why}",
                         self.topic
                     )));
@@ -145,7 +145,7 @@ impl Publisher {
         let why = lock(&self.delivery.last).clone().unwrap_or_else(|| "no answer".to_owned());
         let lost = failed + self.producer.in_flight_count() as u64;
         let lost = crate::ui::text::plural(lost, "record");
-        Err(Fault::Environment(format!(
+        Err(Fault::environment(format!(
             "{lost} could not be written to the topic {}: {why}",
             self.topic
         )))
@@ -164,7 +164,7 @@ pub fn create_topic(config: &KafkaConfig, partitions: i32) -> Result<bool, Fault
         Err(other) => return Err(other),
     }
     let failed = |why: &dyn std::fmt::Display| {
-        Fault::Environment(format!("cannot create the topic {topic}: {why}"))
+        Fault::environment(format!("cannot create the topic {topic}: {why}"))
     };
     let admin: AdminClient<Delivery> =
         AdminClient::from_config_and_context(&config.client(), Delivery::default())
@@ -182,7 +182,10 @@ pub fn create_topic(config: &KafkaConfig, partitions: i32) -> Result<bool, Fault
             why @ (RDKafkaErrorCode::TopicAuthorizationFailed
             | RDKafkaErrorCode::ClusterAuthorizationFailed
             | RDKafkaErrorCode::PolicyViolation),
-        ))) => Err(Fault::Config(format!("cannot create {topic}: {why}; create it another way"))),
+        ))) => {
+            let message = Message::new(format!("cannot create {topic}: {why}"));
+            Err(Fault::config(message.remedy("; ", "create it another way")))
+        }
         Some(Err((_, why))) => Err(failed(&why)),
         None => Err(failed(&"no answer")),
     }
@@ -196,7 +199,7 @@ impl EmbeddedBroker {
     /// Starts it with one topic.
     pub fn start(topic: &str, partitions: i32) -> Result<Self, Fault> {
         let failed = |why: KafkaError| {
-            Fault::Environment(format!("the embedded broker does not start: {why}"))
+            Fault::environment(format!("the embedded broker does not start: {why}"))
         };
         let cluster = MockCluster::new(1).map_err(failed)?;
         cluster.create_topic(topic, partitions, 1).map_err(failed)?;

@@ -13,7 +13,7 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as RdOffset, TopicPartitionList};
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 
 use crate::kafka::consumer::learn_leaders;
 use crate::kafka::{Context, KafkaConfig};
@@ -86,8 +86,7 @@ pub(super) fn is_denied(why: &KafkaError) -> bool {
 /// The fault if this login may not read one of these topics.
 pub(super) fn denied<'a>(topics: impl Iterator<Item = &'a str>) -> Fault {
     let topics: Vec<&str> = topics.collect();
-    Fault::Config(format!(
-        "Kafka does not let this login read the topic {}: grant it READ on the topic",
-        topics.join(" or ")
-    ))
+    let topics = topics.join(" or ");
+    let message = Message::new(format!("Kafka does not let this login read the topic {topics}"));
+    Fault::config(message.remedy(": ", "grant it READ on the topic"))
 }

@@ -72,7 +72,7 @@ fn read(
     while let Some(waiting) = open.iter().position(|open| *open) {
         if timeout.is_some_and(|timeout| silence.began.elapsed() >= timeout) {
             let Range { topic, partition, start, .. } = &ranges[waiting];
-            return Err(Fault::Environment(format!(
+            return Err(Fault::environment(format!(
                 "{topic}[{partition}]: Kafka at {} did not deliver the records from offset \
                  {start} on within {:?}",
                 config.brokers,
@@ -139,7 +139,7 @@ fn assigned(
 }
 
 fn failed(why: &KafkaError) -> Fault {
-    Fault::Environment(format!("the topic cannot be reread: {why}"))
+    Fault::environment(format!("the topic cannot be reread: {why}"))
 }
 
 /// Reports that nothing arrives, and that records arrive again.

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use log::{debug, info, warn};
 use rdkafka::consumer::BaseConsumer;
 use sessionizer_core::binding::{Offset, Partition, TopicId};
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 
-use crate::kafka::admin::{Admin, Layout};
+use crate::kafka::admin::{Admin, Layout, NoLayout};
 use crate::kafka::{Context, KafkaConfig, REQUEST_TIMEOUT, lock};
 use crate::ui::text::{duration, plural};
 use crate::ui::trouble::RepeatedFailure;
@@ -239,11 +239,11 @@ impl WatcherThread {
                     continue;
                 }
                 Ok(layout) => layout,
-                Err(Some(fault)) => {
+                Err(NoLayout::NoTopic(fault) | NoLayout::Denied(fault)) => {
                     self.note_missing(index, &fault.to_string());
                     continue;
                 }
-                Err(None) => return false,
+                Err(NoLayout::Unanswered) => return false,
             };
             self.gone.remove(&index);
             self.check_leaders(index, &topic, known, &layout);
@@ -271,7 +271,7 @@ impl WatcherThread {
             Instant::now()
         });
         if since.elapsed() >= self.gone_patience {
-            *lock(&self.found) = Err(Fault::Config(format!(
+            *lock(&self.found) = Err(Fault::config(format!(
                 "the topic {name} or a part of it disappeared while the job was running: {why}"
             )));
         }
@@ -323,11 +323,14 @@ impl WatcherThread {
             if let (Some(known), Some(now)) = (known, now)
                 && *known != now
             {
-                *lock(&self.found) = Err(Fault::Config(format!(
+                let problem = format!(
                     "the topic {topic} was deleted and created again while the job ran (its id was \
-                     {known:?} and is {now:?}). Start with --accept-lost-offsets to continue with \
-                     the new one from its beginning"
-                )));
+                     {known:?} and is {now:?})"
+                );
+                let remedy = "Start with --accept-lost-offsets to continue with the new one from \
+                              its beginning";
+                let message = Message::new(problem).remedy(". ", remedy);
+                *lock(&self.found) = Err(Fault::config(message));
             }
         }
     }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use postgres::GenericClient;
+use sessionizer_core::fault::Message;
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
@@ -19,7 +20,7 @@ pub fn check(
     config: &LedgerConfig,
     oid: u32,
     shown: &str,
-    advice: &mut Vec<String>,
+    advice: &mut Vec<Message>,
 ) -> Result<&'static str, LedgerError> {
     let columns = client
         .query(
@@ -65,7 +66,7 @@ pub fn check(
     let time_type = check_types(&types, shown, &mut problems);
     // Commands that find the table by its job are not told its name.
     let table = if config.table.is_empty() { shown } else { &config.table };
-    problems.text().map_or(Ok(time_type), |all| Err(refuse(table, &all)))
+    problems.message().map_or(Ok(time_type), |all| Err(refuse(table, all)))
 }
 
 /// The type of a column.
@@ -111,18 +112,19 @@ impl Column<'_> {
     }
 
     /// What to say of a column with too little room for some values.
-    fn advice(&self, shown: &str) -> Option<String> {
+    fn advice(&self, shown: &str) -> Option<Message> {
         let Column { name, full_type, .. } = self;
         // An IPv6 address has up to 45 characters, a host name up to 253.
         let longest = if *name == "ip" { 45 } else { 253 };
         let is_short =
             self.ty == "character varying" && self.modifier >= 0 && self.modifier - 4 < longest;
         is_short.then(|| {
-            format!(
+            let problem = format!(
                 "the column {name} of the table {shown} is a {full_type}: a session with a longer \
-                 {name} cannot be stored and becomes a dead letter (row_refused). To make room: \
-                 alter table {shown} alter column {name} type text;"
-            )
+                 {name} cannot be stored and becomes a dead letter (row_refused)"
+            );
+            let remedy = format!("alter table {shown} alter column {name} type text;");
+            Message::new(problem).remedy(". To make room: ", remedy)
         })
     }
 }
@@ -142,8 +144,7 @@ fn check_types(
         }
         Some(Type { name: ty, can_be_cast }) => {
             let allowed_types = allowed.join(" or ");
-            problems
-                .add(format!("its column {column} is of type {ty}, it must be {allowed_types}"));
+            let reason = format!("its column {column} is of type {ty}, it must be {allowed_types}");
             if *can_be_cast {
                 let using = match (ty.as_str(), allowed[0]) {
                     // A cast would append the length of the network.
@@ -151,12 +152,13 @@ fn check_types(
                     (_, to) => format!(" using {column}::{to}"),
                 };
                 let change = format!("alter column {column} type {}{using}", allowed[0]);
+                problems.add(reason);
                 problems.mend(format!("alter table {shown} {change};"));
             } else {
-                problems.add(format!(
-                    "Postgres has no cast between the two: give {column} another name, and add a \
-                     column of that type"
-                ));
+                problems.advise(
+                    format!("{reason}; Postgres has no cast between the two"),
+                    format!("give {column} another name, and add a column of that type"),
+                );
             }
             None
         }
@@ -170,9 +172,8 @@ fn check_types(
     if let (Some(start), Some(end)) = (start, end)
         && start != end
     {
-        problems.add(format!(
-            "session_start is {start} and session_end is {end}: give both the same type"
-        ));
+        let reason = format!("session_start is {start} and session_end is {end}");
+        problems.advise(reason, "give both the same type".to_owned());
     }
     if start.is_some_and(|start| start == times[0]) { "timestamptz" } else { "timestamp" }
 }
@@ -181,7 +182,9 @@ fn check_types(
 #[derive(Default)]
 struct Problems {
     reasons: Vec<String>,
-    remedies: Vec<String>,
+    /// What SQL alone does not correct, and what does.
+    advised: Vec<(String, String)>,
+    sql: Vec<String>,
 }
 
 impl Problems {
@@ -189,19 +192,101 @@ impl Problems {
         self.reasons.push(reason);
     }
 
-    fn mend(&mut self, sql: String) {
-        self.remedies.push(sql);
+    fn advise(&mut self, reason: String, advice: String) {
+        self.advised.push((reason, advice));
     }
 
-    /// All reasons, then all SQL; `None` if nothing is wrong.
-    fn text(&self) -> Option<String> {
-        if self.reasons.is_empty() {
+    fn mend(&mut self, sql: String) {
+        self.sql.push(sql);
+    }
+
+    /// All reasons, then all remedies; `None` if nothing is wrong. Advice follows its reasons, and
+    /// SQL, which names its column, comes last.
+    fn message(&self) -> Option<Message> {
+        let (reasons, advice): (Vec<_>, Vec<_>) = self.advised.iter().cloned().unzip();
+        let reasons = [self.reasons.clone(), reasons].concat();
+        if reasons.is_empty() {
             return None;
         }
-        let reasons = self.reasons.join("; ");
-        match self.remedies.is_empty() {
-            true => Some(reasons),
-            false => Some(format!("{reasons}; {}", self.remedies.join(" "))),
+        let message = Message::new(reasons.join("; "));
+        let joint = if advice.is_empty() { "; " } else { ": " };
+        let sql = (!self.sql.is_empty()).then(|| self.sql.join(" "));
+        let remedies: Vec<String> = advice.into_iter().chain(sql).collect();
+        match remedies.is_empty() {
+            true => Some(message),
+            false => Some(message.remedy(joint, remedies.join("; "))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RIGHT: [&str; 5] =
+        ["text", "text", "timestamp with time zone", "timestamp with time zone", "bigint"];
+
+    /// What is wrong with columns of these types; `None` is a column that is missing.
+    fn wrong(types: [Option<(&str, bool)>; 5]) -> Option<Message> {
+        let typed = |(name, ty): (&str, Option<(&str, bool)>)| {
+            let (ty, can_be_cast) = ty?;
+            Some((name.to_owned(), Type { name: ty.to_owned(), can_be_cast }))
+        };
+        let types = COLUMNS.into_iter().zip(types).filter_map(typed).collect();
+        let mut problems = Problems::default();
+        check_types(&types, "t", &mut problems);
+        problems.message()
+    }
+
+    #[test]
+    fn whatever_is_wrong_with_a_type_there_is_a_remedy_for_its_column() {
+        let right = RIGHT.map(|ty| Some((ty, true)));
+        assert_eq!(wrong(right), None);
+        let others = [
+            "bytea",
+            "inet",
+            "integer",
+            "json",
+            "timestamp without time zone",
+            "character varying",
+        ];
+        for (at, column) in COLUMNS.iter().enumerate() {
+            let castable = others.map(|ty| Some((ty, true)));
+            let others =
+                others.map(|ty| Some((ty, false))).into_iter().chain(castable).chain([None]);
+            for other in others {
+                let mut types = right;
+                types[at] = other;
+                let Some(message) = wrong(types) else {
+                    let (ty, _) = other.expect("a column that is missing is a problem");
+                    assert!(at < 2 && ty == "character varying", "{column} is of type {ty}");
+                    continue;
+                };
+                let remedies = message.remedies().join(" ");
+                let is_named = remedies.contains(column) || remedies.contains("both the same type");
+                assert!(is_named, "{column}, {other:?}: {message}");
+                assert!(!message.problem.contains(&remedies), "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn remedies_follow_all_that_is_wrong() {
+        let right = RIGHT.map(|ty| Some((ty, true)));
+        let [ip, host, start, _, logs] = right;
+        let end = Some(("timestamp without time zone", true));
+        let message = wrong([ip, None, start, end, logs]).expect("two things are wrong");
+        let problem = "it has no column host; session_start is timestamp with time zone and \
+                       session_end is timestamp without time zone";
+        let remedy = "give both the same type; alter table t add column host text;";
+        assert_eq!(message, Message::new(problem).remedy(": ", remedy));
+        let (number, bytes) = (Some(("integer", true)), Some(("bytea", false)));
+        let message = wrong([bytes, host, start, start, number]).expect("two are wrong");
+        let problem = "its column num_logs is of type integer, it must be bigint; its column ip is \
+                       of type bytea, it must be text or character varying; Postgres has no cast \
+                       between the two";
+        let remedy = "give ip another name, and add a column of that type; alter table t alter \
+                      column num_logs type bigint using num_logs::bigint;";
+        assert_eq!(message, Message::new(problem).remedy(": ", remedy));
     }
 }

@@ -14,9 +14,9 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::secret::Secret;
 
 use crate::config::{is_pipe, read_file};
-use crate::dataflow::ports::LedgerError;
+use crate::dataflow::ports::{Cause, Failure, LedgerError};
 use crate::ledger::blocked::WatchedClient;
-use crate::ledger::errors::{NO_WRITES, classify};
+use crate::ledger::errors::classify;
 use crate::ledger::unverified::Unverified;
 use crate::ledger::url;
 use crate::ledger::url::{PostgresUrl, TlsMode};
@@ -40,6 +40,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The first step, as errors name it.
 pub(super) const CONNECTING: &str = "connecting";
 
+/// What to do about a server that cannot be reached.
+pub(super) const UNREACHABLE_REMEDY: &str =
+    "check POSTGRES_URL, and that the server is up and reachable from here";
+
 /// A way to open a connection.
 pub type Open = fn(&LedgerConfig) -> Result<Client, LedgerError>;
 
@@ -57,7 +61,7 @@ pub fn connect_any(config: &LedgerConfig) -> Result<Client, LedgerError> {
 /// Opens a connection for somebody who only reads: to a server that takes writes, or else to any.
 pub fn connect_preferring_primary(config: &LedgerConfig) -> Result<Client, LedgerError> {
     connect(config).or_else(|why| match &why {
-        LedgerError::Retry(text) if text.contains(NO_WRITES) => connect_any(config),
+        LedgerError::Retry(failure) if failure.cause == Cause::ReadOnly => connect_any(config),
         _ => Err(why),
     })
 }
@@ -73,18 +77,15 @@ pub fn for_command(config: &LedgerConfig, open: Open) -> Result<WatchedClient, L
 /// Names the server that a command could not connect to, and what to look at.
 fn with_server(error: LedgerError, config: &LedgerConfig) -> LedgerError {
     match error {
-        LedgerError::Retry(why) => LedgerError::Retry(match why.strip_prefix(CONNECTING) {
-            Some(why) if why.contains(NO_WRITES) => {
-                format!("{CONNECTING} to {}{why}; check POSTGRES_URL", config.url)
-            }
-            Some(why) => format!(
-                "{CONNECTING} to {}{why}; check POSTGRES_URL, and that the server is up and \
-                 reachable from here",
-                config.url
-            ),
-            None => why,
-        }),
-        fatal => fatal,
+        LedgerError::Retry(Failure { doing, why, cause }) if doing == CONNECTING => {
+            let remedy = match cause {
+                Cause::ReadOnly => "check POSTGRES_URL",
+                Cause::Timeout | Cause::Other => UNREACHABLE_REMEDY,
+            };
+            let doing = format!("{CONNECTING} to {}", config.url);
+            LedgerError::Retry(Failure { doing, why: why.remedy("; ", remedy), cause })
+        }
+        other => other,
     }
 }
 
@@ -108,7 +109,8 @@ pub fn within(
     thread.spawn(work).expect("a thread can be started");
     answer.recv_timeout(timeout).unwrap_or_else(|_| {
         let waited = text::duration(timeout);
-        Err(LedgerError::Retry(format!("{CONNECTING}: no answer for {waited}")))
+        let (doing, why) = (CONNECTING.to_owned(), format!("no answer for {waited}").into());
+        Err(LedgerError::Retry(Failure { doing, why, cause: Cause::Other }))
     })
 }
 
@@ -159,7 +161,7 @@ pub fn dial(
         Some(url::ChannelBinding::Prefer) | None => ChannelBinding::Prefer,
     });
     let client = if url.needs_certificates() {
-        let tls = tls(url).map_err(|why| LedgerError::Fatal(Fault::Config(why)))?;
+        let tls = tls(url).map_err(|why| LedgerError::Fatal(Fault::config(why)))?;
         settings.connect(tls)
     } else {
         settings.connect(Unverified)

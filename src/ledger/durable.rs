@@ -6,7 +6,7 @@
 
 use postgres::{GenericClient, Row};
 use sessionizer_core::binding::{Late, Offset, RecordRules, Status, TopicId};
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 use sessionizer_core::plan::{Fence, ShardProgress};
 use sessionizer_core::time::{Epoch, EventTime};
 
@@ -140,12 +140,11 @@ pub fn check_for_start(
             log::warn!("{why}; continuing, as --accept-empty-table says");
         }
         Some(why) if missing.is_empty() => {
-            return Err(LedgerError::Fatal(Fault::Config(format!(
-                "{why}. If they were removed on purpose, for example by a retention of your own, \
-                 start once with --accept-empty-table. Otherwise restore the table and the schema \
-                 sessionizer from one backup, or begin afresh: `sessionizer reset` removes the job, \
-                 and the next start reads the topic again"
-            ))));
+            let remedy = "If they were removed on purpose, for example by a retention of your own, \
+                          start once with --accept-empty-table. Otherwise restore the table and the \
+                          schema sessionizer from one backup, or begin afresh: `sessionizer reset` \
+                          removes the job, and the next start reads the topic again";
+            return Err(LedgerError::Fatal(Fault::config(Message::new(why).remedy(". ", remedy))));
         }
         why => missing.extend(why),
     }
@@ -257,15 +256,19 @@ fn find_imbalance(
     }))
 }
 
+/// What to do about a state that is damaged.
+pub const RESTORE: &str = "Restore the schema sessionizer and the table from one backup, or begin \
+                           afresh: `sessionizer reset` removes the job and its rows, and the next \
+                           start reads the topic again";
+
 /// The error for a state that no start can continue from.
 pub fn incomplete(job: &str, what: &str) -> LedgerError {
-    LedgerError::Fatal(Fault::Config(format!(
+    let problem = format!(
         "the state of the job {job} in Postgres is incomplete: {what}. Rows were deleted or \
          changed by hand, or a restore was partial; continuing from here would lose or repeat \
-         sessions. Restore the schema sessionizer and the table from one backup, or begin afresh: \
-         `sessionizer reset` removes the job and its rows, and the next start reads the topic \
-         again"
-    )))
+         sessions"
+    );
+    LedgerError::Fatal(Fault::config(Message::new(problem).remedy(". ", RESTORE)))
 }
 
 /// The error for a value that this program did not write.
@@ -279,11 +282,13 @@ fn foreign(row: &Row, column: &str, value: &dyn std::fmt::Debug) -> LedgerError 
     } else {
         "shard_progress"
     };
-    LedgerError::Fatal(Fault::Config(format!(
+    let problem = format!(
         "sessionizer.{table} holds {column} = {value:?}, which no version of this program writes: \
-         was it changed by hand? Restore the schema sessionizer and the table from one backup, or \
-         begin afresh with `sessionizer reset`"
-    )))
+         was it changed by hand?"
+    );
+    let remedy = "Restore the schema sessionizer and the table from one backup, or begin afresh \
+                  with `sessionizer reset`";
+    LedgerError::Fatal(Fault::config(Message::new(problem).remedy(" ", remedy)))
 }
 
 /// Reads an epoch, without its bindings.

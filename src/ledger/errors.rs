@@ -4,9 +4,9 @@ use std::error::Error as _;
 
 use postgres::Error;
 use postgres::error::{DbError, SqlState};
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 
-use crate::dataflow::ports::LedgerError;
+use crate::dataflow::ports::{Cause, Failure, LedgerError};
 use crate::ledger::connect::CONNECTING;
 use crate::ledger::pooler;
 use crate::ui::trouble;
@@ -15,13 +15,16 @@ use crate::ui::trouble;
 const SHARED_SESSION: [SqlState; 2] =
     [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT];
 
-/// What the client library reports for a server that does not accept writes.
-pub const NO_WRITES: &str = "database does not allow writes";
+/// What the client library reports for a server that does not accept writes. It has no type for it.
+const NO_WRITES: &str = "database does not allow writes";
 
 /// The remedy for a login that lacks a right.
-const GRANT: &str = "; grant it: the job needs a schema sessionizer of its own (`create \
-                         schema sessionizer authorization ...`) and select, insert and delete on \
-                         its table (deploy/postgres/role.sql grants all of it)";
+const GRANT: &str = "the job needs a schema sessionizer of its own (`create schema sessionizer \
+                     authorization ...`) and select, insert and delete on its table \
+                     (deploy/postgres/role.sql grants all of it)";
+
+/// The SQL that lists who may hold a lock. The server names the holder only while somebody waits.
+const HOLDERS: &str = "select * from pg_stat_activity where state <> 'idle' order by xact_start";
 
 /// Decides whether an error is worth a retry or is fatal. `doing` names the step, for the message.
 pub fn classify(error: &Error, doing: &str) -> LedgerError {
@@ -35,9 +38,7 @@ pub fn classify(error: &Error, doing: &str) -> LedgerError {
 /// The likely cause of a transient failure, by the class of its code.
 fn cause(error: &Error) -> &'static str {
     let Some(code) = error.code() else {
-        // The client library finds that out by itself while it connects.
-        let source = error.source().map(ToString::to_string).unwrap_or_default();
-        return if source.ends_with(NO_WRITES) { "read_only" } else { "connection" };
+        return if refuses_writes(error) { "read_only" } else { "connection" };
     };
     match &code.code()[..2] {
         "08" => "connection",
@@ -48,6 +49,11 @@ fn cause(error: &Error) -> &'static str {
         "25" => "read_only",
         _ => "other",
     }
+}
+
+/// Whether the client library has found out while it connected that the server takes no writes.
+fn refuses_writes(error: &Error) -> bool {
+    error.source().is_some_and(|source| source.to_string().ends_with(NO_WRITES))
 }
 
 fn judge(error: &Error, doing: &str) -> LedgerError {
@@ -62,30 +68,31 @@ fn judge_failure(error: &Error, doing: &str) -> LedgerError {
     let what = error.to_string();
     let why = match error.source() {
         // "connecting" says the same, and the reason should not come last in a long line.
-        Some(source) if what == "error connecting to server" => format!("{doing}: {source}"),
-        Some(source) => format!("{doing}: {what}: {source}"),
-        None => format!("{doing}: {what}"),
+        Some(source) if what == "error connecting to server" => source.to_string(),
+        Some(source) => format!("{what}: {source}"),
+        None => what,
     };
     if fails_verification(error) {
-        log::debug!("{why}");
+        log::debug!("{doing}: {why}");
         let why = verification_failure(&why);
-        return LedgerError::Fatal(Fault::Config(format!(
-            "the certificate of Postgres does not verify: {why}; check sslmode and sslrootcert in \
-             POSTGRES_URL, and with verify-full the name of the host"
-        )));
+        let problem = format!("the certificate of Postgres does not verify: {why}");
+        let remedy = "check sslmode and sslrootcert in POSTGRES_URL, and with verify-full the name \
+                      of the host";
+        return LedgerError::Fatal(Fault::config(Message::new(problem).remedy("; ", remedy)));
     }
     if is_mismatch(&why) {
-        return LedgerError::Fatal(Fault::Config(format!(
-            "Postgres and POSTGRES_URL do not agree: {why}; check sslmode and channelBinding, and \
-             how the server lets this user log in"
-        )));
+        let problem = format!("Postgres and POSTGRES_URL do not agree: {doing}: {why}");
+        let remedy = "check sslmode and channelBinding, and how the server lets this user log in";
+        return LedgerError::Fatal(Fault::config(Message::new(problem).remedy("; ", remedy)));
     }
-    if why.ends_with(NO_WRITES) {
-        return LedgerError::Retry(format!(
-            "{why}: it is a standby, or default_transaction_read_only is on; the job writes"
-        ));
-    }
-    LedgerError::Retry(why)
+    let (why, cause) = match refuses_writes(error) {
+        true => {
+            let what = "it is a standby, or default_transaction_read_only is on; the job writes";
+            (format!("{why}: {what}"), Cause::ReadOnly)
+        }
+        false => (why, Cause::Other),
+    };
+    LedgerError::Retry(Failure { doing: doing.to_owned(), why: why.into(), cause })
 }
 
 /// Whether the server's certificate fails to verify: trying again will not help.
@@ -117,37 +124,49 @@ fn verification_failure(error: &str) -> &str {
 /// Judges an error that the server, or a pooler in its place, has answered with.
 fn judge_refusal(refusal: &DbError, doing: &str) -> LedgerError {
     let code = refusal.code();
-    let mut why = format!("{doing}: {} ({})", refusal.message(), code.code());
+    let mut why = format!("{} ({})", refusal.message(), code.code());
     for more in [refusal.detail(), refusal.hint()].into_iter().flatten() {
         why = format!("{why}; {more}");
     }
     if refusal.message().contains("unsupported startup parameter") {
-        return LedgerError::Fatal(Fault::Config(format!(
-            "a pooler between the job and Postgres refuses a parameter of the connection: {why}; \
-             remove it from POSTGRES_URL (`options`: set it for the login with `alter role ... \
-             set ...`), or have the pooler ignore it (pgbouncer: ignore_startup_parameters)"
-        )));
+        let what = "a pooler between the job and Postgres refuses a parameter of the connection";
+        let remedy = "remove it from POSTGRES_URL (`options`: set it for the login with `alter role \
+                      ... set ...`), or have the pooler ignore it (pgbouncer: \
+                      ignore_startup_parameters)";
+        let message = Message::new(format!("{what}: {doing}: {why}")).remedy("; ", remedy);
+        return LedgerError::Fatal(Fault::config(message));
     }
     if SHARED_SESSION.contains(code) {
-        return LedgerError::Fatal(Fault::Config(format!(
-            "{why}: a pooler in transaction or statement mode stands between the job and Postgres; \
-             {}",
-            pooler::REMEDY
-        )));
+        let what = "a pooler in transaction or statement mode stands between the job and Postgres";
+        let message = Message::new(format!("{doing}: {why}: {what}"));
+        let message = message.remedy("; the job needs sessions of its own: ", pooler::REMEDY);
+        return LedgerError::Fatal(Fault::config(message));
     }
     if is_transient(code) {
-        return LedgerError::Retry(why);
+        let (why, cause) = match *code {
+            SqlState::LOCK_NOT_AVAILABLE => {
+                (Message::new(why).remedy("; see who holds it: ", HOLDERS), Cause::Timeout)
+            }
+            SqlState::QUERY_CANCELED => (why.into(), Cause::Timeout),
+            _ => (why.into(), Cause::Other),
+        };
+        return LedgerError::Retry(Failure { doing: doing.to_owned(), why, cause });
     }
-    let remedy = match doing == CONNECTING && *code == SqlState::INSUFFICIENT_PRIVILEGE {
-        true => "; grant it to this login: `grant connect on database ... to ...`",
-        false => remedy(code),
+    let dropped = match *code {
+        SqlState::UNDEFINED_TABLE => "; was it dropped while the job ran?",
+        _ => "",
     };
-    let why = format!("Postgres refuses: {why}{remedy}");
+    let message = Message::new(format!("Postgres refuses: {doing}: {why}{dropped}"));
+    let message = match doing == CONNECTING && *code == SqlState::INSUFFICIENT_PRIVILEGE {
+        true => {
+            message.remedy("; ", "grant it to this login: `grant connect on database ... to ...`")
+        }
+        false => with_remedy(message, code),
+    };
     // An internal error of the server may be gone after its restart; no other fatal error will.
-    LedgerError::Fatal(if code.code().starts_with("XX") {
-        Fault::Environment(why)
-    } else {
-        Fault::Config(why)
+    LedgerError::Fatal(match code.code().starts_with("XX") {
+        true => Fault::environment(message),
+        false => Fault::config(message),
     })
 }
 
@@ -166,21 +185,21 @@ fn is_transient(code: &SqlState) -> bool {
     }
 }
 
-/// What to do about an error that will not go away, to be appended to it; empty if unknown.
-fn remedy(code: &SqlState) -> &'static str {
-    match *code {
-        SqlState::INVALID_PASSWORD => "; check POSTGRES_USER and POSTGRES_PASSWORD",
+/// Adds what to do about an error that will not go away, if that is known.
+fn with_remedy(message: Message, code: &SqlState) -> Message {
+    let remedy = match *code {
+        SqlState::INVALID_PASSWORD => "check POSTGRES_USER and POSTGRES_PASSWORD",
         SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
-            "; check POSTGRES_USER, and sslmode in POSTGRES_URL"
+            "check POSTGRES_USER, and sslmode in POSTGRES_URL"
         }
-        SqlState::INVALID_SCHEMA_NAME => "; create the schema, or correct --table or currentSchema",
-        SqlState::INVALID_CATALOG_NAME => "; create the database, or correct POSTGRES_URL",
-        SqlState::INSUFFICIENT_PRIVILEGE => GRANT,
+        SqlState::INVALID_SCHEMA_NAME => "create the schema, or correct --table or currentSchema",
+        SqlState::INVALID_CATALOG_NAME => "create the database, or correct POSTGRES_URL",
+        SqlState::INSUFFICIENT_PRIVILEGE => return message.remedy("; grant it: ", GRANT),
         SqlState::UNDEFINED_COLUMN => {
-            "; the table, or the schema sessionizer, is not as this program has made it: \
+            "the table, or the schema sessionizer, is not as this program has made it: \
              `sessionizer check` says more"
         }
-        SqlState::UNDEFINED_TABLE => "; was it dropped while the job ran?",
-        _ => "",
-    }
+        _ => return message,
+    };
+    message.remedy("; ", remedy)
 }

@@ -132,7 +132,7 @@ fn rows(
         .map_err(failed)?
         .get(0);
     if left {
-        return Err(LedgerError::Fatal(Fault::Config(format!(
+        return Err(LedgerError::Fatal(Fault::config(format!(
             "the table {} still has rows of the visitor after they were deleted: a trigger or a \
              rule keeps them. Nothing was removed",
             stopped.table.shown
@@ -262,7 +262,7 @@ fn dead_letters(
         .map_err(failed)?;
     if (deleted, blanked) != (gone.len() as u64, blank.len() as u64) {
         let why = "dead letters were changed meanwhile: try again";
-        return Err(LedgerError::Retry(why.to_owned()));
+        return Err(LedgerError::retry(why));
     }
     Ok(Letters { gone: (deleted, records.unsigned_abs()), blanked, cut })
 }

@@ -90,7 +90,7 @@ pub(super) fn note(
     let failed = |why: postgres::Error| classify(&why, "noting who is forgotten");
     let mut salt = [0; SALT_BYTES];
     openssl::rand::rand_bytes(&mut salt).map_err(|why| {
-        LedgerError::Fatal(Fault::Environment(format!("OpenSSL has no random numbers: {why}")))
+        LedgerError::Fatal(Fault::environment(format!("OpenSSL has no random numbers: {why}")))
     })?;
     let salt: Vec<u8> = tx
         .query_one(

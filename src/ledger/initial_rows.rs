@@ -217,7 +217,7 @@ impl Reader {
             Err(RecvTimeoutError::Timeout) => {
                 let took = duration(WANTED_WITHIN);
                 let why = format!("the replay has taken longer than {took}");
-                return Err(LedgerError::Retry(why));
+                return Err(LedgerError::retry(why));
             }
         }
         rows(&mut tx, &self.config, &self.select, |rows| self.hand_over(rows))
@@ -269,7 +269,7 @@ fn rows(
         if batch.len() == BATCH {
             if began.elapsed() > READ_WITHIN {
                 let took = duration(READ_WITHIN);
-                return Err(LedgerError::Retry(format!("it has taken longer than {took}")));
+                return Err(LedgerError::retry(format!("it has taken longer than {took}")));
             }
             if !take(Ok(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)))) {
                 debug!("nobody needs the rows of the last days any more");

@@ -2,7 +2,7 @@
 //! settings.
 
 use postgres::{Row, Transaction};
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 use sessionizer_core::session::{SessionTable, snapshot};
 use sessionizer_core::time::EventTime;
 
@@ -92,11 +92,10 @@ pub fn check_owner(
         .map_err(|why| classify(&why, "looking for the job of the table"))?;
     let Some(other) = other else { return Ok(()) };
     let other: String = other.get(0);
-    Err(LedgerError::Fatal(Fault::Config(format!(
-        "the table {} belongs to the job {other}; this is the job {}: give it a table of its \
-         own (--table), or start it as {other} (--job)",
-        table.shown, config.job
-    ))))
+    let (shown, job) = (&table.shown, &config.job);
+    let problem = format!("the table {shown} belongs to the job {other}; this is the job {job}");
+    let remedy = format!("give it a table of its own (--table), or start it as {other} (--job)");
+    Err(LedgerError::Fatal(Fault::config(Message::new(problem).remedy(": ", remedy))))
 }
 
 fn check_settings(job: &Row, config: &LedgerConfig, table: &Table) -> Result<(), LedgerError> {
@@ -121,12 +120,14 @@ fn check_settings(job: &Row, config: &LedgerConfig, table: &Table) -> Result<(),
     if differences.is_empty() {
         return Ok(());
     }
-    Err(LedgerError::Fatal(Fault::Config(format!(
-        "the job {} was created with other settings: {}. They shape rows that are there already: \
-         start with those of its creation, or as another job (--job) with a table of its own",
+    let problem = format!(
+        "the job {} was created with other settings: {}. They shape rows that are there already",
         config.job,
         differences.join("; ")
-    ))))
+    );
+    let remedy =
+        "start with those of its creation, or as another job (--job) with a table of its own";
+    Err(LedgerError::Fatal(Fault::config(Message::new(problem).remedy(": ", remedy))))
 }
 
 fn create_job(

@@ -81,7 +81,7 @@ pub use audit::{AuditSnapshot, Balance};
 pub use audits::{Audits, NewAudit, StoredAudit};
 use blocked::WatchedClient;
 pub use commit::ROW_REFUSED;
-pub use durable::{NamedBinding, NamedEpoch, RecoveredState};
+pub use durable::{NamedBinding, NamedEpoch, RESTORE, RecoveredState};
 pub use forget::{Removed, Visitor};
 pub use forgotten::Forgotten;
 pub use initial_rows::InitialRows;
@@ -96,7 +96,7 @@ pub use redrive::{
 };
 pub use reset::{ResetPlan, RowCount};
 pub use rollback::Run;
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 use sessionizer_core::key::Shard;
 use sessionizer_core::plan::Fence;
 use sessionizer_core::secret::Secret;
@@ -203,7 +203,7 @@ pub fn open_sessions(
 
 /// Checks that the certificates and keys which the URL names can be used.
 pub fn check_files(config: &LedgerConfig) -> Result<(), Fault> {
-    connect::tls(&config.url).map(drop).map_err(Fault::Config)
+    connect::tls(&config.url).map(drop).map_err(Fault::config)
 }
 
 /// Opens the ledger of a writer, with a connection of its own.
@@ -355,7 +355,7 @@ fn query_with_retries<T: Send + 'static>(
             match answer.recv_timeout(Duration::from_millis(100)) {
                 Ok(Ok(found)) => return Ok(found),
                 Ok(Err(LedgerError::Fatal(fault))) => return Err(fault),
-                Ok(Err(LedgerError::Retry(why))) => break why,
+                Ok(Err(LedgerError::Retry(why))) => break why.to_string(),
                 Err(_) if give_up() => break "no answer".to_owned(),
                 Err(_) if last_part.1.elapsed() >= timeout && started.elapsed() >= least => {
                     break format!("no answer for {}", text::duration(timeout.max(least)));
@@ -365,11 +365,9 @@ fn query_with_retries<T: Send + 'static>(
             }
         };
         if last_part.1.elapsed() >= timeout || give_up() {
-            return Err(Fault::Environment(format!(
-                "Postgres at {} cannot be used: {why}; check POSTGRES_URL, and that the server is \
-                 up and reachable from here",
-                config.url
-            )));
+            let problem = format!("Postgres at {} cannot be used: {why}", config.url);
+            let message = Message::new(problem).remedy("; ", connect::UNREACHABLE_REMEDY);
+            return Err(Fault::environment(message));
         }
         log_once(&why);
         if let Some(waiting) = &waiting {

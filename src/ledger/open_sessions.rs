@@ -19,7 +19,7 @@ use crate::ledger::connect::connect_preferring_primary;
 use crate::ledger::errors::classify;
 use crate::ledger::peek::Database;
 use crate::ledger::stopped::{decode, exists, no_such_job};
-use crate::ledger::{LedgerConfig, durable, pooler};
+use crate::ledger::{LedgerConfig, durable, pooler, schema};
 
 /// Which sessions are wanted: those of this visitor, those of this host, or all.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -62,7 +62,7 @@ pub struct OpenSessions {
 /// The error for a login that may not read them: it need not be that of the job.
 fn lacks_right(why: &postgres::Error) -> LedgerError {
     let what = why.as_db_error().map_or(String::new(), |db| db.message().to_owned());
-    LedgerError::Fatal(Fault::Config(format!(
+    LedgerError::Fatal(Fault::config(format!(
         "Postgres refuses: {what}; to list open sessions, a login needs: grant usage on schema \
          sessionizer to LOGIN; grant select on sessionizer.jobs, sessionizer.snapshots to LOGIN;"
     )))
@@ -119,6 +119,8 @@ pub fn read(
 
 /// The number of shards of the job and its gap.
 fn settings(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<(u32, Gap), LedgerError> {
+    let database = Database::of(tx, config).map_err(failed)?;
+    schema::refuse_foreign(tx, &database)?;
     let job = match exists(tx, "jobs").map_err(failed)? {
         true => tx
             .query_opt("select shards, gap_ms from sessionizer.jobs where job = $1", &[&config.job])
@@ -126,7 +128,6 @@ fn settings(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<(u32, Gap
         false => None,
     };
     let Some(job) = job else {
-        let database = Database::of(tx, config).map_err(failed)?;
         return Err(no_such_job(tx, &database, &config.job)?);
     };
     let shards = job.get::<_, i32>(0).max(1) as u32;

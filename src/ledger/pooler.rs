@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use postgres::{Client, SimpleQueryMessage};
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
@@ -19,8 +19,13 @@ use crate::ledger::connect::{Open, for_command};
 use crate::ledger::errors::classify;
 
 /// What to do about such a pooler.
-pub const REMEDY: &str = "the job needs sessions of its own: let POSTGRES_URL lead to a pool in \
-                          session mode (pgbouncer: pool_mode = session), or to the server itself";
+pub const REMEDY: &str = "let POSTGRES_URL lead to a pool in session mode (pgbouncer: pool_mode = \
+                          session), or to the server itself";
+
+/// Whether an error is about such a pooler.
+pub fn is_in_between(error: &LedgerError) -> bool {
+    error.message().remedies() == [REMEDY]
+}
 
 /// How long to wait for a second connection. A pool in session mode may have no room for one.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -124,9 +129,10 @@ fn session(client: &mut Client) -> Result<String, LedgerError> {
 }
 
 fn shares(config: &LedgerConfig) -> LedgerError {
-    LedgerError::Fatal(Fault::Config(format!(
-        "between the job and Postgres at {} stands a pooler in transaction or statement mode: \
-         {REMEDY}",
+    let problem = format!(
+        "between the job and Postgres at {} stands a pooler in transaction or statement mode",
         config.url
-    )))
+    );
+    let message = Message::new(problem).remedy(": the job needs sessions of its own: ", REMEDY);
+    LedgerError::Fatal(Fault::config(message))
 }

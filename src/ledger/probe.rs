@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 use postgres::Transaction;
 use sessionizer_core::binding::{Binding, Late, Offset, Partition, RecordRules};
 use sessionizer_core::event::Reason;
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 use sessionizer_core::key::{Key, Shard};
 use sessionizer_core::plan::ShardProgress;
 use sessionizer_core::session::snapshot;
@@ -38,7 +38,7 @@ pub fn probe(
     topics: &[String],
     table: &Table,
     durable: &RecoveredState,
-) -> Result<Vec<String>, LedgerError> {
+) -> Result<Vec<Message>, LedgerError> {
     let began = Instant::now();
     rights::refuse_row_security(tx, table)?;
     let failed = |why: postgres::Error| classify(&why, "trying out a commit");
@@ -47,16 +47,18 @@ pub fn probe(
     let savepoint = tx.savepoint("probe").map_err(failed)?;
     let run = Run::on_trial(durable.fence, topics);
     let mut trial = Commit::trial(savepoint, target, &run);
-    try_own_tables(&mut trial, durable).map_err(|failed| match failed {
-        Failed::Ledger(LedgerError::Fatal(fault)) => LedgerError::Fatal(Fault::with_code(
-            fault.exit_code(),
-            format!("a trial of what the job does in the schema sessionizer has failed: {fault}"),
-        )),
-        Failed::Ledger(error) => error,
-        Failed::Refused(refusal) => LedgerError::Fatal(Fault::Config(format!(
-            "a trial of what the job does in the schema sessionizer has failed: {}",
-            refusal.message
-        ))),
+    try_own_tables(&mut trial, durable).map_err(|failed| {
+        let what = "a trial of what the job does in the schema sessionizer has failed";
+        match failed {
+            Failed::Ledger(LedgerError::Fatal(fault)) => {
+                let why = fault.message().clone().context(what);
+                LedgerError::Fatal(Fault::with_code(fault.exit_code(), why))
+            }
+            Failed::Ledger(error) => error,
+            Failed::Refused(refusal) => {
+                LedgerError::Fatal(Fault::config(Message::new(refusal.message).context(what)))
+            }
+        }
     })?;
     let advice = try_table(&mut trial.tx, target)?;
     trial.tx.rollback().map_err(failed)?;
@@ -114,7 +116,7 @@ fn try_own_tables(trial: &mut Commit<'_>, durable: &RecoveredState) -> Result<()
 }
 
 /// Tries to write rows, find them again, and replace them.
-fn try_table(tx: &mut Transaction<'_>, target: Target<'_>) -> Result<Vec<String>, LedgerError> {
+fn try_table(tx: &mut Transaction<'_>, target: Target<'_>) -> Result<Vec<Message>, LedgerError> {
     let shown = &target.table.shown;
     let nothing = target.attempt(tx, Keep::Nothing, |tx| target.copy(tx, &[]));
     works(tx, target, WRITE, nothing)?;
@@ -146,12 +148,12 @@ fn try_table(tx: &mut Transaction<'_>, target: Target<'_>) -> Result<Vec<String>
     if first.code == "22001" && !target.table.advice.is_empty() {
         return Ok(Vec::new()); // The advice names the column already.
     }
-    Ok(vec![format!(
-        "the table {shown} refuses a trial row (rolled back): {}. Sessions that it \
-         refuses become dead letters (row_refused), and the others are stored. {}",
-        first.message,
-        first.remedy(shown)
-    )])
+    let problem = format!(
+        "the table {shown} refuses a trial row (rolled back): {}. Sessions that it refuses become \
+         dead letters (row_refused), and the others are stored",
+        first.message
+    );
+    Ok(vec![Message::new(problem).remedy(". ", first.remedy(shown))])
 }
 
 const WRITE: &str = "sessions that close are written by COPY";
@@ -236,33 +238,32 @@ fn cannot_because(
              which is pg_catalog here: alter function ... set search_path = ...;"
         ),
     };
-    LedgerError::Fatal(Fault::Config(format!(
-        "the table {shown} cannot be used as it is: {needed}, and a trial of that has failed \
-         (nothing of it stays): {}. {remedy}",
-        refusal.message
-    )))
+    let why = Message::new(refusal.message.as_str()).remedy(". ", remedy);
+    LedgerError::Fatal(Fault::config(unusable(shown, needed, why)))
 }
 
 /// Like [`cannot_because`], for an error of the server that does not depend on the rows.
 fn cannot(target: Target<'_>, needed: &str, error: LedgerError) -> LedgerError {
     let LedgerError::Fatal(fault) = error else { return error };
-    let (shown, why) = (&target.table.shown, fault.to_string());
-    let why = why.trim_end_matches('.');
-    let remedy = if why.contains("(55000)") || why.contains("(42P10)") {
+    let (shown, why) = (&target.table.shown, fault.message());
+    let problem = why.problem.trim_end_matches('.');
+    let mut message = Message { problem: problem.to_owned(), ..why.clone() };
+    if problem.contains("(55000)") || problem.contains("(42P10)") {
         // A publication of deletes needs a replica identity.
-        format!(
-            ". Either alter table {shown} add primary key (ip, host, session_start); or alter \
-             table {shown} replica identity full;"
-        )
-    } else {
-        String::new()
-    };
-    LedgerError::Fatal(Fault::with_code(
-        fault.exit_code(),
-        format!(
-            "the table {shown} cannot be used as it is: {needed}, and a trial of that has failed \
-             (nothing of it stays): {why}{remedy}"
-        ),
+        let remedy = format!(
+            "Either alter table {shown} add primary key (ip, host, session_start); or alter table \
+             {shown} replica identity full;"
+        );
+        message = message.remedy(". ", remedy);
+    }
+    LedgerError::Fatal(Fault::with_code(fault.exit_code(), unusable(shown, needed, message)))
+}
+
+/// Says which part of the job the table cannot serve.
+fn unusable(shown: &str, needed: &str, why: Message) -> Message {
+    why.context(format!(
+        "the table {shown} cannot be used as it is: {needed}, and a trial of that has failed \
+         (nothing of it stays)"
     ))
 }
 

@@ -176,7 +176,7 @@ pub fn redrive(
         .map_err(failed)?;
     if deleted != gone.len() as u64 {
         let why = "dead letters were changed meanwhile: try again";
-        return Err(LedgerError::Retry(why.to_owned()));
+        return Err(LedgerError::retry(why));
     }
     stopped.count(&mut tx, &moves)?;
     stopped.check(&mut tx)?;
@@ -367,7 +367,7 @@ fn write(
     let mut commit = Commit::trial(savepoint, target, &run);
     let refused = commit.sessions(closed, &mut Outcome::default()).map_err(|why| match why {
         Failed::Ledger(error) => error,
-        Failed::Refused(refusal) => LedgerError::Fatal(Fault::Config(format!(
+        Failed::Refused(refusal) => LedgerError::Fatal(Fault::config(format!(
             "the table {} refuses rows: {}. {}. Nothing was changed",
             table.shown,
             refusal.message,

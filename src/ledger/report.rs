@@ -6,7 +6,7 @@ use std::time::Duration;
 use postgres::error::SqlState;
 use postgres::types::Type;
 use postgres::{Client, SimpleQueryMessage};
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::blocked::WatchedClient;
@@ -14,7 +14,7 @@ use crate::ledger::connect::connect_any;
 use crate::ledger::errors::classify;
 use crate::ledger::peek::Database;
 use crate::ledger::stopped::no_such_job;
-use crate::ledger::{LedgerConfig, pooler};
+use crate::ledger::{LedgerConfig, pooler, schema};
 use crate::ui::text;
 
 /// Lets queries count in memory what would otherwise be sorted on disk, and ends them within a
@@ -113,7 +113,7 @@ impl ReportReader {
         let sql = fill(sql, &self.table, &self.source);
         let (timeout, table) = (self.timeout, self.table.clone());
         let failed = |why: postgres::Error| match why.code() {
-            Some(&SqlState::QUERY_CANCELED) => LedgerError::Fatal(Fault::Environment(format!(
+            Some(&SqlState::QUERY_CANCELED) => LedgerError::Fatal(Fault::environment(format!(
                 "{name} took longer than --timeout {}: ask about less (--from, --to, --host), leave \
                  it out (--only), or give it more time",
                 text::setting(timeout.as_millis() as u64)
@@ -165,6 +165,7 @@ fn find(
         _ => classify(&why, "looking for the job"),
     };
     let database = Database::of(client, config).map_err(failed)?;
+    schema::refuse_foreign(client, &database)?;
     let there = "select to_regclass('sessionizer.jobs') is not null";
     if !client.query_one(there, &[]).map_err(failed)?.get::<_, bool>(0) {
         return Err(no_such_job(client, &database, &config.job)?);
@@ -177,11 +178,12 @@ fn find(
     };
     let table: String = row.get(0);
     let Some(oid) = row.get::<_, Option<u32>>(1) else {
-        return Err(refuse(format!(
-            "the table {table} of the job {} is not in {database}: it was dropped or renamed. Restore \
-             it, or name another job with --job",
+        let problem = format!(
+            "the table {table} of the job {} is not in {database}: it was dropped or renamed",
             config.job
-        )));
+        );
+        let remedy = "Restore it, or name another job with --job";
+        return Err(refuse(Message::new(problem).remedy(". ", remedy)));
     };
     // Where the times have no zone, they are those of UTC.
     let plain = "select count(*) filter (where atttypid = 'timestamp'::regtype)
@@ -236,8 +238,8 @@ fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-fn refuse(why: String) -> LedgerError {
-    LedgerError::Fatal(Fault::Config(why))
+fn refuse(why: impl Into<Message>) -> LedgerError {
+    LedgerError::Fatal(Fault::config(why))
 }
 
 fn lacks_right(why: &postgres::Error) -> LedgerError {

@@ -194,7 +194,7 @@ fn empty(tx: &mut Transaction<'_>, name: &str) -> Result<(), LedgerError> {
         tx.execute(&format!("delete from {name}"), &[]).map_err(failed)?;
     }
     if table::has_rows(tx, name).map_err(failed)? {
-        return Err(LedgerError::Fatal(Fault::Config(format!(
+        return Err(LedgerError::Fatal(Fault::config(format!(
             "the table {name} still has rows after all were deleted: a trigger or row security \
              keeps them. Nothing was removed"
         ))));

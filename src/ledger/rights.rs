@@ -2,7 +2,7 @@
 //! row security hides from it. Checked at each start, before the trial of [`super::probe`].
 
 use postgres::Transaction;
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::connect::quote;
@@ -14,7 +14,7 @@ pub fn advise_on_owners(
     tx: &mut Transaction<'_>,
     table: &Table,
     first_start: bool,
-) -> Result<Vec<String>, LedgerError> {
+) -> Result<Vec<Message>, LedgerError> {
     let row = tx
         .query_one(
             "select me.rolname::text, me.rolsuper, owner.rolname::text,
@@ -37,25 +37,24 @@ pub fn advise_on_owners(
     let others: bool = row.get(4);
     let mut advice = Vec::new();
     if foreign {
-        advice.push(format!(
+        let which = if superuser { ", which is a superuser" } else { "" };
+        advice.push(Message::new(format!(
             "the table {} belongs to the role {owner}: its triggers run with the rights of the \
-             job's login, {login}{}",
-            table.shown,
-            if superuser { ", which is a superuser" } else { "" }
-        ));
+             job's login, {login}{which}",
+            table.shown
+        )));
     }
     if superuser {
-        let what = format!(
-            "the job logs in as {login}, a superuser, and needs no such rights: \
-             deploy/postgres/role.sql makes a role that may do just what the job does"
-        );
+        let what = format!("the job logs in as {login}, a superuser, and needs no such rights");
+        let remedy = "deploy/postgres/role.sql makes a role that may do just what the job does";
         if foreign || others {
-            advice.push(format!(
+            let problem = format!(
                 "{what}. Other logins may create functions and tables here, which must not come to \
                  run as a superuser"
-            ));
+            );
+            advice.push(Message::new(problem).remedy(": ", remedy));
         } else if first_start {
-            log::info!("{what}");
+            log::info!("{what}: {remedy}");
         }
     }
     Ok(advice)
@@ -125,11 +124,12 @@ pub fn check_rights(tx: &mut impl postgres::GenericClient) -> Result<(), LedgerE
     let Some(first) = missing.first() else { return Ok(()) };
     let login: String = first.get(1);
     let grants: Vec<&str> = missing.iter().map(|row| row.get(0)).collect();
-    Err(LedgerError::Fatal(Fault::Config(format!(
+    let problem = format!(
         "Postgres refuses: the login {login} lacks rights in the schema sessionizer, all of which \
-         the job needs sooner or later. Grant them: {}",
-        grants.join(" ")
-    ))))
+         the job needs sooner or later"
+    );
+    let message = Message::new(problem).remedy(". Grant them: ", grants.join(" "));
+    Err(LedgerError::Fatal(Fault::config(message)))
 }
 
 /// Refuses row security: policies hide rows, and COPY does not work with them.
@@ -144,10 +144,13 @@ pub fn refuse_row_security(tx: &mut Transaction<'_>, table: &Table) -> Result<()
         return Ok(());
     }
     let (shown, login) = (&table.shown, row.get::<_, &str>(1));
-    Err(LedgerError::Fatal(Fault::Config(format!(
+    let problem = format!(
         "the table {shown} has row level security that applies to the login {login}: it can hide \
-         rows that late events touch, and COPY does not work with it. Either alter role {} \
-         bypassrls; or alter table {shown} disable row level security;",
+         rows that late events touch, and COPY does not work with it"
+    );
+    let remedy = format!(
+        "Either alter role {} bypassrls; or alter table {shown} disable row level security;",
         quote(login)
-    ))))
+    );
+    Err(LedgerError::Fatal(Fault::config(Message::new(problem).remedy(". ", remedy))))
 }

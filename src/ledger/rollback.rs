@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use postgres::GenericClient;
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 use sessionizer_core::plan::{Fence, RecoveryPlan};
 use sessionizer_core::time::{Epoch, EventTime};
 
@@ -177,9 +177,10 @@ fn gone_back(rollback: &Rollback, server_change: Option<&ServerChange>) -> Ledge
     let why = format!("the database has gone back to an earlier state: {missing}. {cause}");
     LedgerError::Fatal(match server_change {
         Some(ServerChange::AnotherSystem { .. } | ServerChange::OlderTimeline { .. }) => {
-            Fault::Environment(format!("{why}. If that is what it should be, start the job again"))
+            let remedy = "If that is what it should be, start the job again";
+            Fault::environment(Message::new(why).remedy(". ", remedy))
         }
-        _ => Fault::GoneBack(why),
+        _ => Fault::gone_back(why),
     })
 }
 
@@ -208,7 +209,7 @@ fn find_cause(
         let rollback = Rollback { job: job.clone(), durable, there: None };
         return Ok(match server_change {
             Some(server_change) => gone_back(&rollback, Some(&server_change)),
-            None => LedgerError::Fatal(Fault::Config(format!(
+            None => LedgerError::Fatal(Fault::config(format!(
                 "the job {job} is gone from sessionizer.jobs: it was deleted while it ran"
             ))),
         });
@@ -219,7 +220,7 @@ fn find_cause(
         || generation == run.fence.generation && there_run != Some(run.fence.run)
     {
         let (by, since): (String, String) = (row.get(3), row.get(4));
-        return Ok(LedgerError::Fatal(Fault::Fenced(format!(
+        return Ok(LedgerError::Fatal(Fault::fenced(format!(
             "another instance of the job {job} has taken over ({by}, since {since}); this one \
              stops and writes nothing more"
         ))));
@@ -230,7 +231,7 @@ fn find_cause(
         let rollback = Rollback { job: job.clone(), durable, there: Some(newest) };
         return Ok(gone_back(&rollback, server_change.as_ref()));
     }
-    Ok(LedgerError::Fatal(Fault::Environment(format!(
+    Ok(LedgerError::Fatal(Fault::environment(format!(
         "the job {job}'s rows in sessionizer.shard_progress are not as this instance left them; \
          were they changed by hand?"
     ))))

@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use postgres::error::SqlState;
 use postgres::{GenericClient, Transaction};
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::errors::classify;
@@ -79,10 +79,12 @@ pub(super) fn may_not(at: &Database, version: i32, owner: &str, why: &str) -> Le
         NEWEST => "lacks what it should have".to_owned(),
         _ => format!("has to be brought from version {version} to version {NEWEST}"),
     };
-    LedgerError::Fatal(Fault::Config(format!(
-        "the schema sessionizer in {at} {change}, and the login {user} may not do that: {why}. \
-         Run as {owner}, who owns it: sessionizer schema | psql -U {owner} -d {database}"
-    )))
+    let problem = format!(
+        "the schema sessionizer in {at} {change}, and the login {user} may not do that: {why}"
+    );
+    let remedy =
+        format!("Run as {owner}, who owns it: sessionizer schema | psql -U {owner} -d {database}");
+    LedgerError::Fatal(Fault::config(Message::new(problem).remedy(". ", remedy)))
 }
 
 /// The version of the schema; 0 if there is none, or if it comes from a program that did not number
@@ -101,16 +103,21 @@ pub fn version(client: &mut impl GenericClient, at: &Database) -> Result<i32, Le
     if found <= NEWEST {
         return Ok(found);
     }
-    Err(LedgerError::Fatal(Fault::Config(format!(
-        "the schema sessionizer in {at} is of version {found}, written by {}; this is \
-         {PROGRAM}, which knows version {NEWEST} at most. Start that program or a newer one. To go back, restore a \
-         backup from before its first start",
+    let problem = format!(
+        "the schema sessionizer in {at} is of version {found}, written by {}; this is {PROGRAM}, \
+         which knows version {NEWEST} at most",
         row.get::<_, String>(1)
-    ))))
+    );
+    let remedy = "Start that program or a newer one. To go back, restore a backup from before its \
+                  first start";
+    Err(LedgerError::Fatal(Fault::config(Message::new(problem).remedy(". ", remedy))))
 }
 
 /// Refuses a schema in which something has the name of one of our tables and is none.
-fn refuse_foreign(client: &mut impl GenericClient, at: &Database) -> Result<(), LedgerError> {
+pub(super) fn refuse_foreign(
+    client: &mut impl GenericClient,
+    at: &Database,
+) -> Result<(), LedgerError> {
     let foreign = client
         .query_opt(
             "select c.relname::text, o.sign
@@ -128,11 +135,13 @@ fn refuse_foreign(client: &mut impl GenericClient, at: &Database) -> Result<(), 
         .map_err(|why| classify(&why, "looking at the schema sessionizer"))?;
     let Some(foreign) = foreign else { return Ok(()) };
     let (name, column): (&str, &str) = (foreign.get(0), foreign.get(1));
-    Err(LedgerError::Fatal(Fault::Config(format!(
+    let problem = format!(
         "the schema sessionizer in {at} holds something else of the name {name}: it has no column \
-         {column}. The job needs a schema of this name for itself: rename the other one (alter \
-         schema sessionizer rename to ...), or use another database"
-    ))))
+         {column}"
+    );
+    let remedy = "rename that schema (alter schema sessionizer rename to ...), or use another \
+                  database: the job needs one of this name for itself";
+    Err(LedgerError::Fatal(Fault::config(Message::new(problem).remedy("; ", remedy))))
 }
 
 /// Refuses a schema that is not of this program's version, for commands that only read.
@@ -141,10 +150,11 @@ pub fn refuse_other(client: &mut impl GenericClient, at: &Database) -> Result<()
     if found == NEWEST {
         return Ok(());
     }
-    Err(LedgerError::Fatal(Fault::Config(format!(
-        "the schema sessionizer in {at} is of version {found}, and {PROGRAM} reads version \
-         {NEWEST}: start its job once, which brings the schema up to date"
-    ))))
+    let problem = format!(
+        "the schema sessionizer in {at} is of version {found}, and {PROGRAM} reads version {NEWEST}"
+    );
+    let remedy = "start its job once, which brings the schema up to date";
+    Err(LedgerError::Fatal(Fault::config(Message::new(problem).remedy(": ", remedy))))
 }
 
 /// Whether everything that the newest version has exists.

@@ -7,7 +7,7 @@
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::ToSql;
 use postgres::{Client, IsolationLevel, Transaction};
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 use sessionizer_core::key::Shard;
 use sessionizer_core::plan::Fence;
 use sessionizer_core::time::{Epoch, EventTime};
@@ -86,11 +86,12 @@ pub fn start(
     let mut found_rows_to = None;
     if durable.is_first_start() && table::has_rows(&mut tx, &table.quoted()).map_err(failed)? {
         if !with_rows {
-            return Err(LedgerError::Fatal(Fault::Environment(format!(
-                "the table {} or the job {} was changed while this start looked at them: start \
-                 again",
+            let problem = format!(
+                "the table {} or the job {} was changed while this start looked at them",
                 table.shown, config.job
-            ))));
+            );
+            let message = Message::new(problem).remedy(": ", "start again");
+            return Err(LedgerError::Fatal(Fault::environment(message)));
         }
         found_rows_to = Some(job::begin_after_rows(&mut tx, config, &table)?);
     }
@@ -123,19 +124,19 @@ pub fn start(
 /// notices and rereads them, but rows that others have seen may be gone for a moment.
 pub(super) fn may_lose_commits(
     tx: &mut Transaction<'_>,
-) -> Result<Option<String>, postgres::Error> {
+) -> Result<Option<Message>, postgres::Error> {
     let row = tx.query_one(
         "select current_user::text, current_setting('synchronous_commit') = 'off'",
         &[],
     )?;
     Ok(row.get::<_, bool>(1).then(|| {
         let user: String = row.get(0);
-        format!(
+        let problem = format!(
             "synchronous_commit is off for the login {user}: a crash of Postgres may take back the \
-             last commits. The job notices and reads the missing records again; to rule it out: \
-             alter role {} set synchronous_commit = on",
-            quote(&user)
-        )
+             last commits. The job notices and reads the missing records again"
+        );
+        let remedy = format!("alter role {} set synchronous_commit = on", quote(&user));
+        Message::new(problem).remedy("; to rule it out: ", remedy)
     }))
 }
 
@@ -148,10 +149,9 @@ pub fn check_encoding(client: &mut Client) -> Result<(), LedgerError> {
     if encoding == "UTF8" || encoding == "SQL_ASCII" {
         return Ok(());
     }
-    Err(LedgerError::Fatal(Fault::Config(format!(
-        "the database {database} is encoded in {encoding}: the job needs UTF8 (create database \
-         ... encoding 'UTF8' template template0)"
-    ))))
+    let problem = format!("the database {database} is encoded in {encoding}");
+    let remedy = "the job needs UTF8 (create database ... encoding 'UTF8' template template0)";
+    Err(LedgerError::Fatal(Fault::config(Message::new(problem).remedy(": ", remedy))))
 }
 
 /// Checks the rights on the table now, because most are needed only later: `delete`, for example,
@@ -177,11 +177,11 @@ pub fn check_rights(tx: &mut Transaction<'_>, table: &Table) -> Result<(), Ledge
         return Ok(());
     }
     let (rights, shown) = (missing.join(", "), &table.shown);
-    Err(LedgerError::Fatal(Fault::Config(format!(
-        "Postgres refuses: the login {user} lacks the right to {rights} on the table {shown}; \
-         grant it: grant {rights} on {shown} to {};",
-        quote(&user)
-    ))))
+    let problem = format!(
+        "Postgres refuses: the login {user} lacks the right to {rights} on the table {shown}"
+    );
+    let remedy = format!("grant {rights} on {shown} to {};", quote(&user));
+    Err(LedgerError::Fatal(Fault::config(Message::new(problem).remedy("; grant it: ", remedy))))
 }
 
 /// Waits for commits in flight and blocks new ones. It locks as a commit does, shards first and in
@@ -195,7 +195,7 @@ pub(super) fn lock_shards(tx: &mut Transaction<'_>, job: &str) -> Result<(), Led
 pub(super) fn fence(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<Fence, LedgerError> {
     let mut random = [0; 8];
     openssl::rand::rand_bytes(&mut random).map_err(|why| {
-        LedgerError::Fatal(Fault::Environment(format!("OpenSSL has no random numbers: {why}")))
+        LedgerError::Fatal(Fault::environment(format!("OpenSSL has no random numbers: {why}")))
     })?;
     let run = i64::from_ne_bytes(random);
     let rows = tx
@@ -266,19 +266,19 @@ fn check_fence(
     match newest {
         (Some(newest), run) if newest == generation && run == Some(fence.run) => Ok(()),
         (Some(newest), _) if newest > generation || ours && newest == generation => {
-            Err(LedgerError::Fatal(Fault::Fenced(format!(
+            Err(LedgerError::Fatal(Fault::fenced(format!(
                 "another instance of the job {} has taken over during the start: it is generation \
              {newest}, this one is {generation}",
                 config.job
             ))))
         }
-        _ if ours => Err(LedgerError::Fatal(Fault::GoneBack(format!(
+        _ if ours => Err(LedgerError::Fatal(Fault::gone_back(format!(
             "the database at {} has gone back to an earlier state: it does not know of this start \
              of the job {}. It may be an asynchronous failover, a restored backup, or a crash with \
              synchronous_commit = off",
             config.url, config.job
         )))),
-        _ => Err(LedgerError::Fatal(Fault::Config(format!(
+        _ => Err(LedgerError::Fatal(Fault::config(format!(
             "the database at {} is not the one in which process 0 has started the job {}: \
              POSTGRES_URL must lead every process to the same one",
             config.url, config.job

@@ -13,7 +13,7 @@ use std::time::Duration;
 use postgres::{GenericClient, Row, Transaction};
 use sessionizer_core::binding::{Offset, Status};
 use sessionizer_core::event::Reason;
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 use sessionizer_core::key::{Key, Shard};
 use sessionizer_core::moves;
 use sessionizer_core::moves::{Delta, Moves};
@@ -75,9 +75,9 @@ pub(super) fn no_such_job(
         [] => "there are no jobs yet".to_owned(),
         jobs => format!("the jobs are: {}", jobs.join(", ")),
     };
-    Ok(LedgerError::Fatal(Fault::Config(format!(
-        "there is no job {job} in {database}; {there}. Name the job with --job or KAFKA_GROUP"
-    ))))
+    let message = Message::new(format!("there is no job {job} in {database}; {there}"));
+    let message = message.remedy(". ", "Name the job with --job or KAFKA_GROUP");
+    Ok(LedgerError::Fatal(Fault::config(message)))
 }
 
 /// Refuses a job that is running. Instances are recognized by their application name, which
@@ -95,7 +95,7 @@ pub(super) fn refuse_if_running(
     };
     retry::until(CLOSED_CONNECTION_TIMEOUT, Duration::from_millis(50), look).unwrap_or_else(|running| {
         let (pid, from) = &running[0];
-        Err(LedgerError::Fatal(Fault::Config(format!(
+        Err(LedgerError::Fatal(Fault::config(format!(
             "the job {job} is running, or an audit of it: {} to Postgres, the first from {from} \
              (pid {pid} in pg_stat_activity). {then}",
             text::plural(running.len(), "connection")
@@ -128,7 +128,7 @@ pub(super) fn commit(
 ) -> Result<(), LedgerError> {
     if !run_state.begin_commit() {
         let why = "stopped; nothing was changed";
-        return Err(LedgerError::Fatal(Fault::Environment(why.to_owned())));
+        return Err(LedgerError::Fatal(Fault::environment(why)));
     }
     tx.commit().map_err(|why| classify(&why, doing))
 }
@@ -373,7 +373,7 @@ fn aligned_at(tx: &mut Transaction<'_>, job: &str, command: &str) -> Result<Epoc
 }
 
 fn not_clean(job: &str, command: &str, why: &str) -> LedgerError {
-    LedgerError::Fatal(Fault::Config(format!(
+    LedgerError::Fatal(Fault::config(format!(
         "the job {job} was not stopped cleanly: {why}. Start it, wait until it is ready, and stop \
          it with SIGTERM; then use `sessionizer {command}`. Nothing was changed"
     )))

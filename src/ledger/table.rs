@@ -3,7 +3,7 @@
 use log::{info, warn};
 use postgres::error::SqlState;
 use postgres::{GenericClient, Transaction};
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 use sessionizer_core::time::EventTime;
 
 use crate::dataflow::ports::LedgerError;
@@ -27,7 +27,7 @@ pub struct Table {
     /// Whether a BEFORE trigger may change rows on their way in.
     pub rewritten: bool,
     /// What the user should know about it or do about it.
-    pub advice: Vec<String>,
+    pub advice: Vec<Message>,
 }
 
 impl Table {
@@ -60,11 +60,8 @@ pub fn ensure(
         (true, _) => typed(config),
         (false, Some(schema)) => format!("{}.{}", quote(&schema), typed(config)),
         (false, None) => {
-            return Err(refuse(
-                &config.table,
-                "it does not exist, and no schema of the search path does: create the schema, \
-                 or correct --table or currentSchema",
-            ));
+            let why = Message::new("it does not exist, and no schema of the search path does");
+            return Err(refuse(&config.table, why.remedy(": ", CREATE_SCHEMA)));
         }
     };
     let create = format!(
@@ -85,17 +82,20 @@ pub fn ensure(
     Ok((look(tx, config, oid)?, true))
 }
 
-pub fn refuse(table: &str, why: &str) -> LedgerError {
-    LedgerError::Fatal(Fault::Config(format!("the table {table} cannot be used: {why}")))
+/// What to do about a table without a schema to create it in.
+pub const CREATE_SCHEMA: &str = "create the schema, or correct --table or currentSchema";
+
+pub fn refuse(table: &str, why: impl Into<Message>) -> LedgerError {
+    let doing = format!("the table {table} cannot be used");
+    LedgerError::Fatal(Fault::config(why.into().context(doing)))
 }
 
 /// The error for a job whose table is gone: its contents cannot be restored from here.
 pub fn gone(job: &str, table: &str) -> LedgerError {
-    LedgerError::Fatal(Fault::Config(format!(
-        "the table {table} of the job {job} is gone: it was dropped. Restore it, or begin afresh: \
-         `sessionizer reset` removes the job, and the next start makes the table and reads the \
-         topic again"
-    )))
+    let problem = format!("the table {table} of the job {job} is gone: it was dropped");
+    let remedy = "Restore it, or begin afresh: `sessionizer reset` removes the job, and the next \
+                  start makes the table and reads the topic again";
+    LedgerError::Fatal(Fault::config(Message::new(problem).remedy(". ", remedy)))
 }
 
 /// Finds the table, and the first schema of the user's search path. That path is in force only for
@@ -116,18 +116,21 @@ fn resolve(
         .map_err(|why| {
             let lacks = why.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE);
             match config.table.split_once('.').filter(|_| lacks) {
-                Some((schema, _)) => LedgerError::Fatal(Fault::Config(format!(
-                    "Postgres refuses: the login {} may not look into the schema {schema} of the \
-                     table {}; grant it: grant usage on schema {} to {};",
-                    config.user,
-                    config.table,
-                    quote(schema),
-                    quote(&config.user)
-                ))),
+                Some((schema, _)) => may_not_look(config, schema),
                 None => classify(&why, "looking for the table"),
             }
         })?;
     Ok((row.get(1), row.get(2)))
+}
+
+/// The error for a login that may not look into the schema of the table.
+fn may_not_look(config: &LedgerConfig, schema: &str) -> LedgerError {
+    let problem = format!(
+        "Postgres refuses: the login {} may not look into the schema {schema} of the table {}",
+        config.user, config.table
+    );
+    let remedy = format!("grant usage on schema {} to {};", quote(schema), quote(&config.user));
+    LedgerError::Fatal(Fault::config(Message::new(problem).remedy("; grant it: ", remedy)))
 }
 
 /// Returns the schema in which a table without one would be created; `None` if no schema of the
@@ -182,7 +185,7 @@ pub fn of_job(
     match oid.map(|row| row.get::<_, Option<u32>>(0)) {
         Some(Some(oid)) => look(client, config, oid),
         Some(None) => Err(gone(&config.job, &config.table)),
-        None => Err(LedgerError::Fatal(Fault::Config(format!(
+        None => Err(LedgerError::Fatal(Fault::config(format!(
             "the job {} is gone from sessionizer.jobs: it was deleted while it started",
             config.job
         )))),
@@ -223,21 +226,23 @@ fn look(
     let row = row.ok_or_else(|| refuse(&config.table, "it was dropped just now"))?;
     let (schema, name): (String, String) = (row.get(0), row.get(1));
     let (kind, shown): (&str, String) = (row.get(2), row.get(3));
-    check_kind(kind, row.get(4)).map_err(|why| refuse(&config.table, &why))?;
+    check_kind(kind, row.get(4)).map_err(|why| refuse(&config.table, why))?;
     let mut advice = Vec::new();
     if row.get::<_, &str>(4) == "u" || row.get(8) {
-        advice.push(format!(
+        let problem = format!(
             "the table {shown} is unlogged (or a partition of it): after a crash of Postgres its \
-             rows are gone, and the job does not write them again. To keep them: alter table \
-             {shown} set logged;"
-        ));
+             rows are gone, and the job does not write them again"
+        );
+        let remedy = format!("alter table {shown} set logged;");
+        advice.push(Message::new(problem).remedy(". To keep them: ", remedy));
     }
     if row.get(5) {
-        advice.push(format!(
+        let problem = format!(
             "the table {shown} has no partition, so it cannot hold rows: sessions become dead \
-             letters (row_refused). Make one, for example: create table ... partition of {shown} \
-             default;"
-        ));
+             letters (row_refused)"
+        );
+        let remedy = format!("create table ... partition of {shown} default;");
+        advice.push(Message::new(problem).remedy(". Make one, for example: ", remedy));
     }
     let (rewritten, keyed) = (row.get(6), row.get(7));
     let time_type = columns::check(client, config, oid, &shown, &mut advice)?;
@@ -245,7 +250,7 @@ fn look(
     Ok(Table { schema, name, shown, time_type, keyed, partitioned, rewritten, advice })
 }
 
-fn check_kind(kind: &str, persistence: &str) -> Result<(), String> {
+fn check_kind(kind: &str, persistence: &str) -> Result<(), Message> {
     let what = match kind {
         "r" | "p" if persistence == "t" => "a temporary table, gone with its session",
         "r" | "p" => return Ok(()),
@@ -256,7 +261,8 @@ fn check_kind(kind: &str, persistence: &str) -> Result<(), String> {
         "i" | "I" => "an index",
         _ => "not a table",
     };
-    Err(format!("it is {what}; name a table with --table, or rename it and let the job create one"))
+    let remedy = "name a table with --table, or rename it and let the job create one";
+    Err(Message::new(format!("it is {what}")).remedy("; ", remedy))
 }
 
 /// Whether a table, given quoted, has any row.
@@ -299,15 +305,13 @@ pub fn newest_end(
             )
         });
         let sql: Vec<&str> = outside.split_whitespace().collect();
-        return Err(refuse(
-            table,
-            &format!(
-                "the times of {} are outside the years 1 to 9999{example}: correct such rows, or \
-                 delete them: delete from {table} where {};",
-                plural(count, "row"),
-                sql.join(" ")
-            ),
-        ));
+        let rows = plural(count, "row");
+        let problem = format!("the times of {rows} are outside the years 1 to 9999{example}");
+        let remedy = format!(
+            "correct such rows, or delete them: delete from {table} where {};",
+            sql.join(" ")
+        );
+        return Err(refuse(table, Message::new(problem).remedy(": ", remedy)));
     }
     let newest: Option<crate::ledger::copy::Timestamp> = row.get(0);
     Ok(newest.map(|end| config.gap.end_after(config.session_end.last_event(end.0, config.gap))))

@@ -7,7 +7,7 @@
 //! schema `sessionizer` must belong to a role that the login trusts anyway.
 
 use postgres::GenericClient;
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::connect::quote;
@@ -61,10 +61,13 @@ pub fn refuse_foreign(client: &mut impl GenericClient) -> Result<(), LedgerError
     let superuser = if foreign.get(3) { ", a superuser" } else { "" };
     let kind = what.split(' ').next().unwrap_or("table").to_owned();
     let name = what[kind.len() + 1..].to_owned();
-    Err(LedgerError::Fatal(Fault::Config(format!(
+    let problem = format!(
         "the {what} belongs to the role {owner}, and the job logs in as {login}{superuser}: \
-         whoever owns it can have any code run as {login}. Log in as {owner}, or if you trust what \
-         is in it: alter {kind} {name} owner to {};",
+         whoever owns it can have any code run as {login}"
+    );
+    let remedy = format!(
+        "Log in as {owner}, or if you trust what is in it: alter {kind} {name} owner to {};",
         quote(&login)
-    ))))
+    );
+    Err(LedgerError::Fatal(Fault::config(Message::new(problem).remedy(". ", remedy))))
 }

@@ -224,8 +224,13 @@ fn a_schema_of_another_program_is_recognized_by_every_command() {
         let output = world.command().arg("check").output().expect("the program was built");
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(text.contains("FAIL SZ-P06") && !text.contains("42703"), "{text}");
-        let commands: [&[&str]; 3] =
-            [&["reset", "--yes"], &["audit"], &["forget", "--ip", "x", "--yes"]];
+        let commands: [&[&str]; 5] = [
+            &["reset", "--yes"],
+            &["audit"],
+            &["open"],
+            &["report"],
+            &["forget", "--ip", "x", "--yes"],
+        ];
         for args in commands {
             let mut command = world.command();
             command.args(args);

@@ -219,8 +219,9 @@ fn a_login_that_may_not_migrate_says_who_has_to_run_what() {
         let mut psql = Command::new("sh");
         psql.args(["-c", &shell]).env("PGPASSWORD", &world.password);
         // Those of the test run are not for the program.
-        let ours = std::env::vars().filter(|(name, _)| name.starts_with("SESSIONIZER_"));
-        ours.for_each(|(name, _)| drop(psql.env_remove(name)));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SESSIONIZER_")) {
+            psql.env_remove(name);
+        }
         let output = psql.output().expect("psql can be run");
         let said = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8_lossy(&said).into_owned())

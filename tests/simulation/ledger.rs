@@ -266,7 +266,7 @@ impl Store {
         }
         if self.away || self.faulty && self.rng.one_in(10) {
             self.half_done(batch);
-            return Err(LedgerError::Retry("it does not answer".to_owned()));
+            return Err(LedgerError::retry("it does not answer"));
         }
         if self.breaks(Sabotage::SaidAndNotDone) && self.rng.one_in(10) {
             return Ok(());
@@ -277,7 +277,7 @@ impl Store {
         self.commits += 1;
         if self.faulty && self.rng.one_in(10) {
             self.lost_replies += 1;
-            return Err(LedgerError::Retry("the reply is lost".to_owned()));
+            return Err(LedgerError::retry("the reply is lost"));
         }
         Ok(())
     }
@@ -292,7 +292,7 @@ impl Store {
     fn refused(&self, fence: Fence) -> LedgerError {
         let gone_back = self.is_mine(fence) || fence.generation > self.fence.generation;
         let why = "not as this instance left it".to_owned();
-        LedgerError::Fatal(if gone_back { Fault::GoneBack(why) } else { Fault::Fenced(why) })
+        LedgerError::Fatal(if gone_back { Fault::gone_back(why) } else { Fault::fenced(why) })
     }
 
     /// Whether a broken fence lets an older instance through.
@@ -350,7 +350,7 @@ impl Ledger for Connection {
     fn commit(&mut self, batch: &Batch, outcome: &mut Outcome) -> Result<(), LedgerError> {
         let mut store = self.store.lock().expect("one at a time");
         if store.cut_off == Some(self.process) {
-            return Err(LedgerError::Retry("the network is down".to_owned()));
+            return Err(LedgerError::retry("the network is down"));
         }
         store.commit(batch, outcome, self.fence)
     }
@@ -358,7 +358,7 @@ impl Ledger for Connection {
     fn progress(&mut self, shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError> {
         let mut store = self.store.lock().expect("one at a time");
         if store.away || store.cut_off == Some(self.process) {
-            return Err(LedgerError::Retry("it does not answer".to_owned()));
+            return Err(LedgerError::retry("it does not answer"));
         }
         if !store.is_mine(self.fence) && !store.spares(self.fence) {
             return Err(store.refused(self.fence));

@@ -194,7 +194,7 @@ impl Members {
         if self.phase() != ClusterPhase::Running || run_state.failed() || run_state.abandoned() {
             return;
         }
-        run_state.fail(Fault::Peer(format!(
+        run_state.fail(Fault::peer(format!(
             "lost {}: {why}. What is committed stays right, and the next start continues from \
              there: start all processes again",
             self.name(process)

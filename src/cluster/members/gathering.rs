@@ -37,7 +37,7 @@ impl Members {
                 return Gathered::Stopped;
             }
             if let Some(differences) = state.differing.settled(Instant::now()) {
-                return Gathered::Failed(Fault::Config(format!(
+                return Gathered::Failed(Fault::config(format!(
                     "{differences}. Start all processes of a cluster with the same settings"
                 )));
             }

@@ -165,6 +165,7 @@ fn other_settings_are_reported_to_that_process_and_to_all_others() {
         let Err(Fault::Config(why)) = gathering.join().expect("no panic") else {
             panic!("process {at} has begun");
         };
+        let why = why.to_string();
         let want = if at == 1 { "--gap is 5m there and 1m here" } else { "--gap is 1m there" };
         assert!(why.contains(want) && why.contains("process "), "process {at}: {why}");
     }
@@ -203,6 +204,7 @@ fn a_start_that_stands_still_ends_and_names_who_is_behind() {
     for (run_state, _) in &members {
         eventually("it ends", || run_state.failed());
         let Some(Fault::Peer(why)) = run_state.fault() else { panic!("another fault") };
+        let why = why.to_string();
         let says = format!("process 1 ({}) is still loading", members[0].1.members.addresses[1]);
         assert!(why.contains("stood still for 1s") && why.contains(&says), "{why}");
     }
@@ -232,6 +234,7 @@ fn a_lost_process_ends_the_run_of_the_others_with_its_name() {
     for (run_state, _) in &members {
         eventually("the loss is noticed", || run_state.failed());
         let Some(Fault::Peer(why)) = run_state.fault() else { panic!("another fault") };
+        let why = why.to_string();
         assert!(why.contains(&format!("lost process 1 ({})", addresses[1])), "{why}");
     }
 }
@@ -247,16 +250,18 @@ fn a_data_connection_that_is_cut_alone_ends_the_run_as_well() {
     thread::spawn(move || here.read(&mut [0; 8]));
     eventually("the loss is noticed", || run_state.failed());
     let Some(Fault::Peer(why)) = run_state.fault() else { panic!("another fault") };
+    let why = why.to_string();
     assert!(why.contains("lost process 0 (") && why.contains("closed the connection"), "{why}");
 }
 
 #[test]
 fn a_fault_of_one_is_the_fault_of_all() {
     let members = all(&addresses(3));
-    members[2].0.fail(Fault::Fenced("another instance has taken over".to_owned()));
+    members[2].0.fail(Fault::fenced("another instance has taken over"));
     for (run_state, _) in &members[..2] {
         eventually("the fault is told", || run_state.failed());
         let Some(Fault::Fenced(why)) = run_state.fault() else { panic!("another fault") };
+        let why = why.to_string();
         assert!(why.starts_with("process 2 (") && why.ends_with("taken over"), "{why}");
     }
 }
@@ -329,5 +334,6 @@ fn an_address_of_another_machine_is_reported_as_such() {
     let addresses = vec!["192.0.2.1:4000".to_owned(), "127.0.0.1:4001".to_owned()];
     let (_, gathering) = process_with(&addresses, 0, "5m", Some("a secret of tests"));
     let Err(Fault::Config(why)) = gathering.join().expect("no panic") else { panic!("it listens") };
+    let why = why.to_string();
     assert!(why.contains("192.0.2.1:4000") && why.contains("is --process right?"), "{why}");
 }

@@ -157,6 +157,7 @@ fn other_settings_are_reported_with_a_secret_as_well() {
         let Err(Fault::Config(why)) = gathering.join().expect("no panic") else {
             panic!("it has begun");
         };
+        let why = why.to_string();
         assert!(why.contains("was started with other settings: --gap is "), "{why}");
     }
 }
@@ -293,6 +294,7 @@ fn beyond_loopback_a_secret_is_required() {
         let Err(Fault::Config(why)) = config(address, None, false).protection() else {
             panic!("{address} needs none")
         };
+        let why = why.to_string();
         for says in [address, "--cluster-secret-file", "/dev/urandom", "--cluster-insecure"] {
             assert!(why.contains(says), "{says} is missing in {why}");
         }

@@ -122,7 +122,7 @@ fn writeln(line: &str) -> io::Result<()> {
 }
 
 fn stopped() -> Fault {
-    Fault::Environment("the audit was stopped before its end".to_owned())
+    Fault::environment("the audit was stopped before its end")
 }
 
 fn read(

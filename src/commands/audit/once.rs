@@ -208,7 +208,7 @@ impl Audit<'_> {
         let Some(available) = scan.missing(self.kafka, self.run_state)? else { return Ok(()) };
         let Available { range, oldest, end } = available;
         let since = if self.incremental { " since the last audit" } else { "" };
-        Err(Fault::Config(format!(
+        Err(Fault::config(format!(
             "{}[{}]: the job has read offsets {} to {}{since}, Kafka has {oldest} to {end}: records \
              that are gone cannot be audited",
             range.topic, range.partition, range.start, range.end

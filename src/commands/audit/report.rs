@@ -102,7 +102,7 @@ impl Report {
                 count(found.open)
             ));
         };
-        Err(Fault::Environment(what))
+        Err(Fault::environment(what))
     }
 
     /// Writes the findings; the verdict is left to the caller.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sessionizer_core::binding::{Offset, Partition};
-use sessionizer_core::fault::Fault;
 
 use super::codes::{Code, Section};
 use super::data::EventSample;
@@ -122,9 +121,13 @@ fn topics(
                 leaders(topic, partitions, &leaderless, report);
                 counts.push(partitions);
             }
-            TopicReply::NoTopic(fault) => {
+            TopicReply::NoTopic => {
                 answers(0, report);
-                report(no_topic(topic, &fault, config));
+                report(no_topic(topic, config));
+            }
+            TopicReply::Denied(fault) => {
+                answers(0, report);
+                report(Finding::of_fault(Code::K05, &fault));
             }
             TopicReply::Refused(why) => {
                 report(refused(config, &why));
@@ -154,11 +157,7 @@ fn leaders(topic: &str, partitions: i32, leaderless: &[i32], report: &mut dyn Fn
     report(Finding::failed(Code::K04, 1, text, remedy));
 }
 
-fn no_topic(topic: &str, fault: &Fault, config: &KafkaConfig) -> Finding {
-    let message = fault.to_string();
-    if message.contains("does not let") {
-        return Finding::of_fault(Code::K05, fault);
-    }
+fn no_topic(topic: &str, config: &KafkaConfig) -> Finding {
     let mut finding = Finding::failed(
         Code::K03,
         2,

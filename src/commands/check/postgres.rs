@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::codes::Code;
 use super::report::Finding;
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::inspect::{Inspection, OwnSchema, ReadOnly, Server};
+use crate::ledger::inspect::{Inspection, OwnSchema, ReadOnly, Server, is_pooler};
 use crate::ledger::{Found, LedgerConfig, Table};
 use crate::ui::text::{duration, plural};
 
@@ -73,11 +73,7 @@ pub fn check(
 }
 
 fn unreachable(config: &LedgerConfig, error: &LedgerError) -> Finding {
-    let message = match error {
-        LedgerError::Fatal(fault) => fault.to_string(),
-        LedgerError::Retry(why) => why.clone(),
-    };
-    if message.contains("pooler in transaction") {
+    if is_pooler(error) {
         return Finding::of_error(Code::P02, error);
     }
     let mut finding = Finding::of_error(Code::P01, error).or_remedy(
@@ -128,7 +124,7 @@ fn address(server: &Server, report: &mut dyn FnMut(Finding)) {
 fn lost_commits(inspection: &mut Inspection, report: &mut dyn FnMut(Finding)) {
     report(match inspection.lost_commits() {
         Ok(None) => Finding::good(Code::P18, "what is committed is on disk"),
-        Ok(Some(warning)) => Finding::advice(Code::P18, &warning),
+        Ok(Some(warning)) => Finding::advice(Code::P18, warning),
         Err(error) => unanswered(Code::P18, &error),
     });
 }
@@ -223,7 +219,10 @@ fn table(
     report(Finding::good(Code::P08, format!("the table {shown} has the columns of sessions")));
     match table.advice.is_empty() {
         true => report(Finding::good(Code::P09, "it has room for every session")),
-        false => table.advice.iter().for_each(|advice| report(Finding::advice(Code::P09, advice))),
+        false => table
+            .advice
+            .iter()
+            .for_each(|advice| report(Finding::advice(Code::P09, advice.clone()))),
     }
     report(match table.keyed {
         true => Finding::good(Code::P10, "it has a key on ip, host, session_start"),
@@ -280,7 +279,7 @@ fn roles(inspection: &mut Inspection, table: &Table, report: &mut dyn FnMut(Find
         }
         Ok(advice) => {
             let remedy = "deploy/postgres/role.sql makes a login with just the rights of the job";
-            advice.iter().for_each(|advice| {
+            advice.into_iter().for_each(|advice| {
                 report(Finding::advice(Code::P15, advice).or_remedy(remedy));
             });
         }

@@ -1,10 +1,10 @@
 //! What a check has found, on the screen and as JSON. Pure: the width and the signs are given.
 
 use serde_json::{Value, json};
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 
 use super::codes::{Code, Section};
-use crate::dataflow::ports::LedgerError;
+use crate::dataflow::ports::{Cause, LedgerError};
 use crate::ui::text::plural;
 
 /// The result of one check.
@@ -25,59 +25,6 @@ pub struct Finding {
     pub text: String,
     /// What to do, in order: sentences, commands or SQL.
     pub remedies: Vec<String>,
-}
-
-/// The words in the messages of a start that announce a remedy.
-const ANNOUNCEMENTS: [&str; 9] = [
-    "; grant it: ",
-    ". Grant them: ",
-    ". Give it another: ",
-    ". To keep them: ",
-    ". To make room: ",
-    ". Make one, for example: ",
-    "; to rule it out: ",
-    ": the job needs sessions of its own: ",
-    ". Nothing was changed. ",
-];
-
-/// How remedies that are not announced begin, with the punctuation before them.
-const INSTRUCTIONS: [&str; 20] = [
-    ": grant it ",
-    "; check ",
-    ". Either ",
-    ": either ",
-    ": create it, ",
-    ": create the ",
-    "; create the ",
-    "; name a table ",
-    ": give it ",
-    ": give both ",
-    ": start with ",
-    ": start it with ",
-    ". Start with --accept-lost-offsets",
-    ". Log in as ",
-    ". Run as ",
-    ". Start that program ",
-    ". Restore ",
-    ": the job needs UTF8 ",
-    ": raise the limit ",
-    "; alter ",
-];
-
-/// Splits a message of a start into what is wrong and what to do.
-fn split(message: &str) -> (String, Vec<String>) {
-    let announced = ANNOUNCEMENTS.iter().map(|words| (words, words.len()));
-    let instructed = INSTRUCTIONS.iter().map(|words| (words, ": ".len()));
-    let places = announced
-        .chain(instructed)
-        .filter_map(|(words, before)| message.find(words).map(|at| (at, at + before)));
-    match places.min() {
-        None => (message.to_owned(), Vec::new()),
-        Some((wrong, remedy)) => {
-            let remedies = message[remedy..].lines().map(str::to_owned).collect();
-            (message[..wrong].to_owned(), remedies)
-        }
-    }
 }
 
 impl Finding {
@@ -101,34 +48,36 @@ impl Finding {
     }
 
     /// A warning in the words of a start.
-    pub fn advice(code: Code, message: &str) -> Self {
-        let (text, remedies) = split(message);
-        Finding { code, outcome: Outcome::Warning, text, remedies }
+    pub fn advice(code: Code, message: Message) -> Self {
+        Finding::of_message(code, Outcome::Warning, message)
     }
 
     /// Why a start would fail.
     pub fn of_fault(code: Code, fault: &Fault) -> Self {
-        let (text, remedies) = split(&fault.to_string());
-        Finding { code, outcome: Outcome::Failed(fault.exit_code().min(2)), text, remedies }
+        let outcome = Outcome::Failed(fault.exit_code().min(2));
+        Finding::of_message(code, outcome, fault.message().clone())
     }
 
     /// Why a start would fail, or has to wait.
     pub fn of_error(code: Code, error: &LedgerError) -> Self {
         match error {
             LedgerError::Fatal(fault) => Finding::of_fault(code, fault),
-            LedgerError::Retry(why) => {
-                // A timeout of a statement, or of a lock: nothing is wrong with what was asked for.
-                let is_slow = ["(57014)", "(55P03)"].iter().any(|code| why.contains(code));
-                let slow = "raise --timeout, and see who holds a lock: select * from \
-                            pg_stat_activity where state <> 'idle' order by xact_start";
-                Finding {
-                    code,
-                    outcome: Outcome::Failed(1),
-                    text: why.clone(),
-                    remedies: is_slow.then(|| slow.to_owned()).into_iter().collect(),
+            LedgerError::Retry(failure) => {
+                let mut finding = Finding::of_message(code, Outcome::Failed(1), failure.message());
+                if failure.cause == Cause::Timeout {
+                    // The limit is that of the check itself.
+                    let remedy = "raise --timeout, and see who holds a lock: select * from \
+                                  pg_stat_activity where state <> 'idle' order by xact_start";
+                    finding.remedies = vec![remedy.to_owned()];
                 }
+                finding
             }
         }
+    }
+
+    fn of_message(code: Code, outcome: Outcome, message: Message) -> Self {
+        let remedies = message.remedies();
+        Finding { code, outcome, text: message.problem, remedies }
     }
 
     /// Adds a remedy if there is none yet.
@@ -313,35 +262,39 @@ fn wrapped(text: &str, room: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataflow::ports::Failure;
 
     #[test]
-    fn a_message_is_split_into_what_is_wrong_and_what_to_do() {
-        for (message, text, remedy) in [
-            (
-                "the login a lacks the right to delete on the table t; grant it: grant delete on t \
-                 to \"a\";",
-                "the login a lacks the right to delete on the table t",
-                "grant delete on t to \"a\";",
-            ),
-            (
-                "the topic x does not exist: create it, or correct KAFKA_TOPIC",
-                "the topic x does not exist",
-                "create it, or correct KAFKA_TOPIC",
-            ),
-            (
-                "Kafka does not let this login read the topic x: grant it READ on the topic",
-                "Kafka does not let this login read the topic x",
-                "grant it READ on the topic",
-            ),
-            (
-                "a pooler: the job needs sessions of its own: let POSTGRES_URL lead elsewhere",
-                "a pooler",
-                "let POSTGRES_URL lead elsewhere",
-            ),
-        ] {
-            assert_eq!(split(message), (text.to_owned(), vec![remedy.to_owned()]));
-        }
-        assert_eq!(split("nothing to do").1, Vec::<String>::new());
+    fn a_finding_has_what_is_wrong_and_what_to_do_apart() {
+        let message =
+            Message::new("t lacks rights: two").remedy("; grant it: ", "grant a;\ngrant b;");
+        let fault = Fault::config(message.clone());
+        let finding = Finding::of_fault(Code::P11, &fault);
+        assert_eq!(finding.text, "t lacks rights: two");
+        assert_eq!(finding.remedies, ["grant a;", "grant b;"]);
+        assert_eq!(finding.outcome, Outcome::Failed(2));
+        assert_eq!(Finding::of_error(Code::P11, &LedgerError::Fatal(fault)), finding);
+        let warning = Finding { outcome: Outcome::Warning, ..finding };
+        assert_eq!(Finding::advice(Code::P11, message), warning);
+        // Without a remedy, nothing in the text is taken for one.
+        let quoted = Fault::config("the table is called \"a; check b\"");
+        let finding = Finding::of_fault(Code::P08, &quoted).or_remedy("rename it");
+        assert_eq!(
+            (finding.text, finding.remedies),
+            (quoted.to_string(), vec!["rename it".into()])
+        );
+    }
+
+    #[test]
+    fn a_slow_server_is_told_by_the_cause_and_not_by_the_text() {
+        let failed = |cause| {
+            let (doing, why) = ("asking".to_owned(), "it takes too long (57014)".into());
+            Finding::of_error(Code::P19, &LedgerError::Retry(Failure { doing, why, cause }))
+        };
+        let slow = failed(Cause::Timeout);
+        assert_eq!(slow.text, "asking: it takes too long (57014)");
+        assert!(slow.remedies[0].starts_with("raise --timeout"), "{slow:?}");
+        assert_eq!(failed(Cause::Other).remedies, Vec::<String>::new());
     }
 
     fn report(outcomes: &[(Code, Outcome)]) -> Report {

@@ -137,7 +137,7 @@ fn read(args: &CompareArgs, env: &Environment) -> Result<Settings, Fault> {
 }
 
 fn stopped() -> Fault {
-    Fault::Environment("the comparison was stopped before its end".to_owned())
+    Fault::environment("the comparison was stopped before its end")
 }
 
 /// Reads what the job has read, and finds the events that may have been late, and dead letters.
@@ -267,7 +267,7 @@ fn common(
         })
         .map_err(unreadable)?;
     let name = snapshot.table_name();
-    let empty = |table: &str| Fault::Environment(format!("the table {table} has no rows yet"));
+    let empty = |table: &str| Fault::environment(format!("the table {table} has no rows yet"));
     let [ours, theirs] = bounds;
     let ours = ours.ok_or_else(|| empty(&name))?;
     let theirs = theirs.ok_or_else(|| empty(&settings.other.table))?;
@@ -279,7 +279,7 @@ fn common(
         to: settings.until.unwrap_or(closed.min(theirs.1)),
     };
     if common.to <= common.from {
-        return Err(Fault::Environment(format!(
+        return Err(Fault::environment(format!(
             "the tables {name} and {} have no time in common to compare: it would begin at {}, the \
              first session that both can have, or --since, and end at {}, where both have closed \
              everything, or --until",

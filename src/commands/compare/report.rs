@@ -79,7 +79,7 @@ impl Report {
         let same = self.count_of(Class::Same);
         let open = self.count_of(Class::NotClosed) + self.count_of(Class::BeforeBeginning);
         match self.count_of(Class::Unexplained) {
-            0 if same == 0 => Err(Fault::Environment(format!(
+            0 if same == 0 => Err(Fault::environment(format!(
                 "no session of {} is in {} as well: do both read the same topic?",
                 self.table, self.against
             ))),
@@ -90,7 +90,7 @@ impl Report {
                 plural(all, "session"),
                 count(open)
             )),
-            unexplained => Err(Fault::Environment(format!(
+            unexplained => Err(Fault::environment(format!(
                 "{} unexplained. Does `sessionizer audit` find that {} equals the batch answer? \
                  Then the other table is wrong there",
                 plural(unexplained, "difference"),

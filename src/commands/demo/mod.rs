@@ -148,7 +148,7 @@ fn configure(args: &DemoArgs, broker: &str, env: &Environment) -> Result<Config,
 fn begin_afresh(ledger: &LedgerConfig) -> Result<(), Fault> {
     let failed = |error| match error {
         LedgerError::Fatal(fault) => fault,
-        LedgerError::Retry(why) => Fault::Environment(format!("Postgres cannot be used: {why}")),
+        LedgerError::Retry(why) => Fault::environment(format!("Postgres cannot be used: {why}")),
     };
     let ask = |sql: &str| ledger::query(ledger, sql).map_err(failed);
     // The first row of each answer holds the column names.
@@ -168,7 +168,7 @@ fn begin_afresh(ledger: &LedgerConfig) -> Result<(), Fault> {
                 ))?;
             }
             Some(other) => {
-                return Err(Fault::Config(format!(
+                return Err(Fault::config(format!(
                     "a job of the name {NAME} writes to the table {} in this database, so it was \
                      not made by the demo: point POSTGRES_URL to another database",
                     other[0]
@@ -177,7 +177,7 @@ fn begin_afresh(ledger: &LedgerConfig) -> Result<(), Fault> {
         }
     }
     if ledger::qualified_table_name(ledger).map_err(failed)?.is_some() {
-        return Err(Fault::Config(format!(
+        return Err(Fault::config(format!(
             "the table {NAME} exists in this database and was not made by the demo: rename or drop \
              it, or point POSTGRES_URL to another database"
         )));
@@ -206,7 +206,7 @@ fn send(config: &Config, options: &Options, run_state: &RunState) -> Result<u64,
     let publisher = Publisher::new(&kafka, "zstd")?;
     let mut sent = 0;
     let history = HistoryPlan { length_ms: HISTORY_MS, density: options.rate.min(MAX_DENSITY) };
-    for record in history.records(&recipe, now).map_err(Fault::Config)? {
+    for record in history.records(&recipe, now).map_err(Fault::config)? {
         if run_state.ending() {
             break;
         }
@@ -216,7 +216,7 @@ fn send(config: &Config, options: &Options, run_state: &RunState) -> Result<u64,
     let began = Instant::now();
     let mut pace = Pace::new(options.rate);
     let mut due = 0;
-    for record in Generator::new(history::live(&recipe, now())).map_err(Fault::Config)? {
+    for record in Generator::new(history::live(&recipe, now())).map_err(Fault::config)? {
         while due == 0 {
             let over = options.length.is_some_and(|length| began.elapsed() >= length);
             if over || run_state.ending() {

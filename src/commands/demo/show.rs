@@ -125,7 +125,7 @@ fn wrap(text: &str) -> String {
 }
 
 fn answer(config: &LedgerConfig, sql: &str) -> Result<Table, Fault> {
-    let failed = |why| Fault::Environment(format!("the results cannot be shown: {why}"));
+    let failed = |why| Fault::environment(format!("the results cannot be shown: {why}"));
     let table = ledger::qualified_table_name(config).map_err(|why| failed(why.to_string()))?;
     let table = table.ok_or_else(|| failed(format!("the table {NAME} is gone")))?;
     let rows = ledger::query(config, &spell_out(sql, &table));

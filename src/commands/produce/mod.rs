@@ -85,7 +85,7 @@ pub fn produce(
 fn refuse_foreign(kafka: &KafkaConfig) -> Result<(), Fault> {
     let Some(Foreign { partition, records }) = foreign_records(kafka)? else { return Ok(()) };
     let topic = &kafka.topics[0];
-    Err(Fault::Config(format!(
+    Err(Fault::config(format!(
         "the topic {topic} holds {}, and `sessionizer produce` has not written those of \
          {topic}[{partition}]: name another topic (KAFKA_TOPIC), or write to this one all the same \
          with --append",
@@ -94,7 +94,7 @@ fn refuse_foreign(kafka: &KafkaConfig) -> Result<(), Fault> {
 }
 
 fn records(recipe: Recipe) -> Result<impl Iterator<Item = Result<Outgoing, Fault>>, Fault> {
-    let generator = Generator::new(recipe).map_err(Fault::Config)?;
+    let generator = Generator::new(recipe).map_err(Fault::config)?;
     Ok(generator.map(|record| Ok(Outgoing::from(record))))
 }
 
@@ -150,7 +150,7 @@ impl<'a> RecordSender<'a> {
         let now = || now_ms() as i64;
         if is_empty(&self.order.kafka, self.run_state)? {
             let began = Instant::now();
-            let past = history.records(recipe, now).map_err(Fault::Config)?;
+            let past = history.records(recipe, now).map_err(Fault::config)?;
             let past = past.take(usize::try_from(limit).unwrap_or(usize::MAX));
             self.send(past.map(|record| Ok(Outgoing::from(record))), 0.0)?;
             self.publisher.flush()?;
@@ -168,11 +168,11 @@ impl<'a> RecordSender<'a> {
     }
 
     fn access_log(&self, path: &str, host: &str) -> Result<(), Fault> {
-        let unreadable = |why: &dyn std::fmt::Display| Fault::Environment(format!("{path}: {why}"));
+        let unreadable = |why: &dyn std::fmt::Display| Fault::environment(format!("{path}: {why}"));
         // If the file cannot be opened, its name is probably wrong.
         let opened = reader(Path::new(path));
         let lines =
-            Lines::new(opened.map_err(|why| Fault::Config(format!("--access-log {path}: {why}")))?);
+            Lines::new(opened.map_err(|why| Fault::config(format!("--access-log {path}: {why}")))?);
         let mut skipped = 0;
         let mut skip = |number: u64, why: &dyn std::fmt::Display| {
             skipped += 1;

@@ -123,7 +123,7 @@ impl Planned {
     pub fn plan(&self, topic: &str, partitions: i32) -> Result<Plan, Fault> {
         let partitions = u32::try_from(partitions).unwrap_or(1).max(1);
         if self.chooses_partitions() && partitions < SKEW_PARTITIONS {
-            return Err(Fault::Config(format!(
+            return Err(Fault::config(format!(
                 "--scenario skew: the topic {topic} has {}, and with fewer than {SKEW_PARTITIONS} \
                  nobody can tell whose clock is off: name another topic (KAFKA_TOPIC), which is \
                  created with --partitions {SKEW_PARTITIONS}",
@@ -134,7 +134,7 @@ impl Planned {
             Plan::new(&Request { topic: topic.to_owned(), partitions, ..self.request.clone() });
         if let Some(path) = &self.truth {
             write_truth(&plan, path)
-                .map_err(|why| Fault::Config(format!("--truth {path}: {why}")))?;
+                .map_err(|why| Fault::config(format!("--truth {path}: {why}")))?;
         }
         Ok(plan)
     }

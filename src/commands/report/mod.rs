@@ -76,7 +76,7 @@ pub fn report(
     }
     if let Some(file) = page {
         let written = output::replace(Path::new(file), html::page(&head, &done).as_bytes());
-        return written.map_err(|why| Fault::Environment(unwritable(file, &why)));
+        return written.map_err(|why| Fault::environment(unwritable(file, &why)));
     }
     let text = match done.first() {
         Some((part, answer)) if args.csv => {
@@ -102,7 +102,7 @@ fn try_to_write(file: &str) -> Result<(), Fault> {
             std::fs::remove_file(std::fs::canonicalize(file).as_deref().unwrap_or(file.as_ref()))
         }),
     };
-    tried.map_err(|why| Fault::Config(unwritable(file, &why)))
+    tried.map_err(|why| Fault::config(unwritable(file, &why)))
 }
 
 fn unwritable(file: &str, why: &std::io::Error) -> String {
@@ -208,7 +208,7 @@ fn ask_all(settings: Settings, run_state: &RunState) -> Result<(Head, Vec<Done>)
             }
             Err(RecvTimeoutError::Timeout) if run_state.stopping() => {
                 let why = "the report was stopped before its end";
-                break Err(Fault::Environment(why.to_owned()));
+                break Err(Fault::environment(why));
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => unreachable!("the thread reports how it ends"),

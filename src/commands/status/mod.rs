@@ -119,13 +119,13 @@ fn ask(endpoint: &Endpoint) -> Result<Answer, Fault> {
     let at = &endpoint.authority;
     let reply = endpoint
         .get()
-        .map_err(|why| Fault::Environment(format!("no job answers at http://{at}: {why}")))?;
+        .map_err(|why| Fault::environment(format!("no job answers at http://{at}: {why}")))?;
     if reply.status != 200 {
         let body = printable(reply.body.lines().next().unwrap_or_default());
-        return Err(Fault::Config(format!("http://{at} answers with {}: {body}", reply.status)));
+        return Err(Fault::config(format!("http://{at} answers with {}: {body}", reply.status)));
     }
     let document = serde_json::from_str(&reply.body).map_err(|why| {
-        Fault::Config(format!("what answers at http://{at} is not a sessionizer job: {why}"))
+        Fault::config(format!("what answers at http://{at} is not a sessionizer job: {why}"))
     })?;
     Ok(Answer { body: reply.body, document })
 }

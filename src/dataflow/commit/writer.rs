@@ -192,7 +192,7 @@ impl Writer {
             Err(LedgerError::Retry(why)) => {
                 self.unsure = true;
                 self.ledger = None;
-                self.report_failure(&why);
+                self.report_failure(&why.to_string());
                 Ok(StepOutcome::Failed)
             }
         }
@@ -345,7 +345,7 @@ mod tests {
         }
 
         fn progress(&mut self, _shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError> {
-            Err(LedgerError::Retry("nothing is ever in doubt".to_owned()))
+            Err(LedgerError::retry("nothing is ever in doubt"))
         }
     }
 

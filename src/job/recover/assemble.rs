@@ -111,7 +111,7 @@ fn last_epoch(durable: &RecoveredState) -> Result<Epoch, Fault> {
     let last = bound.map(|epoch| epoch.epoch).max().unwrap_or(0);
     let committed = durable.progress.iter().map(|shard| shard.epoch).max().unwrap_or(0);
     if committed > last {
-        return Err(Fault::Config(format!(
+        return Err(Fault::config(format!(
             "a shard stands at the epoch {committed} in sessionizer.shard_progress, but the last in \
              sessionizer.epochs is {last}: rows were deleted or changed by hand"
         )));

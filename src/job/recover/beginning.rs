@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use indicatif::HumanCount;
 use sessionizer_core::binding::Offset;
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 use sessionizer_core::time::EventTime;
 
 use crate::config::Config;
@@ -23,6 +23,10 @@ use crate::ui::text::duration;
 
 /// How many positions a message names.
 pub(super) const MAX_NAMED: usize = 3;
+
+/// What stands between a reason to refuse a start and the remedy. `check` never changes anything,
+/// and need not say so.
+pub(super) const NOTHING_CHANGED: &str = ". Nothing was changed. ";
 
 /// Where each partition begins.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -76,10 +80,12 @@ pub fn find(
             starts.iter().map(|start| (start.topic.clone(), start.partition)).collect();
         let committed = admin.committed(group, &wanted, config.start_timeout)?;
         if committed.is_none() && matches!(from, StartAt::Group(_)) {
-            return Err(Fault::Config(format!(
+            let problem = format!(
                 "--from group: Kafka does not let this login read the offsets of the consumer \
-                 group {group}: grant it READ and DESCRIBE on the group"
-            )));
+                 group {group}"
+            );
+            let remedy = "grant it READ and DESCRIBE on the group";
+            return Err(Fault::config(Message::new(problem).remedy(": ", remedy)));
         }
         let committed = committed.unwrap_or_default();
         for start in &mut starts {
@@ -159,10 +165,12 @@ fn from_is_required(config: &Config, rows: &ExistingRows) -> Fault {
              records before it that the table lacks are skipped"
         )
     });
-    Fault::Config(format!(
+    let problem = format!(
         "the table {table} has rows{up_to} and the job {job} has not begun yet: reading the topic \
-         from its beginning would count the events of those rows twice. Nothing was changed. Say \
-         where to begin (--from), or give the job an empty table:\
+         from its beginning would count the events of those rows twice"
+    );
+    let remedy = format!(
+        "Say where to begin (--from), or give the job an empty table:\
          \n  --from savepoint:DIR\
          \n      continues where a Flink job has stopped: DIR is what `flink stop --drain` printed\
          \n  --from group\
@@ -173,7 +181,8 @@ fn from_is_required(config: &Config, rows: &ExistingRows) -> Fault {
          \n      another table, which is made if it is missing; everything is read\
          \n  truncate {table}\
          \n      (in psql) if its rows are not needed; everything is read again"
-    ))
+    );
+    Fault::config(Message::new(problem).remedy(NOTHING_CHANGED, remedy))
 }
 
 /// Begins at the offsets of a group, for all partitions.
@@ -186,12 +195,12 @@ fn begin_at_group(
 ) -> Result<Vec<Loss>, Fault> {
     let topics = config.kafka.topics.join(", ");
     if starts.iter().all(|start| start.committed.is_none()) {
-        return Err(Fault::Config(format!(
-            "--from group: the consumer group {group} has committed no offset of {topics}. Is it \
-             the group.id of the job before (--from group:NAME), and was checkpointing on, without \
-             which Flink commits none? Kafka also forgets the offsets of a group that has been \
-             empty for a week (offsets.retention.minutes)"
-        )));
+        let problem =
+            format!("--from group: the consumer group {group} has committed no offset of {topics}");
+        let remedy = "Is it the group.id of the job before (--from group:NAME), and was \
+                      checkpointing on, without which Flink commits none? Kafka also forgets the \
+                      offsets of a group that has been empty for a week (offsets.retention.minutes)";
+        return Err(Fault::config(Message::new(problem).remedy(". ", remedy)));
     }
     let ours = starts.iter().filter(|start| start.committed.is_some_and(|c| c.ours));
     let ours = named(ours.map(PartitionStart::name));
@@ -202,11 +211,11 @@ fn begin_at_group(
              and their first events would be missing"
         );
         if found.rows.is_some() {
-            return Err(Fault::Config(format!(
-                "--from group: {what}. Empty the table to read everything again; or, if the table \
-                 was put back to what another job has written, set the group's offsets to where \
-                 that job stopped (kafka-consumer-groups.sh --reset-offsets)"
-            )));
+            let remedy = "Empty the table to read everything again; or, if the table was put back \
+                          to what another job has written, set the group's offsets to where that \
+                          job stopped (kafka-consumer-groups.sh --reset-offsets)";
+            let message = Message::new(what).context("--from group").remedy(". ", remedy);
+            return Err(Fault::config(message));
         }
         advice.push(what);
     }
@@ -224,15 +233,19 @@ fn begin_at_savepoint(
     advice: &mut Vec<String>,
 ) -> Result<Vec<Loss>, Fault> {
     let savepoint = savepoint::read(name, &config.kafka.topics)
-        .map_err(|why| Fault::Config(format!("--from savepoint: {why}")))?;
+        .map_err(|why| Fault::config(why.context("--from savepoint")))?;
     match savepoint.drained {
         Some(true) => {}
         Some(false) => {
-            return Err(Fault::Config(format!(
+            let problem = format!(
                 "--from savepoint: {name} was not made by `flink stop --drain`: sessions that were \
-                 open are in it and not in the table. Start the Flink job from it (`flink run \
-                 --fromSavepoint {name}`) and stop it with --drain"
-            )));
+                 open are in it and not in the table"
+            );
+            let remedy = format!(
+                "Start the Flink job from it (`flink run --fromSavepoint {name}`) and stop it with \
+                 --drain"
+            );
+            return Err(Fault::config(Message::new(problem).remedy(". ", remedy)));
         }
         None => advice.push(format!(
             "{name} does not say whether it was made by `flink stop --drain`: without --drain, the \
@@ -260,11 +273,12 @@ fn begin_at(
         Some((start.name(), offset, start.oldest, start.end))
     };
     if let Some((name, offset, oldest, end)) = starts.iter().zip(offsets).find_map(behind) {
-        return Err(Fault::Config(format!(
+        let problem = format!(
             "{flag}: {who} the offset {offset} of {name}, but Kafka has {oldest} to {end}: the \
-             topic was deleted and created again, its end was lost, or this is another Kafka. Begin \
-             at a time (--from TIME) or at --from earliest"
-        )));
+             topic was deleted and created again, its end was lost, or this is another Kafka"
+        );
+        let remedy = "Begin at a time (--from TIME) or at --from earliest";
+        return Err(Fault::config(Message::new(problem).remedy(". ", remedy)));
     }
     let without = |(start, offset): &(&PartitionStart, &Option<Offset>)| {
         offset.is_none() && start.oldest < start.end
@@ -274,10 +288,9 @@ fn begin_at(
     if !without.is_empty() {
         let what = format!("{who} no offset of {without}, where there are records");
         if !config.accept_overlap {
-            return Err(Fault::Config(format!(
-                "{flag}: {what}. If no row of the table is of those records, add --accept-overlap \
-                 to begin there at the earliest one"
-            )));
+            let remedy = "If no row of the table is of those records, add --accept-overlap to begin \
+                          there at the earliest one";
+            return Err(Fault::config(Message::new(what).context(flag).remedy(". ", remedy)));
         }
         advice
             .push(format!("{what}: beginning there at the earliest one, as --accept-overlap says"));
@@ -285,10 +298,9 @@ fn begin_at(
     let losses = place(starts, offsets);
     if !losses.is_empty() && !config.accept_lost_offsets {
         let lost = named(losses.iter().map(ToString::to_string));
-        return Err(Fault::Config(format!(
-            "{flag}: {lost}. Add --accept-lost-offsets to continue without them (the loss is noted \
-             in sessionizer.losses)"
-        )));
+        let remedy = "Add --accept-lost-offsets to continue without them (the loss is noted in \
+                      sessionizer.losses)";
+        return Err(Fault::config(Message::new(lost).context(flag).remedy(". ", remedy)));
     }
     Ok(losses)
 }

@@ -2,7 +2,7 @@
 
 use log::warn;
 use sessionizer_core::binding::{Binding, Offset, Partition, Status};
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 use sessionizer_core::plan::RecoveryPlan;
 
 use crate::config::Config;
@@ -93,7 +93,7 @@ pub(super) fn accept(
     let newest = ledger::accept_losses(&config.ledger, losses, plan.first_epoch);
     plan.lost_before = Some(newest.map_err(|error| match error {
         LedgerError::Fatal(fault) => fault,
-        LedgerError::Retry(why) => Fault::Environment(format!("cannot note what is lost: {why}")),
+        LedgerError::Retry(why) => Fault::environment(format!("cannot note what is lost: {why}")),
     })?);
     Ok(())
 }
@@ -104,12 +104,11 @@ fn places(losses: &[Loss]) -> String {
 }
 
 pub(super) fn refuse(losses: &[Loss]) -> Fault {
-    Fault::Config(format!(
-        "{}. What is in Postgres stays right. Start with --accept-lost-offsets to continue \
-         without them (the loss is counted in sessionizer.balance), or begin afresh with what is \
-         there: `sessionizer reset` removes the job and its rows",
-        places(losses)
-    ))
+    let problem = format!("{}. What is in Postgres stays right", places(losses));
+    let remedy = "Start with --accept-lost-offsets to continue without them (the loss is counted \
+                  in sessionizer.balance), or begin afresh with what is there: `sessionizer reset` \
+                  removes the job and its rows";
+    Fault::config(Message::new(problem).remedy(". ", remedy))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use log::{info, warn};
 use sessionizer_core::binding::{Binding, BoundEpoch, Offset, Partition};
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 use sessionizer_core::plan::{PartitionPlan, RecoveryPlan};
 use sessionizer_core::time::{Epoch, EventTime};
 
@@ -66,10 +66,9 @@ pub fn make_plan(
     let beginning = match started.durable.is_first_start() {
         false => Beginning::default(),
         true => beginning.ok_or_else(|| {
-            Fault::Environment(format!(
-                "the job {} was removed while this start looked at it: start again",
-                config.ledger.job
-            ))
+            let job = &config.ledger.job;
+            let problem = format!("the job {job} was removed while this start looked at it");
+            Fault::environment(Message::new(problem).remedy(": ", "start again"))
         })?,
     };
     beginning.advice.iter().for_each(|advice| warn!("{advice}"));

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use sessionizer_core::binding::Offset;
 use sessionizer_core::event;
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 use sessionizer_core::time::EventTime;
 
 use crate::config::Config;
-use crate::job::recover::beginning::{MAX_NAMED, PartitionStart};
+use crate::job::recover::beginning::{MAX_NAMED, NOTHING_CHANGED, PartitionStart};
 use crate::kafka::{Range, StartAt, scan_for};
 use crate::ledger::ExistingRows;
 
@@ -82,12 +82,11 @@ pub(super) fn refuse(
             "{what}\nGoing on, as --accept-overlap says: events may be counted twice"
         )));
     }
-    Err(Fault::Config(format!(
-        "{what}\nTheir events would be counted twice. Nothing was changed. Begin where the job \
-         before has stopped (--from group, --from group:NAME), at a later time (--from TIME), with \
-         another table (--table), or empty this one. If no row is of those records, add \
-         --accept-overlap"
-    )))
+    let problem = format!("{what}\nTheir events would be counted twice");
+    let remedy = "Begin where the job before has stopped (--from group, --from group:NAME), at a \
+                  later time (--from TIME), with another table (--table), or empty this one. If no \
+                  row is of those records, add --accept-overlap";
+    Err(Fault::config(Message::new(problem).remedy(NOTHING_CHANGED, remedy)))
 }
 
 /// Whether a beginning is before the position that the group has read. If this program committed

@@ -23,6 +23,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use sessionizer_core::binding::Offset;
+use sessionizer_core::fault::Message;
 
 /// The file that every savepoint has.
 const METADATA: &str = "_metadata";
@@ -52,7 +53,7 @@ pub struct Savepoint {
 ///
 /// # Errors
 /// If the savepoint cannot be read; the message says why.
-pub fn read(name: &str, topics: &[String]) -> Result<Savepoint, String> {
+pub fn read(name: &str, topics: &[String]) -> Result<Savepoint, Message> {
     let directory = directory(name)?;
     let metadata = directory.join(METADATA);
     if !metadata.exists() {
@@ -66,11 +67,11 @@ pub fn read(name: &str, topics: &[String]) -> Result<Savepoint, String> {
             files.push(load(&path)?);
         }
     }
-    decode(&files, topics).map_err(|why| format!("{} {why}", directory.display()))
+    decode(&files, topics).map_err(|why| format!("{} {why}", directory.display()).into())
 }
 
 /// The message for a directory without a savepoint: often it is the parent directory.
-fn missing(directory: &Path) -> String {
+fn missing(directory: &Path) -> Message {
     let place = directory.display();
     let entries = fs::read_dir(directory);
     let what = match &entries {
@@ -83,10 +84,11 @@ fn missing(directory: &Path) -> String {
     let newest = newest.max().map_or(String::new(), |(_, path)| {
         format!(" The newest one in there is {}", path.display())
     });
-    format!(
-        "{what}. DIR is the directory that `flink stop --savepointPath` printed, the one that \
-         contains {METADATA}, or a copy of it.{newest}"
-    )
+    let remedy = format!(
+        "DIR is the directory that `flink stop --savepointPath` printed, the one that contains \
+         {METADATA}, or a copy of it.{newest}"
+    );
+    Message::new(what).remedy(". ", remedy)
 }
 
 fn load(path: &Path) -> Result<Vec<u8>, String> {
@@ -118,14 +120,13 @@ fn decode(files: &[Vec<u8>], topics: &[String]) -> Result<Savepoint, String> {
 }
 
 /// The directory of a savepoint, given the directory or its `_metadata`.
-fn directory(name: &str) -> Result<PathBuf, String> {
+fn directory(name: &str) -> Result<PathBuf, Message> {
     let path = match name.split_once(':') {
         Some(("file", path)) => Path::new(path),
         Some((scheme, rest)) if rest.starts_with("//") => {
-            return Err(format!(
-                "{name}: savepoints in {scheme}: cannot be read from here; copy the file _metadata \
-                 to a local directory and name that"
-            ));
+            let problem = format!("{name}: savepoints in {scheme}: cannot be read from here");
+            let remedy = "copy the file _metadata to a local directory and name that";
+            return Err(Message::new(problem).remedy("; ", remedy));
         }
         _ => Path::new(name),
     };
@@ -244,14 +245,15 @@ mod tests {
         assert!(why(metadata(None, &[record[..30].to_vec()]), &["t"]).contains("no offset"));
         assert!(why(record, &["t"]).contains("not a savepoint"));
         assert!(why(Vec::new(), &["t"]).contains("not a savepoint"));
-        let why = read("/nowhere/savepoint-1", &[]).expect_err("not there");
+        let why = read("/nowhere/savepoint-1", &[]).expect_err("not there").to_string();
         assert!(why.contains("there is no directory /nowhere/savepoint-1. DIR is the"), "{why}");
     }
 
     #[test]
     fn the_directory_above_a_savepoint_names_it() {
         let above = std::env::temp_dir().join(format!("savepoints-{}", std::process::id()));
-        let why = || read(above.to_str().expect("UTF-8"), &[]).expect_err("no savepoint");
+        let why =
+            || read(above.to_str().expect("UTF-8"), &[]).expect_err("no savepoint").to_string();
         fs::create_dir_all(above.join("savepoint-1")).expect("a directory");
         let message = why();
         assert!(
@@ -270,7 +272,7 @@ mod tests {
         for name in ["file:/s/p-1", "file:///s/p-1", "/s/p-1", "/s/p-1/", "/s/p-1/_metadata"] {
             assert_eq!(directory(name), Ok(PathBuf::from("/s/p-1")), "{name}");
         }
-        let why = directory("s3://bucket/p-1").expect_err("not local");
+        let why = directory("s3://bucket/p-1").expect_err("not local").to_string();
         assert!(why.contains("copy the file _metadata"), "{why}");
     }
 }

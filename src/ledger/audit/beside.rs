@@ -23,7 +23,7 @@ impl AuditSnapshot {
     /// that does not have the columns of sessions.
     pub fn find_beside(&mut self, other: &LedgerConfig) -> Result<String, LedgerError> {
         let failed = |why: postgres::Error| classify(&why, "looking at the other table");
-        let refuse = |why| Err(LedgerError::Fatal(Fault::Config(why)));
+        let refuse = |why: String| Err(LedgerError::Fatal(Fault::config(why)));
         let Some(theirs) = table::qualified_name(&mut *self.client, other)? else {
             return refuse(format!(
                 "--against: there is no table {} in this database, or not in the schemas of the \
@@ -68,7 +68,7 @@ impl AuditSnapshot {
         let failed = |why: postgres::Error| match why.as_db_error() {
             // Text is cast to times and numbers; the job's own columns need no cast.
             Some(error) if error.code().code().starts_with("22") => {
-                LedgerError::Fatal(Fault::Config(format!(
+                LedgerError::Fatal(Fault::config(format!(
                     "--against: the table {} holds a value that is none of a session: {}; compare \
                      with a view that leaves out such rows",
                     other.table,

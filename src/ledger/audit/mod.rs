@@ -12,7 +12,7 @@ use postgres::{Client, Row};
 use sessionizer_core::audit::{JobHistory, Proof};
 use sessionizer_core::binding::Offset;
 use sessionizer_core::event::Reason;
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 use sessionizer_core::key::{Key, Shard};
 use sessionizer_core::plan::{Fence, ShardProgress};
 use sessionizer_core::session::Span;
@@ -87,7 +87,7 @@ impl AuditSnapshot {
         let mut client = begin(config)?;
         let database = Database::of(&mut *client, config).map_err(failed)?;
         // Whatever is there may not be of this program.
-        schema::version(&mut *client, &database)?;
+        schema::refuse_foreign(&mut *client, &database)?;
         let job = job_row(&mut client, &config.job).map_err(failed)?;
         let Some(job) = job else { return Err(no_such_job(&mut *client, &database, &config.job)?) };
         schema::refuse_other(&mut *client, &database)?;
@@ -103,7 +103,7 @@ impl AuditSnapshot {
         moment.history.replays = moment.count("replay_differences")?;
         let known = moment.shards.iter().all(|shard| moment.epochs.contains_key(&shard.epoch));
         if moment.shards.len() as i32 != job.get::<_, i32>("shards") || !known {
-            return Err(LedgerError::Fatal(Fault::Config(format!(
+            return Err(LedgerError::Fatal(Fault::config(format!(
                 "the state of the job {} in sessionizer.* is incomplete: a shard or the epoch it \
                  has reached is missing. Rows were deleted or changed by hand, or a restore was \
                  partial",
@@ -196,12 +196,12 @@ impl AuditSnapshot {
     /// Fails if the next start would fail. That start depends on more than the table, which can be
     /// correct anyway.
     pub fn check_next_start(&mut self) -> Result<(), LedgerError> {
-        let cannot = |why: String| {
-            LedgerError::Fatal(Fault::Environment(format!("the next start will fail: {why}")))
+        let cannot = |why: Message| {
+            LedgerError::Fatal(Fault::environment(why.context("the next start will fail")))
         };
         let refused = |error: LedgerError| match error {
-            LedgerError::Fatal(fault) => cannot(fault.to_string()),
-            LedgerError::Retry(why) => LedgerError::Retry(why),
+            LedgerError::Fatal(fault) => cannot(fault.message().clone()),
+            retry => retry,
         };
         durable::check(&mut *self.client, &self.job, &self.table).map_err(refused)?;
         durable::read(&mut *self.client, &self.job, Fence::default()).map_err(refused)?;
@@ -218,14 +218,17 @@ impl AuditSnapshot {
             let epoch = durable::unsigned(&row, "epoch")?;
             let place = format!("the snapshot of shard {at} at epoch {epoch}");
             let table = snapshot::decode_of(row.get(1), self.gap, Shard(at as u32), shards)
-                .map_err(|damage| cannot(format!("{place} cannot be read: {damage}")))?;
+                .map_err(|damage| cannot(format!("{place} cannot be read: {damage}").into()))?;
             let open: u64 = table.open().map(|open| open.span.count).sum();
             if epoch == progress.epoch && open != progress.open {
-                return Err(cannot(format!(
-                    "{place} holds {open} records in open sessions, and \
+                return Err(cannot(
+                    format!(
+                        "{place} holds {open} records in open sessions, and \
                      sessionizer.shard_progress says {}",
-                    progress.open
-                )));
+                        progress.open
+                    )
+                    .into(),
+                ));
             }
         }
         Ok(())
@@ -265,7 +268,7 @@ impl AuditSnapshot {
 
 /// A start would name the column and how to change it.
 fn changed(why: &postgres::Error) -> LedgerError {
-    LedgerError::Fatal(Fault::Config(format!(
+    LedgerError::Fatal(Fault::config(format!(
         "reading the table: {why}: the type of a column has changed since the job was started; \
          `sessionizer check --only postgres` names it, and the remedy"
     )))
@@ -320,7 +323,7 @@ fn refuse_after_loss(client: &mut Client, job: &str) -> Result<(), LedgerError> 
         .map_err(failed)?;
     let Some(lost) = lost else { return Ok(()) };
     let (topic, since): (String, String) = (lost.get(0), lost.get(1));
-    Err(LedgerError::Fatal(Fault::Config(format!(
+    Err(LedgerError::Fatal(Fault::config(format!(
         "the topic {topic} was deleted and created again, and the job continued with the new one \
          ({since}): records that are gone cannot be audited"
     ))))

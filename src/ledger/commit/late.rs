@@ -208,7 +208,7 @@ impl Target<'_> {
     }
 
     fn foreign(&self, what: &str) -> LedgerError {
-        LedgerError::Fatal(Fault::Config(format!(
+        LedgerError::Fatal(Fault::config(format!(
             "the table {} holds a value that this program does not write: {what}. Was the row, or \
              the type or collation of a column, changed by hand?",
             self.table.shown
@@ -237,7 +237,7 @@ impl Target<'_> {
             return Err(Failed::Refused(Refusal::silent(format!("{what}: {why}"))));
         }
         let why = format!("{what}: somebody else writes it");
-        Err(Failed::Ledger(LedgerError::Fatal(Fault::Environment(why))))
+        Err(Failed::Ledger(LedgerError::Fatal(Fault::environment(why))))
     }
 
     /// Deletes no row: tries everything that a deletion needs except rows.

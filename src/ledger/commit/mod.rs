@@ -165,7 +165,7 @@ impl LedgerWriter {
         self.table_checked = Instant::now();
         if table.time_type != self.table.time_type {
             // What was prepared is for the other type.
-            return Err(LedgerError::Retry(format!(
+            return Err(LedgerError::retry(format!(
                 "the times of the table {} are of another type now",
                 table.shown
             )));
@@ -189,7 +189,7 @@ impl Ledger for LedgerWriter {
         *outcome = Outcome::default();
         self.attempt(batch, outcome, true).map_err(|failed| match failed {
             Failed::Ledger(error) => error,
-            Failed::Refused(refusal) => LedgerError::Fatal(Fault::Config(format!(
+            Failed::Refused(refusal) => LedgerError::Fatal(Fault::config(format!(
                 "the table {} refuses rows that it accepted a moment ago: {}. {}",
                 self.table.shown,
                 refusal.message,

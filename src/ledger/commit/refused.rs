@@ -88,7 +88,7 @@ impl Commit<'_> {
                 .map_err(|why| target.failed_at(&why, "replacing rows that late events touch"))
         })?;
         tried.map_err(|refusal| {
-            LedgerError::Fatal(Fault::Config(format!(
+            LedgerError::Fatal(Fault::config(format!(
                 "the table {} cannot be written, whatever is in a row: {}",
                 target.table.shown, refusal.message
             )))

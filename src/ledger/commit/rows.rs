@@ -209,7 +209,7 @@ impl Target<'_> {
             CopyFailed::Begin(error) => Failed::Ledger(error),
             CopyFailed::Rows(error) => match error.postgres() {
                 Some(why) => self.failed_at(why, "copying rows"),
-                None => Failed::Ledger(LedgerError::Retry(format!("copying rows: {error:?}"))),
+                None => Failed::Ledger(LedgerError::retry(format!("copying rows: {error:?}"))),
             },
         }
     }
@@ -218,7 +218,7 @@ impl Target<'_> {
     pub(in crate::ledger) fn failed_at(&self, why: &postgres::Error, doing: &str) -> Failed {
         match Refusal::of(why) {
             Some(refusal) if self.is_foreign_writer(why) => {
-                Failed::Ledger(LedgerError::Fatal(Fault::Config(format!(
+                Failed::Ledger(LedgerError::Fatal(Fault::config(format!(
                     "Postgres refuses: {doing}: {}; a session that this job has just closed is in \
                      {} already: somebody else writes it, and a table belongs to one job",
                     refusal.message, self.table.shown
@@ -284,7 +284,7 @@ impl From<CopyFailed> for LedgerError {
             CopyFailed::Begin(error) => error,
             CopyFailed::Rows(error) => match error.postgres() {
                 Some(why) => classify(why, "copying rows"),
-                None => LedgerError::Retry(format!("copying rows: {error:?}")),
+                None => LedgerError::retry(format!("copying rows: {error:?}")),
             },
         }
     }
@@ -336,7 +336,7 @@ pub(super) fn write_bisecting<'t, T>(
 }
 
 fn refuses_everything(table: &Table, refusal: &Refusal) -> LedgerError {
-    LedgerError::Fatal(Fault::Config(format!(
+    LedgerError::Fatal(Fault::config(format!(
         "the table {} has refused the first {MAX_REFUSED_WITHOUT_STORED} rows of this run and \
          stored none: {}. {}; then start again: the job writes the rows of this transaction again",
         table.shown,

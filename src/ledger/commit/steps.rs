@@ -170,9 +170,9 @@ impl Commit<'_> {
             (ours != *theirs).then(|| (totals.epoch, shown(ours), shown(*theirs)))
         });
         let Some((epoch, ours, theirs)) = other else {
-            return LedgerError::Retry("an epoch changed while it was being written".to_owned());
+            return LedgerError::retry("an epoch changed while it was being written");
         };
-        LedgerError::Fatal(Fault::Environment(format!(
+        LedgerError::Fatal(Fault::environment(format!(
             "two parts of the job {} disagree: one has committed the watermark {theirs} for the \
              epoch {epoch}, another comes to {ours}, and the watermark decides which sessions \
              close. Nothing of this commit is written, and the next start reads the epoch again. \

@@ -12,16 +12,17 @@ use std::time::Duration;
 use postgres::config::TargetSessionAttrs;
 use postgres::{Client, Transaction};
 pub use server::{Connections, ReadOnly, Server};
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 use sessionizer_core::plan::Fence;
 use sessionizer_core::session::snapshot;
 use sessionizer_core::time::EventTime;
 pub use surroundings::{OwnSchema, Triggers, Unpublishable};
 
-use crate::dataflow::ports::LedgerError;
+use crate::dataflow::ports::{Cause, LedgerError};
 use crate::ledger::connect::{configure_session, dial, within};
-use crate::ledger::errors::{NO_WRITES, classify};
+use crate::ledger::errors::classify;
 use crate::ledger::peek::FirstStart;
+pub use crate::ledger::pooler::is_in_between as is_pooler;
 use crate::ledger::table::Table;
 use crate::ledger::{
     LedgerConfig, NamedEpoch, RecoveredState, durable, job, peek, pooler, rights, start, stopped,
@@ -59,7 +60,7 @@ impl Inspection {
         let writes =
             |config: &LedgerConfig| dial(config, APPLICATION, TargetSessionAttrs::ReadWrite);
         let mut client = within(timeout, &config, writes).or_else(|why| match &why {
-            LedgerError::Retry(text) if text.contains(NO_WRITES) => {
+            LedgerError::Retry(failure) if failure.cause == Cause::ReadOnly => {
                 writable = false;
                 within(timeout, &config, any)
             }
@@ -149,12 +150,12 @@ impl Inspection {
     }
 
     /// Advice if the table has another owner, or the login has too many rights.
-    pub fn owner_advice(&mut self, table: &Table) -> Result<Vec<String>, LedgerError> {
+    pub fn owner_advice(&mut self, table: &Table) -> Result<Vec<Message>, LedgerError> {
         self.ask(|tx, _| rights::advise_on_owners(tx, table, false))
     }
 
     /// A warning if commits may be lost in a crash.
-    pub fn lost_commits(&mut self) -> Result<Option<String>, LedgerError> {
+    pub fn lost_commits(&mut self) -> Result<Option<Message>, LedgerError> {
         self.ask(|tx, _| {
             start::may_lose_commits(tx).map_err(|why| classify(&why, "asking for a setting"))
         })
@@ -237,12 +238,14 @@ fn refuse_newer(tx: &mut Transaction<'_>, config: &LedgerConfig) -> Result<(), L
     let newest = newest.map_err(|why| classify(&why, "looking at the open sessions"))?;
     match newest.get::<_, Option<i32>>(0) {
         Some(found) if found > i32::from(snapshot::VERSION) => {
-            Err(LedgerError::Fatal(Fault::Config(format!(
+            let problem = format!(
                 "the open sessions of the job {} are in format {found}, and this version reads up \
-                 to {}: start it with the newer version that has written them",
+                 to {}",
                 config.job,
                 snapshot::VERSION
-            ))))
+            );
+            let remedy = "start it with the newer version that has written them";
+            Err(LedgerError::Fatal(Fault::config(Message::new(problem).remedy(": ", remedy))))
         }
         _ => Ok(()),
     }

@@ -2,7 +2,7 @@
 //! of the table.
 
 use postgres::Transaction;
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::LedgerConfig;
@@ -53,12 +53,15 @@ pub fn own_schema(
         (row.get(0), row.get(1), row.get(2));
     match owner {
         None if creates => Ok(OwnSchema::Missing),
-        None => Err(LedgerError::Fatal(Fault::Config(format!(
-            "the schema sessionizer is missing, and the login {} may not create it; grant it: \
-             create schema sessionizer authorization {};",
-            config.user,
-            quote(&config.user)
-        )))),
+        None => {
+            let user = &config.user;
+            let problem = format!(
+                "the schema sessionizer is missing, and the login {user} may not create it"
+            );
+            let remedy = format!("create schema sessionizer authorization {};", quote(user));
+            let message = Message::new(problem).remedy("; grant it: ", remedy);
+            Err(LedgerError::Fatal(Fault::config(message)))
+        }
         Some(_) if migrates => Ok(OwnSchema::Older(version)),
         Some(owner) => {
             let why = "it may not create or change what is in there";
@@ -87,21 +90,21 @@ pub fn may_create_table(
     let (login, there): (String, bool) = (quote(row.get(0)), row.get(1));
     let table = &config.table;
     if !there {
-        return Err(LedgerError::Fatal(Fault::Config(format!(
-            "the table {table} does not exist, and neither does its schema: create the schema, or \
-             correct --table or currentSchema"
-        ))));
+        let problem = format!("the table {table} does not exist, and neither does its schema");
+        let message = Message::new(problem).remedy(": ", table::CREATE_SCHEMA);
+        return Err(LedgerError::Fatal(Fault::config(message)));
     }
     if row.get(3) {
         return Ok(());
     }
     let schema: &str = row.get(2);
-    Err(LedgerError::Fatal(Fault::Config(format!(
+    let problem = format!(
         "the table {table} does not exist, and the login {} may not create it in the schema \
-         {schema}; grant it: grant create on schema {} to {login};",
-        config.user,
-        quote(schema)
-    ))))
+         {schema}",
+        config.user
+    );
+    let remedy = format!("grant create on schema {} to {login};", quote(schema));
+    Err(LedgerError::Fatal(Fault::config(Message::new(problem).remedy("; grant it: ", remedy))))
 }
 
 /// Triggers of a table and its partitions, each with its function.
