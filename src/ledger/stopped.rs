@@ -47,6 +47,9 @@ pub(super) fn open(config: &LedgerConfig, command: &str) -> Result<WatchedClient
             "set application_name = 'sessionizer {command}'; set lock_timeout = '30s'"
         ))
         .map_err(|why| classify(&why, "setting up the connection"))?;
+    let database = Database::of(&mut *client, config);
+    let database = database.map_err(|why| classify(&why, "looking at the database"))?;
+    schema::refuse_foreign(&mut *client, &database)?;
     Ok(client)
 }
 

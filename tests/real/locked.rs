@@ -29,7 +29,7 @@ fn a_command_that_waits_for_a_lock_says_whose_it_is() {
     let mut forget = begin(&world, &["forget", "--ip", "10.9.9.9", "--dry-run"]);
     forget.wait_for("waiting for a lock on ");
     let mut commands = [
-        (forget, table),
+        (forget, "sessionizer.snapshots"),
         (begin(&world, &["report"]), table),
         (begin(&world, &["audit", "--full"]), table),
         (begin(&world, &["compare", "--against", "flink", "--no-topic"]), table),
