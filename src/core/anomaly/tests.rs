@@ -303,6 +303,15 @@ fn a_clock_is_off_for_three_epochs_and_told_once() {
 }
 
 #[test]
+fn a_clock_may_be_off_by_the_floor_thrice_the_disorder_and_as_long_as_silence_is_none() {
+    let thresholds = Thresholds::default();
+    let off_s = |disorder_s: u64, idle_s: u64| {
+        thresholds.clock_off_ms(disorder_s * 1_000, idle_s * 1_000) / 1_000
+    };
+    assert_eq!([off_s(15, 30), off_s(40, 30), off_s(15, 100)], [60, 120, 115]);
+}
+
+#[test]
 fn one_of_five_partitions_lags_behind_the_median() {
     let mut judge = ClockJudge::new(&Thresholds::default(), 15_000, 30_000);
     let promises = [-70_000, 0, 0, 0, 0].map(|ms| Some(EventTime::from_millis(DAY + ms)));

@@ -272,7 +272,7 @@ mod tests {
                 ScannedTime::Integer(0),
             ),
             (
-                r#"{"a":[true,false,"\u00e9"],"ip":"i","host":"h","event_time":999999999999999999}"#,
+                r#"{"":[true,false,"\u00e9"],"ip":"i","host":"h","event_time":999999999999999999}"#,
                 ScannedTime::Integer(999_999_999_999_999_999),
             ),
             (

@@ -16,6 +16,8 @@ fn buckets(counts: &[i64]) -> Vec<Row> {
 fn a_surge_is_beyond_the_median_of_the_hour_before_and_counts_once() {
     let thresholds = Thresholds::default();
     assert_eq!([0, 2, 60, 200, 2_000].map(|m| thresholds.surge_from(m)), [30, 30, 73, 200, 2_000]);
+    // Six deviations above 31: 31 + 6 · 5.6013 + 9 = 73.6.
+    assert_eq!(thresholds.surge_from(62), 74);
     let surges = |last: &[i64], watermark: i64| {
         let counts = [&[100; 12][..], last].concat();
         let found = found(&buckets(&counts), DAY + watermark * BUCKET_MS);
@@ -43,6 +45,8 @@ fn a_fall_needs_something_to_fall_from() {
     let thresholds = Thresholds::default();
     let falls: Vec<Option<u64>> = [59, 60, 200, 2_000].map(|m| thresholds.fall_to(m, 30)).to_vec();
     assert_eq!(falls, [None, Some(5), Some(48), Some(500)]);
+    // Six deviations below 33: 33 − 6 · 5.7771 + 9 = 7.34.
+    assert_eq!(thresholds.fall_to(66, 30), Some(7));
     for (counts, last, want) in [([100; 12], 49, 0), ([100; 12], 48, 1), ([29; 12], 0, 0)] {
         let rows = buckets(&[&counts[..], &[last]].concat());
         let found = found(&rows, DAY + 13 * BUCKET_MS);
