@@ -190,6 +190,15 @@ mod tests {
     }
 
     #[test]
+    fn between_two_reports_are_some_seconds_however_much_changes() {
+        let mut watch = WallClockWatch::new(1_000);
+        let mut check = |ahead_ms: u64, at_ms: u64| watch.check(at_ms + ahead_ms, at_ms, at_ms);
+        assert_eq!(check(10_000, 0), Some(ClockReport::Apart(10_000)));
+        assert_eq!(check(90_000, MIN_INTERVAL_MS - 1), None);
+        assert_eq!(check(90_000, MIN_INTERVAL_MS), Some(ClockReport::Apart(90_000)));
+    }
+
+    #[test]
     fn long_epochs_are_apart_from_the_clock_by_nature() {
         let mut watch = WallClockWatch::new(60_000);
         assert_eq!(watch.check(119_999, 0, 0), None);

@@ -176,4 +176,24 @@ mod tests {
             assert_eq!(fault.message().remedies(), ["b"]);
         }
     }
+
+    /// Supervisors act on these codes: the README lists them.
+    #[test]
+    fn every_fault_says_why_and_has_an_exit_code_that_leads_back_to_what_a_start_can_do() {
+        let why = || Message::from("the disk is full");
+        let [config, fenced, peer, gone_back, environment] =
+            [Fault::Config, Fault::Fenced, Fault::Peer, Fault::GoneBack, Fault::Environment]
+                .map(|fault| fault(why()));
+        for (fault, code, back) in [
+            (&environment, 1, &environment),
+            (&gone_back, 1, &environment),
+            (&config, 2, &config),
+            (&fenced, 3, &fenced),
+            (&peer, 4, &peer),
+        ] {
+            assert_eq!((fault.exit_code(), fault.to_string()), (code, why().to_string()));
+            assert_eq!(&Fault::with_code(code, why()), back);
+        }
+        assert_eq!(Fault::with_code(101, why()), environment, "that of a panic");
+    }
 }

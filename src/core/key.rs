@@ -122,6 +122,7 @@ mod tests {
         for (ip, host) in [("1.2.3.4", "a.example"), ("", ""), ("münchen", "\u{1f600}")] {
             let key = Key::new(ip, host);
             assert_eq!(key.parts(), (ip, host));
+            assert_eq!(format!("{key:?}"), format!("({ip}, {host})"));
             assert_eq!(Key::from_bytes(key.bytes()), Some(key));
         }
     }
@@ -147,6 +148,21 @@ mod tests {
         assert_eq!(hash, xxh3_64(b"83.149.9.216\0semicomplete.com"));
         assert_eq!((hash, Shard::of(hash, 128)), (PINNED_HASH, PINNED_SHARD));
         assert_eq!(Shard::of_record("web-events", 3, Offset::new(42), 128), PINNED_RECORD_SHARD);
+    }
+
+    #[test]
+    fn shards_are_spread_evenly_over_workers_and_writers() {
+        for share in 1..9_usize {
+            let (mut workers, mut writers) = (vec![0; share], vec![0; share]);
+            for shard in (0..64).map(Shard) {
+                workers[shard.worker(share)] += 1;
+                writers[shard.writer(share as u32) as usize] += 1;
+            }
+            for shards in [workers, writers] {
+                let even = 64 / share..=64_usize.div_ceil(share);
+                assert!(shards.iter().all(|n| even.contains(n)), "{share}: {shards:?}");
+            }
+        }
     }
 
     const PINNED_HASH: u64 = 9_360_899_976_047_131_303;

@@ -165,6 +165,8 @@ mod tests {
         end.answer(offset(5), 100);
         end.log_ended(offset(9), 110);
         assert_eq!(end.held_back_to(120, None), None, "they may have come after the answer");
+        end.answer(offset(5), 110);
+        assert_eq!(end.held_back_to(120, None), None, "or within the same millisecond");
         end.answer(offset(5), 130);
         assert_eq!(end.held_back_to(140, None), Some(offset(9)));
         end.log_ended(offset(12), 150);

@@ -131,6 +131,8 @@ mod tests {
             "2023-11-14T22:13:61Z",
             "2023-11-14T22:13:20ZZ",
             "2023-11-14T22:13:20+25:00",
+            "2023-11-14T22:13:20+24:00",
+            "2023-11-14T22:13:20-02:60",
             "2023-11-14T22:13:20+1:00",
             "2023-11-14_22:13:20Z",
             "+023-11-14T22:13:20Z",
@@ -140,6 +142,20 @@ mod tests {
         ];
         for text in cases {
             assert_eq!(parse_rfc3339(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_byte_that_is_no_digit_is_refused_wherever_a_digit_must_be() {
+        let time = *b"2023-11-14T22:13:20Z";
+        for byte in (0..=u8::MAX).filter(|byte| !byte.is_ascii_digit()) {
+            for at in [0, 2, 5, 8, 11, 14, 17] {
+                for wrong in [at..at + 1, at + 1..at + 2, at..at + 2] {
+                    let mut text = time;
+                    text[wrong.clone()].fill(byte);
+                    assert_eq!(parse_rfc3339(&text), None, "{byte} at {wrong:?}");
+                }
+            }
         }
     }
 

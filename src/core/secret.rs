@@ -28,7 +28,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_does_not_print() {
-        assert_eq!(format!("{:?}", Some(Secret::new("hunter2"))), "Some((secret))");
+    fn a_secret_is_revealed_to_who_asks_and_does_not_print() {
+        let secret = Secret::new("hunter2");
+        assert_eq!(secret.reveal(), "hunter2");
+        assert_eq!(format!("{:?}", Some(secret)), "Some((secret))");
     }
 }

@@ -189,6 +189,9 @@ mod tests {
         assert_eq!(EventTime::EARLIEST.to_string(), "0001-01-01T00:00:00.000Z");
         assert_eq!(EventTime::LATEST.to_string(), "9999-12-31T23:59:59.999Z");
         assert_eq!(EventTime::NEVER.to_string(), "never");
+        assert_eq!(EventTime::FOREVER.to_string(), "forever");
+        assert_eq!(EventTime(9_000_000_000_000_000).to_string(), "9000000000000000 ms");
+        assert_eq!(format!("{:?}", EventTime(0)), "1970-01-01T00:00:00.000Z");
     }
 
     #[test]

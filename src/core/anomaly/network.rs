@@ -135,6 +135,7 @@ mod tests {
             "10.0.1.0",
             "::ffff:10.0.1.7",
             "255.255.255.255",
+            "::1",
             "2001:db8::1",
             "2001:DB8::1",
             "2001:db8:0:9::1",
@@ -149,12 +150,17 @@ mod tests {
             assert_eq!(address.map(Visitor::at).unwrap_or(visitor.clone()), *visitor);
             let of = visitor.network().filter(|_| address.is_some());
             assert!(of.is_none_or(|of| of.ipv4().any(|one| Some(one) == address)));
+            if let (Some(network), Ok(IpAddr::V6(ip))) = (visitor.network(), ip.parse()) {
+                let addresses = if ip.to_ipv4_mapped().is_some() { 256 } else { 0 };
+                assert_eq!(network.ipv4().count(), addresses, "{ip}");
+            }
             assert_eq!(visitor.network().map(|network| network.to_string()), network(ip));
         }
         visitors.sort();
         let mut networks: Vec<Option<Network>> = visitors.iter().map(Visitor::network).collect();
         networks.dedup();
-        assert_eq!(networks.len(), 6, "each network once, and those without");
+        assert_eq!(networks.len(), 7, "each network once, and those without");
+        assert_eq!(network("::1").as_deref(), Some("::/48"));
         assert_eq!(size_of::<Visitor>(), 24);
     }
 }

@@ -187,3 +187,36 @@ fn span(seconds: u64) -> String {
         _ => format!("{} h", seconds / 3_600),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_a_separator_for_each_thousand() {
+        let numbers = [0, 999, 1_000, 12_345, 1_234_567].map(count);
+        assert_eq!(numbers, ["0", "999", "1,000", "12,345", "1,234,567"]);
+        let (one, more) = (plural(1, "session"), plural(1_000, "session"));
+        assert_eq!(
+            [one, more, plural(2, "address")],
+            ["1 session", "1,000 sessions", "2 addresses"]
+        );
+    }
+
+    #[test]
+    fn a_duration_has_the_units_that_fit_its_size() {
+        for (seconds, want) in [
+            (119, "119 s"),
+            (120, "2 min"),
+            (7_199, "119 min"),
+            (7_200, "2 h"),
+            (7_260, "2 h 1 min"),
+            (10_859, "3 h"),
+            (35_999, "9 h 59 min"),
+            (36_000, "10 h"),
+            (37_800, "10 h"),
+        ] {
+            assert_eq!(span(seconds), want, "{seconds}");
+        }
+    }
+}

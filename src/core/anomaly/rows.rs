@@ -86,6 +86,7 @@ mod tests {
         let more = of_hour.values().find(|row| row.subject == MORE).expect("a row for the rest");
         assert_eq!((more.observed, more.at.millis()), (10, 7 * hour_ms));
         assert_eq!(more.reason(), "and 10 more in this hour");
+        assert_eq!((more.unit(), all[0].unit()), ("anomalies", "events"));
         // Other hours, hosts and kinds are counted separately; the order does not matter.
         all.push(burst(8 * hour_ms, "a"));
         all.push(Anomaly { host: "b.example".to_owned(), ..burst(7 * hour_ms, "a") });

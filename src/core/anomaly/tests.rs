@@ -1,7 +1,10 @@
 //! Each rule just below, at and above its threshold; learning; corrections.
 
 mod hosts;
+mod settings;
 mod visitors;
+
+use std::collections::BTreeMap;
 
 use super::*;
 use crate::statistics::{Bin, Histogram};
@@ -137,6 +140,8 @@ fn a_session_shorter_than_a_minute_is_no_faster_than_one_of_a_minute() {
     let span = |duration_ms, count| session("a", DAY, duration_ms, count).1;
     let paces = [(0, 1), (1, 50), (60_000, 50), (60_001, 50), (120_000, 50), (300_000, 9)];
     assert_eq!(paces.map(|(ms, count)| pace(&span(ms, count))), [1, 50, 50, 49, 25, 1]);
+    let (ip, span, end) = session("a", DAY, 60_001, 50);
+    assert_eq!(Session { ip: &ip, host: HOST, span, end }.duration_ms(), 60_001);
 }
 
 #[test]
@@ -178,6 +183,37 @@ fn a_host_is_learned_before_it_is_judged() {
 }
 
 #[test]
+fn an_hour_is_compared_with_what_ended_before_and_has_not_been_taken_back() {
+    let thresholds = thresholds();
+    let spans = [1, 3, 20, 21].map(|count| session("a", DAY, 60_000, count).1);
+    let mut hours: BTreeMap<Hour, HourSums> = BTreeMap::new();
+    for (hour, counts) in [(1, [100, 30, 0, 2]), (9, [7, 70, 5, 1])] {
+        for (span, n) in spans.iter().zip(counts) {
+            hours.entry(Hour(hour)).or_default().add(span, n, &thresholds);
+        }
+    }
+    let of = |hours: &BTreeMap<Hour, HourSums>| Limits::of(hours, Hour(10), &thresholds);
+    let limits = of(&hours).expect("215 sessions are enough");
+    assert_eq!((limits.sessions, limits.singles), (215, 107));
+    // Of more than twenty events.
+    assert_eq!(limits.pace.count, 3);
+    // What ended in the first hour is taken back: the last hour alone is no history.
+    let taken_back = hours.get_mut(&Hour(1)).expect("it was added");
+    spans.iter().zip([100, 30, 0, 2]).for_each(|(span, n)| taken_back.add(span, -n, &thresholds));
+    assert_eq!(*taken_back, HourSums::default());
+    hours.entry(Hour(9)).or_default().add(&spans[1], 200, &thresholds);
+    assert_eq!(of(&hours), None);
+}
+
+#[test]
+fn a_day_is_known_if_its_first_sessions_ended_in_the_morning() {
+    let known = |by_hour: &[(i64, i64)]| day_is_known(by_hour.iter().copied(), &thresholds());
+    assert!(known(&[(0, 0), (5, 1), (23, 199)]));
+    assert!(!known(&[(0, 0), (5, 1), (23, 198)]), "too few");
+    assert!(!known(&[(0, 0), (5, 0), (6, 200)]), "too late");
+}
+
+#[test]
 fn a_marathon_is_longer_than_six_hours_and_three_times_the_rank() {
     let at = DAY + 10 * 60 * MINUTE;
     let six_hours = 6 * 60 * MINUTE;
@@ -193,6 +229,15 @@ fn a_marathon_is_longer_than_six_hours_and_three_times_the_rank() {
         rows.push(session("a", at, duration, 15));
         let found = found(&rows, at + 1);
         assert_eq!(of(Kind::Marathon, &found).len(), want, "{duration}");
+        if want == 1 {
+            // Seconds; three hours lie in the bin from 10 · 2^20 to 11 · 2^20 − 1 milliseconds.
+            let marathon = of(Kind::Marathon, &found)[0];
+            assert_eq!(
+                (marathon.expected, marathon.threshold, marathon.unit()),
+                (10_485, 34_603, "seconds")
+            );
+            assert_eq!(marathon.observed, duration as u64 / 1_000);
+        }
     }
 }
 
@@ -258,6 +303,31 @@ fn a_clock_is_off_for_three_epochs_and_told_once() {
 }
 
 #[test]
+fn a_clock_may_be_off_by_the_floor_thrice_the_disorder_and_as_long_as_silence_is_none() {
+    let thresholds = Thresholds::default();
+    let off_s = |disorder_s: u64, idle_s: u64| {
+        thresholds.clock_off_ms(disorder_s * 1_000, idle_s * 1_000) / 1_000
+    };
+    assert_eq!([off_s(15, 30), off_s(40, 30), off_s(15, 100)], [60, 120, 115]);
+}
+
+#[test]
+fn one_of_five_partitions_lags_behind_the_median() {
+    let mut judge = ClockJudge::new(&Thresholds::default(), 15_000, 30_000);
+    let promises = [-70_000, 0, 0, 0, 0].map(|ms| Some(EventTime::from_millis(DAY + ms)));
+    let names = ["t/0", "t/1", "t/2", "t/3", "t/4"];
+    let clocks: Vec<PartitionClock<'_>> = names
+        .iter()
+        .zip(promises)
+        .map(|(name, promise)| PartitionClock { name, promise })
+        .collect();
+    let found: Vec<Anomaly> = (0..3).flat_map(|_| judge.epoch(&clocks)).collect();
+    let [lagging] = &found[..] else { panic!("one clock: {found:?}") };
+    assert_eq!((lagging.subject.as_str(), lagging.observed), ("t/0", 70));
+    assert_eq!(lagging.evidence, Evidence::Clock { ahead: false });
+}
+
+#[test]
 fn of_two_partitions_nobody_knows_which_is_off() {
     let mut judge = ClockJudge::new(&Thresholds::default(), 15_000, 30_000);
     let at = |ms| Some(EventTime::from_millis(DAY + ms));
@@ -270,20 +340,40 @@ fn of_two_partitions_nobody_knows_which_is_off() {
 }
 
 #[test]
-fn every_setting_has_a_name_and_does_something() {
-    for (name, _) in SETTINGS {
-        let mut thresholds = Thresholds::default();
-        thresholds.set(name, 77.0).unwrap_or_else(|why| panic!("{why}"));
-        assert_ne!(thresholds, Thresholds::default(), "{name}");
+fn an_anomaly_is_known_and_live_from_the_end_of_what_it_is_about() {
+    let (events, duration_ms, sessions, rank) = (90, 20 * MINUTE as u64, 900, 5);
+    let session = Evidence::Session { events, duration_ms, sessions, rank };
+    let pace = Evidence::Pace { events, duration_ms, sessions, rank };
+    let open = Evidence::Open { events, duration_ms, sessions, rank };
+    let visitor = Evidence::Visitor { before: 0, visitors: 9 };
+    let network = Evidence::Network { before: 0, addresses: 9, most: 2, networks: 9 };
+    for (kind, evidence, known, hour) in [
+        // 45 minutes past, 20 minutes long, and the gap of 5 minutes.
+        (Kind::Burst, session, Some(70), 1),
+        (Kind::Burst, pace, Some(70), 1),
+        (Kind::Marathon, session, Some(70), 1),
+        (Kind::Marathon, open, None, 1),
+        (Kind::Surge, Evidence::Bucket, Some(50), 0),
+        (Kind::Fall, Evidence::Quarter, Some(50), 0),
+        (Kind::Singles, Evidence::Singles { sessions: 9 }, Some(60), 0),
+        (Kind::Repeat, visitor, None, 24),
+        (Kind::Network, network, None, 24),
+        (Kind::Clock, Evidence::Clock { ahead: true }, None, 24),
+    ] {
+        let anomaly = Anomaly {
+            kind,
+            host: HOST.to_owned(),
+            subject: String::new(),
+            at: EventTime::from_millis(DAY + 45 * MINUTE),
+            observed: 90,
+            expected: 9,
+            threshold: 40,
+            evidence,
+        };
+        let known = known.map(|minute| EventTime::from_millis(DAY + minute * MINUTE));
+        let hour = Hour::of(EventTime::from_millis(DAY + hour * HOUR_MS));
+        assert_eq!((anomaly.known(GAP_MS), anomaly.hour(GAP_MS)), (known, hour), "{kind:?}");
     }
-    let mut thresholds = Thresholds::default();
-    thresholds.set("marathon.min", 90.0).expect("a setting");
-    assert_eq!(thresholds.marathon.min, 90_000);
-    let why = thresholds.set("brust.min", 1.0).expect_err("no setting");
-    assert!(why.starts_with("\"brust.min\" is none of learn, burst.min, "), "{why}");
-    assert!(thresholds.set("burst.rank", 0.0).is_err());
-    assert!(thresholds.set("surge.factor", 0.5).is_err());
-    assert!(thresholds.set("learn", f64::NAN).is_err());
 }
 
 #[test]

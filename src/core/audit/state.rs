@@ -183,12 +183,28 @@ mod tests {
             }
         }
         for length in 0..bytes.len() {
-            assert!(Proof::decode(&bytes[..length]).is_err(), "{length}");
+            let why = Proof::decode(&bytes[..length]).expect_err("it is cut");
+            let begins = length >= HEADER_BYTES;
+            assert_eq!(why.contains("is damaged"), begins, "{length}: {why}");
+            assert_eq!(why.contains("does not begin like a proof"), !begins, "{length}: {why}");
         }
         let mut newer = bytes;
         newer[4] = 9;
         let why = Proof::decode(&newer).expect_err("it is newer");
         assert!(why.contains("version 9 of the format, this program reads 1"), "{why}");
+    }
+
+    /// Both have the right checksum.
+    #[test]
+    fn sessions_out_of_order_and_bytes_left_over_are_damage() {
+        let mut unsorted = proof();
+        unsorted.kept.reverse();
+        assert!(Proof::decode(&unsorted.encode()).is_err());
+        let packed = &proof().encode()[HEADER_BYTES..];
+        let mut plain = zstd::stream::decode_all(packed).expect("packed");
+        assert_eq!(content(&plain), Some(proof()));
+        plain.push(0);
+        assert_eq!(content(&plain), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! with a full audit. Rows of every age are damaged, and rows and records are removed as by
 //! retention.
 
+mod cases;
 mod world;
 
 use self::world::World;

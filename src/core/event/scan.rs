@@ -271,6 +271,14 @@ mod tests {
                 r#"{"h":{"a":[1,"\"}",{"b":null}],"c":{}},"ip":"i","host":"h","event_time":0}"#,
                 ScannedTime::Integer(0),
             ),
+            (
+                r#"{"":[true,false,"\u00e9"],"ip":"i","host":"h","event_time":999999999999999999}"#,
+                ScannedTime::Integer(999_999_999_999_999_999),
+            ),
+            (
+                r#"{"a":{"a":{"a":{"a":1}}},"b":[[[[1]]]],"ip":"i","host":"h","event_time":1}"#,
+                ScannedTime::Integer(1),
+            ),
         ];
         for (json, event_time) in taken {
             let want = Scanned { ip: b"i", host: b"h", event_time };
@@ -290,11 +298,17 @@ mod tests {
             r#"{"ip":"\u0069","host":"h","event_time":17}"#,
             r#"{"ip":"i","host":null,"event_time":17}"#,
             r#"{"ip":"i","ip":"i","host":"h","event_time":17}"#,
+            r#"{"ip":"i","host":"h","host":"h","event_time":17}"#,
+            r#"{"ip":"i","host":"h","event_time":17,"event_time":17}"#,
             r#"{"ip":"i","host":"h"}"#,
             r#"{"a":"\x","ip":"i","host":"h","event_time":17}"#,
+            r#"{"a":"\u00g9","ip":"i","host":"h","event_time":17}"#,
             r#"{"a":[[[[[]]]]],"ip":"i","host":"h","event_time":17}"#,
+            r#"{"a":{"a":{"a":{"a":{"a":{}}}}},"ip":"i","host":"h","event_time":17}"#,
         ] {
             assert_eq!(scan(json.as_bytes()), None, "{json}");
         }
+        let umlaut = scan(r#"{"ip":"i","host":"münchen","event_time":0}"#.as_bytes());
+        assert_eq!(umlaut.map(|found| found.host), Some("münchen".as_bytes()));
     }
 }

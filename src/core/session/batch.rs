@@ -281,9 +281,22 @@ mod tests {
         assert!(in_part.refuse(&key, span(105, 105, 1)));
         assert_eq!(in_part.check(&key, span(100, 100, 1), open), RowVerdict::Right);
         assert_eq!(spans(&in_part), [whole], "a part of it is missing");
+        let missing: Vec<u64> = in_part.missing().map(|(_, _, events)| events).collect();
+        assert_eq!(missing, [1], "of three, one was refused and one is there");
         assert_eq!(in_part.check(&key, span(110, 110, 2), open), RowVerdict::Wrong);
         assert_eq!(in_part.check(&key, span(110, 110, 1), open), RowVerdict::Right);
         assert_eq!(spans(&in_part), []);
+    }
+
+    #[test]
+    fn sessions_that_were_refused_are_counted_whatever_was_refused_of_them() {
+        let key = Key::new("a", "h");
+        let mut answer = answer(&[100, 105, 110, 200, 300]);
+        assert_eq!(answer.refused(), 0);
+        assert!(answer.refuse(&key, span(110, 110, 1)), "its last event");
+        assert!(answer.refuse(&key, span(100, 105, 2)), "and the others");
+        assert!(answer.refuse(&key, span(300, 300, 1)));
+        assert_eq!((spans(&answer), answer.refused()), (vec![span(200, 200, 1)], 2));
     }
 
     #[test]
@@ -292,6 +305,7 @@ mod tests {
             assert_eq!(answer(&[0, apart]).len(), sessions);
             assert_eq!(answer(&[apart, 0]).len(), sessions);
         }
+        assert_eq!([answer(&[]).is_empty(), answer(&[0]).is_empty()], [true, false]);
         assert_eq!(spans(&answer(&[0, 20, 40, 10, 30])), [span(0, 40, 5)]);
         assert_eq!(
             spans(&answer(&[0, 30, 60, 21])),
@@ -324,6 +338,8 @@ mod tests {
         assert_eq!(check(&mut answer, span(100, 100, 1), 500), RowVerdict::Wrong);
         assert_eq!(check(&mut answer, span(100, 105, 3), 50), RowVerdict::Wrong);
         assert_eq!(check(&mut answer, span(90, 105, 2), 50), RowVerdict::Wrong);
+        assert_eq!(check(&mut answer, span(100, 100, 0), 50), RowVerdict::Wrong, "of no event");
+        assert_eq!(check(&mut answer, span(100, 104, 2), 50), RowVerdict::Wrong, "of all events");
         let stranger = Key::new("b", "h");
         assert_eq!(answer.check(&stranger, span(0, 5, 2), closed_before(0)), RowVerdict::Wrong);
         assert_eq!(spans(&answer), [span(100, 105, 2)]);

@@ -77,4 +77,12 @@ mod tests {
             assert_eq!(after_ms + end.closes_after_ms(gap), gap.millis());
         }
     }
+
+    #[test]
+    fn the_name_of_an_end_leads_back_to_it_and_any_other_is_that_of_the_window() {
+        for end in [SessionEnd::Window, SessionEnd::LastEvent] {
+            assert_eq!(SessionEnd::named(end.name()), end);
+        }
+        assert_eq!(SessionEnd::named("first-event"), SessionEnd::Window);
+    }
 }

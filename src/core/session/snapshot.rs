@@ -203,9 +203,14 @@ mod tests {
         let bytes = encode(&table());
         assert!(matches!(decode(b"", gap()), Err(Damage::NotASnapshot)));
         assert!(matches!(decode(b"something else", gap()), Err(Damage::NotASnapshot)));
+        let [less, header] = [HEADER_BYTES - 1, HEADER_BYTES].map(|n| decode(&bytes[..n], gap()));
+        assert!(matches!(less, Err(Damage::NotASnapshot)));
+        assert!(matches!(header, Err(Damage::Compression(_) | Damage::Checksum)));
         let mut newer = bytes.clone();
         newer[4] = 9;
-        assert!(matches!(decode(&newer, gap()), Err(Damage::Version(9))));
+        let why = decode(&newer, gap()).expect_err("version 9");
+        assert_eq!(why, Damage::Version(9));
+        assert_eq!(why.to_string(), "its format is version 9, this program reads up to 1");
         let mut other = bytes.clone();
         other[5] ^= 1;
         assert!(matches!(decode(&other, gap()), Err(Damage::Checksum)));
@@ -240,6 +245,39 @@ mod tests {
             assert_eq!(take_signed(&mut &bytes[..]), Some(value));
         }
         assert_eq!(take(&mut &[0x80][..]), None);
+    }
+
+    #[test]
+    fn a_shard_is_not_taken_for_another_one() {
+        let key = Key::new("192.0.2.7", "host.example");
+        let mut table = SessionTable::new(gap(), EventTime::NEVER);
+        let span = Span::event(EventTime::from_millis(0));
+        table.insert(stable_hash(key.bytes()), key.bytes(), span);
+        let (bytes, own) = (encode(&table), Shard::of(stable_hash(key.bytes()), 8));
+        for shard in (0..8).map(Shard) {
+            let damage = decode_of(&bytes, gap(), shard, 8).err();
+            assert_eq!(damage, (shard != own).then_some(Damage::OtherShard), "{shard:?}");
+        }
+    }
+
+    #[test]
+    fn sessions_without_events_or_outside_the_calendar_are_damage() {
+        let read = |first: i64, lasts_ms: u64, count: u64| {
+            let mut plain = Vec::new();
+            put_signed(EventTime::NEVER.millis(), &mut plain);
+            put(1, &mut plain);
+            put(3, &mut plain);
+            plain.extend_from_slice(b"a\0h");
+            put_signed(first, &mut plain);
+            put(lasts_ms, &mut plain);
+            put(count, &mut plain);
+            plain.push(0);
+            content(&plain, gap()).map(|table| table.open_records())
+        };
+        let [earliest, latest] = [EventTime::EARLIEST, EventTime::LATEST].map(EventTime::millis);
+        assert_eq!([read(earliest, 5, 2), read(latest - 5, 5, 1)], [Some(2), Some(1)]);
+        assert_eq!([read(earliest - 1, 0, 1), read(earliest - 1, 5, 1)], [None, None]);
+        assert_eq!([read(latest, 1, 1), read(0, 5, 0)], [None, None]);
     }
 
     /// Damage that the checksum does not show, because it was computed afterwards.

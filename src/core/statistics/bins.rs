@@ -102,6 +102,11 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_bin_prints_as_its_value_or_as_its_lowest_and_highest() {
+        assert_eq!([15, 16, 70].map(|n| Bin::of(n).to_string()), ["15", "16–17", "64–71"]);
+    }
+
     /// These numbers are in views of users' databases.
     #[test]
     fn the_numbers_do_not_change() {

@@ -97,6 +97,7 @@ mod tests {
         histogram.add(Bin::of(9), -1);
         assert_eq!(histogram, Histogram::default());
         let other: Histogram = [(Bin::of(1), 4), (Bin::of(2), 0)].into_iter().collect();
+        assert_eq!(other.bins().collect::<Vec<_>>(), [(Bin::of(1), 4)]);
         histogram.plus(&other);
         assert_eq!(histogram, other);
         other.bins().for_each(|(bin, n)| histogram.add(bin, -n));

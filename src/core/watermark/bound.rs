@@ -84,4 +84,11 @@ mod tests {
         bound.cut(11, [&active].into_iter());
         assert_eq!(bound.at_most(), at(800), "the watermark never falls");
     }
+
+    #[test]
+    fn the_watermark_of_a_replayed_epoch_is_known() {
+        let mut bound = WatermarkBound::new(at(10));
+        bound.set(at(70));
+        assert_eq!(bound.at_most(), at(70));
+    }
 }

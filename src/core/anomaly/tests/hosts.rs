@@ -16,6 +16,8 @@ fn buckets(counts: &[i64]) -> Vec<Row> {
 fn a_surge_is_beyond_the_median_of_the_hour_before_and_counts_once() {
     let thresholds = Thresholds::default();
     assert_eq!([0, 2, 60, 200, 2_000].map(|m| thresholds.surge_from(m)), [30, 30, 73, 200, 2_000]);
+    // Six deviations above 31: 31 + 6 · 5.6013 + 9 = 73.6.
+    assert_eq!(thresholds.surge_from(62), 74);
     let surges = |last: &[i64], watermark: i64| {
         let counts = [&[100; 12][..], last].concat();
         let found = found(&buckets(&counts), DAY + watermark * BUCKET_MS);
@@ -29,6 +31,13 @@ fn a_surge_is_beyond_the_median_of_the_hour_before_and_counts_once() {
     assert!(surges(&[200], 12).is_empty());
     assert_eq!(surges(&[200, 300, 250], 15).len(), 1);
     assert_eq!(surges(&[200, 100, 250], 15).len(), 2);
+    // The median lies between the two in the middle: 75.
+    let counts = [&[75; 12][..], &[50; 6], &[100; 6], &[200]].concat();
+    let found = found(&buckets(&counts), DAY + 25 * BUCKET_MS);
+    let last = DAY + 24 * BUCKET_MS;
+    let surge = found.iter().find(|anomaly| anomaly.at.millis() == last).expect("the last");
+    assert_eq!(surge.kind, Kind::Surge);
+    assert_eq!((surge.observed, surge.expected, surge.threshold), (200, 75, 150));
 }
 
 #[test]
@@ -36,6 +45,8 @@ fn a_fall_needs_something_to_fall_from() {
     let thresholds = Thresholds::default();
     let falls: Vec<Option<u64>> = [59, 60, 200, 2_000].map(|m| thresholds.fall_to(m, 30)).to_vec();
     assert_eq!(falls, [None, Some(5), Some(48), Some(500)]);
+    // Six deviations below 33: 33 − 6 · 5.7771 + 9 = 7.34.
+    assert_eq!(thresholds.fall_to(66, 30), Some(7));
     for (counts, last, want) in [([100; 12], 49, 0), ([100; 12], 48, 1), ([29; 12], 0, 0)] {
         let rows = buckets(&[&counts[..], &[last]].concat());
         let found = found(&rows, DAY + 13 * BUCKET_MS);
@@ -47,6 +58,8 @@ fn a_fall_needs_something_to_fall_from() {
     assert!(of(Kind::Fall, &found(&buckets(&counts), DAY + 13 * BUCKET_MS)).is_empty());
     counts[6] = 100;
     assert!(of(Kind::Surge, &found(&buckets(&counts), DAY + 13 * BUCKET_MS)).is_empty());
+    let [fall] = &found(&buckets(&counts), DAY + 13 * BUCKET_MS)[..] else { panic!("one fall") };
+    assert_eq!((fall.kind, fall.observed, fall.expected), (Kind::Fall, 0, 50));
 }
 
 #[test]
@@ -72,7 +85,7 @@ fn a_small_host_is_judged_by_a_quarter_of_an_hour() {
     }));
     assert!(of(Kind::Fall, &found_all(&rows)).is_empty());
     // Six in five minutes are eighteen in a quarter: too few to judge.
-    for (usual, want) in [(6, 0), (7, 1)] {
+    for (usual, want) in [(6, 0), (7, 1), (20, 1)] {
         let rows = buckets(&[&[usual; 12][..], &[0; 3]].concat());
         let found = self::found(&rows, DAY + 15 * BUCKET_MS);
         assert_eq!(of(Kind::Fall, &found).len(), want, "{usual}");
@@ -109,4 +122,36 @@ fn singles_need_the_points_the_deviations_and_the_number() {
         }
         assert!(of(Kind::Singles, &self::found(&rows, at + SINGLES_MS - 1)).is_empty());
     }
+}
+
+#[test]
+fn two_quarters_of_single_events_in_a_row_stand_out_once() {
+    let at = DAY + 10 * 60 * MINUTE;
+    let mut rows = quiet(300, 0, 10);
+    for quarter in [0, 1, 3] {
+        let end = |i: i64| at + quarter * SINGLES_MS + i * 1_000;
+        rows.extend((0..100).map(|i| session(&format!("q{quarter}-{i}"), end(i), 0, 1)));
+    }
+    let found = found(&rows, at + 4 * SINGLES_MS);
+    let quarters = of(Kind::Singles, &found);
+    let quarters: Vec<i64> = quarters.iter().map(|a| (a.at.millis() - at) / SINGLES_MS).collect();
+    assert_eq!(quarters, [0, 3]);
+}
+
+#[test]
+fn shares_of_single_events_are_rounded_to_the_percent() {
+    let limits = Limits {
+        burst: Limit::default(),
+        pace: Limit::default(),
+        marathon: Limit::default(),
+        sessions: 600,
+        singles: 400,
+        slowest: 0,
+    };
+    let judge = |singles| limits.judge_singles(HOST, 7, 300, singles, &Thresholds::default());
+    // Two thirds are 200 of 300, and twenty points are 60 more.
+    assert_eq!([judge(259).is_some(), judge(260).is_some()], [false, true]);
+    let found = judge(299).expect("nearly all");
+    assert_eq!((found.observed, found.expected), (100, 67));
+    assert_eq!(found.at, EventTime::from_millis(7 * 15 * MINUTE));
 }

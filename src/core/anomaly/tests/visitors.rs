@@ -89,6 +89,8 @@ fn who_comes_every_day_is_told_once() {
 fn a_network_needs_more_than_chance_can_explain() {
     let thresholds = Thresholds { network_z: 4.0, ..thresholds() };
     assert!(!Thresholds::is_more(25, 9, 4.0) && Thresholds::is_more(26, 9, 4.0));
+    // Twice the difference of the roots: 2 · (10.0187 − 9.0208) is a little less than two.
+    assert!(!Thresholds::is_more(100, 81, 2.0) && Thresholds::is_more(101, 81, 2.0));
     assert!(Thresholds::is_more(1, 9, 0.0));
     for (sessions, want) in [(24, 0), (25, 0), (26, 1)] {
         let mut rows = quiet(600, -24, 0);

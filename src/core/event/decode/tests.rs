@@ -71,12 +71,16 @@ fn every_reason_has_its_inputs() {
         (with("null", "\"h\"", "1"), Reason::NoIp),
         (with("\"\"", "\"h\"", "1"), Reason::NoIp),
         (with("5", "\"h\"", "1"), Reason::NoIp),
+        (with("[1]", "\"h\"", "1"), Reason::NoIp),
         (with("\"i\"", "{}", "1"), Reason::NoHost),
+        (with("\"i\"", "{\"a\":1}", "1"), Reason::NoHost),
         (r#"{"ip":"i","event_time":1}"#.into(), Reason::NoHost),
         (with("\"i\"", "\"h\"", "null"), Reason::NoTime),
         (with("\"i\"", "\"h\"", "\"\""), Reason::NoTime),
         (with("\"i\"", "\"h\"", "1.5"), Reason::BadTime),
         (with("\"i\"", "\"h\"", "true"), Reason::BadTime),
+        (with("\"i\"", "\"h\"", "[1]"), Reason::BadTime),
+        (with("\"i\"", "\"h\"", "{\"a\":1}"), Reason::BadTime),
         (with("\"i\"", "\"h\"", "\"yesterday\""), Reason::BadTime),
         (with("\"i\"", "\"h\"", "253402300800000"), Reason::BadTime),
         (with("\"i\"", "\"h\"", "-62135596800001"), Reason::BadTime),
@@ -90,6 +94,8 @@ fn every_reason_has_its_inputs() {
         assert_eq!(reason(&json), want, "{json}");
     }
     assert_eq!(decode(None).expect_err("tombstone").reason, Reason::Empty);
+    let detail = decode(Some(b"[]")).expect_err("an array").detail;
+    assert!(detail.contains("expected a JSON object"), "{detail}");
     assert_eq!(reason(b"{\"ip\":\"\xff\",\"host\":\"h\",\"event_time\":1}"), Reason::BadJson);
 }
 
@@ -97,6 +103,9 @@ fn every_reason_has_its_inputs() {
 fn a_key_of_exactly_the_limit_fits() {
     let host = "x".repeat(MAX_KEY_BYTES - 1);
     let json = format!(r#"{{"ip":"i","host":"{host}","event_time":1}}"#);
+    assert!(decode(Some(json.as_bytes())).is_ok());
+    // The same key with an escape, which only the general parser reads.
+    let json = format!(r#"{{"ip":"\u0069","host":"{host}","event_time":1}}"#);
     assert!(decode(Some(json.as_bytes())).is_ok());
 }
 
@@ -218,10 +227,22 @@ fn a_control_character_must_be_escaped_in_names_as_in_values() {
     decode(Some(spaced.as_bytes())).expect("white space between strings");
 }
 
+/// A payload comes from outside: it must not be able to use up the stack.
+#[test]
+fn values_may_nest_however_deeply() {
+    for (open, close) in [("{\"a\":", "}"), ("[", "]"), ("[{\"a\":", "}]")] {
+        let (open, close) = (open.repeat(200_000), close.repeat(200_000));
+        let json = format!(r#"{{"x":{open}1{close},"ip":"i","host":"h","event_time":17}}"#);
+        let event = decode(Some(json.as_bytes())).expect("what is in x does not matter");
+        assert_eq!((event.key().parts(), event.time.millis()), (("i", "h"), 17));
+    }
+}
+
 #[test]
 fn reasons_have_names_of_their_own() {
     let names: std::collections::BTreeSet<_> = Reason::ALL.iter().map(|r| r.name()).collect();
     assert_eq!(names.len(), Reason::ALL.len());
+    assert!(Reason::ALL.iter().all(|reason| reason.to_string() == reason.name()));
 }
 
 #[test]
