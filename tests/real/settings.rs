@@ -249,3 +249,19 @@ fn too_few_files_are_refused_with_the_number_that_is_needed() {
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("Kafka at 127.0.0.1:1 cannot be used"), "{log}");
 }
+
+#[test]
+fn a_limit_on_the_size_of_files_is_an_error_of_the_write() {
+    let set = "export KAFKA_URL=127.0.0.1:1 KAFKA_TOPIC=t KAFKA_GROUP=g \
+               POSTGRES_URL=postgres://127.0.0.1:1/d; file=$(mktemp); trap 'rm $file' EXIT";
+    // 1 KiB: the help is longer.
+    let (code, _, log) = shell(&format!("{set}; ulimit -f 1; $0 --help >$file"));
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("cannot write to standard output: File too large"), "{log}");
+    // A log that has become too long is no reason to end: it ends as it would have anyway.
+    let start = "ulimit -f 1; $0 --start-timeout 0s 2>>$file; echo $?; wc -c <$file";
+    let (code, printed, _) = shell(&format!("{set}; head -c 1000 /dev/zero >$file; {start}"));
+    assert_eq!((code, printed.trim()), (Some(0), "1\n1024"));
+    let (code, printed, _) = shell(&format!("{set}; $0 check --wait 1s 2>/dev/full"));
+    assert_eq!(code, Some(1), "{printed}");
+}
