@@ -15,7 +15,7 @@ use sessionizer_core::secret::Secret;
 
 use crate::config::{is_pipe, read_file};
 use crate::dataflow::ports::LedgerError;
-use crate::ledger::errors::{NO_WRITES, classify};
+use crate::ledger::errors::{NO_WRITES, classify, what_to_check};
 use crate::ledger::unverified::Unverified;
 use crate::ledger::url;
 use crate::ledger::url::{PostgresUrl, TlsMode};
@@ -72,11 +72,7 @@ fn with_server(error: LedgerError, config: &LedgerConfig) -> LedgerError {
             Some(why) if why.contains(NO_WRITES) => {
                 format!("{CONNECTING} to {}{why}; check POSTGRES_URL", config.url)
             }
-            Some(why) => format!(
-                "{CONNECTING} to {}{why}; check POSTGRES_URL, and that the server is up and \
-                 reachable from here",
-                config.url
-            ),
+            Some(of) => format!("{CONNECTING} to {}{of}{}", config.url, what_to_check(of)),
             None => why,
         }),
         fatal => fatal,

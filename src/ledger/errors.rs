@@ -18,6 +18,14 @@ const SHARED_SESSION: [SqlState; 2] =
 /// What the client library reports for a server that does not accept writes.
 pub const NO_WRITES: &str = "database does not allow writes";
 
+/// The errors with which a server refuses `options`, which it applies while it connects.
+const OF_OPTIONS: [SqlState; 4] = [
+    SqlState::SYNTAX_ERROR,
+    SqlState::UNDEFINED_OBJECT,
+    SqlState::INVALID_PARAMETER_VALUE,
+    SqlState::CANT_CHANGE_RUNTIME_PARAM,
+];
+
 /// The remedy for a login that lacks a right.
 const GRANT: &str = "; grant it: the job needs a schema sessionizer of its own (`create \
                          schema sessionizer authorization ...`) and select, insert and delete on \
@@ -138,8 +146,8 @@ fn judge_refusal(refusal: &DbError, doing: &str) -> LedgerError {
     if is_transient(code) {
         return LedgerError::Retry(why);
     }
-    let remedy = match doing == CONNECTING && *code == SqlState::INSUFFICIENT_PRIVILEGE {
-        true => "; grant it to this login: `grant connect on database ... to ...`",
+    let remedy = match doing == CONNECTING {
+        true => remedy_of_connecting(refusal),
         false => remedy(code),
     };
     let why = format!("Postgres refuses: {why}{remedy}");
@@ -166,6 +174,34 @@ fn is_transient(code: &SqlState) -> bool {
     }
 }
 
+/// What to do if a server refuses a connection.
+fn remedy_of_connecting(refusal: &DbError) -> &'static str {
+    let code = refusal.code();
+    let is_right = *code == SqlState::INSUFFICIENT_PRIVILEGE;
+    if OF_OPTIONS.contains(code) || (is_right && refusal.message().contains("set parameter")) {
+        return "; check the parameter options in POSTGRES_URL, of the form -c name=value";
+    }
+    match is_right {
+        true => "; grant it to this login: `grant connect on database ... to ...`",
+        false => remedy(code),
+    }
+}
+
+/// Whether a message holds what a server has answered, and so the code of its error: `(57P03)`.
+pub fn is_answer(message: &str) -> bool {
+    let codes = message.match_indices('(').filter_map(|(at, _)| message.get(at + 1..at + 7));
+    let is_code = |byte: u8| byte.is_ascii_digit() || byte.is_ascii_uppercase();
+    codes.into_iter().any(|code| code.ends_with(')') && code.bytes().take(5).all(is_code))
+}
+
+/// What to look at if a connection keeps failing, to be appended to the reason.
+pub fn what_to_check(why: &str) -> &'static str {
+    match is_answer(why) {
+        true => "; the server has answered this: its log may say more",
+        false => "; check POSTGRES_URL, and that the server is up and reachable from here",
+    }
+}
+
 /// What to do about an error that will not go away, to be appended to it; empty if unknown.
 fn remedy(code: &SqlState) -> &'static str {
     match *code {
@@ -178,5 +214,21 @@ fn remedy(code: &SqlState) -> &'static str {
         SqlState::INSUFFICIENT_PRIVILEGE => GRANT,
         SqlState::UNDEFINED_TABLE => "; was it dropped while the job ran?",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_a_server_has_a_code() {
+        for answer in ["connecting: sorry, too many clients already (53300)", "a (57P03); more"] {
+            assert!(is_answer(answer), "{answer}");
+        }
+        for failure in ["Connection refused (os error 111)", "(ab)", "ä (é", "(57p03)", "(12345"]
+        {
+            assert!(!is_answer(failure), "{failure}");
+        }
     }
 }

@@ -79,6 +79,7 @@ pub use audit::{AuditSnapshot, Balance};
 pub use audits::{Audits, NewAudit, StoredAudit};
 pub use commit::ROW_REFUSED;
 pub use durable::{NamedBinding, NamedEpoch, RecoveredState};
+pub use errors::is_answer;
 pub use forget::{Removed, Visitor};
 pub use forgotten::Forgotten;
 pub use initial_rows::InitialRows;
@@ -361,9 +362,9 @@ fn query_with_retries<T: Send + 'static>(
         };
         if last_part.1.elapsed() >= timeout || give_up() {
             return Err(Fault::Environment(format!(
-                "Postgres at {} cannot be used: {why}; check POSTGRES_URL, and that the server is \
-                 up and reachable from here",
-                config.url
+                "Postgres at {} cannot be used: {why}{}",
+                config.url,
+                errors::what_to_check(&why)
             )));
         }
         log_once(&why);

@@ -55,6 +55,7 @@ mod queries;
 mod reading;
 mod redrive;
 mod refusal;
+mod remedies;
 mod replaced;
 mod report;
 mod reset;

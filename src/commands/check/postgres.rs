@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::codes::Code;
+use super::remedy;
 use super::report::Finding;
 use crate::dataflow::ports::LedgerError;
 use crate::ledger::inspect::{Inspection, OwnSchema, ReadOnly, Server};
@@ -80,9 +81,12 @@ fn unreachable(config: &LedgerConfig, error: &LedgerError) -> Finding {
     if message.contains("pooler in transaction") {
         return Finding::of_error(Code::P02, error);
     }
-    let mut finding = Finding::of_error(Code::P01, error).or_remedy(
-        "check POSTGRES_URL, that the server is up, and that its port is reachable from here",
-    );
+    if remedy::is_of_file(&message) {
+        let (text, remedy) = remedy::of_file(&message);
+        return Finding::failed(Code::P01, 2, text, remedy);
+    }
+    let mut finding =
+        Finding::of_error(Code::P01, error).or_remedy(remedy::of_connection(&message));
     finding.text = format!("{}: {}", config.url, finding.text);
     finding
 }

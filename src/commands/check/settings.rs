@@ -3,6 +3,7 @@
 use sessionizer_core::fault::Fault;
 
 use super::codes::Code;
+use super::remedy;
 use super::report::Finding;
 use crate::cli::RunArgs;
 use crate::config;
@@ -93,13 +94,20 @@ fn surroundings(config: &Config) -> Vec<Finding> {
     }
     let mut named: Vec<Result<(), Fault>> = vec![ledger::check_files(&config.ledger)];
     named.extend(config.kafka.unreadable_files().into_iter().map(Err));
-    named.push(job::addresses(config).map(drop));
+    let places = job::places(config);
+    let unused = places.as_ref().ok().and_then(|places| places.unused.as_deref());
+    found.extend(unused.map(|warning| {
+        let (text, remedy) = remedy::of_file(warning);
+        Finding::warning(Code::S04, text, remedy)
+    }));
+    named.push(places.map(drop));
     if config.processes > 1 {
         named.extend(config.cluster_secret.as_ref().map(|secret| secret.check()));
     }
     let wrong = named.iter().filter_map(|result| result.as_ref().err());
     found.extend(wrong.map(|fault| {
-        Finding::of_fault(Code::S04, fault).or_remedy("correct the path, or the file's permissions")
+        let (text, remedy) = remedy::of_file(&fault.to_string());
+        Finding::failed(Code::S04, fault.exit_code().min(2), text, remedy)
     }));
     found
 }
