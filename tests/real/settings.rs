@@ -26,7 +26,7 @@ fn run(command: &mut Command) -> (Option<i32>, String, String) {
 /// Each mistake: the arguments, the variables, and what the message must contain.
 type Mistake = (&'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
 
-const MISTAKES: [Mistake; 78] = [
+const MISTAKES: [Mistake; 93] = [
     (&["prodcue"], &[], "produce"),
     (&["--no-such-flag"], &[], "--no-such-flag"),
     (&["--workes", "2"], &[], "--workers"),
@@ -129,6 +129,33 @@ const MISTAKES: [Mistake; 78] = [
         "--no-connect  checks the settings alone, and --only does not name them",
     ),
     (&["status", "127.0.0.1:99999"], &[], "is not the URL of a job"),
+    (
+        &["--metrics-hosts", "a,,b"],
+        &[],
+        "--metrics-hosts  has a comma with nothing before or after",
+    ),
+    (&["--http-host", "a,"], &[], "--http-host  has a comma with nothing before or after it"),
+    (&[], &[("SESSIONIZER_METRICS_HOSTS", ",a")], "SESSIONIZER_METRICS_HOSTS  has a comma with"),
+    (&["check", "--only", "settings,,plan"], &[], "--only  has a comma with nothing before or"),
+    (&["report", "--host", "a,,b"], &[], "--host  has a comma with nothing before or after it"),
+    (&["redrive", "--reason", "late,,future"], &[], "--reason  has a comma with nothing before"),
+    (&["produce", "--host", "a,,b"], &[], "--host  has a comma with nothing before or after it"),
+    (&["produce", "--host", "a\nb"], &[], "--host  holds a control character"),
+    (&["produce", "--scenario", "clean", "--host", "a\tb"], &[], "--host  holds a control"),
+    (
+        &["produce", "--access-log", "/nowhere.log", "--host", "a\nb"],
+        &[],
+        "--host  holds a control character",
+    ),
+    (
+        &["produce", "--access-log", "/nowhere.log", "--host", "a,b"],
+        &[],
+        "--host  names several hosts: name the one that the access log belongs to",
+    ),
+    (&["health", "--job", ""], &[], "--job  has an empty value"),
+    (&["health", "--env-file", "/nowhere"], &[], "--env-file  /nowhere cannot be read"),
+    (&["health", "http://127.0.0.1:1/x?y=1"], &[], "without a query or a fragment"),
+    (&["status", "http://127.0.0.1:1/x#y"], &[], "without a query or a fragment"),
 ];
 
 #[test]
