@@ -32,7 +32,8 @@ LABEL org.opencontainers.image.title="sessionizer" \
     org.opencontainers.image.version="$VERSION" \
     org.opencontainers.image.revision="$BUILD_COMMIT" \
     org.opencontainers.image.licenses="Apache-2.0"
-# Asks the job in this container, by SESSIONIZER_HTTP if that is set. Whoever runs another command
-# in it, or --http with another port, says --no-healthcheck.
+# Asks the job in this container, by SESSIONIZER_HTTP if that is set, and expects the one that
+# KAFKA_GROUP or SESSIONIZER_JOB names. Whoever runs another command in it, or gives --http with
+# another port or --job as a flag, says --no-healthcheck.
 HEALTHCHECK --interval=10s --timeout=6s --start-period=90s --retries=3 CMD ["sessionizer", "health"]
 ENTRYPOINT ["sessionizer"]

@@ -1,6 +1,6 @@
 //! From arguments to configuration, command and exit code; signals and panics.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write, stderr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread;
@@ -28,6 +28,7 @@ const NOTICE_TIMEOUT: Duration = Duration::from_millis(300);
 fn main() -> ExitCode {
     abort_on_panic();
     system::prevent_core_dumps();
+    system::outlive_file_size_limit();
     let (cli, env) = match cli::parse(std::env::args_os(), std::env::vars_os()) {
         Ok(parsed) => parsed,
         Err(error) => return show(&error),
@@ -115,7 +116,7 @@ fn show(message: &clap::Error) -> ExitCode {
     match message.print() {
         Err(why) if cli::only_shows(message) && why.kind() != ErrorKind::BrokenPipe => {
             // The log has not begun yet.
-            eprintln!("error: cannot write to standard output: {why}");
+            let _ = writeln!(stderr(), "error: cannot write to standard output: {why}");
             ExitCode::from(1)
         }
         Err(_) if cli::only_shows(message) => end_without_output("Broken pipe"),

@@ -71,7 +71,7 @@ pub fn live(rate: f64, seconds: f64, partitions: i32) -> Result<(), Fault> {
     // The number of visitors at once, and of events that each sends.
     let (at_once, events) = ((rate / 2.0).max(1.0) as u64, 8);
     let config = kafka()?;
-    create_topic(&config, partitions)?;
+    create_topic(&config, partitions, || Ok(()))?;
     let publisher = Publisher::new(&config, "none")?;
     let (began, mut pace) = (Instant::now(), Pace::new(rate));
     let mut sent = 0;

@@ -155,8 +155,8 @@ pub struct RunArgs {
 
     /// A file with the address of each process: one host:port a line, process 0 first
     ///
-    /// Each process listens on its own address only. Blank lines and text after a # are ignored;
-    /// the default port is 2101. Addresses beyond loopback need a cluster secret. [default: all
+    /// Each process listens on its own address only. Blank lines and text after a # are ignored; of
+    /// more lines than --processes, the first count; the default port is 2101. Addresses beyond loopback need a cluster secret. [default: all
     /// processes on localhost, at the ports 2101, 2102, ...]
     #[arg(help_heading = CLUSTER, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub hostfile: Option<String>,
@@ -296,6 +296,16 @@ pub struct JobArgs {
     pub name: Option<String>,
 }
 
+/// Which running job, for the commands that ask its port.
+#[derive(Args, Debug, Clone)]
+pub struct AskedJobArgs {
+    /// The job that must answer [default: KAFKA_GROUP, unless a URL is given]
+    ///
+    /// Another job may have the port: the exit code is then 2, and the message names both.
+    #[arg(id = "job", long = "job", value_name = "NAME")]
+    pub name: Option<String>,
+}
+
 /// How Kafka is reached, for the commands that read or write the topic.
 #[derive(Args, Debug, Clone)]
 pub struct KafkaArgs {
@@ -316,6 +326,8 @@ pub struct KafkaArgs {
 pub struct ProduceArgs {
     /// Read events from this access log (Apache or nginx, combined format, plain or gzip; - is
     /// standard input) instead of generating them
+    ///
+    /// Lines that do not parse are logged and skipped; if none does, nothing is created or written.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub access_log: Option<String>,
 
@@ -694,6 +706,9 @@ pub struct HealthArgs {
     /// Ask whether the job is alive, not whether it is ready
     #[arg(long)]
     pub live: bool,
+
+    #[command(flatten)]
+    pub job: AskedJobArgs,
 }
 
 /// `sessionizer status`.
@@ -710,6 +725,9 @@ pub struct StatusArgs {
     /// Show it again every second, until Ctrl-C
     #[arg(long)]
     pub watch: bool,
+
+    #[command(flatten)]
+    pub job: AskedJobArgs,
 }
 
 /// `sessionizer demo`.

@@ -181,7 +181,7 @@ Examples:
 
 const HEALTH_EXAMPLES: &str = "\
 Exit codes: 0 it is ready, 1 it is not or does not answer, 2 what answers is not
-a sessionizer job.
+a sessionizer job, or is another one.
 
 Examples:
   sessionizer health

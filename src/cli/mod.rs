@@ -16,8 +16,9 @@ pub mod version;
 use std::ffi::OsString;
 
 pub use args::{
-    AuditArgs, CheckArgs, CompareArgs, CompletionsArgs, DemoArgs, ForgetArgs, HealthArgs, ManArgs,
-    OpenArgs, ProduceArgs, RedriveArgs, ReportArgs, ResetArgs, RunArgs, StatusArgs,
+    AskedJobArgs, AuditArgs, CheckArgs, CompareArgs, CompletionsArgs, DemoArgs, ForgetArgs,
+    HealthArgs, ManArgs, OpenArgs, ProduceArgs, RedriveArgs, ReportArgs, ResetArgs, RunArgs,
+    StatusArgs,
 };
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;

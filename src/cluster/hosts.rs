@@ -7,13 +7,23 @@ use sessionizer_core::fault::Message;
 /// The port of a line that does not name one.
 const PORT: u16 = 2101;
 
-/// The addresses of `processes` processes, process 0 first: one `host:port` a line. Blank lines,
-/// text after a `#` and lines after the last process are ignored.
-pub fn parse(text: &str, processes: usize) -> Result<Vec<String>, Message> {
+/// The lines that name a process: neither blank nor a comment.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    lines.filter(|line| !line.is_empty())
+}
+
+/// How many processes a hostfile names.
+pub fn named(text: &str) -> usize {
+    lines(text).count()
+}
+
+/// The addresses of `processes` processes, process 0 first: one `host:port` a line. Blank lines,
+/// text after a `#` and, as in timely, lines after the last process are ignored.
+pub fn parse(text: &str, processes: usize) -> Result<Vec<String>, Message> {
     let mut addresses: Vec<String> = Vec::with_capacity(processes);
-    for line in lines.filter(|line| !line.is_empty()).take(processes) {
+    for line in lines(text).take(processes) {
         let address = address(line)?;
         if addresses.contains(&address) {
             let problem = Message::new(format!("names {address} twice"));
@@ -22,12 +32,19 @@ pub fn parse(text: &str, processes: usize) -> Result<Vec<String>, Message> {
         addresses.push(address);
     }
     if addresses.len() < processes {
-        let count = addresses.len();
-        let problem = format!("names {count} processes, and --processes is {processes}");
-        let remedy = "it needs a line host:port for each, process 0 first";
+        let problem = format!(
+            "names {}, and --processes is {processes}",
+            processes_in_words(addresses.len())
+        );
+        let remedy = "it needs a line host:port for each process, process 0 first";
         return Err(Message::new(problem).remedy(": ", remedy));
     }
     Ok(addresses)
+}
+
+/// `1 process`, `2 processes`.
+pub fn processes_in_words(count: usize) -> String {
+    format!("{count} process{}", if count == 1 { "" } else { "es" })
 }
 
 /// The addresses without a hostfile: all on this machine.
@@ -76,6 +93,7 @@ mod tests {
         let text = "# ours\nalpha:4000\n\n  beta  # the second\n[::1]:5\n[::2]\nunused:1\n";
         let want = ["alpha:4000", "beta:2101", "[::1]:5", "[::2]:2101"];
         assert_eq!(parse(text, 4).expect("valid"), want);
+        assert_eq!((named(text), named("# none\n\n")), (5, 0));
     }
 
     #[test]
@@ -88,9 +106,11 @@ mod tests {
 
     #[test]
     fn too_few_lines_and_the_same_twice_are_refused() {
-        assert!(parse("a:1\nb:1", 3).expect_err("short").problem.contains("names 2 processes"));
-        assert!(parse("a:1\na:1", 2).expect_err("twice").problem.contains("a:1 twice"));
-        assert!(parse("a\na:2101", 2).expect_err("twice").problem.contains("twice"));
+        let refused = |text: &str, count| parse(text, count).expect_err(text).to_string();
+        assert!(refused("a:1\nb:1", 3).contains("names 2 processes"));
+        assert!(refused("a:1", 2).starts_with("names 1 process, and"));
+        assert!(refused("a:1\na:1", 2).contains("a:1 twice"));
+        assert!(refused("a\na:2101", 2).contains("twice"));
     }
 
     #[test]

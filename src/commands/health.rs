@@ -9,10 +9,8 @@ use crate::config::Environment;
 /// Asks, prints the answer, and fails unless the job is ready.
 pub fn health(args: &HealthArgs, env: &Environment) -> Result<(), Fault> {
     let path = if args.live { "/livez" } else { "/readyz" };
-    let endpoint = Endpoint::find(args.url.as_deref(), path, env)?;
-    let reply = endpoint.get().map_err(|why| {
-        Fault::environment(format!("no job answers at http://{}: {why}", endpoint.authority))
-    })?;
+    let endpoint = Endpoint::find(args.url.as_deref(), &args.job, path, env)?;
+    let reply = endpoint.ask()?;
     let body = printable(reply.body.trim_end());
     match reply.status {
         200 => {

@@ -17,7 +17,7 @@ use crate::cli::RedriveArgs;
 use crate::commands::output;
 use crate::commands::output::say;
 use crate::config;
-use crate::config::{Environment, Problems, duration_ms};
+use crate::config::{Environment, Problems, duration_ms, list};
 use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
@@ -80,9 +80,10 @@ fn read(args: &RedriveArgs, env: &Environment) -> Result<Settings, Fault> {
     let ledger = config::read_ledger_of(&mut problems, args.job.name.as_deref(), env);
     let known: Vec<&str> =
         Reason::ALL.iter().map(|reason| reason.name()).chain([ROW_REFUSED]).collect();
-    let mut reasons: Vec<String> =
-        args.reason.iter().map(|reason| reason.trim().to_owned()).collect();
-    reasons.retain(|reason| !reason.is_empty());
+    let are_named = args.reason.iter().any(|reason| !reason.trim().is_empty());
+    let reasons = if are_named { list(&args.reason) } else { Ok(Vec::new()) };
+    let reasons = problems.take("--reason", reasons).unwrap_or_default();
+    let mut reasons: Vec<String> = reasons.into_iter().map(str::to_owned).collect();
     if let Some(other) = reasons.iter().find(|reason| !known.contains(&reason.as_str())) {
         problems.add("--reason", format!("is {other:?}: it can be {}", known.join(", ")));
     }

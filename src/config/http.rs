@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::cli::RunArgs;
 use crate::config::Problems;
-use crate::config::value::{duration_ms, name};
+use crate::config::value::{duration_ms, list, name};
 use crate::monitor::HttpConfig;
 
 /// The port that OpenTelemetry's exporters use, and on most machines nothing else.
@@ -14,8 +14,7 @@ const PORT: u16 = 9_464;
 /// Reads the settings of the HTTP port.
 pub fn read_http(problems: &mut Problems<'_>, args: &RunArgs) -> Option<HttpConfig> {
     let address = problems.take("--http", address(args));
-    let hosts = args.http_host.iter().map(|host| host.trim()).filter(|host| !host.is_empty());
-    let hosts: Result<Vec<String>, String> = hosts.map(host).collect();
+    let hosts = list(&args.http_host).and_then(|all| all.into_iter().map(host).collect());
     let hosts = problems.take("--http-host", hosts);
     let full = match args.page.trim() {
         "masked" => Ok(false),
@@ -25,8 +24,9 @@ pub fn read_http(problems: &mut Problems<'_>, args: &RunArgs) -> Option<HttpConf
     let full = problems.take("--page", full);
     let within = duration_ms(&args.ready_within, 1_000, 366 * 86_400_000);
     let within = problems.take("--ready-within", within);
-    let named = args.metrics_hosts.iter().map(|host| host.trim()).filter(|host| !host.is_empty());
-    let metrics_hosts: Result<Vec<String>, String> = named.map(|host| name(host, 253)).collect();
+    let metrics_hosts = list(&args.metrics_hosts);
+    let metrics_hosts: Result<Vec<String>, String> =
+        metrics_hosts.and_then(|all| all.into_iter().map(|host| name(host, 253)).collect());
     let metrics_hosts = problems.take("--metrics-hosts", metrics_hosts);
     Some(HttpConfig {
         address: address?,

@@ -24,7 +24,7 @@ pub use anomalies::Anomalies;
 use cluster::read_cluster_secret;
 pub use environment::Environment;
 pub use kafka::read_kafka;
-pub use postgres::{read_ledger, read_ledger_alone, read_ledger_of, read_table};
+pub use postgres::{read_job, read_ledger, read_ledger_alone, read_ledger_of, read_table};
 pub use problems::Problems;
 pub use secret_files::read_secret_files;
 use sessionizer_core::alignment::Drift;
@@ -33,7 +33,7 @@ use sessionizer_core::fault::Fault;
 use sessionizer_core::rfc3339::parse_rfc3339;
 use sessionizer_core::time::EventTime;
 use sessionizer_core::watermark::WatermarkConfig;
-pub use value::{duration_ms, is_pipe, number, read_file, size, whole};
+pub use value::{duration_ms, is_pipe, list, name, number, read_file, size, whole};
 
 use crate::cli::RunArgs;
 use crate::cluster::SecretSource;

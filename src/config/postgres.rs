@@ -56,7 +56,11 @@ fn read_login(
 }
 
 /// The name of the job.
-fn read_job(problems: &mut Problems<'_>, job: Option<&str>, env: &Environment) -> Option<String> {
+pub fn read_job(
+    problems: &mut Problems<'_>,
+    job: Option<&str>,
+    env: &Environment,
+) -> Option<String> {
     let job = job.map(str::trim).filter(|job| !job.is_empty()).map(str::to_owned);
     match job {
         Some(job) => problems.take("--job", name(&job, LONGEST_NAME)),

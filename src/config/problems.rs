@@ -60,6 +60,11 @@ impl<'a> Problems<'a> {
         Fault::config(message)
     }
 
+    /// Drops what is wrong with settings that this command does not read.
+    pub fn keep(&mut self, is_read: impl Fn(&str) -> bool) {
+        self.found.retain(|(name, _)| is_read(name));
+    }
+
     /// Whether something is wrong with this flag or variable.
     pub fn concern(&self, name: &str) -> bool {
         self.found.iter().any(|(found, _)| found == name)

@@ -123,6 +123,16 @@ pub fn boolean(text: &str) -> Result<bool, String> {
     }
 }
 
+/// The parts of a list that was written with commas. A part without a text is a slip: something is
+/// missing there.
+pub fn list(parts: &[String]) -> Result<Vec<&str>, String> {
+    let parts: Vec<&str> = parts.iter().map(|part| part.trim()).collect();
+    match parts.contains(&"") {
+        true => Err("has a comma with nothing before or after it".to_owned()),
+        false => Ok(parts),
+    }
+}
+
 /// Checks a name that can be shown and sent: at most `most` bytes, and without control characters.
 pub fn name(text: &str, most: usize) -> Result<String, String> {
     if text.len() > most {
@@ -175,6 +185,19 @@ mod tests {
         for bad in ["15MiB", "0kB", "2GiB"] {
             let why = size(bad, 16, 1_024).expect_err(bad);
             assert!(why.ends_with("it must be from 16MiB to 1GiB"), "{why}");
+        }
+    }
+
+    #[test]
+    fn no_part_of_a_list_is_empty() {
+        let read = |parts: &[&str]| {
+            let parts: Vec<String> = parts.iter().map(|part| (*part).to_owned()).collect();
+            list(&parts).map(|parts| parts.join("|"))
+        };
+        assert_eq!(read(&[]), Ok(String::new()));
+        assert_eq!(read(&["a", " b "]), Ok("a|b".to_owned()));
+        for slip in [&["a", "", "b"][..], &["", "a"], &["a", " "], &[""]] {
+            assert!(read(slip).expect_err("a slip").contains("a comma with nothing"), "{slip:?}");
         }
     }
 

@@ -31,6 +31,11 @@ impl Message {
         Message { remedy: Some(Remedy { joint, text: text.into() }), ..self }
     }
 
+    /// Adds what to do if that is not known yet.
+    pub fn or_remedy(self, joint: &'static str, text: impl Into<String>) -> Self {
+        if self.remedy.is_some() { self } else { self.remedy(joint, text) }
+    }
+
     /// Puts what was being done before the problem: `doing: problem`.
     pub fn context(self, doing: impl fmt::Display) -> Self {
         self.after(&format!("{doing}: "))

@@ -124,6 +124,8 @@ pub enum Cause {
     Timeout,
     /// The server takes no writes, as a connection was to find out.
     ReadOnly,
+    /// The server has answered with another error, so it can be reached.
+    Answered,
     Other,
 }
 

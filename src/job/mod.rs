@@ -83,7 +83,7 @@ fn run_once(config: &Config, run_state: &Arc<RunState>) -> Result<(), Fault> {
         info!("POSTGRES_URL: the parameter {name} has no effect here and is ignored");
     }
     let (cluster, (builders, others)) = if config.processes == 1 {
-        addresses(config)?; // Only a hostfile that contradicts is an error.
+        places(config)?; // Only a hostfile that contradicts is an error.
         (None, alone(config.workers)?)
     } else {
         match join(config, run_state)? {
@@ -161,23 +161,44 @@ fn alone(workers: usize) -> Result<Allocators, Fault> {
     communication.try_build().map_err(Fault::environment)
 }
 
+/// Where the processes of the job are.
+pub struct Places {
+    /// The address of each process.
+    pub addresses: Vec<String>,
+    /// What to say if the hostfile names more processes than the job has.
+    pub unused: Option<Message>,
+}
+
 /// The addresses of all processes: those of the hostfile, or on this machine.
-pub fn addresses(config: &Config) -> Result<Vec<String>, Fault> {
-    let Some(path) = &config.hostfile else { return Ok(hosts::local(config.processes)) };
+pub fn places(config: &Config) -> Result<Places, Fault> {
+    let processes = config.processes;
+    let Some(path) = &config.hostfile else {
+        return Ok(Places { addresses: hosts::local(processes), unused: None });
+    };
     let place = path.display();
     let bytes = read_file(path).map_err(|why| {
         Fault::config(format!("the hostfile {place} (--hostfile) cannot be read: {why}"))
     })?;
     let text = String::from_utf8_lossy(&bytes);
-    if config.processes == 1 && hosts::parse(&text, 2).is_ok() {
+    let named = hosts::named(&text);
+    if processes == 1 && named > 1 {
         let problem = format!(
             "the hostfile {place} (--hostfile) names several processes, and --processes is 1"
         );
         let remedy = "give -n, or leave the hostfile out";
         return Err(Fault::config(Message::new(problem).remedy(": ", remedy)));
     }
-    hosts::parse(&text, config.processes)
-        .map_err(|what| Fault::config(what.after(&format!("the hostfile {place} "))))
+    let addresses = hosts::parse(&text, processes)
+        .map_err(|what| Fault::config(what.after(&format!("the hostfile {place} "))))?;
+    let unused = (named > processes).then(|| {
+        let problem = format!(
+            "the hostfile {place} names {}, and --processes is {processes}, so only the first \
+             {processes} run the job",
+            hosts::processes_in_words(named)
+        );
+        Message::new(problem).remedy(": ", format!("give -n {named} if it is all of them"))
+    });
+    Ok(Places { addresses, unused })
 }
 
 /// Waits for the other processes of the job. Returns `None` if this process is to stop first.
@@ -185,9 +206,11 @@ fn join(
     config: &Config,
     run_state: &Arc<RunState>,
 ) -> Result<Option<(Cluster, Allocators)>, Fault> {
+    let Places { addresses, unused } = places(config)?;
+    unused.iter().for_each(|warning| warn!("{warning}"));
     let cluster = ClusterConfig {
         process: config.process,
-        addresses: addresses(config)?,
+        addresses,
         peer_timeout: config.peer_timeout,
         start_timeout: config.start_timeout,
         wall_ms: now_ms,

@@ -1,11 +1,14 @@
 //! What the operating system has given this process: which signals are ignored, how many files it
-//! may open, how many threads it may start, and whether it may leave core dumps.
+//! may open and how long they may be, how many threads it may start, and whether it may leave core
+//! dumps.
 
-use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::thread::{Builder, scope};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sessionizer_core::fault::{Fault, Message};
+use signal_hook::consts::SIGXFSZ;
 
 use crate::config::Config;
 
@@ -90,6 +93,17 @@ pub fn prevent_core_dumps() {
     let wanted = Rlimit { current: Some(maximum.unwrap_or(1).min(1)), maximum };
     if let Err(why) = setrlimit(Resource::Core, wanted) {
         log::debug!("core dumps cannot be prevented: {why}");
+    }
+}
+
+/// Lets a write beyond the limit on the size of files (`ulimit -f`, `LimitFSIZE=`) fail like any
+/// other that fails. Otherwise SIGXFSZ would end the process without a word, even if only its log
+/// has become too long.
+pub fn outlive_file_size_limit() {
+    // Nobody asks whether it has come: the write returns an error.
+    let come = Arc::new(AtomicBool::new(false));
+    if let Err(why) = signal_hook::flag::register(SIGXFSZ, come) {
+        log::debug!("SIGXFSZ cannot be handled: {why}");
     }
 }
 

@@ -155,14 +155,19 @@ impl Publisher {
 /// Creates the first topic of the configuration unless it exists; returns whether it did.
 ///
 /// It looks for the topic first: a login that may write need not be allowed to create, and an
-/// unreachable broker is reported with the reason.
-pub fn create_topic(config: &KafkaConfig, partitions: i32) -> Result<bool, Fault> {
+/// unreachable broker is reported with the reason. `suits` may refuse what would be created.
+pub fn create_topic(
+    config: &KafkaConfig,
+    partitions: i32,
+    suits: impl FnOnce() -> Result<(), Fault>,
+) -> Result<bool, Fault> {
     let topic = &config.topics[0];
     match Admin::new(config)?.topics(CREATE_TIMEOUT, || false) {
         Ok(_) => return Ok(false),
         Err(fault) if fault == no_topic(topic) => {}
         Err(other) => return Err(other),
     }
+    suits()?;
     let failed = |why: &dyn std::fmt::Display| {
         Fault::environment(format!("cannot create the topic {topic}: {why}"))
     };

@@ -10,7 +10,7 @@ use openssl::ssl::{SslConnector, SslConnectorBuilder, SslMethod, SslVerifyMode};
 use postgres::config::{ChannelBinding, SslMode, TargetSessionAttrs};
 use postgres::{Client, Config};
 use postgres_openssl::MakeTlsConnector;
-use sessionizer_core::fault::Fault;
+use sessionizer_core::fault::{Fault, Message};
 use sessionizer_core::secret::Secret;
 
 use crate::config::{is_pipe, read_file};
@@ -22,7 +22,7 @@ use crate::ledger::url;
 use crate::ledger::url::{PostgresUrl, TlsMode};
 use crate::ledger::{LedgerConfig, trust};
 use crate::ui::text;
-use crate::ui::tls::meaning;
+use crate::ui::tls::{CORRECT_PATH, meaning};
 
 /// Types are told apart by their names, which this setting would quote.
 const PLAIN_NAMES: &str = "set quote_all_identifiers = off;";
@@ -40,9 +40,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// The first step, as errors name it.
 pub(super) const CONNECTING: &str = "connecting";
 
-/// What to do about a server that cannot be reached.
-pub(super) const UNREACHABLE_REMEDY: &str =
-    "check POSTGRES_URL, and that the server is up and reachable from here";
+/// What to look at if a connection keeps failing.
+pub fn to_check(cause: Cause) -> &'static str {
+    match cause {
+        Cause::ReadOnly => "check POSTGRES_URL",
+        Cause::Timeout | Cause::Answered => "the server has answered this: its log may say more",
+        Cause::Other => "check POSTGRES_URL, and that the server is up and reachable from here",
+    }
+}
 
 /// A way to open a connection.
 pub type Open = fn(&LedgerConfig) -> Result<Client, LedgerError>;
@@ -78,12 +83,8 @@ pub fn for_command(config: &LedgerConfig, open: Open) -> Result<WatchedClient, L
 fn with_server(error: LedgerError, config: &LedgerConfig) -> LedgerError {
     match error {
         LedgerError::Retry(Failure { doing, why, cause }) if doing == CONNECTING => {
-            let remedy = match cause {
-                Cause::ReadOnly => "check POSTGRES_URL",
-                Cause::Timeout | Cause::Other => UNREACHABLE_REMEDY,
-            };
             let doing = format!("{CONNECTING} to {}", config.url);
-            LedgerError::Retry(Failure { doing, why: why.remedy("; ", remedy), cause })
+            LedgerError::Retry(Failure { doing, why: why.or_remedy("; ", to_check(cause)), cause })
         }
         other => other,
     }
@@ -192,9 +193,9 @@ pub fn quote(identifier: &str) -> String {
 }
 
 /// Prepares TLS; reads the certificates and keys that the URL names.
-pub fn tls(url: &PostgresUrl) -> Result<MakeTlsConnector, String> {
+pub fn tls(url: &PostgresUrl) -> Result<MakeTlsConnector, Message> {
     let mut builder = SslConnector::builder(SslMethod::tls_client())
-        .map_err(|why| format!("POSTGRES_URL: TLS {}", meaning(&why)))?;
+        .map_err(|why| meaning(&why).after("POSTGRES_URL: TLS "))?;
     let files = [
         ("sslrootcert", &url.root_cert),
         ("sslcert", &url.client_cert),
@@ -204,7 +205,8 @@ pub fn tls(url: &PostgresUrl) -> Result<MakeTlsConnector, String> {
         // OpenSSL would wait for somebody to write into it.
         if let Some(file) = file.as_deref().filter(|file| is_pipe(file)) {
             let file = file.display();
-            return Err(format!("POSTGRES_URL: {parameter}: {file} is a pipe, not a file"));
+            let problem = format!("POSTGRES_URL: {parameter}: {file} is a pipe, not a file");
+            return Err(Message::new(problem).remedy("; ", "name a file"));
         }
     }
     let verify = matches!(url.tls, TlsMode::VerifyCa | TlsMode::VerifyFull);
@@ -235,17 +237,17 @@ pub fn tls(url: &PostgresUrl) -> Result<MakeTlsConnector, String> {
 }
 
 /// Describes why a file that a parameter of the URL names cannot be used.
-fn failed(parameter: &str, file: &Path, why: &openssl::error::ErrorStack) -> String {
+fn failed(parameter: &str, file: &Path, why: &openssl::error::ErrorStack) -> Message {
     log::debug!("{parameter}: {why}");
     // OpenSSL may only report that the file holds nothing.
     let meaning = match std::fs::File::open(file) {
         Err(why) if why.kind() == std::io::ErrorKind::NotFound => {
-            "cannot be read: no such file".to_owned()
+            Message::new("cannot be read: no such file").remedy("; ", CORRECT_PATH)
         }
-        Err(why) => format!("cannot be read: {why}"),
+        Err(why) => Message::new(format!("cannot be read: {why}")).remedy("; ", CORRECT_PATH),
         Ok(_) => meaning(why),
     };
-    format!("POSTGRES_URL: {parameter}: {} {meaning}", file.display())
+    meaning.after(&format!("POSTGRES_URL: {parameter}: {} ", file.display()))
 }
 
 fn trust(

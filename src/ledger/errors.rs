@@ -18,10 +18,22 @@ const SHARED_SESSION: [SqlState; 2] =
 /// What the client library reports for a server that does not accept writes. It has no type for it.
 const NO_WRITES: &str = "database does not allow writes";
 
+/// The errors with which a server refuses `options`, which it applies while it connects.
+const OF_OPTIONS: [SqlState; 4] = [
+    SqlState::SYNTAX_ERROR,
+    SqlState::UNDEFINED_OBJECT,
+    SqlState::INVALID_PARAMETER_VALUE,
+    SqlState::CANT_CHANGE_RUNTIME_PARAM,
+];
+
 /// The remedy for a login that lacks a right.
 const GRANT: &str = "the job needs a schema sessionizer of its own (`create schema sessionizer \
                      authorization ...`) and select, insert and delete on its table \
                      (deploy/postgres/role.sql grants all of it)";
+
+/// What to do if a server has no connection left.
+const MAKE_ROOM: &str = "end connections that nobody needs, or raise max_connections of the server, \
+                         or the limit of the login (alter role ... connection limit ...)";
 
 /// The SQL that lists who may hold a lock. The server names the holder only while somebody waits.
 const HOLDERS: &str = "select * from pg_stat_activity where state <> 'idle' order by xact_start";
@@ -148,7 +160,13 @@ fn judge_refusal(refusal: &DbError, doing: &str) -> LedgerError {
                 (Message::new(why).remedy("; see who holds it: ", HOLDERS), Cause::Timeout)
             }
             SqlState::QUERY_CANCELED => (why.into(), Cause::Timeout),
-            _ => (why.into(), Cause::Other),
+            SqlState::TOO_MANY_CONNECTIONS => {
+                (Message::new(why).remedy("; ", MAKE_ROOM), Cause::Answered)
+            }
+            SqlState::CANNOT_CONNECT_NOW => {
+                (Message::new(why).remedy("; ", "wait until it has started"), Cause::Answered)
+            }
+            _ => (why.into(), Cause::Answered),
         };
         return LedgerError::Retry(Failure { doing: doing.to_owned(), why, cause });
     }
@@ -157,10 +175,8 @@ fn judge_refusal(refusal: &DbError, doing: &str) -> LedgerError {
         _ => "",
     };
     let message = Message::new(format!("Postgres refuses: {doing}: {why}{dropped}"));
-    let message = match doing == CONNECTING && *code == SqlState::INSUFFICIENT_PRIVILEGE {
-        true => {
-            message.remedy("; ", "grant it to this login: `grant connect on database ... to ...`")
-        }
+    let message = match doing == CONNECTING {
+        true => with_remedy_of_connecting(message, refusal),
         false => with_remedy(message, code),
     };
     // An internal error of the server may be gone after its restart; no other fatal error will.
@@ -182,6 +198,22 @@ fn is_transient(code: &SqlState) -> bool {
             SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
         ]
         .contains(code),
+    }
+}
+
+/// Adds what to do if a server refuses a connection.
+fn with_remedy_of_connecting(message: Message, refusal: &DbError) -> Message {
+    let code = refusal.code();
+    let is_right = *code == SqlState::INSUFFICIENT_PRIVILEGE;
+    if OF_OPTIONS.contains(code) || (is_right && refusal.message().contains("set parameter")) {
+        let remedy = "check the parameter options in POSTGRES_URL, of the form -c name=value";
+        return message.remedy("; ", remedy);
+    }
+    match is_right {
+        true => {
+            message.remedy("; ", "grant it to this login: `grant connect on database ... to ...`")
+        }
+        false => with_remedy(message, code),
     }
 }
 

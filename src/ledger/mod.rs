@@ -96,7 +96,7 @@ pub use redrive::{
 };
 pub use reset::{ResetPlan, RowCount};
 pub use rollback::Run;
-use sessionizer_core::fault::{Fault, Message};
+use sessionizer_core::fault::Fault;
 use sessionizer_core::key::Shard;
 use sessionizer_core::plan::Fence;
 use sessionizer_core::secret::Secret;
@@ -107,7 +107,7 @@ pub use table::Table;
 use url::PostgresUrl;
 pub use watch::BalanceWatch;
 
-use crate::dataflow::ports::{Ledger, LedgerError};
+use crate::dataflow::ports::{Cause, Ledger, LedgerError};
 use crate::dataflow::run_state::RunState;
 use crate::ui::text;
 use crate::ui::waiting::{Awaited, WaitGuard};
@@ -341,7 +341,7 @@ fn query_with_retries<T: Send + 'static>(
         let thread = thread::Builder::new().name("postgres-start".to_owned());
         // Nobody receives the answer to a query that was abandoned.
         thread.spawn(move || drop(sender.send(query(&counts)))).expect("a thread can be started");
-        let why = loop {
+        let (why, cause) = loop {
             let parts = progress.parts.load(Relaxed);
             let least = if progress.connected.load(Relaxed) {
                 MIN_QUERY_TIMEOUT
@@ -355,20 +355,22 @@ fn query_with_retries<T: Send + 'static>(
             match answer.recv_timeout(Duration::from_millis(100)) {
                 Ok(Ok(found)) => return Ok(found),
                 Ok(Err(LedgerError::Fatal(fault))) => return Err(fault),
-                Ok(Err(LedgerError::Retry(why))) => break why.to_string(),
-                Err(_) if give_up() => break "no answer".to_owned(),
+                Ok(Err(LedgerError::Retry(failure))) => break (failure.message(), failure.cause),
+                Err(_) if give_up() => break ("no answer".into(), Cause::Other),
                 Err(_) if last_part.1.elapsed() >= timeout && started.elapsed() >= least => {
-                    break format!("no answer for {}", text::duration(timeout.max(least)));
+                    let waited = text::duration(timeout.max(least));
+                    break (format!("no answer for {waited}").into(), Cause::Other);
                 }
                 Err(_) if started.elapsed() >= WAITING_NOTICE_DELAY => log_once("no answer yet"),
                 Err(_) => {}
             }
         };
         if last_part.1.elapsed() >= timeout || give_up() {
-            let problem = format!("Postgres at {} cannot be used: {why}", config.url);
-            let message = Message::new(problem).remedy("; ", connect::UNREACHABLE_REMEDY);
+            let problem = format!("Postgres at {} cannot be used", config.url);
+            let message = why.context(&problem).or_remedy("; ", connect::to_check(cause));
             return Err(Fault::environment(message));
         }
+        let why = why.to_string();
         log_once(&why);
         if let Some(waiting) = &waiting {
             waiting.because(&why);

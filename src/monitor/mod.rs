@@ -22,6 +22,7 @@ mod exposition;
 mod health;
 mod history;
 mod host;
+pub mod job_header;
 pub mod job_state;
 pub mod mask;
 mod process;

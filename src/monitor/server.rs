@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
 use hyper::body::{Bytes, Incoming};
+use hyper::header::HeaderValue;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
@@ -26,6 +27,7 @@ use crate::monitor::connections::Connections;
 use crate::monitor::document::{self, Document};
 use crate::monitor::exposition::{self, Shown};
 use crate::monitor::health::Verdict;
+use crate::monitor::job_header;
 use crate::monitor::job_state::{JobState, Totals};
 use crate::monitor::sample::{MetricHosts, Sample, sample};
 use crate::monitor::{AskBalance, Asked, HttpConfig, JobFacts, Shared, process};
@@ -289,6 +291,15 @@ impl Site {
             Ok(wanted) => wanted,
             Err(reply) => return *reply,
         };
+        let mut reply = self.reply(id, request, wanted);
+        // Not in a refusal: that may go to a foreign web page.
+        if let Ok(job) = HeaderValue::from_str(&job_header::encode(&self.job_state.facts.job)) {
+            reply.headers_mut().insert(job_header::JOB_HEADER, job);
+        }
+        reply
+    }
+
+    fn reply(&mut self, id: u64, request: &Request<Incoming>, wanted: Wanted) -> Reply {
         match wanted {
             Wanted::File(at) => file(at, request.headers()),
             Wanted::Status => whole(StatusCode::OK, JSON, self.status()),
@@ -315,7 +326,7 @@ impl Site {
         };
         let mut reply = reply(StatusCode::OK, EVENTS, Answer::Stream(stream));
         // A proxy must not buffer the stream.
-        let off = hyper::header::HeaderValue::from_static("no");
+        let off = HeaderValue::from_static("no");
         reply.headers_mut().insert("x-accel-buffering", off);
         reply
     }

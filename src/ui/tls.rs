@@ -1,31 +1,44 @@
 //! TLS errors in sentences: OpenSSL and librdkafka report them as stacks of codes.
 
 use openssl::error::ErrorStack;
+use sessionizer_core::fault::Message;
 
-/// OpenSSL's names for errors, and what they mean to somebody who sets up certificates.
-const MEANINGS: [(&str, &str); 10] = [
-    ("no such file or directory", "cannot be read: no such file"),
-    ("permission denied", "cannot be read: permission denied"),
-    ("is a directory", "is a directory, not a file"),
-    ("no start line", "is not what is expected there: no PEM block of that kind in it"),
-    ("no certificate or crl found", "holds no certificate in PEM form"),
-    ("key values mismatch", "does not belong to the certificate"),
-    ("bad decrypt", "is encrypted, and the password is wrong"),
-    ("bad password read", "is encrypted, and there is no password for it"),
-    ("problems getting password", "is encrypted, and there is no password for it"),
-    ("system lib", "cannot be read: no such file, or no right to read it"),
+/// What to do about a file that cannot be read.
+pub const CORRECT_PATH: &str = "correct the path, or the file's permissions";
+const PEM: &str = "name a file in PEM form, as openssl writes it";
+const PASSWORD: &str = "give the password of the key (sslpassword in POSTGRES_URL, \
+                        ssl.key.password in --kafka-config)";
+
+/// OpenSSL's names for errors, what they mean to somebody who sets up certificates, and what to do.
+const MEANINGS: [(&str, &str, &str); 10] = [
+    ("no such file or directory", "cannot be read: no such file", CORRECT_PATH),
+    ("permission denied", "cannot be read: permission denied", CORRECT_PATH),
+    ("is a directory", "is a directory, not a file", "name a file"),
+    ("no start line", "is not what is expected there: no PEM block of that kind in it", PEM),
+    ("no certificate or crl found", "holds no certificate in PEM form", PEM),
+    (
+        "key values mismatch",
+        "does not belong to the certificate",
+        "name a key and a certificate that belong together",
+    ),
+    ("bad decrypt", "is encrypted, and the password is wrong", PASSWORD),
+    ("bad password read", "is encrypted, and there is no password for it", PASSWORD),
+    ("problems getting password", "is encrypted, and there is no password for it", PASSWORD),
+    ("system lib", "cannot be read: no such file, or no right to read it", CORRECT_PATH),
 ];
 
 /// What an OpenSSL error stack says about a file, as the rest of a sentence.
-pub fn meaning(stack: &ErrorStack) -> String {
+pub fn meaning(stack: &ErrorStack) -> Message {
     let reasons: Vec<&str> = stack.errors().iter().filter_map(|error| error.reason()).collect();
     let known = MEANINGS
         .iter()
-        .find(|(reason, _)| reasons.iter().any(|found| found.eq_ignore_ascii_case(reason)));
+        .find(|(reason, ..)| reasons.iter().any(|found| found.eq_ignore_ascii_case(reason)));
     match known {
-        Some((_, meaning)) => (*meaning).to_owned(),
+        Some((_, meaning, remedy)) => Message::new(*meaning).remedy("; ", *remedy),
         None => {
-            format!("cannot be used: {}", reasons.last().unwrap_or(&"OpenSSL does not say why"))
+            let why = reasons.last().unwrap_or(&"OpenSSL does not say why");
+            let problem = Message::new(format!("cannot be used: {why}"));
+            problem.remedy("; ", "name a file that holds what is needed there")
         }
     }
 }
@@ -62,7 +75,7 @@ pub fn plain(message: &str) -> String {
     let lower = stack.to_ascii_lowercase();
     let setting = before.trim().strip_suffix("failed:").map(str::trim);
     if let Some(setting) = setting.filter(|setting| setting.starts_with("ssl."))
-        && let Some((_, meaning)) = MEANINGS.iter().find(|(reason, _)| lower.contains(reason))
+        && let Some((_, meaning, _)) = MEANINGS.iter().find(|(reason, ..)| lower.contains(reason))
     {
         return format!("{setting} {meaning}");
     }
@@ -124,9 +137,10 @@ mod tests {
     #[test]
     fn a_stack_of_openssl_becomes_a_sentence() {
         let none = openssl::pkey::PKey::private_key_from_pem(b"nothing").expect_err("no key");
-        assert!(!meaning(&none).contains("error:"), "{}", meaning(&none));
+        assert!(!meaning(&none).to_string().contains("error:"), "{}", meaning(&none));
         let none = openssl::x509::X509::from_pem(b"nothing").expect_err("no certificate");
         let want = "is not what is expected there: no PEM block of that kind in it";
-        assert_eq!(meaning(&none), want);
+        assert_eq!(meaning(&none).problem, want);
+        assert_eq!(meaning(&none).remedies(), [PEM]);
     }
 }

@@ -18,7 +18,7 @@ use crate::world::{PATIENCE, World, chrono_now_ms, eventually, finish, json};
 const CANARY: &str = "hunter2-@:/?#% ä";
 
 /// Runs a check. Returns the exit code and what it has printed, on both streams.
-fn check(world: &World, args: &[&str], env: &[(&str, &str)]) -> (i32, String) {
+pub fn check(world: &World, args: &[&str], env: &[(&str, &str)]) -> (i32, String) {
     check_by(world.command(), args, env)
 }
 
@@ -47,13 +47,13 @@ fn signs(said: &str) -> BTreeMap<String, String> {
 }
 
 /// The codes that are not good.
-fn bad(said: &str) -> Vec<String> {
+pub fn bad(said: &str) -> Vec<String> {
     let bad = signs(said).into_iter().filter(|(_, sign)| sign != "ok");
     bad.map(|(code, sign)| format!("{sign} {code}")).collect()
 }
 
 /// The report with spaces for line breaks, which depend on the length of names.
-fn flat(said: &str) -> String {
+pub fn flat(said: &str) -> String {
     said.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

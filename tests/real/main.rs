@@ -56,6 +56,7 @@ mod queries;
 mod reading;
 mod redrive;
 mod refusal;
+mod remedies;
 mod replaced;
 mod report;
 mod reset;

@@ -268,3 +268,67 @@ fn of_several_topics_the_first_is_written_to_and_that_is_logged() {
     assert!(log.contains(&format!("writing to the first, {}", world.name)), "{log}");
     assert_eq!(world.read_topic(&world.name).len(), 5);
 }
+
+/// Whether a topic exists.
+fn exists(world: &World, topic: &str) -> bool {
+    let metadata = world.consumer("looks").fetch_metadata(None, PATIENCE);
+    let metadata = metadata.expect("the broker answers");
+    metadata.topics().iter().any(|known| known.name() == topic)
+}
+
+#[test]
+fn a_mistake_leaves_no_topic_behind() {
+    let world = World::new("no-topic");
+    let missing = format!("/nowhere/{}", world.name);
+    let file = |name: &str, content: &[u8]| TestFile::new(&world, name, content);
+    let zstd = file("zst", b"\x28\xb5\x2f\xfd\x04\x00\x01");
+    let text = file("text", b"hello\nworld\n");
+    let broken = file("gz", b"\x1f\x8b\x08broken");
+    let log = |path: &str| ["--access-log", path, "--host", "h"].map(str::to_owned).to_vec();
+    let flags = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let remedy = format!("it is compressed with zstd: zstd -dc {} | sessionizer", zstd.path());
+    for (args, code, says) in [
+        (log(&missing), 2, &*missing),
+        (log("/"), 2, "Is a directory"),
+        (log(zstd.path()), 2, &remedy),
+        (log(text.path()), 2, "none of its 2 lines is one; line 1: time at column 6: no time"),
+        (log(broken.path()), 1, "line 1: cannot read further"),
+        (flags(&format!("--scenario clean --truth {missing}/truth")), 2, "--truth"),
+        (flags("--scenario skew --partitions 2 --visits 100"), 2, "has 2 partitions"),
+    ] {
+        let args: Vec<&str> =
+            ["produce"].into_iter().chain(args.iter().map(String::as_str)).collect();
+        let (got, log) = fail(&world, &[], &args);
+        assert!(got == code && log.contains(says), "{args:?}: {got}:\n{log}");
+        assert!(!exists(&world, &world.name), "{args:?}:\n{log}");
+    }
+    // Standard input that stays silent is given up at once.
+    let mut command = world.command();
+    command.args(["produce", "--access-log", "-", "--host", "h"]);
+    command.stdin(std::process::Stdio::piped());
+    let job = crate::world::Running::start(command);
+    std::thread::sleep(Duration::from_millis(500));
+    job.signal("INT");
+    let (status, log) = job.wait_at_most(Duration::from_secs(3));
+    assert!(status.code() == Some(1) && log.contains("nothing was written"), "{status}:\n{log}");
+    assert!(!exists(&world, &world.name));
+}
+
+#[test]
+fn a_line_that_is_too_long_is_named_among_many_that_are_bad() {
+    let world = World::new("long-line");
+    let events = visits("h", 2);
+    let bad = "no line of a log\n".repeat(20);
+    let long = "x".repeat(3 << 20);
+    let text = format!("{bad}{}{long}\n{}", log_line(&events[0]), log_line(&events[1]));
+    let file = TestFile::new(&world, "log", text.as_bytes());
+    let log = produce_to(&world, &world.name, &["--access-log", file.path(), "--host", "h"]);
+    for says in [
+        "line 22 is skipped: it is longer than 1048576 bytes",
+        "skipped 20 lines that did not parse",
+        "skipped 1 line that was too long",
+        "wrote 2 records",
+    ] {
+        assert!(log.contains(says), "{says:?} is missing in\n{log}");
+    }
+}

@@ -26,7 +26,7 @@ fn run(command: &mut Command) -> (Option<i32>, String, String) {
 /// Each mistake: the arguments, the variables, and what the message must contain.
 type Mistake = (&'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
 
-const MISTAKES: [Mistake; 78] = [
+const MISTAKES: [Mistake; 93] = [
     (&["prodcue"], &[], "produce"),
     (&["--no-such-flag"], &[], "--no-such-flag"),
     (&["--workes", "2"], &[], "--workers"),
@@ -129,6 +129,33 @@ const MISTAKES: [Mistake; 78] = [
         "--no-connect  checks the settings alone, and --only does not name them",
     ),
     (&["status", "127.0.0.1:99999"], &[], "is not the URL of a job"),
+    (
+        &["--metrics-hosts", "a,,b"],
+        &[],
+        "--metrics-hosts  has a comma with nothing before or after",
+    ),
+    (&["--http-host", "a,"], &[], "--http-host  has a comma with nothing before or after it"),
+    (&[], &[("SESSIONIZER_METRICS_HOSTS", ",a")], "SESSIONIZER_METRICS_HOSTS  has a comma with"),
+    (&["check", "--only", "settings,,plan"], &[], "--only  has a comma with nothing before or"),
+    (&["report", "--host", "a,,b"], &[], "--host  has a comma with nothing before or after it"),
+    (&["redrive", "--reason", "late,,future"], &[], "--reason  has a comma with nothing before"),
+    (&["produce", "--host", "a,,b"], &[], "--host  has a comma with nothing before or after it"),
+    (&["produce", "--host", "a\nb"], &[], "--host  holds a control character"),
+    (&["produce", "--scenario", "clean", "--host", "a\tb"], &[], "--host  holds a control"),
+    (
+        &["produce", "--access-log", "/nowhere.log", "--host", "a\nb"],
+        &[],
+        "--host  holds a control character",
+    ),
+    (
+        &["produce", "--access-log", "/nowhere.log", "--host", "a,b"],
+        &[],
+        "--host  names several hosts: name the one that the access log belongs to",
+    ),
+    (&["health", "--job", ""], &[], "--job  has an empty value"),
+    (&["health", "--env-file", "/nowhere"], &[], "--env-file  /nowhere cannot be read"),
+    (&["health", "http://127.0.0.1:1/x?y=1"], &[], "without a query or a fragment"),
+    (&["status", "http://127.0.0.1:1/x#y"], &[], "without a query or a fragment"),
 ];
 
 #[test]
@@ -248,4 +275,20 @@ fn too_few_files_are_refused_with_the_number_that_is_needed() {
     let (code, _, log) = shell(&format!("{set}; ulimit -S -n 48; exec $0 --start-timeout 0s"));
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("Kafka at 127.0.0.1:1 cannot be used"), "{log}");
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_an_error_of_the_write() {
+    let set = "export KAFKA_URL=127.0.0.1:1 KAFKA_TOPIC=t KAFKA_GROUP=g \
+               POSTGRES_URL=postgres://127.0.0.1:1/d; file=$(mktemp); trap 'rm $file' EXIT";
+    // 1 KiB: the help is longer.
+    let (code, _, log) = shell(&format!("{set}; ulimit -f 1; $0 --help >$file"));
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("cannot write to standard output: File too large"), "{log}");
+    // A log that has become too long is no reason to end: it ends as it would have anyway.
+    let start = "ulimit -f 1; $0 --start-timeout 0s 2>>$file; echo $?; wc -c <$file";
+    let (code, printed, _) = shell(&format!("{set}; head -c 1000 /dev/zero >$file; {start}"));
+    assert_eq!((code, printed.trim()), (Some(0), "1\n1024"));
+    let (code, printed, _) = shell(&format!("{set}; $0 check --wait 1s 2>/dev/full"));
+    assert_eq!(code, Some(1), "{printed}");
 }

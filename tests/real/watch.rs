@@ -332,6 +332,68 @@ fn health_and_status_show_it_in_the_terminal() {
 }
 
 #[test]
+fn another_job_that_has_the_port_does_not_answer_for_the_one_that_is_asked() {
+    let world = World::new("whose");
+    world.create_topic(1);
+    let name = "first é%";
+    let watched = Watched::start(&world, &["--job", name]);
+    watched.wait_for("/readyz", 200);
+    for path in ["/readyz", "/livez", "/status", "/metrics", "/"] {
+        let head = watched.get(path).head;
+        assert!(head.contains("\r\nsessionizer-job: first%20%c3%a9%25\r\n"), "{path}:\n{head}");
+    }
+    let foreign = exchange(&watched.address, "GET /readyz HTTP/1.0\r\nHost: evil.example\r\n\r\n");
+    assert!(foreign.status == 421 && !foreign.head.contains("sessionizer-job"), "{foreign:?}");
+    // The second job has the same port, and does not get it.
+    let mut second = world.command();
+    second.args(["--job", "second", "--table", "second"]);
+    second.env("SESSIONIZER_HTTP", &watched.address);
+    let mut second = Running::start(second);
+    second.wait_for("cannot listen on");
+    let run = |args: &[&str], job: Option<&str>| {
+        let mut command = world.command();
+        command.args(args).env("SESSIONIZER_HTTP", &watched.address);
+        job.map(|job| command.env("SESSIONIZER_JOB", job));
+        let (status, log) = finish(command);
+        (status.code(), log)
+    };
+    let url = format!("http://{}", watched.address);
+    for (args, job, says) in [
+        (&["health"][..], Some("second"), "SESSIONIZER_JOB"),
+        (&["health", "--live"], None, "KAFKA_GROUP"),
+        (&["health", "--job", "second"], Some(name), "--job"),
+        (&["health", "--job", "second", &url], None, "--job"),
+        (&["status"], Some("second"), "SESSIONIZER_JOB"),
+        (&["status", "--watch"], Some("second"), "SESSIONIZER_JOB"),
+        (&["status", "--json"], None, "KAFKA_GROUP"),
+    ] {
+        let (code, log) = run(args, job);
+        let asked =
+            job.filter(|job| *job == "second").or(args.contains(&"--job").then_some("second"));
+        let asked = asked.unwrap_or(&world.name);
+        let says = format!("the job {name} answers at {url}, not {asked} ({says})");
+        assert!(
+            code == Some(2) && log.contains(&says) && log.contains("--http"),
+            "{args:?}: {log}"
+        );
+    }
+    for (args, job) in [
+        (&["health"][..], Some(name)),
+        (&["health", "--job", name], Some("second")),
+        (&["health", &url], Some("second")),
+        (&["status", &url], None),
+    ] {
+        let (code, log) = run(args, job);
+        assert_eq!(code, Some(0), "{args:?}: {log}");
+    }
+    second.stop();
+    watched.job.stop();
+    let (code, log) = run(&["health", &format!("{url}/jobs/web")], None);
+    let says = format!("no job answers at {url}/jobs/web: ");
+    assert!(code == Some(1) && log.contains(&says), "{log}");
+}
+
+#[test]
 fn the_log_as_json_is_one_object_a_line() {
     let world = World::new("json-log");
     let mut traffic = Traffic::new(&world);

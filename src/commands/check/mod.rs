@@ -12,7 +12,7 @@ mod postgres;
 mod report;
 mod settings;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write, stderr};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -26,7 +26,7 @@ use self::report::{Finding, Report, Style};
 use self::settings::Settings;
 use crate::cli::CheckArgs;
 use crate::commands::output::print;
-use crate::config::{Environment, Problems, duration_ms};
+use crate::config::{Environment, Problems, duration_ms, list};
 use crate::dataflow::run_state::RunState;
 use crate::job::clock::now_ms;
 use crate::ui::can_redraw;
@@ -105,7 +105,8 @@ fn read(args: &CheckArgs, env: &Environment) -> Result<Wanted, Fault> {
     let mut problems = Problems::new(&nothing);
     let names: Vec<&str> = Section::ALL.iter().map(|section| section.name()).collect();
     let mut sections = Vec::new();
-    for name in args.only.iter().map(|name| name.trim()).filter(|name| !name.is_empty()) {
+    let only = problems.take(&env.origin("--only"), list(&args.only));
+    for name in only.unwrap_or_default() {
         match Section::ALL.iter().find(|section| section.name() == name) {
             Some(section) => sections.push(*section),
             None => {
@@ -288,17 +289,18 @@ impl Progress {
             if let Some((at, _)) = line.char_indices().nth(width - 1) {
                 line.truncate(at);
             }
-            eprint!("\r{line}\x1b[K");
+            let _ = write!(stderr(), "\r{line}\x1b[K");
             self.is_open = true;
         } else if codes != self.last {
-            eprintln!("{line}");
+            // As for the log: who cannot read it loses nothing else.
+            let _ = writeln!(stderr(), "{line}");
         }
         self.last = codes;
     }
 
     fn end(&self) {
         if self.is_open {
-            eprint!("\r\x1b[K");
+            let _ = write!(stderr(), "\r\x1b[K");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::codes::Code;
 use super::report::Finding;
-use crate::dataflow::ports::LedgerError;
+use crate::dataflow::ports::{Cause, LedgerError};
 use crate::ledger::inspect::{Inspection, OwnSchema, ReadOnly, Server, is_pooler};
 use crate::ledger::{Found, LedgerConfig, Table};
 use crate::ui::text::{duration, plural};
@@ -76,9 +76,13 @@ fn unreachable(config: &LedgerConfig, error: &LedgerError) -> Finding {
     if is_pooler(error) {
         return Finding::of_error(Code::P02, error);
     }
-    let mut finding = Finding::of_error(Code::P01, error).or_remedy(
-        "check POSTGRES_URL, that the server is up, and that its port is reachable from here",
-    );
+    let remedy = match error {
+        LedgerError::Retry(failure) if failure.cause == Cause::Other => {
+            "check POSTGRES_URL, that the server is up, and that its port is reachable from here"
+        }
+        _ => "see the log of the server: it was reached, and has answered this",
+    };
+    let mut finding = Finding::of_error(Code::P01, error).or_remedy(remedy);
     finding.text = format!("{}: {}", config.url, finding.text);
     finding
 }

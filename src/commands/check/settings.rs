@@ -12,6 +12,7 @@ use crate::job::system;
 use crate::kafka::KafkaConfig;
 use crate::ledger;
 use crate::ledger::LedgerConfig;
+use crate::ui::tls::CORRECT_PATH;
 
 /// The flags that the check of Postgres depends on.
 const LEDGER_FLAGS: [&str; 5] = ["--table", "--job", "--gap", "--shards", "--session-end"];
@@ -93,13 +94,14 @@ fn surroundings(config: &Config) -> Vec<Finding> {
     }
     let mut named: Vec<Result<(), Fault>> = vec![ledger::check_files(&config.ledger)];
     named.extend(config.kafka.unreadable_files().into_iter().map(Err));
-    named.push(job::addresses(config).map(drop));
+    let places = job::places(config);
+    let unused = places.as_ref().ok().and_then(|places| places.unused.as_ref());
+    found.extend(unused.map(|warning| Finding::advice(Code::S04, warning.clone())));
+    named.push(places.map(drop));
     if config.processes > 1 {
         named.extend(config.cluster_secret.as_ref().map(|secret| secret.check()));
     }
     let wrong = named.iter().filter_map(|result| result.as_ref().err());
-    found.extend(wrong.map(|fault| {
-        Finding::of_fault(Code::S04, fault).or_remedy("correct the path, or the file's permissions")
-    }));
+    found.extend(wrong.map(|fault| Finding::of_fault(Code::S04, fault).or_remedy(CORRECT_PATH)));
     found
 }

@@ -1,5 +1,6 @@
 //! What the demo prints: at most 80 columns, for somebody who sees it for the first time.
 
+use std::io::Write;
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
@@ -49,7 +50,9 @@ const RESULTS: [(&str, &str); 4] = [
 
 /// What is about to happen.
 pub fn intro(rate: f64) {
-    eprintln!(
+    // As for the log: the demo goes on if nobody can read it.
+    let _ = writeln!(
+        std::io::stderr(),
         "\nVisitors of three sites send {} events a second: out of order by up to 2 s,\n\
          one in 200 later than that, one in 500 broken. A minute of history comes first.\n\
          A session ends here after {GAP} without an event; the default is 5m.\n",

@@ -10,11 +10,10 @@ pub mod planned;
 pub mod scenario;
 
 use std::cell::Cell;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use access_log::{Lines, ReadError, parse_line, reader};
+use access_log::AccessLog;
 use generate::{GeneratedRecord, Generator, Recipe};
 use history::HistoryPlan;
 use indicatif::ProgressBar;
@@ -26,16 +25,13 @@ use sessionizer_core::fault::Fault;
 
 use crate::cli::ProduceArgs;
 use crate::config::Environment;
-use crate::dataflow::run_state::RunState;
+use crate::dataflow::run_state::{Interruption, RunState};
 use crate::job::clock::now_ms;
 use crate::kafka::{Admin, Foreign, KafkaConfig, Publisher, create_topic, foreign_records};
 use crate::ui::bars::{bars, style};
 use crate::ui::can_redraw;
 use crate::ui::text;
-use crate::ui::text::{count, plural};
-
-/// How many lines of an access log that do not parse are shown; further ones are only counted.
-const LINES_SHOWN: u64 = 10;
+use crate::ui::text::plural;
 
 /// A record to be sent.
 pub struct Outgoing {
@@ -56,7 +52,19 @@ pub fn produce(
     if order.kafka.topics.len() > 1 {
         warn!("KAFKA_TOPIC names several topics: writing to the first, {topic}");
     }
-    let is_new = create_topic(&order.kafka, order.partitions)?;
+    // A mistake must not leave a topic behind.
+    let log = opened(&order, run_state)?;
+    if let Source::Planned(planned) = &order.source {
+        planned.check_truth()?;
+    }
+    if run_state.stopping() {
+        return Ok(());
+    }
+    let suits = || match &order.source {
+        Source::Planned(planned) => planned.check_partitions(topic, order.partitions as u32),
+        _ => Ok(()),
+    };
+    let is_new = create_topic(&order.kafka, order.partitions, suits)?;
     if is_new {
         info!("created the topic {topic}, {}", plural(order.partitions, "partition"));
     } else if !order.append {
@@ -65,7 +73,7 @@ pub fn produce(
     let publisher = Publisher::new(&order.kafka, &order.compression)?;
     let writer = RecordSender::new(&order, publisher, run_state);
     match (&order.source, order.history) {
-        (Source::AccessLog { path, host }, _) => writer.access_log(path, host),
+        (Source::AccessLog { .. }, _) => log.map_or(Ok(()), |log| writer.access_log(log)),
         (Source::Planned(planned), _) => {
             // Brokers may take a moment to know a new topic.
             let partitions = match is_new || !planned.chooses_partitions() {
@@ -79,6 +87,17 @@ pub fn produce(
         (Source::Generated(recipe), None) => writer.write(records(recipe.as_ref().clone())?),
         (Source::Generated(recipe), Some(history)) => writer.history_then_live(recipe, history),
     }
+}
+
+/// Opens the access log, if it is one that is written, and reads up to its first record.
+fn opened<'a>(order: &Order, run_state: &'a RunState) -> Result<Option<AccessLog<'a>>, Fault> {
+    let Source::AccessLog { path, host } = &order.source else { return Ok(None) };
+    // A pipe may be silent for ever.
+    let message = "stopped; nothing was written";
+    run_state.set_interruption(Interruption::Anywhere { message, exit_code: 1 });
+    let log = AccessLog::open(path, host, run_state)?;
+    run_state.set_interruption(Interruption::Noticed);
+    Ok(Some(log))
 }
 
 /// Refuses to write to a topic of real events: generated ones could not be removed again.
@@ -167,46 +186,11 @@ impl<'a> RecordSender<'a> {
         self.write(records(history::live(&Recipe { number, ..recipe.clone() }, now()))?)
     }
 
-    fn access_log(&self, path: &str, host: &str) -> Result<(), Fault> {
-        let unreadable = |why: &dyn std::fmt::Display| Fault::environment(format!("{path}: {why}"));
-        // If the file cannot be opened, its name is probably wrong.
-        let opened = reader(Path::new(path));
-        let lines =
-            Lines::new(opened.map_err(|why| Fault::config(format!("--access-log {path}: {why}")))?);
-        let mut skipped = 0;
-        let mut skip = |number: u64, why: &dyn std::fmt::Display| {
-            skipped += 1;
-            match skipped {
-                ..=LINES_SHOWN => warn!("{path}: line {} is skipped: {why}", count(number)),
-                n if n == LINES_SHOWN + 1 => {
-                    warn!("{path}: further lines that are skipped are only counted")
-                }
-                _ => {}
-            }
-        };
-        let records = lines.filter_map(|(number, line)| match line {
-            Ok(line) => match parse_line(&line, host) {
-                Ok(event) => Some(Ok(Outgoing {
-                    key: Some(event.ip.to_string()),
-                    payload: Some(event.to_json()),
-                    partition: None,
-                })),
-                Err(why) => {
-                    skip(number, &why);
-                    None
-                }
-            },
-            Err(why @ ReadError::TooLong) => {
-                skip(number, &why);
-                None
-            }
-            Err(ReadError::Io(why)) => Some(Err(unreadable(&format!("line {number}: {why}")))),
-        });
+    fn access_log(&self, mut log: AccessLog<'_>) -> Result<(), Fault> {
         let limit = self.order.number.unwrap_or(u64::MAX);
-        let result = self.write(records.take(usize::try_from(limit).unwrap_or(usize::MAX)));
-        if skipped > 0 {
-            warn!("{path}: skipped {} that did not parse", plural(skipped, "line"));
-        }
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let result = self.write(log.by_ref().take(limit));
+        log.summarize();
         result
     }
 

@@ -3,13 +3,13 @@
 use sessionizer_core::fault::Fault;
 use sessionizer_core::rfc3339::parse_rfc3339;
 
-use super::generate::Recipe;
+use super::generate::{MAX_HOST_BYTES, Recipe};
 use super::history::HistoryPlan;
 use super::planned;
 use super::planned::Planned;
 use crate::cli::ProduceArgs;
 use crate::config;
-use crate::config::{Environment, Problems, duration_ms, number, whole};
+use crate::config::{Environment, Problems, duration_ms, list, name, number, whole};
 use crate::job::clock::now_ms;
 use crate::kafka::KafkaConfig;
 
@@ -47,7 +47,8 @@ pub(super) fn read(args: &ProduceArgs, env: &Environment) -> Result<Order, Fault
     let mut problems = Problems::new(env);
     let kafka = config::read_kafka(&mut problems, &args.kafka.settings, false, env);
     let rate = args.rate.as_ref().and_then(|rate| problems.take("--rate", number(rate, 0.0, 1e9)));
-    let mut arguments = Arguments { args, problems: &mut problems };
+    let hosts = problems.take("--host", hosts(&args.host)).unwrap_or_default();
+    let mut arguments = Arguments { args, hosts, problems: &mut problems };
     let limit = args.number.as_ref().map(|n| arguments.valid("--number", whole(n, 0, MOST)));
     let density = args.density.as_ref();
     let density = density.map(|text| arguments.valid("--density", number(text, 0.001, 1e6)));
@@ -96,6 +97,8 @@ impl Period {
 /// The arguments, and what is wrong with them.
 struct Arguments<'a, 'b> {
     args: &'a ProduceArgs,
+    /// The hosts that were named.
+    hosts: Vec<String>,
     problems: &'a mut Problems<'b>,
 }
 
@@ -111,7 +114,8 @@ impl Arguments<'_, '_> {
         let args = self.args;
         let ms = |text: &str| duration_ms(text, 0, YEAR_MS).map(|ms| ms as i64);
         let ratio = |text: &str| number(text, 0.0, 1.0);
-        let hosts = if args.host.is_empty() { Recipe::default().hosts } else { args.host.clone() };
+        let hosts = &self.hosts;
+        let hosts = if hosts.is_empty() { Recipe::default().hosts } else { hosts.clone() };
         Recipe {
             visitors: self.valid("--visitors", whole(&args.visitors, 1, u64::from(u32::MAX))),
             hosts,
@@ -160,7 +164,8 @@ impl Arguments<'_, '_> {
 
     fn source(&mut self, traffic: Recipe, period: &Period, rate: Option<f64>) -> Source {
         let args = self.args;
-        let planned = planned::read(args, period.start_ms, now_ms() as i64, self.problems);
+        let now_ms = now_ms() as i64;
+        let planned = planned::read(args, &self.hosts, period.start_ms, now_ms, self.problems);
         match (planned, &args.access_log) {
             (Some(planned), _) => Source::Planned(planned),
             (None, Some(path)) => self.access_log(path),
@@ -169,12 +174,14 @@ impl Arguments<'_, '_> {
     }
 
     fn access_log(&mut self, path: &str) -> Source {
-        let hosts = &self.args.host;
-        if hosts.len() != 1 {
-            let what = "an access log has no host: name the host it belongs to";
-            self.problems.add("--host", what);
-        }
-        let host = hosts.first().cloned().unwrap_or_default();
+        // If one of the names is wrong, that has been noted.
+        let wrong = match self.args.host.len() {
+            0 => Some("is missing: an access log has no host, so name the one it belongs to"),
+            1 => None,
+            _ => Some("names several hosts: name the one that the access log belongs to"),
+        };
+        wrong.into_iter().for_each(|what| self.problems.add("--host", what));
+        let host = self.hosts.first().cloned().unwrap_or_default();
         Source::AccessLog { path: path.to_owned(), host }
     }
 
@@ -200,6 +207,11 @@ impl Arguments<'_, '_> {
         }
         recipe
     }
+}
+
+/// The hosts of the events.
+fn hosts(named: &[String]) -> Result<Vec<String>, String> {
+    list(named)?.into_iter().map(|host| name(host, MAX_HOST_BYTES)).collect()
 }
 
 /// Parses a time, or how long ago.

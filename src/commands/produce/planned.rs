@@ -1,6 +1,6 @@
 //! `produce --scenario`: what was typed, the records of a plan, and the file with its truth.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 
 use clap::ValueEnum;
@@ -28,10 +28,11 @@ pub struct Planned {
     pub truth: Option<String>,
 }
 
-/// Reads the arguments of a scenario, if one was asked for. It begins at `start_ms`, or as many
+/// Reads the arguments of a scenario, if one was asked for, with the hosts that were named. It begins at `start_ms`, or as many
 /// whole days as it has before the day of `now_ms`.
 pub fn read(
     args: &ProduceArgs,
+    named: &[String],
     start_ms: Option<i64>,
     now_ms: i64,
     problems: &mut Problems<'_>,
@@ -53,7 +54,7 @@ pub fn read(
     if tail.is_none() {
         problems.add("--tail", "can be light or heavy");
     }
-    let hosts = hosts(&args.host, days * visits, problems);
+    let hosts = hosts(named, days * visits, problems);
     if args.access_log.is_some() || args.history.is_some() {
         problems.add("--scenario", "goes with neither --access-log nor --history");
     }
@@ -101,8 +102,8 @@ fn scenarios(names: &[String], problems: &mut Problems<'_>) -> Vec<Scenario> {
 fn hosts(names: &[String], visits_each: u64, problems: &mut Problems<'_>) -> Vec<String> {
     let hosts = if names.is_empty() { vec![HOST.to_owned()] } else { names.to_vec() };
     let visits = visits_each * hosts.len() as u64;
-    if hosts.len() > 1_000 || hosts.iter().any(|host| host.is_empty() || host.contains('\0')) {
-        problems.add("--host", "names up to 1000 hosts, none of them empty");
+    if hosts.len() > 1_000 {
+        problems.add("--host", "names more than 1000 hosts");
     } else if visits > MAX_VISITS {
         let what = format!(
             "together with --visits and --host is {visits} visits, more than {MAX_VISITS}, and all \
@@ -119,9 +120,15 @@ impl Planned {
         self.request.scenarios.contains(&Scenario::Skew)
     }
 
-    /// Makes the plan for a topic, and writes its truth.
-    pub fn plan(&self, topic: &str, partitions: i32) -> Result<Plan, Fault> {
-        let partitions = u32::try_from(partitions).unwrap_or(1).max(1);
+    /// Makes sure that the truth can be written, and leaves what the file holds.
+    pub fn check_truth(&self) -> Result<(), Fault> {
+        let Some(path) = &self.truth else { return Ok(()) };
+        let opened = OpenOptions::new().append(true).create(true).open(path);
+        opened.map(drop).map_err(|why| untold(path, &why))
+    }
+
+    /// Makes sure that a topic has as many partitions as the plan needs.
+    pub fn check_partitions(&self, topic: &str, partitions: u32) -> Result<(), Fault> {
         if self.chooses_partitions() && partitions < SKEW_PARTITIONS {
             return Err(Fault::config(format!(
                 "--scenario skew: the topic {topic} has {}, and with fewer than {SKEW_PARTITIONS} \
@@ -130,14 +137,24 @@ impl Planned {
                 plural(partitions, "partition")
             )));
         }
+        Ok(())
+    }
+
+    /// Makes the plan for a topic, and writes its truth.
+    pub fn plan(&self, topic: &str, partitions: i32) -> Result<Plan, Fault> {
+        let partitions = u32::try_from(partitions).unwrap_or(1).max(1);
+        self.check_partitions(topic, partitions)?;
         let plan =
             Plan::new(&Request { topic: topic.to_owned(), partitions, ..self.request.clone() });
         if let Some(path) = &self.truth {
-            write_truth(&plan, path)
-                .map_err(|why| Fault::config(format!("--truth {path}: {why}")))?;
+            write_truth(&plan, path).map_err(|why| untold(path, &why))?;
         }
         Ok(plan)
     }
+}
+
+fn untold(path: &str, why: &std::io::Error) -> Fault {
+    Fault::config(format!("--truth {path}: {why}"))
 }
 
 /// The truth: a line of JSON for each incident.
@@ -183,7 +200,7 @@ mod tests {
         let (cli, env) = cli::parse(typed, []).map_err(|why| why.to_string())?;
         let Some(cli::Command::Produce(args)) = cli.command else { panic!("another command") };
         let mut problems = Problems::new(&env);
-        let planned = read(&args, None, NOW_MS, &mut problems);
+        let planned = read(&args, &args.host, None, NOW_MS, &mut problems);
         if problems.is_empty() { Ok(planned) } else { Err(problems.fault().to_string()) }
     }
 

@@ -22,7 +22,7 @@ use sessionizer_core::fault::Fault;
 use crate::cli::ReportArgs;
 use crate::commands::output::{self, give_up, print};
 use crate::config;
-use crate::config::{Environment, Problems, duration_ms, whole};
+use crate::config::{Environment, Problems, duration_ms, list, whole};
 use crate::dataflow::ports::LedgerError;
 use crate::dataflow::run_state::RunState;
 use crate::ledger::LedgerConfig;
@@ -125,6 +125,7 @@ fn read(args: &ReportArgs, env: &Environment) -> Result<Settings, Fault> {
     {
         problems.add("--to", format!("is {to}, which is before --from ({from})"));
     }
+    let hosts = problems.take("--host", list(&args.host));
     let parts = problems.take("--only", chosen(&args.only));
     let formats = [args.html.is_some(), args.json, args.csv].iter().filter(|is| **is).count();
     if formats > 1 {
@@ -143,7 +144,7 @@ fn read(args: &ReportArgs, env: &Environment) -> Result<Settings, Fault> {
             filter: SessionFilter {
                 from: shown(from?),
                 to: shown(to?),
-                hosts: args.host.clone(),
+                hosts: hosts?.into_iter().map(str::to_owned).collect(),
                 time_zone: args.time_zone.trim().to_owned(),
                 timeout: Duration::from_millis(timeout?),
             },

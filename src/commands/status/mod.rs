@@ -43,7 +43,7 @@ pub fn status(
     env: &Environment,
     run_state: &Arc<RunState>,
 ) -> Result<(), Fault> {
-    let endpoint = Endpoint::find(args.url.as_deref(), "/status", env)?;
+    let endpoint = Endpoint::find(args.url.as_deref(), &args.job, "/status", env)?;
     if !args.watch {
         let answer = complete(|| ask(&endpoint), TRY_INTERVAL)?;
         return print(&answer.shown(args.json, None)).map(drop);
@@ -116,16 +116,14 @@ impl Answer {
 }
 
 fn ask(endpoint: &Endpoint) -> Result<Answer, Fault> {
-    let at = &endpoint.authority;
-    let reply = endpoint
-        .get()
-        .map_err(|why| Fault::environment(format!("no job answers at http://{at}: {why}")))?;
+    let at = &endpoint.shown;
+    let reply = endpoint.ask()?;
     if reply.status != 200 {
         let body = printable(reply.body.lines().next().unwrap_or_default());
-        return Err(Fault::config(format!("http://{at} answers with {}: {body}", reply.status)));
+        return Err(Fault::config(format!("{at} answers with {}: {body}", reply.status)));
     }
     let document = serde_json::from_str(&reply.body).map_err(|why| {
-        Fault::config(format!("what answers at http://{at} is not a sessionizer job: {why}"))
+        Fault::config(format!("what answers at {at} is not a sessionizer job: {why}"))
     })?;
     Ok(Answer { body: reply.body, document })
 }
@@ -150,7 +148,7 @@ fn complete(
 /// height is 0.
 fn size() -> (usize, usize) {
     match terminal_size::terminal_size_of(std::io::stdout()) {
-        Some((width, height)) => (usize::from(width.0).max(40), usize::from(height.0)),
+        Some((width, height)) => (usize::from(width.0), usize::from(height.0)),
         None => (usize::MAX, 0),
     }
 }

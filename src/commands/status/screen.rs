@@ -18,6 +18,9 @@ const WRITERS: usize = 8;
 /// And of how many reasons of dead letters.
 const LETTERS: usize = 4;
 
+/// How wide the columns of the figures are, unless one of them needs more.
+const FIGURE_WIDTH: usize = 26;
+
 /// With fewer lines of each table, it is better to have no empty lines in between.
 const LOOSE: usize = 3;
 
@@ -60,7 +63,7 @@ fn all_lines(document: &Value, width: usize, most: usize) -> Vec<String> {
     }
     let blocks = [
         head(document),
-        figures(document),
+        figures(document, width),
         partitions(document, most),
         writers(document, most),
         last_day,
@@ -151,35 +154,48 @@ fn head(document: &Value) -> Vec<String> {
     lines
 }
 
-fn figures(document: &Value) -> Vec<String> {
+fn figures(document: &Value, width: usize) -> Vec<String> {
     let tiles = &document["tiles"];
-    let row = |cells: [(&str, String); 3]| {
-        let cell = |(name, value): &(&str, String)| format!("{:<26}", format!("{name} {value}"));
-        cells.iter().map(cell).collect::<String>()
-    };
     let memory = |value: &Value| value.as_u64().map_or("–".to_owned(), bytes);
-    vec![
-        row([
-            ("events/s", rate(&tiles["events_per_s"])),
-            ("lag", seconds(&tiles["lag_s"])),
-            ("records to read", number(&tiles["lag_records"])),
-        ]),
-        row([
-            ("sessions/s", rate(&tiles["sessions_per_s"])),
-            ("durable in", seconds(&tiles["durable_delay_s"])),
-            ("open sessions", number(&tiles["open_sessions"])),
-        ]),
-        row([
-            ("rows", number(&tiles["rows"])),
-            ("watermark", ago(document, &tiles["watermark"])),
-            ("dead letters", number(&tiles["dead_letters"])),
-        ]),
-        row([
-            ("records", number(&tiles["records"])),
-            ("late merged", number(&tiles["late_sessions"])),
-            ("in flight", memory(&tiles["memory_used"])),
-        ]),
-    ]
+    let figures = [
+        ("events/s", rate(&tiles["events_per_s"])),
+        ("lag", seconds(&tiles["lag_s"])),
+        ("records to read", number(&tiles["lag_records"])),
+        ("sessions/s", rate(&tiles["sessions_per_s"])),
+        ("durable in", seconds(&tiles["durable_delay_s"])),
+        ("open sessions", number(&tiles["open_sessions"])),
+        ("rows", number(&tiles["rows"])),
+        ("watermark", ago(document, &tiles["watermark"])),
+        ("dead letters", number(&tiles["dead_letters"])),
+        ("records", number(&tiles["records"])),
+        ("late merged", number(&tiles["late_sessions"])),
+        ("in flight", memory(&tiles["memory_used"])),
+    ];
+    in_columns(&figures.map(|(name, value)| format!("{name} {value}")), width)
+}
+
+/// Cells in at most three columns, or as many as fit, with at least one blank between them.
+fn in_columns(cells: &[String], width: usize) -> Vec<String> {
+    let layouts = [3, 2, 1].into_iter().flat_map(|columns| {
+        [(FIGURE_WIDTH, 2), (0, 2), (0, 1)].map(|(least, gap)| (columns, least, gap))
+    });
+    let mut lines = Vec::new();
+    for (columns, least, gap) in layouts {
+        let widest = |column: usize| {
+            let cells = cells.iter().skip(column).step_by(columns);
+            (cells.map(|cell| cell.chars().count()).max().unwrap_or(0) + gap).max(least)
+        };
+        let widths: Vec<usize> = (0..columns).map(widest).collect();
+        let line = |row: &[String]| {
+            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+            cells.collect::<String>().trim_end().to_owned()
+        };
+        lines = cells.chunks(columns).map(line).collect();
+        if lines.iter().all(|line| line.chars().count() <= width) {
+            break;
+        }
+    }
+    lines
 }
 
 fn rows(block: &Value) -> &[Value] {

@@ -11,6 +11,8 @@ use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
 
+use super::compressed::{Format, MAGIC_BYTES};
+
 /// The longest line that is read, in bytes, without its line ending.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
 
@@ -21,20 +23,27 @@ const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// standard input.
 ///
 /// # Errors
-/// If it cannot be opened or its first bytes cannot be read. A truncated or damaged gzip file is an
-/// error later, from the reader, at the point of the damage.
+/// If it cannot be opened or its first bytes cannot be read, or if it is compressed in another way.
+/// A truncated or damaged gzip file is an error later, from the reader, at the point of the damage.
 pub fn reader(path: &Path) -> io::Result<Box<dyn BufRead + Send>> {
     match path.to_str() {
-        Some("-") => decompressed(io::stdin()),
-        _ => decompressed(File::open(path)?),
+        Some("-") => decompressed(io::stdin(), path),
+        _ => decompressed(File::open(path)?, path),
     }
 }
 
-fn decompressed(mut input: impl Read + Send + 'static) -> io::Result<Box<dyn BufRead + Send>> {
+fn decompressed(
+    mut input: impl Read + Send + 'static,
+    path: &Path,
+) -> io::Result<Box<dyn BufRead + Send>> {
     // A pipe may deliver a single byte at first, so the magic is read, not peeked at.
-    let mut start = Vec::with_capacity(GZIP_MAGIC.len());
-    input.by_ref().take(GZIP_MAGIC.len() as u64).read_to_end(&mut start)?;
-    let gzip = start == GZIP_MAGIC;
+    let mut start = Vec::with_capacity(MAGIC_BYTES);
+    input.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut start)?;
+    if let Some(format) = Format::of(&start) {
+        let remedy = format.remedy(&path.to_string_lossy());
+        return Err(io::Error::other(format!("it is compressed with {}: {remedy}", format.name)));
+    }
+    let gzip = start.starts_with(&GZIP_MAGIC);
     let whole = BufReader::with_capacity(READ_BYTES, Cursor::new(start).chain(input));
     Ok(match gzip {
         true => Box::new(BufReader::with_capacity(READ_BYTES, MultiGzDecoder::new(whole))),
@@ -54,7 +63,7 @@ pub enum ReadError {
 impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ReadError::TooLong => write!(f, "longer than {MAX_LINE_BYTES} bytes, skipped"),
+            ReadError::TooLong => write!(f, "it is longer than {MAX_LINE_BYTES} bytes"),
             ReadError::Io(error) => write!(f, "cannot read further: {error}"),
         }
     }
@@ -230,5 +239,10 @@ mod tests {
     fn what_cannot_be_opened_is_an_error_at_once() {
         assert!(reader(Path::new("/nonexistent/access.log")).is_err());
         assert!(reader(&std::env::temp_dir()).is_err());
+        let zstd = TestFile::new("zstd", b"\x28\xb5\x2f\xfd\x04\x00");
+        let why = reader(&zstd.0).err().expect("not read").to_string();
+        let says =
+            format!("it is compressed with zstd: zstd -dc {} | sessionizer", zstd.0.display());
+        assert!(why.starts_with(&says), "{why}");
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! A line becomes either an event or an error that names the field and the column. Only what an
 //! event needs is checked: a garbled request or user agent is taken as it is, a client or a time is
-//! not. `input.rs` reads the lines from a file. This module does not know which host the log
-//! belongs to (the format does not say), nor what Kafka is.
+//! not. `input.rs` reads the lines from a file, and `records.rs` makes records of them. The parser
+//! does not know which host the log belongs to (the format does not say), nor what Kafka is.
 
+mod compressed;
 mod input;
+mod records;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +18,7 @@ use std::net::Ipv6Addr;
 
 use chrono::{DateTime, Datelike};
 pub use input::{Lines, ReadError, reader};
+pub use records::AccessLog;
 
 use crate::commands::produce::event::WebEvent;
 

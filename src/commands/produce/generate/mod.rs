@@ -28,7 +28,7 @@ use arrivals::Arrivals;
 pub use bad::BadKind;
 use odd::OddKind;
 use random::Random;
-pub use recipe::Recipe;
+pub use recipe::{MAX_HOST_BYTES, Recipe};
 use visits::{PageView, Visits};
 
 const NS_PER_MS: u64 = 1_000_000;

@@ -8,7 +8,7 @@ use std::fmt::Display;
 const MAX_EVENTS_PER_VISIT: u64 = 20_000;
 const MAX_HOSTS: usize = 65_535;
 /// As in the domain name system.
-const MAX_HOST_BYTES: usize = 255;
+pub const MAX_HOST_BYTES: usize = 255;
 const MIN_RATE: f64 = 0.001;
 const MAX_RATE: f64 = 1e6;
 /// The limit on running visits and events held back, together: about 40 bytes each.

@@ -122,6 +122,36 @@ fn what_is_cut_ends_in_an_ellipsis_and_without_a_terminal_nothing_is() {
 }
 
 #[test]
+fn however_long_figures_are_a_blank_is_between_them_and_no_line_is_too_wide() {
+    let mut long = document();
+    long["tiles"]["watermark"] = (1_790_251_385_000_i64 - 3_973_305_600_000).into();
+    let shown = screen(&long, 80, None);
+    let line = "\nrows 12                   watermark 45,987 d 8 h ago  dead letters 3\n";
+    assert!(shown.contains(line), "{shown}");
+    for tile in
+        ["events_per_s", "lag_records", "sessions_per_s", "open_sessions", "rows", "records"]
+    {
+        long["tiles"][tile] = 123_456_789_012_345_678_u64.into();
+    }
+    let names = ["events/s", "records to read", "watermark", "dead letters", "in flight"];
+    for width in (24..120).chain([usize::MAX]) {
+        let shown = screen(&long, width, None);
+        assert!(shown.lines().all(|line| line.chars().count() <= width), "{width}:\n{shown}");
+        for name in names {
+            let (before, _) = shown.split_once(&format!("{name} ")).unwrap_or_else(|| {
+                panic!("{width}: {name} is missing in\n{shown}");
+            });
+            assert!(before.ends_with(['\n', ' ']), "{width}: {name}:\n{shown}");
+        }
+        // What fits into a line of its own is shown whole.
+        if width >= "records to read 123,456,789,012,345,680".len() {
+            assert!(shown.contains("watermark 45,987 d 8 h ago"), "{width}:\n{shown}");
+            assert!(shown.contains("sessions/s 123,456,789,012,345,68"), "{width}:\n{shown}");
+        }
+    }
+}
+
+#[test]
 fn no_single_row_is_replaced_by_a_line_that_says_so() {
     let mut many = document();
     let partition = many["partitions"]["rows"][0].clone();
