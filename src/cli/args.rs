@@ -155,9 +155,10 @@ pub struct RunArgs {
 
     /// A file with the address of each process: one host:port a line, process 0 first
     ///
-    /// Each process listens on its own address only. Blank lines and text after a # are ignored; of
-    /// more lines than --processes, the first count; the default port is 2101. Addresses beyond loopback need a cluster secret. [default: all
-    /// processes on localhost, at the ports 2101, 2102, ...]
+    /// Each process listens on its own address only. Blank lines and text after a # are ignored; if
+    /// there are more lines than processes, the first ones are used; the default port is 2101.
+    /// Addresses beyond loopback need a cluster secret. [default: all processes on localhost, at
+    /// the ports 2101, 2102, ...]
     #[arg(help_heading = CLUSTER, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub hostfile: Option<String>,
 

@@ -99,7 +99,7 @@ fn not_begun(error: LedgerError) -> Fault {
 fn give_up(error: LedgerError) -> Fault {
     output::give_up(error, |why| {
         format!(
-            "Postgres cannot be used: {why}. Either everything was removed or nothing: run it again"
+            "either everything was removed or nothing (run it again): Postgres cannot be used: {why}"
         )
     })
 }

@@ -64,7 +64,10 @@ pub fn replace(file: &Path, content: &[u8]) -> IoResult<()> {
         .and_then(|()| fs::rename(&beside, &target));
     match written {
         // The file may be written, and its directory not.
-        Err(why) if why.kind() == ErrorKind::PermissionDenied => fs::write(target, content),
+        Err(why) if why.kind() == ErrorKind::PermissionDenied => {
+            _ = fs::remove_file(&beside);
+            fs::write(target, content)
+        }
         Err(why) => {
             _ = fs::remove_file(&beside);
             Err(why)

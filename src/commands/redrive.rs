@@ -115,8 +115,8 @@ fn not_begun(error: LedgerError) -> Fault {
 fn give_up(error: LedgerError) -> Fault {
     output::give_up(error, |why| {
         format!(
-            "Postgres cannot be used: {why}. Either everything was merged or nothing: run it again, \
-             and nothing counts twice"
+            "either everything was merged or nothing (run it again, and nothing counts twice): \
+             Postgres cannot be used: {why}"
         )
     })
 }

@@ -28,6 +28,7 @@ impl Message {
     /// Adds what to do, with what stands between the problem and that in one text: `"; "`, or
     /// `"; grant it: "` before a statement.
     pub fn remedy(self, joint: &'static str, text: impl Into<String>) -> Self {
+        debug_assert!(self.remedy.is_none(), "a remedy would be lost: {self}");
         Message { remedy: Some(Remedy { joint, text: text.into() }), ..self }
     }
 

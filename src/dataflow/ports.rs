@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
 use sessionizer_core::binding::{Offset, Partition};
 use sessionizer_core::fault::{Fault, Message};
@@ -219,7 +218,7 @@ pub struct Refused {
 }
 
 /// Finds out why a ledger does not answer, if it can.
-pub type WhySilent = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+pub type WhySilent = Box<dyn FnMut() -> Option<String> + Send>;
 
 /// The destination of commits: one writer, with a connection of its own.
 pub trait Ledger: Send {
@@ -232,7 +231,7 @@ pub trait Ledger: Send {
     /// Reads how far the shards of this writer have come, on a new connection if necessary.
     fn progress(&mut self, shards: &[Shard]) -> Result<Vec<Epoch>, LedgerError>;
 
-    /// What another thread may ask while this one waits for an answer.
+    /// What another thread may ask while this one waits for an answer. Called once.
     fn why_silent(&self) -> Option<WhySilent> {
         None
     }

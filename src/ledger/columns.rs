@@ -13,6 +13,14 @@ use crate::ledger::table::refuse;
 
 const COLUMNS: [&str; 5] = ["ip", "host", "session_start", "session_end", "num_logs"];
 
+/// A text that is another one after any change to the columns of a job's table, or if another table
+/// has taken its name.
+pub const FINGERPRINT: &str = "
+    select coalesce(string_agg(concat_ws(' ', attrelid, attnum, xmin), ',' order by attnum), '')
+    from pg_attribute
+    where attnum > 0 and attrelid = (select to_regclass(format('%I.%I', table_schema, table_name))
+                                     from sessionizer.jobs where job = $1)";
+
 /// Checks that the columns can hold what we write; returns the type of the times. The error names
 /// everything that is wrong.
 pub fn check(

@@ -16,7 +16,7 @@ use sessionizer_core::secret::Secret;
 use crate::config::{is_pipe, read_file};
 use crate::dataflow::ports::{Cause, Failure, LedgerError};
 use crate::ledger::blocked::WatchedClient;
-use crate::ledger::errors::classify;
+use crate::ledger::errors::{classify, classify_connecting};
 use crate::ledger::unverified::Unverified;
 use crate::ledger::url;
 use crate::ledger::url::{PostgresUrl, TlsMode};
@@ -167,7 +167,7 @@ pub fn dial(
     } else {
         settings.connect(Unverified)
     };
-    client.map_err(|why| classify(&why, CONNECTING))
+    client.map_err(|why| classify_connecting(&why, url.options.is_some()))
 }
 
 /// Gives the session the settings that the job depends on.

@@ -36,11 +36,20 @@ const MAKE_ROOM: &str = "end connections that nobody needs, or raise max_connect
                          or the limit of the login (alter role ... connection limit ...)";
 
 /// The SQL that lists who may hold a lock. The server names the holder only while somebody waits.
-const HOLDERS: &str = "select * from pg_stat_activity where state <> 'idle' order by xact_start";
+const HOLDERS: &str = "select * from pg_stat_activity where state <> 'idle' order by xact_start;";
 
 /// Decides whether an error is worth a retry or is fatal. `doing` names the step, for the message.
 pub fn classify(error: &Error, doing: &str) -> LedgerError {
-    let classified = judge(error, doing);
+    count(error, judge(error, doing, false))
+}
+
+/// The same for an error while connecting, with or without `options` in the URL.
+pub fn classify_connecting(error: &Error, has_options: bool) -> LedgerError {
+    count(error, judge(error, CONNECTING, has_options))
+}
+
+/// Counts a failure that may pass by itself.
+fn count(error: &Error, classified: LedgerError) -> LedgerError {
     if matches!(classified, LedgerError::Retry(_)) {
         trouble::count("postgres", cause(error));
     }
@@ -68,9 +77,9 @@ fn refuses_writes(error: &Error) -> bool {
     error.source().is_some_and(|source| source.to_string().ends_with(NO_WRITES))
 }
 
-fn judge(error: &Error, doing: &str) -> LedgerError {
+fn judge(error: &Error, doing: &str, has_options: bool) -> LedgerError {
     match error.as_db_error() {
-        Some(refusal) => judge_refusal(refusal, doing),
+        Some(refusal) => judge_refusal(refusal, doing, has_options),
         None => judge_failure(error, doing),
     }
 }
@@ -134,7 +143,7 @@ fn verification_failure(error: &str) -> &str {
 }
 
 /// Judges an error that the server, or a pooler in its place, has answered with.
-fn judge_refusal(refusal: &DbError, doing: &str) -> LedgerError {
+fn judge_refusal(refusal: &DbError, doing: &str, has_options: bool) -> LedgerError {
     let code = refusal.code();
     let mut why = format!("{} ({})", refusal.message(), code.code());
     for more in [refusal.detail(), refusal.hint()].into_iter().flatten() {
@@ -176,7 +185,7 @@ fn judge_refusal(refusal: &DbError, doing: &str) -> LedgerError {
     };
     let message = Message::new(format!("Postgres refuses: {doing}: {why}{dropped}"));
     let message = match doing == CONNECTING {
-        true => with_remedy_of_connecting(message, refusal),
+        true => with_remedy_of_connecting(message, refusal, has_options),
         false => with_remedy(message, code),
     };
     // An internal error of the server may be gone after its restart; no other fatal error will.
@@ -202,10 +211,12 @@ fn is_transient(code: &SqlState) -> bool {
 }
 
 /// Adds what to do if a server refuses a connection.
-fn with_remedy_of_connecting(message: Message, refusal: &DbError) -> Message {
+fn with_remedy_of_connecting(message: Message, refusal: &DbError, has_options: bool) -> Message {
     let code = refusal.code();
     let is_right = *code == SqlState::INSUFFICIENT_PRIVILEGE;
-    if OF_OPTIONS.contains(code) || (is_right && refusal.message().contains("set parameter")) {
+    let of_options =
+        OF_OPTIONS.contains(code) || (is_right && refusal.message().contains("set parameter"));
+    if has_options && of_options {
         let remedy = "check the parameter options in POSTGRES_URL, of the form -c name=value";
         return message.remedy("; ", remedy);
     }

@@ -43,7 +43,7 @@ pub struct SessionFilter {
 }
 
 /// The errors of arithmetic with times at infinity, or with too large a number of events.
-const NO_SESSION: [SqlState; 3] = [
+const ARITHMETIC_ERRORS: [SqlState; 3] = [
     SqlState::DATETIME_FIELD_OVERFLOW,
     SqlState::INTERVAL_FIELD_OVERFLOW,
     SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
@@ -119,8 +119,8 @@ impl ReportReader {
                 text::setting(timeout.as_millis() as u64)
             ))),
             Some(&SqlState::INSUFFICIENT_PRIVILEGE) => lacks_right(&why),
-            Some(code) if NO_SESSION.contains(code) => refuse(format!(
-                "{name}: {}: the table has rows that are no sessions. The strangest ones: select * \
+            Some(code) if ARITHMETIC_ERRORS.contains(code) => refuse(format!(
+                "{name}: {}: the table has rows that are no sessions. To find them: select * \
                  from {table} order by isfinite(session_start) and isfinite(session_end), num_logs \
                  desc limit 10",
                 why.as_db_error().map_or_else(|| why.to_string(), |db| db.message().to_owned()),

@@ -92,9 +92,9 @@ pub fn refuse(table: &str, why: impl Into<Message>) -> LedgerError {
 
 /// The error for a job whose table is gone: its contents cannot be restored from here.
 pub fn gone(job: &str, table: &str) -> LedgerError {
-    let problem = format!("the table {table} of the job {job} is gone: it was dropped");
-    let remedy = "Restore it, or begin afresh: `sessionizer reset` removes the job, and the next \
-                  start makes the table and reads the topic again";
+    let problem = format!("the table {table} of the job {job} is gone: it was dropped or renamed");
+    let remedy = "Rename it back or restore it, or begin afresh: `sessionizer reset` removes the \
+                  job, and the next start makes the table and reads the topic again";
     LedgerError::Fatal(Fault::config(Message::new(problem).remedy(". ", remedy)))
 }
 
@@ -177,16 +177,17 @@ pub fn of_job(
 ) -> Result<Table, LedgerError> {
     let oid = client
         .query_opt(
-            "select to_regclass(format('%I.%I', table_schema, table_name))::oid
+            "select to_regclass(format('%I.%I', table_schema, table_name))::oid,
+                    format('%I.%I', table_schema, table_name)
              from sessionizer.jobs where job = $1",
             &[&config.job],
         )
         .map_err(|why| classify(&why, "looking for the job's table"))?;
-    match oid.map(|row| row.get::<_, Option<u32>>(0)) {
-        Some(Some(oid)) => look(client, config, oid),
-        Some(None) => Err(gone(&config.job, &config.table)),
+    match oid.map(|row| (row.get::<_, Option<u32>>(0), row.get::<_, String>(1))) {
+        Some((Some(oid), _)) => look(client, config, oid),
+        Some((None, table)) => Err(gone(&config.job, &table)),
         None => Err(LedgerError::Fatal(Fault::config(format!(
-            "the job {} is gone from sessionizer.jobs: it was deleted while it started",
+            "the job {} is gone from sessionizer.jobs: it was deleted",
             config.job
         )))),
     }
@@ -226,7 +227,7 @@ fn look(
     let row = row.ok_or_else(|| refuse(&config.table, "it was dropped just now"))?;
     let (schema, name): (String, String) = (row.get(0), row.get(1));
     let (kind, shown): (&str, String) = (row.get(2), row.get(3));
-    check_kind(kind, row.get(4)).map_err(|why| refuse(&config.table, why))?;
+    check_kind(kind, row.get(4)).map_err(|why| refuse(&shown, why))?;
     let mut advice = Vec::new();
     if row.get::<_, &str>(4) == "u" || row.get(8) {
         let problem = format!(

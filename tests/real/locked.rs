@@ -2,7 +2,7 @@
 
 use crate::lifecycle::{Traffic, wait_for_records};
 use crate::postgres::{jdbc, world_with_an_event};
-use crate::world::{Running, World, finish};
+use crate::world::{Running, World, eventually, finish};
 
 /// Locks a table for as long as the transaction lives. Returns the process that holds the lock.
 fn lock(client: &mut postgres::Client, tables: &str) -> i32 {
@@ -39,14 +39,13 @@ fn a_command_that_waits_for_a_lock_says_whose_it_is() {
         command.wait_for("waiting for a lock on ");
         let log = command.log();
         assert!(log.contains(*what), "{log}");
-        assert!(log.contains(&format!("which process {holder} of Postgres holds")), "{log}");
+        assert!(log.contains(&format!("until process {holder} of Postgres")), "{log}");
         assert!(log.contains("a migration") && log.contains("idle in transaction"), "{log}");
         assert!(log.contains(&format!("pg_terminate_backend({holder})")), "{log}");
     }
     client.batch_execute("rollback").expect("it is open");
     for (command, _) in commands {
         let (status, log) = command.wait();
-        assert!(log.contains("Postgres has answered, after "), "{log}");
         assert!(status.success(), "{log}");
     }
 }
@@ -58,9 +57,27 @@ fn a_start_that_waits_for_a_lock_says_whose_it_is() {
     let mut client = world.client();
     let holder = lock(&mut client, "sessionizer.jobs");
     let mut job = world.start(&["--until-end"]);
-    job.wait_for("waiting for a lock on sessionizer.jobs, which process");
+    job.wait_for("waiting for a lock on sessionizer.jobs until process");
     let log = job.log();
     assert!(log.contains(&format!("pg_terminate_backend({holder})")), "{log}");
+    client.batch_execute("rollback").expect("it is open");
+    let (status, log) = job.wait();
+    assert!(status.success(), "{log}");
+}
+
+/// The lock that two starts take one after the other is on no table.
+#[test]
+fn a_start_that_waits_for_another_one_says_so() {
+    let world = world_with_an_event("locked-advisory");
+    let script = world.command().arg("schema").output().expect("the program was built").stdout;
+    let script = String::from_utf8_lossy(&script);
+    let (_, number) = script.split_once("pg_advisory_xact_lock(").expect("migrations lock");
+    let number = number.split(')').next().expect("a number");
+    let mut client = world.client();
+    client.batch_execute(&format!("begin; select pg_advisory_xact_lock({number})")).expect("free");
+    let holder: i32 = client.query_one("select pg_backend_pid()", &[]).expect("connected").get(0);
+    let mut job = world.start(&["--until-end"]);
+    job.wait_for(&format!("waiting for a lock until process {holder} of Postgres"));
     client.batch_execute("rollback").expect("it is open");
     let (status, log) = job.wait();
     assert!(status.success(), "{log}");
@@ -71,22 +88,52 @@ fn a_commit_that_waits_for_a_lock_says_whose_it_is() {
     let world = World::new("locked-commit");
     let mut traffic = Traffic::new(&world);
     traffic.send(500);
-    let mut job =
-        world.start(&["--sink-connections", "1", "--epoch", "50ms", "--http", "127.0.0.1:0"]);
+    let mut job = world.start(&["--sink-connections", "1", "--epoch", "50ms"]);
     wait_for_records(&world, traffic.records());
     let mut client = world.client();
-    let holder = lock(&mut client, "sessionizer.epochs");
-    traffic.send(500);
-    job.wait_for(
-        "has not answered for 10 s: it waits for a lock on sessionizer.epochs, which process",
-    );
-    let log = job.log();
-    assert!(log.contains(&format!("pg_terminate_backend({holder})")), "{log}");
-    client.batch_execute("rollback").expect("it is open");
+    for (sql, table) in [
+        ("lock table sessionizer.epochs", "sessionizer.epochs"),
+        ("select from sessionizer.shard_progress for update", "sessionizer.shard_progress"),
+    ] {
+        client.batch_execute(&format!("begin; {sql}")).expect("it is free");
+        let holder: i32 =
+            client.query_one("select pg_backend_pid()", &[]).expect("connected").get(0);
+        traffic.send(500);
+        let waits = format!("it waits for a lock on {table} until process {holder} of Postgres");
+        job.wait_for(&format!("has not answered for 10 s: {waits}"));
+        assert!(job.log().contains(&format!("pg_terminate_backend({holder})")), "{}", job.log());
+        client.batch_execute("rollback").expect("it is open");
+        wait_for_records(&world, traffic.records());
+    }
     job.wait_for("writer 0: Postgres has answered, after 1");
-    wait_for_records(&world, traffic.records());
     job.stop();
     traffic.check(&world, &[]);
+}
+
+/// Whoever waits itself, as somebody's `alter table` behind a long query, is not to be ended.
+#[test]
+fn who_has_to_end_is_at_the_head_of_the_queue() {
+    let world = world_with_an_event("locked-queue");
+    world.run_to_end(&[]);
+    let mut reader = world.client();
+    reader.batch_execute("begin; select from sessionized_events").expect("it is free");
+    let head: i32 = reader.query_one("select pg_backend_pid()", &[]).expect("connected").get(0);
+    let mut second = world.client();
+    let waiting = std::thread::spawn(move || {
+        second.batch_execute("begin; lock table sessionized_events; rollback")
+    });
+    eventually("somebody waits behind the reader", || {
+        let waiting = "select count(*) from pg_locks
+                       where not granted and relation = 'sessionized_events'::regclass";
+        world.value(waiting) == "1"
+    });
+    let mut report = begin(&world, &["report"]);
+    report.wait_for("waiting for a lock on public.sessionized_events until process");
+    assert!(report.log().contains(&format!("until process {head} of")), "{}", report.log());
+    reader.batch_execute("rollback").expect("it is open");
+    let (status, log) = report.wait();
+    assert!(status.success(), "{log}");
+    waiting.join().expect("no panic").expect("the lock was granted");
 }
 
 #[test]

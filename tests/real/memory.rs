@@ -66,7 +66,7 @@ fn a_flood_of_bad_records_that_cannot_be_written_stays_within_the_memory() {
     world.send_events(1, &events[100..]);
     eventually("a commit waits", || a_commit_waits(&world));
     job.wait_for("waiting for ");
-    job.wait_for("a lock, a slow disk");
+    job.wait_for("it waits for a lock on sessionizer.dead_letters until process ");
     let locked = peak_mb(&job);
     assert!(locked < 2 * 67 + 150, "{locked} MB while nothing could be written:\n{}", job.log());
     block.rollback().expect("unlocked");

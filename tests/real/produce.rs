@@ -291,7 +291,7 @@ fn a_mistake_leaves_no_topic_behind() {
         (log(&missing), 2, &*missing),
         (log("/"), 2, "Is a directory"),
         (log(zstd.path()), 2, &remedy),
-        (log(text.path()), 2, "none of its 2 lines is one; line 1: time at column 6: no time"),
+        (log(text.path()), 2, "none of its 2 lines can be read; line 1: time at column 6: no time"),
         (log(broken.path()), 1, "line 1: cannot read further"),
         (flags(&format!("--scenario clean --truth {missing}/truth")), 2, "--truth"),
         (flags("--scenario skew --partitions 2 --visits 100"), 2, "has 2 partitions"),

@@ -5,10 +5,10 @@ use std::process::Command;
 
 use crate::audit::{Audit, audit, passes};
 use crate::lifecycle::{Traffic, wait_for_records};
-use crate::oracle::event;
+use crate::oracle::{event, sessions};
 use crate::postgres::{TEN, jdbc, world_with_an_event};
 use crate::refusal::{refused, try_run};
-use crate::world::{World, finish};
+use crate::world::{World, eventually, finish};
 
 #[test]
 fn a_server_that_quotes_all_identifiers_changes_nothing() {
@@ -236,7 +236,7 @@ fn a_schema_of_another_program_is_recognized_by_every_command() {
             command.args(args);
             let (status, log) = finish(command);
             assert_eq!(status.code(), Some(2), "{args:?}: {log}");
-            assert!(!log.contains("42703"), "{args:?}: {log}");
+            assert!(log.contains("alter schema sessionizer rename"), "{args:?}: {log}");
         }
     }
 }
@@ -255,6 +255,11 @@ fn a_column_that_changes_under_a_running_job_stops_it_and_nothing_is_lost() {
              alter table sessionized_events alter column shop drop default",
             "drop column shop",
             "column shop needs a value",
+        ),
+        (
+            "alter column session_end type timestamp using session_end at time zone 'UTC'",
+            "alter column session_end type timestamptz using session_end at time zone 'UTC'",
+            "give both the same type",
         ),
     ];
     for (change, back, said) in changes {
@@ -277,4 +282,35 @@ fn a_column_that_changes_under_a_running_job_stops_it_and_nothing_is_lost() {
         world.execute(&format!("alter table sessionized_events {back}"));
         traffic.check(&world, &[]);
     }
+}
+
+/// A column that rounds refuses nothing.
+#[test]
+fn no_row_is_rounded_by_a_column_that_changes_under_a_running_job() {
+    let world = World::new("rounded");
+    world.create_topic(1);
+    let at = |ip: &str, ms: i64| event(ip, "h", TEN + ms);
+    let mut events = vec![at("10.0.0.1", 0), at("10.0.0.2", 400_000)];
+    world.send_events(0, &events);
+    let job = world.start(&["--epoch", "50ms", "--sink-connections", "1"]);
+    let rows = || world.value("select count(*) from sessionized_events");
+    let made = || world.value("select to_regclass('sessionized_events') is not null") == "t";
+    eventually("the first session is written", || made() && rows() == "1");
+    let both = |ty: &str| {
+        world.execute(&format!(
+            "alter table sessionized_events alter column session_start type {ty},
+                                            alter column session_end type {ty}"
+        ));
+    };
+    both("timestamptz(0)");
+    let more = [at("10.0.0.3", 400_001), at("10.0.0.4", 2_000_000)];
+    world.send_events(0, &more);
+    let (status, log) = job.wait();
+    assert_eq!(status.code(), Some(2), "{log}");
+    assert!(log.contains("does not hold milliseconds"), "{log}");
+    assert_eq!(rows(), "1", "what could not be written as it is was not written");
+    both("timestamptz");
+    world.run_to_end(&[]);
+    events.extend(more);
+    assert_eq!(world.rows(), sessions(&events));
 }

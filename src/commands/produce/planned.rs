@@ -1,5 +1,6 @@
 //! `produce --scenario`: what was typed, the records of a plan, and the file with its truth.
 
+use std::fs;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 
@@ -28,8 +29,8 @@ pub struct Planned {
     pub truth: Option<String>,
 }
 
-/// Reads the arguments of a scenario, if one was asked for, with the hosts that were named. It begins at `start_ms`, or as many
-/// whole days as it has before the day of `now_ms`.
+/// Reads the arguments of a scenario, if one was asked for, with the hosts that were named. It
+/// begins at `start_ms`, or as many whole days as it has before the day of `now_ms`.
 pub fn read(
     args: &ProduceArgs,
     named: &[String],
@@ -123,8 +124,12 @@ impl Planned {
     /// Makes sure that the truth can be written, and leaves what the file holds.
     pub fn check_truth(&self) -> Result<(), Fault> {
         let Some(path) = &self.truth else { return Ok(()) };
+        // Whoever reads from a pipe would take its closing for the end.
+        if fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+            return Ok(());
+        }
         let opened = OpenOptions::new().append(true).create(true).open(path);
-        opened.map(drop).map_err(|why| untold(path, &why))
+        opened.map(drop).map_err(|why| cannot_write_truth(path, &why))
     }
 
     /// Makes sure that a topic has as many partitions as the plan needs.
@@ -147,13 +152,13 @@ impl Planned {
         let plan =
             Plan::new(&Request { topic: topic.to_owned(), partitions, ..self.request.clone() });
         if let Some(path) = &self.truth {
-            write_truth(&plan, path).map_err(|why| untold(path, &why))?;
+            write_truth(&plan, path).map_err(|why| cannot_write_truth(path, &why))?;
         }
         Ok(plan)
     }
 }
 
-fn untold(path: &str, why: &std::io::Error) -> Fault {
+fn cannot_write_truth(path: &str, why: &std::io::Error) -> Fault {
     Fault::config(format!("--truth {path}: {why}"))
 }
 

@@ -4,7 +4,8 @@
 //! It decides when a writer steps, how long it waits after a failure, and when a ledger that does
 //! not answer is reported. What a step does is the writer's own business.
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -36,13 +37,13 @@ pub fn run(
     waker: &SyncActivator,
 ) -> Result<(), Fault> {
     let mut backoff = BACKOFF.0;
-    let steps = listen(writer.number());
+    let steps = listen(writer.number(), writer.why_silent());
     loop {
         inbox.try_iter().for_each(|part| writer.submit(part));
         // A writer that is failing has reported it already.
         let failing = writer.is_failing();
         if !failing {
-            let _ = steps.send(Step::Began(writer.why_silent()));
+            let _ = steps.send(Step::Began);
         }
         let stepped = writer.step()?;
         if !failing {
@@ -73,25 +74,24 @@ pub fn run(
 
 /// What a writer tells whoever watches it.
 enum Step {
-    /// It begins a step. This may be asked if the ledger does not answer.
-    Began(Option<WhySilent>),
-    Ended {
-        durable: bool,
-    },
+    Began,
+    Ended { durable: bool },
 }
 
 /// Watches a writer from a thread of its own. While the ledger does not answer, the writer itself
 /// cannot report anything.
-fn listen(writer: u32) -> Sender<Step> {
+fn listen(writer: u32, why_silent: Arc<Mutex<Option<WhySilent>>>) -> Sender<Step> {
     let (sender, steps) = channel();
     let listen = move || {
         while let Ok(step) = steps.recv() {
-            let Step::Began(why_silent) = step else { continue };
+            if !matches!(step, Step::Began) {
+                continue;
+            }
             let began = Instant::now();
             if !matches!(steps.recv_timeout(REPORT_AFTER), Err(RecvTimeoutError::Timeout)) {
                 continue;
             }
-            let ended = wait_for_answer(writer, began, &steps, why_silent.as_deref());
+            let ended = wait_for_answer(writer, began, &steps, &why_silent);
             if let Ok(Step::Ended { durable: true }) = ended {
                 let lasted = text::duration(began.elapsed());
                 log::info!(
@@ -111,16 +111,28 @@ fn wait_for_answer(
     writer: u32,
     began: Instant,
     steps: &Receiver<Step>,
-    why_silent: Option<&(dyn Fn() -> Option<String> + Send + Sync)>,
+    why_silent: &Mutex<Option<WhySilent>>,
 ) -> Result<Step, RecvTimeoutError> {
+    const UNKNOWN: &str = "a lock, a slow disk, or the network";
     let waiting = WaitGuard::for_answer(Awaited::Postgres(None), began);
+    waiting.because(&format!("it has not answered a commit: {UNKNOWN}"));
     let mut repeated = RepeatedFailure::default();
     let mut lasts = REPORT_AFTER;
     loop {
-        let why = match why_silent.and_then(|why_silent| why_silent()) {
+        let mut asked = why_silent.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let why = match asked.as_mut().and_then(|why_silent| why_silent()) {
             Some(lock) => format!("it waits for {lock}"),
-            None => "a lock, a slow disk, or the network".to_owned(),
+            None => UNKNOWN.to_owned(),
         };
+        // Unless the writer has got another connection meanwhile, this may be asked again.
+        let mut slot = why_silent.lock().unwrap_or_else(PoisonError::into_inner);
+        *slot = slot.take().or(asked);
+        drop(slot);
+        // The answer may have come while this was found out.
+        match steps.try_recv() {
+            Err(TryRecvError::Empty) => {}
+            ended => return ended.map_err(|_| RecvTimeoutError::Disconnected),
+        }
         waiting.because(&format!("it has not answered a commit: {why}"));
         if repeated.record(lasts).is_some() {
             let lasts = text::duration(lasts);

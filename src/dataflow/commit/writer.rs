@@ -5,8 +5,8 @@
 //! tests that control every step. A writer knows the ledger only through its port.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use sessionizer_core::fault::Fault;
@@ -68,6 +68,7 @@ pub struct Writer {
     totals: WriterTotals,
     open: OpenLedger,
     ledger: Option<Box<dyn Ledger>>,
+    why_silent: Arc<Mutex<Option<WhySilent>>>,
     run_state: Arc<RunState>,
     waiting: VecDeque<WriterEpoch>,
     /// The run that is being committed, and its last epoch; it stays the same until it is durable.
@@ -100,6 +101,7 @@ impl Writer {
             totals: WriterTotals::new(writer, writers, plan),
             open,
             ledger: None,
+            why_silent: Arc::default(),
             run_state,
             waiting: VecDeque::new(),
             run: None,
@@ -122,9 +124,9 @@ impl Writer {
         self.failing.is_some()
     }
 
-    /// What another thread may ask while a step takes long.
-    pub(super) fn why_silent(&self) -> Option<WhySilent> {
-        self.ledger.as_ref().and_then(|ledger| ledger.why_silent())
+    /// What another thread may ask while a step takes long. It changes with the connection.
+    pub(super) fn why_silent(&self) -> Arc<Mutex<Option<WhySilent>>> {
+        Arc::clone(&self.why_silent)
     }
 
     /// Adds an epoch; epochs come in order.
@@ -254,7 +256,11 @@ impl Writer {
         let (batch, upto) = self.run.as_ref().expect("a run is tried");
         let upto = *upto;
         if self.ledger.is_none() {
-            self.ledger = Some((self.open)(self.writer)?);
+            let ledger = (self.open)(self.writer)?;
+            let mut why_silent = self.why_silent.lock().unwrap_or_else(PoisonError::into_inner);
+            *why_silent = ledger.why_silent();
+            drop(why_silent);
+            self.ledger = Some(ledger);
         }
         let ledger = self.ledger.as_mut().expect("just opened");
         if self.unsure {
@@ -326,7 +332,6 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
 
     use sessionizer_core::binding::{Late, RecordRules};
     use sessionizer_core::plan::{Fence, ShardProgress};

@@ -39,7 +39,8 @@ pub(super) use self::rows::{Failed, Keep, Refusal, Target};
 pub(super) use self::statements::Statements;
 use crate::dataflow::ports::{Batch, Ledger, LedgerError, Outcome, WhySilent};
 use crate::ledger::LedgerConfig;
-use crate::ledger::blocked;
+use crate::ledger::blocked::{Observer, Session};
+use crate::ledger::columns;
 use crate::ledger::connect::connect;
 use crate::ledger::errors::classify;
 use crate::ledger::rollback;
@@ -47,7 +48,8 @@ use crate::ledger::rollback::Run;
 use crate::ledger::table;
 use crate::ledger::table::Table;
 
-/// How often a writer looks whether the table still is as it was at the start.
+/// How often a writer looks whether the table still has the triggers and keys that it had at the
+/// start. Its columns are looked at in each commit.
 const CHECK_TABLE_EVERY: Duration = Duration::from_secs(60);
 
 /// A writer: a connection and its prepared statements.
@@ -55,8 +57,9 @@ pub struct LedgerWriter {
     config: Arc<LedgerConfig>,
     run: Arc<Run>,
     client: Client,
-    /// The server process of the connection.
-    pid: i32,
+    session: Session,
+    /// How the columns of the table were when they were checked.
+    columns: String,
     table: Table,
     table_checked: Instant,
     /// Whether the table had rows before the job; those may touch each other.
@@ -73,9 +76,12 @@ impl LedgerWriter {
     pub fn open(config: Arc<LedgerConfig>, run: Arc<Run>) -> Result<Self, LedgerError> {
         let mut client = connect(&config).map_err(in_a_run)?;
         run.note_server(&mut client);
-        let pid = blocked::pid(&mut client)?;
-        let table = table::of_job(&mut client, &config)?;
+        let session = Session::of(&mut client, &config)?;
         let failed = |why: postgres::Error| classify(&why, "preparing to commit");
+        // First: what changes after this is noticed.
+        let columns = client.query_one(columns::FINGERPRINT, &[&config.job]).map_err(failed)?;
+        let columns = columns.get(0);
+        let table = table::of_job(&mut client, &config)?;
         let job = client
             .query_opt(
                 "select found_rows, loss_epoch from sessionizer.jobs where job = $1",
@@ -89,7 +95,8 @@ impl LedgerWriter {
             config,
             run,
             client,
-            pid,
+            session,
+            columns,
             table,
             table_checked: Instant::now(),
             found_rows,
@@ -138,6 +145,9 @@ impl LedgerWriter {
         commit.snapshots(batch)?;
         // The totals and the bindings, too: a refused session changes the totals.
         commit.refused(batch, outcome)?;
+        if !batch.closed.is_empty() {
+            commit.refuse_changed_columns(&self.columns)?;
+        }
         if !batch.snapshots.is_empty() {
             commit.trim()?;
         }
@@ -158,20 +168,24 @@ impl LedgerWriter {
         Ok(())
     }
 
-    /// Looks at the table again: somebody may have changed it while the job runs. A column of
-    /// another type could refuse all rows, or round their times without a word.
+    /// Looks at the table again: somebody may have changed it while the job runs, so that it cannot
+    /// hold sessions any more, or has to be written in another way.
     fn check_table(&mut self) -> Result<(), LedgerError> {
-        let table = table::of_job(&mut self.client, &self.config)?;
+        let found = table::of_job(&mut self.client, &self.config)?;
         self.table_checked = Instant::now();
-        if table.time_type != self.table.time_type {
-            // What was prepared is for the other type.
-            return Err(LedgerError::retry(format!(
-                "the times of the table {} are of another type now",
-                table.shown
-            )));
+        let known = &self.table;
+        if (found.time_type, found.rewritten) == (known.time_type, known.rewritten)
+            && (found.keyed, found.partitioned) == (known.keyed, known.partitioned)
+        {
+            return Ok(());
         }
-        Ok(())
+        Err(changed(&found))
     }
+}
+
+/// What was prepared for the table does not fit any more: the writer has to begin anew with it.
+fn changed(table: &Table) -> LedgerError {
+    LedgerError::retry(format!("the table {} has been changed", table.shown))
 }
 
 impl Ledger for LedgerWriter {
@@ -218,8 +232,8 @@ impl Ledger for LedgerWriter {
     }
 
     fn why_silent(&self) -> Option<WhySilent> {
-        let (config, pid) = (Arc::clone(&self.config), self.pid);
-        Some(Arc::new(move || blocked::lock_of(&config, pid)))
+        let mut observer = Observer::new(self.session.clone());
+        Some(Box::new(move || observer.lock()))
     }
 }
 

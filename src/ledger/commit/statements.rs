@@ -2,6 +2,7 @@
 
 use postgres::{GenericClient, Statement};
 
+use crate::ledger::columns;
 use crate::ledger::commit::late;
 use crate::ledger::table::Table;
 
@@ -11,6 +12,7 @@ pub(in crate::ledger) struct Statements {
     pub(super) epochs: Statement,
     pub(super) bindings: Statement,
     pub(super) snapshots: Statement,
+    pub(super) columns: Statement,
     pub(super) late: late::LateStatements,
 }
 
@@ -64,6 +66,7 @@ impl Statements {
                  on conflict (job, shard) do update
                  set epoch = excluded.epoch, data = excluded.data",
             )?,
+            columns: client.prepare(columns::FINGERPRINT)?,
             late: late::LateStatements::prepare(client, table, found_rows)?,
         })
     }

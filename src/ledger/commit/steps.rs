@@ -13,7 +13,7 @@ use sessionizer_core::time::{Epoch, EventTime};
 use crate::dataflow::messages::DeadLetter;
 use crate::dataflow::ports::{Batch, EpochTotals, LedgerError, Outcome, ShardStep};
 use crate::ledger::commit::rows::{CopyFailed, Failed};
-use crate::ledger::commit::{Commit, rows};
+use crate::ledger::commit::{Commit, changed, rows};
 use crate::ledger::copy::{BinaryCopy, CopyError};
 use crate::ledger::errors::classify;
 use crate::ledger::rollback;
@@ -72,6 +72,15 @@ impl Commit<'_> {
             self.refuse(key, *span, false, refusal, outcome);
         }
         Ok(())
+    }
+
+    /// Refuses to commit rows into columns that have changed since they were checked: they may have
+    /// rounded the times without an error. While this transaction has written to the table, they
+    /// cannot change.
+    pub(super) fn refuse_changed_columns(&mut self, known: &str) -> Result<(), LedgerError> {
+        let row = self.tx.query_one(&self.target.statements.columns, &[&self.target.config.job]);
+        let row = row.map_err(|why| classify(&why, "looking at the columns of the table"))?;
+        if row.get::<_, &str>(0) == known { Ok(()) } else { Err(changed(self.target.table)) }
     }
 
     pub fn dead_letters(&mut self, letters: &[(Epoch, DeadLetter)]) -> Result<(), LedgerError> {

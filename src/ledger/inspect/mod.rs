@@ -115,7 +115,7 @@ impl Inspection {
 
     /// The table; `None` if it is missing and a start may create it.
     pub fn table(&mut self, own_schema: bool) -> Result<Option<Table>, LedgerError> {
-        // What else has this name says nothing about the job.
+        // Another program's table of this name says nothing about the job.
         let there = own_schema && self.ask(|tx, _| has(tx, "jobs"))?;
         let table = self.ask(|tx, config| {
             if there {
