@@ -223,12 +223,12 @@ medians as (
            3 * q.twice as twice_of_quarter, 1.5::float8 * q.twice as median_of_quarter
     from hours_before
     cross join lateral (
-        select case when count(*) filter (where v > 0) >= 6
+        select case when count(*) filter (where v > 0) >= 7
                     then sum(v) filter (where place in (6, 7)) end as twice
         from (select v, row_number() over (order by v) as place from unnest(before) v) sorted
     ) m
     cross join lateral (
-        select case when count(*) filter (where v > 0) >= 6
+        select case when count(*) filter (where v > 0) >= 7
                     then sum(v) filter (where place in (6, 7)) end as twice
         from (select v, row_number() over (order by v) as place
               from unnest(before_quarter) v) sorted

@@ -18,8 +18,8 @@ pub const BUCKET_MS: i64 = 300_000;
 /// How many buckets make up the hour before.
 const BEFORE: usize = 12;
 /// At least this many of them must have sessions; otherwise the host has only just appeared, or was
-/// away.
-const NOT_EMPTY: usize = 6;
+/// away. With half of them empty, the median would be half of the usual rate.
+const NOT_EMPTY: usize = BEFORE / 2 + 1;
 /// How many buckets make up a quarter of an hour, over which small hosts are judged.
 const QUARTER: i64 = 3;
 /// Falls of small hosts are looked for over this length, up to the end of each bucket.

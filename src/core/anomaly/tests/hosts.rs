@@ -52,14 +52,25 @@ fn a_fall_needs_something_to_fall_from() {
         let found = found(&rows, DAY + 13 * BUCKET_MS);
         assert_eq!(of(Kind::Fall, &found).len(), want, "{last}");
     }
-    // Five of the twelve buckets have sessions: the host has only just appeared.
+    // Six of the twelve buckets have sessions: the host has only just appeared.
     let mut counts = [0; 13];
-    counts[7..12].fill(100);
+    counts[6..12].fill(100);
     assert!(of(Kind::Fall, &found(&buckets(&counts), DAY + 13 * BUCKET_MS)).is_empty());
-    counts[6] = 100;
+    counts[5] = 100;
     assert!(of(Kind::Surge, &found(&buckets(&counts), DAY + 13 * BUCKET_MS)).is_empty());
     let [fall] = &found(&buckets(&counts), DAY + 13 * BUCKET_MS)[..] else { panic!("one fall") };
-    assert_eq!((fall.kind, fall.observed, fall.expected), (Kind::Fall, 0, 50));
+    assert_eq!((fall.kind, fall.observed, fall.expected), (Kind::Fall, 0, 100));
+}
+
+/// The median of an hour of which half is empty is half of the usual rate.
+#[test]
+fn a_host_that_comes_back_at_its_usual_rate_is_no_surge() {
+    for away in 1..=14 {
+        let counts = [&[150; 14][..], &vec![0; away], &[150; 14]].concat();
+        let end = DAY + counts.len() as i64 * BUCKET_MS;
+        let found = found(&buckets(&counts), end);
+        assert!(of(Kind::Surge, &found).is_empty(), "away for {away} buckets: {found:?}");
+    }
 }
 
 #[test]
