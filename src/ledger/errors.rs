@@ -238,7 +238,8 @@ fn with_remedy(message: Message, code: &SqlState) -> Message {
         SqlState::INVALID_SCHEMA_NAME => "create the schema, or correct --table or currentSchema",
         SqlState::INVALID_CATALOG_NAME => "create the database, or correct POSTGRES_URL",
         SqlState::INSUFFICIENT_PRIVILEGE => return message.remedy("; grant it: ", GRANT),
-        SqlState::UNDEFINED_COLUMN => {
+        // The second: an operator for a column of another type.
+        SqlState::UNDEFINED_COLUMN | SqlState::UNDEFINED_FUNCTION => {
             "the table, or the schema sessionizer, is not as this program has made it: \
              `sessionizer check` says more"
         }

@@ -71,6 +71,11 @@ fn an_audit_reads_a_table_whose_columns_have_changed_or_says_that_they_have() {
     let (status, log) = finish(forget);
     assert_eq!(status.code(), Some(2), "{log}");
     assert!(log.contains("sessionized_events cannot be used: its column"), "{log}");
+    let mut report = world.command();
+    report.arg("report");
+    let (status, log) = finish(report);
+    assert_eq!(status.code(), Some(2), "{log}");
+    assert!(log.contains("not as this program has made it"), "{log}");
     let Audit { code, log, .. } = audit(&world, &["--full"]);
     assert_eq!(code, Some(2), "{log}");
     assert!(log.contains("the type of a column has changed") && log.contains("check"), "{log}");

@@ -169,10 +169,13 @@ mod tests {
     fn a_log_without_a_record_is_refused_with_its_first_line() {
         let long = format!("{}\n", "x".repeat(MAX_LINE_BYTES + 3));
         for (content, says) in [
-            ("hello\nworld\n", "none of its 2 lines is one; line 1: time at column 6: no time"),
+            (
+                "hello\nworld\n",
+                "none of its 2 lines can be read; line 1: time at column 6: no time",
+            ),
             ("\n", "its only line cannot be read; line 1: client at column 1: the line is empty"),
             (&*long, "its only line cannot be read; line 1: it is longer than 1048576 bytes"),
-            (&format!("{long}x"), "none of its 2 lines is one; line 1: it is longer than"),
+            (&format!("{long}x"), "none of its 2 lines can be read; line 1: it is longer than"),
         ] {
             let fault = read("bad", content).expect_err("not a log");
             assert_eq!(fault.exit_code(), 2);
