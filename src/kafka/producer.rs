@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::debug;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -21,6 +21,8 @@ use crate::kafka::{Admin, KafkaConfig, lock, origin, refused};
 
 /// How long creating a topic waits for brokers.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a broker may take no record before it is given up.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Writes events to a topic.
 pub struct Publisher {
@@ -135,11 +137,25 @@ impl Publisher {
         self.delivery.delivered.load(Relaxed)
     }
 
+    /// Waits for as long as the broker takes records. Returns whether it has taken all of them.
+    fn flush_while_it_goes_on(&self) -> bool {
+        let (mut left, mut since) = (self.producer.in_flight_count(), Instant::now());
+        while self.producer.flush(Duration::from_secs(1)).is_err() {
+            let now = self.producer.in_flight_count();
+            if now < left {
+                (left, since) = (now, Instant::now());
+            } else if since.elapsed() >= FLUSH_TIMEOUT {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Waits until the brokers have acknowledged every record.
     pub fn flush(&self) -> Result<(), Fault> {
-        let flushed = self.producer.flush(Duration::from_secs(60));
+        let flushed = self.flush_while_it_goes_on();
         let failed = self.delivery.failed.load(Relaxed);
-        if flushed.is_ok() && failed == 0 {
+        if flushed && failed == 0 {
             return Ok(());
         }
         let why = lock(&self.delivery.last).clone().unwrap_or_else(|| "no answer".to_owned());
